@@ -1,0 +1,159 @@
+"""JAX for specnorm: compilation, tracing and the pullback, and nothing of the mathematics.
+
+Both ``jax`` and ``jaxlib`` are registered: concrete arrays have a class of jaxlib's, tracers one of jax's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specnorm.backends import Array, Backend
+from specnorm.errors import SecondDerivativeError
+from specnorm.result import Result
+
+if TYPE_CHECKING:
+    from specnorm.program import Program
+
+_Tracer = jax.core.Tracer
+
+
+class JaxBackend(Backend):
+    """jax.Array, concrete or traced."""
+
+    name: ClassVar[str] = "jax"
+    framework: ClassVar[str] = "jax"
+    static_shapes: ClassVar[bool] = True
+
+    def is_array(self, x: object) -> bool:
+        """Arrays and tracers; not ShapeDtypeStruct."""
+        return isinstance(x, jax.Array)
+
+    def namespace(self, x: Array) -> Any:
+        """jax.numpy, which follows the standard by itself."""
+        del x
+        return jnp
+
+    def device(self, x: Array) -> Any:
+        """Device of a concrete array; None ("where the computation runs") for a tracer or a sharded array."""
+        if isinstance(x, _Tracer):
+            return None
+        devices = x.devices()
+        return next(iter(devices)) if len(devices) == 1 else None
+
+    def devices(self) -> Sequence[str]:
+        """All devices."""
+        return tuple(str(d) for d in jax.devices())
+
+    def version(self) -> str:
+        """JAX's version."""
+        return str(jax.__version__)
+
+    def is_traced(self, x: Array) -> bool:
+        """Whether x is a tracer."""
+        return isinstance(x, _Tracer)
+
+    def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
+        """float64 only where the user has enabled it: no configuration is changed, nothing is downcast silently."""
+        del x
+        return "float64" if jax.config.jax_enable_x64 else "float32"  # type: ignore[attr-defined]
+
+    def precise(self, x: Array) -> contextlib.AbstractContextManager[object]:
+        """Full matrix-product precision (GPUs and TPUs default to less)."""
+        del x
+        context: contextlib.AbstractContextManager[object] = jax.default_matmul_precision("highest")
+        return context
+
+    def loop(
+        self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
+    ) -> tuple[Array, ...]:
+        """``lax.while_loop``."""
+        result: tuple[Array, ...] = jax.lax.while_loop(cond, body, state)
+        return result
+
+    def cholesky_ok(self, a: Array) -> Array:
+        """JAX marks a failure by NaN in that matrix alone, and lets infinities pass."""
+        factor = jax.lax.linalg.cholesky(a, symmetrize_input=False)
+        diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
+        return jnp.isfinite(a).all((-2, -1)) & jnp.isfinite(diagonal).all(-1)
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """Copy to the host."""
+        return np.asarray(x)
+
+    def from_numpy(self, x: np.ndarray, like: Array) -> Array:
+        """Copy to the device of ``like``."""
+        return jnp.asarray(x, device=self.device(like))
+
+    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+        """Run compiled, with the pullback registered."""
+        return _apply(program, kernels)
+
+
+BACKEND = JaxBackend()
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled(program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    return program.forward(kernels, backend=BACKEND)
+
+
+def _run(program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    if not BACKEND.is_traced(kernels):
+        program.check_values(kernels, backend=BACKEND)
+    found: tuple[Array, tuple[Array, ...], tuple[Array, ...]] = _compiled(program, kernels)
+    return found
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _apply(program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+    value, stats, _ = _run(program, kernels)
+    return value, stats
+
+
+def _apply_fwd(program: Program, kernels: Array) -> tuple[Any, Any]:
+    value, stats, residuals = _run(program, kernels)
+    return (value, stats), residuals
+
+
+def _apply_bwd(program: Program, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]) -> tuple[Array]:
+    return (_pullback(program, residuals, cotangents[0]),)
+
+
+_apply.defvjp(_apply_fwd, _apply_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pullback(program: Program, residuals: tuple[Array, ...], cotangent: Array) -> Array:
+    return program.pullback(residuals, cotangent, backend=BACKEND)
+
+
+def _second_order(*_: Any) -> Any:
+    raise SecondDerivativeError(
+        "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
+        "Wrap the value in jax.lax.stop_gradient, or take first derivatives only."
+    )
+
+
+_pullback.defvjp(_second_order, _second_order)
+
+
+def _flatten(result: Result) -> tuple[tuple[Any, ...], Any]:
+    arrays = {k: v for k, v in result.stats.items() if isinstance(v, jax.Array)}
+    rest = tuple((k, v) for k, v in result.stats.items() if k not in arrays)
+    return (result.value, tuple(arrays.values())), (result.kind, result.method, result.spec, tuple(arrays), rest)
+
+
+def _unflatten(aux: Any, children: tuple[Any, ...]) -> Result:
+    kind, method, spec, names, rest = aux
+    value, arrays = children
+    return Result(value, kind, method, spec, {**dict(zip(names, arrays, strict=True)), **dict(rest)})
+
+
+jax.tree_util.register_pytree_node(Result, _flatten, _unflatten)

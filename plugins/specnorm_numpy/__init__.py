@@ -1,0 +1,64 @@
+"""NumPy for specnorm: the reference backend. No automatic differentiation; use `specnorm.value_and_grad`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import array_api_compat.numpy
+import numpy as np
+
+from specnorm.backends import Backend
+
+
+class NumpyBackend(Backend):
+    """NumPy arrays and scalars."""
+
+    name: ClassVar[str] = "numpy"
+    framework: ClassVar[str] = "numpy"
+
+    def is_array(self, x: object) -> bool:
+        """Arrays and NumPy scalars (which count as 0-d arrays)."""
+        return isinstance(x, (np.ndarray, np.generic))
+
+    def refusal(self, x: Any) -> str | None:
+        """np.matrix and masked arrays change what the operators mean."""
+        if isinstance(x, (np.matrix, np.ma.MaskedArray)):
+            return f"{type(x).__name__} is not supported: its operators mean other things. Pass np.asarray(x)."
+        return None
+
+    def namespace(self, x: Any) -> Any:
+        """array-api-compat's NumPy."""
+        del x
+        return array_api_compat.numpy
+
+    def device(self, x: Any) -> Any:
+        """Return "cpu"."""
+        del x
+        return "cpu"
+
+    def version(self) -> str:
+        """NumPy's version."""
+        return np.__version__
+
+    def cholesky_ok(self, a: Any) -> Any:
+        """Per matrix: NumPy raises for a whole batch, and passes NaN and infinities."""
+        ok = np.isfinite(a).all(axis=(-2, -1))
+        for index in np.ndindex(*a.shape[:-2]):
+            if ok[index]:
+                try:
+                    np.linalg.cholesky(a[index])
+                except np.linalg.LinAlgError:
+                    ok[index] = False
+        return ok
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        """Return it as an array."""
+        return np.asarray(x)
+
+    def from_numpy(self, x: np.ndarray, like: Any) -> Any:
+        """Return it."""
+        del like
+        return x
+
+
+BACKEND = NumpyBackend()

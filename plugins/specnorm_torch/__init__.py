@@ -1,0 +1,308 @@
+"""PyTorch for specnorm: what torch does differently, and nothing of the mathematics.
+
+A program runs inside one opaque custom operator, so that ``torch.compile(fullgraph=True)``, ``vmap`` and fake tensors
+see a single node; its pullback is attached by an ``autograd.Function`` made of ordinary operations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import array_api_compat.torch
+import numpy as np
+import torch
+from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import Function
+
+from specnorm.backends import Array, Backend
+from specnorm.errors import SecondDerivativeError
+from specnorm.program import program
+
+if TYPE_CHECKING:
+    from specnorm.program import Program
+
+
+class TorchBackend(Backend):
+    """torch.Tensor and its subclasses."""
+
+    name: ClassVar[str] = "torch"
+    framework: ClassVar[str] = "torch"
+    model_formats: ClassVar[Mapping[str, str]] = {"pytorch": "read_checkpoint"}
+
+    def is_array(self, x: object) -> bool:
+        """Tensors, parameters included."""
+        return isinstance(x, Tensor)
+
+    def refusal(self, x: Array) -> str | None:
+        """Sparse, quantised, distributed and inference-mode tensors."""
+        if x.layout != torch.strided:
+            return f"tensor has layout {x.layout}; expected a dense one: call .to_dense() first."
+        if x.is_quantized:
+            return "tensor is quantised; call .dequantize() first."
+        if any(c.__name__ == "DTensor" for c in type(x).__mro__):
+            return "tensor is a DTensor; gather it first (full_tensor())."
+        return None
+
+    def namespace(self, x: Array) -> Any:
+        """array-api-compat's torch."""
+        del x
+        return array_api_compat.torch
+
+    def devices(self) -> Sequence[str]:
+        """CPU and CUDA devices."""
+        return ("cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())))
+
+    def version(self) -> str:
+        """Torch's version."""
+        return str(torch.__version__)
+
+    def is_traced(self, x: Array) -> bool:
+        """Under compile, torch.func or fake tensors; inside the custom operator values are always known."""
+        if torch.compiler.is_compiling() or x.is_meta:
+            return True
+        return isinstance(x, torch._subclasses.FakeTensor) or _transformed(x)
+
+    def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
+        """float64, but on Apple's devices, which have none."""
+        return "float32" if x.device.type == "mps" else "float64"
+
+    def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
+        """float64 where TF32 or bf16 products are on for float32: refusing to be imprecise, without touching a flag."""
+        return self.wide_dtype(x) if dtype == "float32" and _lowered(x.device.type) else dtype
+
+    def precise(self, x: Array) -> contextlib.AbstractContextManager[object]:
+        """Autocast off."""
+        if x.device.type == "meta":
+            return contextlib.nullcontext()
+        return torch.autocast(x.device.type, enabled=False)
+
+    def cholesky_ok(self, a: Array) -> Array:
+        """By LAPACK's info; infinities pass it, so entries are checked as well."""
+        factor, info = torch.linalg.cholesky_ex(a)
+        finite = torch.isfinite(a).flatten(-2).all(-1) & torch.isfinite(factor).flatten(-2).all(-1)
+        return (info == 0) & finite
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """Detach and copy to the host."""
+        return np.asarray(x.detach().cpu())
+
+    def from_numpy(self, x: np.ndarray, like: Array) -> Array:
+        """Copy to the device of ``like``."""
+        return torch.tensor(x, device=like.device)
+
+    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+        """Run the operator on the detached kernels and attach the gradient.
+
+        Dynamo mistranslates an ``autograd.Function`` of several tensors under ``compile(vmap(grad(...)))``, some with
+        wrong numbers and no error, and does not know there that the kernels need a gradient (torch 2.13). So the
+        gradient of a scalar comes from the operator as an array and meets the kernels in an ordinary product, guarded
+        by a function of one tensor; only eager calls with several values a kernel, where that array could be huge,
+        use a function of several.
+        """
+        count, several = len(program.method.stats), bool(program.value_shape)
+        need = "value"
+        if torch.compiler.is_compiling():
+            need = "jacobian"
+            if _derivative_levels() > 1:
+                raise SecondDerivativeError(_FIRST_ORDER)
+        elif (kernels.requires_grad or _transformed(kernels)) and torch.is_grad_enabled():
+            need = "residuals" if several else "jacobian"
+        # Called for every use, so that forward-mode differentiation, which it refuses, never sees a constant.
+        first_order = _FirstOrder.apply(kernels)  # type: ignore[no-untyped-call]
+        with self.precise(kernels):
+            value, *rest = _evaluate(kernels.detach(), program.key, need)
+            stats = tuple(rest[:count])
+            if need == "residuals":
+                value = _Attach.apply(kernels, value, program.key, *rest[count:])  # type: ignore[no-untyped-call]
+            elif need == "jacobian":
+                change = first_order - kernels.detach()
+                lead = kernels.shape[: kernels.ndim - len(program.shape)]
+                change = change.reshape(*lead, *[1 for _ in program.value_shape], -1)
+                value = value + (rest[count].reshape(*value.shape, -1) * change).sum(-1)
+        return value, stats
+
+    def read_checkpoint(self, path: str, max_bytes: int) -> Mapping[str, Any]:
+        """Read a state dict without executing code in it."""
+        from specnorm_torch.checkpoints import read_checkpoint
+
+        return read_checkpoint(path, max_bytes)
+
+
+BACKEND = TorchBackend()
+
+
+def _transformed(x: Tensor) -> bool:
+    """Whether a torch.func transformation wraps the tensor: its requires_grad then tells nothing (grad of vmap)."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
+
+
+def _derivative_levels() -> int:
+    """How many torch.func differentiations are active."""
+    stack = retrieve_all_functorch_interpreters()
+    return sum(level.key() in (TransformType.Grad, TransformType.Jvp) for level in stack)
+
+
+# Dynamo runs it while tracing: it inlines the guard below inside torch.func transformations and would drop it.
+_derivative_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+_FIRST_ORDER = (
+    "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
+    "Detach the value, or take the penalty's gradient without create_graph=True."
+)
+
+
+def _lowered(device: str) -> bool:
+    """Whether float32 products run at reduced precision. Read only: no flag is changed."""
+    try:
+        precision = (
+            torch.backends.cuda.matmul.fp32_precision if device == "cuda" else torch.get_float32_matmul_precision()
+        )
+    except (AttributeError, RuntimeError):
+        # Before torch 2.9 there is no fp32_precision; after setting one, the older name refuses to be read.
+        try:
+            precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        except RuntimeError:
+            precision = "unknown"
+    return precision not in ("ieee", "highest", "none")
+
+
+def _run(kernels: Tensor, key: str, need: str, backend: TorchBackend) -> list[Tensor]:
+    plan = program(key)
+    value, stats, residuals = plan.forward(kernels, backend=backend)
+    if need == "residuals":
+        return [value, *stats, *residuals]
+    if need == "jacobian":
+        return [value, *stats, plan.jacobian(value, residuals, backend=backend)]
+    return [value, *stats]
+
+
+@torch.library.custom_op("specnorm::evaluate", mutates_args=())
+def _evaluate(kernels: Tensor, key: str, need: str) -> list[Tensor]:
+    """Value and stats of a program for kernels (*batch, *shape), and what ``need`` asks for."""
+    # An operator may not return its input, a view of it, or one tensor twice.
+    return [x.clone() for x in _run(kernels, key, need, BACKEND)]
+
+
+@_evaluate.register_fake
+def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
+    """Shapes and dtypes, by running the program once with its loops cut to a single round."""
+    return [torch.empty_like(x) for x in _run(kernels, key, need, _SHAPES)]
+
+
+@_evaluate.register_vmap
+def _evaluate_vmap(
+    info: Any, in_dims: tuple[int | None, ...], kernels: Tensor, key: str, need: str
+) -> tuple[list[Tensor], list[int]]:
+    """Batch through the operator's own leading axes; residuals have them flattened into one."""
+    del info
+    assert in_dims[0] is not None
+    kernels = kernels.movedim(in_dims[0], 0)
+    found = _evaluate(kernels, key, need)
+    if need == "residuals":
+        plain = 1 + len(program(key).method.stats)
+        found[plain:] = [x.reshape(kernels.shape[0], -1, *x.shape[1:]) for x in found[plain:]]
+    return found, [0] * len(found)
+
+
+class _ShapesOnly(TorchBackend):
+    """Stands in while shapes are inferred: values are unknown, loops run once."""
+
+    def is_traced(self, x: Array) -> bool:
+        del x
+        return True
+
+    def loop(
+        self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
+    ) -> tuple[Array, ...]:
+        del cond
+        return tuple(body(state))
+
+
+_SHAPES = _ShapesOnly()
+
+
+class _Attach(Function):
+    """Identity on the value, whose backward is the program's pullback."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(kernels: Tensor, value: Tensor, key: str, *residuals: Tensor) -> Tensor:
+        del kernels, key, residuals
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        kernels, _, key, *residuals = inputs
+        ctx.key = key
+        ctx.save_for_backward(kernels, *residuals)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, *residuals = ctx.saved_tensors
+        gradient = program(ctx.key).pullback(tuple(residuals), cotangent, backend=BACKEND)
+        guarded = _Guard.apply(gradient, kernels)  # type: ignore[no-untyped-call]
+        return (guarded, None, None, *(None for _ in residuals))
+
+
+class _FirstOrder(Function):
+    """Identity on the kernels, differentiable once."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(kernels: Tensor) -> Tensor:
+        return kernels.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # The kernels stay in the graph of the gradient, so that a second derivative passes through the guard.
+        guard: Any = _guard if torch.compiler.is_compiling() else _Guard.apply
+        guarded: Tensor = guard(gradient, ctx.saved_tensors[0])
+        return guarded
+
+
+class _Guard(Function):
+    """Identity on a gradient; differentiating it again raises instead of dropping a term."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, kernels: Tensor) -> Tensor:
+        del kernels
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del ctx, inputs, output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        del ctx, grads
+        raise SecondDerivativeError(_FIRST_ORDER)
+
+
+@torch.library.custom_op("specnorm::first_order_only", mutates_args=())
+def _guard(gradient: Tensor, kernels: Tensor) -> Tensor:
+    """`_Guard` for compiled backwards, where a Function would be traced through and lost."""
+    del kernels
+    return gradient.clone()
+
+
+@_guard.register_fake
+def _guard_fake(gradient: Tensor, kernels: Tensor) -> Tensor:
+    del kernels
+    return torch.empty_like(gradient)
+
+
+_guard.register_autograd(_Guard.backward)

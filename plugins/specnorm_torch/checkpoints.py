@@ -1,0 +1,100 @@
+"""PyTorch state dicts from files nobody vouches for: weights only, and only after `pickles` has looked at them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specnorm.auditing.readers.pickles import check_checkpoint
+from specnorm.errors import ModelFileError
+
+OLDEST = (2, 6)
+"""Oldest torch whose ``weights_only`` loading is trusted: before it, that ran code too (CVE-2025-32434)."""
+
+_WRAPPERS = (
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params_ema",
+    "params",
+)  # fmt: skip
+"""Keys under which training scripts put the model; their content is read as if it were the whole file."""
+_TRAINING = re.compile(r".*optim.*|opt(_.*)?|.*sched.*", re.IGNORECASE)
+"""Keys under which they put what belongs to the run."""
+
+
+def read_checkpoint(path: str, byte_limit: int) -> dict[str, Tensor]:
+    """Read the tensors of a state dict, without executing anything in the file.
+
+    Parameters
+    ----------
+    path : str
+        What ``torch.save`` wrote: a state dict, or a dictionary that holds one under ``"state_dict"``, ``"model"``,
+        ``"model_state_dict"`` and the like.
+    byte_limit : int
+        Largest file to open.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        On the CPU, detached. Tensors in other nested dictionaries are named ``"outer.inner"``; those of optimizers and
+        schedulers are left out.
+
+    Raises
+    ------
+    ModelFileError
+        If torch is too old, or the file is damaged, too large, or holds more than a state dict: pickled modules and
+        TorchScript archives are refused.
+    """
+    if _version(str(torch.__version__)) < OLDEST:
+        raise ModelFileError(
+            f"torch {torch.__version__} is installed; state dicts are read with torch {'.'.join(map(str, OLDEST))} or "
+            "newer only, since older ones can be made to run code (CVE-2025-32434). Upgrade torch."
+        )
+    with Path(path).open("rb") as file:
+        check_checkpoint(file, byte_limit)
+        try:
+            # The open file and not its name: torch.load looks at the suffix of a name.
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            # Torch's own message goes on to advise weights_only=False.
+            first = str(error).partition("\n")[0].partition(". ")[0]
+            raise ModelFileError(f"torch cannot read it: {type(error).__name__}: {first}.") from error
+    if not isinstance(loaded, dict):
+        raise ModelFileError(
+            f"it holds a {type(loaded).__name__}, not a dictionary of tensors by name. Save model.state_dict()."
+        )
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _tensors(loaded):
+        if name in tensors:
+            raise ModelFileError(f"two of its tensors are called {name!r}. Save one model's state dict alone.")
+        tensors[name] = tensor.detach()
+    if not tensors:
+        raise ModelFileError("it holds no tensors by name. Save model.state_dict().")
+    return tensors
+
+
+def _version(text: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _tensors(loaded: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by dotted name, outer ones first; a dictionary that contains itself is visited once.
+
+    Operators only, no methods: a pickle may have put attributes of their names on an OrderedDict.
+    """
+    waiting: list[tuple[str, dict[Any, Any]]] = [("", loaded)]
+    seen = {id(loaded)}
+    while waiting:
+        prefix, current = waiting.pop(0)
+        wrapper = next((key for key in _WRAPPERS if not prefix and key in current), None)
+        for key in current:
+            value, name = current[key], f"{prefix}{key}"
+            if isinstance(value, Tensor):
+                yield name, value
+            elif isinstance(value, dict) and id(value) not in seen and not _TRAINING.fullmatch(str(key)):
+                seen.add(id(value))
+                waiting.append(("" if key == wrapper else f"{name}.", value))

@@ -1,0 +1,105 @@
+"""Spectral norms of convolution layers, bounded, computed and proved, on any array library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from specnorm.api import (
+    compare,
+    conv_norm,
+    f4_bound,
+    gram_bound,
+    gram_iteration,
+    grid_bound,
+    matrix_norm,
+    measure,
+    power_iteration,
+    reshaped_norm,
+    singular_values,
+    tn_bound,
+    unfolding_bounds,
+    value_and_grad,
+)
+from specnorm.conv import ConvSpec, Geometry
+from specnorm.errors import (
+    BackendConflict,
+    BackendError,
+    BackendVersion,
+    BrokenBackend,
+    EstimateWarning,
+    GeometryError,
+    KernelError,
+    MethodError,
+    MixedBackends,
+    ModelFileError,
+    NoBackend,
+    SecondDerivativeError,
+    SpecnormError,
+    Undecided,
+)
+from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm, Unfoldings
+from specnorm.result import Kind, Result
+
+if TYPE_CHECKING:
+    from specnorm.auditing import audit
+
+__all__ = [
+    "METHODS",
+    "BackendConflict",
+    "BackendError",
+    "BackendVersion",
+    "BrokenBackend",
+    "ConvSpec",
+    "EstimateWarning",
+    "ExactFFT",
+    "FantasticFour",
+    "Geometry",
+    "GeometryError",
+    "Gram",
+    "Grid",
+    "KernelError",
+    "Kind",
+    "Method",
+    "MethodError",
+    "MixedBackends",
+    "ModelFileError",
+    "NoBackend",
+    "Reshaped",
+    "Result",
+    "SecondDerivativeError",
+    "SpecnormError",
+    "TensorNorm",
+    "Undecided",
+    "Unfoldings",
+    "__version__",
+    "audit",
+    "compare",
+    "conv_norm",
+    "f4_bound",
+    "gram_bound",
+    "gram_iteration",
+    "grid_bound",
+    "matrix_norm",
+    "measure",
+    "power_iteration",
+    "reshaped_norm",
+    "singular_values",
+    "tn_bound",
+    "unfolding_bounds",
+    "value_and_grad",
+]
+
+__version__: str
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is not needed at import: the version, and the model readers behind `audit`."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("specnorm-bounds")
+    if name == "audit":
+        from specnorm.auditing import audit
+
+        return audit
+    raise AttributeError(f"module 'specnorm' has no attribute {name!r}")

@@ -1,0 +1,23 @@
+"""The command ``specnorm``: says what to install where its own dependencies are missing, else hands over to `cli`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+_NEEDED = ("click", "rich", "safetensors")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        sys.stderr.write(f"specnorm: the command line needs {', '.join(missing)}: pip install 'specnorm-bounds[cli]'\n")
+        sys.exit(2)
+    from specnorm.cli import run
+
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Helpers on the array API standard alone: scaling, real and complex dtypes, start vectors, small products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array
+
+
+def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
+    """Scale each block by a power of two to about 1 in its largest entry (exact).
+
+    Parameters
+    ----------
+    blocks : array, shape (b, ...)
+        Finite reals.
+
+    Returns
+    -------
+    scaled : array, shape (b, ...)
+    exponent : array, shape (b,)
+        Integral floats: ``blocks = scaled * 2**exponent``. 0 for a zero block.
+    """
+    largest = xp.max(xp.abs(blocks), axis=tuple(range(1, blocks.ndim)))
+    # Any nearby power of two will do, so floor(log2) being off by one at exact powers (JAX) is harmless.
+    exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
+    # 2**-exponent must itself be a normal number: a subnormal block is scaled as far as that allows.
+    limit = np.log2(float(xp.finfo(blocks.dtype).max)) - 2
+    exponent = xp.clip(exponent, -limit, limit)
+    factor = xp.reshape(power_of_two(-exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
+    return blocks * factor, exponent
+
+
+def unscale(value: Array, exponent: Array, *, xp: Any) -> Array:
+    """Multiply by ``2**exponent``, in two halves so that neither overflows on its own."""
+    half = xp.floor(exponent / 2)
+    return value * power_of_two(half, xp=xp) * power_of_two(exponent - half, xp=xp)
+
+
+def power_of_two(exponent: Array, *, xp: Any) -> Array:
+    """Return ``2**exponent`` for integral exponents of normal results: ``pow`` is exact there, JAX's ``exp2`` not."""
+    return xp.pow(xp.full_like(exponent, 2.0), exponent)
+
+
+def complex_dtype(real: Any, *, xp: Any) -> Any:
+    """Complex dtype of the same precision as a real one."""
+    return xp.complex128 if real == xp.float64 else xp.complex64
+
+
+def real_dtype(x: Array, *, xp: Any) -> Any:
+    """Real dtype of the same precision as an array's."""
+    return xp.float64 if x.dtype in (xp.float64, xp.complex128) else xp.float32
+
+
+def is_complex(x: Array, *, xp: Any) -> bool:
+    """Whether an array is complex."""
+    return bool(xp.isdtype(x.dtype, "complex floating"))
+
+
+def adjoint(a: Array, *, xp: Any) -> Array:
+    """Conjugate transpose of a stack of matrices; conjugation is left out for reals, where it would copy."""
+    transposed = xp.matrix_transpose(a)
+    return xp.conj(transposed) if is_complex(a, xp=xp) else transposed
+
+
+def normalise(x: Array, *, xp: Any, axis: int = -1) -> tuple[Array, Array]:
+    """Divide vectors by their 2-norm; a zero vector stays zero.
+
+    Returns
+    -------
+    unit, norm : arrays
+        ``norm`` keeps the axis with length 1.
+    """
+    norm = xp.linalg.vector_norm(x, axis=axis, keepdims=True)
+    safe = xp.where(norm > 0, norm, xp.ones_like(norm))
+    return x / xp.astype(safe, x.dtype), norm
+
+
+def inverse_permutation(order: Sequence[int]) -> tuple[int, ...]:
+    """Positions at which 0, 1, ... stand. Plain Python, which compilers trace."""
+    return tuple(sorted(range(len(order)), key=list(order).__getitem__))
+
+
+def random_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Complex Gaussian start vectors on the host: the same on every backend, version and machine.
+
+    NumPy froze the stream of ``RandomState``; those of newer generators may change between releases.
+    """
+    state = np.random.RandomState(seed)
+    return state.standard_normal(shape) + 1j * state.standard_normal(shape)
+
+
+def top_eigenpair(gram: Array, *, xp: Any) -> tuple[Array, Array]:
+    """Largest eigenvalue and its eigenvector of each Hermitian matrix of a stack.
+
+    Parameters
+    ----------
+    gram : array, shape (..., p, p)
+
+    Returns
+    -------
+    value : array, shape (...,)
+    vector : array, shape (..., p)
+    """
+    values, vectors = xp.linalg.eigh((gram + adjoint(gram, xp=xp)) / 2)
+    return values[..., -1], vectors[..., :, -1]

@@ -1,0 +1,194 @@
+"""Named layers -> rows of results -> verdict. Readers know file formats, renderers know outputs; neither measures."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import get_args
+
+from specnorm.auditing.layers import Layer, Tensor, select
+from specnorm.auditing.measuring import AT_A_SIZE, Settings, describe, fill
+from specnorm.auditing.placement import check_target
+from specnorm.auditing.readers import MAX_BYTES, open_model
+from specnorm.auditing.report import STANDARD, Report, Row
+from specnorm.backends import Array
+from specnorm.conv import Layout, PaddingMode
+from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError
+from specnorm.methods import METHODS
+
+__all__ = ["Report", "Row", "audit"]
+
+Progress = Callable[[int, int, str], None]
+"""Called with the number of layers done, the number in all, and the name of the one just done."""
+
+
+def audit(
+    source: str | os.PathLike[str] | Mapping[str, Array],
+    *,
+    input_shape: int | Sequence[int] | None = None,
+    methods: Sequence[str] = STANDARD,
+    executor: Executor | None = None,
+    layers: str | Sequence[str] | None = None,
+    layout: Layout | None = None,
+    padding_mode: PaddingMode | None = None,
+    backend: str | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Report:
+    """Measure every convolution and linear layer of a model.
+
+    Parameters
+    ----------
+    source : path or mapping of str to array
+        A ``.safetensors``, ``.npz`` or PyTorch state-dict file, told apart by content; or arrays by name. No code in a
+        file is ever run.
+    input_shape : int or sequence of int, optional
+        Spatial input sizes of the convolutions (an int: every axis). None: every size at once.
+    methods : sequence of str, default ("tn", "f4", "reshaped")
+        Columns, by their names in ``METHODS``.
+    executor : concurrent.futures.Executor, optional
+        Where to measure; None: here, one layer after the other.
+    layers : str or sequence of str, optional
+        Shell patterns on names; None: every layer.
+    layout : str, optional
+        Axis order of the kernels, such as ``"HWIO"``; kernels with other numbers of axes follow the same convention.
+    padding_mode : {"zeros", "circular"}, optional
+        None: zeros, and each row says that it was assumed.
+    backend, device : str, optional
+        Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
+        arrays' own library for a mapping.
+    progress : callable, optional
+        Called after each layer with (done, in all, name).
+    max_bytes : int, default 8 GiB
+        Refuse files whose arrays claim more than that in all.
+
+    Returns
+    -------
+    Report
+        A layer that cannot be measured is a row with ``status`` "error"; the others are kept.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read, is of a kind that is refused, or holds no layer that was asked for.
+    MethodError, GeometryError, BackendError
+        If an argument is unknown, or the library asked for is not there.
+    """
+    patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
+    size = input_shape if input_shape is None or isinstance(input_shape, int) else tuple(input_shape)
+    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device)
+    _check(settings)
+    if isinstance(source, Mapping):
+        found, skipped = select(_from_mapping(source), patterns)
+        return _audit(None, "the mapping", found, skipped, patterns, settings, executor, progress)
+    path = os.fspath(source)
+    with open_model(path, max_bytes) as tensors:
+        found, skipped = select(tensors, patterns)
+        return _audit(path, path, found, skipped, patterns, settings, executor, progress)
+
+
+def _audit(
+    model: str | None,
+    label: str,
+    found: list[Layer],
+    skipped: int,
+    patterns: Sequence[str] | None,
+    settings: Settings,
+    executor: Executor | None,
+    progress: Progress | None,
+) -> Report:
+    if not found:
+        # An empty report would pass every gate.
+        wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
+        raise ModelFileError(
+            f"{label} holds no layer{wanted} ({skipped} arrays seen). A layer is a real floating array with 2 axes "
+            "(linear) or 3 to 5 (convolution)."
+        )
+    rows = []
+    for row in _measured(found, settings, executor):
+        rows.append(row)
+        if progress is not None:
+            progress(len(rows), len(found), row.name)
+    return Report(_version(), model, tuple(rows), skipped)
+
+
+def _measured(found: Iterable[Layer], settings: Settings, executor: Executor | None) -> Iterator[Row]:
+    """Rows in the layers' order. At most a few kernels are in memory at once."""
+    if executor is None:
+        for layer in found:
+            row, kernel = _loaded(layer, settings)
+            yield fill(row, kernel, settings)
+        return
+    window = 2 * (os.cpu_count() or 1)
+    pending: deque[Future[Row]] = deque()
+    try:
+        for layer in found:
+            row, kernel = _loaded(layer, settings)
+            pending.append(executor.submit(fill, row, kernel, settings))
+            if len(pending) >= window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _loaded(layer: Layer, settings: Settings) -> tuple[Row, Array]:
+    row = describe(layer, settings)
+    if row.reason is not None:
+        return row, None
+    try:
+        return row, layer.tensor.load()
+    except SpecnormError as error:
+        return _failed(row, str(error)), None
+    except Exception as error:  # a damaged array must not lose the others
+        return _failed(row, f"cannot be read: {type(error).__name__}: {error}"), None
+
+
+def _failed(row: Row, reason: str) -> Row:
+    return Row(row.name, row.kind, row.shape, row.spec, row.assumed, values=row.values, reason=reason)
+
+
+def _check(settings: Settings) -> None:
+    unknown = [name for name in settings.methods if name not in METHODS]
+    if unknown:
+        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
+    sized = [name for name in settings.methods if name in AT_A_SIZE]
+    if sized and settings.input_shape is None:
+        raise MethodError(f"{', '.join(sized)} needs input_shape, the size of the circular layer it measures.")
+    if settings.layout is not None and settings.layout not in get_args(Layout):
+        raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
+    if settings.padding_mode not in (None, "zeros", "circular"):
+        raise GeometryError(
+            f"padding_mode={settings.padding_mode!r} cannot be audited: the bounds do not include that padding's own "
+            "factor yet. Use 'zeros' or 'circular'."
+        )
+    sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
+    if settings.input_shape is not None and any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
+        raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
+    check_target(settings.backend, settings.device)
+
+
+def _from_mapping(arrays: Mapping[str, Array]) -> Iterator[Tensor]:
+    for name, x in arrays.items():
+        if hasattr(x, "shape") and hasattr(x, "dtype"):
+            shape = tuple(int(n) for n in x.shape)
+            dtype = getattr(x.dtype, "name", None) or str(x.dtype).rpartition(".")[2]
+            yield Tensor(str(name), shape, dtype, partial(_identity, x))
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _version() -> str:
+    try:
+        return version("specnorm-bounds")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,80 @@
+"""Moving a kernel to the array library and device that the caller asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specnorm import backends
+from specnorm.backends import Array, Backend
+from specnorm.errors import BackendError
+
+
+def check_target(name: str | None, device: str | None) -> None:
+    """Refuse a library or device that is not there, before any file is read.
+
+    Parameters
+    ----------
+    name : str or None
+        Name under which a plugin is registered.
+    device : str or None
+        One of the plugin's devices.
+
+    Raises
+    ------
+    BackendError
+    """
+    if name is None:
+        if device is not None:
+            raise BackendError(f"device={device!r} needs a backend to go with it: say which array library to use.")
+        return
+    backend = backends.load(name)
+    if device is not None and device not in backend.devices():
+        raise BackendError(
+            f"device={device!r} is not one of {name}'s devices here: {', '.join(backend.devices()) or 'none'}."
+        )
+
+
+def place(kernel: Array, name: str, device: str | None = None) -> Array:
+    """Copy a kernel to another library, dtype kept.
+
+    Parameters
+    ----------
+    kernel : array
+    name : str
+        Name under which a plugin is registered.
+    device : str, optional
+        None: the library's default device.
+
+    Returns
+    -------
+    array
+
+    Raises
+    ------
+    BackendError
+        If the library cannot hold the kernel's dtype, or does not know the device.
+    """
+    host = backends.backend_for(kernel).to_numpy(kernel)
+    target = backends.load(name)
+    moved = target.from_numpy(host, _scalar_on(target, device))
+    if str(moved.dtype).rpartition(".")[2] != host.dtype.name:
+        raise BackendError(
+            f"{name} turned a {host.dtype.name} kernel into {moved.dtype}, which would change what is measured. Use "
+            "another backend (JAX does so unless 64-bit values are enabled: set JAX_ENABLE_X64=1)."
+        )
+    return moved
+
+
+def _scalar_on(backend: Backend, device: str | None) -> Array:
+    """Return a 0-d array on a device: what `Backend.from_numpy` wants to be shown."""
+    xp: Any = backend.namespace(None)
+    if device is None:
+        return xp.zeros(())
+    try:
+        return xp.zeros((), device=device)
+    except Exception as error:
+        # Libraries whose devices are objects (JAX, array-api-strict) list them under the names they print as.
+        for known in xp.__array_namespace_info__().devices():
+            if str(known) == device:
+                return xp.zeros((), device=known)
+        raise BackendError(f"{backend.name} does not take device={device!r}: {error}") from error

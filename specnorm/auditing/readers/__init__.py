@@ -1,0 +1,122 @@
+"""Model files -> named arrays, not loaded yet. A file's kind is decided by its content, never by its name.
+
+Model files are hostile: nothing in them is executed, and every size they claim is checked against the file and a limit
+before memory is allocated for it.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from specnorm.auditing.layers import Tensor
+from specnorm.auditing.readers import npz, pytorch, safetensors
+from specnorm.errors import ModelFileError
+
+MAX_BYTES = 8 * 2**30
+"""Default limit on what a file's arrays may take in memory."""
+
+_READERS = {"safetensors": safetensors.read, "npz": npz.read, "pytorch": pytorch.read}
+_KNOWN = "Readable are .safetensors, .npz and PyTorch state dicts"
+
+
+@contextmanager
+def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
+    """Open a model file and list its arrays.
+
+    Parameters
+    ----------
+    path : str
+    max_bytes : int
+        Most bytes that the file's arrays may take in memory.
+
+    Yields
+    ------
+    list of Tensor
+        Loadable until the context ends.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read, is damaged, too large, or of a kind that is refused.
+    """
+    with ExitStack() as stack:
+        try:
+            # A named pipe would block, a device never end.
+            if not stat.S_ISREG(Path(path).stat().st_mode):
+                raise ModelFileError("it is not a regular file.")
+            file = stack.enter_context(Path(path).open("rb"))
+            tensors = _READERS[sniff(file)](file, path, max_bytes)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ModelFileError(f"{path} cannot be read: {reason}.") from error
+        yield tensors
+
+
+def sniff(file: BinaryIO) -> str:
+    """Tell a model file's format by its content.
+
+    Parameters
+    ----------
+    file : binary file
+
+    Returns
+    -------
+    str
+        ``"safetensors"``, ``"npz"`` or ``"pytorch"``.
+
+    Raises
+    ------
+    ModelFileError
+        If it is none of them, naming what it is where that can be told.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(512)
+    file.seek(0)
+    if len(head) > 8 and head[8:9] == b"{":
+        return "safetensors"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _sniff_zip(file)
+    if head.startswith(pytorch.LEGACY_START):
+        return "pytorch"
+    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+        raise ModelFileError(
+            "it is a pickle, but not one that torch.save wrote; pickles can run code, so it is not opened. "
+            f"{_KNOWN}: save the weights as one of those."
+        )
+    if head.startswith(b"\x93NUMPY"):
+        raise ModelFileError("it is a single .npy array without a name. Save it with numpy.savez, by name.")
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        raise ModelFileError(f"it is an HDF5 file, which this version does not read. {_KNOWN}.")
+    if head[257:262] == b"ustar":
+        raise ModelFileError(
+            "it is a tar archive (as PyTorch wrote before 0.1.10), which is not opened. Save it again with torch.save."
+        )
+    if size == 0:
+        raise ModelFileError("it is empty.")
+    raise ModelFileError(f"its content is of no known kind. {_KNOWN}, whatever the file is called.")
+
+
+def _sniff_zip(file: BinaryIO) -> str:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
+        raise ModelFileError(f"it starts as a zip archive, but is damaged or cut short: {error}.") from error
+    finally:
+        file.seek(0)
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        raise ModelFileError("it is a TorchScript archive, which holds code: not opened. Save model.state_dict().")
+    if "data.pkl" in inner:
+        return "pytorch"
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz"
+    raise ModelFileError(f"it is a zip archive of no known kind. {_KNOWN}.")

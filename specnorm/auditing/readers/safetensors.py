@@ -1,0 +1,99 @@
+"""safetensors: the library validates the file, the arrays are read one at a time with NumPy alone (bfloat16 too)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from functools import partial
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.auditing.layers import Tensor
+from specnorm.errors import ModelFileError
+
+MAX_HEADER = 100_000_000
+"""The format's own limit, in bytes."""
+
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64"}
+_STORED = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+
+
+def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
+    """List the arrays of a safetensors file.
+
+    Parameters
+    ----------
+    file : binary file
+        Stays in use by what is returned.
+    path : str
+        The same file, for the library.
+    max_bytes : int
+        Most bytes of all arrays.
+
+    Returns
+    -------
+    list of Tensor
+
+    Raises
+    ------
+    ModelFileError
+    """
+    try:
+        library = importlib.import_module("safetensors")
+    except ModuleNotFoundError as error:
+        raise ModelFileError(
+            "safetensors files need the package safetensors: pip install 'specnorm-bounds[cli]'."
+        ) from error
+    size = file.seek(0, 2)
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(MAX_HEADER, size - 8):
+        raise ModelFileError(f"its header claims {length} bytes; the file has {size}. It is damaged or cut short.")
+    if size - 8 - length > max_bytes:
+        raise ModelFileError(
+            f"its arrays take {size - 8 - length} bytes, more than the limit of {max_bytes}. Raise max_bytes if you "
+            "trust it."
+        )
+    try:
+        with library.safe_open(path, framework="np"):
+            pass  # opening checks that names are unique, and that the arrays fill the file without overlap
+    except (library.SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(f"it is damaged or cut short: {error}.") from error
+    try:
+        header: dict[str, Any] = json.loads(file.read(length))
+        return [_describe(file, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
+        raise ModelFileError(f"its header is damaged: {error}.") from error
+
+
+def _describe(file: BinaryIO, name: str, entry: dict[str, Any], start: int) -> Tensor:
+    shape = tuple(int(n) for n in entry["shape"])
+    begin, end = entry["data_offsets"]
+    stored = str(entry["dtype"])
+    # Types without a NumPy counterpart keep their own name: a float8 kernel is refused by name, integers are no layers.
+    dtype = _DTYPES.get(stored) or ("float" if stored.startswith("F") else "int")
+    return Tensor(name, shape, dtype, partial(_load, file, shape, stored, start + begin, end - begin))
+
+
+def _load(file: BinaryIO, shape: tuple[int, ...], stored: str, start: int, count: int) -> NDArray[np.generic]:
+    dtype = _DTYPES.get(stored)
+    if dtype not in _STORED:
+        raise ModelFileError(
+            f"it is stored as {stored}, which is not measured; expected F64, F32, F16 or BF16. Quantised weights need "
+            "their scale applied first."
+        )
+    layout = np.dtype(_STORED[dtype])
+    if count != math.prod(shape) * layout.itemsize:
+        raise ModelFileError(f"shape {shape} of {stored} does not take {count} bytes: the header is damaged.")
+    file.seek(start)
+    data = file.read(count)
+    if len(data) != count:
+        raise ModelFileError("the file ends in the middle of it.")
+    array = np.frombuffer(data, dtype=layout).reshape(shape)
+    if dtype == "bfloat16":
+        # The upper half of a float32: exact.
+        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return array.astype(layout.newbyteorder("="), copy=False)

@@ -1,0 +1,131 @@
+"""Text tables for people: lower ends rounded down, upper ends up, and beneath them what was assumed and what failed."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from specnorm.auditing.report import CIRCULAR, STANDARD, Report, Row, Value
+from specnorm.auditing.text import visible
+
+DIGITS = 6
+_ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
+_WIDTH = 10_000
+"""Wider than any table: names are never cut."""
+
+
+def render(reports: Sequence[Report], *, many: bool) -> str:
+    """One table a model.
+
+    Parameters
+    ----------
+    reports : sequence of Report
+    many : bool
+        Unused.
+
+    Returns
+    -------
+    str
+        Plain text: no colours, no markup, control characters shown as escapes.
+    """
+    del many
+    return "\n".join(_report(report) for report in reports)
+
+
+def number(value: float | None, promise: str = "exact") -> str:
+    """Six significant digits, rounded so that the text keeps what the number promises.
+
+    Parameters
+    ----------
+    value : float or None
+    promise : str
+        ``"lower"`` rounds down, ``"upper"`` up, everything else to nearest.
+
+    Returns
+    -------
+    str
+    """
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    context = Context(prec=DIGITS, rounding=_ROUNDING.get(promise, ROUND_HALF_EVEN))
+    rounded = context.create_decimal(Decimal(value))
+    if rounded == 0:
+        return "0"
+    if not -4 <= rounded.adjusted() < DIGITS:
+        return f"{rounded:.{DIGITS - 1}e}"
+    return f"{rounded:.{DIGITS - 1 - rounded.adjusted()}f}"
+
+
+def _report(report: Report) -> str:
+    columns = list(dict.fromkeys(name for row in report.layers for name in row.values))
+    methods = [name for name in columns if name != CIRCULAR]
+    if CIRCULAR in columns:
+        methods.append(CIRCULAR)
+    table = Table(box=box.MARKDOWN, show_edge=True)
+    for heading in ("layer", "shape"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("lower", "upper", *methods, "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report.layers:
+        cells = [visible(row.name), "x".join(map(str, row.shape))]
+        cells += [number(row.lower, "lower"), number(row.upper, "upper")]
+        cells += [_cell(row.values.get(name), row.promises.get(name, "exact")) for name in methods]
+        cells.append(number(row.ratio) if row.status == "ok" else "error")
+        table.add_row(*(Text(cell) for cell in cells))
+    text = io.StringIO()
+    console = Console(file=text, width=_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    console.print(table)
+    lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
+    title = [visible(report.model)] if report.model is not None else []
+    return "\n".join([*title, *lines, "", *_notes(report), ""])
+
+
+def _cell(value: Value, promise: str) -> str:
+    if isinstance(value, tuple):
+        return " ".join(number(v, promise) for v in value)
+    return number(value, promise)
+
+
+def _notes(report: Report) -> list[str]:
+    summary = report.summary
+    notes = [
+        f"{summary['layers']} layers ({summary['conv']} conv, {summary['linear']} linear), {summary['errors']} errors; "
+        f"{summary['skipped']} other arrays skipped."
+    ]
+    if summary["max_upper_layer"] is not None:
+        notes.append(
+            f"Largest norm: at most {number(summary['max_upper'], 'upper')} ({visible(summary['max_upper_layer'])}), "
+            f"at least {number(summary['max_lower'], 'lower')}. "
+            f"tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
+        )
+    notes.append(f"lower and upper are proven, {_where(report.layers)}. {_promises(report.layers)}")
+    assumed = list(dict.fromkeys(word for row in report.layers for word in row.assumed))
+    if assumed:
+        notes.append(f"Assumed, since the file does not say: {', '.join(map(visible, assumed))}.")
+    notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
+    return notes
+
+
+def _where(rows: Sequence[Row]) -> str:
+    shapes = [row.spec.input_shape for row in rows if row.spec is not None and row.spec.input_shape]
+    if not shapes:
+        return "for the supremum over all input sizes"
+    return "for the input shape " + " or ".join(dict.fromkeys("x".join(map(str, shape)) for shape in shapes))
+
+
+def _promises(rows: Sequence[Row]) -> str:
+    kinds: dict[str, str] = {}
+    for row in rows:
+        kinds |= row.promises
+    words = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
+    order = [*(name for name in STANDARD if name in kinds), *(name for name in kinds if name not in STANDARD)]
+    return "; ".join(f"{name}: {words[kinds[name]]}" for name in order) + ("." if order else "")

@@ -1,0 +1,191 @@
+"""What an audit answers: rows, their summary, and both as plain data. No measuring, no printing."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from specnorm.auditing.layers import Kind
+from specnorm.conv import ConvSpec
+from specnorm.result import Kind as Promise
+
+Value = float | tuple[float, ...] | None
+"""What a method said about a layer: several numbers for methods with several values, None if it did not run."""
+
+STANDARD = ("tn", "f4", "reshaped")
+"""Methods that every row has a field for."""
+CIRCULAR = "circular"
+"""Field of the exact circular norm, present where an input shape was given."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a model.
+
+    Parameters
+    ----------
+    name : str
+        The array's key in the model.
+    kind : {"conv", "linear"}
+    shape : tuple of int
+        As stored.
+    spec : ConvSpec or None
+        The geometry it was measured with; None if the shape admits none.
+    assumed : tuple of str
+        What of the geometry was taken for granted, as ``name=value``.
+    lower, upper : float or None
+        Proven ends of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes.
+    values : mapping of str to Value
+        Per method; and ``"circular"``, the exact circular norm, where an input shape was given.
+    promises : mapping of str to str
+        Per method, what its value promises (`specnorm.Kind`).
+    reason : str or None
+        Why the layer could not be measured; None: it was.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    spec: ConvSpec | None
+    assumed: tuple[str, ...] = ()
+    lower: float | None = None
+    upper: float | None = None
+    values: Mapping[str, Value] = field(default_factory=dict)
+    promises: Mapping[str, Promise] = field(default_factory=dict)
+    reason: str | None = None
+
+    @property
+    def status(self) -> Literal["ok", "error"]:
+        """Whether the layer was measured."""
+        return "ok" if self.reason is None else "error"
+
+    @property
+    def ratio(self) -> float | None:
+        """``tn / lower``: how far the tensor-norm value is from the truth, at most."""
+        tn = self.values.get("tn")
+        if not isinstance(tn, float) or not self.lower:
+            return None
+        return tn / self.lower
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, in the order of the documentation; numbers that are not finite become None."""
+        spec = self.spec
+        spatial = spec is not None and spec.ndim > 0
+        row: dict[str, Any] = {
+            "name": self.name,
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "stride": None if spec is None else list(spec.stride),
+            "dilation": None if spec is None else list(spec.dilation),
+            "groups": None if spec is None else spec.groups,
+            "transposed": None if spec is None else spec.transposed,
+            "padding_mode": spec.padding_mode if spec is not None and spatial else None,
+            "padding": None if spec is None else [list(pair) for pair in spec.padding],
+            "input_shape": None if spec is None or spec.input_shape is None else list(spec.input_shape),
+            "assumed": list(self.assumed),
+            "lower": _finite(self.lower),
+            "upper": _finite(self.upper),
+        }
+        row |= {name: _finite(self.values.get(name)) for name in STANDARD}
+        row |= {name: _finite(value) for name, value in self.values.items() if name not in STANDARD}
+        return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The answer of `specnorm.audit` for one model.
+
+    Parameters
+    ----------
+    version : str
+        Of specnorm.
+    model : str or None
+        Path of the file; None for a mapping.
+    layers : tuple of Row
+    skipped : int
+        Arrays of the model that are no layers, or were not asked for.
+    """
+
+    version: str
+    model: str | None
+    layers: tuple[Row, ...]
+    skipped: int
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts and extremes over the layers that were measured."""
+        measured = [row for row in self.layers if row.status == "ok"]
+        ratios = [row.ratio for row in measured if row.ratio is not None and math.isfinite(row.ratio)]
+        largest = max(measured, key=lambda row: _or_zero(row.upper), default=None)
+        return {
+            "layers": len(self.layers),
+            "conv": sum(row.kind == "conv" for row in self.layers),
+            "linear": sum(row.kind == "linear" for row in self.layers),
+            "errors": len(self.layers) - len(measured),
+            "skipped": self.skipped,
+            "max_lower": _finite(max((_or_zero(row.lower) for row in measured), default=None)),
+            "max_upper": None if largest is None else _finite(largest.upper),
+            "max_upper_layer": None if largest is None else largest.name,
+            "median_ratio": statistics.median(ratios) if ratios else None,
+            "max_ratio": max(ratios, default=None),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what ``--format json`` writes."""
+        return {
+            "version": self.version,
+            "model": self.model,
+            "layers": [row.to_dict() for row in self.layers],
+            "summary": self.summary,
+        }
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A layer that is not proven to stay within a bound.
+
+    Parameters
+    ----------
+    row : Row
+    kind : {"refuted", "unproven", "error"}
+        Whether the norm is proven to exceed the bound, is not proven to respect it, or could not be measured.
+    """
+
+    row: Row
+    kind: Literal["refuted", "unproven", "error"]
+
+
+def violations(rows: Sequence[Row], bound: float) -> list[Violation]:
+    """Layers whose norm is not proven to be at most ``bound``.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    bound : float
+
+    Returns
+    -------
+    list of Violation
+    """
+    found = []
+    for row in rows:
+        if row.reason is not None or row.lower is None or row.upper is None:
+            found.append(Violation(row, "error"))
+        elif row.lower > bound:
+            found.append(Violation(row, "refuted"))
+        elif not row.upper <= bound:
+            found.append(Violation(row, "unproven"))
+    return found
+
+
+def _finite(value: Value) -> Any:
+    if isinstance(value, tuple):
+        return [_finite(v) for v in value]
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _or_zero(value: float | None) -> float:
+    return 0.0 if value is None else value

@@ -1,0 +1,325 @@
+"""Array libraries behind one interface, found by entry point. This file names no framework and imports none.
+
+A plugin is one object derived from `Backend`, registered in the entry-point group ``specnorm.backends`` under the root
+package of the arrays it owns. Which plugin owns an array is read off the array's class alone (`type(x).__mro__`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from specnorm.program import Program
+
+GROUP = "specnorm.backends"
+API_VERSION = 1
+"""Version of this interface. A plugin states the one it was written for."""
+
+Array: TypeAlias = Any
+"""An array of any supported library. Array libraries ship no common static type; the array API is checked by tests."""
+Namespace: TypeAlias = Any
+"""An array API namespace, as array-api-compat gives it."""
+
+_EXTRAS = ("torch", "jax", "cupy")
+
+
+class Backend:
+    """What one array library does differently. Plugins derive from it and override what applies.
+
+    Only `name`, `framework`, `is_array`, `namespace`, `to_numpy` and `cholesky_ok` must be given: the rest has
+    defaults that suit an eager library without automatic differentiation.
+    """
+
+    name: ClassVar[str]
+    """Short name, as in ``specnorm backends``."""
+    framework: ClassVar[str]
+    """Root module the plugin needs, to tell a missing framework from a broken plugin."""
+    api_version: ClassVar[int] = API_VERSION
+    proofs: ClassVar[Literal["device", "host"]] = "device"
+    """Where rounding-rigorous work runs; recorded in every result."""
+    static_shapes: ClassVar[bool] = False
+    """True where each new array shape costs a compilation, so that searches over frequencies do not pay."""
+    model_formats: ClassVar[Mapping[str, str]] = {}
+    """Model file formats this plugin can read: format name -> name of the method that reads it."""
+
+    # -- which arrays are ours ----------------------------------------------------------------------------------
+    def is_array(self, x: object) -> bool:
+        """Whether ``x`` is an array (not merely an object defined in the framework)."""
+        raise NotImplementedError
+
+    def refusal(self, x: Array) -> str | None:
+        """Why an array of this library cannot be used (masked, sparse, distributed...), or None."""
+        del x
+        return None
+
+    # -- where and how to compute -------------------------------------------------------------------------------
+    def namespace(self, x: Array) -> Namespace:
+        """Return the array API namespace (array-api-compat's)."""
+        raise NotImplementedError
+
+    def device(self, x: Array) -> Any:
+        """Device of ``x``, as the namespace's creation functions take it."""
+        return x.device
+
+    def devices(self) -> Sequence[str]:
+        """Names of the devices present, for ``specnorm backends``."""
+        return ("cpu",)
+
+    def version(self) -> str:
+        """Version of the framework."""
+        raise NotImplementedError
+
+    def is_traced(self, x: Array) -> bool:
+        """Whether ``x`` stands for values not known yet (jit, compile, vmap)."""
+        del x
+        return False
+
+    def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
+        """Widest real dtype that works on the device of ``x``: the one proofs are computed in."""
+        del x
+        return "float64"
+
+    def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
+        """Dtype to compute in when ``dtype`` was asked for; wider where the library would lower precision."""
+        del x
+        return dtype
+
+    def precise(self, x: Array) -> contextlib.AbstractContextManager[object]:
+        """Context in which the library's arithmetic has full precision for arrays like ``x``."""
+        del x
+        return contextlib.nullcontext()
+
+    # -- what the algorithms need beyond the array API ------------------------------------------------------------
+    def loop(
+        self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
+    ) -> tuple[Array, ...]:
+        """``while cond(state): state = body(state)``; shapes and dtypes of the state never change."""
+        while bool(cond(state)):
+            state = body(state)
+        return state
+
+    def cholesky_ok(self, a: Array) -> Array:
+        """Whether the lower Cholesky factorisation of each matrix (..., n, n) of a Hermitian stack ran to completion.
+
+        False wherever an entry is not finite. Never raises; reads the lower triangle only.
+        """
+        raise NotImplementedError
+
+    # -- host ----------------------------------------------------------------------------------------------------
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """Copy to the host."""
+        raise NotImplementedError
+
+    def from_numpy(self, x: np.ndarray, like: Array) -> Array:
+        """Copy a host array to the device of ``like``, dtype kept."""
+        xp = self.namespace(like)
+        return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
+
+    # -- differentiation -------------------------------------------------------------------------------------------
+    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+        """Run a program and register its pullback where the library differentiates.
+
+        Parameters
+        ----------
+        program : Program
+        kernels : array, shape (*batch, *shape)
+
+        Returns
+        -------
+        value, stats : array and tuple of arrays
+            All with leading axes batch.
+        """
+        value, stats, _ = program.forward(kernels, backend=self)
+        return value, stats
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One registered plugin, as ``specnorm backends`` shows it."""
+
+    name: str
+    distribution: str
+    version: str | None
+    devices: tuple[str, ...]
+    problem: str | None
+
+
+# -- lookup ------------------------------------------------------------------------------------------------------
+# The registries are caches of what is installed; `refresh` empties them.
+_loaded: dict[str, Backend] = {}
+_root_of_class: dict[type, str] = {}
+
+
+@functools.cache
+def _registered() -> dict[str, tuple[EntryPoint, ...]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=GROUP):
+        known = found.setdefault(entry.name, [])
+        if all((e.value, _distribution(e)) != (entry.value, _distribution(entry)) for e in known):
+            known.append(entry)
+    return {name: tuple(entries) for name, entries in found.items()}
+
+
+def refresh() -> None:
+    """Forget which plugins are installed, so that the next call looks again."""
+    _registered.cache_clear()
+    _loaded.clear()
+    _root_of_class.clear()
+
+
+def backend_for(x: object) -> Backend:
+    """Return the plugin that owns an array.
+
+    Raises
+    ------
+    NoBackend
+        If no plugin claims the array's library, or the object is no array.
+    BrokenBackend, BackendConflict, BackendVersion
+        If the plugin that claims it cannot be used.
+    """
+    # The key goes through a function that returns a plain string, so that a compiler tracing this call (which runs
+    # functions marked as constant once, for real) needs no look at importlib.
+    backend = _loaded[root_for_class(type(x))]
+    if not backend.is_array(x):
+        raise NoBackend(f"{_describe(type(x))} is not an array. {_pass_an_array()}")
+    reason = backend.refusal(x)
+    if reason is not None:
+        raise NoBackend(reason)
+    return backend
+
+
+def root_for_class(cls: type) -> str:
+    """Root package under which the owner of a class of arrays is registered; loads the plugin."""
+    known = _root_of_class.get(cls)
+    if known is not None:
+        return known
+    for base in cls.__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in _registered():
+            load(root)
+            _root_of_class[cls] = root
+            return root
+    roots = {base.__module__.partition(".")[0] for base in cls.__mro__} - {"builtins"}
+    if not roots:
+        raise NoBackend(f"{_describe(cls)} is not an array. {_pass_an_array()}")
+    extra = next((e for e in _EXTRAS if e in roots), None)
+    advice = (
+        f"Install one: pip install 'specnorm-bounds[{extra}]'."
+        if extra
+        else "Convert it to one of those, or write a plugin: see 'Backends' in the documentation."
+    )
+    raise NoBackend(
+        f"No backend for {_describe(cls)}. Installed: {', '.join(sorted(_registered())) or 'none'}. {advice}"
+    )
+
+
+# Read by PyTorch's compiler: run this function while tracing instead of tracing into it.
+root_for_class._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def common_backend(arrays: Sequence[object]) -> Backend:
+    """Return the one plugin that owns all arrays of a call.
+
+    Raises
+    ------
+    MixedBackends
+        If they belong to different libraries or lie on different devices.
+    """
+    owners = [backend_for(x) for x in arrays]
+    if len({b.name for b in owners}) > 1:
+        raise MixedBackends(
+            f"arguments come from different array libraries: {', '.join(b.name for b in owners)}. "
+            "Convert them to one library first."
+        )
+    devices = [str(owners[0].device(x)) for x in arrays]
+    if len(set(devices)) > 1:
+        raise MixedBackends(f"arguments lie on different devices: {', '.join(devices)}. Move them to one first.")
+    return owners[0]
+
+
+def load(root: str) -> Backend:
+    """Load the plugin registered for a root package.
+
+    Raises
+    ------
+    NoBackend
+        If nothing is registered under that name.
+    BrokenBackend, BackendConflict, BackendVersion
+        If what is registered cannot be used.
+    """
+    if root in _loaded:
+        return _loaded[root]
+    entries = _registered().get(root)
+    if not entries:
+        raise NoBackend(
+            f"No backend is registered as {root!r}. Installed: {', '.join(sorted(_registered())) or 'none'}."
+        )
+    if len(entries) > 1:
+        owners = " and ".join(f"{_distribution(e)} ({e.value})" for e in entries)
+        raise BackendConflict(f"two distributions register a backend for {root!r}: {owners}. Uninstall one of them.")
+    (entry,) = entries
+    origin = f"backend {root!r} of {_distribution(entry)} ({entry.value})"
+    try:
+        backend: Any = entry.load()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == root or (missing in _EXTRAS and missing in entry.value):
+            hint = f"pip install 'specnorm-bounds[{missing}]'" if missing in _EXTRAS else f"install {missing}"
+            raise BrokenBackend(f"{origin} needs {missing}, which is not installed: {hint}.") from error
+        raise BrokenBackend(f"{origin} cannot be imported: module {error.name!r} is missing. Reinstall it.") from error
+    except AttributeError as error:
+        raise BrokenBackend(f"{origin} names an object that does not exist: {error}.") from error
+    except Exception as error:
+        raise BrokenBackend(f"{origin} fails on import: {type(error).__name__}: {error}.") from error
+    _check(backend, origin)
+    return _loaded.setdefault(root, backend)
+
+
+def _check(backend: Any, origin: str) -> None:
+    version = getattr(backend, "api_version", None)
+    if not isinstance(version, int):
+        raise BrokenBackend(
+            f"{origin} is a {type(backend).__name__} without an api_version; expected a Backend object."
+        )
+    if version != API_VERSION:
+        newer = version > API_VERSION
+        raise BackendVersion(
+            f"{origin} was written for version {version} of the plugin interface; this specnorm has {API_VERSION}. "
+            f"Upgrade {'specnorm-bounds' if newer else 'the plugin'}."
+        )
+    if not isinstance(backend, Backend):
+        raise BrokenBackend(f"{origin} is a {type(backend).__name__}; expected an object derived from Backend.")
+
+
+def listing() -> list[Listing]:
+    """Every registered plugin with what it offers, or why it cannot be used."""
+    rows = []
+    for root, entries in sorted(_registered().items()):
+        origin = " and ".join(_distribution(e) for e in entries)
+        try:
+            backend = load(root)
+            rows.append(Listing(root, origin, backend.version(), tuple(backend.devices()), None))
+        except Exception as error:
+            rows.append(Listing(root, origin, None, (), f"{type(error).__name__}: {error}"))
+    return rows
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return "an unnamed distribution" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+
+
+def _describe(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _pass_an_array() -> str:
+    return f"Pass an array of one of these libraries: {', '.join(sorted(_registered())) or 'none is installed'}."

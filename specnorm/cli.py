@@ -1,0 +1,245 @@
+"""The command line: arguments, progress, exit codes. The only printing in the package; measuring is `audit`'s."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import get_args
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from specnorm import backends
+from specnorm.auditing import Progress as Tick
+from specnorm.auditing import audit
+from specnorm.auditing.output import check_output, replace_file
+from specnorm.auditing.readers import MAX_BYTES
+from specnorm.auditing.renderers import FORMATS, render
+from specnorm.auditing.report import STANDARD, Report, violations
+from specnorm.auditing.text import visible
+from specnorm.conv import Layout
+from specnorm.errors import ModelFileError, SpecnormError
+from specnorm.methods import METHODS
+
+OK, GATE_FAILED, TROUBLE = 0, 1, 2
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        None: those of the process.
+
+    Returns
+    -------
+    int
+        0; 1 if a gate failed, whatever else happened; 2 for wrong usage, an unreadable file or a layer that could not
+        be measured.
+    """
+    try:
+        code = cli.main(args=arguments, prog_name="specnorm", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return TROUBLE
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except SpecnormError as error:
+        _complain(str(error))
+        return TROUBLE
+    except Exception:  # Python's own exit code for a crash is 1, which here says that a gate failed
+        traceback.print_exc()
+        return TROUBLE
+    return code if isinstance(code, int) else OK
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
+def cli() -> None:
+    """Spectral norms of convolution layers: bounded, computed and proved."""
+
+
+@cli.command("backends")
+def list_backends() -> None:
+    """List the array libraries that specnorm can use here, their devices, and what is missing."""
+    listing = backends.listing()
+    width = max((len(row.name) for row in listing), default=0)
+    for row in listing:
+        state = row.problem or f"version {row.version}; devices: {', '.join(row.devices) or 'none'}"
+        click.echo(visible(f"{row.name:<{width}}  {state}  [{row.distribution}]"))
+    if not listing:
+        _complain("no array library is registered. Reinstall specnorm-bounds.")
+
+
+def _words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in value.split(","))
+    for word in words:
+        if word not in METHODS:
+            raise click.BadParameter(f"{visible(word)!r} is not one of {', '.join(METHODS)}.", ctx, param)
+    return words
+
+
+def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    words = value.replace("x", ",").split(",")
+    if not all(word.isascii() and word.isdigit() and 0 < int(word) < 2**31 for word in words):
+        raise click.BadParameter(f"{visible(value)!r} is not a size such as 32 or 32x48.", ctx, param)
+    sizes = tuple(int(word) for word in words)
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _bound(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise click.BadParameter("give a number of at least 0.", ctx, param)
+    return value
+
+
+@cli.command("audit")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
+@click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead; all of it or nothing.")
+@click.option(
+    "--input-shape", callback=_sizes, metavar="N|NxM",
+    help="Spatial input sizes, such as 32 or 32x48; adds the circular norm.",
+)  # fmt: skip
+@click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
+@click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
+@click.option("--padding-mode", type=click.Choice(["zeros", "circular"]), help="Default: zeros, said to be assumed.")
+@click.option(
+    "--methods", callback=_words, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
+    help=f"Columns, out of {', '.join(METHODS)}.",
+)  # fmt: skip
+@click.option(
+    "--fail-above", type=float, callback=_bound, metavar="L",
+    help="Exit with 1 unless every layer is proven to have a norm of at most L.",
+)  # fmt: skip
+@click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
+@click.option("--device", metavar="NAME", help="Device of that library.")
+@click.option("--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, help="Refuse files that claim more.")
+def audit_models(
+    models: tuple[str, ...],
+    output_format: str,
+    output: Path | None,
+    input_shape: int | tuple[int, ...] | None,
+    layers: tuple[str, ...],
+    layout: Layout | None,
+    padding_mode: str | None,
+    methods: tuple[str, ...],
+    fail_above: float | None,
+    backend: str | None,
+    device: str | None,
+    max_bytes: int,
+) -> int:
+    """Bound the norm of every convolution and linear layer of MODEL (.safetensors, .npz, PyTorch state dict).
+
+    Exit code: 0; 1 if --fail-above failed; 2 for wrong usage, an unreadable file or a layer that cannot be measured.
+    """
+    if output is not None:
+        try:
+            check_output(output)
+        except OSError as error:
+            raise click.UsageError(visible(f"--output: {error}")) from error
+    reports: list[Report] = []
+    unreadable = 0
+    for model in models:
+        try:
+            with _progress(model) as tick:
+                report = audit(
+                    model,
+                    input_shape=input_shape,
+                    methods=methods,
+                    layers=layers or None,
+                    layout=layout,
+                    padding_mode=padding_mode,  # type: ignore[arg-type]
+                    backend=backend,
+                    device=device,
+                    progress=tick,
+                    max_bytes=max_bytes,
+                )
+        except ModelFileError as error:
+            _complain(str(error))
+            unreadable += 1
+        else:
+            reports.append(report)
+    written = _emit(reports, output, output_format, many=len(models) > 1, complete=not unreadable)
+    passed = fail_above is None or _gate(reports, fail_above)
+    if not passed:
+        return GATE_FAILED
+    bad_rows = any(row.status == "error" for report in reports for row in report.layers)
+    return TROUBLE if unreadable or bad_rows or not written else OK
+
+
+def _emit(reports: list[Report], output: Path | None, output_format: str, *, many: bool, complete: bool) -> bool:
+    """Print or write the reports; True unless there was nothing to write or it could not be written."""
+    if output is None:
+        if reports:
+            _print(render(reports, output_format, many=many))
+        return True
+    if not complete:
+        _complain(f"{output} is left as it was, since not every model could be read.")
+        return False
+    try:
+        replace_file(output, render(reports, output_format, many=many))
+    except OSError as error:
+        _complain(f"{output} cannot be written: {error.strerror or error}.")
+        return False
+    return True
+
+
+def _gate(reports: Sequence[Report], bound: float) -> bool:
+    """Say on stderr which layers are not proven to stay within the bound; True if there are none."""
+    found = [violation for report in reports for violation in violations(report.layers, bound)]
+    if not found:
+        return True
+    in_all = sum(len(report.layers) for report in reports)
+    _complain(f"gate failed: {len(found)} of {in_all} layers are not proven to have a norm of at most {bound!r}:")
+    for violation in found:
+        row = violation.row
+        why = {
+            "refuted": f"lower = {row.lower!r} > {bound!r}: the norm is above it",
+            "unproven": f"upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven",
+            "error": f"error: {row.reason}",
+        }[violation.kind]
+        _complain(f"  {row.name}: {why}", prefix="")
+    return False
+
+
+def _progress(model: str) -> AbstractContextManager[Tick | None]:
+    """Progress bar on stderr, if that is a terminal."""
+    return _bar(model) if sys.stderr.isatty() else nullcontext()
+
+
+@contextmanager
+def _bar(model: str) -> Iterator[Tick]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(visible(Path(model).name), total=None)
+
+        def tick(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=visible(name))
+
+        yield tick
+
+
+def _complain(message: str, prefix: str = "specnorm: ") -> None:
+    click.echo(prefix + visible(message), err=True)
+
+
+def _print(text: str) -> None:
+    """Write to stdout; as escapes what its encoding lacks and, on a terminal, what would control it."""
+    if sys.stdout.isatty():
+        text = "\n".join(map(visible, text.split("\n")))
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+    except BrokenPipeError:
+        # The reader has gone (head, less): the verdict still counts. Keep the interpreter from flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,238 @@
+"""The problem: a convolution's geometry, validated once. No arithmetic on arrays, so it also works under a tracer."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, get_args, get_type_hints
+
+from specnorm.errors import GeometryError, KernelError
+
+PaddingMode = Literal["circular", "zeros", "reflect", "replicate"]
+Layout = Literal["OI", "OIW", "OIHW", "OIDHW", "IO", "WIO", "HWIO", "DHWIO"]
+
+MAX_SPATIAL_AXES = 3
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+
+_SHAPE_HELP = "A kernel is (cout, cin // groups, *kernel_shape) with 0 to 3 spatial axes"
+
+
+class Layer(TypedDict, total=False):
+    """Keyword arguments that say what the layer is; the same in every function.
+
+    ``stride``, ``dilation`` (int, or one per spatial axis, default 1), ``groups`` (default 1), ``transposed`` (default
+    False), ``layout`` (None: torch order), ``padding_mode`` (default "circular"), ``padding`` ("same", an int, or a
+    (before, after) pair per axis).
+    """
+
+    stride: int | Sequence[int]
+    dilation: int | Sequence[int]
+    groups: int
+    transposed: bool
+    layout: Layout | None
+    padding_mode: PaddingMode
+    padding: Literal["same"] | int | Sequence[tuple[int, int]]
+
+
+class Geometry(Layer, total=False):
+    """`Layer`, and ``input_shape``: the layer's spatial input sizes, or None for every input size at once."""
+
+    input_shape: int | Sequence[int] | None
+
+
+_KNOWN = frozenset(get_type_hints(Geometry))
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """A layer's geometry and its kernel's shape: hashable, comparable, without arrays.
+
+    Parameters
+    ----------
+    cout, cin : int
+        Channels out and in of the whole layer (as a convolution; for ``transposed`` as the transposed layer).
+    kernel_shape : tuple of int
+        Spatial sizes of the kernel, one per axis; ``()`` for a matrix.
+    stride, dilation : tuple of int
+        One per spatial axis.
+    groups : int
+        Divides ``cout`` and ``cin``.
+    transposed : bool
+        Whether the kernel is stored ``(cin, cout // groups, *kernel_shape)`` and acts as a transposed convolution.
+    layout : str or None
+        How the axes of the caller's array are ordered; None is torch's order.
+    padding_mode : str
+        ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
+    padding : tuple of (int, int)
+        Before and after, per axis.
+    input_shape : tuple of int or None
+        Spatial sizes of the layer's input; None is the supremum over all sizes.
+    """
+
+    cout: int
+    cin: int
+    kernel_shape: tuple[int, ...]
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+    layout: str | None = None
+    padding_mode: PaddingMode = "circular"
+    padding: tuple[tuple[int, int], ...] = ()
+    input_shape: tuple[int, ...] | None = None
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel_shape)
+
+    @property
+    def block_kernel_shape(self) -> tuple[int, ...]:
+        """Spatial sizes of the canonical blocks the methods work on."""
+        return self.kernel_shape
+
+    @classmethod
+    def of(cls, shape: Sequence[int], **geometry: Any) -> ConvSpec:
+        """Validate a kernel's shape and the geometry given by keyword.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Shape of the caller's kernel array.
+        **geometry
+            See `Geometry`.
+
+        Returns
+        -------
+        ConvSpec
+
+        Raises
+        ------
+        KernelError
+            If the array's rank or an empty axis makes it no kernel.
+        GeometryError
+            If a keyword does not fit the kernel, or each other.
+        """
+        unknown = sorted(set(geometry) - _KNOWN)
+        if unknown:
+            raise TypeError(
+                f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {', '.join(sorted(_KNOWN))}"
+            )
+        shape = tuple(int(s) for s in shape)
+        transposed = _flag("transposed", geometry.get("transposed", False))
+        layout = geometry.get("layout")
+        first, second, kernel_shape = _split_axes(shape, layout)
+        ndim = len(kernel_shape)
+        groups = _count("groups", geometry.get("groups", 1))
+        if first % groups:
+            which = "cin" if transposed else "cout"
+            raise GeometryError(
+                f"groups={groups} does not divide {which}={first} (kernel shape {shape}). A grouped kernel is "
+                f"({'cin, cout // groups' if transposed else 'cout, cin // groups'}, *kernel_shape): choose groups "
+                f"dividing {first}, or check that the kernel is not in HWIO order (layout=...)."
+            )
+        cout, cin = (second * groups, first) if transposed else (first, second * groups)
+        stride = _per_axis("stride", geometry.get("stride", 1), ndim, least=1)
+        dilation = _per_axis("dilation", geometry.get("dilation", 1), ndim, least=1)
+        mode = geometry.get("padding_mode", "circular")
+        if mode not in get_args(PaddingMode):
+            raise GeometryError(f"padding_mode={mode!r} is not one of {', '.join(map(repr, get_args(PaddingMode)))}.")
+        padding = _padding(geometry.get("padding", "same"), kernel_shape, dilation)
+        input_shape = geometry.get("input_shape")
+        if input_shape is not None:
+            input_shape = _per_axis("input_shape", input_shape, ndim, least=1)
+            if mode == "circular" and any(n % s for n, s in zip(input_shape, stride, strict=True)):
+                raise GeometryError(
+                    f"stride={stride} does not divide input_shape={input_shape}: circular padding needs it to. "
+                    "Choose an input_shape divisible by the stride, or leave input_shape out for a bound at every size."
+                )
+        return cls(cout, cin, kernel_shape, stride, dilation, groups, transposed, layout, mode, padding, input_shape)
+
+
+def check_dtype(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:
+    """Return the name of the dtype to compute in, or refuse the kernel's dtype.
+
+    Parameters
+    ----------
+    name : str
+        The kernel's dtype as its library prints it, e.g. ``"torch.float32"``.
+    shape : tuple of int
+        For the message.
+
+    Raises
+    ------
+    KernelError
+        For anything but float16, bfloat16, float32 and float64.
+    """
+    short = name.rpartition(".")[2]
+    if short not in FLOATING:
+        raise KernelError(
+            f"kernel of shape {shape} has dtype {short}; expected a real floating dtype ({', '.join(FLOATING)}). "
+            "Convert it first, e.g. to float32; quantised weights need their scale applied."
+        )
+    return "float64" if short == "float64" else "float32"
+
+
+def _split_axes(shape: tuple[int, ...], layout: str | None) -> tuple[int, int, tuple[int, ...]]:
+    if layout is not None:
+        if layout not in get_args(Layout):
+            raise GeometryError(f"layout={layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
+        if len(layout) != len(shape):
+            raise GeometryError(f"layout={layout!r} names {len(layout)} axes; the kernel has shape {shape}.")
+    if not 2 <= len(shape) <= 2 + MAX_SPATIAL_AXES:
+        raise KernelError(f"kernel of shape {shape} has {len(shape)} axes. {_SHAPE_HELP}: give 2 to 5 axes.")
+    if 0 in shape:
+        raise KernelError(f"kernel of shape {shape} has an empty axis. {_SHAPE_HELP}, each at least 1.")
+    if layout is not None and layout.endswith("IO"):
+        return shape[-1], shape[-2], shape[:-2]
+    return shape[0], shape[1], shape[2:]
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise GeometryError(f"{name}={value!r} is not True or False.")
+    return value
+
+
+def _count(name: str, value: Any, least: int = 1) -> int:
+    if isinstance(value, bool):
+        raise GeometryError(f"{name}={value!r} is a truth value; expected an integer.")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise GeometryError(f"{name}={value!r} is not an integer.") from None
+    if number < least:
+        raise GeometryError(f"{name}={number} is below {least}.")
+    return number
+
+
+def _per_axis(name: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
+    if isinstance(value, (tuple, list)):
+        if len(value) != ndim:
+            raise GeometryError(
+                f"{name}={value!r} has {len(value)} entries; the kernel has {ndim} spatial axes: give one per axis, "
+                "or a single integer for all."
+            )
+        return tuple(_count(name, v, least) for v in value)
+    return (_count(name, value, least),) * ndim
+
+
+def _padding(value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    if value == "same":
+        total = [r * (k - 1) for k, r in zip(kernel_shape, dilation, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    if isinstance(value, str):
+        raise GeometryError(f"padding={value!r} is not 'same', an integer, or a (before, after) pair per axis.")
+    if not isinstance(value, (tuple, list)):
+        amount = _count("padding", value, least=0)
+        return ((amount, amount),) * len(kernel_shape)
+    if len(value) != len(kernel_shape):
+        raise GeometryError(
+            f"padding={value!r} has {len(value)} entries; the kernel has {len(kernel_shape)} spatial axes: give one "
+            "(before, after) pair per axis."
+        )
+    pairs = [p if isinstance(p, (tuple, list)) else (p, p) for p in value]
+    if any(len(p) != 2 for p in pairs):
+        raise GeometryError(f"padding={value!r} is not one (before, after) pair per axis.")
+    return tuple((_count("padding", a, 0), _count("padding", b, 0)) for a, b in pairs)

@@ -1,0 +1,116 @@
+"""Frequencies as exact rationals of a turn, and the phases e^{i k.theta} of a kernel's taps at them.
+
+Everything here is host NumPy: which frequencies are visited depends on the geometry alone, never on values, and the
+tables are rounded once on their way to the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+PHASE_ERROR = 4.0
+"""Absolute error of the cosines and sines of `phases`, in units of 2**-53: half an ulp each for the reduced angle's two
+operations scaled by pi/4, the argument's effect on a slope of at most 1, and one ulp of the library function."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frequencies:
+    """Points ``theta_j = 2 pi numerators[:, j] / denominators[j]`` of the d-dimensional torus.
+
+    Parameters
+    ----------
+    numerators : integer array, shape (f, d)
+    denominators : tuple of int, length d
+    """
+
+    numerators: np.ndarray
+    denominators: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.numerators)
+
+    def __getitem__(self, index: slice | np.ndarray) -> Frequencies:
+        return Frequencies(self.numerators[index], self.denominators)
+
+    @property
+    def angles(self) -> np.ndarray:
+        """Angles in radians, shape (f, d); rounded, for reporting."""
+        return np.asarray(2 * np.pi * self.numerators / np.asarray(self.denominators, dtype=float))
+
+
+def half_grid(sizes: Sequence[int]) -> Frequencies:
+    """DFT grid of the given sizes without the mirror images that a real kernel makes redundant.
+
+    G(-theta) = conj G(theta), so one axis (the longest) needs indices 0..n//2 only.
+    """
+    sizes = tuple(sizes)
+    ranges = [np.arange(n) for n in sizes]
+    if sizes:
+        axis = int(np.argmax(sizes))
+        ranges[axis] = np.arange(sizes[axis] // 2 + 1)
+    return Frequencies(product(ranges), sizes)
+
+
+def full_grid(sizes: Sequence[int]) -> Frequencies:
+    """DFT grid of the given sizes, all of it."""
+    return Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
+
+
+def mirror_index(sizes: Sequence[int]) -> np.ndarray:
+    """Index into `half_grid` of every frequency of `full_grid` or of its mirror image, shape (prod(sizes),)."""
+    sizes = tuple(sizes)
+    if not sizes:
+        return np.zeros(1, dtype=np.int64)
+    axis = int(np.argmax(sizes))
+    full = full_grid(sizes).numerators
+    mirrored = np.where(full[:, [axis]] > sizes[axis] // 2, (-full) % np.asarray(sizes), full)
+    shape = list(sizes)
+    shape[axis] = sizes[axis] // 2 + 1
+    return np.asarray(np.ravel_multi_index(tuple(mirrored.T), shape))
+
+
+def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
+    """All combinations of one entry per axis, shape (f, d), last axis fastest."""
+    if not ranges:
+        return np.zeros((1, 0), dtype=np.int64)
+    grids = np.meshgrid(*ranges, indexing="ij")
+    return np.stack([g.reshape(-1) for g in grids], axis=-1).astype(np.int64)
+
+
+def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of ``k . theta`` for every tap k of the kernel.
+
+    The angle is reduced in integers (to an eighth of a turn), so the error is `PHASE_ERROR` units whatever the tap
+    and the frequency; taps beyond the input size wrap by themselves.
+
+    Returns
+    -------
+    cos, sin : float64 arrays, shape (f, taps)
+        Taps in the row-major order of the kernel's spatial axes.
+    """
+    taps = product([np.arange(k) for k in kernel_shape])
+    common = math.lcm(*frequencies.denominators)
+    weights = np.asarray([common // n for n in frequencies.denominators], dtype=np.int64)
+    numerators = (frequencies.numerators % np.asarray(frequencies.denominators, dtype=np.int64)) * weights
+    turns = np.zeros((len(frequencies), len(taps)), dtype=np.int64)
+    for axis in range(taps.shape[1]):
+        turns = (turns + numerators[:, [axis]] * taps[:, axis]) % common
+    return cos_sin(turns, common)
+
+
+def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of ``2 pi numerators / denominator``, reduced to the first eighth of a turn in integers."""
+    # quarter: 4 n = quarter * denominator + rest; fold the rest to at most half a quarter.
+    quarter, rest = np.divmod(4 * (numerators % denominator), denominator)
+    folded = 2 * rest > denominator
+    rest = np.where(folded, denominator - rest, rest)
+    angle = (math.pi / 2) * (rest / denominator)
+    c, s = np.cos(angle), np.sin(angle)
+    c, s = np.where(folded, s, c), np.where(folded, c, s)
+    cos = np.choose(quarter, [c, -s, -c, s])
+    sin = np.choose(quarter, [s, c, -s, -c])
+    return cos, sin

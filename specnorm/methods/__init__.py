@@ -1,0 +1,29 @@
+"""The methods: values that compute or bound the spectral norm of a layer, by name."""
+
+from __future__ import annotations
+
+from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.fft import ExactFFT
+from specnorm.methods.gram import Gram
+from specnorm.methods.grid import Grid
+from specnorm.methods.reshaped import Reshaped
+from specnorm.methods.tensor_norm import TensorNorm
+from specnorm.methods.unfolding import FantasticFour, Unfoldings
+
+METHODS: dict[str, type[Method]] = {
+    cls.name: cls for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Reshaped)
+}
+"""Name -> class: the registry's keys, JSON fields and ``--methods`` words."""
+
+__all__ = [
+    "METHODS",
+    "Evaluation",
+    "ExactFFT",
+    "FantasticFour",
+    "Gram",
+    "Grid",
+    "Method",
+    "Reshaped",
+    "TensorNorm",
+    "Unfoldings",
+]

@@ -1,0 +1,76 @@
+"""What every method is: a frozen value with one pure function forwards and one back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from specnorm import operators
+from specnorm.errors import MethodError
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array, Backend
+    from specnorm.conv import ConvSpec
+    from specnorm.result import Kind
+    from specnorm.rounding import Rounds
+
+
+def check_count(name: str, value: object, least: int = 0) -> None:
+    """Refuse a method's parameter that is no integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a method computed for a stack of blocks; every array has the leading axis b of the blocks.
+
+    Parameters
+    ----------
+    value : array, shape (b, *value_shape)
+    stats : tuple of arrays
+        In the order of the method's ``stats``.
+    residuals : tuple of arrays
+        At least one; what ``pullback`` needs.
+    """
+
+    value: Array
+    stats: tuple[Array, ...]
+    residuals: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of the methods. A subclass is a frozen dataclass of plain numbers with the attributes below."""
+
+    name: ClassVar[str]
+    """Key in ``METHODS``, JSON field and ``--methods`` word."""
+    stats: ClassVar[Mapping[str, Rounds | None]] = {}
+    """Figures in ``Evaluation.stats``, in order: how each is rounded if it is a norm (it scales with the kernel), or
+    None if it is a plain number."""
+    rounds: ClassVar[Rounds] = "nearest"
+    """Direction of the last rounding: "up" for upper bounds, "down" for lower ones."""
+    wide: ClassVar[bool] = False
+    """Whether to compute in the widest dtype the device has (proofs) rather than in the kernel's own."""
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """What the value promises for this geometry."""
+        raise NotImplementedError
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse a geometry that the method cannot serve, naming one that can."""
+        operators.require_dense(spec)
+
+    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+        """Shape of one layer's value: () unless the method has several values."""
+        del spec
+        return ()
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+        """Evaluate on blocks (b, cout, cin, *kernel_shape), finite and scaled to about 1 (or zero)."""
+        raise NotImplementedError
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        """Gradient with respect to the blocks, for a cotangent (b, *value_shape)."""
+        raise NotImplementedError

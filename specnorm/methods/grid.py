@@ -1,0 +1,95 @@
+"""Frequency-grid bound: the largest symbol norm on a uniform grid times a cosine factor bounds every input size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from specnorm import operators, rounding
+from specnorm.errors import MethodError
+from specnorm.frequencies import half_grid
+from specnorm.methods.base import Evaluation, Method, check_count
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array, Backend
+    from specnorm.conv import ConvSpec
+    from specnorm.result import Kind
+    from specnorm.rounding import Rounds
+
+
+@dataclass(frozen=True)
+class Grid(Method):
+    """``sigma* <= max over an N_1 x ... grid of ||G|| * prod f_j``; cost independent of the input size.
+
+    Parameters
+    ----------
+    n : int or None
+        Points an axis; None: ``10 (k_j - 1)``, at least 1, on each axis (factor at most 1.03 in 2-D). Axes with one tap
+        always get one point.
+
+    References
+    ----------
+    .. [1] Ehlich, Zeller, "Schwankung von Polynomen zwischen Gitterpunkten", Math. Z. 86, 1964 (the cosine factor).
+    .. [2] Pfister, Bresler, "Bounding multivariate trigonometric polynomials", IEEE TSP 67, 2019 (the other one).
+    .. [3] Araujo, Negrevergne, Chevaleyre, Atif, "On Lipschitz Regularization of Convolutional Layers using Toeplitz
+       Matrix Theory", AAAI 2021 (LipGrid; its factor 1 / (1 - (k-1)/N) is looser).
+    """
+
+    n: int | None = None
+
+    name: ClassVar[str] = "grid"
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down"}
+    rounds: ClassVar[Rounds] = "up"
+    wide: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.n is not None:
+            check_count("n", self.n, least=1)
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """Upper at every input size."""
+        del spec
+        return "upper"
+
+    def sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Grid points along each axis."""
+        return tuple(1 if k == 1 else self.n or 10 * (k - 1) for k in kernel_shape)
+
+    def factor(self, kernel_shape: tuple[int, ...]) -> float:
+        """What the largest value on the grid is multiplied by."""
+        pairs = zip(self.sizes(kernel_shape), kernel_shape, strict=True)
+        return math.prod([rounding.grid_factor(n, k) for n, k in pairs])
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse grids too coarse to determine the symbol."""
+        super().check(spec)
+        for size, k in zip(self.sizes(spec.block_kernel_shape), spec.block_kernel_shape, strict=True):
+            if size <= k - 1:
+                raise MethodError(
+                    f"n={self.n} grid points do not bound a kernel with {k} taps on an axis: give n >= {k}, "
+                    f"or leave n out for {10 * (k - 1)}."
+                )
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+        """Prove the norm at every grid frequency and lift the largest."""
+        sizes = self.sizes(spec.block_kernel_shape)
+        error = rounding.symbol_error(blocks, xp=xp)
+
+        def bound(symbol: operators.Symbol) -> Array:
+            return rounding.matrix_norm_up(symbol.matrices(), error[:, None], xp=xp, backend=backend)
+
+        value, phase = operators.largest(bound, blocks, half_grid(sizes), xp=xp, backend=backend)
+        factor = self.factor(spec.block_kernel_shape)
+        g = operators.matrix_at(blocks, phase, xp=xp)
+        u, v, _ = operators.top_triple(g, xp=xp)
+        lower = rounding.quotient_down(g, v, xp=xp) - error * rounding.SLACK
+        lower = xp.where(lower > 0, lower, xp.zeros_like(lower))
+        return Evaluation(rounding.up(value * factor, 4, xp=xp), (lower,), (u, v, phase))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        """Factor times the symbol's gradient at the arg-max frequency."""
+        u, v, phase = residuals
+        factor = self.factor(spec.block_kernel_shape)
+        return operators.triple_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)

@@ -1,0 +1,68 @@
+"""Miyato's heuristic: the norm of the kernel reshaped to (cout, cin*taps). A lower bound of sigma*."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from specnorm import operators, rounding
+from specnorm.errors import GeometryError
+from specnorm.methods.base import Evaluation, Method
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array, Backend
+    from specnorm.conv import ConvSpec
+    from specnorm.result import Kind
+    from specnorm.rounding import Rounds
+
+
+@dataclass(frozen=True)
+class Reshaped(Method):
+    """``||K reshaped to (cout, cin*taps)||``, elsewhere sold as the layer's spectral norm.
+
+    ``||T||**2 = ||mean over theta of G G*|| <= sigma***2``: a lower bound of sigma*, and of every layer with one output
+    that sees a whole patch unwrapped (circular: input_shape >= kernel_shape).
+
+    References
+    ----------
+    .. [1] Miyato, Kataoka, Koyama, Yoshida, "Spectral Normalization for Generative Adversarial Networks", ICLR 2018,
+       section 2.1 (the reshape), as in ``torch.nn.utils.spectral_norm``.
+    """
+
+    name: ClassVar[str] = "reshaped"
+    rounds: ClassVar[Rounds] = "down"
+    wide: ClassVar[bool] = True
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """Lower."""
+        del spec
+        return "lower"
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse inputs smaller than the kernel, where the reshape bounds nothing."""
+        super().check(spec)
+        if spec.input_shape is None:
+            return
+        if spec.padding_mode not in ("circular", "zeros"):
+            raise GeometryError(
+                f"reshaped_norm says nothing about padding_mode={spec.padding_mode!r} at one input_shape; "
+                "leave input_shape out for a lower bound of the supremum over all sizes."
+            )
+        if any(n < k for n, k in zip(spec.input_shape, spec.kernel_shape, strict=True)):
+            raise GeometryError(
+                f"input_shape={spec.input_shape} is smaller than the kernel {spec.kernel_shape}: the reshaped kernel "
+                "bounds nothing there. Use conv_norm(kernel, input_shape) for the circular norm."
+            )
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+        """Quotient at the top singular vector, rounded down."""
+        del spec, backend
+        matrix = operators.unfold(blocks, (0,), xp=xp)
+        u, v, _ = operators.top_triple(matrix, xp=xp)
+        return Evaluation(rounding.quotient_down(matrix, v, xp=xp), (), (u, v))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        """Return u v^T, reshaped back."""
+        u, v = residuals
+        outer = (u * cotangent[:, None])[:, :, None] * v[:, None, :]
+        return operators.fold(outer, (0,), (spec.cout, spec.cin, *spec.block_kernel_shape), xp=xp)

@@ -1,0 +1,97 @@
+"""Unfolding bounds and Fantastic Four: norms of the kernel reshaped into matrices (Singla and Feizi 2019, 2021).
+
+For every split of the axes (cout, cin, *spatial) into rows and columns, ``sqrt(prod k_j) ||unfolding|| >= sigma*``.
+Each norm is proven, not iterated: an unconverged power iteration would be below the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from specnorm import operators, rounding
+from specnorm.methods.base import Evaluation, Method
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array, Backend
+    from specnorm.conv import ConvSpec
+    from specnorm.result import Kind
+    from specnorm.rounding import Rounds
+
+
+@dataclass(frozen=True)
+class Unfoldings(Method):
+    """All ``2**(d+1) - 1`` unfolding bounds, as one 1-d value; each is an upper bound on its own.
+
+    The first ``2**d`` separate the channels (in 2-D: R, S, T, U of the papers in some order), the others do not.
+
+    References
+    ----------
+    .. [1] Singla, Feizi, "Bounding Singular Values of Convolution Layers", arXiv:1911.10258v1, 2019 (two of them).
+    .. [2] Singla, Feizi, "Fantastic Four", ICLR 2021, theorem 1 (four of them).
+    """
+
+    name: ClassVar[str] = "unfoldings"
+    rounds: ClassVar[Rounds] = "up"
+    wide: ClassVar[bool] = True
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """Upper at every input size: the bound is on sigma*, the supremum over sizes."""
+        del spec
+        return "upper"
+
+    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+        """One value a split."""
+        return (2 ** (spec.ndim + 1) - 1,)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+        """Prove every unfolding's norm."""
+        bounds, residuals = [], []
+        for rows in operators.unfolding_splits(spec.ndim):
+            matrix = operators.unfold(blocks, rows, xp=xp)
+            bounds.append(rounding.matrix_norm_up(matrix, xp=xp, backend=backend))
+            residuals += list(operators.top_triple(matrix, xp=xp)[:2])
+        root = math.sqrt(math.prod(spec.block_kernel_shape))
+        return Evaluation(rounding.up(xp.stack(bounds, axis=1) * root, 3, xp=xp), (), tuple(residuals))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        """sqrt(taps) u v^T of each unfolding, folded back and weighted by its cotangent."""
+        root = math.sqrt(math.prod(spec.block_kernel_shape))
+        total = 0.0
+        for j, rows in enumerate(operators.unfolding_splits(spec.ndim)):
+            u, v = residuals[2 * j], residuals[2 * j + 1]
+            u = u * (root * cotangent[:, j])[:, None]
+            shape = (spec.cout, spec.cin, *spec.block_kernel_shape)
+            total = total + operators.fold(u[:, :, None] * v[:, None, :], rows, shape, xp=xp)
+        return total
+
+
+@dataclass(frozen=True)
+class FantasticFour(Method):
+    """The minimum of the unfolding bounds; differentiated through the active one.
+
+    The papers take four (2-D, the channels on different sides); all ``2**(d+1) - 1`` are bounds, and the others win
+    for few channels and large kernels, so the minimum here is over all of them.
+    """
+
+    name: ClassVar[str] = "f4"
+    rounds: ClassVar[Rounds] = "up"
+    wide: ClassVar[bool] = True
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """Upper at every input size."""
+        del spec
+        return "upper"
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+        """Take the smallest unfolding bound."""
+        every = Unfoldings().forward(blocks, spec, xp=xp, backend=backend)
+        active = xp.argmin(every.value, axis=1)
+        return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        """The active unfolding's gradient."""
+        *vectors, active = residuals
+        columns = [xp.where(active == j, cotangent, xp.zeros_like(cotangent)) for j in range(len(vectors) // 2)]
+        return Unfoldings().pullback(tuple(vectors), xp.stack(columns, axis=1), spec, xp=xp)

@@ -1,0 +1,230 @@
+"""One method on one problem, ready to run: the unit that a backend executes, compiles, batches and differentiates.
+
+A program knows no library. It turns a stack of the caller's kernels into canonical blocks, scales them by powers of
+two, calls the method, and undoes both, forwards and backwards. A backend only decides how to run it (`Backend.apply`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from specnorm import arrays, operators, rounding
+from specnorm.conv import ConvSpec, check_dtype
+from specnorm.errors import KernelError, MethodError
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array, Backend
+    from specnorm.methods import Method
+
+
+@dataclass(frozen=True)
+class Program:
+    """A method bound to a geometry and a kernel's shape and dtype. Hashable; holds no arrays.
+
+    Parameters
+    ----------
+    key : str
+        What `program` finds it by.
+    method : Method
+    spec : ConvSpec
+    shape : tuple of int
+        Shape of one kernel as the caller stores it.
+    dtype : str
+        The kernel's dtype, short name.
+    """
+
+    key: str
+    method: Method
+    spec: ConvSpec
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def result_dtype(self) -> Literal["float32", "float64"]:
+        """float32 or float64: half-precision kernels are measured and answered in float32."""
+        return check_dtype(self.dtype, self.shape)
+
+    def forward(self, kernels: Array, *, backend: Backend) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+        """Evaluate the method on a batch of kernels.
+
+        Parameters
+        ----------
+        kernels : array, shape (*batch, *shape)
+            Any number of leading axes, none included.
+        backend : Backend
+
+        Returns
+        -------
+        value : array, shape (*batch, *value_shape)
+        stats : tuple of arrays, each with leading axes batch
+            In the order of ``method.stats``.
+        residuals : tuple of arrays
+            What `pullback` needs, with the batch flattened into one axis; never differentiated.
+        """
+        xp = backend.namespace(kernels)
+        batch = kernels.shape[: kernels.ndim - len(self.shape)]
+        with backend.precise(kernels):
+            if not backend.is_traced(kernels):
+                self.check_values(kernels, backend=backend)
+            kernels = xp.reshape(kernels, (math.prod(batch), *self.shape))
+            blocks = self._blocks(kernels, xp=xp, backend=backend)
+            # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
+            poison = xp.sum(blocks * 0.0, axis=tuple(range(1, blocks.ndim)))
+            blocks, exponent = arrays.scale(blocks, xp=xp)
+            found = self.method.forward(blocks, self.spec, xp=xp, backend=backend)
+
+            def finish(x: Array, rounds: rounding.Rounds) -> Array:
+                trailing = (1,) * (x.ndim - 1)
+                x = arrays.unscale(x, xp.reshape(exponent, (-1, *trailing)), xp=xp)
+                x = x + xp.reshape(poison, (-1, *trailing))
+                return over_batch(rounding.to_dtype(x, getattr(xp, self.result_dtype), rounds, xp=xp))
+
+            def over_batch(x: Array) -> Array:
+                return xp.reshape(x, (*batch, *x.shape[1:]))
+
+            stats = tuple(
+                over_batch(x) if rounds is None else finish(x, rounds)
+                for x, rounds in zip(found.stats, self.method.stats.values(), strict=True)
+            )
+            return finish(found.value, self.method.rounds), stats, tuple(found.residuals)
+
+    def pullback(
+        self, residuals: tuple[Array, ...], cotangent: Array, *, dtype: str | None = None, backend: Backend
+    ) -> Array:
+        """Gradient with respect to the kernels, for a cotangent of the value.
+
+        Parameters
+        ----------
+        residuals : tuple of arrays
+            From `forward`.
+        cotangent : array, shape (*batch, *value_shape)
+        dtype : str, optional
+            Of the gradient; the kernels' own unless given.
+        backend : Backend
+
+        Returns
+        -------
+        array, shape (*batch, *shape)
+        """
+        xp = backend.namespace(cotangent)
+        batch = cotangent.shape[: cotangent.ndim - len(self.value_shape)]
+        with backend.precise(cotangent):
+            working = arrays.real_dtype(residuals[0], xp=xp)
+            cotangent = xp.reshape(xp.astype(cotangent, working), (math.prod(batch), *self.value_shape))
+            gradient = self.method.pullback(residuals, cotangent, self.spec, xp=xp)
+            gradient = xp.reshape(operators.from_blocks(gradient, self.spec, xp=xp), (*batch, *self.shape))
+            return xp.astype(gradient, getattr(xp, dtype or self.dtype))
+
+    def _blocks(self, kernels: Array, *, xp: Any, backend: Backend) -> Array:
+        wanted = backend.wide_dtype(kernels) if self.method.wide else self.result_dtype
+        dtype = getattr(xp, backend.working_dtype(kernels, wanted))
+        return operators.to_blocks(xp.astype(kernels, dtype), self.spec, xp=xp)
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        """Shape of one kernel's value: () for a norm, (r,) for methods with several values."""
+        return self.method.value_shape(self.spec)
+
+    def jacobian(self, value: Array, residuals: tuple[Array, ...], *, backend: Backend) -> Array:
+        """Derivative of each value with respect to its kernel, shape (*batch, *value_shape, *shape).
+
+        In the result's dtype. For a method with many values this is large: use `pullback` where the library allows.
+
+        Raises
+        ------
+        MethodError
+            If it would need more than 1 GiB.
+        """
+        xp = backend.namespace(value)
+        if not self.value_shape:
+            return self.pullback(residuals, xp.ones_like(value), dtype=self.result_dtype, backend=backend)
+        (count,) = self.value_shape
+        if 8 * math.prod(value.shape) * math.prod(self.shape) > 2**30:
+            raise MethodError(
+                f"the gradients of {count} values of a kernel of shape {self.shape} need more than 1 GiB under "
+                "torch.compile. Ask for fewer (k=...), or call this function outside the compiled region."
+            )
+        eye = xp.eye(count, dtype=value.dtype, device=backend.device(value))
+        rows = [
+            self.pullback(
+                residuals, xp.broadcast_to(eye[j, ...], value.shape), dtype=self.result_dtype, backend=backend
+            )
+            for j in range(count)
+        ]
+        return xp.stack(rows, axis=value.ndim - 1)
+
+    def check_values(self, kernels: Array, *, backend: Backend) -> None:
+        """Refuse non-finite values; for concrete arrays only.
+
+        Raises
+        ------
+        KernelError
+        """
+        xp = backend.namespace(kernels)
+        finite = xp.isfinite(kernels)
+        if not bool(xp.all(finite)):
+            count = int(xp.sum(xp.astype(~finite, xp.int32)))
+            raise KernelError(
+                f"kernel of shape {self.shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
+                "Expected finite numbers: look where the training diverged, or at how the file was read."
+            )
+
+
+# Programs by key: a compiler that cannot carry a Python object through its graph carries the key instead.
+_programs: dict[str, Program] = {}
+
+
+def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tuple[tuple[str, Any], ...]) -> Program:
+    """Validate a problem and return its program; the same object for the same problem.
+
+    Parameters
+    ----------
+    method : Method
+    shape : tuple of int
+        Of one kernel, as the caller stores it.
+    dtype : str
+        As the library prints it.
+    geometry : tuple of (name, value)
+
+    Raises
+    ------
+    KernelError, GeometryError, MethodError
+    """
+    # Compilers run functions marked as constant while tracing, but hand over plain values faithfully, objects not
+    # (torch 2.13 replaces a dataclass by its defaults). So the method travels as its class and its values.
+    cls = type(method)
+    values = tuple([getattr(method, name) for name in _field_names(cls)])
+    return _programs[_program_key(cls, values, shape, dtype, geometry)]
+
+
+def program(key: str) -> Program:
+    """Return the program behind a `Program.key`."""
+    return _programs[key]
+
+
+def _field_names(cls: type[Method]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls))
+
+
+def _program_key(
+    cls: type[Method],
+    values: tuple[Any, ...],
+    shape: tuple[int, ...],
+    dtype: str,
+    geometry: tuple[tuple[str, Any], ...],
+) -> str:
+    key = repr((cls.__module__, cls.__qualname__, values, shape, dtype, geometry))
+    if key not in _programs:
+        short = dtype.rpartition(".")[2]
+        check_dtype(short, shape)
+        spec = ConvSpec.of(shape, **dict(geometry))
+        method = cls(**dict(zip(_field_names(cls), values, strict=True)))
+        method.check(spec)
+        _programs[key] = Program(key, method, spec, shape, short)
+    return key
+
+
+_field_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_program_key._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -1,0 +1,42 @@
+"""The answer: what a method returns. No arithmetic here; bounds are made in `specnorm.rounding` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from specnorm.conv import ConvSpec
+
+Kind = Literal["exact", "upper", "lower", "estimate"]
+"""What a value promises.
+
+``exact``: the norm of the stated problem, up to the rounding recorded in ``stats``; ``upper`` and ``lower``: never
+below, never above the true norm, rounding included; ``estimate``: close, no promise.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The value of one method on one layer.
+
+    Parameters
+    ----------
+    value : array
+        0-d array (1-d for methods with several values) of the caller's library, dtype and device.
+    kind : {"exact", "upper", "lower", "estimate"}
+        What ``value`` promises about the layer's spectral norm.
+    method : Method
+        The method, as a value: it prints, compares and pickles.
+    spec : ConvSpec
+        The geometry that was measured.
+    stats : mapping
+        How the number was obtained: backend, device, the dtype computed in, and the method's own figures.
+    """
+
+    value: Any
+    kind: Kind
+    method: Any
+    spec: ConvSpec
+    stats: Mapping[str, Any] = field(default_factory=dict)
