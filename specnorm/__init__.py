@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from specnorm.api import (
+    certify,
     compare,
     conv_norm,
+    enclose,
     f4_bound,
     gram_bound,
     gram_iteration,
@@ -37,8 +39,19 @@ from specnorm.errors import (
     SpecnormError,
     Undecided,
 )
-from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm, Unfoldings
-from specnorm.result import Kind, Result
+from specnorm.methods import (
+    METHODS,
+    Enclose,
+    ExactFFT,
+    FantasticFour,
+    Gram,
+    Grid,
+    Method,
+    Reshaped,
+    TensorNorm,
+    Unfoldings,
+)
+from specnorm.result import Enclosure, Kind, Result
 
 if TYPE_CHECKING:
     from specnorm.auditing import audit
@@ -50,6 +63,8 @@ __all__ = [
     "BackendVersion",
     "BrokenBackend",
     "ConvSpec",
+    "Enclose",
+    "Enclosure",
     "EstimateWarning",
     "ExactFFT",
     "FantasticFour",
@@ -73,8 +88,10 @@ __all__ = [
     "Unfoldings",
     "__version__",
     "audit",
+    "certify",
     "compare",
     "conv_norm",
+    "enclose",
     "f4_bound",
     "gram_bound",
     "gram_iteration",

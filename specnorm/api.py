@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeVar, Unpack
 
 from specnorm.backends import Array, backend_for
 from specnorm.conv import Geometry, Layer
-from specnorm.errors import GeometryError, MethodError, SpecnormError
+from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm, Unfoldings
+from specnorm.methods.enclosure import Certify, Enclose
 from specnorm.methods.fft import SingularValues
 from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
 from specnorm.program import program_for
-from specnorm.result import Result
+from specnorm.result import Enclosure, Result
 
 ArrayT = TypeVar("ArrayT")
 _BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
@@ -38,17 +40,14 @@ def measure(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> Resu
     ------
     KernelError, GeometryError, MethodError, BackendError
     """
-    if not isinstance(method, Method):
-        raise MethodError(
-            f"method={method!r} is not a method. Give a value such as specnorm.TensorNorm() "
-            f"(names for the command line: {', '.join(METHODS)})."
-        )
+    _check_method(method)
     backend = backend_for(kernel)
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
-    value, stats = backend.apply(plan, kernel)
+    value, stats, known = backend.apply(plan, kernel)
     figures: dict[str, Any] = dict(zip(plan.method.stats, stats, strict=True))
-    figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=backend.is_traced(kernel))
-    return Result(value, plan.method.kind(plan.spec), plan.method, plan.spec, figures)
+    figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not known)
+    figures["computed_in"] = plan.computed_in(kernel, backend=backend) if known else "unknown under a tracer"
+    return Result(value, plan.method.settled_kind(plan.spec, figures), plan.method, plan.spec, figures)
 
 
 def compare(kernel: Array, **geometry: Unpack[Geometry]) -> dict[str, Result]:
@@ -103,29 +102,29 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     MethodError
         If the method has several values (``Unfoldings``).
     """
+    _check_method(method)
     backend = backend_for(kernel)
     x: Any = kernel
     plan = program_for(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
-    value, _, residuals = plan.forward(x, backend=backend)
     if plan.value_shape:
         raise MethodError(f"{method!r} has several values; value_and_grad needs one. Use specnorm.FantasticFour().")
-    xp = backend.namespace(kernel)
-    gradient = plan.pullback(residuals, xp.ones_like(value), backend=backend)
+    value, gradient = backend.value_and_grad(plan, x)
     return value, gradient
 
 
 def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
-    """Tensor-norm bound of a layer's spectral norm at every input size.
+    """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
 
-    ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor (Grishina et al. 2024). The tensor norm is
-    approached from below, so this value is an *estimate* of a bound: from Fourier starts it has not been seen below
-    the norm, but it is not yet proven. For a proven bound use `grid_bound` or `f4_bound`.
+    ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor, found from below and then proven: the value
+    is TN times 1 plus rounding, or times 1.001 where the gap above the norm is too small for the proof. Its gradient
+    is that factor times TN's.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     certified : bool, optional
-        None or False: the estimate. True asks for a proof, which this version cannot give for this method.
+        None: proven (``sigma* <= value``) wherever values are known; an estimate under jit, compile and vmap, with an
+        `EstimateWarning` when it is traced. True: proven, or an error. False: the estimate, everywhere.
     **geometry
         See `specnorm.conv.Geometry`.
 
@@ -136,12 +135,28 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
     Raises
     ------
     MethodError
-        If ``certified`` is True.
+        If ``certified`` is True under a tracer.
+    Undecided
+        If ``certified`` is True and the budget did not suffice.
     """
-    if certified:
-        raise MethodError(f"tn_bound cannot be certified yet; {_BOUNDS_HERE}.")
-    value: ArrayT = measure(kernel, TensorNorm(), **geometry).value
+    result = measure(kernel, TensorNorm(certified=certified), **geometry)
+    if certified is None and result.kind == "estimate":
+        _warn_estimate()
+    value: ArrayT = result.value
     return value
+
+
+def _warn_estimate() -> None:
+    warnings.warn(
+        "tn_bound is an estimate here, not a proven bound: nothing can be proven under a tracer or beyond the budget. "
+        f"certified=False accepts that; {_BOUNDS_HERE}.",
+        EstimateWarning,
+        stacklevel=3,
+    )
+
+
+# Read by PyTorch's compiler: warn once, while tracing.
+_warn_estimate._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
@@ -232,21 +247,17 @@ def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry
 
 
 def conv_norm(
-    kernel: ArrayT,
-    input_shape: int | tuple[int, ...] | None = None,
-    *,
-    rtol: float = 1e-6,
-    **layer: Unpack[Layer],
+    kernel: ArrayT, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-6, **layer: Unpack[Layer]
 ) -> ArrayT:
-    """Exact norm of a circular layer at one input size, to a relative tolerance.
+    """Exact norm of a circular layer at one input size, or its supremum over all sizes, to a relative tolerance.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
-    input_shape : int or tuple of int
-        Spatial input sizes. Required in this version.
+    input_shape : int or tuple of int, optional
+        Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds zero padding.
     rtol : float, default 1e-6
-        The value is at most this far, relatively, from the norm (or the kernel's own precision).
+        The value is at most this far, relatively, below the norm (or at the kernel's own precision).
     **layer
         See `specnorm.conv.Layer`.
 
@@ -257,10 +268,85 @@ def conv_norm(
     Raises
     ------
     GeometryError
-        Without ``input_shape``, or for another padding.
+        At a size, for another padding.
+    MethodError
+        Without ``input_shape`` under a tracer.
+    Undecided
+        If the budget did not suffice for ``rtol``.
     """
     value: ArrayT = measure(kernel, ExactFFT(rtol=rtol), input_shape=input_shape, **layer).value
     return value
+
+
+def enclose(
+    kernel: Array, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-3, **layer: Unpack[Layer]
+) -> Enclosure:
+    """Enclose the norm between two proven numbers, rounding included.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int, optional
+        Spatial sizes of a circular layer. None: the supremum over all input sizes.
+    rtol : float, default 1e-3
+        Relative width asked for.
+    **layer
+        See `specnorm.conv.Layer`.
+
+    Returns
+    -------
+    Enclosure
+        ``status`` tells whether rtol was reached; where the budget ended first the ends are wider, and as true.
+
+    Raises
+    ------
+    MethodError
+        Under a tracer.
+    """
+    result = measure(kernel, Enclose(rtol=rtol), input_shape=input_shape, **layer)
+    figures = result.stats
+    converged = bool(figures["converged"])
+    return Enclosure(
+        lower=figures["lower"],
+        upper=result.value,
+        witness=(figures["frequency"], figures["u"], figures["v"]),
+        cells=int(figures["cells"]),
+        levels=int(figures["levels"]),
+        proof_dtype=figures["computed_in"],
+        status=f"converged: rtol={rtol:g}" if converged else f"budget: wider than rtol={rtol:g}, and proven",
+    )
+
+
+def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
+    """Decide whether the norm is at most a bound, by proof.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    bound : float
+        Non-negative.
+    **geometry
+        See `specnorm.conv.Geometry`.
+
+    Returns
+    -------
+    bool
+        True only if ``norm <= bound`` is proven; False only if it is refuted.
+
+    Raises
+    ------
+    Undecided
+        If the norm is closer to the bound than rounding or the budget allows.
+    """
+    found = measure(kernel, Certify(bound=float(bound)), **geometry).stats
+    if bool(found["proven"]):
+        return True
+    if bool(found["refuted"]):
+        return False
+    raise Undecided(
+        f"the norm is too close to {bound!r} to tell within rounding or the budget. enclose(kernel, rtol=1e-6) gives "
+        "the proven interval; a bound outside it can be decided."
+    )
 
 
 def singular_values(
@@ -358,6 +444,14 @@ def gram_iteration(a: ArrayT, n_iter: int = 6) -> ArrayT:
     array, shape (...,)
     """
     return _stack(a, GramIteration(n_iter=n_iter))
+
+
+def _check_method(method: object) -> None:
+    if not isinstance(method, Method):
+        raise MethodError(
+            f"method={method!r} is not a method. Give a value such as specnorm.TensorNorm() "
+            f"(names for the command line: {', '.join(METHODS)})."
+        )
 
 
 def _stack(a: ArrayT, method: Method) -> ArrayT:

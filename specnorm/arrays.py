@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
     # Any nearby power of two will do, so floor(log2) being off by one at exact powers (JAX) is harmless.
     exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
     # 2**-exponent must itself be a normal number: a subnormal block is scaled as far as that allows.
-    limit = np.log2(float(xp.finfo(blocks.dtype).max)) - 2
+    limit = math.log2(float(xp.finfo(blocks.dtype).max)) - 2
     exponent = xp.clip(exponent, -limit, limit)
     factor = xp.reshape(power_of_two(-exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
     return blocks * factor, exponent
@@ -108,3 +109,9 @@ def top_eigenpair(gram: Array, *, xp: Any) -> tuple[Array, Array]:
     """
     values, vectors = xp.linalg.eigh((gram + adjoint(gram, xp=xp)) / 2)
     return values[..., -1], vectors[..., :, -1]
+
+
+def gram_smaller(a: Array, *, xp: Any) -> Array:
+    """A*A or AA* of a stack of matrices, whichever is smaller: the same norm."""
+    h = adjoint(a, xp=xp)
+    return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -35,15 +36,17 @@ _EXTRAS = ("torch", "jax", "cupy")
 class Backend:
     """What one array library does differently. Plugins derive from it and override what applies.
 
-    Only `name`, `framework`, `is_array`, `namespace`, `to_numpy` and `cholesky_ok` must be given: the rest has
-    defaults that suit an eager library without automatic differentiation.
+    Only `name`, `framework`, `is_array`, `namespace`, `version`, `asarray`, `to_numpy` and `cholesky_ok` must be given:
+    the rest has defaults that suit an eager library without automatic differentiation. `specnorm.testing.check_backend`
+    tells whether a plugin keeps what this interface promises.
     """
 
     name: ClassVar[str]
     """Short name, as in ``specnorm backends``."""
     framework: ClassVar[str]
     """Root module the plugin needs, to tell a missing framework from a broken plugin."""
-    api_version: ClassVar[int] = API_VERSION
+    api_version: ClassVar[int]
+    """The `API_VERSION` the plugin was written for: state the number."""
     proofs: ClassVar[Literal["device", "host"]] = "device"
     """Where rounding-rigorous work runs; recorded in every result."""
     static_shapes: ClassVar[bool] = False
@@ -115,6 +118,10 @@ class Backend:
         raise NotImplementedError
 
     # -- host ----------------------------------------------------------------------------------------------------
+    def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
+        """Copy a host array to one of `devices`, or to the default one; dtype kept where the library has it."""
+        raise NotImplementedError
+
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy to the host."""
         raise NotImplementedError
@@ -125,7 +132,7 @@ class Backend:
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
 
     # -- differentiation -------------------------------------------------------------------------------------------
-    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
         """Run a program and register its pullback where the library differentiates.
 
         Parameters
@@ -137,9 +144,28 @@ class Backend:
         -------
         value, stats : array and tuple of arrays
             All with leading axes batch.
+        known : bool
+            Whether the values were known when the program ran, so that it proved what it can prove.
         """
         value, stats, _ = program.forward(kernels, backend=self)
-        return value, stats
+        return value, stats, not self.is_traced(kernels)
+
+    def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
+        """Value of a program with one value and its gradient, without the library's own differentiation.
+
+        Parameters
+        ----------
+        program : Program
+        kernel : array, shape (*shape)
+
+        Returns
+        -------
+        value : 0-d array
+        gradient : array, shape (*shape)
+        """
+        value, _, residuals = program.forward(kernel, backend=self)
+        ones = self.namespace(kernel).ones_like(value)
+        return value, program.pullback(residuals, ones, backend=self)
 
 
 @dataclass(frozen=True)
@@ -269,17 +295,19 @@ def load(root: str) -> Backend:
     (entry,) = entries
     origin = f"backend {root!r} of {_distribution(entry)} ({entry.value})"
     try:
-        backend: Any = entry.load()
+        module = importlib.import_module(entry.module)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
+        missing = error.name or ""  # "torch" is not installed, "torch.something" is another version
         if missing == root or (missing in _EXTRAS and missing in entry.value):
             hint = f"pip install 'specnorm-bounds[{missing}]'" if missing in _EXTRAS else f"install {missing}"
             raise BrokenBackend(f"{origin} needs {missing}, which is not installed: {hint}.") from error
-        raise BrokenBackend(f"{origin} cannot be imported: module {error.name!r} is missing. Reinstall it.") from error
-    except AttributeError as error:
-        raise BrokenBackend(f"{origin} names an object that does not exist: {error}.") from error
+        raise BrokenBackend(f"{origin} cannot be imported: {error}. Reinstall it.") from error
     except Exception as error:
         raise BrokenBackend(f"{origin} fails on import: {type(error).__name__}: {error}.") from error
+    try:
+        backend: Any = functools.reduce(getattr, filter(None, (entry.attr or "").split(".")), module)
+    except AttributeError as error:
+        raise BrokenBackend(f"{origin} names an object that does not exist: {error}.") from error
     _check(backend, origin)
     return _loaded.setdefault(root, backend)
 

@@ -8,12 +8,9 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
-
-import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any, get_args
 
 from specnorm import backends
 from specnorm.auditing import Progress as Tick
@@ -27,7 +24,10 @@ from specnorm.conv import Layout
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 
-OK, GATE_FAILED, TROUBLE = 0, 1, 2
+if TYPE_CHECKING:
+    import click
+
+OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -41,16 +41,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if a gate failed, whatever else happened; 2 for wrong usage, an unreadable file or a layer that could not
-        be measured.
+        Exit code: 0; 1 if a gate failed, whatever else happened; 2 for wrong usage, an unreadable file or a layer that
+        could not be measured.
     """
+    import click
+
     try:
-        code = cli.main(args=arguments, prog_name="specnorm", standalone_mode=False)
+        code = _application().main(args=arguments, prog_name="specnorm", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return TROUBLE
     except (click.Abort, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
     except SpecnormError as error:
         _complain(str(error))
         return TROUBLE
@@ -60,136 +62,72 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else OK
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
-def cli() -> None:
-    """Spectral norms of convolution layers: bounded, computed and proved."""
+@dataclass(frozen=True)
+class Request:
+    """What ``specnorm audit`` was asked for."""
+
+    models: tuple[str, ...]
+    output_format: str
+    output: Path | None
+    fail_above: float | None
+    options: dict[str, Any]
+    """Keyword arguments of `audit`."""
 
 
-@cli.command("backends")
-def list_backends() -> None:
-    """List the array libraries that specnorm can use here, their devices, and what is missing."""
+def list_backends() -> int:
+    """Print the registered array libraries, their devices, and what is missing."""
     listing = backends.listing()
     width = max((len(row.name) for row in listing), default=0)
     for row in listing:
         state = row.problem or f"version {row.version}; devices: {', '.join(row.devices) or 'none'}"
-        click.echo(visible(f"{row.name:<{width}}  {state}  [{row.distribution}]"))
+        _print(visible(f"{row.name:<{width}}  {state}  [{row.distribution}]") + "\n")
     if not listing:
         _complain("no array library is registered. Reinstall specnorm-bounds.")
+        return TROUBLE
+    return OK
 
 
-def _words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    words = tuple(word.strip() for word in value.split(","))
-    for word in words:
-        if word not in METHODS:
-            raise click.BadParameter(f"{visible(word)!r} is not one of {', '.join(METHODS)}.", ctx, param)
-    return words
+def audit_models(request: Request) -> int:
+    """Audit every model, report, and judge.
 
+    Parameters
+    ----------
+    request : Request
 
-def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | None:
-    if value is None:
-        return None
-    words = value.replace("x", ",").split(",")
-    if not all(word.isascii() and word.isdigit() and 0 < int(word) < 2**31 for word in words):
-        raise click.BadParameter(f"{visible(value)!r} is not a size such as 32 or 32x48.", ctx, param)
-    sizes = tuple(int(word) for word in words)
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
-def _bound(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise click.BadParameter("give a number of at least 0.", ctx, param)
-    return value
-
-
-@cli.command("audit")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead; all of it or nothing.")
-@click.option(
-    "--input-shape", callback=_sizes, metavar="N|NxM",
-    help="Spatial input sizes, such as 32 or 32x48; adds the circular norm.",
-)  # fmt: skip
-@click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
-@click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
-@click.option("--padding-mode", type=click.Choice(["zeros", "circular"]), help="Default: zeros, said to be assumed.")
-@click.option(
-    "--methods", callback=_words, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
-    help=f"Columns, out of {', '.join(METHODS)}.",
-)  # fmt: skip
-@click.option(
-    "--fail-above", type=float, callback=_bound, metavar="L",
-    help="Exit with 1 unless every layer is proven to have a norm of at most L.",
-)  # fmt: skip
-@click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
-@click.option("--device", metavar="NAME", help="Device of that library.")
-@click.option("--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, help="Refuse files that claim more.")
-def audit_models(
-    models: tuple[str, ...],
-    output_format: str,
-    output: Path | None,
-    input_shape: int | tuple[int, ...] | None,
-    layers: tuple[str, ...],
-    layout: Layout | None,
-    padding_mode: str | None,
-    methods: tuple[str, ...],
-    fail_above: float | None,
-    backend: str | None,
-    device: str | None,
-    max_bytes: int,
-) -> int:
-    """Bound the norm of every convolution and linear layer of MODEL (.safetensors, .npz, PyTorch state dict).
-
-    Exit code: 0; 1 if --fail-above failed; 2 for wrong usage, an unreadable file or a layer that cannot be measured.
+    Returns
+    -------
+    int
+        Exit code.
     """
-    if output is not None:
-        try:
-            check_output(output)
-        except OSError as error:
-            raise click.UsageError(visible(f"--output: {error}")) from error
     reports: list[Report] = []
-    unreadable = 0
-    for model in models:
+    for model in request.models:
         try:
             with _progress(model) as tick:
-                report = audit(
-                    model,
-                    input_shape=input_shape,
-                    methods=methods,
-                    layers=layers or None,
-                    layout=layout,
-                    padding_mode=padding_mode,  # type: ignore[arg-type]
-                    backend=backend,
-                    device=device,
-                    progress=tick,
-                    max_bytes=max_bytes,
-                )
+                reports.append(audit(model, progress=tick, **request.options))
         except ModelFileError as error:
             _complain(str(error))
-            unreadable += 1
-        else:
-            reports.append(report)
-    written = _emit(reports, output, output_format, many=len(models) > 1, complete=not unreadable)
-    passed = fail_above is None or _gate(reports, fail_above)
-    if not passed:
+    complete = len(reports) == len(request.models)
+    written = _emit(reports, request, complete=complete)
+    if request.fail_above is not None and not _gate(reports, request.fail_above):
         return GATE_FAILED
     bad_rows = any(row.status == "error" for report in reports for row in report.layers)
-    return TROUBLE if unreadable or bad_rows or not written else OK
+    return OK if complete and written and not bad_rows else TROUBLE
 
 
-def _emit(reports: list[Report], output: Path | None, output_format: str, *, many: bool, complete: bool) -> bool:
-    """Print or write the reports; True unless there was nothing to write or it could not be written."""
-    if output is None:
+def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
+    """Print or write the reports; False if they were to be written and could not be."""
+    many = len(request.models) > 1
+    if request.output is None:
         if reports:
-            _print(render(reports, output_format, many=many))
+            _print(render(reports, request.output_format, many=many))
         return True
     if not complete:
-        _complain(f"{output} is left as it was, since not every model could be read.")
+        _complain(f"{request.output} is left as it was, since not every model could be read.")
         return False
     try:
-        replace_file(output, render(reports, output_format, many=many))
+        replace_file(request.output, render(reports, request.output_format, many=many))
     except OSError as error:
-        _complain(f"{output} cannot be written: {error.strerror or error}.")
+        _complain(f"{request.output} cannot be written: {error.strerror or error}.")
         return False
     return True
 
@@ -219,6 +157,9 @@ def _progress(model: str) -> AbstractContextManager[Tick | None]:
 
 @contextmanager
 def _bar(model: str) -> Iterator[Tick]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(visible(Path(model).name), total=None)
@@ -230,16 +171,112 @@ def _bar(model: str) -> Iterator[Tick]:
 
 
 def _complain(message: str, prefix: str = "specnorm: ") -> None:
-    click.echo(prefix + visible(message), err=True)
+    print(prefix + visible(message), file=sys.stderr)
 
 
 def _print(text: str) -> None:
     """Write to stdout; as escapes what its encoding lacks and, on a terminal, what would control it."""
     if sys.stdout.isatty():
         text = "\n".join(map(visible, text.split("\n")))
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
     except BrokenPipeError:
         # The reader has gone (head, less): the verdict still counts. Keep the interpreter from flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# -- arguments -----------------------------------------------------------------------------------------------------
+# click is imported where it is used, so that this module loads without it.
+def _application() -> click.Group:
+    import click
+
+    @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+    @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
+    def application() -> None:
+        """Spectral norms of convolution layers: bounded, computed and proved."""
+
+    @application.command("backends")
+    def backends_command() -> int:
+        """List the array libraries that can be used here, their devices, and what is missing."""
+        return list_backends()
+
+    @application.command("audit")
+    @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
+    @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True)
+    @click.option("--output", type=click.Path(path_type=Path), callback=_output, help="Write to this file instead.")
+    @click.option(
+        "--input-shape", callback=_sizes, metavar="N|NxM",
+        help="Spatial input sizes, such as 32 or 32x48; adds the circular norm.",
+    )  # fmt: skip
+    @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
+    @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
+    @click.option("--padding-mode", type=click.Choice(["zeros", "circular"]), help="Default: zeros, as an assumption.")
+    @click.option(
+        "--methods", callback=_words, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
+        help=f"Columns, out of {', '.join(METHODS)}.",
+    )  # fmt: skip
+    @click.option(
+        "--fail-above", type=float, callback=_bound, metavar="L",
+        help="Exit with 1 unless every layer is proven to have a norm of at most L.",
+    )  # fmt: skip
+    @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
+    @click.option("--device", metavar="NAME", help="Device of that library.")
+    @click.option("--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, help="Refuse files that claim more.")
+    def audit_command(
+        models: tuple[str, ...],
+        output_format: str,
+        output: Path | None,
+        fail_above: float | None,
+        layers: tuple[str, ...],
+        **options: Any,
+    ) -> int:
+        """Bound the norm of every convolution and linear layer of MODEL (.safetensors, .npz, PyTorch state dict).
+
+        Exit code: 0; 1 if --fail-above failed; 2 for wrong usage, an unreadable file or a layer that could not be
+        measured.
+        """
+        return audit_models(Request(models, output_format, output, fail_above, {"layers": layers or None, **options}))
+
+    return application
+
+
+def _words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    import click
+
+    words = tuple(word.strip() for word in value.split(","))
+    for word in words:
+        if word not in METHODS:
+            raise click.BadParameter(f"{visible(word)!r} is not one of {', '.join(METHODS)}.", ctx, param)
+    return words
+
+
+def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | None:
+    import click
+
+    if value is None:
+        return None
+    words = value.replace("x", ",").split(",")
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 and int(word) > 0 for word in words):
+        raise click.BadParameter(f"{visible(value)!r} is not a size such as 32 or 32x48.", ctx, param)
+    sizes = tuple(int(word) for word in words)
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _bound(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    import click
+
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise click.BadParameter("give a number of at least 0.", ctx, param)
+    return value
+
+
+def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    import click
+
+    if value is not None:
+        try:
+            check_output(value)
+        except OSError as error:
+            raise click.BadParameter(visible(f"{error}."), ctx, param) from error
+    return value

@@ -92,13 +92,17 @@ def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.nd
     cos, sin : float64 arrays, shape (f, taps)
         Taps in the row-major order of the kernel's spatial axes.
     """
-    taps = product([np.arange(k) for k in kernel_shape])
+    return phases_at(frequencies, product([np.arange(k) for k in kernel_shape]))
+
+
+def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of ``k . theta`` for integer points k, shape (n, d), as `phases`: (f, n) each."""
     common = math.lcm(*frequencies.denominators)
     weights = np.asarray([common // n for n in frequencies.denominators], dtype=np.int64)
     numerators = (frequencies.numerators % np.asarray(frequencies.denominators, dtype=np.int64)) * weights
-    turns = np.zeros((len(frequencies), len(taps)), dtype=np.int64)
-    for axis in range(taps.shape[1]):
-        turns = (turns + numerators[:, [axis]] * taps[:, axis]) % common
+    turns = np.zeros((len(frequencies), len(points)), dtype=np.int64)
+    for axis in range(points.shape[1]):
+        turns = (turns + numerators[:, [axis]] * points[:, axis]) % common
     return cos_sin(turns, common)
 
 

@@ -29,7 +29,8 @@ def require_dense(spec: ConvSpec) -> None:
     Raises
     ------
     GeometryError
-        For stride, dilation, groups or a transposed layer.
+        For stride, dilation, groups, a transposed layer, reflect or replicate padding, and circular padding by another
+        amount than "same".
     """
     for name, value, plain in (
         ("stride", spec.stride, (1,) * spec.ndim),
@@ -42,6 +43,17 @@ def require_dense(spec: ConvSpec) -> None:
                 f"{name}={value} is not supported yet. Stride 1 bounds every stride from above, and a grouped or "
                 "transposed kernel read as it stands is a valid upper bound: leave the argument out for that."
             )
+    if spec.padding_mode in ("reflect", "replicate"):
+        raise GeometryError(
+            f"padding_mode={spec.padding_mode!r} is not supported yet: it repeats pixels, which raises the norm. "
+            "The bound for zero padding times sqrt(copies of one pixel) per axis holds: see docs/guarantees.md."
+        )
+    total = tuple(before + after for before, after in spec.padding)
+    if spec.padding_mode == "circular" and total != tuple(k - 1 for k in spec.kernel_shape):
+        raise GeometryError(
+            f"padding={spec.padding} with padding_mode='circular' is not supported yet: the output would not have the "
+            "input's size. Use padding='same', or padding_mode='zeros'."
+        )
 
 
 def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
@@ -94,7 +106,7 @@ class Symbol:
         xp, (b, m, p) = self.xp, self.shape[:3]
         # (b, taps*m, p) @ (b, p, f): every tap applied to every vector, then weighted by its phase.
         taps = xp.reshape(_taps_first(self.blocks, xp), (b, -1, p))
-        out = xp.reshape(_real_times(taps, xp.matrix_transpose(v), xp), (b, -1, m, v.shape[1]))
+        out = xp.reshape(real_times(taps, xp.matrix_transpose(v), xp=xp), (b, -1, m, v.shape[1]))
         weights = xp.matrix_transpose(self.phase)
         return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
 
@@ -102,7 +114,7 @@ class Symbol:
         """G(theta_f)* u_f, shape (b, f, m) -> (b, f, p)."""
         xp, (b, m, p) = self.xp, self.shape[:3]
         taps = xp.matrix_transpose(_taps_first(self.blocks, xp))
-        out = _real_times(xp.reshape(taps, (b, -1, m)), xp.matrix_transpose(u), xp)
+        out = real_times(xp.reshape(taps, (b, -1, m)), xp.matrix_transpose(u), xp=xp)
         out = xp.reshape(out, (b, -1, p, u.shape[1]))
         weights = xp.conj(xp.matrix_transpose(self.phase))
         return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
@@ -114,7 +126,7 @@ def _taps_first(blocks: Array, xp: Any) -> Array:
     return xp.permute_dims(xp.reshape(blocks, (b, m, p, -1)), (0, 3, 1, 2))
 
 
-def _real_times(a: Array, z: Array, xp: Any) -> Array:
+def real_times(a: Array, z: Array, *, xp: Any) -> Array:
     """Real matrices times complex ones, as two real products (half the work of promoting the real factor)."""
     return xp.matmul(a, xp.real(z)) + 1j * xp.matmul(a, xp.imag(z))
 
@@ -139,12 +151,6 @@ def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, .
     u = xp.matrix_transpose(u)
     total = xp.matmul(xp.real(u), xp.real(right)) + xp.matmul(xp.imag(u), xp.imag(right))
     return xp.reshape(total, (b, m, p, *kernel_shape))
-
-
-def gram_smaller(a: Array, *, xp: Any) -> Array:
-    """A*A or AA* of a stack of matrices, whichever is smaller: the same norm."""
-    h = arrays.adjoint(a, xp=xp)
-    return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)
 
 
 def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...], ...]:
@@ -256,7 +262,7 @@ def top_triple(g: Array, *, xp: Any) -> tuple[Array, Array, Array]:
     """
     wide = g.shape[-1] > g.shape[-2]
     a = arrays.adjoint(g, xp=xp) if wide else g
-    _, v = arrays.top_eigenpair(gram_smaller(a, xp=xp), xp=xp)
+    _, v = arrays.top_eigenpair(arrays.gram_smaller(a, xp=xp), xp=xp)
     u, norm = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
     v = xp.where(norm > 0, v, xp.zeros_like(v))
     return (v, u, norm[..., 0]) if wide else (u, v, norm[..., 0])
@@ -267,7 +273,7 @@ def triple_gradient(
 ) -> Array:
     """Gradient of a symbol's singular value with one triple and one frequency a block, times a cotangent (b,)."""
     u = u * xp.astype(cotangent, u.dtype)[:, None]
-    return symbol_gradient(u[:, None], v[:, None], phase[:, None], kernel_shape, xp=xp)
+    return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
 
 
 def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Any) -> Array:
@@ -282,3 +288,16 @@ def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...],
     flat = xp.matrix_transpose(xp.reshape(gamma, (b, f, m * p)))
     total = xp.matmul(xp.real(flat), xp.real(phase)) + xp.matmul(xp.imag(flat), xp.imag(phase))
     return xp.reshape(total, (b, m, p, *kernel_shape))
+
+
+def support(block: Array, *, backend: Backend) -> Array:
+    """Cut the slices of zero taps off the borders of one block (1, m, p, *kernel_shape) with known values.
+
+    A shift of the kernel changes its symbol by a phase alone; what is cut would only loosen the cells.
+    """
+    taps = np.abs(backend.to_numpy(block)).max(axis=(0, 1, 2)) > 0
+    index: list[slice] = []
+    for axis in range(taps.ndim):
+        used = np.flatnonzero(taps.any(axis=tuple(j for j in range(taps.ndim) if j != axis)))
+        index.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
+    return block[(slice(None), slice(None), slice(None), *index)]

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm import arrays, operators, rounding
+from specnorm import arrays, backends, operators, rounding
 from specnorm.conv import ConvSpec, check_dtype
 from specnorm.errors import KernelError, MethodError
 
@@ -65,6 +65,11 @@ class Program:
         """
         xp = backend.namespace(kernels)
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
+        if self.method.searches(self.spec):
+            if backend.is_traced(kernels):
+                self.method.refuse_tracer(self.spec)
+            elif self.proof_place(kernels, backend=backend) == "host":
+                return self._on_host(kernels, backend=backend)
         with backend.precise(kernels):
             if not backend.is_traced(kernels):
                 self.check_values(kernels, backend=backend)
@@ -72,7 +77,9 @@ class Program:
             blocks = self._blocks(kernels, xp=xp, backend=backend)
             # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
             poison = xp.sum(blocks * 0.0, axis=tuple(range(1, blocks.ndim)))
-            blocks, exponent = arrays.scale(blocks, xp=xp)
+            exponent = xp.zeros(blocks.shape[0], dtype=blocks.dtype, device=backend.device(blocks))
+            if self.method.scaled:
+                blocks, exponent = arrays.scale(blocks, xp=xp)
             found = self.method.forward(blocks, self.spec, xp=xp, backend=backend)
 
             def finish(x: Array, rounds: rounding.Rounds) -> Array:
@@ -118,8 +125,7 @@ class Program:
             return xp.astype(gradient, getattr(xp, dtype or self.dtype))
 
     def _blocks(self, kernels: Array, *, xp: Any, backend: Backend) -> Array:
-        wanted = backend.wide_dtype(kernels) if self.method.wide else self.result_dtype
-        dtype = getattr(xp, backend.working_dtype(kernels, wanted))
+        dtype = getattr(xp, self._dtype(kernels, backend=backend))
         return operators.to_blocks(xp.astype(kernels, dtype), self.spec, xp=xp)
 
     @property
@@ -154,6 +160,30 @@ class Program:
             for j in range(count)
         ]
         return xp.stack(rows, axis=value.ndim - 1)
+
+    def proof_place(self, kernels: Array, *, backend: Backend) -> Literal["device", "host"]:
+        """Where proofs by search run: on the device if it has float64 and the backend says so."""
+        return "host" if backend.proofs == "host" or backend.wide_dtype(kernels) != "float64" else "device"
+
+    def computed_in(self, kernels: Array, *, backend: Backend) -> str:
+        """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
+        if self.method.searches(self.spec) and not backend.is_traced(kernels):
+            place = self.proof_place(kernels, backend=backend)
+            return "float64 on the host" if place == "host" else "float64"
+        return self._dtype(kernels, backend=backend)
+
+    def _dtype(self, kernels: Array, *, backend: Backend) -> str:
+        wanted = backend.wide_dtype(kernels) if self.method.wide else self.result_dtype
+        return backend.working_dtype(kernels, wanted)
+
+    def _on_host(self, kernels: Array, *, backend: Backend) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+        """Run in NumPy and bring everything back; recorded in the result."""
+        value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backends.load("numpy"))
+
+        def back(x: Array) -> Array:
+            return backend.from_numpy(x, kernels)
+
+        return back(value), tuple(map(back, stats)), tuple(map(back, residuals))
 
     def check_values(self, kernels: Array, *, backend: Backend) -> None:
         """Refuse non-finite values; for concrete arrays only.
@@ -215,7 +245,8 @@ def _program_key(
     dtype: str,
     geometry: tuple[tuple[str, Any], ...],
 ) -> str:
-    key = repr((cls.__module__, cls.__qualname__, values, shape, dtype, geometry))
+    # The class by identity too: a class that was defined anew under the same name is another method.
+    key = repr((cls.__module__, cls.__qualname__, id(cls), values, shape, dtype, geometry))
     if key not in _programs:
         short = dtype.rpartition(".")[2]
         check_dtype(short, shape)

@@ -18,6 +18,33 @@ below, never above the true norm, rounding included; ``estimate``: close, no pro
 
 
 @dataclass(frozen=True, eq=False)
+class Enclosure:
+    """Two proven ends of a layer's norm.
+
+    Parameters
+    ----------
+    lower, upper : 0-d arrays
+        Of the caller's library and dtype, rounded outward: ``lower <= norm <= upper``.
+    witness : tuple of arrays
+        (frequency, u, v): radians per axis, and unit vectors with ``|u* G(frequency) v|`` attaining ``lower``.
+    cells, levels : int
+        Size of the search.
+    proof_dtype : str
+        What the proof was computed in, and where.
+    status : str
+        "converged: ..." or "budget: ...".
+    """
+
+    lower: Any
+    upper: Any
+    witness: tuple[Any, Any, Any]
+    cells: int
+    levels: int
+    proof_dtype: str
+    status: str
+
+
+@dataclass(frozen=True, eq=False)
 class Result:
     """The value of one method on one layer.
 

@@ -11,8 +11,8 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm import arrays
+from specnorm.errors import KernelError
 from specnorm.frequencies import PHASE_ERROR
-from specnorm.operators import gram_smaller
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -32,7 +32,10 @@ def unit(x: Array, *, xp: Any) -> float:
 def gamma(n: int, u: float) -> float:
     """Return n u / (1 - n u): the relative error of n accumulated roundings."""
     if n * u >= 0.5:
-        raise OverflowError(f"{n} roundings at unit roundoff {u} leave no valid error bound")
+        raise KernelError(
+            f"the kernel is too large to bound in {'float64' if u == 2.0**-53 else 'float32'}: {n} roundings leave no "
+            "valid error bound. Compute in float64 (JAX: enable 64-bit values)."
+        )
     return n * u / (1 - n * u)
 
 
@@ -71,18 +74,58 @@ def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, xp: Any) -> Array:
 
 def frobenius_up(a: Array, *, xp: Any) -> Array:
     """Frobenius norm of each matrix of a stack, rounded up, shape (...)."""
-    flat = xp.reshape(a, (*a.shape[:-2], -1))
-    return up(xp.linalg.vector_norm(flat, axis=-1), 2 * flat.shape[-1] + 4, xp=xp)
+    # Norm of the row norms: roundings of rows and columns add up instead of multiplying.
+    rows = xp.linalg.vector_norm(a, axis=-1)
+    return up(xp.linalg.vector_norm(rows, axis=-1), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
+
+
+def gram_below(gram: Array, limit: Array, *, xp: Any, backend: Backend) -> Array:
+    """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky factorisation.
+
+    A factorisation of ``M = x I - H`` that completes proves ``M >= -kappa tr(M) I`` (Rump, BIT 46, 2006, theorem 2.3;
+    for complex matrices with sqrt(2) gamma(2n + 8), see the documentation's 'Guarantees'). x is the limit less that
+    price, checked afterwards with the diagonal as rounded.
+
+    Parameters
+    ----------
+    gram : array, shape (..., p, p)
+        Only the lower triangle is read.
+    limit : array, shape (...)
+
+    Returns
+    -------
+    boolean array, shape (...)
+        False means undecided.
+    """
+    u = unit(gram, xp=xp)
+    size = gram.shape[-1]
+    kappa = cholesky_loss(size, gram, xp=xp)
+    diagonal = xp.linalg.diagonal(gram)
+    diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
+    # The price is at most kappa size x, lifted by the roundings of its own computation below.
+    x = limit / (1 + SLACK * kappa * size * (1 + 4 * (size + 8) * u) + 32 * u)
+    pivots = x[..., None] - diagonal
+    trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
+    paid = up(up(x, 2, xp=xp) + kappa * SLACK * up(trace, size, xp=xp), 4, xp=xp)
+    eye = xp.eye(size, dtype=gram.dtype, device=backend.device(gram))
+    shifted = xp.astype(x, gram.dtype)[..., None, None] * eye - gram
+    return backend.cholesky_ok(shifted) & (paid <= limit) & (x > 0)
+
+
+def cholesky_loss(size: int, x: Array, *, xp: Any) -> float:
+    """kappa: a completed Cholesky factorisation of M proves ``M >= -kappa tr(M) I``."""
+    u = unit(x, xp=xp)
+    steps = 2 * size + _DIVISION if arrays.is_complex(x, xp=xp) else size + _DIVISION
+    g = (math.sqrt(2) if arrays.is_complex(x, xp=xp) else 1.0) * gamma(steps, u)
+    return g / (1 - g)
 
 
 def matrix_norm_up(a: Array, error: Array | float = 0.0, *, xp: Any, backend: Backend) -> Array:
     """Proven upper bound of the spectral norm of each matrix of a stack.
 
-    ``||A||**2 = lambda_max(A*A)``; the computed Gram matrix H differs from A*A by at most ``product_error`` times
-    ``||A||_F**2``, and a Cholesky factorisation of ``M = x I - H`` that completes proves
-    ``lambda_max(H) <= x + kappa tr(M)`` (Rump, BIT 46, 2006, with the complex constants of the documentation's
-    'Guarantees'). x is the computed largest eigenvalue, lifted by what the proof will cost: no eigenvalue routine is
-    trusted. Where the factorisation fails the Frobenius norm is returned, which is always a bound.
+    ``||A||**2 = lambda_max(A*A)``; the computed Gram matrix differs from A*A by at most `product_error` times
+    ``||A||_F**2``, and `gram_below` proves a limit just above its computed largest eigenvalue: no eigenvalue routine is
+    trusted. Where the proof fails the Frobenius norm is returned, which is always a bound.
 
     Parameters
     ----------
@@ -97,23 +140,15 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, xp: Any, backend: Ba
     """
     u = unit(a, xp=xp)
     size, length = min(a.shape[-2:]), max(a.shape[-2:])
-    gram = gram_smaller(a, xp=xp)
-    diagonal = xp.real(xp.linalg.diagonal(gram)) if arrays.is_complex(gram, xp=xp) else xp.linalg.diagonal(gram)
+    gram = arrays.gram_smaller(a, xp=xp)
     frobenius = frobenius_up(a, xp=xp)
     gram_error = up(frobenius**2, 4, xp=xp) * (SLACK * product_error(length, a, xp=xp))
     estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-
-    steps = 2 * size + _DIVISION if arrays.is_complex(a, xp=xp) else size + _DIVISION
-    g = (math.sqrt(2) if arrays.is_complex(a, xp=xp) else 1.0) * gamma(steps, u)
-    kappa = g / (1 - g)
-    x = xp.maximum(estimate, xp.zeros_like(estimate)) * (1 + kappa * size + 8 * u)
-    eye = xp.eye(size, dtype=a.dtype, device=backend.device(a))
-    shifted = xp.astype(x, a.dtype)[..., None, None] * eye - gram
-    pivots = x[..., None] - diagonal
-    trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
-    proven = up(x + kappa * SLACK * up(trace, size, xp=xp), 4, xp=xp)
-    squared = xp.where(backend.cholesky_ok(shifted), proven + gram_error, frobenius**2)
-    bound = up(xp.sqrt(squared), 6, xp=xp)
+    # Twice the price of the proof: once for it, once for the room the factorisation itself needs.
+    lift = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
+    limit = xp.maximum(estimate, xp.zeros_like(estimate)) * lift
+    proven = gram_below(gram, limit, xp=xp, backend=backend)
+    bound = up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
     # A zero matrix has no room for a proof by factorisation and needs none.
     return up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
 
@@ -191,18 +226,36 @@ def _rescale(a: Array, *, xp: Any) -> tuple[Array, Array]:
 def symbol_error(blocks: Array, *, xp: Any) -> Array:
     """Bound on ``||computed G(theta) - G(theta)||`` at any frequency of `operators.Symbol`, shape (b,).
 
-    ``(gamma(taps) + sqrt(2) eps_c) q`` with q >= ||sum_k |K_k||| from its row and column sums and eps_c the error of
-    the cosines and sines.
+    ``(gamma(taps) + sqrt(2) eps_c) q`` with ``q >= || sum_k |K_k| ||`` and eps_c the error of the cosines and sines.
     """
     u = unit(blocks, xp=xp)
+    taps = math.prod(blocks.shape[3:])
+    return absolute_norm_up(blocks, xp=xp) * (SLACK * (gamma(taps + 1, u) + math.sqrt(2) * phase_error(u)))
+
+
+def autocorrelation_error(blocks: Array, terms: int, *, xp: Any) -> Array:
+    """Bound on ``||computed H(theta) - H(theta)||`` of `autocorrelation.Autocorrelation`, shape (b,).
+
+    ``(gamma(terms) + sqrt(2) eps_c) q**2``: every entry of H is a sum of products of kernel entries, cosines and sines,
+    and ``sum_d |R_d| <= (sum_k |K_k|)^T (sum_k |K_k|)`` entrywise.
+    """
+    u = unit(blocks, xp=xp)
+    q = absolute_norm_up(blocks, xp=xp)
+    return up(q**2, 2, xp=xp) * (SLACK * (gamma(terms, u) + math.sqrt(2) * phase_error(u)))
+
+
+def phase_error(u: float) -> float:
+    """Absolute error of the cosines and sines in the working precision."""
+    return PHASE_ERROR * u if u == 2.0**-53 else 1.01 * u
+
+
+def absolute_norm_up(blocks: Array, *, xp: Any) -> Array:
+    """Upper bound q of ``|| sum_k |K_k| ||``, from its row and column sums, shape (b,)."""
     b, m, p = blocks.shape[:3]
     sums = xp.sum(xp.reshape(xp.abs(blocks), (b, m, p, -1)), axis=-1)
     rows = xp.max(xp.sum(sums, axis=2), axis=1)
     columns = xp.max(xp.sum(sums, axis=1), axis=1)
-    taps = math.prod(blocks.shape[3:])
-    q = up(xp.sqrt(rows * columns), taps + m + p + 4, xp=xp)
-    phase = PHASE_ERROR * u if u == 2.0**-53 else 1.01 * u
-    return q * (SLACK * (gamma(taps + 1, u) + math.sqrt(2) * phase))
+    return up(xp.sqrt(rows * columns), math.prod(blocks.shape[3:]) + m + p + 4, xp=xp)
 
 
 def grid_factor(samples: int, size: int) -> float:

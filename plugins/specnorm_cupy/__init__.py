@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -19,6 +20,7 @@ class CupyBackend(Backend):
 
     name: ClassVar[str] = "cupy"
     framework: ClassVar[str] = "cupy"
+    api_version: ClassVar[int] = 1
 
     def is_array(self, x: object) -> bool:
         """Arrays on a CUDA device."""
@@ -55,6 +57,11 @@ class CupyBackend(Backend):
                         ok[index] = False
         with cupy.cuda.Device(a.device.id):
             return cupy.asarray(ok)
+
+    def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
+        """Copy to a device such as "cuda:1"."""
+        with contextlib.nullcontext() if device is None else cupy.cuda.Device(int(device.removeprefix("cuda:"))):
+            return cupy.asarray(x)
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy to the host."""

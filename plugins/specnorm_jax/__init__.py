@@ -29,7 +29,9 @@ class JaxBackend(Backend):
 
     name: ClassVar[str] = "jax"
     framework: ClassVar[str] = "jax"
+    api_version: ClassVar[int] = 1
     static_shapes: ClassVar[bool] = True
+    proofs: ClassVar[Literal["device", "host"]] = "host"
 
     def is_array(self, x: object) -> bool:
         """Arrays and tracers; not ShapeDtypeStruct."""
@@ -83,6 +85,10 @@ class JaxBackend(Backend):
         diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
         return jnp.isfinite(a).all((-2, -1)) & jnp.isfinite(diagonal).all(-1)
 
+    def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
+        """Copy to a device; without 64-bit values enabled, JAX makes float64 float32."""
+        return jnp.asarray(x, device=next((d for d in jax.devices() if str(d) == device), None))
+
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy to the host."""
         return np.asarray(x)
@@ -91,9 +97,19 @@ class JaxBackend(Backend):
         """Copy to the device of ``like``."""
         return jnp.asarray(x, device=self.device(like))
 
-    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
-        """Run compiled, with the pullback registered."""
-        return _apply(program, kernels)
+    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
+        """Run compiled (or, for a proof, on the host), with the pullback registered."""
+        seen = _Seen()
+        value, stats = _apply(program, seen, kernels)
+        return value, stats, seen.values
+
+    def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
+        """Run compiled: operation by operation, JAX would take many times longer."""
+        if _by_value(program, kernel):
+            return super().value_and_grad(program, kernel)
+        _check(program, kernel)
+        found: tuple[Array, Array] = _compiled_gradient(program, kernel)
+        return found
 
 
 BACKEND = JaxBackend()
@@ -104,25 +120,51 @@ def _compiled(program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...
     return program.forward(kernels, backend=BACKEND)
 
 
-def _run(program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+@partial(jax.jit, static_argnums=0)
+def _compiled_gradient(program: Program, kernel: Array) -> tuple[Array, Array]:
+    return Backend.value_and_grad(BACKEND, program, kernel)
+
+
+def _check(program: Program, kernels: Array) -> None:
+    """Refuse non-finite values; they are not known any more inside the compiled functions."""
     if not BACKEND.is_traced(kernels):
         program.check_values(kernels, backend=BACKEND)
+
+
+class _Seen:
+    """Filled in by `_apply`: whether it saw values. Under ``grad`` outside jit only its inside does."""
+
+    values = False
+
+
+def _by_value(program: Program, kernels: Array) -> bool:
+    return program.method.searches(program.spec) and not BACKEND.is_traced(kernels)
+
+
+def _run(program: Program, seen: _Seen, kernels: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    seen.values = not BACKEND.is_traced(kernels)
+    if _by_value(program, kernels):
+        return program.forward(kernels, backend=BACKEND)
+    _check(program, kernels)
     found: tuple[Array, tuple[Array, ...], tuple[Array, ...]] = _compiled(program, kernels)
     return found
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _apply(program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
-    value, stats, _ = _run(program, kernels)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _apply(program: Program, seen: _Seen, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+    value, stats, _ = _run(program, seen, kernels)
     return value, stats
 
 
-def _apply_fwd(program: Program, kernels: Array) -> tuple[Any, Any]:
-    value, stats, residuals = _run(program, kernels)
+def _apply_fwd(program: Program, seen: _Seen, kernels: Array) -> tuple[Any, Any]:
+    value, stats, residuals = _run(program, seen, kernels)
     return (value, stats), residuals
 
 
-def _apply_bwd(program: Program, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]) -> tuple[Array]:
+def _apply_bwd(
+    program: Program, seen: _Seen, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
+) -> tuple[Array]:
+    del seen
     return (_pullback(program, residuals, cotangents[0]),)
 
 

@@ -15,6 +15,7 @@ class NumpyBackend(Backend):
 
     name: ClassVar[str] = "numpy"
     framework: ClassVar[str] = "numpy"
+    api_version: ClassVar[int] = 1
 
     def is_array(self, x: object) -> bool:
         """Arrays and NumPy scalars (which count as 0-d arrays)."""
@@ -42,7 +43,7 @@ class NumpyBackend(Backend):
 
     def cholesky_ok(self, a: Any) -> Any:
         """Per matrix: NumPy raises for a whole batch, and passes NaN and infinities."""
-        ok = np.isfinite(a).all(axis=(-2, -1))
+        ok = np.asarray(np.isfinite(a).all(axis=(-2, -1)))  # one matrix would give a scalar, which cannot be set
         for index in np.ndindex(*a.shape[:-2]):
             if ok[index]:
                 try:
@@ -50,6 +51,11 @@ class NumpyBackend(Backend):
                 except np.linalg.LinAlgError:
                     ok[index] = False
         return ok
+
+    def asarray(self, x: np.ndarray, device: str | None = None) -> Any:
+        """Return a copy."""
+        del device
+        return np.array(x)
 
     def to_numpy(self, x: Any) -> np.ndarray:
         """Return it as an array."""

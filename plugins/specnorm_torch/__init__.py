@@ -31,6 +31,7 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
     framework: ClassVar[str] = "torch"
+    api_version: ClassVar[int] = 1
     model_formats: ClassVar[Mapping[str, str]] = {"pytorch": "read_checkpoint"}
 
     def is_array(self, x: object) -> bool:
@@ -38,12 +39,12 @@ class TorchBackend(Backend):
         return isinstance(x, Tensor)
 
     def refusal(self, x: Array) -> str | None:
-        """Sparse, quantised, distributed and inference-mode tensors."""
+        """Sparse, quantised and distributed tensors."""
         if x.layout != torch.strided:
             return f"tensor has layout {x.layout}; expected a dense one: call .to_dense() first."
         if x.is_quantized:
             return "tensor is quantised; call .dequantize() first."
-        if any(c.__name__ == "DTensor" for c in type(x).__mro__):
+        if _is_distributed(type(x)):
             return "tensor is a DTensor; gather it first (full_tensor())."
         return None
 
@@ -61,10 +62,14 @@ class TorchBackend(Backend):
         return str(torch.__version__)
 
     def is_traced(self, x: Array) -> bool:
-        """Under compile, torch.func or fake tensors; inside the custom operator values are always known."""
-        if torch.compiler.is_compiling() or x.is_meta:
+        """Under compile, vmap or fake tensors; torch.func.grad alone leaves values known."""
+        if torch.compiler.is_compiling() or x.is_meta or isinstance(x, torch._subclasses.FakeTensor):
             return True
-        return isinstance(x, torch._subclasses.FakeTensor) or _transformed(x)
+        while _transformed(x):
+            if torch._C._functorch.is_batchedtensor(x):
+                return True
+            x = torch._C._functorch.get_unwrapped(x)
+        return False
 
     def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
         """float64, but on Apple's devices, which have none."""
@@ -86,15 +91,19 @@ class TorchBackend(Backend):
         finite = torch.isfinite(a).flatten(-2).all(-1) & torch.isfinite(factor).flatten(-2).all(-1)
         return (info == 0) & finite
 
+    def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
+        """Copy to a device; first on the host, since torch reads no negative strides."""
+        return torch.tensor(np.array(x), device=device)
+
     def to_numpy(self, x: Array) -> np.ndarray:
         """Detach and copy to the host."""
         return np.asarray(x.detach().cpu())
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Copy to the device of ``like``."""
-        return torch.tensor(x, device=like.device)
+        return torch.tensor(np.array(x), device=like.device)
 
-    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
         """Run the operator on the detached kernels and attach the gradient.
 
         Dynamo mistranslates an ``autograd.Function`` of several tensors under ``compile(vmap(grad(...)))``, some with
@@ -123,7 +132,7 @@ class TorchBackend(Backend):
                 lead = kernels.shape[: kernels.ndim - len(program.shape)]
                 change = change.reshape(*lead, *[1 for _ in program.value_shape], -1)
                 value = value + (rest[count].reshape(*value.shape, -1) * change).sum(-1)
-        return value, stats
+        return value, stats, not self.is_traced(kernels)
 
     def read_checkpoint(self, path: str, max_bytes: int) -> Mapping[str, Any]:
         """Read a state dict without executing code in it."""
@@ -133,6 +142,14 @@ class TorchBackend(Backend):
 
 
 BACKEND = TorchBackend()
+
+
+def _is_distributed(cls: type) -> bool:
+    return any(base.__name__ == "DTensor" for base in cls.__mro__)
+
+
+# Dynamo runs it while tracing: it cannot walk the bases of nn.Parameter (torch 2.13).
+_is_distributed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _transformed(x: Tensor) -> bool:
@@ -303,6 +320,14 @@ def _guard(gradient: Tensor, kernels: Tensor) -> Tensor:
 def _guard_fake(gradient: Tensor, kernels: Tensor) -> Tensor:
     del kernels
     return torch.empty_like(gradient)
+
+
+@_guard.register_vmap
+def _guard_vmap(
+    info: Any, in_dims: tuple[int | None, ...], gradient: Tensor, kernels: Tensor
+) -> tuple[Tensor, int | None]:
+    del info
+    return _guard(gradient, kernels), in_dims[0]
 
 
 _guard.register_autograd(_Guard.backward)

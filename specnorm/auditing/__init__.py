@@ -80,7 +80,7 @@ def audit(
         If an argument is unknown, or the library asked for is not there.
     """
     patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
-    size = input_shape if input_shape is None or isinstance(input_shape, int) else tuple(input_shape)
+    size = tuple(input_shape) if isinstance(input_shape, Sequence) else input_shape
     settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device)
     _check(settings)
     if isinstance(source, Mapping):

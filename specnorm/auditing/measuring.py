@@ -130,16 +130,15 @@ def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, floa
     -------
     lower, upper : float
     """
-    grid, f4, reshaped = take("grid"), take("f4"), float(take("reshaped").value)
-    upper = min(float(grid.value), float(f4.value))
-    lower = float(grid.stats["lower"])
+    found = take("enclose")
+    lower, upper = _number(found.stats["lower"]), _number(found.value)
     if spec.input_shape is None:
-        return max(lower, reshaped), upper
+        return lower, upper
     whole = [n - k + 1 for n, k in zip(spec.input_shape, spec.kernel_shape, strict=True)]
     if min(whole, default=1) < 1:
         return 0.0, upper
     share = Fraction(math.prod(whole), math.prod(spec.input_shape))
-    return max(_times_root_down(lower, share), reshaped), upper
+    return max(_times_root_down(lower, share), _number(take("reshaped").value)), upper
 
 
 def _times_root_down(x: float, share: Fraction) -> float:
@@ -169,8 +168,13 @@ class _Results:
 
 def _value(result: Result) -> Value:
     if len(result.value.shape) == 0:
-        return float(result.value)
+        return _number(result.value)
     return tuple(float(x) for x in backend_for(result.value).to_numpy(result.value).reshape(-1))
+
+
+def _number(x: Array) -> float:
+    """The number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
+    return float(backend_for(x).to_numpy(x))
 
 
 def _layout(layout: str | None, axes: int) -> str | None:

@@ -73,8 +73,12 @@ def _scalar_on(backend: Backend, device: str | None) -> Array:
     try:
         return xp.zeros((), device=device)
     except Exception as error:
-        # Libraries whose devices are objects (JAX, array-api-strict) list them under the names they print as.
-        for known in xp.__array_namespace_info__().devices():
-            if str(known) == device:
-                return xp.zeros((), device=known)
-        raise BackendError(f"{backend.name} does not take device={device!r}: {error}") from error
+        # Libraries whose devices are objects list them: under the names they print as (JAX, array-api-strict), or else
+        # in the order of the plugin's own list (CuPy).
+        names, known = list(backend.devices()), list(xp.__array_namespace_info__().devices())
+        found = [d for d in known if str(d) == device]
+        if not found and len(known) == len(names) and device in names:
+            found = [known[names.index(device)]]
+        if not found:
+            raise BackendError(f"{backend.name} does not take device={device!r}: {error}") from error
+        return xp.zeros((), device=found[0])

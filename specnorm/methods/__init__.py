@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fft import ExactFFT
 from specnorm.methods.gram import Gram
 from specnorm.methods.grid import Grid
@@ -11,12 +12,13 @@ from specnorm.methods.tensor_norm import TensorNorm
 from specnorm.methods.unfolding import FantasticFour, Unfoldings
 
 METHODS: dict[str, type[Method]] = {
-    cls.name: cls for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Reshaped)
+    cls.name: cls for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Reshaped, Enclose)
 }
 """Name -> class: the registry's keys, JSON fields and ``--methods`` words."""
 
 __all__ = [
     "METHODS",
+    "Enclose",
     "Evaluation",
     "ExactFFT",
     "FantasticFour",

@@ -54,13 +54,41 @@ class Method:
     wide: ClassVar[bool] = False
     """Whether to compute in the widest dtype the device has (proofs) rather than in the kernel's own."""
 
+    scaled: ClassVar[bool] = True
+    """Whether blocks come scaled by a power of two, and values go back through it."""
+
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry."""
         raise NotImplementedError
 
+    def settled_kind(self, spec: ConvSpec, stats: Mapping[str, Any]) -> Kind:
+        """What the value promises after the run: upper, if the method proved an estimate and says so in ``stats``."""
+        if "proven" in self.stats and not stats["traced"] and bool(stats["proven"]):
+            return "upper"
+        return self.kind(spec)
+
     def check(self, spec: ConvSpec) -> None:
         """Refuse a geometry that the method cannot serve, naming one that can."""
         operators.require_dense(spec)
+
+    def searches(self, spec: ConvSpec) -> bool:
+        """Whether the method looks at values as it goes (a search, a proof), where they are known."""
+        del spec
+        return False
+
+    def refuse_tracer(self, spec: ConvSpec) -> None:
+        """Called instead of a search where values are not known: raise, or return if the method can do without.
+
+        Raises
+        ------
+        MethodError
+            Naming what works under a tracer.
+        """
+        del spec
+        raise MethodError(
+            f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. grid_bound, f4_bound "
+            "and gram_bound are proven bounds that work there; or call it outside, on the concrete kernel."
+        )
 
     def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """Shape of one layer's value: () unless the method has several values."""

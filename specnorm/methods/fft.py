@@ -1,19 +1,19 @@
-"""Exact norm of a circular layer: the largest symbol norm over the DFT frequencies (Sedghi, Gupta and Long 2019)."""
+"""Exact norms: over the DFT frequencies of a circular layer (Sedghi, Gupta and Long 2019), or over all frequencies."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
-from specnorm.errors import MethodError
-from specnorm.frequencies import Frequencies, half_grid, mirror_index, product
-from specnorm.methods.base import Evaluation, Method
+from specnorm import arrays, operators
+from specnorm.errors import MethodError, Undecided
+from specnorm.frequencies import half_grid, mirror_index
+from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.enclosure import Enclose, check_rtol, enclose_block, top_at
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -21,19 +21,24 @@ if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.rounding import Rounds
 
+_FEW = 24
+"""Grids of at most this many frequencies are not worth a search."""
+
 
 @dataclass(frozen=True)
 class ExactFFT(Method):
-    """Norm of a circular layer at one input size, to a relative tolerance.
+    """Norm of a circular layer at one input size, or the supremum over all sizes, to a relative tolerance.
 
     The symbols are matrix products with tables of cosines, not an FFT: a kernel larger than the input wraps by itself,
-    and no frequency is stored. On libraries without compilation cost, most frequencies are ruled out in whole cells by
-    the cell lemma, so that the cost hardly grows with the input; elsewhere every frequency is visited.
+    and no frequency is stored. Large grids are searched by cells (`methods.search`), so that the cost hardly grows with
+    the input; small ones, and every grid under a tracer or where each new shape costs a compilation, are visited whole.
 
     Parameters
     ----------
     rtol : float
         The value is at most this far, relatively, below the norm.
+    max_cells : int
+        Budget of the search.
 
     References
     ----------
@@ -41,41 +46,53 @@ class ExactFFT(Method):
     """
 
     rtol: float = 1e-6
+    max_cells: int = 100_000
 
     name: ClassVar[str] = "fft"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
     wide: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.rtol < 1:
-            raise MethodError(f"rtol={self.rtol!r} is not between 0 and 1.")
+        check_rtol(self.rtol)
+        check_count("max_cells", self.max_cells, least=1)
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """Exact for the circular layer at its input size."""
+        """Exact: of the circular layer at its input size, or of the supremum over all sizes."""
         del spec
         return "exact"
 
     def check(self, spec: ConvSpec) -> None:
-        """Circular at a given size only."""
+        """Circular at a given size, or every size at once."""
         super().check(spec)
-        operators.require_circular(spec, "conv_norm", "grid_bound(kernel) or tn_bound(kernel)")
+        if spec.input_shape is not None:
+            operators.require_circular(spec, "conv_norm", "conv_norm(kernel) without input_shape")
+
+    def searches(self, spec: ConvSpec) -> bool:
+        """For the supremum, which no fixed set of frequencies gives."""
+        return spec.input_shape is None
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Find the arg-max frequency, then its singular triple."""
-        sizes = operators.circular_sizes(spec)
-        every = half_grid(sizes)
-        coarse = half_grid(_coarse_sizes(spec.block_kernel_shape))
-        if backend.static_shapes or backend.is_traced(blocks) or len(every) <= 2 * len(coarse):
-            _, phase = operators.largest(_norms(xp), blocks, every, xp=xp, backend=backend)
-            visited = xp.full((blocks.shape[0],), len(every), dtype=xp.int32, device=backend.device(blocks))
-        else:
-            found = [
-                _search(blocks[i : i + 1, ...], sizes, coarse, self.rtol, xp=xp, backend=backend)
-                for i in range(blocks.shape[0])
-            ]
-            phase = xp.concat([f[0] for f in found], axis=0)
-            visited = backend.from_numpy(np.asarray([f[1] for f in found], dtype=np.int32), blocks)
-        u, v, value = operators.top_triple(operators.matrix_at(blocks, phase, xp=xp), xp=xp)
+        count = blocks.shape[0]
+        if spec.input_shape is not None:
+            every = half_grid(operators.circular_sizes(spec))
+            if backend.static_shapes or backend.is_traced(blocks) or len(every) <= _FEW:
+                _, phase = operators.largest(_norms(xp), blocks, every, xp=xp, backend=backend)
+                u, v, value = operators.top_triple(operators.matrix_at(blocks, phase, xp=xp), xp=xp)
+                visited = xp.full((count,), len(every), dtype=xp.int32, device=backend.device(blocks))
+                return Evaluation(value, (visited,), (u, v, phase))
+        method = Enclose(rtol=self.rtol, max_cells=self.max_cells)
+        found = [enclose_block(blocks[j : j + 1, ...], spec, method, xp=xp, backend=backend) for j in range(count)]
+        if not all(converged for _, converged in found):
+            raise Undecided(
+                f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells: it is nearly constant "
+                "over many frequencies. enclose(kernel) returns what is proven; or give a larger rtol or max_cells."
+            )
+        triples = [
+            top_at(blocks[j : j + 1, ...], f.frequency, xp=xp, backend=backend) for j, (f, _) in enumerate(found)
+        ]
+        u, v, value, phase = (xp.concat(list(x), axis=0) for x in zip(*triples, strict=True))
+        visited = backend.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
         return Evaluation(value, (visited,), (u, v, phase))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
@@ -152,89 +169,8 @@ class SingularValues(Method):
 
 def _norms(xp: Any) -> Any:
     def norms(symbol: operators.Symbol) -> Array:
-        gram = operators.gram_smaller(symbol.matrices(), xp=xp)
+        gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
         top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
         return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
     return norms
-
-
-def _coarse_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(1 if k == 1 else 8 * (k - 1) for k in kernel_shape)
-
-
-def _search(
-    block: Array, sizes: tuple[int, ...], coarse: Frequencies, rtol: float, *, xp: Any, backend: Backend
-) -> tuple[Array, int]:
-    """Arg-max over the DFT grid of one block without visiting every frequency.
-
-    Cells are boxes of grid points, each judged at its middle point c. With S >= sigma* from a coarse uniform grid and
-    phi the cell's half-width in the sense of Bernstein, a cell with ``arccos(||G(c)|| / S) >= arccos(mu / S) + phi``
-    holds no norm above mu: ``arccos(||G|| / S)`` is 1-Lipschitz in phi. (The cosine lemma itself needs a maximum of the
-    whole torus at the centre, which the best grid point is not.)
-
-    Returns
-    -------
-    phase : array, shape (1, taps)
-        At the arg-max.
-    visited : int
-        Frequencies whose norm was computed.
-    """
-    shape = block.shape[3:]
-    norms = _norms(xp)
-
-    def evaluate(points: Frequencies) -> np.ndarray:
-        step = operators.chunk_length(block)
-        parts = [
-            backend.to_numpy(norms(operators.Symbol(block, points[i : i + step], xp=xp, backend=backend)))[0]
-            for i in range(0, len(points), step)
-        ]
-        return np.concatenate(parts)
-
-    factor = math.prod(rounding.grid_factor(n, k) for n, k in zip(_coarse_sizes(shape), shape, strict=True))
-    supremum = float(np.max(evaluate(coarse))) * factor * (1 + 1e-6)
-    half_degree = np.asarray([(k - 1) / 2 for k in shape])
-    # One axis covers half the circle only.
-    last = np.asarray([n - 1 for n in sizes])
-    axis = int(np.argmax(sizes))
-    last[axis] = sizes[axis] // 2
-    ranges = [_split(0, int(n), 4 * (k - 1)) for n, k in zip(last, shape, strict=True)]
-    corners = product([np.arange(len(r)) for r in ranges])
-    low = np.stack([np.asarray([r[0] for r in ranges[j]])[corners[:, j]] for j in range(len(shape))], axis=1)
-    high = np.stack([np.asarray([r[1] for r in ranges[j]])[corners[:, j]] for j in range(len(shape))], axis=1)
-
-    best, where, visited = -1.0, low[0], len(coarse)
-    while len(low):
-        middle = (low + high) // 2
-        found = evaluate(Frequencies(middle, sizes))
-        visited += len(middle)
-        if found.max() > best:
-            best, where = float(found.max()), middle[int(np.argmax(found))]
-        reach = (2 * math.pi / np.asarray(sizes)) * np.maximum(high - middle, middle - low) * half_degree
-        target = min(best * (1 + rtol / 2), supremum)
-        if supremum <= 0:
-            break
-        margin = np.arccos(np.clip(found / supremum, 0, 1)) - math.acos(target / supremum)
-        keep = (margin < reach.sum(axis=1)) & (high > low).any(axis=1)
-        low, high = _halve(low[keep], high[keep], reach[keep])
-    symbol = operators.Symbol(block, Frequencies(where[None], sizes), xp=xp, backend=backend)
-    return symbol.phase, visited
-
-
-def _split(low: int, high: int, pieces: int) -> list[tuple[int, int]]:
-    """Cut the integers low..high into at most so many runs, as equal as can be."""
-    edges = np.unique(np.linspace(low, high + 1, max(1, pieces) + 1).astype(int))
-    return [(int(a), int(b) - 1) for a, b in pairwise(edges)]
-
-
-def _halve(low: np.ndarray, high: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split each box along the axis that reaches farthest (and has more than one point)."""
-    if not len(low):
-        return low, high
-    rows = np.arange(len(low))
-    axis = np.argmax(np.where(high > low, reach, -1.0), axis=1)
-    cut = (low[rows, axis] + high[rows, axis]) // 2
-    left_high, right_low = high.copy(), low.copy()
-    left_high[rows, axis] = cut
-    right_low[rows, axis] = cut + 1
-    return np.concatenate([low, right_low]), np.concatenate([left_high, high])

@@ -68,4 +68,4 @@ class Gram(Method):
         """Schatten gradient at the arg-max frequency, carried back to the taps."""
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
-        return operators.matrices_gradient(gamma[:, None], phase[:, None], spec.block_kernel_shape, xp=xp)
+        return operators.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)

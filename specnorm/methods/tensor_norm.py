@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from specnorm import arrays, operators
+from specnorm.cells import torus
+from specnorm.errors import Undecided
 from specnorm.frequencies import Frequencies, half_grid
 from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.enclosure import top_at
+from specnorm.methods.search import Search
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -38,6 +42,9 @@ class TensorNorm(Method):
         Most sweeps over all vectors.
     seed : int
         Of the start vectors; the same on every backend.
+    certified : bool or None
+        None: prove ``sigma* <= value`` where values are known, else an estimate; True: prove or raise; False: the
+        estimate.
 
     References
     ----------
@@ -49,6 +56,7 @@ class TensorNorm(Method):
     random_starts: int = 8
     max_iter: int = 200
     seed: int = 0
+    certified: bool | None = None
 
     def __post_init__(self) -> None:
         check_count("starts", self.starts, least=1)
@@ -57,18 +65,44 @@ class TensorNorm(Method):
         check_count("seed", self.seed)
 
     name: ClassVar[str] = "tn"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None}
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
+    rounds: ClassVar[Rounds] = "up"
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """Estimate: a maximisation that stopped somewhere proves nothing about the maximum."""
+        """Estimate by itself: a maximisation that stopped somewhere proves nothing. Upper once it is proven."""
         del spec
         return "estimate"
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
-        """Maximise from all starts at once and keep the best of each block."""
+    def searches(self, spec: ConvSpec) -> bool:
+        """Unless the estimate is accepted."""
         del spec
-        form = _Form(blocks, xp=xp)
+        return self.certified is not False
+
+    def refuse_tracer(self, spec: ConvSpec) -> None:
+        """An estimate, unless the proof was insisted on."""
+        if self.certified:
+            super().refuse_tracer(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+        """Maximise from all starts at once, keep the best of each block, and prove it."""
         v, modes = _starts(self, blocks, xp=xp, backend=backend)
+        value, residuals, count = self._maximise(blocks, v, modes, xp=xp, backend=backend)
+        factor, proven = xp.ones_like(value), xp.zeros(value.shape, dtype=xp.bool, device=backend.device(blocks))
+        if self.searches(spec) and not backend.is_traced(blocks):
+            certified = [
+                self._certify(
+                    blocks[j : j + 1, ...], [x[j : j + 1, ...] for x in (value, *residuals)], xp=xp, backend=backend
+                )
+                for j in range(blocks.shape[0])
+            ]
+            value, *residuals, factor, proven = (xp.concat(list(x), axis=0) for x in zip(*certified, strict=True))
+        return Evaluation(value * factor, (count, factor, proven), (*residuals, factor))
+
+    def _maximise(
+        self, blocks: Array, v: Array, modes: list[Array], *, xp: Any, backend: Backend
+    ) -> tuple[Array, list[Array], Array]:
+        """Alternate from starts (b, s, ...); the best value of each block, lifted by its rounding, and its vectors."""
+        form = _Form(blocks, xp=xp)
         tol = 2e-7 if blocks.dtype == xp.float32 else 1e-11
 
         def cond(state: tuple[Array, ...]) -> Array:
@@ -89,18 +123,94 @@ class TensorNorm(Method):
             xp.take_along_axis(x, xp.broadcast_to(best, (x.shape[0], 1, x.shape[2])), axis=1) for x in (v, *modes)
         )
         u, norm = form.left(v, form.weights(modes))
-        taps = math.prod(blocks.shape[3:])
-        iterations = xp.broadcast_to(count, (blocks.shape[0],))
-        residuals = (xp.conj(u[:, 0, :]), v[:, 0, :], form.weights(modes)[:, 0, :])
         # Lifted by the rounding of the last contraction: where TN equals sigma*, rounding alone would fall below it.
-        lifted = norm[:, 0, 0] * (math.sqrt(taps) * (1 + 8 * float(xp.finfo(blocks.dtype).eps)))
-        return Evaluation(lifted, (iterations,), residuals)
+        lift = math.sqrt(form.taps) * (1 + 8 * float(xp.finfo(blocks.dtype).eps))
+        residuals = [xp.conj(u[:, 0, :]), v[:, 0, :], form.weights(modes)[:, 0, :]]
+        return norm[:, 0, 0] * lift, residuals, xp.broadcast_to(count, (blocks.shape[0],))
+
+    def _certify(self, block: Array, found: list[Array], *, xp: Any, backend: Backend) -> list[Array]:
+        """Prove ``sigma* <= value`` for one block, restarting from whatever refutes it.
+
+        A value equal to sigma* cannot be certified by cells, which need a gap: then ``LIFT`` times it.
+
+        Returns
+        -------
+        list of arrays
+            value, u, v, weights, factor, proven; leading axis 1.
+        """
+        factor, proven = 1.0, True
+        wide = xp.astype(block, xp.float64)
+        cut = operators.support(wide, backend=backend)
+        if float(found[0][0]) > 0:
+            search = Search(cut, seed=self.seed, xp=xp, backend=backend)
+            for _ in range(8):
+                proof = prove(search, float(found[0][0]))
+                if proof.refuted is None:
+                    factor, proven = proof.factor, proof.proven
+                    break
+                start = _fourier_start(block, proof.refuted, xp=xp, backend=backend)
+                value, residuals, _ = self._maximise(block, *start, xp=xp, backend=backend)
+                if not float(value[0]) > float(found[0][0]):
+                    # The refuting norm is within rounding of the value.
+                    factor, proven = LIFT, prove(search, float(found[0][0]), plain=False).proven
+                    break
+                found = [value, *residuals]
+        if self.certified and not proven:
+            raise Undecided(
+                f"tn_bound could not be certified within {PROOF_CELLS} cells; grid_bound and f4_bound are proven "
+                "bounds, and enclose(kernel) returns what is proven."
+            )
+        device = backend.device(block)
+        flags = [
+            xp.full((1,), factor, dtype=found[0].dtype, device=device),
+            xp.full((1,), proven, dtype=xp.bool, device=device),
+        ]
+        return [*found, *flags]
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
-        u, v, w = residuals
-        scaled = cotangent * math.sqrt(math.prod(spec.block_kernel_shape))
+        u, v, w, factor = residuals
+        scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
         return operators.triple_gradient(u, v, w, scaled, spec.block_kernel_shape, xp=xp)
+
+
+LIFT = 1.001
+"""The fixed factor of a value that cannot be proven by itself."""
+PROOF_CELLS = 20_000
+_PLAIN_CELLS, _PLAIN_LEVELS = 3_000, 24
+"""Budget of the first attempt: where the gap is (nearly) nothing, cells would shrink for nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """How an attempt to prove a value ended: by a factor, or refuted at a frequency."""
+
+    factor: float
+    proven: bool
+    refuted: Frequencies | None = None
+
+
+def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
+    """Prove that a value, or else ``LIFT`` times it, bounds the norm at every frequency."""
+    cover = torus(search.block.shape[3:])
+    attempts = [(1.0, _PLAIN_CELLS, _PLAIN_LEVELS)] if plain else []
+    for factor, cells, levels in [*attempts, (LIFT, PROOF_CELLS, None)]:
+        found = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
+        if math.isfinite(found.upper):
+            return Proof(factor, True)
+        if found.lower > value * factor:
+            return Proof(factor, False, found.frequency)
+    return Proof(LIFT, False)
+
+
+def _fourier_start(block: Array, frequency: Frequencies, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:
+    """Top right vector and Fourier vectors at one frequency, as one start."""
+    _, v, _, _ = top_at(block, frequency, xp=xp, backend=backend)
+    sizes = block.shape[3:]
+    dtype = np.complex128 if block.dtype == xp.float64 else np.complex64
+    angles = frequency.angles[0]
+    modes = [(np.exp(1j * angles[j] * np.arange(k)) / math.sqrt(k))[None, None] for j, k in enumerate(sizes)]
+    return v[:, None, :], [backend.from_numpy(x.astype(dtype), block) for x in modes or [np.ones((1, 1, 1))]]
 
 
 class _Form:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from functools import partial
@@ -42,7 +41,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     ModelFileError
     """
     try:
-        library = importlib.import_module("safetensors")
+        from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:
         raise ModelFileError(
             "safetensors files need the package safetensors: pip install 'specnorm-bounds[cli]'."
@@ -58,9 +57,9 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
             "trust it."
         )
     try:
-        with library.safe_open(path, framework="np"):
+        with safe_open(path, framework="np"):
             pass  # opening checks that names are unique, and that the arrays fill the file without overlap
-    except (library.SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"it is damaged or cut short: {error}.") from error
     try:
         header: dict[str, Any] = json.loads(file.read(length))

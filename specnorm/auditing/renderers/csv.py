@@ -29,15 +29,16 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
     rows = [{"model": report.model, **row.to_dict()} for report in reports for row in report.layers]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # Text is quoted whatever is in it: the writer alone would leave a bare carriage return to break the line.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(columns)
     writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
     return text.getvalue()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> str | float:
     if value is None:
         return ""
     if isinstance(value, str):
         return spreadsheet_safe(value)
-    return json.dumps(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)

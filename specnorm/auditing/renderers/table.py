@@ -7,11 +7,6 @@ import math
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from specnorm.auditing.report import CIRCULAR, STANDARD, Report, Row, Value
 from specnorm.auditing.text import visible
 
@@ -67,26 +62,38 @@ def number(value: float | None, promise: str = "exact") -> str:
 
 def _report(report: Report) -> str:
     columns = list(dict.fromkeys(name for row in report.layers for name in row.values))
-    methods = [name for name in columns if name != CIRCULAR]
-    if CIRCULAR in columns:
-        methods.append(CIRCULAR)
-    table = Table(box=box.MARKDOWN, show_edge=True)
-    for heading in ("layer", "shape"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("lower", "upper", *methods, "ratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in report.layers:
-        cells = [visible(row.name), "x".join(map(str, row.shape))]
-        cells += [number(row.lower, "lower"), number(row.upper, "upper")]
-        cells += [_cell(row.values.get(name), row.promises.get(name, "exact")) for name in methods]
-        cells.append(number(row.ratio) if row.status == "ok" else "error")
-        table.add_row(*(Text(cell) for cell in cells))
-    text = io.StringIO()
-    console = Console(file=text, width=_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
-    console.print(table)
-    lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
+    methods = [name for name in columns if name != CIRCULAR] + [name for name in columns if name == CIRCULAR]
+    cells = [
+        [
+            visible(row.name),
+            "x".join(map(str, row.shape)),
+            number(row.lower, "lower"),
+            number(row.upper, "upper"),
+            *(_cell(row.values.get(name), row.promises.get(name, "exact")) for name in methods),
+            number(row.ratio) if row.status == "ok" else "error",
+        ]
+        for row in report.layers
+    ]
     title = [visible(report.model)] if report.model is not None else []
+    lines = _table(["layer", "shape", "lower", "upper", *methods, "ratio"], cells)
     return "\n".join([*title, *lines, "", *_notes(report), ""])
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, of which all columns but the first two are numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.MARKDOWN)
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if position < 2 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text is never read as markup
+    text = io.StringIO()
+    Console(file=text, width=_WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(table)
+    return [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
 
 
 def _cell(value: Value, promise: str) -> str:
