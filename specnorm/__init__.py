@@ -51,6 +51,7 @@ from specnorm.methods import (
     TensorNorm,
     Unfoldings,
 )
+from specnorm.projections import clip, rescale
 from specnorm.result import Enclosure, Kind, Result
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ __all__ = [
     "__version__",
     "audit",
     "certify",
+    "clip",
     "compare",
     "conv_norm",
     "enclose",
@@ -99,6 +101,7 @@ __all__ = [
     "matrix_norm",
     "measure",
     "power_iteration",
+    "rescale",
     "reshaped_norm",
     "singular_values",
     "tn_bound",

@@ -131,6 +131,10 @@ class Backend:
         xp = self.namespace(like)
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
 
+    def detach(self, x: Array) -> Array:
+        """Same values, cut off from differentiation."""
+        return x
+
     # -- differentiation -------------------------------------------------------------------------------------------
     def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
         """Run a program and register its pullback where the library differentiates.

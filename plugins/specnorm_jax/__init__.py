@@ -97,6 +97,10 @@ class JaxBackend(Backend):
         """Copy to the device of ``like``."""
         return jnp.asarray(x, device=self.device(like))
 
+    def detach(self, x: Array) -> Array:
+        """Return ``stop_gradient(x)``."""
+        return jax.lax.stop_gradient(x)
+
     def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
         """Run compiled (or, for a proof, on the host), with the pullback registered."""
         seen = _Seen()

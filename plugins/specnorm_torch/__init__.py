@@ -134,6 +134,10 @@ class TorchBackend(Backend):
                 value = value + (rest[count].reshape(*value.shape, -1) * change).sum(-1)
         return value, stats, not self.is_traced(kernels)
 
+    def detach(self, x: Array) -> Array:
+        """Return ``x.detach()``."""
+        return x.detach()
+
     def read_checkpoint(self, path: str, max_bytes: int) -> Mapping[str, Any]:
         """Read a state dict without executing code in it."""
         from specnorm_torch.checkpoints import read_checkpoint

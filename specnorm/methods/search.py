@@ -176,7 +176,7 @@ class Search:
     ) -> np.ndarray:
         """Which cells hold nothing above the target."""
         limit = self._limits(boxes, target, supremum)
-        passed = np.isinf(limit)  # nothing on the whole torus exceeds the target
+        passed: np.ndarray = np.isinf(limit)  # nothing on the whole torus exceeds the target
         hopeful = np.flatnonzero((norms**2 < limit) & ~passed)
         if len(hopeful):
             limits = self.backend.from_numpy(limit[hopeful], self.block)

@@ -1,0 +1,158 @@
+"""Kernels changed so that their norm is proven to be at most a bound: by one factor, or by clipping the spectrum.
+
+What is proven is the returned array, as rounded in its own dtype. Projections, not layers: nothing is differentiated
+through them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar, Unpack
+
+from specnorm import arrays, operators
+from specnorm.api import measure
+from specnorm.backends import Array, Backend, backend_for
+from specnorm.conv import ConvSpec, Geometry
+from specnorm.errors import KernelError, Undecided
+from specnorm.frequencies import half_grid, mirror_index
+from specnorm.methods import Enclose
+
+ArrayT = TypeVar("ArrayT")
+_CHEAP = 1000
+"""Cells of a search to 1e-3 up to which one to 1e-5 costs little more."""
+
+
+def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
+    """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    bound : float, default 1
+        Positive.
+    **geometry
+        See `specnorm.conv.Geometry`.
+
+    Returns
+    -------
+    array of the kernel's library, shape, dtype and layout
+        The kernel itself (detached) if its norm is proven to be at most the bound already. The array as returned,
+        rounded in its dtype, is certified.
+
+    Raises
+    ------
+    MethodError
+        Under a tracer: a proof needs values.
+    Undecided
+        If the norm could not be proven within the budget.
+    """
+    _check_bound(bound)
+    backend = backend_for(kernel)
+    given: Any = backend.detach(kernel)
+    shrunk, factor = given, 1.0
+    eps = float(backend.namespace(given).finfo(given.dtype).eps)
+    for attempt in range(20):
+        upper = _upper(shrunk, backend, geometry)
+        if upper <= bound:
+            result: ArrayT = shrunk
+            return result
+        # The rounding of the product may lift the norm again, most in half precision: a little more each round.
+        factor *= bound / upper * (1 - 2**attempt * eps / 64)
+        shrunk = _times(given, factor, backend)
+    raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
+
+
+def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Unpack[Geometry]) -> ArrayT:
+    """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
+
+    Clipping on a frequency grid and cropping to the kernel's size alternate (Sedghi, Gupta and Long 2019, section 3,
+    do each once, after which the norm exceeds the bound again); a last factor near 1 makes it certain.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    bound : float, default 1
+        Positive.
+    n_iter : int, default 20
+        Rounds of clipping and cropping.
+    **geometry
+        See `specnorm.conv.Geometry`.
+
+    Returns
+    -------
+    array of the kernel's library, shape, dtype and layout
+        Closer to the kernel (in Frobenius norm) than `rescale`'s, or equal to it.
+
+    Raises
+    ------
+    MethodError
+        Under a tracer.
+    Undecided
+        If the norm could not be proven within the budget.
+    """
+    scaled: Any = rescale(kernel, bound, **geometry)
+    backend = backend_for(kernel)
+    given: Any = backend.detach(kernel)
+    xp = backend.namespace(given)
+    if bool(xp.all(given == scaled)):
+        result: ArrayT = scaled
+        return result
+    spec = ConvSpec.of(tuple(given.shape), **geometry)
+    wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
+    with backend.precise(given):
+        blocks, exponent = arrays.scale(operators.to_blocks(wide, spec, xp=xp), xp=xp)
+        limit = bound * 2.0 ** -float(exponent[0])
+        for _ in range(n_iter):
+            blocks = _clip_once(blocks, limit, xp=xp, backend=backend)
+        blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
+        rounded = xp.astype(operators.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
+    clipped: Any = rescale(rounded, bound, **geometry)
+
+    def distance(x: Array) -> float:
+        difference = xp.astype(x, wide.dtype) - wide[0, ...]
+        return float(xp.linalg.vector_norm(xp.reshape(difference, (-1,))))
+
+    nearer: ArrayT = clipped if distance(clipped) < distance(scaled) else scaled
+    return nearer
+
+
+def _clip_once(blocks: Array, limit: float, *, xp: Any, backend: Backend) -> Array:
+    """Clip the singular values on a grid of twice the kernel's size and crop to the kernel's size again."""
+    shape = blocks.shape[3:]
+    sizes = tuple(1 if k == 1 else 2 * k for k in shape)
+    frequencies = half_grid(sizes)
+    # How often each half-grid frequency stands for itself and its mirror image.
+    mirror = mirror_index(sizes)
+    counts = [0] * len(frequencies)
+    for index in mirror.tolist():
+        counts[index] += 1
+    total, step = blocks * 0.0, operators.chunk_length(blocks)
+    for start in range(0, len(frequencies), step):
+        symbol = operators.Symbol(blocks, frequencies[start : start + step], xp=xp, backend=backend)
+        u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
+        weights = xp.asarray(counts[start : start + step], dtype=blocks.dtype, device=backend.device(blocks))
+        s = xp.minimum(s, xp.full_like(s, limit)) * weights[None, :, None] / math.prod(sizes)
+        g = xp.matmul(u * xp.astype(s, u.dtype)[:, :, None, :], vh)
+        phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
+        total = total + operators.matrices_gradient(g, phase, shape, xp=xp)
+    return total
+
+
+def _times(x: Array, factor: float, backend: Backend) -> Array:
+    """Multiply in at least float32, and round once to the dtype of x."""
+    xp = backend.namespace(x)
+    wide = x if x.dtype in (xp.float32, xp.float64) else xp.astype(x, xp.float32)
+    return xp.astype(wide * factor, x.dtype)
+
+
+def _upper(x: Array, backend: Backend, geometry: Geometry) -> float:
+    """Proven upper bound: to 1e-3, and to 1e-5 where that looks cheap (a clipped spectrum is flat, and is not)."""
+    rough = measure(x, Enclose(), **geometry)
+    if int(rough.stats["cells"]) > _CHEAP:
+        return float(backend.to_numpy(rough.value))
+    return float(backend.to_numpy(measure(x, Enclose(rtol=1e-5), **geometry).value))
+
+
+def _check_bound(bound: object) -> None:
+    if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
+        raise KernelError(f"bound={bound!r} is no positive finite number.")

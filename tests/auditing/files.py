@@ -1,0 +1,124 @@
+"""Model files for the tests, the honest and the hostile, written byte by byte where a library would refuse to."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""First pickle of the format that torch.save wrote before 1.6."""
+
+
+def kernels(seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """A small model: two convolutions, a linear layer, and what lies between them."""
+    random = np.random.RandomState(seed)
+
+    def normal(*shape: int) -> NDArray[np.float32]:
+        return random.standard_normal(shape).astype(np.float32)
+
+    return {
+        "conv1.weight": normal(4, 3, 3, 3),
+        "bn1.weight": normal(4),
+        "bn1.running_mean": normal(4),
+        "conv2.weight": normal(2, 4, 5),
+        "fc.weight": normal(3, 8),
+        "fc.bias": normal(3),
+    }
+
+
+def save_npz(path: Path, arrays: Mapping[str, Any]) -> Path:
+    """``numpy.savez`` that takes any name."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            archive.writestr(f"{name}.npy", npy(np.asarray(array)))
+    return path
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    """Bytes of a ``.npy`` file."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+def safetensors_bytes(arrays: Mapping[str, tuple[str, Sequence[int], bytes]]) -> bytes:
+    """A safetensors file of (dtype, shape, data), laid out in the order given."""
+    header: dict[str, Any] = {}
+    data = b""
+    for name, (dtype, shape, raw) in arrays.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def save_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
+    """Float32 arrays as a safetensors file."""
+    path.write_bytes(
+        safetensors_bytes({n: ("F32", a.shape, a.astype("<f4").tobytes()) for n, a in arrays.items()})
+    )
+    return path
+
+
+# -- pickles, opcode by opcode -------------------------------------------------------------------------------------
+def text(value: str) -> bytes:
+    """A string."""
+    raw = value.encode()
+    return b"X" + len(raw).to_bytes(4, "little") + raw
+
+
+def integer(value: int) -> bytes:
+    """An integer of any size."""
+    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(raw)]) + raw
+
+
+def integers(values: Sequence[int]) -> bytes:
+    """A tuple of integers."""
+    return b"(" + b"".join(map(integer, values)) + b"t"
+
+
+def name(module: str, attribute: str) -> bytes:
+    """What a pickle imports."""
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def storage(numel: int, key: str = "0", kind: str = "FloatStorage") -> bytes:
+    """A persistent id, as torch.save writes it into zip archives."""
+    return b"(" + text("storage") + name("torch", kind) + text(key) + text("cpu") + integer(numel) + b"tQ"
+
+
+def tensor(stored: bytes, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> bytes:
+    """A call that rebuilds a tensor."""
+    hooks = name("collections", "OrderedDict") + b")R"
+    arguments = stored + integer(offset) + integers(shape) + integers(strides) + b"\x89" + hooks
+    return name("torch._utils", "_rebuild_tensor_v2") + b"(" + arguments + b"tR"
+
+
+def state_dict(items: Mapping[str, bytes]) -> bytes:
+    """A pickle of a dictionary."""
+    return b"\x80\x02}(" + b"".join(text(key) + value for key, value in items.items()) + b"u."
+
+
+def checkpoint(pickled: bytes, records: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip archive as torch.save writes it."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/byteorder", "little")
+        for key, data in records.items():
+            archive.writestr(f"archive/data/{key}", data)
+        archive.writestr("archive/version", "3\n")
+    return stream.getvalue()
+
+
+def shell(marker: Path) -> bytes:
+    """A pickled call of os.system that leaves a file behind if it runs."""
+    return name("os", "system") + b"(" + text(f"touch '{marker}'") + b"tR"

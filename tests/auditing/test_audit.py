@@ -1,0 +1,319 @@
+"""The audit itself: rows are true, name what they assume, and one bad layer loses no other."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_encloses
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import dense_norm, sigma_star
+from strategies import Recipe, recipes
+
+import specnorm
+from auditing import files
+from specnorm.auditing import audit
+from specnorm.auditing.report import Report, Row, Value, violations
+from specnorm.conv import ConvSpec
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+KEYS = (
+    "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper tn f4 "
+    "reshaped ratio status reason"
+)
+
+
+def _rows(report: Report) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in report.to_dict()["layers"]}
+
+
+# -- the numbers ---------------------------------------------------------------------------------------------------
+@given(recipe=recipes(families=("normal", "zero_mean", "rank_one")))
+def test_interval_holds_the_supremum(recipe: Recipe) -> None:
+    kernel = recipe.kernel
+    (row,) = audit({"k": kernel}).layers
+    assert row.status == "ok", row.reason
+    assert_encloses(row.lower, row.upper, sigma_star(kernel))
+
+
+@given(recipe=recipes(scaled=False), mode=st.sampled_from(["zeros", "circular"]), data=st.data())
+def test_interval_holds_the_layer_at_a_size(recipe: Recipe, mode: Any, data: st.DataObject) -> None:
+    kernel = recipe.kernel
+    sizes = tuple(data.draw(st.integers(1, k + 2)) for k in kernel.shape[2:])
+    (row,) = audit({"k": kernel}, input_shape=sizes, padding_mode=mode, methods=()).layers
+    assert row.status == "ok", row.reason
+    truth = dense_norm(kernel, sizes, padding_mode=mode)
+    assert_encloses(row.lower, row.upper, truth)
+    if mode == "circular":
+        assert row.values["circular"] == pytest.approx((truth.lo + truth.hi) / 2, rel=2e-6, abs=1e-30)
+
+
+def test_lower_end_at_a_size_is_not_the_one_of_the_supremum() -> None:
+    kernel = np.ones((1, 1, 3, 3))  # sigma* = 9; zero-padded at 4x4 it is 6.85...
+    truth = dense_norm(kernel, (4, 4), padding_mode="zeros")
+    (everywhere,) = audit({"k": kernel}).layers
+    (here,) = audit({"k": kernel}, input_shape=4).layers
+    assert everywhere.lower is not None
+    assert everywhere.lower > truth.hi
+    assert_encloses(here.lower, here.upper, truth)
+    assert here.lower is not None
+    assert here.lower >= 9 * 0.5 * (1 - 1e-12)
+
+
+def test_columns_are_the_methods_values() -> None:
+    kernel = np.random.RandomState(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    row = _rows(audit({"k": kernel}, input_shape=(5, 6), methods=list(specnorm.METHODS)))["k"]
+    for name in ("tn", "f4", "reshaped", "grid"):
+        assert row[name] == float(specnorm.measure(kernel, specnorm.METHODS[name]()).value)
+    for name in ("fft", "gram"):
+        assert row[name] == float(specnorm.measure(kernel, specnorm.METHODS[name](), input_shape=(5, 6)).value)
+    assert row["circular"] == row["fft"]
+    assert row["unfoldings"] == [float(x) for x in specnorm.unfolding_bounds(kernel)]
+    assert row["ratio"] == row["tn"] / row["lower"]
+
+
+def test_layout_follows_its_convention_at_every_rank() -> None:
+    arrays = files.kernels()
+    last = {name: np.moveaxis(a, (0, 1), (-1, -2)) for name, a in arrays.items() if a.ndim > 1}
+    first, moved = _rows(audit(arrays)), _rows(audit(last, layout="HWIO"))
+    assert first.keys() == moved.keys()
+    for name, row in moved.items():
+        for end in ("lower", "upper"):
+            assert row[end] == pytest.approx(first[name][end], rel=1e-5)
+    assert not [word for word in moved["conv1.weight"]["assumed"] if word.startswith("layout")]
+    assert "layout=WIO" in moved["conv2.weight"]["assumed"]
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="the example model is not in this distribution")
+def test_resnet20_against_the_published_truths() -> None:
+    pytest.importorskip("safetensors")
+    names = ["module.conv1.weight", "module.layer2.0.conv1.weight", "module.linear.weight"]
+    report = audit(EXAMPLE, layers=names, input_shape=32)
+    rows = _rows(report)
+    everywhere = _rows(audit(EXAMPLE, layers=names))
+    assert list(rows) == names
+    assert everywhere["module.conv1.weight"]["lower"] <= 10.690992 <= everywhere["module.conv1.weight"]["upper"]
+    assert everywhere["module.layer2.0.conv1.weight"]["lower"] <= 8.614992 * (1 + 1e-6)
+    assert rows["module.layer2.0.conv1.weight"]["circular"] <= 8.614992 * (1 + 1e-5)
+    assert report.to_dict()["summary"]["skipped"] == 94
+
+
+# -- what a row says -----------------------------------------------------------------------------------------------
+def test_rows_of_every_kind() -> None:
+    report = audit(files.kernels())
+    rows = _rows(report)
+    assert list(rows) == ["conv1.weight", "conv2.weight", "fc.weight"]
+    assert list(rows["conv1.weight"]) == KEYS.split()
+    conv = rows["conv1.weight"]
+    assert (conv["kind"], conv["shape"], conv["status"], conv["reason"]) == ("conv", [4, 3, 3, 3], "ok", None)
+    assert (conv["stride"], conv["dilation"], conv["groups"], conv["transposed"]) == ([1, 1], [1, 1], 1, False)
+    assert (conv["padding_mode"], conv["padding"], conv["input_shape"]) == ("zeros", [[1, 1], [1, 1]], None)
+    assert conv["assumed"] == [
+        "stride=1", "dilation=1", "groups=1", "transposed=False", "layout=OIHW", "padding_mode=zeros", "padding=same",
+    ]  # fmt: skip
+    linear = rows["fc.weight"]
+    assert (linear["kind"], linear["stride"], linear["padding_mode"], linear["assumed"]) == ("linear", [], None, [])
+    summary = report.to_dict()["summary"]
+    counts = {"layers": 3, "conv": 2, "linear": 1, "errors": 0, "skipped": 3}
+    assert {name: summary[name] for name in counts} == counts
+    assert summary["max_upper"] == max(row["upper"] for row in rows.values())
+
+
+def test_circular_is_there_only_with_an_input_shape() -> None:
+    arrays = files.kernels()
+    with_shape = _rows(audit(arrays, input_shape=8, padding_mode="zeros"))
+    for name, row in with_shape.items():
+        assert list(row) == KEYS.replace("reshaped", "reshaped circular").split()
+        assert row["input_shape"] == [8] * (len(arrays[name].shape) - 2)
+        assert "padding_mode=zeros" not in row["assumed"]
+    matrix = np.linalg.norm(arrays["fc.weight"].astype(np.float64), 2)
+    assert with_shape["fc.weight"]["circular"] == pytest.approx(matrix, rel=1e-5)
+
+
+def test_methods_that_were_not_asked_for_are_null() -> None:
+    row = _rows(audit(files.kernels(), methods=["grid"]))["fc.weight"]
+    assert row["tn"] is row["f4"] is row["reshaped"] is row["ratio"] is None
+    assert row["grid"] > 0
+
+
+def test_json_holds_numbers_that_round_trip_and_no_nan() -> None:
+    arrays = {**files.kernels(), "zero.weight": np.zeros((2, 2, 3)), "nan.weight": np.full((2, 2), np.nan)}
+    report = audit(arrays, input_shape=6)
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    assert json.loads(text) == report.to_dict()
+    zero = _rows(report)["zero.weight"]
+    assert (zero["lower"], zero["upper"], zero["ratio"]) == (0.0, 0.0, None)
+
+
+def test_infinite_values_become_null() -> None:
+    spec = ConvSpec.of((2, 2))
+    values: dict[str, Value] = {"tn": float("inf"), "many": (1.0, float("nan"))}
+    row = Row("x", "linear", (2, 2), spec, lower=1.0, upper=float("inf"), values=values)
+    data = row.to_dict()
+    assert (data["upper"], data["tn"], data["ratio"], data["many"]) == (None, None, None, [1.0, None])
+    assert [v.kind for v in violations([row], 5.0)] == ["unproven"]
+    assert Report("0", None, (row,), 0).summary["max_upper"] is None
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------------------
+def test_a_bad_layer_is_a_row_and_the_others_are_kept(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = files.kernels()
+    arrays["nan.weight"] = np.full((2, 2, 3, 3), np.nan, dtype=np.float32)
+    arrays["inf.weight"] = np.array([[1.0, np.inf]])
+    arrays["empty.weight"] = np.zeros((0, 3))
+    arrays["objects.weight"] = np.array([[None, 1]], dtype=object)
+    for source in (arrays, files.save_npz(tmp_path / "model.npz", arrays)):
+        rows = _rows(audit(source))
+        bad = {name for name, row in rows.items() if row["status"] == "error"}
+        assert bad == {"nan.weight", "inf.weight", "empty.weight", "objects.weight"}
+        assert all(rows[name]["reason"] and rows[name]["lower"] is None for name in bad)
+        assert "non-finite" in rows["nan.weight"]["reason"]
+        assert all(rows[name]["upper"] > 0 for name in ("conv1.weight", "conv2.weight", "fc.weight"))
+
+
+def test_a_damaged_array_is_a_row(tmp_path: Path) -> None:
+    path = files.save_npz(tmp_path / "model.npz", {"a.weight": np.ones((100, 100)), "b.weight": np.ones((2, 2))})
+    content = bytearray(path.read_bytes())
+    content[50_000] ^= 0xFF
+    path.write_bytes(content)
+    rows = _rows(audit(path))
+    assert "CRC" in rows["a.weight"]["reason"]
+    assert rows["b.weight"]["status"] == "ok"
+
+
+def test_a_failing_method_keeps_what_was_found_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise np.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(specnorm.TensorNorm, "forward", fails)
+    row = _rows(audit(files.kernels(), layers="fc.*"))["fc.weight"]
+    assert (row["status"], row["tn"]) == ("error", None)
+    assert "did not converge" in row["reason"]
+    assert row["upper"] > 0
+
+
+def test_an_input_shape_for_other_ranks_is_an_error_row() -> None:
+    rows = _rows(audit(files.kernels(), input_shape=(8, 8)))
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "conv1.weight": "ok", "conv2.weight": "error", "fc.weight": "ok",
+    }  # fmt: skip
+    assert rows["conv2.weight"]["stride"] is None
+
+
+@pytest.mark.parametrize("source", [{}, {"x": np.ones(3)}, {"x": "no array"}, {"x": np.ones((2, 2), dtype=np.int64)}])
+def test_no_layer_is_an_error(source: dict[str, Any]) -> None:
+    with pytest.raises(ModelFileError, match="holds no layer"):
+        audit(source)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error() -> None:
+    with pytest.raises(ModelFileError, match=r"whose name matches x\.\* or y\.\*"):
+        audit(files.kernels(), layers=["x.*", "y.*"])
+    assert len(audit(files.kernels(), layers=("conv?.weight", "nothing")).layers) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "word"),
+    [
+        ({"methods": ["tn", "nonsense"]}, MethodError, "reshaped"),
+        ({"methods": ["gram"]}, MethodError, "input_shape"),
+        ({"layout": "OHWI"}, GeometryError, "HWIO"),
+        ({"padding_mode": "reflect"}, GeometryError, "factor"),
+        ({"padding_mode": "mirror"}, GeometryError, "zeros"),
+        ({"input_shape": 0}, GeometryError, "positive"),
+        ({"input_shape": (4, -1)}, GeometryError, "positive"),
+        ({"input_shape": 2.5}, GeometryError, "positive"),
+        ({"backend": "nonsense"}, BackendError, "numpy"),
+        ({"device": "cpu"}, BackendError, "backend"),
+        ({"backend": "numpy", "device": "cuda:0"}, BackendError, "cpu"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_file_is_read(
+    arguments: dict[str, Any], error: type[Exception], word: str
+) -> None:
+    with pytest.raises(error, match=word):
+        audit("no/such/file", **arguments)
+
+
+# -- where it runs -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("executor", [lambda: ThreadPoolExecutor(2), lambda: ProcessPoolExecutor(2)])
+def test_executors_give_the_same_rows_in_order(executor: Callable[[], Any], tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {f"{i}.weight": a for i in range(5) for a in [files.kernels(i)["conv2.weight"]]}
+    arrays["nan.weight"] = np.full((2, 2), np.nan)
+    path = files.save_npz(tmp_path / "model.npz", arrays)
+    with executor() as pool:
+        there = audit(path, executor=pool)
+    assert there.to_dict() == audit(path).to_dict()
+
+
+def test_progress_is_told_of_every_layer() -> None:
+    seen: list[tuple[int, int, str]] = []
+    audit(files.kernels(), progress=lambda done, total, name: seen.append((done, total, name)))
+    assert seen == [(1, 3, "conv1.weight"), (2, 3, "conv2.weight"), (3, 3, "fc.weight")]
+
+
+@pytest.mark.parametrize(("library", "device"), [("torch", "cpu"), ("jax", None), ("numpy", "cpu")])
+def test_files_are_measured_with_the_library_asked_for(tmp_path: Path, library: str, device: str | None) -> None:
+    pytest.importorskip(library)
+    arrays = {"fc.weight": files.kernels()["fc.weight"]}
+    path = files.save_npz(tmp_path / "model.npz", arrays)
+    row = _rows(audit(path, backend=library, device=device))["fc.weight"]
+    truth = float(np.linalg.norm(arrays["fc.weight"].astype(np.float64), 2))
+    assert row["status"] == "ok", row["reason"]
+    assert row["lower"] <= truth <= row["upper"] <= truth * 1.001
+
+
+def test_a_library_that_narrows_is_refused(tmp_path: Path) -> None:
+    jax = pytest.importorskip("jax")
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental").enable_x64
+    path = files.save_npz(tmp_path / "model.npz", {"w": np.ones((2, 2)), "h": np.ones((2, 2), dtype=np.float32)})
+    with enable(False):
+        rows = _rows(audit(path, backend="jax"))
+    assert "float64" in rows["w"]["reason"]
+    assert rows["h"]["status"] == "ok"
+
+
+def test_mappings_stay_in_their_library() -> None:
+    torch = pytest.importorskip("torch")
+    half = torch.nn.Linear(4, 2).to(torch.bfloat16)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), half)
+    for source in (model.state_dict(), dict(model.named_parameters())):
+        rows = _rows(audit(source, methods=["f4"]))
+        assert list(rows) == ["0.weight", "2.weight"]
+        assert [row["reason"] for row in rows.values()] == [None, None]
+
+
+def test_half_precision_needs_numpy_alone(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    exact = files.kernels()["conv2.weight"]
+    bits = (exact.view(np.uint32) >> 16).astype("<u2")
+    path = tmp_path / "half.safetensors"
+    path.write_bytes(files.safetensors_bytes({"w": ("BF16", exact.shape, bits.tobytes())}))
+    code = (
+        "import sys, specnorm\n"
+        f"row = specnorm.audit({str(path)!r}).layers[0]\n"
+        "assert row.status == 'ok', row.reason\n"
+        "loaded = {n.partition('.')[0] for n in sys.modules}\n"
+        "assert not loaded & {'torch', 'jax', 'ml_dtypes', 'rich', 'click'}, loaded\n"
+        "print(repr(row.lower), repr(row.upper))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    lower, upper = map(float, done.stdout.split())
+    rounded = (bits.astype(np.uint32) << 16).view(np.float32)
+    assert_encloses(lower, upper, sigma_star(rounded))
+
+
+def test_the_library_loads_no_command_line() -> None:
+    code = "import sys, specnorm.auditing; print({'click', 'rich', 'safetensors', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"

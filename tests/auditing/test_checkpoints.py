@@ -1,0 +1,322 @@
+"""PyTorch state dicts: looked at before torch sees them, then loaded by torch with weights only."""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from auditing import files
+from specnorm import backends
+from specnorm.auditing.readers import open_model
+from specnorm.auditing.readers.pickles import check_checkpoint
+from specnorm.errors import ModelFileError, NoBackend
+
+LIMIT = 8 * 2**30
+DATA = np.arange(4, dtype="<f4").tobytes()
+GOOD = files.state_dict({"w": files.tensor(files.storage(4), (2, 2), (2, 1))})
+
+
+def _check(content: bytes, limit: int = LIMIT) -> None:
+    check_checkpoint(io.BytesIO(content), limit)
+
+
+def _refused(content: bytes, limit: int = LIMIT) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        _check(content, limit)
+    return str(caught.value)
+
+
+def _legacy(pickled: bytes, *data: bytes) -> bytes:
+    head = files.MAGIC + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
+    keys = b"\x80\x02](" + b"".join(files.text(str(i)) for i in range(len(data))) + b"e."
+    return head + pickled + keys + b"".join((len(d) // 4).to_bytes(8, "little") + d for d in data)
+
+
+def _legacy_tensor(numel: int, view: bytes = b"N") -> bytes:
+    stored = files.storage(numel).removesuffix(b"tQ") + view + b"tQ"
+    return files.state_dict({"w": files.tensor(stored, (2, 2), (2, 1))})
+
+
+# -- without torch: what the pickle would do -----------------------------------------------------------------------
+def test_honest_checkpoints_pass() -> None:
+    _check(files.checkpoint(GOOD, {"0": DATA}))
+    _check(_legacy(_legacy_tensor(4), DATA))
+
+
+@pytest.mark.parametrize(
+    ("module", "attribute"),
+    [
+        ("os", "system"), ("posix", "system"), ("builtins", "eval"), ("builtins", "getattr"), ("builtins", "bytearray"),
+        ("torch", "Tensor"), ("torch", "FloatTensor"), ("torch", "load"), ("torch.nn.modules.conv", "Conv2d"),
+        ("__main__", "Net"), ("torch._utils", "_rebuild_wrapper_subclass"), ("_codecs", "encode"),
+    ],
+)  # fmt: skip
+def test_names_outside_a_state_dict_are_refused(module: str, attribute: str) -> None:
+    pickled = b"\x80\x02" + files.name(module, attribute) + b")R."
+    for content in (files.checkpoint(pickled, {}), _legacy(pickled)):
+        message = _refused(content)
+        assert f"{module}.{attribute}" in message
+        assert "state_dict()" in message
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        files.tensor(files.storage(1), (1000, 1000), (0, 0)),
+        files.tensor(files.storage(4), (2, 2), (4, 1)),
+        files.tensor(files.storage(4), (4,), (1,), offset=1),
+        files.tensor(files.storage(4), (2**40, 2**40), (1, 1)),
+        files.tensor(files.storage(4), (2, 2), (2,)),
+        files.tensor(files.storage(4), (2, -2), (2, 1)),
+        files.tensor(b"N", (2, 2), (2, 1)),
+    ],
+)
+def test_tensors_beyond_their_storage_are_refused(tensor: bytes) -> None:
+    _refused(files.checkpoint(files.state_dict({"w": tensor}), {"0": DATA}))
+
+
+def test_empty_tensors_pass() -> None:
+    _check(files.checkpoint(files.state_dict({"w": files.tensor(files.storage(0), (0, 7), (7, 1))}), {"0": b""}))
+
+
+def test_storages_beyond_the_file_are_refused() -> None:
+    huge = files.state_dict({"w": files.tensor(files.storage(2**40), (2, 2), (2, 1))})
+    assert "4398046511104 bytes; 16 are stored" in _refused(files.checkpoint(huge, {"0": DATA}))
+    assert "0 are stored" in _refused(files.checkpoint(GOOD, {"1": DATA}))
+    assert "are stored" in _refused(_legacy(_legacy_tensor(2**40), DATA))
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00}.",  # protocol 4
+        b"\x80\x02" + files.name("collections", "OrderedDict") + b"\x81.",  # an instance without its constructor
+        GOOD[:-2] + b"N" + b"bu.",  # attributes of a tensor
+        b"\x80\x02}" + b"((tt" + b"Ns.",  # a nested key
+        b"\x80\x02" + files.name("collections", "OrderedDict") + b"(](((tt" + b"N\x86eetR.",
+        b"\x80\x02" + files.name("collections", "Counter") + b"(](((tteetR.",
+        b"\x80\x02" + files.name("torch", "float32") + b")R.",  # a dtype is no function
+        b"\x80\x02" + files.text("x") + b")R.",
+        b"\x80\x02(" + files.text("module") + b"NNNtQ.",
+        b"\x80\x02h\x07.",  # a memo that was never written
+        b"\x80\x02t.",
+        b"\x80\x02",
+        b"",
+    ],
+)
+def test_other_pickles_are_refused(pickled: bytes) -> None:
+    _refused(files.checkpoint(pickled, {"0": DATA}))
+
+
+def test_views_of_storages_are_refused() -> None:
+    view = b"(" + files.text("1") + files.integer(0) + files.integer(4) + b"t"
+    assert "no plain storage" in _refused(_legacy(_legacy_tensor(4, view), DATA))
+
+
+def test_archives_are_what_torch_writes(tmp_path: Path) -> None:
+    whole = files.checkpoint(GOOD, {"0": DATA})
+    assert "compressed" in _refused(files.checkpoint(GOOD, {"0": bytes(10**6)}, zipfile.ZIP_DEFLATED))
+    assert "around its zip archive" in _refused(b"PK\x03\x04" + whole)
+    assert "limit" in _refused(whole, 10)
+    path = tmp_path / "two.pth"
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"hello"
+    assert "around its zip archive" in _refused(path.read_bytes())
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/data.pkl", GOOD)
+    assert "2 pickles" in _refused(path.read_bytes())
+    for length in (4, 30, len(whole) // 2, len(whole) - 1):
+        _refused(whole[:length])
+
+
+def test_a_long_pickle_of_nested_tuples_takes_no_time() -> None:
+    start = time.perf_counter()
+    _refused(files.checkpoint(b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"Ns.", {}))
+    assert time.perf_counter() - start < 10
+
+
+def test_without_torch_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(files.checkpoint(GOOD, {"0": DATA}))
+
+    def missing(root: str) -> None:
+        raise NoBackend(f"No backend is registered as {root!r}.")
+
+    monkeypatch.setattr(backends, "load", missing)
+    with pytest.raises(ModelFileError, match=r"pip install 'specnorm-bounds\[torch\]'"), open_model(str(path)):
+        pass
+
+
+# -- with torch ----------------------------------------------------------------------------------------------------
+def _read(path: Path) -> dict[str, Any]:
+    with open_model(str(path)) as tensors:
+        return {tensor.name: tensor.load() for tensor in tensors}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_wrapping_gives_the_same_tensors(tmp_path: Path, zipped: bool) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.safetensors"  # torch.load would look at the suffix
+    arrays = files.kernels()
+    state = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
+    moments = {"state": {0: {"exp_avg": torch.ones(3, 3), "step": 5}}}
+    for content in (
+        state,
+        dict(state),
+        {"state_dict": state, "epoch": 7, "best": 0.5, "args": None},
+        {"model": {"state_dict": state}, "optimizer": moments, "optimizer_G": moments},
+        {"model_state_dict": state, "lr_scheduler": {"x": torch.ones(2, 2)}},
+    ):
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        got = _read(path)
+        assert got.keys() == arrays.keys()
+        for name, expected in arrays.items():
+            assert isinstance(got[name], np.ndarray)
+            assert_array_equal(got[name], expected)
+
+
+def test_a_module_state_dict_with_its_metadata(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv1d(2, 2, 3))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    torch.save(dict(model.named_parameters()), tmp_path / "parameters.pt")
+    assert _read(tmp_path / "model.pt")["0.weight"].shape == (4, 3, 3, 3)
+    assert _read(tmp_path / "parameters.pt")["2.weight"].shape == (2, 2, 3)
+
+
+def test_several_models_in_one_file_keep_their_names(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    one, two = torch.ones(2, 2), 2 * torch.ones(2, 2)
+    torch.save({"generator": {"w": one}, "discriminator": {"w": two}}, tmp_path / "gan.pt")
+    torch.save({"state_dict": {"w": one}, "ema": {"w": two}}, tmp_path / "ema.pt")
+    assert _read(tmp_path / "gan.pt").keys() == {"generator.w", "discriminator.w"}
+    got = _read(tmp_path / "ema.pt")
+    assert got.keys() == {"w", "ema.w"}
+    assert got["ema.w"][0, 0] == 2
+    torch.save({"state_dict": {"w": one}, "w": two}, tmp_path / "clash.pt")
+    with pytest.raises(ModelFileError, match="two of its tensors are called 'w'"):
+        _read(tmp_path / "clash.pt")
+
+
+def test_half_precision_is_widened_exactly(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.linspace(-3, 3, 12).reshape(3, 4)
+    torch.save({"b": x.bfloat16(), "h": x.half(), "d": x.double()}, tmp_path / "half.pt")
+    got = _read(tmp_path / "half.pt")
+    assert_array_equal(got["b"], x.bfloat16().float().numpy())
+    assert got["h"].dtype == np.float16
+    assert got["d"].dtype == np.float64
+
+
+def test_views_transposes_and_shared_storages(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    base = torch.arange(12.0)
+    state = {"t": base.reshape(3, 4).T, "part": base[2:6].reshape(2, 2), "tied": base.reshape(4, 3)}
+    torch.save(state, tmp_path / "a.pt")
+    got = _read(tmp_path / "a.pt")
+    assert_array_equal(got["t"], base.reshape(3, 4).T.numpy())
+    assert_array_equal(got["part"], [[2, 3], [4, 5]])
+
+
+def test_expansion_bombs_are_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "bomb.pt")
+    assert (tmp_path / "bomb.pt").stat().st_size < 10_000
+    with pytest.raises(ModelFileError, match="Expanded tensors"):
+        _read(tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, zipped: bool) -> None:
+    pytest.importorskip("torch")
+    marker, path = tmp_path / "ran", tmp_path / "model.pth"
+    pickled = b"\x80\x02}" + files.text("w") + files.shell(marker) + b"s."
+    path.write_bytes(files.checkpoint(pickled, {}) if zipped else _legacy(pickled))
+    with pytest.raises(ModelFileError, match=r"os\.system"):
+        _read(path)
+    assert not marker.exists()
+
+
+def test_whole_modules_and_bare_tensors_are_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    for zipped in (True, False):
+        torch.save(torch.nn.Conv2d(2, 2, 3), tmp_path / "module.pt", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ModelFileError, match=r"torch\.nn\.modules\.conv\.Conv2d"):
+            _read(tmp_path / "module.pt")
+    torch.save(torch.ones(2, 2), tmp_path / "tensor.pt")
+    with pytest.raises(ModelFileError, match="holds a Tensor"):
+        _read(tmp_path / "tensor.pt")
+    torch.save({"epoch": 3}, tmp_path / "none.pt")
+    with pytest.raises(ModelFileError, match="no tensors"):
+        _read(tmp_path / "none.pt")
+
+
+def test_torchscript_made_by_torch_is_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    inputs = torch.ones(1, 2, 4)
+    torch.jit.trace(torch.nn.Conv1d(2, 2, 3), inputs).save(str(tmp_path / "script.pt"))
+    with pytest.raises(ModelFileError, match="TorchScript"):
+        _read(tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_cut_anywhere_are_refused(tmp_path: Path, zipped: bool) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.pth"
+    torch.save({"w": torch.ones(8, 8)}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for length in [20, 100, 300, len(whole) // 2, len(whole) - 8, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelFileError):
+            _read(path)
+
+
+def test_old_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.ones(2, 2)}, tmp_path / "model.pth")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(ModelFileError, match="CVE-2025-32434"):
+        _read(tmp_path / "model.pth")
+
+
+def test_what_torch_says_is_cut_before_its_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.ones(2, 2)}, tmp_path / "model.pth")
+
+    def load(*_: Any, **keywords: Any) -> None:
+        assert keywords == {"map_location": "cpu", "weights_only": True}
+        raise RuntimeError("Weights only load failed. Re-running with weights_only=False...\nmore")
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(ModelFileError) as caught:
+        _read(tmp_path / "model.pth")
+    assert "weights_only=False" not in str(caught.value)
+
+
+def test_attributes_on_an_ordered_dict_do_no_harm(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    # OrderedDict() with attributes that hide its methods, then the tensor.
+    attributes = b"}(" + files.text("items") + b"N" + files.text("get") + b"Nub"
+    ordered = files.name("collections", "OrderedDict") + b")R" + attributes
+    pickled = b"\x80\x02" + ordered + files.text("w") + files.tensor(files.storage(4), (2, 2), (2, 1)) + b"s."
+    path = tmp_path / "model.pth"
+    path.write_bytes(files.checkpoint(pickled, {"0": DATA}))
+    assert_array_equal(_read(path)["w"], [[0, 1], [2, 3]])
+
+
+def test_a_dictionary_inside_itself_ends(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pickled = b"\x80\x02}q\x00(" + files.text("w") + files.tensor(files.storage(4), (2, 2), (2, 1))
+    path = tmp_path / "model.pth"
+    path.write_bytes(files.checkpoint(pickled + files.text("self") + b"h\x00u.", {"0": DATA}))
+    assert _read(path).keys() == {"w"}

@@ -1,0 +1,84 @@
+"""Which arrays are layers, and which are refused by name rather than left out."""
+
+from __future__ import annotations
+
+import pytest
+
+from specnorm.auditing.layers import Layer, Tensor, select
+
+
+def _tensor(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
+    def load() -> None:
+        raise AssertionError("selecting must not load")
+
+    return Tensor(name, shape, dtype, load)
+
+
+def _names(layers: list[Layer]) -> list[str]:
+    return [layer.tensor.name for layer in layers]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((3, 8), "linear"), ((2, 4, 5), "conv"), ((4, 3, 3, 3), "conv"), ((2, 2, 1, 1, 3), "conv")]
+)
+def test_two_axes_are_linear_and_three_to_five_conv(shape: tuple[int, ...], kind: str) -> None:
+    (layer,), skipped = select([_tensor("x.weight", shape)])
+    assert (layer.kind, layer.refusal, skipped) == (kind, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("scalar", (), "float32"),
+        ("bn.weight", (4,), "float32"),
+        ("six", (1, 1, 1, 1, 1, 1), "float32"),
+        ("index", (4, 4), "int64"),
+        ("mask", (4, 4), "bool"),
+        ("spectrum", (4, 4), "complex64"),
+        ("conv.bias", (1, 4, 1, 1), "float32"),
+        ("conv.weight_u", (1, 4), "float32"),
+        ("conv.weight_v", (1, 36), "float32"),
+        ("conv.parametrizations.weight.0._u", (1, 4), "float32"),
+        ("norm.running_mean", (1, 4, 1, 1), "float32"),
+        ("encoder.pos_embed", (1, 197, 768), "float32"),
+        ("optimizer.state.0.momentum_buffer", (4, 4), "float32"),
+        ("optimizer_state/0/step", (4, 4), "float32"),
+        ("optim.exp_avg_sq.conv.weight", (4, 4), "float32"),
+    ],
+)
+def test_what_is_no_layer(name: str, shape: tuple[int, ...], dtype: str) -> None:
+    layers, skipped = select([_tensor(name, shape, dtype), _tensor("conv.weight", (2, 2, 3))])
+    assert _names(layers) == ["conv.weight"]
+    assert skipped == 1
+
+
+@pytest.mark.parametrize("dtype", ["object", "void16"])
+def test_unreadable_kernels_are_refused_not_left_out(dtype: str) -> None:
+    (layer,), _ = select([_tensor("conv.weight", (2, 2, 3), dtype)])
+    assert layer.refusal is not None
+    assert "float32" in layer.refusal
+
+
+@pytest.mark.parametrize(
+    ("length", "direction"),
+    [("a.weight_g", "a.weight_v"), ("a.parametrizations.weight.original0", "a.parametrizations.weight.original1")],
+)
+def test_weight_normalisation_is_refused_not_measured(length: str, direction: str) -> None:
+    (layer,), skipped = select([_tensor(length, (4, 1, 1)), _tensor(direction, (4, 3, 3))])
+    assert layer.tensor.name == direction
+    assert "weight normalisation" in str(layer.refusal)
+    assert skipped == 1
+
+
+@pytest.mark.parametrize("name", ["a.weight_orig", "a.parametrizations.weight.original"])
+def test_raw_parameters_say_so(name: str) -> None:
+    (layer,), _ = select([_tensor(name, (4, 3, 3))])
+    assert layer.refusal is None
+    assert "as stored" in layer.assumed[0]
+
+
+def test_patterns_keep_order_and_case() -> None:
+    tensors = [_tensor(name, (2, 2)) for name in ("b.w", "a.w", "B.w", "c.x")]
+    assert _names(select(tensors, ["a.*", "b.*"])[0]) == ["b.w", "a.w"]
+    assert _names(select(tensors, ["*.w"])[0]) == ["b.w", "a.w", "B.w"]
+    assert select(tensors, ["z*"]) == ([], 4)

@@ -1,0 +1,57 @@
+"""A report file holds its old content or all of the new one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specnorm.auditing.output import check_output, replace_file
+
+
+def test_new_files_and_replaced_ones(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    replace_file(path, "one\r\n")
+    assert path.read_bytes() == b"one\r\n"
+    path.chmod(0o640)
+    replace_file(path, "two \udc80 é\n")
+    assert path.read_bytes() == b"two \\udc80 \xc3\xa9\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    path, link = tmp_path / "report", tmp_path / "link"
+    link.symlink_to(path)
+    replace_file(link, "text")
+    assert link.is_symlink()
+    assert path.read_text() == "text"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    path = tmp_path / "report"
+    path.write_text("old")
+
+    def fails(*_: Any) -> None:
+        raise OSError("disk full")
+
+    if step == "fsync":
+        monkeypatch.setattr(os, "fsync", fails)
+    else:
+        monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, Path(os.devnull)):
+        with pytest.raises(OSError, match="not a regular file"):
+            check_output(path)
+    with pytest.raises(OSError, match="not a folder"):
+        check_output(tmp_path / "missing" / "report")
+    check_output(tmp_path / "report")

@@ -1,0 +1,243 @@
+"""Files are told apart by content; what they claim is checked before it is believed; nothing in them runs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from auditing import files
+from specnorm.auditing.readers import open_model
+from specnorm.errors import ModelFileError
+
+SIZE = 8 * 2**30
+
+
+def _read(path: Path, max_bytes: int = SIZE) -> dict[str, Any]:
+    with open_model(str(path), max_bytes) as tensors:
+        return {tensor.name: tensor.load() for tensor in tensors}
+
+
+def _refused(path: Path, max_bytes: int = SIZE) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        _read(path, max_bytes)
+    return str(caught.value)
+
+
+# -- what kind of file -------------------------------------------------------------------------------------------
+def test_suffix_does_not_matter(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    arrays = files.kernels()
+    files.save_safetensors(tmp_path / "a.pth", arrays)
+    files.save_npz(tmp_path / "a.safetensors", arrays)
+    for name in ("a.pth", "a.safetensors"):
+        got = _read(tmp_path / name)
+        assert got.keys() == arrays.keys()
+        for name, expected in arrays.items():
+            assert got[name].dtype == np.float32
+            assert_array_equal(got[name], expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "empty"),
+        (b"hello world, this is no model", "no known kind"),
+        (b"\x93NUMPY\x01\x00v\x00{}", "numpy.savez"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
+        (bytes(257) + b"ustar\x0000" + bytes(300), "tar archive"),
+        (pickle.dumps({"w": [1.0]}), "not one that torch.save wrote"),
+        (b"PK\x03\x04 cut short", "damaged"),
+        (b"PK\x05\x06" + bytes(18), "zip archive of no known kind"),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes, word: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    message = _refused(path)
+    assert word in message
+    assert str(path) in message
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    assert "No such file" in _refused(tmp_path / "nothing.npz")
+    assert "not a regular file" in _refused(tmp_path)
+    assert "cannot be read" in _refused(Path("a\0b"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in _refused(tmp_path / "pipe")
+
+
+def test_torchscript_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    for entry in ("model/constants.pkl", "model/code/__torch__.py"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model/data.pkl", b"\x80\x02}.")
+            archive.writestr(entry, b"\x80\x02).")
+        assert "TorchScript" in _refused(path)
+
+
+def test_a_plain_pickle_does_not_run(tmp_path: Path) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "model.npz"
+    path.write_bytes(b"\x80\x02" + files.shell(marker) + b".")
+    assert "pickles can run code" in _refused(path)
+    assert not marker.exists()
+
+
+# -- safetensors ---------------------------------------------------------------------------------------------------
+def test_safetensors_half_precision_is_exact(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    bits = np.arange(0, 2**16, 7, dtype=np.uint16)
+    bits = bits[((bits >> 7) & 0xFF) != 0xFF]  # finite ones
+    values = (bits.astype(np.uint32) << 16).view(np.float32)
+    halves = np.linspace(-3, 3, 12, dtype=np.float16)
+    path = tmp_path / "half.safetensors"
+    path.write_bytes(
+        files.safetensors_bytes({
+            "b": ("BF16", (1, bits.size), bits.astype("<u2").tobytes()),
+            "h": ("F16", (3, 4), halves.astype("<f2").tobytes()),
+            "d": ("F64", (1, 1), np.array([np.pi], dtype="<f8").tobytes()),
+        })
+    )
+    got = _read(path)
+    assert got["b"].dtype == np.float32
+    assert_array_equal(got["b"][0], values)
+    assert got["h"].dtype == np.float16
+    assert_array_equal(got["h"].ravel(), halves)
+    assert got["d"][0, 0] == np.pi
+
+
+def test_safetensors_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    whole = files.save_safetensors(tmp_path / "whole", files.kernels()).read_bytes()
+    path = tmp_path / "cut"
+    for length in [1, 8, 9, 20, 200, len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        _refused(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"w":{"dtype":"F32","shape":[1000000,1000000],"data_offsets":[0,4000000000000]}}',
+        b'{"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,8]}}',
+        b'{"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"v":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}',
+        b'{"w":{"dtype":"F32","shape":[-2,-2],"data_offsets":[0,16]}}',
+        b'{"w":{"dtype":"F99","shape":[2,2],"data_offsets":[0,16]}}',
+        b'{"w":[1,2,3]}',
+        b'{"w":' + b"[" * 100_000,
+    ],
+)
+def test_safetensors_headers_are_not_believed(tmp_path: Path, header: bytes) -> None:
+    pytest.importorskip("safetensors")
+    path = tmp_path / "model"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    _refused(path)
+
+
+def test_safetensors_header_longer_than_the_file(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    path = tmp_path / "model"
+    path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    assert "header claims" in _refused(path)
+
+
+def test_safetensors_over_the_limit(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    path = files.save_safetensors(tmp_path / "model", files.kernels())
+    assert "limit of 100" in _refused(path, 100)
+
+
+def test_float8_is_named_in_the_refusal(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    path = tmp_path / "model"
+    path.write_bytes(files.safetensors_bytes({"w": ("F8_E4M3", (2, 2), bytes(4))}))
+    assert "F8_E4M3" in _refused(path)
+
+
+def test_safetensors_missing_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = files.save_safetensors(tmp_path / "model", files.kernels())
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert "pip install 'specnorm-bounds[cli]'" in _refused(path)
+
+
+# -- npz -----------------------------------------------------------------------------------------------------------
+def test_npz_kinds_of_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "model.npz"
+    matrix = np.arange(6.0).reshape(2, 3)
+    arrays = {"fortran": np.asfortranarray(matrix), "big": matrix.astype(">f4"), "half": matrix.astype(np.float16)}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    got = _read(path)
+    for array in got.values():
+        assert_array_equal(array, matrix)
+        assert array.dtype.isnative
+    assert got["half"].dtype == np.float16
+
+
+def test_npz_objects_are_never_unpickled(tmp_path: Path) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "model.npz"
+    pickled = b"\x80\x02" + files.shell(marker) + b"."
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 2), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", b"\x93NUMPY\x01\x00v\x00" + header + pickled)
+    assert "cannot be read" in _refused(path)
+    assert not marker.exists()
+
+
+def test_npz_bombs_are_refused_before_unpacking(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, w=np.zeros((1000, 1000)))
+    assert path.stat().st_size < 100_000
+    assert "more than the limit" in _refused(path, 1_000_000)
+    _read(path, 9_000_000)
+
+
+@pytest.mark.parametrize("shape", ["(1000000, 1000000)", "(2, 3)", "(-1, 4)", "(2**40,)", "(True, 4)", "'ab'"])
+def test_npz_shapes_are_not_believed(tmp_path: Path, shape: str) -> None:
+    path = tmp_path / "model.npz"
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", b"\x93NUMPY\x01\x00v\x00" + header + bytes(16))
+    _refused(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"\x93NUMPY\x09\x00v\x00{}", b"\x93NUMPY\x01\x00\xff\xff{", b"no array"]
+)
+def test_npz_damaged_entries(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", content)
+    assert "damaged header" in _refused(path)
+
+
+def test_npz_cut_or_flipped_is_refused(tmp_path: Path) -> None:
+    whole = bytearray(files.save_npz(tmp_path / "whole.npz", {"w": np.ones((100, 100))}).read_bytes())
+    path = tmp_path / "broken.npz"
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "damaged" in _refused(path)
+    whole[50_000] ^= 0xFF
+    path.write_bytes(whole)
+    assert "CRC" in _refused(path)
+
+
+def test_npz_odd_compressions_and_double_names(tmp_path: Path) -> None:
+    path = tmp_path / "model.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("w.npy", files.npy(np.ones((2, 2))))
+    assert "compression" in _refused(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", files.npy(np.ones((2, 2))))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("w.npy", files.npy(np.ones((2, 2))))
+    assert "one name" in _refused(path)

@@ -1,0 +1,126 @@
+"""Text for people and programs: rounding keeps promises, and a model's names stay names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auditing import files
+from specnorm.auditing import audit
+from specnorm.auditing.renderers import render
+from specnorm.auditing.renderers.table import number
+from specnorm.auditing.text import spreadsheet_safe, visible
+
+
+def _named(*names: str) -> dict[str, Any]:
+    return {name: np.ones((2, 2), dtype=np.float32) for name in names}
+
+
+# -- numbers -------------------------------------------------------------------------------------------------------
+@given(st.floats(0, allow_infinity=False, allow_nan=False))
+def test_text_keeps_what_the_number_promises(value: float) -> None:
+    lower, upper, near = (Decimal(number(value, promise)) for promise in ("lower", "upper", "exact"))
+    assert lower <= Decimal(value) <= upper
+    assert lower <= near <= upper
+    assert upper - lower <= Decimal(value) * Decimal("1e-5")
+
+
+@pytest.mark.parametrize(
+    ("value", "promise", "expected"),
+    [
+        (1 / 3, "lower", "0.333333"), (1 / 3, "upper", "0.333334"), (1 / 3, "estimate", "0.333333"),
+        (2.0, "upper", "2.00000"), (0.0, "upper", "0"), (1234567.0, "lower", "1.23456e+6"),
+        (1e-30, "lower", "1.00000e-30"), (None, "lower", "-"), (float("inf"), "upper", "inf"),
+        (99999.95, "upper", "100000"), (999999.5, "upper", "1.00000e+6"),
+    ],
+)  # fmt: skip
+def test_numbers_as_text(value: float | None, promise: str, expected: str) -> None:
+    assert number(value, promise) == expected
+
+
+# -- names ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("conv.weight", "conv.weight"), ("\x1b[31mred", "\\x1b[31mred"), ("a\nb\tc\r", "a\\nb\\tc\\r"),
+        ("\u202eevil", "\\u202eevil"), ("\x9b31m", "\\x9b31m"), ("été 層", "été 層"), ("\udc80", "\\udc80"),
+        ("[bold]x[/bold] :smile:", "[bold]x[/bold] :smile:"),
+    ],
+)  # fmt: skip
+def test_control_characters_are_shown_as_escapes(name: str, shown: str) -> None:
+    pytest.importorskip("rich")
+    assert visible(name) == shown
+    text = render([audit(_named(name))], "table")
+    assert f"| {shown} |" in text
+    assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("start", list("=+-@\t\r\n"))
+def test_formulas_are_defused_in_csv(start: str) -> None:
+    name = f"{start}cmd|' /C calc'!A0"
+    (row,) = csv.DictReader(io.StringIO(render([audit(_named(name))], "csv"), newline=""))
+    assert row["name"] == f"'{name}"
+
+
+def test_ordinary_text_is_left_alone_in_csv() -> None:
+    assert spreadsheet_safe("module.conv1.weight") == "module.conv1.weight"
+    assert spreadsheet_safe("a=b") == "a=b"
+    assert spreadsheet_safe("") == ""
+
+
+# -- formats -------------------------------------------------------------------------------------------------------
+def test_csv_holds_the_json_rows() -> None:
+    arrays = {**files.kernels(), 'quoted,"name"': np.full((2, 2), np.nan)}
+    report = audit(arrays, input_shape=8)
+    rows = list(csv.DictReader(io.StringIO(render([report], "csv"), newline="")))
+    assert len(rows) == 4
+    for text, row in zip(rows, report.to_dict()["layers"], strict=True):
+        assert list(text) == ["model", *row]
+        for key, value in row.items():
+            if value is None:
+                assert text[key] == ""
+            elif isinstance(value, str):
+                assert text[key] == value
+            else:
+                assert json.loads(text[key]) == value
+
+
+def test_json_is_an_object_or_a_list() -> None:
+    report = audit(_named("\x1b[31m\udc80"))
+    text = render([report], "json")
+    assert text.isascii()
+    assert json.loads(text) == report.to_dict()
+    assert json.loads(render([report], "json", many=True)) == [report.to_dict()]
+    assert json.loads(render([], "json", many=True)) == []
+
+
+def test_table_says_what_it_shows() -> None:
+    pytest.importorskip("rich")
+    arrays = {**files.kernels(), "bad.weight": np.full((2, 2), np.inf), "x" * 300: np.ones((2, 2), dtype=np.float32)}
+    text = render([audit(arrays, methods=["tn", "unfoldings"])], "table")
+    assert "x" * 300 in text
+    assert "5 layers (2 conv, 3 linear), 1 errors; 3 other arrays skipped." in text
+    assert "tn: an upper bound; unfoldings: an upper bound." in text
+    assert "supremum over all input sizes" in text
+    assert "stride=1, dilation=1, groups=1" in text
+    assert "bad.weight: error: kernel of shape (2, 2) holds 4 non-finite values" in text
+    assert "for the input shape 8x9" in render([audit({"k": np.ones((2, 2, 3, 3))}, input_shape=(8, 9))], "table")
+
+
+def test_table_rounds_outwards() -> None:
+    pytest.importorskip("rich")
+    (row,) = (report := audit({"k": np.eye(2) / 3})).layers
+    (line,) = [line for line in render([report], "table").splitlines() if line.startswith("| k")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert row.lower is not None
+    assert row.upper is not None
+    assert Decimal(cells[2]) <= Decimal(row.lower)
+    assert Decimal(cells[3]) >= Decimal(row.upper)

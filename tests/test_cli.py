@@ -1,0 +1,300 @@
+"""The command line: output, exit codes, messages; and no traceback, whatever it is given."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from auditing import files
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+pytest.importorskip("safetensors")
+
+from specnorm import backends, cli
+from specnorm.backends import Listing
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A good model: norms between 2 and 30."""
+    return files.save_npz(tmp_path / "model.npz", files.kernels())
+
+
+@pytest.fixture
+def bad_model(tmp_path: Path) -> Path:
+    """A model with one layer that is NaN."""
+    return files.save_npz(tmp_path / "bad.npz", {**files.kernels(), "nan.weight": np.full((2, 2), np.nan)})
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """No model at all."""
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    return path
+
+
+def _process(*arguments: str, code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    start = ["-m", "specnorm"] if code is None else ["-c", code]
+    return subprocess.run(
+        [sys.executable, *start, *arguments],
+        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def _norms(model: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    assert cli.run(["audit", str(model), "--format", "json"]) == 0
+    return {row["name"]: row for row in json.loads(capsys.readouterr().out)["layers"]}
+
+
+# -- reports -------------------------------------------------------------------------------------------------------
+def test_table(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(model)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == str(model)
+    assert "| conv1.weight | 4x3x3x3 |" in out
+    assert "circular" not in out
+    assert err == ""  # no progress bar where nobody watches
+
+
+def test_json_and_csv_agree(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _norms(model, capsys)
+    assert cli.run(["audit", str(model), "--format", "csv"]) == 0
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [float(line["upper"]) for line in table] == [row["upper"] for row in rows.values()]
+
+
+def test_options_reach_the_audit(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--input-shape", "6x7", "--layers", "conv1*", "--layers", "fc*", "--methods", "f4, grid"]
+    arguments += ["--padding-mode", "circular", "--backend", "numpy", "--device", "cpu", "--format", "json"]
+    assert cli.run(["audit", str(model), *arguments]) == 0
+    rows = json.loads(capsys.readouterr().out)["layers"]
+    assert [row["name"] for row in rows] == ["conv1.weight", "fc.weight"]
+    conv = rows[0]
+    assert (conv["input_shape"], conv["padding_mode"], conv["tn"]) == ([6, 7], "circular", None)
+    assert conv["circular"] > 0
+    assert conv["grid"] > 0
+
+
+def test_layout_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel = np.moveaxis(files.kernels()["conv1.weight"], (0, 1), (-1, -2))
+    path = files.save_npz(tmp_path / "hwio.npz", {"kernel": kernel})
+    assert cli.run(["audit", str(path), "--layout", "HWIO", "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["layers"]
+    assert row["shape"] == [3, 3, 3, 4]
+    assert not [word for word in row["assumed"] if word.startswith("layout")]
+
+
+def test_several_models(model: Path, bad_model: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(model), str(broken), str(bad_model), "--format", "json"]) == 2
+    out, err = capsys.readouterr()
+    assert [report["model"] for report in json.loads(out)] == [str(model), str(bad_model)]
+    assert str(broken) in err
+    assert cli.run(["audit", str(model), str(model)]) == 0
+    assert capsys.readouterr().out.count("conv1.weight |") == 2
+
+
+# -- the file ------------------------------------------------------------------------------------------------------
+def test_output_is_written_and_stdout_stays_empty(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.json"
+    assert cli.run(["audit", str(model), "--format", "json", "--output", str(path)]) == 0
+    assert len(json.loads(path.read_text())["layers"]) == 3
+    assert capsys.readouterr().out == ""
+
+
+def test_output_is_left_alone_on_failure(
+    model: Path, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    write = ["--format", "json", "--output", str(path)]
+    assert cli.run(["audit", str(broken), *write]) == 2
+    assert cli.run(["audit", str(model), str(broken), *write]) == 2
+    assert cli.run(["audit", str(model), "--layers", "nothing", *write]) == 2
+    assert cli.run(["audit", str(model), "--backend", "nothing", *write]) == 2
+
+    def fails(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    assert cli.run(["audit", str(model), *write]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert path.read_text() == "old"
+    assert {p.name for p in tmp_path.iterdir()} == {"report.json", "model.npz", "broken.safetensors"}
+
+
+def test_output_keeps_bad_rows_and_failed_gates(bad_model: Path, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    assert cli.run(["audit", str(bad_model), "--format", "json", "--output", str(path)]) == 2
+    assert [row["status"] for row in json.loads(path.read_text())["layers"]] == ["ok", "ok", "ok", "error"]
+    assert cli.run(["audit", str(model), "--fail-above", "0", "--format", "json", "--output", str(path)]) == 1
+    assert [row["status"] for row in json.loads(path.read_text())["layers"]] == ["ok", "ok", "ok"]
+
+
+# -- exit codes ----------------------------------------------------------------------------------------------------
+def test_the_gate(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _norms(model, capsys)
+    highest = max(rows.values(), key=lambda row: float(row["upper"]))
+    upper, lower = highest["upper"], highest["lower"]
+    assert cli.run(["audit", str(model), "--fail-above", repr(upper)]) == 0
+    assert "gate" not in capsys.readouterr().err
+    assert cli.run(["audit", str(model), "--fail-above", repr((lower + upper) / 2)]) == 1
+    err = capsys.readouterr().err
+    assert f"{highest['name']}: upper = {upper!r}" in err
+    assert "not proven" in err
+    assert "gate failed: 1 of 3" in err
+    assert cli.run(["audit", str(model), "--fail-above", repr(np.nextafter(lower, 0).item())]) == 1
+    assert f"{highest['name']}: lower = {lower!r}" in capsys.readouterr().err
+
+
+def test_exit_codes(model: Path, bad_model: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(bad_model)]) == 2
+    assert cli.run(["audit", str(bad_model), "--fail-above", "1e6"]) == 1  # nothing is proven about the bad layer
+    assert "nan.weight: error: kernel of shape (2, 2)" in capsys.readouterr().err
+    assert cli.run(["audit", str(broken), "--fail-above", "1e6"]) == 2
+    assert cli.run(["audit", str(broken), str(model), "--fail-above", "0"]) == 1
+    assert cli.run(["audit", str(broken), str(model), "--fail-above", "1e6"]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["nonsense"], ["audit"], ["audit", "MODEL", "--format", "pdf"], ["audit", "MODEL", "--methods", "tn,x"],
+        ["audit", "MODEL", "--methods", ""], ["audit", "MODEL", "--input-shape", "0"],
+        ["audit", "MODEL", "--input-shape", "8x"], ["audit", "MODEL", "--input-shape", "٣"],
+        ["audit", "MODEL", "--input-shape", "9" * 5000], ["audit", "MODEL", "--fail-above", "nan"],
+        ["audit", "MODEL", "--fail-above", "-1"], ["audit", "MODEL", "--fail-above", "inf"],
+        ["audit", "MODEL", "--layout", "HWOI"], ["audit", "MODEL", "--padding-mode", "reflect"],
+        ["audit", "MODEL", "--output", "no/such/folder/report"], ["audit", "MODEL", "--output", os.devnull],
+        ["audit", "MODEL", "--methods", "gram"], ["audit", "MODEL", "--backend", "nonsense"],
+        ["audit", "MODEL", "--device", "cpu"], ["audit", "MODEL", "--backend", "numpy", "--device", "cuda:9"],
+        ["audit", "MODEL", "--max-bytes", "0"], ["audit", "MODEL", "--max-bytes", "100"], ["audit", "no/such/file"],
+        ["audit", "MODEL", "--layers", "nothing*"],
+    ],
+)  # fmt: skip
+def test_wrong_usage(arguments: list[str], model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([str(model) if word == "MODEL" else word for word in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err
+    assert "Traceback" not in err
+
+
+def test_a_crash_is_not_taken_for_a_failed_gate(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crashes(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "audit", crashes)
+    assert cli.run(["audit", str(model)]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "audit", interrupted)
+    assert cli.run(["audit", str(model)]) == 130
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    assert cli.run(["audit", "-h"]) == 0
+    assert "--fail-above" in capsys.readouterr().out
+    assert cli.run(["--version"]) == 0
+
+
+# -- hostile names -------------------------------------------------------------------------------------------------
+def test_names_reach_the_terminal_as_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\x1b]0;owned\x07[red]x[/red]"
+    path = files.save_npz(tmp_path / "\x1b[31m.npz", {name: np.full((2, 2), np.nan)})
+    assert cli.run(["audit", str(path), "--fail-above", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert "\\x1b]0;owned\\x07[red]x[/red]" in out
+    assert "\\x1b]0;owned" in err
+
+
+def test_csv_on_a_terminal_is_escaped_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = files.save_npz(tmp_path / "m.npz", {"\x1b[31m": np.ones((2, 2))})
+    assert cli.run(["audit", str(path), "--format", "csv"]) == 0
+    assert "\x1b" in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.run(["audit", str(path), "--format", "csv"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_progress_bar_on_a_terminal(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli.run(["audit", str(model), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    json.loads(out)
+    assert "3/3" in err
+
+
+# -- as a process --------------------------------------------------------------------------------------------------
+def test_python_m_is_the_same(model: Path) -> None:
+    done = _process("audit", str(model), "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads(done.stdout)["layers"]) == 3
+
+
+def test_any_encoding_will_do(tmp_path: Path) -> None:
+    path = files.save_npz(tmp_path / "m.npz", {"層.weight": np.ones((2, 2))})
+    done = _process("audit", str(path), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0
+    assert "\\u5c64.weight" in done.stdout
+
+
+def test_a_closed_pipe_does_not_change_the_verdict(model: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "specnorm", "audit", str(model)],
+            stdout=closed, stderr=subprocess.PIPE, text=True, check=False, timeout=120,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("missing", ["click", "rich", "safetensors"])
+def test_without_its_dependencies_it_says_what_to_install(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom specnorm.__main__ import main\nmain()"
+    done = _process("audit", "x", code=code)
+    assert done.returncode == 2
+    assert done.stderr == f"specnorm: the command line needs {missing}: pip install 'specnorm-bounds[cli]'\n"
+
+
+# -- backends ------------------------------------------------------------------------------------------------------
+def test_backends_lists_what_is_there_and_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["backends"]) == 0
+    assert f"version {np.__version__}; devices: cpu" in capsys.readouterr().out
+    rows = [
+        Listing("a", "dist 1", None, (), "BrokenBackend: \x1b[31m"),
+        Listing("bb", "dist 2", "3", ("x:0", "x:1"), None),
+    ]
+    monkeypatch.setattr(backends, "listing", lambda: rows)
+    assert cli.run(["backends"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "a   BrokenBackend: \\x1b[31m  [dist 1]",
+        "bb  version 3; devices: x:0, x:1  [dist 2]",
+    ]
+    monkeypatch.setattr(backends, "listing", list)
+    assert cli.run(["backends"]) == 2
