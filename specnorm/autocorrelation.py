@@ -67,7 +67,7 @@ class Autocorrelation:
             flat = xp.astype(even, arrays.complex_dtype(even.dtype, xp=xp))
         else:
             odd = xp.matmul(self.backend.from_numpy(sin[:, 1:].astype(dtype), self.like), self.odd)
-            flat = even + 1j * odd
+            flat = self.backend.complex(even, odd)
         return xp.reshape(flat, (len(frequencies), self.size, self.size))
 
     def action(self, frequency: Frequencies, v: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -117,6 +117,10 @@ class Backend:
         """
         raise NotImplementedError
 
+    def complex(self, real: Array, imag: Array) -> Array:
+        """Complex array from its parts; a library's own constructor saves two passes over memory."""
+        return real + 1j * imag
+
     # -- host ----------------------------------------------------------------------------------------------------
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy a host array to one of `devices`, or to the default one; dtype kept where the library has it."""
@@ -130,6 +134,10 @@ class Backend:
         """Copy a host array to the device of ``like``, dtype kept."""
         xp = self.namespace(like)
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
+
+    def host(self) -> Backend:
+        """Backend that computes on the host: NumPy's."""
+        return load("numpy")
 
     def detach(self, x: Array) -> Array:
         """Same values, cut off from differentiation."""

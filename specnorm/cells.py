@@ -15,8 +15,8 @@ from specnorm.frequencies import Frequencies, product
 
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
-_WIDEST = 1.05
-"""Sum of reaches of the first cells of a torus: cells where the norm is below half its maximum pass at once."""
+_WIDEST = 0.8
+"""Sum of reaches of the first cells of a torus: cells where the norm is below 0.7 of its maximum pass at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +97,11 @@ class Boxes:
             self.closed,
         )
         return children, np.concatenate([whole, rows, rows])
+
+    def joined(self, other: Boxes) -> Boxes:
+        """These boxes and others of the same torus."""
+        low, high = np.concatenate([self.low, other.low]), np.concatenate([self.high, other.high])
+        return Boxes(low, high, self.denominators, self.half_degree, self.closed)
 
     @property
     def _weight(self) -> np.ndarray:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm import arrays, backends, operators, rounding
+from specnorm import arrays, operators, rounding
 from specnorm.conv import ConvSpec, check_dtype
 from specnorm.errors import KernelError, MethodError
 
@@ -85,8 +85,9 @@ class Program:
             def finish(x: Array, rounds: rounding.Rounds) -> Array:
                 trailing = (1,) * (x.ndim - 1)
                 x = arrays.unscale(x, xp.reshape(exponent, (-1, *trailing)), xp=xp)
-                x = x + xp.reshape(poison, (-1, *trailing))
-                return over_batch(rounding.to_dtype(x, getattr(xp, self.result_dtype), rounds, xp=xp))
+                x = rounding.to_dtype(x, getattr(xp, self.result_dtype), rounds, xp=xp)
+                # Last of all: rounding down cuts at zero, and a comparison would turn NaN into a number.
+                return over_batch(x + xp.reshape(xp.astype(poison, x.dtype), (-1, *trailing)))
 
             def over_batch(x: Array) -> Array:
                 return xp.reshape(x, (*batch, *x.shape[1:]))
@@ -178,7 +179,7 @@ class Program:
 
     def _on_host(self, kernels: Array, *, backend: Backend) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
         """Run in NumPy and bring everything back; recorded in the result."""
-        value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backends.load("numpy"))
+        value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
         # The proof is done and its ends are rounded: the rest may lose digits where the device has no float64.
         narrow = {} if backend.wide_dtype(kernels) == "float64" else {"float64": "float32", "complex128": "complex64"}

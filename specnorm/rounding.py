@@ -218,6 +218,9 @@ def _rescale(a: Array, *, xp: Any) -> tuple[Array, Array]:
     flat = xp.reshape(a, (-1, *a.shape[-2:]))
     largest = xp.max(xp.abs(flat), axis=(-2, -1))
     exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
+    # A symbol can cancel down to subnormal numbers, whose inverse would overflow.
+    limit = math.log2(float(xp.finfo(largest.dtype).max)) - 2
+    exponent = xp.clip(exponent, -limit, limit)
     factor = arrays.power_of_two(-exponent, xp=xp)
     scaled = flat * xp.astype(factor, flat.dtype)[:, None, None]
     return xp.reshape(scaled, a.shape), xp.reshape(exponent, a.shape[:-2])

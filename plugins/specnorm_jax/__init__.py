@@ -85,6 +85,10 @@ class JaxBackend(Backend):
         diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
         return jnp.isfinite(a).all((-2, -1)) & jnp.isfinite(diagonal).all(-1)
 
+    def complex(self, real: Array, imag: Array) -> Array:
+        """Return ``lax.complex``."""
+        return jax.lax.complex(real, imag)
+
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy to a device; without 64-bit values enabled, JAX makes float64 float32."""
         return jnp.asarray(x, device=next((d for d in jax.devices() if str(d) == device), None))

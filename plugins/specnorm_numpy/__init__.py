@@ -25,6 +25,8 @@ class NumpyBackend(Backend):
         """np.matrix and masked arrays change what the operators mean."""
         if isinstance(x, (np.matrix, np.ma.MaskedArray)):
             return f"{type(x).__name__} is not supported: its operators mean other things. Pass np.asarray(x)."
+        if not x.dtype.isnative:
+            return f"array has foreign byte order ({x.dtype.str}). Pass x.astype(x.dtype.newbyteorder('='))."
         return None
 
     def namespace(self, x: Any) -> Any:
@@ -51,6 +53,12 @@ class NumpyBackend(Backend):
                 except np.linalg.LinAlgError:
                     ok[index] = False
         return ok
+
+    def complex(self, real: Any, imag: Any) -> Any:
+        """Fill an empty array, without temporaries."""
+        out = np.empty(np.broadcast_shapes(real.shape, imag.shape), dtype=np.result_type(real, np.complex64))
+        out.real, out.imag = real, imag
+        return out
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Any:
         """Return a copy."""

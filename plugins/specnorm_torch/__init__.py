@@ -88,8 +88,13 @@ class TorchBackend(Backend):
     def cholesky_ok(self, a: Array) -> Array:
         """By LAPACK's info; infinities pass it, so entries are checked as well."""
         factor, info = torch.linalg.cholesky_ex(a)
-        finite = torch.isfinite(a).flatten(-2).all(-1) & torch.isfinite(factor).flatten(-2).all(-1)
-        return (info == 0) & finite
+        # A sum is finite only if every entry is; one reduction is several times faster than a mask of complex entries.
+        sums = a.flatten(-2).sum(-1) + factor.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return (info == 0) & torch.isfinite(sums)
+
+    def complex(self, real: Array, imag: Array) -> Array:
+        """Return ``torch.complex``."""
+        return torch.complex(real, imag)
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy to a device; first on the host, since torch reads no negative strides."""

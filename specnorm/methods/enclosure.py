@@ -153,9 +153,7 @@ class Certify(Method):
         blocks, exponent = arrays.scale(blocks, xp=xp)
         proven, refuted = [], []
         for j, power in enumerate(backend.to_numpy(exponent)):
-            # Past these ends the bound is far from every norm of a kernel of about 1.
-            bound = self.bound * 2.0 ** -float(power) if -1000 < power < 1000 else 0.0
-            bound = min(max(bound, 1e-290), 1e290) if self.bound > 0 else 0.0
+            bound = _scaled_bound(self.bound, int(power))
             found = self._decide(blocks[j : j + 1, ...], spec, bound, xp=xp, backend=backend)
             proven.append(found.upper <= bound)
             refuted.append(found.lower > bound)
@@ -182,6 +180,17 @@ class Certify(Method):
         del residuals
         shape = (cotangent.shape[0], spec.cout, spec.cin, *spec.block_kernel_shape)
         return xp.broadcast_to(xp.reshape(cotangent * 0, (-1,) + (1,) * (len(shape) - 1)), shape)
+
+
+def _scaled_bound(bound: float, power: int) -> float:
+    """``bound * 2**-power``, exactly; or, where that is far from every norm of a kernel of about 1, one of the ends.
+
+    No such norm lies between an end and what it stands for, so a verdict at the end is one at the bound.
+    """
+    if bound == 0:
+        return 0.0
+    exponent = math.frexp(bound)[1] - power
+    return math.ldexp(bound, -power) if abs(exponent) < 460 else 1e140 if exponent > 0 else 1e-140
 
 
 def check_rtol(rtol: object) -> None:

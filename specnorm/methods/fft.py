@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm import arrays, operators
 from specnorm.errors import MethodError, Undecided
-from specnorm.frequencies import half_grid, mirror_index
+from specnorm.frequencies import Frequencies, half_grid, mirror_index
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import Enclose, check_rtol, enclose_block, top_at
 
@@ -73,17 +73,18 @@ class ExactFFT(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Find the arg-max frequency, then its singular triple."""
-        count = blocks.shape[0]
+        count, budget = blocks.shape[0], self.max_cells
         if spec.input_shape is not None:
             every = half_grid(operators.circular_sizes(spec))
+            # A search that looks at more cells than there are frequencies has lost.
+            budget = min(budget, len(every) // 4)
             if backend.static_shapes or backend.is_traced(blocks) or len(every) <= _FEW:
-                _, phase = operators.largest(_norms(xp), blocks, every, xp=xp, backend=backend)
-                u, v, value = operators.top_triple(operators.matrix_at(blocks, phase, xp=xp), xp=xp)
-                visited = xp.full((count,), len(every), dtype=xp.int32, device=backend.device(blocks))
-                return Evaluation(value, (visited,), (u, v, phase))
-        method = Enclose(rtol=self.rtol, max_cells=self.max_cells)
+                return self._visit_all(blocks, every, xp=xp, backend=backend)
+        method = Enclose(rtol=self.rtol, max_cells=budget)
         found = [enclose_block(blocks[j : j + 1, ...], spec, method, xp=xp, backend=backend) for j in range(count)]
         if not all(converged for _, converged in found):
+            if spec.input_shape is not None and len(every) <= self.max_cells:
+                return self._visit_all(blocks, every, xp=xp, backend=backend)
             raise Undecided(
                 f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells: it is nearly constant "
                 "over many frequencies. enclose(kernel) returns what is proven; or give a larger rtol or max_cells."
@@ -93,6 +94,12 @@ class ExactFFT(Method):
         ]
         u, v, value, phase = (xp.concat(list(x), axis=0) for x in zip(*triples, strict=True))
         visited = backend.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
+        return Evaluation(value, (visited,), (u, v, phase))
+
+    def _visit_all(self, blocks: Array, every: Frequencies, *, xp: Any, backend: Backend) -> Evaluation:
+        _, phase = operators.largest(_norms(xp), blocks, every, xp=xp, backend=backend)
+        u, v, value = operators.top_triple(operators.matrix_at(blocks, phase, xp=xp), xp=xp)
+        visited = xp.full((blocks.shape[0],), len(every), dtype=xp.int32, device=backend.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
@@ -126,7 +133,9 @@ class SingularValues(Method):
         super().check(spec)
         operators.require_circular(spec, "singular_values", "conv_norm and the bounds")
         total = self._total(spec)
-        if self.k is not None and not 1 <= self.k <= total:
+        if self.k is not None:
+            check_count("k", self.k, least=1)
+        if self.k is not None and self.k > total:
             raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
 
     def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
@@ -146,7 +155,7 @@ class SingularValues(Method):
         for start in range(0, len(half), step):
             symbol = operators.Symbol(blocks, half[start : start + step], xp=xp, backend=backend)
             u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
-            phase = xp.broadcast_to(symbol.phase[None], (blocks.shape[0], *symbol.phase.shape))
+            phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
             parts.append((u, s, vh, phase))
         u, s, vh, phase = (xp.take(xp.concat(list(p), axis=1), mirror, axis=1) for p in zip(*parts, strict=True))
         flat = xp.reshape(s, (s.shape[0], -1))

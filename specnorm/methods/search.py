@@ -30,6 +30,8 @@ from specnorm.frequencies import Frequencies, product
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
+_DOUBTFUL = 4
+"""How many cells a round gives an exact eigenpair: power steps stall where singular values nearly coincide."""
 _LATTICE = 2**40
 """Points a turn for frequencies found by ascent."""
 
@@ -106,6 +108,9 @@ class Search:
         -------
         Found
         """
+        if boxes.closed and supremum is None:
+            raise ValueError("grid points are ruled out by a proven supremum of the torus: none was given")
+        self.free = not boxes.closed
         lower, where = (start.lower, start.frequency) if start is not None else (0.0, boxes.centres[:1])
         vectors = self._start_vectors(len(boxes))
         seen, level = 0, 0
@@ -115,8 +120,9 @@ class Search:
             seen, level = seen + len(boxes), level + 1
             failed: list[np.ndarray] = []
             next_vectors: list[Array] = []
+            estimates: list[np.ndarray] = []
             for first in range(0, len(boxes), self.chunk):
-                part = slice(first, first + self.chunk)
+                part = slice(first, min(first + self.chunk, len(boxes)))
                 gram = self.gram.matrices(boxes[part].centres)
                 norms, vectors_here = self._estimate(gram, vectors[part, ...], steps=6 if level == 1 else 2)
                 best = int(np.argmax(norms))
@@ -127,15 +133,18 @@ class Search:
                         vectors_here[best : best + 1, :],
                         lower,
                         where,
-                        free=not boxes.closed,
+                        free=self.free,
                         rtol=rtol,
                     )
                 if bound is not None and lower > bound:
                     return Found(lower, math.inf, where, seen, level)
                 target = lower * (1 + 0.999 * rtol) if bound is None else bound
-                passed = self._rule_out(gram, boxes[part], norms, target, supremum)
+                passed, doubtful = self._rule_out(gram, boxes[part], norms, target, supremum)
+                if len(doubtful):
+                    lower, where = self._settle(boxes[part][doubtful].centres, lower, where, rtol=rtol)
                 failed.append(np.flatnonzero(~passed) + first)
                 next_vectors.append(self._take(vectors_here, np.flatnonzero(~passed)))
+                estimates.append(norms[~passed])
             boxes = boxes[np.concatenate(failed)]
             vectors = self.xp.concat(next_vectors, axis=0)
             points = np.flatnonzero(~boxes.divisible)
@@ -145,15 +154,15 @@ class Search:
                 lower, where = self._settle(boxes[points].centres, lower, where, rtol=rtol)
                 if lower <= before:
                     return Found(lower, math.inf, where, seen, level)
-            boxes, parent = boxes.split()
+            boxes, parent = _shrink(boxes, np.concatenate(estimates), target)
             vectors = self._take(vectors, parent) if len(boxes) else vectors
         target = lower * (1 + 0.999 * rtol) if bound is None else bound
         return Found(lower, target, where, seen, level)
 
     @property
     def chunk(self) -> int:
-        """Cells at once within the memory budget: about five complex matrices each."""
-        return int(max(1, 256 * 2**20 // (5 * 16 * self.gram.size**2)))
+        """Cells at once within the memory budget: about five complex matrices each, and twelve numbers a lag."""
+        return int(max(1, 256 * 2**20 // (5 * 16 * self.gram.size**2 + 12 * 8 * len(self.gram.lags))))
 
     def _start_vectors(self, count: int) -> Array:
         start = arrays.random_vectors(self.seed, (1, self.gram.size))
@@ -173,8 +182,8 @@ class Search:
 
     def _rule_out(
         self, gram: Array, boxes: Boxes, norms: np.ndarray, target: float, supremum: float | None
-    ) -> np.ndarray:
-        """Which cells hold nothing above the target."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which cells hold nothing above the target; and a few whose estimate said so and whose proof failed."""
         limit = self._limits(boxes, target, supremum)
         passed: np.ndarray = np.isinf(limit)  # nothing on the whole torus exceeds the target
         hopeful = np.flatnonzero((norms**2 < limit) & ~passed)
@@ -182,7 +191,8 @@ class Search:
             limits = self.backend.from_numpy(limit[hopeful], self.block)
             proven = rounding.gram_below(self._take(gram, hopeful), limits, xp=self.xp, backend=self.backend)
             passed[hopeful] = self.backend.to_numpy(proven)
-        return passed
+        failed = hopeful[~passed[hopeful]]
+        return passed, failed[np.argsort(-norms[failed], kind="stable")[:_DOUBTFUL]]
 
     def _limits(self, boxes: Boxes, target: float, supremum: float | None) -> np.ndarray:
         """Largest computed ||G(c)||**2 that rules a cell out, rounded down; negative where nothing does."""
@@ -217,12 +227,14 @@ class Search:
     ) -> tuple[float, Frequencies]:
         """Raise the lower bound by the exact norms of single frequencies."""
         for first in range(0, len(points), self.chunk):
-            part = points[first : first + self.chunk]
+            part = points[first : min(first + self.chunk, len(points))]
             values, vectors = arrays.top_eigenpair(self.gram.matrices(part), xp=self.xp)
-            best = int(np.argmax(self.backend.to_numpy(values)))
-            lower, where = self._raise(
-                part[best : best + 1], vectors[best : best + 1, :], lower, where, free=False, rtol=rtol
-            )
+            host = self.backend.to_numpy(values)
+            best = int(np.argmax(host))
+            if host[best] > lower**2:
+                lower, where = self._raise(
+                    part[best : best + 1], vectors[best : best + 1, ...], lower, where, free=self.free, rtol=rtol
+                )
         return lower, where
 
     def _ascend(self, start: Frequencies, vector: Array, *, free: bool, rtol: float) -> tuple[Frequencies, Array]:
@@ -290,6 +302,8 @@ class Search:
         v = vector[0, ...]
         for _ in range(2):
             shift = float(xp.real(xp.sum(xp.conj(v) * xp.matmul(gram, v)))) * (1 + 1e-9)
+            if not shift > 1e-290:
+                return point, v[None, ...]  # the symbol vanishes here: nothing to sharpen, and a singular system
             v, _ = arrays.normalise(xp.linalg.solve(shift * eye - gram, v[:, None])[:, 0], xp=xp)
         if not free:
             return point, v[None, ...]
@@ -320,6 +334,18 @@ class Search:
 
     def _phase(self, point: Frequencies) -> Array:
         return operators.Symbol(self.block, point, xp=self.xp, backend=self.backend).phase
+
+
+def _shrink(boxes: Boxes, norms: np.ndarray, target: float) -> tuple[Boxes, np.ndarray]:
+    """Split cells that failed; twice at once where the norm at the centre says that once would not do."""
+    reach = boxes.reach.sum(axis=1)
+    needed = np.arccos(np.clip(norms / max(target, 1e-300), 0, 1 - 1e-12))
+    again = reach > 1.6 * needed
+    boxes, parent = boxes.split()
+    twice = np.flatnonzero(again[parent])
+    once = np.flatnonzero(~again[parent])
+    children, of = boxes[twice].split()
+    return boxes[once].joined(children), parent[np.concatenate([once, twice[of]])]
 
 
 def uphill(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:

@@ -155,6 +155,9 @@ class TensorNorm(Method):
                     factor, proven = LIFT, prove(search, float(found[0][0]), plain=False).proven
                     break
                 found = [value, *residuals]
+            else:
+                # Refuted every time, and raised every time: the last value has not been looked at.
+                factor, proven = LIFT, prove(search, float(found[0][0]), plain=False).proven
         if self.certified and not proven:
             raise Undecided(
                 f"tn_bound could not be certified within {PROOF_CELLS} cells; grid_bound and f4_bound are proven "

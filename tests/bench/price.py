@@ -1,0 +1,102 @@
+"""What a proof costs: specnorm against textbook estimates, interleaved in one run.
+
+    python -m bench.price --threads 1 --out docs/benchmarks/price-1.jsonl
+
+Each line is one measurement: medians of interleaved repeats, in seconds, with everything needed to repeat it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench.kernels import flat, trained
+from bench.yardsticks import fft_svd, hopm
+
+import specnorm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    rows = []
+    for channels in given.channels:
+        kernels = [("trained", *pair) for pair in trained(channels)] + [("flat", "gaussian", flat(channels))]
+        for family, name, kernel in kernels:
+            rows.append(measure(family, name, kernel, given.threads, given.repeats))
+            print(summary(rows[-1]), flush=True)
+    given.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def measure(family: str, name: str, kernel: np.ndarray, threads: int, repeats: int) -> dict[str, Any]:
+    """Interleave all contestants on one kernel."""
+    x = torch.tensor(kernel)
+    contestants: dict[str, Callable[[], Any]] = {
+        "hopm": lambda: hopm(x),
+        "enclose": lambda: specnorm.enclose(x),
+        "tn_certified": lambda: specnorm.tn_bound(x),
+        "tn_estimate": lambda: specnorm.tn_bound(x, certified=False),
+        "f4": lambda: specnorm.f4_bound(x),
+        "enclose_n32": lambda: specnorm.enclose(x, 32),
+        "enclose_n1024": lambda: specnorm.enclose(x, 1024),
+    }
+    if kernel.shape[0] <= 64:
+        contestants["fft_svd_n32"] = lambda: fft_svd(x, 32)
+    seconds: dict[str, list[float]] = {key: [] for key in contestants}
+    values: dict[str, Any] = {key: run() for key, run in contestants.items()}  # warm-up
+    for _ in range(repeats if kernel.shape[0] <= 128 else 3):
+        for key, run in contestants.items():
+            begin = time.perf_counter()
+            run()
+            seconds[key].append(time.perf_counter() - begin)
+    found = values["enclose"]
+    return {
+        "family": family,
+        "name": name,
+        "shape": list(kernel.shape),
+        "threads": threads,
+        "seconds": {key: statistics.median(times) for key, times in seconds.items()},
+        "ratio_to_hopm": {
+            key: statistics.median(t / y for t, y in zip(times, seconds["hopm"], strict=True))
+            for key, times in seconds.items()
+        },
+        "lower": float(found.lower),
+        "upper": float(found.upper),
+        "cells": found.cells,
+        "status": found.status,
+        "hopm_value": float(values["hopm"]),
+        "tn_value": float(values["tn_certified"]),
+        "f4_value": float(values["f4"]),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def summary(row: dict[str, Any]) -> str:
+    ratios = "  ".join(f"{key} {value:.2f}" for key, value in row["ratio_to_hopm"].items() if key != "hopm")
+    return f"{row['shape'][0]:4d} {row['family']:8s} hopm {1e3 * row['seconds']['hopm']:.1f} ms  {ratios}  ({row['cells']})"
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

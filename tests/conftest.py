@@ -1,0 +1,48 @@
+"""The `xp` fixture: one array library at a time. And the hypothesis profiles.
+
+``SPECNORM_TEST_BACKENDS=numpy,torch`` restricts the libraries; one that is named there must be usable, or its tests
+fail instead of being skipped. ``SPECNORM_HYPOTHESIS_PROFILE`` is ``ci`` (default) or ``nightly``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before any test module can import an array library. The matrices here are small: threads would only fight for cores.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+# Before any test module can import JAX: float64 everywhere but under `jax32`, which is plain JAX.
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+
+from libraries import LIBRARIES, Lib, Unusable, opened  # noqa: E402 - imports NumPy, after the lines above
+
+_ASKED = [name for name in os.environ.get("SPECNORM_TEST_BACKENDS", "").replace(" ", "").split(",") if name]
+_UNKNOWN = sorted(set(_ASKED) - set(LIBRARIES) - set(LIBRARIES.values()))
+if _UNKNOWN:
+    raise pytest.UsageError(f"SPECNORM_TEST_BACKENDS names {', '.join(_UNKNOWN)}; known: {', '.join(LIBRARIES)}")
+_PARAMS = [name for name, family in LIBRARIES.items() if not _ASKED or name in _ASKED or family in _ASKED]
+
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+settings.register_profile("ci", derandomize=True, max_examples=50, database=None, **_COMMON)  # type: ignore[arg-type]
+settings.register_profile("nightly", max_examples=1000, print_blob=True, **_COMMON)  # type: ignore[arg-type]
+settings.load_profile(os.environ.get("SPECNORM_HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(params=_PARAMS)
+def xp(request: pytest.FixtureRequest) -> Iterator[Lib]:
+    """One array library, ready to make arrays; see `libraries.Lib`."""
+    try:
+        manager = opened(request.param)
+        lib = manager.__enter__()
+    except Unusable as reason:
+        if _ASKED:
+            pytest.fail(f"{request.param} was asked for, but: {reason}")
+        pytest.skip(str(reason))
+    try:
+        yield lib
+    finally:
+        manager.__exit__(None, None, None)

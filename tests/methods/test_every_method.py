@@ -1,0 +1,269 @@
+"""What holds for every method: valid, tight, independent of scale, layout, memory and library; never a surprise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_exact, assert_tight, assert_valid, number
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import Truth, finite_difference_gradient
+from promises import PROMISES, SEVERAL, Promise, for_all, layers_for, measured, rounded
+from strategies import Layer, Recipe
+
+import specnorm
+from specnorm import METHODS, Result
+
+NAMES = tuple(PROMISES)
+ESTIMATES = ("tn",)
+"""Methods that may call themselves estimates; then their validity is checked up to convergence only."""
+
+SMALL = Layer(Recipe((4, 4, 3, 3), seed=3), (4, 5))
+
+
+def test_every_method_has_a_promise() -> None:
+    assert set(METHODS) == set(PROMISES) | set(SEVERAL)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_valid_and_tight(xp: Lib, name: str) -> None:
+    promise = PROMISES[name]
+
+    def check(layer: Layer) -> None:
+        got = measured(xp, layer, promise.method, **promise.geometry(layer))
+        truth = promise.truth(layer)
+        roomy = rounded(truth, layer.recipe, xp)
+        if got.kind == "estimate":
+            assert name in ESTIMATES
+            converged = 1e-4 if layer.recipe.dtype == "float32" else 1e-6
+            assert number(got) >= roomy.lo * (1 - converged)
+        elif promise.kind == "exact":
+            assert got.kind == "exact"
+            assert_exact(got, roomy, 1e-6)
+            return
+        else:
+            assert_valid(got, promise.kind, truth)
+        if name in ESTIMATES:
+            # Computed in the kernel's own precision, and lifted by what its rounding may have lost.
+            roomy = Truth(roomy.lo, roomy.hi * (1 + 32 * layer.recipe.eps))
+        assert_tight(number(got), roomy, promise.factor(layer.recipe.shape))
+
+    for_all(xp, layers_for(xp), check, share=2.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_agrees_with_numpy(xp: Lib, name: str) -> None:
+    """The same number from every library, to rounding: one algorithm, one implementation."""
+    if xp.name == "numpy":
+        pytest.skip("NumPy is what the others are compared with")
+    promise = PROMISES[name]
+
+    def check(layer: Layer) -> None:
+        geometry = promise.geometry(layer)
+        ours = number(measured(xp, layer, promise.method, **geometry))
+        reference = float(specnorm.measure(layer.kernel, promise.method, **geometry).value)
+        if not xp.has_float64:
+            rtol = 1e-4  # bounds proven in float32 are lifted by more
+        elif name in ESTIMATES:
+            rtol = 1e-5 if layer.recipe.dtype == "float32" else 1e-8
+        else:
+            rtol = max(8 * layer.recipe.eps, 1e-12)
+        room = rounded(promise.truth(layer), layer.recipe, xp)
+        assert abs(ours - reference) <= rtol * reference + (room.hi - room.lo)
+
+    for_all(xp, layers_for(xp), check, share=0.5)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *SEVERAL])
+def test_zero_kernel(xp: Lib, name: str) -> None:
+    method = SEVERAL.get(name) or PROMISES[name].method
+    geometry = PROMISES[name].geometry(SMALL) if name in PROMISES else {}
+    for dtype in xp.dtypes[:1] if xp.compiles else xp.dtypes:
+        kernel = xp.asarray(np.zeros(SMALL.recipe.shape, dtype=dtype))
+        value = xp.to_numpy(specnorm.measure(kernel, method, **geometry).value)
+        assert (value == 0).all()
+        if name in PROMISES:
+            _, gradient = specnorm.value_and_grad(kernel, method, **geometry)
+            assert (xp.to_numpy(gradient) == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("exponent", [-100, 100])
+def test_scale_is_undone(xp: Lib, name: str, exponent: int) -> None:
+    """A power of two goes straight through: up to the last rounding of a bound, nothing else may change."""
+    promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
+    for dtype in xp.dtypes[:1] if xp.compiles else xp.dtypes:
+        kernel = SMALL.kernel.astype(dtype)
+        plain = xp.number(specnorm.measure(xp.asarray(kernel), promise.method, **geometry).value)
+        scaled = xp.number(specnorm.measure(xp.asarray(np.ldexp(kernel, exponent)), promise.method, **geometry).value)
+        assert abs(math.ldexp(scaled, -exponent) / plain - 1) <= 4 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_input_same_answer(xp: Lib, name: str) -> None:
+    promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
+    kernel = xp.asarray(SMALL.kernel.astype("float32"))
+    values = {xp.number(specnorm.measure(kernel, promise.method, **geometry).value) for _ in range(3)}
+    assert len(values) == 1
+
+
+def memory_variants(kernel: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """The same values, laid out otherwise in memory."""
+    readonly = kernel.copy()
+    readonly.flags.writeable = False
+    strided = np.zeros((*kernel.shape[:-1], 2 * kernel.shape[-1]), dtype=kernel.dtype)[..., ::2]
+    strided[...] = kernel
+    return {
+        "read-only": readonly,
+        "Fortran order": np.asfortranarray(kernel),
+        "every other": strided,
+        "channels last": np.ascontiguousarray(np.moveaxis(kernel, 1, -1)).swapaxes(1, -1).swapaxes(2, -1),
+        "negative strides": np.ascontiguousarray(kernel[::-1, ::-1])[::-1, ::-1],
+        "broadcast": np.broadcast_to(kernel[:1], kernel.shape),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("variant", list(memory_variants(SMALL.kernel)))
+def test_memory_layout_does_not_matter(name: str, variant: str) -> None:
+    promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
+    kernel = memory_variants(SMALL.kernel)[variant]
+    before = kernel.copy()
+    plain = float(specnorm.measure(np.ascontiguousarray(before), promise.method, **geometry).value)
+    got = float(specnorm.measure(kernel, promise.method, **geometry).value)
+    assert abs(got / plain - 1) <= 1e-14
+    np.testing.assert_array_equal(kernel, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_foreign_byte_order_is_refused_or_right(name: str) -> None:
+    promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
+    foreign = SMALL.kernel.astype(SMALL.kernel.dtype.newbyteorder())
+    expected = float(specnorm.measure(SMALL.kernel, promise.method, **geometry).value)
+    try:
+        got = float(specnorm.measure(foreign, promise.method, **geometry).value)
+    except specnorm.SpecnormError:
+        got = expected
+    assert got == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_memory_formats(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
+    kernel = torch.from_numpy(SMALL.kernel)
+    plain = float(specnorm.measure(kernel, promise.method, **geometry).value)
+    for other in (
+        kernel.to(memory_format=torch.channels_last),
+        kernel.permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2),
+        torch.nn.Parameter(kernel.clone()),
+        torch.nn.functional.pad(kernel, (1, 1))[..., 1:-1],
+    ):
+        value = specnorm.measure(other, promise.method, **geometry).value
+        assert abs(float(value.detach()) / plain - 1) <= 1e-14
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layouts(xp: Lib, name: str) -> None:
+    """The frameworks' axis orders name the same layer, and gradients come back in the kernel's own order."""
+    promise = PROMISES[name]
+    geometry = promise.geometry(Layer(SMALL.recipe, (4, 4)))
+    dtype = xp.dtypes[0]
+    kernel = SMALL.kernel.astype(dtype)
+    plain, gradient = specnorm.value_and_grad(xp.asarray(kernel), promise.method, **geometry)
+    hwio = np.transpose(kernel, (2, 3, 1, 0))
+    value, turned = specnorm.value_and_grad(xp.asarray(hwio), promise.method, layout="HWIO", **geometry)
+    tolerance = 4 * np.finfo(dtype).eps
+    assert abs(xp.number(value) / xp.number(plain) - 1) <= tolerance
+    back = np.transpose(xp.to_numpy(turned), (3, 2, 0, 1))
+    assert float(np.max(np.abs(back - xp.to_numpy(gradient)))) <= 50 * tolerance * kernel.size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_measured_in_float32(xp: Lib, name: str) -> None:
+    if xp.name == "strict":
+        pytest.skip("array-api-strict has no float16")
+    promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
+    half = SMALL.kernel.astype(np.float16)
+    value = specnorm.measure(xp.asarray(half), promise.method, **geometry).value
+    assert xp.dtype_name(value) == "float32"
+    exact = specnorm.measure(xp.asarray(half.astype(np.float32)), promise.method, **geometry).value
+    assert xp.number(value) == xp.number(exact)
+    _, gradient = specnorm.value_and_grad(xp.asarray(half), promise.method, **geometry)
+    assert xp.dtype_name(gradient) == "float16"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "enclose"])
+def test_gradient_against_differences(xp: Lib, name: str) -> None:
+    """Directional derivatives along three directions, differences taken with NumPy in float64.
+
+    The upper end of an enclosure is no smooth function of the kernel; `test_enclosure` looks at its gradient.
+    """
+    promise = PROMISES[name]
+    for shape, sizes in ((SMALL.recipe.shape, SMALL.input_shape), ((4, 2, 3), (5,)))[: 1 if xp.compiles else 2]:
+        dtype = xp.dtypes[-1]
+        kernel = Recipe(shape, dtype=dtype, seed=8).kernel
+        geometry = promise.geometry(Layer(Recipe(shape), sizes))
+        value, gradient = specnorm.value_and_grad(xp.asarray(kernel), promise.method, **geometry)
+        slope = xp.to_numpy(gradient)
+        assert slope.shape == kernel.shape
+        assert xp.dtype_name(gradient) == dtype
+        assert xp.number(value) > 0
+
+        def norm(k: NDArray[Any], promise: Promise = promise, geometry: dict[str, Any] = geometry) -> float:
+            return float(specnorm.measure(k, promise.method, **geometry).value)
+
+        for seed in range(3):
+            direction = Recipe(shape, seed=100 + seed).kernel
+            expected = finite_difference_gradient(norm, kernel, direction, h=1e-4)
+            tolerance = 1e-4 if dtype == "float64" else 2e-3
+            assert abs(float(np.sum(slope * direction)) - expected) <= tolerance * np.linalg.norm(direction)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_of_the_frameworks(name: str, xp: Lib) -> None:
+    """Automatic differentiation gives what `value_and_grad` gives."""
+    promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
+    kernel = xp.asarray(SMALL.kernel.astype(xp.dtypes[0]))
+    _, expected = specnorm.value_and_grad(kernel, promise.method, **geometry)
+    if xp.name == "torch":
+        kernel.requires_grad_()
+        specnorm.measure(kernel, promise.method, **geometry).value.backward()
+        got = kernel.grad
+    elif xp.name in ("jax", "jax32"):
+        import jax
+
+        got = jax.grad(lambda k: specnorm.measure(k, promise.method, **geometry).value)(kernel)
+    else:
+        pytest.skip("no automatic differentiation")
+    assert xp.dtype_name(got) == xp.dtype_name(kernel)
+    np.testing.assert_allclose(xp.to_numpy(got), xp.to_numpy(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_compare_orders_its_results() -> None:
+    """Every method on one layer; lower values below the exact one, upper ones above."""
+    results = specnorm.compare(SMALL.kernel, input_shape=(16, 16))
+    assert isinstance(results["fft"], Result)
+    assert list(results) == [name for name in METHODS if name in results]
+    exact = float(results["fft"].value)
+    for name, result in results.items():
+        if name in SEVERAL:
+            continue
+        if result.kind == "upper":
+            assert float(result.value) >= exact * (1 - 1e-12), name
+        if result.kind == "lower":
+            assert float(result.value) <= exact * (1 + 1e-12), name
+    assert {"tn", "f4", "gram", "grid", "fft", "reshaped"} <= set(results)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_non_finite_kernels_are_refused(xp: Lib, name: str, bad: float) -> None:
+    promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
+    kernel = SMALL.kernel.astype(xp.dtypes[0])
+    kernel[1, 2, 0, 1] = bad
+    with pytest.raises(specnorm.KernelError, match="non-finite"):
+        specnorm.measure(xp.asarray(kernel), promise.method, **geometry)

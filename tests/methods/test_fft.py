@@ -1,0 +1,169 @@
+"""The exact circular norm and the whole spectrum, against dense matrices and plain FFTs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_exact
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import Truth, all_singular_values, dense_norm, sigma_star
+from promises import for_all, layers_for, measured, rounded
+from strategies import FAMILIES, Layer, Recipe
+
+import specnorm
+from specnorm import ExactFFT, GeometryError, MethodError
+
+
+def fft_norm(kernel: NDArray[Any], sizes: tuple[int, ...]) -> float:
+    """Largest singular value over every DFT frequency; the kernel must not be larger than the input."""
+    assert all(k <= n for k, n in zip(kernel.shape[2:], sizes, strict=True))
+    symbols = np.fft.fftn(kernel.astype(np.float64), s=sizes, axes=tuple(range(2, kernel.ndim)))
+    matrices = np.moveaxis(symbols.reshape(*kernel.shape[:2], -1), -1, 0)
+    smaller = matrices if kernel.shape[0] <= kernel.shape[1] else np.swapaxes(matrices, 1, 2)
+    gram = smaller @ np.conj(np.swapaxes(smaller, 1, 2))
+    return math.sqrt(max(0.0, float(np.max(np.linalg.eigvalsh(gram)))))
+
+
+LARGE = [((2, 3, 3), (3, 2000)), ((1, 1, 2), (50, 500)), ((2, 2, 3, 3), (24, 70)), ((3, 1, 2, 4), (25, 60))]
+"""Kernel shape and range of input sizes beyond which whole cells of frequencies are ruled out unseen."""
+
+
+@settings(max_examples=2 * settings.default.max_examples)  # type: ignore[union-attr]
+@given(data=st.data())
+def test_large_inputs(data: st.DataObject) -> None:
+    """Where not every frequency is visited: the same number as visiting every one."""
+    shape, (least, most) = data.draw(st.sampled_from(LARGE))
+    sizes = tuple(data.draw(st.integers(max(least, k), most)) for k in shape[2:])
+    kernel = Recipe(shape, data.draw(st.sampled_from(sorted(FAMILIES))), seed=data.draw(st.integers(0, 999))).kernel
+    rtol = data.draw(st.sampled_from((1e-3, 1e-6)))
+    truth = fft_norm(kernel, sizes)
+    got = float(specnorm.conv_norm(kernel, sizes, rtol=rtol))
+    assert truth * (1 - rtol) - 1e-12 <= got <= truth * (1 + 1e-12) + 1e-12
+
+
+@pytest.mark.parametrize("size", [61, 64, 97, 250, 1001])
+@pytest.mark.parametrize("taps", [2, 3])
+def test_a_single_cosine_on_a_grid_that_misses_its_maxima(taps: int, size: int) -> None:
+    """1 - e^{i (k-1) theta}: each of the k - 1 maxima lies elsewhere between grid points, and cells lose the most."""
+    kernel = np.zeros((1, 1, taps))
+    kernel[0, 0, 0], kernel[0, 0, -1] = 1.0, -1.0
+    truth = fft_norm(kernel, (size,))
+    assert_exact(specnorm.conv_norm(kernel, size, rtol=1e-9), Truth(truth, truth), 1e-9)
+    plane = np.zeros((1, 1, taps, taps))
+    plane[0, 0, 0, 0], plane[0, 0, -1, -1] = 1.0, -1.0
+    sizes = (min(size, 97), 41)
+    truth = fft_norm(plane, sizes)
+    assert_exact(specnorm.conv_norm(plane, sizes), Truth(truth, truth), 1e-6)
+
+
+def test_not_every_frequency_is_visited() -> None:
+    """The cost hardly grows with the input, so a large one is as good as the supremum."""
+    kernel = Recipe((4, 4, 3, 3), seed=3).kernel
+    visited = specnorm.measure(kernel, ExactFFT(), input_shape=256).stats["frequencies"]
+    assert int(visited) < 256 * 129 / 4
+
+
+@pytest.mark.parametrize(("taps", "sizes"), [(2, (61, 41)), (6, (61, 41)), (3, (97, 41))])
+def test_never_more_than_every_frequency(taps: int, sizes: tuple[int, int]) -> None:
+    """On a norm that is flat along a line cells rule out little; visiting every frequency is then cheaper."""
+    plane = np.zeros((1, 1, taps, taps))
+    plane[0, 0, 0, 0], plane[0, 0, -1, -1] = 1.0, -1.0
+    visited = specnorm.measure(plane, ExactFFT(), input_shape=sizes).stats["frequencies"]
+    assert int(visited) <= 3 * math.prod(sizes) / 2
+
+
+def test_supremum(xp: Lib) -> None:
+    """Without an input size: the supremum over all of them, to a relative tolerance."""
+
+    def check(layer: Layer) -> None:
+        truth = sigma_star(layer.kernel)
+        try:
+            got = measured(xp, layer, ExactFFT())
+        except specnorm.Undecided:
+            # Within a budget only: flat norms need cells of size sqrt(rtol) everywhere.
+            assert truth.hi > truth.lo
+            return
+        room = rounded(truth, layer.recipe, xp)
+        assert_exact(got, room, 1e-6)
+
+    for_all(xp, layers_for(xp), check, share=0.5)
+
+
+def test_three_axes_large() -> None:
+    kernel = Recipe((2, 2, 2, 3, 2), seed=1).kernel
+    sizes = (20, 31, 18)
+    assert_exact(specnorm.conv_norm(kernel, sizes), Truth(*[fft_norm(kernel, sizes)] * 2), 1e-6)
+
+
+def test_whole_spectrum(xp: Lib) -> None:
+    """Every singular value, descending, inputs smaller than the kernel included."""
+
+    def check(layer: Layer) -> None:
+        expected = all_singular_values(layer.kernel, layer.input_shape)
+        got = specnorm.singular_values(xp.asarray(layer.kernel), layer.input_shape)
+        assert xp.dtype_name(got) == layer.recipe.dtype
+        values = xp.to_numpy(got).astype(np.float64)
+        assert values.shape == expected.shape
+        assert (np.diff(values) <= 0).all()
+        room = rounded(dense_norm(layer.kernel, layer.input_shape), layer.recipe, xp)
+        assert float(np.max(np.abs(values - expected))) <= room.hi - room.lo
+
+    for_all(xp, layers_for(xp), check)
+
+
+def test_k_largest(xp: Lib) -> None:
+    kernel = xp.asarray(Recipe((4, 4, 3, 3), dtype=xp.dtypes[0], seed=3).kernel)
+    every = xp.to_numpy(specnorm.singular_values(kernel, (4, 5)))
+    for k in (1, 7, 80):
+        np.testing.assert_array_equal(xp.to_numpy(specnorm.singular_values(kernel, (4, 5), k=k)), every[:k])
+
+
+@pytest.mark.parametrize("k", [0, -1, 81, 2.5])
+def test_what_is_no_number_of_values_is_refused(k: Any) -> None:
+    with pytest.raises(MethodError, match="k="):
+        specnorm.singular_values(np.ones((4, 4, 3, 3)), (4, 5), k=k)
+
+
+@pytest.mark.parametrize("sizes", [(4, 5), (3, 2), (1, 6)])
+def test_sum_of_squares_and_its_gradient(sizes: tuple[int, int]) -> None:
+    """The squares sum to ||A||_F**2 = prod(n) ||K||**2, whose gradient is 2 prod(n) K, where nothing wraps."""
+    torch = pytest.importorskip("torch")
+    kernel = torch.tensor(Recipe((3, 2, min(2, sizes[0]), 2), seed=3).kernel, requires_grad=True)
+    total = (specnorm.singular_values(kernel, sizes) ** 2).sum()
+    total.backward()
+    count = math.prod(sizes)
+    assert abs(float(total.detach()) / (count * float((kernel.detach() ** 2).sum())) - 1) < 1e-12
+    torch.testing.assert_close(kernel.grad, 2 * count * kernel.detach())
+
+
+def test_top_value_is_the_norm() -> None:
+    kernel = Recipe((5, 3, 3, 2), seed=12).kernel
+    top = float(specnorm.singular_values(kernel, (6, 7), k=1)[0])
+    assert abs(top / float(specnorm.conv_norm(kernel, (6, 7))) - 1) < 1e-12
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate"])
+def test_other_paddings_are_refused(mode: Any) -> None:
+    """A torus norm is not the layer's norm."""
+    for call in (specnorm.conv_norm, specnorm.singular_values):
+        with pytest.raises(GeometryError, match=r"circular|padding_mode"):
+            call(np.ones((2, 2, 3, 3)), 8, padding_mode=mode)
+
+
+@pytest.mark.parametrize("rtol", [0, -1e-3, 1.0, float("nan")])
+def test_what_is_no_tolerance_is_refused(rtol: float) -> None:
+    with pytest.raises(MethodError, match="rtol"):
+        specnorm.conv_norm(np.ones((2, 2, 3, 3)), 8, rtol=rtol)
+
+
+def test_homogeneous_of_degree_one() -> None:
+    kernel = Recipe((4, 3, 3, 2), seed=11).kernel
+    for size in ((5, 4), (64, 80)):
+        value, gradient = specnorm.value_and_grad(kernel, ExactFFT(), input_shape=size)
+        assert abs(float(np.sum(kernel * gradient)) / float(value) - 1) < 1e-10

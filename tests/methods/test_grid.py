@@ -1,0 +1,113 @@
+"""The frequency-grid bound: above the supremum for every grid it accepts, and attained by a closed form."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_tight, assert_valid
+from hypothesis import given
+from hypothesis import strategies as st
+from libraries import Lib
+from oracle import sigma_star
+from promises import for_all, layers_for, rounded
+from strategies import Layer, Recipe, recipes
+
+import specnorm
+from specnorm import Grid, MethodError
+from specnorm.rounding import grid_factor
+
+
+@given(recipe=recipes(), extra=st.integers(0, 12))
+def test_valid_and_tight_on_every_grid(recipe: Recipe, extra: int) -> None:
+    """N points an axis: at most min(1/cos(pi (k-1) / 2N), (1 - (k-1)/N)**-0.5) per axis above the supremum."""
+    n = max(recipe.shape[2:], default=1) + extra
+    kernel = recipe.kernel
+    result = specnorm.measure(kernel, Grid(n=n))
+    truth = sigma_star(kernel, max_cells=3000)
+    assert_valid(result, "upper", truth)
+    factor = math.prod(plain_factor(n, k) for k in recipe.shape[2:])
+    room = 1 + 1e-9 + 8 * recipe.eps
+    tiny = 4 * float(np.finfo(recipe.dtype).smallest_normal)
+    assert_tight(float(result.value) - tiny, truth, factor * room)
+
+
+def plain_factor(n: int, k: int) -> float:
+    """The better of the two factors of one axis."""
+    other = 1 / math.sqrt(1 - (k - 1) / n)
+    cosine = math.cos(math.pi * (k - 1) / (2 * n))
+    return min(other, 1 / cosine) if cosine > 1e-9 else other
+
+
+def test_recorded_lower_end(xp: Lib) -> None:
+    """The result also records a lower bound of the supremum, within the factor of the upper one."""
+
+    def check(layer: Layer) -> None:
+        result = specnorm.measure(xp.asarray(layer.kernel), Grid())
+        lower = xp.number(result.stats["lower"])
+        truth = sigma_star(layer.kernel, max_cells=3000)
+        assert_valid(lower, "lower", truth)
+        assert lower >= rounded(truth, layer.recipe, xp).lo * math.cos(math.pi / 20) ** len(layer.input_shape)
+
+    for_all(xp, layers_for(xp), check, share=0.5)
+
+
+@pytest.mark.parametrize("n", [3, 5, 7, 9, 21, 101])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_attained(n: int, dtype: str) -> None:
+    """|1 - e^{i theta}| on an odd grid misses its maximum by exactly the factor: a constant rounded down would show."""
+    kernel = np.array([[[1.0, -1.0]]], dtype=dtype)
+    value = float(specnorm.grid_bound(kernel, n))
+    assert 2.0 <= value <= 2.0 * (1 + 4 * np.finfo(dtype).eps + 1e-12)
+
+
+def _cosine(x: Fraction) -> Fraction:
+    """Cosine by its Taylor series in rationals, for |x| <= 2."""
+    total = term = Fraction(1)
+    for j in range(1, 20):
+        term *= -x * x / ((2 * j - 1) * (2 * j))
+        total += term
+    return total
+
+
+@pytest.mark.parametrize("k", range(1, 12))
+def test_factor_is_rounded_up(k: int) -> None:
+    """Against rational arithmetic, pi to 40 digits: never below the true factor, and not much above."""
+    pi = Fraction("3.1415926535897932384626433832795028841971")
+    for n in range(k, 12 * k):
+        ours = Fraction(grid_factor(n, k))
+        squared = 1 / (1 - Fraction(k - 1, n))
+        cosine = _cosine(pi * (k - 1) / (2 * n))
+        by_cosine = cosine > 0 and 1 / cosine**2 < squared
+        exact = 1 / cosine**2 if by_cosine else squared
+        assert exact <= ours**2 <= exact * (1 + Fraction(1, 10**10))
+
+
+@pytest.mark.parametrize(("k", "n"), [(2, 1), (3, 2), (7, 6), (7, 1)])
+def test_too_coarse_is_refused(k: int, n: int) -> None:
+    """Other code divides by zero here, or returns a negative bound."""
+    with pytest.raises(MethodError, match=f"n >= {k}"):
+        specnorm.grid_bound(np.ones((2, 2, k, 1)), n)
+
+
+@pytest.mark.parametrize("n", [0, -3, 2.5, True, "ten"])
+def test_what_is_no_number_of_points_is_refused(n: Any) -> None:
+    with pytest.raises(MethodError, match="n="):
+        Grid(n=n)
+
+
+def test_one_tap_is_exact(xp: Lib) -> None:
+    """A 1x1 kernel has one frequency and factor 1: the spectral norm, not the Frobenius norm (9.3 times it here)."""
+    q = np.linalg.qr(Recipe((87, 87), seed=1).kernel)[0].astype(xp.dtypes[-1])[:, :, None, None]
+    value = xp.number(specnorm.grid_bound(xp.asarray(q)))
+    assert value <= 1 + (1e-9 if xp.has_float64 else 0.1)
+    assert value >= float(np.linalg.norm(q[:, :, 0, 0].astype(float), 2)) * (1 - 1e-13)
+
+
+def test_default_is_within_three_percent() -> None:
+    for seed in range(5):
+        kernel = Recipe((6, 5, 3, 5), seed=seed).kernel
+        assert float(specnorm.grid_bound(kernel)) <= 1.03 * sigma_star(kernel).hi

@@ -1,0 +1,65 @@
+"""The plain reshape: a lower bound, elsewhere sold as the norm; refused where it bounds nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from checks import assert_valid
+from libraries import Lib
+from oracle import dense_norm, sigma_star
+from promises import for_all, layers_for, rounded
+from real_weights import MODELS, real_layers
+from strategies import Layer, Recipe
+
+import specnorm
+from specnorm import GeometryError
+
+
+def test_is_the_norm_of_the_reshape(xp: Lib) -> None:
+    """As in ``torch.nn.utils.spectral_norm``, but rounded down."""
+
+    def check(layer: Layer) -> None:
+        kernel = layer.kernel.astype(np.float64)
+        scale = float(np.max(np.abs(kernel))) or 1.0
+        plain = scale * float(np.linalg.norm((kernel / scale).reshape(kernel.shape[0], -1), 2))
+        value = xp.number(specnorm.reshaped_norm(xp.asarray(layer.kernel)))
+        room = rounded(sigma_star(layer.kernel, max_cells=500), layer.recipe, xp)
+        assert value <= plain * (1 + 1e-14)
+        assert value >= plain * (1 - 8 * layer.recipe.eps) - (room.hi - room.lo)
+
+    for_all(xp, layers_for(xp), check)
+
+
+def test_below_the_layer_where_a_patch_fits() -> None:
+    """Circular for n >= k; zero padding for "same" as well: one output sees a whole patch."""
+    for seed in range(20):
+        shape = ((3, 2, 3, 2), (2, 2, 3), (1, 4, 2, 2), (4, 1, 1, 3))[seed % 4]
+        kernel = Recipe(shape, seed=seed).kernel
+        sizes = tuple(k + seed % 3 for k in shape[2:])
+        for mode in ("circular", "zeros"):
+            value = specnorm.reshaped_norm(kernel, input_shape=sizes, padding_mode=mode)
+            assert_valid(value, "lower", dense_norm(kernel, sizes, padding_mode=mode))
+
+
+def test_smaller_inputs_are_refused() -> None:
+    """[1, -1] on a circle of one point is the zero map; the reshape says sqrt(2)."""
+    kernel = np.array([[[1.0, -1.0]]])
+    assert dense_norm(kernel, 1).hi < 1e-12
+    with pytest.raises(GeometryError, match="smaller than the kernel"):
+        specnorm.reshaped_norm(kernel, input_shape=1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_never_above_on_trained_kernels(model: str) -> None:
+    """At least 1/sqrt(taps) of the truth, and never above: a heuristic, to be named as one."""
+    for name, kernel, _ in real_layers(model)[:6]:
+        if kernel.size <= 20_000:
+            truth = sigma_star(kernel, rtol=1e-3, max_cells=4000)
+            value = float(specnorm.reshaped_norm(kernel))
+            assert truth.lo / math.sqrt(math.prod(kernel.shape[2:])) * (1 - 1e-6) <= value <= truth.hi, name
+
+
+def test_docstring_says_so() -> None:
+    assert "lower" in (specnorm.reshaped_norm.__doc__ or "")

@@ -1,0 +1,113 @@
+"""The tensor-norm bound: above the supremum, below Fantastic Four, and never worse than the field's own recipe."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from checks import assert_valid
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import sigma_star, tensor_norm_best
+from promises import for_all, layers_for
+from real_weights import MODELS, real_layers
+from strategies import Layer, Recipe
+
+import specnorm
+from specnorm import TensorNorm
+
+ROTATION = np.stack([np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "norm"),
+    [
+        (np.ones((1, 1, 2)), 2.0),
+        (np.array([[[1.0, -1.0]]]), 2.0),
+        (np.ones((1, 1, 3, 3)), 9.0),
+        (np.ones((2, 3, 2, 2, 2)), 8 * math.sqrt(6)),
+        (np.array([[3.0, 0.0], [4.0, 0.0]]), 5.0),
+        (np.eye(3)[:, :, None, None], 1.0),
+        (ROTATION, 2.0),
+    ],
+    ids=["sum", "difference", "ones 2-D", "ones 3-D", "matrix", "identity", "rotation: complex vectors needed"],
+)
+def test_closed_forms(xp: Lib, kernel: NDArray[np.float64], norm: float) -> None:
+    if xp.compiles and kernel.ndim == 5:
+        pytest.skip("one compilation less")
+    x = xp.asarray(kernel.astype(xp.dtypes[-1]))
+    estimate = xp.number(specnorm.tn_bound(x, certified=False))
+    assert abs(estimate / norm - 1) < (1e-9 if xp.has_float64 else 1e-5)
+    # TN equals the norm here: no room for a proof of TN itself, so the proven value is 1.001 TN at most.
+    proven = specnorm.measure(x, TensorNorm())
+    assert proven.kind == "upper"
+    assert norm <= xp.number(proven.value) <= 1.0011 * norm
+
+
+def test_rank_one_is_the_frobenius_norm(xp: Lib) -> None:
+    """For a rank-one kernel the tensor norm is the Frobenius norm, and all unfoldings agree."""
+    recipe = Recipe((4, 4, 3, 3), "rank_one", xp.dtypes[0], seed=3)
+    expected = 3 * float(np.linalg.norm(recipe.kernel.astype(float)))
+    value = xp.number(specnorm.tn_bound(xp.asarray(recipe.kernel), certified=False))
+    assert abs(value / expected - 1) < 1e-5
+
+
+def test_below_every_unfolding(xp: Lib) -> None:
+    """TN <= F4: merging vectors into a larger unit vector can only raise the maximum."""
+
+    def check(layer: Layer) -> None:
+        kernel = xp.asarray(layer.kernel)
+        least = float(np.min(xp.to_numpy(specnorm.unfolding_bounds(kernel))))
+        rounding = 1e-5 if layer.recipe.dtype == "float32" else 1e-10
+        assert xp.number(specnorm.tn_bound(kernel, certified=False)) <= least * (1 + rounding)
+        assert xp.number(specnorm.tn_bound(kernel)) <= least * (1 + rounding) * 1.001
+
+    for_all(xp, layers_for(xp), check)
+
+
+def test_as_good_as_many_random_starts() -> None:
+    """The published recipe with 20 starts is the yardstick; it never finds more than the bound."""
+    for seed in range(12):
+        recipe = Recipe(((4, 3, 3, 3), (5, 5, 2, 4), (3, 4, 5), (2, 3, 2, 2, 3))[seed % 4], seed=seed)
+        best = float(np.max(tensor_norm_best(recipe.kernel, starts=20, sweeps=100, seed=seed)))
+        assert float(specnorm.tn_bound(recipe.kernel)) >= best * (1 - 1e-3), recipe
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_real_kernels(model: str) -> None:
+    """On trained kernels: above the supremum, and no further than Fantastic Four. Small layers, for time."""
+    rows = [(name, kernel) for name, kernel, _ in real_layers(model) if 100 < kernel.size <= 10_000]
+    assert rows
+    for name, kernel in rows[:8]:
+        result, truth = specnorm.measure(kernel, TensorNorm()), sigma_star(kernel, rtol=1e-4, max_cells=6000)
+        assert result.kind == "upper", name
+        assert float(result.value) >= truth.lo, name
+        assert float(result.value) <= float(specnorm.f4_bound(kernel)) * 1.0011, name
+
+
+def test_kind_says_what_is_proven() -> None:
+    """Proven by default where values are known; an estimate where that was asked for."""
+    kernel = Recipe((4, 4, 3, 3), seed=3).kernel
+    truth = sigma_star(kernel)
+    for certified in (None, True):
+        result = specnorm.measure(kernel, TensorNorm(certified=certified))
+        assert_valid(result, "upper", truth)
+        assert float(specnorm.tn_bound(kernel, certified=certified)) == float(result.value)
+    estimate = specnorm.measure(kernel, TensorNorm(certified=False))
+    assert estimate.kind == "estimate"
+    ratio = float(specnorm.tn_bound(kernel)) / float(estimate.value)
+    assert 1 <= ratio <= 1.0011
+
+
+def test_seeds_hardly_matter() -> None:
+    """The Fourier starts carry the result; another seed of the random ones moves it little on trained kernels."""
+    for _, kernel, _ in real_layers("resnet20")[:4]:
+        values = [float(specnorm.measure(kernel, TensorNorm(seed=seed)).value) for seed in range(3)]
+        assert max(values) <= min(values) * (1 + 1e-3)
+
+
+def test_homogeneous_of_degree_one() -> None:
+    kernel = Recipe((4, 3, 3, 2), seed=11).kernel
+    value, gradient = specnorm.value_and_grad(kernel, TensorNorm())
+    assert abs(float(np.sum(kernel * gradient)) / float(value) - 1) < 1e-7

@@ -1,0 +1,118 @@
+"""Unfolding bounds: every split of the axes, each an upper bound; Fantastic Four is their minimum."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_valid
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import scale_to_one, sigma_star
+from promises import for_all, layers_for, rounded
+from strategies import Layer, Recipe
+
+import specnorm
+from specnorm import FantasticFour, KernelError, Unfoldings
+
+
+def plain_unfoldings(kernel: NDArray[Any]) -> tuple[list[float], list[float]]:
+    """sqrt(taps) times every unfolding's norm by SVD: those that separate the channels, and the others."""
+    scaled, exponent = scale_to_one(kernel)
+    root = math.sqrt(math.prod(scaled.shape[2:]))
+    separating: list[float] = []
+    others: list[float] = []
+    for count in range(1, scaled.ndim):
+        for rows in itertools.combinations(range(scaled.ndim), count):
+            if 0 not in rows:
+                continue  # the same split, transposed
+            moved = np.moveaxis(scaled, rows, range(count))
+            matrix = moved.reshape(math.prod(moved.shape[:count]), -1)
+            value = math.ldexp(root * float(np.linalg.norm(matrix, 2)), exponent)
+            (others if 1 in rows else separating).append(value)
+    return sorted(separating), sorted(others)
+
+
+def test_every_split_is_there(xp: Lib) -> None:
+    """2**d values that separate the channels, then the other 2**d - 1; each the split's norm, from above."""
+
+    def check(layer: Layer) -> None:
+        kernel = layer.kernel
+        result = specnorm.measure(xp.asarray(kernel), Unfoldings())
+        assert result.kind == "upper"
+        values = xp.to_numpy(result.value)
+        half = 2 ** (kernel.ndim - 2)
+        assert values.shape == (2 * half - 1,)
+        truth = sigma_star(kernel, max_cells=3000)
+        for value in values:
+            assert_valid(value, "upper", truth)
+        separating, others = plain_unfoldings(kernel)
+        ours = [*np.sort(values[:half]), *np.sort(values[half:])]
+        room = rounded(truth, layer.recipe, xp)
+        slack = (room.hi - room.lo) * math.sqrt(math.prod(kernel.shape[2:]))
+        for value, plain in zip(ours, [*separating, *others], strict=True):
+            assert plain * (1 - 1e-13) <= value <= plain * (1 + 8 * layer.recipe.eps) + slack
+
+    for_all(xp, layers_for(xp), check)
+
+
+def test_f4_is_their_minimum(xp: Lib) -> None:
+    kernel = xp.asarray(Recipe((4, 4, 3, 3), dtype=xp.dtypes[0], seed=3).kernel)
+    assert xp.number(specnorm.f4_bound(kernel)) == float(np.min(xp.to_numpy(specnorm.unfolding_bounds(kernel))))
+
+
+def test_the_papers_four() -> None:
+    """R, S, T and U of Singla and Feizi, written out, are the first four in 2-D."""
+    kernel = Recipe((3, 4, 2, 5), seed=9).kernel
+    o, i, h, w = kernel.shape
+    papers = [
+        kernel.transpose(0, 2, 1, 3).reshape(o * h, i * w),
+        kernel.transpose(0, 3, 1, 2).reshape(o * w, i * h),
+        kernel.reshape(o, i * h * w),
+        kernel.transpose(0, 2, 3, 1).reshape(o * h * w, i),
+    ]
+    expected = sorted(math.sqrt(h * w) * float(np.linalg.norm(m, 2)) for m in papers)
+    np.testing.assert_allclose(np.sort(specnorm.unfolding_bounds(kernel)[:4]), expected, rtol=1e-12)
+
+
+def test_splits_that_keep_the_channels_together_can_win() -> None:
+    """With few channels and large kernels the papers' four are not the best: 5 % better here."""
+    kernel = Recipe((2, 2, 4, 4), seed=4).kernel
+    values = specnorm.unfolding_bounds(kernel)
+    assert float(np.min(values)) < 0.95 * float(np.min(values[:4]))
+    assert float(np.min(values)) >= sigma_star(kernel).lo
+
+
+def test_a_matrix_is_exact(xp: Lib) -> None:
+    recipe = Recipe((3, 2), dtype=xp.dtypes[0], seed=2)
+    exact = float(np.linalg.norm(recipe.kernel.astype(float), 2))
+    value = xp.number(specnorm.f4_bound(xp.asarray(recipe.kernel)))
+    assert exact * (1 - 1e-14) <= value <= exact * (1 + (1e-6 if xp.has_float64 else 1e-4))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_ones_are_attained(size: int) -> None:
+    """For all-ones kernels every member of the family equals the norm, k**2."""
+    value = float(specnorm.f4_bound(np.ones((1, 1, size, size))))
+    assert size**2 <= value <= size**2 * (1 + 1e-12)
+
+
+def test_gradient_is_the_active_unfoldings() -> None:
+    kernel = Recipe((5, 2, 3, 3), seed=6).kernel
+    _, gradient = specnorm.value_and_grad(kernel, FantasticFour())
+    # Homogeneous of degree one: <K, gradient> is the value.
+    assert abs(float(np.sum(kernel * gradient)) / float(specnorm.f4_bound(kernel)) - 1) < 1e-9
+
+
+def test_one_value_is_needed_for_a_gradient() -> None:
+    with pytest.raises(specnorm.MethodError, match="FantasticFour"):
+        specnorm.value_and_grad(np.ones((2, 2, 3, 3)), Unfoldings())
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 2, 3, 3), (2, 3, 0), (1, 1, 2, 2, 2, 2)])
+def test_what_is_no_kernel_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(KernelError):
+        specnorm.f4_bound(np.ones(shape))

@@ -1,0 +1,279 @@
+"""Independent truth for the tests: dense matrices written out by loops, in NumPy float64. Imports nothing of specnorm.
+
+Everything is slow, short and obvious on purpose. A truth has two ends, because the oracle rounds too: ``lo <= norm <=
+hi``; tests compare with the end that favours the library, so that a failure is a proof.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from symbols import PlainSymbol
+
+Float = NDArray[np.float64]
+PaddingMode = Literal["circular", "zeros", "reflect", "replicate"]
+Padding = Literal["same"] | int | Sequence[tuple[int, int]]
+EPS = 2.0**-52
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A number known to lie between two ends."""
+
+    lo: float
+    hi: float
+
+    def scaled(self, exponent: int) -> Truth:
+        """Both ends times ``2**exponent``."""
+        return Truth(math.ldexp(self.lo, exponent), math.ldexp(self.hi, exponent))
+
+
+def per_axis(value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """One integer per spatial axis."""
+    return (value,) * ndim if isinstance(value, int) else tuple(int(v) for v in value)
+
+
+def padding_pairs(padding: Padding, kernel_shape: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) per axis; "same" is dilation * (k - 1) in all, the smaller half before."""
+    if isinstance(padding, str):
+        total = [r * (k - 1) for k, r in zip(kernel_shape, dilation, strict=True)]
+        return [(t // 2, t - t // 2) for t in total]
+    if isinstance(padding, int):
+        return [(padding, padding)] * len(kernel_shape)
+    return [(int(before), int(after)) for before, after in padding]
+
+
+def output_shape(
+    kernel_shape: Sequence[int],
+    input_shape: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+) -> tuple[int, ...]:
+    """Spatial sizes of a convolution's output: floor((n + pads - r (k - 1) - 1) / s) + 1."""
+    axes = zip(kernel_shape, input_shape, stride, dilation, pads, strict=True)
+    return tuple((n + before + after - r * (k - 1) - 1) // s + 1 for k, n, s, r, (before, after) in axes)
+
+
+def source_index(position: int, size: int, mode: PaddingMode) -> int | None:
+    """Index of the input that a position of the padded input reads; None for a zero."""
+    if mode == "circular":
+        return position % size
+    if 0 <= position < size:
+        return position
+    if mode == "zeros":
+        return None
+    if mode == "replicate":
+        return min(max(position, 0), size - 1)
+    mirrored = -position if position < 0 else 2 * (size - 1) - position
+    if not 0 <= mirrored < size:
+        raise ValueError(f"reflect padding reaches position {position} of an axis of size {size}")
+    return mirrored
+
+
+def dense_matrix(
+    kernel: NDArray[Any],
+    input_shape: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    transposed: bool = False,
+    padding_mode: PaddingMode = "circular",
+    padding: Padding = "same",
+) -> Float:
+    """Write the layer's matrix out: ``y[o, m] = sum_{i,k} K[o, i, k] x[i, s m + r k - before]``.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape); transposed: (cin, cout // groups, *kernel_shape)
+    input_shape : int or sequence of int
+        The layer's own spatial input sizes.
+
+    Returns
+    -------
+    float64 array, shape (cout * prod(output), cin * prod(input))
+        Of the layer as it stands; a transposed layer is the transpose of the convolution with the same kernel.
+    """
+    weights = np.asarray(kernel).astype(np.float64)
+    kernel_shape = weights.shape[2:]
+    ndim = len(kernel_shape)
+    sizes = per_axis(input_shape, ndim)
+    strides, dilations = per_axis(stride, ndim), per_axis(dilation, ndim)
+    pads = padding_pairs(padding, kernel_shape, dilations)
+    if transposed:
+        if padding_mode == "circular" and padding == "same":
+            large = tuple(n * s for n, s in zip(sizes, strides, strict=True))
+        elif padding_mode == "zeros":
+            axes = zip(sizes, strides, dilations, kernel_shape, pads, strict=True)
+            large = tuple((n - 1) * s - before - after + r * (k - 1) + 1 for n, s, r, k, (before, after) in axes)
+        else:
+            raise ValueError(f"no transposed convolution has padding_mode={padding_mode!r}, padding={padding!r}")
+        return _convolution(weights, large, strides, dilations, groups, padding_mode, pads).T
+    return _convolution(weights, sizes, strides, dilations, groups, padding_mode, pads)
+
+
+def _convolution(
+    weights: Float,
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    groups: int,
+    mode: PaddingMode,
+    pads: list[tuple[int, int]],
+) -> Float:
+    cout, per_group = weights.shape[:2]
+    kernel_shape = weights.shape[2:]
+    outputs = output_shape(kernel_shape, sizes, strides, dilations, pads)
+    if min((*sizes, *outputs), default=1) < 1:
+        raise ValueError(f"no output: kernel {kernel_shape}, input {sizes}, padding {pads}")
+    full: Any = np.zeros((cout, per_group * groups, *kernel_shape))
+    block = cout // groups
+    for group in range(groups):
+        out, inp = slice(group * block, (group + 1) * block), slice(group * per_group, (group + 1) * per_group)
+        full[out, inp] = weights[out]
+    matrix = np.zeros((cout, math.prod(outputs), per_group * groups, math.prod(sizes)))
+    for row, m in enumerate(itertools.product(*map(range, outputs))):
+        for tap in itertools.product(*map(range, kernel_shape)):
+            positions = [
+                source_index(s * i + r * k - before, n, mode)
+                for s, i, r, k, (before, _), n in zip(strides, m, dilations, tap, pads, sizes, strict=True)
+            ]
+            column = 0
+            for position, n in zip(positions, sizes, strict=True):
+                if position is None:
+                    break
+                column = column * n + position
+            else:
+                matrix[:, row, :, column] += full[:, :, *tap]
+    return matrix.reshape(cout * math.prod(outputs), -1)
+
+
+def scale_to_one(kernel: NDArray[Any]) -> tuple[Float, int]:
+    """Exact float64 copy divided by a power of two, largest entry about 1, and the exponent."""
+    exact = np.asarray(kernel).astype(np.float64)
+    exponent = int(np.frexp(np.max(np.abs(exact), initial=0.0))[1])
+    return np.ldexp(exact, -exponent), exponent
+
+
+def all_singular_values(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometry: Any) -> Float:
+    """Every singular value of the layer's matrix, descending."""
+    scaled, exponent = scale_to_one(kernel)
+    values = np.linalg.svd(dense_matrix(scaled, input_shape, **geometry), compute_uv=False)
+    return np.ldexp(np.asarray(values, dtype=np.float64), exponent)
+
+
+def dense_norm(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometry: Any) -> Truth:
+    """Spectral norm of the layer at one input size, from its dense matrix.
+
+    Two errors widen the value: LAPACK's backward error, at most a modest multiple of the size times eps ||A||_F, and
+    the additions where several taps meet in one entry, at most taps * eps times the matrix of absolute values.
+    """
+    scaled, exponent = scale_to_one(kernel)
+    matrix = dense_matrix(scaled, input_shape, **geometry)
+    absolute = dense_matrix(np.abs(scaled), input_shape, **geometry)
+    value = float(np.linalg.svd(matrix, compute_uv=False)[0])
+    taps = math.prod(scaled.shape[2:])
+    slack = EPS * (10 * max(matrix.shape) + taps) * float(np.linalg.norm(absolute))
+    return Truth(max(value - slack, 0.0), value + slack).scaled(exponent)
+
+
+def sigma_star(
+    kernel: NDArray[Any],
+    *,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    transposed: bool = False,
+    rtol: float = 1e-7,
+    max_cells: int = 20_000,
+) -> Truth:
+    """Supremum of the norm over every input size: the largest ``||G(theta)||`` over all frequencies.
+
+    The lower end is a value ``||G(theta)||``, less rounding. The upper end is the best of three bounds: the triangle
+    inequality over taps; Ehlich and Zeller's factor on an equispaced grid; and cells of frequencies, where a maximiser
+    inside a cell forces ``||G(centre)|| >= sigma* cos(sum_j (k_j - 1) / 2 * halfwidth_j)``. A transposed layer is an
+    adjoint and a grouped one block diagonal, and both kernels are stored with the groups along the first axis.
+    """
+    del transposed
+    scaled, exponent = scale_to_one(kernel)
+    ends = [
+        _block_supremum(PlainSymbol.of(block, stride, dilation), rtol, max_cells)
+        for block in np.split(scaled, groups, axis=0)
+    ]
+    return Truth(max(e.lo for e in ends), max(e.hi for e in ends)).scaled(exponent)
+
+
+def _block_supremum(symbol: PlainSymbol, rtol: float, max_cells: int) -> Truth:
+    slack = symbol.slack
+    centres, widths = symbol.first_cells()
+    norms = symbol.norms(centres)
+    lo = float(np.max(norms))
+    upper = min(symbol.triangle(), lo * symbol.grid_factor() + slack)
+    if widths.any():
+        lo = max(lo, *(symbol.climb(centres[start], widths) for start in np.argsort(norms)[-2:]))
+    spent = len(norms)
+    while True:
+        bound = norms / np.cos(widths @ symbol.half_degrees)
+        failing = bound > lo * (1 + rtol)
+        if not failing.any() or spent + 2 * int(failing.sum()) > max_cells:
+            break
+        axis = int(np.argmax(widths * symbol.half_degrees))
+        step = np.zeros_like(widths)
+        step[axis] = widths[axis] / 2
+        centres = np.concatenate([centres[failing] - step, centres[failing] + step])
+        widths = np.where(step > 0, step, widths)
+        norms = symbol.norms(centres)
+        lo = max(lo, float(np.max(norms)))
+        spent += len(norms)
+    if failing.any():
+        lo = max(lo, symbol.climb(centres[int(np.argmax(norms))], widths))
+    upper = min(upper, max(lo * (1 + rtol), float(np.max(bound))) + slack)
+    return Truth(max(lo - slack, 0.0), max(upper, lo - slack))
+
+
+def tensor_norm_best(kernel: NDArray[Any], starts: int = 20, sweeps: int = 200, seed: int = 0) -> Float:
+    """Published recipe for the tensor-norm bound: complex alternating maximisation from random starts.
+
+    Returns
+    -------
+    float64 array, shape (starts,)
+        ``sqrt(taps)`` times the form's value at the end of each start. Local maxima: none of them is a bound.
+    """
+    scaled, exponent = scale_to_one(kernel)
+    taps = math.prod(scaled.shape[2:])
+    random = np.random.RandomState(seed)
+    values = []
+    for _ in range(starts):
+        drawn: list[Any] = [random.standard_normal(n) + 1j * random.standard_normal(n) for n in scaled.shape]
+        vectors: list[Any] = [v / np.linalg.norm(v) for v in drawn]
+        value = 0.0
+        for _ in range(sweeps):
+            for axis in range(scaled.ndim):
+                rest: NDArray[Any] = np.moveaxis(scaled, axis, 0)
+                for other in reversed([v for j, v in enumerate(vectors) if j != axis]):
+                    rest = rest @ other
+                value = float(np.linalg.norm(rest))
+                if value > 0:
+                    vectors[axis] = np.conj(rest) / value
+        values.append(value)
+    return np.ldexp(np.asarray(values) * math.sqrt(taps), exponent)
+
+
+def finite_difference_gradient(
+    f: Callable[[Float], float], kernel: NDArray[Any], direction: NDArray[Any], h: float = 1e-5
+) -> float:
+    """Directional derivative of ``f`` at ``kernel`` by central differences in float64.
+
+    ``h`` is relative to the kernel's largest entry; the direction is scaled likewise.
+    """
+    at = np.asarray(kernel).astype(np.float64)
+    along = np.asarray(direction).astype(np.float64)
+    step = h * float(np.max(np.abs(at))) / float(np.max(np.abs(along)))
+    return (float(f(at + step * along)) - float(f(at - step * along))) / (2 * step)

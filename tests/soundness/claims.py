@@ -1,0 +1,212 @@
+"""What the library says about a kernel, held against the truth. Every function returns the violations it found.
+
+A value is *wrong* if ball arithmetic proves that it is on the wrong side; a lower value or a refutation that cannot be
+proven right is reported too, since the truth here is sharper than any rounding allowance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flint import arb
+from numpy.typing import NDArray
+
+import specnorm
+from soundness import balls
+from soundness.families import Case
+from soundness.truths import Truth, float_of
+from specnorm import FantasticFour, Gram, Grid, Reshaped, TensorNorm, Unfoldings
+from specnorm.methods.enclosure import Certify, Enclose
+from specnorm.methods.fft import ExactFFT
+from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
+
+Shape = tuple[int, ...] | None
+
+
+@dataclass
+class Tally:
+    """What was checked, and what was wrong."""
+
+    kernels: int = 0
+    claims: Counter[str] = field(default_factory=Counter)
+    open: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Join two tallies."""
+        self.kernels += other.kernels
+        self.claims += other.claims
+        self.open += other.open
+        self.violations += other.violations
+
+
+class Claims:
+    """The claims about one kernel.
+
+    Parameters
+    ----------
+    case : Case
+    asarray, numpy : callable
+        Into and out of the array library under test.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        *,
+        asarray: Callable[[NDArray[Any]], Any] = np.asarray,
+        numpy: Callable[[Any], NDArray[Any]] = np.asarray,
+    ) -> None:
+        self.case, self.truth, self.tally = case, Truth(case), Tally(kernels=1)
+        self._asarray, self._numpy = asarray, numpy
+        self.kernel = asarray(case.kernel)
+
+    # -- one value against one truth ------------------------------------------------------------------------------
+    def wrong(self, claim: str, detail: str) -> None:
+        """Record a violation."""
+        self.tally.violations.append(f"{self.case}: {claim}: {detail}")
+
+    def number(self, x: Any) -> float:
+        """The number in a 0-d array."""
+        return float(self._numpy(x))
+
+    def upper(self, claim: str, value: Any, low: arb) -> None:
+        """An upper value is not below the truth."""
+        number = self.number(value)
+        self.tally.claims[claim] += 1
+        # A norm beyond the largest number of the answer's precision has no other upper bound than infinity.
+        beyond = number == math.inf and float_of(low) > 0.9 * float(np.finfo(self._numpy(value).dtype).max)
+        if not (math.isfinite(number) or beyond) or number < 0:
+            self.wrong(claim, f"upper value {number!r}")
+        elif math.isfinite(number) and arb(number) < low:
+            self.wrong(claim, f"upper value {number!r} is below {_digits(low)}: {_ratio(number, low)}")
+
+    def lower(self, claim: str, value: Any, low: arb, high: arb | None = None) -> None:
+        """A lower value is not above the truth, and ball arithmetic can tell."""
+        number = self.number(value)
+        self.tally.claims[claim] += 1
+        if not math.isfinite(number) or number < 0:
+            self.wrong(claim, f"lower value {number!r}")
+        elif number > 0 and not arb(number) <= low:
+            surely = high is not None and arb(number) > high
+            self.wrong(
+                claim,
+                f"lower value {number!r} is {'' if surely else 'not proven to be '}"
+                f"{'above' if surely else 'below'} {_digits(low)}: {_ratio(number, low)}",
+            )
+
+    # -- claims -----------------------------------------------------------------------------------------------------
+    def enclosure(self, rtol: float, sizes: Shape = None, max_cells: int = 3000) -> None:
+        """Both ends of an enclosure, the witness, and what converged means."""
+        claim = f"enclose(rtol={rtol:g}{'' if sizes is None else ', circular'})"
+        result = specnorm.measure(self.kernel, Enclose(rtol=rtol, max_cells=max_cells), input_shape=sizes)
+        lower, upper = self.number(result.stats["lower"]), self.number(result.value)
+        self.truth.witnessed(self._numpy(result.stats["frequency"]).tolist(), sizes)
+        low = self.truth.low(sizes)
+        self.upper(claim, result.value, low)
+        self.lower(claim, result.stats["lower"], low, self._high(sizes))
+        converged = bool(result.stats["converged"])
+        self.tally.open[f"{claim}: budget"] += not converged
+        info = np.finfo(self._numpy(result.value).dtype)
+        width = lower * (1 + rtol) * (1 + 8 * float(info.eps)) + 4 * float(info.smallest_normal)
+        if not lower <= upper:
+            self.wrong(claim, f"crossed ends {lower!r}, {upper!r}")
+        if converged and math.isfinite(upper) and upper > width:
+            self.wrong(claim, f"said to have converged, but {lower!r}, {upper!r}")
+
+    def verdicts(self, offsets: Sequence[float], sizes: Shape = None, max_cells: int = 1500) -> None:
+        """Certificates at bounds near the truth: never True below it, never False at or above it."""
+        claim = f"certify{'' if sizes is None else '(circular)'}"
+        low = self.truth.low(sizes)
+        for offset in offsets:
+            bound = float_of(low) * (1 + offset)
+            if not math.isfinite(bound):
+                continue
+            found = specnorm.measure(self.kernel, Certify(bound=bound, max_cells=max_cells), input_shape=sizes).stats
+            proven, refuted = bool(found["proven"]), bool(found["refuted"])
+            self.tally.claims[claim] += 1
+            self.tally.open[f"{claim}: undecided"] += not (proven or refuted)
+            if proven and arb(bound) < low:
+                self.wrong(claim, f"True at {bound!r} below {_digits(low)} (offset {offset:g})")
+            if refuted and not arb(bound) < low:
+                self.wrong(claim, f"False at {bound!r}, {_digits(low)} (offset {offset:g})")
+
+    def exact(self, rtol: float, sizes: Shape = None, max_cells: int = 3000) -> None:
+        """`conv_norm` within its tolerance, or within rounding of the symbols it is made of."""
+        claim = f"conv_norm(rtol={rtol:g}{'' if sizes is None else ', circular'})"
+        try:
+            value = specnorm.measure(self.kernel, ExactFFT(rtol=rtol, max_cells=max_cells), input_shape=sizes).value
+        except specnorm.Undecided:
+            self.tally.open[f"{claim}: undecided"] += 1
+            return
+        number, truth = self.number(value), float_of(self.truth.low(sizes))
+        self.tally.claims[claim] += 1
+        info = np.finfo(self._numpy(value).dtype)
+        top = float(np.max(np.abs(self.case.kernel.astype(float)), initial=0.0))
+        absolute = top * float(np.linalg.norm(np.abs(self.case.kernel.astype(float) / (top or 1.0)))) * 1e-13
+        slack = 4 * float(info.eps) * truth + absolute * math.sqrt(self.truth.exact.taps) + 2 * float(info.tiny)
+        if not truth * (1 - rtol) - slack <= number <= truth * (1 + rtol) + slack:
+            self.wrong(claim, f"{number!r} for {truth!r}")
+
+    def tensor(self, seed: int = 0) -> None:
+        """`tn_bound` where it says that it is proven."""
+        result = specnorm.measure(self.kernel, TensorNorm(seed=seed))
+        if result.kind != "upper":
+            self.tally.open["tn_bound: estimate"] += 1
+            return
+        self.upper("tn_bound", result.value, self.truth.low())
+
+    def grid(self, n: int | None = None) -> None:
+        """`grid_bound`, and the lower end it records."""
+        result = specnorm.measure(self.kernel, Grid(n=n))
+        self.upper("grid_bound", result.value, self.truth.low())
+        self.lower("grid_bound: lower", result.stats["lower"], self.truth.low(), self.truth.high)
+
+    def unfoldings(self) -> None:
+        """Every unfolding bound, and their minimum."""
+        for value in self._numpy(specnorm.measure(self.kernel, Unfoldings()).value):
+            self.upper("unfolding_bounds", self._asarray(np.asarray(value)), self.truth.low())
+        self.upper("f4_bound", specnorm.measure(self.kernel, FantasticFour()).value, self.truth.low())
+
+    def gram(self, sizes: tuple[int, ...], n_iter: int) -> None:
+        """`gram_bound` at a circular size."""
+        value = specnorm.measure(self.kernel, Gram(n_iter=n_iter), input_shape=sizes).value
+        self.upper(f"gram_bound(n_iter={n_iter})", value, self.truth.low(sizes))
+
+    def matrices(self, n_iter: int, seed: int = 0) -> None:
+        """The matrix functions, on the kernel's reshape."""
+        a = self.case.kernel.reshape(self.case.kernel.shape[0], -1)
+        truth = balls.norm(balls.matrix(a), balls.exponent_of(a))
+        array = self._asarray(a)
+        exact = specnorm.measure(array, MatrixNorm())
+        self.upper("matrix_norm: upper", exact.stats["upper"], truth.low)
+        self.lower("matrix_norm: lower", exact.stats["lower"], truth.high)
+        self.upper("gram_iteration", specnorm.measure(array, GramIteration(n_iter=n_iter)).value, truth.low)
+        power = PowerIteration(n_iter=n_iter, seed=seed)
+        self.lower("power_iteration", specnorm.measure(array, power).value, truth.high)
+        # The reshape's norm is what the heuristic is, and that is at most the supremum.
+        self.lower("reshaped_norm", specnorm.measure(self.kernel, Reshaped()).value, truth.high)
+
+    def again(self) -> None:
+        """The same input gives the same bits."""
+        for method in (Enclose(rtol=1e-3, max_cells=500), TensorNorm(), Grid(), FantasticFour()):
+            first, second = (self._numpy(specnorm.measure(self.kernel, method).value) for _ in range(2))
+            self.tally.claims["again"] += 1
+            if first.tobytes() != second.tobytes():
+                self.wrong("again", f"{method}: {first!r}, then {second!r}")
+
+    def _high(self, sizes: Shape) -> arb | None:
+        return self.truth.high if sizes is None else self.truth.above_grid(sizes)
+
+
+def _digits(x: arb) -> str:
+    return x.str(25)
+
+
+def _ratio(number: float, x: arb) -> str:
+    return f"off by {float_of(arb(number) / x - 1) if x > 0 else math.nan:.3g}"

@@ -1,0 +1,65 @@
+"""Which claims are checked on which kernel: every family meets every claim, one expensive one a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from soundness.claims import Claims, Tally
+from soundness.families import FAMILIES, case
+
+OFFSETS = (1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 1e-12, -1e-12, 1e-14, -1e-14, 0.0, 1.0, -0.5)
+"""Where certificates are asked for, relative to the truth."""
+
+
+def check(index: int, **options: Any) -> Tally:
+    """Check the kernel of a number."""
+    claims = Claims(case(index), **options)
+    random = np.random.RandomState(index + 2**20)
+    ndim = len(claims.truth.exact.sizes)
+
+    def sizes() -> tuple[int, ...]:
+        if ndim == 1 and random.randint(6) == 0:
+            return (257,)
+        return tuple(int(n) for n in random.randint(1, 10 if ndim < 3 else 5, size=ndim))
+
+    tight = float(random.choice([1e-6, 1e-9, 1e-12]))
+    turn = index // len(FAMILIES) % 8
+    if turn == 0:
+        claims.enclosure(1e-3)
+    elif turn == 1:
+        claims.enclosure(tight, max_cells=1000)
+    elif turn == 2:
+        claims.enclosure(float(random.choice([1e-1, 1e-3, 1e-6])), sizes(), max_cells=1000)
+    elif turn == 3:
+        claims.verdicts(random.choice(OFFSETS, size=2, replace=False).tolist())
+    elif turn == 4:
+        claims.verdicts(random.choice(OFFSETS, size=1).tolist(), sizes())
+    elif turn == 5:
+        claims.tensor(int(random.randint(8)))
+    elif turn == 6:
+        claims.exact(float(random.choice([1e-1, 1e-3, 1e-6])), sizes() if random.randint(2) else None, max_cells=1000)
+    elif random.randint(2):
+        claims.enclosure(float(random.choice([1e-1, 1e-3])), max_cells=int(random.randint(1, 40)))
+    else:
+        claims.again()
+    cheap = random.randint(3)
+    if cheap == 0:
+        extra = int(random.randint(0, 6))
+        claims.grid(max((k for k in claims.truth.exact.sizes), default=1) + extra if random.randint(2) else None)
+        claims.unfoldings()
+    elif cheap == 1:
+        claims.gram(sizes(), int(random.randint(0, 9)))
+    else:
+        claims.matrices(int(random.choice([0, 1, 2, 6, 30])), int(random.randint(8)))
+    return claims.tally
+
+
+def sample(indices: Iterable[int], **options: Any) -> Tally:
+    """Check many kernels."""
+    total = Tally()
+    for index in indices:
+        total.add(check(index, **options))
+    return total

@@ -1,0 +1,84 @@
+"""What a kernel's norms truly are: proven ends, as sharp as ball arithmetic makes them. Imports nothing of specnorm.
+
+The lower end is ``||G(theta)||`` at the best frequencies known, rigorous; the library's witnesses join them, so that a
+lower value is either proven true here or shown. The upper end is a closed form, or on a small grid every frequency.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from flint import arb
+import numpy as np
+
+from soundness.balls import Exact
+from soundness.families import Case
+from soundness.peaks import Peaks
+
+LATTICE = 2**40
+"""Points a turn of the frequencies that the library returns, rounded to floats."""
+
+
+class Truth:
+    """Proven ends of the norms of one case."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.kernel = case.kernel
+        self.exact = Exact(case.kernel)
+        self._lows: dict[tuple[int, ...] | None, arb] = {}
+
+    @functools.cached_property
+    def peaks(self) -> Peaks:
+        """The search in floats."""
+        return Peaks(self.kernel)
+
+    @functools.cached_property
+    def high(self) -> arb | None:
+        """Proven upper end of the supremum, where there is a closed form."""
+        return self.case.supremum()
+
+    def low(self, sizes: tuple[int, ...] | None = None) -> arb:
+        """Proven lower end: of the supremum over all sizes, or of the circular layer at one size."""
+        if sizes not in self._lows:
+            if sizes is None and self.high is not None:
+                self._lows[sizes] = self.high
+            elif not np.any(self.kernel):
+                self._lows[sizes] = arb(0)
+            else:
+                found = self.peaks.highest() if sizes is None else self.peaks.on_grid(self.grid(sizes))
+                self._lows[sizes] = max((self.exact.norm_below(t) for t in found), key=float_of)
+        return self._lows[sizes]
+
+    def grid(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """DFT sizes that matter: an axis with one tap needs one frequency."""
+        return tuple(1 if k == 1 else n for n, k in zip(sizes, self.exact.sizes, strict=True))
+
+    def witnessed(self, angles: Sequence[float], sizes: tuple[int, ...] | None = None) -> arb:
+        """Lower end after a look at a frequency that the library names, in radians."""
+        low = self.low(sizes)
+        if (sizes is None and self.high is not None) or not np.any(self.kernel):
+            return low
+        turns = [float(a) / (2 * math.pi) for a in angles]
+        if sizes is None:
+            points = [[Fraction(round(t * LATTICE), LATTICE) for t in turns], [Fraction(t) for t in turns]]
+        else:
+            points = [[Fraction(round(t * n), n) for t, n in zip(turns, sizes, strict=True)]]
+        self._lows[sizes] = max([low, *(self.exact.norm_below(t) for t in points)], key=float_of)
+        return self._lows[sizes]
+
+    def above_grid(self, sizes: tuple[int, ...]) -> arb | None:
+        """Proven upper end at a circular size, from every frequency; None for large grids."""
+        grid = self.grid(sizes)
+        if math.prod(grid) > 16:
+            return None
+        every = self.peaks.on_grid(grid, count=math.prod(grid)) if np.any(self.kernel) else []
+        return functools.reduce(lambda a, b: a.max(b), (self.exact.norm(t).high for t in every), arb(0))
+
+
+def float_of(x: arb) -> float:
+    """The midpoint, for choosing between true bounds."""
+    return float(x.mid())

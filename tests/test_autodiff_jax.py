@@ -1,0 +1,346 @@
+"""JAX: gradients against finite differences through every transformation, and second derivatives that raise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Unusable, opened
+
+import specnorm
+
+jax: Any = pytest.importorskip("jax")
+jnp = jax.numpy
+
+Function = Callable[[Any], Any]
+
+FUNCTIONS: dict[str, Function] = {
+    "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
+    "f4_bound": specnorm.f4_bound,
+    "unfolding_bounds": specnorm.unfolding_bounds,
+    "gram_bound": lambda k: specnorm.gram_bound(k, 5),
+    "grid_bound": specnorm.grid_bound,
+    "conv_norm": lambda k: specnorm.conv_norm(k, 5),
+    "singular_values": lambda k: specnorm.singular_values(k, 4, k=4),
+    "reshaped_norm": specnorm.reshaped_norm,
+    "matrix_norm": specnorm.matrix_norm,
+    "power_iteration": lambda k: specnorm.power_iteration(k, 400),
+    "gram_iteration": specnorm.gram_iteration,
+}
+"""Every differentiable function, on a 1-D kernel; for the last three it is a stack of matrices."""
+
+SHAPE = (3, 2, 3)
+
+every = pytest.mark.parametrize("name", FUNCTIONS)
+some = pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "singular_values"])
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """64-bit values, as finite differences need them."""
+    try:
+        with opened("jax"):
+            yield
+    except Unusable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(params=["jax", "jax32"])
+def bits(request: pytest.FixtureRequest) -> Iterator[str]:
+    """JAX with 64-bit values enabled, and as it comes."""
+    try:
+        with opened(request.param):
+            yield "float64" if request.param == "jax" else "float32"
+    except Unusable as reason:
+        pytest.skip(str(reason))
+
+
+def normal(*shape: int, seed: int = 0, dtype: str = "float64") -> Any:
+    return jnp.asarray(np.random.RandomState(seed).standard_normal(shape).astype(dtype))
+
+
+def scalar(name: str) -> Function:
+    """The function, its values weighted by a cotangent that is neither 1 nor constant."""
+    function = FUNCTIONS[name]
+
+    def weighted(k: Any) -> Any:
+        value = function(k).reshape(-1)
+        weights = np.linspace(0.5, 1.7, value.size) * (-1.0) ** np.arange(value.size)
+        return (value * weights.astype(str(value.dtype))).sum()
+
+    return weighted
+
+
+def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert np.max(np.abs(found - expected)) <= rtol * np.max(np.abs(expected))
+    assert np.max(np.abs(expected)) > 1e-3, "a zero gradient proves nothing"
+
+
+# -- first derivatives -------------------------------------------------------------------------------------------
+@every
+@pytest.mark.usefixtures("x64")
+def test_gradient_against_finite_differences(name: str) -> None:
+    k, function, step = normal(*SHAPE), scalar(name), 1e-6
+    gradient = jax.grad(function)(k)
+    for seed in (1, 2, 3):
+        direction = normal(*SHAPE, seed=seed)
+        slope = (function(k + step * direction) - function(k - step * direction)) / (2 * step)
+        found = (gradient * direction).sum()
+        assert abs(found - slope) <= 1e-6 * np.linalg.norm(gradient) * np.linalg.norm(direction)
+
+
+@every
+@pytest.mark.usefixtures("x64")
+def test_compiled_and_batched(name: str) -> None:
+    """What a training step is made of; every further transformation, which compiles anew, is tried on a few below."""
+    function, batch = scalar(name), normal(3, *SHAPE, seed=7)
+    gradient = jax.grad(function)
+    wanted = jnp.stack([gradient(k) for k in batch])
+    value, again = jax.jit(jax.value_and_grad(function))(batch[0])
+    close(value, function(batch[0]), 1e-8)
+    close(again, wanted[0], 1e-6)
+    close(jax.jit(jax.vmap(gradient))(batch), wanted, 1e-6)
+
+
+@some
+@pytest.mark.usefixtures("x64")
+def test_transformations(name: str) -> None:
+    function, batch = scalar(name), normal(3, *SHAPE, seed=7)
+    gradient = jax.grad(function)
+    wanted = jnp.stack([gradient(k) for k in batch])
+    close(jax.jit(function)(batch[0]), function(batch[0]), 1e-8)
+    close(jax.vmap(function)(batch), jnp.stack([function(k) for k in batch]), 1e-8)
+    close(jax.vmap(gradient)(batch), wanted, 1e-6)
+    close(jax.grad(lambda ks: jax.vmap(function)(ks).sum())(batch), wanted, 1e-6)
+    close(jax.vmap(gradient, in_axes=2)(jnp.moveaxis(batch, 0, 2)), wanted, 1e-6)
+    chained = jax.grad(lambda k: function(2 * k) ** 2 + function(2 * k))(batch[0])
+    close(chained, 2 * (2 * function(2 * batch[0]) + 1) * gradient(2 * batch[0]))
+    close(jax.grad(jax.checkpoint(function))(batch[0]), wanted[0], 1e-6)
+
+
+@some
+@pytest.mark.usefixtures("x64")
+def test_jacobian_of_several_values(name: str) -> None:
+    k = normal(*SHAPE)
+    value, pull = jax.vjp(FUNCTIONS[name], k)
+    jacobian = jax.jacrev(FUNCTIONS[name])(k)
+    assert jacobian.shape == (*value.shape, *SHAPE)
+    one = jnp.zeros_like(value).reshape(-1).at[-1].set(1.0).reshape(value.shape)
+    close(pull(one)[0], jacobian.reshape(-1, *SHAPE)[-1])
+
+
+@some
+@pytest.mark.usefixtures("x64")
+def test_gradient_inside_scan(name: str) -> None:
+    """Gradient descent on a norm as JAX users write it: a scan, compiled."""
+    function = scalar(name)
+
+    def step(k: Any, _: Any) -> tuple[Any, Any]:
+        value, gradient = jax.value_and_grad(function)(k)
+        return k - 0.01 * gradient, value
+
+    start = normal(*SHAPE)
+    last, values = jax.jit(lambda k: jax.lax.scan(step, k, length=4))(start)
+    by_hand = []
+    k = start
+    for _ in range(4):
+        k, value = step(k, None)
+        by_hand.append(value)
+    close(last, k, 1e-6)
+    close(values, jnp.stack(by_hand), 1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradient_through_control_flow() -> None:
+    """Differentiated from outside: through scan, cond and a remat'ed loop body."""
+    k, norm = normal(*SHAPE), scalar("f4_bound")
+
+    def unrolled(k: Any) -> Any:
+        return sum(norm(c * k) for c in (1.0, 2.0, 3.0))
+
+    def scanned(k: Any) -> Any:
+        return jax.lax.scan(lambda total, c: (total + norm(c * k), None), 0.0, jnp.asarray([1.0, 2.0, 3.0]))[0]
+
+    def switched(k: Any) -> Any:
+        return jax.lax.cond(k[0, 0, 0] > -100, norm, lambda k: 0.0 * norm(k), k)
+
+    close(jax.grad(scanned)(k), jax.grad(unrolled)(k), 1e-6)
+    close(jax.grad(switched)(k), jax.grad(norm)(k), 1e-6)
+
+
+@every
+def test_dtypes_and_devices(name: str, bits: str) -> None:
+    """Plain float32 JAX and 64-bit JAX alike: the result is as the kernel, and so is the gradient."""
+    for dtype in {"float32", bits}:
+        k = normal(*SHAPE, dtype=dtype)
+        value = FUNCTIONS[name](k)
+        gradient = jax.grad(scalar(name))(k)
+        assert value.dtype == gradient.dtype == dtype
+        assert value.devices() == gradient.devices() == k.devices()
+        assert gradient.shape == SHAPE
+        reference = np.asarray(FUNCTIONS[name](np.asarray(k, dtype="float64")))
+        assert np.max(np.abs(np.asarray(value) - reference)) <= 1e-4 * np.max(reference)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype: str, bits: str) -> None:
+    """Values in float32, gradients in the kernel's dtype."""
+    del bits
+    k = normal(*SHAPE, dtype="float32").astype(dtype)
+    same, function = k.astype("float32"), scalar("f4_bound")
+    close(function(k), function(same), 1e-6)
+    close(jax.grad(function)(k), jax.grad(function)(same).astype(dtype), 2e-2)
+    close(jax.jit(jax.grad(function))(k), jax.grad(function)(same).astype(dtype), 2e-2)
+
+
+@every
+@pytest.mark.usefixtures("x64")
+def test_zero_kernel(name: str) -> None:
+    """A layer initialised to zero: value and gradient are zero, nothing is NaN."""
+    value, gradient = jax.jit(jax.value_and_grad(scalar(name)))(jnp.zeros(SHAPE))
+    assert value == 0
+    # Of several singular values at a tie, any orthonormal basis makes a subgradient.
+    assert jnp.all(gradient == 0 if name != "singular_values" else jnp.isfinite(gradient))
+
+
+# -- under jit ---------------------------------------------------------------------------------------------------
+@every
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_non_finite_kernel(name: str, bad: str, bits: str) -> None:
+    """Refused where values are known; under jit, where nothing can be refused, the value is NaN and never a number."""
+    k = normal(*SHAPE, dtype=bits).at[1, 0, 1].set(float(bad))
+    for call in (FUNCTIONS[name], jax.grad(scalar(name))):
+        with pytest.raises(specnorm.KernelError, match="non-finite"):
+            call(k)
+    value = np.asarray(jax.jit(FUNCTIONS[name])(k))
+    stack = name in ("matrix_norm", "power_iteration", "gram_iteration")
+    assert np.isnan(value[1] if stack else value).all()
+    assert np.isnan(value).all() or stack
+
+
+def test_non_finite_kernel_in_a_batch(bits: str) -> None:
+    """Only its own value is lost."""
+    batch = normal(3, *SHAPE, dtype=bits).at[1, 0, 0, 0].set(np.nan)
+    values = np.asarray(jax.vmap(specnorm.f4_bound)(batch))
+    assert np.isnan(values).tolist() == [False, True, False]
+
+
+def test_result_is_a_pytree(bits: str) -> None:
+    k = normal(*SHAPE, dtype=bits)
+    result = specnorm.measure(k, specnorm.Grid())
+    leaves = jax.tree_util.tree_leaves(result)
+    assert len(leaves) == 2, "the value and its lower end"
+    doubled = jax.tree_util.tree_map(lambda a: 2 * a, result)
+    assert isinstance(doubled, specnorm.Result)
+    assert doubled.value == 2 * result.value
+    assert (doubled.kind, doubled.method, doubled.spec) == (result.kind, result.method, result.spec)
+    assert doubled.stats.keys() == result.stats.keys()
+
+
+def test_measure_under_jit_returns_the_result(bits: str) -> None:
+    k = normal(*SHAPE, dtype=bits)
+    outside = specnorm.measure(k, specnorm.Grid())
+    inside = jax.jit(lambda k: specnorm.measure(k, specnorm.Grid()))(k)
+    assert isinstance(inside, specnorm.Result)
+    assert inside.stats["traced"] is True
+    assert outside.stats["traced"] is False
+    assert inside.kind == outside.kind == "upper"
+    assert (inside.method, inside.spec) == (outside.method, outside.spec)
+    close(inside.value, outside.value, 1e-5)
+    batch = jax.vmap(lambda k: specnorm.measure(k, specnorm.Grid()))(jnp.stack([k, 2 * k]))
+    assert batch.value.shape == (2,)
+    close(batch.value[0], outside.value, 1e-5)
+
+
+def test_no_retracing_for_new_values(bits: str) -> None:
+    """A compiled training step stays compiled."""
+    traces = []
+
+    @jax.jit
+    def step(k: Any) -> Any:
+        traces.append(k)
+        return jax.grad(specnorm.f4_bound)(k)
+
+    for seed in range(3):
+        step(normal(*SHAPE, seed=seed, dtype=bits))
+    assert len(traces) == 1
+
+
+def test_kernels_of_a_flax_like_tree(bits: str) -> None:
+    """A penalty over a tree of HWIO kernels, as Flax stores them."""
+    tree = {"a": {"kernel": normal(3, 2, 3, dtype=bits)}, "b": {"kernel": normal(3, 3, 2, seed=1, dtype=bits)}}
+
+    @jax.jit
+    def penalty(tree: Any) -> Any:
+        return sum(specnorm.f4_bound(k, layout="WIO") ** 2 for k in jax.tree_util.tree_leaves(tree))
+
+    gradient = jax.grad(penalty)(tree)
+    assert jax.tree_util.tree_structure(gradient) == jax.tree_util.tree_structure(tree)
+    direct = specnorm.f4_bound(jnp.transpose(tree["a"]["kernel"], (2, 1, 0)))
+    close(specnorm.f4_bound(tree["a"]["kernel"], layout="WIO"), direct, 1e-5)
+    close((gradient["a"]["kernel"] * tree["a"]["kernel"]).sum(), 2 * direct**2, 1e-4)
+
+
+# -- second derivatives ------------------------------------------------------------------------------------------
+def second_derivatives(function: Function, x: Any) -> dict[str, Callable[[], Any]]:
+    """Every way to ask for one, forward mode included, as calls that must raise."""
+
+    def penalty(k: Any) -> Any:
+        return (jax.grad(function)(k) ** 2).sum()
+
+    return {
+        "compiled grad of grad": lambda: jax.jit(jax.grad(penalty))(x),
+        "compiled grad of grad with another term": lambda: jax.jit(jax.grad(lambda k: penalty(k) + (k**3).sum()))(x),
+        "compiled hessian": lambda: jax.jit(jax.hessian(function))(x),
+        "compiled jvp": lambda: jax.jit(lambda k: jax.jvp(function, (k,), (k,)))(x),
+        "jvp": lambda: jax.jvp(function, (x,), (x,)),
+        "grad of grad": lambda: jax.grad(penalty)(x),
+        "grad of compiled grad": lambda: jax.grad(lambda k: (jax.jit(jax.grad(function))(k) ** 2).sum())(x),
+        "vmap of grad of grad": lambda: jax.vmap(jax.grad(penalty))(x[None]),
+        "grad of vmap of grad": lambda: jax.grad(lambda k: (jax.vmap(jax.grad(function))(k[None]) ** 2).sum())(x),
+        "hessian": lambda: jax.hessian(function)(x),
+        "jacrev of jacrev": lambda: jax.jacrev(jax.jacrev(function))(x),
+        "jacfwd of grad": lambda: jax.jacfwd(jax.grad(function))(x),
+        "linearize": lambda: jax.linearize(function, x)[1](x),
+    }
+
+
+@every
+@pytest.mark.usefixtures("x64")
+def test_second_derivatives_raise(name: str) -> None:
+    """Never zero, never a number with a term missing."""
+    ways = second_derivatives(scalar(name), normal(*SHAPE))
+    if name != "f4_bound":
+        # Compiled ones raise while they are traced; the others compile parts of what they cannot finish.
+        ways = {way: ask for way, ask in ways.items() if "compiled" in way or way == "jvp"}
+    for way, ask in ways.items():
+        with pytest.raises((specnorm.SecondDerivativeError, TypeError)) as caught:
+            pytest.fail(f"{way} of {name} gives {ask()}")
+        if isinstance(caught.value, specnorm.SecondDerivativeError):
+            assert "first order" in str(caught.value)
+        else:
+            # JAX's own refusal of forward mode through a reverse-mode rule.
+            assert "forward-mode" in str(caught.value) or "jvp" in str(caught.value), f"{way}: {caught.value}"
+
+
+def test_stop_gradient_is_the_way_out(bits: str) -> None:
+    """As the error advises."""
+    k = normal(*SHAPE, dtype=bits)
+    frozen = jax.grad(lambda k: (k**3).sum() * jax.lax.stop_gradient(specnorm.f4_bound(k)))
+    assert jnp.all(jnp.isfinite(jax.grad(lambda k: frozen(k).sum())(k)))
+
+
+def test_nothing_is_warned_about(bits: str) -> None:
+    """Plain JAX warns when 64-bit values are asked for and not there: specnorm asks for none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        k = normal(2, 3, 2, dtype=bits)
+        for name in ("tn_bound", "f4_bound", "conv_norm"):
+            FUNCTIONS[name](k)
+            jax.grad(scalar(name))(k)

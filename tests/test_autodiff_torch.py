@@ -1,0 +1,512 @@
+"""PyTorch: gradients against finite differences through every transformation, and second derivatives that raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from known_gaps import KNOWN_GAPS
+
+import specnorm
+
+torch: Any = pytest.importorskip("torch")
+
+Function = Callable[[Any], Any]
+
+FUNCTIONS: dict[str, Function] = {
+    "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
+    "f4_bound": specnorm.f4_bound,
+    "unfolding_bounds": specnorm.unfolding_bounds,
+    "gram_bound": lambda k: specnorm.gram_bound(k, 7),
+    "grid_bound": specnorm.grid_bound,
+    "conv_norm": lambda k: specnorm.conv_norm(k, 7),
+    "singular_values": lambda k: specnorm.singular_values(k, 5, k=4),
+    "reshaped_norm": specnorm.reshaped_norm,
+    "matrix_norm": specnorm.matrix_norm,
+    "power_iteration": lambda k: specnorm.power_iteration(k, 400),
+    "gram_iteration": specnorm.gram_iteration,
+}
+"""Every differentiable function, on a 2-D kernel; for the last three it is a stack of matrices."""
+
+SEVERAL = ("unfolding_bounds", "singular_values", "matrix_norm", "power_iteration", "gram_iteration")
+"""Functions with more than one value."""
+
+SHAPE = (4, 3, 3, 2)
+COMPILER = "aot_eager"
+"""Traces the forward and the backward as the default compiler does, without generating code."""
+
+every = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape))
+
+
+def kernel() -> Any:
+    return normal(*SHAPE)
+
+
+def scalar(name: str) -> Function:
+    """The function, its values weighted by a cotangent that is neither 1 nor constant."""
+    function = FUNCTIONS[name]
+
+    def weighted(k: Any) -> Any:
+        value = function(k)
+        weights = torch.linspace(0.5, 1.7, value.numel(), dtype=value.dtype) * (-1.0) ** torch.arange(value.numel())
+        return (value.reshape(-1) * weights).sum()
+
+    return weighted
+
+
+def expected_gradient(name: str, k: Any) -> Any:
+    """Gradient of `scalar` by torch.autograd, itself held against finite differences below."""
+    k = k.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(scalar(name)(k), k)
+    return gradient
+
+
+def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert float((found - expected).abs().max()) <= rtol * float(expected.abs().max())
+    assert float(expected.abs().max()) > 1e-3, "a zero gradient proves nothing"
+
+
+# -- first derivatives -------------------------------------------------------------------------------------------
+@every
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_gradient_against_finite_differences(name: str, seed: int) -> None:
+    k, direction, function, step = kernel(), normal(*SHAPE, seed=seed), scalar(name), 1e-6
+    slope = (function(k + step * direction) - function(k - step * direction)) / (2 * step)
+    found = (expected_gradient(name, k) * direction).sum()
+    assert abs(float(found - slope)) <= 1e-6 * float(expected_gradient(name, k).norm() * direction.norm())
+
+
+@every
+def test_gradcheck(name: str) -> None:
+    """Torch's own: every entry of the Jacobian, every value of functions with several."""
+    k = normal(2, 3, 2, 2, seed=5).requires_grad_()
+    batched = name != "singular_values"  # a known gap, below
+    assert torch.autograd.gradcheck(FUNCTIONS[name], k, eps=1e-6, atol=1e-5, rtol=1e-4, check_batched_grad=batched)
+
+
+@every
+def test_backward_accumulates(name: str) -> None:
+    k = kernel().requires_grad_()
+    for _ in range(2):
+        scalar(name)(k).backward()
+    close(k.grad, 2 * expected_gradient(name, kernel()))
+
+
+@every
+def test_chain_through_other_operations(name: str) -> None:
+    """Upstream and downstream: a non-leaf kernel, a function of the value, used twice."""
+    k = kernel().requires_grad_()
+    value = scalar(name)((2 * k).permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3))
+    (found,) = torch.autograd.grad(value**2 + value, k)
+    close(found, 2 * (2 * value.detach() + 1) * expected_gradient(name, 2 * kernel()))
+
+
+@every
+def test_jacobian_rows_of_several_values(name: str) -> None:
+    k = kernel().requires_grad_()
+    value = FUNCTIONS[name](k)
+    jacobian = torch.autograd.functional.jacobian(lambda x: FUNCTIONS[name](x), k.detach())
+    assert jacobian.shape == (*value.shape, *SHAPE)
+    one = torch.zeros_like(value)
+    one.view(-1)[-1] = 1.0
+    (row,) = torch.autograd.grad(value, k, one)
+    close(row, jacobian.reshape(-1, *SHAPE)[-1])
+
+
+@KNOWN_GAPS["batched gradients of several values"].expected
+def test_vectorised_jacobian_of_singular_values() -> None:
+    torch.autograd.functional.jacobian(FUNCTIONS["singular_values"], kernel(), vectorize=True)
+
+
+def test_what_works_instead_of_vectorize() -> None:
+    jacobian = torch.autograd.functional.jacobian(FUNCTIONS["singular_values"], kernel())
+    close(torch.func.jacrev(FUNCTIONS["singular_values"])(kernel()), jacobian)
+
+
+@every
+def test_values_are_unchanged_by_differentiation(name: str) -> None:
+    plain = FUNCTIONS[name](kernel())
+    assert not plain.requires_grad
+    tracked = FUNCTIONS[name](kernel().requires_grad_())
+    assert tracked.requires_grad
+    assert torch.equal(plain, tracked.detach())
+    with torch.no_grad():
+        assert not FUNCTIONS[name](kernel().requires_grad_()).requires_grad
+
+
+# -- torch.func --------------------------------------------------------------------------------------------------
+@every
+def test_func_transformations(name: str) -> None:
+    function, batch = scalar(name), normal(3, *SHAPE, seed=7)
+    wanted = torch.stack([expected_gradient(name, k) for k in batch])
+    close(torch.func.grad(function)(batch[0]), wanted[0])
+    gradient, value = torch.func.grad_and_value(function)(batch[0])
+    close(gradient, wanted[0])
+    close(value, function(batch[0]))
+    close(torch.func.vmap(function)(batch), torch.stack([function(k) for k in batch]))
+    close(torch.func.vmap(torch.func.grad(function))(batch), wanted)
+    close(torch.func.grad(lambda x: torch.func.vmap(function)(x).sum())(batch), wanted)
+    moved = batch.movedim(0, 2)
+    close(torch.func.vmap(torch.func.grad(function), in_dims=2)(moved), wanted)
+    pairs = batch[None].expand(2, *batch.shape)
+    close(torch.func.vmap(torch.func.vmap(torch.func.grad(function)))(pairs)[1], wanted)
+    close(torch.func.vmap(torch.func.grad(lambda k: function(2 * k)))(batch), 2 * wanted_at(name, 2 * batch))
+    jacobian = torch.func.jacrev(FUNCTIONS[name])(batch[0])
+    assert jacobian.shape == (*FUNCTIONS[name](batch[0]).shape, *SHAPE)
+
+
+def wanted_at(name: str, batch: Any) -> Any:
+    return torch.stack([expected_gradient(name, k) for k in batch])
+
+
+def test_functional_call_of_a_module() -> None:
+    """As a penalty is written with torch.func: a module's parameters in a dictionary."""
+    module = torch.nn.Conv2d(3, 4, 3).double()
+    parameters = dict(module.named_parameters())
+
+    def penalty(values: dict[str, Any]) -> Any:
+        return (
+            specnorm.f4_bound(values["weight"]) ** 2
+            + torch.func.functional_call(module, values, (torch.ones(1, 3, 5, 5, dtype=torch.float64),)).sum()
+        )
+
+    found = torch.func.grad(penalty)(parameters)
+    weight = module.weight
+    reference = torch.autograd.grad(penalty({"weight": weight, "bias": module.bias}), weight)[0]
+    close(found["weight"], reference)
+
+
+# -- torch.compile -----------------------------------------------------------------------------------------------
+def compiled(function: Function, backend: str = COMPILER) -> Function:
+    wrapped: Function = torch.compile(function, fullgraph=True, backend=backend)
+    return wrapped
+
+
+@every
+def test_compiled_value_and_gradient(name: str) -> None:
+    """Without a graph break."""
+    k = kernel().requires_grad_()
+    value = compiled(FUNCTIONS[name])(k)
+    close(value.detach(), FUNCTIONS[name](kernel()), 1e-12)
+    weighted = compiled(scalar(name))(k)
+    close(torch.autograd.grad(weighted, k)[0], expected_gradient(name, k))
+
+
+@every
+def test_compiled_transformations(name: str) -> None:
+    function, batch = scalar(name), normal(3, *SHAPE, seed=7)
+    wanted = wanted_at(name, batch)
+    close(compiled(torch.func.grad(function))(batch[0]), wanted[0])
+    close(compiled(torch.func.vmap(torch.func.grad(function)))(batch), wanted)
+
+
+def test_compiled_training_step() -> None:
+    """A layer, a penalty on its kernel and an optimizer, in float32, against the same step without compilation."""
+
+    def step(compile_it: bool) -> Any:
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(3, 4, 3)
+
+        def loss(x: Any) -> Any:
+            return layer(x).square().mean() + 0.1 * specnorm.tn_bound(layer.weight, certified=False)
+
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        run = compiled(loss) if compile_it else loss
+        for _ in range(3):
+            optimizer.zero_grad()
+            run(torch.ones(2, 3, 6, 6)).backward()
+            optimizer.step()
+        return layer.weight.detach()
+
+    close(step(True), step(False), 1e-5)
+
+
+def test_default_compiler_smoke() -> None:
+    """One function through inductor, which generates code."""
+    k = kernel().requires_grad_()
+    value = compiled(lambda x: scalar("f4_bound")(x) ** 2, "inductor")(k)
+    (found,) = torch.autograd.grad(value, k)
+    close(found, 2 * scalar("f4_bound")(kernel()) * expected_gradient("f4_bound", kernel()))
+
+
+def test_compiled_code_is_reused_for_new_values() -> None:
+    run = compiled(specnorm.f4_bound)
+    for seed in range(3):
+        k = normal(*SHAPE, seed=seed)
+        close(run(k), specnorm.f4_bound(k), 1e-12)
+
+
+@KNOWN_GAPS["compiled vmap of a gradient through an intermediate"].expected
+def test_compiled_vmap_of_grad_through_an_intermediate() -> None:
+    batch = normal(3, *SHAPE, seed=7)
+    function = compiled(torch.func.vmap(torch.func.grad(lambda k: specnorm.f4_bound(2 * k))))
+    close(function(batch), 2 * wanted_at("f4_bound", 2 * batch))
+
+
+def test_what_works_instead_of_that_gap() -> None:
+    """The gap is loud, and narrow."""
+    batch = normal(3, *SHAPE, seed=7)
+    single, wanted = scalar("f4_bound"), 2 * wanted_at("f4_bound", 2 * batch)
+    close(compiled(torch.func.grad(lambda k: single(2 * k)))(batch[0]), wanted[0])
+    close(torch.func.vmap(torch.func.grad(lambda k: single(2 * k)))(batch), wanted)
+    close(2 * compiled(torch.func.vmap(torch.func.grad(single)))(2 * batch), wanted)
+
+
+# -- second derivatives ------------------------------------------------------------------------------------------
+def second_derivatives(name: str) -> dict[str, Callable[[], Any]]:
+    """Every way to ask for one, forward mode included, as calls that must raise."""
+    function, x = scalar(name), kernel()
+
+    def penalty() -> Any:
+        k = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(k), k, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), k)
+
+    def penalty_with_another_term() -> Any:
+        """The trap: the other term has a second derivative, so something would come out."""
+        k = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(k) + k.pow(3).sum(), k, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), k)
+
+    def backward_twice() -> Any:
+        k = x.clone().requires_grad_()
+        function(k).backward(create_graph=True)
+        k.grad.square().sum().backward()
+
+    func = torch.func
+    return {
+        "gradient penalty": penalty,
+        "gradient penalty with another term": penalty_with_another_term,
+        "backward twice": backward_twice,
+        "grad of grad": lambda: func.grad(lambda k: func.grad(function)(k).square().sum())(x),
+        "hessian": lambda: func.hessian(function)(x),
+        "jacrev of jacrev": lambda: func.jacrev(func.jacrev(function))(x),
+        "autograd's hessian": lambda: torch.autograd.functional.hessian(function, x),
+        "vmap of grad of grad": lambda: func.vmap(func.grad(lambda k: func.grad(function)(k).square().sum()))(x[None]),
+    }
+
+
+@every
+def test_second_derivatives_raise(name: str) -> None:
+    for way, ask in second_derivatives(name).items():
+        # Torch's own refusal of forward mode comes first where there is some.
+        errors = (RuntimeError, specnorm.SecondDerivativeError) if way == "hessian" else specnorm.SecondDerivativeError
+        with pytest.raises(errors) as caught:
+            pytest.fail(f"{way} of {name} gives {ask()}")
+        if way != "hessian":
+            assert "first order" in str(caught.value)
+
+
+@every
+def test_forward_mode_raises(name: str) -> None:
+    """Not silently zero."""
+    x, direction = kernel(), normal(*SHAPE, seed=1)
+    ways: dict[str, Callable[[], Any]] = {
+        "jvp": lambda: torch.func.jvp(scalar(name), (x,), (direction,)),
+        "jacfwd": lambda: torch.func.jacfwd(scalar(name))(x),
+        "linearize": lambda: torch.func.linearize(scalar(name), x)[1](direction),
+        "dual numbers": lambda: dual(scalar(name), x, direction),
+    }
+    for way, ask in ways.items():
+        with pytest.raises((RuntimeError, NotImplementedError, specnorm.SecondDerivativeError)):
+            pytest.fail(f"{way} of {name} gives {ask()}")
+
+
+def dual(function: Function, x: Any, direction: Any) -> Any:
+    with torch.autograd.forward_ad.dual_level():
+        result = function(torch.autograd.forward_ad.make_dual(x, direction))
+        return torch.autograd.forward_ad.unpack_dual(result)
+
+
+@pytest.mark.parametrize("name", ["f4_bound", "tn_bound", "singular_values"])
+def test_compiled_second_derivatives_raise(name: str) -> None:
+    function, x = scalar(name), kernel()
+    func = torch.func
+
+    def twice() -> Any:
+        k = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(compiled(function)(k) ** 2, k, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum() + k.pow(3).sum(), k)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "grad of grad": lambda: compiled(func.grad(lambda k: func.grad(function)(k).square().sum()))(x),
+        "hessian": lambda: compiled(func.hessian(function))(x),
+        "jacrev of jacrev": lambda: compiled(func.jacrev(func.jacrev(function)))(x),
+        "double backward of a compiled function": twice,
+    }
+    for way, ask in ways.items():
+        torch._dynamo.reset()
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            pytest.fail(f"{way} of {name} gives {ask()}")
+
+
+@pytest.mark.parametrize("name", ["f4_bound", "tn_bound", "singular_values"])
+def test_compiled_forward_mode(name: str) -> None:
+    """Once compiled, one forward derivative comes out, and rightly; a derivative of it raises."""
+    function, x, direction = scalar(name), kernel(), normal(*SHAPE, seed=1)
+
+    def forward(k: Any) -> Any:
+        return torch.func.jvp(function, (k,), (direction,))[1]
+
+    close(compiled(forward)(x), (expected_gradient(name, x) * direction).sum())
+    for again in (torch.func.grad(forward), lambda k: torch.func.jvp(forward, (k,), (direction,))[1]):
+        torch._dynamo.reset()
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            pytest.fail(f"second derivative of {name}: {compiled(again)(x)}")
+
+
+@KNOWN_GAPS["second derivative under the debugging compiler"].expected
+def test_second_derivative_under_the_debugging_compiler() -> None:
+    k = kernel().requires_grad_()
+    value = compiled(lambda x: specnorm.f4_bound(x) ** 2 + x.pow(3).sum(), "eager")(k)
+    try:
+        (gradient,) = torch.autograd.grad(value, k, create_graph=True)
+        found = torch.autograd.grad(gradient.square().sum(), k)
+    except specnorm.SecondDerivativeError:
+        return
+    pytest.fail(f"a second derivative came out: {found}")
+
+
+# -- kinds of tensors --------------------------------------------------------------------------------------------
+def layouts() -> dict[str, Any]:
+    """The same float32 numbers in other memory."""
+    plain = kernel().float()
+    padded = torch.zeros(8, 3, 3, 4)
+    padded[::2, :, :, ::2] = plain
+    return {
+        "channels_last": plain.to(memory_format=torch.channels_last),
+        "strided": padded[::2, :, :, ::2],
+        "transposed": plain.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+        "parameter": torch.nn.Parameter(plain),
+        "view of a leaf": torch.nn.Parameter(plain.reshape(-1)).view(*SHAPE),
+        "buffer": torch.nn.Buffer(plain) if hasattr(torch.nn, "Buffer") else plain.clone(),
+        "lazily conjugated": torch.complex(plain, plain).conj().real,
+        "lazily negated": torch.complex(plain, -plain).conj().imag,
+    }
+
+
+@pytest.mark.parametrize("layout", list(layouts()))
+@pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "singular_values"])
+def test_memory_layouts(layout: str, name: str) -> None:
+    x, plain = layouts()[layout], kernel().float()
+    value = FUNCTIONS[name](x)
+    close(value.detach(), FUNCTIONS[name](plain), 1e-6)
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(scalar(name)(x), x)
+    close(gradient, expected_gradient(name, plain), 1e-4)
+
+
+def test_broadcast_kernel() -> None:
+    """Memory that several entries share: each still has its own gradient."""
+    x = normal(1, 3, 3, 2).expand(*SHAPE)
+    y = x.clone().requires_grad_()
+    z = x.detach().requires_grad_()
+    close(torch.autograd.grad(specnorm.f4_bound(z), z)[0], torch.autograd.grad(specnorm.f4_bound(y), y)[0])
+
+
+@every
+def test_result_is_as_the_kernel(name: str) -> None:
+    for dtype in (torch.float32, torch.float64):
+        for track in (False, True):
+            x = kernel().to(dtype).requires_grad_(track)
+            value = FUNCTIONS[name](x)
+            assert value.dtype == dtype
+            assert value.device == x.device
+            assert value.requires_grad == track
+            assert (value.ndim == 0) == (name not in SEVERAL)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "singular_values"])
+def test_half_precision(name: str, dtype: str) -> None:
+    """Values in float32, gradients in the kernel's dtype, also compiled and under vmap."""
+    x = kernel().to(getattr(torch, dtype))
+    same = x.float()
+    function = scalar(name)
+    close(FUNCTIONS[name](x), FUNCTIONS[name](same), 1e-6)
+    wanted = expected_gradient(name, same).to(x.dtype)
+    close(expected_gradient(name, x), wanted, 2e-2)
+    close(torch.func.vmap(torch.func.grad(function))(x[None])[0], wanted, 2e-2)
+    k = x.clone().requires_grad_()
+    close(torch.autograd.grad(compiled(function)(k), k)[0], wanted, 2e-2)
+
+
+@every
+def test_inference_mode(name: str) -> None:
+    """Values are as ever; a gradient through a tensor that was made there raises, as torch does it."""
+    with torch.inference_mode():
+        x = kernel()
+        inside = FUNCTIONS[name](x)
+        inside_parameter = FUNCTIONS[name](kernel().requires_grad_())
+    assert x.is_inference()
+    assert torch.equal(inside, FUNCTIONS[name](kernel()))
+    assert torch.equal(inside_parameter, inside)
+    assert torch.equal(FUNCTIONS[name](x), inside), "a tensor made in inference mode, used outside"
+    assert torch.equal(FUNCTIONS[name](torch.nn.Parameter(kernel())).detach(), inside)
+
+
+def test_kernel_that_needs_no_gradient_beside_one_that_does() -> None:
+    first, second = kernel().requires_grad_(), normal(*SHAPE, seed=9)
+    total = scalar("f4_bound")(first) + scalar("f4_bound")(second)
+    close(torch.autograd.grad(total, first)[0], expected_gradient("f4_bound", kernel()))
+
+
+def test_zero_kernel_in_training() -> None:
+    """A layer initialised to zero: value and gradient are zero, nothing is NaN."""
+    for name in FUNCTIONS:
+        x = torch.zeros(*SHAPE, dtype=torch.float64, requires_grad=True)
+        value = scalar(name)(x)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert float(value.detach()) == 0.0, name
+        # Of several singular values at a tie, any orthonormal basis makes a subgradient.
+        assert bool((gradient == 0).all() if name != "singular_values" else gradient.isfinite().all()), name
+
+
+# -- the operators -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("need", ["value", "residuals", "jacobian"])
+def test_operator_is_well_formed(need: str) -> None:
+    """Schema, shapes without values, and compilation, by torch's own checker."""
+    specnorm.tn_bound(kernel())  # registers the operator and the program
+    plan = specnorm.program.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
+    for x in (kernel(), normal(3, *SHAPE)):
+        results = torch.library.opcheck(
+            torch.ops.specnorm.evaluate.default,
+            (x, plan.key, need),
+            test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_static"),
+        )
+        assert set(results.values()) == {"SUCCESS"}
+
+
+def test_guard_operator_is_well_formed() -> None:
+    specnorm.tn_bound(kernel())
+    utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
+    results = torch.library.opcheck(
+        torch.ops.specnorm.first_order_only.default, (kernel(), kernel()), test_utils=utilities
+    )
+    assert set(results.values()) == {"SUCCESS"}
+
+
+def test_fake_tensors_and_meta() -> None:
+    """Shapes without values: what shape inference and deferred initialisation ask for."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        for name, function in FUNCTIONS.items():
+            value = function(torch.empty(*SHAPE))
+            assert value.dtype == torch.float32, name
+            assert value.shape == FUNCTIONS[name](kernel().new_empty(0).new_zeros(SHAPE)).shape, name

@@ -1,0 +1,479 @@
+"""Finding plugins: the right one, or an error that says what is wrong. And the conformance suite on those installed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import specnorm_numpy
+from libraries import Lib
+
+import specnorm
+from specnorm import backends, testing
+from specnorm.backends import Backend
+
+ROOT = Path(__file__).parent.parent
+
+
+# -- the suite ---------------------------------------------------------------------------------------------------
+def test_conformance(xp: Lib) -> None:
+    testing.check_backend(xp.backend)
+
+
+def test_conformance_on_another_device(xp: Lib) -> None:
+    others = [d for d in xp.backend.devices()[1:] if "no_" not in d]
+    if not others:
+        pytest.skip(f"{xp.name} has one device here")
+    testing.check_backend(xp.backend, device=others[0])
+
+
+def test_conformance_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that has no float64 at all (as Apple's): array-api-strict pretends one, and raises where it is used."""
+    plugin: Any = pytest.importorskip("specnorm_strict", reason="pip install ./tests/thirdparty")
+
+    class Narrow(plugin.StrictBackend):  # type: ignore[misc]
+        def wide_dtype(self, x: Any) -> str:
+            del x
+            return "float32"
+
+    strict = Narrow()
+    (device,) = [d for d in strict.devices() if "no_float64" in d]
+    backends.load("array_api_strict")
+    monkeypatch.setitem(backends._loaded, "array_api_strict", strict)
+    testing.check_backend(strict, device=device)
+
+
+def namespace_functions(folder: Path) -> set[str]:
+    """Every ``xp.name`` and ``xp.linalg.name`` in the core's source."""
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        if "auditing" in path.parts or path.name == "testing.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                owner = ast.unparse(node.value).removeprefix("self.")
+                if owner in ("xp", "xp.linalg", "xp.fft"):
+                    found.add(f"{owner}.{node.attr}".removeprefix("xp."))
+    return found - {"linalg", "fft", "shape"} - set(testing.DTYPES)
+
+
+def test_suite_asks_for_the_functions_that_the_core_uses() -> None:
+    assert namespace_functions(ROOT / "specnorm") == set(testing.FUNCTIONS)
+
+
+class Broken(Backend):
+    """The NumPy plugin with one promise broken at a time."""
+
+    name = "numpy"
+    framework = "numpy"
+
+    def __init__(self, **changes: Any) -> None:
+        self._real = specnorm_numpy.BACKEND
+        self._changes = changes
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return object.__getattribute__(self, name)
+        if name in self._changes:
+            return self._changes[name]
+        bound = getattr(self._real, name)
+        function = getattr(bound, "__func__", None)
+        return bound if function is None else function.__get__(self)
+
+
+def doubled(program: Any, kernels: Any) -> Any:
+    value, *rest = specnorm_numpy.BACKEND.apply(program, kernels)
+    return 2 * value, *rest
+
+
+def flat(program: Any, kernel: Any) -> Any:
+    value, gradient = specnorm_numpy.BACKEND.value_and_grad(program, kernel)
+    return value, 0 * gradient
+
+
+def unclean(_: Any) -> Any:
+    raise np.linalg.LinAlgError("not positive definite")
+
+
+def always(value: Any) -> Callable[..., Any]:
+    return lambda *_: value
+
+
+class Poor:
+    """A namespace that lacks a function."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "take_along_axis":
+            raise AttributeError(name)
+        return getattr(np, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "name is ''"),
+        ({"api_version": 7}, "api_version is 7"),
+        ({"proofs": "nowhere"}, "proofs is 'nowhere'"),
+        ({"devices": always(())}, r"devices\(\) is"),
+        ({"version": always(None)}, r"version\(\) is None"),
+        ({"is_array": always(True)}, "is_array is true for"),
+        ({"is_array": always(False)}, "is_array is false for"),
+        ({"refusal": always("no")}, "turns an ordinary array away: no"),
+        ({"namespace": always(Poor())}, "lacks take_along_axis"),
+        ({"to_numpy": lambda x: np.asarray(x, dtype=np.float64)}, "has dtype float64"),
+        ({"to_numpy": lambda x: x.tolist()}, r"is a (list|bool), no np\.ndarray"),
+        ({"from_numpy": lambda x, _: np.zeros_like(x)}, "other values"),
+        ({"asarray": lambda x, _: np.array(x, dtype=np.float32)}, "has dtype float32"),
+        ({"precise": always(None)}, "expected a context manager"),
+        ({"wide_dtype": always("float128")}, "wide_dtype is 'float128'"),
+        ({"is_traced": always(True)}, "is_traced is true"),
+        ({"loop": lambda _, body, state: body(state)}, "went 1 rounds; expected 10"),
+        ({"cholesky_ok": unclean}, "cholesky_ok.. raises for the identity"),
+        ({"cholesky_ok": lambda a: np.isfinite(a).all((-2, -1))}, "is True for an indefinite matrix"),
+        ({"cholesky_ok": lambda a: np.zeros(a.shape[:-2], dtype=bool)}, "is False for the identity"),
+        ({"apply": doubled}, "matrix_norm.. of a stack of 2 x 3 matrices differs from NumPy's"),
+        ({"value_and_grad": lambda _, kernel: (kernel.sum(), kernel)}, "value_and_grad's value of tn of a 1 x 1"),
+        ({"value_and_grad": flat}, "<gradient, kernel> of tn of a 1 x 1 kernel"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)  # fmt: skip
+def test_suite_notices(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str) -> None:
+    """A checker that cannot fail proves nothing."""
+    broken = Broken(**changes)
+    monkeypatch.setitem(backends._loaded, "numpy", broken)
+    with pytest.raises(AssertionError, match=message):
+        testing.check_backend(broken)
+
+
+def test_suite_accepts_the_unbroken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrapper above breaks nothing by itself."""
+    whole = Broken()
+    monkeypatch.setitem(backends._loaded, "numpy", whole)
+    testing.check_backend(whole)
+
+
+def test_suite_says_how_to_register() -> None:
+    class Stranger(Broken):
+        pass
+
+    with pytest.raises(AssertionError, match="not to this object"):
+        testing.check_backend(Stranger())
+
+
+# -- fake distributions ------------------------------------------------------------------------------------------
+PLUGIN = """
+import numpy as np
+from specnorm.backends import Backend
+class Fake(Backend):
+    name = framework = {name!r}
+    api_version = 1
+    def is_array(self, x): return type(x).__name__ == "Array"
+    def version(self): return "3.2"
+BACKEND = Fake()
+"""
+
+Installer = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installer]:
+    """Install distributions that register backends, and modules; nothing else is registered meanwhile, NumPy apart."""
+    folders: list[str] = []
+    modules = set(sys.modules)
+
+    def fake_entry_points(*, group: str) -> Sequence[importlib.metadata.EntryPoint]:
+        found = importlib.metadata.distributions(path=folders)
+        real = [e for e in importlib.metadata.entry_points(group=group) if e.name == "numpy"]
+        return [e for d in found for e in d.entry_points if e.group == group] + real
+
+    def put(distribution: str, entries: dict[str, str] | str, *, copies: int = 1, **sources: str) -> None:
+        if isinstance(entries, dict):
+            entries = "\n".join(f"{name} = {value}" for name, value in entries.items())
+        for copy in range(copies):
+            folder = tmp_path / f"{distribution}{copy}"
+            metadata = folder / f"{distribution.replace('-', '_')}-1.5.dist-info"
+            metadata.mkdir(parents=True)
+            (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n")
+            (metadata / "entry_points.txt").write_text(f"[{backends.GROUP}]\n{entries}\n")
+            for name, source in sources.items():
+                (folder / f"{name}.py").write_text(source)
+            monkeypatch.syspath_prepend(str(folder))
+            folders.append(str(folder))
+        backends.refresh()
+
+    monkeypatch.setattr(backends, "entry_points", fake_entry_points)
+    backends.refresh()
+    yield put
+    monkeypatch.undo()
+    for name in set(sys.modules) - modules:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+    backends.refresh()
+
+
+def array_of(root: str, *bases: type) -> Any:
+    """An object whose class lives in a package of that name."""
+    cls = type("Array", bases, {"__module__": f"{root}._core"})
+    return np.zeros(3).view(cls) if bases else cls()
+
+
+def test_plugin_is_found_by_the_package_of_the_class(install: Installer) -> None:
+    install("fakelib-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=PLUGIN.format(name="fakelib"))
+    x = array_of("fakelib")
+    assert backends.backend_for(x).name == "fakelib"
+    assert backends.backend_for(x) is backends.load("fakelib")
+    assert backends.backend_for(np.ones(2)).name == "numpy"
+
+
+def test_plugin_of_the_nearest_base_wins(install: Installer) -> None:
+    x = array_of("fakelib", np.ndarray)
+    assert backends.backend_for(x).name == "numpy"
+    install("fakelib-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=PLUGIN.format(name="fakelib"))
+    assert backends.backend_for(x).name == "fakelib"
+
+
+def test_nested_attribute(install: Installer) -> None:
+    source = PLUGIN.format(name="fakelib") + "class Here: pass\nHere.backend = BACKEND"
+    install("fakelib-plugin", {"fakelib": "fakelib_plugin:Here.backend"}, fakelib_plugin=source)
+    assert backends.load("fakelib").name == "fakelib"
+
+
+@pytest.mark.parametrize("x", [[1.0, 2.0], (1.0,), 1.0, 3, "kernel", None, {"weight": 1}], ids=repr)
+def test_what_is_no_array(x: object) -> None:
+    with pytest.raises(specnorm.NoBackend, match=f"{type(x).__name__} is not an array. Pass an array of .*numpy"):
+        specnorm.f4_bound(x)
+
+
+def test_error_is_a_type_error_and_a_backend_error() -> None:
+    assert issubclass(specnorm.NoBackend, specnorm.BackendError)
+    assert issubclass(specnorm.BackendError, TypeError)
+    for error in (specnorm.BrokenBackend, specnorm.BackendConflict, specnorm.BackendVersion, specnorm.MixedBackends):
+        assert issubclass(error, specnorm.BackendError)
+
+
+def test_unknown_library(install: Installer) -> None:
+    install("other-plugin", {"otherlib": "missing:BACKEND"})
+    with pytest.raises(specnorm.NoBackend) as caught:
+        specnorm.f4_bound(array_of("fakelib"))
+    message = str(caught.value)
+    assert "No backend for fakelib._core.Array" in message
+    assert "Installed: numpy, otherlib" in message
+    assert "write a plugin" in message
+
+
+@pytest.mark.parametrize("library", ["torch", "jax", "cupy"])
+def test_library_with_an_extra(install: Installer, library: str) -> None:
+    del install
+    with pytest.raises(specnorm.NoBackend) as caught:
+        specnorm.f4_bound(array_of(library))
+    message = str(caught.value)
+    assert f"Install one: pip install 'specnorm-bounds[{library}]'" in message
+    assert "Installed: numpy." in message
+
+
+def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "entry_points", lambda **_: ())
+    backends.refresh()
+    try:
+        assert backends.listing() == []
+        with pytest.raises(specnorm.NoBackend, match=r"Installed: none"):
+            specnorm.f4_bound(np.ones((2, 2)))
+        with pytest.raises(specnorm.NoBackend, match="none is installed"):
+            specnorm.f4_bound([1.0])
+        with pytest.raises(specnorm.NoBackend, match="No backend is registered as 'numpy'"):
+            backends.load("numpy")
+    finally:
+        monkeypatch.undo()
+        backends.refresh()
+
+
+@pytest.mark.parametrize(
+    ("root", "library", "advice"),
+    [
+        ("torch", "torch", r"pip install 'specnorm-bounds\[torch\]'"),
+        ("jaxlib", "jax", r"pip install 'specnorm-bounds\[jax\]'"),
+        ("fakelib", "fakelib", "install fakelib"),
+    ],
+)
+def test_framework_is_missing(install: Installer, root: str, library: str, advice: str) -> None:
+    source = f"raise ModuleNotFoundError('No module named {library}', name={library!r})"
+    install("some-plugin", {root: f"plugin_for_{library}:BACKEND"}, **{f"plugin_for_{library}": source})
+    with pytest.raises(specnorm.BrokenBackend, match=f"needs {library}, which is not installed: {advice}") as caught:
+        specnorm.f4_bound(array_of(root))
+    assert "some-plugin 1.5" in str(caught.value)
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import module_nobody_has", r"cannot be imported: No module named 'module_nobody_has'\. Reinstall it"),
+        ("raise ModuleNotFoundError('fakelib needs fakelib-core')", "fakelib needs fakelib-core"),
+        ("raise ModuleNotFoundError('No module named x', name='fakelib.x')", "cannot be imported"),
+        ("def broken(:", "fails on import: SyntaxError"),
+        ("raise RuntimeError('no driver')", "fails on import: RuntimeError: no driver"),
+        ("raise OSError('lib.so is missing')", "fails on import: OSError: lib.so is missing"),
+        ("from json import nothing", "fails on import: ImportError"),
+        ("import json; json.nothing", "fails on import: AttributeError"),
+        ("BACKENDS = 1", "names an object that does not exist: .*BACKEND"),
+        ("BACKEND = 1", "is a int without an api_version; expected a Backend object"),
+        ("class Foreign: api_version = 1\nBACKEND = Foreign()", "is a Foreign; expected an object derived"),
+    ],
+)  # fmt: skip
+def test_broken_plugin(install: Installer, source: str, message: str) -> None:
+    install("some-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=source)
+    with pytest.raises(specnorm.BrokenBackend, match=message) as caught:
+        specnorm.f4_bound(array_of("fakelib"))
+    assert "backend 'fakelib' of some-plugin 1.5 (fakelib_plugin:BACKEND)" in str(caught.value)
+    if "expected" not in message:
+        assert caught.value.__cause__ is not None
+
+
+def test_plugin_module_is_missing(install: Installer) -> None:
+    install("some-plugin", {"fakelib": "module_that_went:BACKEND"})
+    with pytest.raises(specnorm.BrokenBackend, match=r"No module named 'module_that_went'\. Reinstall it"):
+        specnorm.f4_bound(array_of("fakelib"))
+
+
+@pytest.mark.parametrize(("version", "who"), [(2, "specnorm-bounds"), (0, "the plugin")])
+def test_plugin_for_another_version(install: Installer, version: int, who: str) -> None:
+    source = PLUGIN.format(name="fakelib") + f"Fake.api_version = {version}"
+    install("some-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=source)
+    expected = f"written for version {version} of the plugin interface; this specnorm has 1. Upgrade {who}"
+    with pytest.raises(specnorm.BackendVersion, match=expected):
+        specnorm.f4_bound(array_of("fakelib"))
+
+
+def test_two_distributions_claim_a_library(install: Installer) -> None:
+    install("first-plugin", {"fakelib": "first_plugin:BACKEND"}, first_plugin=PLUGIN.format(name="fakelib"))
+    install("second-plugin", {"fakelib": "second_plugin:BACKEND"}, second_plugin=PLUGIN.format(name="fakelib"))
+    with pytest.raises(specnorm.BackendConflict) as caught:
+        specnorm.f4_bound(array_of("fakelib"))
+    message = str(caught.value)
+    assert "first-plugin 1.5 (first_plugin:BACKEND)" in message
+    assert "second-plugin 1.5 (second_plugin:BACKEND)" in message
+    assert "Uninstall one" in message
+    assert specnorm.f4_bound(np.ones((2, 2))) > 0, "other libraries must not suffer"
+
+
+def test_one_distribution_seen_twice_is_no_conflict(install: Installer) -> None:
+    """An editable install beside a copy; and a line written twice."""
+    line = "fakelib = fakelib_plugin:BACKEND\n"
+    install("some-plugin", line + line, copies=2, fakelib_plugin=PLUGIN.format(name="fakelib"))
+    assert backends.backend_for(array_of("fakelib")).name == "fakelib"
+
+
+def test_refresh_sees_what_was_installed_since(install: Installer) -> None:
+    with pytest.raises(specnorm.NoBackend):
+        backends.backend_for(array_of("fakelib"))
+    install("some-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=PLUGIN.format(name="fakelib"))
+    assert backends.backend_for(array_of("fakelib")).name == "fakelib"
+
+
+def test_only_the_plugin_asked_for_is_imported(install: Installer) -> None:
+    install("bad-plugin", {"badlib": "bad_plugin:BACKEND"}, bad_plugin="raise RuntimeError('imported')")
+    assert specnorm.f4_bound(np.ones((2, 2))) > 0
+    assert "bad_plugin" not in sys.modules
+
+
+def test_listing_shows_the_broken_without_hiding_the_others(install: Installer) -> None:
+    sad = PLUGIN.format(name="sadlib") + "def devices(self): raise RuntimeError('no driver')\nFake.devices = devices"
+    install("bad-plugin", {"badlib": "bad_plugin:BACKEND"}, bad_plugin="raise RuntimeError('no way')")
+    install("good-plugin", {"goodlib": "good_plugin:BACKEND"}, good_plugin=PLUGIN.format(name="goodlib"))
+    install("sad-plugin", {"sadlib": "sad_plugin:BACKEND"}, sad_plugin=sad)
+    install("good-plugin2", {"twolib": "good_plugin:BACKEND"})
+    install("good-plugin3", {"twolib": "good_plugin:BACKEND"})
+    rows = {row.name: row for row in backends.listing()}
+    assert list(rows) == ["badlib", "goodlib", "numpy", "sadlib", "twolib"]
+    assert rows["numpy"].version == np.__version__
+    assert rows["numpy"].devices == ("cpu",)
+    assert rows["numpy"].problem is None
+    assert rows["numpy"].distribution.startswith("specnorm-bounds ")
+    assert rows["goodlib"] == backends.Listing("goodlib", "good-plugin 1.5", "3.2", ("cpu",), None)
+    for name, problem in {"badlib": "no way", "sadlib": "no driver", "twolib": "two distributions"}.items():
+        assert problem in str(rows[name].problem)
+        assert rows[name].devices == ()
+
+
+# -- which objects are arrays ------------------------------------------------------------------------------------
+def test_every_installed_library_is_found(xp: Lib) -> None:
+    x = xp.asarray(np.ones((2, 2, 3)))
+    assert backends.backend_for(x) is xp.backend
+    assert backends.common_backend([x, x]) is xp.backend
+
+
+def test_mixed_libraries_are_refused(xp: Lib) -> None:
+    if xp.name == "numpy":
+        pytest.skip("it is the other library")
+    with pytest.raises(specnorm.MixedBackends, match=rf"{xp.backend.name}, numpy\. Convert them"):
+        backends.common_backend([xp.asarray(np.ones(2)), np.ones(2)])
+
+
+def test_mixed_devices_are_refused(xp: Lib) -> None:
+    names = [d for d in xp.backend.devices() if "no_" not in d]
+    if len(names) < 2:
+        pytest.skip(f"{xp.name} has one device here")
+    first, second = (xp.backend.asarray(np.ones(2, dtype=np.float32), d) for d in names[:2])
+    with pytest.raises(specnorm.MixedBackends, match=r"different devices: .*Move them"):
+        backends.common_backend([first, second])
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize("make", [np.matrix, np.ma.masked_array], ids=["matrix", "masked"])
+def test_numpy_arrays_that_mean_other_things(make: Callable[[Any], Any]) -> None:
+    with pytest.raises(specnorm.NoBackend, match=r"is not supported.*np\.asarray"):
+        specnorm.f4_bound(make(np.ones((2, 2))))
+
+
+def test_numpy_subclasses(tmp_path: Path) -> None:
+    class Mine(np.ndarray):
+        pass
+
+    mapped = np.memmap(tmp_path / "kernel", dtype=np.float32, mode="w+", shape=(2, 2, 3))
+    mapped[...] = 1.0
+    for x in (np.ones((2, 2, 3), dtype=np.float32).view(Mine), mapped):
+        value = specnorm.f4_bound(x)
+        assert value.dtype == np.float32
+        assert value == specnorm.f4_bound(np.asarray(x))
+
+
+def test_torch_objects() -> None:
+    torch: Any = pytest.importorskip("torch")
+    dense = torch.ones(2, 2, 3)
+    with pytest.raises(specnorm.NoBackend, match=r"torch\.sparse_coo.*to_dense"):
+        specnorm.f4_bound(dense.to_sparse())
+    with pytest.raises(specnorm.NoBackend, match=r"Conv2d is not an array|No backend for torch"):
+        specnorm.f4_bound(torch.nn.Conv2d(1, 1, 1))
+    with pytest.raises(specnorm.NoBackend, match="dtype is not an array"):
+        specnorm.f4_bound(torch.float32)
+    parameter = torch.nn.Parameter(dense)
+    value = specnorm.f4_bound(parameter)
+    assert value.requires_grad
+    assert float(value.detach()) == float(specnorm.f4_bound(dense))
+
+    class Mine(torch.Tensor):  # type: ignore[misc, name-defined]
+        pass
+
+    assert float(specnorm.f4_bound(dense.as_subclass(Mine))) == float(specnorm.f4_bound(dense))
+
+
+@pytest.mark.filterwarnings("ignore:.*[Qq]uantiz.*")
+def test_torch_quantised() -> None:
+    torch: Any = pytest.importorskip("torch")
+    quantised = torch.quantize_per_tensor(torch.ones(2, 2, 3), 0.1, 0, torch.qint8)
+    with pytest.raises(specnorm.NoBackend, match=r"quantised; call \.dequantize"):
+        specnorm.f4_bound(quantised)
+
+
+def test_jax_objects() -> None:
+    jax: Any = pytest.importorskip("jax")
+    with pytest.raises(specnorm.NoBackend, match="ShapeDtypeStruct is not an array"):
+        specnorm.f4_bound(jax.ShapeDtypeStruct((2, 2), np.float32))
+    with pytest.raises(specnorm.NoBackend, match="is not an array"):
+        specnorm.f4_bound(jax.numpy.float32)

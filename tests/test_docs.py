@@ -1,0 +1,253 @@
+"""The documentation runs: its examples, its links, its commands. Pages are found by walking the tree."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import doctest
+import importlib
+import importlib.util
+import inspect
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import specnorm
+from specnorm.backends import Backend
+
+ROOT = Path(__file__).parent.parent
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+FRAMEWORKS = ("torch", "jax", "cupy")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(text: str, language: str) -> list[tuple[int, str]]:
+    """First line (from 0) and source of each fenced block in a language."""
+    found = [(text[: m.start(2)].count("\n"), m.group(1), m.group(2)) for m in FENCE.finditer(text)]
+    return [(line, source) for line, word, source in found if word == language]
+
+
+def framework(source: str) -> str:
+    """Library that a block imports besides NumPy, or ""."""
+    imported = re.findall(r"^>>> (?:import|from) (?:specnorm_)?(\w+)", source, re.MULTILINE)
+    return next((name for name in imported if name in FRAMEWORKS), "")
+
+
+def run_blocks(examples: list[tuple[int, str]], name: str) -> tuple[int, str]:
+    """Run blocks in one namespace; the number of failures, and what the checker says of them."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    runner, said = doctest.DocTestRunner(optionflags=FLAGS), list[str]()
+    for line, source in examples:
+        test = doctest.DocTestParser().get_doctest(source, namespace, name, name, line)
+        runner.run(test, out=said.append, clear_globs=False)
+        namespace = test.globs
+    return runner.summarize(verbose=False).failed, "".join(said)
+
+
+def examples_to_run() -> list[Any]:
+    """Each page, and each library that some of its blocks need: one missing library skips those blocks alone."""
+    found = []
+    for path in pages():
+        parts = blocks(path.read_text(encoding="utf-8"), "python")
+        for library in sorted({framework(source) for _, source in parts}):
+            found.append(pytest.param(path, library, id=f"{name_of(path)}-{library or 'numpy'}"))
+    return found
+
+
+# -- examples ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("path", "library"), examples_to_run())
+def test_examples_print_what_they_say(path: Path, library: str) -> None:
+    if library:
+        pytest.importorskip(library, exc_type=ImportError)
+    parts = blocks(path.read_text(encoding="utf-8"), "python")
+    mine = [(line, source) for line, source in parts if framework(source) == library]
+    failed, said = run_blocks(mine, name_of(path))
+    assert failed == 0, said
+
+
+def test_every_python_block_is_an_example() -> None:
+    """A block in another form (a file to copy) is marked ``py``: it is not run."""
+    for path in pages():
+        for line, source in blocks(path.read_text(encoding="utf-8"), "python"):
+            assert doctest.DocTestParser().get_examples(source), f"{name_of(path)}:{line + 1} has no >>>"
+        for line, source in blocks(path.read_text(encoding="utf-8"), "py"):
+            ast.parse(source, f"{name_of(path)}:{line + 1}")
+
+
+def test_an_example_outside_a_block_would_not_be_missed() -> None:
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        inside = sum(source.count(">>> ") for _, source in blocks(text, "python"))
+        assert text.count(">>> ") == inside, f"{name_of(path)} has examples outside a python block"
+
+
+def test_the_checker_can_fail() -> None:
+    assert run_blocks([(0, ">>> 1 + 1\n3\n")], "wrong")[0] == 1
+    assert run_blocks([(0, ">>> x = 2\n"), (3, ">>> x + 1\n3\n")], "right")[0] == 0
+    failed, said = run_blocks([(0, ">>> import specnorm\n>>> specnorm.nothing\n")], "raises")
+    assert failed == 1
+    assert "AttributeError" in said
+
+
+def test_there_is_an_example_on_every_method_page() -> None:
+    methods = sorted((ROOT / "docs" / "methods").glob("*.md"))
+    assert {cls.__module__.rpartition(".")[2] for cls in specnorm.METHODS.values()} <= {p.stem for p in methods}
+    for path in [ROOT / "README.md", *methods]:
+        assert blocks(path.read_text(encoding="utf-8"), "python"), f"{name_of(path)} shows no example"
+
+
+def modules_with_examples() -> list[str]:
+    found = [p for p in (ROOT / "specnorm").rglob("*.py") if ">>> " in p.read_text(encoding="utf-8")]
+    return sorted(".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in found)
+
+
+def test_examples_in_docstrings() -> None:
+    """All in one test: there may be none."""
+    for name in modules_with_examples():
+        result = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
+        assert result.failed == 0, f"{name}: {result.failed} examples fail; see the output above"
+
+
+# -- links -------------------------------------------------------------------------------------------------------
+def targets(text: str) -> list[str]:
+    """Relative links outside of code."""
+    prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+    return [t for t in LINK.findall(prose) if not re.match(r"[a-z]+:|#", t)]
+
+
+@pytest.mark.parametrize("path", pages(), ids=name_of)
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    for target in targets(path.read_text(encoding="utf-8")):
+        assert (path.parent / target.partition("#")[0]).exists(), f"{name_of(path)} links to {target}"
+
+
+def test_every_page_is_in_the_contents() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / t).resolve() for t in targets(index.read_text(encoding="utf-8"))}
+    missing = [name_of(p) for p in pages() if p != index and p.resolve() not in linked]
+    assert not missing
+
+
+def test_link_check_can_fail() -> None:
+    text = "[a](b.md) [c](https://d) `[e](f.md)` [g](#h)\n```py\n[i](j.md)\n```\n[k](l.md#m)"
+    assert targets(text) == ["b.md", "l.md#m"]
+
+
+# -- README ------------------------------------------------------------------------------------------------------
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def setup_commands(text: str) -> list[str]:
+    return [source for word in ("sh", "bash", "shell", "console") for _, source in blocks(text, word)]
+
+
+def test_readme_has_two_commands_of_one_line() -> None:
+    commands = setup_commands(README)
+    assert len(commands) == 2
+    assert all(command.count("\n") == 1 for command in commands)
+    audit, tests = commands
+    assert ".venv-audit/bin/specnorm audit" in audit
+    assert tests.rstrip().endswith(".venv/bin/nox")
+
+
+def same(found: str, expected: str, rtol: float) -> bool:
+    """Equal word by word; numbers to a tolerance, since libraries round differently."""
+
+    def close(a: str, b: str) -> bool:
+        if a == b:
+            return True
+        try:
+            return math.isclose(float(a), float(b), rel_tol=rtol)
+        except ValueError:
+            return False
+
+    word = re.compile(r"[\w./=]*\w|-+|\S")
+    one, other = word.findall(found), word.findall(expected)
+    return len(one) == len(other) and all(map(close, one, other))
+
+
+def test_readme_shows_what_the_audit_prints() -> None:
+    for name in ("click", "rich", "safetensors"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: pip install '.[cli]'")
+    command = setup_commands(README)[0]
+    words = shlex.split(command)
+    arguments = words[words.index("audit") :]
+    done = subprocess.run(
+        [sys.executable, "-m", "specnorm", *arguments],
+        cwd=ROOT, env={**os.environ, "COLUMNS": "110"}, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ((_, shown),) = blocks(README, "text")
+    assert same(done.stdout, shown, 1e-4), done.stdout
+
+
+def test_comparing_outputs_can_fail() -> None:
+    assert same("a 1.00001 b.c: 2", "a  1.00002\nb.c: 2", 1e-4)
+    assert not same("a 1.0", "a 1.1", 1e-4)
+    assert not same("a 1.0 b", "a 1.0", 1e-4)
+    assert not same("conv1.weight", "conv2.weight", 1e-4)
+
+
+# -- plugins -----------------------------------------------------------------------------------------------------
+def test_every_member_of_a_backend_is_explained() -> None:
+    page = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    members = [name for name in (*vars(Backend), *Backend.__annotations__) if not name.startswith("_")]
+    assert [name for name in members if not re.search(rf"\b{name}\b", page)] == []
+
+
+# -- signatures --------------------------------------------------------------------------------------------------
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def public_callables() -> list[str]:
+    """Functions and dataclasses of `specnorm`; errors and types that nobody calls are left out."""
+    found = {name: getattr(specnorm, name) for name in specnorm.__all__}
+    return [name for name, x in found.items() if inspect.isfunction(x) or dataclasses.is_dataclass(x)]
+
+
+def parameters(signature: inspect.Signature) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in signature.parameters.values()]
+
+
+def agree(documented: str, actual: inspect.Signature) -> bool:
+    """Whether ``name(a, b=1)`` has the parameters of a function; a default written ``...`` may be anything."""
+    scope: dict[str, Any] = {}
+    exec(f"def f{documented[documented.index('(') :]}: pass", scope)
+    ours, theirs = parameters(inspect.signature(scope["f"])), parameters(actual)
+    return len(ours) == len(theirs) and all(
+        a[:2] == b[:2] and (a[2] is ... or a[2] == b[2]) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", public_callables())
+def test_documented_signatures_are_the_real_ones(name: str) -> None:
+    rows = re.findall(rf"^\| `({name}\([^`]*\))` ", API, re.MULTILINE)
+    assert len(rows) == 1, f"docs/api.md has {len(rows)} rows that begin with a call of {name}"
+    (documented,) = rows
+    assert agree(documented, inspect.signature(getattr(specnorm, name))), documented
+
+
+def test_signature_check_can_fail() -> None:
+    def f(a: int, *, b: int = 1) -> None: ...
+
+    actual = inspect.signature(f)
+    assert agree("f(a, *, b=1)", actual)
+    assert agree("f(a, *, b=...)", actual)
+    assert not any(agree(wrong, actual) for wrong in ("f(a, b=1)", "f(a, *, b=2)", "f(a)", "f(x, *, b=1)"))

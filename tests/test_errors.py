@@ -1,0 +1,318 @@
+"""Bad input, on every library: the right class of error, and a message that names what was given and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Lib
+
+import specnorm
+from specnorm import GeometryError, KernelError, MethodError
+
+Call = Callable[..., Any]
+
+FUNCTIONS: dict[str, Call] = {
+    "tn_bound": specnorm.tn_bound,
+    "f4_bound": specnorm.f4_bound,
+    "unfolding_bounds": specnorm.unfolding_bounds,
+    "gram_bound": lambda kernel, **geometry: specnorm.gram_bound(kernel, **{"input_shape": 6, **geometry}),
+    "grid_bound": specnorm.grid_bound,
+    "conv_norm": lambda kernel, **geometry: specnorm.conv_norm(kernel, **{"input_shape": 6, **geometry}),
+    "singular_values": lambda kernel, **geometry: specnorm.singular_values(kernel, **{"input_shape": 6, **geometry}),
+    "reshaped_norm": specnorm.reshaped_norm,
+    "enclose": specnorm.enclose,
+    "certify": lambda kernel, **geometry: specnorm.certify(kernel, 100.0, **geometry),
+    "measure": lambda kernel, **geometry: specnorm.measure(kernel, specnorm.Grid(), **geometry),
+    "compare": specnorm.compare,
+    "value_and_grad": lambda kernel, **geometry: specnorm.value_and_grad(kernel, specnorm.Grid(), **geometry),
+}
+"""Every public function of a kernel, to be called with geometry by keyword."""
+
+for _name in ("rescale", "clip"):
+    if hasattr(specnorm, _name):
+        FUNCTIONS[_name] = getattr(specnorm, _name)
+
+MATRIX_FUNCTIONS: dict[str, Call] = {
+    "matrix_norm": specnorm.matrix_norm,
+    "power_iteration": specnorm.power_iteration,
+    "gram_iteration": specnorm.gram_iteration,
+}
+"""Every public function of a stack of matrices."""
+
+everywhere = pytest.mark.parametrize("name", FUNCTIONS)
+every_matrix = pytest.mark.parametrize("name", MATRIX_FUNCTIONS)
+
+
+def ones(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.ones(shape, dtype=dtype)
+
+
+def refused(error: type[Exception], words: str, call: Call, *args: Any, **kwargs: Any) -> None:
+    """The call raises this error, whose message holds each of the words (separated by ``|``), and is a sentence."""
+    with pytest.raises(error) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    assert type(caught.value) is error
+    for word in words.split("|"):
+        assert word in message, f"{word!r} is not in {message!r}"
+    assert re.search(r"[.?)\w]$", message.strip()), message
+    assert "<" not in message, f"an object's repr got into the message: {message!r}"
+
+
+def test_every_public_function_is_tested_here() -> None:
+    functions = {n for n in specnorm.__all__ if callable(getattr(specnorm, n)) and n.islower()}
+    assert functions - {"audit", "fold_batch_norm", "power_norm"} == set(FUNCTIONS) | set(MATRIX_FUNCTIONS)
+
+
+# -- the kernel --------------------------------------------------------------------------------------------------
+@everywhere
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2, 1, 1, 1, 1)], ids=str)
+def test_wrong_rank(xp: Lib, name: str, shape: tuple[int, ...]) -> None:
+    words = f"kernel of shape {shape} has {len(shape)} axes|(cout, cin // groups, *kernel_shape)|give 2 to 5 axes"
+    refused(KernelError, words, FUNCTIONS[name], xp.asarray(ones(*shape)))
+
+
+@everywhere
+@pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3), (2, 2, 0)], ids=str)
+def test_empty_axis(xp: Lib, name: str, shape: tuple[int, ...]) -> None:
+    words = f"kernel of shape {shape} has an empty axis|each at least 1"
+    refused(KernelError, words, FUNCTIONS[name], xp.asarray(ones(*shape)))
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64"])
+def test_wrong_dtype(xp: Lib, name: str, dtype: str) -> None:
+    words = f"has dtype {dtype}|float16, bfloat16, float32, float64|Convert it first"
+    refused(KernelError, words, FUNCTIONS[name], xp.asarray(ones(2, 2, 3, dtype=dtype)))
+
+
+@everywhere
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_non_finite(xp: Lib, name: str, value: str) -> None:
+    kernel = ones(2, 2, 3)
+    kernel[0, 1, 2] = float(value)
+    words = "kernel of shape (2, 2, 3) holds 1 non-finite value (NaN or infinity)|Expected finite numbers"
+    refused(KernelError, words, FUNCTIONS[name], xp.asarray(kernel))
+
+
+def test_non_finite_values_are_counted(xp: Lib) -> None:
+    kernel = ones(2, 2, 3)
+    kernel[:, 1, :] = np.nan
+    refused(KernelError, "holds 6 non-finite values", specnorm.f4_bound, xp.asarray(kernel))
+
+
+@every_matrix
+def test_non_finite_matrix(xp: Lib, name: str) -> None:
+    stack = ones(3, 2, 2)
+    stack[1, 0, 0] = np.inf
+    refused(KernelError, "1 non-finite value", MATRIX_FUNCTIONS[name], xp.asarray(stack))
+
+
+@every_matrix
+def test_wrong_matrices(xp: Lib, name: str) -> None:
+    function = MATRIX_FUNCTIONS[name]
+    for shape in ((), (3,)):
+        refused(MethodError, f"array of shape {shape} is no matrix|(..., m, n)", function, xp.asarray(ones(*shape)))
+    refused(KernelError, "empty axis", function, xp.asarray(ones(4, 0, 2)))
+    refused(KernelError, "has dtype complex64", function, xp.asarray(ones(2, 2, dtype="complex64")))
+    refused(KernelError, "has dtype int32", function, xp.asarray(ones(2, 2, dtype="int32")))
+
+
+@everywhere
+@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None, "weight"], ids=repr)
+def test_no_array_at_all(name: str, kernel: object) -> None:
+    with pytest.raises(specnorm.NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
+        FUNCTIONS[name](kernel)
+
+
+@every_matrix
+def test_no_matrix_at_all(name: str) -> None:
+    with pytest.raises(TypeError, match="list is not an array"):
+        MATRIX_FUNCTIONS[name]([[1.0]])
+
+
+# -- the geometry ------------------------------------------------------------------------------------------------
+BAD_GEOMETRY: dict[str, tuple[dict[str, Any], str]] = {
+    "groups that do not divide": ({"groups": 3}, "groups=3 does not divide cout=4|(4, 2, 3, 3)|groups dividing 4"),
+    "groups of zero": ({"groups": 0}, "groups=0 is below 1"),
+    "fractional groups": ({"groups": 1.5}, "groups=1.5 is not an integer"),
+    "groups that are a truth value": ({"groups": True}, "groups=True is a truth value"),
+    "unknown layout": ({"layout": "NCHW"}, "layout='NCHW' is not one of OI, |HWIO"),
+    "layout of another rank": ({"layout": "WIO"}, "layout='WIO' names 3 axes|(4, 2, 3, 3)"),
+    "unknown padding_mode": ({"padding_mode": "constant"}, "padding_mode='constant' is not one of|'zeros'"),
+    "unknown padding": ({"padding": "valid"}, "padding='valid' is not|(before, after)"),
+    "negative padding": ({"padding": -1}, "padding=-1 is below 0"),
+    "fractional padding": ({"padding": 0.5}, "padding=0.5 is not an integer"),
+    "padding for other axes": ({"padding": [(1, 1)]}, "padding=[(1, 1)] has 1 entries|2 spatial axes"),
+    "padding of triples": ({"padding": [(1, 1, 1), (1, 1, 1)]}, "one (before, after) pair per axis"),
+    "stride of zero": ({"stride": 0}, "stride=0 is below 1"),
+    "negative stride": ({"stride": (1, -2)}, "stride=-2 is below 1"),
+    "fractional stride": ({"stride": 2.0}, "stride=2.0 is not an integer"),
+    "stride for other axes": ({"stride": (2,)}, "stride=(2,) has 1 entries|2 spatial axes|one per axis"),
+    "dilation of zero": ({"dilation": 0}, "dilation=0 is below 1"),
+    "dilation of text": ({"dilation": "2"}, "dilation='2' is not an integer"),
+    "transposed by a number": ({"transposed": 1}, "transposed=1 is not True or False"),
+    "input_shape for other axes": ({"input_shape": (8, 8, 8)}, "input_shape=(8, 8, 8) has 3 entries|2 spatial axes"),
+    "input_shape of zero": ({"input_shape": 0}, "input_shape=0 is below 1"),
+    "negative input_shape": ({"input_shape": (8, -8)}, "input_shape=-8 is below 1"),
+    "fractional input_shape": ({"input_shape": 8.0}, "input_shape=8.0 is not an integer"),
+    "input_shape of text": ({"input_shape": "8"}, "input_shape='8' is not an integer"),
+    "input_shape that is a truth value": ({"input_shape": True}, "input_shape=True is a truth value"),
+    "stride that does not divide": (
+        {"stride": 2, "input_shape": (6, 7)},
+        "stride=(2, 2) does not divide input_shape=(6, 7)|Choose an input_shape divisible|leave input_shape out",
+    ),
+}  # fmt: skip
+"""Keywords that are wrong for a kernel (4, 2, 3, 3), and what the message says."""
+
+
+@everywhere
+@pytest.mark.parametrize("case", BAD_GEOMETRY)
+def test_bad_geometry(name: str, case: str) -> None:
+    geometry, words = BAD_GEOMETRY[case]
+    refused(GeometryError, words, FUNCTIONS[name], ones(4, 2, 3, 3), **geometry)
+
+
+@pytest.mark.parametrize("case", BAD_GEOMETRY)
+def test_bad_geometry_in_every_library(xp: Lib, case: str) -> None:
+    geometry, words = BAD_GEOMETRY[case]
+    refused(GeometryError, words, specnorm.f4_bound, xp.asarray(ones(4, 2, 3, 3)), **geometry)
+
+
+@everywhere
+def test_unknown_keyword(xp: Lib, name: str) -> None:
+    """A misspelt keyword must never be taken for the default."""
+    with pytest.raises(TypeError, match=r"unknown geometry 'strides'; expected some of .*stride"):
+        FUNCTIONS[name](xp.asarray(ones(4, 2, 3, 3)), strides=2)
+
+
+@pytest.mark.parametrize("name", ["gram_bound", "conv_norm", "singular_values", "enclose"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate"])
+def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -> None:
+    """Refused, naming what was given; served one day, perhaps, but never answered for circular padding."""
+    function, kernel = FUNCTIONS[name], xp.asarray(ones(4, 2, 3, 3))
+    try:
+        found = function(kernel, input_shape=6, padding_mode=mode)
+    except GeometryError as error:
+        assert re.search(f"padding_mode.*{mode}", str(error)), error
+        assert re.search("[Uu]se |[Ll]eave |see docs", str(error)), error
+    else:
+        assert isinstance(found, specnorm.Enclosure), f"{name} answers for padding_mode={mode!r}"
+
+
+@pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "grid_bound", "reshaped_norm", "unfolding_bounds", "enclose"])
+@pytest.mark.parametrize(
+    "geometry", [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"transposed": True}], ids=lambda g: next(iter(g))
+)
+def test_geometry_that_a_function_does_not_serve(name: str, geometry: dict[str, Any]) -> None:
+    """Refused, naming what was given and what to do; `test_geometry` holds the answers that are given to the truth."""
+    try:
+        FUNCTIONS[name](ones(4, 4, 3, 3), **geometry)
+    except GeometryError as error:
+        (keyword,) = geometry
+        assert f"{keyword}=" in str(error)
+        assert re.search("[Uu]se |leave the argument out", str(error)), error
+
+
+def test_singular_values_want_a_size(xp: Lib) -> None:
+    refused(GeometryError, "needs input_shape", specnorm.singular_values, xp.asarray(ones(4, 2, 3, 3)), None)
+
+
+def test_reshaped_norm_of_a_small_input(xp: Lib) -> None:
+    kernel = xp.asarray(ones(4, 2, 3, 3))
+    words = "input_shape=(2, 4) is smaller than the kernel (3, 3)|Use conv_norm(kernel, input_shape)"
+    refused(GeometryError, words, specnorm.reshaped_norm, kernel, input_shape=(2, 4))
+
+
+# -- the method --------------------------------------------------------------------------------------------------
+def test_grid_too_coarse(xp: Lib) -> None:
+    kernel = xp.asarray(ones(4, 2, 1, 5))
+    refused(MethodError, "n=4 |5 taps|give n >= 5, or leave n out for 40", specnorm.grid_bound, kernel, 4)
+    assert xp.number(specnorm.grid_bound(kernel, 5)) > 0
+
+
+@pytest.mark.parametrize("n", [0, -3, 2.5, True, "8"], ids=repr)
+def test_grid_of_no_count(xp: Lib, n: object) -> None:
+    refused(MethodError, f"n={n!r} is not a count", specnorm.grid_bound, xp.asarray(ones(2, 2, 3)), n)
+
+
+@pytest.mark.parametrize("n_iter", [-1, 1.5, True, None], ids=repr)
+def test_iterations_of_no_count(xp: Lib, n_iter: object) -> None:
+    kernel, words = xp.asarray(ones(2, 2)), f"n_iter={n_iter!r} is not a count: give an integer of at least 0"
+    for function in (specnorm.power_iteration, specnorm.gram_iteration):
+        refused(MethodError, words, function, kernel, n_iter)  # type: ignore[arg-type]
+    refused(MethodError, words, specnorm.gram_bound, kernel, (), n_iter=n_iter)
+
+
+def test_parameters_of_the_tensor_norm() -> None:
+    for keyword, value in {"starts": 0, "random_starts": -1, "max_iter": 0, "seed": -1}.items():
+        with pytest.raises(MethodError, match=f"{keyword}={value} is not a count"):
+            specnorm.TensorNorm(**{keyword: value})
+
+
+@pytest.mark.parametrize("rtol", [0.0, 1.0, -1e-3, 2.0, float("nan")], ids=repr)
+def test_tolerance_out_of_range(xp: Lib, rtol: float) -> None:
+    words = f"rtol={rtol!r} is not between 0 and 1"
+    for function in (specnorm.conv_norm, specnorm.enclose):
+        refused(MethodError, words, function, xp.asarray(ones(2, 2, 3)), 6, rtol=rtol)
+
+
+@pytest.mark.parametrize("bound", [-1.0, float("inf"), float("nan")], ids=repr)
+def test_bound_that_is_no_norm(xp: Lib, bound: float) -> None:
+    refused(MethodError, f"bound={bound!r} is no norm", specnorm.certify, xp.asarray(ones(2, 2, 3)), bound)
+
+
+@pytest.mark.parametrize("k", [0, -1, 13, 2.0], ids=repr)
+def test_wrong_number_of_singular_values(xp: Lib, k: Any) -> None:
+    refused(MethodError, f"k={k!r}", specnorm.singular_values, xp.asarray(ones(2, 3, 3)), 6, k=k)
+
+
+@pytest.mark.parametrize("method", ["tn", specnorm.TensorNorm, None, 3], ids=["name", "class", "None", "number"])
+def test_what_is_no_method(xp: Lib, method: Any) -> None:
+    """The name and the class are the likely slips: both are told what to write."""
+    kernel = xp.asarray(ones(2, 2, 3))
+    for function in (specnorm.measure, specnorm.value_and_grad):
+        with pytest.raises(MethodError) as caught:
+            function(kernel, method)
+        assert "is not a method. Give a value such as specnorm.TensorNorm()" in str(caught.value)
+
+
+def test_several_values_have_no_gradient(xp: Lib) -> None:
+    words = "Unfoldings() has several values; value_and_grad needs one|FantasticFour()"
+    refused(MethodError, words, specnorm.value_and_grad, xp.asarray(ones(2, 2, 3)), specnorm.Unfoldings())
+
+
+# -- half precision ----------------------------------------------------------------------------------------------
+HALVES = ("float16", "bfloat16")
+
+
+def halved(lib: Lib, kernel: np.ndarray, dtype: str) -> Any:
+    """The kernel rounded to half precision, in a library that has it; None where it has not."""
+    if lib.name == "torch":
+        return lib.asarray(kernel).to(getattr(lib.xp, dtype))
+    if not hasattr(lib.xp, dtype):
+        return None
+    return lib.xp.astype(lib.asarray(kernel), getattr(lib.xp, dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_is_measured_in_float32(xp: Lib, dtype: str) -> None:
+    """float16 and bfloat16 kernels: the value of the same numbers in float32; gradients in the kernel's own dtype."""
+    kernel = np.random.RandomState(0).standard_normal((3, 2, 3)).astype(np.float32)
+    x = halved(xp, kernel, dtype)
+    if x is None:
+        pytest.skip(f"{xp.name} has no {dtype}")
+    assert xp.dtype_name(x) == dtype
+    same = xp.asarray(np.array(xp.to_numpy(x.float() if xp.name == "torch" else x)).astype(np.float32))
+    value = specnorm.f4_bound(x)
+    assert xp.dtype_name(value) == "float32"
+    assert xp.number(value) == xp.number(specnorm.f4_bound(same))
+    found, gradient = specnorm.value_and_grad(x, specnorm.FantasticFour())
+    assert xp.dtype_name(found) == "float32"
+    assert xp.number(found) == xp.number(value)
+    assert xp.dtype_name(gradient) == dtype
+    assert tuple(gradient.shape) == kernel.shape

@@ -1,0 +1,239 @@
+"""The oracle against closed forms, against PyTorch's convolutions, and against itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_exact
+from hypothesis import given
+from numpy.typing import NDArray
+from oracle import (
+    Truth,
+    all_singular_values,
+    dense_matrix,
+    dense_norm,
+    finite_difference_gradient,
+    padding_pairs,
+    sigma_star,
+    tensor_norm_best,
+)
+from real_weights import MODELS, real_kernel, real_layers
+from strategies import Layer, Recipe, layers, recipes
+
+ROTATION = np.zeros((2, 2, 2))
+ROTATION[:, :, 0] = np.eye(2)
+ROTATION[:, :, 1] = [[0, -1], [1, 0]]
+
+DIAGONAL = np.zeros((1, 1, 3, 3))
+DIAGONAL[0, 0, 0, 0] = DIAGONAL[0, 0, 2, 2] = 1
+
+CLOSED_FORMS: list[tuple[str, NDArray[np.float64], dict[str, Any], float]] = [
+    ("sum of two", np.ones((1, 1, 2)), {}, 2),
+    ("difference", np.array([[[1.0, -1.0]]]), {}, 2),
+    ("second sum", np.array([[[1.0, 2.0, 1.0]]]), {}, 4),
+    ("second difference", np.array([[[1.0, -2.0, 1.0]]]), {}, 4),
+    ("ones 2-D", np.ones((1, 1, 3, 3)), {}, 9),
+    ("ones 3-D", np.ones((1, 1, 2, 2, 2)), {}, 8),
+    ("ones with channels", np.ones((3, 2, 2, 3)), {}, 6 * math.sqrt(6)),
+    ("identity and rotation", ROTATION, {}, 2),
+    ("two corners", DIAGONAL, {}, 2),
+    ("matrix", np.array([[3.0, 0.0], [4.0, 0.0]]), {}, 5),
+    ("zero", np.zeros((2, 3, 3)), {}, 0),
+    ("stride that separates", np.ones((1, 1, 2)), {"stride": 2}, math.sqrt(2)),
+    ("stride beyond the kernel", np.ones((1, 1, 2)), {"stride": 3}, math.sqrt(2)),
+    ("stride that overlaps", np.ones((1, 1, 3)), {"stride": 2}, math.sqrt(5)),
+    ("dilation", np.ones((1, 1, 2)), {"dilation": 3}, 2),
+    ("dilation equal to the stride", np.ones((1, 1, 2)), {"dilation": 2, "stride": 2}, 2),
+    ("groups take the maximum", np.array([[[1.0, 1.0]], [[3.0, 3.0]]]), {"groups": 2}, 6),
+    ("transposed", np.array([[[1.0, 2.0, 1.0]]]), {"transposed": True}, 4),
+]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "geometry", "norm"), [c[1:] for c in CLOSED_FORMS], ids=[c[0] for c in CLOSED_FORMS]
+)
+def test_sigma_star_closed_forms(kernel: NDArray[np.float64], geometry: dict[str, Any], norm: float) -> None:
+    truth = sigma_star(kernel, **geometry)
+    assert truth.lo <= norm <= truth.hi
+    assert truth.hi - truth.lo <= 2e-7 * norm
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
+def test_scale(scale: float) -> None:
+    kernel = scale * np.array([[[1.0, 2.0, 1.0]]])
+    for truth in (sigma_star(kernel), dense_norm(kernel, 2)):
+        assert truth.lo <= 4 * scale <= truth.hi <= truth.lo * (1 + 1e-6)
+
+
+def test_half_precision_is_exact() -> None:
+    kernel = np.asarray([[[0.1, 0.2, 0.1]]], dtype=np.float16)
+    exact = kernel.astype(np.float64).sum()
+    assert sigma_star(kernel).lo <= exact <= sigma_star(kernel).hi
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "norm"),
+    [([1, -1], 1, 0.0), ([1, -1], 2, 2.0), ([1, 2, 1], 1, 4.0), ([1, 2, 1], 2, 4.0), ([1, 1, 1, 1, 1], 3, 5.0)],
+)
+def test_kernel_larger_than_input_wraps(kernel: list[float], size: int, norm: float) -> None:
+    truth = dense_norm(np.asarray([[kernel]], dtype=float), size)
+    assert truth.lo <= norm <= truth.hi
+    assert truth.hi - truth.lo < 1e-12
+
+
+def test_stride_that_does_not_divide_a_circle() -> None:
+    truth = dense_norm(np.ones((1, 1, 2)), 3, stride=2)
+    assert truth.lo <= math.sqrt(3) <= truth.hi
+    assert sigma_star(np.ones((1, 1, 2)), stride=2).hi < math.sqrt(3)
+
+
+def _torch_matrix(layer: Layer) -> NDArray[Any]:
+    """The layer's matrix by feeding PyTorch every basis vector."""
+    torch = pytest.importorskip("torch")
+    kernel = torch.from_numpy(layer.kernel.astype(np.float64))
+    geometry = layer.geometry
+    ndim = kernel.ndim - 2
+    transposed, groups = geometry["transposed"], geometry["groups"]
+    cin = kernel.shape[0] if transposed else kernel.shape[1] * groups
+    size = cin * math.prod(layer.input_shape)
+    basis = torch.eye(size, dtype=torch.float64).reshape(size, cin, *layer.input_shape)
+    pads = padding_pairs(geometry["padding"], kernel.shape[2:], geometry["dilation"])
+    options = {"stride": geometry["stride"], "dilation": geometry["dilation"], "groups": groups}
+    if transposed:
+        apply = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[ndim - 1]
+        full = apply(basis, kernel, **options)
+        crop = [slice(before, n - after) for n, (before, after) in zip(full.shape[2:], pads, strict=True)]
+        out = full[(slice(None), slice(None), *crop)]
+    else:
+        apply = (torch.conv1d, torch.conv2d, torch.conv3d)[ndim - 1]
+        mode = {"zeros": "constant"}.get(geometry["padding_mode"], geometry["padding_mode"])
+        flat = [amount for pair in reversed(pads) for amount in pair]
+        out = apply(torch.nn.functional.pad(basis, flat, mode=mode), kernel, **options)
+    return np.asarray(out.reshape(size, -1).T)
+
+
+@given(layer=layers(ndims=(1, 2, 3), max_matrix=100))
+def test_dense_matrix_is_what_torch_computes(layer: Layer) -> None:
+    geometry = layer.geometry
+    pads = padding_pairs(geometry["padding"], layer.recipe.shape[2:], geometry["dilation"])
+    # PyTorch wraps once only, and its transposed layers know no circular padding.
+    wraps = all(max(pad) <= n for pad, n in zip(pads, layer.input_shape, strict=True))
+    if geometry["padding_mode"] == "circular" and (geometry["transposed"] or not wraps):
+        geometry = {**geometry, "padding_mode": "zeros"}
+        if geometry["transposed"]:
+            geometry["padding"] = 0
+        layer = Layer(layer.recipe, layer.input_shape, geometry)
+    ours: NDArray[Any] = dense_matrix(layer.kernel, layer.input_shape, **geometry)
+    scale = float(np.max(np.abs(ours)))
+    np.testing.assert_allclose(ours, _torch_matrix(layer), rtol=1e-13, atol=1e-13 * scale)
+
+
+@pytest.mark.parametrize("mode", ["circular", "zeros", "reflect", "replicate"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_dense_matrix_is_what_torch_computes_on_every_axis(mode: str, ndim: int) -> None:
+    """Each mode with uneven padding, stride and dilation at once, whatever the strategy happens to draw."""
+    recipe = Recipe((4, 1, *(3, 2, 2)[:ndim]), seed=ndim)
+    geometry: dict[str, Any] = {
+        "stride": (2, 1, 1)[:ndim],
+        "dilation": (1, 2, 1)[:ndim],
+        "groups": 2,
+        "transposed": False,
+        "padding_mode": mode,
+        "padding": [(1, 2), (2, 0), (0, 1)][:ndim],
+    }
+    layer = Layer(recipe, (5, 4, 3)[:ndim], geometry)
+    ours: NDArray[Any] = dense_matrix(layer.kernel, layer.input_shape, **geometry)
+    np.testing.assert_allclose(ours, _torch_matrix(layer), rtol=1e-13, atol=1e-13)
+
+
+@given(layer=layers(modes=("circular", "zeros"), max_matrix=80))
+def test_every_size_stays_below_the_supremum(layer: Layer) -> None:
+    geometry = {k: v for k, v in layer.geometry.items() if k not in ("padding", "padding_mode")}
+    supremum = sigma_star(layer.kernel, **geometry, max_cells=3000)
+    assert dense_norm(layer.kernel, layer.input_shape, **layer.geometry).lo <= supremum.hi
+
+
+@given(recipe=recipes(scaled=False))
+def test_supremum_against_an_fft_grid(recipe: Recipe) -> None:
+    """Neither end can pass what a grid of frequencies says from its side (Ehlich and Zeller's factor above)."""
+    kernel = recipe.kernel.astype(np.float64)
+    truth = sigma_star(kernel, max_cells=3000)
+    sizes = [12 * (k - 1) if k > 1 else 1 for k in kernel.shape[2:]]
+    symbols = np.fft.fftn(kernel, s=sizes, axes=tuple(range(2, kernel.ndim))) if sizes else kernel
+    best = float(np.max(np.linalg.svd(np.moveaxis(symbols, (0, 1), (-2, -1)), compute_uv=False)))
+    factor = math.prod(1 / math.cos(math.pi * (k - 1) / (2 * n)) for k, n in zip(kernel.shape[2:], sizes, strict=True))
+    assert best * (1 - 1e-12) <= truth.hi
+    assert truth.lo <= best * factor * (1 + 1e-12)
+
+
+def test_a_matrix_is_a_layer_without_axes() -> None:
+    kernel = Recipe((4, 2), seed=1).kernel
+    np.testing.assert_array_equal(dense_matrix(kernel, ()), kernel)
+    blocks = dense_matrix(kernel, (), groups=2)
+    expected = np.zeros((4, 4))
+    expected[:2, :2], expected[2:, 2:] = kernel[:2], kernel[2:]
+    np.testing.assert_array_equal(blocks, expected)
+    np.testing.assert_array_equal(dense_matrix(kernel, (), groups=2, transposed=True), expected.T)
+
+
+def test_singular_values_are_all_of_them() -> None:
+    recipe = Recipe((3, 2, 3, 2), seed=5)
+    values = all_singular_values(recipe.kernel, (4, 3))
+    assert values.shape == (24,)
+    assert (np.diff(values) <= 0).all()
+    matrix = dense_matrix(recipe.kernel, (4, 3))
+    np.testing.assert_allclose(np.sum(values**2), np.sum(matrix**2))
+    assert_exact(values[0], dense_norm(recipe.kernel, (4, 3)), 1e-12)
+
+
+def test_tensor_norm_of_a_rank_one_kernel() -> None:
+    recipe = Recipe((3, 2, 3, 2), "rank_one", seed=1)
+    expected = math.sqrt(6) * np.linalg.norm(recipe.kernel)
+    np.testing.assert_allclose(tensor_norm_best(recipe.kernel, starts=3, sweeps=5), expected)
+
+
+def test_tensor_norm_needs_complex_vectors() -> None:
+    assert abs(np.max(tensor_norm_best(ROTATION, starts=5)) - 2) < 1e-9
+
+
+def test_finite_difference_gradient() -> None:
+    at, along = np.array([[3.0, 4.0]]), np.array([[1.0, 0.0]])
+    assert abs(finite_difference_gradient(lambda x: float(np.linalg.norm(x)), at, along) - 0.6) < 1e-9
+
+
+RESNET20 = [
+    ("conv1", 1, 10.690992),
+    ("layer1.2.conv1", 1, 7.410219),
+    ("layer2.0.conv1", 1, 8.614992),
+    ("layer2.0.conv1", 2, 4.521920),
+    ("layer3.0.conv1", 1, 8.250988),
+    ("layer3.0.conv1", 2, 4.38937),
+    ("layer3.0.conv2", 1, 7.115331),
+    ("layer3.2.conv2", 1, 8.433659),
+]
+
+
+@pytest.mark.parametrize(("name", "stride", "norm"), RESNET20)
+def test_resnet20(name: str, stride: int, norm: float) -> None:
+    truth = sigma_star(real_kernel("resnet20", "module." + name), stride=stride, rtol=1e-6)
+    digits = 5 if norm == 4.38937 else 6
+    half = 0.5 * 10.0**-digits
+    assert truth.lo - half <= norm <= truth.hi + half
+    assert truth.hi <= truth.lo * (1 + 2e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_real_weights_are_complete(model: str) -> None:
+    rows = real_layers(model)
+    assert len(rows) == {"resnet20": 19, "dncnn25": 17, "espnet": 55, "meshnet3d": 20, "silero_vad": 6}[model]
+    for name, kernel, geometry in rows:
+        assert kernel.dtype == np.float32, name
+        assert np.isfinite(kernel).all(), name
+        assert kernel.ndim - 2 == len(geometry["stride"]), name
+
+
+def test_truth_scales_exactly() -> None:
+    assert Truth(1.5, 2.0).scaled(3) == Truth(12.0, 16.0)

@@ -1,0 +1,284 @@
+"""Low precision switched on around a call, on purpose; and what a call may not change: anything global."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Lib, Unusable, opened
+
+import specnorm
+
+Function = Callable[[Any], Any]
+
+FUNCTIONS: dict[str, Function] = {
+    "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
+    "f4_bound": specnorm.f4_bound,
+    "gram_bound": lambda k: specnorm.gram_bound(k, 7),
+    "grid_bound": specnorm.grid_bound,
+    "conv_norm": lambda k: specnorm.conv_norm(k, 7),
+    "singular_values": lambda k: specnorm.singular_values(k, 5, k=3),
+    "reshaped_norm": specnorm.reshaped_norm,
+    "matrix_norm": specnorm.matrix_norm,
+    "power_iteration": specnorm.power_iteration,
+    "gram_iteration": specnorm.gram_iteration,
+}
+
+every = pytest.mark.parametrize("name", FUNCTIONS)
+SHAPE = (6, 5, 3, 3)
+
+
+def kernel(dtype: str = "float32") -> np.ndarray:
+    return np.random.RandomState(0).standard_normal(SHAPE).astype(dtype)
+
+
+def exact(name: str) -> np.ndarray:
+    """The float64 value of the float32 kernel."""
+    return np.asarray(FUNCTIONS[name](kernel().astype("float64")))
+
+
+# -- torch -------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+@contextlib.contextmanager
+def matmul_precision(torch: Any, value: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(value)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@every
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_torch_autocast(torch: Any, name: str, dtype: str) -> None:
+    """Autocast would run every float32 product in half precision; bit for bit it does nothing here."""
+    plain = FUNCTIONS[name](torch.from_numpy(kernel()))
+    with torch.autocast("cpu", dtype=getattr(torch, dtype)):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == getattr(torch, dtype), "autocast is on"
+        inside = FUNCTIONS[name](torch.from_numpy(kernel()))
+        assert torch.is_autocast_enabled("cpu"), "and stays on for the caller"
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, plain)
+
+
+@every
+def test_torch_autocast_gradient(torch: Any, name: str) -> None:
+    """The forward under autocast, the backward outside, as training loops do it; and torch.func, and compiled."""
+
+    def total(k: Any) -> Any:
+        return FUNCTIONS[name](k).sum()
+
+    x = torch.from_numpy(kernel()).requires_grad_()
+    (plain,) = torch.autograd.grad(total(x), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = total(x)
+        inside = torch.func.grad(total)(x.detach())
+    (outside,) = torch.autograd.grad(value, x)
+    for found in (inside, outside):
+        assert found.dtype == torch.float32
+        assert float((found - plain).abs().max()) <= 1e-5 * float(plain.abs().max())
+
+
+@pytest.mark.parametrize("name", ["tn_bound", "f4_bound"])
+def test_torch_autocast_compiled(torch: Any, name: str) -> None:
+    torch._dynamo.reset()
+    x = torch.from_numpy(kernel()).requires_grad_()
+    plain = FUNCTIONS[name](x)
+    function = torch.compile(FUNCTIONS[name], fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = function(x)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, plain)
+    gradients = [torch.autograd.grad(v, x)[0] for v in (value, plain)]
+    assert float((gradients[0] - gradients[1]).abs().max()) <= 1e-5 * float(gradients[1].abs().max())
+    torch._dynamo.reset()
+
+
+@every
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_torch_matmul_precision(torch: Any, name: str, precision: str) -> None:
+    """Lowered for the whole process (TF32, bfloat16): computed in float64 instead, and no flag is touched."""
+    with matmul_precision(torch, precision):
+        x = torch.from_numpy(kernel()).requires_grad_()
+        value = FUNCTIONS[name](x)
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        assert torch.get_float32_matmul_precision() == precision
+    assert value.dtype == gradient.dtype == torch.float32
+    error = np.max(np.abs(value.detach().numpy() - exact(name)))
+    assert error <= 4 * np.finfo("float32").eps * np.max(exact(name)), "not the float64 value, rounded"
+
+
+def test_torch_newer_precision_flags(torch: Any) -> None:
+    """Once they are set, reading the older flags raises: specnorm must not stumble over that."""
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("torch before 2.9")
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        value = specnorm.f4_bound(torch.from_numpy(kernel()))
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
+    assert abs(float(value) / exact("f4_bound") - 1) <= 1e-5
+
+
+@every
+def test_torch_default_device(torch: Any, name: str) -> None:
+    """Every array is made on the kernel's device: on "meta", a stray one has no values."""
+    plain = FUNCTIONS[name](torch.from_numpy(kernel()))
+    x = torch.from_numpy(kernel()).requires_grad_()
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    try:
+        value = FUNCTIONS[name](x)
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device(None if before.type == "cpu" else before)
+    assert value.device.type == gradient.device.type == "cpu"
+    assert torch.equal(value.detach(), plain)
+
+
+@every
+@pytest.mark.parametrize("default", ["float64", "float16"])
+def test_torch_default_dtype(torch: Any, name: str, default: str) -> None:
+    plain = FUNCTIONS[name](torch.from_numpy(kernel()))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, default))
+    try:
+        value = FUNCTIONS[name](torch.from_numpy(kernel()))
+    finally:
+        torch.set_default_dtype(before)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, plain)
+
+
+def torch_globals(torch: Any) -> dict[str, Any]:
+    """Everything that a library could quietly change for the rest of the process."""
+    return {
+        "dtype": torch.get_default_dtype(),
+        "device": str(torch.get_default_device()),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "matmul": torch.get_float32_matmul_precision(),
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "anomaly": torch.is_anomaly_enabled(),
+        "random": torch.random.get_rng_state().tolist(),
+        "compiler": {k: v for k, v in torch._dynamo.config.get_config_copy().items() if isinstance(v, (bool, int))},
+    }
+
+
+@every
+def test_torch_globals_are_left_alone(torch: Any, name: str) -> None:
+    before = torch_globals(torch)
+    for mode in (contextlib.nullcontext, torch.no_grad, torch.inference_mode):
+        with mode():
+            FUNCTIONS[name](torch.from_numpy(kernel()))
+    x = torch.from_numpy(kernel()).requires_grad_()
+    FUNCTIONS[name](x).sum().backward()
+    with pytest.raises(specnorm.KernelError):
+        FUNCTIONS[name](torch.full(SHAPE, float("nan")))
+    assert torch_globals(torch) == before
+
+
+@pytest.mark.parametrize("name", ["tn_bound", "singular_values"])
+def test_torch_random_state_is_not_used(torch: Any, name: str) -> None:
+    values = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        values.append(FUNCTIONS[name](torch.from_numpy(kernel())))
+    assert torch.equal(*values)
+
+
+# -- JAX ---------------------------------------------------------------------------------------------------------
+@pytest.fixture(params=["jax", "jax32"])
+def jax(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """JAX with 64-bit values enabled, and as it comes."""
+    try:
+        with opened(request.param):
+            yield pytest.importorskip("jax")
+    except Unusable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "conv_norm", "gram_iteration"])
+@pytest.mark.parametrize("precision", ["bfloat16", "tensorfloat32"])
+def test_jax_matmul_precision(jax: Any, name: str, precision: str) -> None:
+    """The value is bit for bit the same, and the compiled products ask for the highest precision."""
+    x = jax.numpy.asarray(kernel())
+    plain = FUNCTIONS[name](x)
+    with jax.default_matmul_precision(precision):
+        inside = FUNCTIONS[name](x)
+        compiled = jax.jit(FUNCTIONS[name])(x)
+        gradient = jax.grad(lambda k: FUNCTIONS[name](k).sum())(x)
+        texts = [str(jax.make_jaxpr(f)(x)) for f in (FUNCTIONS[name], jax.grad(lambda k: FUNCTIONS[name](k).sum()))]
+    assert (inside == plain).all()
+    assert abs(compiled - plain).max() <= 1e-5 * plain.max()
+    expected = jax.grad(lambda k: FUNCTIONS[name](k).sum())(x)
+    assert abs(gradient - expected).max() <= 1e-5 * abs(expected).max()
+    products = [part for text in texts for part in text.split("dot_general[")[1:]]
+    assert products
+    assert not [part for part in products if "HIGHEST" not in part.partition("] ")[0]]
+
+
+def jax_globals(jax: Any) -> dict[str, Any]:
+    return dict(jax.config.values)
+
+
+@pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "conv_norm"])
+def test_jax_globals_are_left_alone(jax: Any, name: str) -> None:
+    before, enabled = jax_globals(jax), jax.numpy.asarray(np.ones(1)).dtype
+    x = jax.numpy.asarray(kernel())
+    FUNCTIONS[name](x)
+    jax.jit(jax.grad(lambda k: FUNCTIONS[name](k).sum()))(x)
+    with pytest.raises(specnorm.KernelError):
+        FUNCTIONS[name](x * np.nan)
+    assert jax_globals(jax) == before
+    assert jax.numpy.asarray(np.ones(1)).dtype == enabled
+
+
+# -- every library -----------------------------------------------------------------------------------------------
+def numpy_globals() -> tuple[Any, ...]:
+    _, key, *rest = np.random.get_state()  # noqa: NPY002 - the global state is what is looked at
+    return np.geterr(), np.get_printoptions(), bytes(np.asarray(key)), rest
+
+
+@every
+def test_numpy_globals_are_left_alone(xp: Lib, name: str) -> None:
+    """Error handling, printing and the legacy random state, which start vectors might be tempted to seed."""
+    if xp.compiles and name not in ("tn_bound", "f4_bound"):
+        pytest.skip("each compiles; two are enough")
+    before = numpy_globals()
+    x = xp.asarray(kernel())
+    FUNCTIONS[name](x)
+    assert numpy_globals() == before
+
+
+@every
+def test_kernel_is_not_written_to(xp: Lib, name: str) -> None:
+    if xp.compiles and name not in ("tn_bound", "f4_bound"):
+        pytest.skip("each compiles; two are enough")
+    x = xp.asarray(kernel())
+    FUNCTIONS[name](x)
+    assert np.array_equal(xp.to_numpy(x), kernel())
+
+
+def test_numpy_strict_errors(xp: Lib) -> None:
+    """A caller who turned floating-point warnings into errors gets no spurious ones: zero, huge and tiny kernels."""
+    if xp.compiles:
+        pytest.skip("computes outside NumPy")
+    with np.errstate(all="raise", under="ignore"):
+        for scale in (0.0, 1e-30, 1.0, 1e30):
+            for function in FUNCTIONS.values():
+                function(xp.asarray((kernel() * scale).astype("float32")))

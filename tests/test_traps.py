@@ -1,0 +1,281 @@
+"""Mistakes seen in published code, one test each: the mistake first where it can be shown, then that it is not ours."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_exact, assert_valid
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import dense_norm, finite_difference_gradient, sigma_star, tensor_norm_best
+from real_weights import real_kernel
+from strategies import Recipe
+
+import specnorm
+from specnorm import ExactFFT, FantasticFour, Gram, Grid, SpecnormError, TensorNorm
+from specnorm.frequencies import half_grid
+from specnorm.operators import Symbol
+
+UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
+    "f4": specnorm.f4_bound,
+    "grid": specnorm.grid_bound,
+    "unfoldings": lambda k: np.min(specnorm.unfolding_bounds(k)),
+}
+"""Proven upper bounds of the supremum."""
+
+DIFFERENCE = np.array([[[1.0, -1.0]]])
+LAPLACIAN = np.array([[[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]]])
+SOBEL = np.array([[[[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]]])
+
+
+@pytest.mark.parametrize(
+    ("model", "layer"), [("resnet20", "layer3.0.conv2"), ("espnet", "up_l2.0"), ("dncnn25", "model.22")]
+)
+def test_random_start_alternation_below_the_truth(model: str, layer: str) -> None:
+    """The published recipe ends below the truth from some of its starts; ours starts at the best frequency."""
+    kernel = real_kernel(model, layer)
+    truth = sigma_star(kernel, rtol=1e-4)
+    published = tensor_norm_best(kernel, starts=4, sweeps=100)
+    assert np.min(published) < 0.95 * truth.lo
+    assert float(specnorm.tn_bound(kernel)) >= max(truth.lo, float(np.max(published)) * (1 - 1e-3))
+
+
+def test_unconverged_power_iteration_sold_as_an_upper_bound() -> None:
+    """On 1x1 kernels every unfolding bound is the norm itself: an iteration from below shows at once."""
+    for seed in range(10):
+        matrix = Recipe((24, 30), seed=seed).kernel
+        truth = sigma_star(matrix)
+        few = float(specnorm.power_iteration(matrix, 3))
+        assert few < truth.lo
+        for bound in UPPER.values():
+            assert_valid(bound(matrix[:, :, None, None]), "upper", truth)
+
+
+def test_a_torus_norm_is_not_the_layers_norm() -> None:
+    """The norm on a small circle is below that of larger layers, zero-padded ones included."""
+    kernel = Recipe((2, 2, 3, 3), seed=7).kernel
+    small = float(specnorm.conv_norm(kernel, 3))
+    larger = dense_norm(kernel, 16, padding_mode="zeros")
+    assert small < 0.9 * larger.lo
+    for bound in UPPER.values():
+        assert_valid(bound(kernel), "upper", larger)
+    with pytest.raises(specnorm.GeometryError, match="circular"):
+        specnorm.conv_norm(kernel, 3, padding_mode="zeros")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_inputs_smaller_than_the_kernel_wrap(size: int) -> None:
+    """An FFT of fewer points than taps crops the kernel in silence."""
+    kernel = Recipe((3, 3, 5), seed=2).kernel
+    truth = dense_norm(kernel, size)
+    cropped = float(np.max(np.linalg.svd(np.moveaxis(np.fft.fft(kernel, n=size), 2, 0), compute_uv=False)))
+    assert abs(cropped / truth.lo - 1) > 0.01
+    assert_exact(specnorm.conv_norm(kernel, size), truth, 1e-12)
+    assert_valid(specnorm.gram_bound(kernel, size), "upper", truth)
+    assert float(specnorm.conv_norm(DIFFERENCE, 1)) < 1e-14
+
+
+@pytest.mark.parametrize("stencil", [DIFFERENCE, LAPLACIAN, SOBEL], ids=["difference", "Laplacian", "Sobel"])
+def test_symbol_zero_at_a_frequency(xp: Lib, stencil: NDArray[np.float64]) -> None:
+    """Rescaled Gram iteration divides zero by zero there; value and gradient must stay finite."""
+    kernel = stencil.astype(xp.dtypes[-1])
+    size = (4,) * (kernel.ndim - 2)
+    truth = dense_norm(kernel, size)
+    for method in (Gram(), Gram(n_iter=12), ExactFFT()):
+        value, gradient = specnorm.value_and_grad(xp.asarray(kernel), method, input_shape=size)
+        assert truth.lo * (1 - 1e-5) <= xp.number(value) <= truth.hi * 1.001
+        assert np.isfinite(xp.to_numpy(gradient)).all()
+    for other in (Grid(), FantasticFour(), TensorNorm()):
+        value, gradient = specnorm.value_and_grad(xp.asarray(kernel), other)
+        assert xp.number(value) >= truth.lo * (1 - 1e-5)
+        assert np.isfinite(xp.to_numpy(gradient)).all()
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [("float32", (1e-30, 1e-13, 1e9, 1e30)), ("float64", (1e-200, 1e200))])
+def test_scale(xp: Lib, dtype: str, scales: tuple[float, ...]) -> None:
+    """Elsewhere: NaN at 1e-13 and 1e9, 0 at 1e-20, infinity at 1e30."""
+    if dtype not in xp.dtypes:
+        pytest.skip("no float64")
+    for scale in scales:
+        kernel = (scale * np.ones((1, 1, 3))).astype(dtype)
+        exact = float(np.sum(kernel.astype(np.float64)))
+        for method, geometry in (
+            (TensorNorm(), {}), (FantasticFour(), {}), (Grid(), {}), (Gram(), {"input_shape": 4}),
+            (ExactFFT(), {"input_shape": 4}),
+        ):  # fmt: skip
+            got = specnorm.measure(xp.asarray(kernel), method, **geometry)  # type: ignore[arg-type]
+            value = xp.number(got.value)
+            assert abs(value / exact - 1) < 0.02
+            if got.kind == "upper":
+                assert value >= exact
+
+
+def test_float64_is_not_computed_in_complex64(xp: Lib) -> None:
+    if not xp.has_float64:
+        pytest.skip("no float64")
+    kernel = Recipe((4, 4, 3, 3), seed=3).kernel
+    truth = dense_norm(kernel, (4, 5))
+    assert_exact(xp.number(specnorm.conv_norm(xp.asarray(kernel), (4, 5))), truth, 1e-13)
+    value = xp.number(specnorm.matrix_norm(xp.asarray(kernel[:, :, 0, 0])))
+    assert_exact(value, sigma_star(kernel[:, :, 0, 0]), 1e-14)
+
+
+def test_groups_take_the_maximum_not_the_product() -> None:
+    kernel = np.concatenate([3 * np.ones((1, 1, 2)), 5 * np.ones((1, 1, 2))])
+    truth = sigma_star(kernel, groups=2)
+    assert truth.lo <= 10 <= truth.hi
+    for bound in (specnorm.f4_bound, specnorm.grid_bound, specnorm.tn_bound):
+        # Read without its groups a grouped kernel is the stack of its blocks: a bound, at most sqrt(groups) too large.
+        assert 10 * (1 - 1e-9) <= float(bound(kernel)) <= 10 * math.sqrt(2) * 1.02
+        try:
+            value = float(bound(kernel, groups=2))
+        except SpecnormError:
+            continue
+        assert 10 * (1 - 1e-9) <= value <= 10 * 1.02
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 7, 1), (2, 2, 1, 3), (2, 2, 3, 1)])
+def test_zero_padding_gram_with_padding_of_one_axis(shape: tuple[int, ...]) -> None:
+    """0.61 to 0.79 of the truth elsewhere, for kernels that are not square."""
+    kernel = Recipe(shape, seed=5).kernel
+    try:
+        value = specnorm.gram_bound(kernel)
+    except SpecnormError as refusal:
+        value = None
+        advice = str(refusal)
+    if value is None:
+        assert "grid_bound" in advice
+    else:
+        assert_valid(value, "upper", sigma_star(kernel))
+
+
+def test_frequency_grid_that_counts_a_point_twice() -> None:
+    """S samples from 0 to 2 pi inclusive are S - 1: with S = k the bound is then about nothing."""
+    for seed in range(5):
+        kernel = Recipe((2, 2, 4), seed=seed).kernel
+        for n in (4, 5, 6):
+            assert_valid(specnorm.grid_bound(kernel, n), "upper", sigma_star(kernel))
+        with pytest.raises(specnorm.MethodError):
+            specnorm.grid_bound(kernel, 3)
+
+
+def test_stride_pads_each_axis_on_its_own() -> None:
+    """(3, 4) with stride 2 needs padding on one axis only, and must not be compared with the unstrided value."""
+    kernel = Recipe((2, 3, 3, 4), seed=5).kernel
+    strided, plain = sigma_star(kernel, stride=2), sigma_star(kernel)
+    assert strided.hi < 0.9 * plain.lo
+    for bound in (specnorm.f4_bound, specnorm.grid_bound):
+        try:
+            value = bound(kernel, stride=2)
+        except SpecnormError:
+            assert_valid(bound(kernel), "upper", strided)
+        else:
+            assert_valid(value, "upper", strided)
+
+
+def test_large_kernels_and_the_adjoint() -> None:
+    """Padding by 1 whatever the kernel (0.6 of the truth at 7x7), or an unflipped adjoint: the gradient would show."""
+    kernel = Recipe((2, 3, 7, 5), seed=5).kernel
+    assert_exact(specnorm.conv_norm(kernel, (8, 7)), dense_norm(kernel, (8, 7)), 1e-12)
+    for method in (ExactFFT(), Gram()):
+        _, gradient = specnorm.value_and_grad(kernel, method, input_shape=(8, 7))
+        direction = Recipe(kernel.shape, seed=6).kernel
+
+        def norm(k: NDArray[Any], method: specnorm.Method = method) -> float:
+            return float(specnorm.measure(k, method, input_shape=(8, 7)).value)
+
+        expected = finite_difference_gradient(norm, kernel, direction)
+        assert abs(float(np.sum(gradient * direction)) - expected) <= 1e-6 * abs(expected) + 1e-6
+
+
+def test_adjoint_of_the_symbol(xp: Lib) -> None:
+    """<u, G v> = <G* u, v> at every frequency, and both are the plain sums over taps."""
+    blocks = Recipe((3, 2, 3, 2), dtype=xp.dtypes[-1], seed=5).kernel[None]
+    grid = half_grid((5, 4))
+    symbol = Symbol(xp.asarray(blocks), grid, xp=xp.backend.namespace(xp.asarray(blocks)), backend=xp.backend)
+    angles = 2 * np.pi * grid.numerators / np.array([5, 4])
+    plain = np.zeros((len(angles), 3, 2), dtype=complex)
+    for k in range(3):
+        for j in range(2):
+            plain += np.exp(1j * angles @ [k, j])[:, None, None] * blocks[0, :, :, k, j]
+    np.testing.assert_allclose(xp.to_numpy(symbol.matrices())[0], plain, atol=1e-5)
+    v, u = np.full((1, len(angles), 2), 1 + 2j), np.full((1, len(angles), 3), 2 - 1j)
+    dtype = np.complex128 if xp.has_float64 else np.complex64
+    image = xp.to_numpy(symbol.apply(xp.asarray(v.astype(dtype))))[0]
+    back = xp.to_numpy(symbol.apply_adjoint(xp.asarray(u.astype(dtype))))[0]
+    np.testing.assert_allclose(image, (plain @ v[0, :, :, None])[..., 0], atol=1e-5)
+    np.testing.assert_allclose(back, (np.conj(np.swapaxes(plain, 1, 2)) @ u[0, :, :, None])[..., 0], atol=1e-5)
+
+
+def test_requires_grad_and_views() -> None:
+    """`view` of a non-contiguous tensor raises elsewhere; more memory layouts are in `test_every_method`."""
+    torch = pytest.importorskip("torch")
+    leaf = torch.tensor(Recipe((3, 4, 3, 3), dtype="float32", seed=1).kernel, requires_grad=True)
+    turned = leaf.permute(1, 0, 3, 2)
+    value = specnorm.f4_bound(turned)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert leaf.grad is not None
+    assert leaf.grad.shape == leaf.shape
+    assert float(leaf.grad.norm()) > 0
+
+
+@pytest.mark.parametrize("size", [3, 8, 16, 32])
+def test_ones_at_zero_padding(size: int) -> None:
+    """A closed-form coefficient gave 8.8125 where the layer's norm is 8.9458 (at 32)."""
+    kernel = np.ones((1, 1, 3, 3))
+    # Separable: the square of the norm of the tridiagonal matrix of ones.
+    one_axis = np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1)
+    truth = float(np.linalg.norm(one_axis, 2)) ** 2
+    if size == 32:
+        assert 8.9457 < truth < 8.9459
+    for bound in UPPER.values():
+        assert float(bound(kernel)) >= truth * (1 + 1e-13)
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Largest amount of memory that NumPy held during a call."""
+    call()
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [TensorNorm(), FantasticFour()], ids=["tn", "f4"])
+def test_memory_of_gradients(method: specnorm.Method) -> None:
+    """Differentiating through 100 sweeps held 200 times the kernel; an envelope needs the vectors of the last one.
+
+    The budget of a search is 256 MiB whatever the kernel, so the kernel is large enough to tell the two apart.
+    """
+    kernel = Recipe((256, 256, 3, 3), "rank_one", seed=1).kernel
+    assert 200 * kernel.nbytes > 2 * 300 * 2**20
+    assert peak_bytes(lambda: specnorm.value_and_grad(kernel, method)) < 300 * 2**20
+
+
+@pytest.mark.parametrize("method", [ExactFFT(), Gram(n_iter=2)], ids=["fft", "gram"])
+def test_memory_of_frequencies(method: specnorm.Method) -> None:
+    """The FFT grid of one layer held 2.8 to 4.8 GB; frequencies are taken in chunks of at most 256 MiB."""
+    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
+    assert peak_bytes(lambda: specnorm.measure(kernel, method, input_shape=32)) < 300 * 2**20
+
+
+def test_every_refusal_names_what_to_use() -> None:
+    """A function that cannot serve a combination raises and says what can."""
+    kernel = np.ones((2, 2, 3, 3))
+    calls: list[Callable[[], object]] = [
+        lambda: specnorm.conv_norm(kernel, 8, padding_mode="zeros"),
+        lambda: specnorm.singular_values(kernel, 8, padding_mode="zeros"),
+        lambda: specnorm.gram_bound(kernel, 8, padding_mode="zeros"),
+        lambda: specnorm.reshaped_norm(kernel, input_shape=2),
+    ]
+    for call in calls:
+        with pytest.raises(SpecnormError, match=r"grid_bound|conv_norm|tn_bound|f4_bound|enclose|power_norm"):
+            call()

@@ -1,0 +1,158 @@
+"""`value_and_grad` on every library, those without automatic differentiation included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Lib
+from oracle import finite_difference_gradient
+
+import specnorm
+from specnorm import METHODS, ConvSpec, Method
+
+WITH_SIZE = ("gram", "fft", "power")
+"""Methods that want an input size."""
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "matrix": (3, 4), "1-D": (3, 2, 4), "1 x 1": (3, 2, 1, 1), "2-D": (4, 3, 3, 2), "3-D": (2, 3, 2, 1, 2),
+}  # fmt: skip
+FEW = ("matrix", "2-D")
+"""Shapes for libraries where each costs a compilation."""
+
+
+def geometry(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"input_shape": (5,) * (len(shape) - 2)} if name in WITH_SIZE else {}
+
+
+NAMES = [name for name, cls in METHODS.items() if cls().value_shape(ConvSpec.of((2, 2))) == ()]
+every = pytest.mark.parametrize("name", NAMES)
+
+
+def kernel(shape: tuple[int, ...], dtype: str = "float64") -> np.ndarray:
+    return np.random.RandomState(3).standard_normal(shape).astype(dtype)
+
+
+def shapes(lib: Lib) -> list[tuple[int, ...]]:
+    return [SHAPES[title] for title in (FEW if lib.compiles else SHAPES)]
+
+
+def test_the_methods_with_one_value() -> None:
+    assert {"tn", "f4", "gram", "grid", "fft", "reshaped"} <= set(NAMES)
+    assert "unfoldings" not in NAMES
+
+
+@every
+def test_against_finite_differences(xp: Lib, name: str) -> None:
+    """Central differences of the value itself along random directions; float32 has no digits for that."""
+    if not xp.has_float64:
+        pytest.skip("float32 only: compared with NumPy below")
+    if name == "enclose":
+        pytest.skip("its value lies up to rtol above the norm, whose gradient this is; see the next test")
+    # One of these kernels takes the tensor norm's alternation 1300 rounds; before, the slope is not the gradient.
+    method: Method = specnorm.TensorNorm(max_iter=2_000) if name == "tn" else METHODS[name]()
+    for shape in shapes(xp):
+        x, where = kernel(shape), geometry(name, shape)
+        gradient = xp.to_numpy(specnorm.value_and_grad(xp.asarray(x), method, **where)[1])
+
+        def value(k: np.ndarray, where: dict[str, Any] = where) -> float:
+            return xp.number(specnorm.measure(xp.asarray(k), method, **where).value)
+
+        for seed in range(3):
+            direction = np.random.RandomState(seed).standard_normal(shape)
+            slope = finite_difference_gradient(value, x, direction)
+            rtol = 1e-4 if name == "tn" else 1e-5  # it stops when its value stands still: half the digits
+            assert abs(np.sum(gradient * direction) - slope) <= rtol * np.linalg.norm(direction), shape
+
+
+def test_gradient_of_an_enclosure_is_that_of_the_norm(xp: Lib) -> None:
+    if not xp.has_float64:
+        pytest.skip("float32 only: compared with NumPy below")
+    for shape in shapes(xp):
+        x = xp.asarray(kernel(shape))
+        _, expected = specnorm.value_and_grad(x, METHODS["fft"]())
+        _, gradient = specnorm.value_and_grad(x, METHODS["enclose"]())
+        error = np.linalg.norm(xp.to_numpy(gradient) - xp.to_numpy(expected))
+        assert error <= 2e-2 * np.linalg.norm(xp.to_numpy(expected)), shape
+
+
+@every
+def test_value_and_kind_of_arrays(xp: Lib, name: str) -> None:
+    """The value is that of `measure`; the gradient has the kernel's shape, dtype, device; both are the library's."""
+    method: Method = METHODS[name]()
+    for dtype in xp.dtypes:
+        shape = SHAPES["2-D"]
+        x, where = xp.asarray(kernel(shape, dtype)), geometry(name, shape)
+        value, gradient = specnorm.value_and_grad(x, method, **where)
+        measured = specnorm.measure(x, method, **where).value
+        assert abs(xp.number(value) / xp.number(measured) - 1) <= (1e-12 if dtype == "float64" else 1e-5)
+        assert tuple(gradient.shape) == shape
+        for array in (value, gradient):
+            assert xp.backend.is_array(array)
+            assert xp.dtype_name(array) == dtype
+            assert str(xp.backend.device(array)) == str(xp.backend.device(x))
+
+
+@every
+def test_agrees_with_numpy(xp: Lib, name: str) -> None:
+    method: Method = METHODS[name]()
+    for shape in shapes(xp):
+        for dtype in xp.dtypes[-1:] if xp.compiles else xp.dtypes:
+            x, where = kernel(shape, dtype), geometry(name, shape)
+            expected, slope = specnorm.value_and_grad(x, method, **where)
+            value, gradient = specnorm.value_and_grad(xp.asarray(x), method, **where)
+            rtol = 1e-3 if not xp.has_float64 else 1e-4 if dtype == "float32" else 1e-6
+            assert abs(xp.number(value) - expected) <= rtol * expected
+            assert np.max(np.abs(xp.to_numpy(gradient) - slope)) <= 30 * rtol * np.max(np.abs(slope))
+
+
+@every
+def test_zero_kernel(xp: Lib, name: str) -> None:
+    """Value 0 and gradient 0: a layer initialised to zero stays where it is."""
+    for shape in shapes(xp):
+        x = xp.asarray(np.zeros(shape, dtype=xp.dtypes[0]))
+        value, gradient = specnorm.value_and_grad(x, METHODS[name](), **geometry(name, shape))
+        assert xp.number(value) == 0.0
+        assert (xp.to_numpy(gradient) == 0.0).all()
+
+
+@every
+def test_scales(xp: Lib, name: str) -> None:
+    """A norm is homogeneous: the value scales, the gradient stays, far beyond where squares overflow."""
+    method, shape, dtype = METHODS[name](), SHAPES["2-D"], xp.dtypes[-1]
+    exponents = (-900, -600, 600, 900) if dtype == "float64" else (-100, -70, 70, 100)
+    plain = kernel(shape, dtype)
+    _, expected = specnorm.value_and_grad(xp.asarray(plain), method, **geometry(name, shape))
+    for exponent in exponents:
+        x = np.ldexp(plain, exponent)
+        value, gradient = specnorm.value_and_grad(xp.asarray(x), method, **geometry(name, shape))
+        reference = xp.number(specnorm.measure(xp.asarray(plain), method, **geometry(name, shape)).value)
+        eps = float(np.finfo(dtype).eps)
+        assert abs(np.ldexp(xp.number(value), -exponent) / reference - 1) <= 8 * eps
+        error = np.max(np.abs(xp.to_numpy(gradient) - xp.to_numpy(expected)))
+        assert error <= 8 * eps * np.max(np.abs(xp.to_numpy(expected)))
+
+
+@every
+def test_gradient_is_in_the_kernels_layout(xp: Lib, name: str) -> None:
+    method, shape = METHODS[name](), SHAPES["2-D"]
+    x = kernel(shape, xp.dtypes[-1])
+    _, plain = specnorm.value_and_grad(xp.asarray(x), method, **geometry(name, shape))
+    moved = np.ascontiguousarray(np.transpose(x, (2, 3, 1, 0)))
+    _, gradient = specnorm.value_and_grad(xp.asarray(moved), method, layout="HWIO", **geometry(name, shape))
+    assert tuple(gradient.shape) == moved.shape
+    expected = np.transpose(xp.to_numpy(plain), (2, 3, 1, 0))
+    assert np.max(np.abs(xp.to_numpy(gradient) - expected)) <= 1e-5 * np.max(np.abs(expected))
+
+
+def test_descent_lowers_the_norm(xp: Lib) -> None:
+    """The use it is for: training without an automatic differentiation of one's own."""
+    x = kernel(SHAPES["2-D"], xp.dtypes[-1])
+    values = []
+    for _ in range(4):
+        value, gradient = specnorm.value_and_grad(xp.asarray(x), specnorm.FantasticFour())
+        values.append(xp.number(value))
+        x = (x - 0.05 * xp.to_numpy(gradient)).astype(x.dtype)
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) == len(values)
