@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
@@ -88,7 +89,7 @@ class Trial:
         return self.backend.wide_dtype(self.array(0.0)) == "float64"
 
     @property
-    def dtypes(self) -> tuple[str, ...]:
+    def dtypes(self) -> tuple[Literal["float32", "float64"], ...]:
         """Kernel dtypes to test."""
         return ("float32", "float64") if self.wide else ("float32",)
 
@@ -96,6 +97,10 @@ class Trial:
 def _require(condition: object, message: str) -> None:
     if not condition:
         raise AssertionError(message)
+
+
+def _named(x: object) -> bool:
+    return isinstance(x, str) and bool(x)
 
 
 def _short(dtype: object) -> str:
@@ -109,14 +114,14 @@ def check_description(trial: Trial) -> None:
     _require(isinstance(backend, Backend), f"{backend!r} is not an object derived from specnorm.backends.Backend")
     for attribute in ("name", "framework"):
         text = getattr(backend, attribute, None)
-        _require(isinstance(text, str) and text, f"{attribute} is {text!r}; expected a non-empty string")
+        _require(_named(text), f"{attribute} is {text!r}; expected a non-empty string")
     version = getattr(backend, "api_version", None)
     _require(version == API_VERSION, f"api_version is {version!r}; this specnorm's is {API_VERSION}")
     _require(backend.proofs in ("device", "host"), f"proofs is {backend.proofs!r}; expected 'device' or 'host'")
     text = backend.version()
-    _require(isinstance(text, str) and text, f"version() is {text!r}; expected a non-empty string")
+    _require(_named(text), f"version() is {text!r}; expected a non-empty string")
     devices = tuple(backend.devices())
-    _require(devices and all(isinstance(d, str) for d in devices), f"devices() is {devices!r}; expected names")
+    _require(devices and all(map(_named, devices)), f"devices() is {devices!r}; expected names")
     _require(trial.device is None or trial.device in devices, f"{trial.device!r} is not one of devices() {devices}")
     formats = backend.model_formats
     missing = [m for m in formats.values() if not callable(getattr(backend, m, None))]
@@ -253,13 +258,17 @@ def _like(dtype: str, factor: complex) -> str:
     return dtype if factor == 1 else {"float32": "complex64", "float64": "complex128"}[dtype]
 
 
+def _below(limit: int, state: Any) -> Array:
+    return state[0] < limit
+
+
 def check_loop(trial: Trial) -> None:
     """loop() is a while loop: any number of rounds, none included; the state keeps its shapes and dtypes."""
     backend = trial.backend
     for limit in (10, 0):
         count, total = trial.array(0, "int32"), trial.array([1.0, 2.0])
-        found = backend.loop(lambda s: s[0] < limit, lambda s: (s[0] + 1, s[1] * 2.0), (count, total))  # noqa: B023 - called at once
-        _require(isinstance(found, (tuple, list)) and len(found) == 2, f"loop() returns {found!r}; expected the state")
+        found: Any = backend.loop(partial(_below, limit), lambda s: (s[0] + 1, s[1] * 2.0), (count, total))
+        _require(isinstance(found, tuple | list) and len(found) == 2, f"loop() returns {found!r}; expected the state")
         rounds = int(trial.host(found[0]))
         _require(rounds == limit, f"loop() went {rounds} rounds; expected {limit}")
         grown = np.array_equal(trial.host(found[1]), np.asarray([1.0, 2.0]) * 2.0**limit)
@@ -302,9 +311,9 @@ def check_cholesky(trial: Trial) -> None:
         wanted = np.asarray([expected for *_, expected in cases])
         batches = (stack, stack[:12].reshape(2, 2, 3, 3, 3), stack[:0])
         for batch in batches[:1] if backend.static_shapes and dtype != dtypes[0] else batches:
-            expected = wanted[: int(np.prod(batch.shape[:-2], dtype=int))].reshape(batch.shape[:-2])
+            right = wanted[: int(np.prod(batch.shape[:-2], dtype=int))].reshape(batch.shape[:-2])
             found = _verdicts(trial, batch, dtype, f"a batch of shape {batch.shape}")
-            wrong = [cases[i][0] for i in np.flatnonzero(found != expected)]
+            wrong = [cases[i][0] for i in np.flatnonzero(found != right)]
             _require(not wrong, f"cholesky_ok() of a batch of shape {batch.shape} ({dtype}) is wrong for {wrong}")
         # Libraries factor large matrices in blocks: the verdict must not get lost between them.
         large = np.eye(150)
@@ -402,8 +411,8 @@ def check_gradients(trial: Trial) -> None:
             _belongs(trial, slope, x, f"gradient of {case}")
             # A gradient is less sharp than the value where the maximum is flat.
             _close(trial.host(slope), gradient, 100 * rtol**0.75, f"gradient of {case}")
-            # Norms are homogeneous, so <gradient, kernel> is the norm (Euler), between the proven lower end, where there
-            # is one, and the value: no plugin had a hand in this one.
+            # Norms are homogeneous, so <gradient, kernel> is the norm (Euler): between the value and, where there is
+            # one, the proven lower end. No plugin had a hand in this comparison.
             product = float(np.sum(trial.host(slope).astype(np.float64) * kernel))
             high = float(trial.host(value))
             low = float(reference.stats.get("lower", high))

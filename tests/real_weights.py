@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MODELS = ("resnet20", "dncnn25", "espnet", "meshnet3d", "silero_vad")
+MODELS = ("resnet20", "dncnn25", "espnet", "meshnet3d", "silero_vad", "rfb320", "mini_xception")
 _DATA = Path(__file__).parent / "data"
 
 
@@ -35,10 +35,17 @@ def real_layers(model: str) -> list[tuple[str, NDArray[np.float32], dict[str, An
                 "groups": layer["groups"],
                 "transposed": layer["kind"].startswith("conv_transpose"),
                 "padding_mode": "zeros",
-                "padding": [(p, p) for p in layer["padding"]],
+                "padding": _padding(layer["padding"], kernel.ndim - 2),
             }
             rows.append((layer["name"], kernel, geometry))
     return rows
+
+
+def _padding(padding: str | list[int], ndim: int) -> Any:
+    """Keras says "same" or "valid"; the others say how much."""
+    if isinstance(padding, str):
+        return "same" if padding == "same" else [(0, 0)] * ndim
+    return [(p, p) for p in padding]
 
 
 def real_kernel(model: str, name: str) -> NDArray[np.float32]:

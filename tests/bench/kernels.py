@@ -7,7 +7,7 @@ from real_weights import real_layers
 
 
 def trained(channels: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
-    """Square 3x3 kernels with so many channels: real ones up to 64, else with a real layer's singular values stretched."""
+    """Square 3x3 kernels with so many channels: real ones up to 64, larger ones built from real ones."""
     real = [
         (name, kernel)
         for model in ("resnet20", "dncnn25")

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench.kernels import flat, trained
-from bench.yardsticks import fft_svd, hopm
 
 import specnorm
+from bench.kernels import flat, trained
+from bench.yardsticks import fft_svd, hopm
 
 
 def main() -> None:
@@ -91,7 +91,8 @@ def measure(family: str, name: str, kernel: np.ndarray, threads: int, repeats: i
 
 def summary(row: dict[str, Any]) -> str:
     ratios = "  ".join(f"{key} {value:.2f}" for key, value in row["ratio_to_hopm"].items() if key != "hopm")
-    return f"{row['shape'][0]:4d} {row['family']:8s} hopm {1e3 * row['seconds']['hopm']:.1f} ms  {ratios}  ({row['cells']})"
+    hopm_ms = 1e3 * row["seconds"]["hopm"]
+    return f"{row['shape'][0]:4d} {row['family']:8s} hopm {hopm_ms:.1f} ms  {ratios}  ({row['cells']} cells)"
 
 
 def _git(*words: str) -> str:

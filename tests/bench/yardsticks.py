@@ -14,7 +14,8 @@ def hopm(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
 
     def start(n: int) -> Tensor:
         x = torch.randn(n, dtype=torch.complex64, generator=generator)
-        return x / torch.linalg.vector_norm(x)
+        unit: Tensor = x / torch.linalg.vector_norm(x)
+        return unit
 
     o, i, h, w = kernel.shape
     k = kernel.to(torch.complex64)
@@ -33,10 +34,12 @@ def hopm(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
         b = (a @ taps).conj().resolve_conj()
         norm = torch.linalg.vector_norm(b)
         b = b / norm
-    return norm * math.sqrt(h * w)
+    value: Tensor = norm * math.sqrt(h * w)
+    return value
 
 
 def fft_svd(kernel: Tensor, n: int) -> Tensor:
     """Exact circular norm: FFT of the padded kernel, then singular values at every frequency (Sedghi et al. 2019)."""
     symbol = torch.fft.fft2(kernel, s=(n, n)).permute(2, 3, 0, 1).reshape(n * n, *kernel.shape[:2])
-    return torch.linalg.svdvals(symbol).max()
+    value: Tensor = torch.linalg.svdvals(symbol).max()
+    return value

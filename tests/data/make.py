@@ -53,6 +53,19 @@ FILES = {
         "MIT",
         "3521ca0c0db89060aa86aa7e043dc863f92fab59aff2779795dc8d8b3d3e75d2",
     ),
+    "rfb320": Published(
+        "version-RFB-320_simplified.onnx",
+        "github:Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB@dffdddda9794:models/onnx/version-RFB-320_simplified.onnx",
+        "MIT",
+        "faf6740b495e8b9508e6fda11e8c0368bbdde01143e8f0a3e511d0892c4d794e",
+    ),
+    "mini_xception": Published(
+        "fer2013_mini_XCEPTION.102-0.66.hdf5",
+        "github:oarriaga/face_classification@b861d21b0e76:trained_models/emotion_models/"
+        "fer2013_mini_XCEPTION.102-0.66.hdf5",
+        "MIT",
+        "59534287fdfb125e30a94400296c25ea9f5d706fca93dd8adbbbed916799ea0e",
+    ),
     "silero_vad": Published(
         "silero_vad_16k.safetensors",
         "pypi:silero_vad-6.2.3-py3-none-any.whl:silero_vad/data/silero_vad_16k.safetensors",
@@ -68,11 +81,31 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         from safetensors.numpy import load_file
 
         return dict(load_file(path))
+    if path.suffix == ".onnx":
+        import onnx
+
+        return {x.name: onnx.numpy_helper.to_array(x) for x in onnx.load(str(path)).graph.initializer}
+    if path.suffix == ".hdf5":
+        import h5py
+
+        found: dict[str, NDArray[Any]] = {}
+        with h5py.File(path) as file:
+            file["model_weights"].visititems(
+                lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        return found
     import torch
 
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     state = loaded.get("state_dict", loaded)
     return {name: x.numpy() for name, x in state.items() if isinstance(x, torch.Tensor)}
+
+
+def in_torch_order(kernel: NDArray[Any], layer: dict[str, Any]) -> NDArray[Any]:
+    """Keras stores (h, w, in, out), and depthwise kernels (h, w, in, 1); torch order is what `shape` says."""
+    if "stored_shape" in layer:
+        kernel = np.transpose(kernel, (2, 3, 0, 1) if layer["groups"] > 1 else (3, 2, 0, 1))
+    return np.ascontiguousarray(kernel)
 
 
 def convert(source: Path, target: Path, model: str) -> None:
@@ -84,7 +117,7 @@ def convert(source: Path, target: Path, model: str) -> None:
         raise SystemExit(f"{path} has sha256 {found}, expected {published.sha256}")
     layers = json.loads((source / model / "layers.json").read_text())
     tensors = read(path)
-    kernels: Any = {layer["name"]: np.ascontiguousarray(tensors[layer["name"]]) for layer in layers}
+    kernels: Any = {layer["name"]: in_torch_order(tensors[layer["name"]], layer) for layer in layers}
     for layer in layers:
         if list(kernels[layer["name"]].shape) != layer["shape"]:
             raise SystemExit(f"{model} {layer['name']}: shape differs from layers.json")

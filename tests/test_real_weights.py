@@ -1,0 +1,67 @@
+"""What must hold on published networks: every dense convolution of ``tests/data``, and the audit of the ResNet-20."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from oracle import sigma_star, tensor_norm_best
+from real_weights import MODELS, real_layers
+
+import specnorm
+
+RESNET20 = Path(__file__).parent.parent / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+FLOAT32 = 1 - 2e-7
+"""A float32 value may lie this far below a truth known in float64, by its own rounding."""
+
+
+def dense(model: str) -> list[tuple[str, NDArray[np.float32]]]:
+    """Full convolutions, grouped and pointwise ones left out, as one dense kernel each."""
+    return [(name, kernel) for name, kernel, geometry in real_layers(model) if geometry["groups"] == 1]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_estimate_is_never_below_the_norm(model: str) -> None:
+    """TN from Fourier starts, before any proof: at or above a fine frequency search on every layer."""
+    for name, kernel in dense(model):
+        truth = sigma_star(kernel)
+        value = float(specnorm.tn_bound(kernel, certified=False))
+        assert value >= truth.lo * FLOAT32, (name, value / truth.lo)
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m != "dncnn25"])
+def test_the_estimate_against_twenty_random_starts(model: str) -> None:
+    """At most 0.5 % below the best of them, where single random starts are below the norm itself."""
+    for name, kernel in dense(model):
+        if kernel.size <= 40_000:
+            best = float(np.max(tensor_norm_best(kernel, starts=20, sweeps=100)))
+            assert float(specnorm.tn_bound(kernel, certified=False)) >= 0.995 * best, name
+
+
+def test_random_starts_fall_below_the_norm() -> None:
+    """The trap this library exists for, on the layers that show it: one random start, and the "bound" is none."""
+    below, worst, layers = 0, 1.0, dense("resnet20") + dense("espnet")
+    for _, kernel in layers:
+        truth = sigma_star(kernel)
+        least = float(np.min(tensor_norm_best(kernel, starts=4, sweeps=100)))
+        below += least < truth.lo * (1 - 1e-6)
+        worst = min(worst, least / truth.lo)
+    assert below >= len(layers) // 10
+    assert worst < 0.95
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64, 128])
+def test_the_audit_of_the_resnet(size: int) -> None:
+    """Every row: circular norm <= TN <= F4, and the proven interval holds it."""
+    pytest.importorskip("safetensors")
+    report = specnorm.audit(str(RESNET20), input_shape=size).to_dict()
+    rows = report["layers"]
+    assert len(rows) == 20
+    for row in rows:
+        assert row["status"] == "ok", row
+        assert row["tn"] >= row["circular"] * FLOAT32, row["name"]
+        assert row["f4"] >= row["tn"] * (1 - 1e-3), row["name"]
+        assert row["circular"] <= row["upper"], row["name"]
+        assert row["reshaped"] <= row["upper"], row["name"]
