@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm.backends import Array, Backend
 from specnorm.errors import SecondDerivativeError
-from specnorm.result import Result
+from specnorm.result import Enclosure, Result
 
 if TYPE_CHECKING:
     from specnorm.program import Program
@@ -195,7 +195,8 @@ _pullback.defvjp(_second_order, _second_order)
 
 
 def _flatten(result: Result) -> tuple[tuple[Any, ...], Any]:
-    arrays = {k: v for k, v in result.stats.items() if isinstance(v, jax.Array)}
+    # Told apart by name, never by type: JAX puts all sorts of placeholders where the arrays go.
+    arrays = {k: v for k, v in result.stats.items() if k in result.method.stats}
     rest = tuple((k, v) for k, v in result.stats.items() if k not in arrays)
     return (result.value, tuple(arrays.values())), (result.kind, result.method, result.spec, tuple(arrays), rest)
 
@@ -207,3 +208,4 @@ def _unflatten(aux: Any, children: tuple[Any, ...]) -> Result:
 
 
 jax.tree_util.register_pytree_node(Result, _flatten, _unflatten)
+jax.tree_util.register_dataclass(Enclosure, ["lower", "upper", "witness"], ["cells", "levels", "proof_dtype", "status"])

@@ -118,6 +118,8 @@ class TorchBackend(Backend):
         use a function of several.
         """
         count, several = len(program.method.stats), bool(program.value_shape)
+        if program.method.searches(program.spec) and self.is_traced(kernels):
+            program.method.refuse_tracer(program.spec)
         need = "value"
         if torch.compiler.is_compiling():
             need = "jacobian"

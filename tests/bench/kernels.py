@@ -15,17 +15,29 @@ def trained(channels: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
         if kernel.shape == (min(channels, 64),) * 2 + (3, 3)
     ]
     picked = real[:: max(1, len(real) // count)][:count]
-    return picked if channels <= 64 else [(f"{name} stretched", stretched(kernel, channels)) for name, kernel in picked]
+    if channels <= 64:
+        return picked
+    kernels = [kernel for _, kernel in picked]
+    turns = [kernels[j:] + kernels[:j] for j in range(2)]
+    return [(f"from real layers, {j}", stretched(turn, channels)) for j, turn in enumerate(turns)]
 
 
-def stretched(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A random kernel whose (cout, cin*taps) unfolding has the singular values of a real one, interpolated."""
-    values = np.linalg.svd(kernel.reshape(kernel.shape[0], -1), compute_uv=False)
-    at = np.linspace(0, len(values) - 1, channels)
-    decay = np.interp(at, np.arange(len(values)), values)
-    noise = flat(channels).reshape(channels, -1)
-    u, _, vt = np.linalg.svd(noise, full_matrices=False)
-    return np.asarray(((u * decay) @ vt).reshape(channels, channels, 3, 3), dtype=np.float32)
+def stretched(kernels: list[np.ndarray], channels: int) -> np.ndarray:
+    """A larger kernel with the spatial profile and the decay of real ones.
+
+    Real kernels on the diagonal, each a little smaller than the one before, mixed by random rotations of the input and
+    output channels, which leave every singular value of the layer where it is.
+    """
+    size = kernels[0].shape[0]
+    blocks = channels // size
+    out = np.zeros((channels, channels, 3, 3))
+    for j in range(blocks):
+        here = slice(j * size, (j + 1) * size)
+        part = kernels[j % len(kernels)]
+        out[here, here] = part / np.abs(part).max() * 0.9**j
+    state = np.random.RandomState(0)
+    left, right = (np.linalg.qr(state.standard_normal((channels, channels)))[0] for _ in range(2))
+    return np.einsum("ao,oikl,ib->abkl", left, out, right, optimize=True).astype(np.float32)
 
 
 def flat(channels: int, seed: int = 0) -> np.ndarray:

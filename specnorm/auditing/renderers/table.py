@@ -130,9 +130,11 @@ def _where(rows: Sequence[Row]) -> str:
 
 
 def _promises(rows: Sequence[Row]) -> str:
+    # One word a column, so the weakest that any row has: a column of bounds with one estimate in it is no column of bounds.
     kinds: dict[str, str] = {}
     for row in rows:
-        kinds |= row.promises
+        for name, kind in row.promises.items():
+            kinds[name] = "estimate" if "estimate" in (kind, kinds.get(name)) else kind
     words = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
     order = [*(name for name in STANDARD if name in kinds), *(name for name in kinds if name not in STANDARD)]
     return "; ".join(f"{name}: {words[kinds[name]]}" for name in order) + ("." if order else "")
