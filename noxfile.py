@@ -13,6 +13,8 @@ PYTHON = "3.11"
 OTHER_PYTHONS = ("3.12", "3.13")
 BACKENDS = ("numpy", "strict", "torch", "jax")
 
+ELSEWHERE = ("--ignore=tests/test_house.py", "--ignore=tests/test_docs.py")
+"""Tests that have a session of their own."""
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3")
 LINTERS = ("ruff>=0.11",)
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
@@ -55,7 +57,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def types(session: nox.Session) -> None:
     """Static types of the package, the plugins, the tests and this file, with the frameworks at hand."""
-    prepare(session, "-e", ".[cli,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
+    prepare(session, "-e", ".[cli,torch,jax]", "mypy>=1.15", "nox", "python-flint", *TEST_TOOLS)
     session.run("mypy", "specnorm", "plugins", "tests", "noxfile.py")
 
 
@@ -70,15 +72,9 @@ def house(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """One array library alone: no other framework is installed."""
-    if backend == "numpy":
-        prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-        pytest(session, "--ignore=tests/test_house.py", "--ignore=tests/test_docs.py", backends="numpy")
-    elif backend == "strict":
-        prepare(session, "-e", ".[cli]", "./tests/thirdparty", *TEST_TOOLS)
-        pytest(session, "-k", "strict", "tests", backends="strict")
-    else:
-        prepare(session, "-e", f".[cli,{backend}]", *TEST_TOOLS)
-        pytest(session, "-k", backend, "tests", backends=backend)
+    extras = f"cli,{backend}" if backend in ("torch", "jax") else "cli"
+    prepare(session, "-e", f".[{extras}]", *(["./tests/thirdparty"] if backend == "strict" else []), *TEST_TOOLS)
+    pytest(session, *ELSEWHERE, backends=backend)
 
 
 @nox.session(python=PYTHON)
@@ -117,7 +113,7 @@ def oldest(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Every example in the README and the documentation, run."""
     prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
-    session.run("pytest", "--no-header", "tests/test_docs.py", *session.posargs)
+    pytest(session, "tests/test_docs.py", backends="numpy,torch,jax")
 
 
 @nox.session(python=PYTHON)
@@ -127,9 +123,8 @@ def thirdparty(session: nox.Session) -> None:
     check = "import specnorm_strict, specnorm.testing as t; t.check_backend(specnorm_strict.BACKEND)"
     session.chdir(session.create_tmp())
     session.run("python", "-W", "error", "-c", check)
-    session.run(
-        "python", "-c", "import sys, specnorm.testing; assert not {'pytest', 'torch', 'jax'} & set(sys.modules)"
-    )
+    alone = "import sys, specnorm.testing; assert not {'pytest', 'torch', 'jax'} & set(sys.modules)"
+    session.run("python", "-c", alone)
 
 
 @nox.session(python=PYTHON)
@@ -178,7 +173,7 @@ def other_python(version: str) -> None:
         def present(session: nox.Session) -> None:
             """NumPy alone, on this Python."""
             prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-            pytest(session, "--ignore=tests/test_house.py", "--ignore=tests/test_docs.py", backends="numpy")
+            pytest(session, *ELSEWHERE, backends="numpy")
 
     else:
 

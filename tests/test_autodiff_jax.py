@@ -243,6 +243,25 @@ def test_result_is_a_pytree(bits: str) -> None:
     assert doubled.stats.keys() == result.stats.keys()
 
 
+def test_enclosure_is_a_pytree(bits: str) -> None:
+    found = specnorm.enclose(normal(*SHAPE, dtype=bits))
+    halved = jax.tree_util.tree_map(lambda a: a / 2, found)
+    assert isinstance(halved, specnorm.Enclosure)
+    assert halved.upper == found.upper / 2
+    assert (halved.status, halved.cells) == (found.status, found.cells)
+    assert len(jax.tree_util.tree_leaves(found)) == 5
+
+
+def test_pytrees_hold_anything(bits: str) -> None:
+    """JAX unflattens with placeholders where the arrays go, and expects the same structure back."""
+    k = normal(*SHAPE, dtype=bits)
+    for found in (specnorm.measure(k, specnorm.Grid()), specnorm.enclose(k)):
+        leaves, structure = jax.tree_util.tree_flatten(found)
+        for placeholder in (object(), 0, "x", False):
+            again = jax.tree_util.tree_unflatten(structure, [placeholder] * len(leaves))
+            assert jax.tree_util.tree_structure(again) == structure
+
+
 def test_measure_under_jit_returns_the_result(bits: str) -> None:
     k = normal(*SHAPE, dtype=bits)
     outside = specnorm.measure(k, specnorm.Grid())
@@ -262,11 +281,11 @@ def test_no_retracing_for_new_values(bits: str) -> None:
     """A compiled training step stays compiled."""
     traces = []
 
-    @jax.jit
-    def step(k: Any) -> Any:
+    def traced(k: Any) -> Any:
         traces.append(k)
         return jax.grad(specnorm.f4_bound)(k)
 
+    step = jax.jit(traced)
     for seed in range(3):
         step(normal(*SHAPE, seed=seed, dtype=bits))
     assert len(traces) == 1
@@ -276,11 +295,10 @@ def test_kernels_of_a_flax_like_tree(bits: str) -> None:
     """A penalty over a tree of HWIO kernels, as Flax stores them."""
     tree = {"a": {"kernel": normal(3, 2, 3, dtype=bits)}, "b": {"kernel": normal(3, 3, 2, seed=1, dtype=bits)}}
 
-    @jax.jit
     def penalty(tree: Any) -> Any:
         return sum(specnorm.f4_bound(k, layout="WIO") ** 2 for k in jax.tree_util.tree_leaves(tree))
 
-    gradient = jax.grad(penalty)(tree)
+    gradient = jax.grad(jax.jit(penalty))(tree)
     assert jax.tree_util.tree_structure(gradient) == jax.tree_util.tree_structure(tree)
     direct = specnorm.f4_bound(jnp.transpose(tree["a"]["kernel"], (2, 1, 0)))
     close(specnorm.f4_bound(tree["a"]["kernel"], layout="WIO"), direct, 1e-5)

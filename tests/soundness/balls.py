@@ -89,7 +89,7 @@ def _unit(turns: Fraction) -> acb:
 def matrix(a: NDArray[Any]) -> acb_mat:
     """A matrix as exact numbers."""
     values = np.asarray(a).astype(np.float64)
-    return acb_mat(arb_mat(*values.shape, values.reshape(-1).tolist()))
+    return acb_mat(arb_mat(values.shape[0], values.shape[1], values.reshape(-1).tolist()))
 
 
 def exponent_of(a: NDArray[Any]) -> int:
@@ -124,8 +124,8 @@ def quotient(g: acb_mat, v: NDArray[Any]) -> arb:
 def norm(g: acb_mat, exponent: int = 0) -> Ends:
     """Spectral norm of a matrix of balls, proven from both sides.
 
-    The lower end is a Rayleigh quotient. The upper end mu is proven by eliminating ``mu**2 I - G*G`` in ball arithmetic:
-    if every pivot is certainly positive the matrix is positive definite.
+    The lower end is a Rayleigh quotient. The upper end mu is proven by eliminating ``mu**2 I - G*G`` in ball
+    arithmetic: if every pivot is certainly positive the matrix is positive definite.
     """
     with ctx.workprec(BITS):
         wide = g.ncols() > g.nrows()
@@ -177,12 +177,17 @@ def scalar_supremum(polynomials: Sequence[NDArray[Any]]) -> arb:
     total = fmpz_poly([])
     for d, r in enumerate(lags):
         total += fmpz(int(r * common) * (1 if d == 0 else 2)) * fmpz_poly.chebyshev_t(d)
+    roots: Any = total.derivative().complex_roots  # its type hints are those of a generic polynomial
     with ctx.workprec(BITS):
-        points = [arb(-1), arb(1), *(root.real for root, _ in total.derivative().complex_roots())]
-        inside = [x for x in points if not abs(x) > 1]
-        # A root that may lie just outside is evaluated all the same: cut to [-1, 1] it is a point of the interval.
-        values = [total(x.intersection(arb(0, 1))) for x in inside]
-        best = values[0]
-        for value in values[1:]:
-            best = best.max(value)
-        return (best / common).nonnegative_part().sqrt()
+        points = [arb(-1), arb(1), *(root.real for root, _ in roots())]
+        # A root that may lie just outside is cut to [-1, 1]: any point of the interval may be looked at.
+        values: list[arb] = [total(x.intersection(arb(0, 1))) for x in points if not abs(x) > 1]
+        return (largest(values) / common).nonnegative_part().sqrt()
+
+
+def largest(values: Sequence[arb]) -> arb:
+    """Maximum of balls."""
+    best = values[0]
+    for value in values[1:]:
+        best = best.max(value)
+    return best

@@ -44,6 +44,12 @@ class Tally:
         self.open += other.open
         self.violations += other.violations
 
+    def summary(self) -> str:
+        """Counts in one line."""
+        claims, undecided = sum(self.claims.values()), sum(self.open.values())
+        wrong = len(self.violations)
+        return f"{self.kernels} kernels, {claims} claims, {undecided} undecided or beyond the budget, {wrong} wrong"
+
 
 class Claims:
     """The claims about one kernel.
@@ -147,9 +153,10 @@ class Claims:
         number, truth = self.number(value), float_of(self.truth.low(sizes))
         self.tally.claims[claim] += 1
         info = np.finfo(self._numpy(value).dtype)
-        top = float(np.max(np.abs(self.case.kernel.astype(float)), initial=0.0))
-        absolute = top * float(np.linalg.norm(np.abs(self.case.kernel.astype(float) / (top or 1.0)))) * 1e-13
-        slack = 4 * float(info.eps) * truth + absolute * math.sqrt(self.truth.exact.taps) + 2 * float(info.tiny)
+        values = np.abs(self.case.kernel.astype(float))
+        top = float(np.max(values, initial=0.0)) or 1.0
+        size = top * float(np.linalg.norm(values / top)) * math.sqrt(math.prod(self.truth.kernel_shape))
+        slack = 4 * float(info.eps) * truth + 1e-13 * size + 2 * float(info.tiny)
         if not truth * (1 - rtol) - slack <= number <= truth * (1 + rtol) + slack:
             self.wrong(claim, f"{number!r} for {truth!r}")
 

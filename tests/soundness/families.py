@@ -1,7 +1,7 @@
 """Kernels made to break bounds, each from one number. Imports nothing of specnorm.
 
-A family draws a kernel and, where there is one, a closed form of its supremum ``sigma* = max ||G(theta)||``, exact to 70
-digits for the numbers that the floats are. Add the kernel that broke something as a family.
+A family draws a kernel and, where there is one, a closed form of its supremum ``sigma* = max ||G(theta)||``, exact to
+70 digits for the numbers that the floats are. Add the kernel that broke something as a family.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from flint import arb, ctx
 from numpy.typing import NDArray
 
-from soundness.balls import BITS, Exact, norm, power_of_two, scalar_supremum
+from soundness.balls import BITS, Exact, largest, norm, power_of_two, scalar_supremum
 
 Random = np.random.RandomState
 Float = NDArray[np.float64]
@@ -33,11 +33,14 @@ class Draw:
         Closed form for the final kernel.
     exact : bool
         Few enough bits for every dtype; scaled by powers of two only, so that the structure survives.
+    at_zero : bool
+        The supremum is attained at frequency 0, so every circular size has it too.
     """
 
     values: Float
     supremum: Supremum | None = None
     exact: bool = False
+    at_zero: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,7 @@ class Case:
     family: str
     kernel: NDArray[Any]
     closed_form: Supremum | None
+    at_zero: bool = False
 
     def __str__(self) -> str:
         return f"case {self.index}: {self.family} {self.kernel.shape} {self.kernel.dtype}"
@@ -57,18 +61,21 @@ class Case:
         return None if self.closed_form is None else self.closed_form(self.kernel.astype(np.float64))
 
 
-def largest(values: list[arb]) -> arb:
-    """Maximum of balls."""
-    best = values[0]
-    for value in values[1:]:
-        best = best.max(value)
-    return best
-
-
 def scaled(x: arb, factor: arb) -> arb:
     """Product in full precision."""
     with ctx.workprec(BITS):
         return x * factor
+
+
+def constant_supremum(pairs: int, taps: int) -> Supremum:
+    """Closed form of a kernel of one number: the root of its channel pairs times its taps times the number."""
+
+    def total(kernel: Float) -> arb:
+        with ctx.workprec(BITS):
+            root: arb = arb(pairs).sqrt()
+            return root * taps * arb(abs(float(kernel.flat[0])))
+
+    return total
 
 
 def polynomial(random: Random, length: int, *, whole: bool = False) -> Float:
@@ -151,9 +158,7 @@ def _diagonal(random: Random) -> Draw:
     order = random.permutation(size)
     values = np.zeros((size, size, length))
     values[np.arange(size), order] = taps
-    return Draw(
-        values, lambda kernel: largest([scalar_supremum([kernel[j, i]]) for j, i in enumerate(order)])
-    )
+    return Draw(values, lambda kernel: largest([scalar_supremum([kernel[j, i]]) for j, i in enumerate(order)]))
 
 
 def _hadamard(random: Random) -> Draw:
@@ -245,13 +250,7 @@ def _one_entry(random: Random) -> Draw:
 def _ones(random: Random) -> Draw:
     """All ones: taps times the root of the channels; or zero."""
     values = np.ones(dense_shape(random)) * random.choice([1.0, 1.0, 1.0, 0.0])
-    count, taps = values.shape[0] * values.shape[1], values[0, 0].size
-
-    def total(kernel: Float) -> arb:
-        with ctx.workprec(BITS):
-            return arb(count).sqrt() * taps * arb(float(kernel.flat[0]))
-
-    return Draw(values, total)
+    return Draw(values, constant_supremum(values.shape[0] * values.shape[1], values[0, 0].size), at_zero=True)
 
 
 def _normal(random: Random) -> Draw:
@@ -329,6 +328,31 @@ def _two_peaks(random: Random) -> Draw:
     return Draw(values, total, exact=True)
 
 
+def _long(random: Random) -> Draw:
+    """One number in a long column or row: rounding errors of its sums have one sign and add up."""
+    count, length = int(random.choice([200, 1000, 4000])), random.randint(1, 4)
+    values = np.full((count, 1, length), random.uniform(1, 2))
+    if random.randint(2):
+        values = np.swapaxes(values, 0, 1)
+    return Draw(values, constant_supremum(count, length), at_zero=True)
+
+
+def _wide(random: Random) -> Draw:
+    """More channels, where the allowances of products and of Cholesky are larger: Gaussian, signs or orthogonal."""
+    m, p = random.randint(6, 25, size=2)
+    taps = tuple(random.randint(1, 4, size=random.choice([0, 1, 1, 2])))
+    kind = random.randint(3)
+    if kind == 0:
+        return Draw(random.standard_normal((m, p, *taps)))
+    if kind == 1:
+        return Draw(random.choice([-1.0, 1.0], size=(m, p, *taps)), exact=True)
+    values = random.standard_normal((m, m, *taps)) * 10.0 ** -random.randint(3, 17)
+    values[(slice(None), slice(None), *(random.randint(k) for k in taps))] = np.linalg.qr(
+        random.standard_normal((m, m))
+    )[0]
+    return Draw(values)
+
+
 FAMILIES: dict[str, Callable[[Random], Draw]] = {
     "scalar": _scalar,
     "stack": _stack,
@@ -348,6 +372,8 @@ FAMILIES: dict[str, Callable[[Random], Draw]] = {
     "zero mean": _zero_mean,
     "corners": _corners,
     "two peaks": _two_peaks,
+    "long": _long,
+    "wide": _wide,
 }
 
 DTYPES = ("float64", "float64", "float32", "float16")
@@ -373,4 +399,4 @@ def case(index: int, *, dtypes: tuple[str, ...] = DTYPES, family: str | None = N
     if which < len(decimal):
         values = np.ldexp(values, binary[which]) if draw.exact else values * 10.0 ** decimal[which]
     kernel = values.astype(dtype)
-    return Case(index, name, kernel, draw.supremum)
+    return Case(index, name, kernel, draw.supremum, draw.at_zero)

@@ -36,11 +36,14 @@ class Peaks:
             math.prod(sizes), len(sizes)
         )
         self.shape = values.shape[:2]
-        self.taps = np.ascontiguousarray(np.moveaxis(values.reshape(*self.shape, -1), 2, 0).reshape(len(self.offsets), -1))
+        self.taps = np.ascontiguousarray(
+            np.moveaxis(values.reshape(*self.shape, -1), 2, 0).reshape(len(self.offsets), -1)
+        )
 
     def symbols(self, theta: Float) -> NDArray[np.complex128]:
         """G at frequencies (f, d), shape (f, m, p)."""
-        return (np.exp(1j * (theta @ self.offsets.T)) @ self.taps).reshape(-1, *self.shape)
+        flat: NDArray[np.complex128] = np.exp(1j * (theta @ self.offsets.T)) @ self.taps
+        return flat.reshape(-1, *self.shape)
 
     def norms(self, theta: Float) -> Float:
         """Norms at frequencies (f, d)."""
@@ -51,7 +54,7 @@ class Peaks:
         g = self.symbols(theta)
         if self.shape[1] == 1:
             return np.asarray(np.linalg.norm(g[:, :, 0], axis=1))
-        top: Float = np.linalg.eigvalsh(np.conj(np.swapaxes(g, 1, 2)) @ g)[:, -1]
+        top = np.linalg.eigvalsh(np.conj(np.swapaxes(g, 1, 2)) @ g)[:, -1]
         return np.asarray(np.sqrt(np.maximum(top, 0.0)))
 
     def highest(self, count: int = 3) -> list[tuple[Fraction, ...]]:

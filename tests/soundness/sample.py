@@ -18,7 +18,7 @@ def check(index: int, **options: Any) -> Tally:
     """Check the kernel of a number."""
     claims = Claims(case(index), **options)
     random = np.random.RandomState(index + 2**20)
-    ndim = len(claims.truth.exact.sizes)
+    ndim = len(claims.truth.kernel_shape)
 
     def sizes() -> tuple[int, ...]:
         if ndim == 1 and random.randint(6) == 0:
@@ -48,7 +48,7 @@ def check(index: int, **options: Any) -> Tally:
     cheap = random.randint(3)
     if cheap == 0:
         extra = int(random.randint(0, 6))
-        claims.grid(max((k for k in claims.truth.exact.sizes), default=1) + extra if random.randint(2) else None)
+        claims.grid(max((k for k in claims.truth.kernel_shape), default=1) + extra if random.randint(2) else None)
         claims.unfoldings()
     elif cheap == 1:
         claims.gram(sizes(), int(random.randint(0, 9)))

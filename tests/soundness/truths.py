@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from flint import arb
 import numpy as np
+from flint import arb
 
 from soundness.balls import Exact
 from soundness.families import Case
@@ -28,8 +28,13 @@ class Truth:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.kernel = case.kernel
-        self.exact = Exact(case.kernel)
+        self.kernel_shape = case.kernel.shape[2:]
         self._lows: dict[tuple[int, ...] | None, arb] = {}
+
+    @functools.cached_property
+    def exact(self) -> Exact:
+        """The kernel in ball arithmetic."""
+        return Exact(self.kernel)
 
     @functools.cached_property
     def peaks(self) -> Peaks:
@@ -44,7 +49,7 @@ class Truth:
     def low(self, sizes: tuple[int, ...] | None = None) -> arb:
         """Proven lower end: of the supremum over all sizes, or of the circular layer at one size."""
         if sizes not in self._lows:
-            if sizes is None and self.high is not None:
+            if self.high is not None and (sizes is None or self.case.at_zero):
                 self._lows[sizes] = self.high
             elif not np.any(self.kernel):
                 self._lows[sizes] = arb(0)
@@ -55,12 +60,12 @@ class Truth:
 
     def grid(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """DFT sizes that matter: an axis with one tap needs one frequency."""
-        return tuple(1 if k == 1 else n for n, k in zip(sizes, self.exact.sizes, strict=True))
+        return tuple(1 if k == 1 else n for n, k in zip(sizes, self.kernel_shape, strict=True))
 
     def witnessed(self, angles: Sequence[float], sizes: tuple[int, ...] | None = None) -> arb:
         """Lower end after a look at a frequency that the library names, in radians."""
         low = self.low(sizes)
-        if (sizes is None and self.high is not None) or not np.any(self.kernel):
+        if (self.high is not None and (sizes is None or self.case.at_zero)) or not np.any(self.kernel):
             return low
         turns = [float(a) / (2 * math.pi) for a in angles]
         if sizes is None:
@@ -72,6 +77,8 @@ class Truth:
 
     def above_grid(self, sizes: tuple[int, ...]) -> arb | None:
         """Proven upper end at a circular size, from every frequency; None for large grids."""
+        if self.case.at_zero:
+            return self.high
         grid = self.grid(sizes)
         if math.prod(grid) > 16:
             return None

@@ -130,7 +130,7 @@ def _where(rows: Sequence[Row]) -> str:
 
 
 def _promises(rows: Sequence[Row]) -> str:
-    # One word a column, so the weakest that any row has: a column of bounds with one estimate in it is no column of bounds.
+    # One word a column: with one estimate in it, a column of bounds is none.
     kinds: dict[str, str] = {}
     for row in rows:
         for name, kind in row.promises.items():
