@@ -15,7 +15,7 @@ BACKENDS = ("numpy", "strict", "torch", "jax")
 
 ELSEWHERE = ("--ignore=tests/test_house.py", "--ignore=tests/test_docs.py")
 """Tests that have a session of their own."""
-TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3")
+TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
 LINTERS = ("ruff>=0.11",)
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
 """What pyproject.toml promises to work with. Older torch is left out: its wheels bring CUDA packages."""
@@ -57,7 +57,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def types(session: nox.Session) -> None:
     """Static types of the package, the plugins, the tests and this file, with the frameworks at hand."""
-    prepare(session, "-e", ".[cli,torch,jax]", "mypy>=1.15", "nox", "python-flint", *TEST_TOOLS)
+    prepare(session, "-e", ".[cli,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
     session.run("mypy", "specnorm", "plugins", "tests", "noxfile.py")
 
 
@@ -107,6 +107,15 @@ def oldest(session: nox.Session) -> None:
         "tests/methods/test_every_method.py",
         backends="numpy,jax",
     )
+
+
+@nox.session(python=PYTHON, default=False)
+def soundness(session: nox.Session) -> None:
+    """Nightly: every proven value against ball arithmetic, on 100,000 kernels; and mutations. An hour on one core."""
+    prepare(session, "-e", ".[cli]", *TEST_TOOLS)
+    session.env["SPECNORM_SOUNDNESS_KERNELS"] = "100000"
+    session.env["SPECNORM_HYPOTHESIS_PROFILE"] = "nightly"
+    pytest(session, "tests/soundness", "tests/test_mutations.py", backends="numpy")
 
 
 @nox.session(python=PYTHON)

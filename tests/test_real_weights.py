@@ -31,12 +31,12 @@ def test_the_estimate_is_never_below_the_norm(model: str) -> None:
         assert value >= truth.lo * FLOAT32, (name, value / truth.lo)
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if m != "dncnn25"])
+@pytest.mark.parametrize("model", MODELS)
 def test_the_estimate_against_twenty_random_starts(model: str) -> None:
     """At most 0.5 % below the best of them, where single random starts are below the norm itself."""
     for name, kernel in dense(model):
         if kernel.size <= 40_000:
-            best = float(np.max(tensor_norm_best(kernel, starts=20, sweeps=100)))
+            best = float(np.max(tensor_norm_best(kernel, starts=20, sweeps=60)))
             assert float(specnorm.tn_bound(kernel, certified=False)) >= 0.995 * best, name
 
 

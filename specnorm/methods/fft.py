@@ -86,8 +86,8 @@ class ExactFFT(Method):
             if spec.input_shape is not None and len(every) <= self.max_cells:
                 return self._visit_all(blocks, every, xp=xp, backend=backend)
             raise Undecided(
-                f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells (many are needed where it "
-                "is nearly constant over many frequencies). enclose(kernel) returns what is proven; or give a larger rtol."
+                f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells (many are needed where "
+                "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
             )
         triples = [
             top_at(blocks[j : j + 1, ...], f.frequency, xp=xp, backend=backend) for j, (f, _) in enumerate(found)

@@ -114,14 +114,15 @@ class TensorNorm(Method):
             gain = xp.where(new > 0, (new - value) / xp.where(new > 0, new, xp.ones_like(new)), xp.zeros_like(new))
             return (count + 1, gain, new, v, *modes)
 
-        zero = xp.zeros(v.shape[:2], dtype=blocks.dtype, device=backend.device(blocks))
-        count = xp.zeros((), dtype=xp.int32, device=backend.device(blocks))
-        count, _, value, v, *modes = backend.loop(cond, body, (count, zero + 1, zero, v, *modes))
-
-        best = xp.argmax(value, axis=1, keepdims=True)[:, :, None]
-        v, *modes = (
-            xp.take_along_axis(x, xp.broadcast_to(best, (x.shape[0], 1, x.shape[2])), axis=1) for x in (v, *modes)
-        )
+        value = xp.zeros(v.shape[:2], dtype=blocks.dtype, device=backend.device(blocks))
+        # A few sweeps tell which starts are worth going on with.
+        if v.shape[1] > _FINALISTS:
+            for _ in range(_HEATS):
+                v, modes, value = form.sweep(v, modes)
+            value, v, modes = _best(value, v, modes, _FINALISTS, xp=xp)
+        count = xp.full((), _HEATS, dtype=xp.int32, device=backend.device(blocks))
+        count, _, value, v, *modes = backend.loop(cond, body, (count, value * 0 + 1, value, v, *modes))
+        value, v, modes = _best(value, v, modes, 1, xp=xp)
         u, norm = form.left(v, form.weights(modes))
         # Lifted by the rounding of the last contraction: where TN equals sigma*, rounding alone would fall below it.
         lift = math.sqrt(form.taps) * (1 + 8 * float(xp.finfo(blocks.dtype).eps))
@@ -175,6 +176,21 @@ class TensorNorm(Method):
         u, v, w, factor = residuals
         scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
         return operators.triple_gradient(u, v, w, scaled, spec.block_kernel_shape, xp=xp)
+
+
+_HEATS, _FINALISTS = 10, 4
+"""Sweeps that all starts get, and how many go on."""
+
+
+def _best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Any) -> tuple[Array, Array, list[Array]]:
+    """The starts with the largest values, of each block."""
+    order = xp.argsort(value, axis=1, descending=True)[:, :count]
+
+    def taken(x: Array) -> Array:
+        index = xp.broadcast_to(order[:, :, None], (x.shape[0], count, x.shape[2]))
+        return xp.take_along_axis(x, index, axis=1)
+
+    return xp.take_along_axis(value, order, axis=1), taken(v), [taken(x) for x in modes]
 
 
 LIFT = 1.001

@@ -61,9 +61,7 @@ def safetensors_bytes(arrays: Mapping[str, tuple[str, Sequence[int], bytes]]) ->
 
 def save_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
     """Float32 arrays as a safetensors file."""
-    path.write_bytes(
-        safetensors_bytes({n: ("F32", a.shape, a.astype("<f4").tobytes()) for n, a in arrays.items()})
-    )
+    path.write_bytes(safetensors_bytes({n: ("F32", a.shape, a.astype("<f4").tobytes()) for n, a in arrays.items()}))
     return path
 
 

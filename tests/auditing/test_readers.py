@@ -103,11 +103,13 @@ def test_safetensors_half_precision_is_exact(tmp_path: Path) -> None:
     halves = np.linspace(-3, 3, 12, dtype=np.float16)
     path = tmp_path / "half.safetensors"
     path.write_bytes(
-        files.safetensors_bytes({
-            "b": ("BF16", (1, bits.size), bits.astype("<u2").tobytes()),
-            "h": ("F16", (3, 4), halves.astype("<f2").tobytes()),
-            "d": ("F64", (1, 1), np.array([np.pi], dtype="<f8").tobytes()),
-        })
+        files.safetensors_bytes(
+            {
+                "b": ("BF16", (1, bits.size), bits.astype("<u2").tobytes()),
+                "h": ("F16", (3, 4), halves.astype("<f2").tobytes()),
+                "d": ("F64", (1, 1), np.array([np.pi], dtype="<f8").tobytes()),
+            }
+        )
     )
     got = _read(path)
     assert got["b"].dtype == np.float32

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import array_api_compat.numpy
 import numpy as np
 import pytest
 from checks import assert_encloses
@@ -10,10 +13,14 @@ from hypothesis import strategies as st
 from libraries import Lib
 from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for, rounded
+from specnorm_numpy import BACKEND
 from strategies import Layer, Recipe, recipes
 
 import specnorm
 from specnorm import Enclose, ExactFFT, Undecided
+from specnorm.cells import dft
+from specnorm.frequencies import Frequencies, phases_at
+from specnorm.methods.search import Search
 
 
 def test_both_ends_hold(xp: Lib) -> None:
@@ -92,3 +99,147 @@ def test_closed_forms(value: float) -> None:
     kernel = value / 9 * np.ones((1, 1, 3, 3))
     assert specnorm.certify(kernel, value * (1 + 1e-6))
     assert not specnorm.certify(kernel, value * (1 - 1e-6))
+
+
+@pytest.mark.parametrize("max_cells", [1, 3, 30])
+def test_budget(xp: Lib, max_cells: int) -> None:
+    """A budget that is too small gives wider ends, as true, and says so."""
+    kernel = Recipe((4, 4, 3, 3), dtype=xp.dtypes[-1], seed=3).kernel
+    truth = sigma_star(kernel)
+    result = specnorm.measure(xp.asarray(kernel), Enclose(rtol=1e-6, max_cells=max_cells))
+    assert result.kind == "upper"
+    assert not bool(result.stats["converged"])
+    assert_encloses(xp.number(result.stats["lower"]), xp.number(result.value), truth)
+    assert xp.number(result.value) <= xp.number(specnorm.f4_bound(xp.asarray(kernel))) * (1 + 1e-6)
+
+
+def test_status_says_what_was_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Recipe((4, 4, 3, 3), seed=3).kernel
+    assert specnorm.enclose(kernel, rtol=1e-4).status == "converged: rtol=0.0001"
+    monkeypatch.setattr("specnorm.api.Enclose", lambda rtol: Enclose(rtol=rtol, max_cells=5))
+    found = specnorm.enclose(kernel, rtol=1e-4)
+    assert found.status.startswith("budget: ")
+    assert_encloses(found.lower, found.upper, sigma_star(kernel))
+
+
+def test_same_input_same_answer(xp: Lib) -> None:
+    """Bit for bit, witness included."""
+    kernel = xp.asarray(Recipe((4, 3, 3, 3), dtype=xp.dtypes[-1], seed=5).kernel)
+    first, second = (specnorm.enclose(kernel, rtol=1e-5) for _ in range(2))
+    for one, other in zip((first.lower, first.upper, *first.witness), (second.lower, second.upper, *second.witness)):
+        assert xp.to_numpy(one).tobytes() == xp.to_numpy(other).tobytes()
+    assert (first.cells, first.levels, first.status) == (second.cells, second.levels, second.status)
+
+
+def test_answer_is_in_the_callers_library(xp: Lib) -> None:
+    for dtype in xp.dtypes:
+        kernel = xp.asarray(Recipe((3, 2, 3), dtype=dtype, seed=1).kernel)
+        found = specnorm.enclose(kernel)
+        for end in (found.lower, found.upper):
+            assert type(end) is type(kernel)
+            assert xp.dtype_name(end) == dtype
+            assert xp.number(end) > 0
+        assert found.proof_dtype == ("float64" if xp.backend.proofs == "device" else "float64 on the host")
+        assert found.cells >= 1
+
+
+def test_zero_kernel(xp: Lib) -> None:
+    found = specnorm.enclose(xp.asarray(np.zeros((2, 3, 3, 3), dtype=np.float32)))
+    assert (xp.number(found.lower), xp.number(found.upper)) == (0.0, 0.0)
+    assert found.status.startswith("converged")
+
+
+def test_layouts_agree() -> None:
+    """HWIO is the same layer."""
+    kernel = Recipe((3, 2, 3, 2), seed=8).kernel
+    plain = specnorm.enclose(kernel)
+    moved = specnorm.enclose(np.transpose(kernel, (2, 3, 1, 0)), layout="HWIO")
+    assert float(plain.lower) == float(moved.lower)
+    assert float(plain.upper) == float(moved.upper)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 2), (2, 2, 4), (3, 2, 2, 4), (2, 2, 2, 2, 2), (3, 2, 1, 5), (4, 2, 1, 1), (3, 2)]
+)
+def test_zero_borders_change_nothing(shape: tuple[int, ...]) -> None:
+    """Taps that are zero at the borders are cut: a shift of the kernel. Even and odd sizes, at sizes and without."""
+    kernel = Recipe(shape, seed=21).kernel
+    padded = np.pad(kernel, [(0, 0), (0, 0), *[(1, 2)] * (kernel.ndim - 2)])
+    for size in (None, 3, 8):
+        plain, cut = specnorm.enclose(kernel, size), specnorm.enclose(padded, size)
+        assert abs(float(cut.lower) / float(plain.lower) - 1) < 1e-12
+        assert abs(float(cut.upper) / float(plain.upper) - 1) < 1e-12
+
+
+def test_kernel_larger_than_the_input() -> None:
+    """It wraps: the norm at n is that of the kernel summed over its taps modulo n."""
+    kernel = Recipe((2, 3, 5, 4), seed=4).kernel
+    for n in (1, 2, 3):
+        found = specnorm.enclose(kernel, n)
+        assert_encloses(found.lower, found.upper, dense_norm(kernel, n))
+
+
+def test_large_grid_costs_no_more(xp: Lib) -> None:
+    """At n = 1000 few of a million frequencies are looked at."""
+    kernel = xp.asarray(Recipe((3, 3, 3, 3), dtype=xp.dtypes[-1], seed=2).kernel)
+    found, whole = specnorm.enclose(kernel, 1000), specnorm.enclose(kernel)
+    assert found.cells < 20_000
+    assert xp.number(found.lower) <= xp.number(whole.upper)
+    assert xp.number(found.upper) >= 0.999 * xp.number(whole.lower)
+
+
+def test_symbol_that_vanishes() -> None:
+    """Differences at size 1 give the zero layer: true ends, and no error from a singular system."""
+    for kernel in (np.array([[[0.1, -0.1]], [[0.0, 0.0]]]), np.array([[[1.0, -2.0, 1.0]]])):
+        for rtol in (1e-3, 1e-6):
+            found = specnorm.enclose(kernel, 1, rtol=rtol)
+            assert float(found.lower) <= 1e-16
+            assert float(found.upper) >= 0.0
+
+
+def test_symbol_that_cancels_to_subnormal_numbers() -> None:
+    """What is left at frequency 0 is 1e-310: finite bounds, no NaN."""
+    kernel = np.zeros((1, 2, 2))
+    kernel[0, 0], kernel[0, 1, 0] = [1.0, -1.0], 1e-310
+    for n in (1, 2, 8):
+        found = specnorm.enclose(kernel, n)
+        assert_encloses(found.lower, found.upper, dense_norm(kernel, n))
+        assert np.isfinite(float(specnorm.gram_bound(kernel, n)))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_other_paddings_at_a_size_are_refused_or_true(mode: str) -> None:
+    kernel = Recipe((2, 2, 3), seed=1).kernel
+    try:
+        found = specnorm.enclose(kernel, 5, padding_mode=mode)  # type: ignore[arg-type]
+    except specnorm.GeometryError as error:
+        assert "input_shape" in str(error) or "padding" in str(error)
+    else:
+        assert_encloses(found.lower, found.upper, dense_norm(kernel, 5, padding_mode=mode))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rtol", [0.0, 1.0, -1e-3, float("nan"), "tight"])
+def test_what_is_no_tolerance_is_refused(rtol: float) -> None:
+    with pytest.raises(specnorm.MethodError, match="rtol"):
+        specnorm.enclose(np.ones((1, 1, 2)), rtol=rtol)
+
+
+def test_grid_points_need_a_supremum() -> None:
+    """Without one the lemma for grids has nothing to stand on: an error of ours, never a proof."""
+    kernel = Recipe((1, 2, 2, 3), seed=1).kernel
+    search = Search(kernel, xp=array_api_compat.numpy, backend=BACKEND)
+    with pytest.raises(ValueError, match="supremum"):
+        search.run(dft((5, 5), (2, 3)), rtol=1e-3, max_cells=100)
+
+
+def test_angles_beyond_64_bits() -> None:
+    """Cells of kernels with several long axes need larger integers than the machine's."""
+    denominators = (136 * 2**40, 126 * 2**40, 118 * 2**40)
+    numerators = np.array([[3 * 2**40 + 7, 125 * 2**40 + 1, 2**40 - 1]])
+    points = np.array([[30, -28, 26], [1, 0, 0], [0, 1, 1]])
+    cos, sin = phases_at(Frequencies(numerators, denominators), points)
+    for j, point in enumerate(points):
+        axes = zip(numerators[0].tolist(), point.tolist(), denominators, strict=True)
+        turn = float(sum((Fraction(n * k, d) for n, k, d in axes), Fraction(0)) % 1)
+        assert abs(cos[0, j] - np.cos(2 * np.pi * turn)) < 1e-14
+        assert abs(sin[0, j] - np.sin(2 * np.pi * turn)) < 1e-14

@@ -1,0 +1,181 @@
+"""The truth itself: against closed forms and high-precision arithmetic; and every checker can fail."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+
+from flint import arb, ctx
+from oracle import dense_norm, sigma_star
+
+from soundness import balls
+from soundness.claims import Claims
+from soundness.families import FAMILIES, Case, case
+from soundness.truths import Truth
+
+HALF = Fraction(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("taps", "square"),
+    [
+        ([1, 1], 4),
+        ([1, 2, 1], 16),
+        ([1, -1], 4),
+        ([1, 0, -1], 4),
+        ([1, -2, 1], 16),
+        ([3], 9),
+        ([0, 0], 0),
+        ([1, 1, -1], 5),  # |1 + z - z^2|^2 = 5 - 2 (cos(2t) + ...): its maximum is inside, and rational
+    ],
+)
+def test_scalar_supremum(taps: list[int], square: int) -> None:
+    found = balls.scalar_supremum([np.asarray(taps, dtype=float)])
+    with ctx.workprec(balls.BITS):
+        assert (found * found).overlaps(arb(square))
+        assert found.rad() < arb("1e-60")
+
+
+def test_scalar_supremum_at_every_scale() -> None:
+    """Exact for the smallest and largest floats alike, and for coefficients twelve decades apart."""
+    for taps in ([5e-324, 5e-324], [1e308, 1e-308], [1e-12, 1.0, 1e-7], [0.1, 0.2, -0.3]):
+        found = balls.scalar_supremum([np.asarray(taps)])
+        fine = np.linspace(0, np.pi, 20_001)
+        scale = max(abs(t) for t in taps)
+        sampled = max(abs(sum(t / scale * np.exp(1j * k * fine) for k, t in enumerate(taps))))
+        assert abs(balls.as_float(found / arb(scale)) / sampled - 1) < 1e-7
+
+
+def test_norms_against_the_other_oracle() -> None:
+    """Ball arithmetic at the DFT frequencies is the circular norm of the dense matrix."""
+    for seed, shape in enumerate([(3, 2, 3), (2, 3, 2, 3), (1, 4, 4), (3, 3, 2, 2, 2), (4, 2)]):
+        kernel = np.random.RandomState(seed).standard_normal(shape)
+        sizes = (3, 4, 2)[: len(shape) - 2]
+        truth = Truth(Case(seed, "normal", kernel, None))
+        dense = dense_norm(kernel, sizes)
+        high = truth.above_grid(sizes) or truth.low(sizes)
+        assert dense.lo <= balls.as_float(high) * (1 + 1e-15)
+        assert balls.as_float(truth.low(sizes)) <= dense.hi * (1 + 1e-15)
+
+
+def test_both_ends_of_a_norm_meet() -> None:
+    """On random symbols, equal singular values included, the two ends are within 1e-12 of each other."""
+    for index in range(80):
+        drawn = case(index)
+        exact = balls.Exact(drawn.kernel)
+        ends = exact.norm([Fraction(index, 97)] * len(exact.sizes))
+        with ctx.workprec(balls.BITS):
+            assert not ends.low > ends.high
+            tiny = balls.power_of_two(exact.exponent - 80)  # the symbol may vanish
+            assert ends.high - ends.low <= ends.high * arb("1e-12") + tiny
+
+
+def test_a_quotient_is_below_the_norm() -> None:
+    exact = balls.Exact(np.random.RandomState(0).standard_normal((4, 3, 2)))
+    symbol = exact.symbol([Fraction(1, 7)])
+    ends = balls.norm(symbol)
+    for seed in range(10):
+        vector = np.random.RandomState(seed).standard_normal(3) + 1j * np.random.RandomState(seed + 50).standard_normal(
+            3
+        )
+        assert balls.quotient(symbol, vector) < ends.high
+    assert balls.quotient(symbol, balls.top_vector(symbol)) > ends.high * arb("0.999999")
+
+
+def test_a_norm_that_is_too_small_is_not_proven() -> None:
+    """The elimination behind upper ends refuses the largest eigenvalue less almost nothing."""
+    with ctx.workprec(balls.BITS):
+        h = balls.matrix(np.array([[2.0, 1.0], [1.0, 2.0]]))
+        assert balls._positive(h, arb(3) + arb("1e-60"))
+        assert not balls._positive(h, arb(3) - arb("1e-60"))
+        assert not balls._positive(h, arb(3))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_closed_forms(family: str) -> None:
+    """Each closed form against the search for peaks, which knows nothing of it, and against the other oracle."""
+    with ctx.workprec(balls.BITS):
+        for index in range(12):
+            drawn = case(index, family=family)
+            known = drawn.supremum()
+            if known is None or drawn.kernel.size > 500:
+                continue
+            found = Truth(Case(index, family, drawn.kernel, None)).low()
+            assert not found > known, drawn
+            assert known <= found * (1 + arb("1e-9")), drawn
+            other = sigma_star(drawn.kernel, max_cells=500)
+            assert other.lo <= balls.as_float(known) * (1 + 1e-15), drawn
+            assert balls.as_float(known) <= other.hi * (1 + 1e-15), drawn
+
+
+def test_maximisers_to_sixty_digits() -> None:
+    """At the maximiser of a polynomial, found by Newton's method in balls, the norm is its supremum to 60 digits."""
+    taps = np.array([0.3, -1.7, 2.2, 0.9, -0.4])
+    exact = balls.Exact(taps[None, None])
+    turn = Truth(Case(0, "scalar", taps[None, None], None)).peaks.highest()[0][0]
+    with ctx.workprec(balls.BITS):
+        lags = [arb(float(d)) for d in range(1, 5)]
+        r = [sum((arb(float(taps[k])) * arb(float(taps[k + d])) for k in range(5 - d)), arb(0)) for d in range(1, 5)]
+        angle = 2 * arb.pi() * arb(turn.numerator) / arb(turn.denominator)
+        for _ in range(8):
+            slope = sum((d * x * (d * angle).sin() for d, x in zip(lags, r, strict=True)), arb(0))
+            bend = sum((d * d * x * (d * angle).cos() for d, x in zip(lags, r, strict=True)), arb(0))
+            angle = (angle - slope / bend).mid()
+        fine = Fraction(int((angle / (2 * arb.pi()) * 2**250).mid().floor().unique_fmpz() or 0), 2**250)
+        gap = balls.scalar_supremum([taps]) / exact.norm_below([fine]) - 1
+        assert gap.abs_upper() < arb("1e-60")
+        coarse = balls.scalar_supremum([taps]) / exact.norm_below([turn]) - 1
+        assert coarse.abs_upper() < arb("1e-18")
+
+
+def wrong(act: str, value: float) -> list[str]:
+    """Violations when a claim's value is off by a factor."""
+    kernel = np.array([[[1.0, 2.0, 1.0]]])
+    claims = Claims(Case(0, "binomial", kernel, lambda _: arb(4)))
+    checks = {
+        "upper": lambda: claims.upper("it", np.asarray(4 * value), claims.truth.low()),
+        "lower": lambda: claims.lower("it", np.asarray(4 * value), claims.truth.low(), claims.truth.high),
+    }
+    checks[act]()
+    return claims.tally.violations
+
+
+@pytest.mark.parametrize(
+    ("act", "value", "count"),
+    [
+        ("upper", 1.0, 0),
+        ("upper", 1 - 2**-53, 1),
+        ("upper", math.nan, 1),
+        ("upper", math.inf, 1),
+        ("upper", -1.0, 1),
+        ("lower", 1.0, 0),
+        ("lower", 1 + 2**-52, 1),
+        ("lower", math.nan, 1),
+        ("lower", -1.0, 1),
+        ("lower", 0.0, 0),
+    ],
+)
+def test_checkers_can_fail(act: str, value: float, count: int) -> None:
+    """By one unit in the last place."""
+    assert len(wrong(act, value)) == count
+
+
+def test_verdicts_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that always says True, or always False, is found out."""
+    claims = Claims(Case(0, "binomial", np.array([[[1.0, 2.0, 1.0]]]), lambda _: arb(4)))
+
+    class Says:
+        def __init__(self, proven: bool) -> None:
+            self.stats = {"proven": proven, "refuted": not proven}
+
+    monkeypatch.setattr("specnorm.measure", lambda *_, **__: Says(True))
+    claims.verdicts((-1e-15, 0.0, 1e-15))
+    assert len(claims.tally.violations) == 1
+    monkeypatch.setattr("specnorm.measure", lambda *_, **__: Says(False))
+    claims.verdicts((-1e-15, 0.0, 1e-15))
+    assert len(claims.tally.violations) == 3

@@ -1,0 +1,136 @@
+"""No proven value is wrong: every claim of the library against ball arithmetic, on kernels made to break it.
+
+``SPECNORM_SOUNDNESS_KERNELS`` sets how many kernels are drawn (the ``soundness`` session of nox: 100,000).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+
+from hypothesis import given
+from hypothesis import strategies as st
+from libraries import Lib
+
+import specnorm
+from soundness.claims import Claims
+from soundness.families import FAMILIES, Case, case
+from soundness.sample import OFFSETS, sample
+from specnorm.methods.enclosure import Enclose
+
+KERNELS = int(os.environ.get("SPECNORM_SOUNDNESS_KERNELS", "1200"))
+CHUNK = 200 if KERNELS < 10_000 else 1000
+FIRST_OPEN = 1_000_000
+"""Where the kernels of the smaller tests begin: none of the large sample."""
+
+
+@pytest.mark.parametrize("first", range(0, KERNELS, CHUNK))
+def test_sample(first: int) -> None:
+    tally = sample(range(first, min(first + CHUNK, KERNELS)))
+    print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
+    assert tally.violations == []
+
+
+@given(index=st.integers(0, 2**20 - 1), family=st.sampled_from(sorted(FAMILIES)), offset=st.sampled_from(OFFSETS))
+def test_any_kernel(index: int, family: str, offset: float) -> None:
+    """Both ends, verdicts near the truth, and the bounds at a fixed cost; hypothesis keeps what failed."""
+    claims = Claims(case(index, family=family))
+    claims.enclosure(1e-3, max_cells=500)
+    claims.verdicts((offset,), max_cells=500)
+    claims.grid()
+    claims.unfoldings()
+    claims.matrices(3)
+    assert claims.tally.violations == []
+
+
+def test_most_questions_are_answered() -> None:
+    """The sample would also pass if the library never proved anything."""
+    tally = sample(range(200))
+    asked = sum(n for claim, n in tally.claims.items() if claim.startswith(("certify", "enclose", "conv_norm", "tn")))
+    assert sum(tally.open.values()) < 0.25 * asked
+    wide = Claims(case(3))
+    wide.verdicts((1e-3, -1e-3, 1e-9, -1e-9), max_cells=5000)
+    assert wide.tally.open == {"certify: undecided": 0}
+
+
+def kernels_for(lib: Lib) -> list[Case]:
+    """A few kernels of every family; where each shape costs a compilation, many of one shape.
+
+    No subnormal numbers: XLA treats them as zero, and the bounds are those of what it computes (docs/guarantees.md).
+    """
+    dtypes = (lib.dtypes[-1],) if lib.compiles else lib.dtypes
+    each = {"numpy": 6, "torch": 3}.get(lib.name, 1)
+    drawn = (
+        case(index, family=family, dtypes=dtypes, subnormal=False)
+        for index in range(FIRST_OPEN, FIRST_OPEN + (60 if lib.compiles else each))
+        for family in sorted(FAMILIES)
+    )
+    return [c for c in drawn if c.kernel.shape == (2, 2, 3)][:20] if lib.compiles else list(drawn)
+
+
+def test_backends(xp: Lib) -> None:
+    """The same claims on every library."""
+    kernels = kernels_for(xp)
+    assert len(kernels) >= 15
+    found: list[str] = []
+    for drawn in kernels:
+        claims = Claims(drawn, asarray=xp.asarray, numpy=xp.to_numpy)
+        sizes = (5,) * (drawn.kernel.ndim - 2)
+        claims.grid()
+        claims.unfoldings()
+        claims.gram(sizes, 3)
+        claims.matrices(3)
+        claims.enclosure(1e-3, max_cells=300)
+        claims.enclosure(1e-2, sizes, max_cells=300)
+        claims.verdicts((-1e-9, 1e-9), max_cells=300)
+        claims.exact(1e-3, sizes)
+        if xp.name != "strict":
+            claims.tensor()
+        found += claims.tally.violations
+    assert found == []
+
+
+def test_half_precision(xp: Lib) -> None:
+    """float16 and bfloat16 kernels are exact numbers too, and answered in float32."""
+    names = [name for name in ("float16", "bfloat16") if hasattr(xp.xp, name)]
+    if not names:
+        pytest.skip(f"{xp.name} has no half precision")
+    for index, name in enumerate(names):
+        kernel = xp.asarray(np.random.RandomState(index).standard_normal((3, 2, 3, 3)).astype(np.float32))
+        dtype = getattr(xp.xp, name)
+        half = kernel.to(dtype) if xp.name == "torch" else kernel.astype(dtype)
+        exact = xp.to_numpy(half.float() if xp.name == "torch" else half.astype("float32"))
+        claims = Claims(Case(index, name, exact, None), numpy=xp.to_numpy)
+        claims.kernel = half
+        claims.enclosure(1e-3)
+        claims.verdicts((-1e-9, 1e-9))
+        claims.grid()
+        claims.tensor()
+        assert claims.tally.violations == []
+        assert xp.dtype_name(specnorm.grid_bound(half)) == "float32"
+
+
+@pytest.mark.parametrize("max_cells", [1, 2, 5, 20, 100])
+def test_budget(max_cells: int) -> None:
+    """Whatever the budget, the ends are true, and the status says when they are wider than asked."""
+    for index in range(FIRST_OPEN, FIRST_OPEN + len(FAMILIES)):
+        claims = Claims(case(index))
+        claims.enclosure(1e-6, max_cells=max_cells)
+        claims.enclosure(1e-3, (9,) * len(claims.truth.kernel_shape), max_cells=max_cells)
+        claims.verdicts((-1e-6, 1e-6), max_cells=max_cells)
+        assert claims.tally.violations == []
+
+
+def test_budget_is_kept() -> None:
+    """Cells are counted: no search goes on beyond its budget."""
+    kernel = np.random.RandomState(0).standard_normal((4, 4, 3, 3))
+    wide, narrow = (specnorm.measure(kernel, Enclose(rtol=1e-6, max_cells=n)) for n in (10, 100_000))
+    assert not bool(wide.stats["converged"])
+    assert bool(narrow.stats["converged"])
+    assert int(wide.stats["cells"]) <= 10 * (1 + 6) < int(narrow.stats["cells"])
+    assert float(wide.stats["lower"]) * (1 + 1e-6) < float(wide.value) < math.inf
