@@ -16,6 +16,8 @@ BACKENDS = ("numpy", "strict", "torch", "jax")
 ELSEWHERE = ("--ignore=tests/test_house.py", "--ignore=tests/test_docs.py")
 """Tests that have a session of their own."""
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
+STRANGER = "./tests/thirdparty"
+"""Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 LINTERS = ("ruff>=0.11",)
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
 """What pyproject.toml promises to work with. Older torch is left out: its wheels bring CUDA packages."""
@@ -73,14 +75,17 @@ def house(session: nox.Session) -> None:
 def tests(session: nox.Session, backend: str) -> None:
     """One array library alone: no other framework is installed."""
     extras = f"cli,{backend}" if backend in ("torch", "jax") else "cli"
-    prepare(session, "-e", f".[{extras}]", *(["./tests/thirdparty"] if backend == "strict" else []), *TEST_TOOLS)
+    prepare(session, "-e", f".[{extras}]", *TEST_TOOLS)
+    if backend == "strict":
+        prepare(session, STRANGER)
     pytest(session, *ELSEWHERE, backends=backend)
 
 
 @nox.session(python=PYTHON)
 def cross(session: nox.Session) -> None:
     """Several frameworks in one process: each array finds its own plugin, mixed ones are refused."""
-    prepare(session, "-e", ".[cli,torch,jax]", "./tests/thirdparty", *TEST_TOOLS)
+    prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
+    prepare(session, STRANGER)
     pytest(session, "tests/test_backends.py", "-k", "not conformance", backends="numpy,strict,torch,jax")
 
 
@@ -128,7 +133,8 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def thirdparty(session: nox.Session) -> None:
     """A stranger's plugin: built, installed and checked where nothing else is, pytest included."""
-    prepare(session, ".", "./tests/thirdparty")
+    prepare(session, ".")
+    prepare(session, STRANGER)
     check = "import specnorm_strict, specnorm.testing as t; t.check_backend(specnorm_strict.BACKEND)"
     session.chdir(session.create_tmp())
     session.run("python", "-W", "error", "-c", check)

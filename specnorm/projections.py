@@ -50,12 +50,12 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     backend = backend_for(kernel)
     given: Any = backend.detach(kernel)
     shrunk, factor = given, 1.0
-    eps = float(backend.namespace(given).finfo(given.dtype).eps)
     for attempt in range(20):
         upper = _upper(shrunk, backend, geometry)
         if upper <= bound:
             result: ArrayT = shrunk
             return result
+        eps = float(backend.namespace(given).finfo(given.dtype).eps)
         # The rounding of the product may lift the norm again, most in half precision: a little more each round.
         factor *= bound / upper * (1 - 2**attempt * eps / 64)
         shrunk = _times(given, factor, backend)
