@@ -74,6 +74,11 @@ def expected_gradient(name: str, k: Any) -> Any:
     return gradient
 
 
+BATCHED = 1e-6
+"""A batch stops alternating when its slowest kernel has converged: TN's value, flat there, is known to 1e-13, its
+vectors, and so its gradient, to about the root of that."""
+
+
 def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
     assert found.shape == expected.shape
     assert found.dtype == expected.dtype
@@ -159,13 +164,13 @@ def test_func_transformations(name: str) -> None:
     close(gradient, wanted[0])
     close(value, function(batch[0]))
     close(torch.func.vmap(function)(batch), torch.stack([function(k) for k in batch]))
-    close(torch.func.vmap(torch.func.grad(function))(batch), wanted)
-    close(torch.func.grad(lambda x: torch.func.vmap(function)(x).sum())(batch), wanted)
+    close(torch.func.vmap(torch.func.grad(function))(batch), wanted, BATCHED)
+    close(torch.func.grad(lambda x: torch.func.vmap(function)(x).sum())(batch), wanted, BATCHED)
     moved = batch.movedim(0, 2)
-    close(torch.func.vmap(torch.func.grad(function), in_dims=2)(moved), wanted)
+    close(torch.func.vmap(torch.func.grad(function), in_dims=2)(moved), wanted, BATCHED)
     pairs = batch[None].expand(2, *batch.shape)
-    close(torch.func.vmap(torch.func.vmap(torch.func.grad(function)))(pairs)[1], wanted)
-    close(torch.func.vmap(torch.func.grad(lambda k: function(2 * k)))(batch), 2 * wanted_at(name, 2 * batch))
+    close(torch.func.vmap(torch.func.vmap(torch.func.grad(function)))(pairs)[1], wanted, BATCHED)
+    close(torch.func.vmap(torch.func.grad(lambda k: function(2 * k)))(batch), 2 * wanted_at(name, 2 * batch), BATCHED)
     jacobian = torch.func.jacrev(FUNCTIONS[name])(batch[0])
     assert jacobian.shape == (*FUNCTIONS[name](batch[0]).shape, *SHAPE)
 
@@ -212,7 +217,7 @@ def test_compiled_transformations(name: str) -> None:
     function, batch = scalar(name), normal(3, *SHAPE, seed=7)
     wanted = wanted_at(name, batch)
     close(compiled(torch.func.grad(function))(batch[0]), wanted[0])
-    close(compiled(torch.func.vmap(torch.func.grad(function)))(batch), wanted)
+    close(compiled(torch.func.vmap(torch.func.grad(function)))(batch), wanted, BATCHED)
 
 
 def test_compiled_training_step() -> None:

@@ -117,7 +117,7 @@ class Search:
         while len(boxes):
             if seen + len(boxes) > max_cells or level == max_levels:
                 return Found(lower, math.inf, where, seen, level)
-            seen, level = seen + len(boxes), level + 1
+            seen, level, entry = seen + len(boxes), level + 1, lower
             failed: list[np.ndarray] = []
             next_vectors: list[Array] = []
             estimates: list[np.ndarray] = []
@@ -150,9 +150,8 @@ class Search:
             points = np.flatnonzero(~boxes.divisible)
             if len(points):
                 # A single frequency neither passes nor is seen above: its estimate has not converged. Settle it.
-                before = lower
                 lower, where = self._settle(boxes[points].centres, lower, where, rtol=rtol)
-                if lower <= before:
+                if lower <= entry * (1 + 1e-14):
                     return Found(lower, math.inf, where, seen, level)
             boxes, parent = _shrink(boxes, np.concatenate(estimates), target)
             vectors = self._take(vectors, parent) if len(boxes) else vectors

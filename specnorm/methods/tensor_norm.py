@@ -103,7 +103,7 @@ class TensorNorm(Method):
     ) -> tuple[Array, list[Array], Array]:
         """Alternate from starts (b, s, ...); the best value of each block, lifted by its rounding, and its vectors."""
         form = _Form(blocks, xp=xp)
-        tol = 2e-7 if blocks.dtype == xp.float32 else 1e-11
+        tol = 2e-7 if blocks.dtype == xp.float32 else 1e-13
 
         def cond(state: tuple[Array, ...]) -> Array:
             return (state[0] < self.max_iter) & (xp.max(state[1]) > tol)
