@@ -212,8 +212,9 @@ def jax(request: pytest.FixtureRequest) -> Iterator[Any]:
         pytest.skip(str(reason))
 
 
-@pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "conv_norm", "gram_iteration"])
-@pytest.mark.parametrize("precision", ["bfloat16", "tensorfloat32"])
+@pytest.mark.parametrize(
+    ("name", "precision"), [("tn_bound", "bfloat16"), ("conv_norm", "bfloat16"), ("gram_iteration", "tensorfloat32")]
+)
 def test_jax_matmul_precision(jax: Any, name: str, precision: str) -> None:
     """The value is bit for bit the same, and the compiled products ask for the highest precision."""
     x = jax.numpy.asarray(kernel())

@@ -11,7 +11,7 @@ from checks import assert_encloses
 from hypothesis import given
 from hypothesis import strategies as st
 from libraries import Lib
-from oracle import dense_norm, sigma_star
+from oracle import PaddingMode, dense_norm, sigma_star
 from promises import for_all, layers_for, rounded
 from specnorm_numpy import BACKEND
 from strategies import Layer, Recipe, recipes
@@ -126,8 +126,8 @@ def test_same_input_same_answer(xp: Lib) -> None:
     """Bit for bit, witness included."""
     kernel = xp.asarray(Recipe((4, 3, 3, 3), dtype=xp.dtypes[-1], seed=5).kernel)
     first, second = (specnorm.enclose(kernel, rtol=1e-5) for _ in range(2))
-    for one, other in zip((first.lower, first.upper, *first.witness), (second.lower, second.upper, *second.witness)):
-        assert xp.to_numpy(one).tobytes() == xp.to_numpy(other).tobytes()
+    pairs = zip((first.lower, first.upper, *first.witness), (second.lower, second.upper, *second.witness), strict=True)
+    assert all(xp.to_numpy(one).tobytes() == xp.to_numpy(other).tobytes() for one, other in pairs)
     assert (first.cells, first.levels, first.status) == (second.cells, second.levels, second.status)
 
 
@@ -208,14 +208,15 @@ def test_symbol_that_cancels_to_subnormal_numbers() -> None:
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
-def test_other_paddings_at_a_size_are_refused_or_true(mode: str) -> None:
+def test_other_paddings_at_a_size_are_refused_or_true(mode: PaddingMode) -> None:
     kernel = Recipe((2, 2, 3), seed=1).kernel
     try:
-        found = specnorm.enclose(kernel, 5, padding_mode=mode)  # type: ignore[arg-type]
-    except specnorm.GeometryError as error:
-        assert "input_shape" in str(error) or "padding" in str(error)
+        found = specnorm.enclose(kernel, 5, padding_mode=mode)
+    except specnorm.GeometryError:
+        with pytest.raises(specnorm.GeometryError, match=r"input_shape|padding"):
+            specnorm.enclose(kernel, 5, padding_mode=mode)
     else:
-        assert_encloses(found.lower, found.upper, dense_norm(kernel, 5, padding_mode=mode))  # type: ignore[arg-type]
+        assert_encloses(found.lower, found.upper, dense_norm(kernel, 5, padding_mode=mode))
 
 
 @pytest.mark.parametrize("rtol", [0.0, 1.0, -1e-3, float("nan"), "tight"])

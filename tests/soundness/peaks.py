@@ -57,12 +57,12 @@ class Peaks:
         top = np.linalg.eigvalsh(np.conj(np.swapaxes(g, 1, 2)) @ g)[:, -1]
         return np.asarray(np.sqrt(np.maximum(top, 0.0)))
 
-    def highest(self, count: int = 3) -> list[tuple[Fraction, ...]]:
-        """Turns of the highest peaks over the torus."""
+    def highest(self, count: int = 3, effort: int = 1) -> list[tuple[Fraction, ...]]:
+        """Turns of the highest peaks over the torus; with more effort from a finer grid."""
         moving = [j for j, k in enumerate(self.sizes) if k > 1]
         if not moving:
             return [(Fraction(0),) * len(self.sizes)]
-        dense = {1: 12, 2: 6}.get(len(moving), 5)
+        dense = {1: 12, 2: 6}.get(len(moving), 5) * effort
         counts = [dense * (k - 1) if k > 1 else 1 for k in self.sizes]
         # A real kernel: half of one axis is enough; both 0 and half a turn are among the points.
         ranges = [np.arange(n // 2 + 1 if j == moving[0] else n) / n for j, n in enumerate(counts)]

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
+from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 from libraries import Lib
+from real_weights import MODELS, real_layers
+from specnorm_numpy import NumpyBackend
 
 import specnorm
 from soundness.claims import Claims
 from soundness.families import FAMILIES, Case, case
 from soundness.sample import OFFSETS, sample
-from specnorm.methods.enclosure import Enclose
+from soundness.truths import Truth, float_of
+from specnorm.methods import Enclose
 
 KERNELS = int(os.environ.get("SPECNORM_SOUNDNESS_KERNELS", "1200"))
 CHUNK = 200 if KERNELS < 10_000 else 1000
@@ -58,6 +65,54 @@ def test_most_questions_are_answered() -> None:
     assert wide.tally.open == {"certify: undecided": 0}
 
 
+@pytest.mark.parametrize("project", [specnorm.rescale, specnorm.clip])
+def test_projections(project: Callable[..., NDArray[Any]]) -> None:
+    """What comes back, as rounded, has a norm of at most the bound."""
+    done = 0
+    for index in range(FIRST_OPEN, FIRST_OPEN + 3 * len(FAMILIES)):
+        drawn = case(index, subnormal=False)
+        if drawn.kernel.size > 2000 or min(drawn.kernel.shape[2:], default=1) > 3:
+            continue
+        bound = 0.7 * float_of(Truth(drawn).low()) or 1.0
+        try:
+            got = project(drawn.kernel, bound)
+        except specnorm.Undecided:
+            continue
+        assert not arb(bound) < Truth(Case(index, "projected", got, None)).low(), drawn
+        done += 1
+    assert done > 30
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_trained_kernels(model: str) -> None:
+    """Every fourth layer of published networks."""
+    found: list[str] = []
+    for _, kernel, _ in real_layers(model)[::4]:
+        if kernel.size > 40_000:
+            continue
+        claims = Claims(Case(0, model, kernel, None))
+        claims.enclosure(1e-6)
+        claims.enclosure(1e-3, (16,) * (kernel.ndim - 2))
+        claims.verdicts((-1e-9, 1e-9))
+        claims.grid()
+        claims.unfoldings()
+        claims.tensor()
+        found += claims.tally.violations
+    assert found == []
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3, 3), (3, 1, 2, 4), (1, 2, 5), (2, 2, 2, 2, 2)])
+def test_large_grids(shape: tuple[int, ...]) -> None:
+    """Circular norms where few of the frequencies are looked at."""
+    sizes = {1: (257,), 2: (257, 64), 3: (17, 16, 19)}[len(shape) - 2]
+    for seed in range(3):
+        claims = Claims(Case(seed, "normal", np.random.RandomState(seed).standard_normal(shape), None))
+        claims.enclosure(1e-6, sizes)
+        claims.verdicts((-1e-6, 1e-6, -1e-12, 1e-12), sizes)
+        claims.exact(1e-6, sizes)
+        assert claims.tally.violations == []
+
+
 def kernels_for(lib: Lib) -> list[Case]:
     """A few kernels of every family; where each shape costs a compilation, many of one shape.
 
@@ -91,6 +146,21 @@ def test_backends(xp: Lib) -> None:
         claims.exact(1e-3, sizes)
         if xp.name != "strict":
             claims.tensor()
+        found += claims.tally.violations
+    assert found == []
+
+
+def test_float32_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allowances of float32, as on plain JAX, where they are largest."""
+    monkeypatch.setattr(NumpyBackend, "wide_dtype", lambda *_: "float32")
+    found: list[str] = []
+    for index in range(FIRST_OPEN, FIRST_OPEN + 20 * len(FAMILIES)):
+        claims = Claims(case(index, dtypes=("float32", "float16")))
+        sizes = (int(1 + index % 7),) * len(claims.truth.kernel_shape)
+        claims.grid()
+        claims.unfoldings()
+        claims.gram(sizes, index % 9)
+        claims.matrices(index % 5)
         found += claims.tally.violations
     assert found == []
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-from flint import arb
+from flint import arb, ctx
 
-from soundness.balls import Exact
+from soundness.balls import BITS, Exact, largest, power_of_two
 from soundness.families import Case
 from soundness.peaks import Peaks
 
@@ -58,22 +58,38 @@ class Truth:
                 self._lows[sizes] = max((self.exact.norm_below(t) for t in found), key=float_of)
         return self._lows[sizes]
 
+    def harder(self, sizes: tuple[int, ...] | None = None) -> arb:
+        """Lower end after a longer look for peaks of the supremum; for when a claim cannot be proven."""
+        if sizes is None and self.high is None:
+            found = self.peaks.highest(count=20, effort=4)
+            self._lows[sizes] = max([self.low(), *(self.exact.norm_below(t) for t in found)], key=float_of)
+        return self.low(sizes)
+
     def grid(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """DFT sizes that matter: an axis with one tap needs one frequency."""
         return tuple(1 if k == 1 else n for n, k in zip(sizes, self.kernel_shape, strict=True))
 
     def witnessed(self, angles: Sequence[float], sizes: tuple[int, ...] | None = None) -> arb:
-        """Lower end after a look at a frequency that the library names, in radians."""
-        low = self.low(sizes)
-        if (self.high is not None and (sizes is None or self.case.at_zero)) or not np.any(self.kernel):
-            return low
+        """Look at a frequency that the library names, in radians; it may raise the lower end.
+
+        Returns
+        -------
+        arb
+            Proven upper end of the norm there, and within rounding of the angles.
+        """
+        if self.kernel.size > 2000:
+            return self.low(sizes)
         turns = [float(a) / (2 * math.pi) for a in angles]
         if sizes is None:
             points = [[Fraction(round(t * LATTICE), LATTICE) for t in turns], [Fraction(t) for t in turns]]
         else:
             points = [[Fraction(round(t * n), n) for t, n in zip(turns, sizes, strict=True)]]
-        self._lows[sizes] = max([low, *(self.exact.norm_below(t) for t in points)], key=float_of)
-        return self._lows[sizes]
+        ends = [self.exact.norm(point) for point in points]
+        self._lows[sizes] = max([self.low(sizes), *(e.low for e in ends)], key=float_of)
+        size = float(np.sum(np.abs(np.ldexp(self.kernel.astype(float), -self.exact.exponent))))
+        with ctx.workprec(BITS):
+            room = arb(1e-14 * size) * power_of_two(self.exact.exponent)
+            return largest([e.high for e in ends]) + room
 
     def above_grid(self, sizes: tuple[int, ...]) -> arb | None:
         """Proven upper end at a circular size, from every frequency; None for large grids."""

@@ -1,0 +1,151 @@
+"""Certificates: True is a proof, False a refutation, and what cannot be told is said to be undecided."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import dense_norm, sigma_star
+from promises import for_all, layers_for
+from strategies import Layer, Recipe, recipes
+
+import specnorm
+from specnorm import Undecided
+from specnorm.methods.enclosure import Certify
+
+BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
+
+
+def verdict(kernel: object, bound: float, size: int | None = None) -> bool | None:
+    """None: undecided."""
+    try:
+        return specnorm.certify(kernel, bound, input_shape=size)
+    except Undecided:
+        return None
+
+
+@given(recipe=recipes(), size=st.sampled_from((None, 1, 2, 5, 9)), rtol=st.sampled_from((1e-1, 1e-3, 1e-6)))
+def test_agrees_with_the_enclosure(recipe: Recipe, size: int | None, rtol: float) -> None:
+    """Just above the upper end it is never False, just below the lower end never True."""
+    kernel = recipe.kernel
+    found = specnorm.enclose(kernel, size, rtol=rtol)
+    lower, upper = float(found.lower), float(found.upper)
+    assert verdict(kernel, upper * (1 + 1e-9), size) is not False
+    if lower > 0:
+        assert verdict(kernel, lower * (1 - 1e-9), size) is not True
+
+
+@pytest.mark.parametrize(
+    ("kernel", "norm"),
+    [
+        (np.ones((1, 1, 2)), 2.0),
+        (BINOMIAL, 4.0),
+        (np.array([[[1.0, -1.0]]]), 2.0),
+        (np.ones((1, 1, 3, 3)), 9.0),
+        (np.array([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]]), 8.0),
+        (np.stack([np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])], axis=-1), 2.0),
+        (np.eye(3)[:, :, None, None], 1.0),
+        (np.array([[3.0, 0.0], [4.0, 0.0]]), 5.0),
+    ],
+    ids=["sum", "binomial", "difference", "ones", "Laplacian", "rotation", "identity", "matrix"],
+)
+def test_closed_forms(xp: Lib, kernel: NDArray[np.float64], norm: float) -> None:
+    """At the norm itself a proof with rounding can tell nothing; a hair beside it, everything."""
+    array = xp.asarray(kernel.astype(xp.dtypes[-1]))
+    assert verdict(array, norm * (1 + 1e-9)) is True
+    assert verdict(array, norm * (1 - 1e-9)) is False
+    assert verdict(array, norm) is None
+    for offset in (1e-13, 1e-14, 1e-15):
+        assert verdict(array, norm * (1 + offset)) is not False
+        assert verdict(array, norm * (1 - offset)) is not True
+
+
+def test_never_wrong(xp: Lib) -> None:
+    def check(layer: Layer) -> None:
+        kernel = xp.asarray(layer.kernel)
+        for geometry, truth in (
+            ({}, sigma_star(layer.kernel, max_cells=4000)),
+            ({"input_shape": layer.input_shape}, dense_norm(layer.kernel, layer.input_shape)),
+        ):
+            for ratio in (0.9, 0.999999, 1.000001, 1.1):
+                bound = ratio * truth.hi
+                try:
+                    said = specnorm.certify(kernel, bound, **geometry)  # type: ignore[arg-type]
+                except Undecided:
+                    continue
+                assert truth.lo <= bound if said else bound <= truth.hi
+
+    for_all(xp, layers_for(xp), check, share=0.3)
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-305, 1e-300, 1e-200, 1e-30, 1.0, 1e30, 1e200, 1e300, 4e307])
+def test_every_magnitude(scale: float) -> None:
+    """Kernels and bounds at both ends of the floats; bounds hundreds of decades away from the norm."""
+    kernel = np.array([[[1.0, -1.0]]]) * scale
+    assert specnorm.certify(kernel, 2.02 * scale)
+    assert not specnorm.certify(kernel, 1.98 * scale)
+    for bound in (1e-300, 1e-150, 1.0, 1e150, 1e308):
+        if not 0.5 < bound / scale < 4:
+            assert specnorm.certify(kernel, bound) is (bound > 2 * scale)
+    if scale > 1e-300:
+        assert not specnorm.certify(kernel, 5e-324)
+
+
+def test_zero_bound_and_zero_kernel() -> None:
+    assert specnorm.certify(np.zeros((2, 2, 3)), 0.0)
+    assert specnorm.certify(np.zeros((2, 2, 3)), 1.0)
+    assert not specnorm.certify(BINOMIAL, 0.0)
+    assert not specnorm.certify(BINOMIAL, 0.0, input_shape=4)
+
+
+@pytest.mark.parametrize("bound", [-1.0, math.nan, math.inf, -math.inf])
+def test_what_is_no_norm_is_refused(bound: float) -> None:
+    with pytest.raises(specnorm.MethodError, match="bound="):
+        specnorm.certify(BINOMIAL, bound)
+
+
+def test_undecided_says_what_helps() -> None:
+    with pytest.raises(Undecided, match="enclose"):
+        specnorm.certify(BINOMIAL, 4.0)
+
+
+def test_budget() -> None:
+    """A budget that is too small decides nothing wrongly."""
+    kernel = Recipe((4, 4, 3, 3), seed=3).kernel
+    truth = sigma_star(kernel)
+    decided = 0
+    for cells in (1, 10, 100, 1000, 10_000):
+        for ratio in (0.999, 1.001):
+            stats = specnorm.measure(kernel, Certify(bound=ratio * truth.hi, max_cells=cells)).stats
+            decided += bool(stats["proven"]) + bool(stats["refuted"])
+            assert not (bool(stats["proven"]) and ratio < 1)
+            assert not (bool(stats["refuted"]) and ratio > 1)
+    assert decided >= 4
+
+
+def test_at_a_size_below_the_supremum() -> None:
+    """[1, -1] at n = 3 has norm sqrt(3), the supremum 2: a bound in between holds for the one, not for the other."""
+    kernel = np.array([[[1.0, -1.0]]])
+    assert specnorm.certify(kernel, 1.8, input_shape=3)
+    assert not specnorm.certify(kernel, 1.7, input_shape=3)
+    assert not specnorm.certify(kernel, 1.8)
+    assert not specnorm.certify(kernel, 1.8, input_shape=4)
+
+
+def test_is_a_plain_bool(xp: Lib) -> None:
+    kernel = xp.asarray(Recipe((2, 2, 3), dtype=xp.dtypes[-1], seed=1).kernel)
+    assert specnorm.certify(kernel, 100.0) is True
+    assert specnorm.certify(kernel, 1e-3) is False
+
+
+def test_same_verdict_again() -> None:
+    """Near the norm, where it depends on the last bits."""
+    kernel = Recipe((3, 3, 3, 3), seed=7).kernel
+    upper = float(specnorm.enclose(kernel, rtol=1e-9).upper)
+    for offset in (1e-9, 1e-12, -1e-12, -1e-9):
+        assert verdict(kernel, upper * (1 + offset)) is verdict(kernel, upper * (1 + offset))

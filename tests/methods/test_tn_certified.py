@@ -1,0 +1,325 @@
+"""The tensor-norm bound is a bound: the published recipe falls below the norm, ours is proven, restarted or refused."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import sigma_star, tensor_norm_best
+from real_weights import real_kernel
+from strategies import Recipe
+
+import specnorm
+from specnorm import EstimateWarning, MethodError, TensorNorm, Undecided
+from specnorm.frequencies import Frequencies
+from specnorm.methods import tensor_norm
+
+BELOW = [
+    ("resnet20", "layer1.1.conv1"),
+    ("resnet20", "layer1.1.conv2"),
+    ("resnet20", "layer2.0.conv1"),
+    ("resnet20", "layer3.0.conv2"),
+    ("resnet20", "layer3.1.conv2"),
+    ("dncnn25", "model.8"),
+    ("dncnn25", "model.14"),
+    ("dncnn25", "model.22"),
+    ("dncnn25", "model.26"),
+    ("espnet", "level2.0.d1.conv"),
+    ("espnet", "level2.0.d16.conv"),
+    ("espnet", "level3.0.d16.conv"),
+    ("espnet", "level3.1.d2.conv"),
+    ("espnet", "level3.1.d4.conv"),
+    ("espnet", "up_l3.0"),
+    ("espnet", "combine_l2_l3.1.d2.conv"),
+    ("espnet", "up_l2.0"),
+]
+"""Layers on which random-start HOPM ends below the norm for one of eight seeds, down to 0.73 of it."""
+ALTERNATIVES = r"grid_bound.*gram_bound.*f4_bound|grid_bound.*f4_bound.*gram_bound"
+PLAIN = Recipe((3, 4, 3, 3), seed=2)
+
+
+def hopm(kernel: NDArray[Any], seed: int) -> float:
+    """The published recipe: one random start, 60 sweeps."""
+    return float(tensor_norm_best(kernel, starts=1, sweeps=60, seed=seed)[0])
+
+
+@pytest.mark.parametrize(("model", "name"), BELOW, ids=[f"{m} {n}" for m, n in BELOW])
+def test_above_the_norm_where_the_published_recipe_is_below(model: str, name: str) -> None:
+    kernel = real_kernel(model, name)
+    truth = sigma_star(kernel, rtol=1e-3, max_cells=1000)
+    assert any(hopm(kernel, seed) < truth.lo * (1 - 1e-3) for seed in range(8))
+    for seed in range(8):
+        result = specnorm.measure(kernel, TensorNorm(seed=seed))
+        assert result.kind == "upper"
+        assert bool(result.stats["proven"])
+        assert float(result.value) >= truth.lo
+        assert float(result.value) <= float(specnorm.f4_bound(kernel)) * 1.0011
+    assert float(specnorm.tn_bound(kernel, certified=True)) >= truth.lo
+
+
+@pytest.mark.parametrize(
+    ("kernel", "norm"),
+    [
+        (np.ones((1, 1, 3, 3)), 9.0),
+        (np.array([[[1.0, -1.0]]]), 2.0),
+        (np.eye(3)[:, :, None, None], 1.0),
+        (np.stack([np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])], axis=-1), 2.0),
+        (np.array([[3.0, 0.0], [4.0, 0.0]]), 5.0),
+    ],
+    ids=["ones", "difference", "identity", "rotation", "matrix"],
+)
+def test_no_gap_gets_the_fixed_factor(xp: Lib, kernel: NDArray[np.float64], norm: float) -> None:
+    """Where TN is the norm itself, cells can prove nothing about it: 1.001 TN is proven instead.
+
+    A value in float32 is raised by its rounding, and that is gap enough for cells in float64.
+    """
+    result = specnorm.measure(xp.asarray(kernel.astype(xp.dtypes[-1])), TensorNorm())
+    assert result.kind == "upper"
+    factor = 1.001 if xp.has_float64 else 1.0
+    assert xp.number(result.stats["factor"]) == pytest.approx(factor, rel=1e-6)
+    assert norm < xp.number(result.value) < norm * factor * (1 + 1e-5)
+
+
+def test_a_gap_gets_factor_one(xp: Lib) -> None:
+    kernel = PLAIN.kernel.astype(xp.dtypes[-1])
+    result = specnorm.measure(xp.asarray(kernel), TensorNorm())
+    assert result.kind == "upper"
+    assert xp.number(result.stats["factor"]) == 1.0
+    assert xp.number(result.value) >= sigma_star(kernel).lo
+    estimate = specnorm.measure(xp.asarray(kernel), TensorNorm(certified=False))
+    assert estimate.kind == "estimate"
+    assert xp.number(estimate.value) == pytest.approx(xp.number(result.value), rel=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [np.ones((1, 2, 3)), PLAIN.kernel], ids=["factor 1.001", "factor 1"])
+def test_gradient_is_the_factor_times_the_tensor_norms(kernel: NDArray[np.float64]) -> None:
+    factor = float(specnorm.measure(kernel, TensorNorm()).stats["factor"])
+    value, gradient = specnorm.value_and_grad(kernel, TensorNorm())
+    plain, slope = specnorm.value_and_grad(kernel, TensorNorm(certified=False))
+    assert float(value) == pytest.approx(factor * float(plain), rel=1e-12)
+    np.testing.assert_allclose(gradient, factor * slope, rtol=1e-9, atol=1e-12)
+    assert float(np.sum(kernel * gradient)) == pytest.approx(float(value), rel=1e-7)  # Euler
+
+
+def two_channels(second: list[float]) -> NDArray[np.float64]:
+    """Block diagonal: channel 0 a single tap, with TN sqrt(3) and norm 1; channel 1 what is given."""
+    kernel = np.zeros((2, 2, 3))
+    kernel[0, 0], kernel[1, 1] = [1.0, 0.0, 0.0], second
+    return kernel
+
+
+@pytest.fixture
+def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every start in channel 0, which alternating maximisation then never leaves."""
+    draw = tensor_norm._starts
+
+    def stuck(method: TensorNorm, blocks: Any, **where: Any) -> tuple[Any, list[Any]]:
+        v, modes = draw(method, blocks, **where)
+        v, modes = np.zeros_like(v), [np.zeros_like(mode) for mode in modes]
+        v[..., 0] = 1.0
+        for mode in modes:
+            mode[..., 0] = 1.0
+        return v, modes
+
+    monkeypatch.setattr(tensor_norm, "_starts", stuck)
+
+
+@pytest.mark.usefixtures("bad_starts")
+@pytest.mark.parametrize(
+    ("second", "norm", "factor"),
+    [([1.0, 2.0, 1.0], 4.0, 1.0), ([1.0, 1.0, 1.0], 3.0, 1.001)],
+    ids=["a gap", "no gap"],
+)
+def test_restart_from_a_refuting_cell(second: list[float], norm: float, factor: float) -> None:
+    """From a bad local maximum below the norm: the cell that refutes it is the next start."""
+    kernel = two_channels(second)
+    stuck = specnorm.measure(kernel, TensorNorm(certified=False))
+    assert stuck.kind == "estimate"
+    assert float(stuck.value) == pytest.approx(3**0.5, rel=1e-9)
+    assert float(stuck.value) < norm
+    result = specnorm.measure(kernel, TensorNorm(certified=True))
+    assert result.kind == "upper"
+    assert float(result.stats["factor"]) == factor
+    assert float(result.value) >= norm
+    value, gradient = specnorm.value_and_grad(kernel, TensorNorm())
+    assert float(value) == float(result.value)
+    assert np.all(gradient[0] == 0), "the gradient is that of the value found last"
+
+
+def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If restarts run out, the last value has not been looked at: it must not be called proven."""
+    seen: list[float] = []
+
+    def refuted(_: Any, value: float, *, plain: bool = True) -> tensor_norm.Proof:
+        seen.append(value)
+        where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
+        return tensor_norm.Proof(1.0, False, where) if plain else tensor_norm.Proof(1.001, False)
+
+    maximise = TensorNorm._maximise
+
+    def rising(self: TensorNorm, *args: Any, **where: Any) -> tuple[Any, list[Any], Any]:
+        value, residuals, count = maximise(self, *args, **where)
+        return value * 0 + 1 + 0.01 * len(seen), residuals, count
+
+    monkeypatch.setattr(tensor_norm, "prove", refuted)
+    monkeypatch.setattr(TensorNorm, "_maximise", rising)
+    assert specnorm.measure(PLAIN.kernel, TensorNorm()).kind == "estimate"
+    assert seen == sorted(seen)
+    with pytest.warns(EstimateWarning):
+        specnorm.tn_bound(PLAIN.kernel)
+    with pytest.raises(Undecided, match="grid_bound"):
+        specnorm.tn_bound(PLAIN.kernel, certified=True)
+
+
+def test_what_cannot_be_proven_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget of nothing: the value stays, its kind does not, and a certificate that is insisted on is refused."""
+    monkeypatch.setattr(tensor_norm, "PROOF_CELLS", 1)
+    monkeypatch.setattr(tensor_norm, "_PLAIN_CELLS", 1)
+    assert specnorm.measure(PLAIN.kernel, TensorNorm()).kind == "estimate"
+    with pytest.warns(EstimateWarning, match=r"certified=False.*grid_bound"):
+        specnorm.tn_bound(PLAIN.kernel)
+    with pytest.raises(Undecided, match="grid_bound and f4_bound"):
+        specnorm.tn_bound(PLAIN.kernel, certified=True)
+
+
+def test_no_warning_where_it_is_proven(xp: Lib) -> None:
+    kernel = xp.asarray(PLAIN.kernel.astype(xp.dtypes[-1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        specnorm.tn_bound(kernel)
+        specnorm.tn_bound(kernel, certified=False)
+
+
+def kinds_seen(kinds: list[str]) -> Any:
+    """A function of a kernel that notes the kind of what it returns."""
+
+    def value(kernel: Any) -> Any:
+        result = specnorm.measure(kernel, TensorNorm())
+        kinds.append(result.kind)
+        return result.value
+
+    return value
+
+
+class TestJax:
+    """Under jit and vmap an estimate, and never silently; under grad outside jit a bound."""
+
+    @pytest.fixture
+    def jax(self) -> Any:
+        return pytest.importorskip("jax")
+
+    @pytest.fixture
+    def kernel(self, jax: Any) -> Any:
+        return jax.numpy.asarray(PLAIN.kernel)
+
+    @pytest.mark.parametrize("transform", ["jit", "vmap", "jit of grad"])
+    def test_insisting_is_refused_under_jax(self, jax: Any, kernel: Any, transform: str) -> None:
+        def bound(k: Any) -> Any:
+            return specnorm.tn_bound(k, certified=True)
+
+        wrapped, given = {
+            "jit": (jax.jit(bound), kernel),
+            "vmap": (jax.vmap(bound), kernel[None]),
+            "jit of grad": (jax.jit(jax.grad(bound)), kernel),
+        }[transform]
+        with pytest.raises(MethodError, match=ALTERNATIVES):
+            wrapped(given)
+
+    @pytest.mark.parametrize("transform", ["jit", "vmap"])
+    def test_default_warns_under_jax(self, jax: Any, kernel: Any, transform: str) -> None:
+        given = kernel if transform == "jit" else kernel[None]
+        with pytest.warns(EstimateWarning, match=r"certified=False.*grid_bound"):
+            getattr(jax, transform)(lambda k: specnorm.tn_bound(k))(given)
+        kinds: list[str] = []
+        getattr(jax, transform)(kinds_seen(kinds))(given)
+        assert set(kinds) == {"estimate"}
+
+    def test_accepted_estimate_is_silent_under_jax(self, jax: Any, kernel: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", EstimateWarning)
+            jax.jit(lambda k: specnorm.tn_bound(k, certified=False))(kernel)
+
+    def test_upper_under_grad_of_jax(self, jax: Any, kernel: Any) -> None:
+        kinds: list[str] = []
+        value, gradient = jax.value_and_grad(kinds_seen(kinds))(kernel)
+        assert set(kinds) == {"upper"}
+        assert float(value) >= sigma_star(PLAIN.kernel).lo
+        expected = specnorm.value_and_grad(PLAIN.kernel, TensorNorm())[1]
+        np.testing.assert_allclose(np.asarray(gradient), expected, rtol=1e-5, atol=1e-7)
+        jax.grad(lambda k: specnorm.tn_bound(k, certified=True))(kernel)
+
+    def test_grad_of_jax_does_not_warn(self, jax: Any, kernel: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", EstimateWarning)
+            jax.grad(lambda k: specnorm.tn_bound(k))(kernel)
+
+    def test_the_others_are_bounds_under_jit_of_jax(self, jax: Any, kernel: Any) -> None:
+        """What the message names is a bound there."""
+        truth = sigma_star(PLAIN.kernel)
+        for bound in (specnorm.grid_bound, specnorm.f4_bound):
+            assert float(jax.jit(bound)(kernel)) >= truth.lo
+
+
+class TestTorch:
+    """Under compile and vmap an estimate, and never silently; under autograd a bound."""
+
+    @pytest.fixture
+    def torch(self) -> Any:
+        return pytest.importorskip("torch")
+
+    @pytest.fixture
+    def kernel(self, torch: Any) -> Any:
+        return torch.from_numpy(PLAIN.kernel)
+
+    def test_insisting_is_refused_under_compile_of_torch(self, torch: Any, kernel: Any) -> None:
+        """Dynamo may wrap the error in one of its own; the advice is in it all the same."""
+        compiled = torch.compile(lambda k: specnorm.tn_bound(k, certified=True), fullgraph=True)
+        with pytest.raises(Exception, match=ALTERNATIVES) as caught:
+            compiled(kernel)
+        assert isinstance(caught.value, MethodError) or "MethodError" in str(caught.value)
+
+    def test_insisting_under_vmap_of_torch(self, torch: Any, kernel: Any) -> None:
+        """torch's vmap hands the operator real values: refused, or proven all the same. Never an unproven number."""
+        batch = torch.stack([kernel, 2 * kernel])
+        try:
+            values = torch.func.vmap(lambda k: specnorm.tn_bound(k, certified=True))(batch)
+        except MethodError as error:
+            with pytest.raises(MethodError, match=ALTERNATIVES):
+                raise error from None
+        else:
+            truth = sigma_star(PLAIN.kernel)
+            assert float(values[0]) >= truth.lo
+            assert float(values[1]) >= 2 * truth.lo
+
+    def test_default_warns_under_vmap_of_torch(self, torch: Any, kernel: Any) -> None:
+        with pytest.warns(EstimateWarning, match=r"certified=False.*grid_bound"):
+            torch.func.vmap(lambda k: specnorm.tn_bound(k))(kernel[None])
+        kinds: list[str] = []
+        torch.func.vmap(kinds_seen(kinds))(kernel[None])
+        assert set(kinds) == {"estimate"}
+
+    def test_default_warns_under_compile_of_torch(self, torch: Any, kernel: Any) -> None:
+        with pytest.warns(EstimateWarning, match=r"certified=False.*grid_bound"):
+            torch.compile(lambda k: specnorm.tn_bound(k) + 0, fullgraph=True)(kernel)
+
+    def test_upper_under_autograd_of_torch(self, torch: Any, kernel: Any) -> None:
+        del torch
+        kinds: list[str] = []
+        leaf = kernel.clone().requires_grad_()
+        value = kinds_seen(kinds)(leaf)
+        value.backward()
+        assert kinds == ["upper"]
+        assert float(value.detach()) >= sigma_star(PLAIN.kernel).lo
+        expected = specnorm.value_and_grad(PLAIN.kernel, TensorNorm())[1]
+        np.testing.assert_allclose(leaf.grad.numpy(), expected, rtol=1e-5, atol=1e-7)
+        specnorm.tn_bound(leaf, certified=True).backward()
+
+    def test_autograd_of_torch_does_not_warn(self, torch: Any, kernel: Any) -> None:
+        del torch
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", EstimateWarning)
+            specnorm.tn_bound(kernel.clone().requires_grad_()).backward()

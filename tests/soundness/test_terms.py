@@ -1,0 +1,244 @@
+"""Each term of a proof on its own: allowances against the errors that ball arithmetic finds, cells against coverage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import array_api_compat.numpy as xp
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+
+from flint import acb, acb_mat, arb, ctx, fmpq
+from specnorm_numpy import BACKEND
+
+from soundness import balls
+from soundness.families import FAMILIES, case
+from soundness.peaks import Peaks
+from specnorm import operators, rounding
+from specnorm.autocorrelation import Autocorrelation
+from specnorm.cells import Boxes, dft, torus
+from specnorm.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
+
+SHAPES = [(1, 1, 2), (3, 2, 3), (2, 3, 4), (4, 4, 3, 3), (2, 2, 2, 5), (3, 1, 1, 4), (2, 2, 2, 3, 2), (3, 4)]
+
+
+def scaled(shape: tuple[int, ...], seed: int, dtype: str) -> NDArray[Any]:
+    """A block of about 1: Gaussian, signs, or one number (errors of one sign)."""
+    random = np.random.RandomState(seed)
+    kind = seed % 3
+    values = (
+        random.standard_normal(shape)
+        if kind == 0
+        else random.choice([-1.0, 1.0], size=shape) * random.uniform(1, 2)
+        if kind == 1
+        else np.full(shape, random.uniform(1, 2))
+    )
+    return values.astype(dtype)[None]
+
+
+def turns_of(frequencies: Frequencies, index: int) -> list[Fraction]:
+    """A frequency as exact rationals of a turn."""
+    numerators = frequencies.numerators[index].tolist()
+    return [Fraction(n, d) for n, d in zip(numerators, frequencies.denominators, strict=True)]
+
+
+def distance(computed: NDArray[Any], exact: acb_mat) -> arb:
+    """Frobenius norm of the difference, a ball: never below the spectral norm."""
+    with ctx.workprec(balls.BITS):
+        flat = [acb(float(z.real), float(z.imag)) for z in np.asarray(computed).reshape(-1)]
+        pairs = zip(flat, exact.entries(), strict=True)
+        total = arb(0)
+        for a, b in pairs:
+            z = a - b
+            total += z.real * z.real + z.imag * z.imag
+        return total.nonnegative_part().sqrt()
+
+
+def test_cosines_and_sines() -> None:
+    """Off by at most PHASE_ERROR units of 2**-53, whatever the angle."""
+    random = np.random.RandomState(0)
+    worst = 0.0
+    for denominator in (1, 2, 3, 8, 9, 257, 1000, 2**40, 6 * 2**40, 300 * 2**40):
+        numerators = random.randint(0, denominator, size=1000).astype(np.int64)
+        for n, c, s in zip(numerators.tolist(), *(x.tolist() for x in cos_sin(numerators, denominator)), strict=True):
+            sine, cosine = arb.sin_cos_pi_fmpq(fmpq(2 * n, denominator))
+            worst = max(worst, abs(float(cosine - arb(c))), abs(float(sine - arb(s))))
+    assert worst <= PHASE_ERROR * 2.0**-53
+    assert worst > 0.1 * 2.0**-53, "nothing was measured"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_symbols(dtype: str) -> None:
+    """`symbol_error` covers the symbols of `operators.Symbol`; `autocorrelation_error` their Gram polynomial."""
+    for seed, shape in enumerate(SHAPES * 2):
+        block = scaled(shape, seed, dtype)
+        frequencies = half_grid([7] * (len(shape) - 2))
+        chosen = frequencies[np.arange(0, len(frequencies), max(1, len(frequencies) // 6))]
+        gram = Autocorrelation(block[0], xp=xp, backend=BACKEND)
+        symbols = operators.Symbol(block, chosen, xp=xp, backend=BACKEND).matrices()[0]
+        grams = gram.matrices(chosen)
+        symbol_room = float(rounding.symbol_error(block, xp=xp)[0])
+        gram_room = float(rounding.autocorrelation_error(block, gram.terms, xp=xp)[0])
+        exact = balls.Exact(block[0])
+        for j in range(len(chosen)):
+            g = exact.symbol(turns_of(chosen, j))
+            with ctx.workprec(balls.BITS):
+                adjoint = g.transpose().conjugate()
+                # conj(G G*) where there are fewer rows than columns
+                h = (g * adjoint).conjugate() if shape[0] < shape[1] else adjoint * g
+            assert distance(symbols[j], g) <= arb(symbol_room), (shape, seed)
+            assert distance(grams[j], h) <= arb(gram_room), (shape, seed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["real", "complex"])
+def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) -> None:
+    """A factorisation proves limits above the eigenvalue, and none below it by even a few roundings."""
+    proven_above = 0
+    for seed in range(40):
+        random = np.random.RandomState(seed)
+        size = int(random.randint(1, 9))
+        a = random.standard_normal((size + 2, size)).astype(dtype)
+        if kind == "complex":
+            a = a + 1j * random.standard_normal((size + 2, size)).astype(dtype)
+        h = np.conj(a.T) @ a
+        lower = np.tril(h)
+        whole = lower + np.conj(np.tril(h, -1).T)
+        np.fill_diagonal(whole, np.real(np.diag(h)))
+        with ctx.workprec(balls.BITS):
+            exact = acb_mat(size, size, [acb(float(z.real), float(z.imag)) for z in whole.reshape(-1).tolist()])
+            top = max(float(np.linalg.eigvalsh(whole.astype(np.complex128))[-1]), 1e-30)
+            u = float(np.finfo(dtype).eps) / 2
+            for factor in (1 - 64 * u, 1 - 4 * u, 1 - u, 1.0, 1 + 2e4 * u):
+                limit = np.asarray([top * factor], dtype=dtype)
+                said = bool(rounding.gram_below(h[None], limit, xp=xp, backend=BACKEND)[0])
+                surely_below = not balls._positive(exact, arb(float(limit[0])) * (1 + arb("1e-40")))
+                assert not (said and surely_below), (seed, factor)
+                proven_above += said
+    assert proven_above >= 30
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_directions_of_the_last_conversion(dtype: str) -> None:
+    """Upper values do not fall and lower ones do not rise, at any magnitude; zero stays zero."""
+    target = np.float32 if dtype == "float16" else np.dtype(dtype).type
+    random = np.random.RandomState(0)
+    tops = {np.float32: (-46, 38), np.float64: (-323, 307)}[target]
+    values = np.concatenate([10.0 ** random.uniform(*tops, size=2000), [0.0, 5e-324, 1.0, 2.0]])
+    for value in values:
+        x = np.asarray(value)
+        up, down = (float(rounding.to_dtype(x, target, way, xp=xp)) for way in ("up", "down"))
+        assert down <= value <= up
+        assert (up == 0) == (value == 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_frobenius_norms_are_rounded_up(dtype: str) -> None:
+    for seed in range(30):
+        a = scaled((1 + seed % 7, 1 + seed % 11), seed, dtype)
+        with ctx.workprec(balls.BITS):
+            exact = sum((arb(float(x)) ** 2 for x in a.reshape(-1)), arb(0)).sqrt()
+        up = float(rounding.frobenius_up(a, xp=xp)[0])
+        assert exact <= arb(up) < exact * arb("1.00001")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_variation(family: str) -> None:
+    """Nowhere in a cell does the Gram polynomial move by more."""
+    for index in range(6):
+        kernel = case(index, family=family, dtypes=("float64",), subnormal=False).kernel
+        if kernel.size > 1000 or not np.any(kernel):
+            continue
+        block = np.ldexp(kernel, -balls.exponent_of(kernel))
+        gram, peaks = Autocorrelation(block, xp=xp, backend=BACKEND), Peaks(block)
+        boxes = torus(block.shape[2:])
+        random = np.random.RandomState(index)
+        for _ in range(3):
+            chosen = boxes[random.randint(len(boxes), size=5)]
+            spread = gram.variation(chosen.distance)
+            offsets = random.uniform(-1, 1, size=chosen.distance.shape)
+            offsets = np.where(random.uniform(size=offsets.shape) < 0.5, np.sign(offsets), offsets)
+            for j, theta in enumerate(chosen.centres.angles):
+                here, there = peaks.symbols(np.stack([theta, theta + offsets[j] * chosen.distance[j]]))
+                moved = np.conj(here.T) @ here - np.conj(there.T) @ there
+                assert np.linalg.norm(moved, 2) <= spread[j] + 1e-12 * (1 + np.linalg.norm(here) ** 2)
+            boxes, _ = boxes.split()
+
+
+@pytest.mark.parametrize("shape", [s[2:] for s in SHAPES] + [(5, 2), (1, 1), (7,), (1, 3, 2)])
+def test_torus_is_covered(shape: tuple[int, ...]) -> None:
+    """Every frequency or its mirror image lies in a cell, within its reach of the centre; after splits too."""
+    boxes, random = torus(shape), np.random.RandomState(0)
+    turns = np.where(np.asarray(shape) > 1, random.uniform(size=(300, len(shape))), 0.0)
+    turns[:10] = np.where(np.asarray(shape) > 1, np.round(2 * turns[:10]) / 2 % 1, 0.0)
+    for _ in range(4):
+        denominators = np.asarray(boxes.denominators, dtype=float)
+        half_degree = (np.asarray(shape) - 1) / 2
+        for turn in turns:
+            held = False
+            for point in (turn, -turn % 1):
+                at = point * denominators
+                inside = ((boxes.low <= at) & (at <= boxes.high)).all(axis=1)
+                # The end of the half torus is shared with its beginning.
+                if inside.any():
+                    held = True
+                    centre = boxes.centres.angles[inside]
+                    away = np.abs(2 * math.pi * point - centre)
+                    assert (away <= boxes.distance[inside] * (1 + 1e-9) + 1e-12).all()
+                    assert (away * half_degree <= boxes.reach[inside] * (1 + 1e-9) + 1e-12).all()
+            assert held, turn
+        boxes, parent = boxes.split()
+        assert len(parent) == len(boxes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ((1,), (3,)),
+        ((2,), (2,)),
+        ((9,), (3,)),
+        ((257,), (2,)),
+        ((8, 5), (3, 2)),
+        ((5, 8), (3, 3)),
+        ((4, 3, 6), (2, 2, 2)),
+    ],
+)
+def test_grid_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Every DFT frequency or its mirror image lies in exactly one cell, after splits down to points too."""
+    boxes: Boxes = dft(sizes, shape)
+    every = np.stack([g.ravel() for g in np.meshgrid(*map(np.arange, sizes), indexing="ij")], axis=-1)
+    mirror = -every % np.asarray(sizes)
+
+    def cells(points: NDArray[np.int64]) -> NDArray[np.int64]:
+        inside = (boxes.low <= points[:, None]) & (points[:, None] <= boxes.high)
+        return np.asarray(inside.all(axis=2).sum(axis=1))
+
+    for _ in range(12):
+        here, there = cells(every), cells(mirror)
+        assert (here <= 1).all()
+        assert (here + there >= 1).all()
+        boxes, _ = boxes.split()
+    assert not boxes.divisible.any()
+    assert (boxes.reach == 0).all()
+
+
+def violated(lemma: Callable[[float, float], float]) -> int:
+    """How often a lower bound of ||G|| at a distance from the maximiser fails, for taps at opposite corners."""
+    kernel = np.zeros((1, 1, 3, 3))
+    kernel[0, 0, 0, 0] = kernel[0, 0, 2, 2] = 1.0
+    offsets = np.random.RandomState(0).uniform(-0.7, 0.7, size=(500, 2))
+    norms = Peaks(kernel).norms(np.concatenate([np.zeros((1, 2)), offsets]))
+    pairs = zip(offsets, norms[1:], strict=True)
+    return sum(bool(norms[0] * lemma(abs(x), abs(y)) > norm + 1e-12) for (x, y), norm in pairs)
+
+
+def test_cosine_of_the_sum_not_the_product() -> None:
+    """The clean example: |G| = 2 |cos(x + y)|. The product of the axes' cosines is no bound at a point."""
+    assert violated(lambda x, y: math.cos(x + y)) == 0
+    assert violated(lambda x, y: math.cos(x) * math.cos(y)) > 100
