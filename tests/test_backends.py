@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_numpy
+from known_gaps import KNOWN_GAPS
 from libraries import Lib
 
 import specnorm
@@ -164,6 +165,13 @@ def test_suite_says_how_to_register() -> None:
 
     with pytest.raises(AssertionError, match="not to this object"):
         testing.check_backend(Stranger())
+
+
+@pytest.mark.parametrize("title", KNOWN_GAPS)
+def test_known_gap_names_its_test(title: str) -> None:
+    path, _, name = KNOWN_GAPS[title].test.partition("::")
+    source = (ROOT / path).read_text(encoding="utf-8")
+    assert f'@KNOWN_GAPS["{title}"].expected\ndef {name}(' in source
 
 
 # -- fake distributions ------------------------------------------------------------------------------------------
