@@ -238,7 +238,7 @@ def backend_for(x: object) -> Backend:
 def root_for_class(cls: type) -> str:
     """Root package under which the owner of a class of arrays is registered; loads the plugin."""
     known = _root_of_class.get(cls)
-    if known is not None:
+    if known is not None and known in _loaded:
         return known
     for base in cls.__mro__:
         root = base.__module__.partition(".")[0]
