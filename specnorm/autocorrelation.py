@@ -65,7 +65,8 @@ class GramPolynomial:
         g, m, p = blocks.shape[:3]
         taps = math.prod(blocks.shape[3:])
         columns = xp.reshape(_taps_first(blocks, xp), (g, taps * m, p))
-        self.size, self.rank, self.tail, self.basis = p, p, 0.0, None
+        self.size, self.rank, self.tail = p, p, 0.0
+        self.basis: Array | None = None
         self.shrink, self.lost = 1.0, 0.0
         if p >= _SMALLEST and limit > 0 and hints is not None:
             columns = self._rotate(columns, taps, limit, hints)

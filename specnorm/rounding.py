@@ -250,7 +250,7 @@ def autocorrelation_error(blocks: Array, terms: int, *, xp: Any) -> Array:
 def rotation_loss(columns: Array, basis: Array, taps: int, *, xp: Any, backend: Backend) -> tuple[float, float]:
     """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost') / shrink`` with G' of the computed product.
 
-    ``fl(K V) = K V + E`` with ``|E| <= gamma(p) |K| |V|``, and ``||G V|| >= ||G|| sqrt(1 - e)``, ``e >= ||V^T V - I||``.
+    ``fl(K V) = K V + E``, ``|E| <= gamma(p) |K| |V|``; and ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
 
     Parameters
     ----------
@@ -290,7 +290,9 @@ def gram_norm_up(columns: Array, *, xp: Any) -> Array:
     n, size = columns.shape[-2:]
     gram = xp.matmul(xp.matrix_transpose(columns), columns)
     rows = xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1)
-    return up(up(rows, size, xp=xp) + frobenius_up(columns, xp=xp) ** 2 * SLACK * product_error(n, columns, xp=xp), 4, xp=xp)
+    return up(
+        up(rows, size, xp=xp) + frobenius_up(columns, xp=xp) ** 2 * SLACK * product_error(n, columns, xp=xp), 4, xp=xp
+    )
 
 
 def reduced_error(a: Array, b: Array, *, xp: Any) -> Array:

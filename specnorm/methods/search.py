@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
 _DOUBTFUL = 4
-"""How many cells a round gives more power steps: they stall where singular values nearly coincide."""
+"""How many cells a round gives an exact eigenpair: power steps stall where singular values nearly coincide."""
 _HINTS = 4
 """Frequencies whose vectors are kept when directions are left out."""
 _LATTICE = 2**40
@@ -136,7 +136,7 @@ class Search:
         """
         if boxes.closed and supremum is None:
             raise ValueError("grid points are ruled out by a proven supremum of the torus: none was given")
-        self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
+        self.free, self.rtol, self.bound, self.many = not boxes.closed, rtol, bound, False
         self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
         self._look_around(raise_lower=start is None and bound is None and self.free)
         groups = self.blocks.shape[0]
@@ -157,6 +157,7 @@ class Search:
             previous, polynomial = polynomial, self._polynomial(self.target)
             if vectors is None or polynomial is not previous:
                 vectors = self._start_vectors(len(boxes), polynomial.rank)
+            self.many = bound is None and len(boxes) > _MANY
             failed: list[np.ndarray] = []
             next_vectors: list[Array] = []
             squares: list[np.ndarray] = []
@@ -194,9 +195,9 @@ class Search:
 
     def _pieces(self, boxes: Boxes, squares: np.ndarray) -> np.ndarray:
         """How many times smaller the cells must become, going by the norms at their centres."""
-        ratio = np.sqrt(squares) / max(self.target, 1e-300)
+        ratio: np.ndarray = np.sqrt(squares) / max(self.target, 1e-300)
         needed = np.arccos(np.clip(ratio, 0.0, 1 / (1 + 0.5 * self.rtol + 1e-9)))
-        return np.clip(np.ceil(0.9 * boxes.reach / needed), 2, _MOST).astype(np.int64)
+        return np.asarray(np.clip(np.ceil(0.9 * boxes.reach / needed), 2, _MOST).astype(np.int64))
 
     def _visit(
         self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, steps: int
@@ -227,9 +228,8 @@ class Search:
         doubtful = hopeful[~passed[hopeful]]
         doubtful = doubtful[np.argsort(-square[doubtful], kind="stable")[:_DOUBTFUL]]
         if len(doubtful):
-            square[doubtful], few = self._estimate(
-                self._take(reduced, doubtful), self._take(vectors, doubtful), steps=12
-            )
+            values, few = arrays.top_eigenpair(self._take(reduced, doubtful), xp=self.xp)
+            square[doubtful] = self.backend.to_numpy(values)
             below[doubtful], full = polynomial.lift(self._take(parts, doubtful), few, square[doubtful])
             self._raise_best(polynomial, centres[doubtful], cells.owner[doubtful], below[doubtful], full)
         if polynomial.tail > 0:
@@ -280,9 +280,7 @@ class Search:
             return np.zeros(0, dtype=np.bool_)
         limits = self.backend.from_numpy(limit[index], self.blocks)
         taken = gram if len(index) == gram.shape[0] else self._take(gram, index)
-        return np.asarray(
-            self.backend.to_numpy(rounding.gram_below(taken, limits, xp=self.xp, backend=self.backend))
-        )
+        return np.asarray(self.backend.to_numpy(rounding.gram_below(taken, limits, xp=self.xp, backend=self.backend)))
 
     def _limits(self, polynomial: GramPolynomial, cells: Cells) -> np.ndarray:
         """Largest computed ``lambda_max(H(c))`` that rules a cell out, rounded down; negative where nothing does."""
@@ -333,9 +331,8 @@ class Search:
         # Without a bound the search is as good as its lower end; with one, only a refutation matters.
         before, news = self.best[0], (self.best[0] if self.bound is None else self.bound) ** 2
         # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
-        many = self.bound is None and len(below) > _MANY
-        for index in np.argsort(-below, kind="stable")[: 3 if many else 1]:
-            if below[index] > (_NEAR * news if many else news):
+        for index in np.argsort(-below, kind="stable")[: 2 if self.many else 1]:
+            if below[index] > (_NEAR * news if self.many else news):
                 which = int(owner[index])
                 vector = polynomial.unrotated(vectors[index : index + 1, :], which)
                 self._raise(centres[index : index + 1], vector, which)
@@ -374,7 +371,7 @@ class Search:
         below = np.floor(where.frequency.angles[0] / (2 * math.pi) * np.asarray(sizes)).astype(np.int64)
         corners = product([np.asarray([n, n + 1]) for n in below]) % np.asarray(sizes, dtype=np.int64)
         points, block = Frequencies(corners, sizes), self.blocks[where.owner : where.owner + 1, ...]
-        self.free, self.rtol, self.bound = False, 1e-3, None
+        self.free, self.rtol, self.bound, self.many = False, 1e-3, None, False
         self.best = (0.0, points[:1], where.owner)
         phase = self._phase(block, where.frequency)
         _, vector, _ = operators.top_triple(operators.matrix_at(block, phase, xp=self.xp), xp=self.xp)
@@ -395,10 +392,10 @@ class Search:
         """
         point, free = start, self.free and block.ndim > 3
         value, right = 0.0, vector
-        for _ in range(40):
+        for round_ in range(40):
             left, right, now = self._power(block, point, right, steps=3)
-            if now <= value * (1 + max(0.01 * self.rtol, 1e-13)):
-                break
+            if now <= value * (1 + max(0.01 * self.rtol, 1e-13)) or now < self.best[0] * (1 - 0.05 / (1 + round_)):
+                break  # it has converged, or will not get as high as another point has
             value = now
             if free:
                 point = self._step_frequency(block, point, left, right)
@@ -467,7 +464,11 @@ class Search:
         points = product([np.arange(k) for k in shape]).astype(float)
         # One weight a tap for G, its first and its second derivatives.
         first = 1j * points
-        orders = [np.ones((1, len(points))), first.T, (first[:, :, None] * first[:, None, :]).reshape(len(points), -1).T]
+        orders = [
+            np.ones((1, len(points))),
+            first.T,
+            (first[:, :, None] * first[:, None, :]).reshape(len(points), -1).T,
+        ]
         weights = [w * (cos + 1j * sin) for w in orders]
 
         def host(matrix: Array, x: np.ndarray) -> np.ndarray:

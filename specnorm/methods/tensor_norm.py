@@ -67,6 +67,7 @@ class TensorNorm(Method):
     name: ClassVar[str] = "tn"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
     rounds: ClassVar[Rounds] = "up"
+    small_steps: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Estimate by itself: a maximisation that stopped somewhere proves nothing. Upper once it is proven."""
