@@ -250,7 +250,7 @@ def autocorrelation_error(blocks: Array, terms: int, *, xp: Any) -> Array:
 def rotation_loss(columns: Array, basis: Array, taps: int, *, xp: Any, backend: Backend) -> tuple[float, float]:
     """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost') / shrink`` with G' of the computed product.
 
-    ``fl(K V) = K V + E``, ``|E| <= gamma(p) |K| |V|``; and ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
+    ``fl(K V) = K V + E``, ``|E| <= gamma(p) |K| |V|``; ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
 
     Parameters
     ----------

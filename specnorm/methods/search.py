@@ -215,7 +215,7 @@ class Search:
         centres, least = cells.boxes.centres, _CLEAR * polynomial.tail
         parts = polynomial.parts(centres, cells.owner)
         limit = self._limits(polynomial, cells)
-        reduced, rounded = polynomial.reduced(parts, np.clip(limit, max(least, 1e-300), 1e300))
+        reduced, rounded = polynomial.reduced(parts, np.clip(limit, max(least, polynomial.error), 1e300))
         error = self.backend.to_numpy(rounded)
         square, vectors = self._estimate(reduced, vectors, steps)
         below, full = polynomial.lift(parts, vectors, square)
