@@ -108,8 +108,11 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         rounded = xp.astype(operators.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
     clipped: Any = rescale(rounded, bound, **geometry)
 
+    largest = float(xp.max(xp.abs(wide)))
+
     def distance(x: Array) -> float:
-        difference = xp.astype(x, wide.dtype) - wide[0, ...]
+        """In units of the largest entry: squares of the entries themselves may overflow."""
+        difference = (xp.astype(x, wide.dtype) - wide[0, ...]) / largest
         return float(xp.linalg.vector_norm(xp.reshape(difference, (-1,))))
 
     nearer: ArrayT = clipped if distance(clipped) < distance(scaled) else scaled
