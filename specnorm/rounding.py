@@ -237,7 +237,7 @@ def symbol_error(blocks: Array, *, xp: Any) -> Array:
 
 
 def autocorrelation_error(blocks: Array, terms: int, *, xp: Any) -> Array:
-    """Bound on ``||computed H(theta) - H(theta)||`` of `autocorrelation.Autocorrelation`, shape (b,).
+    """Bound on ``||computed H(theta) - H(theta)||`` of `autocorrelation.GramPolynomial`, shape (b,).
 
     ``(gamma(terms) + sqrt(2) eps_c) q**2``: every entry of H is a sum of products of kernel entries, cosines and sines,
     and ``sum_d |R_d| <= (sum_k |K_k|)^T (sum_k |K_k|)`` entrywise.
