@@ -8,7 +8,18 @@ from typing import Any, TypeVar, Unpack
 from specnorm.backends import Array, backend_for
 from specnorm.conv import Geometry, Layer
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
-from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm, Unfoldings
+from specnorm.methods import (
+    METHODS,
+    ExactFFT,
+    FantasticFour,
+    Gram,
+    Grid,
+    Method,
+    Power,
+    Reshaped,
+    TensorNorm,
+    Unfoldings,
+)
 from specnorm.methods.enclosure import Certify, Enclose
 from specnorm.methods.fft import SingularValues
 from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
@@ -275,6 +286,49 @@ def conv_norm(
         If the budget did not suffice for ``rtol``.
     """
     value: ArrayT = measure(kernel, ExactFFT(rtol=rtol), input_shape=input_shape, **layer).value
+    return value
+
+
+def power_norm(
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...],
+    *,
+    n_iter: int = 100,
+    seed: int = 0,
+    rtol: float = 1e-6,
+    **layer: Unpack[Layer],
+) -> ArrayT:
+    """Norm of the layer itself at one input size, with its own padding and stride: a proven lower bound.
+
+    Lanczos on A*A with the layer's own products, as power iteration in Ryu et al., ICML 2019, and Farnia et al., ICLR
+    2019, in far fewer of them. The last quotient ``||A v|| / ||v||`` is rounded down with the rounding of the products
+    counted, so the value is a bound wherever the iteration stopped.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+        Transposed: (cin, cout // groups, *kernel_shape).
+    input_shape : int or tuple of int
+        The layer's own spatial input sizes.
+    n_iter : int, default 100
+        At most this many products with the layer and with its adjoint.
+    seed : int, default 0
+        Of the start vector: the same seed gives the same answer.
+    rtol : float, default 1e-6
+        Stop where a whole restart of the iteration gained relatively less than this.
+    **layer
+        See `specnorm.conv.Layer`: every stride, dilation, groups, padding mode and amount.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    GeometryError
+        If ``input_shape`` is None, or the layer has no output there.
+    """
+    value: ArrayT = measure(kernel, Power(n_iter=n_iter, seed=seed, rtol=rtol), input_shape=input_shape, **layer).value
     return value
 
 
