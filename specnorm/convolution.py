@@ -305,20 +305,19 @@ def _inverse(table: np.ndarray, size: int) -> np.ndarray:
 
 
 def _tables(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[np.ndarray]:
-    """For each axis, the position that every tap reads for every output, shape (k_j, m_j); n_j for a zero."""
-    tables = []
-    for n, m, k, s, r, (before, _) in zip(
-        large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True
-    ):
-        position = r * np.arange(k)[:, None] + s * np.arange(m)[None, :] - before
-        inside = (position >= 0) & (position < n)
-        if spec.padding_mode == "circular":
-            table = position % n
-        elif spec.padding_mode == "zeros":
-            table = np.where(inside, position, n)
-        elif spec.padding_mode == "replicate":
-            table = np.clip(position, 0, n - 1)
-        else:
-            table = np.where(position < 0, -position, np.where(inside, position, 2 * (n - 1) - position))
-        tables.append(table)
-    return tables
+    """`axis_tables` of every axis."""
+    axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
+    return [axis_tables(n, m, k, s, r, before, spec.padding_mode) for n, m, k, s, r, (before, _) in axes]
+
+
+def axis_tables(n: int, m: int, k: int, stride: int, dilation: int, before: int, mode: str) -> np.ndarray:
+    """Position of an axis of length n that every tap reads for every output, shape (k, m); n for a zero."""
+    position = dilation * np.arange(k)[:, None] + stride * np.arange(m)[None, :] - before
+    inside = (position >= 0) & (position < n)
+    if mode == "circular":
+        return np.asarray(position % n)
+    if mode == "zeros":
+        return np.where(inside, position, n)
+    if mode == "replicate":
+        return np.asarray(np.clip(position, 0, n - 1))
+    return np.where(position < 0, -position, np.where(inside, position, 2 * (n - 1) - position))

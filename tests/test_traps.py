@@ -325,6 +325,13 @@ def test_memory_of_frequencies(method: specnorm.Method) -> None:
     assert peak_bytes(lambda: specnorm.measure(kernel, method, input_shape=32)) < 300 * 2**20
 
 
+def test_memory_of_the_layer_and_of_doubling_kernels() -> None:
+    """Patches, a Krylov basis, the taps of three products: each is made in parts."""
+    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
+    assert peak_bytes(lambda: specnorm.gram_bound(kernel)) < 300 * 2**20
+    assert peak_bytes(lambda: specnorm.power_norm(kernel, 24, padding_mode="zeros", n_iter=6)) < 300 * 2**20
+
+
 def test_every_refusal_names_what_to_use() -> None:
     """A function that cannot serve a combination raises and says what can."""
     kernel = np.ones((2, 2, 3, 3))
