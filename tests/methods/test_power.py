@@ -135,6 +135,32 @@ def test_products_are_counted_and_few() -> None:
     assert truth.lo - float(found.value) < 1e-3 * (truth.lo - plain)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ritz_values_of_any_vectors_are_bounds(dtype: str) -> None:
+    """Neither orthogonal, nor normalised, nor independent: what is proven assumes nothing about the vectors."""
+    from specnorm.backends import load
+    from specnorm.rounding import ritz_down
+
+    backend = load("numpy")
+    for seed in range(60):
+        random = np.random.RandomState(seed)
+        m, n, k = random.randint(1, 40), random.randint(1, 40), random.randint(1, 5)
+        a = (random.standard_normal((m, n)) * 10.0 ** random.uniform(-3, 0, (1, n))).astype(dtype)
+        exact = np.concatenate([np.linalg.svd(a.astype(np.float64), compute_uv=False), np.zeros(k)])
+        top = np.linalg.svd(a)[2][:k].astype(dtype)
+        start = np.concatenate([top, np.zeros((max(0, k - len(top)), n), dtype=dtype)])
+        mixed = random.standard_normal((k, k)).astype(dtype) @ start
+        for x in (start, mixed, np.repeat(start[:1], k, axis=0), start + 1e-4 * random.standard_normal((k, n))):
+            x = x.astype(dtype)[None]
+            images, terms = x @ a.T, np.abs(x) @ np.abs(a).T
+            got = ritz_down(images, terms, x, n + 2, xp=backend.namespace(x), backend=backend)[0]
+            assert (got.astype(np.float64) <= exact[:k] * (1 + 1e-14)).all()
+        if k <= min(m, n):
+            sharp = ritz_down(start[None] @ a.T, np.abs(start[None]) @ np.abs(a).T, start[None], n + 2,
+                              xp=backend.namespace(a), backend=backend)[0]  # fmt: skip
+            assert sharp[0] >= exact[0] * (1 - (1e-3 if dtype == "float32" else 1e-11))
+
+
 def test_seeds() -> None:
     kernel = Recipe((4, 3, 3), seed=6).kernel
     one, again, other = (float(specnorm.power_norm(kernel, 40, n_iter=4, seed=s)) for s in (0, 0, 1))
