@@ -147,6 +147,8 @@ def test_refusals() -> None:
     kernel = np.ones((2, 2, 3))
     with pytest.raises(GeometryError, match=r"reflect.*factor"):
         specnorm.spectral_rescaling(kernel, padding_mode="reflect")
+    with pytest.raises(GeometryError, match=r"repeats outputs.*same"):
+        specnorm.spectral_rescaling(kernel, padding=2)
     for n_iter in (0, -1, 1.5, None):
         with pytest.raises(MethodError, match="n_iter"):
             specnorm.spectral_rescaling(kernel, n_iter)  # type: ignore[arg-type]
