@@ -69,7 +69,7 @@ class ChannelNorms(Method):
         check_grid(self.n_iter, spec.kernel_shape)
 
     def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        """One number for each group and channel of the kernel's smaller side (`side`)."""
+        """One number for each group and channel of the kernel's smaller side, the second axis where equal."""
         first, second = block_channels(spec)
         return (spec.groups * min(first, second),)
 
