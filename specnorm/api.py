@@ -8,10 +8,22 @@ from typing import Any, TypeVar, Unpack
 from specnorm.backends import Array, backend_for
 from specnorm.conv import Geometry, Layer
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
-from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm, Unfoldings
+from specnorm.methods import (
+    METHODS,
+    ExactFFT,
+    FantasticFour,
+    Gram,
+    Grid,
+    Method,
+    Power,
+    Reshaped,
+    TensorNorm,
+    Unfoldings,
+)
 from specnorm.methods.enclosure import Certify, Enclose
 from specnorm.methods.fft import SingularValues
 from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
+from specnorm.methods.rescaling import ChannelNorms, rescaled
 from specnorm.program import program_for
 from specnorm.result import Enclosure, Result
 
@@ -195,17 +207,26 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 
 def gram_bound(
-    kernel: ArrayT, input_shape: int | tuple[int, ...] | None = None, *, n_iter: int = 6, **layer: Unpack[Layer]
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    n_iter: int | None = None,
+    **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Gram-iteration bound of a circular layer at one input size: a proven upper bound at every ``n_iter``.
+    """Gram-iteration bound: a proven upper bound at every ``n_iter`` (Delattre et al. 2023, 2024).
+
+    Of a circular layer at one input size; without ``input_shape``, and for zero padding, of the convolution itself, a
+    bound at every size.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
-    input_shape : int or tuple of int
-        Spatial input sizes. Required in this version.
-    n_iter : int, default 6
-        Gram products; the excess over the norm is at most ``min(cin, cout)**(1 / 2**(n_iter + 1))``.
+    input_shape : int or tuple of int, optional
+        Spatial input sizes of a circular layer. None: every size at once.
+    n_iter : int, optional
+        Gram products. Circular: 6 unless given; the excess over the norm is at most
+        ``min(cin, cout)**(1 / 2**(n_iter + 1))``. Else 3: the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``, the
+        number of taps after as many products.
     **layer
         See `specnorm.conv.Layer`.
 
@@ -216,7 +237,9 @@ def gram_bound(
     Raises
     ------
     GeometryError
-        Without ``input_shape``, or for another padding.
+        For reflect and replicate padding.
+    MethodError
+        If ``n_iter`` is no count, or makes too many taps.
     """
     value: ArrayT = measure(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
     return value
@@ -244,6 +267,43 @@ def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry
     """
     value: ArrayT = measure(kernel, Grid(n=n), **geometry).value
     return value
+
+
+def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
+    """Divide each channel by a number of its own, so that the layer has norm at most 1: a differentiable layer.
+
+    ``n_iter=1`` is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022; more Gram products are the
+    spectral rescaling of Delattre et al., 2024, and come closer to 1. No search and no proof by cells: it holds by a
+    diagonally dominant matrix, rounding included, also under jit, compile and vmap. Channels are those of the smaller
+    side: inputs, or outputs where there are fewer.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+        Transposed: (cin, cout // groups, *kernel_shape).
+    n_iter : int, default 1
+        Gram products, at least 1; the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
+    **geometry
+        See `specnorm.conv.Geometry`. Every stride, dilation, zero or circular padding and input size is served by the
+        same kernel; groups are rescaled one by one.
+
+    Returns
+    -------
+    array of the kernel's library, shape, dtype and layout
+        Its norm is at most 1, as rounded in its dtype (in half precision it is kept further below). Zero channels stay
+        zero.
+
+    Raises
+    ------
+    GeometryError
+        For reflect and replicate padding.
+    MethodError
+        If ``n_iter`` is no count of at least 1, or makes too many taps.
+    """
+    found = measure(kernel, ChannelNorms(n_iter=n_iter), **geometry)
+    given: Any = kernel
+    result: ArrayT = rescaled(given, found.value, found.spec, xp=backend_for(given).namespace(given))
+    return result
 
 
 def conv_norm(
@@ -275,6 +335,49 @@ def conv_norm(
         If the budget did not suffice for ``rtol``.
     """
     value: ArrayT = measure(kernel, ExactFFT(rtol=rtol), input_shape=input_shape, **layer).value
+    return value
+
+
+def power_norm(
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...],
+    *,
+    n_iter: int = 100,
+    seed: int = 0,
+    rtol: float = 1e-6,
+    **layer: Unpack[Layer],
+) -> ArrayT:
+    """Norm of the layer itself at one input size, with its own padding and stride: a proven lower bound.
+
+    Lanczos on A*A with the layer's own products, as power iteration in Ryu et al., ICML 2019, and Farnia et al., ICLR
+    2019, in far fewer of them. The last quotient ``||A v|| / ||v||`` is rounded down with the rounding of the products
+    counted, so the value is a bound wherever the iteration stopped.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+        Transposed: (cin, cout // groups, *kernel_shape).
+    input_shape : int or tuple of int
+        The layer's own spatial input sizes.
+    n_iter : int, default 100
+        At most this many products with the layer and with its adjoint.
+    seed : int, default 0
+        Of the start vector: the same seed gives the same answer.
+    rtol : float, default 1e-6
+        Stop where a whole restart of the iteration gained relatively less than this.
+    **layer
+        See `specnorm.conv.Layer`: every stride, dilation, groups, padding mode and amount.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    GeometryError
+        If ``input_shape`` is None, or the layer has no output there.
+    """
+    value: ArrayT = measure(kernel, Power(n_iter=n_iter, seed=seed, rtol=rtol), input_shape=input_shape, **layer).value
     return value
 
 

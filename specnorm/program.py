@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm import arrays, operators, rounding
+from specnorm import arrays, convolution, operators, rounding
 from specnorm.conv import ConvSpec, check_dtype
 from specnorm.errors import KernelError, MethodError
 
@@ -124,12 +124,14 @@ class Program:
             working = arrays.real_dtype(residuals[0], xp=xp)
             cotangent = xp.reshape(xp.astype(cotangent, working), (math.prod(batch), *self.value_shape))
             gradient = self.method.pullback(residuals, cotangent, self.spec, xp=xp)
-            gradient = xp.reshape(operators.from_blocks(gradient, self.spec, xp=xp), (*batch, *self.shape))
+            restore = operators.from_blocks if self.method.folded else convolution.caller_order
+            gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype))
 
     def _blocks(self, kernels: Array, *, xp: Any, backend: Backend) -> Array:
         dtype = getattr(xp, self._dtype(kernels, backend=backend))
-        return operators.to_blocks(xp.astype(kernels, dtype), self.spec, xp=xp)
+        prepare = operators.to_blocks if self.method.folded else convolution.torch_order
+        return prepare(xp.astype(kernels, dtype), self.spec, xp=xp)
 
     @property
     def value_shape(self) -> tuple[int, ...]:

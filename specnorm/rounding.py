@@ -335,3 +335,62 @@ def grid_factor(samples: int, size: int) -> float:
     cosine = math.cos(math.pi * degree / (2 * samples))
     factor = min(interpolation, 1 / cosine) if cosine > 0 else interpolation
     return float(factor * (1 + 1e-14 + 1e-14 / max(cosine, 1e-3)))
+
+
+def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, xp: Any, backend: Backend) -> Array:
+    """Proven lower bounds of the k largest singular values of a linear map, from its action on k vectors.
+
+    With the vectors as the columns of X, ``sigma_j(A) >= sigma_j(A X) / ||X||``; the computed image Y differs from A X
+    by at most ``gamma(count) |A| |X|``; and the eigenvalues of Y*Y differ from its sorted diagonal by at most the norm
+    of what lies off it (Weyl, twice). Sharp for orthogonal vectors with orthogonal images, which Ritz vectors are.
+
+    Parameters
+    ----------
+    images : array, shape (b, k, m)
+        A x as computed.
+    terms : array, shape (b, k, m)
+        ``|A| |x|``, computed by the same operations.
+    vectors : array, shape (b, k, n)
+        Any vectors, near unit length.
+    count : int
+        Roundings of one entry of the image.
+
+    Returns
+    -------
+    array, shape (b, k)
+        Descending; the first is a lower bound of the norm.
+    """
+    k = images.shape[1]
+    u = unit(images, xp=xp)
+    lengths, roundings = _inner_products(vectors, xp=xp, backend=backend)
+    eye = xp.eye(k, dtype=vectors.dtype, device=backend.device(vectors))
+    mass = up(xp.linalg.trace(lengths), k + roundings, xp=xp)
+    width = up(frobenius_up(lengths - eye, xp=xp) + 1 + mass * (SLACK * gamma(roundings + 2, u)), 4, xp=xp)
+    gram, roundings = _inner_products(images, xp=xp, backend=backend)
+    diagonal = xp.linalg.diagonal(gram)
+    mass = up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp)
+    spread = up(frobenius_up(gram * (1 - eye), xp=xp) + mass * (SLACK * gamma(roundings + 2, u)), 4, xp=xp)
+    squares = down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp) - spread[:, None]
+    values = down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
+    total, roundings = _inner_products(terms, xp=xp, backend=backend)
+    # The computed terms may be too small by a relative gamma(count) themselves.
+    share = gamma(count, u) / (1 - gamma(count, u))
+    lost = up(xp.sqrt(up(xp.linalg.trace(total), k + roundings, xp=xp)), 2, xp=xp) * (SLACK * share)
+    values = down((values - lost[:, None]) / up(xp.sqrt(width), 2, xp=xp)[:, None], 4, xp=xp)
+    return xp.maximum(values, xp.zeros_like(values))
+
+
+def _inner_products(vectors: Array, *, xp: Any, backend: Backend) -> tuple[Array, int]:
+    """Gram matrices (b, k, k) of vectors (b, k, n), and the number of roundings of each entry.
+
+    The sum is taken in about sqrt(n) parts, whose roundings add up instead of multiplying.
+    """
+    b, k, n = vectors.shape
+    part = max(1, math.isqrt(n))
+    parts = -(-n // part)
+    missing = parts * part - n
+    if missing:
+        filling = xp.zeros((b, k, missing), dtype=vectors.dtype, device=backend.device(vectors))
+        vectors = xp.concat([vectors, filling], axis=2)
+    split = xp.permute_dims(xp.reshape(vectors, (b, k, parts, part)), (0, 2, 1, 3))
+    return xp.sum(xp.matmul(split, xp.matrix_transpose(split)), axis=1), part + parts

@@ -22,7 +22,7 @@ LEVELS = (
     ("errors",),
     ("conv", "result"),
     ("arrays", "cells", "frequencies", "rounding"),
-    ("autocorrelation", "operators"),
+    ("autocorrelation", "convolution", "operators"),
     ("backends", "program", "methods"),
     ("api", "auditing", "cli", "projections", "testing", "__init__", "__main__"),
 )

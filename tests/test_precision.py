@@ -26,6 +26,8 @@ FUNCTIONS: dict[str, Function] = {
     "grid_bound": specnorm.grid_bound,
     "conv_norm": lambda k: specnorm.conv_norm(k, 7),
     "singular_values": lambda k: specnorm.singular_values(k, 5, k=3),
+    "gram_bound, every size": specnorm.gram_bound,
+    "power_norm": lambda k: specnorm.power_norm(k, 7, padding_mode="zeros"),
     "reshaped_norm": specnorm.reshaped_norm,
     "matrix_norm": specnorm.matrix_norm,
     "power_iteration": specnorm.power_iteration,

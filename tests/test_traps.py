@@ -12,7 +12,14 @@ import pytest
 from checks import assert_exact, assert_valid
 from libraries import Lib
 from numpy.typing import NDArray
-from oracle import dense_norm, finite_difference_gradient, sigma_star, tensor_norm_best
+from oracle import (
+    all_singular_values,
+    dense_matrix,
+    dense_norm,
+    finite_difference_gradient,
+    sigma_star,
+    tensor_norm_best,
+)
 from real_weights import real_kernel
 from strategies import Recipe
 
@@ -193,6 +200,57 @@ def test_large_kernels_and_the_adjoint() -> None:
         assert abs(float(np.sum(gradient * direction)) - expected) <= 1e-6 * abs(expected) + 1e-6
 
 
+def test_padding_by_one_whatever_the_kernel() -> None:
+    """Elsewhere the real operator of a 7x7 kernel was built with padding 1, another and smaller layer."""
+    kernel = Recipe((2, 2, 7, 7), "ones").kernel
+    truth = dense_norm(kernel, 6, padding_mode="zeros")
+    assert dense_norm(kernel, 6, padding_mode="zeros", padding=1).hi < 0.7 * truth.lo
+    value = float(specnorm.power_norm(kernel, 6, padding_mode="zeros"))
+    assert truth.lo * (1 - 1e-9) <= value <= truth.hi
+
+
+def test_adjoint_written_as_an_unflipped_convolution() -> None:
+    """<A x, y> = <x, A* y>; a second convolution with the kernel as it stands is no adjoint, nor does it converge."""
+    kernel = Recipe((3, 3, 5), seed=5).kernel
+    matrix = dense_matrix(kernel, 9, padding_mode="zeros")
+    wrong = dense_matrix(np.swapaxes(kernel, 0, 1), 9, padding_mode="zeros")
+    v = Recipe((27,), seed=1).kernel
+    for _ in range(200):
+        v = wrong @ (matrix @ v)
+        v /= np.linalg.norm(v)
+    truth = dense_norm(kernel, 9, padding_mode="zeros")
+    assert np.linalg.norm(matrix @ v) < 0.99 * truth.lo
+    assert float(specnorm.power_norm(kernel, 9, padding_mode="zeros")) >= truth.lo * (1 - 1e-9)
+
+
+def test_iterating_the_identity_plus_the_gram_matrix() -> None:
+    """I + A*A hardly moves where A is small: half of the truth at a norm of 0.1."""
+    kernel = 0.02 * Recipe((4, 4, 3), seed=5).kernel
+    truth = dense_norm(kernel, 16, padding_mode="zeros")
+    matrix = dense_matrix(kernel, 16, padding_mode="zeros")
+    v = Recipe((64,), seed=1).kernel
+    for _ in range(30):
+        v = v + matrix.T @ (matrix @ v)
+        v /= np.linalg.norm(v)
+    assert np.linalg.norm(matrix @ v) < 0.7 * truth.lo
+    assert float(specnorm.power_norm(kernel, 16, padding_mode="zeros", n_iter=30)) >= 0.999 * truth.lo
+
+
+def test_unfixed_sign_of_the_qr_factor() -> None:
+    """Read off as V* (I + A*A) V - I after a QR that turned a sign, a value becomes the root of sigma**2 + 2."""
+    sigma = 0.1
+    turned = np.sqrt(abs(-(1 + sigma**2) - 1))  # the diagonal of R with its sign, less the identity
+    assert abs(turned - np.sqrt(sigma**2 + 2)) < 1e-12
+    values = specnorm.measure(np.diag([sigma, -sigma / 2, 0.01]), specnorm.PowerTopK(k=3), input_shape=()).value
+    np.testing.assert_allclose(values, [sigma, sigma / 2, 0.01], rtol=1e-12)
+    for seed in range(5):
+        kernel = Recipe((3, 3, 3), seed=seed).kernel
+        exact = all_singular_values(kernel, 10, padding_mode="zeros")
+        method = specnorm.PowerTopK(k=3, seed=seed)
+        found = specnorm.measure(kernel, method, input_shape=10, padding_mode="zeros").value
+        np.testing.assert_allclose(found, exact[:3], rtol=1e-4)
+
+
 def test_adjoint_of_the_symbol(xp: Lib) -> None:
     """<u, G v> = <G* u, v> at every frequency, and both are the plain sums over taps."""
     blocks = Recipe((3, 2, 3, 2), dtype=xp.dtypes[-1], seed=5).kernel[None]
@@ -267,13 +325,20 @@ def test_memory_of_frequencies(method: specnorm.Method) -> None:
     assert peak_bytes(lambda: specnorm.measure(kernel, method, input_shape=32)) < 300 * 2**20
 
 
+def test_memory_of_the_layer_and_of_doubling_kernels() -> None:
+    """Patches, a Krylov basis, the taps of three products: each is made in parts."""
+    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
+    assert peak_bytes(lambda: specnorm.gram_bound(kernel)) < 300 * 2**20
+    assert peak_bytes(lambda: specnorm.power_norm(kernel, 24, padding_mode="zeros", n_iter=6)) < 300 * 2**20
+
+
 def test_every_refusal_names_what_to_use() -> None:
     """A function that cannot serve a combination raises and says what can."""
     kernel = np.ones((2, 2, 3, 3))
     calls: list[Callable[[], object]] = [
         lambda: specnorm.conv_norm(kernel, 8, padding_mode="zeros"),
         lambda: specnorm.singular_values(kernel, 8, padding_mode="zeros"),
-        lambda: specnorm.gram_bound(kernel, 8, padding_mode="zeros"),
+        lambda: specnorm.power_norm(kernel, None),  # type: ignore[arg-type]
         lambda: specnorm.reshaped_norm(kernel, input_shape=2),
     ]
     for call in calls:

@@ -161,7 +161,7 @@ def _check(settings: Settings) -> None:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
     sized = [name for name in settings.methods if name in AT_A_SIZE]
     if sized and settings.input_shape is None:
-        raise MethodError(f"{', '.join(sized)} needs input_shape, the size of the circular layer it measures.")
+        raise MethodError(f"{', '.join(sized)} needs input_shape, the size of the layer it measures.")
     if settings.layout is not None and settings.layout not in get_args(Layout):
         raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
     if settings.padding_mode not in (None, "zeros", "circular"):

@@ -18,8 +18,10 @@ from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
 from specnorm.result import Result
 
-AT_A_SIZE = frozenset({"fft", "gram"})
-"""Methods that answer for a circular layer at one input size; the others for every size at once."""
+CIRCULAR_AT_A_SIZE = frozenset({"fft", "gram"})
+"""Methods that answer for a circular layer at one input size."""
+AT_A_SIZE = CIRCULAR_AT_A_SIZE | {"power"}
+"""Methods that answer at one input size; the others for every size at once."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ class _Results:
         if name not in self.known:
             geometry: dict[str, Any] = {"layout": self.spec.layout, "padding_mode": self.spec.padding_mode}
             if name in AT_A_SIZE:
-                geometry |= {"padding_mode": "circular", "input_shape": self.spec.input_shape}
+                geometry["input_shape"] = self.spec.input_shape
+            if name in CIRCULAR_AT_A_SIZE:
+                geometry["padding_mode"] = "circular"
             self.known[name] = measure(self.kernel, METHODS[name](), **geometry)
         return self.known[name]
 

@@ -7,12 +7,13 @@ from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fft import ExactFFT
 from specnorm.methods.gram import Gram
 from specnorm.methods.grid import Grid
+from specnorm.methods.power import Power, PowerTopK
 from specnorm.methods.reshaped import Reshaped
 from specnorm.methods.tensor_norm import TensorNorm
 from specnorm.methods.unfolding import FantasticFour, Unfoldings
 
 METHODS: dict[str, type[Method]] = {
-    cls.name: cls for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Reshaped, Enclose)
+    cls.name: cls for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Power, Reshaped, Enclose)
 }
 """Name -> class: the registry's keys, JSON fields and ``--methods`` words."""
 
@@ -25,6 +26,8 @@ __all__ = [
     "Gram",
     "Grid",
     "Method",
+    "Power",
+    "PowerTopK",
     "Reshaped",
     "TensorNorm",
     "Unfoldings",

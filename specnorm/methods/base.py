@@ -59,6 +59,8 @@ class Method:
 
     scaled: ClassVar[bool] = True
     """Whether blocks come scaled by a power of two, and values go back through it."""
+    folded: ClassVar[bool] = True
+    """Whether the geometry is folded into blocks. False: ``forward`` gets the kernels, (b, *shape) in torch's order."""
 
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry."""

@@ -1,4 +1,4 @@
-"""Gram iteration on the circular symbol: an upper bound at every iteration count (Delattre et al., ICML 2023)."""
+"""Gram iteration: on the circular symbol at one size (Delattre et al., ICML 2023), else on the convolution itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm import operators, rounding
 from specnorm.frequencies import half_grid
 from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.gram_zero import ZeroPaddedGram
 from specnorm.methods.matrix import schatten_gradient
 
 if TYPE_CHECKING:
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 class Gram(Method):
     """Largest Schatten norm of order ``2**(n_iter + 1)`` over the DFT frequencies of a circular layer.
 
+    Without ``input_shape``, and for zero padding, it is `ZeroPaddedGram`: a bound of sigma*.
+
     Parameters
     ----------
-    n_iter : int
-        Gram products. The bound exceeds the norm by at most ``min(cin, cout)**(1 / 2**(n_iter + 1))``.
+    n_iter : int, optional
+        Gram products. The bound exceeds the circular norm by at most ``min(cin, cout)**(1 / 2**(n_iter + 1))``. None:
+        6, or 3 for `ZeroPaddedGram`, whose taps double on every axis with each.
 
     References
     ----------
@@ -33,14 +37,15 @@ class Gram(Method):
        matrix products instead of an FFT, and rounding counted.
     """
 
-    n_iter: int = 6
+    n_iter: int | None = None
 
     name: ClassVar[str] = "gram"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter)
+        if self.n_iter is not None:
+            check_count("n_iter", self.n_iter)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
@@ -48,24 +53,44 @@ class Gram(Method):
         return "upper"
 
     def check(self, spec: ConvSpec) -> None:
-        """Circular at a given size only."""
+        """Circular at a size; zero padding or no size for every size at once."""
+        endless = self._endless(spec)
+        if endless is not None:
+            endless.check(spec)
+            return
         super().check(spec)
         operators.require_circular(spec, "gram_bound", "grid_bound(kernel) or f4_bound(kernel)")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
+        endless = self._endless(spec)
+        if endless is not None:
+            return endless.forward(blocks, spec, xp=xp, backend=backend)
+        count = self._circular_count()
         error = rounding.symbol_error(blocks, xp=xp)[:, None]
 
         def bound(symbol: operators.Symbol) -> Array:
-            return rounding.gram_iteration_up(symbol.matrices(), self.n_iter, error, xp=xp)
+            return rounding.gram_iteration_up(symbol.matrices(), count, error, xp=xp)
 
         frequencies = half_grid(operators.circular_sizes(spec))
         value, phase = operators.largest(bound, blocks, frequencies, xp=xp, backend=backend)
-        gamma = schatten_gradient(operators.matrix_at(blocks, phase, xp=xp), value, self.n_iter, xp=xp)
+        gamma = schatten_gradient(operators.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
         return Evaluation(value, (), (gamma, phase))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Schatten gradient at the arg-max frequency, carried back to the taps."""
+        endless = self._endless(spec)
+        if endless is not None:
+            return endless.pullback(residuals, cotangent, spec, xp=xp)
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
         return operators.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
+
+    def _circular_count(self) -> int:
+        return 6 if self.n_iter is None else self.n_iter
+
+    def _endless(self, spec: ConvSpec) -> ZeroPaddedGram | None:
+        """The method that serves a geometry for every size at once, or None for a circular layer at one size."""
+        if spec.padding_mode != "zeros" and not (spec.padding_mode == "circular" and spec.input_shape is None):
+            return None
+        return ZeroPaddedGram() if self.n_iter is None else ZeroPaddedGram(n_iter=self.n_iter)

@@ -77,6 +77,8 @@ def test_columns_are_the_methods_values() -> None:
         assert row[name] == float(specnorm.measure(kernel, specnorm.METHODS[name]()).value)
     for name in ("fft", "gram"):
         assert row[name] == float(specnorm.measure(kernel, specnorm.METHODS[name](), input_shape=(5, 6)).value)
+    padded = specnorm.power_norm(kernel, (5, 6), padding_mode="zeros")
+    assert row["power"] == float(padded)
     assert row["circular"] == row["fft"]
     assert row["unfoldings"] == [float(x) for x in specnorm.unfolding_bounds(kernel)]
     assert row["ratio"] == row["tn"] / row["lower"]

@@ -20,7 +20,7 @@ import specnorm
 from soundness import balls
 from soundness.families import Case
 from soundness.truths import Truth, float_of
-from specnorm import FantasticFour, Gram, Grid, Reshaped, TensorNorm, Unfoldings
+from specnorm import FantasticFour, Gram, Grid, Power, Reshaped, TensorNorm, Unfoldings
 from specnorm.methods.enclosure import Certify, Enclose
 from specnorm.methods.fft import ExactFFT
 from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
@@ -189,6 +189,16 @@ class Claims:
         """`gram_bound` at a circular size."""
         value = specnorm.measure(self.kernel, Gram(n_iter=n_iter), input_shape=sizes).value
         self.upper(f"gram_bound(n_iter={n_iter})", value, self.truth.low(sizes))
+
+    def gram_everywhere(self, n_iter: int) -> None:
+        """`gram_bound` at every size."""
+        value = specnorm.measure(self.kernel, Gram(n_iter=n_iter)).value
+        self.upper(f"gram_bound(n_iter={n_iter}), every size", value, self.truth.low())
+
+    def layer(self, sizes: tuple[int, ...], n_iter: int, seed: int = 0) -> None:
+        """`power_norm` of the circular layer."""
+        value = specnorm.measure(self.kernel, Power(n_iter=n_iter, seed=seed), input_shape=sizes).value
+        self.lower("power_norm", value, self.truth.low(sizes), self._high(sizes), lambda: self.truth.harder(sizes))
 
     def matrices(self, n_iter: int, seed: int = 0) -> None:
         """The matrix functions, on the kernel's reshape."""

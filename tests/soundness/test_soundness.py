@@ -139,6 +139,8 @@ def test_backends(xp: Lib) -> None:
         claims.grid()
         claims.unfoldings()
         claims.gram(sizes, 3)
+        claims.gram_everywhere(3)
+        claims.layer(sizes, 30)
         claims.matrices(3)
         claims.enclosure(1e-3, max_cells=300)
         claims.enclosure(1e-2, sizes, max_cells=300)
@@ -160,6 +162,7 @@ def test_float32_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
         claims.grid()
         claims.unfoldings()
         claims.gram(sizes, index % 9)
+        claims.gram_everywhere(index % 5)
         claims.matrices(index % 5)
         found += claims.tally.violations
     assert found == []

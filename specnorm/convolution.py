@@ -1,0 +1,323 @@
+"""The layer itself as a linear map at one input size: every stride, dilation, group, padding and amount of it.
+
+Along one axis, output ``m`` and tap ``k`` read the input at ``s m + r k - before``, mapped back into the input as the
+padding says. That is a table of k_j times m_j integers for each axis on its own, so patches are gathered axis by axis
+and met with the kernel in one matrix product; the adjoint is the same product turned around, and the tables' inverses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.errors import GeometryError
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array, Backend
+    from specnorm.conv import ConvSpec
+
+BUDGET = 256 * 2**20
+"""Bytes that the gathered patches of one product may take."""
+
+
+def torch_order(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    """Kernels (batch, *shape) with the axes in torch's order, groups and stride left as they are."""
+    if _io(spec):
+        kernels = xp.permute_dims(kernels, _swap(kernels.ndim))
+    return kernels
+
+
+def caller_order(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    """Inverse (and adjoint) of `torch_order`."""
+    if _io(spec):
+        kernels = xp.permute_dims(kernels, arrays.inverse_permutation(_swap(kernels.ndim)))
+    return kernels
+
+
+def _io(spec: ConvSpec) -> bool:
+    return spec.layout is not None and spec.layout.endswith("IO")
+
+
+def _swap(ndim: int) -> tuple[int, ...]:
+    return (0, ndim - 1, ndim - 2, *range(1, ndim - 2))
+
+
+def sizes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Spatial sizes of the large side and of the small side of the convolution behind a layer at ``input_shape``.
+
+    The large side is the input, or a transposed layer's output.
+
+    Raises
+    ------
+    GeometryError
+        Without a size, if the layer has no output there, or if there is no such layer.
+    """
+    if spec.input_shape is None:
+        raise GeometryError("the layer itself is a matrix at one size only: give input_shape.")
+    axes = list(zip(spec.kernel_shape, spec.input_shape, spec.stride, spec.dilation, spec.padding, strict=True))
+    if spec.transposed:
+        same = tuple(before + after for before, after in spec.padding) == tuple(r * (k - 1) for k, _, _, r, _ in axes)
+        if spec.padding_mode == "zeros":
+            large = tuple((n - 1) * s - sum(pads) + r * (k - 1) + 1 for k, n, s, r, pads in axes)
+        elif spec.padding_mode == "circular" and same:
+            large = tuple(n * s for _, n, s, _, _ in axes)
+        else:
+            raise GeometryError(
+                f"there is no transposed convolution with padding_mode={spec.padding_mode!r} and padding="
+                f'{spec.padding}. Use padding_mode="zeros" with any padding, or "circular" with padding="same".'
+            )
+        small = spec.input_shape
+    else:
+        large = spec.input_shape
+        small = tuple((n + sum(pads) - r * (k - 1) - 1) // s + 1 for k, n, s, r, pads in axes)
+    if any(m < 1 for m in (*large, *small)):
+        raise GeometryError(
+            f"the layer has no output at input_shape={spec.input_shape} (kernel {spec.kernel_shape}, padding "
+            f"{spec.padding}, dilation {spec.dilation}). Give a larger input_shape or more padding."
+        )
+    if spec.padding_mode == "reflect" and any(max(pads) >= n for _, n, _, _, pads in axes):
+        raise GeometryError(
+            f"reflect padding {spec.padding} needs an input larger than itself on every axis; input_shape is "
+            f'{spec.input_shape}. Use a larger one, or padding_mode="replicate".'
+        )
+    return large, small
+
+
+def shapes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the layer's input and output, channels first."""
+    large, small = sizes_of(spec)
+    return ((spec.cin, *small), (spec.cout, *large)) if spec.transposed else ((spec.cin, *large), (spec.cout, *small))
+
+
+class Convolution:
+    """A stack of layers of one geometry as linear maps between vectors.
+
+    Parameters
+    ----------
+    kernels : array, shape (b, *shape)
+        In torch's order (`torch_order`): (cout, cin // groups, *kernel_shape), transposed (cin, cout // groups, ...).
+    spec : ConvSpec
+        With ``input_shape``.
+    vectors : int
+        How many vectors a kernel are applied at once; memory is planned for that many.
+    budget : int
+        Bytes for the patches of one product. Beyond it the taps of the first axes are taken one after another.
+
+    Attributes
+    ----------
+    shape : tuple (outputs, inputs)
+        Of the layer's matrix.
+    roundings : tuple (forward, backward)
+        ``|computed A x - A x| <= gamma(forward) |A| |x|``, and likewise for the adjoint.
+
+    Raises
+    ------
+    GeometryError
+        As `sizes_of`.
+    """
+
+    def __init__(
+        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int = BUDGET, xp: Any, backend: Backend
+    ) -> None:
+        self.xp, self.spec = xp, spec
+        self.large, self.small = sizes_of(spec)
+        self.shapes = shapes_of(spec)
+        self.shape = math.prod(self.shapes[1]), math.prod(self.shapes[0])
+        b, first, second, *taps = kernels.shape
+        self.outer, self.inner = first // spec.groups, second
+        self.kernels = xp.reshape(kernels, (b, spec.groups, self.outer, second, *taps))
+        self.lead = self._lead(b * vectors * spec.groups * second, budget)
+        self.gathers: list[list[_Gather]] = []
+        for j, table in enumerate(_tables(self.large, self.small, spec)):
+            parts = [*table] if j < self.lead else [table.reshape(-1)]
+            self.gathers.append([_Gather(part, self.large[j], like=kernels, xp=xp, backend=backend) for part in parts])
+        loops = math.prod(self.kernel_shape[: self.lead])
+        forward = second * math.prod(taps) + 2
+        backward = self.outer + sum(max(g.copies for g in axis) for axis in self.gathers) + loops + 2
+        self.roundings = (backward, forward) if spec.transposed else (forward, backward)
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Spatial sizes of the kernel."""
+        return self.spec.kernel_shape
+
+    def absolute(self) -> Convolution:
+        """The layers with the absolute values of the kernels: what rounding errors are measured by."""
+        other = object.__new__(Convolution)
+        other.__dict__.update(self.__dict__, kernels=self.xp.abs(self.kernels))
+        return other
+
+    def apply(self, x: Array) -> Array:
+        """A x, shape (b, r, inputs) -> (b, r, outputs)."""
+        return self._backward(x) if self.spec.transposed else self._forward(x)
+
+    def adjoint(self, y: Array) -> Array:
+        """A* y, shape (b, r, outputs) -> (b, r, inputs)."""
+        return self._forward(y) if self.spec.transposed else self._backward(y)
+
+    def kernel_gradient(self, y: Array, x: Array) -> Array:
+        """Gradient of <y_r, A x_r> with respect to the kernel, shape (b, r, *shape of one kernel)."""
+        xp, small = self.xp, math.prod(self.small)
+        if self.spec.transposed:
+            x, y = y, x
+        b, r = x.shape[:2]
+        groups = self.spec.groups
+        y = xp.reshape(y, (b, r, groups, self.outer, small))
+        parts = []
+        for taps in self._leading_taps():
+            patches = xp.reshape(self._patches(x, taps), (b, groups, -1, r, small))
+            patches = xp.permute_dims(patches, (0, 3, 1, 4, 2))
+            parts.append(xp.matmul(y, patches))
+        # (b, r, groups, outer, lead taps, inner * other taps), the inner channels to the front of all taps.
+        total = xp.stack(parts, axis=4)
+        total = xp.reshape(total, (b, r, groups, self.outer, len(parts), self.inner, -1))
+        total = xp.permute_dims(total, (0, 1, 2, 3, 5, 4, 6))
+        return xp.reshape(total, (b, r, groups * self.outer, self.inner, *self.kernel_shape))
+
+    def _lead(self, lines: int, budget: int) -> int:
+        """Number of leading axes whose taps are taken one after another, so that the patches fit the budget."""
+        itemsize = 8
+        for lead in range(len(self.kernel_shape) + 1):
+            if itemsize * lines * math.prod(self.kernel_shape[lead:]) * math.prod(self.small) <= budget:
+                return lead
+        return len(self.kernel_shape)
+
+    def _leading_taps(self) -> list[tuple[int, ...]]:
+        return list(itertools.product(*map(range, self.kernel_shape[: self.lead])))
+
+    def _gather(self, axis: int, taps: tuple[int, ...]) -> _Gather:
+        return self.gathers[axis][taps[axis] if axis < self.lead else 0]
+
+    def _matrix(self, taps: tuple[int, ...]) -> Array:
+        """Kernels as (b, groups, outer, inner * other taps) at the leading taps."""
+        part = self.kernels[(slice(None),) * 4 + taps + (slice(None),) * (len(self.kernel_shape) - self.lead)]
+        return self.xp.reshape(part, (*part.shape[:3], -1))
+
+    def _patches(self, x: Array, taps: tuple[int, ...]) -> Array:
+        """What the outputs read: (b, r, inputs) -> (b, groups, inner * other taps, r * outputs)."""
+        xp, groups, rest = self.xp, self.spec.groups, range(self.lead, len(self.kernel_shape))
+        b, r = x.shape[:2]
+        x = xp.reshape(x, (b, r, groups * self.inner, *self.large))
+        for axis in range(len(self.kernel_shape)):
+            x = self._gather(axis, taps).read(x, axis + 3)
+        shape, position, tap_axes, out_axes = [b, r, groups, self.inner], 4, [], []
+        for axis, size in enumerate(self.small):
+            if axis in rest:
+                shape.append(self.kernel_shape[axis])
+                tap_axes.append(position)
+                position += 1
+            shape.append(size)
+            out_axes.append(position)
+            position += 1
+        x = xp.permute_dims(xp.reshape(x, tuple(shape)), (0, 2, 3, *tap_axes, 1, *out_axes))
+        return xp.reshape(x, (b, groups, -1, r * math.prod(self.small)))
+
+    def _forward(self, x: Array) -> Array:
+        xp = self.xp
+        b, r = x.shape[:2]
+        total = None
+        for taps in self._leading_taps():
+            part = xp.matmul(self._matrix(taps), self._patches(x, taps))
+            total = part if total is None else total + part
+        total = xp.reshape(total, (b, self.spec.groups * self.outer, r, math.prod(self.small)))
+        return xp.reshape(xp.permute_dims(total, (0, 2, 1, 3)), (b, r, -1))
+
+    def _backward(self, y: Array) -> Array:
+        xp, groups, small = self.xp, self.spec.groups, math.prod(self.small)
+        b, r = y.shape[:2]
+        y = xp.permute_dims(xp.reshape(y, (b, r, groups, self.outer, small)), (0, 2, 3, 1, 4))
+        y = xp.reshape(y, (b, groups, self.outer, r * small))
+        rest = list(range(self.lead, len(self.kernel_shape)))
+        taps_shape = tuple(self.kernel_shape[axis] for axis in rest)
+        # From (b, groups, inner, *taps, r, *outputs) each axis' taps go in front of its outputs.
+        first_out = 3 + len(rest) + 1
+        order, merged = [0, 3 + len(rest), 1, 2], []
+        for axis, size in enumerate(self.small):
+            if axis in rest:
+                order.append(3 + rest.index(axis))
+            order.append(first_out + axis)
+            merged.append(size * (self.kernel_shape[axis] if axis in rest else 1))
+        total = None
+        for taps in self._leading_taps():
+            w = xp.matmul(xp.matrix_transpose(self._matrix(taps)), y)
+            w = xp.reshape(w, (b, groups, self.inner, *taps_shape, r, *self.small))
+            w = xp.reshape(xp.permute_dims(w, tuple(order)), (b, r, groups * self.inner, *merged))
+            for axis in range(len(self.kernel_shape)):
+                w = self._gather(axis, taps).add(w, axis + 3)
+            total = w if total is None else total + w
+        return xp.reshape(total, (b, r, -1))
+
+
+class _Gather:
+    """A table of positions to read along one axis, and its inverse: who read each position.
+
+    Parameters
+    ----------
+    table : integer array, shape (l,)
+        Positions 0..n-1, or n for a zero.
+    size : int
+        n.
+    """
+
+    def __init__(self, table: np.ndarray, size: int, *, like: Array, xp: Any, backend: Backend) -> None:
+        self.xp, self.size, self.length = xp, size, len(table)
+        self.plain = np.array_equal(table, np.arange(size))
+        readers = _inverse(table, size)
+        self.copies = len(readers)
+        self.zero_read = bool((table == size).any())
+        self.zero_added = bool((readers == len(table)).any())
+        self.table = backend.from_numpy(table.astype(np.int32), like)
+        self.readers = backend.from_numpy(readers.reshape(-1).astype(np.int32), like)
+
+    def read(self, x: Array, axis: int) -> Array:
+        """Length n of an axis -> length l."""
+        if self.plain:
+            return x
+        return self.xp.take(self._with_zero(x, axis) if self.zero_read else x, self.table, axis=axis)
+
+    def add(self, y: Array, axis: int) -> Array:
+        """Length l of an axis -> length n: what was read from a position is added up there."""
+        if self.plain:
+            return y
+        y = self.xp.take(self._with_zero(y, axis) if self.zero_added else y, self.readers, axis=axis)
+        shape = (*y.shape[:axis], self.copies, self.size, *y.shape[axis + 1 :])
+        return self.xp.sum(self.xp.reshape(y, shape), axis=axis)
+
+    def _with_zero(self, x: Array, axis: int) -> Array:
+        first = x[(slice(None),) * axis + (slice(0, 1),) + (slice(None),) * (x.ndim - axis - 1)]
+        return self.xp.concat([x, self.xp.zeros_like(first)], axis=axis)
+
+
+def _inverse(table: np.ndarray, size: int) -> np.ndarray:
+    """Entries of a table that hold each position 0..size-1, shape (copies, size); len(table) where there are fewer."""
+    order = np.argsort(table, kind="stable")
+    held = table[order]
+    order, held = order[held < size], held[held < size]
+    counts = np.bincount(held, minlength=size)
+    ranks = np.arange(len(held)) - (np.cumsum(counts) - counts)[held]
+    readers = np.full((max(1, int(counts.max())), size), len(table))
+    readers[ranks, held] = order
+    return readers
+
+
+def _tables(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[np.ndarray]:
+    """`axis_tables` of every axis."""
+    axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
+    return [axis_tables(n, m, k, s, r, before, spec.padding_mode) for n, m, k, s, r, (before, _) in axes]
+
+
+def axis_tables(n: int, m: int, k: int, stride: int, dilation: int, before: int, mode: str) -> np.ndarray:
+    """Position of an axis of length n that every tap reads for every output, shape (k, m); n for a zero."""
+    position = dilation * np.arange(k)[:, None] + stride * np.arange(m)[None, :] - before
+    inside = (position >= 0) & (position < n)
+    if mode == "circular":
+        return np.asarray(position % n)
+    if mode == "zeros":
+        return np.where(inside, position, n)
+    if mode == "replicate":
+        return np.asarray(np.clip(position, 0, n - 1))
+    return np.where(position < 0, -position, np.where(inside, position, 2 * (n - 1) - position))

@@ -1,0 +1,197 @@
+"""Proven ends of a layer's norm at one input size, any geometry: Lanczos from below, its matrix from above."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specnorm import arrays, rounding
+from specnorm.convolution import BUDGET, Convolution, axis_tables, sizes_of
+from specnorm.methods.power import Power, top_vectors
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array, Backend
+    from specnorm.conv import ConvSpec
+
+DENSE = 2048
+"""Largest smaller side of a group's matrix that is written out for a proof."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Two proven ends of ``||A||`` for each of a stack of layers.
+
+    Parameters
+    ----------
+    lower, upper : arrays, shape (b,)
+    u, v : arrays, shapes (b, outputs) and (b, inputs)
+        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
+    converged : bool
+        Whether all ends are within rtol.
+    """
+
+    lower: Array
+    upper: Array
+    u: Array
+    v: Array
+    converged: bool
+
+
+def padding_factor(spec: ConvSpec) -> float:
+    """What padding multiplies the norm by at most, rounded up: ``||layer|| <= sigma* times this``.
+
+    Reflect and replicate: a layer is a valid convolution of the padded input, and the padding's norm is the root of the
+    most copies that one pixel has, for each axis. Circular: 1, or the root of how often an output is repeated if there
+    are more of them than the input has room for. Zeros: 1.
+    """
+    copies = 1
+    if spec.padding_mode == "zeros" or spec.input_shape is None:
+        return 1.0
+    if spec.padding_mode == "circular":
+        for n, m, s in zip(*sizes_of(spec), spec.stride, strict=True):
+            copies *= -(-m * s // n)
+    else:
+        for n, (before, after) in zip(spec.input_shape, spec.padding, strict=True):
+            table = axis_tables(n, n + before + after, 1, 1, 1, before, spec.padding_mode)
+            copies *= int(np.bincount(table[0]).max())
+    return math.sqrt(copies) * (1 + 4e-16) if copies > 1 else 1.0
+
+
+def enclose_layer(
+    kernels: Array,
+    spec: ConvSpec,
+    *,
+    rtol: float,
+    supremum: Array | None = None,
+    seed: int = 0,
+    dense: int = DENSE,
+    xp: Any,
+    backend: Backend,
+) -> Ends:
+    """Enclose the norm of layers at ``spec.input_shape``, whatever their stride, groups and padding.
+
+    From below by Lanczos. From above by the smaller of a given bound and, where the smaller side of a group's matrix A
+    is at most ``dense``, of a proof that ``A*A`` (or ``AA*``), written out, stays below a limit: by Cholesky, at the
+    lower end raised by rtol; if that fails the lower end was not converged, and the top eigenvector raises it.
+
+    Parameters
+    ----------
+    kernels : array, shape (b, *shape)
+        In torch's order, scaled to about 1, with known values.
+    spec : ConvSpec
+        With ``input_shape``.
+    rtol : float
+        Relative width asked for.
+    supremum : array, shape (b,), optional
+        Proven upper bounds of sigma*; they are multiplied by the padding's factor here.
+
+    Returns
+    -------
+    Ends
+    """
+    b, groups = kernels.shape[0], spec.groups
+    single = replace(spec, cout=spec.cout // groups, cin=spec.cin // groups, groups=1)
+    parts = xp.reshape(kernels, (b * groups, kernels.shape[1] // groups, *kernels.shape[2:]))
+    plain = Convolution(parts[:1, ...], single, xp=xp, backend=backend)
+    size = min(plain.shape)
+    # A handful of matrices of the smaller side, and a basis of vectors, for each group at once.
+    cost = 8 * (4 * size * size if size <= dense else 1) + 8 * 64 * max(plain.shape)
+    step = max(1, BUDGET // cost)
+    found = []
+    for start in range(0, b * groups, step):
+        part = parts[start : min(start + step, b * groups), ...]
+        found.append(_enclose(part, single, rtol, seed, size <= dense, xp=xp, backend=backend))
+    lower, upper, u, v = (xp.concat(list(ends), axis=0) for ends in zip(*found, strict=True))
+    lower, upper = xp.reshape(lower, (b, groups)), xp.reshape(upper, (b, groups))
+    if supremum is not None:
+        bound = rounding.up(supremum * padding_factor(spec), 2, xp=xp)
+        upper = xp.minimum(upper, bound[:, None])
+    # The layer's vectors are those of its best group, in that group's channels.
+    best = xp.astype(
+        xp.arange(groups, device=backend.device(kernels))[None, :] == xp.argmax(lower, axis=1)[:, None], u.dtype
+    )
+    u, v = (xp.reshape(xp.reshape(x, (b, groups, -1)) * best[:, :, None], (b, -1)) for x in (u, v))
+    lower, upper = xp.max(lower, axis=1), xp.max(upper, axis=1)
+    return Ends(lower, upper, u, v, bool(xp.all(upper <= lower * (1 + rtol))))
+
+
+def _enclose(
+    kernels: Array, spec: ConvSpec, rtol: float, seed: int, dense: bool, *, xp: Any, backend: Backend
+) -> tuple[Array, Array, Array, Array]:
+    layer = Convolution(kernels, spec, xp=xp, backend=backend)
+    wide = layer.shape[0] < layer.shape[1]
+    there, back = (layer.adjoint, layer.apply) if wide else (layer.apply, layer.adjoint)
+
+    def gram(x: Array) -> Array:
+        return back(there(x))
+
+    plan = Power(n_iter=400, seed=seed, rtol=min(1e-6, rtol / 100))
+    vectors, _ = top_vectors(gram, kernels, min(layer.shape), 1, plan, xp=xp, backend=backend)
+    lower, images = _quotients(layer, vectors, wide, xp=xp, backend=backend)
+    upper = xp.full_like(lower, float(xp.finfo(lower.dtype).max))
+    if dense:
+        matrix, error, empty = gram_matrix(layer, wide, xp=xp, backend=backend)
+        upper = _proven(matrix, error, lower * (1 + rtol / 2), xp=xp, backend=backend)
+        if not bool(xp.all(upper <= lower * (1 + rtol))):
+            values, top = arrays.top_eigenpair(matrix, xp=xp)
+            better, raised = _quotients(layer, top[:, None, :], wide, xp=xp, backend=backend)
+            higher = better > lower
+            vectors = xp.where(higher[:, None, None], top[:, None, :], vectors)
+            images = xp.where(higher[:, None, None], raised, images)
+            lower = xp.where(higher, better, lower)
+            values = xp.maximum(values, xp.zeros_like(values))
+            # Room for the proof itself, as in `rounding.matrix_norm_up`, and for what the matrix is off.
+            room = 1 + 2 * min(layer.shape) * rounding.cholesky_loss(min(layer.shape), matrix, xp=xp)
+            target = xp.sqrt(values * room + error) * (1 + 32 * rounding.unit(lower, xp=xp))
+            upper = xp.minimum(upper, _proven(matrix, error, target, xp=xp, backend=backend))
+            upper = xp.minimum(upper, _proven(matrix, error, lower * (1 + rtol / 2), xp=xp, backend=backend))
+        # Nothing can be proven about 0 by a factorisation, and nothing needs to be.
+        upper = xp.where(empty, xp.zeros_like(upper), upper)
+    u, v = (vectors, images) if wide else (images, vectors)
+    return lower, upper, u[:, 0, :], v[:, 0, :]
+
+
+def _quotients(layer: Convolution, vectors: Array, wide: bool, *, xp: Any, backend: Backend) -> tuple[Array, Array]:
+    """Lower bounds (b,) from one vector each, and the images as unit vectors."""
+    magnitude = layer.absolute()
+    images = layer.adjoint(vectors) if wide else layer.apply(vectors)
+    terms = magnitude.adjoint(xp.abs(vectors)) if wide else magnitude.apply(xp.abs(vectors))
+    values = rounding.ritz_down(images, terms, vectors, layer.roundings[wide], xp=xp, backend=backend)
+    return values[:, 0], arrays.normalise(images, xp=xp)[0]
+
+
+def gram_matrix(layer: Convolution, wide: bool, *, xp: Any, backend: Backend) -> tuple[Array, Array, Array]:
+    """A*A, or AA* for a wide layer, by applying the layer to unit vectors; a bound of its error's norm, (b,).
+
+    And whether A is zero, (b,): every tap that is not may read nothing but padding.
+
+    Two products with n roundings in all are off by at most ``gamma(n) |A|* |A|`` entry by entry, and the norm of
+    ``|A|`` is at most the root of its largest row sum times its largest column sum.
+    """
+    b, size = layer.kernels.shape[0], min(layer.shape)
+    like = layer.kernels
+    eye = xp.eye(size, dtype=like.dtype, device=backend.device(like))
+    step = max(1, BUDGET // (8 * b * max(layer.shape) * 8))
+    rows = []
+    for start in range(0, size, step):
+        units = xp.broadcast_to(eye[start : min(start + step, size), :], (b, min(step, size - start), size))
+        rows.append(layer.apply(layer.adjoint(units)) if wide else layer.adjoint(layer.apply(units)))
+    magnitude = layer.absolute()
+    outputs, inputs = (xp.ones((b, 1, n), dtype=like.dtype, device=backend.device(like)) for n in layer.shape)
+    row = rounding.up(xp.max(magnitude.apply(inputs), axis=(1, 2)), layer.roundings[0], xp=xp)
+    column = rounding.up(xp.max(magnitude.adjoint(outputs), axis=(1, 2)), layer.roundings[1], xp=xp)
+    count = sum(layer.roundings)
+    error = rounding.up(row * column, 2, xp=xp) * (rounding.SLACK * rounding.gamma(count, rounding.unit(like, xp=xp)))
+    return xp.concat(rows, axis=1), error, row == 0
+
+
+def _proven(matrix: Array, error: Array, target: Array, *, xp: Any, backend: Backend) -> Array:
+    """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere."""
+    limit = rounding.down(target**2 - error, 4, xp=xp)
+    usable = limit > 0
+    proven = rounding.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), xp=xp, backend=backend)
+    bound = rounding.up(target, 4, xp=xp)
+    return xp.where(proven & usable, bound, xp.full_like(bound, float(xp.finfo(bound.dtype).max)))

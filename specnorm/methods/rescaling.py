@@ -1,0 +1,131 @@
+"""One number a channel, so that the kernel divided by them has norm at most 1: AOL and spectral rescaling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from specnorm.errors import GeometryError
+from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.gram_zero import Powers, check_grid, pull
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array, Backend
+    from specnorm.conv import ConvSpec
+    from specnorm.result import Kind
+    from specnorm.rounding import Rounds
+
+
+@dataclass(frozen=True)
+class ChannelNorms(Method):
+    """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.methods.gram_zero` for R_t.
+
+    With D the diagonal matrix of the sums, ``H_t <= D`` at every frequency, D - H_t being diagonally dominant; roots
+    keep that order, so ``G* G <= D**(1 / 2**(t-1))``, and G over d has norm at most 1. Stride, dilation and zero
+    padding do not raise it, and a transposed layer is an adjoint.
+
+    Parameters
+    ----------
+    n_iter : int
+        t, at least 1; 1 is AOL.
+
+    References
+    ----------
+    .. [1] Prach, Lampert, "Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks", ECCV 2022.
+    .. [2] Delattre, Barthelemy, Allauzen, "Spectral Norm of Convolutional Layers with Circular and Zero Paddings",
+       2024, arXiv:2402.00240 (spectral rescaling).
+    """
+
+    n_iter: int = 1
+
+    name: ClassVar[str] = "channel_norms"
+    rounds: ClassVar[Rounds] = "up"
+    wide: ClassVar[bool] = True
+    folded: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_count("n_iter", self.n_iter, least=1)
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """Upper: the largest of them bounds the norm."""
+        del spec
+        return "upper"
+
+    def check(self, spec: ConvSpec) -> None:
+        """Every size at once, but for paddings that repeat pixels."""
+        if spec.padding_mode in ("reflect", "replicate"):
+            raise GeometryError(
+                f"padding_mode={spec.padding_mode!r} repeats pixels, which raises the norm above the kernel's own. Use "
+                "spectral_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."
+            )
+        reach = [r * (k - 1) for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
+        amounts = [before + after for before, after in spec.padding]
+        if spec.padding_mode == "circular" and any(p > same for p, same in zip(amounts, reach, strict=True)):
+            raise GeometryError(
+                f"padding={spec.padding} with padding_mode='circular' repeats outputs, which raises the norm above the "
+                "kernel's own. Use padding='same', or padding_mode='zeros'."
+            )
+        check_grid(self.n_iter, spec.kernel_shape)
+
+    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+        """One number for each group and channel of the kernel's smaller side, the second axis where equal."""
+        first, second = block_channels(spec)
+        return (spec.groups * min(first, second),)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+        """All channels' norms; each group is a block of its own."""
+        b = blocks.shape[0]
+        work = Powers(self._groups(blocks, spec, xp=xp), self.n_iter, xp=xp, backend=backend)
+        norms, sums, kept = work.channel_norms()
+        p = norms.shape[1]
+        eye = xp.eye(p, dtype=norms.dtype, device=backend.device(blocks))
+        eye = xp.broadcast_to(eye, (norms.shape[0], p, p))
+        found = work.residuals(work.taps(eye) if kept is None else kept, eye, sums)
+
+        def over_batch(x: Array) -> Array:
+            return xp.reshape(x, (b, spec.groups, *x.shape[1:]))
+
+        return Evaluation(xp.reshape(norms, (b, -1)), (), tuple(map(over_batch, found)))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        """Gradient of the weighted norms."""
+        flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
+        gradient = pull(flat, xp.reshape(cotangent, (flat[0].shape[0], -1)), self.n_iter, xp=xp)
+        first, second = block_channels(spec)
+        return xp.reshape(gradient, (cotangent.shape[0], spec.groups * first, second, *spec.kernel_shape))
+
+    def _groups(self, kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        first, second = block_channels(spec)
+        return xp.reshape(kernels, (kernels.shape[0] * spec.groups, first, second, *spec.kernel_shape))
+
+
+def block_channels(spec: ConvSpec) -> tuple[int, int]:
+    """Channels of one group along the kernel's first and second axis in torch's order."""
+    first, second = (spec.cin, spec.cout) if spec.transposed else (spec.cout, spec.cin)
+    return first // spec.groups, second // spec.groups
+
+
+def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift it above 1.
+
+    The exact quotient K' has ``||K'||_F**2 <= p``, p the smaller channel count of a group, so its entries' relative
+    roundings add at most ``u || sum_k |K'_k| || <= u sqrt(taps p)`` to the norm; the norms are raised by twice that.
+    """
+    first, second = block_channels(spec)
+    p, taps = min(first, second), math.prod(spec.kernel_shape)
+    info = xp.finfo(kernel.dtype)
+    underflow = float(info.smallest_normal) * taps * math.sqrt(first * second)
+    lift = 1 + 2 * float(info.eps) * (math.sqrt(taps * p) + 2) + underflow
+    # A zero channel stays zero.
+    divisor = xp.where(norms > 0, norms * lift, xp.ones_like(norms))
+    inputs = second <= first
+    shape = (spec.groups, 1, second) if inputs else (spec.groups, first, 1)
+    divisor = xp.broadcast_to(xp.reshape(divisor, shape), (spec.groups, first, shape[2]))
+    divisor = xp.reshape(divisor, (spec.groups * first, shape[2]))
+    ones = (1,) * len(spec.kernel_shape)
+    if spec.layout is not None and spec.layout.endswith("IO"):
+        divisor = xp.reshape(xp.matrix_transpose(divisor), (*ones, shape[2], spec.groups * first))
+    else:
+        divisor = xp.reshape(divisor, (spec.groups * first, shape[2], *ones))
+    return xp.astype(xp.astype(kernel, norms.dtype) / divisor, kernel.dtype)

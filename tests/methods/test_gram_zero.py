@@ -1,0 +1,180 @@
+"""Gram iteration of the convolution itself: the published sums, a bound at every size, rounding, gradients."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_tight, assert_valid, number
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import Truth, dense_norm, finite_difference_gradient, sigma_star
+from promises import for_all, layers_for, measured, rounded
+from real_weights import real_layers
+from strategies import Layer, Recipe
+
+import specnorm
+from specnorm import Gram, MethodError
+
+
+def published(kernel: NDArray[Any], n_iter: int) -> NDArray[np.float64]:
+    """Channel sums to the power 2**-t by correlations of taps with taps, as in the paper, smaller side."""
+    # Taps first: (*kernel_shape, out, in).
+    taps: NDArray[Any] = np.moveaxis(kernel.astype(np.float64), (0, 1), (-2, -1))
+    if taps.shape[-2] < taps.shape[-1]:
+        taps = np.swapaxes(taps, -2, -1)
+    for _ in range(n_iter):
+        sizes, p = taps.shape[:-2], taps.shape[-1]
+        product: NDArray[Any] = np.zeros((*(2 * k - 1 for k in sizes), p, p))
+        for one in itertools.product(*map(range, sizes)):
+            for other in itertools.product(*map(range, sizes)):
+                place = tuple(b - a + k - 1 for a, b, k in zip(one, other, sizes, strict=True))
+                product[place] += taps[one].T @ taps[other]
+        taps = product
+    sums: NDArray[Any] = np.sum(np.abs(taps), axis=(*range(taps.ndim - 2), taps.ndim - 1))
+    return np.asarray(sums ** (1 / 2**n_iter), dtype=np.float64)
+
+
+def worst(shape: tuple[int, ...], n_iter: int) -> float:
+    """Theorem's largest ratio to sigma*."""
+    count = min(shape[:2]) * math.prod(2**n_iter * (k - 1) + 1 for k in shape[2:])
+    return float(count ** (1 / 2 ** (n_iter + 1)))
+
+
+@pytest.mark.parametrize("n_iter", [None, 1, 2, 4])
+def test_valid_and_tight(xp: Lib, n_iter: int | None) -> None:
+    if xp.compiles and n_iter is not None:
+        pytest.skip("each count is a compilation")
+
+    def check(layer: Layer) -> None:
+        got = measured(xp, layer, Gram(n_iter=n_iter))
+        truth = sigma_star(layer.kernel, max_cells=4000)
+        assert_valid(got, "upper", truth)
+        assert_tight(got, rounded(truth, layer.recipe, xp), worst(layer.recipe.shape, n_iter or 3))
+
+    for_all(xp, layers_for(xp), check, share=0.5)
+
+
+@pytest.mark.parametrize("n_iter", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(4, 3), (3, 4, 3), (5, 2, 2, 3), (2, 3, 7, 1), (2, 2, 2, 1, 2)])
+def test_is_the_published_sum(shape: tuple[int, ...], n_iter: int) -> None:
+    kernel = Recipe(shape, seed=4).kernel
+    expected = float(np.max(published(kernel, n_iter)))
+    value = float(specnorm.gram_bound(kernel, n_iter=n_iter))
+    assert expected * (1 - 1e-14) <= value <= expected * (1 + 1e-11)
+
+
+def test_zero_iterations_is_the_schur_test() -> None:
+    kernel = Recipe((4, 3, 2, 3), seed=4).kernel
+    sums = np.abs(kernel).sum(axis=(2, 3))
+    expected = math.sqrt(sums.sum(axis=0).max() * sums.sum(axis=1).max())
+    value = float(specnorm.gram_bound(kernel, n_iter=0))
+    assert expected <= value <= expected * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("family", ["normal", "orthogonal", "corners", "ones", "spread"])
+def test_decreases_with_the_count(family: str) -> None:
+    kernel = Recipe((6, 5, 3, 2), family, seed=5).kernel
+    values = [float(specnorm.gram_bound(kernel, n_iter=t)) for t in range(7)]
+    assert all(b <= a * (1 + 1e-11) for a, b in itertools.pairwise(values))
+    assert_tight(values[-1], sigma_star(kernel), worst(kernel.shape, 6))
+
+
+@pytest.mark.parametrize(("model", "count"), [("resnet20", 2), ("silero_vad", 2), ("dncnn25", 1), ("mini_xception", 2)])
+def test_published_layers_with_zero_padding(model: str, count: int) -> None:
+    """At every n from 4 to 64 the zero-padded layer is below; the bound falls with each product."""
+    small = [kernel for _, kernel, geometry in real_layers(model) if geometry["groups"] == 1 and kernel.size < 40_000]
+    for kernel in small[:count]:
+        values = [float(specnorm.gram_bound(kernel, padding_mode="zeros", n_iter=t)) for t in range(5)]
+        assert all(b <= a for a, b in itertools.pairwise(values))
+        for n in (4, 8, 16, 32, 64):
+            sizes = (n,) * (kernel.ndim - 2)
+            if math.prod(sizes) * max(kernel.shape[:2]) <= 600:
+                truth = dense_norm(kernel, sizes, padding_mode="zeros")
+            else:  # from below is enough to refute a bound
+                low = float(specnorm.power_norm(kernel, sizes, padding_mode="zeros", n_iter=20))
+                truth = Truth(low, low)
+            assert values[-1] >= truth.lo
+
+
+def test_zero_padding_at_a_size_is_bounded_for_every_size() -> None:
+    kernel = Recipe((3, 2, 3, 3), seed=5).kernel
+    one, other = (specnorm.gram_bound(kernel, n, padding_mode="zeros") for n in (4, None))
+    assert float(one) == float(other)
+    assert float(other) == float(specnorm.gram_bound(kernel))
+    assert float(specnorm.gram_bound(kernel, 32)) < float(one)
+
+
+@pytest.mark.parametrize("n_iter", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("shape", [(4, 3, 3, 2), (3, 5, 4), (3, 4)])
+def test_gradients(xp: Lib, shape: tuple[int, ...], n_iter: int) -> None:
+    if xp.compiles and (n_iter not in (0, 3) or len(shape) != 3):
+        pytest.skip("each is a compilation")
+    dtype = xp.dtypes[-1]
+    kernel = Recipe(shape, seed=8).kernel.astype(dtype)
+    value, gradient = specnorm.value_and_grad(xp.asarray(kernel), Gram(n_iter=n_iter))
+    slope = xp.to_numpy(gradient)
+    tolerance = 1e-6 if dtype == "float64" else 2e-3
+    assert abs(float(np.sum(slope * kernel)) / xp.number(value) - 1) < tolerance
+
+    def norm(k: NDArray[Any]) -> float:
+        return float(specnorm.gram_bound(k, n_iter=n_iter))
+
+    direction = Recipe(shape, seed=9).kernel
+    expected = finite_difference_gradient(norm, kernel, direction)
+    assert abs(float(np.sum(slope * direction)) - expected) <= tolerance * np.linalg.norm(direction)
+
+
+def test_columns_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the taps exceed the memory budget, columns are made one after another, and the last one again."""
+    import specnorm.methods.gram_zero as module
+
+    kernel = Recipe((5, 4, 3), seed=8).kernel
+    whole = specnorm.value_and_grad(kernel, Gram())
+    monkeypatch.setattr(module, "BUDGET", 1)
+    parts = specnorm.value_and_grad(kernel, Gram())
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-11)
+    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [-900, -40, 40, 900])
+def test_no_count_overflows(exponent: int) -> None:
+    kernel = np.ldexp(Recipe((6, 6, 3), seed=2).kernel, exponent)
+    truth = sigma_star(kernel)
+    for n_iter in (1, 3, 6, 9):
+        value = specnorm.gram_bound(kernel, n_iter=n_iter)
+        assert_valid(value, "upper", truth)
+        assert_tight(value, truth, worst(kernel.shape, n_iter) * (1 + 1e-9))
+
+
+def test_float32_is_a_bound_too() -> None:
+    """As plain JAX computes: larger allowances, still close."""
+    jax = pytest.importorskip("jax")
+    manager = jax if hasattr(jax, "enable_x64") else pytest.importorskip("jax.experimental")
+    with manager.enable_x64(False):
+        for family in ("normal", "orthogonal", "ones"):
+            kernel = Recipe((24, 16, 3, 3), family, dtype="float32", seed=2).kernel
+            truth = sigma_star(kernel, rtol=1e-4, max_cells=2000)
+            value = float(specnorm.gram_bound(jax.numpy.asarray(kernel)))
+            assert_valid(value, "upper", truth)
+            expected = float(np.max(published(kernel, 3)))
+            assert value <= 1.01 * expected
+
+
+def test_flat_spectra_and_zero_channels() -> None:
+    q = np.linalg.qr(Recipe((16, 16), seed=1).kernel)[0]
+    assert abs(float(specnorm.gram_bound(q[:, :, None])) - 1) < 1e-10
+    kernel = Recipe((4, 4, 3), seed=1).kernel
+    kernel[:, 2] = 0
+    value, gradient = specnorm.value_and_grad(kernel, Gram())
+    assert number(value) >= sigma_star(kernel).lo
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("n_iter", [12, 40])
+def test_too_many_taps_are_refused(n_iter: int) -> None:
+    with pytest.raises(MethodError, match=r"taps.*grid_bound"):
+        specnorm.gram_bound(np.ones((2, 2, 3, 3)), n_iter=n_iter)

@@ -1,0 +1,156 @@
+"""Rescaled channels: norm at most 1 by proof, for every geometry, dtype and layout; and a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import dense_norm, finite_difference_gradient, sigma_star
+from promises import for_all
+from strategies import Layer, Recipe, layers, recipes
+
+import specnorm
+from specnorm import GeometryError, MethodError
+
+
+@pytest.mark.parametrize("n_iter", [1, 2, 3])
+def test_norm_at_most_one(xp: Lib, n_iter: int) -> None:
+    if xp.compiles and n_iter != 1:
+        pytest.skip("each count is a compilation")
+
+    def check(layer: Layer) -> None:
+        kernel = layer.kernel
+        got = specnorm.spectral_rescaling(xp.asarray(kernel), n_iter)
+        assert xp.dtype_name(got) == layer.recipe.dtype
+        host = xp.to_numpy(got)
+        assert host.shape == kernel.shape
+        assert sigma_star(host, max_cells=2000).lo <= 1
+
+    shapes = recipes(dtypes=xp.dtypes)
+    if xp.compiles:
+        from promises import layers_for
+
+        for_all(xp, layers_for(xp), check, share=0.3)
+    else:
+        for_all(xp, shapes.map(lambda recipe: Layer(recipe, ())), check, share=0.6)
+
+
+@pytest.mark.parametrize("n_iter", [1, 3])
+def test_every_geometry(n_iter: int) -> None:
+    """The layer at its size: strided, dilated, grouped, transposed, circular or zero-padded by any amount."""
+
+    def check(layer: Layer) -> None:
+        kernel = specnorm.spectral_rescaling(layer.kernel, n_iter, **layer.geometry)
+        assert dense_norm(kernel, layer.input_shape, **layer.geometry).lo <= 1
+
+    from libraries import opened
+
+    with opened("numpy") as lib:
+        for_all(lib, layers(modes=("circular", "zeros")), check, share=2.0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(8, 5, 3, 3), (5, 8, 3, 3), (6, 6, 5), (7, 3)])
+def test_certified(dtype: str, shape: tuple[int, ...]) -> None:
+    for n_iter in (1, 2, 4):
+        layer = specnorm.spectral_rescaling(Recipe(shape, seed=3).kernel.astype(dtype), n_iter)
+        assert layer.dtype == dtype
+        assert specnorm.certify(layer, 1.0)
+
+
+def test_comes_close_to_one_with_the_count() -> None:
+    kernel = Recipe((8, 8, 3, 3), seed=3).kernel
+    norms = [float(specnorm.conv_norm(specnorm.spectral_rescaling(kernel, t))) for t in (1, 2, 3, 4, 5)]
+    assert norms == sorted(norms)
+    assert norms[0] < 0.8
+    assert norms[-1] > 0.95
+
+
+def test_orthogonal_layers_stay() -> None:
+    q = np.linalg.qr(Recipe((8, 8), seed=3).kernel)[0][:, :, None]
+    np.testing.assert_allclose(specnorm.spectral_rescaling(3 * q), q, rtol=1e-12)
+
+
+def test_aol_by_its_formula() -> None:
+    kernel = Recipe((5, 4, 3), seed=3).kernel
+    sums = np.zeros(4)
+    for lag in range(-2, 3):
+        product = np.zeros((4, 4))
+        for k in range(3):
+            if 0 <= k + lag < 3:
+                product += kernel[:, :, k].T @ kernel[:, :, k + lag]
+        sums += np.abs(product).sum(axis=1)
+    np.testing.assert_allclose(specnorm.spectral_rescaling(kernel), kernel / np.sqrt(sums)[None, :, None], rtol=1e-12)
+
+
+def test_zero_channels_stay_zero() -> None:
+    kernel = Recipe((4, 4, 3), seed=3).kernel
+    kernel[:, 1] = 0
+    layer = specnorm.spectral_rescaling(kernel)
+    assert (layer[:, 1] == 0).all()
+    assert np.isfinite(layer).all()
+    assert (specnorm.spectral_rescaling(np.zeros((2, 2, 3))) == 0).all()
+
+
+def test_layout_and_groups(xp: Lib) -> None:
+    dtype = xp.dtypes[-1]
+    kernel = Recipe((4, 2, 3, 3), seed=3).kernel.astype(dtype)
+    plain = xp.to_numpy(specnorm.spectral_rescaling(xp.asarray(kernel)))
+    hwio = np.transpose(kernel, (2, 3, 1, 0))
+    turned = xp.to_numpy(specnorm.spectral_rescaling(xp.asarray(hwio), layout="HWIO"))
+    np.testing.assert_allclose(np.transpose(turned, (3, 2, 0, 1)), plain, rtol=1e-6)
+    if xp.compiles:
+        return
+    grouped = xp.to_numpy(specnorm.spectral_rescaling(xp.asarray(kernel), groups=2))
+    for part in (slice(0, 2), slice(2, 4)):
+        alone = xp.to_numpy(specnorm.spectral_rescaling(xp.asarray(kernel[part])))
+        np.testing.assert_allclose(grouped[part], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "geometry"),
+    [((4, 3, 3), {}), ((3, 4, 3), {}), ((4, 2, 3, 2), {"groups": 2}), ((3, 3, 2, 4), {"layout": "HWIO"})],
+)
+@pytest.mark.parametrize("n_iter", [1, 3])
+def test_gradients_in_torch(shape: tuple[int, ...], geometry: dict[str, Any], n_iter: int) -> None:
+    torch = pytest.importorskip("torch")
+    kernel = Recipe(shape, seed=3).kernel
+    weights = Recipe(shape, seed=4).kernel
+    leaf = torch.from_numpy(kernel.copy()).requires_grad_()
+    (specnorm.spectral_rescaling(leaf, n_iter, **geometry) * torch.from_numpy(weights)).sum().backward()
+
+    def total(k: NDArray[Any]) -> float:
+        return float(np.sum(weights * specnorm.spectral_rescaling(k, n_iter, **geometry)))
+
+    direction = Recipe(shape, seed=5).kernel
+    expected = finite_difference_gradient(total, kernel, direction)
+    assert abs(float(np.sum(leaf.grad.numpy() * direction)) - expected) < 1e-6
+
+
+def test_gradients_in_jax() -> None:
+    jax = pytest.importorskip("jax")
+    kernel, weights = Recipe((4, 3, 3), seed=3).kernel, Recipe((4, 3, 3), seed=4).kernel
+
+    def total(k: Any) -> Any:
+        return (weights * specnorm.spectral_rescaling(k, 2)).sum()
+
+    slope = jax.jit(jax.grad(total))(jax.numpy.asarray(kernel))
+    direction = Recipe((4, 3, 3), seed=5).kernel
+    expected = finite_difference_gradient(lambda k: float(total(k)), kernel, direction)
+    assert abs(float(np.sum(np.asarray(slope) * direction)) - expected) < 1e-6
+
+
+def test_refusals() -> None:
+    kernel = np.ones((2, 2, 3))
+    with pytest.raises(GeometryError, match=r"reflect.*factor"):
+        specnorm.spectral_rescaling(kernel, padding_mode="reflect")
+    with pytest.raises(GeometryError, match=r"repeats outputs.*same"):
+        specnorm.spectral_rescaling(kernel, padding=2)
+    for n_iter in (0, -1, 1.5, None):
+        with pytest.raises(MethodError, match="n_iter"):
+            specnorm.spectral_rescaling(kernel, n_iter)  # type: ignore[arg-type]
+    with pytest.raises(MethodError, match="taps"):
+        specnorm.spectral_rescaling(kernel, 30)

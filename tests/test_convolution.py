@@ -1,0 +1,178 @@
+"""The layer as a linear map: against the dense matrix written out by loops, and against torch's own layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import dense_matrix
+from promises import for_all
+from strategies import FEW_LAYERS, Layer, Recipe, layers
+
+from specnorm import GeometryError
+from specnorm.conv import ConvSpec
+from specnorm.convolution import Convolution
+
+
+def operator(lib: Lib, kernel: NDArray[Any], spec: ConvSpec, **options: Any) -> Convolution:
+    kernels = lib.asarray(kernel[None])
+    return Convolution(kernels, spec, xp=lib.backend.namespace(kernels), backend=lib.backend, **options)
+
+
+def valid(layer: Layer) -> bool:
+    """Whether the geometry is one (circular needs the stride to divide the size)."""
+    try:
+        ConvSpec.of(layer.recipe.shape, input_shape=layer.input_shape, **layer.geometry)
+    except GeometryError:
+        return False
+    return True
+
+
+def check_against_the_matrix(lib: Lib, layer: Layer, budget: int) -> None:
+    """Columns and rows of the operator on unit vectors; integers, so that nothing rounds."""
+    dtype = lib.dtypes[-1]
+    kernel = Recipe(layer.recipe.shape, "integer", seed=layer.recipe.seed).kernel.astype(dtype)
+    spec = ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry)
+    matrix = dense_matrix(kernel, layer.input_shape, **layer.geometry)
+    found = operator(lib, kernel, spec, vectors=max(matrix.shape), budget=budget)
+    assert found.shape == matrix.shape
+    columns = lib.to_numpy(found.apply(lib.asarray(np.eye(matrix.shape[1], dtype=dtype)[None])))[0]
+    np.testing.assert_array_equal(columns.T, matrix)
+    rows = lib.to_numpy(found.adjoint(lib.asarray(np.eye(matrix.shape[0], dtype=dtype)[None])))[0]
+    np.testing.assert_array_equal(rows, matrix)
+    absolute = found.absolute().apply(lib.asarray(np.eye(matrix.shape[1], dtype=dtype)[None]))
+    terms = dense_matrix(np.abs(kernel), layer.input_shape, **layer.geometry)
+    np.testing.assert_array_equal(lib.to_numpy(absolute)[0].T, terms)
+
+
+@pytest.mark.parametrize("budget", [2**28, 1], ids=["at once", "tap by tap"])
+def test_is_the_dense_matrix(xp: Lib, budget: int) -> None:
+    if xp.compiles:
+        for shape, sizes in FEW_LAYERS:
+            check_against_the_matrix(xp, Layer(Recipe(shape, seed=1), sizes), budget)
+        return
+    for_all(xp, layers().filter(valid), lambda layer: check_against_the_matrix(xp, layer, budget), share=2.0)
+
+
+@pytest.mark.parametrize("budget", [2**28, 1], ids=["at once", "tap by tap"])
+def test_gradient_of_the_form(xp: Lib, budget: int) -> None:
+    """<y, A x> is linear in the kernel: its gradient is what each unit kernel gives."""
+    if xp.compiles:
+        pytest.skip("every shape is a compilation")
+
+    def check(layer: Layer) -> None:
+        dtype = xp.dtypes[-1]
+        kernel = Recipe(layer.recipe.shape, seed=layer.recipe.seed).kernel.astype(dtype)
+        spec = ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry)
+        found = operator(xp, kernel, spec, budget=budget)
+        y, x = (Recipe((1, 2, n), seed=s).kernel.astype(dtype) for s, n in enumerate(found.shape))
+        gradient = xp.to_numpy(found.kernel_gradient(xp.asarray(y), xp.asarray(x)))
+        assert gradient.shape == (1, 2, *kernel.shape)
+        direction = Recipe(kernel.shape, seed=77).kernel
+        matrix = dense_matrix(direction, layer.input_shape, **layer.geometry)
+        for r in range(2):
+            expected = float(y[0, r] @ matrix @ x[0, r])
+            assert abs(float(np.sum(gradient[0, r] * direction)) - expected) <= 1e-9 * (1 + abs(expected))
+
+    for_all(xp, layers().filter(valid), check, share=0.5)
+
+
+def test_rounding_stays_within_its_bound() -> None:
+    """|computed - exact| <= gamma(n) |A| |x|, in float32 against float64, for both directions."""
+    for seed, geometry in enumerate(
+        ({}, {"stride": 2, "padding_mode": "zeros"}, {"padding_mode": "replicate"}, {"transposed": True, "stride": 2})
+    ):
+        kernel = Recipe((6, 6, 3, 5), "spread", dtype="float32", seed=seed).kernel
+        spec = ConvSpec.of(kernel.shape, input_shape=8, **geometry)  # type: ignore[arg-type]
+        backend = _numpy()
+        narrow = Convolution(kernel[None], spec, xp=np, backend=backend)
+        wide = Convolution(kernel.astype(np.float64)[None], spec, xp=np, backend=backend)
+        for n, one, other, absolute, count in (
+            (narrow.shape[1], narrow.apply, wide.apply, wide.absolute().apply, narrow.roundings[0]),
+            (narrow.shape[0], narrow.adjoint, wide.adjoint, wide.absolute().adjoint, narrow.roundings[1]),
+        ):
+            x = Recipe((1, 1, n), "spread", dtype="float32", seed=seed).kernel
+            error = np.abs(one(x).astype(np.float64) - other(x.astype(np.float64)))
+            assert (error <= count * 2.0**-24 * 1.001 * absolute(np.abs(x).astype(np.float64))).all()
+
+
+def _numpy() -> Any:
+    from specnorm.backends import load
+
+    return load("numpy")
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+def test_agrees_with_torchs_convolution(ndim: int, mode: str) -> None:
+    torch = pytest.importorskip("torch")
+    sizes, padding = (7, 6, 5)[:ndim], (2, 1, 1)[:ndim]
+    module = getattr(torch.nn, f"Conv{ndim}d")(
+        4, 6, (3, 2, 3)[:ndim], stride=(2, 1, 1)[:ndim], dilation=(1, 2, 1)[:ndim], groups=2, padding=padding,
+        padding_mode=mode, bias=False, dtype=torch.float64,
+    )  # fmt: skip
+    kernel = module.weight.detach()
+    x = torch.from_numpy(Recipe((1, 4, *sizes), seed=1).kernel)
+    if mode == "circular":
+        x = x[:, :, :6]
+        sizes = (6, *sizes[1:])
+    expected = module(x).detach()
+    geometry: Any = {"padding": [(p, p) for p in padding], "stride": (2, 1, 1)[:ndim], "dilation": (1, 2, 1)[:ndim]}
+    spec = ConvSpec.of(tuple(kernel.shape), groups=2, padding_mode=mode, input_shape=sizes, **geometry)
+    found = Convolution(kernel.numpy()[None], spec, xp=np, backend=_numpy())
+    assert found.shapes[1] == tuple(expected.shape[1:])
+    np.testing.assert_allclose(
+        found.apply(x.numpy().reshape(1, 1, -1)).reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_agrees_with_torchs_transposed_convolution(ndim: int) -> None:
+    torch = pytest.importorskip("torch")
+    sizes, padding, stride = (4, 3, 3)[:ndim], (1, 2, 0)[:ndim], (2, 3, 1)[:ndim]
+    module = getattr(torch.nn, f"ConvTranspose{ndim}d")(
+        4, 6, (3, 5, 2)[:ndim], stride=stride, groups=2, padding=padding, bias=False, dtype=torch.float64
+    )
+    x = torch.from_numpy(Recipe((1, 4, *sizes), seed=1).kernel)
+    expected = module(x).detach()
+    kernel = module.weight.detach().numpy()
+    spec = ConvSpec.of(
+        kernel.shape, groups=2, padding_mode="zeros", input_shape=sizes, stride=stride, transposed=True,
+        padding=[(p, p) for p in padding],
+    )  # fmt: skip
+    found = Convolution(kernel[None], spec, xp=np, backend=_numpy())
+    assert found.shapes == (tuple(x.shape[1:]), tuple(expected.shape[1:]))
+    np.testing.assert_allclose(
+        found.apply(x.numpy().reshape(1, 1, -1)).reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("geometry", "words"),
+    [
+        ({}, "input_shape"),
+        ({"input_shape": 2, "padding_mode": "zeros", "padding": 0}, "no output"),
+        ({"input_shape": 3, "padding_mode": "reflect", "padding": 3}, "replicate"),
+        ({"input_shape": 3, "padding_mode": "reflect", "transposed": True}, "transposed"),
+        ({"input_shape": 3, "padding": 0, "transposed": True}, "same"),
+        ({"input_shape": 1, "padding_mode": "zeros", "padding": 2, "transposed": True}, "no output"),
+    ],
+)
+def test_layers_that_do_not_exist_are_refused(geometry: dict[str, Any], words: str) -> None:
+    kernel = np.ones((2, 2, 3))
+    with pytest.raises(GeometryError, match=words):
+        Convolution(kernel[None], ConvSpec.of(kernel.shape, **geometry), xp=np, backend=_numpy())
+
+
+def test_patches_stay_within_the_budget() -> None:
+    """961 taps of 32 depthwise channels on 32x32 would be 252 MB of patches at once."""
+    kernel = np.ones((1, 32, 1, 31, 31))
+    spec = ConvSpec.of(kernel.shape[1:], groups=32, input_shape=32)
+    found = Convolution(kernel, spec, budget=2**24, xp=np, backend=_numpy())
+    assert found.lead == 1
+    image = found.apply(np.ones((1, 1, found.shape[1])))
+    np.testing.assert_array_equal(image, np.full((1, 1, math.prod(found.shapes[1])), 961.0))
