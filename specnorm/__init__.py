@@ -39,6 +39,7 @@ from specnorm.errors import (
     SpecnormError,
     Undecided,
 )
+from specnorm.folding import fold_batch_norm
 from specnorm.methods import (
     METHODS,
     Enclose,
@@ -95,6 +96,7 @@ __all__ = [
     "conv_norm",
     "enclose",
     "f4_bound",
+    "fold_batch_norm",
     "gram_bound",
     "gram_iteration",
     "grid_bound",
