@@ -39,14 +39,15 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
     if spec.layout is not None and spec.layout.endswith("IO"):
         kernels = xp.permute_dims(kernels, _io_to_oi(kernels.ndim))
     first, second = spec.stored_channels
-    blocks = xp.reshape(kernels, (-1, first // spec.groups, second, *spec.kernel_shape))
+    count = kernels.shape[0] * spec.groups
+    blocks = xp.reshape(kernels, (count, first // spec.groups, second, *spec.kernel_shape))
     for axis, whole in enumerate(_whole_shape(spec), start=3):
         # The last taps of some phases are missing. The padding is shorter than the axis, so a slice of it will do.
         missing = (*(slice(None) for _ in range(axis)), slice(0, whole - blocks.shape[axis]))
         if whole > blocks.shape[axis]:
             blocks = xp.concat([blocks, xp.zeros_like(blocks[missing])], axis=axis)
     split = xp.reshape(blocks, (*blocks.shape[:3], *_interleaved(spec)))
-    return xp.reshape(xp.permute_dims(split, _phases_first(spec.ndim)), (-1, *spec.block_shape))
+    return xp.reshape(xp.permute_dims(split, _phases_first(spec.ndim)), (count, *spec.block_shape))
 
 
 def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Any) -> Array:
@@ -56,7 +57,7 @@ def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Any) -> Array:
     whole = xp.permute_dims(split, arrays.inverse_permutation(_phases_first(spec.ndim)))
     whole = xp.reshape(whole, (*blocks.shape[:2], second, *_whole_shape(spec)))
     cropped = whole[(slice(None),) * 3 + tuple(slice(0, k) for k in spec.kernel_shape)]
-    kernels = xp.reshape(cropped, (-1, first, second, *spec.kernel_shape))
+    kernels = xp.reshape(cropped, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
     if spec.layout is not None and spec.layout.endswith("IO"):
         kernels = xp.permute_dims(kernels, arrays.inverse_permutation(_io_to_oi(kernels.ndim)))
     return kernels

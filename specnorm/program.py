@@ -76,7 +76,7 @@ class Program:
             count, groups = math.prod(batch), self.spec.groups
             blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), xp=xp, backend=backend)
             # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
-            poison = xp.sum(xp.reshape(blocks * 0.0, (count, -1)), axis=1)
+            poison = xp.sum(xp.reshape(blocks * 0.0, (count, groups * math.prod(blocks.shape[1:]))), axis=1)
             exponent = xp.zeros(blocks.shape[0], dtype=blocks.dtype, device=backend.device(blocks))
             if self.method.scaled:
                 blocks, exponent = arrays.scale(blocks, xp=xp)
@@ -137,7 +137,7 @@ class Program:
             cotangent = xp.reshape(xp.astype(cotangent, working) * self.factor, (math.prod(batch), *self.value_shape))
             *residuals, chosen = residuals  # type: ignore[assignment]
             parts = self.method.to_groups(cotangent, chosen, self.spec.groups, xp=xp)
-            parts = xp.reshape(parts, (-1, *parts.shape[2:]))
+            parts = xp.reshape(parts, (math.prod(batch) * self.spec.groups, *parts.shape[2:]))
             gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
             gradient = xp.reshape(operators.from_blocks(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype))

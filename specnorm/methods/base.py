@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from specnorm import operators
 from specnorm.errors import MethodError
 
 if TYPE_CHECKING:
@@ -67,8 +68,13 @@ class Method:
         return self.kind(spec)
 
     def check(self, spec: ConvSpec) -> None:
-        """Refuse a geometry that the method cannot serve, naming one that can. By default every one is served."""
-        del spec
+        """Refuse a geometry that the method cannot serve, naming one that can.
+
+        By default upper bounds serve every one: they bound the supremum of the blocks' symbols, and are multiplied by
+        what padding adds. Others serve the layers whose norm the symbols have.
+        """
+        if self.rounds != "up":
+            operators.require_exact(spec, self.name)
 
     def searches(self, spec: ConvSpec) -> bool:
         """Whether the method looks at values as it goes (a search, a proof), where they are known."""

@@ -63,9 +63,6 @@ class ExactFFT(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size, or every size at once."""
-        super().check(spec)
-        if spec.input_shape is not None:
-            operators.require_circular(spec, "conv_norm", "conv_norm(kernel) without input_shape")
         operators.require_exact(spec, "conv_norm")
 
     def searches(self, spec: ConvSpec) -> bool:
@@ -131,7 +128,6 @@ class SingularValues(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size only, and no more values than there are."""
-        super().check(spec)
         operators.require_circular(spec, "singular_values", "conv_norm and the bounds")
         operators.require_exact(spec, "singular_values")
         total = self._total(spec)
