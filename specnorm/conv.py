@@ -57,7 +57,7 @@ class ConvSpec:
     kernel_shape : tuple of int
         Spatial sizes of the kernel, one per axis; ``()`` for a matrix.
     stride, dilation : tuple of int
-        One per spatial axis.
+        One per spatial axis; empty: ones.
     groups : int
         Divides ``cout`` and ``cin``.
     transposed : bool
@@ -68,7 +68,7 @@ class ConvSpec:
     padding_mode : str
         ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
     padding : tuple of (int, int)
-        Before and after, per axis.
+        Before and after, per axis; empty: "same".
     input_shape : tuple of int or None
         Spatial sizes of the layer's input; None is the supremum over all sizes.
     """
@@ -84,6 +84,14 @@ class ConvSpec:
     padding_mode: PaddingMode = "circular"
     padding: tuple[tuple[int, int], ...] = ()
     input_shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        plain = {"stride": (1,) * self.ndim, "dilation": (1,) * self.ndim}
+        for name, value in plain.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+        if not self.padding:
+            object.__setattr__(self, "padding", _padding("same", self.kernel_shape, self.dilation))
 
     @property
     def ndim(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import chain, combinations
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,10 +43,10 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
     count = kernels.shape[0] * spec.groups
     blocks = xp.reshape(kernels, (count, first // spec.groups, second, *spec.kernel_shape))
     for axis, whole in enumerate(_whole_shape(spec), start=3):
-        # The last taps of some phases are missing. The padding is shorter than the axis, so a slice of it will do.
-        missing = (*(slice(None) for _ in range(axis)), slice(0, whole - blocks.shape[axis]))
-        if whole > blocks.shape[axis]:
-            blocks = xp.concat([blocks, xp.zeros_like(blocks[missing])], axis=axis)
+        # The last taps of some phases are missing; fewer than there are, so a slice has the shape of the zeros.
+        missing = whole - blocks.shape[axis]
+        if missing:
+            blocks = xp.concat([blocks, xp.zeros_like(blocks[_first(missing, axis)])], axis=axis)
     split = xp.reshape(blocks, (*blocks.shape[:3], *_interleaved(spec)))
     return xp.reshape(xp.permute_dims(split, _phases_first(spec.ndim)), (count, *spec.block_shape))
 
@@ -56,11 +57,18 @@ def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Any) -> Array:
     split = xp.reshape(blocks, (*blocks.shape[:2], second, *spec.phases, *spec.block_kernel_shape))
     whole = xp.permute_dims(split, arrays.inverse_permutation(_phases_first(spec.ndim)))
     whole = xp.reshape(whole, (*blocks.shape[:2], second, *_whole_shape(spec)))
-    cropped = whole[(slice(None),) * 3 + tuple(slice(0, k) for k in spec.kernel_shape)]
-    kernels = xp.reshape(cropped, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
+    for axis, k in enumerate(spec.kernel_shape, start=3):
+        if k < whole.shape[axis]:
+            whole = whole[_first(k, axis)]
+    kernels = xp.reshape(whole, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
     if spec.layout is not None and spec.layout.endswith("IO"):
         kernels = xp.permute_dims(kernels, arrays.inverse_permutation(_io_to_oi(kernels.ndim)))
     return kernels
+
+
+def _first(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:
+    """Index of the first entries along an axis."""
+    return (*(slice(None) for _ in range(axis)), slice(0, count), ...)
 
 
 def _whole_shape(spec: ConvSpec) -> tuple[int, ...]:

@@ -101,7 +101,9 @@ class Program:
                 value = rounding.up(value * self.factor, 4, xp=xp)
             # What is told of one group is told of the one that attains the lower end, where there is one.
             named = dict(zip(self.method.stats, found.stats, strict=True))
-            index = xp.argmax(unscaled(named["lower"]), axis=1) if "lower" in named else chosen
+            lead = unscaled(named.get("lower", found.value))
+            lead = xp.max(xp.reshape(lead, (count, groups, math.prod(lead.shape[2:]))), axis=2)
+            index = xp.argmax(lead, axis=1)
             stats = []
             for name, rounds in self.method.stats.items():
                 if rounds is not None:
