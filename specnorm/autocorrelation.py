@@ -2,6 +2,13 @@
 
 ``H(theta) = R_0 + sum_{d>0} [cos(d.theta) (R_d + R_d^T) + i sin(d.theta) (R_d - R_d^T)]`` with the channel
 autocorrelations ``R_d = sum_k K_k^T K_{k+d}``. A frequency then costs no product of matrices.
+
+Trained kernels have few large directions. With the channels rotated so that these come first, ``H = [[A, B*], [B, C]]``
+with ``C <= tail`` at every frequency, and for ``limit > tail``
+
+    lambda_max(H) <= limit   if   lambda_max(A + B* B / (limit - tail)) <= limit:
+
+a small matrix instead of a large one, and C is never formed.
 """
 
 from __future__ import annotations
@@ -11,104 +18,189 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays
+from specnorm import arrays, operators, rounding
 from specnorm.frequencies import Frequencies, phases_at, product
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
+_TAIL = 0.5
+"""The tail may be so large a part of the limit."""
+_WORTH = 0.7
+"""Part of the channels above which nothing is left out."""
+_SMALLEST = 12
+"""Channels below which there is nothing to save."""
 
-class Autocorrelation:
-    """Gram polynomial of one block, on its smaller side.
+
+class GramPolynomial:
+    """Gram polynomial of a stack of blocks, with the directions that cannot reach a limit left out.
 
     Parameters
     ----------
-    block : array, shape (m, p, *kernel_shape)
-        Of a wide real dtype, scaled to about 1.
+    blocks : array, shape (g, m, p, *kernel_shape)
+        Of a wide real dtype, scaled to about 1; p <= m.
+    limit : float
+        Norms around this one will be asked for; 0 keeps every direction.
+    hints : array, shape (g, h, p), optional
+        Complex right vectors at frequencies where the norm is large: directions to keep.
 
     Attributes
     ----------
-    size : int
-        min(m, p).
+    size, rank : int
+        Columns p, and how many of them (after a rotation) are kept.
+    basis : array, shape (g, p, p)
+        The rotation, if one was made.
+    tail : float
+        Bound of ``||C(theta)||`` for every block and theta; 0 if nothing is left out.
+    error : float
+        Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated.
     lags : integer array, shape (L, d)
         Half of all lags, the zero lag first.
     norms : float array, shape (L,)
-        Upper bounds of ``||R_d||`` (Frobenius norms, rounded up).
-    terms : int
-        Longest chain of roundings behind one entry of H (the n of its error bound).
+        Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up); infinite if something is left out.
     """
 
-    def __init__(self, block: Array, *, xp: Any, backend: Backend) -> None:
-        m, p, *shape = block.shape
-        if m < p:
-            # G G* has the same norm: conj(G G*) is the Gram polynomial of the kernel with its channels swapped.
-            block = xp.permute_dims(block, (1, 0, *range(2, block.ndim)))
-            m, p = p, m
-        self.xp, self.backend, self.size, self.like = xp, backend, p, block
-        self.lags = half_lags(tuple(shape))
-        coefficients = [_coefficient(block, lag, xp=xp) for lag in self.lags]
-        rest = [xp.matrix_transpose(r) for r in coefficients[1:]]
-        even = [coefficients[0], *[r + t for r, t in zip(coefficients[1:], rest, strict=True)]]
-        odd = [r - t for r, t in zip(coefficients[1:], rest, strict=True)]
-        self.even = xp.stack([xp.reshape(x, (-1,)) for x in even], axis=0)
-        self.odd = xp.stack([xp.reshape(x, (-1,)) for x in odd], axis=0) if odd else None
-        squares = xp.sum(xp.stack([xp.reshape(r, (-1,)) for r in coefficients], axis=0) ** 2, axis=1)
-        self.norms = np.sqrt(backend.to_numpy(squares)) * (1 + 1e-8)
-        taps = math.prod(shape)
-        self.terms = m * taps + taps + len(self.lags) + 2
+    def __init__(self, blocks: Array, limit: float, hints: Array | None = None, *, xp: Any, backend: Backend) -> None:
+        self.xp, self.backend, self.like = xp, backend, blocks
+        g, m, p = blocks.shape[:3]
+        taps = math.prod(blocks.shape[3:])
+        columns = xp.reshape(_taps_first(blocks, xp), (g, taps * m, p))
+        self.size, self.rank, self.tail = p, p, 0.0
+        self.basis: Array | None = None
+        self.shrink, self.lost = 1.0, 0.0
+        if p >= _SMALLEST and limit > 0 and hints is not None:
+            columns = self._rotate(columns, taps, limit, hints)
+        tapwise = xp.reshape(columns, (g, taps, m, p))
+        self.lags = half_lags(blocks.shape[3:])
+        even, odd = _pairs(blocks.shape[3:], self.lags)
+        transposed = xp.matrix_transpose(tapwise)[:, :, None, ...]
+        products = xp.matmul(transposed, tapwise[:, None, :, :, : self.rank])
+        products = xp.reshape(products, (g, taps * taps, p * self.rank))
+        # Sums over the pairs of taps at one lag, as products with zeros and ones.
+        self.even, self.odd = (xp.matmul(backend.from_numpy(w, blocks), products) for w in (even, odd))
+        # R_d + R_d^T and R_d - R_d^T have together twice the square of R_d.
+        squares = xp.sum(self.even**2, axis=-1) + xp.sum(self.odd**2, axis=-1)
+        norms = np.sqrt(backend.to_numpy(xp.max(squares, axis=0)) / 2) * (1 + 1e-8)
+        self.norms = norms if self.rank == p else np.full_like(norms, math.inf)
+        rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
+        self.error = float(xp.max(rounding.autocorrelation_error(rotated, m + 2 * taps + len(self.lags) + 4, xp=xp)))
+        self.error *= 1 + 1e-12
 
-    def matrices(self, frequencies: Frequencies) -> Array:
-        """H at every frequency, complex, shape (f, size, size)."""
-        xp = self.xp
-        cos, sin = phases_at(frequencies, self.lags)
-        dtype = np.float64 if self.even.dtype == xp.float64 else np.float32
-        even = xp.matmul(self.backend.from_numpy(cos.astype(dtype), self.like), self.even)
-        if self.odd is None:
-            flat = xp.astype(even, arrays.complex_dtype(even.dtype, xp=xp))
-        else:
-            odd = xp.matmul(self.backend.from_numpy(sin[:, 1:].astype(dtype), self.like), self.odd)
-            flat = self.backend.complex(even, odd)
-        return xp.reshape(flat, (len(frequencies), self.size, self.size))
+    def _rotate(self, columns: Array, taps: int, limit: float, hints: Array) -> Array:
+        """Rotate the channels so that the large directions come first, if few of them matter; and bound the rest."""
+        xp, p = self.xp, self.size
+        gram = xp.matmul(xp.matrix_transpose(columns), columns)
+        # The hints first, then the large directions of what is orthogonal to them.
+        span = xp.concat([xp.real(hints), xp.imag(hints)], axis=1)[:, : p // 2, :]
+        first, _ = xp.linalg.qr(xp.matrix_transpose(span))
+        project = xp.eye(p, dtype=gram.dtype, device=self.backend.device(gram)) - xp.matmul(
+            first, xp.matrix_transpose(first)
+        )
+        kept = first.shape[-1]
+        gram = xp.matmul(project, xp.matmul(gram, project))
+        values, basis = xp.linalg.eigh((gram + xp.matrix_transpose(gram)) / 2)
+        values = self.backend.to_numpy(xp.max(values, axis=0))[::-1]
+        # G(theta) is a sum over the taps with weights of modulus 1: ||G w||**2 <= taps sum_k ||K_k w||**2.
+        rank = kept + int(np.count_nonzero(taps * values[: p - kept] > 0.98 * _TAIL * limit**2))
+        if rank > _WORTH * p:
+            return columns
+        self.basis = xp.concat([first, xp.flip(basis, axis=-1)[..., : p - kept]], axis=-1)
+        rotated = xp.matmul(columns, self.basis)
+        shrink, lost = rounding.rotation_loss(columns, self.basis, taps, xp=xp, backend=self.backend)
+        tail = taps * float(xp.max(rounding.gram_norm_up(rotated[..., rank:], xp=xp))) * (1 + 1e-14)
+        self.rank, self.shrink, self.lost, self.tail = rank, shrink, lost, tail
+        return rotated
 
-    def action(self, frequency: Frequencies, v: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """H, its gradient and its Hessian with respect to theta, applied to a vector at one frequency (host).
+    def limit(self, tau: np.ndarray) -> np.ndarray:
+        """Largest computed ``lambda_max(H)`` that proves ``||G|| <= tau`` for the blocks as given, rounded down."""
+        rotated = tau * self.shrink - self.lost
+        return np.asarray(np.maximum(rotated, 0.0) ** 2 * (1 - 1e-14) - self.error)
+
+    def parts(self, frequencies: Frequencies, owner: np.ndarray) -> Array:
+        """First `rank` columns of H, complex, shape (f, size, rank): A above B.
 
         Parameters
         ----------
-        frequency : Frequencies
-            One point.
-        v : array, shape (size,)
-
-        Returns
-        -------
-        value, gradient, hessian : complex arrays, shapes (size,), (d, size), (d, d, size)
+        frequencies : Frequencies
+            f points.
+        owner : integer array, shape (f,)
+            Which block each belongs to.
         """
         xp = self.xp
-        columns = xp.stack([xp.real(v), xp.imag(v)], axis=-1)
+        cos, sin = (self.backend.from_numpy(x, self.like) for x in phases_at(frequencies, self.lags))
+        if self.even.shape[0] == 1:
+            even, odd = xp.matmul(cos, self.even[0, ...]), xp.matmul(sin, self.odd[0, ...])
+        else:
+            index = self.backend.from_numpy(owner.astype(np.int64), self.like)
+            even, odd = (
+                xp.matmul(w[:, None, :], xp.take(table, index, axis=0))[:, 0, :]
+                for w, table in ((cos, self.even), (sin, self.odd))
+            )
+        return xp.reshape(self.backend.complex(even, odd), (len(frequencies), self.size, self.rank))
 
-        def applied(table: Array) -> np.ndarray:
-            out = self.backend.to_numpy(xp.matmul(xp.reshape(table, (-1, self.size)), columns))
-            return (out[:, 0] + 1j * out[:, 1]).reshape(-1, self.size)
+    def reduced(self, parts: Array, limit: np.ndarray) -> tuple[Array, Array]:
+        """``A + B* B / (limit - tail)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
 
-        even = applied(self.even)
-        odd = (
-            np.concatenate([np.zeros_like(even[:1]), applied(self.odd)])
-            if self.odd is not None
-            else np.zeros_like(even)
-        )
-        cos, sin = (x[0, :, None] for x in phases_at(frequency, self.lags))
-        terms, slopes = cos * even + 1j * sin * odd, 1j * cos * odd - sin * even
-        lags = self.lags.astype(float)
-        return terms.sum(axis=0), lags.T @ slopes, -np.einsum("li,lj,lp->ijp", lags, lags, terms)
+        Parameters
+        ----------
+        parts : array, shape (f, size, rank)
+        limit : float array, shape (f,)
+            Above the tail.
+        """
+        xp = self.xp
+        a, b = parts[:, : self.rank, :], parts[:, self.rank :, :]
+        if self.rank == self.size:
+            return a, xp.zeros((parts.shape[0],), dtype=self.like.dtype, device=self.backend.device(parts))
+        weight = self.backend.from_numpy(1 / (limit - self.tail) * (1 + 1e-15), self.like)
+        b = b * xp.astype(xp.sqrt(weight), b.dtype)[:, None, None]
+        return a + xp.matmul(arrays.adjoint(b, xp=xp), b), rounding.reduced_error(a, b, xp=xp)
 
-    def variation(self, distance: np.ndarray) -> np.ndarray:
+    def lift(self, parts: Array, vectors: Array, square: np.ndarray) -> tuple[np.ndarray, Array]:
+        """Squared norms at the centres from below, without the tail, and vectors of all columns (as rotated).
+
+        An eigenvector z of the reduced matrix goes on as ``B z / lambda``.
+
+        Parameters
+        ----------
+        parts : array, shape (f, size, rank)
+        vectors : array, shape (f, rank)
+            Of unit length.
+        square : float array, shape (f,)
+            Eigenvalues of the reduced matrices.
+        """
+        if self.rank == self.size:
+            return square.copy(), vectors
+        xp = self.xp
+        image = xp.matmul(parts, vectors[..., None])[..., 0]
+        above = self.backend.to_numpy(xp.sum(xp.real(xp.conj(vectors) * image[:, : self.rank]), axis=-1))
+        rest = image[:, self.rank :]
+        beside = self.backend.to_numpy(xp.linalg.vector_norm(rest, axis=-1)) ** 2
+        scale = np.maximum(square, 1e-300)
+        below = (above + 2 * beside / scale) / (1 + beside / scale**2)
+        weight = self.backend.from_numpy(1 / scale, self.like)
+        return below, xp.concat([vectors, rest * xp.astype(weight, rest.dtype)[:, None]], axis=-1)
+
+    def unrotated(self, vectors: Array, which: int) -> Array:
+        """Right vectors (n, size) of one block as given, from those of the block as rotated."""
+        if self.basis is None:
+            return vectors
+        turned = operators.real_times(self.basis[which, ...], self.xp.matrix_transpose(vectors), xp=self.xp)
+        return self.xp.matrix_transpose(turned)
+
+    def variation(self, spread: np.ndarray) -> np.ndarray:
         """Bound on how far the polynomial with these coefficients moves from its value at c, rounded up, shape (c,).
 
-        For ``|theta_j - c_j| <= distance_j``: ``|e^{i d.theta} - e^{i d.c}| <= min(2, sum_j |d_j| distance_j)``, twice
-        for each pair of lags. The coefficients' own rounding is not in it.
+        ``|e^{i d.theta} - e^{i d.c}| <= min(2, |d.(theta - c)|)``, twice for each pair of lags. The coefficients' own
+        rounding is not in it.
+
+        Parameters
+        ----------
+        spread : float array, shape (c, L - 1)
+            Largest ``|d.(theta - c)|`` in each box for each lag but the first.
         """
-        angle = np.minimum(2.0, distance @ np.abs(self.lags[1:].T))
-        return np.asarray(2 * angle @ self.norms[1:] * (1 + 1e-8))
+        if self.rank < self.size:
+            return np.full(len(spread), math.inf)
+        return np.asarray(2 * np.minimum(2.0, spread) @ self.norms[1:] * (1 + 1e-8))
 
 
 def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
@@ -118,15 +210,17 @@ def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
     return every[middle:]
 
 
-def _coefficient(block: Array, lag: np.ndarray, *, xp: Any) -> Array:
-    """R_d of a block (m, p, *kernel_shape), as one product of stacked taps."""
-    shape = block.shape[2:]
-    here = tuple(slice(max(0, -d), min(k, k - d)) for d, k in zip(lag.tolist(), shape, strict=True))
-    there = tuple(slice(max(0, d), min(k, k + d)) for d, k in zip(lag.tolist(), shape, strict=True))
-    order = (1, 0, *range(2, block.ndim))
+def _pairs(kernel_shape: tuple[int, ...], lags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which products ``K_k^T K_l`` make up ``R_d + R_d^T`` and ``R_d - R_d^T``: (L, taps * taps) each, of 0 and ±1."""
+    points = product([np.arange(k) for k in kernel_shape])
+    apart = (points[None, :, :] - points[:, None, :]).reshape(len(points) ** 2, points.shape[1])
+    forward, backward = ((apart[None] == lag[:, None, :]).all(axis=-1).astype(float) for lag in (lags, -lags))
+    even = forward + backward
+    even[0] = forward[0]
+    return even, forward - backward
 
-    def stacked(index: tuple[slice, ...]) -> Array:
-        part = xp.permute_dims(block[(slice(None), slice(None), *index)], order)
-        return xp.reshape(part, (part.shape[0], -1))
 
-    return xp.matmul(stacked(here), xp.matrix_transpose(stacked(there)))
+def _taps_first(blocks: Array, xp: Any) -> Array:
+    """Blocks as (g, taps, m, p)."""
+    g, m, p = blocks.shape[:3]
+    return xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2))

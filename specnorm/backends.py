@@ -91,6 +91,11 @@ class Backend:
         del x
         return "float64"
 
+    def numpy_view(self, x: Array) -> bool:
+        """Whether NumPy reads the array where it is: proofs by search then run in NumPy, which is no copy to a host."""
+        del x
+        return False
+
     def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
         """Dtype to compute in when ``dtype`` was asked for; wider where the library would lower precision."""
         del x

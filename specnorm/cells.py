@@ -1,7 +1,8 @@
 """Boxes of frequencies that cover what a certificate must cover. Host integers only: no rounding, no library.
 
-A box knows its centre as exact rationals of a turn, and its *reach*: how far, per axis, it extends from the centre,
-in the unit of the cell lemma, half a kernel's degree times radians.
+A box knows its centre as exact rationals of a turn, and its *reach*: how far it extends from the centre in the unit of
+the cell lemma, half a kernel's degree times radians, summed over the axes. With two moving axes the boxes of the torus
+stand on their corners, along ``theta_1 + theta_2`` and ``theta_1 - theta_2``: for one reach they cover twice the area.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ from specnorm.frequencies import Frequencies, product
 
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
-_WIDEST = 0.8
-"""Sum of reaches of the first cells of a torus: cells where the norm is below 0.7 of its maximum pass at once."""
+_WIDEST = 0.55
+"""Reach of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Boxes of lattice points [low, high] per axis, on a torus with ``denominators`` points a turn.
+    """Boxes of lattice points [low, high] per lattice axis, on a torus with ``denominators`` points a turn.
 
     Parameters
     ----------
     low, high : integer arrays, shape (c, d)
     denominators : tuple of int
+        Per frequency axis.
     half_degree : float array, shape (d,)
-        ``(k_j - 1) / 2``.
+        ``(k_j - 1) / 2`` per frequency axis.
     closed : bool
-        True: a box is its lattice points, and halves do not share one (a DFT grid). False: a box is the continuum
-        between its corners, and halves share a face (the whole torus).
+        True: a box is its lattice points, and pieces do not share one (a DFT grid). False: a box is the continuum
+        between its corners, and pieces share a face (the whole torus).
+    frame : integer array, shape (d, d)
+        Numerators of a lattice point x are ``frame @ x``.
     """
 
     low: np.ndarray
@@ -39,40 +43,58 @@ class Boxes:
     denominators: tuple[int, ...]
     half_degree: np.ndarray
     closed: bool
+    frame: np.ndarray
 
     def __len__(self) -> int:
         return len(self.low)
 
     def __getitem__(self, index: np.ndarray | slice) -> Boxes:
-        return Boxes(self.low[index], self.high[index], self.denominators, self.half_degree, self.closed)
+        return self._with(self.low[index], self.high[index])
+
+    def _with(self, low: np.ndarray, high: np.ndarray) -> Boxes:
+        return Boxes(low, high, self.denominators, self.half_degree, self.closed, self.frame)
 
     @property
     def centres(self) -> Frequencies:
         """Middle points; a lattice point each."""
-        return Frequencies((self.low + self.high) // 2, self.denominators)
+        return Frequencies(((self.low + self.high) // 2) @ self.frame.T, self.denominators)
+
+    def spread(self, slopes: np.ndarray) -> np.ndarray:
+        """Largest ``|slope . (theta - centre)|`` over each box, theta in radians, rounded up, shape (c, n).
+
+        Parameters
+        ----------
+        slopes : float array, shape (n, d)
+        """
+        middle = (self.low + self.high) // 2
+        distance = np.maximum(self.high - middle, middle - self.low)
+        turns = slopes / np.asarray(self.denominators, dtype=float)
+        return np.asarray(2 * math.pi * distance @ np.abs(turns @ self.frame).T * (1 + 1e-14))
 
     @property
     def reach(self) -> np.ndarray:
-        """Half-degree times the largest distance from the centre along each axis, rounded up, shape (c, d)."""
-        middle = (self.low + self.high) // 2
-        distance = np.maximum(self.high - middle, middle - self.low)
-        turns = distance / np.asarray(self.denominators, dtype=float)
-        return np.asarray(2 * math.pi * turns * self.half_degree * (1 + 1e-14))
-
-    @property
-    def distance(self) -> np.ndarray:
-        """Largest distance from the centre along each axis in radians, rounded up, shape (c, d)."""
-        middle = (self.low + self.high) // 2
-        turns = np.maximum(self.high - middle, middle - self.low) / np.asarray(self.denominators, dtype=float)
-        return np.asarray(2 * math.pi * turns * (1 + 1e-14))
+        """Largest sum over the axes of half-degree times distance from the centre, rounded up, shape (c,)."""
+        signs = 1 - 2 * product([np.arange(1), *[np.arange(2)] * (len(self.half_degree) - 1)][: len(self.half_degree)])
+        return np.asarray(self.spread(signs * self.half_degree).max(axis=1))
 
     @property
     def divisible(self) -> np.ndarray:
         """Whether a box can be split, shape (c,)."""
-        return np.asarray((self.high - self.low > (0 if self.closed else 2)).any(axis=1))
+        return np.asarray((self._most > 1).any(axis=1))
 
-    def split(self) -> tuple[Boxes, np.ndarray]:
-        """Halve every divisible box along the axis of its largest reach; the others stay.
+    @property
+    def _most(self) -> np.ndarray:
+        """Pieces that each axis allows."""
+        width = self.high - self.low
+        return np.asarray(np.maximum(width + 1 if self.closed else width // 2, 1))
+
+    def split(self, ratio: np.ndarray) -> tuple[Boxes, np.ndarray]:
+        """Cut every divisible box so that the reach shrinks at least so many times, lattice axes permitting.
+
+        Parameters
+        ----------
+        ratio : integer array, shape (c,)
+            At least 2.
 
         Returns
         -------
@@ -80,49 +102,63 @@ class Boxes:
         parent : integer array
             Index of each child's parent.
         """
-        whole, rows = np.flatnonzero(~self.divisible), np.flatnonzero(self.divisible)
-        low, high = self.low[rows], self.high[rows]
-        left_high, right_low = high.copy(), low.copy()
-        if len(rows):
-            here = np.arange(len(rows))
-            axis = np.argmax(np.where(high > low, (high - low) * self._weight, -1.0), axis=1)
-            cut = (low[here, axis] + high[here, axis]) // 2
-            left_high[here, axis] = cut
-            right_low[here, axis] = cut + (1 if self.closed else 0)
-        children = Boxes(
-            np.concatenate([self.low[whole], low, right_low]),
-            np.concatenate([self.high[whole], left_high, high]),
-            self.denominators,
-            self.half_degree,
-            self.closed,
+        width = (self.high - self.low) * np.abs(
+            (self.half_degree / np.asarray(self.denominators, dtype=float)) @ np.abs(self.frame)
         )
-        return children, np.concatenate([whole, rows, rows])
-
-    def joined(self, other: Boxes) -> Boxes:
-        """These boxes and others of the same torus."""
-        low, high = np.concatenate([self.low, other.low]), np.concatenate([self.high, other.high])
-        return Boxes(low, high, self.denominators, self.half_degree, self.closed)
-
-    @property
-    def _weight(self) -> np.ndarray:
-        return np.asarray(self.half_degree / np.asarray(self.denominators, dtype=float))
+        share = width / np.maximum(width.max(axis=1, keepdims=True, initial=0.0), 1e-300)
+        pieces = np.clip(np.ceil(ratio[:, None] * share - 1e-9).astype(np.int64), 1, self._most)
+        # Where an axis of the largest share cannot be cut any more, another one is.
+        stuck = (pieces.prod(axis=1) == 1) & self.divisible
+        pieces[stuck] = np.minimum(2, self._most[stuck])
+        lows, highs, parents = [], [], []
+        for pattern in np.unique(pieces, axis=0):
+            rows = np.flatnonzero((pieces == pattern).all(axis=1))
+            low, width = self.low[rows, None, :], (self.high - self.low)[rows, None, :] + int(self.closed)
+            piece = product([np.arange(n) for n in pattern])[None]
+            shape = (len(rows) * piece.shape[1], len(pattern))
+            lows.append((low + width * piece // pattern).reshape(shape))
+            highs.append((low + width * (piece + 1) // pattern - int(self.closed)).reshape(shape))
+            parents.append(np.repeat(rows, piece.shape[1]))
+        if not lows:
+            return self, np.arange(len(self))
+        return self._with(np.concatenate(lows), np.concatenate(highs)), np.concatenate(parents)
 
 
 def torus(kernel_shape: tuple[int, ...]) -> Boxes:
-    """Cover of all frequencies of a real kernel, up to mirror images: one axis over half a turn.
-
-    An axis with one tap is one point.
-    """
+    """Cover of all frequencies of a real kernel, up to mirror images. An axis with one tap is one point."""
     half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
-    moving = max(1, sum(k > 1 for k in kernel_shape))
-    # An even number of first cells, so that half a turn is a whole number of them.
-    counts = [1 if k == 1 else 2 * math.ceil(math.pi * (k - 1) * moving / (4 * _WIDEST)) for k in kernel_shape]
+    moving = [j for j, k in enumerate(kernel_shape) if k > 1]
+    pair = moving[:2] if len(moving) > 1 else []
+    # Reaches of the boxes on their corners and of the plain ones add up.
+    widest = _WIDEST / (len(moving) - len(pair) + bool(pair) or 1)
+    # An even number of cells an axis, so that half a turn is a whole number of them and a chessboard closes.
+    counts = [
+        1 if k == 1 else 2 * math.ceil(math.pi * (k - 1) / (2 if j in pair else 4) / widest)
+        for j, k in enumerate(kernel_shape)
+    ]
     unit = 2**_DEPTH
-    halved = next((j for j, k in enumerate(kernel_shape) if k > 1), None)
-    corner = product([np.arange(c // 2 if j == halved else c) for j, c in enumerate(counts)])
-    denominators = tuple(1 if k == 1 else c * unit for c, k in zip(counts, kernel_shape, strict=True))
-    step = np.asarray([0 if k == 1 else unit for k in kernel_shape], dtype=np.int64)
-    return Boxes(corner * step, corner * step + step, denominators, half_degree, closed=False)
+    cell = product([np.arange(c) for c in counts])
+    if pair:
+        cell = cell[cell[:, pair].sum(axis=1) % 2 == 0]
+    cell = cell[_first_of_mirrored(cell, counts)]
+    frame = np.eye(len(counts), dtype=np.int64)
+    width = np.asarray([0 if k == 1 else unit for k in kernel_shape], dtype=np.int64)
+    denominators = [1 if k == 1 else 2 * c * unit for c, k in zip(counts, kernel_shape, strict=True)]
+    middle = cell * 2 * width
+    if pair:
+        first, second = pair
+        frame[np.ix_(pair, pair)] = [[1, 1], [1, -1]]
+        middle[:, [first, second]] = unit * np.stack(
+            [cell[:, first] + cell[:, second], cell[:, first] - cell[:, second]], axis=1
+        )
+    return Boxes(middle - width, middle + width, tuple(denominators), half_degree, False, frame)
+
+
+def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
+    """Which cells come first, or alone, among a cell and its mirror image."""
+    weights = np.asarray([math.prod(counts[j + 1 :]) for j in range(len(counts))], dtype=np.int64)
+    mirrored = (-cell) % np.asarray(counts, dtype=np.int64)
+    return np.asarray(cell @ weights <= mirrored @ weights)
 
 
 def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Boxes:
@@ -139,4 +175,4 @@ def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Boxes:
     ]
     corner = product([np.arange(0, end + 1, w) for end, w in zip(last, widths, strict=True)])
     high = np.minimum(corner + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
-    return Boxes(corner, high, tuple(sizes), half_degree, closed=True)
+    return Boxes(corner, high, tuple(sizes), half_degree, True, np.eye(len(sizes), dtype=np.int64))

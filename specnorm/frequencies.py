@@ -56,6 +56,15 @@ def half_grid(sizes: Sequence[int]) -> Frequencies:
     return Frequencies(product(ranges), sizes)
 
 
+def coarse_grid(kernel_shape: tuple[int, ...]) -> Frequencies:
+    """Twice as many points an axis as taps, fewer where that makes more than 512."""
+    sizes = [1 if k == 1 else 2 * k for k in kernel_shape]
+    while math.prod(sizes) > 512:
+        longest = max(range(len(sizes)), key=sizes.__getitem__)
+        sizes[longest] = (sizes[longest] + 1) // 2
+    return half_grid(sizes)
+
+
 def full_grid(sizes: Sequence[int]) -> Frequencies:
     """DFT grid of the given sizes, all of it."""
     return Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))

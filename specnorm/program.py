@@ -70,6 +70,8 @@ class Program:
                 self.method.refuse_tracer(self.spec)
             elif self.proof_place(kernels, backend=backend) == "host":
                 return self._on_host(kernels, backend=backend)
+        elif self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels):
+            return self._on_host(kernels, backend=backend)
         with backend.precise(kernels):
             if not backend.is_traced(kernels):
                 self.check_values(kernels, backend=backend)
@@ -187,14 +189,18 @@ class Program:
         return xp.stack(rows, axis=value.ndim - 1)
 
     def proof_place(self, kernels: Array, *, backend: Backend) -> Literal["device", "host"]:
-        """Where proofs by search run: on the device if it has float64 and the backend says so."""
-        return "host" if backend.proofs == "host" or backend.wide_dtype(kernels) != "float64" else "device"
+        """Where proofs by search run: on the device if it has float64 and the backend says so.
+
+        Arrays that NumPy reads in place are searched in NumPy: their device is the host.
+        """
+        away = backend.proofs == "host" or backend.wide_dtype(kernels) != "float64"
+        return "host" if away or backend.numpy_view(kernels) else "device"
 
     def computed_in(self, kernels: Array, *, backend: Backend) -> str:
         """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
         if self.method.searches(self.spec) and not backend.is_traced(kernels):
-            place = self.proof_place(kernels, backend=backend)
-            return "float64 on the host" if place == "host" else "float64"
+            away = self.proof_place(kernels, backend=backend) == "host" and not backend.numpy_view(kernels)
+            return "float64 on the host" if away else "float64"
         return self._dtype(kernels, backend=backend)
 
     def _dtype(self, kernels: Array, *, backend: Backend) -> str:
@@ -207,11 +213,18 @@ class Program:
 
         # The proof is done and its ends are rounded: the rest may lose digits where the device has no float64.
         narrow = {} if backend.wide_dtype(kernels) == "float64" else {"float64": "float32", "complex128": "complex64"}
+        # The backward runs over there, in the dtype of the residuals: a wide one where narrow products lose digits.
+        lossy = backend.working_dtype(kernels, self.result_dtype) != self.result_dtype
+        widen = {"float32": "float64", "complex64": "complex128"} if lossy else narrow
 
-        def back(x: Array) -> Array:
-            return backend.from_numpy(x.astype(narrow.get(x.dtype.name, x.dtype.name)), kernels)
+        def back(x: Array, change: dict[str, str]) -> Array:
+            return backend.from_numpy(x.astype(change.get(x.dtype.name, x.dtype.name)), kernels)
 
-        return back(value), tuple(map(back, stats)), tuple(map(back, residuals))
+        return (
+            back(value, narrow),
+            tuple(back(x, narrow) for x in stats),
+            tuple(back(x, widen) for x in residuals),
+        )
 
     def check_values(self, kernels: Array, *, backend: Backend) -> None:
         """Refuse non-finite values; for concrete arrays only.

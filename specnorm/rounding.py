@@ -247,6 +247,65 @@ def autocorrelation_error(blocks: Array, terms: int, *, xp: Any) -> Array:
     return up(q**2, 2, xp=xp) * (SLACK * (gamma(terms, u) + math.sqrt(2) * phase_error(u)))
 
 
+def rotation_loss(columns: Array, basis: Array, taps: int, *, xp: Any, backend: Backend) -> tuple[float, float]:
+    """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost') / shrink`` with G' of the computed product.
+
+    ``fl(K V) = K V + E``, ``|E| <= gamma(p) |K| |V|``; and ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
+
+    Parameters
+    ----------
+    columns : array, shape (g, taps * m, p)
+        The taps of each block below one another.
+    basis : array, shape (g, p, p)
+        V; nearly orthogonal.
+    taps : int
+
+    Returns
+    -------
+    shrink, lost : float
+        ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``.
+    """
+    u, size = unit(basis, xp=xp), basis.shape[-1]
+    eye = xp.eye(size, dtype=basis.dtype, device=backend.device(basis))
+    product = xp.matmul(xp.matrix_transpose(basis), basis)
+    length = float(xp.max(frobenius_up(basis, xp=xp)))
+    apart = float(xp.max(frobenius_up(product - eye, xp=xp)))
+    e = (apart * (1 + 4 * u) + SLACK * gamma(size + 2, u) * (length**2 + size)) * (1 + 1e-12)
+    # Over the taps, ||sum_k e^{ik.theta} E_k|| <= sqrt(taps) ||E||_F of all of them below one another.
+    lost = SLACK * gamma(size, u) * math.sqrt(taps) * float(xp.max(frobenius_up(columns, xp=xp))) * length
+    return math.sqrt(max(1 - e, 0.0)) * (1 - 1e-15), lost * (1 + 1e-12)
+
+
+def gram_norm_up(columns: Array, *, xp: Any) -> Array:
+    """Upper bound of ``||X^T X||`` of each matrix of a stack, from row sums: sharp if X has orthogonal columns.
+
+    Parameters
+    ----------
+    columns : array, shape (g, n, p)
+
+    Returns
+    -------
+    array, shape (g,)
+    """
+    n, size = columns.shape[-2:]
+    gram = xp.matmul(xp.matrix_transpose(columns), columns)
+    rows = xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1)
+    return up(
+        up(rows, size, xp=xp) + frobenius_up(columns, xp=xp) ** 2 * SLACK * product_error(n, columns, xp=xp), 4, xp=xp
+    )
+
+
+def reduced_error(a: Array, b: Array, *, xp: Any) -> Array:
+    """Bound on ``||fl(A + b* b) - (A + b* b)||`` for matrices A (f, r, r) and b (f, n, r), shape (f,).
+
+    b stands for a matrix B scaled by a weight: two more roundings an entry.
+    """
+    u = unit(b, xp=xp)
+    square = up(frobenius_up(b, xp=xp) ** 2, 2, xp=xp)
+    summed = up(frobenius_up(a, xp=xp) + square, 2, xp=xp)
+    return up(SLACK * (product_error(b.shape[-2] + 4, b, xp=xp) * square + 2 * math.sqrt(2) * u * summed), 4, xp=xp)
+
+
 def phase_error(u: float) -> float:
     """Absolute error of the cosines and sines in the working precision."""
     return PHASE_ERROR * u if u == 2.0**-53 else 1.01 * u

@@ -11,6 +11,9 @@ import pytest
 from libraries import Lib, Unusable, opened
 
 import specnorm
+from specnorm import Enclose, Method, TensorNorm
+from specnorm.backends import backend_for
+from specnorm.program import program_for
 
 Function = Callable[[Any], Any]
 
@@ -107,7 +110,8 @@ def test_torch_autocast_compiled(torch: Any, name: str) -> None:
 @every
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_torch_matmul_precision(torch: Any, name: str, precision: str) -> None:
-    """Lowered for the whole process (TF32, bfloat16): computed in float64 instead, and no flag is touched."""
+    """Lowered for the whole process (TF32, bfloat16): computed in float64 or in NumPy, and no flag is touched."""
+    untouched = FUNCTIONS[name](torch.from_numpy(kernel()))
     with matmul_precision(torch, precision):
         x = torch.from_numpy(kernel()).requires_grad_()
         value = FUNCTIONS[name](x)
@@ -115,7 +119,18 @@ def test_torch_matmul_precision(torch: Any, name: str, precision: str) -> None:
         assert torch.get_float32_matmul_precision() == precision
     assert value.dtype == gradient.dtype == torch.float32
     error = np.max(np.abs(value.detach().numpy() - exact(name)))
-    assert error <= 4 * np.finfo("float32").eps * np.max(exact(name)), "not the float64 value, rounded"
+    rounded = error <= 4 * np.finfo("float32").eps * np.max(exact(name))
+    assert rounded or torch.equal(value, untouched), "neither the float64 value, rounded, nor the one without lowering"
+
+
+@pytest.mark.parametrize("method", [TensorNorm(), TensorNorm(certified=False), Enclose()], ids=str)
+def test_torch_backward_of_what_numpy_computed(torch: Any, method: Method) -> None:
+    """The products of the backward run in torch: in float64 where it would lower those of float32."""
+    x = torch.from_numpy(kernel())
+    program = program_for(method, tuple(x.shape), "torch.float32", ())
+    with matmul_precision(torch, "medium"):
+        residuals = program.forward(x, backend=backend_for(x))[2]
+    assert {r.dtype for r in residuals} <= {torch.float64, torch.complex128}
 
 
 def test_torch_newer_precision_flags(torch: Any) -> None:

@@ -101,12 +101,17 @@ class TorchBackend(Backend):
         return torch.tensor(np.array(x), device=device)
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Detach and copy to the host."""
-        return np.asarray(x.detach().cpu())
+        """Detach and copy to the host; bfloat16, which NumPy lacks, becomes float32 (exact)."""
+        x = x.detach().cpu()
+        return np.asarray(x.float() if x.dtype == torch.bfloat16 else x)
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Copy to the device of ``like``."""
-        return torch.tensor(np.array(x), device=like.device)
+        return torch.tensor(x, device=like.device)
+
+    def numpy_view(self, x: Array) -> bool:
+        """On the CPU. NumPy takes half of torch's time for a search: many small complex matrices."""
+        return bool(x.device.type == "cpu")
 
     def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
         """Run the operator on the detached kernels and attach the gradient.

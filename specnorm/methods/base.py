@@ -54,6 +54,9 @@ class Method:
     wide: ClassVar[bool] = False
     """Whether to compute in the widest dtype the device has (proofs) rather than in the kernel's own."""
 
+    small_steps: ClassVar[bool] = False
+    """Whether the method is many small products, which NumPy does faster where it reads arrays in place."""
+
     scaled: ClassVar[bool] = True
     """Whether blocks come scaled by a power of two, and values go back through it."""
 

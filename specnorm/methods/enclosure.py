@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -167,7 +167,7 @@ class Certify(Method):
         nowhere = Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim)
         cut = operators.support(block, backend=backend)
         if not float(xp.max(xp.abs(cut))) > 0:
-            return Found(0.0, 0.0, nowhere, 0, 0)
+            return Found(0.0, 0.0, nowhere, 0, 0, 0)
         search, cover = Search(cut, xp=xp, backend=backend), torus(cut.shape[3:])
         found = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
         if math.isfinite(found.upper) or spec.input_shape is None:
@@ -212,7 +212,7 @@ def enclose_block(block: Array, spec: ConvSpec, method: Enclose, *, xp: Any, bac
     """
     cut = operators.support(block, backend=backend)
     if not float(xp.max(xp.abs(cut))) > 0:
-        return Found(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0), True
+        return Found(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0), True
     search = Search(cut, xp=xp, backend=backend)
     cover, rtol = torus(cut.shape[3:]), method.rtol
     if spec.input_shape is None:
@@ -224,10 +224,9 @@ def enclose_block(block: Array, spec: ConvSpec, method: Enclose, *, xp: Any, bac
         cover = dft(sizes, cut.shape[3:])
         if math.isinf(whole.upper):
             whole = widened(search, torus(cut.shape[3:]), whole, method, block, spec, xp=xp, backend=backend)
-        found = search.run(cover, rtol=rtol, supremum=whole.upper, max_cells=method.max_cells)
-        found = Found(
-            found.lower, min(found.upper, whole.upper), found.frequency, found.cells + whole.cells, found.levels
-        )
+        start = search.at_nearest(whole, sizes)
+        found = search.run(cover, rtol=rtol, supremum=whole.upper, start=start, max_cells=method.max_cells)
+        found = replace(found, upper=min(found.upper, whole.upper), cells=found.cells + whole.cells)
     if math.isfinite(found.upper):
         return found, found.upper <= found.lower * (1 + rtol)
     return widened(search, cover, found, method, block, spec, xp=xp, backend=backend), False
@@ -251,9 +250,9 @@ def widened(
         wider = search.run(cover, rtol=rtol, start=found, max_cells=method.max_cells)
         cells += wider.cells
         if math.isfinite(wider.upper):
-            return Found(wider.lower, wider.upper, wider.frequency, cells, wider.levels)
+            return replace(wider, cells=cells)
     four = FantasticFour().forward(block, spec, xp=xp, backend=backend)
-    return Found(found.lower, float(four.value[0]), found.frequency, cells, found.levels)
+    return replace(found, upper=float(four.value[0]), cells=cells)
 
 
 def top_at(block: Array, frequency: Frequencies, *, xp: Any, backend: Backend) -> tuple[Array, Array, Array, Array]:

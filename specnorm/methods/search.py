@@ -8,9 +8,9 @@ by sampling: a Cholesky factorisation shows ``||G(c)|| <= tau``, and a lemma car
 * On a grid, where the best point is no maximum of the torus, with a proven ``S >= sigma*``: nothing in the cell exceeds
   mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)`` and ``arccos(mu/S) + phi <= pi/2``.
 * Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
-  (`autocorrelation.Autocorrelation.variation`): nearly flat symbols, as of orthogonal layers, need few cells.
+  (`autocorrelation.GramPolynomial.variation`): nearly flat symbols, as of orthogonal layers, need few cells.
 
-Cells that cannot be ruled out are halved; a centre above the lower bound raises it. The value of the search is its
+Cells that cannot be ruled out are cut; a centre above the lower bound raises it. The value of the search is its
 proof: where the budget ends it, nothing is claimed.
 """
 
@@ -23,59 +23,85 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specnorm import arrays, operators, rounding
-from specnorm.autocorrelation import Autocorrelation
+from specnorm.autocorrelation import GramPolynomial
 from specnorm.cells import Boxes
-from specnorm.frequencies import Frequencies, product
+from specnorm.frequencies import Frequencies, coarse_grid, phases, product
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
 _DOUBTFUL = 4
 """How many cells a round gives an exact eigenpair: power steps stall where singular values nearly coincide."""
+_HINTS = 4
+"""Frequencies whose vectors are kept when directions are left out."""
 _LATTICE = 2**40
 """Points a turn for frequencies found by ascent."""
+_MOST = 4
+"""Pieces an axis that a cell is cut into at once, at most."""
+_MANY, _NEAR = 48, 0.95
+"""Cells of a round from which several centres are climbed from, and how near their squared norms must be."""
+_CLEAR = 1.2
+"""A limit must exceed the tail by this factor to be worth a proof without the tail's directions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Some boxes, the blocks they belong to, and the proven supremum of the torus where they are grid points."""
+
+    boxes: Boxes
+    owner: np.ndarray
+    supremum: float | None
+
+    def __getitem__(self, index: np.ndarray) -> Cells:
+        return Cells(self.boxes[index], self.owner[index], self.supremum)
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search proved about one block, in the block's scale.
+    """What a search proved about the largest norm of some blocks, in their scale.
 
     Parameters
     ----------
     lower : float
-        Proven: the norm at ``frequency``, rounded down.
+        Proven: the norm of one block at ``frequency``, rounded down.
     upper : float
         Proven: nothing in the cover exceeds it; infinity where the budget ended first.
     frequency : Frequencies
         One point.
+    owner : int
+        The block.
     cells, levels : int
-        Factorisations plus splits, and rounds.
+        Cells visited, and rounds.
     """
 
     lower: float
     upper: float
     frequency: Frequencies
+    owner: int
     cells: int
     levels: int
 
 
 class Search:
-    """Branch and bound for one block.
+    """Branch and bound for the largest norm of a stack of blocks: one block, or the groups of one layer.
 
     Parameters
     ----------
-    block : array, shape (1, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1, not zero.
+    blocks : array, shape (g, m, p, *kernel_shape)
+        In the wide dtype, scaled to about 1, not all zero.
     seed : int
         Of the start vectors.
     """
 
-    def __init__(self, block: Array, *, seed: int = 0, xp: Any, backend: Backend) -> None:
-        self.block, self.seed, self.xp, self.backend = block, seed, xp, backend
-        self.gram = Autocorrelation(block[0, ...], xp=xp, backend=backend)
-        self.swapped = block.shape[1] < block.shape[2]
-        self.gram_error = float(rounding.autocorrelation_error(block, self.gram.terms, xp=xp)[0]) * (1 + 1e-12)
-        self.symbol_error = float(rounding.symbol_error(block, xp=xp)[0]) * (1 + 1e-12)
+    def __init__(self, blocks: Array, *, seed: int = 0, xp: Any, backend: Backend) -> None:
+        if blocks.shape[1] < blocks.shape[2]:
+            # G^T has the norms of G: from here on, the columns are the smaller side.
+            blocks = xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
+        self.blocks, self.seed, self.xp, self.backend = blocks, seed, xp, backend
+        self.symbol_error = backend.to_numpy(rounding.symbol_error(blocks, xp=xp)) * (1 + 1e-12)
+        self.hints: Array | None = None
+        self._reduced: GramPolynomial | None = None
+        self._whole: GramPolynomial | None = None
 
     def run(
         self,
@@ -100,7 +126,7 @@ class Search:
         supremum : float, optional
             Proven bound of the whole torus, for boxes of grid points.
         start : Found, optional
-            An earlier search of this block, for its lower bound and frequency.
+            An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
         max_cells, max_levels : int
             Budget.
 
@@ -110,193 +136,298 @@ class Search:
         """
         if boxes.closed and supremum is None:
             raise ValueError("grid points are ruled out by a proven supremum of the torus: none was given")
-        self.free = not boxes.closed
-        lower, where = (start.lower, start.frequency) if start is not None else (0.0, boxes.centres[:1])
-        vectors = self._start_vectors(len(boxes))
+        self.free, self.rtol, self.bound, self.many = not boxes.closed, rtol, bound, False
+        self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
+        self._look_around(raise_lower=start is None and bound is None and self.free)
+        groups = self.blocks.shape[0]
+        owner = np.repeat(np.arange(groups), len(boxes))
+        boxes = boxes[np.tile(np.arange(len(boxes)), groups)]
+        vectors: Array | None = None
+        polynomial: GramPolynomial | None = None
         seen, level = 0, 0
+
+        def ended(upper: float) -> Found:
+            lower, where, which = self.best
+            return Found(lower, upper, where, which, seen, level)
+
         while len(boxes):
             if seen + len(boxes) > max_cells or level == max_levels:
-                return Found(lower, math.inf, where, seen, level)
-            seen, level, entry = seen + len(boxes), level + 1, lower
+                return ended(math.inf)
+            seen, level, entry = seen + len(boxes), level + 1, self.best[0]
+            previous, polynomial = polynomial, self._polynomial(self.target)
+            if vectors is None or polynomial is not previous:
+                vectors = self._start_vectors(len(boxes), polynomial.rank)
+            self.many = bound is None and len(boxes) > _MANY
             failed: list[np.ndarray] = []
             next_vectors: list[Array] = []
-            estimates: list[np.ndarray] = []
-            for first in range(0, len(boxes), self.chunk):
-                part = slice(first, min(first + self.chunk, len(boxes)))
-                gram = self.gram.matrices(boxes[part].centres)
-                norms, vectors_here = self._estimate(gram, vectors[part, ...], steps=6 if level == 1 else 2)
-                best = int(np.argmax(norms))
-                # Without a bound the search is as good as its lower end; with one, only a refutation matters.
-                if norms[best] > (lower if bound is None else bound):
-                    lower, where = self._raise(
-                        boxes[part].centres[best : best + 1],
-                        vectors_here[best : best + 1, :],
-                        lower,
-                        where,
-                        free=self.free,
-                        rtol=rtol,
-                    )
-                if bound is not None and lower > bound:
-                    return Found(lower, math.inf, where, seen, level)
-                target = lower * (1 + 0.999 * rtol) if bound is None else bound
-                passed, doubtful = self._rule_out(gram, boxes[part], norms, target, supremum)
-                if len(doubtful):
-                    lower, where = self._settle(boxes[part][doubtful].centres, lower, where, rtol=rtol)
-                failed.append(np.flatnonzero(~passed) + first)
-                next_vectors.append(self._take(vectors_here, np.flatnonzero(~passed)))
-                estimates.append(norms[~passed])
-            boxes = boxes[np.concatenate(failed)]
+            squares: list[np.ndarray] = []
+            chunk = self._chunk(polynomial)
+            for first in range(0, len(boxes), chunk):
+                part = slice(first, min(first + chunk, len(boxes)))
+                cells = Cells(boxes[part], owner[part], supremum)
+                passed, square, vector = self._visit(
+                    polynomial, cells, vectors[part, ...], steps=6 if level == 1 else 2
+                )
+                if bound is not None and self.best[0] > bound:
+                    return ended(math.inf)
+                rest = np.flatnonzero(~passed)
+                failed.append(rest + first)
+                next_vectors.append(self._take(vector, rest))
+                squares.append(square[rest])
+            rest = np.concatenate(failed)
+            boxes, owner = boxes[rest], owner[rest]
             vectors = self.xp.concat(next_vectors, axis=0)
             points = np.flatnonzero(~boxes.divisible)
             if len(points):
                 # A single frequency neither passes nor is seen above: its estimate has not converged. Settle it.
-                lower, where = self._settle(boxes[points].centres, lower, where, rtol=rtol)
-                if lower <= entry * (1 + 1e-14):
-                    return Found(lower, math.inf, where, seen, level)
-            boxes, parent = _shrink(boxes, np.concatenate(estimates), target)
-            vectors = self._take(vectors, parent) if len(boxes) else vectors
-        target = lower * (1 + 0.999 * rtol) if bound is None else bound
-        return Found(lower, target, where, seen, level)
+                self._settle(boxes[points].centres, owner[points])
+                if self.best[0] <= entry * (1 + 1e-14):
+                    return ended(math.inf)
+            boxes, parent = boxes.split(self._pieces(boxes, np.concatenate(squares)))
+            owner = owner[parent]
+            vectors = self._take(vectors, parent)
+        return ended(self.target)
 
     @property
-    def chunk(self) -> int:
-        """Cells at once within the memory budget: about five complex matrices each, and twelve numbers a lag."""
-        return int(max(1, 256 * 2**20 // (5 * 16 * self.gram.size**2 + 12 * 8 * len(self.gram.lags))))
+    def target(self) -> float:
+        """What is to be proven: the bound, or the lower bound and the tolerance."""
+        return self.best[0] * (1 + 0.999 * self.rtol) if self.bound is None else self.bound
 
-    def _start_vectors(self, count: int) -> Array:
-        start = arrays.random_vectors(self.seed, (1, self.gram.size))
-        vectors = np.broadcast_to(start, (count, self.gram.size)).astype(np.complex128)
-        return self.backend.from_numpy(vectors, self.block)
+    def _pieces(self, boxes: Boxes, squares: np.ndarray) -> np.ndarray:
+        """How many times smaller the cells must become, going by the norms at their centres."""
+        ratio: np.ndarray = np.sqrt(squares) / max(self.target, 1e-300)
+        needed = np.arccos(np.clip(ratio, 0.0, 1 / (1 + 0.5 * self.rtol + 1e-9)))
+        return np.asarray(np.clip(np.ceil(0.9 * boxes.reach / needed), 2, _MOST).astype(np.int64))
+
+    def _visit(
+        self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, steps: int
+    ) -> tuple[np.ndarray, np.ndarray, Array]:
+        """Try to rule out some cells, raising the lower bound where a centre is above it.
+
+        Returns
+        -------
+        passed : boolean array, shape (c,)
+        below : float array, shape (c,)
+            Squared norms at the centres, estimated from below.
+        vectors : array, shape (c, rank)
+            For the next round.
+        """
+        centres, least = cells.boxes.centres, _CLEAR * polynomial.tail
+        parts = polynomial.parts(centres, cells.owner)
+        limit = self._limits(polynomial, cells)
+        reduced, rounded = polynomial.reduced(parts, np.clip(limit, max(least, 1e-300), 1e300))
+        error = self.backend.to_numpy(rounded)
+        square, vectors = self._estimate(reduced, vectors, steps)
+        below, full = polynomial.lift(parts, vectors, square)
+        if self._raise_best(polynomial, centres, cells.owner, below, full):
+            # A higher target: what is proven with the weights of the lower one is proven.
+            limit = self._limits(polynomial, cells)
+        passed: np.ndarray = np.isinf(limit)  # nothing on the whole torus exceeds the target
+        hopeful = np.flatnonzero((square < limit - error) & (limit > least) & ~passed)
+        passed[hopeful] = self._below(reduced, hopeful, limit - error)
+        doubtful = hopeful[~passed[hopeful]]
+        doubtful = doubtful[np.argsort(-square[doubtful], kind="stable")[:_DOUBTFUL]]
+        if len(doubtful):
+            values, few = arrays.top_eigenpair(self._take(reduced, doubtful), xp=self.xp)
+            square[doubtful] = self.backend.to_numpy(values)
+            below[doubtful], full = polynomial.lift(self._take(parts, doubtful), few, square[doubtful])
+            self._raise_best(polynomial, centres[doubtful], cells.owner[doubtful], below[doubtful], full)
+        if polynomial.tail > 0:
+            # Where the tail weighs too much, not the norm: small cells and points are tried with nothing left out.
+            stuck = np.flatnonzero(~passed & (below < limit - error) & (limit > 0.9 * self.target**2))
+            whole = self._polynomial(0.0) if len(stuck) else polynomial
+            for first in range(0, len(stuck), self._chunk(whole)):
+                index = stuck[first : first + self._chunk(whole)]
+                parts = whole.parts(centres[index], cells.owner[index])
+                passed[index] = self._below(parts, np.arange(len(index)), self._limits(whole, cells[index]))
+        return passed, below, vectors
+
+    def _polynomial(self, limit: float) -> GramPolynomial:
+        """The Gram polynomial for norms around a limit, 0: with nothing left out."""
+        if limit > 0 and (self._reduced is None or self._reduced.tail > 0.6 * limit**2):
+            self._reduced = GramPolynomial(self.blocks, limit, self.hints, xp=self.xp, backend=self.backend)
+        if limit > 0 and self._reduced is not None:
+            return self._reduced
+        if self._whole is None:
+            self._whole = GramPolynomial(self.blocks, 0.0, xp=self.xp, backend=self.backend)
+        return self._whole
+
+    @staticmethod
+    def _chunk(polynomial: GramPolynomial) -> int:
+        """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
+        size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
+        gathered = 2 * 8 * lags * size * rank if polynomial.even.shape[0] > 1 else 0
+        return int(max(1, 256 * 2**20 // (3 * 16 * size * rank + 4 * 16 * rank**2 + 12 * 8 * lags + gathered)))
+
+    def _start_vectors(self, count: int, size: int) -> Array:
+        start = arrays.random_vectors(self.seed, (1, size))
+        return self.backend.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
     def _take(self, x: Array, index: np.ndarray) -> Array:
-        return self.xp.take(x, self.backend.from_numpy(index.astype(np.int64), self.block), axis=0)
+        return self.xp.take(x, self.backend.from_numpy(index.astype(np.int64), self.blocks), axis=0)
 
     def _estimate(self, gram: Array, vectors: Array, steps: int) -> tuple[np.ndarray, Array]:
-        """Norms from below by power steps, and the vectors for the next round."""
+        """Largest eigenvalues from below by power steps, and the vectors for the next round."""
         xp = self.xp
         for _ in range(steps):
             vectors, norm = arrays.normalise(xp.matmul(gram, vectors[..., None])[..., 0], xp=xp)
         # ||H v|| for the unit v before last is at most lambda_max.
-        return np.sqrt(self.backend.to_numpy(norm[:, 0])), vectors
+        return self.backend.to_numpy(norm[:, 0]), vectors
 
-    def _rule_out(
-        self, gram: Array, boxes: Boxes, norms: np.ndarray, target: float, supremum: float | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Which cells hold nothing above the target; and a few whose estimate said so and whose proof failed."""
-        limit = self._limits(boxes, target, supremum)
-        passed: np.ndarray = np.isinf(limit)  # nothing on the whole torus exceeds the target
-        hopeful = np.flatnonzero((norms**2 < limit) & ~passed)
-        if len(hopeful):
-            limits = self.backend.from_numpy(limit[hopeful], self.block)
-            proven = rounding.gram_below(self._take(gram, hopeful), limits, xp=self.xp, backend=self.backend)
-            passed[hopeful] = self.backend.to_numpy(proven)
-        failed = hopeful[~passed[hopeful]]
-        return passed, failed[np.argsort(-norms[failed], kind="stable")[:_DOUBTFUL]]
+    def _below(self, gram: Array, index: np.ndarray, limit: np.ndarray) -> np.ndarray:
+        """Which matrices are proven to have no eigenvalue above their limits."""
+        if not len(index):
+            return np.zeros(0, dtype=np.bool_)
+        limits = self.backend.from_numpy(limit[index], self.blocks)
+        taken = gram if len(index) == gram.shape[0] else self._take(gram, index)
+        return np.asarray(self.backend.to_numpy(rounding.gram_below(taken, limits, xp=self.xp, backend=self.backend)))
 
-    def _limits(self, boxes: Boxes, target: float, supremum: float | None) -> np.ndarray:
-        """Largest computed ||G(c)||**2 that rules a cell out, rounded down; negative where nothing does."""
-        reach = boxes.reach.sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            if not boxes.closed:
-                tau = np.where(reach < math.pi / 2, target * np.cos(reach), 0.0)
-            elif supremum is None or supremum <= target:
-                # Everything on the torus is below the target.
-                return np.full(len(boxes), np.inf)
-            else:
-                apart = math.sqrt((supremum - target) * (supremum + target)) * (1 + 1e-15)
-                angle = math.acos(target / supremum) + 1e-15
-                tau = np.where(reach + angle < math.pi / 2, target * np.cos(reach) - apart * np.sin(reach), 0.0)
-        by_cosine = np.maximum(tau * (1 - 1e-14) - 1e-16, 0.0) ** 2
-        # The computed polynomial is off by gram_error at the centre (below) and at the point compared with it.
-        by_variation = target**2 - self.gram.variation(boxes.distance) - 2 * self.gram_error
-        return np.asarray(np.maximum(by_cosine, by_variation) * (1 - 1e-14) - self.gram_error)
+    def _limits(self, polynomial: GramPolynomial, cells: Cells) -> np.ndarray:
+        """Largest computed ``lambda_max(H(c))`` that rules a cell out, rounded down; negative where nothing does."""
+        boxes, supremum, target = cells.boxes, cells.supremum, self.target
+        reach = boxes.reach
+        if not boxes.closed:
+            tau = np.where(reach < math.pi / 2, target * np.cos(reach), 0.0)
+        elif supremum is None or supremum <= target:
+            # Everything on the torus is below the target.
+            return np.full(len(boxes), np.inf)
+        else:
+            apart = math.sqrt((supremum - target) * (supremum + target)) * (1 + 1e-15)
+            angle = math.acos(target / supremum) + 1e-15
+            tau = np.where(reach + angle < math.pi / 2, target * np.cos(reach) - apart * np.sin(reach), 0.0)
+        by_cosine = polynomial.limit(np.maximum(tau * (1 - 1e-14) - 1e-16, 0.0))
+        # The computed polynomial is off by its error at the centre (in `limit`) and at the point compared with it.
+        by_variation = (
+            polynomial.limit(np.asarray(target))
+            - polynomial.variation(boxes.spread(polynomial.lags[1:]))
+            - 2 * polynomial.error
+        )
+        return np.asarray(np.maximum(by_cosine, by_variation) * (1 - 1e-14))
 
-    def _raise(
-        self, start: Frequencies, vector: Array, lower: float, where: Frequencies, *, free: bool, rtol: float
-    ) -> tuple[float, Frequencies]:
-        """Climb from a frequency and vector; keep the result if its proven norm is higher."""
-        point, right = self._ascend(start, vector, free=free, rtol=rtol)
-        g = operators.matrix_at(self.block, self._phase(point), xp=self.xp)
-        value = float(rounding.quotient_down(g, right, xp=self.xp)[0]) - self.symbol_error
+    def _look_around(self, *, raise_lower: bool) -> None:
+        """Power steps at coarse frequencies: vectors that matter, and a first lower bound."""
+        if self.hints is not None and not raise_lower:
+            return
+        xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
+        frequencies = coarse_grid(tuple(self.blocks.shape[3:]))
+        symbol = operators.Symbol(self.blocks, frequencies, xp=xp, backend=self.backend)
+        v = self._start_vectors(groups * len(frequencies), p)
+        v = xp.reshape(v, (groups, len(frequencies), p))
+        for _ in range(3):
+            v, norms = arrays.normalise(symbol.apply_adjoint(symbol.apply(v)), xp=xp)
+        host, vectors = self.backend.to_numpy(norms)[:, :, 0], self.backend.to_numpy(v)
+        order = np.argsort(-host, axis=1, kind="stable")[:, :_HINTS]
+        hints = np.take_along_axis(vectors, order[:, :, None], axis=1)
+        if raise_lower:
+            which, best = divmod(int(np.argmax(host)), len(frequencies))
+            right = self._raise(frequencies[best : best + 1], v[which, best : best + 1, :], which)
+            hints[which, 0, :] = self.backend.to_numpy(right)[0]
+        self.hints = self.backend.from_numpy(hints, self.blocks)
+
+    def _raise_best(
+        self, polynomial: GramPolynomial, centres: Frequencies, owner: np.ndarray, below: np.ndarray, vectors: Array
+    ) -> bool:
+        """Climb from the cell with the largest estimate, if that is news."""
+        # Without a bound the search is as good as its lower end; with one, only a refutation matters.
+        before, news = self.best[0], (self.best[0] if self.bound is None else self.bound) ** 2
+        # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
+        for index in np.argsort(-below, kind="stable")[: 2 if self.many else 1]:
+            if below[index] > (_NEAR * news if self.many else news):
+                which = int(owner[index])
+                vector = polynomial.unrotated(vectors[index : index + 1, :], which)
+                self._raise(centres[index : index + 1], vector, which)
+        return self.best[0] > before
+
+    def _raise(self, start: Frequencies, vector: Array, which: int) -> Array:
+        """Climb from a frequency and right vector; keep the frequency if its proven norm is higher."""
+        block = self.blocks[which : which + 1, ...]
+        point, right = self._ascend(block, start, vector)
+        g = operators.matrix_at(block, self._phase(block, point), xp=self.xp)
+        value = float(rounding.quotient_down(g, right, xp=self.xp)[0]) - float(self.symbol_error[which])
         value = value * (1 - 1e-15)
-        return (value, point) if value > lower else (lower, where)
+        if value > self.best[0]:
+            self.best = (value, point, which)
+        return right
 
-    def _settle(
-        self, points: Frequencies, lower: float, where: Frequencies, *, rtol: float
-    ) -> tuple[float, Frequencies]:
+    def _settle(self, points: Frequencies, owner: np.ndarray) -> None:
         """Raise the lower bound by the exact norms of single frequencies."""
-        for first in range(0, len(points), self.chunk):
-            part = points[first : min(first + self.chunk, len(points))]
-            values, vectors = arrays.top_eigenpair(self.gram.matrices(part), xp=self.xp)
-            host = self.backend.to_numpy(values)
-            best = int(np.argmax(host))
-            if host[best] > lower**2:
-                lower, where = self._raise(
-                    part[best : best + 1], vectors[best : best + 1, ...], lower, where, free=self.free, rtol=rtol
-                )
-        return lower, where
+        whole = self._polynomial(0.0)
+        chunk = self._chunk(whole)
+        for first in range(0, len(points), chunk):
+            part = slice(first, first + chunk)
+            values, vectors = arrays.top_eigenpair(whole.parts(points[part], owner[part]), xp=self.xp)
+            self._raise_best(whole, points[part], owner[part], self.backend.to_numpy(values), vectors)
 
-    def _ascend(self, start: Frequencies, vector: Array, *, free: bool, rtol: float) -> tuple[Frequencies, Array]:
+    def at_nearest(self, where: Found, sizes: tuple[int, ...]) -> Found:
+        """Lower bound at the best DFT frequency next to one of the torus.
+
+        Parameters
+        ----------
+        where : Found
+            From a search of the torus.
+        sizes : tuple of int
+            Points a turn.
+        """
+        below = np.floor(where.frequency.angles[0] / (2 * math.pi) * np.asarray(sizes)).astype(np.int64)
+        corners = product([np.asarray([n, n + 1]) for n in below]) % np.asarray(sizes, dtype=np.int64)
+        points, block = Frequencies(corners, sizes), self.blocks[where.owner : where.owner + 1, ...]
+        self.free, self.rtol, self.bound, self.many = False, 1e-3, None, False
+        self.best = (0.0, points[:1], where.owner)
+        phase = self._phase(block, where.frequency)
+        _, vector, _ = operators.top_triple(operators.matrix_at(block, phase, xp=self.xp), xp=self.xp)
+        symbol = operators.Symbol(block, points, xp=self.xp, backend=self.backend)
+        spread = self.xp.broadcast_to(vector[:, None, :], (1, len(points), vector.shape[-1]))
+        norms = self.xp.linalg.vector_norm(symbol.apply(spread), axis=-1)[0, :]
+        best = int(self.xp.argmax(norms))
+        self._raise(points[best : best + 1], vector, where.owner)
+        return Found(self.best[0], math.inf, self.best[1], where.owner, len(points), 0)
+
+    def _ascend(self, block: Array, start: Frequencies, vector: Array) -> tuple[Frequencies, Array]:
         """Climb by alternating power steps at a frequency with steps of the frequency, then by Newton on both.
 
         Returns
         -------
         frequency : Frequencies
         right : array, shape (1, p)
-            Right vector of the kernel as stored.
         """
-        point = start
-        free = free and self.block.ndim > 3
-        value, right = 0.0, self._right(point, vector)
-        for _ in range(40):
-            left, right, now = self._power(point, right, steps=3)
-            if now <= value * (1 + max(0.01 * rtol, 1e-13)):
-                break
+        point, free = start, self.free and block.ndim > 3
+        value, right = 0.0, vector
+        for round_ in range(40):
+            left, right, now = self._power(block, point, right, steps=3)
+            if now <= value * (1 + max(0.01 * self.rtol, 1e-13)) or now < self.best[0] * (1 - 0.05 / (1 + round_)):
+                break  # it has converged, or will not get as high as another point has
             value = now
             if free:
-                point = self._step_frequency(point, left, right)
-        for _ in range(8 if rtol < 1e-4 else 0):
-            trial, vector = self._newton(point, self._gram_vector(point, right), free=free)
-            _, candidate, now = self._power(trial, self._right(trial, vector), steps=1)
+                point = self._step_frequency(block, point, left, right)
+        for _ in range(8 if self.rtol < 1e-4 else 0):
+            trial, vector = self._newton(block, point, right, free=free)
+            _, candidate, now = self._power(block, trial, vector, steps=1)
             if now <= value:
                 break
-            done, value, point, right = now <= value * (1 + 1e-3 * rtol), now, trial, candidate
+            done, value, point, right = now <= value * (1 + 1e-3 * self.rtol), now, trial, candidate
             if done:
                 break
         return point, right
 
-    def _power(self, point: Frequencies, right: Array, steps: int) -> tuple[Array, Array, float]:
+    def _power(self, block: Array, point: Frequencies, right: Array, steps: int) -> tuple[Array, Array, float]:
         """Power steps at one frequency: left and right vectors, and the norm from below."""
         xp = self.xp
-        g = operators.matrix_at(self.block, self._phase(point), xp=xp)
+        g = operators.matrix_at(block, self._phase(block, point), xp=xp)
         h = arrays.adjoint(g, xp=xp)
         for _ in range(steps):
             left, _ = arrays.normalise(xp.matmul(g, right[..., None])[..., 0], xp=xp)
             right, norm = arrays.normalise(xp.matmul(h, left[..., None])[..., 0], xp=xp)
         return left, right, float(norm[0, 0])
 
-    def _right(self, point: Frequencies, vector: Array) -> Array:
-        """Right vector of the kernel as stored, from one of the Gram polynomial (conj(G G*) if it was swapped)."""
-        return self._across(point, self.xp.conj(vector), adjoint=True) if self.swapped else vector
-
-    def _gram_vector(self, point: Frequencies, right: Array) -> Array:
-        """Inverse of `_right`."""
-        return self.xp.conj(self._across(point, right, adjoint=False)) if self.swapped else right
-
-    def _across(self, point: Frequencies, vector: Array, *, adjoint: bool) -> Array:
-        xp = self.xp
-        g = operators.matrix_at(self.block, self._phase(point), xp=xp)
-        g = arrays.adjoint(g, xp=xp) if adjoint else g
-        return arrays.normalise(xp.matmul(g, vector[..., None])[..., 0], xp=xp)[0]
-
-    def _newton(self, point: Frequencies, vector: Array, *, free: bool) -> tuple[Frequencies, Array]:
+    def _newton(self, block: Array, point: Frequencies, vector: Array, *, free: bool) -> tuple[Frequencies, Array]:
         """One Newton step of lambda_max(H(theta)), by second-order perturbation of its eigenvector.
 
         With ``y_j = (lambda - H)^+ dH_j v``: gradient ``v* dH_j v``, Hessian ``v* d2H_ij v + 2 Re (dH_i v)* y_j``, and
         the vector moves along y. The start vector is first sharpened by inverse iteration.
         """
-        xp, size = self.xp, self.gram.size
-        gram = self.gram.matrices(point)[0, ...]
+        xp, size = self.xp, block.shape[2]
+        g = operators.matrix_at(block, self._phase(block, point), xp=xp)[0, ...]
+        gram = xp.matmul(arrays.adjoint(g, xp=xp), g)
         eye = xp.eye(size, dtype=gram.dtype, device=self.backend.device(gram))
         v = vector[0, ...]
         for _ in range(2):
@@ -307,44 +438,84 @@ class Search:
         if not free:
             return point, v[None, ...]
         here = self.backend.to_numpy(v)
-        value, slope, bend = self.gram.action(point, v)
+        value, slope, bend = self._derivatives(block, point, v)
         top = float(np.real(np.vdot(here, value)))
         rest = slope - (slope @ np.conj(here))[:, None] * here
-        outer = self.backend.from_numpy(top * np.outer(here, np.conj(here)), self.block)
+        outer = self.backend.from_numpy(top * np.outer(here, np.conj(here)), self.blocks)
         moved = xp.linalg.solve(
-            top * (1 + 1e-12) * eye - gram + outer, self.backend.from_numpy(rest.T.copy(), self.block)
+            top * (1 + 1e-12) * eye - gram + outer, self.backend.from_numpy(rest.T.copy(), self.blocks)
         )
         moved = self.backend.to_numpy(moved).T
         gradient = np.real(slope @ np.conj(here))
         hessian = np.real(bend @ np.conj(here)) + 2 * np.real(np.conj(rest) @ moved.T)
         step = uphill(gradient, hessian)
-        return _nearby(point.angles[0] + step), self.backend.from_numpy((here + step @ moved)[None], self.block)
+        return _nearby(point.angles[0] + step), self.backend.from_numpy((here + step @ moved)[None], self.blocks)
 
-    def _step_frequency(self, point: Frequencies, left: Array, right: Array) -> Frequencies:
+    def _derivatives(self, block: Array, point: Frequencies, v: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """H = G* G, its gradient and its Hessian with respect to theta, applied to a vector at one frequency (host).
+
+        Returns
+        -------
+        value, gradient, hessian : complex arrays, shapes (p,), (d, p), (d, d, p)
+        """
+        xp, (m, p), shape = self.xp, block.shape[1:3], block.shape[3:]
+        flat = xp.permute_dims(xp.reshape(block[0, ...], (m, p, -1)), (2, 0, 1))
+        cos, sin = (x[0] for x in phases(point, shape))
+        points = product([np.arange(k) for k in shape]).astype(float)
+        # One weight a tap for G, its first and its second derivatives.
+        first = 1j * points
+        orders = [
+            np.ones((1, len(points))),
+            first.T,
+            (first[:, :, None] * first[:, None, :]).reshape(len(points), -1).T,
+        ]
+        weights = [w * (cos + 1j * sin) for w in orders]
+
+        def host(matrix: Array, x: np.ndarray) -> np.ndarray:
+            like = self.backend.from_numpy(np.concatenate([x.real, x.imag], axis=-1), self.blocks)
+            out = self.backend.to_numpy(xp.matmul(matrix, like))
+            return np.asarray(out[..., : x.shape[-1]] + 1j * out[..., x.shape[-1] :])
+
+        images = host(flat, self.backend.to_numpy(v)[:, None])[:, :, 0]
+        g = [w @ images for w in weights]
+        d = len(shape)
+        columns = np.concatenate(g).T
+        # back[k, :, c] = K_k^T column c
+        back = host(xp.matrix_transpose(flat), columns)
+
+        def adjoint(order: int, column: int) -> np.ndarray:
+            return np.asarray(np.einsum("ok,kp->op", np.conj(weights[order]), back[:, :, column]))
+
+        value = adjoint(0, 0)[0]
+        gradient = np.stack([adjoint(1, 0)[j] + adjoint(0, 1 + j)[0] for j in range(d)])
+        hessian = np.stack(
+            [
+                np.stack(
+                    [
+                        adjoint(2, 0)[i * d + j]
+                        + adjoint(1, 1 + j)[i]
+                        + adjoint(1, 1 + i)[j]
+                        + adjoint(0, 1 + d + i * d + j)[0]
+                        for j in range(d)
+                    ]
+                )
+                for i in range(d)
+            ]
+        )
+        return value, gradient, hessian
+
+    def _step_frequency(self, block: Array, point: Frequencies, left: Array, right: Array) -> Frequencies:
         """Maximise ``|u* G(theta) v|**2``, a trigonometric polynomial with one coefficient a tap, from a point."""
-        xp, shape = self.xp, self.block.shape
-        flat = xp.reshape(self.block[0, ...], (shape[1], -1))
+        xp, shape = self.xp, block.shape
+        flat = xp.reshape(block[0, ...], (shape[1], -1))
         rows = xp.reshape(
             operators.real_times(xp.matrix_transpose(flat), xp.conj(left[0, :, None]), xp=xp), (shape[2], -1)
         )
         weights = self.backend.to_numpy(xp.sum(rows * right[0, :, None], axis=0))
-        theta = climb(weights, shape[3:], point.angles[0])
-        return _nearby(theta)
+        return _nearby(climb(weights, tuple(shape[3:]), point.angles[0]))
 
-    def _phase(self, point: Frequencies) -> Array:
-        return operators.Symbol(self.block, point, xp=self.xp, backend=self.backend).phase
-
-
-def _shrink(boxes: Boxes, norms: np.ndarray, target: float) -> tuple[Boxes, np.ndarray]:
-    """Split cells that failed; twice at once where the norm at the centre says that once would not do."""
-    reach = boxes.reach.sum(axis=1)
-    needed = np.arccos(np.clip(norms / max(target, 1e-300), 0, 1 - 1e-12))
-    again = reach > 1.6 * needed
-    boxes, parent = boxes.split()
-    twice = np.flatnonzero(again[parent])
-    once = np.flatnonzero(~again[parent])
-    children, of = boxes[twice].split()
-    return boxes[once].joined(children), parent[np.concatenate([once, twice[of]])]
+    def _phase(self, block: Array, point: Frequencies) -> Array:
+        return operators.Symbol(block, point, xp=self.xp, backend=self.backend).phase
 
 
 def uphill(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:

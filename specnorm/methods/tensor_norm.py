@@ -16,7 +16,7 @@ import numpy as np
 from specnorm import arrays, operators
 from specnorm.cells import torus
 from specnorm.errors import Undecided
-from specnorm.frequencies import Frequencies, half_grid
+from specnorm.frequencies import Frequencies, coarse_grid
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import top_at
 from specnorm.methods.search import Search
@@ -67,6 +67,7 @@ class TensorNorm(Method):
     name: ClassVar[str] = "tn"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
     rounds: ClassVar[Rounds] = "up"
+    small_steps: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Estimate by itself: a maximisation that stopped somewhere proves nothing. Upper once it is proven."""
@@ -211,7 +212,7 @@ class Proof:
 
 def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
     """Prove that a value, or else ``LIFT`` times it, bounds the norm at every frequency."""
-    cover = torus(search.block.shape[3:])
+    cover = torus(search.blocks.shape[3:])
     attempts = [(1.0, _PLAIN_CELLS, _PLAIN_LEVELS)] if plain else []
     for factor, cells, levels in [*attempts, (LIFT, PROOF_CELLS, None)]:
         found = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
@@ -294,15 +295,6 @@ class _Form:
                         rest = xp.sum(rest * xp.reshape(modes[other], shape), axis=2 + other, keepdims=True)
                 modes[axis], norm = arrays.normalise(xp.conj(xp.reshape(rest, (*c.shape[:2], -1))), xp=xp)
         return modes, norm[..., 0]
-
-
-def coarse_grid(kernel_shape: tuple[int, ...]) -> Frequencies:
-    """Twice as many points an axis as taps, fewer where that makes more than 512."""
-    sizes = [1 if k == 1 else 2 * k for k in kernel_shape]
-    while math.prod(sizes) > 512:
-        longest = max(range(len(sizes)), key=sizes.__getitem__)
-        sizes[longest] = (sizes[longest] + 1) // 2
-    return half_grid(sizes)
 
 
 def _starts(method: TensorNorm, blocks: Array, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:

@@ -244,3 +244,23 @@ def test_angles_beyond_64_bits() -> None:
         turn = float(sum((Fraction(n * k, d) for n, k, d in axes), Fraction(0)) % 1)
         assert abs(cos[0, j] - np.cos(2 * np.pi * turn)) < 1e-14
         assert abs(sin[0, j] - np.sin(2 * np.pi * turn)) < 1e-14
+
+
+def test_torch_searches_where_numpy_cannot_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the search runs in torch: the same code, here on CPU tensors that NumPy is told not to read."""
+    torch = pytest.importorskip("torch")
+    from specnorm_torch import TorchBackend
+
+    for seed, shape in enumerate([(3, 2, 3, 3), (16, 16, 3, 3), (2, 5, 4), (4, 4)]):
+        kernel = np.random.RandomState(seed).standard_normal(shape) * np.geomspace(1, 0.01, shape[1]).reshape(
+            1, -1, *[1] * (len(shape) - 2)
+        )
+        there = specnorm.enclose(kernel, rtol=1e-5)
+        with monkeypatch.context() as patch:
+            patch.setattr(TorchBackend, "numpy_view", lambda *_: False)
+            here = specnorm.enclose(torch.tensor(kernel), rtol=1e-5)
+            bound = specnorm.tn_bound(torch.tensor(kernel))
+        assert float(here.lower) <= float(there.upper)
+        assert float(there.lower) <= float(here.upper)
+        assert float(here.upper) <= float(here.lower) * (1 + 1.1e-5)
+        assert abs(float(bound) / float(specnorm.tn_bound(kernel)) - 1) < 1e-6

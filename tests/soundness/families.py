@@ -181,6 +181,22 @@ def _scale_from(values: Float) -> Callable[[Float], arb]:
     return lambda kernel: power_of_two(int(np.frexp(kernel[place])[1]) - start) if values[place] else arb(0)
 
 
+def _decaying(random: Random) -> Draw:
+    """Sixteen channels with few large directions: a closed form by Hadamard's matrix, or random rotations without."""
+    h = np.array([[1.0, 1.0], [1.0, -1.0]])
+    h = np.kron(np.kron(h, h), np.kron(h, h))
+    size, length, ndim = len(h), random.randint(1, 4), random.randint(1, 3)
+    taps = np.stack([polynomial(random, length, whole=True) for _ in range(size)])
+    taps *= 2.0 ** -np.minimum(np.arange(size) // random.randint(1, 4), 6)[:, None]
+    if random.randint(2):
+        values = np.einsum("oj,jk,ij->oik", h, taps, h)
+        unit, base = _scale_from(values), largest([scalar_supremum([c]) for c in taps])
+        return Draw(values, lambda kernel: scaled(base * size, unit(kernel)), exact=True)
+    left, right = (np.linalg.qr(random.standard_normal((size, size)))[0] for _ in range(2))
+    values = np.einsum("oj,jk,ij->oik", left, taps, right) * (1 + 0.1 * random.standard_normal((size, size, 1)))
+    return Draw(placed(random, values, ndim))
+
+
 def _rotation(random: Random) -> Draw:
     """``sum_k c_k J**k e^{ik theta}`` with J a quarter turn: complex singular vectors, norm that of one polynomial."""
     taps = polynomial(random, random.randint(2, 6), whole=True)
@@ -356,6 +372,7 @@ FAMILIES: dict[str, Callable[[Random], Draw]] = {
     "stack": _stack,
     "diagonal": _diagonal,
     "hadamard": _hadamard,
+    "decaying": _decaying,
     "rotation": _rotation,
     "separable": _separable,
     "stencil": _stencil,

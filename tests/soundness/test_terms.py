@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -21,7 +22,7 @@ from soundness import balls
 from soundness.families import FAMILIES, case
 from soundness.peaks import Peaks
 from specnorm import operators, rounding
-from specnorm.autocorrelation import Autocorrelation
+from specnorm.autocorrelation import GramPolynomial
 from specnorm.cells import Boxes, dft, torus
 from specnorm.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
 
@@ -80,11 +81,12 @@ def test_symbols(dtype: str) -> None:
         block = scaled(shape, seed, dtype)
         frequencies = half_grid([7] * (len(shape) - 2))
         chosen = frequencies[np.arange(0, len(frequencies), max(1, len(frequencies) // 6))]
-        gram = Autocorrelation(block[0], xp=xp, backend=BACKEND)
+        tall = block if shape[0] >= shape[1] else np.swapaxes(block, 1, 2)
+        gram = GramPolynomial(tall, 0.0, xp=xp, backend=BACKEND)
         symbols = operators.Symbol(block, chosen, xp=xp, backend=BACKEND).matrices()[0]
-        grams = gram.matrices(chosen)
+        grams = gram.parts(chosen, np.zeros(len(chosen), dtype=np.int64))
         symbol_room = float(rounding.symbol_error(block, xp=xp)[0])
-        gram_room = float(rounding.autocorrelation_error(block, gram.terms, xp=xp)[0])
+        gram_room = gram.error
         exact = balls.Exact(block[0])
         for j in range(len(chosen)):
             g = exact.symbol(turns_of(chosen, j))
@@ -156,19 +158,32 @@ def test_variation(family: str) -> None:
         if kernel.size > 1000 or not np.any(kernel):
             continue
         block = np.ldexp(kernel, -balls.exponent_of(kernel))
-        gram, peaks = Autocorrelation(block, xp=xp, backend=BACKEND), Peaks(block)
+        tall = block if block.shape[0] >= block.shape[1] else np.swapaxes(block, 0, 1)
+        gram, peaks = GramPolynomial(tall[None], 0.0, xp=xp, backend=BACKEND), Peaks(tall)
         boxes = torus(block.shape[2:])
         random = np.random.RandomState(index)
         for _ in range(3):
             chosen = boxes[random.randint(len(boxes), size=5)]
-            spread = gram.variation(chosen.distance)
-            offsets = random.uniform(-1, 1, size=chosen.distance.shape)
+            spread = gram.variation(chosen.spread(gram.lags[1:]))
+            offsets = random.uniform(-1, 1, size=chosen.low.shape)
             offsets = np.where(random.uniform(size=offsets.shape) < 0.5, np.sign(offsets), offsets)
+            away = offsets_in_radians(chosen, offsets)
             for j, theta in enumerate(chosen.centres.angles):
-                here, there = peaks.symbols(np.stack([theta, theta + offsets[j] * chosen.distance[j]]))
+                here, there = peaks.symbols(np.stack([theta, theta + away[j]]))
                 moved = np.conj(here.T) @ here - np.conj(there.T) @ there
                 assert np.linalg.norm(moved, 2) <= spread[j] + 1e-12 * (1 + np.linalg.norm(here) ** 2)
-            boxes, _ = boxes.split()
+            boxes, _ = halved(boxes)
+
+
+def halved(boxes: Boxes) -> tuple[Boxes, NDArray[np.int64]]:
+    """Every box cut in halves along each axis."""
+    return boxes.split(np.full(len(boxes), 2))
+
+
+def offsets_in_radians(boxes: Boxes, offsets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points of boxes relative to their centres, from coordinates in [-1, 1] along the lattice."""
+    lattice = offsets * (boxes.high - boxes.low) / 2
+    return np.asarray(2 * math.pi * (lattice @ boxes.frame.T) / np.asarray(boxes.denominators, dtype=float))
 
 
 @pytest.mark.parametrize("shape", [s[2:] for s in SHAPES] + [(5, 2), (1, 1), (7,), (1, 3, 2)])
@@ -177,23 +192,23 @@ def test_torus_is_covered(shape: tuple[int, ...]) -> None:
     boxes, random = torus(shape), np.random.RandomState(0)
     turns = np.where(np.asarray(shape) > 1, random.uniform(size=(300, len(shape))), 0.0)
     turns[:10] = np.where(np.asarray(shape) > 1, np.round(2 * turns[:10]) / 2 % 1, 0.0)
+    half_degree = (np.asarray(shape) - 1) / 2
     for _ in range(4):
-        denominators = np.asarray(boxes.denominators, dtype=float)
-        half_degree = (np.asarray(shape) - 1) / 2
-        for turn in turns:
-            held = False
-            for point in (turn, -turn % 1):
-                at = point * denominators
-                inside = ((boxes.low <= at) & (at <= boxes.high)).all(axis=1)
-                # The end of the half torus is shared with its beginning.
-                if inside.any():
-                    held = True
-                    centre = boxes.centres.angles[inside]
-                    away = np.abs(2 * math.pi * point - centre)
-                    assert (away <= boxes.distance[inside] * (1 + 1e-9) + 1e-12).all()
-                    assert (away * half_degree <= boxes.reach[inside] * (1 + 1e-9) + 1e-12).all()
-            assert held, turn
-        boxes, parent = boxes.split()
+        held = np.zeros(len(turns), dtype=bool)
+        for sign, shift in itertools.product((1, -1), itertools.product((-1, 0, 1), repeat=len(shape))):
+            # The same frequency, or its mirror image, a whole number of turns away.
+            at = (sign * turns + np.asarray(shift)) * np.asarray(boxes.denominators, dtype=float)
+            lattice = at @ np.linalg.inv(boxes.frame).T
+            slack = 1e-9 * (boxes.high - boxes.low).max(axis=0)
+            inside = (boxes.low - slack <= lattice[:, None]) & (lattice[:, None] <= boxes.high + slack)
+            points, cells = np.nonzero(inside.all(axis=2))
+            held[points] = True
+            away = 2 * math.pi * (sign * turns + np.asarray(shift))[points] - boxes.centres.angles[cells]
+            assert ((np.abs(away) @ half_degree) <= boxes.reach[cells] * (1 + 1e-6) + 1e-12).all()
+            slopes = np.random.RandomState(1).randint(-3, 4, size=(5, len(shape)))
+            assert (np.abs(away @ slopes.T) <= boxes.spread(slopes)[cells] * (1 + 1e-6) + 1e-12).all()
+        assert held.all()
+        boxes, parent = halved(boxes)
         assert len(parent) == len(boxes)
 
 
@@ -223,7 +238,7 @@ def test_grid_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None
         here, there = cells(every), cells(mirror)
         assert (here <= 1).all()
         assert (here + there >= 1).all()
-        boxes, _ = boxes.split()
+        boxes, _ = halved(boxes)
     assert not boxes.divisible.any()
     assert (boxes.reach == 0).all()
 
