@@ -20,8 +20,12 @@ from specnorm.result import Result
 
 CIRCULAR_AT_A_SIZE = frozenset({"fft", "gram"})
 """Methods that answer for a circular layer at one input size."""
-AT_A_SIZE = CIRCULAR_AT_A_SIZE | {"power"}
+AT_A_SIZE = CIRCULAR_AT_A_SIZE | {"power", "enclose"}
 """Methods that answer at one input size; the others for every size at once."""
+
+EVERY_SIZE = "enclose, every size"
+SMALL = 2**17
+"""Pixels times channels of a layer up to which it is enclosed itself: a product takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,9 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
 def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, float]:
     """Proven ends of a layer's norm, at ``spec.input_shape`` or (None) of its supremum over all input sizes.
 
-    The upper end holds at every size. So does the supremum's lower end times the root of the share of outputs that see
-    no padding: fed with a plane wave at the best frequency, those outputs alone carry that much of its energy, whatever
-    the padding is.
+    Small inputs: of the layer itself. Large ones, whose products take long: the supremum's upper end, which holds at
+    every size, and its lower end times the root of the share of outputs that see no padding. Fed with a plane wave at
+    the best frequency, those outputs alone carry that much of its energy, whatever the padding is.
 
     Parameters
     ----------
@@ -132,9 +136,10 @@ def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, floa
     -------
     lower, upper : float
     """
-    found = take("enclose")
+    small = spec.input_shape is None or math.prod(spec.input_shape) * max(spec.cin, spec.cout) <= SMALL
+    found = take("enclose" if small else EVERY_SIZE)
     lower, upper = _number(found.stats["lower"]), _number(found.value)
-    if spec.input_shape is None:
+    if small or spec.input_shape is None:
         return lower, upper
     whole = [n - k + 1 for n, k in zip(spec.input_shape, spec.kernel_shape, strict=True)]
     if min(whole, default=1) < 1:
@@ -166,7 +171,8 @@ class _Results:
                 geometry["input_shape"] = self.spec.input_shape
             if name in CIRCULAR_AT_A_SIZE:
                 geometry["padding_mode"] = "circular"
-            self.known[name] = measure(self.kernel, METHODS[name](), **geometry)
+            method = METHODS["enclose" if name == EVERY_SIZE else name]()
+            self.known[name] = measure(self.kernel, method, **geometry)
         return self.known[name]
 
 
