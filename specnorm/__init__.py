@@ -41,6 +41,7 @@ from specnorm.errors import (
     SpecnormError,
     Undecided,
 )
+from specnorm.folding import fold_batch_norm
 from specnorm.methods import (
     METHODS,
     Enclose,
@@ -101,6 +102,7 @@ __all__ = [
     "conv_norm",
     "enclose",
     "f4_bound",
+    "fold_batch_norm",
     "gram_bound",
     "gram_iteration",
     "grid_bound",

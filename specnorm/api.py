@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, TypeVar, Unpack
 
@@ -408,7 +409,12 @@ def enclose(
     """
     result = measure(kernel, Enclose(rtol=rtol), input_shape=input_shape, **layer)
     figures = result.stats
-    converged = bool(figures["converged"])
+    if bool(figures["converged"]):
+        status = f"converged: rtol={rtol:g}"
+    elif result.spec.copies > 1:
+        status = f"padding: upper includes the factor {math.sqrt(result.spec.copies):.4g} of the padding; proven"
+    else:
+        status = f"budget: wider than rtol={rtol:g}, and proven"
     return Enclosure(
         lower=figures["lower"],
         upper=result.value,
@@ -416,7 +422,7 @@ def enclose(
         cells=int(figures["cells"]),
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
-        status=f"converged: rtol={rtol:g}" if converged else f"budget: wider than rtol={rtol:g}, and proven",
+        status=status,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ class Layer(TypedDict, total=False):
     """Keyword arguments that say what the layer is; the same in every function.
 
     ``stride``, ``dilation`` (int, or one per spatial axis, default 1), ``groups`` (default 1), ``transposed`` (default
-    False), ``layout`` (None: torch order), ``padding_mode`` (default "circular"), ``padding`` ("same", an int, or a
-    (before, after) pair per axis).
+    False; True: the kernel is ``(cin, cout // groups, *kernel_shape)``), ``layout`` (None: torch order),
+    ``padding_mode`` (default "circular"), ``padding`` ("same", an int, or a (before, after) pair per axis; of a
+    transposed layer: what is cropped).
     """
 
     stride: int | Sequence[int]
@@ -55,17 +57,18 @@ class ConvSpec:
     kernel_shape : tuple of int
         Spatial sizes of the kernel, one per axis; ``()`` for a matrix.
     stride, dilation : tuple of int
-        One per spatial axis.
+        One per spatial axis; empty: ones.
     groups : int
         Divides ``cout`` and ``cin``.
     transposed : bool
         Whether the kernel is stored ``(cin, cout // groups, *kernel_shape)`` and acts as a transposed convolution.
     layout : str or None
-        How the axes of the caller's array are ordered; None is torch's order.
+        How the axes of the caller's array are ordered; None is torch's order. O and I name torch's first and second
+        axis, so for ``transposed`` too "HWIO" is torch's order reversed: Keras's ``(h, w, cout // groups, cin)``.
     padding_mode : str
         ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
     padding : tuple of (int, int)
-        Before and after, per axis.
+        Before and after, per axis; empty: "same".
     input_shape : tuple of int or None
         Spatial sizes of the layer's input; None is the supremum over all sizes.
     """
@@ -82,15 +85,105 @@ class ConvSpec:
     padding: tuple[tuple[int, int], ...] = ()
     input_shape: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        plain = {"stride": (1,) * self.ndim, "dilation": (1,) * self.ndim}
+        for name, value in plain.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+        if not self.padding:
+            object.__setattr__(self, "padding", _padding("same", self.kernel_shape, self.dilation))
+
     @property
     def ndim(self) -> int:
         """Number of spatial axes."""
         return len(self.kernel_shape)
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """Stride per axis after folding: dilation r and stride s read every gcd(r, s)-th pixel only."""
+        return tuple(s // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """Residues of pixels modulo the step that some tap reads, per axis; each is a channel of its own."""
+        return tuple(min(s, k) for s, k in zip(self.steps, self.kernel_shape, strict=True))
+
+    @property
     def block_kernel_shape(self) -> tuple[int, ...]:
         """Spatial sizes of the canonical blocks the methods work on."""
-        return self.kernel_shape
+        return tuple(-(-k // s) for s, k in zip(self.steps, self.kernel_shape, strict=True))
+
+    @property
+    def stored_channels(self) -> tuple[int, int]:
+        """First two axes of the kernel in torch order, of the convolution that a transposed layer is adjoint to."""
+        return (self.cin, self.cout // self.groups) if self.transposed else (self.cout, self.cin // self.groups)
+
+    @property
+    def block_shape(self) -> tuple[int, ...]:
+        """Shape (m, p, *block_kernel_shape) of one canonical block; a layer has ``groups`` of them."""
+        first, second = self.stored_channels
+        return (first // self.groups, second * math.prod(self.phases), *self.block_kernel_shape)
+
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """Circular at a size: positions per axis at which the blocks act."""
+        if self.input_shape is None:
+            raise ValueError("no input_shape")
+        if self.transposed:
+            return self.input_shape
+        return tuple(n // s for n, s in zip(self.input_shape, self.stride, strict=True))
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        """Circular at a size: sizes of the DFT grid whose frequencies the blocks' symbols are taken at.
+
+        A dilation left after folding multiplies the frequencies, which then meet fewer points, each several times.
+        """
+        left = (r // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
+        return tuple(n // math.gcd(r, n) for n, r in zip(self.periods, left, strict=True))
+
+    @property
+    def extra_outputs(self) -> tuple[int, ...]:
+        """Circular: outputs per axis beyond (or, negative, short of) one a stride, because of the padding's amount."""
+        if self.padding_mode != "circular":
+            return (0,) * self.ndim
+        axes = zip(self.padding, self.kernel_shape, self.dilation, self.stride, strict=True)
+        return tuple(-(-(sum(pads) - r * (k - 1)) // s) for pads, k, r, s in axes)
+
+    @property
+    def periodic(self) -> bool:
+        """Whether the layer at a size is the circular one whose norm the symbols on the DFT grid are."""
+        return not self.ndim or (self.padding_mode == "circular" and not any(self.extra_outputs))
+
+    @property
+    def sees_a_patch(self) -> bool:
+        """Whether an output of the layer at its size (transposed: an input) reads every tap from a pixel of its own."""
+        if self.input_shape is None:
+            return True
+        axes = (self.input_shape, self.kernel_shape, self.stride, self.dilation, self.padding, self.extra_outputs)
+        return all(self._sees_on_an_axis(*axis) for axis in zip(*axes, strict=True))
+
+    def _sees_on_an_axis(self, n: int, k: int, s: int, r: int, pads: tuple[int, int], extra: int) -> bool:
+        if self.padding_mode == "circular":
+            wide, outputs = (n * s, n) if self.transposed else (n, n // s + extra)
+            return outputs > 0 and k <= wide // math.gcd(r, wide)
+        before, after = pads
+        wide = (n - 1) * s - before - after + r * (k - 1) + 1 if self.transposed else n
+        first = -(-before // s)  # of the outputs that read no padding before the input
+        return s * first - before + r * (k - 1) < wide
+
+    @property
+    def copies(self) -> int:
+        """Square of the factor by which padding can lift the norm above that of the symbols.
+
+        The product over the axes of the largest number of copies of one pixel (reflect, replicate) or of one output
+        (circular, larger than "same"), at ``input_shape`` or, for None, at the worst size. 1 for zero padding.
+        """
+        sizes = self.input_shape or (None,) * self.ndim
+        if self.padding_mode == "circular":
+            axes = zip(self.extra_outputs, self.periods if self.input_shape else (1,) * self.ndim, strict=True)
+            return math.prod(1 + -(-max(extra, 0) // n) for extra, n in axes)
+        return math.prod(_copies(*p, n, self.padding_mode) for p, n in zip(self.padding, sizes, strict=True))
 
     @classmethod
     def of(cls, shape: Sequence[int], **geometry: Any) -> ConvSpec:
@@ -139,15 +232,39 @@ class ConvSpec:
         if mode not in get_args(PaddingMode):
             raise GeometryError(f"padding_mode={mode!r} is not one of {', '.join(map(repr, get_args(PaddingMode)))}.")
         padding = _padding(geometry.get("padding", "same"), kernel_shape, dilation)
+        same = all(sum(p) == r * (k - 1) for p, r, k in zip(padding, dilation, kernel_shape, strict=True))
+        if transposed and mode != "zeros" and not (mode == "circular" and same):
+            raise GeometryError(
+                f"padding_mode={mode!r} with padding={padding} is no transposed layer's: frameworks crop its output. "
+                "Use padding_mode='zeros' with any padding, or padding_mode='circular' with padding='same'."
+            )
         input_shape = geometry.get("input_shape")
         if input_shape is not None:
             input_shape = _per_axis("input_shape", input_shape, ndim, least=1)
-            if mode == "circular" and any(n % s for n, s in zip(input_shape, stride, strict=True)):
+            circular = mode == "circular" and not transposed
+            if circular and any(n % s for n, s in zip(input_shape, stride, strict=True)):
                 raise GeometryError(
                     f"stride={stride} does not divide input_shape={input_shape}: circular padding needs it to. "
                     "Choose an input_shape divisible by the stride, or leave input_shape out for a bound at every size."
                 )
+            if mode == "reflect" and any(max(pads) >= n for pads, n in zip(padding, input_shape, strict=True)):
+                raise GeometryError(
+                    f"padding={padding} is not below input_shape={input_shape}: reflect padding runs out of pixels. "
+                    "Use a smaller padding or a larger input_shape."
+                )
         return cls(cout, cin, kernel_shape, stride, dilation, groups, transposed, layout, mode, padding, input_shape)
+
+
+def _copies(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
+    """Largest number of copies of one pixel that padding makes of an axis of n pixels; None: of any size."""
+    if mode == "replicate":
+        return 1 + (max(before, after) if n is not None and n > 1 else before + after)
+    if mode == "reflect":
+        both = before > 0 and after > 0
+        # One pixel lies in both borders: 1 <= i <= before and n - 1 - after <= i <= n - 2.
+        overlap = n is None or max(1, n - 1 - after) <= min(before, n - 2)
+        return 3 if both and overlap else 2 if before or after else 1
+    return 1
 
 
 def check_dtype(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:

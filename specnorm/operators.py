@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import chain, combinations
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,51 +24,66 @@ if TYPE_CHECKING:
     from specnorm.conv import ConvSpec
 
 
-def require_dense(spec: ConvSpec) -> None:
-    """Refuse the geometries whose folding into blocks has not been written.
-
-    Raises
-    ------
-    GeometryError
-        For stride, dilation, groups, a transposed layer, reflect or replicate padding, and circular padding by another
-        amount than "same".
-    """
-    for name, value, plain in (
-        ("stride", spec.stride, (1,) * spec.ndim),
-        ("dilation", spec.dilation, (1,) * spec.ndim),
-        ("groups", spec.groups, 1),
-        ("transposed", spec.transposed, False),
-    ):
-        if value != plain:
-            raise GeometryError(
-                f"{name}={value} is not supported yet. Stride 1 bounds every stride from above, and a grouped or "
-                "transposed kernel read as it stands is a valid upper bound: leave the argument out for that."
-            )
-    if spec.padding_mode in ("reflect", "replicate"):
-        raise GeometryError(
-            f"padding_mode={spec.padding_mode!r} is not supported yet: it repeats pixels, which raises the norm. "
-            "The bound for zero padding times sqrt(copies of one pixel) per axis holds: see docs/guarantees.md."
-        )
-    total = tuple(before + after for before, after in spec.padding)
-    if spec.padding_mode == "circular" and total != tuple(k - 1 for k in spec.kernel_shape):
-        raise GeometryError(
-            f"padding={spec.padding} with padding_mode='circular' is not supported yet: the output would not have the "
-            "input's size. Use padding='same', or padding_mode='zeros'."
-        )
-
-
 def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
-    """Reorder a batch of kernels, shape (batch, *shape), into blocks (b, cout, cin, *kernel_shape)."""
+    """Fold a batch of kernels, shape (batch, *shape), into blocks (batch * groups, m, p, *block_kernel_shape).
+
+    Groups become blocks. A transposed layer is the adjoint of the convolution with the same stored kernel, whose norm
+    it has. Stride s: tap ``s q + t`` reads pixel ``s (m + q) + t``, so phase t of the input is a channel of its own and
+    q the tap (polyphase). A dilation coprime to the stride only permutes phases and frequencies; a common factor means
+    that pixels in between are never read.
+
+    References
+    ----------
+    .. [1] Senderovich, Bulatova, Obukhov, Rakhuba, "Towards Practical Control of Singular Values of Convolutional
+       Layers", NeurIPS 2022 (strided layers).
+    """
     if spec.layout is not None and spec.layout.endswith("IO"):
         kernels = xp.permute_dims(kernels, _io_to_oi(kernels.ndim))
-    return kernels
+    first, second = spec.stored_channels
+    count = kernels.shape[0] * spec.groups
+    blocks = xp.reshape(kernels, (count, first // spec.groups, second, *spec.kernel_shape))
+    for axis, whole in enumerate(_whole_shape(spec), start=3):
+        # The last taps of some phases are missing; fewer than there are, so a slice has the shape of the zeros.
+        missing = whole - blocks.shape[axis]
+        if missing:
+            blocks = xp.concat([blocks, xp.zeros_like(blocks[_first(missing, axis)])], axis=axis)
+    split = xp.reshape(blocks, (*blocks.shape[:3], *_interleaved(spec)))
+    return xp.reshape(xp.permute_dims(split, _phases_first(spec.ndim)), (count, *spec.block_shape))
 
 
 def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Any) -> Array:
-    """Inverse (and, being a permutation, adjoint) of `to_blocks`."""
+    """Adjoint of `to_blocks`, and its inverse on what it returns."""
+    first, second = spec.stored_channels
+    split = xp.reshape(blocks, (*blocks.shape[:2], second, *spec.phases, *spec.block_kernel_shape))
+    whole = xp.permute_dims(split, arrays.inverse_permutation(_phases_first(spec.ndim)))
+    whole = xp.reshape(whole, (*blocks.shape[:2], second, *_whole_shape(spec)))
+    for axis, k in enumerate(spec.kernel_shape, start=3):
+        if k < whole.shape[axis]:
+            whole = whole[_first(k, axis)]
+    kernels = xp.reshape(whole, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
     if spec.layout is not None and spec.layout.endswith("IO"):
-        blocks = xp.permute_dims(blocks, arrays.inverse_permutation(_io_to_oi(blocks.ndim)))
-    return blocks
+        kernels = xp.permute_dims(kernels, arrays.inverse_permutation(_io_to_oi(kernels.ndim)))
+    return kernels
+
+
+def _first(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:
+    """Index of the first entries along an axis."""
+    return (*(slice(None) for _ in range(axis)), slice(0, count), ...)
+
+
+def _whole_shape(spec: ConvSpec) -> tuple[int, ...]:
+    """Kernel sizes rounded up to whole phases."""
+    return tuple(t * q for t, q in zip(spec.phases, spec.block_kernel_shape, strict=True))
+
+
+def _interleaved(spec: ConvSpec) -> tuple[int, ...]:
+    """(q_1, t_1, q_2, t_2, ...): tap and phase of each axis of the kernel."""
+    return tuple(n for pair in zip(spec.block_kernel_shape, spec.phases, strict=True) for n in pair)
+
+
+def _phases_first(ndim: int) -> tuple[int, ...]:
+    """From (b, m, p, q_1, t_1, ...) to (b, m, p, t_1, ..., q_1, ...)."""
+    return (0, 1, 2, *range(4, 3 + 2 * ndim, 2), *range(3, 3 + 2 * ndim, 2))
 
 
 def _io_to_oi(ndim: int) -> tuple[int, ...]:
@@ -191,7 +207,7 @@ def require_circular(spec: ConvSpec, function: str, otherwise: str) -> None:
     GeometryError
         Naming what to use instead.
     """
-    if spec.padding_mode != "circular":
+    if spec.padding_mode != "circular" and spec.ndim:
         raise GeometryError(
             f'{function} needs padding_mode="circular"; got "{spec.padding_mode}". The supremum over all sizes bounds '
             f"zero padding too: use {otherwise}."
@@ -202,11 +218,32 @@ def require_circular(spec: ConvSpec, function: str, otherwise: str) -> None:
         )
 
 
+def require_exact(spec: ConvSpec, function: str) -> None:
+    """Refuse layers whose norm is not that of the symbols: padding that repeats pixels or drops outputs.
+
+    Raises
+    ------
+    GeometryError
+        Naming what to use instead.
+    """
+    here = f"padding_mode={spec.padding_mode!r} with padding={spec.padding}"
+    if spec.input_shape is None and spec.copies > 1:
+        raise GeometryError(
+            f"{function} is not known for {here}, which may lift the norm by as much as {math.sqrt(spec.copies):.4g}. "
+            "Use enclose(kernel) or grid_bound(kernel), whose upper ends include that factor; power_norm(kernel, "
+            "input_shape) is a lower bound at one size."
+        )
+    if spec.input_shape is not None and not spec.periodic:
+        raise GeometryError(
+            f"{function} at input_shape is not known for {here}, only for circular padding that gives one output a "
+            "stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "
+            "input_shape) for a lower one, or enclose for both."
+        )
+
+
 def circular_sizes(spec: ConvSpec) -> tuple[int, ...]:
     """Sizes of the DFT grid whose symbols make up a circular layer's norm; axes with one tap need one frequency."""
-    if spec.input_shape is None:
-        raise ValueError("no input_shape")
-    return tuple(1 if k == 1 else n for n, k in zip(spec.input_shape, spec.kernel_shape, strict=True))
+    return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, spec.block_kernel_shape, strict=True))
 
 
 def chunk_length(blocks: Array, budget: int = 256 * 2**20) -> int:

@@ -75,30 +75,46 @@ class Program:
         with backend.precise(kernels):
             if not backend.is_traced(kernels):
                 self.check_values(kernels, backend=backend)
-            kernels = xp.reshape(kernels, (math.prod(batch), *self.shape))
-            blocks = self._blocks(kernels, xp=xp, backend=backend)
+            count, groups = math.prod(batch), self.parts
+            blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), xp=xp, backend=backend)
             # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
-            poison = xp.sum(blocks * 0.0, axis=tuple(range(1, blocks.ndim)))
+            poison = xp.sum(xp.reshape(blocks * 0.0, (count, groups * math.prod(blocks.shape[1:]))), axis=1)
             exponent = xp.zeros(blocks.shape[0], dtype=blocks.dtype, device=backend.device(blocks))
             if self.method.scaled:
                 blocks, exponent = arrays.scale(blocks, xp=xp)
             found = self.method.forward(blocks, self.spec, xp=xp, backend=backend)
 
+            def grouped(x: Array) -> Array:
+                return xp.reshape(x, (count, groups, *x.shape[1:]))
+
+            def unscaled(x: Array) -> Array:
+                return grouped(arrays.unscale(x, xp.reshape(exponent, (-1,) + (1,) * (x.ndim - 1)), xp=xp))
+
             def finish(x: Array, rounds: rounding.Rounds) -> Array:
-                trailing = (1,) * (x.ndim - 1)
-                x = arrays.unscale(x, xp.reshape(exponent, (-1, *trailing)), xp=xp)
                 x = rounding.to_dtype(x, getattr(xp, self.result_dtype), rounds, xp=xp)
                 # Last of all: rounding down cuts at zero, and a comparison would turn NaN into a number.
-                return over_batch(x + xp.reshape(xp.astype(poison, x.dtype), (-1, *trailing)))
+                return over_batch(x + xp.reshape(xp.astype(poison, x.dtype), (-1,) + (1,) * (x.ndim - 1)))
 
             def over_batch(x: Array) -> Array:
                 return xp.reshape(x, (*batch, *x.shape[1:]))
 
-            stats = tuple(
-                over_batch(x) if rounds is None else finish(x, rounds)
-                for x, rounds in zip(found.stats, self.method.stats.values(), strict=True)
-            )
-            return finish(found.value, self.method.rounds), stats, tuple(found.residuals)
+            value, chosen = self.method.over_groups(unscaled(found.value), xp=xp)
+            if self.factor > 1:
+                value = rounding.up(value * self.factor, 4, xp=xp)
+            # What is told of one group is told of the one that attains the lower end, where there is one.
+            named = dict(zip(self.method.stats, found.stats, strict=True))
+            lead = unscaled(named.get("lower", found.value))
+            lead = xp.max(xp.reshape(lead, (count, groups, math.prod(lead.shape[2:]))), axis=2)
+            index = xp.argmax(lead, axis=1)
+            stats = []
+            for name, rounds in self.method.stats.items():
+                if rounds is not None:
+                    stats.append(finish(xp.max(unscaled(named[name]), axis=1), rounds))
+                elif name in _OVER_GROUPS:
+                    stats.append(over_batch(getattr(xp, _OVER_GROUPS[name])(grouped(named[name]), axis=1)))
+                else:
+                    stats.append(over_batch(_chosen(grouped(named[name]), index, xp=xp)))
+            return finish(value, self.method.rounds), tuple(stats), (*found.residuals, chosen)
 
     def pullback(
         self, residuals: tuple[Array, ...], cotangent: Array, *, dtype: str | None = None, backend: Backend
@@ -122,11 +138,24 @@ class Program:
         batch = cotangent.shape[: cotangent.ndim - len(self.value_shape)]
         with backend.precise(cotangent):
             working = arrays.real_dtype(residuals[0], xp=xp)
-            cotangent = xp.reshape(xp.astype(cotangent, working), (math.prod(batch), *self.value_shape))
-            gradient = self.method.pullback(residuals, cotangent, self.spec, xp=xp)
+            cotangent = xp.reshape(xp.astype(cotangent, working) * self.factor, (math.prod(batch), *self.value_shape))
+            *residuals, chosen = residuals  # type: ignore[assignment]
+            parts = self.method.to_groups(cotangent, chosen, self.parts, xp=xp)
+            parts = xp.reshape(parts, (math.prod(batch) * self.parts, *parts.shape[2:]))
+            gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
             restore = operators.from_blocks if self.method.folded else convolution.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype))
+
+    @property
+    def parts(self) -> int:
+        """Answers that the method gives for one layer, of which the largest counts."""
+        return self.spec.groups if self.method.folded else 1
+
+    @property
+    def factor(self) -> float:
+        """What padding that repeats pixels multiplies an upper value by (to nearest; counted where it is used)."""
+        return math.sqrt(self.spec.copies) if self.method.rounds == "up" else 1.0
 
     def _blocks(self, kernels: Array, *, xp: Any, backend: Backend) -> Array:
         dtype = getattr(xp, self._dtype(kernels, backend=backend))
@@ -219,6 +248,19 @@ class Program:
                 f"kernel of shape {self.shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
                 "Expected finite numbers: look where the training diverged, or at how the file was read."
             )
+
+
+_OVER_GROUPS = {
+    "proven": "all", "converged": "all", "refuted": "any",
+    "cells": "sum", "frequencies": "sum", "levels": "max", "iterations": "max",
+}  # fmt: skip
+"""How figures that are no norms are reduced over groups; of others, one group's is told."""
+
+
+def _chosen(x: Array, index: Array, *, xp: Any) -> Array:
+    """Entry index[i] of each x[i, ...]."""
+    where = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
+    return xp.take_along_axis(x, xp.broadcast_to(where, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 
 
 # Programs by key: a compiler that cannot carry a Python object through its graph carries the key instead.

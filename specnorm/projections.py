@@ -101,12 +101,14 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
     with backend.precise(given):
         blocks, exponent = arrays.scale(operators.to_blocks(wide, spec, xp=xp), xp=xp)
-        limit = bound * 2.0 ** -float(exponent[0])
+        limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.copies)), -exponent, xp=xp)
         for _ in range(n_iter):
-            blocks = _clip_once(blocks, limit, xp=xp, backend=backend)
+            clipped = _clip_once(blocks, limit, xp=xp, backend=backend)
+            # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
+            blocks = operators.to_blocks(operators.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
         blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
         rounded = xp.astype(operators.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
-    clipped: Any = rescale(rounded, bound, **geometry)
+    shrunk: Any = rescale(rounded, bound, **geometry)
 
     largest = float(xp.max(xp.abs(wide)))
 
@@ -115,11 +117,11 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         difference = (xp.astype(x, wide.dtype) - wide[0, ...]) / largest
         return float(xp.linalg.vector_norm(xp.reshape(difference, (-1,))))
 
-    nearer: ArrayT = clipped if distance(clipped) < distance(scaled) else scaled
+    nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
     return nearer
 
 
-def _clip_once(blocks: Array, limit: float, *, xp: Any, backend: Backend) -> Array:
+def _clip_once(blocks: Array, limit: Array, *, xp: Any, backend: Backend) -> Array:
     """Clip the singular values on a grid of twice the kernel's size and crop to the kernel's size again."""
     shape = blocks.shape[3:]
     sizes = tuple(1 if k == 1 else 2 * k for k in shape)
@@ -134,7 +136,7 @@ def _clip_once(blocks: Array, limit: float, *, xp: Any, backend: Backend) -> Arr
         symbol = operators.Symbol(blocks, frequencies[start : start + step], xp=xp, backend=backend)
         u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
         weights = xp.asarray(counts[start : start + step], dtype=blocks.dtype, device=backend.device(blocks))
-        s = xp.minimum(s, xp.full_like(s, limit)) * weights[None, :, None] / math.prod(sizes)
+        s = xp.minimum(s, limit[:, None, None]) * weights[None, :, None] / math.prod(sizes)
         g = xp.matmul(u * xp.astype(s, u.dtype)[:, :, None, :], vh)
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
         total = total + operators.matrices_gradient(g, phase, shape, xp=xp)

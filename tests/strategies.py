@@ -188,12 +188,13 @@ def layers(
     ndims: Sequence[int] = (0, 1, 2, 3),
     modes: Sequence[PaddingMode] = ("circular", "zeros", "reflect", "replicate"),
     plain: bool = False,
+    around: bool = False,
     dtypes: Sequence[str] = ("float32", "float64"),
     max_matrix: int = 150,
 ) -> Layer:
     """Any layer: stride (dividing or not), dilation, groups, transposed, every padding mode and amount.
 
-    With ``plain`` only the padding varies.
+    With ``plain`` only the padding varies; with ``around`` circular padding may be of any amount, not only "same".
     """
     cout, cin, *kernel_shape = draw(shapes(ndims=ndims, max_channels=3))
     ndim = len(kernel_shape)
@@ -202,13 +203,15 @@ def layers(
     mode = draw(st.sampled_from([m for m in modes if not transposed or m in ("circular", "zeros")]))
     stride = tuple(1 if plain else draw(st.integers(1, 3)) for _ in range(ndim))
     dilation = tuple(1 if plain else draw(st.integers(1, 3)) for _ in range(ndim))
-    amount: Any = draw(st.sampled_from(("same", 0, 1, 2))) if mode != "circular" else "same"
+    amount: Any = "same"
+    if mode != "circular" or (around and not transposed):
+        amount = draw(st.sampled_from(("same", 0, 1, 2, "uneven")))
+    if amount == "uneven":
+        amount = [(draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(ndim)]
     recipe = draw(recipes(shape=st.just((cout * groups, cin, *kernel_shape)), dtypes=dtypes))
     positions = max_matrix // (groups * max(cout, cin))
     sizes = list(_input_shape(draw, recipe.shape, positions))
     pads = padding_pairs(amount, kernel_shape, dilation)
-    if mode == "circular" and not transposed:
-        sizes = [n * s for n, s in zip(sizes, stride, strict=True)]
     for j, (before, after) in enumerate(pads):
         reach = dilation[j] * (kernel_shape[j] - 1) + 1
         if transposed:
@@ -217,6 +220,8 @@ def layers(
         else:
             least = max(before, after) + 1 if mode == "reflect" else 1
             sizes[j] = max(sizes[j], least, reach - before - after)
+            if mode == "circular":
+                sizes[j] = -(-sizes[j] // stride[j]) * stride[j]
     geometry: dict[str, Any] = {"padding_mode": mode, "padding": amount}
     if not plain:
         geometry |= {"stride": stride, "dilation": dilation, "groups": groups, "transposed": transposed}

@@ -215,19 +215,6 @@ def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -
         assert re.search("[Uu]se |[Ll]eave |see docs", refusal), refusal
 
 
-@pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "grid_bound", "reshaped_norm", "unfolding_bounds", "enclose"])
-@pytest.mark.parametrize(
-    "geometry", [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"transposed": True}], ids=lambda g: next(iter(g))
-)
-def test_geometry_that_a_function_does_not_serve(name: str, geometry: dict[str, Any]) -> None:
-    """Refused, naming what was given and what to do; `test_geometry` holds the answers that are given to the truth."""
-    (keyword,) = geometry
-    refusal = refusal_of(FUNCTIONS[name], ones(4, 4, 3, 3), **geometry)
-    if refusal is not None:
-        assert f"{keyword}=" in refusal
-        assert re.search("[Uu]se |leave the argument out", refusal), refusal
-
-
 def test_singular_values_want_a_size(xp: Lib) -> None:
     refused(GeometryError, "needs input_shape", specnorm.singular_values, xp.asarray(ones(4, 2, 3, 3)), None)
 

@@ -22,6 +22,7 @@ from oracle import (
 )
 from real_weights import MODELS, real_kernel, real_layers
 from strategies import Layer, Recipe, layers, recipes
+from torch_layers import torch_matrix
 
 ROTATION = np.zeros((2, 2, 2))
 ROTATION[:, :, 0] = np.eye(2)
@@ -90,31 +91,6 @@ def test_stride_that_does_not_divide_a_circle() -> None:
     assert sigma_star(np.ones((1, 1, 2)), stride=2).hi < math.sqrt(3)
 
 
-def _torch_matrix(layer: Layer) -> NDArray[Any]:
-    """The layer's matrix by feeding PyTorch every basis vector."""
-    torch = pytest.importorskip("torch")
-    kernel = torch.from_numpy(layer.kernel.astype(np.float64))
-    geometry = layer.geometry
-    ndim = kernel.ndim - 2
-    transposed, groups = geometry["transposed"], geometry["groups"]
-    cin = kernel.shape[0] if transposed else kernel.shape[1] * groups
-    size = cin * math.prod(layer.input_shape)
-    basis = torch.eye(size, dtype=torch.float64).reshape(size, cin, *layer.input_shape)
-    pads = padding_pairs(geometry["padding"], kernel.shape[2:], geometry["dilation"])
-    options = {"stride": geometry["stride"], "dilation": geometry["dilation"], "groups": groups}
-    if transposed:
-        apply = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[ndim - 1]
-        full = apply(basis, kernel, **options)
-        crop = [slice(before, n - after) for n, (before, after) in zip(full.shape[2:], pads, strict=True)]
-        out = full[(slice(None), slice(None), *crop)]
-    else:
-        apply = (torch.conv1d, torch.conv2d, torch.conv3d)[ndim - 1]
-        mode = {"zeros": "constant"}.get(geometry["padding_mode"], geometry["padding_mode"])
-        flat = [amount for pair in reversed(pads) for amount in pair]
-        out = apply(torch.nn.functional.pad(basis, flat, mode=mode), kernel, **options)
-    return np.asarray(out.reshape(size, -1).T)
-
-
 @given(layer=layers(ndims=(1, 2, 3), max_matrix=100))
 def test_dense_matrix_is_what_torch_computes(layer: Layer) -> None:
     geometry = layer.geometry
@@ -128,7 +104,7 @@ def test_dense_matrix_is_what_torch_computes(layer: Layer) -> None:
         layer = Layer(layer.recipe, layer.input_shape, geometry)
     ours: NDArray[Any] = dense_matrix(layer.kernel, layer.input_shape, **geometry)
     scale = float(np.max(np.abs(ours)))
-    np.testing.assert_allclose(ours, _torch_matrix(layer), rtol=1e-13, atol=1e-13 * scale)
+    np.testing.assert_allclose(ours, torch_matrix(layer), rtol=1e-13, atol=1e-13 * scale)
 
 
 @pytest.mark.parametrize("mode", ["circular", "zeros", "reflect", "replicate"])
@@ -146,7 +122,7 @@ def test_dense_matrix_is_what_torch_computes_on_every_axis(mode: str, ndim: int)
     }
     layer = Layer(recipe, (5, 4, 3)[:ndim], geometry)
     ours: NDArray[Any] = dense_matrix(layer.kernel, layer.input_shape, **geometry)
-    np.testing.assert_allclose(ours, _torch_matrix(layer), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(ours, torch_matrix(layer), rtol=1e-13, atol=1e-13)
 
 
 @given(layer=layers(modes=("circular", "zeros"), max_matrix=80))

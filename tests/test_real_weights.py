@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checks import assert_encloses
 from numpy.typing import NDArray
 from oracle import sigma_star, tensor_norm_best
 from real_weights import MODELS, real_layers
@@ -38,6 +39,21 @@ def test_the_estimate_against_twenty_random_starts(model: str) -> None:
         if kernel.size <= 40_000:
             best = float(np.max(tensor_norm_best(kernel, starts=20, sweeps=60)))
             assert float(specnorm.tn_bound(kernel, certified=False)) >= 0.995 * best, name
+
+
+@pytest.mark.parametrize("model", ["resnet20", "espnet", "mini_xception"])
+def test_layers_as_they_are_used(model: str) -> None:
+    """Every strided, dilated, grouped or transposed layer with its own geometry and zero padding."""
+    for name, kernel, geometry in real_layers(model):
+        folded = {key: geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
+        if folded["groups"] == 1 and not folded["transposed"] and set(folded["stride"] + folded["dilation"]) <= {1}:
+            continue
+        truth = sigma_star(kernel, **folded, rtol=1e-4)
+        for bound in (specnorm.f4_bound, specnorm.grid_bound, specnorm.tn_bound):
+            assert truth.lo <= float(bound(kernel, **geometry)), name
+        found = specnorm.enclose(kernel, **geometry)
+        assert_encloses(found.lower, found.upper, truth)
+        assert float(found.upper) <= 1.0011 * truth.hi, name
 
 
 def test_random_starts_fall_below_the_norm() -> None:

@@ -132,18 +132,15 @@ def test_float64_is_not_computed_in_complex64(xp: Lib) -> None:
     assert_exact(value, sigma_star(kernel[:, :, 0, 0]), 1e-14)
 
 
-def test_groups_take_the_maximum_not_the_product() -> None:
+@pytest.mark.parametrize("transposed", [False, True])
+def test_groups_take_the_maximum_not_the_product(transposed: bool) -> None:
     kernel = np.concatenate([3 * np.ones((1, 1, 2)), 5 * np.ones((1, 1, 2))])
     truth = sigma_star(kernel, groups=2)
     assert truth.lo <= 10 <= truth.hi
-    for bound in (specnorm.f4_bound, specnorm.grid_bound, specnorm.tn_bound):
+    for bound in (specnorm.f4_bound, specnorm.grid_bound, specnorm.tn_bound, specnorm.conv_norm):
         # Read without its groups a grouped kernel is the stack of its blocks: a bound, at most sqrt(groups) too large.
-        assert 10 * (1 - 1e-9) <= float(bound(kernel)) <= 10 * math.sqrt(2) * 1.02
-        try:
-            value = float(bound(kernel, groups=2))
-        except SpecnormError:
-            continue
-        assert 10 * (1 - 1e-9) <= value <= 10 * 1.02
+        assert 10 * (1 - 1e-6) <= float(bound(kernel)) <= 10 * math.sqrt(2) * 1.02
+        assert 10 * (1 - 1e-6) <= float(bound(kernel, groups=2, transposed=transposed)) <= 10 * 1.02
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 7, 1), (2, 2, 1, 3), (2, 2, 3, 1)])
@@ -177,12 +174,63 @@ def test_stride_pads_each_axis_on_its_own() -> None:
     strided, plain = sigma_star(kernel, stride=2), sigma_star(kernel)
     assert strided.hi < 0.9 * plain.lo
     for bound in (specnorm.f4_bound, specnorm.grid_bound):
-        try:
-            value = bound(kernel, stride=2)
-        except SpecnormError:
-            assert_valid(bound(kernel), "upper", strided)
-        else:
-            assert_valid(value, "upper", strided)
+        assert_valid(bound(kernel, stride=2), "upper", strided)
+    assert_exact(specnorm.conv_norm(kernel, stride=2), strided, 1e-6)
+    assert_exact(specnorm.conv_norm(kernel, (4, 8), stride=2), dense_norm(kernel, (4, 8), stride=2), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("layer", "plain", "strided"), [("layer2.0.conv1", 8.614992, 4.521920), ("layer3.0.conv1", 8.250988, 4.38937)]
+)
+def test_a_strided_layer_compared_without_its_stride(layer: str, plain: float, strided: float) -> None:
+    """Half of the number, on real weights."""
+    kernel = real_kernel("resnet20", "module." + layer).astype(np.float64)
+    assert abs(float(specnorm.conv_norm(kernel)) - plain) < 1e-5
+    assert abs(float(specnorm.conv_norm(kernel, stride=2)) - strided) < 1e-5
+    found = specnorm.enclose(kernel, stride=2)
+    assert float(found.lower) <= strided * (1 + 1e-6)
+    assert float(found.upper) >= strided * (1 - 1e-6)
+
+
+def test_a_circle_that_the_stride_does_not_divide() -> None:
+    """[1, 1] with stride 2 on 3 points: sqrt(3), above the strided supremum sqrt(2). Refused; stride 1 bounds it."""
+    kernel = np.ones((1, 1, 2))
+    truth = dense_norm(kernel, 3, stride=2)
+    assert truth.lo > 1.2 * math.sqrt(2)
+    assert abs(float(specnorm.conv_norm(kernel, stride=2)) - math.sqrt(2)) < 1e-6
+    for call in (specnorm.conv_norm, specnorm.gram_bound, specnorm.enclose, specnorm.singular_values):
+        with pytest.raises(specnorm.GeometryError, match="does not divide"):
+            call(kernel, 3, stride=2)
+    assert_valid(specnorm.f4_bound(kernel), "upper", truth)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_a_dilated_kernel_filled_with_zeros(stride: int) -> None:
+    """The same layer, but its zeros loosen every bound that counts taps; dilation alone changes none."""
+    kernel = Recipe((2, 2, 3, 3), seed=6).kernel
+    filled = np.zeros((2, 2, 5, 5))
+    filled[:, :, ::2, ::2] = kernel
+    truth = sigma_star(filled, stride=stride)
+    for bound in (specnorm.f4_bound, specnorm.grid_bound, specnorm.tn_bound):
+        value = float(bound(kernel, dilation=2, stride=stride))
+        assert_valid(value, "upper", truth)
+        assert value == float(bound(kernel, stride=stride // math.gcd(2, stride)))
+    assert_exact(specnorm.conv_norm(kernel, dilation=2, stride=stride), truth, 1e-6)
+    if stride == 1:
+        assert float(specnorm.f4_bound(filled)) > 1.3 * float(specnorm.f4_bound(kernel, dilation=2))
+        # On a circle of 4 points a dilation by 2 meets every other frequency, twice.
+        assert_exact(specnorm.conv_norm(kernel, 4, dilation=2), dense_norm(kernel, 4, dilation=2), 1e-10)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_adjoint_of_a_transposed_layer(stride: int) -> None:
+    """Written as an unflipped convolution, or with padding by 1 whatever the kernel, it is another layer's."""
+    kernel = Recipe((3, 2, 7), seed=5).kernel
+    options: dict[str, Any] = {"stride": stride, "transposed": True}
+    truth = dense_norm(kernel, 8, **options)
+    assert_exact(specnorm.conv_norm(kernel, 8, **options), truth, 1e-10)
+    assert_exact(specnorm.conv_norm(kernel, 8 * stride, stride=stride), truth, 1e-10)
+    assert_valid(specnorm.f4_bound(kernel, **options), "upper", dense_norm(kernel, 9, padding_mode="zeros", **options))
 
 
 def test_large_kernels_and_the_adjoint() -> None:

@@ -73,8 +73,13 @@ class Method:
         return self.kind(spec)
 
     def check(self, spec: ConvSpec) -> None:
-        """Refuse a geometry that the method cannot serve, naming one that can."""
-        operators.require_dense(spec)
+        """Refuse a geometry that the method cannot serve, naming one that can.
+
+        By default upper bounds serve every one: they bound the supremum of the blocks' symbols, and are multiplied by
+        what padding adds. Others serve the layers whose norm the symbols have.
+        """
+        if self.rounds != "up":
+            operators.require_exact(spec, self.name)
 
     def searches(self, spec: ConvSpec) -> bool:
         """Whether the method looks at values as it goes (a search, a proof), where they are known."""
@@ -99,6 +104,24 @@ class Method:
         """Shape of one layer's value: () unless the method has several values."""
         del spec
         return ()
+
+    def over_groups(self, values: Array, *, xp: Any) -> tuple[Array, Array]:
+        """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.
+
+        A grouped layer is block diagonal: its norm is the largest of its blocks'.
+
+        Returns
+        -------
+        value : array, shape (layers, *value_shape)
+        chosen : integer array
+            Where each value came from; for `to_groups` alone.
+        """
+        return xp.max(values, axis=1), xp.argmax(values, axis=1)
+
+    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Any) -> Array:
+        """Adjoint of `over_groups`: (layers, *value_shape) to (layers, groups, *block_value_shape)."""
+        parts = [xp.where(chosen == j, cotangent, xp.zeros_like(cotangent)) for j in range(groups)]
+        return xp.stack(parts, axis=1)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Evaluate on blocks (b, cout, cin, *kernel_shape), finite and scaled to about 1 (or zero)."""

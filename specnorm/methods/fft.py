@@ -63,9 +63,7 @@ class ExactFFT(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size, or every size at once."""
-        super().check(spec)
-        if spec.input_shape is not None:
-            operators.require_circular(spec, "conv_norm", "conv_norm(kernel) without input_shape")
+        operators.require_exact(spec, "conv_norm")
 
     def searches(self, spec: ConvSpec) -> bool:
         """For the supremum, which no fixed set of frequencies gives."""
@@ -130,8 +128,8 @@ class SingularValues(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size only, and no more values than there are."""
-        super().check(spec)
         operators.require_circular(spec, "singular_values", "conv_norm and the bounds")
+        operators.require_exact(spec, "singular_values")
         total = self._total(spec)
         if self.k is not None:
             check_count("k", self.k, least=1)
@@ -143,14 +141,31 @@ class SingularValues(Method):
         return (self.k or self._total(spec),)
 
     @staticmethod
-    def _total(spec: ConvSpec) -> int:
-        return math.prod(spec.input_shape or ()) * min(spec.cin, spec.cout)
+    def _per_group(spec: ConvSpec) -> int:
+        """Singular values of one group; those of pixels that no tap reads are zero."""
+        first, second = spec.stored_channels
+        return math.prod(spec.periods) * min(first // spec.groups, second * math.prod(spec.stride))
+
+    def _total(self, spec: ConvSpec) -> int:
+        return spec.groups * self._per_group(spec)
+
+    def over_groups(self, values: Array, *, xp: Any) -> tuple[Array, Array]:
+        """Merge the groups' values."""
+        flat = xp.reshape(values, (values.shape[0], -1))
+        order = xp.argsort(flat, axis=1, descending=True)
+        count = self.k or flat.shape[1]
+        return xp.take_along_axis(flat, order[:, :count], axis=1), order
+
+    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Any) -> Array:
+        """Undo the merge; values not asked for get 0."""
+        return xp.reshape(_unsorted(cotangent, chosen, xp=xp), (chosen.shape[0], groups, -1))
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
-        """SVD at half the frequencies; the others are their mirror images."""
-        assert spec.input_shape is not None
-        half = half_grid(spec.input_shape)
-        mirror = backend.from_numpy(mirror_index(spec.input_shape), blocks)
+        """SVD at half the frequencies; the others are their mirror images, or the same once more."""
+        sizes = spec.grid_shape
+        half = half_grid(sizes)
+        repeats = math.prod(spec.periods) // math.prod(sizes)
+        mirror = backend.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
         parts, step = [], operators.chunk_length(blocks)
         for start in range(0, len(half), step):
             symbol = operators.Symbol(blocks, half[start : start + step], xp=xp, backend=backend)
@@ -160,20 +175,27 @@ class SingularValues(Method):
         u, s, vh, phase = (xp.take(xp.concat(list(p), axis=1), mirror, axis=1) for p in zip(*parts, strict=True))
         flat = xp.reshape(s, (s.shape[0], -1))
         order = xp.argsort(flat, axis=1, descending=True)
-        value = xp.take_along_axis(flat, order[:, : self.k or flat.shape[1]], axis=1)
+        count = min(self.k or flat.shape[1], flat.shape[1])
+        value = xp.take_along_axis(flat, order[:, :count], axis=1)
+        unread = min(self.k or math.inf, self._per_group(spec)) - count
+        if unread:
+            value = xp.concat([value, xp.broadcast_to(value[:, :1] * 0, (value.shape[0], int(unread)))], axis=1)
         return Evaluation(value, (), (u, vh, phase, order))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta})."""
         u, vh, phase, order = residuals
         b, f, _, r = u.shape
-        # Undo the sort: value j of the sorted list belongs to (frequency, index) order[j]; values not asked for get 0.
-        ranks = xp.argsort(order, axis=1)
-        asked = ranks < cotangent.shape[1]
-        weights = xp.take_along_axis(cotangent, xp.where(asked, ranks, xp.zeros_like(ranks)), axis=1)
-        weights = xp.where(asked, weights, xp.zeros_like(weights))
-        weights = xp.astype(xp.reshape(weights, (b, f, 1, r)), u.dtype)
+        weights = xp.astype(xp.reshape(_unsorted(cotangent, order, xp=xp), (b, f, 1, r)), u.dtype)
         return operators.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
+
+
+def _unsorted(values: Array, order: Array, *, xp: Any) -> Array:
+    """Entry order[j] is values[j]; 0 where the list of values has ended."""
+    ranks = xp.argsort(order, axis=1)
+    listed = ranks < values.shape[1]
+    found = xp.take_along_axis(values, xp.where(listed, ranks, xp.zeros_like(ranks)), axis=1)
+    return xp.where(listed, found, xp.zeros_like(found))
 
 
 def _norms(xp: Any) -> Any:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Gram(Method):
     """Largest Schatten norm of order ``2**(n_iter + 1)`` over the DFT frequencies of a circular layer.
 
-    Without ``input_shape``, and for zero padding, it is `ZeroPaddedGram`: a bound of sigma*.
+    Without ``input_shape``, and for other paddings, it is `ZeroPaddedGram`: a bound of sigma*.
 
     Parameters
     ----------
@@ -53,13 +53,10 @@ class Gram(Method):
         return "upper"
 
     def check(self, spec: ConvSpec) -> None:
-        """Circular at a size; zero padding or no size for every size at once."""
+        """Circular at a size; anything else for every size at once, where the taps must be countable."""
         endless = self._endless(spec)
         if endless is not None:
             endless.check(spec)
-            return
-        super().check(spec)
-        operators.require_circular(spec, "gram_bound", "grid_bound(kernel) or f4_bound(kernel)")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
@@ -91,6 +88,6 @@ class Gram(Method):
 
     def _endless(self, spec: ConvSpec) -> ZeroPaddedGram | None:
         """The method that serves a geometry for every size at once, or None for a circular layer at one size."""
-        if spec.padding_mode != "zeros" and not (spec.padding_mode == "circular" and spec.input_shape is None):
+        if spec.padding_mode == "circular" and spec.input_shape is not None:
             return None
         return ZeroPaddedGram() if self.n_iter is None else ZeroPaddedGram(n_iter=self.n_iter)

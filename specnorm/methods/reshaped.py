@@ -39,19 +39,13 @@ class Reshaped(Method):
         return "lower"
 
     def check(self, spec: ConvSpec) -> None:
-        """Refuse inputs smaller than the kernel, where the reshape bounds nothing."""
-        super().check(spec)
-        if spec.input_shape is None:
-            return
-        if spec.padding_mode not in ("circular", "zeros"):
+        """Refuse inputs of which no output reads a whole patch, where the reshape bounds nothing."""
+        if not spec.sees_a_patch:
             raise GeometryError(
-                f"reshaped_norm says nothing about padding_mode={spec.padding_mode!r} at one input_shape; "
-                "leave input_shape out for a lower bound of the supremum over all sizes."
-            )
-        if any(n < k for n, k in zip(spec.input_shape, spec.kernel_shape, strict=True)):
-            raise GeometryError(
-                f"input_shape={spec.input_shape} is smaller than the kernel {spec.kernel_shape}: the reshaped kernel "
-                "bounds nothing there. Use conv_norm(kernel, input_shape) for the circular norm."
+                f"input_shape={spec.input_shape} is smaller than the kernel {spec.kernel_shape} with its dilation, or "
+                f"its padding_mode={spec.padding_mode!r} hides it: no output reads a whole patch, and the reshaped "
+                "kernel bounds nothing. Use conv_norm(kernel, input_shape) for the circular norm; power_norm(kernel, "
+                "input_shape) is a lower bound for any padding."
             )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
@@ -65,4 +59,4 @@ class Reshaped(Method):
         """Return u v^T, reshaped back."""
         u, v = residuals
         outer = (u * cotangent[:, None])[:, :, None] * v[:, None, :]
-        return operators.fold(outer, (0,), (spec.cout, spec.cin, *spec.block_kernel_shape), xp=xp)
+        return operators.fold(outer, (0,), spec.block_shape, xp=xp)

@@ -62,8 +62,7 @@ class Unfoldings(Method):
         for j, rows in enumerate(operators.unfolding_splits(spec.ndim)):
             u, v = residuals[2 * j], residuals[2 * j + 1]
             u = u * (root * cotangent[:, j])[:, None]
-            shape = (spec.cout, spec.cin, *spec.block_kernel_shape)
-            total = total + operators.fold(u[:, :, None] * v[:, None, :], rows, shape, xp=xp)
+            total = total + operators.fold(u[:, :, None] * v[:, None, :], rows, spec.block_shape, xp=xp)
         return total
 
 

@@ -1,18 +1,27 @@
-"""Every geometry is either served rightly or refused; no method answers for another layer than the one asked about."""
+"""Every geometry is served rightly or refused; the refusals are an exact set, and nobody answers for another layer."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from typing import Any
+
+import numpy as np
 import pytest
-from checks import assert_valid
+from checks import assert_encloses, assert_exact, assert_valid
+from geometries import REFUSALS, refused
+from hypothesis import given
 from libraries import Lib
-from oracle import Truth, dense_norm, sigma_star
+from numpy.typing import NDArray
+from oracle import Truth, all_singular_values, dense_norm, finite_difference_gradient, sigma_star
 from promises import PROMISES, for_all, rounded
-from strategies import Layer, layers
+from strategies import Layer, Recipe, layers
+from torch_layers import torch_matrix
 
 import specnorm
-from specnorm import GeometryError, MethodError
+from specnorm import ConvSpec, GeometryError
+from specnorm.operators import from_blocks, to_blocks
 
-REFUSALS = (GeometryError, MethodError)
 LIBRARIES = ("numpy", "torch")
 
 
@@ -22,25 +31,34 @@ def supported(xp: Lib) -> Lib:
     return xp
 
 
+def measured(lib: Lib, name: str, layer: Layer, size: tuple[int, ...] | None, geometry: dict[str, Any]) -> Any:
+    """A method's result, or None where it refuses and has to."""
+    kernel, options = lib.asarray(layer.kernel), {"padding": "same", "padding_mode": "circular", **geometry}
+    if refused(name, Layer(layer.recipe, layer.input_shape, options), at_size=size is not None):
+        with pytest.raises(REFUSALS):
+            specnorm.measure(kernel, PROMISES[name].method, input_shape=size, **options)
+        return None
+    return specnorm.measure(kernel, PROMISES[name].method, input_shape=size, **options)
+
+
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "any"])
 @pytest.mark.parametrize("name", [n for n, p in PROMISES.items() if p.kind == "upper"])
 def test_upper_values_hold_for_the_layer_at_its_size(xp: Lib, name: str, plain: bool) -> None:
     """With and without its input size, against the layer's own dense matrix."""
-    lib, method = supported(xp), PROMISES[name].method
+    lib = supported(xp)
 
     def check(layer: Layer) -> None:
         truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
         for size in (None, layer.input_shape):
-            try:
-                got = specnorm.measure(lib.asarray(layer.kernel), method, input_shape=size, **layer.geometry)
-            except REFUSALS:
+            got = measured(lib, name, layer, size, layer.geometry)
+            if got is None:
                 continue
             if got.kind == "upper":
                 assert_valid(lib.number(got.value), "upper", truth)
             else:
                 assert lib.number(got.value) >= rounded(truth, layer.recipe, lib).lo * (1 - 1e-4)
 
-    for_all(lib, layers(plain=plain), check, share=2.0)
+    for_all(lib, layers(plain=plain, around=True), check, share=2.0)
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "any"])
@@ -49,21 +67,17 @@ def test_other_values_hold_for_the_layer_at_its_size(xp: Lib, name: str, plain: 
     lib, promise = supported(xp), PROMISES[name]
 
     def check(layer: Layer) -> None:
-        kernel = lib.asarray(layer.kernel)
-        try:
-            got = lib.number(
-                specnorm.measure(kernel, promise.method, input_shape=layer.input_shape, **layer.geometry).value
-            )
-        except REFUSALS:
+        result = measured(lib, name, layer, layer.input_shape, layer.geometry)
+        if result is None:
             return
-        truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
+        got, truth = lib.number(result.value), dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
         if promise.kind == "lower":
             assert_valid(got, "lower", truth)
         else:
             roomy = rounded(truth, layer.recipe, lib)
             assert roomy.lo * (1 - 1e-6) <= got <= roomy.hi * (1 + 1e-6)
 
-    for_all(lib, layers(plain=plain), check, share=2.0)
+    for_all(lib, layers(plain=plain, around=True), check, share=2.0)
 
 
 @pytest.mark.parametrize("name", [n for n, p in PROMISES.items() if p.about == "supremum"])
@@ -72,14 +86,318 @@ def test_values_without_a_size_hold_for_the_supremum(xp: Lib, name: str) -> None
 
     def check(layer: Layer) -> None:
         geometry = {k: v for k, v in layer.geometry.items() if k not in ("padding", "padding_mode")}
-        try:
-            got = specnorm.measure(lib.asarray(layer.kernel), promise.method, **geometry)
-        except REFUSALS:
-            return
+        got = measured(lib, name, layer, None, geometry)
         truth: Truth = sigma_star(layer.kernel, **geometry, max_cells=3000)
         if got.kind in ("upper", "lower"):
             assert_valid(lib.number(got.value), got.kind, truth)
         else:
             assert lib.number(got.value) >= rounded(truth, layer.recipe, lib).lo * (1 - 1e-4)
+        if promise.kind == "upper":
+            # The theorem's factor is that of the blocks, no larger than the stored kernel's.
+            assert lib.number(got.value) <= promise.factor(layer.recipe.shape) * rounded(truth, layer.recipe, lib).hi
 
     for_all(lib, layers(modes=("circular",)), check)
+
+
+@given(layer=layers(around=True, dtypes=("float64",)))
+def test_the_whole_spectrum(layer: Layer) -> None:
+    """Counts and values, zeros of pixels that nothing reads included; the k largest are the first k."""
+    geometry, size = layer.geometry, layer.input_shape
+    if refused("fft", layer, at_size=True):
+        with pytest.raises(GeometryError):
+            specnorm.singular_values(layer.kernel, size, **geometry)
+        return
+    found = specnorm.singular_values(layer.kernel, size, **geometry)
+    truth = all_singular_values(layer.kernel, size, **geometry)
+    np.testing.assert_allclose(found, truth, rtol=1e-7, atol=1e-10 * float(truth[0]))
+    k = (len(truth) + 1) // 2
+    np.testing.assert_array_equal(specnorm.singular_values(layer.kernel, size, k=k, **geometry), found[:k])
+
+
+# -- against PyTorch's own layers --------------------------------------------------------------------------------
+@given(layer=layers(ndims=(1, 2, 3), modes=("circular", "zeros"), dtypes=("float64",), max_matrix=100))
+def test_values_agree_with_torchs_own_layers(layer: Layer) -> None:
+    """conv{1,2,3}d after circular padding, exactly; zero-padded ones and conv_transpose{1,2,3}d from above."""
+    geometry = layer.geometry
+    circular = geometry["padding_mode"] == "circular"
+    if circular:
+        pads = [geometry["dilation"][j] * (k - 1) for j, k in enumerate(layer.recipe.shape[2:])]
+        if geometry["transposed"] or any(p > n for p, n in zip(pads, layer.input_shape, strict=True)):
+            return  # torch has no such layer: it wraps once only
+    values = np.linalg.svd(torch_matrix(layer) / (10.0**layer.recipe.scale), compute_uv=False)
+    values = values * 10.0**layer.recipe.scale
+    if circular:
+        found = specnorm.singular_values(layer.kernel, layer.input_shape, **geometry)
+        np.testing.assert_allclose(found, values, rtol=1e-7, atol=1e-9 * float(values[0]))
+    assert float(specnorm.enclose(layer.kernel, **geometry).upper) >= float(values[0]) * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("geometry", [{}, {"stride": 2}, {"stride": 3, "dilation": 2}, {"groups": 2, "stride": 2}])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_torchs_large_layers_approach_the_supremum(geometry: dict[str, Any], transposed: bool) -> None:
+    """From below, and closely: the wrong axis taken for the output would be far off."""
+    recipe = Recipe((4, 1, 4), seed=2)
+    geometry = {"stride": (geometry.get("stride", 1),), "dilation": (geometry.get("dilation", 1),),
+                "groups": geometry.get("groups", 1), "transposed": transposed}  # fmt: skip
+    layer = Layer(recipe, (24 if transposed else 60,), {**geometry, "padding_mode": "zeros", "padding": 1})
+    top = float(np.linalg.norm(torch_matrix(layer), 2))
+    supremum = float(specnorm.conv_norm(recipe.kernel, **layer.geometry))
+    assert 0.97 * supremum < top < supremum * (1 + 1e-6)
+
+
+# -- padding's factor --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_the_factor_of_padding_is_attained(mode: Any) -> None:
+    """With one tap the layer is the padding itself, and sigma* is 1."""
+    kernel = np.ones((1, 1, 1))
+    for pads in itertools.product(range(4), range(4)):
+        norms = {}
+        for n in range(max(pads) + 1 if mode == "reflect" else 1, 11):
+            norms[n] = dense_norm(kernel, n, padding_mode=mode, padding=[pads])
+            value = float(specnorm.f4_bound(kernel, input_shape=n, padding_mode=mode, padding=[pads]))
+            assert norms[n].lo <= value <= norms[n].hi * (1 + 1e-12)
+        value = float(specnorm.f4_bound(kernel, padding_mode=mode, padding=[pads]))
+        assert max(t.lo for t in norms.values()) <= value <= max(t.hi for t in norms.values()) * (1 + 1e-12)
+
+
+def test_the_factor_of_outputs_given_twice_is_attained() -> None:
+    for n, pads in itertools.product(range(1, 6), itertools.product(range(5), range(5))):
+        kernel = np.ones((1, 1, 1))
+        options: dict[str, Any] = {"padding": [pads]}
+        truth = dense_norm(kernel, n, padding=[pads])
+        for call in (specnorm.grid_bound, specnorm.gram_bound):
+            assert truth.lo <= float(call(kernel, input_shape=n, **options)) <= truth.hi * (1 + 1e-12)
+
+
+def test_two_axes_of_padding() -> None:
+    """3x3, padding 1, at least 4x4: both factors are 2; ignoring them is wrong."""
+    kernel = Recipe((2, 2, 3, 3), seed=1).kernel
+    plain = float(specnorm.f4_bound(kernel))
+    modes: tuple[Any, ...] = ("reflect", "replicate")
+    for mode in modes:
+        lifted = specnorm.measure(kernel, specnorm.FantasticFour(), padding_mode=mode, padding=1, input_shape=4)
+        assert abs(float(lifted.value) / plain - 2) < 1e-12
+    corner = np.zeros((1, 1, 3, 3))
+    corner[0, 0, 0, 0] = 1.0
+    assert dense_norm(corner, 4, padding_mode="replicate").lo > 1.999 * sigma_star(corner).hi
+
+
+def test_ends_that_padding_keeps_apart_say_so() -> None:
+    kernel = Recipe((2, 2, 3), seed=1).kernel
+    found = specnorm.enclose(kernel, padding_mode="replicate")
+    norms = [dense_norm(kernel, n, padding_mode="replicate") for n in range(1, 40)]
+    assert float(found.upper) >= max(t.lo for t in norms)
+    assert float(found.lower) <= max(t.hi for t in norms) * 1.01
+    assert "padding" in found.status
+    upper = float(found.upper)
+    assert specnorm.certify(kernel, upper * 1.01, padding_mode="replicate")
+    assert not specnorm.certify(kernel, float(found.lower) * 0.9, padding_mode="replicate")
+    with pytest.raises(specnorm.Undecided):
+        specnorm.certify(kernel, upper * 0.95, padding_mode="replicate")
+
+
+def test_refusals_name_what_to_use() -> None:
+    kernel = np.ones((2, 2, 3))
+    modes: tuple[Any, ...] = ("reflect", "replicate")
+    for mode in modes:
+        with pytest.raises(GeometryError, match=rf"padding_mode='{mode}'.*enclose.*power_norm"):
+            specnorm.conv_norm(kernel, padding_mode=mode)
+    with pytest.raises(GeometryError, match=r"grid_bound.*power_norm.*enclose"):
+        specnorm.conv_norm(kernel, 8, padding=0)
+    others: list[dict[str, Any]] = [{"padding_mode": "reflect"}, {"padding_mode": "replicate"}, {"padding": 0}]
+    for options in others:
+        with pytest.raises(GeometryError, match=r"transposed.*Use padding_mode='zeros'"):
+            specnorm.f4_bound(kernel, transposed=True, **options)
+    with pytest.raises(GeometryError, match=r"below input_shape=\(2,\).*Use a smaller"):
+        specnorm.f4_bound(kernel, padding_mode="reflect", padding=2, input_shape=2)
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "stride": {"stride": (2, 3)},
+    "dilation": {"dilation": (2, 3)},
+    "groups": {"groups": 2},
+    "transposed": {"transposed": True, "stride": 2},
+    "everything": {"stride": (2, 3), "dilation": (3, 2), "groups": 2, "transposed": True},
+    "replicate": {"padding_mode": "replicate", "padding": 2, "stride": 2, "groups": 2},
+}
+DIFFERENTIABLE = {
+    "tn": specnorm.TensorNorm(certified=False), "f4": specnorm.FantasticFour(), "gram": specnorm.Gram(n_iter=3),
+    "grid": specnorm.Grid(), "fft": specnorm.ExactFFT(), "supremum": specnorm.ExactFFT(rtol=1e-10),
+    "reshaped": specnorm.Reshaped(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", [None, "HWIO"])
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=list(GEOMETRIES))
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_by_finite_differences(name: str, geometry: dict[str, Any], layout: Any) -> None:
+    circular = geometry.get("padding_mode", "circular") == "circular"
+    if not circular and name in ("gram", "fft", "supremum"):
+        pytest.skip("refused: see the table")
+    kernel = Recipe((4, 3, 3, 4), seed=8).kernel
+    direction = Recipe((4, 3, 3, 4), seed=9).kernel
+    if layout:
+        kernel, direction = (np.transpose(x, (2, 3, 1, 0)) for x in (kernel, direction))
+    options = {**geometry, "layout": layout}
+    if name in ("gram", "fft"):
+        options["input_shape"] = (12, 12)
+    method = DIFFERENTIABLE[name]
+    value, gradient = specnorm.value_and_grad(kernel, method, **options)
+
+    def at(k: NDArray[Any]) -> float:
+        return float(specnorm.measure(k, method, **options).value)
+
+    expected = finite_difference_gradient(at, kernel, direction, h=1e-5)
+    assert gradient.shape == kernel.shape
+    assert abs(float(np.sum(gradient * direction)) - expected) <= 2e-5 * abs(float(value))
+    assert abs(float(np.sum(gradient * kernel)) / float(value) - 1) < 1e-6  # homogeneous of degree one
+
+
+@pytest.mark.parametrize("geometry", [GEOMETRIES["stride"], GEOMETRIES["groups"], GEOMETRIES["everything"]])
+def test_gradient_of_the_spectrum(geometry: dict[str, Any]) -> None:
+    """The squares sum to ||A||_F**2 = (positions) ||K||**2, whose gradient is 2 (positions) K."""
+    torch = pytest.importorskip("torch")
+    kernel = torch.tensor(Recipe((4, 3, 3, 4), seed=3).kernel, requires_grad=True)
+    total = (specnorm.singular_values(kernel, (12, 12), **geometry) ** 2).sum()
+    total.backward()
+    strides = geometry.get("stride", (1, 1))
+    count = 144 if geometry.get("transposed") else 144 // math.prod(strides)
+    torch.testing.assert_close(total.detach(), count * (kernel.detach() ** 2).sum())
+    torch.testing.assert_close(kernel.grad, 2 * count * kernel.detach())
+
+
+def test_gradients_reach_the_group_that_attains_the_norm(xp: Lib) -> None:
+    """Also where the groups' scales are far apart."""
+    kernel = Recipe((6, 2, 3), dtype="float32", seed=1).kernel
+    kernel[:2] *= 1e-30
+    kernel[2:4] *= 1e15
+    for method in (specnorm.FantasticFour(), specnorm.Grid(), specnorm.TensorNorm(certified=False)):
+        value, gradient = specnorm.value_and_grad(xp.asarray(kernel), method, groups=3)
+        alone = xp.number(specnorm.measure(xp.asarray(kernel[2:4]), method).value)
+        assert abs(xp.number(value) / alone - 1) < 1e-6
+        host = xp.to_numpy(gradient)
+        assert (host[:2] == 0).all()
+        assert (host[4:] == 0).all()
+        assert np.abs(host[2:4]).max() > 0
+
+
+# -- folding -----------------------------------------------------------------------------------------------------
+@given(layer=layers(dtypes=("float64",)))
+def test_folding_has_its_adjoint(layer: Layer) -> None:
+    """<fold(x), y> = <x, unfold(y)>, and unfolding what was folded gives the kernel back, bit by bit."""
+    kernel = layer.kernel[None] / (10.0**layer.recipe.scale)
+    geometry = {k: v for k, v in layer.geometry.items() if k not in ("padding", "padding_mode")}
+    spec = ConvSpec.of(kernel.shape[1:], **geometry)
+    blocks = to_blocks(kernel, spec, xp=np)
+    assert blocks.shape == (spec.groups, *spec.block_shape)
+    np.testing.assert_array_equal(from_blocks(blocks, spec, xp=np), kernel)
+    other = Recipe(blocks.shape, seed=5).kernel
+    one, two = float(np.sum(blocks * other)), float(np.sum(kernel * from_blocks(other, spec, xp=np)))
+    assert abs(one - two) <= 1e-12 * float(np.sum(np.abs(blocks * other)))
+
+
+def test_a_geometry_made_by_hand_is_plain() -> None:
+    spec = ConvSpec(4, 2, (3, 5))
+    assert spec == ConvSpec.of((4, 2, 3, 5))
+    assert spec.block_shape == (4, 2, 3, 5)
+
+
+def test_every_library_folds_alike(xp: Lib) -> None:
+    """Everything at once, compiled where the library compiles; values and statistics of three groups."""
+    kernel = Recipe((6, 2, 3, 4), dtype=xp.dtypes[-1], seed=3).kernel
+    options: dict[str, Any] = TRACED
+    truth = sigma_star(kernel, **options)
+    for method in (specnorm.FantasticFour(), specnorm.Grid(), specnorm.Enclose(), specnorm.TensorNorm()):
+        got = specnorm.measure(xp.asarray(kernel), method, **options)
+        assert got.kind == "upper"
+        assert truth.lo <= xp.number(got.value) <= truth.hi * 4
+    at_size = dense_norm(kernel, (4, 2), **options)
+    assert xp.number(specnorm.gram_bound(xp.asarray(kernel), (4, 2), **options)) >= at_size.lo
+    rtol = 1e-9 if xp.has_float64 else 1e-4
+    assert_exact(xp.number(specnorm.conv_norm(xp.asarray(kernel), (4, 2), **options)), at_size, rtol)
+    spectrum = xp.to_numpy(specnorm.singular_values(xp.asarray(kernel), (4, 2), k=20, **options))
+    np.testing.assert_allclose(spectrum, all_singular_values(kernel, (4, 2), **options)[:20], rtol=10 * rtol)
+
+
+TRACED: dict[str, Any] = {"stride": (2, 3), "dilation": (2, 1), "groups": 3, "transposed": True}
+
+
+@pytest.mark.parametrize("name", ["grid", "gram", "reshaped"])
+def test_folding_under_jax(name: str) -> None:
+    """jit(vmap(value_and_grad)): shapes are static, and no value decides anything."""
+    jax = pytest.importorskip("jax")
+    kernel = Recipe((6, 2, 3, 4), dtype="float32", seed=3).kernel
+    options = {**TRACED, **({"input_shape": (4, 2)} if name == "gram" else {})}
+    method = PROMISES[name].method
+    value, gradient = specnorm.value_and_grad(kernel, method, **options)
+    both = jax.jit(jax.vmap(jax.value_and_grad(lambda k: specnorm.measure(k, method, **options).value)))
+    values, gradients = both(jax.numpy.asarray(np.stack([kernel, 2 * kernel])))
+    np.testing.assert_allclose(np.asarray(values), [float(value), 2 * float(value)], rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(gradients), np.stack([gradient, gradient]), atol=1e-4)
+
+
+def test_folding_under_torch() -> None:
+    """compile(fullgraph=True), vmap(grad), and the gradients of several values over groups."""
+    torch = pytest.importorskip("torch")
+    kernel = Recipe((6, 2, 3, 4), seed=3).kernel
+    value, gradient = specnorm.value_and_grad(kernel, specnorm.Grid(), **TRACED)
+
+    def bound(k: Any) -> Any:
+        return specnorm.grid_bound(k, **TRACED)
+
+    leaf = torch.tensor(kernel, requires_grad=True)
+    compiled = torch.compile(bound, fullgraph=True)(leaf)
+    compiled.backward()
+    assert abs(float(compiled.detach()) / float(value) - 1) < 1e-12
+    np.testing.assert_allclose(leaf.grad.numpy(), gradient, atol=1e-12)
+    batched = torch.func.vmap(torch.func.grad(bound))(torch.tensor(np.stack([kernel, kernel])))
+    np.testing.assert_allclose(batched.numpy(), np.stack([gradient, gradient]), atol=1e-12)
+
+    def several(k: Any) -> Any:
+        spectrum = specnorm.singular_values(k, (4, 2), k=7, **TRACED)
+        return torch.cat([spectrum, specnorm.unfolding_bounds(k, **TRACED)])
+
+    jacobian = torch.func.jacrev(several)(torch.tensor(kernel)).numpy()
+    direction = Recipe(kernel.shape, seed=4).kernel
+    step = 1e-6 * torch.tensor(direction)
+    expected = (several(torch.tensor(kernel) + step) - several(torch.tensor(kernel) - step)) / 2e-6
+    np.testing.assert_allclose(np.sum(jacobian * direction, axis=(1, 2, 3, 4)), expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["OIHW", "HWIO"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_layouts_of_folded_layers(layout: Any, transposed: bool) -> None:
+    """A layout orders the axes of torch's kernel, transposed or not."""
+    kernel = Recipe((4, 3, 3, 2), seed=4).kernel
+    options: dict[str, Any] = {"stride": (2, 1), "groups": 2, "transposed": transposed}
+    moved = kernel if layout == "OIHW" else np.transpose(kernel, (2, 3, 1, 0))
+    for call in (specnorm.grid_bound, specnorm.f4_bound):
+        assert float(call(moved, layout=layout, **options)) == float(call(kernel, **options))
+    for shrink in (specnorm.rescale, specnorm.clip):
+        shrunk = shrink(moved, 1.0, layout=layout, **options)
+        assert shrunk.shape == moved.shape
+        assert specnorm.certify(shrunk, 1.0, layout=layout, **options)
+
+
+def test_witness_of_a_folded_layer() -> None:
+    """It belongs to one of the groups' blocks, and attains the lower end there."""
+    kernel = Recipe((6, 2, 3, 4), seed=3).kernel
+    options: dict[str, Any] = {"stride": (2, 3), "groups": 3}
+    found = specnorm.enclose(kernel, **options)
+    assert_encloses(found.lower, found.upper, sigma_star(kernel, **options))
+    blocks = to_blocks(kernel[None], ConvSpec.of(kernel.shape, **options), xp=np)
+    frequency, u, v = found.witness
+    taps = np.stack(np.meshgrid(*map(np.arange, blocks.shape[3:]), indexing="ij"), axis=-1)
+    symbols = np.tensordot(blocks, np.exp(1j * taps @ frequency), axes=2)
+    attained = np.abs(np.conj(u) @ (symbols @ v).T)
+    assert float(np.max(attained)) >= float(found.lower) * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("geometry", list(GEOMETRIES.values())[:5], ids=list(GEOMETRIES)[:5])
+def test_projections_of_folded_layers(geometry: dict[str, Any]) -> None:
+    kernel = Recipe((4, 3, 3, 4), seed=8).kernel
+    scaled, clipped = specnorm.rescale(kernel, 1.0, **geometry), specnorm.clip(kernel, 1.0, **geometry)
+    for x in (scaled, clipped):
+        assert sigma_star(x, **geometry, rtol=1e-5).lo <= 1
+    assert np.linalg.norm(clipped - kernel) < np.linalg.norm(scaled - kernel)

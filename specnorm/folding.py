@@ -1,0 +1,101 @@
+"""Layers merged into one kernel, so that the norm of both together can be measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar, Unpack
+
+from specnorm.backends import Array, Backend, common_backend
+from specnorm.conv import FLOATING, ConvSpec, Layer, check_dtype
+from specnorm.errors import KernelError
+
+ArrayT = TypeVar("ArrayT")
+
+
+def fold_batch_norm(
+    kernel: ArrayT, gamma: ArrayT | None, running_var: ArrayT, eps: float, **layer: Unpack[Layer]
+) -> ArrayT:
+    """Merge a convolution and the batch normalisation after it (at inference) into one kernel.
+
+    Every output channel is multiplied by ``gamma / sqrt(running_var + eps)``; mean and bias do not change a norm. The
+    merged norm is often far below the product of the two.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape); transposed: (cin, cout // groups, *kernel_shape)
+    gamma : array, shape (cout,), or None
+        Of the normalisation (torch: ``weight``); None: it has none, all ones.
+    running_var : array, shape (cout,)
+        Variances, not negative.
+    eps : float
+        What the normalisation adds to them.
+    **layer
+        See `specnorm.conv.Layer`; ``groups``, ``transposed`` and ``layout`` tell which axis is the output.
+
+    Returns
+    -------
+    array of the kernel's library, shape, dtype and layout
+        Differentiable in all three arrays where the library is.
+
+    Raises
+    ------
+    KernelError
+        For other shapes; where values are known, also for negative or non-finite ones.
+    MixedBackends
+    """
+    given: Any = kernel
+    amount: Any = eps
+    statistics: dict[str, Any] = {"running_var": running_var}
+    if gamma is not None:
+        statistics["gamma"] = gamma
+    backend = common_backend([given, *statistics.values()])
+    xp = backend.namespace(given)
+    spec = ConvSpec.of(tuple(given.shape), **layer)
+    wide = getattr(xp, check_dtype(str(given.dtype), tuple(given.shape)))
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount < math.inf:
+        raise KernelError(f"eps={eps!r} is no finite number of at least 0: give the normalisation's own, often 1e-5.")
+    for name, x in statistics.items():
+        if tuple(x.shape) != (spec.cout,):
+            raise KernelError(
+                f"{name} has shape {tuple(x.shape)}; expected ({spec.cout},), one number for each output channel of a "
+                f"kernel of shape {tuple(given.shape)} with groups={spec.groups}, transposed={spec.transposed}, "
+                f"layout={spec.layout!r}. Check these, or give the statistics of the normalisation after this layer."
+            )
+        _check_values(name, x, eps, backend)
+    scale = 1 / xp.sqrt(xp.astype(running_var, wide) + eps)
+    if gamma is not None:
+        scale = xp.astype(gamma, wide) * scale
+    folded: ArrayT = xp.astype(xp.astype(given, wide) * _by_output(scale, spec, xp=xp), given.dtype)
+    return folded
+
+
+def _by_output(scale: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    """One number an output channel, shape (cout,), in a shape that meets the kernel as it is stored."""
+    if spec.transposed:
+        # Kernel entry (i, j) feeds output j of the group of input i.
+        each = xp.reshape(scale, (spec.groups, 1, -1))
+        shape = (spec.groups, spec.cin // spec.groups, spec.cout // spec.groups)
+        channels = xp.reshape(xp.broadcast_to(each, shape), spec.stored_channels)
+    else:
+        channels = xp.reshape(scale, (-1, 1))
+    ones = (1,) * spec.ndim
+    if spec.layout is not None and spec.layout.endswith("IO"):
+        channels = xp.matrix_transpose(channels)
+        return xp.reshape(channels, (*ones, *channels.shape))
+    return xp.reshape(channels, (*channels.shape, *ones))
+
+
+def _check_values(name: str, x: Array, eps: float, backend: Backend) -> None:
+    """Refuse values that no normalisation has; where they are not known, nothing."""
+    if str(x.dtype).rpartition(".")[2] not in FLOATING:
+        raise KernelError(f"{name} has dtype {x.dtype}; expected a real floating one ({', '.join(FLOATING)}).")
+    if backend.is_traced(x):
+        return
+    xp = backend.namespace(x)
+    if not bool(xp.all(xp.isfinite(x))):
+        raise KernelError(f"{name} holds non-finite values (NaN or infinity): look where the training diverged.")
+    if name == "running_var" and bool(xp.any(x < 0 if eps else x <= 0)):
+        raise KernelError(
+            f"running_var holds values below 0, or 0 with eps={eps!r}: expected variances. Check that it is not the "
+            "running mean."
+        )
