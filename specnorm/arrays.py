@@ -81,6 +81,32 @@ def normalise(x: Array, *, xp: Any, axis: int = -1) -> tuple[Array, Array]:
     return x / xp.astype(safe, x.dtype), norm
 
 
+def pick(x: Array, index: Array, *, xp: Any) -> Array:
+    """Entry ``x[i, index[i], ...]`` for each i: (n, g, ...) and (n,) to (n, ...)."""
+    where = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
+    return xp.take_along_axis(x, xp.broadcast_to(where, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
+
+
+def one_hot(x: Array, index: Array, count: int, *, xp: Any) -> Array:
+    """Adjoint of `pick`, and of a maximum: x at the index, zero elsewhere.
+
+    Parameters
+    ----------
+    x : array, shape (n, ...)
+    index : integer array, shape (n,) or that of x
+    count : int
+
+    Returns
+    -------
+    array, shape (n, count, ...)
+    """
+    index = xp.reshape(index, (*index.shape, *(1,) * (x.ndim - index.ndim)))
+    # 0, 1, ... on the device of the index, which may be a tracer.
+    every = xp.cumulative_sum(xp.ones_like(xp.broadcast_to(index[:1, ...], (count, *index.shape[1:]))), axis=0) - 1
+    chosen = index[:, None, ...] == xp.astype(every, index.dtype)[None, ...]
+    return xp.where(chosen, x[:, None, ...], xp.zeros_like(x[:, None, ...]))
+
+
 def inverse_permutation(order: Sequence[int]) -> tuple[int, ...]:
     """Positions at which 0, 1, ... stand. Plain Python, which compilers trace."""
     return tuple(sorted(range(len(order)), key=list(order).__getitem__))

@@ -78,17 +78,20 @@ class Program:
             count, groups = math.prod(batch), self.parts
             blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), xp=xp, backend=backend)
             # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
-            poison = xp.sum(xp.reshape(blocks * 0.0, (count, groups * math.prod(blocks.shape[1:]))), axis=1)
-            exponent = xp.zeros(blocks.shape[0], dtype=blocks.dtype, device=backend.device(blocks))
+            per_layer = self.spec.groups if self.method.folds(self.spec) else 1
+            layers = xp.reshape(blocks, (count, per_layer * math.prod(blocks.shape[1:])))
+            poison = xp.sum(layers * 0.0, axis=1)
+            exponent = xp.zeros(count, dtype=blocks.dtype, device=backend.device(blocks))
             if self.method.scaled:
-                blocks, exponent = arrays.scale(blocks, xp=xp)
+                layers, exponent = arrays.scale(layers, xp=xp)
+                blocks = xp.reshape(layers, blocks.shape)
             found = self.method.forward(blocks, self.spec, xp=xp, backend=backend)
 
             def grouped(x: Array) -> Array:
                 return xp.reshape(x, (count, groups, *x.shape[1:]))
 
             def unscaled(x: Array) -> Array:
-                return grouped(arrays.unscale(x, xp.reshape(exponent, (-1,) + (1,) * (x.ndim - 1)), xp=xp))
+                return arrays.unscale(grouped(x), xp.reshape(exponent, (-1,) + (1,) * x.ndim), xp=xp)
 
             def finish(x: Array, rounds: rounding.Rounds) -> Array:
                 x = rounding.to_dtype(x, getattr(xp, self.result_dtype), rounds, xp=xp)
@@ -113,7 +116,7 @@ class Program:
                 elif name in _OVER_GROUPS:
                     stats.append(over_batch(getattr(xp, _OVER_GROUPS[name])(grouped(named[name]), axis=1)))
                 else:
-                    stats.append(over_batch(_chosen(grouped(named[name]), index, xp=xp)))
+                    stats.append(over_batch(arrays.pick(grouped(named[name]), index, xp=xp)))
             return finish(value, self.method.rounds), tuple(stats), (*found.residuals, chosen)
 
     def pullback(
@@ -143,23 +146,24 @@ class Program:
             parts = self.method.to_groups(cotangent, chosen, self.parts, xp=xp)
             parts = xp.reshape(parts, (math.prod(batch) * self.parts, *parts.shape[2:]))
             gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
-            restore = operators.from_blocks if self.method.folded else convolution.caller_order
+            restore = operators.from_blocks if self.method.folds(self.spec) else convolution.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype))
 
     @property
     def parts(self) -> int:
         """Answers that the method gives for one layer, of which the largest counts."""
-        return self.spec.groups if self.method.folded else 1
+        return 1 if self.method.by_layer(self.spec) else self.spec.groups
 
     @property
     def factor(self) -> float:
         """What padding that repeats pixels multiplies an upper value by (to nearest; counted where it is used)."""
-        return math.sqrt(self.spec.copies) if self.method.rounds == "up" else 1.0
+        lifts = self.method.rounds == "up" and self.method.folds(self.spec)
+        return math.sqrt(self.spec.copies) if lifts else 1.0
 
     def _blocks(self, kernels: Array, *, xp: Any, backend: Backend) -> Array:
         dtype = getattr(xp, self._dtype(kernels, backend=backend))
-        prepare = operators.to_blocks if self.method.folded else convolution.torch_order
+        prepare = operators.to_blocks if self.method.folds(self.spec) else convolution.torch_order
         return prepare(xp.astype(kernels, dtype), self.spec, xp=xp)
 
     @property
@@ -255,12 +259,6 @@ _OVER_GROUPS = {
     "cells": "sum", "frequencies": "sum", "levels": "max", "iterations": "max",
 }  # fmt: skip
 """How figures that are no norms are reduced over groups; of others, one group's is told."""
-
-
-def _chosen(x: Array, index: Array, *, xp: Any) -> Array:
-    """Entry index[i] of each x[i, ...]."""
-    where = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
-    return xp.take_along_axis(x, xp.broadcast_to(where, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 
 
 # Programs by key: a compiler that cannot carry a Python object through its graph carries the key instead.

@@ -77,11 +77,11 @@ def reads_a_patch(layer: Layer) -> bool:
 
 def refused(name: str, layer: Layer, *, at_size: bool) -> bool:
     """Whether a method must refuse a layer; every other combination must be served."""
-    if name == "gram":
-        return not at_size or bool(layer.geometry["padding_mode"] != "circular" and layer.input_shape)
+    if name == "power":
+        return not at_size and bool(layer.input_shape)
     if name == "reshaped":
         return at_size and not reads_a_patch(layer)
-    if name in ("fft", "enclose") and at_size:
+    if name == "fft" and at_size:
         return not one_output_a_stride(layer)
     return name == "fft" and repeats_at_some_size(layer)
 
@@ -93,7 +93,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     ],
     "`gram_bound`": lambda k, input_shape=None, **g: specnorm.gram_bound(k, input_shape, **g),
     "`enclose`, `certify`, `rescale`, `clip`": lambda k, input_shape=None, **g: [
-        specnorm.enclose(k, input_shape, **g).upper,
+        specnorm.enclose(k, input_shape, **g),
         specnorm.certify(k, 1e9, input_shape=input_shape, **g),
         specnorm.rescale(k, 1e9, input_shape=input_shape, **g),
         specnorm.clip(k, 1e9, input_shape=input_shape, **g),
@@ -101,6 +101,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "`conv_norm`": lambda k, input_shape=None, **g: specnorm.conv_norm(k, input_shape, **g),
     "`singular_values`": lambda k, input_shape=None, **g: specnorm.singular_values(k, input_shape, **g),
     "`reshaped_norm`": specnorm.reshaped_norm,
+    "`power_norm`": lambda k, input_shape=None, **g: specnorm.power_norm(k, input_shape, **g) and 1.0,
 }
 """Functions with the same answer in every column, by what the table calls them; the first value is compared."""
 
@@ -129,6 +130,8 @@ def answer(function: Callable[..., Any], geometry: dict[str, Any]) -> str:
         value = function(kernel, **geometry)
     except REFUSALS:
         return "no"
+    if isinstance(value, list) and isinstance(value[0], specnorm.Enclosure):
+        return "factor" if float(value[0].upper) > 1.3 * float(value[0].lower) else "yes"
     padding = ("padding", "padding_mode")
     plain = function(kernel, **{k: v for k, v in geometry.items() if k not in padding})
     one, other = (float(np.max(x[0] if isinstance(x, list) else x)) for x in (value, plain))

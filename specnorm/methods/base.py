@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm import operators
+from specnorm import arrays, operators
 from specnorm.errors import MethodError
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ def check_count(name: str, value: object, least: int = 0) -> None:
     """Refuse a method's parameter that is no integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
+
+
+def check_rtol(rtol: object) -> None:
+    """Refuse a relative tolerance outside (0, 1)."""
+    if not isinstance(rtol, (int, float)) or not 0 < rtol < 1:
+        raise MethodError(f"rtol={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +65,6 @@ class Method:
 
     scaled: ClassVar[bool] = True
     """Whether blocks come scaled by a power of two, and values go back through it."""
-    folded: ClassVar[bool] = True
-    """Whether the geometry is folded into blocks. False: ``forward`` gets the kernels, (b, *shape) in torch's order."""
 
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry."""
@@ -80,6 +84,15 @@ class Method:
         """
         if self.rounds != "up":
             operators.require_exact(spec, self.name)
+
+    def folds(self, spec: ConvSpec) -> bool:
+        """Whether the geometry is folded into blocks; else `forward` gets the kernels, (b, *shape) in torch's order."""
+        del spec
+        return True
+
+    def by_layer(self, spec: ConvSpec) -> bool:
+        """Whether ``forward`` answers once a layer; else once a group, and the largest answer is taken."""
+        return not self.folds(spec)
 
     def searches(self, spec: ConvSpec) -> bool:
         """Whether the method looks at values as it goes (a search, a proof), where they are known."""
@@ -120,8 +133,7 @@ class Method:
 
     def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Any) -> Array:
         """Adjoint of `over_groups`: (layers, *value_shape) to (layers, groups, *block_value_shape)."""
-        parts = [xp.where(chosen == j, cotangent, xp.zeros_like(cotangent)) for j in range(groups)]
-        return xp.stack(parts, axis=1)
+        return arrays.one_hot(cotangent, chosen, groups, xp=xp)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Evaluate on blocks (b, cout, cin, *kernel_shape), finite and scaled to about 1 (or zero)."""

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from specnorm import arrays, operators
-from specnorm.cells import dft, torus
-from specnorm.errors import GeometryError, MethodError
+from specnorm.cells import Boxes, dft, torus
+from specnorm.convolution import Convolution, shapes_of
+from specnorm.errors import MethodError
 from specnorm.frequencies import Frequencies
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.methods.layer import enclose_layer
 from specnorm.methods.search import Found, Search
 from specnorm.methods.unfolding import FantasticFour
 
@@ -35,7 +37,7 @@ class Enclose(Method):
     rtol : float
         Relative width asked for. Where the budget ends first the interval is wider, and ``converged`` is False.
     max_cells : int
-        Budget of one search; a wider one may follow.
+        Budget of one search for each group; a wider one may follow.
     """
 
     rtol: float = 1e-3
@@ -64,13 +66,18 @@ class Enclose(Method):
         return "upper"
 
     def check(self, spec: ConvSpec) -> None:
-        """Refuse non-circular layers at one size."""
-        super().check(spec)
-        if spec.input_shape is not None and not spec.periodic:
-            raise GeometryError(
-                f"enclose at one input_shape needs padding_mode='circular' and padding='same' in this version; got "
-                f"{spec.padding_mode!r}, {spec.padding}. Leave input_shape out: the upper end holds at every size."
-            )
+        """Every geometry."""
+        if not self.folds(spec):
+            shapes_of(spec)
+
+    def folds(self, spec: ConvSpec) -> bool:
+        """Unless the layer at its size is none that symbols describe: then it is enclosed itself."""
+        return spec.input_shape is None or spec.periodic
+
+    def by_layer(self, spec: ConvSpec) -> bool:
+        """One search for all groups."""
+        del spec
+        return True
 
     def searches(self, spec: ConvSpec) -> bool:
         """Always."""
@@ -78,33 +85,56 @@ class Enclose(Method):
         return True
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
-        """Search each block."""
-        found = [
-            enclose_block(blocks[j : j + 1, ...], spec, self, xp=xp, backend=backend) for j in range(blocks.shape[0])
-        ]
+        """Search each layer's blocks; or enclose the layers themselves."""
+        if not self.folds(spec):
+            return self._at_size(blocks, spec, xp=xp, backend=backend)
+        layers = by_layers(blocks, spec.groups)
+        found = [enclose_blocks(layer, spec, self, xp=xp, backend=backend) for layer in layers]
+        ends = [f for f, _ in found]
+        u, v, _, phase, owner = tops(layers, ends, xp=xp, backend=backend)
+        done = [done and spec.copies == 1 for _, done in found]
+        frequencies = [f.frequency.angles[0] for f in ends]
+        stats = _columns(ends, done, frequencies, like=blocks, backend=backend)
+        return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, owner))
 
-        def column(values: list[Any], dtype: Any) -> Array:
-            return backend.from_numpy(np.asarray(values, dtype=dtype), blocks)
-
-        triples = [
-            top_at(blocks[j : j + 1, ...], f.frequency, xp=xp, backend=backend) for j, (f, _) in enumerate(found)
-        ]
-        u, v, _, phase = (xp.concat(list(x), axis=0) for x in zip(*triples, strict=True))
-        stats = (
-            column([f.lower for f, _ in found], np.float64),
-            column([done and spec.copies == 1 for _, done in found], np.bool_),
-            column([f.cells for f, _ in found], np.int32),
-            column([f.levels for f, _ in found], np.int32),
-            column([f.frequency.angles[0] for f, _ in found], np.float64),
-            u,
-            v,
-        )
-        return Evaluation(column([f.upper for f, _ in found], np.float64), stats, (u, v, phase))
+    def _at_size(self, kernels: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+        """Lanczos from below; from above the layer's matrix if it is small, and sigma* with the padding's factor."""
+        blocks = operators.to_blocks(kernels, replace(spec, layout=None), xp=xp)
+        everywhere = replace(spec, input_shape=None)
+        layers = by_layers(blocks, spec.groups)
+        found = [enclose_blocks(layer, everywhere, self, xp=xp, backend=backend)[0] for layer in layers]
+        suprema = backend.from_numpy(np.asarray([f.upper for f in found]), kernels)
+        ends = enclose_layer(kernels, spec, rtol=self.rtol, supremum=suprema, xp=xp, backend=backend)
+        lower, upper = (backend.to_numpy(x) for x in (ends.lower, ends.upper))
+        found = [replace(f, lower=a, upper=b) for f, a, b in zip(found, lower.tolist(), upper.tolist(), strict=True)]
+        done = [f.upper <= f.lower * (1 + self.rtol) for f in found]
+        # A witness of such a layer has no frequency.
+        stats = _columns(found, done, [()] * len(found), like=kernels, backend=backend)
+        layer = Convolution(kernels, spec, xp=xp, backend=backend)
+        gradient = layer.kernel_gradient(ends.u[:, None, :], ends.v[:, None, :])[:, 0, ...]
+        return Evaluation(stats[-1], (*stats[:-1], ends.u, ends.v), (gradient,))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Gradient of the norm at the witness."""
-        u, v, phase = residuals
-        return operators.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+        if not self.folds(spec):
+            (gradient,) = residuals
+            return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
+        return top_gradient(residuals, cotangent, spec, xp=xp)
+
+
+def _columns(
+    found: list[Found], done: list[bool], frequencies: list[Any], *, like: Array, backend: Backend
+) -> tuple[Array, ...]:
+    """Lower ends, convergence, cells, levels and frequencies of some layers, and their upper ends."""
+    columns = (
+        np.asarray([f.lower for f in found], dtype=np.float64),
+        np.asarray(done, dtype=np.bool_),
+        np.asarray([f.cells for f in found], dtype=np.int32),
+        np.asarray([f.levels for f in found], dtype=np.int32),
+        np.asarray(frequencies, dtype=np.float64),
+        np.asarray([f.upper for f in found], dtype=np.float64),
+    )
+    return tuple(backend.from_numpy(column, like) for column in columns)
 
 
 _CERTIFY_LEVELS = 40
@@ -148,26 +178,55 @@ class Certify(Method):
         del spec
         return True
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
-        """Search each block for a norm above the bound."""
-        blocks, exponent = arrays.scale(blocks, xp=xp)
-        proven, refuted = [], []
-        for j, power in enumerate(backend.to_numpy(exponent)):
-            bound = _scaled_bound(self.bound, int(power))
-            # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
-            target = bound if spec.copies == 1 else bound / math.sqrt(spec.copies) * (1 - 1e-15)
-            found = self._decide(blocks[j : j + 1, ...], spec, target, xp=xp, backend=backend)
-            proven.append(found.upper <= target)
-            refuted.append(found.lower > bound)
-        value = backend.from_numpy(np.full(len(proven), self.bound), blocks)
-        flags = tuple(backend.from_numpy(np.asarray(x, dtype=np.bool_), blocks) for x in (proven, refuted))
-        return Evaluation(value, flags, (value,))
+    def folds(self, spec: ConvSpec) -> bool:
+        """As for an enclosure."""
+        return Enclose().folds(spec)
 
-    def _decide(self, block: Array, spec: ConvSpec, bound: float, *, xp: Any, backend: Backend) -> Found:
-        nowhere = Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim)
-        cut = operators.support(block, backend=backend)
+    def by_layer(self, spec: ConvSpec) -> bool:
+        """One search for all groups."""
+        del spec
+        return True
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+        """Search each layer for a norm above the bound."""
+        verdicts = []
+        for layer in by_layers(blocks, spec.groups if self.folds(spec) else 1):
+            flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
+            layer = xp.reshape(flat, layer.shape)
+            bound = _scaled_bound(self.bound, int(exponent[0]))
+            if self.folds(spec):
+                # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
+                target = bound if spec.copies == 1 else bound / math.sqrt(spec.copies) * (1 - 1e-15)
+                found = self._decide(layer, spec, target, xp=xp, backend=backend)
+                verdicts.append((found.upper <= target, found.lower > bound))
+            else:
+                verdicts.append(self._decide_at_size(layer, spec, bound, xp=xp, backend=backend))
+        value = backend.from_numpy(np.full(len(verdicts), self.bound), blocks)
+        proven, refuted = (
+            backend.from_numpy(np.asarray(x, dtype=np.bool_), blocks) for x in zip(*verdicts, strict=True)
+        )
+        return Evaluation(value, (proven, refuted), (value,))
+
+    def _decide_at_size(
+        self, kernel: Array, spec: ConvSpec, bound: float, *, xp: Any, backend: Backend
+    ) -> tuple[bool, bool]:
+        """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
+        blocks = operators.to_blocks(kernel, replace(spec, layout=None), xp=xp)
+        target = bound / math.sqrt(spec.copies) * (1 - 1e-15)
+        found = self._decide(blocks, replace(spec, input_shape=None), target, xp=xp, backend=backend)
+        if found.upper <= target:
+            return True, False
+        for rtol in (1e-3, 1e-6, 1e-9):
+            ends = enclose_layer(kernel, spec, rtol=rtol, xp=xp, backend=backend)
+            lower, upper = float(ends.lower[0]), float(ends.upper[0])
+            if lower > bound or upper <= bound or upper > lower * (1 + rtol):
+                break
+        return upper <= bound, lower > bound
+
+    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, xp: Any, backend: Backend) -> Found:
+        cut = operators.support(blocks, backend=backend)
         if not float(xp.max(xp.abs(cut))) > 0:
-            return Found(0.0, 0.0, nowhere, 0, 0, 0)
+            return nothing(spec)
         search, cover = Search(cut, xp=xp, backend=backend), torus(cut.shape[3:])
         found = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
         if math.isfinite(found.upper) or spec.input_shape is None:
@@ -180,8 +239,12 @@ class Certify(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Zero: a verdict is locally constant."""
         del residuals
-        shape = (cotangent.shape[0], *spec.block_shape)
-        return xp.broadcast_to(xp.reshape(cotangent * 0, (-1,) + (1,) * (len(shape) - 1)), shape)
+        if self.folds(spec):
+            shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
+        else:
+            shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)
+        zero = xp.reshape(xp.sum(cotangent) * 0, (1,) * len(shape))
+        return xp.broadcast_to(zero, shape)
 
 
 def _scaled_bound(bound: float, power: int) -> float:
@@ -195,14 +258,18 @@ def _scaled_bound(bound: float, power: int) -> float:
     return math.ldexp(bound, -power) if abs(exponent) < 460 else 1e140 if exponent > 0 else 1e-140
 
 
-def check_rtol(rtol: object) -> None:
-    """Refuse a relative tolerance outside (0, 1)."""
-    if not isinstance(rtol, (int, float)) or not 0 < rtol < 1:
-        raise MethodError(f"rtol={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
+def by_layers(blocks: Array, groups: int) -> list[Array]:
+    """Split (layers * groups, ...) into the blocks of each layer."""
+    return [blocks[first : first + groups, ...] for first in range(0, blocks.shape[0], groups)]
 
 
-def enclose_block(block: Array, spec: ConvSpec, method: Enclose, *, xp: Any, backend: Backend) -> tuple[Found, bool]:
-    """Enclose one block's norm to the method's tolerance, or as well as its budget allows.
+def nothing(spec: ConvSpec) -> Found:
+    """The norm of a zero kernel."""
+    return Found(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
+
+
+def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, backend: Backend) -> tuple[Found, bool]:
+    """Enclose the largest norm of one layer's blocks to the method's tolerance, or as well as its budget allows.
 
     Returns
     -------
@@ -210,9 +277,9 @@ def enclose_block(block: Array, spec: ConvSpec, method: Enclose, *, xp: Any, bac
         Both ends finite.
     converged : bool
     """
-    cut = operators.support(block, backend=backend)
+    cut = operators.support(blocks, backend=backend)
     if not float(xp.max(xp.abs(cut))) > 0:
-        return Found(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0), True
+        return nothing(spec), True
     search = Search(cut, xp=xp, backend=backend)
     cover, rtol = torus(cut.shape[3:]), method.rtol
     if spec.input_shape is None:
@@ -221,23 +288,23 @@ def enclose_block(block: Array, spec: ConvSpec, method: Enclose, *, xp: Any, bac
         # On a grid, the torus gives the S of the grid's lemma; the closer it is, the fewer grid cells are left.
         whole = search.run(cover, rtol=rtol, max_cells=method.max_cells)
         sizes = tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, cut.shape[3:], strict=True))
-        cover = dft(sizes, cut.shape[3:])
         if math.isinf(whole.upper):
-            whole = widened(search, torus(cut.shape[3:]), whole, method, block, spec, xp=xp, backend=backend)
+            whole = widened(search, cover, whole, method, blocks, spec, xp=xp, backend=backend)
+        cover = dft(sizes, cut.shape[3:])
         start = search.at_nearest(whole, sizes)
         found = search.run(cover, rtol=rtol, supremum=whole.upper, start=start, max_cells=method.max_cells)
         found = replace(found, upper=min(found.upper, whole.upper), cells=found.cells + whole.cells)
     if math.isfinite(found.upper):
         return found, found.upper <= found.lower * (1 + rtol)
-    return widened(search, cover, found, method, block, spec, xp=xp, backend=backend), False
+    return widened(search, cover, found, method, blocks, spec, xp=xp, backend=backend), False
 
 
 def widened(
     search: Search,
-    cover: Any,
+    cover: Boxes,
     found: Found,
     method: Enclose,
-    block: Array,
+    blocks: Array,
     spec: ConvSpec,
     *,
     xp: Any,
@@ -251,8 +318,8 @@ def widened(
         cells += wider.cells
         if math.isfinite(wider.upper):
             return replace(wider, cells=cells)
-    four = FantasticFour().forward(block, spec, xp=xp, backend=backend)
-    return replace(found, upper=float(four.value[0]), cells=cells)
+    four = FantasticFour().forward(blocks, spec, xp=xp, backend=backend)
+    return replace(found, upper=float(xp.max(four.value)), cells=cells)
 
 
 def top_at(block: Array, frequency: Frequencies, *, xp: Any, backend: Backend) -> tuple[Array, Array, Array, Array]:
@@ -260,3 +327,21 @@ def top_at(block: Array, frequency: Frequencies, *, xp: Any, backend: Backend) -
     phase = operators.Symbol(block, frequency, xp=xp, backend=backend).phase
     u, v, value = operators.top_triple(operators.matrix_at(block, phase, xp=xp), xp=xp)
     return u, v, value, phase
+
+
+def tops(layers: list[Array], found: list[Found], *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+    """u, v, sigma, phases and group of the top singular triple of each layer at what a search found."""
+    triples = [
+        top_at(blocks[f.owner : f.owner + 1, ...], f.frequency, xp=xp, backend=backend)
+        for blocks, f in zip(layers, found, strict=True)
+    ]
+    owner = backend.from_numpy(np.asarray([f.owner for f in found], dtype=np.int64), layers[0])
+    return *(xp.concat(list(x), axis=0) for x in zip(*triples, strict=True)), owner
+
+
+def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
+    u, v, phase, owner = residuals
+    gradient = operators.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
+    return xp.reshape(gradient, (-1, *gradient.shape[2:]))

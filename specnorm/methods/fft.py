@@ -12,8 +12,8 @@ import numpy as np
 from specnorm import arrays, operators
 from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies, half_grid, mirror_index
-from specnorm.methods.base import Evaluation, Method, check_count
-from specnorm.methods.enclosure import Enclose, check_rtol, enclose_block, top_at
+from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.methods.enclosure import Enclose, by_layers, enclose_blocks, top_gradient, tops
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -65,45 +65,50 @@ class ExactFFT(Method):
         """Circular at a given size, or every size at once."""
         operators.require_exact(spec, "conv_norm")
 
+    def by_layer(self, spec: ConvSpec) -> bool:
+        """One search for all groups."""
+        del spec
+        return True
+
     def searches(self, spec: ConvSpec) -> bool:
         """For the supremum, which no fixed set of frequencies gives."""
         return spec.input_shape is None
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Find the arg-max frequency, then its singular triple."""
-        count, budget = blocks.shape[0], self.max_cells
+        budget = self.max_cells
         if spec.input_shape is not None:
             every = half_grid(operators.circular_sizes(spec))
             # A search that looks at more cells than there are frequencies has lost.
             budget = min(budget, len(every) // 4)
             if backend.static_shapes or backend.is_traced(blocks) or len(every) <= _FEW:
-                return self._visit_all(blocks, every, xp=xp, backend=backend)
+                return self._visit_all(blocks, spec.groups, every, xp=xp, backend=backend)
         method = Enclose(rtol=self.rtol, max_cells=budget)
-        found = [enclose_block(blocks[j : j + 1, ...], spec, method, xp=xp, backend=backend) for j in range(count)]
+        layers = by_layers(blocks, spec.groups)
+        found = [enclose_blocks(layer, spec, method, xp=xp, backend=backend) for layer in layers]
         if not all(converged for _, converged in found):
             if spec.input_shape is not None and len(every) <= self.max_cells:
-                return self._visit_all(blocks, every, xp=xp, backend=backend)
+                return self._visit_all(blocks, spec.groups, every, xp=xp, backend=backend)
             raise Undecided(
                 f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells (many are needed where "
                 "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
             )
-        triples = [
-            top_at(blocks[j : j + 1, ...], f.frequency, xp=xp, backend=backend) for j, (f, _) in enumerate(found)
-        ]
-        u, v, value, phase = (xp.concat(list(x), axis=0) for x in zip(*triples, strict=True))
+        u, v, value, phase, owner = tops(layers, [f for f, _ in found], xp=xp, backend=backend)
         visited = backend.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
-        return Evaluation(value, (visited,), (u, v, phase))
+        return Evaluation(value, (visited,), (u, v, phase, owner))
 
-    def _visit_all(self, blocks: Array, every: Frequencies, *, xp: Any, backend: Backend) -> Evaluation:
+    def _visit_all(self, blocks: Array, groups: int, every: Frequencies, *, xp: Any, backend: Backend) -> Evaluation:
         _, phase = operators.largest(_norms(xp), blocks, every, xp=xp, backend=backend)
         u, v, value = operators.top_triple(operators.matrix_at(blocks, phase, xp=xp), xp=xp)
-        visited = xp.full((blocks.shape[0],), len(every), dtype=xp.int32, device=backend.device(blocks))
-        return Evaluation(value, (visited,), (u, v, phase))
+        u, v, value, phase = (xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase))
+        owner = xp.argmax(value, axis=1)
+        u, v, value, phase = (arrays.pick(x, owner, xp=xp) for x in (u, v, value, phase))
+        visited = xp.full(value.shape, groups * len(every), dtype=xp.int32, device=backend.device(blocks))
+        return Evaluation(value, (visited,), (u, v, phase, owner))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
-        """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency."""
-        u, v, phase = residuals
-        return operators.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+        """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
+        return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
 @dataclass(frozen=True)

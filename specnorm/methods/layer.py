@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from specnorm import arrays, rounding
-from specnorm.convolution import BUDGET, Convolution, axis_tables, sizes_of
+from specnorm.convolution import BUDGET, Convolution
 from specnorm.methods.power import Power, top_vectors
 
 if TYPE_CHECKING:
@@ -38,26 +36,6 @@ class Ends:
     u: Array
     v: Array
     converged: bool
-
-
-def padding_factor(spec: ConvSpec) -> float:
-    """What padding multiplies the norm by at most, rounded up: ``||layer|| <= sigma* times this``.
-
-    Reflect and replicate: a layer is a valid convolution of the padded input, and the padding's norm is the root of the
-    most copies that one pixel has, for each axis. Circular: 1, or the root of how often an output is repeated if there
-    are more of them than the input has room for. Zeros: 1.
-    """
-    copies = 1
-    if spec.padding_mode == "zeros" or spec.input_shape is None:
-        return 1.0
-    if spec.padding_mode == "circular":
-        for n, m, s in zip(*sizes_of(spec), spec.stride, strict=True):
-            copies *= -(-m * s // n)
-    else:
-        for n, (before, after) in zip(spec.input_shape, spec.padding, strict=True):
-            table = axis_tables(n, n + before + after, 1, 1, 1, before, spec.padding_mode)
-            copies *= int(np.bincount(table[0]).max())
-    return math.sqrt(copies) * (1 + 4e-16) if copies > 1 else 1.0
 
 
 def enclose_layer(
@@ -107,7 +85,7 @@ def enclose_layer(
     lower, upper, u, v = (xp.concat(list(ends), axis=0) for ends in zip(*found, strict=True))
     lower, upper = xp.reshape(lower, (b, groups)), xp.reshape(upper, (b, groups))
     if supremum is not None:
-        bound = rounding.up(supremum * padding_factor(spec), 2, xp=xp)
+        bound = rounding.up(supremum * math.sqrt(spec.copies), 4, xp=xp)
         upper = xp.minimum(upper, bound[:, None])
     # The layer's vectors are those of its best group, in that group's channels.
     best = xp.astype(

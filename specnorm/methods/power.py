@@ -11,8 +11,7 @@ import numpy as np
 from specnorm import arrays, rounding
 from specnorm.convolution import BUDGET, Convolution, shapes_of
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Method, check_count
-from specnorm.methods.enclosure import check_rtol
+from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -35,12 +34,16 @@ class _Lanczos(Method):
     rounds: ClassVar[Rounds] = "down"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None}
     wide: ClassVar[bool] = True
-    folded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
         check_count("seed", self.seed)
         check_rtol(self.rtol)
+
+    def folds(self, spec: ConvSpec) -> bool:
+        """The kernel as it is."""
+        del spec
+        return False
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""

@@ -42,10 +42,14 @@ class ChannelNorms(Method):
     name: ClassVar[str] = "channel_norms"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
-    folded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
+
+    def folds(self, spec: ConvSpec) -> bool:
+        """The kernel as it is."""
+        del spec
+        return False
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper: the largest of them bounds the norm."""

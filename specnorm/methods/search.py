@@ -127,8 +127,10 @@ class Search:
             Proven bound of the whole torus, for boxes of grid points.
         start : Found, optional
             An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
-        max_cells, max_levels : int
-            Budget.
+        max_cells : int
+            Budget, for each block.
+        max_levels : int, optional
+            Most rounds.
 
         Returns
         -------
@@ -151,7 +153,7 @@ class Search:
             return Found(lower, upper, where, which, seen, level)
 
         while len(boxes):
-            if seen + len(boxes) > max_cells or level == max_levels:
+            if seen + len(boxes) > max_cells * groups or level == max_levels:
                 return ended(math.inf)
             seen, level, entry = seen + len(boxes), level + 1, self.best[0]
             previous, polynomial = polynomial, self._polynomial(self.target)

@@ -18,8 +18,8 @@ from specnorm.cells import torus
 from specnorm.errors import Undecided
 from specnorm.frequencies import Frequencies, coarse_grid
 from specnorm.methods.base import Evaluation, Method, check_count
-from specnorm.methods.enclosure import top_at
-from specnorm.methods.search import Search
+from specnorm.methods.enclosure import by_layers, top_at
+from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -84,20 +84,29 @@ class TensorNorm(Method):
         if self.certified:
             super().refuse_tracer(spec)
 
+    def by_layer(self, spec: ConvSpec) -> bool:
+        """One proof for all groups."""
+        del spec
+        return True
+
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
-        """Maximise from all starts at once, keep the best of each block, and prove it."""
+        """Maximise from all starts at once, keep the best of each layer, and prove it."""
         v, modes = _starts(self, blocks, xp=xp, backend=backend)
         value, residuals, count = self._maximise(blocks, v, modes, xp=xp, backend=backend)
+        value, *residuals = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (value, *residuals))
+        owner = xp.argmax(value, axis=1)
+        value, *residuals = (arrays.pick(x, owner, xp=xp) for x in (value, *residuals))
         factor, proven = xp.ones_like(value), xp.zeros(value.shape, dtype=xp.bool, device=backend.device(blocks))
         if self.searches(spec) and not backend.is_traced(blocks):
             certified = [
-                self._certify(
-                    blocks[j : j + 1, ...], [x[j : j + 1, ...] for x in (value, *residuals)], xp=xp, backend=backend
-                )
-                for j in range(blocks.shape[0])
+                self._certify(layer, [x[j : j + 1, ...] for x in (value, *residuals, owner)], xp=xp, backend=backend)
+                for j, layer in enumerate(by_layers(blocks, spec.groups))
             ]
-            value, *residuals, factor, proven = (xp.concat(list(x), axis=0) for x in zip(*certified, strict=True))
-        return Evaluation(value * factor, (count, factor, proven), (*residuals, factor))
+            value, *residuals, owner, factor, proven = (
+                xp.concat(list(x), axis=0) for x in zip(*certified, strict=True)
+            )
+        count = xp.broadcast_to(count, value.shape)
+        return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, owner))
 
     def _maximise(
         self, blocks: Array, v: Array, modes: list[Array], *, xp: Any, backend: Backend
@@ -128,20 +137,20 @@ class TensorNorm(Method):
         # Lifted by the rounding of the last contraction: where TN equals sigma*, rounding alone would fall below it.
         lift = math.sqrt(form.taps) * (1 + 8 * float(xp.finfo(blocks.dtype).eps))
         residuals = [xp.conj(u[:, 0, :]), v[:, 0, :], form.weights(modes)[:, 0, :]]
-        return norm[:, 0, 0] * lift, residuals, xp.broadcast_to(count, (blocks.shape[0],))
+        return norm[:, 0, 0] * lift, residuals, count
 
-    def _certify(self, block: Array, found: list[Array], *, xp: Any, backend: Backend) -> list[Array]:
-        """Prove ``sigma* <= value`` for one block, restarting from whatever refutes it.
+    def _certify(self, blocks: Array, found: list[Array], *, xp: Any, backend: Backend) -> list[Array]:
+        """Prove ``sigma* <= value`` for the blocks of one layer, restarting from whatever refutes it.
 
         A value equal to sigma* cannot be certified by cells, which need a gap: then ``LIFT`` times it.
 
         Returns
         -------
         list of arrays
-            value, u, v, weights, factor, proven; leading axis 1.
+            value, u, v, weights, block, factor, proven; leading axis 1.
         """
         factor, proven = 1.0, True
-        wide = xp.astype(block, xp.float64)
+        wide = xp.astype(blocks, xp.float64)
         cut = operators.support(wide, backend=backend)
         if float(found[0][0]) > 0:
             search = Search(cut, seed=self.seed, xp=xp, backend=backend)
@@ -150,13 +159,14 @@ class TensorNorm(Method):
                 if proof.refuted is None:
                     factor, proven = proof.factor, proof.proven
                     break
-                start = _fourier_start(block, proof.refuted, xp=xp, backend=backend)
+                block = blocks[proof.refuted.owner : proof.refuted.owner + 1, ...]
+                start = _fourier_start(block, proof.refuted.frequency, xp=xp, backend=backend)
                 value, residuals, _ = self._maximise(block, *start, xp=xp, backend=backend)
                 if not float(value[0]) > float(found[0][0]):
                     # The refuting norm is within rounding of the value.
                     factor, proven = LIFT, prove(search, float(found[0][0]), plain=False).proven
                     break
-                found = [value, *residuals]
+                found = [value, *residuals, xp.full_like(found[-1], proof.refuted.owner)]
             else:
                 # Refuted every time, and raised every time: the last value has not been looked at.
                 factor, proven = LIFT, prove(search, float(found[0][0]), plain=False).proven
@@ -165,7 +175,7 @@ class TensorNorm(Method):
                 f"tn_bound could not be certified within {PROOF_CELLS} cells; grid_bound and f4_bound are proven "
                 "bounds, and enclose(kernel) returns what is proven."
             )
-        device = backend.device(block)
+        device = backend.device(blocks)
         flags = [
             xp.full((1,), factor, dtype=found[0].dtype, device=device),
             xp.full((1,), proven, dtype=xp.bool, device=device),
@@ -174,9 +184,11 @@ class TensorNorm(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
-        u, v, w, factor = residuals
+        u, v, w, factor, owner = residuals
         scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
-        return operators.triple_gradient(u, v, w, scaled, spec.block_kernel_shape, xp=xp)
+        gradient = operators.triple_gradient(u, v, w, scaled, spec.block_kernel_shape, xp=xp)
+        gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
+        return xp.reshape(gradient, (-1, *gradient.shape[2:]))
 
 
 _HEATS, _FINALISTS = 10, 4
@@ -207,7 +219,7 @@ class Proof:
 
     factor: float
     proven: bool
-    refuted: Frequencies | None = None
+    refuted: Found | None = None
 
 
 def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
@@ -219,7 +231,7 @@ def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
         if math.isfinite(found.upper):
             return Proof(factor, True)
         if found.lower > value * factor:
-            return Proof(factor, False, found.frequency)
+            return Proof(factor, False, found)
     return Proof(LIFT, False)
 
 

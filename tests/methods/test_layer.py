@@ -16,7 +16,7 @@ import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.conv import ConvSpec
-from specnorm.methods.layer import Ends, enclose_layer, padding_factor
+from specnorm.methods.layer import Ends, enclose_layer
 
 
 def ends(lib: Lib | None, kernel: Any, sizes: Any, **options: Any) -> Ends:
@@ -97,8 +97,8 @@ def test_padding_factor(mode: str) -> None:
                 spec = ConvSpec.of((1, 1, 1), input_shape=n, padding_mode=mode, padding=[(before, after)])
                 matrix = dense_matrix(np.ones((1, 1, 1)), n, padding_mode=mode, padding=[(before, after)])  # type: ignore[arg-type]
                 truth = float(np.linalg.norm(matrix, 2))
-                assert truth * (1 - 1e-12) <= padding_factor(spec) <= truth * (1 + 1e-12)
-    assert math.isclose(padding_factor(ConvSpec.of((1, 1, 3, 3), input_shape=4, padding_mode="reflect")), 2.0)
+                assert truth * (1 - 1e-12) <= math.sqrt(spec.copies) <= truth * (1 + 1e-12)
+    assert math.isclose(math.sqrt(ConvSpec.of((1, 1, 3, 3), input_shape=4, padding_mode="reflect").copies), 2.0)
 
 
 def test_padding_factor_bounds_every_layer() -> None:
@@ -111,9 +111,9 @@ def test_padding_factor_bounds_every_layer() -> None:
             if mode == "circular" and n % stride:
                 continue
             geometry: Any = {"stride": stride, "padding_mode": mode, "padding": padding}
-            factor = padding_factor(ConvSpec.of(kernel.shape, input_shape=n, **geometry))
+            factor = math.sqrt(ConvSpec.of(kernel.shape, input_shape=n, **geometry).copies)
             assert dense_norm(kernel, n, **geometry).lo <= sigma_star(kernel, stride=stride).hi * factor
-    assert padding_factor(ConvSpec.of((1, 1, 3, 3), input_shape=4)) == 1
+    assert math.sqrt(ConvSpec.of((1, 1, 3, 3), input_shape=4).copies) == 1
 
 
 def test_ones_with_zero_padding_to_the_last_digits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -17,6 +18,7 @@ import specnorm
 from specnorm import EstimateWarning, MethodError, TensorNorm, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods import tensor_norm
+from specnorm.methods.search import Found
 
 BELOW = [
     ("resnet20", "layer1.1.conv1"),
@@ -157,7 +159,8 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
     def refuted(_: Any, value: float, *, plain: bool = True) -> tensor_norm.Proof:
         seen.append(value)
         where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
-        return tensor_norm.Proof(1.0, False, where) if plain else tensor_norm.Proof(1.001, False)
+        found = Found(2 * value, math.inf, where, 0, 1, 1)
+        return tensor_norm.Proof(1.0, False, found) if plain else tensor_norm.Proof(1.001, False)
 
     maximise = TensorNorm._maximise
 

@@ -77,8 +77,8 @@ class Truth:
         arb
             Proven upper end of the norm there, and within rounding of the angles.
         """
-        if self.kernel.size > 2000:
-            return self.low(sizes)
+        if self.kernel.size > 2000 and self.high is not None:
+            return self.low(sizes)  # the closed form; balls would take long
         turns = [float(a) / (2 * math.pi) for a in angles]
         if sizes is None:
             points = [[Fraction(round(t * LATTICE), LATTICE) for t in turns], [Fraction(t) for t in turns]]
