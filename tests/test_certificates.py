@@ -165,7 +165,7 @@ def test_the_bound_is_rounded_up(rows: list[tuple[float, float]], norm: float, d
     elif not math.isnan(float(got)):  # 0 times infinity promises nothing
         assert Fraction(float(got)) >= truth
         tiny = Fraction(float(np.finfo(got.dtype).smallest_normal))
-        assert Fraction(float(got)) <= truth * Fraction(1.00001) + 4 * tiny * max(1, Fraction(norm)) ** 2
+        assert Fraction(float(got)) <= truth * Fraction(1.00001) + 4 * tiny * max(Fraction(1), Fraction(norm)) ** 2
 
 
 # -- the radius ----------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_the_radius_is_rounded_down(m: float, g: list[float], bend: float, dtype
         gradient = np.ones_like(gradient)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         radius = Fraction(float(specnorm.certified_radius(m, gradient, bend)))
-    entries: list[float] = gradient.tolist()
+    entries: list[Any] = gradient.tolist()
     square = sum(Fraction(x) ** 2 for x in entries)
 
     def inside(r: Fraction) -> bool:

@@ -173,7 +173,6 @@ UNSEEN = {
 """No output reads a whole patch of pixels, so the reshaped kernel is no lower bound."""
 
 REFUSED: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "enclose": not_a_circle,
     "conv_norm": not_a_circle,
     "power_norm": lambda case: not at_a_size(case),
     "reshaped_norm": lambda case: case["name"] in UNSEEN,
