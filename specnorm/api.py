@@ -392,16 +392,18 @@ def enclose(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     input_shape : int or tuple of int, optional
-        Spatial sizes of a circular layer. None: the supremum over all input sizes.
+        The layer's own spatial input sizes. None: the supremum over all of them.
     rtol : float, default 1e-3
-        Relative width asked for.
+        Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where the
+        smaller side of the layer's matrix (of one group) is at most 2048.
     **layer
         See `specnorm.conv.Layer`.
 
     Returns
     -------
     Enclosure
-        ``status`` tells whether rtol was reached; where the budget ended first the ends are wider, and as true.
+        ``status`` tells whether rtol was reached; where it was not the ends are wider, and as true. The witness of a
+        layer enclosed by its matrix has no frequency; its vectors are an output and an input.
 
     Raises
     ------
@@ -412,6 +414,8 @@ def enclose(
     figures = result.stats
     if bool(figures["converged"]):
         status = f"converged: rtol={rtol:g}"
+    elif not result.method.folds(result.spec):
+        status = f"size: wider than rtol={rtol:g}, and proven; upper holds for larger inputs too"
     elif result.spec.copies > 1:
         status = f"padding: upper includes the factor {math.sqrt(result.spec.copies):.4g} of the padding; proven"
     else:

@@ -20,10 +20,14 @@ from specnorm.result import Result
 
 NEEDS_A_SIZE = frozenset({"power"})
 """Methods that answer at one input size only."""
-AT_A_SIZE = NEEDS_A_SIZE | {"fft", "gram"}
+AT_A_SIZE = NEEDS_A_SIZE | {"fft", "gram", "enclose"}
 """Methods that answer at the input size where one is given; the others for every size at once."""
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 """Methods that answer at one input size for a circular layer only."""
+
+EVERY_SIZE = "enclose, every size"
+SMALL = 2**17
+"""Pixels times channels of a layer up to which it is enclosed itself: a product takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +123,9 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
 def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, float]:
     """Proven ends of a layer's norm, at ``spec.input_shape`` or (None) of its supremum over all input sizes.
 
-    The upper end holds at every size. So does the supremum's lower end times the root of the share of outputs that see
-    no padding: fed with a plane wave at the best frequency, those outputs alone carry that much of its energy, whatever
-    the padding is.
+    Small inputs: of the layer itself. Large ones, whose products take long: the supremum's upper end, which holds at
+    every size, and its lower end times the root of the share of outputs that see no padding. Fed with a plane wave at
+    the best frequency, those outputs alone carry that much of its energy, whatever the padding is.
 
     Parameters
     ----------
@@ -134,9 +138,10 @@ def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, floa
     -------
     lower, upper : float
     """
-    found = take("enclose")
+    small = spec.input_shape is None or math.prod(spec.input_shape) * max(spec.cin, spec.cout) <= SMALL
+    found = take("enclose" if small else EVERY_SIZE)
     lower, upper = _number(found.stats["lower"]), _number(found.value)
-    if spec.input_shape is None:
+    if small or spec.input_shape is None:
         return lower, upper
     whole = [n - k + 1 for n, k in zip(spec.input_shape, spec.kernel_shape, strict=True)]
     if min(whole, default=1) < 1:
@@ -168,7 +173,8 @@ class _Results:
                 geometry["input_shape"] = self.spec.input_shape
             if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
                 geometry["padding_mode"] = "circular"
-            self.known[name] = measure(self.kernel, METHODS[name](), **geometry)
+            method = METHODS["enclose" if name == EVERY_SIZE else name]()
+            self.known[name] = measure(self.kernel, method, **geometry)
         return self.known[name]
 
 

@@ -1,4 +1,4 @@
-"""How far each method is from sigma* on the layers of published networks; fills the tables of ``docs/methods/index.md``.
+"""How far each method is from sigma* on the layers of published networks; fills tables of ``docs/methods/index.md``.
 
     python -m bench.compare
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import array_api_compat.numpy
 import numpy as np
@@ -14,7 +15,7 @@ from libraries import Lib
 from oracle import PaddingMode, dense_norm, sigma_star
 from promises import for_all, layers_for, rounded
 from specnorm_numpy import BACKEND
-from strategies import Layer, Recipe, recipes
+from strategies import Layer, Recipe, layers, recipes
 
 import specnorm
 from specnorm import Enclose, ExactFFT, Undecided
@@ -40,6 +41,34 @@ def test_both_ends_hold(xp: Lib) -> None:
                 assert upper <= lower * 1.001 + (room.hi - room.lo)
 
     for_all(xp, layers_for(xp), check, share=0.5)
+
+
+def test_both_ends_hold_for_every_layer_at_its_size(xp: Lib) -> None:
+    """Any stride, dilation, groups, padding; small ones as narrow as asked. And certificates on either side."""
+    if xp.name not in ("numpy", "torch"):
+        pytest.skip("searched in NumPy or by the same code; two are enough")
+
+    def check(layer: Layer) -> None:
+        kernel, truth = xp.asarray(layer.kernel), dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
+        at: dict[str, Any] = {"input_shape": layer.input_shape, **layer.geometry}
+        found = specnorm.enclose(kernel, rtol=1e-4, **at)
+        lower, upper = xp.number(found.lower), xp.number(found.upper)
+        assert_encloses(lower, upper, truth)
+        assert found.status.startswith("converged")
+        assert upper <= lower * (1 + 1e-4 + 1e-6) + 2e-37
+        if 1e-30 < truth.lo < 1e30:
+            assert specnorm.certify(kernel, truth.hi * 1.01, **at)
+            assert not specnorm.certify(kernel, truth.lo * 0.99, **at)
+
+    for_all(xp, layers(plain=False), check, share=0.5)
+
+
+def test_large_layers_say_that_they_are_wider() -> None:
+    kernel = Recipe((40, 40, 3, 3), seed=1).kernel
+    found = specnorm.enclose(kernel, 12, padding_mode="zeros")
+    assert found.status.startswith("size")
+    assert float(found.lower) < float(found.upper) < 1.05 * float(found.lower)
+    assert float(found.upper) <= float(specnorm.enclose(kernel).upper) * (1 + 1e-12)
 
 
 @given(recipe=recipes(), rtol=st.sampled_from((1e-1, 1e-3, 1e-5)))
