@@ -177,7 +177,7 @@ def test_exit_codes(model: Path, bad_model: Path, broken: Path, capsys: pytest.C
         ["audit", "MODEL", "--fail-above", "-1"], ["audit", "MODEL", "--fail-above", "inf"],
         ["audit", "MODEL", "--layout", "HWOI"], ["audit", "MODEL", "--padding-mode", "reflect"],
         ["audit", "MODEL", "--output", "no/such/folder/report"], ["audit", "MODEL", "--output", os.devnull],
-        ["audit", "MODEL", "--methods", "gram"], ["audit", "MODEL", "--backend", "nonsense"],
+        ["audit", "MODEL", "--methods", "power"], ["audit", "MODEL", "--backend", "nonsense"],
         ["audit", "MODEL", "--device", "cpu"], ["audit", "MODEL", "--backend", "numpy", "--device", "cuda:9"],
         ["audit", "MODEL", "--max-bytes", "0"], ["audit", "MODEL", "--max-bytes", "100"], ["audit", "no/such/file"],
         ["audit", "MODEL", "--layers", "nothing*"],

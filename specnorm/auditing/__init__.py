@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import get_args
 
 from specnorm.auditing.layers import Layer, Tensor, select
-from specnorm.auditing.measuring import AT_A_SIZE, Settings, describe, fill
+from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings, describe, fill
 from specnorm.auditing.placement import check_target
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.report import STANDARD, Report, Row
@@ -159,9 +159,11 @@ def _check(settings: Settings) -> None:
     unknown = [name for name in settings.methods if name not in METHODS]
     if unknown:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
-    sized = [name for name in settings.methods if name in AT_A_SIZE]
+    sized = [name for name in settings.methods if name in NEEDS_A_SIZE]
     if sized and settings.input_shape is None:
-        raise MethodError(f"{', '.join(sized)} needs input_shape, the size of the layer it measures.")
+        raise MethodError(
+            f"{', '.join(sized)} needs input_shape, the size of the layer: give it, or leave the method out."
+        )
     if settings.layout is not None and settings.layout not in get_args(Layout):
         raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
     if settings.padding_mode not in (None, "zeros", "circular"):
