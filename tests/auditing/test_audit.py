@@ -103,7 +103,8 @@ def test_every_method_has_a_column(mode: Any, size: int | None) -> None:
 @pytest.mark.parametrize("size", [None, 6])
 def test_every_method_is_a_word_of_the_command_line(size: int | None, tmp_path: Path) -> None:
     pytest.importorskip("click")
-    np.savez(tmp_path / "model.npz", **files.kernels())
+    arrays: dict[str, Any] = files.kernels()
+    np.savez(tmp_path / "model.npz", **arrays)
     methods = [name for name in specnorm.METHODS if size is not None or name != "power"]
     words = ["audit", str(tmp_path / "model.npz"), "--format", "json", "--methods", ",".join(methods)]
     words += [] if size is None else ["--input-shape", str(size)]
