@@ -175,7 +175,7 @@ def test_exit_codes(model: Path, bad_model: Path, broken: Path, capsys: pytest.C
         ["audit", "MODEL", "--input-shape", "8x"], ["audit", "MODEL", "--input-shape", "٣"],
         ["audit", "MODEL", "--input-shape", "9" * 5000], ["audit", "MODEL", "--fail-above", "nan"],
         ["audit", "MODEL", "--fail-above", "-1"], ["audit", "MODEL", "--fail-above", "inf"],
-        ["audit", "MODEL", "--layout", "HWOI"], ["audit", "MODEL", "--padding-mode", "reflect"],
+        ["audit", "MODEL", "--layout", "HWOI"], ["audit", "MODEL", "--padding-mode", "mirror"],
         ["audit", "MODEL", "--output", "no/such/folder/report"], ["audit", "MODEL", "--output", os.devnull],
         ["audit", "MODEL", "--methods", "power"], ["audit", "MODEL", "--backend", "nonsense"],
         ["audit", "MODEL", "--device", "cpu"], ["audit", "MODEL", "--backend", "numpy", "--device", "cuda:9"],

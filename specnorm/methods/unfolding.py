@@ -111,7 +111,7 @@ def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Ev
     matrices = [operators.unfold(blocks, rows, xp=xp) for rows in splits]
     guesses = [_from_below(matrix, xp=xp, backend=backend) for matrix in matrices]
     least = np.stack([value for value, _ in guesses])
-    best = np.full(blocks.shape[0], math.inf)
+    best = np.full_like(least[0], math.inf)
     active = np.zeros(blocks.shape[0], dtype=np.int64)
     for j in np.argsort(least.sum(axis=1), kind="stable").tolist():
         if (least[j] >= best).all():
@@ -136,8 +136,9 @@ def _from_below(matrix: Array, *, xp: Any, backend: Backend) -> tuple[np.ndarray
     wide = matrix.shape[-1] > matrix.shape[-2]
     tall = xp.matrix_transpose(matrix) if wide else matrix
     start = arrays.random_vectors(0, (1, tall.shape[-1], 1)).real
-    v = backend.from_numpy(np.broadcast_to(start, (matrix.shape[0], *start.shape[1:])).copy(), matrix)
-    v, _ = arrays.normalise(xp.astype(v, matrix.dtype), xp=xp, axis=-2)
+    start = np.broadcast_to(start, (matrix.shape[0], *start.shape[1:]))
+    v = backend.from_numpy(start.astype(np.float64 if matrix.dtype == xp.float64 else np.float32), matrix)
+    v, _ = arrays.normalise(v, xp=xp, axis=-2)
     for _ in range(_STEPS):
         image = xp.matmul(tall, v)
         v, norm = arrays.normalise(xp.matmul(xp.matrix_transpose(tall), image), xp=xp, axis=-2)

@@ -255,13 +255,25 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
     assert len(audit(files.kernels(), layers=("conv?.weight", "nothing")).layers) == 2
 
 
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+def test_every_padding(mode: Any) -> None:
+    """Each row against the layer's own matrix at its size."""
+    kernel = Recipe((3, 2, 3, 3), seed=1).kernel
+    (row,) = audit({"conv.weight": kernel}, padding_mode=mode, input_shape=6).layers
+    truth = dense_norm(kernel, 6, padding_mode=mode)
+    assert row.lower is not None
+    assert row.upper is not None
+    assert row.lower <= truth.hi
+    assert truth.lo <= row.upper <= 1.01 * row.lower
+    assert row.values["tn"] >= truth.lo
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "word"),
     [
         ({"methods": ["tn", "nonsense"]}, MethodError, "reshaped"),
         ({"methods": ["power"]}, MethodError, "input_shape"),
         ({"layout": "OHWI"}, GeometryError, "HWIO"),
-        ({"padding_mode": "reflect"}, GeometryError, "factor"),
         ({"padding_mode": "mirror"}, GeometryError, "zeros"),
         ({"input_shape": 0}, GeometryError, "positive"),
         ({"input_shape": (4, -1)}, GeometryError, "positive"),
