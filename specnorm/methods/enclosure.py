@@ -311,7 +311,7 @@ def widened(
     xp: Any,
     backend: Backend,
 ) -> Found:
-    """Prove what the budget allows: ten times wider each time, and at the end the better of two bounds of fixed cost."""
+    """Prove what the budget allows: ten times wider each time, at the end by two bounds of fixed cost."""
     rtol, cells = method.rtol, found.cells
     while rtol < 1:
         rtol *= 10

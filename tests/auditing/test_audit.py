@@ -265,6 +265,7 @@ def test_every_padding(mode: Any) -> None:
     assert row.upper is not None
     assert row.lower <= truth.hi
     assert truth.lo <= row.upper <= 1.01 * row.lower
+    assert isinstance(row.values["tn"], float)
     assert row.values["tn"] >= truth.lo
 
 
