@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
 _DOUBTFUL = 4
-"""How many cells a round gives an exact eigenpair: power steps stall where singular values nearly coincide."""
+"""How many cells of a round get an exact eigenpair: power steps stall where singular values nearly coincide."""
 _HINTS = 4
 """Frequencies whose vectors are kept when directions are left out."""
 _MOST = 4
 """Pieces an axis that a cell is cut into at once, at most."""
-_MANY, _NEAR = 48, 0.95
-"""Cells of a round from which several centres are climbed from, and how near their squared norms must be."""
+_MANY, _CLIMBS, _NEAR = 48, 12, 0.95
+"""Cells of a round from which so many centres more are climbed from, and how near their squared norms must be."""
 _CLEAR = 1.2
 """A limit must exceed the tail by this factor to be worth a proof without the tail's directions."""
 
@@ -137,7 +137,8 @@ class Search:
         """
         if boxes.closed and supremum is None:
             raise ValueError("grid points are ruled out by a proven supremum of the torus: none was given")
-        self.free, self.rtol, self.bound, self.many = not boxes.closed, rtol, bound, False
+        self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
+        self.doubts, self.climbs = _DOUBTFUL, 0
         self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
         self._look_around(raise_lower=start is None and bound is None and self.free)
         groups = self.blocks.shape[0]
@@ -158,7 +159,7 @@ class Search:
             previous, polynomial = polynomial, self._polynomial(self.target)
             if vectors is None or polynomial is not previous:
                 vectors = self._start_vectors(len(boxes), polynomial.rank)
-            self.many = bound is None and len(boxes) > _MANY
+            self.doubts, self.climbs = _DOUBTFUL, _CLIMBS if bound is None and len(boxes) > _MANY else 0
             failed: list[np.ndarray] = []
             next_vectors: list[Array] = []
             squares: list[np.ndarray] = []
@@ -227,8 +228,9 @@ class Search:
         hopeful = np.flatnonzero((square < limit - error) & (limit > least) & ~passed)
         passed[hopeful] = self._below(reduced, hopeful, limit - error)
         doubtful = hopeful[~passed[hopeful]]
-        doubtful = doubtful[np.argsort(-square[doubtful], kind="stable")[:_DOUBTFUL]]
+        doubtful = doubtful[np.argsort(-square[doubtful], kind="stable")[: self.doubts]]
         if len(doubtful):
+            self.doubts -= len(doubtful)
             values, few = arrays.top_eigenpair(self._take(reduced, doubtful), xp=self.xp)
             square[doubtful] = self.backend.to_numpy(values)
             below[doubtful], full = polynomial.lift(self._take(parts, doubtful), few, square[doubtful])
@@ -331,9 +333,11 @@ class Search:
         """Climb from the cell with the largest estimate, if that is news."""
         # Without a bound the search is as good as its lower end; with one, only a refutation matters.
         before, news = self.best[0], (self.best[0] if self.bound is None else self.bound) ** 2
-        # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
-        for index in np.argsort(-below, kind="stable")[: 2 if self.many else 1]:
-            if below[index] > (_NEAR * news if self.many else news):
+        for index in np.argsort(-below, kind="stable")[: 1 + min(self.climbs, 1)]:
+            # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
+            hopeful = self.climbs > 0 and below[index] > _NEAR * news
+            if below[index] > news or hopeful:
+                self.climbs -= int(below[index] <= news)
                 which = int(owner[index])
                 vector = polynomial.unrotated(vectors[index : index + 1, :], which)
                 self._raise(centres[index : index + 1], vector, which)
@@ -373,7 +377,7 @@ class Search:
         below = np.floor(where.frequency.angles[0] / (2 * math.pi) * np.asarray(sizes)).astype(np.int64)
         corners = product([np.asarray([n, n + 1]) for n in below]) % np.asarray(sizes, dtype=np.int64)
         points, block = Frequencies(corners, sizes), self.blocks[where.owner : where.owner + 1, ...]
-        self.free, self.rtol, self.bound, self.many = False, 1e-3, None, False
+        self.free, self.rtol, self.bound, self.climbs = False, 1e-3, None, 0
         self.best = (0.0, points[:1], where.owner)
         phase = self._phase(block, where.frequency)
         _, vector, _ = operators.top_triple(operators.matrix_at(block, phase, xp=self.xp), xp=self.xp)
