@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 import specnorm
-from specnorm.errors import KernelError
+from specnorm.errors import KernelError, MethodError
 from specnorm.methods import Method, TensorNorm
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: i
 
 @dataclass(frozen=True)
 class SpectralPenalty:
-    """Sum of the squared norms of a tree's kernels, followed from step to step; differentiable, pure and jittable.
+    """Sum over a tree's kernels of a function of their norms, followed from step to step; pure, jittable.
 
     ::
 
@@ -196,7 +196,7 @@ class SpectralPenalty:
 
         def loss(params, state, batch):
             value, state = penalty(params, state)
-            return cross_entropy(params, batch) + 1e-3 * value, state
+            return cross_entropy(params, batch) + 0.05 * value, state
 
     Parameters
     ----------
@@ -204,14 +204,29 @@ class SpectralPenalty:
         One that `specnorm.step` serves.
     rule, layers
         See `kernels`.
+    form : {"sum", "log", "hinge"}, default "sum"
+        Of a norm s: s, log s (of the product of the norms; zero kernels count nothing), or max(s - target, 0).
+    target : float, default 1
+        Of the hinge.
     sweeps : int, default 1
         See `specnorm.step`.
+
+    Raises
+    ------
+    MethodError
+        If ``form`` is none of them.
     """
 
     method: Method = _TENSOR_NORM
     rule: Rule = flax_layout
     layers: str = "*"
+    form: Literal["sum", "log", "hinge"] = "sum"
+    target: float = 1.0
     sweeps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.form not in ("sum", "log", "hinge"):
+            raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
 
     def init(self, tree: Any) -> States:
         """Return the state for `__call__`: by path, what `specnorm.init` returns.
@@ -242,7 +257,8 @@ class SpectralPenalty:
         Returns
         -------
         value : 0-d array
-            An estimate, as `specnorm.step` tells. The gradient of a zero kernel is zero.
+            An estimate, as `specnorm.step` tells; with ``Gram()`` an upper bound. The gradient of a zero kernel is
+            zero.
         state : dict
             Not differentiated.
 
@@ -252,8 +268,12 @@ class SpectralPenalty:
             If the state is of another tree.
         """
         norms, after = self.norms(tree, state)
-        values = jnp.stack([x.astype(jnp.result_type(*norms.values())) for x in norms.values()])
-        return jnp.sum(values * values), after
+        values = jnp.stack(list(norms.values()))
+        if self.form == "log":
+            values = jnp.log(jnp.where(values > 0, values, 1))
+        elif self.form == "hinge":
+            values = jnp.maximum(values - self.target, 0)
+        return jnp.sum(values), after
 
     def norms(self, tree: Any, state: States) -> tuple[dict[str, Any], States]:
         """Take the norms one by one, for a penalty of another form.
@@ -316,8 +336,7 @@ def project_spectral_norm(
     """
     import optax
 
-    if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
-        raise KernelError(f"bound={bound!r} is no positive finite number.")
+    _check_bound(bound)
 
     def init(params: Any) -> ProjectionState:
         return ProjectionState(_init(params, method, rule, layers))
@@ -346,3 +365,8 @@ def project_spectral_norm(
         return jax.tree_util.tree_map_with_path(projected, updates), ProjectionState(after)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_bound(bound: object) -> None:
+    if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
+        raise KernelError(f"bound={bound!r} is no positive finite number.")
