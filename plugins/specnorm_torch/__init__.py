@@ -21,9 +21,27 @@ from torch.autograd import Function
 from specnorm.backends import Array, Backend
 from specnorm.errors import SecondDerivativeError
 from specnorm.program import program
+from specnorm_torch.auditing import audit
+from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
+from specnorm_torch.modules import geometry_of
+from specnorm_torch.penalty import SpectralPenalty
 
 if TYPE_CHECKING:
     from specnorm.program import Program
+
+
+__all__ = [
+    "BACKEND",
+    "SpectralNorm",
+    "SpectralPenalty",
+    "SpectralRescaling",
+    "TorchBackend",
+    "audit",
+    "certify_",
+    "geometry_of",
+    "spectral_norm",
+    "spectral_rescaling",
+]
 
 
 class TorchBackend(Backend):
