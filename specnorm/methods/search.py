@@ -396,7 +396,7 @@ class Search:
         value, right = 0.0, vector
         for round_ in range(40):
             left, right, now = self._power(block, point, right, steps=3)
-            if now <= value * (1 + max(0.01 * self.rtol, 1e-13)) or now < self.best[0] * (1 - 0.05 / (1 + round_)):
+            if now <= value * (1 + max(0.05 * self.rtol, 1e-13)) or now < self.best[0] * (1 - 0.05 / (1 + round_)):
                 break  # it has converged, or will not get as high as another point has
             value = now
             if free:
@@ -550,24 +550,24 @@ def climb(weights: np.ndarray, shape: tuple[int, ...], theta: np.ndarray) -> np.
         No lower than at the start.
     """
     taps = product([np.arange(k) for k in shape]).astype(float)
-
-    def value(t: np.ndarray) -> float:
-        return float(abs(np.sum(weights * np.exp(1j * taps @ t))) ** 2)
-
-    best = value(theta)
-    for _ in range(4):
-        terms = weights * np.exp(1j * taps @ theta)
-        total, first = terms.sum(), 1j * taps.T @ terms
-        second = -(taps.T * terms) @ taps
+    terms = weights * np.exp(1j * (taps @ theta))
+    total = terms.sum()
+    for _ in range(3):
+        best = abs(total) ** 2
+        slopes = taps.T * terms
+        first = 1j * slopes.sum(axis=1)
         gradient = 2 * np.real(np.conj(total) * first)
-        hessian = 2 * np.real(np.conj(total) * second + np.outer(np.conj(first), first))
+        hessian = 2 * np.real(np.outer(np.conj(first), first) - np.conj(total) * (slopes @ taps))
         step = uphill(gradient, hessian)
         for _ in range(8):
-            trial = value(theta + step)
-            if trial > best:
+            there = weights * np.exp(1j * (taps @ (theta + step)))
+            trial = there.sum()
+            if abs(trial) ** 2 > best:
                 break
             step = step / 4
-        if trial <= best * (1 + 1e-15):
+        else:
             break
-        theta, best = theta + step, trial
+        theta, terms, total = theta + step, there, trial
+        if abs(total) ** 2 <= best * (1 + 1e-6):
+            break
     return theta
