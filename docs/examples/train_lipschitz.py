@@ -275,7 +275,7 @@ def assess(arm: Arm, options: argparse.Namespace, training: Data, test: Data) ->
 
 
 # -- report ------------------------------------------------------------------------------------------------------
-def facts(options: argparse.Namespace, training: Data, test: Data) -> dict[str, str]:
+def facts(options: argparse.Namespace, training: Data) -> dict[str, str]:
     """What a reader needs to judge the figures."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*"],
@@ -289,10 +289,6 @@ def facts(options: argparse.Namespace, training: Data, test: Data) -> dict[str, 
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}",
         "threads": str(torch.get_num_threads()),
         "data": f"{'made up' if options.quick else 'Fashion-MNIST'}, first {len(training.labels)} training images",
-        "training": f"{options.epochs} epochs, batches of {options.batch}, AdamW at {options.rate:g} with one cycle, "
-        f"cross-entropy of {options.scale:g} times the logits, "
-        f"penalty {options.penalty:g} times the sum of the norms, seed {options.seed} (one run)",
-        "tests": f"{len(test.labels)} images; attack: {options.attack_steps} steps on the first {options.attacked}",
     }
 
 
@@ -431,7 +427,13 @@ def main(arguments: list[str] | None = None) -> list[Run]:
         folder = Path(options.data)
         training, test = read(folder, "train").first(options.images), read(folder, "t10k")
     torch.set_num_threads(options.threads)
-    known = facts(options, training, test)
+    known = facts(options, training)
+    known["training"] = (
+        f"{options.epochs} epochs, batches of {options.batch}, AdamW at {options.rate:g} with one cycle, cross-entropy "
+        f"of {options.scale:g} times the logits, penalty {options.penalty:g} times the sum of the norms, seed "
+        f"{options.seed} (one run)"
+    )
+    known["tests"] = f"{len(test.labels)} images; attack: {options.attack_steps} steps on the first {options.attacked}"
     runs = [assess(arm, options, training, test) for arm in arms(options.penalty)]
     write(options.output, known, runs)
     return runs
