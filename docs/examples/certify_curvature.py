@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from train_lipschitz import Data, facts, made_up, percent, read
+from train_lipschitz import Data, facts, made_up, percent, read, up
 
 import specnorm
 
@@ -144,8 +144,8 @@ def write(folder: Path, known: dict[str, str], rows: list[dict[str, Any]]) -> No
     ]
     for row in rows:
         shares = "".join(f" {share(row['curved'], r)} | {share(row['slope'], r)} |" for r in RADII)
-        accuracy = share(row["slope"], 5e-324)
-        lines.append(f"| {row['activation']} | {row['weight']:g} | {accuracy} | {row['norm'] + 5e-4:.3f} |{shares}")
+        accuracy = percent(sum(x > 0 for x in row["slope"]) / len(row["slope"]))
+        lines.append(f"| {row['activation']} | {row['weight']:g} | {accuracy} | {up(row['norm'], 4)} |{shares}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "curvature.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
