@@ -381,7 +381,8 @@ def plot(folder: Path, runs: list[Run]) -> None:
     for run, colour in zip(runs, colours, strict=False):
         axes.plot(list(run.norms.values()), list(run.norms), "o", color=colour, label=run.arm)
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="proven norm of the layer")
+    axes.set(xlabel="proven norm of the layer")
+    axes.set_xlim(left=0)
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.legend()
     save(figure, folder / "norms.svg")
