@@ -111,6 +111,8 @@ def one_hot(x: Array, index: Array, count: int, *, xp: Any) -> Array:
     -------
     array, shape (n, count, ...)
     """
+    if count == 1:
+        return x[:, None, ...]
     index = xp.reshape(index, (*index.shape, *(1,) * (x.ndim - index.ndim)))
     # 0, 1, ... on the device of the index, which may be a tracer.
     every = xp.cumulative_sum(xp.ones_like(xp.broadcast_to(index[:1, ...], (count, *index.shape[1:]))), axis=0) - 1

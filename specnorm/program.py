@@ -148,7 +148,7 @@ class Program:
             gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
             restore = operators.from_blocks if self.method.folds(self.spec) else convolution.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
-            return xp.astype(gradient, getattr(xp, dtype or self.dtype))
+            return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of the arrays that a step keeps for one kernel; the first axis is its groups'.
@@ -198,12 +198,21 @@ class Program:
         state : tuple of arrays
             Shapes and dtypes as given.
         """
+        if self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels):
+            inside = tuple(map(backend.to_numpy, state))
+            value, gradient, after = self.step(backend.to_numpy(kernels), inside, sweeps=sweeps, backend=backend.host())
+            xp = backend.namespace(kernels)
+            moved = tuple(
+                xp.astype(backend.from_numpy(new, kernels), old.dtype) for new, old in zip(after, state, strict=True)
+            )
+            return backend.from_numpy(value, kernels), backend.from_numpy(gradient, kernels), moved
         xp = backend.namespace(kernels)
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         with backend.precise(kernels):
             blocks, exponent = self._scaled_blocks(kernels, xp=xp, backend=backend)
             inside = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[len(batch) + 1 :])), blocks.dtype) for x in state)
             found, after = self.method.advance(blocks, inside, self.spec, sweeps=sweeps, xp=xp, backend=backend)
+            del blocks  # the gradient is as large
             per_group = xp.reshape(found.value, (math.prod(batch), self.parts))
             value, chosen = self.method.over_groups(per_group, xp=xp)
             value = arrays.unscale(value, exponent, xp=xp) * self.factor
@@ -229,7 +238,7 @@ class Program:
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
         dtype = getattr(xp, backend.working_dtype(kernels, self.result_dtype))
         prepare = operators.to_blocks if self.method.folds(self.spec) else convolution.torch_order
-        blocks = prepare(xp.reshape(xp.astype(kernels, dtype), (count, *self.shape)), self.spec, xp=xp)
+        blocks = prepare(xp.reshape(xp.astype(kernels, dtype, copy=False), (count, *self.shape)), self.spec, xp=xp)
         layers, exponent = arrays.scale(xp.reshape(blocks, (count, -1)), xp=xp)
         return xp.reshape(layers, blocks.shape), exponent
 

@@ -185,7 +185,7 @@ def test_refusals() -> None:
         specnorm_torch.spectral_norm(nn.Bilinear(2, 2, 2))
     with pytest.raises(specnorm.KernelError, match="no tensor 'nothing'"):
         specnorm_torch.spectral_norm(nn.Linear(2, 2), "nothing")
-    with pytest.raises(specnorm.MethodError, match="positive"):
+    with pytest.raises(specnorm.MethodError, match="n_power_iterations"):
         specnorm_torch.spectral_norm(nn.Linear(2, 2), n_power_iterations=0)
     with pytest.raises(specnorm.KernelError, match="bound"):
         specnorm_torch.spectral_norm(nn.Linear(2, 2), bound=0.0)
@@ -196,17 +196,21 @@ def test_refusals() -> None:
     with pytest.raises(specnorm.MethodError, match="no convolution"):
         specnorm_torch.SpectralPenalty(nn.ReLU())
     with pytest.raises(specnorm.MethodError, match="form"):
-        specnorm_torch.SpectralPenalty(nn.Linear(2, 2), form="max")
+        specnorm_torch.SpectralPenalty(nn.Linear(2, 2), form="max")  # type: ignore[arg-type]
     with pytest.raises(specnorm.GeometryError, match="lazy"):
         specnorm_torch.SpectralPenalty(nn.LazyConv2d(2, 3))
     with pytest.raises(specnorm.GeometryError, match="output_padding"):
         specnorm_torch.geometry_of(nn.ConvTranspose2d(2, 2, 3, stride=2, output_padding=1), (4, 4))
 
 
+def flat_output(layer: Any, x: Any) -> Any:
+    return layer(x).reshape(-1)
+
+
 def test_geometry_is_the_modules_own() -> None:
     """Against the layer's own Jacobian, at a small size."""
     nn = torch.nn
-    for layer, size in [
+    cases: list[tuple[Any, tuple[int, ...]]] = [
         (nn.Conv1d(2, 4, 3, stride=2, padding=1, dilation=2), (9,)),
         (nn.Conv2d(2, 4, (3, 2), padding="same", padding_mode="circular"), (5, 4)),
         (nn.Conv2d(2, 2, 3, padding="valid", groups=2), (5, 5)),
@@ -215,7 +219,8 @@ def test_geometry_is_the_modules_own() -> None:
         (nn.ConvTranspose2d(2, 3, 2, stride=2), (3, 3)),
         (nn.Conv3d(1, 2, 2), (3, 3, 3)),
         (nn.Linear(4, 3), ()),
-    ]:
+    ]
+    for layer, size in cases:
         layer = layer.double()
         cin = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
         jacobian = torch.autograd.functional.jacobian(
@@ -328,25 +333,30 @@ def test_step_operator_is_well_formed() -> None:
 
 # -- following ---------------------------------------------------------------------------------------------------
 def test_the_state_follows_a_training_run() -> None:
-    """Within 1 % of a TN that is computed anew, at every tenth of 300 steps; SGD with momentum, a rate of 0.05."""
+    """Within 1 % of a TN that is computed anew, every tenth of 300 steps of SGD with momentum under the penalty.
+
+    A penalty lowers the highest of TN's maxima until another one is higher: vectors that only went on from where they
+    were would end 30 % below. See docs/benchmarks/training.md for harsher runs.
+    """
     model = network()
     penalty = specnorm_torch.SpectralPenalty(model, batch_norms=None)
-    start = {n: m.weight.detach().clone() for n, m in model.named_modules() if n in penalty.names}
+    start = {name: model.get_submodule(name).weight.detach().clone() for name in penalty.names}
     worst = dict.fromkeys(penalty.names, 0.0)
 
     def look(step: int) -> None:
         if step % 10 == 9:
-            for name, value in penalty.norms().items():
+            following = copy.deepcopy(penalty)
+            following()
+            for name, value in following.norms().items():
                 layer = model.get_submodule(name)
                 geometry = specnorm_torch.geometry_of(layer)
                 true = float(specnorm.tn_bound(layer.weight.detach(), certified=False, **geometry))
                 worst[name] = max(worst[name], abs(value / true - 1))
 
-    train(model, 300, penalty, each=look)
-    moved = [
-        float((m.weight.detach() - start[n]).norm() / start[n].norm()) for n, m in model.named_modules() if n in start
-    ]
-    assert min(moved) > 0.1, "a network that hardly moves is easy to follow"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    train(model, 300, lambda: 0.1 * penalty(), optimizer=optimizer, each=look)
+    moved = [float((model.get_submodule(n).weight - x).norm() / x.norm()) for n, x in start.items()]
+    assert min(moved) > 0.05, "a network that hardly moves is easy to follow"
     assert max(worst.values()) < 0.01, worst
 
 
@@ -401,7 +411,7 @@ def test_checkpoint_and_resume_are_bit_equal() -> None:
 def train_on(model: Any, steps: int, seed: int, optimizer: Any = None) -> Any:
     """`train` for a model that holds its penalty: the penalty is no layer of the forward pass."""
 
-    class Forward(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Forward(torch.nn.Module):  # type: ignore[misc]
         def forward(self, x: Any) -> Any:
             for name, layer in model.named_children():
                 x = x if name == "penalty" else layer(x)
@@ -483,7 +493,7 @@ def test_audit_knows_sizes_and_geometry() -> None:
     report = specnorm_torch.audit(model, (3, 8, 8))
     assert model.training
     assert all(m.training for m in model.modules())
-    rows = {row.name: row for row in report.layers}
+    rows: dict[str, Any] = {row.name: row for row in report.layers}
     assert list(rows) == [f"{j}.weight" for j in LAYERS]
     assert rows["5.weight"].spec.transposed
     assert rows["5.weight"].spec.input_shape == (4, 4)
@@ -497,7 +507,7 @@ def test_audit_knows_sizes_and_geometry() -> None:
 
 
 def test_audit_keeps_what_it_cannot_serve_as_a_row() -> None:
-    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Net(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.used = torch.nn.Conv2d(2, 2, 3, padding=1)
@@ -508,7 +518,7 @@ def test_audit_keeps_what_it_cannot_serve_as_a_row() -> None:
 
     report = specnorm_torch.audit(Net(), (2, 5, 5), methods=("tn", "power", "fft"))
     used, unused = report.layers
-    assert "not called" in unused.reason
+    assert "did not call" in str(unused.reason)
     assert unused.upper is not None, "what holds at every size is told"
     assert used.reason is not None, "fft serves circular padding alone"
     assert used.values["power"] == pytest.approx(used.lower, rel=2e-3)

@@ -113,8 +113,8 @@ def _row(name: str, layer: nn.Module, size: tuple[int, ...] | None, methods: tup
             promises[method] = result.kind
             values[method] = float(result.value) if not result.value.ndim else tuple(result.value.tolist())
     except SpecnormError as error:
-        reason = str(error)
+        reason = reason or str(error)
     except Exception as error:  # one bad layer must not lose the others
-        reason = f"{type(error).__name__}: {error}"
+        reason = reason or f"{type(error).__name__}: {error}"
     kind: Any = "linear" if linear else "conv"
     return Row(f"{name}.weight" if name else "weight", kind, shape, spec, (), lower, upper, values, promises, reason)

@@ -11,13 +11,14 @@ from torch.nn.utils import parametrize
 import specnorm
 from specnorm.errors import KernelError, MethodError
 from specnorm.methods import Method, TensorNorm
+from specnorm.methods.base import check_count
 from specnorm_torch.modules import geometry_of, layers_of, parametrisations, weight_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class SpectralNorm(nn.Module):
-    """Parametrisation behind `spectral_norm`: the kernel times ``bound / norm``; the state of `specnorm.step` in buffers.
+    """Parametrisation behind `spectral_norm`: the kernel times ``bound / norm``, with a state in buffers.
 
     Parameters
     ----------
@@ -127,8 +128,7 @@ def spectral_norm(
        Ours: the convolution's norm by the tensor-norm bound instead of the reshaped kernel's.
     """
     del dim
-    if isinstance(n_power_iterations, bool) or not isinstance(n_power_iterations, int) or n_power_iterations < 1:
-        raise MethodError(f"n_power_iterations={n_power_iterations!r} is not a positive integer.")
+    check_count("n_power_iterations", n_power_iterations, least=1)
     _check_bound(bound)
     method = TensorNorm() if method is None else method
     weight = getattr(module, name, None)
@@ -193,7 +193,7 @@ def spectral_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -
 
 @torch.no_grad()
 def certify_(model: nn.Module, bound: float | None = None) -> list[str]:
-    """End the training: bake every constraint in and shrink each kernel until its norm is *proven* to be at most the bound.
+    """End the training: bake constraints in, and shrink kernels until their norms are *proven* to be within the bound.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -57,7 +58,8 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     if isinstance(module, _ConvTransposeNd):
         # More output on one side is less cropping; it cannot matter over all sizes.
         extra = tuple(module.output_padding) if input_shape is not None else (0,) * len(module.kernel_size)
-        pads = [(p, p - more) for p, more in zip(module.padding, extra, strict=True) if not isinstance(p, str)]
+        crop: Any = module.padding
+        pads = [(p, p - more) for p, more in zip(crop, extra, strict=True)]
         if any(after < 0 for _, after in pads):
             raise GeometryError(
                 f"output_padding={extra} exceeds padding={module.padding}: rows of zeros are added to the output, "
@@ -96,7 +98,7 @@ def normalised_layers(model: nn.Module) -> Iterator[tuple[str, str]]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Sequential):
             children = [(f"{name}.{child}" if name else child, x) for child, x in module.named_children()]
-            for (first, layer), (second, norm) in zip(children, children[1:], strict=False):
+            for (first, layer), (second, norm) in itertools.pairwise(children):
                 if is_layer(layer) and isinstance(norm, _BatchNorm) and norm.running_var is not None:
                     yield first, second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -156,3 +157,49 @@ def starts(method: TensorNorm, blocks: Array, *, xp: Any, backend: Backend) -> t
         v = xp.concat([v, units[0]], axis=1)
         modes = [xp.concat([mode, unit], axis=1) for mode, unit in zip(modes, units[1:], strict=True)]
     return v, modes
+
+
+CLIMBERS = 16
+"""Vectors that a training state keeps for each block."""
+_ALIKE = 0.8
+"""Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
+
+
+def homes(method: TensorNorm, blocks: Array, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:
+    """Vectors that climbers start anew from, (1, s, ...): a coarse frequency each, a right vector at random."""
+    _, _, p, *sizes = blocks.shape
+    host = "complex128" if blocks.dtype == xp.float64 else "complex64"
+    v, *modes = (backend.from_numpy(x, blocks) for x in _homes(method.seed, p, tuple(sizes), host))
+    return v, modes
+
+
+@functools.lru_cache(maxsize=256)
+def _homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
+    """`homes` on the host: the same at every step."""
+    angles = coarse_grid(sizes).angles
+    places = np.arange(CLIMBERS) * len(angles) // CLIMBERS
+    waves = [np.exp(1j * np.outer(angles[places, j], np.arange(k))) for j, k in enumerate(sizes)]
+    found = [arrays.random_vectors(seed + 101, (CLIMBERS, p)), *(waves or [np.ones((CLIMBERS, 1))])]
+    return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
+
+
+def spread(
+    v: Array, modes: list[Array], value: Array, fresh: tuple[Array, list[Array]], *, xp: Any
+) -> tuple[Array, list[Array]]:
+    """Send climbers home that stand where a higher one stands.
+
+    Training under a penalty or a constraint lowers the highest maximum until another one is higher, and a climber does
+    not cross from one to the other. So those that are not needed are kept on their way: from their home, without what
+    the highest one has seen.
+    """
+    overlap: Array = 1.0
+    for x in (v, *modes):
+        overlap = overlap * xp.abs(xp.matmul(x, arrays.adjoint(x, xp=xp)))
+    place = xp.cumulative_sum(xp.ones_like(value), axis=1)
+    above = value[:, :, None] > value[:, None, :]
+    above = above | ((value[:, :, None] == value[:, None, :]) & (place[:, :, None] < place[:, None, :]))
+    doomed = xp.any(above & (overlap > _ALIKE), axis=1)[..., None]
+    best = arrays.pick(v, xp.argmax(value, axis=1), xp=xp)[:, None, :]
+    seen = xp.sum(xp.conj(best) * fresh[0], axis=-1, keepdims=True)
+    start, _ = arrays.normalise_or_keep(fresh[0] - seen * best, xp.broadcast_to(fresh[0], v.shape), xp=xp)
+    return xp.where(doomed, start, v), [xp.where(doomed, y, x) for x, y in zip(modes, fresh[1], strict=True)]

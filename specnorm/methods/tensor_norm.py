@@ -19,7 +19,7 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.multilinear import Form, starts
+from specnorm.methods.multilinear import CLIMBERS, Form, homes, spread, starts
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -204,36 +204,36 @@ class TensorNorm(Method):
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
         _, p, *sizes = spec.block_shape
-        climbers = min(_FINALISTS, math.prod(sizes))  # a matrix has one maximum
-        shapes = {f"axis{j}": (climbers, k, 2) for j, k in enumerate(sizes or (1,))}
-        return {"v": (climbers, p, 2), **shapes}
+        shapes = {f"axis{j}": (CLIMBERS, k, 2) for j, k in enumerate(sizes or (1,))}
+        return {"v": (CLIMBERS, p, 2), **shapes}
 
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
         """The best climbers of a whole maximisation."""
+        del spec
         v, modes = starts(self, blocks, xp=xp, backend=backend)
         _, value, ends, tops, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
-        count = self.state_shapes(spec)["v"][0]
+        # The best ends of the maximisation (none of a zero block, where the vectors vanish), and the homes of the rest.
+        count = min(value.shape[1], CLIMBERS)
         _, ends, tops = _best(value, ends, tops, count, xp=xp)
-        # A zero block has no maximum, and its vectors have vanished; real ones would stay real for ever.
+        right, spatial = homes(self, blocks, xp=xp, backend=backend)
         kept = []
-        for j, x in enumerate([ends, *tops]):
-            random = arrays.random_vectors(self.seed + j, x.shape[1:])
-            random = random / np.linalg.norm(random, axis=-1, keepdims=True)
-            host = np.complex128 if blocks.dtype == xp.float64 else np.complex64
-            kept.append(
-                arrays.normalise_or_keep(x, backend.from_numpy(random.astype(host), blocks)[None, ...], xp=xp)[0]
-            )
+        for x, home in zip([ends, *tops], [right, *spatial], strict=True):
+            home = xp.broadcast_to(home, (x.shape[0], *home.shape[1:]))
+            x, _ = arrays.normalise_or_keep(x, home[:, :count, :], xp=xp)
+            kept.append(xp.concat([x, home[:, count:, :]], axis=1))
         return tuple(arrays.real_pair(x, xp=xp) for x in kept)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Every climber on; the value is the highest one's."""
-        del backend
         form = Form(blocks, xp=xp)
         v, *modes = (x[..., 0] + 1j * x[..., 1] for x in state)
         u, v, modes, value = form.follow(v, modes, sweeps)
-        after = tuple(arrays.real_pair(x, xp=xp) for x in (v, *modes))
+        after = state
+        if sweeps:
+            right, spatial = spread(v, modes, value, homes(self, blocks, xp=xp, backend=backend), xp=xp)
+            after = tuple(arrays.real_pair(x, xp=xp) for x in (right, *spatial))
         found = [value, u, v, form.weights(modes)]
         best = xp.argmax(value, axis=1)
         found = [xp.reshape(arrays.pick(x, best, xp=xp), (-1, spec.groups, *x.shape[2:])) for x in found]
