@@ -144,6 +144,7 @@ def follow_matrix(a: Array, v: Array, sweeps: int, *, xp: Any) -> tuple[Array, A
         v, norm = arrays.normalise_or_keep(xp.matmul(u[..., None, :], a)[..., 0, :], v, xp=xp)
     return u, v, norm[..., 0]
 
+
 _STEPS = 8
 """Power steps that tell which unfoldings cannot have the smallest norm: they estimate it from below."""
 
