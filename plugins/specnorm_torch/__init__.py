@@ -125,7 +125,7 @@ class TorchBackend(Backend):
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Copy to the device of ``like``."""
-        return torch.tensor(x, device=like.device)
+        return torch.tensor(np.asarray(x, order="C"), device=like.device)  # torch refuses negative strides
 
     def numpy_view(self, x: Array) -> bool:
         """On the CPU. NumPy takes half of torch's time for a search: many small complex matrices."""
