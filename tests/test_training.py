@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,19 @@ def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
         assert after[j].keys() == state.keys()
         for k in state:
             np.testing.assert_allclose(xp.to_numpy(after[j][k]), xp.to_numpy(state[k]), atol=1e-4)
+
+
+def test_a_step_needs_the_memory_of_three_kernels() -> None:
+    """Of TN, from 64 channels on; smaller kernels fit any memory. See docs/benchmarks/training.md for the others."""
+    kernel = normal(64, 64, 3, 3, dtype="float32")
+    state = specnorm.init(kernel, TN)
+    specnorm.step(kernel, TN, state)
+    tracemalloc.start()
+    specnorm.step(kernel, TN, state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * kernel.nbytes
+    assert sum(x.nbytes for x in state.values()) < 0.1 * kernel.nbytes
 
 
 def test_refusals() -> None:

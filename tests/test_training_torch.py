@@ -264,7 +264,7 @@ def test_gradients_of_the_penalty(form: Any) -> None:
 
 def test_second_derivatives_raise() -> None:
     penalty = specnorm_torch.SpectralPenalty(network())
-    weight = penalty._layers[0].weight
+    weight: Any = penalty._layers[0].weight
     (gradient,) = torch.autograd.grad(penalty() ** 2, weight, create_graph=True)
     with pytest.raises(specnorm.SecondDerivativeError):
         torch.autograd.grad(gradient.square().sum() + weight.pow(3).sum(), weight)

@@ -15,6 +15,7 @@ from specnorm.methods.base import check_count
 from specnorm_torch.modules import geometry_of, layers_of, parametrisations, weight_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_TN = TensorNorm()
 
 
 class SpectralNorm(nn.Module):
@@ -85,7 +86,7 @@ def spectral_norm(
     dim: int | None = None,
     *,
     bound: float = 1.0,
-    method: Method | None = None,
+    method: Method = _TN,
     only_shrink: bool = False,
 ) -> ModuleT:
     """Keep the spectral norm of a layer at ``bound`` while it is trained: of the convolution, not of a reshaped kernel.
@@ -107,8 +108,8 @@ def spectral_norm(
         For compatibility; a convolution needs none to be told.
     bound : float, default 1
         The norm to have.
-    method : Method, optional
-        `TensorNorm` unless given; `FantasticFour`, or `Gram`, which bounds from above at every step.
+    method : Method, default TensorNorm()
+        Or `FantasticFour`, or `Gram`, which bounds from above at every step.
     only_shrink : bool, default False
         Scale only where the norm is above the bound.
 
@@ -130,7 +131,6 @@ def spectral_norm(
     del dim
     check_count("n_power_iterations", n_power_iterations, least=1)
     _check_bound(bound)
-    method = TensorNorm() if method is None else method
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor):
         raise KernelError(f"{type(module).__name__} has no tensor {name!r} to constrain.")

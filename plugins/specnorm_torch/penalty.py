@@ -15,6 +15,7 @@ from specnorm.result import Kind
 from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
 
 Form = Literal["sum", "log", "hinge"]
+_TN = TensorNorm()
 
 
 class SpectralPenalty(nn.Module):
@@ -27,8 +28,8 @@ class SpectralPenalty(nn.Module):
     ----------
     model : Module
         Not a submodule of the penalty: referred to.
-    method : Method, optional
-        `TensorNorm` unless given; `FantasticFour`, or `Gram`.
+    method : Method, default TensorNorm()
+        Or `FantasticFour`, or `Gram`.
     select : callable, optional
         ``select(name, layer)``: whether a layer counts; None: every convolution and linear layer.
     form : {"sum", "log", "hinge"}, default "sum"
@@ -51,7 +52,7 @@ class SpectralPenalty(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        method: Method | None = None,
+        method: Method = _TN,
         select: Select | None = None,
         *,
         form: Form = "sum",
@@ -62,7 +63,7 @@ class SpectralPenalty(nn.Module):
         super().__init__()
         if form not in get_args(Form):
             raise MethodError(f"form={form!r} is not one of {', '.join(map(repr, get_args(Form)))}.")
-        self.method = TensorNorm() if method is None else method
+        self.method = method
         self.form, self.target, self.n_power_iterations = form, target, n_power_iterations
         layers = dict(layers_of(model, select))
         if not layers:
