@@ -19,6 +19,8 @@ LONG = ("soundness", "test_comparison.py", "test_mutations.py", "test_real_weigh
 NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in LONG)
 """Long tests of what no library has a part in: once, with NumPy, is enough."""
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
+JAX_LIBRARIES = ("equinox>=0.11", "flax>=0.10", "optax>=0.2")
+"""What the training comforts for JAX serve; none is required."""
 STRANGER = "./tests/thirdparty"
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 LINTERS = ("ruff>=0.11",)
@@ -80,6 +82,8 @@ def tests(session: nox.Session, backend: str) -> None:
     prepare(session, "-e", f".[{extras}]", *TEST_TOOLS)
     if backend == "strict":
         prepare(session, STRANGER)
+    if backend == "jax":
+        prepare(session, *JAX_LIBRARIES)
     if backend == "numpy":
         pytest(session, *ELSEWHERE, backends=backend)
     else:

@@ -59,6 +59,7 @@ from specnorm.methods import (
 )
 from specnorm.projections import clip, rescale
 from specnorm.result import Enclosure, Kind, Result
+from specnorm.training import init, step, step_many
 
 if TYPE_CHECKING:
     from specnorm.auditing import audit
@@ -109,6 +110,7 @@ __all__ = [
     "gram_bound",
     "gram_iteration",
     "grid_bound",
+    "init",
     "matrix_norm",
     "measure",
     "power_iteration",
@@ -117,6 +119,8 @@ __all__ = [
     "reshaped_norm",
     "singular_values",
     "spectral_rescaling",
+    "step",
+    "step_many",
     "tn_bound",
     "unfolding_bounds",
     "value_and_grad",

@@ -81,6 +81,17 @@ def normalise(x: Array, *, xp: Any, axis: int = -1) -> tuple[Array, Array]:
     return x / xp.astype(safe, x.dtype), norm
 
 
+def normalise_or_keep(x: Array, old: Array, *, xp: Any) -> tuple[Array, Array]:
+    """`normalise` the last axis, but leave the old unit vector where there is no direction: zero, infinite or NaN."""
+    unit, norm = normalise(x, xp=xp)
+    return xp.where((norm > 0) & xp.isfinite(norm), unit, old), norm
+
+
+def real_pair(z: Array, *, xp: Any) -> Array:
+    """Complex numbers as a last axis (real, imaginary): what files, casts and collectives carry without loss."""
+    return xp.stack([xp.real(z), xp.imag(z)], axis=-1)
+
+
 def pick(x: Array, index: Array, *, xp: Any) -> Array:
     """Entry ``x[i, index[i], ...]`` for each i: (n, g, ...) and (n,) to (n, ...)."""
     where = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
@@ -100,6 +111,8 @@ def one_hot(x: Array, index: Array, count: int, *, xp: Any) -> Array:
     -------
     array, shape (n, count, ...)
     """
+    if count == 1:
+        return x[:, None, ...]
     index = xp.reshape(index, (*index.shape, *(1,) * (x.ndim - index.ndim)))
     # 0, 1, ... on the device of the index, which may be a tracer.
     every = xp.cumulative_sum(xp.ones_like(xp.broadcast_to(index[:1, ...], (count, *index.shape[1:]))), axis=0) - 1

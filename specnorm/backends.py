@@ -185,6 +185,37 @@ class Backend:
         ones = self.namespace(kernel).ones_like(value)
         return value, program.pullback(residuals, ones, backend=self)
 
+    def init(self, program: Program, kernels: Array) -> tuple[Array, ...]:
+        """Training state of a program for kernels (*batch, *shape), not differentiated."""
+        return program.init(self.detach(kernels), backend=self)
+
+    def step(
+        self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Take a training step of a program, and attach its gradient where the library differentiates.
+
+        Parameters
+        ----------
+        program : Program
+        kernels : array, shape (*batch, *shape)
+        state : tuple of arrays
+            With leading axes batch.
+        sweeps : int
+
+        Returns
+        -------
+        value : array, shape batch
+        state : tuple of arrays
+            Not differentiated.
+        """
+        still = tuple(self.detach(x) for x in state)
+        value, gradient, state = program.step(self.detach(kernels), still, sweeps=sweeps, backend=self)
+        return program.attached(self.first_order(kernels), value, gradient, backend=self), state
+
+    def first_order(self, x: Array) -> Array:
+        """Return ``x``, differentiable once: a second derivative raises instead of being zero."""
+        return x
+
 
 @dataclass(frozen=True)
 class Listing:

@@ -163,9 +163,10 @@ def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, .
     b, r, m = u.shape
     p = v.shape[2]
     right = xp.reshape(v[:, :, :, None] * phase[:, :, None, :], (b, r, -1))
-    # Re(conj(x) y) = Re x Re y + Im x Im y: real products only.
+    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
     u = xp.matrix_transpose(u)
-    total = xp.matmul(xp.real(u), xp.real(right)) + xp.matmul(xp.imag(u), xp.imag(right))
+    left = xp.concat([xp.real(u), xp.imag(u)], axis=2)
+    total = xp.matmul(left, xp.concat([xp.real(right), xp.imag(right)], axis=1))
     return xp.reshape(total, (b, m, p, *kernel_shape))
 
 

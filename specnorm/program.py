@@ -148,7 +148,99 @@ class Program:
             gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
             restore = operators.from_blocks if self.method.folds(self.spec) else convolution.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
-            return xp.astype(gradient, getattr(xp, dtype or self.dtype))
+            return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of the arrays that a step keeps for one kernel; the first axis is its groups'.
+
+        Raises
+        ------
+        MethodError
+            If the method cannot be stepped.
+        """
+        lead = self.spec.groups if self.method.folds(self.spec) else 1
+        return {name: (lead, *shape) for name, shape in self.method.state_shapes(self.spec).items()}
+
+    def init(self, kernels: Array, *, backend: Backend) -> tuple[Array, ...]:
+        """Training state of a batch of kernels (*batch, *shape): the arrays of `state_shapes`, leading axes batch."""
+        if self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels):
+            found = self.init(backend.to_numpy(kernels), backend=backend.host())
+            return tuple(backend.from_numpy(x, kernels) for x in found)
+        xp = backend.namespace(kernels)
+        batch = kernels.shape[: kernels.ndim - len(self.shape)]
+        with backend.precise(kernels):
+            if not backend.is_traced(kernels):
+                self.check_values(kernels, backend=backend)
+            blocks, _ = self._scaled_blocks(kernels, xp=xp, backend=backend)
+            found = self.method.start(blocks, self.spec, xp=xp, backend=backend)
+            dtype = getattr(xp, self.result_dtype)
+            shapes = self.state_shapes().values()
+            return tuple(xp.reshape(xp.astype(x, dtype), (*batch, *n)) for x, n in zip(found, shapes, strict=True))
+
+    def step(
+        self, kernels: Array, state: tuple[Array, ...], *, sweeps: int, backend: Backend
+    ) -> tuple[Array, Array, tuple[Array, ...]]:
+        """Move the state by a few sweeps; values are not looked at, and a non-finite kernel has the value NaN.
+
+        Parameters
+        ----------
+        kernels : array, shape (*batch, *shape)
+        state : tuple of arrays
+            From `init` or the step before.
+        sweeps : int
+        backend : Backend
+
+        Returns
+        -------
+        value : array, shape batch
+        gradient : array, shape (*batch, *shape)
+            In the result's dtype, the vectors held constant.
+        state : tuple of arrays
+            Shapes and dtypes as given.
+        """
+        if self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels):
+            inside = tuple(map(backend.to_numpy, state))
+            value, gradient, after = self.step(backend.to_numpy(kernels), inside, sweeps=sweeps, backend=backend.host())
+            xp = backend.namespace(kernels)
+            moved = tuple(
+                xp.astype(backend.from_numpy(new, kernels), old.dtype) for new, old in zip(after, state, strict=True)
+            )
+            return backend.from_numpy(value, kernels), backend.from_numpy(gradient, kernels), moved
+        xp = backend.namespace(kernels)
+        batch = kernels.shape[: kernels.ndim - len(self.shape)]
+        with backend.precise(kernels):
+            blocks, exponent = self._scaled_blocks(kernels, xp=xp, backend=backend)
+            inside = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[len(batch) + 1 :])), blocks.dtype) for x in state)
+            found, after = self.method.advance(blocks, inside, self.spec, sweeps=sweeps, xp=xp, backend=backend)
+            del blocks  # the gradient is as large
+            per_group = xp.reshape(found.value, (math.prod(batch), self.parts))
+            value, chosen = self.method.over_groups(per_group, xp=xp)
+            value = arrays.unscale(value, exponent, xp=xp) * self.factor
+            value = xp.reshape(xp.astype(value, getattr(xp, self.result_dtype)), batch)
+            ones = xp.ones_like(value)
+            gradient = self.pullback((*found.residuals, chosen), ones, dtype=self.result_dtype, backend=backend)
+            moved = tuple(
+                xp.astype(xp.reshape(new, old.shape), old.dtype) for new, old in zip(after, state, strict=True)
+            )
+            return value, gradient, moved
+
+    def attached(self, kernels: Array, value: Array, gradient: Array, *, backend: Backend) -> Array:
+        """Return the value with its gradient, as the plain product that every library can differentiate."""
+        xp = backend.namespace(kernels)
+        with backend.precise(kernels):
+            size = math.prod(self.shape)
+            flat = xp.reshape(xp.astype(kernels, gradient.dtype), (*value.shape, 1, size))
+            slope = xp.matmul(flat, xp.reshape(gradient, (*value.shape, size, 1)))[..., 0, 0]
+            return value + (slope - backend.detach(slope))
+
+    def _scaled_blocks(self, kernels: Array, *, xp: Any, backend: Backend) -> tuple[Array, Array]:
+        """Blocks of a batch in the kernels' own precision, each layer scaled by a power of two, and its exponent."""
+        count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
+        dtype = getattr(xp, backend.working_dtype(kernels, self.result_dtype))
+        prepare = operators.to_blocks if self.method.folds(self.spec) else convolution.torch_order
+        blocks = prepare(xp.reshape(xp.astype(kernels, dtype, copy=False), (count, *self.shape)), self.spec, xp=xp)
+        layers, exponent = arrays.scale(xp.reshape(blocks, (count, -1)), xp=xp)
+        return xp.reshape(layers, blocks.shape), exponent
 
     @property
     def parts(self) -> int:
@@ -316,5 +408,11 @@ def _program_key(
     return key
 
 
+def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """`Program.state_shapes` of the program behind a key, as plain values."""
+    return tuple(_programs[key].state_shapes().items())
+
+
 _field_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _program_key._dynamo_marked_constant = True  # type: ignore[attr-defined]
+state_shapes._dynamo_marked_constant = True  # type: ignore[attr-defined]

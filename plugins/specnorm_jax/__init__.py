@@ -119,6 +119,25 @@ class JaxBackend(Backend):
         found: tuple[Array, Array] = _compiled_gradient(program, kernel)
         return found
 
+    def init(self, program: Program, kernels: Array) -> tuple[Array, ...]:
+        """Run compiled."""
+        _check(program, kernels)
+        found: tuple[Array, ...] = _compiled_init(program, self.detach(kernels))
+        return found
+
+    def step(
+        self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Run compiled."""
+        still = tuple(self.detach(x) for x in state)
+        value, gradient, after = _compiled_step(program, sweeps, self.detach(kernels), still)
+        gradient, after = self.detach(gradient), tuple(self.detach(x) for x in after)
+        return program.attached(self.first_order(kernels), self.detach(value), gradient, backend=self), after
+
+    def first_order(self, x: Array) -> Array:
+        """Guarded by a custom rule."""
+        return _first_order(x)
+
 
 BACKEND = JaxBackend()
 
@@ -131,6 +150,18 @@ def _compiled(program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...
 @partial(jax.jit, static_argnums=0)
 def _compiled_gradient(program: Program, kernel: Array) -> tuple[Array, Array]:
     return Backend.value_and_grad(BACKEND, program, kernel)
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled_init(program: Program, kernels: Array) -> tuple[Array, ...]:
+    return program.init(kernels, backend=BACKEND)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _compiled_step(
+    program: Program, sweeps: int, kernels: Array, state: tuple[Array, ...]
+) -> tuple[Array, Array, tuple[Array, ...]]:
+    return program.step(kernels, state, sweeps=sweeps, backend=BACKEND)
 
 
 def _check(program: Program, kernels: Array) -> None:
@@ -192,6 +223,24 @@ def _second_order(*_: Any) -> Any:
 
 
 _pullback.defvjp(_second_order, _second_order)
+
+
+@jax.custom_vjp
+def _guarded(gradient: Array, kernels: Array) -> Array:
+    """Identity on a gradient that must not be differentiated; the kernels are what it depends on."""
+    del kernels
+    return gradient
+
+
+_guarded.defvjp(_second_order, _second_order)
+
+
+@jax.custom_vjp
+def _first_order(kernels: Array) -> Array:
+    return kernels
+
+
+_first_order.defvjp(lambda x: (x, x), lambda x, cotangent: (_guarded(cotangent, x),))
 
 
 def _flatten(result: Result) -> tuple[tuple[Any, ...], Any]:

@@ -21,9 +21,27 @@ from torch.autograd import Function
 from specnorm.backends import Array, Backend
 from specnorm.errors import SecondDerivativeError
 from specnorm.program import program
+from specnorm_torch.auditing import audit
+from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
+from specnorm_torch.modules import geometry_of
+from specnorm_torch.penalty import SpectralPenalty
 
 if TYPE_CHECKING:
     from specnorm.program import Program
+
+
+__all__ = [
+    "BACKEND",
+    "SpectralNorm",
+    "SpectralPenalty",
+    "SpectralRescaling",
+    "TorchBackend",
+    "audit",
+    "certify_",
+    "geometry_of",
+    "spectral_norm",
+    "spectral_rescaling",
+]
 
 
 class TorchBackend(Backend):
@@ -146,6 +164,20 @@ class TorchBackend(Backend):
                 value = value + (rest[count].reshape(*value.shape, -1) * change).sum(-1)
         return value, stats, not self.is_traced(kernels)
 
+    def step(
+        self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """One operator too; the gradient meets the kernels in a product."""
+        if torch.compiler.is_compiling() and _derivative_levels() > 1:
+            raise SecondDerivativeError(_FIRST_ORDER)
+        still = [x.detach() for x in state]
+        value, gradient, *after = _step(kernels.detach(), still, program.key, sweeps)
+        return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(after)
+
+    def first_order(self, x: Array) -> Array:
+        """Guarded by a function of one tensor."""
+        return _FirstOrder.apply(x)  # type: ignore[no-untyped-call]
+
     def detach(self, x: Array) -> Array:
         """Return ``x.detach()``."""
         return x.detach()
@@ -238,6 +270,37 @@ def _evaluate_vmap(
     if need == "residuals":
         plain = 1 + len(program(key).method.stats)
         found[plain:] = [x.reshape(kernels.shape[0], -1, *x.shape[1:]) for x in found[plain:]]
+    return found, [0] * len(found)
+
+
+@torch.library.custom_op("specnorm::step", mutates_args=())
+def _step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
+    """Value, gradient and next state of a program for kernels (*batch, *shape)."""
+    value, gradient, after = program(key).step(kernels, tuple(state), sweeps=sweeps, backend=BACKEND)
+    # An operator may not return an input or a view of one: without sweeps the state stays as it is.
+    return [value.clone(), gradient.clone(), *(x.clone() for x in after)]
+
+
+@_step.register_fake
+def _step_fake(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
+    del sweeps
+    plan = program(key)
+    dtype = getattr(torch, plan.result_dtype)
+    value = kernels.new_empty(kernels.shape[: kernels.ndim - len(plan.shape)], dtype=dtype)
+    return [value, kernels.new_empty(kernels.shape, dtype=dtype), *(torch.empty_like(x) for x in state)]
+
+
+@_step.register_vmap
+def _step_vmap(
+    info: Any, in_dims: tuple[Any, ...], kernels: Tensor, state: list[Tensor], key: str, sweeps: int
+) -> tuple[list[Tensor], list[int]]:
+    """Batch through the operator's own leading axes; a state that all kernels share is repeated."""
+
+    def batched(x: Tensor, axis: int | None) -> Tensor:
+        return x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
+
+    moved = [batched(x, axis) for x, axis in zip(state, in_dims[1], strict=True)]
+    found = _step(batched(kernels, in_dims[0]), moved, key, sweeps)
     return found, [0] * len(found)
 
 

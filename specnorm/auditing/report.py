@@ -142,6 +142,12 @@ class Report:
             "summary": self.summary,
         }
 
+    def __str__(self) -> str:
+        """The table that ``--format table`` prints."""
+        from specnorm.auditing.renderers import table
+
+        return table.render([self], many=False)
+
 
 @dataclass(frozen=True)
 class Violation:

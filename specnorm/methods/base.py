@@ -142,3 +142,31 @@ class Method:
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Gradient with respect to the blocks, for a cotangent (b, *value_shape)."""
         raise NotImplementedError
+
+    # -- in training: vectors kept from step to step ---------------------------------------------------------------
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """Shape of each array of the training state, for one block; {}: a step keeps nothing and is `forward`.
+
+        Raises
+        ------
+        MethodError
+            If the method cannot be stepped.
+        """
+        del spec
+        raise MethodError(
+            f"{self.name} has no training state. TensorNorm, FantasticFour and Power (at an input size) are stepped "
+            "with the vectors they keep; Gram keeps nothing and is a bound at every step."
+        )
+
+    def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+        """Arrays of `state_shapes` in its order, leading axis b: vectors near the maximum for these blocks."""
+        raise NotImplementedError
+
+    def advance(
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """Move the state by a few sweeps, and evaluate at the vectors reached; residuals are those of `forward`.
+
+        A vector that a zero or non-finite kernel would destroy is kept. No sweep: evaluate where the state stands.
+        """
+        raise NotImplementedError

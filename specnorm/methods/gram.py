@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -82,6 +83,11 @@ class Gram(Method):
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
         return operators.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
+
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """Nothing: every step is a bound by itself."""
+        del spec
+        return {}
 
     def _circular_count(self) -> int:
         return 6 if self.n_iter is None else self.n_iter

@@ -116,6 +116,35 @@ class Power(_Lanczos):
         (gradient,) = residuals
         return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
 
+    # -- in training -----------------------------------------------------------------------------------------------
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """An input of the layer."""
+        return {"v": (int(np.prod(shapes_of(spec)[0])),)}
+
+    def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+        """The input that Lanczos ends at; a constant one for a zero kernel."""
+        layer = Convolution(blocks, spec, xp=xp, backend=backend)
+        size = layer.shape[1]
+
+        def gram(x: Array) -> Array:
+            return layer.adjoint(layer.apply(x))
+
+        v = top_vectors(gram, blocks, size, 1, self, xp=xp, backend=backend)[0][:, 0, :]
+        return (arrays.normalise_or_keep(v, xp.ones_like(v) / size**0.5, xp=xp)[0],)
+
+    def advance(
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """Power steps with the layer and its adjoint."""
+        layer = Convolution(blocks, spec, xp=xp, backend=backend)
+        v = state[0][:, None, :]
+        u, norm = arrays.normalise(layer.apply(v), xp=xp)
+        for j in range(sweeps):
+            if j:
+                u, _ = arrays.normalise(layer.apply(v), xp=xp)
+            v, norm = arrays.normalise_or_keep(layer.adjoint(u), v, xp=xp)
+        return Evaluation(norm[:, 0, 0], (), (layer.kernel_gradient(u, v)[:, 0, ...],)), (v[:, 0, :],)
+
 
 @dataclass(frozen=True)
 class PowerTopK(_Lanczos):

@@ -15,10 +15,11 @@ import numpy as np
 
 from specnorm import arrays, operators
 from specnorm.cells import torus
-from specnorm.errors import Undecided
-from specnorm.frequencies import Frequencies, coarse_grid
+from specnorm.errors import MethodError, Undecided
+from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
+from specnorm.methods.multilinear import CLIMBERS, Form, homes, spread, starts
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class TensorNorm(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Maximise from all starts at once, keep the best of each layer, and prove it."""
-        v, modes = _starts(self, blocks, xp=xp, backend=backend)
+        v, modes = starts(self, blocks, xp=xp, backend=backend)
         value, residuals, count = self._maximise(blocks, v, modes, xp=xp, backend=backend)
         value, *residuals = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (value, *residuals))
         owner = xp.argmax(value, axis=1)
@@ -108,11 +109,11 @@ class TensorNorm(Method):
         count = xp.broadcast_to(count, value.shape)
         return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, owner))
 
-    def _maximise(
+    def _climb(
         self, blocks: Array, v: Array, modes: list[Array], *, xp: Any, backend: Backend
-    ) -> tuple[Array, list[Array], Array]:
-        """Alternate from starts (b, s, ...); the best value of each block, lifted by its rounding, and its vectors."""
-        form = _Form(blocks, xp=xp)
+    ) -> tuple[Form, Array, Array, list[Array], Array]:
+        """Alternate from starts (b, s, ...): the form, values and vectors of the finalists, and the sweeps."""
+        form = Form(blocks, xp=xp)
         tol = 2e-7 if blocks.dtype == xp.float32 else 1e-13
 
         def cond(state: tuple[Array, ...]) -> Array:
@@ -132,6 +133,13 @@ class TensorNorm(Method):
             value, v, modes = _best(value, v, modes, _FINALISTS, xp=xp)
         count = xp.full((), _HEATS, dtype=xp.int32, device=backend.device(blocks))
         count, _, value, v, *modes = backend.loop(cond, body, (count, value * 0 + 1, value, v, *modes))
+        return form, value, v, list(modes), count
+
+    def _maximise(
+        self, blocks: Array, v: Array, modes: list[Array], *, xp: Any, backend: Backend
+    ) -> tuple[Array, list[Array], Array]:
+        """Alternate from starts (b, s, ...); the best value of each block, lifted by its rounding, and its vectors."""
+        form, value, v, modes, count = self._climb(blocks, v, modes, xp=xp, backend=backend)
         value, v, modes = _best(value, v, modes, 1, xp=xp)
         u, norm = form.left(v, form.weights(modes))
         # Lifted by the rounding of the last contraction: where TN equals sigma*, rounding alone would fall below it.
@@ -190,6 +198,50 @@ class TensorNorm(Method):
         gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
         return xp.reshape(gradient, (-1, *gradient.shape[2:]))
 
+    # -- in training -----------------------------------------------------------------------------------------------
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """Right vector and spatial vectors of each of a few climbers, as (real, imaginary)."""
+        if self.certified:
+            raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
+        _, p, *sizes = spec.block_shape
+        shapes = {f"axis{j}": (CLIMBERS, k, 2) for j, k in enumerate(sizes or (1,))}
+        return {"v": (CLIMBERS, p, 2), **shapes}
+
+    def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+        """The best climbers of a whole maximisation."""
+        del spec
+        v, modes = starts(self, blocks, xp=xp, backend=backend)
+        _, value, ends, tops, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
+        # The best ends of the maximisation (none of a zero block, where the vectors vanish), and the homes of the rest.
+        count = min(value.shape[1], CLIMBERS)
+        _, ends, tops = _best(value, ends, tops, count, xp=xp)
+        right, spatial = homes(self, blocks, xp=xp, backend=backend)
+        kept = []
+        for x, home in zip([ends, *tops], [right, *spatial], strict=True):
+            home = xp.broadcast_to(home, (x.shape[0], *home.shape[1:]))
+            x, _ = arrays.normalise_or_keep(x, home[:, :count, :], xp=xp)
+            kept.append(xp.concat([x, home[:, count:, :]], axis=1))
+        return tuple(arrays.real_pair(x, xp=xp) for x in kept)
+
+    def advance(
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """Every climber on; the value is the highest one's."""
+        form = Form(blocks, xp=xp)
+        v, *modes = (x[..., 0] + 1j * x[..., 1] for x in state)
+        u, v, modes, value = form.follow(v, modes, sweeps)
+        after = state
+        if sweeps:
+            right, spatial = spread(v, modes, value, homes(self, blocks, xp=xp, backend=backend), xp=xp)
+            after = tuple(arrays.real_pair(x, xp=xp) for x in (right, *spatial))
+        found = [value, u, v, form.weights(modes)]
+        best = xp.argmax(value, axis=1)
+        found = [xp.reshape(arrays.pick(x, best, xp=xp), (-1, spec.groups, *x.shape[2:])) for x in found]
+        owner = xp.argmax(found[0], axis=1)
+        value, *residuals = (arrays.pick(x, owner, xp=xp) for x in found)
+        value = value * math.sqrt(form.taps)
+        return Evaluation(value, (), (xp.conj(residuals[0]), *residuals[1:], xp.ones_like(value), owner)), after
+
 
 _HEATS, _FINALISTS = 10, 4
 """Sweeps that all starts get, and how many go on."""
@@ -243,107 +295,3 @@ def _fourier_start(block: Array, frequency: Frequencies, *, xp: Any, backend: Ba
     angles = frequency.angles[0]
     modes = [(np.exp(1j * angles[j] * np.arange(k)) / math.sqrt(k))[None, None] for j, k in enumerate(sizes)]
     return v[:, None, :], [backend.from_numpy(x.astype(dtype), block) for x in modes or [np.ones((1, 1, 1))]]
-
-
-class _Form:
-    """The multilinear form f(u, v, modes) = sum K u v (x)modes of a stack of blocks, for s starts each."""
-
-    def __init__(self, blocks: Array, *, xp: Any) -> None:
-        self.xp = xp
-        self.b, self.m, self.p, *self.sizes = blocks.shape
-        self.taps = math.prod(self.sizes)
-        flat = xp.reshape(blocks, (self.b, self.m * self.p, self.taps))
-        self.by_tap = xp.permute_dims(flat, (0, 2, 1))
-        self.by_row = xp.reshape(blocks, (self.b, self.m, self.p * self.taps))
-
-    def weights(self, modes: list[Array]) -> Array:
-        """Outer product of the spatial vectors, shape (b, s, taps)."""
-        xp = self.xp
-        out = modes[0]
-        for mode in modes[1:]:
-            out = xp.reshape(out[:, :, :, None] * mode[:, :, None, :], (*out.shape[:2], -1))
-        return out
-
-    def matrix(self, weights: Array) -> Array:
-        """Contract the taps, shape (b, s, m, p)."""
-        xp = self.xp
-        mixed = xp.matmul(xp.real(weights), self.by_tap) + 1j * xp.matmul(xp.imag(weights), self.by_tap)
-        return xp.reshape(mixed, (self.b, -1, self.m, self.p))
-
-    def left(self, v: Array, weights: Array) -> tuple[Array, Array]:
-        """Best u for the other vectors, and the form's value there."""
-        xp = self.xp
-        return arrays.normalise(xp.conj(xp.matmul(self.matrix(weights), v[..., None])[..., 0]), xp=xp)
-
-    def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
-        """Update u, v (two power steps on their matrix), then the spatial vectors. Never decreases the form."""
-        xp = self.xp
-        mixed = self.matrix(self.weights(modes))
-        for _ in range(2):
-            u, _ = arrays.normalise(xp.conj(xp.matmul(mixed, v[..., None])[..., 0]), xp=xp)
-            v, _ = arrays.normalise(xp.conj(xp.matmul(u[..., None, :], mixed)[..., 0, :]), xp=xp)
-        rows = xp.matmul(xp.real(u), self.by_row) + 1j * xp.matmul(xp.imag(u), self.by_row)
-        rows = xp.reshape(rows, (self.b, -1, self.p, self.taps))
-        spatial = xp.matmul(v[..., None, :], rows)[..., 0, :]
-        modes, value = self._spatial(xp.reshape(spatial, (*spatial.shape[:2], *self.sizes)), modes)
-        return v, modes, value
-
-    def _spatial(self, c: Array, modes: list[Array]) -> tuple[list[Array], Array]:
-        xp = self.xp
-        if len(self.sizes) <= 1:
-            flat = xp.reshape(c, (*c.shape[:2], -1))
-            unit, norm = arrays.normalise(xp.conj(flat), xp=xp)
-            return [unit], norm[..., 0]
-        if len(self.sizes) == 2:
-            left, values, right = xp.linalg.svd(c, full_matrices=False)
-            return [xp.conj(left[..., :, 0]), xp.conj(right[..., 0, :])], values[..., 0]
-        modes = list(modes)
-        for _ in range(2):
-            for axis in range(3):
-                rest = c
-                for other in (2, 1, 0):
-                    if other != axis:
-                        shape = (*c.shape[:2], *(self.sizes[j] if j == other else 1 for j in range(3)))
-                        rest = xp.sum(rest * xp.reshape(modes[other], shape), axis=2 + other, keepdims=True)
-                modes[axis], norm = arrays.normalise(xp.conj(xp.reshape(rest, (*c.shape[:2], -1))), xp=xp)
-        return modes, norm[..., 0]
-
-
-def _starts(method: TensorNorm, blocks: Array, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:
-    """Right vectors and spatial vectors to start from: the best coarse frequencies, then random ones."""
-    b, _, p, *sizes = blocks.shape
-    frequencies = coarse_grid(tuple(sizes))
-    symbol = operators.Symbol(blocks, frequencies, xp=xp, backend=backend)
-    kind = arrays.complex_dtype(blocks.dtype, xp=xp)
-
-    def constant(x: np.ndarray) -> Array:
-        dtype = np.complex128 if kind == xp.complex128 else np.complex64
-        return backend.from_numpy(x.astype(dtype), blocks)
-
-    def per_block(x: Array) -> Array:
-        return xp.broadcast_to(x, (b, *x.shape[1:]))
-
-    v = per_block(constant(arrays.random_vectors(method.seed, (1, len(frequencies), p))))
-    for _ in range(4):
-        v, _ = arrays.normalise(symbol.apply_adjoint(symbol.apply(v)), xp=xp)
-    norms = xp.linalg.vector_norm(symbol.apply(v), axis=-1)
-    count = min(method.starts, len(frequencies))
-    best = xp.argsort(norms, axis=1, descending=True)[:, :count]
-    v = xp.take_along_axis(v, xp.broadcast_to(best[:, :, None], (b, count, p)), axis=1)
-    waves = [
-        np.exp(1j * np.outer(frequencies.angles[:, j], np.arange(k))) / math.sqrt(k) for j, k in enumerate(sizes)
-    ] or [np.ones((len(frequencies), 1))]
-    modes = [
-        xp.take_along_axis(
-            per_block(constant(wave[None])), xp.broadcast_to(best[:, :, None], (b, count, wave.shape[1])), axis=1
-        )
-        for wave in waves
-    ]
-    if sizes and method.random_starts:
-        extra = [
-            arrays.random_vectors(method.seed + 1 + j, (1, method.random_starts, k)) for j, k in enumerate([p, *sizes])
-        ]
-        units = [per_block(constant(x / np.linalg.norm(x, axis=-1, keepdims=True))) for x in extra]
-        v = xp.concat([v, units[0]], axis=1)
-        modes = [xp.concat([mode, unit], axis=1) for mode, unit in zip(modes, units[1:], strict=True)]
-    return v, modes

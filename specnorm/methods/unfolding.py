@@ -7,6 +7,7 @@ Each norm is proven, not iterated: an unconverged power iteration would be below
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -99,6 +100,49 @@ class FantasticFour(Method):
         *vectors, active = residuals
         columns = [xp.where(active == j, cotangent, xp.zeros_like(cotangent)) for j in range(len(vectors) // 2)]
         return Unfoldings().pullback(tuple(vectors), xp.stack(columns, axis=1), spec, xp=xp)
+
+    # -- in training -----------------------------------------------------------------------------------------------
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """A right vector of each unfolding."""
+        shape = spec.block_shape
+        splits = operators.unfolding_splits(spec.ndim)
+        return {
+            f"v{j}": (math.prod(shape) // math.prod(shape[axis] for axis in rows),) for j, rows in enumerate(splits)
+        }
+
+    def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+        """Top right singular vectors; constant ones for a zero block."""
+        del backend
+        found = []
+        for rows in operators.unfolding_splits(spec.ndim):
+            _, v, _ = operators.top_triple(operators.unfold(blocks, rows, xp=xp), xp=xp)
+            found.append(arrays.normalise_or_keep(v, xp.ones_like(v) / math.sqrt(v.shape[-1]), xp=xp)[0])
+        return tuple(found)
+
+    def advance(
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """Power steps on each unfolding: an estimate, as each is below its norm."""
+        del backend
+        values, residuals, after = [], [], []
+        for v, rows in zip(state, operators.unfolding_splits(spec.ndim), strict=True):
+            u, v, value = follow_matrix(operators.unfold(blocks, rows, xp=xp), v, sweeps, xp=xp)
+            values.append(value)
+            residuals += [u, v]
+            after.append(v)
+        every = xp.stack(values, axis=1) * math.sqrt(math.prod(spec.block_kernel_shape))
+        active = xp.argmin(every, axis=1)
+        return Evaluation(xp.min(every, axis=1), (), (*residuals, active)), tuple(after)
+
+
+def follow_matrix(a: Array, v: Array, sweeps: int, *, xp: Any) -> tuple[Array, Array, Array]:
+    """Power steps on matrices (b, m, n) from vectors (b, n): (u, v, u a v)."""
+    u, norm = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
+    for j in range(sweeps):
+        if j:
+            u, _ = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
+        v, norm = arrays.normalise_or_keep(xp.matmul(u[..., None, :], a)[..., 0, :], v, xp=xp)
+    return u, v, norm[..., 0]
 
 
 _STEPS = 8

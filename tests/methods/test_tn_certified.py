@@ -17,7 +17,7 @@ from strategies import Recipe
 import specnorm
 from specnorm import EstimateWarning, MethodError, TensorNorm, Undecided
 from specnorm.frequencies import Frequencies
-from specnorm.methods import tensor_norm
+from specnorm.methods import multilinear, tensor_norm
 from specnorm.methods.search import Found
 
 BELOW = [
@@ -117,7 +117,7 @@ def two_channels(second: list[float]) -> NDArray[np.float64]:
 @pytest.fixture
 def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every start in channel 0, which alternating maximisation then never leaves."""
-    draw = tensor_norm._starts
+    draw = multilinear.starts
 
     def stuck(method: TensorNorm, blocks: Any, **where: Any) -> tuple[Any, list[Any]]:
         v, modes = draw(method, blocks, **where)
@@ -127,7 +127,7 @@ def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
             mode[..., 0] = 1.0
         return v, modes
 
-    monkeypatch.setattr(tensor_norm, "_starts", stuck)
+    monkeypatch.setattr("specnorm.methods.tensor_norm.starts", stuck)
 
 
 @pytest.mark.usefixtures("bad_starts")

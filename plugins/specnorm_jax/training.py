@@ -1,0 +1,372 @@
+"""Training with JAX: penalties and projections on trees of parameters (Flax, Equinox, or any other pytree).
+
+Which leaves are kernels, and with which geometry, is said by a *rule*: a function of a leaf's path and the leaf, which
+returns specnorm's geometry keywords, or None for a leaf that is no kernel. `flax_layout` and `equinox_layout` are
+rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+import specnorm
+from specnorm.errors import KernelError, MethodError
+from specnorm.methods import Method, TensorNorm
+
+if TYPE_CHECKING:
+    import optax
+
+Tree = TypeVar("Tree")
+Rule: TypeAlias = Callable[[str, Any], Mapping[str, Any] | None]
+_TENSOR_NORM = TensorNorm()
+_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
+
+
+class Kernel(NamedTuple):
+    """A leaf that is a kernel, and its geometry: ``specnorm.enclose(kernel.array, **kernel.geometry)``."""
+
+    array: Any
+    geometry: Mapping[str, Any]
+
+
+# -- which leaves are kernels ------------------------------------------------------------------------------------
+def flax_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
+    """Rule for Flax (NNX and Linen): leaves named ``kernel`` with 2 to 5 axes, in the layouts ``IO`` to ``DHWIO``.
+
+    Parameters
+    ----------
+    path : str
+        The leaf's path, ``"Conv_0/kernel"``.
+    leaf : array
+
+    Returns
+    -------
+    dict or None
+        Stride 1 and one group: also for a strided or grouped convolution the bounds of that are bounds. Kernels of
+        attention (``DenseGeneral``) and parameters stacked over layers are told from convolutions by their names only:
+        leave them out by ``layers``, or by a rule of your own.
+    """
+    if path.rpartition("/")[2] != "kernel" or leaf.ndim not in _LAYOUTS:
+        return None
+    return {"layout": _LAYOUTS[leaf.ndim]}
+
+
+def equinox_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
+    """Rule for Equinox: leaves named ``weight`` with 2 to 5 axes, in torch's order ``(out, in // groups, ...)``.
+
+    Parameters
+    ----------
+    path : str
+        The leaf's path, ``"layers/0/weight"``.
+    leaf : array
+
+    Returns
+    -------
+    dict or None
+        Stride 1 and one group: also for strided, grouped and transposed convolutions the bounds of that are bounds.
+        ``Embedding``, and ``LayerNorm`` over several axes, have weights of the same name and rank: leave them out by
+        ``layers``, or by a rule of your own.
+    """
+    if path.rpartition("/")[2] != "weight" or leaf.ndim not in _LAYOUTS:
+        return None
+    return {}
+
+
+def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[str, Kernel]:
+    """Find the kernels of a tree of parameters.
+
+    Parameters
+    ----------
+    tree : pytree
+        Parameters of Flax (``nnx.state(model, nnx.Param)``, ``variables["params"]``), an Equinox model, or any other.
+        Leaves that are not real floating arrays are passed over.
+    rule : callable, default `flax_layout`
+        From (path, leaf) to geometry keywords of specnorm, or None for a leaf that is no kernel.
+    layers : str, default "*"
+        Shell pattern that the path must match as well, ``"encoder/*"``; a star matches slashes too.
+
+    Returns
+    -------
+    dict of str to Kernel
+        By path, in the tree's order. Paths are joined by ``/``; the ``value`` at the end of NNX's is left out.
+
+    Raises
+    ------
+    KernelError
+        If no leaf is a kernel.
+    """
+    found: dict[str, Kernel] = {}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for keys, leaf in leaves:
+        name = _name(keys)
+        geometry = _geometry(name, leaf, rule, layers)
+        if geometry is not None:
+            found[name] = Kernel(leaf, geometry)
+    if not found:
+        some = ", ".join(repr(_name(keys)) for keys, _ in leaves[:4]) or "none"
+        raise KernelError(
+            f"none of the tree's {len(leaves)} leaves ({some}, ...) is a kernel by the rule "
+            f"{getattr(rule, '__name__', rule)!r} with layers={layers!r}. Give another rule (equinox_layout for "
+            "Equinox), or a function of (path, leaf) that returns geometry keywords."
+        )
+    return found
+
+
+def _name(keys: tuple[Any, ...]) -> str:
+    name: str = jax.tree_util.keystr(keys, simple=True, separator="/")
+    return name.removesuffix("/value")
+
+
+def _geometry(name: str, leaf: Any, rule: Rule, layers: str) -> Mapping[str, Any] | None:
+    if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) and fnmatchcase(name, layers)):
+        return None
+    return rule(name, leaf)
+
+
+# -- certified, after training -----------------------------------------------------------------------------------
+def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:
+    """Shrink every kernel of a tree so that its norm is proven to be at most ``bound``: `specnorm.rescale` on each.
+
+    Parameters
+    ----------
+    tree : pytree
+    bound : float, default 1
+    rule, layers
+        See `kernels`.
+
+    Returns
+    -------
+    pytree
+        The same tree with other kernels; those that are proven to be at most ``bound`` already are the same arrays.
+
+    Raises
+    ------
+    MethodError
+        Under a tracer: a proof needs values.
+    Undecided
+        If a norm could not be proven within the budget.
+    """
+    new = {
+        name: specnorm.rescale(kernel.array, bound, **kernel.geometry)
+        for name, kernel in kernels(tree, rule, layers=layers).items()
+    }
+    changed: Tree = jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(_name(keys), leaf), tree)
+    return changed
+
+
+# -- while training ----------------------------------------------------------------------------------------------
+States: TypeAlias = dict[str, Any]
+"""By path, what `specnorm.init` returns for the kernel there: a tree of arrays, to be kept like any other."""
+
+
+def _init(tree: Any, method: Method, rule: Rule, layers: str) -> States:
+    found = kernels(tree, rule, layers=layers)
+    return {name: specnorm.init(kernel.array, method, **kernel.geometry) for name, kernel in found.items()}
+
+
+def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: int) -> tuple[dict[str, Any], States]:
+    """Values and next states by path."""
+    if found.keys() != states.keys():
+        raise KernelError(
+            f"the state is of the kernels {sorted(states)}, and the tree has {sorted(found)}. Give the state that init "
+            "returned for this tree, rule and layers."
+        )
+    arrays, geometries = [k.array for k in found.values()], [k.geometry for k in found.values()]
+    values, after = specnorm.step_many(
+        arrays, method, [states[name] for name in found], geometries=geometries, sweeps=sweeps
+    )
+    return dict(zip(found, values, strict=True)), dict(zip(found, after, strict=True))
+
+
+@dataclass(frozen=True)
+class SpectralPenalty:
+    """Sum over a tree's kernels of a function of their norms, followed from step to step; pure, jittable.
+
+    ::
+
+        penalty = SpectralPenalty(rule=equinox_layout)
+        state = penalty.init(params)
+
+        def loss(params, state, batch):
+            value, state = penalty(params, state)
+            return cross_entropy(params, batch) + 0.05 * value, state
+
+    Parameters
+    ----------
+    method : Method, default ``TensorNorm()``
+        One that `specnorm.step` serves.
+    rule, layers
+        See `kernels`.
+    form : {"sum", "log", "hinge"}, default "sum"
+        Of a norm s: s, log s (of the product of the norms; zero kernels count nothing), or max(s - target, 0).
+    target : float, default 1
+        Of the hinge.
+    sweeps : int, default 1
+        See `specnorm.step`.
+
+    Raises
+    ------
+    MethodError
+        If ``form`` is none of them.
+    """
+
+    method: Method = _TENSOR_NORM
+    rule: Rule = flax_layout
+    layers: str = "*"
+    form: Literal["sum", "log", "hinge"] = "sum"
+    target: float = 1.0
+    sweeps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.form not in ("sum", "log", "hinge"):
+            raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
+
+    def init(self, tree: Any) -> States:
+        """Return the state for `__call__`: by path, what `specnorm.init` returns.
+
+        Parameters
+        ----------
+        tree : pytree
+            Parameters; see `kernels`.
+
+        Raises
+        ------
+        KernelError
+            If no leaf is a kernel.
+        MethodError
+            If the method cannot be stepped.
+        """
+        return _init(tree, self.method, self.rule, self.layers)
+
+    def __call__(self, tree: Any, state: States) -> tuple[Any, States]:
+        """Take the penalty and move the state.
+
+        Parameters
+        ----------
+        tree : pytree
+            The parameters that `init` was given, moved a little.
+        state : dict
+
+        Returns
+        -------
+        value : 0-d array
+            An estimate, as `specnorm.step` tells; with ``Gram()`` an upper bound. The gradient of a zero kernel is
+            zero.
+        state : dict
+            Not differentiated.
+
+        Raises
+        ------
+        KernelError
+            If the state is of another tree.
+        """
+        norms, after = self.norms(tree, state)
+        values = jnp.stack(list(norms.values()))
+        if self.form == "log":
+            values = jnp.log(jnp.where(values > 0, values, 1))
+        elif self.form == "hinge":
+            values = jnp.maximum(values - self.target, 0)
+        return jnp.sum(values), after
+
+    def norms(self, tree: Any, state: States) -> tuple[dict[str, Any], States]:
+        """Take the norms one by one, for a penalty of another form.
+
+        Returns
+        -------
+        values : dict of str to 0-d array
+            By path.
+        state : dict
+        """
+        return _step(kernels(tree, self.rule, layers=self.layers), self.method, state, self.sweeps)
+
+
+class ProjectionState(NamedTuple):
+    """State of `project_spectral_norm`."""
+
+    kernels: States
+
+
+def project_spectral_norm(
+    bound: float = 1.0,
+    *,
+    method: Method = _TENSOR_NORM,
+    rule: Rule = flax_layout,
+    layers: str = "*",
+    sweeps: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """Optax transformation after whose step no kernel's norm exceeds ``bound``: projected gradient descent.
+
+    The last link of a chain: ``optax.chain(optax.adam(1e-3), project_spectral_norm(1.0))``. A kernel above the bound is
+    multiplied by one factor; the others are left alone.
+
+    Parameters
+    ----------
+    bound : float, default 1
+        Positive.
+    method : Method, default ``TensorNorm()``
+        One that `specnorm.step` serves. TensorNorm follows an upper bound of the norm, from below: what holds during
+        training is an estimate. With ``Gram()`` it is a bound, up to the rounding of ``params + updates``.
+    rule, layers
+        See `kernels`.
+    sweeps : int, default 1
+        See `specnorm.step`.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        ``update`` needs ``params``. State is a tree of arrays, `ProjectionState`.
+
+    Raises
+    ------
+    ImportError
+        If Optax is not installed.
+    KernelError
+        If ``bound`` is not positive and finite; from ``init``, if no leaf is a kernel.
+
+    Notes
+    -----
+    Nothing is proven while training. `rescale` makes the trained tree certified.
+    """
+    import optax
+
+    _check_bound(bound)
+
+    def init(params: Any) -> ProjectionState:
+        return ProjectionState(_init(params, method, rule, layers))
+
+    def update(updates: Any, state: ProjectionState, params: Any = None, **extra: Any) -> tuple[Any, ProjectionState]:
+        del extra
+        if params is None:
+            raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
+        found = kernels(params, rule, layers=layers)
+        steps = {_name(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+        moved = {
+            name: kernel._replace(array=jax.lax.stop_gradient((kernel.array + steps[name]).astype(kernel.array.dtype)))
+            for name, kernel in found.items()
+        }
+        norms, after = _step(moved, method, state.kernels, sweeps)
+
+        def projected(keys: tuple[Any, ...], step: Any) -> Any:
+            name = _name(keys)
+            if name not in found:
+                return step
+            norm, kernel = norms[name], found[name].array
+            above = norm > bound
+            factor = bound / jnp.where(above, norm, 1)
+            return jnp.where(above, (moved[name].array * factor - kernel).astype(step.dtype), step)
+
+        return jax.tree_util.tree_map_with_path(projected, updates), ProjectionState(after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_bound(bound: object) -> None:
+    if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
+        raise KernelError(f"bound={bound!r} is no positive finite number.")

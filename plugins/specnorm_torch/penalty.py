@@ -1,0 +1,132 @@
+"""A penalty on the norms of a model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+import specnorm
+from specnorm.errors import MethodError
+from specnorm.methods import Method, TensorNorm
+from specnorm.result import Kind
+from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
+
+Form = Literal["sum", "log", "hinge"]
+_TN = TensorNorm()
+
+
+class SpectralPenalty(nn.Module):
+    """Sum over a model's layers of a function of their norms, at a sweep or two a call.
+
+    Layers of one shape and geometry are stepped as one batch. Make it part of the model
+    (``model.penalty = SpectralPenalty(model)``) and its state is saved, moved and broadcast with it.
+
+    Parameters
+    ----------
+    model : Module
+        Not a submodule of the penalty: referred to.
+    method : Method, default TensorNorm()
+        Or `FantasticFour`, or `Gram`.
+    select : callable, optional
+        ``select(name, layer)``: whether a layer counts; None: every convolution and linear layer.
+    form : {"sum", "log", "hinge"}, default "sum"
+        Of a norm s: s, log s (of the product of the norms; layers of zeros count nothing), or max(s - target, 0).
+    target : float, default 1
+        Of the hinge.
+    batch_norms : "sequential", None or mapping of str to str, default "sequential"
+        Normalisations to merge into the layer before them, so that the norm is that of both together: every one that
+        follows a layer in a ``Sequential``; none; or names of layers to names of normalisations. With the running
+        variance, as at inference; gradients reach the kernel and the normalisation's weight.
+    n_power_iterations : int, default 1
+        Sweeps a call in ``train()``; in ``eval()`` the state stands still.
+
+    Raises
+    ------
+    MethodError
+        If no layer is selected, or a name is no layer's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method = _TN,
+        select: Select | None = None,
+        *,
+        form: Form = "sum",
+        target: float = 1.0,
+        batch_norms: Literal["sequential"] | Mapping[str, str] | None = "sequential",
+        n_power_iterations: int = 1,
+    ) -> None:
+        super().__init__()
+        if form not in get_args(Form):
+            raise MethodError(f"form={form!r} is not one of {', '.join(map(repr, get_args(Form)))}.")
+        self.method = method
+        self.form, self.target, self.n_power_iterations = form, target, n_power_iterations
+        layers = dict(layers_of(model, select))
+        if not layers:
+            raise MethodError("the model has no convolution or linear layer that is selected.")
+        pairs = dict(normalised_layers(model)) if batch_norms == "sequential" else dict(batch_norms or {})
+        strangers = sorted(set(pairs) - set(layers)) if batch_norms != "sequential" else []
+        if strangers:
+            raise MethodError(f"batch_norms names {', '.join(strangers)}: no selected layer of the model.")
+        self.names = tuple(layers)
+        # Lists and dictionaries of modules are not registered: the model's parameters stay the model's.
+        self._layers = list(layers.values())
+        self._norms: list[Any] = [model.get_submodule(pairs[n]) if n in pairs else None for n in layers]
+        self._geometries = [geometry_of(layer) for layer in self._layers]
+        self._states: list[tuple[str, ...]] = []
+        with torch.no_grad():
+            for j, (kernel, geometry) in enumerate(zip(self._kernels(), self._geometries, strict=True)):
+                state = specnorm.init(kernel, self.method, **geometry)
+                self._states.append(tuple(state))
+                for key, x in state.items():
+                    self.register_buffer(f"layer{j}_{key}", x)
+
+    @property
+    def kind(self) -> Kind:
+        """What the norms promise: "estimate", or "upper" for a method that keeps no state."""
+        return "estimate" if any(self._states) else "upper"
+
+    def forward(self) -> Tensor:
+        """Return the penalty, a 0-d tensor; in ``train()`` the state moves."""
+        values = torch.stack(self._values(self.n_power_iterations if self.training else 0))
+        if self.form == "log":
+            return torch.where(values > 0, torch.where(values > 0, values, torch.ones_like(values)).log(), 0.0).sum()
+        if self.form == "hinge":
+            return (values - self.target).clamp(min=0).sum()
+        return values.sum()
+
+    @torch.no_grad()
+    def norms(self) -> dict[str, float]:
+        """Norms of the layers (with their normalisations) where the state stands."""
+        return {name: float(x) for name, x in zip(self.names, self._values(0), strict=True)}
+
+    def extra_repr(self) -> str:
+        """What is summed."""
+        return f"{len(self.names)} layers, method={self.method}, form={self.form!r}"
+
+    def _kernels(self) -> list[Tensor]:
+        kernels = []
+        for layer, norm, geometry in zip(self._layers, self._norms, self._geometries, strict=True):
+            weight = weight_of(layer)
+            if norm is not None:
+                which = {k: geometry[k] for k in ("groups", "transposed") if k in geometry}
+                weight = specnorm.fold_batch_norm(weight, norm.weight, norm.running_var, norm.eps, **which)
+            kernels.append(weight)
+        return kernels
+
+    def _values(self, sweeps: int) -> list[Tensor]:
+        states = [{k: getattr(self, f"layer{j}_{k}") for k in keys} for j, keys in enumerate(self._states)]
+        values, after = specnorm.step_many(
+            self._kernels(), self.method, states, geometries=self._geometries, sweeps=sweeps
+        )
+        if sweeps:
+            with torch.no_grad():
+                for old, new in zip(states, after, strict=True):
+                    for key, x in new.items():
+                        old[key].copy_(x)
+        # One dtype to add them up in, where a model mixes several.
+        return [x.to(values[0]) for x in values] if len({x.dtype for x in values}) > 1 else values

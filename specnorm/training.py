@@ -1,0 +1,170 @@
+"""Norms along a training run: a state of vectors that follows the kernel, moved by a sweep or two a step.
+
+`init` finds the maximisers once, `step` follows them: pure functions of arrays, so that the state goes into a
+checkpoint, through a compiler and to other devices like any other array. What a step returns is an estimate (for `Gram`
+a bound): a certificate is `specnorm.certify` or `specnorm.rescale`, once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar, Unpack
+
+from specnorm.api import measure
+from specnorm.backends import Array, Backend, backend_for
+from specnorm.conv import Geometry
+from specnorm.errors import MethodError
+from specnorm.methods import Method
+from specnorm.methods.base import check_count
+from specnorm.program import Program, program_for, state_shapes
+
+ArrayT = TypeVar("ArrayT")
+State: TypeAlias = dict[str, Any]
+"""Arrays by name. Which, and of what shape, the method and the geometry tell; `Gram` keeps none."""
+
+
+def init(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> State:
+    """Find the vectors that `step` follows: the whole maximisation, once.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    method : Method
+        `TensorNorm`, `FantasticFour`, `Power` (at an input size) or `Gram`, which keeps nothing.
+    **geometry
+        See `specnorm.conv.Geometry`.
+
+    Returns
+    -------
+    dict of str to array
+        Real arrays of the kernel's library and device, in float32 or float64; together a small part of the kernel.
+
+    Raises
+    ------
+    KernelError, GeometryError, BackendError
+    MethodError
+        If the method cannot be stepped.
+    """
+    backend, plan = _plan(kernel, method, geometry)
+    names = [name for name, _ in state_shapes(plan.key)]
+    if not names:
+        return {}
+    return dict(zip(names, backend.init(plan, kernel), strict=True))
+
+
+def step(
+    kernel: ArrayT, method: Method, state: Mapping[str, Array], *, sweeps: int = 1, **geometry: Unpack[Geometry]
+) -> tuple[ArrayT, State]:
+    """Follow the maximisers of a kernel that has moved a little, and take the value there.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    method : Method
+        The one given to `init`.
+    state : dict of str to array
+        From `init` or the step before; not changed.
+    sweeps : int, default 1
+        How far to follow; each is two products with the kernel. 0: the value where the state stands.
+    **geometry
+        Those given to `init`.
+
+    Returns
+    -------
+    value : 0-d array
+        An *estimate*, converging from below to the norm the method stands for (TN, the smallest unfolding bound, the
+        layer's norm), no bound; with `Gram` an upper bound. Differentiable where the library is, the vectors held
+        constant (the envelope theorem); zero, with zero gradient, for a zero kernel, and NaN for a non-finite one.
+    state : dict of str to array
+        For the next step; shapes and dtypes as given.
+
+    Raises
+    ------
+    KernelError, GeometryError, BackendError
+    MethodError
+        If the method cannot be stepped, or the state is another method's or geometry's.
+    """
+    backend, plan = _plan(kernel, method, geometry)
+    check_count("sweeps", sweeps)
+    shapes = _checked(plan, state)
+    if not shapes:
+        value: ArrayT = measure(kernel, method, **geometry).value
+        return value, {}
+    value, after = backend.step(plan, kernel, tuple(state[name] for name in shapes), sweeps)
+    return value, dict(zip(shapes, after, strict=True))
+
+
+def step_many(
+    kernels: Sequence[ArrayT],
+    method: Method,
+    states: Sequence[Mapping[str, Array]],
+    *,
+    geometries: Sequence[Mapping[str, Any]] | None = None,
+    sweeps: int = 1,
+) -> tuple[list[ArrayT], list[State]]:
+    """`step` for all layers of a network; those of one shape, dtype, device and geometry are stepped as one batch.
+
+    Parameters
+    ----------
+    kernels : sequence of arrays
+    method : Method
+    states : sequence of dict
+        One a kernel, each from `init`.
+    geometries : sequence of mapping, optional
+        Keywords of each layer, see `specnorm.conv.Geometry`; None: none has any.
+    sweeps : int, default 1
+
+    Returns
+    -------
+    values : list of 0-d arrays
+    states : list of dict
+
+    Raises
+    ------
+    As `step`; also MethodError if the sequences differ in length.
+    """
+    layers = [{} for _ in kernels] if geometries is None else list(geometries)
+    if not len(kernels) == len(states) == len(layers):
+        raise MethodError(f"{len(kernels)} kernels, {len(states)} states and {len(layers)} geometries: give one each.")
+    check_count("sweeps", sweeps)
+    batches: dict[tuple[str, str], list[int]] = {}
+    plans = [_plan(kernel, method, geometry) for kernel, geometry in zip(kernels, layers, strict=True)]
+    for j, (backend, plan) in enumerate(plans):
+        batches.setdefault((plan.key, str(backend.device(kernels[j]))), []).append(j)
+    values: list[Any] = [None] * len(kernels)
+    after: list[State] = [{} for _ in kernels]
+    for members in batches.values():
+        backend, plan = plans[members[0]]
+        if len(members) == 1 or not state_shapes(plan.key):
+            for j in members:
+                values[j], after[j] = step(kernels[j], method, states[j], sweeps=sweeps, **layers[j])
+            continue
+        for j in members:
+            names = list(_checked(plan, states[j]))
+        xp = backend.namespace(kernels[members[0]])
+        stack = xp.stack([kernels[j] for j in members])
+        moved = tuple(xp.stack([states[j][name] for j in members]) for name in names)
+        value, moved = backend.step(plan, stack, moved, sweeps)
+        for place, j in enumerate(members):
+            values[j] = value[place, ...]
+            after[j] = {name: x[place, ...] for name, x in zip(names, moved, strict=True)}
+    return values, after
+
+
+def _plan(kernel: Any, method: Method, geometry: Mapping[str, Any]) -> tuple[Backend, Program]:
+    if not isinstance(method, Method):
+        raise MethodError(f"method={method!r} is not a method. Give a value such as specnorm.TensorNorm().")
+    backend = backend_for(kernel)
+    return backend, program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+
+
+def _checked(plan: Program, state: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that the state must have, and has."""
+    shapes = dict(state_shapes(plan.key))
+    given = {name: tuple(x.shape) for name, x in state.items()}
+    if given != shapes:
+        raise MethodError(
+            f"the state holds {given}; {plan.method.name} on this layer keeps {shapes}. Give the state that init or "
+            "the step before returned for the same method, kernel shape and geometry."
+        )
+    return shapes

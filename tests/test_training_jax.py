@@ -1,0 +1,384 @@
+"""Penalties and projections on trees of parameters: through JAX's transformations, and for Optax, Flax and Equinox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Unusable, opened
+
+import specnorm
+
+jax: Any = pytest.importorskip("jax")
+jnp = jax.numpy
+training: Any = pytest.importorskip("specnorm_jax.training")
+
+METHODS = [specnorm.TensorNorm(), specnorm.FantasticFour(), specnorm.Gram()]
+
+methods = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+
+
+@pytest.fixture(autouse=True)
+def bits() -> Iterator[None]:
+    """JAX as it comes: in float32."""
+    try:
+        with opened("jax32"):
+            yield
+    except Unusable as reason:
+        pytest.skip(str(reason))
+
+
+def optional(name: str) -> Any:
+    return pytest.importorskip(name, reason=f"{name} is not installed: pip install {name}")
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return jnp.asarray(np.random.RandomState(seed).standard_normal(shape).astype("float32"))
+
+
+def parameters(seed: int = 0) -> dict[str, Any]:
+    """As Flax has them: two convolutions of one shape, a dense layer, biases. One axis, which compiles fast."""
+    conv = [{"kernel": normal(3, 4, 4, seed=seed + j), "bias": jnp.zeros(4)} for j in range(2)]
+    return {"Conv_0": conv[0], "Conv_1": conv[1], "Dense_0": {"kernel": normal(5, 3, seed=seed + 3)}}
+
+
+NAMES = ["Conv_0/kernel", "Conv_1/kernel", "Dense_0/kernel"]
+
+
+def uppers(tree: Any, rule: Any = training.flax_layout) -> dict[str, float]:
+    found = training.kernels(tree, rule).items()
+    return {name: float(specnorm.enclose(kernel, **geometry).upper) for name, (kernel, geometry) in found}
+
+
+def certified(tree: Any, bound: float, rule: Any = training.flax_layout) -> bool:
+    found = training.kernels(tree, rule).values()
+    return all(specnorm.certify(kernel, bound, **geometry) for kernel, geometry in found)
+
+
+def close(found: Any, expected: Any, rtol: float = 1e-5) -> None:
+    jax.tree_util.tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), found, expected)
+
+
+# -- which leaves are kernels ------------------------------------------------------------------------------------
+def test_kernels_by_name_and_rank() -> None:
+    found = training.kernels(parameters())
+    assert list(found) == NAMES
+    assert [k.geometry["layout"] for k in found.values()] == ["WIO", "WIO", "IO"]
+    assert list(training.kernels(parameters(), layers="Conv_[12]/*")) == NAMES[1:2]
+
+
+def test_a_rule_of_ones_own() -> None:
+    def rule(path: str, leaf: Any) -> Mapping[str, Any] | None:
+        if path == "Conv_0/kernel":
+            return {"layout": "WIO", "stride": 2}
+        return training.flax_layout(path, leaf) if leaf.ndim == 2 else None
+
+    found = training.kernels({**parameters(), "step": 3, "counts": jnp.arange(6).reshape(2, 3)}, rule)
+    assert {name: dict(k.geometry) for name, k in found.items()} == {
+        "Conv_0/kernel": {"layout": "WIO", "stride": 2},
+        "Dense_0/kernel": {"layout": "IO"},
+    }
+
+
+def test_a_tree_without_kernels_is_refused() -> None:
+    with pytest.raises(specnorm.KernelError, match="equinox_layout"):
+        training.kernels(parameters(), training.equinox_layout)
+    with pytest.raises(specnorm.KernelError, match="Conv_0/bias"):
+        training.SpectralPenalty(layers="nothing*").init(parameters())
+
+
+# -- penalty -----------------------------------------------------------------------------------------------------
+@methods
+def test_the_penalty_is_a_sum_over_norms(method: Any) -> None:
+    tree = parameters()
+    norms = [float(specnorm.measure(k.array, method, **k.geometry).value) for k in training.kernels(tree).values()]
+    expected = {"sum": sum(norms), "log": np.log(norms).sum(), "hinge": sum(max(x - 4, 0) for x in norms)}
+    for form, total in expected.items():
+        penalty = training.SpectralPenalty(method, form=form, target=4.0)
+        value, state = penalty(tree, penalty.init(tree))
+        close(value, total, rtol=2e-3)
+        assert list(state) == NAMES
+        assert value.dtype == jnp.float32
+    with pytest.raises(specnorm.MethodError, match="hinge"):
+        training.SpectralPenalty(form="squares")
+
+
+@methods
+def test_compiled_mapped_and_differentiated(method: Any) -> None:
+    penalty = training.SpectralPenalty(method)
+    trees = [parameters(seed) for seed in (0, 10)]
+    states = [penalty.init(tree) for tree in trees]
+    graded = jax.value_and_grad(penalty, has_aux=True)
+    plain = [graded(tree, state) for tree, state in zip(trees, states, strict=True)]
+    close(jax.jit(graded)(trees[0], states[0]), plain[0], rtol=1e-3)
+    # The two convolutions of one shape are a batch already: the map puts another axis in front.
+    close(jax.vmap(graded)(stack(trees), stack(states)), stack(plain), rtol=1e-3)
+
+
+def stack(trees: list[Any]) -> Any:
+    return jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def followed(penalty: Any, tree: Any, state: Any, steps: int = 40) -> Any:
+    """The state after a number of steps in which the kernels stand still."""
+    for _ in range(steps):
+        _, state = penalty(tree, state)
+    return state
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    tree = parameters()
+    penalty = training.SpectralPenalty()
+    state = followed(penalty, tree, penalty.init(tree))
+    gradient = jax.grad(lambda t: penalty(t, state)[0])(tree)
+    direction = parameters(seed=20)
+
+    def at(step: float) -> float:
+        moved = jax.tree_util.tree_map(lambda x, d: x + step * d, tree, direction)
+        return float(penalty(moved, followed(penalty, moved, state))[0])
+
+    slope = sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree_util.tree_leaves, (gradient, direction)), strict=True))
+    close((at(1e-2) - at(-1e-2)) / 2e-2, float(slope), rtol=1e-2)
+    assert not gradient["Conv_0"]["bias"].any()
+
+
+def test_the_state_is_carried_by_scan() -> None:
+    """In a compiled loop the vectors follow kernels that drift: never above the norm, and not far below."""
+    penalty = training.SpectralPenalty()
+    tree, drift = parameters(), parameters(seed=30)
+
+    def body(carry: Any, _: Any) -> Any:
+        moved, state = carry
+        norms, state = penalty.norms(moved, state)
+        return (jax.tree_util.tree_map(lambda x, d: x + 0.02 * d, moved, drift), state), norms
+
+    (last, _), norms = jax.jit(lambda c: jax.lax.scan(body, c, length=20))((tree, penalty.init(tree)))
+    before = jax.tree_util.tree_map(lambda x, d: x - 0.02 * d, last, drift)
+    for name, (kernel, geometry) in training.kernels(before).items():
+        full = float(specnorm.tn_bound(kernel, certified=False, **geometry))
+        assert 0.93 * full < float(norms[name][-1]) < 1.0001 * full, name
+        assert norms[name].shape == (20,)
+
+
+@methods
+@pytest.mark.parametrize("form", ["sum", "log"])
+def test_a_zero_kernel_has_a_zero_gradient(method: Any, form: str) -> None:
+    tree = jax.tree_util.tree_map(jnp.zeros_like, parameters())
+    penalty = training.SpectralPenalty(method, form=form)
+    state = penalty.init(tree)
+    (value, after), gradient = jax.value_and_grad(penalty, has_aux=True)(tree, state)
+    assert float(value) < 1e-30
+    assert not any(bool(x.any()) for x in jax.tree_util.tree_leaves(gradient))
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree_util.tree_leaves(after))
+    # And the state can still follow what grows out of it.
+    norms, _ = penalty.norms(parameters(), followed(penalty, parameters(), after))
+    assert all(float(norms[name]) > 0.9 * upper for name, upper in uppers(parameters()).items())
+
+
+def test_a_state_of_another_tree_is_refused() -> None:
+    penalty = training.SpectralPenalty()
+    tree = parameters()
+    state = penalty.init(tree)
+    del tree["Conv_1"]
+    with pytest.raises(specnorm.KernelError, match="Conv_1/kernel"):
+        penalty(tree, state)
+
+
+def test_half_precision_is_penalised_in_float32() -> None:
+    tree = jax.tree_util.tree_map(lambda x: x.astype(jnp.bfloat16), parameters())
+    penalty = training.SpectralPenalty()
+    (value, _), gradient = jax.value_and_grad(penalty, has_aux=True)(tree, penalty.init(tree))
+    assert value.dtype == jnp.float32
+    assert gradient["Conv_0"]["kernel"].dtype == jnp.bfloat16
+
+
+# -- certified ---------------------------------------------------------------------------------------------------
+def test_rescaled_trees_are_certified() -> None:
+    tree = parameters()
+    small = training.rescale(tree, 2.0)
+    assert certified(small, 2.0)
+    assert small["Conv_0"]["bias"] is tree["Conv_0"]["bias"]
+    again = training.rescale(small, 2.0)
+    close(again, small, rtol=0.0)
+    with pytest.raises(specnorm.MethodError):
+        jax.jit(training.rescale)(tree)
+
+
+# -- Optax -------------------------------------------------------------------------------------------------------
+def fit(tree: Any, transformation: Any, steps: int = 25) -> tuple[Any, list[dict[str, float]]]:
+    """Towards parameters of larger norms; the proven norms after each fifth step."""
+    optax = optional("optax")
+    target = jax.tree_util.tree_map(lambda x: 3 * x, parameters(seed=40))
+    state = transformation.init(tree)
+
+    def step(tree: Any, state: Any) -> Any:
+        def loss(tree: Any) -> Any:
+            pairs = zip(jax.tree_util.tree_leaves(tree), jax.tree_util.tree_leaves(target), strict=True)
+            return sum(jnp.sum((a - b) ** 2) for a, b in pairs)
+
+        updates, state = transformation.update(jax.grad(loss)(tree), state, tree)
+        return optax.apply_updates(tree, updates), state
+
+    norms, compiled = [], jax.jit(step)
+    for j in range(steps):
+        tree, state = compiled(tree, state)
+        if j % 5 == 4:
+            norms.append(uppers(tree))
+    return tree, norms
+
+
+FACTOR = {"tn": 1.1, "f4": 1.05, "gram": 1.002}
+"""What the norms may exceed the bound by while training: TN and F4 follow their vectors; Gram is a bound, and 0.2 % is
+what the enclosure and rounding take."""
+
+
+@methods
+@pytest.mark.parametrize("bound", [1.0, 5.0])
+def test_the_projection_keeps_the_norms_at_the_bound(method: Any, bound: float) -> None:
+    """All along, in steps that move a kernel by several percent; then one call makes it certain."""
+    optax = optional("optax")
+    chain = optax.chain(optax.adam(0.01 * bound), training.project_spectral_norm(bound, method=method))
+    tree, norms = fit(parameters(), chain)
+    assert max(max(n.values()) for n in norms) <= FACTOR[method.name] * bound
+    # A constraint that is active: what a layer is below it, the method's value is above the norm.
+    assert min(norms[-1][name] for name in NAMES[:2]) > 0.6 * bound
+    assert certified(training.rescale(tree, bound), bound)
+
+
+def test_what_is_below_the_bound_is_left_alone() -> None:
+    optax = optional("optax")
+    free, _ = fit(parameters(), optax.adam(0.05), steps=5)
+    held, _ = fit(parameters(), optax.chain(optax.adam(0.05), training.project_spectral_norm(1e3)), steps=5)
+    close(held, free, rtol=0.0)
+    assert max(uppers(free).values()) > 5
+
+
+def test_the_projection_takes_some_layers_alone() -> None:
+    optax = optional("optax")
+    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(1.0, layers="Conv_*"))
+    tree, norms = fit(parameters(), chain, steps=5)
+    assert all(norms[-1][name] < 1.1 for name in NAMES[:2])
+    assert norms[-1]["Dense_0/kernel"] > 2
+    assert float(jnp.abs(tree["Conv_0"]["bias"]).max()) == 0
+
+
+def test_the_projection_says_what_it_needs() -> None:
+    optional("optax")
+    tree = parameters()
+    projection = training.project_spectral_norm(1.0)
+    with pytest.raises(ValueError, match="needs the parameters"):
+        projection.update(tree, projection.init(tree))
+    for wrong in (0, -1.0, float("inf"), float("nan"), True, "1"):
+        with pytest.raises(specnorm.KernelError, match="bound="):
+            training.project_spectral_norm(wrong)
+
+
+def test_the_projection_under_vmap_and_scan() -> None:
+    """An ensemble of two, trained in one compiled loop."""
+    optax = optional("optax")
+    chain = optax.chain(optax.sgd(0.1), training.project_spectral_norm(1.0))
+    trees = stack([parameters(0), parameters(10)])
+
+    def run(tree: Any) -> Any:
+        def body(carry: Any, _: Any) -> Any:
+            tree, state = carry
+            updates, state = chain.update(jax.tree_util.tree_map(lambda x: -x, tree), state, tree)
+            return (optax.apply_updates(tree, updates), state), None
+
+        return jax.lax.scan(body, (tree, chain.init(tree)), length=10)[0][0]
+
+    found = jax.jit(jax.vmap(run))(trees)
+    for j in range(2):
+        member = jax.tree_util.tree_map(lambda x, j=j: x[j], found)
+        assert 0.6 < max(uppers(member).values()) < 1.1
+
+
+# -- Flax and Equinox --------------------------------------------------------------------------------------------
+def test_flax_nnx() -> None:
+    optax, nnx = optional("optax"), optional("flax.nnx")
+
+    class Net(nnx.Module):  # type: ignore[name-defined, misc]
+        def __init__(self, rngs: Any) -> None:
+            self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+            self.dense = nnx.Linear(4, 2, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.dense(jax.nn.relu(self.conv(x)).mean((1, 2)))
+
+    net = Net(nnx.Rngs(0))
+    penalty = training.SpectralPenalty()
+    state = penalty.init(nnx.state(net, nnx.Param))
+    assert list(state) == ["conv/kernel", "dense/kernel"]
+    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(0.5))
+    optimizer = nnx.Optimizer(net, chain, wrt=nnx.Param)
+    images = normal(8, 6, 6, 1)
+
+    def step(net: Any, optimizer: Any, state: Any) -> Any:
+        def loss(net: Any) -> Any:
+            value, after = penalty(nnx.state(net, nnx.Param), state)
+            return 1e-3 * value - jnp.abs(net(images)).sum(), after
+
+        gradient, after = nnx.grad(loss, has_aux=True)(net)
+        optimizer.update(net, gradient)
+        return after
+
+    compiled = nnx.jit(step)
+    for _ in range(8):
+        state = compiled(net, optimizer, state)
+    norms = uppers(nnx.state(net, nnx.Param))
+    assert list(norms) == ["conv/kernel", "dense/kernel"]
+    assert all(0.2 < x < 0.55 for x in norms.values())
+    nnx.update(net, training.rescale(nnx.state(net, nnx.Param), 0.5))
+    assert certified(nnx.state(net, nnx.Param), 0.5)
+
+
+def test_flax_linen() -> None:
+    linen = optional("flax.linen")
+
+    net = linen.Sequential([linen.Conv(6, (3, 3), feature_group_count=2), linen.Dense(2)])
+    tree = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 4)))["params"]
+    found = training.kernels(tree)
+    assert {name: k.array.shape for name, k in found.items()} == {
+        "layers_0/kernel": (3, 3, 2, 6),
+        "layers_1/kernel": (6, 2),
+    }
+    # Read without its groups the bound still holds.
+    kernel, geometry = found["layers_0/kernel"]
+    assert float(specnorm.conv_norm(kernel, groups=2, **geometry)) <= uppers(tree)["layers_0/kernel"]
+
+
+def test_equinox() -> None:
+    eqx, optax = optional("equinox"), optional("optax")
+    keys = jax.random.split(jax.random.key(0), 2)
+    model = eqx.nn.Sequential(
+        [
+            eqx.nn.Conv2d(1, 4, 3, key=keys[0]),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.Lambda(jnp.ravel),
+            eqx.nn.Linear(64, 2, key=keys[1]),
+        ]
+    )
+    rule = training.equinox_layout
+    penalty = training.SpectralPenalty(rule=rule)
+    state = penalty.init(model)
+    assert list(state) == ["layers/0/weight", "layers/3/weight"]
+    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(0.5, rule=rule))
+    optimum = chain.init(eqx.filter(model, eqx.is_array))
+    images = normal(5, 1, 6, 6)
+
+    def step(model: Any, optimum: Any, state: Any) -> Any:
+        def loss(model: Any) -> Any:
+            value, after = penalty(model, state)
+            return 1e-3 * value - jnp.abs(jax.vmap(model)(images)).sum(), after
+
+        gradient, after = eqx.filter_grad(loss, has_aux=True)(model)
+        updates, optimum = chain.update(gradient, optimum, eqx.filter(model, eqx.is_array))
+        return eqx.apply_updates(model, updates), optimum, after
+
+    compiled = eqx.filter_jit(step)
+    for _ in range(8):
+        model, optimum, state = compiled(model, optimum, state)
+    assert all(0.2 < x < 0.55 for x in uppers(model, rule).values())
+    assert certified(training.rescale(model, 0.5, rule), 0.5, rule)
