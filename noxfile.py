@@ -15,7 +15,8 @@ BACKENDS = ("numpy", "strict", "torch", "jax")
 
 ELSEWHERE = ("--ignore=tests/test_house.py", "--ignore=tests/test_docs.py")
 """Tests that have a session of their own."""
-NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in ("soundness", "test_mutations.py", "test_real_weights.py"))
+LONG = ("soundness", "test_comparison.py", "test_mutations.py", "test_real_weights.py")
+NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in LONG)
 """Long tests of what no library has a part in: once, with NumPy, is enough."""
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
 STRANGER = "./tests/thirdparty"

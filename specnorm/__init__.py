@@ -24,6 +24,7 @@ from specnorm.api import (
     unfolding_bounds,
     value_and_grad,
 )
+from specnorm.certificates import certified_radius, curvature_bound
 from specnorm.conv import ConvSpec, Geometry
 from specnorm.errors import (
     BackendConflict,
@@ -97,10 +98,12 @@ __all__ = [
     "Unfoldings",
     "__version__",
     "audit",
+    "certified_radius",
     "certify",
     "clip",
     "compare",
     "conv_norm",
+    "curvature_bound",
     "enclose",
     "f4_bound",
     "fold_batch_norm",

@@ -75,7 +75,8 @@ def compare(kernel: Array, **geometry: Unpack[Geometry]) -> dict[str, Result]:
     Returns
     -------
     dict of str to Result
-        By method name, in the order of ``METHODS``; methods that refuse the geometry are left out.
+        By method name, in the order of ``METHODS``, each with its default parameters. Methods that refuse the geometry,
+        or cannot decide within their budget, are left out.
 
     Raises
     ------
@@ -87,7 +88,7 @@ def compare(kernel: Array, **geometry: Unpack[Geometry]) -> dict[str, Result]:
     for name, cls in METHODS.items():
         try:
             results[name] = measure(kernel, cls(), **geometry)
-        except (MethodError, GeometryError) as error:
+        except (MethodError, GeometryError, Undecided) as error:
             refusal = error
     if not results and refusal is not None:
         raise refusal

@@ -93,21 +93,25 @@ class GramPolynomial:
         # The hints first, then the large directions of what is orthogonal to them.
         span = xp.concat([xp.real(hints), xp.imag(hints)], axis=1)[:, : p // 2, :]
         first, _ = xp.linalg.qr(xp.matrix_transpose(span))
-        project = xp.eye(p, dtype=gram.dtype, device=self.backend.device(gram)) - xp.matmul(
-            first, xp.matrix_transpose(first)
-        )
         kept = first.shape[-1]
+        onto = xp.matmul(first, xp.matrix_transpose(first))
+        project = xp.eye(p, dtype=gram.dtype, device=self.backend.device(gram)) - onto
         gram = xp.matmul(project, xp.matmul(gram, project))
+        lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + limit**2
+        gram = gram + lift[:, None, None] * onto
         values, basis = xp.linalg.eigh((gram + xp.matrix_transpose(gram)) / 2)
         values = self.backend.to_numpy(xp.max(values, axis=0))[::-1]
         # G(theta) is a sum over the taps with weights of modulus 1: ||G w||**2 <= taps sum_k ||K_k w||**2.
-        rank = kept + int(np.count_nonzero(taps * values[: p - kept] > 0.98 * _TAIL * limit**2))
+        rank = kept + int(np.count_nonzero(taps * values[kept:] > 0.98 * _TAIL * limit**2))
         if rank > _WORTH * p:
             return columns
-        self.basis = xp.concat([first, xp.flip(basis, axis=-1)[..., : p - kept]], axis=-1)
+        self.basis = xp.flip(basis, axis=-1)
         rotated = xp.matmul(columns, self.basis)
         shrink, lost = rounding.rotation_loss(columns, self.basis, taps, xp=xp, backend=self.backend)
         tail = taps * float(xp.max(rounding.gram_norm_up(rotated[..., rank:], xp=xp))) * (1 + 1e-14)
+        if tail > 1.1 * _TAIL * limit**2 or shrink < 0.999:
+            self.basis = None
+            return columns  # the factorisation was not good enough to be of use
         self.rank, self.shrink, self.lost, self.tail = rank, shrink, lost, tail
         return rotated
 

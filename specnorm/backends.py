@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     import numpy as np
 
     from specnorm.program import Program
@@ -231,6 +232,13 @@ class Listing:
 # The registries are caches of what is installed; `refresh` empties them.
 _loaded: dict[str, Backend] = {}
 _root_of_class: dict[type, str] = {}
+
+
+def entry_points(*, group: str) -> Iterable[EntryPoint]:
+    """Installed entry points of a group; their reader takes as long to import as all of specnorm."""
+    from importlib import metadata
+
+    return metadata.entry_points(group=group)
 
 
 @functools.cache

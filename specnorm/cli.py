@@ -211,7 +211,11 @@ def _application() -> click.Group:
     )  # fmt: skip
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
     @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
-    @click.option("--padding-mode", type=click.Choice(["zeros", "circular"]), help="Default: zeros, as an assumption.")
+    @click.option(
+        "--padding-mode",
+        type=click.Choice(["zeros", "circular", "reflect", "replicate"]),
+        help="Default: zeros, as an assumption.",
+    )
     @click.option(
         "--methods", callback=_words, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
         help=f"Columns, out of {', '.join(METHODS)}.",

@@ -306,6 +306,30 @@ def top_triple(g: Array, *, xp: Any) -> tuple[Array, Array, Array]:
     return (v, u, norm[..., 0]) if wide else (u, v, norm[..., 0])
 
 
+def sharpened_triple(a: Array, start: Array, above: Array, *, xp: Any, backend: Backend) -> tuple[Array, Array]:
+    """Top singular vectors (u, v) of each real matrix of a stack, from a start, by inverse iteration.
+
+    Parameters
+    ----------
+    a : array, shape (b, m, n)
+    start : array, shape (b, min(m, n))
+        Not orthogonal to the vector of the smaller side. Zero where the matrix is zero.
+    above : array, shape (b,)
+        Norms, rounded up.
+    """
+    wide = a.shape[-1] > a.shape[-2]
+    tall = xp.matrix_transpose(a) if wide else a
+    gram = xp.matmul(xp.matrix_transpose(tall), tall)
+    eye = xp.eye(gram.shape[-1], dtype=gram.dtype, device=backend.device(gram))
+    shift = xp.where(above > 0, above**2 * (1 + 64 * float(xp.finfo(a.dtype).eps)), xp.ones_like(above))
+    v = start[..., None]
+    for _ in range(3):
+        v, _ = arrays.normalise(xp.linalg.solve(shift[:, None, None] * eye - gram, v), xp=xp, axis=-2)
+    u, norm = arrays.normalise(xp.matmul(tall, v), xp=xp, axis=-2)
+    v = xp.where(norm > 0, v, xp.zeros_like(v))
+    return (v[..., 0], u[..., 0]) if wide else (u[..., 0], v[..., 0])
+
+
 def triple_gradient(
     u: Array, v: Array, phase: Array, cotangent: Array, kernel_shape: tuple[int, ...], *, xp: Any
 ) -> Array:

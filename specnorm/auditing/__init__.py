@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import get_args
 
 from specnorm.auditing.layers import Layer, Tensor, select
-from specnorm.auditing.measuring import AT_A_SIZE, Settings, describe, fill
+from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings, describe, fill
 from specnorm.auditing.placement import check_target
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.report import STANDARD, Report, Row
@@ -57,7 +57,7 @@ def audit(
         Shell patterns on names; None: every layer.
     layout : str, optional
         Axis order of the kernels, such as ``"HWIO"``; kernels with other numbers of axes follow the same convention.
-    padding_mode : {"zeros", "circular"}, optional
+    padding_mode : {"zeros", "circular", "reflect", "replicate"}, optional
         None: zeros, and each row says that it was assumed.
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
@@ -159,15 +159,16 @@ def _check(settings: Settings) -> None:
     unknown = [name for name in settings.methods if name not in METHODS]
     if unknown:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
-    sized = [name for name in settings.methods if name in AT_A_SIZE]
+    sized = [name for name in settings.methods if name in NEEDS_A_SIZE]
     if sized and settings.input_shape is None:
-        raise MethodError(f"{', '.join(sized)} needs input_shape, the size of the layer it measures.")
+        raise MethodError(
+            f"{', '.join(sized)} needs input_shape, the size of the layer: give it, or leave the method out."
+        )
     if settings.layout is not None and settings.layout not in get_args(Layout):
         raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
-    if settings.padding_mode not in (None, "zeros", "circular"):
+    if settings.padding_mode is not None and settings.padding_mode not in get_args(PaddingMode):
         raise GeometryError(
-            f"padding_mode={settings.padding_mode!r} cannot be audited: the bounds do not include that padding's own "
-            "factor yet. Use 'zeros' or 'circular'."
+            f"padding_mode={settings.padding_mode!r} is not one of {', '.join(get_args(PaddingMode))}, or None."
         )
     sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
     if settings.input_shape is not None and any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):

@@ -18,10 +18,12 @@ from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
 from specnorm.result import Result
 
-CIRCULAR_AT_A_SIZE = frozenset({"fft", "gram"})
-"""Methods that answer for a circular layer at one input size."""
-AT_A_SIZE = CIRCULAR_AT_A_SIZE | {"power", "enclose"}
-"""Methods that answer at one input size; the others for every size at once."""
+NEEDS_A_SIZE = frozenset({"power"})
+"""Methods that answer at one input size only."""
+AT_A_SIZE = NEEDS_A_SIZE | {"fft", "gram", "enclose"}
+"""Methods that answer at the input size where one is given; the others for every size at once."""
+CIRCULAR_AT_A_SIZE = frozenset({"fft"})
+"""Methods that answer at one input size for a circular layer only."""
 
 EVERY_SIZE = "enclose, every size"
 SMALL = 2**17
@@ -169,7 +171,7 @@ class _Results:
             geometry: dict[str, Any] = {"layout": self.spec.layout, "padding_mode": self.spec.padding_mode}
             if name in AT_A_SIZE:
                 geometry["input_shape"] = self.spec.input_shape
-            if name in CIRCULAR_AT_A_SIZE:
+            if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
                 geometry["padding_mode"] = "circular"
             method = METHODS["enclose" if name == EVERY_SIZE else name]()
             self.known[name] = measure(self.kernel, method, **geometry)

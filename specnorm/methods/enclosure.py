@@ -15,6 +15,7 @@ from specnorm.convolution import Convolution, shapes_of
 from specnorm.errors import MethodError
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.methods.grid import Grid
 from specnorm.methods.layer import enclose_layer
 from specnorm.methods.search import Found, Search
 from specnorm.methods.unfolding import FantasticFour
@@ -310,7 +311,7 @@ def widened(
     xp: Any,
     backend: Backend,
 ) -> Found:
-    """Prove what the budget allows: ten times wider each time, and at the end the unfolding bound."""
+    """Prove what the budget allows: ten times wider each time, at the end by two bounds of fixed cost."""
     rtol, cells = method.rtol, found.cells
     while rtol < 1:
         rtol *= 10
@@ -318,8 +319,8 @@ def widened(
         cells += wider.cells
         if math.isfinite(wider.upper):
             return replace(wider, cells=cells)
-    four = FantasticFour().forward(blocks, spec, xp=xp, backend=backend)
-    return replace(found, upper=float(xp.max(four.value)), cells=cells)
+    bounds = [m.forward(blocks, spec, xp=xp, backend=backend).value for m in (FantasticFour(), Grid())]
+    return replace(found, upper=min(float(xp.max(bound)) for bound in bounds), cells=cells)
 
 
 def top_at(block: Array, frequency: Frequencies, *, xp: Any, backend: Backend) -> tuple[Array, Array, Array, Array]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from specnorm import arrays, operators, rounding
 from specnorm.methods.base import Evaluation, Method
 
@@ -78,6 +80,7 @@ class FantasticFour(Method):
     name: ClassVar[str] = "f4"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    small_steps: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size."""
@@ -86,6 +89,8 @@ class FantasticFour(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Take the smallest unfolding bound."""
+        if not (backend.static_shapes or backend.is_traced(blocks)):
+            return _smallest(blocks, spec, xp=xp, backend=backend)
         every = Unfoldings().forward(blocks, spec, xp=xp, backend=backend)
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
@@ -138,3 +143,48 @@ def follow_matrix(a: Array, v: Array, sweeps: int, *, xp: Any) -> tuple[Array, A
             u, _ = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
         v, norm = arrays.normalise_or_keep(xp.matmul(u[..., None, :], a)[..., 0, :], v, xp=xp)
     return u, v, norm[..., 0]
+
+
+_STEPS = 8
+"""Power steps that tell which unfoldings cannot have the smallest norm: they estimate it from below."""
+
+
+def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    """The smallest unfolding bound of each block, proving no norm that a power iteration shows to be larger."""
+    splits = operators.unfolding_splits(spec.ndim)
+    matrices = [operators.unfold(blocks, rows, xp=xp) for rows in splits]
+    guesses = [_from_below(matrix, xp=xp, backend=backend) for matrix in matrices]
+    least = np.stack([value for value, _ in guesses])
+    best = np.full_like(least[0], math.inf)
+    active = np.zeros(blocks.shape[0], dtype=np.int64)
+    for j in np.argsort(least.sum(axis=1), kind="stable").tolist():
+        if (least[j] >= best).all():
+            continue
+        found = backend.to_numpy(rounding.matrix_norm_up(matrices[j], xp=xp, backend=backend))
+        active = np.where(found < best, j, active)
+        best = np.minimum(found, best)
+    value = backend.from_numpy(best, blocks)
+    residuals: list[Array] = []
+    for j, matrix in enumerate(matrices):
+        if (active == j).any():
+            residuals += operators.sharpened_triple(matrix, guesses[j][1], value, xp=xp, backend=backend)
+        else:
+            residuals += [xp.zeros_like(matrix[:, :, 0]), xp.zeros_like(matrix[:, 0, :])]
+    root = math.sqrt(math.prod(spec.block_kernel_shape))
+    chosen = backend.from_numpy(active, blocks)
+    return Evaluation(rounding.up(value * root, 3, xp=xp), (), (*residuals, chosen))
+
+
+def _from_below(matrix: Array, *, xp: Any, backend: Backend) -> tuple[np.ndarray, Array]:
+    """Norms of a stack of matrices from below, and the vectors of their smaller sides."""
+    wide = matrix.shape[-1] > matrix.shape[-2]
+    tall = xp.matrix_transpose(matrix) if wide else matrix
+    start = arrays.random_vectors(0, (1, tall.shape[-1], 1)).real
+    start = np.broadcast_to(start, (matrix.shape[0], *start.shape[1:]))
+    v = backend.from_numpy(start.astype(np.float64 if matrix.dtype == xp.float64 else np.float32), matrix)
+    v, _ = arrays.normalise(v, xp=xp, axis=-2)
+    for _ in range(_STEPS):
+        image = xp.matmul(tall, v)
+        v, norm = arrays.normalise(xp.matmul(xp.matrix_transpose(tall), image), xp=xp, axis=-2)
+    # ||A*A v|| <= ||A||**2 for the unit v before last; less a little for rounding.
+    return np.sqrt(backend.to_numpy(norm[:, 0, 0])) * (1 - 1e-6), v[:, :, 0]

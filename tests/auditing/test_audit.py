@@ -75,13 +75,44 @@ def test_columns_are_the_methods_values() -> None:
     row = _rows(audit({"k": kernel}, input_shape=(5, 6), methods=list(specnorm.METHODS)))["k"]
     for name in ("tn", "f4", "reshaped", "grid"):
         assert row[name] == float(specnorm.measure(kernel, specnorm.METHODS[name]()).value)
-    for name in ("fft", "gram"):
-        assert row[name] == float(specnorm.measure(kernel, specnorm.METHODS[name](), input_shape=(5, 6)).value)
-    padded = specnorm.power_norm(kernel, (5, 6), padding_mode="zeros")
-    assert row["power"] == float(padded)
+    assert row["fft"] == float(specnorm.conv_norm(kernel, (5, 6)))
+    assert row["power"] == float(specnorm.power_norm(kernel, (5, 6), padding_mode="zeros"))
+    assert row["gram"] == float(specnorm.gram_bound(kernel, (5, 6), padding_mode="zeros"))
     assert row["circular"] == row["fft"]
     assert row["unfoldings"] == [float(x) for x in specnorm.unfolding_bounds(kernel)]
     assert row["ratio"] == row["tn"] / row["lower"]
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("size", [None, 6])
+def test_every_method_has_a_column(mode: Any, size: int | None) -> None:
+    """The audit's names are those of `METHODS`, and its columns those of `compare`, wherever both ask for one norm."""
+    arrays = files.kernels()
+    methods = [name for name in specnorm.METHODS if size is not None or name != "power"]
+    rows = _rows(audit(arrays, input_shape=size, padding_mode=mode, methods=methods))
+    for name, row in rows.items():
+        assert row["status"] == "ok", row["reason"]
+        sizes: Any = None if size is None else (size,) * (arrays[name].ndim - 2)
+        everything = specnorm.compare(arrays[name], padding_mode=mode, input_shape=sizes)
+        for method in methods:
+            assert row[method] is not None, (name, method)
+            if method in everything:
+                assert np.ravel(row[method]).tolist() == np.ravel(everything[method].value).tolist(), (name, method)
+
+
+@pytest.mark.parametrize("size", [None, 6])
+def test_every_method_is_a_word_of_the_command_line(size: int | None, tmp_path: Path) -> None:
+    pytest.importorskip("click")
+    arrays: dict[str, Any] = files.kernels()
+    np.savez(tmp_path / "model.npz", **arrays)
+    methods = [name for name in specnorm.METHODS if size is not None or name != "power"]
+    words = ["audit", str(tmp_path / "model.npz"), "--format", "json", "--methods", ",".join(methods)]
+    words += [] if size is None else ["--input-shape", str(size)]
+    done = subprocess.run([sys.executable, "-m", "specnorm", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for row in json.loads(done.stdout)["layers"]:
+        assert row["status"] == "ok", row["reason"]
+        assert [name for name in methods if row[name] is None] == []
 
 
 def test_layout_follows_its_convention_at_every_rank() -> None:
@@ -224,13 +255,26 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
     assert len(audit(files.kernels(), layers=("conv?.weight", "nothing")).layers) == 2
 
 
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+def test_every_padding(mode: Any) -> None:
+    """Each row against the layer's own matrix at its size."""
+    kernel = Recipe((3, 2, 3, 3), seed=1).kernel
+    (row,) = audit({"conv.weight": kernel}, padding_mode=mode, input_shape=6).layers
+    truth = dense_norm(kernel, 6, padding_mode=mode)
+    assert row.lower is not None
+    assert row.upper is not None
+    assert row.lower <= truth.hi
+    assert truth.lo <= row.upper <= 1.01 * row.lower
+    assert isinstance(row.values["tn"], float)
+    assert row.values["tn"] >= truth.lo
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "word"),
     [
         ({"methods": ["tn", "nonsense"]}, MethodError, "reshaped"),
-        ({"methods": ["gram"]}, MethodError, "input_shape"),
+        ({"methods": ["power"]}, MethodError, "input_shape"),
         ({"layout": "OHWI"}, GeometryError, "HWIO"),
-        ({"padding_mode": "reflect"}, GeometryError, "factor"),
         ({"padding_mode": "mirror"}, GeometryError, "zeros"),
         ({"input_shape": 0}, GeometryError, "positive"),
         ({"input_shape": (4, -1)}, GeometryError, "positive"),

@@ -138,7 +138,7 @@ def norm(g: acb_mat, exponent: int = 0) -> Ends:
         square = low * low
         for bits in (100, 80, 60, 50, 44):
             trial = (square * (1 + power_of_two(-bits))).upper() + power_of_two(2 * exponent - 4 * bits)
-            if _positive(h, trial):
+            if positive_definite(h, trial):
                 return Ends(low, trial.sqrt())
         return Ends(low, _squares(g).sqrt())
 
@@ -147,7 +147,7 @@ def _adjoint(g: acb_mat) -> acb_mat:
     return g.transpose().conjugate()
 
 
-def _positive(h: acb_mat, shift: arb) -> bool:
+def positive_definite(h: acb_mat, shift: arb) -> bool:
     """Whether ``shift I - h`` is certainly positive definite (h Hermitian)."""
     size = h.nrows()
     rows = [[-h[i, j] for j in range(size)] for i in range(size)]

@@ -91,9 +91,9 @@ def test_a_norm_that_is_too_small_is_not_proven() -> None:
     """The elimination behind upper ends refuses the largest eigenvalue less almost nothing."""
     with ctx.workprec(balls.BITS):
         h = balls.matrix(np.array([[2.0, 1.0], [1.0, 2.0]]))
-        assert balls._positive(h, arb(3) + arb("1e-60"))
-        assert not balls._positive(h, arb(3) - arb("1e-60"))
-        assert not balls._positive(h, arb(3))
+        assert balls.positive_definite(h, arb(3) + arb("1e-60"))
+        assert not balls.positive_definite(h, arb(3) - arb("1e-60"))
+        assert not balls.positive_definite(h, arb(3))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

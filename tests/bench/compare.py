@@ -1,0 +1,163 @@
+"""How far each method is from sigma* on the layers of published networks; fills tables of ``docs/methods/index.md``.
+
+    python -m bench.compare
+
+A ratio is the method's value over the lower end of an enclosure of sigma* (relative width 1e-4), at the layer's own
+stride, dilation, groups and transposition, zero padding, every input size. The tests compute the ratios anew; seconds
+are what they were on the machine that is named.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from real_weights import MODELS, real_layers
+
+import specnorm
+from specnorm import Enclose, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm
+
+PAGE = Path(__file__).parents[2] / "docs" / "methods" / "index.md"
+REFERENCE = Enclose(rtol=1e-4)
+METHODS: dict[str, Method] = {
+    "enclose": Enclose(),
+    "grid": Grid(),
+    "tn": TensorNorm(),
+    "gram, 3 steps": Gram(n_iter=3),
+    "f4": FantasticFour(),
+    "reshaped": Reshaped(),
+}
+SIZED = 32
+"""Input size of the second table, divided by the strides before each layer of ResNet-20."""
+
+
+@functools.cache
+def ratios(model: str) -> Mapping[str, list[float]]:
+    """Ratios to sigma* of every layer that is not zero, per method."""
+    found: dict[str, list[float]] = {name: [] for name in METHODS}
+    for _, kernel, geometry in real_layers(model):
+        sigma = float(specnorm.measure(kernel.astype(np.float64), REFERENCE, **geometry).stats["lower"])
+        if sigma > 0:
+            for name, method in METHODS.items():
+                found[name].append(float(specnorm.measure(kernel, method, **geometry).value) / sigma)
+    return found
+
+
+def seconds(model: str) -> Mapping[str, list[float]]:
+    """Seconds of every layer, per method: the better of two runs, taken in turn."""
+    found: dict[str, list[float]] = {name: [] for name in METHODS}
+    for _, kernel, geometry in real_layers(model):
+        for name, method in METHODS.items():
+            times = []
+            for _ in range(2):
+                begin = time.perf_counter()
+                specnorm.measure(kernel, method, **geometry)
+                times.append(time.perf_counter() - begin)
+            found[name].append(min(times))
+    return found
+
+
+@functools.cache
+def ratios_at_a_size() -> Mapping[str, list[float]]:
+    """The layers of ResNet-20 at the sizes they have on 32x32 images: each norm over sigma* of the same layer."""
+    found: dict[str, list[float]] = {"power": [], "fft": [], "gram": []}
+    size = SIZED
+    for _, kernel, geometry in real_layers("resnet20"):
+        sigma = float(specnorm.measure(kernel.astype(np.float64), REFERENCE, **geometry).stats["lower"])
+        circular = {**geometry, "padding_mode": "circular", "padding": "same"}
+        values = {
+            "power": specnorm.power_norm(kernel, size, **geometry),
+            "fft": specnorm.conv_norm(kernel, size, **circular),
+            "gram": specnorm.gram_bound(kernel, size, **circular),
+        }
+        for name, value in values.items():
+            found[name].append(float(value) / sigma)
+        size //= geometry["stride"][0]
+    return found
+
+
+def cell(name: str, values: list[float]) -> str:
+    """Median and worst: the largest of upper bounds, the smallest of the lower one."""
+    worst = min(values) if name == "reshaped" else max(values)
+    return f"{statistics.median(values):.3f} ({worst:.3f})"
+
+
+def table_of_models() -> str:
+    """One row a network: median and worst ratio of each method."""
+    rows = ["| network | layers | " + " | ".join(METHODS) + " |", "|---|" + "---|" * (len(METHODS) + 1)]
+    every: dict[str, list[float]] = {name: [] for name in METHODS}
+    for model in MODELS:
+        found = ratios(model)
+        rows.append(
+            f"| {model} | {len(found['tn'])} | " + " | ".join(cell(name, found[name]) for name in METHODS) + " |"
+        )
+        for name in METHODS:
+            every[name] += found[name]
+    rows.append(f"| all | {len(every['tn'])} | " + " | ".join(cell(name, every[name]) for name in METHODS) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def table_of_sizes() -> str:
+    """One row a method that measures at a size."""
+    words = {
+        "power": "power, zero padding: the layer itself",
+        "fft": "fft, circular: exact",
+        "gram": "gram, circular, 6 steps",
+    }
+    rows = ["| at 32, 16 or 8 pixels an axis | lowest | median | highest |", "|---|---|---|---|"]
+    for name, values in ratios_at_a_size().items():
+        rows.append(f"| {words[name]} | {min(values):.3f} | {statistics.median(values):.3f} | {max(values):.3f} |")
+    return "\n".join(rows) + "\n"
+
+
+def table_of_times() -> str:
+    """One row a method; and what it was measured on."""
+    every: dict[str, list[float]] = {name: [] for name in METHODS}
+    for model in MODELS:
+        for name, times in seconds(model).items():
+            every[name] += times
+    rows = ["| | median, ms | slowest, ms | all layers, s |", "|---|---|---|---|"]
+    for name, times in every.items():
+        median, slowest = 1e3 * statistics.median(times), 1e3 * max(times)
+        rows.append(f"| {name} | {median:.1f} | {slowest:.0f} | {sum(times):.2f} |")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    rows.append(
+        f"\nMeasured {time.strftime('%Y-%m-%d')} at commit {commit.strip()}: one thread of {processor()}, Python "
+        f"{platform.python_version()}, NumPy {np.__version__}."
+    )
+    return "\n".join(rows) + "\n"
+
+
+def processor() -> str:
+    """Name of the processor, as Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor()
+
+
+def replaced(page: str, name: str, table: str) -> str:
+    """The page with the table between two marks put anew."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    head, _, rest = page.partition(begin)
+    _, mark, tail = rest.partition(end)
+    if not mark:
+        raise ValueError(f"the page has no place for the table {name!r}")
+    return f"{head}{begin}\n{table}\n{mark}{tail}"
+
+
+def main() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for name, make in (("models", table_of_models), ("sizes", table_of_sizes), ("times", table_of_times)):
+        page = replaced(page, name, make())
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,341 @@
+"""Curvature and radius of networks with one hidden layer: against Hessians, differences, attacks, rationals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import dense_matrix
+
+import specnorm
+from specnorm import KernelError, MethodError, MixedBackends
+from specnorm.certificates import SECOND_DERIVATIVE
+
+Float = NDArray[np.float64]
+
+
+def _sigmoid(z: Float) -> Float:
+    return np.asarray(1 / (1 + np.exp(-z)))
+
+
+ACTIVATIONS: dict[str, tuple[Callable[[Float], Float], Callable[[Float], Float], Callable[[Float], Float], float]] = {
+    "sigmoid": (
+        _sigmoid,
+        lambda z: _sigmoid(z) * (1 - _sigmoid(z)),
+        lambda z: _sigmoid(z) * (1 - _sigmoid(z)) * (1 - 2 * _sigmoid(z)),
+        math.log(2 + math.sqrt(3)),
+    ),
+    "tanh": (
+        np.tanh,
+        lambda z: 1 - np.tanh(z) ** 2,
+        lambda z: -2 * np.tanh(z) * (1 - np.tanh(z) ** 2),
+        math.atanh(1 / math.sqrt(3)),
+    ),
+    "softplus": (
+        lambda z: np.logaddexp(0, z),
+        _sigmoid,
+        lambda z: _sigmoid(z) * (1 - _sigmoid(z)),
+        0.0,
+    ),
+}
+"""phi, phi', phi'', and where |phi''| is largest."""
+
+each_activation = pytest.mark.parametrize("name", ACTIVATIONS)
+
+
+@dataclass
+class Network:
+    """last @ phi(A x + bias): a strided convolution, an activation, a linear layer."""
+
+    name: str
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        random = np.random.RandomState(self.seed)
+        self.geometry: dict[str, Any] = {"stride": 2, "padding_mode": "zeros"}
+        self.kernel = random.standard_normal((3, 2, 3))
+        self.matrix = dense_matrix(self.kernel, 8, **self.geometry)
+        self.bias = random.standard_normal(len(self.matrix))
+        self.last = random.standard_normal((4, len(self.matrix)))
+        self.phi, self.slope, self.bend, _ = ACTIVATIONS[self.name]
+
+    def margin(self, x: Float) -> float:
+        hidden = self.phi(self.matrix @ x + self.bias)
+        return float((self.last[1] - self.last[2]) @ hidden)
+
+    def gradient(self, x: Float) -> Float:
+        weight = (self.last[1] - self.last[2]) * self.slope(self.matrix @ x + self.bias)
+        return np.asarray(self.matrix.T @ weight)
+
+    def hessian(self, x: Float) -> Float:
+        """Lemma 1 of the paper."""
+        weight = (self.last[1] - self.last[2]) * self.bend(self.matrix @ x + self.bias)
+        return np.asarray(self.matrix.T @ (weight[:, None] * self.matrix))
+
+    def curvature(self) -> float:
+        norm = specnorm.enclose(self.kernel, stride=2).upper
+        return float(specnorm.curvature_bound(norm, self.last, 1, 2, activation=self.name))  # type: ignore[arg-type]
+
+
+# -- the constants -------------------------------------------------------------------------------------------------
+def test_constants_are_rounded_up() -> None:
+    squares = {"sigmoid": Fraction(1, 108), "tanh": Fraction(16, 27), "softplus": Fraction(1, 16)}
+    assert squares.keys() == SECOND_DERIVATIVE.keys()
+    for name, square in squares.items():
+        found = Fraction(SECOND_DERIVATIVE[name]) ** 2
+        assert square <= found <= square * (1 + Fraction(1, 10**15))
+
+
+@each_activation
+def test_constants_are_the_largest_second_derivatives(name: str) -> None:
+    phi, slope, bend, at = ACTIVATIONS[name]
+    z = np.linspace(-8, 8, 100_001)
+    assert np.abs(bend(z)).max() <= SECOND_DERIVATIVE[name] * (1 + 1e-14)
+    assert abs(float(bend(np.asarray(at)))) == pytest.approx(SECOND_DERIVATIVE[name], rel=1e-12)
+    np.testing.assert_allclose(np.gradient(phi(z), z)[1:-1], slope(z)[1:-1], atol=1e-8)
+    np.testing.assert_allclose(np.gradient(slope(z), z)[1:-1], bend(z)[1:-1], atol=1e-8)
+
+
+# -- the curvature -------------------------------------------------------------------------------------------------
+@each_activation
+def test_hessians_stay_below_the_bound(name: str) -> None:
+    """At random points, and where a search drives them."""
+    for seed in range(3):
+        network = Network(name, seed)
+        bound = network.curvature()
+        random = np.random.RandomState(seed)
+        largest = 0.0
+        for _ in range(20):
+            x = random.standard_normal(16)
+            for _ in range(30):
+                step = x + 0.3 * random.standard_normal(16)
+                x = max(x, step, key=lambda at: float(np.linalg.norm(network.hessian(at), 2)))
+            largest = max(largest, float(np.linalg.norm(network.hessian(x), 2)))
+        assert 0.05 * bound <= largest <= bound
+
+
+@each_activation
+def test_hessians_are_differences_of_gradients(name: str) -> None:
+    network = Network(name)
+    x = np.random.RandomState(5).standard_normal(16)
+    for direction in np.eye(16):
+        slope = (network.gradient(x + 1e-5 * direction) - network.gradient(x - 1e-5 * direction)) / 2e-5
+        np.testing.assert_allclose(slope, network.hessian(x) @ direction, atol=1e-7)
+        rise = (network.margin(x + 1e-5 * direction) - network.margin(x - 1e-5 * direction)) / 2e-5
+        assert rise == pytest.approx(float(network.gradient(x) @ direction), abs=1e-7)
+
+
+@each_activation
+def test_the_bound_is_attained(name: str) -> None:
+    """One hidden unit, at the point where its activation bends most."""
+    _, _, bend, at = ACTIVATIONS[name]
+    last = np.array([[1.5], [-0.25]])
+    bound = float(specnorm.curvature_bound(3.0, last, 0, 1, activation=name))  # type: ignore[arg-type]
+    truth = 9.0 * 1.75 * abs(float(bend(np.asarray(at))))
+    assert truth * (1 - 1e-14) <= bound <= truth * (1 + 1e-12)
+
+
+@given(
+    rows=st.lists(st.tuples(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300)), min_size=1, max_size=3),
+    norm=st.floats(0, 1e300),
+    dtype=st.sampled_from(["float64", "float32", "float16"]),
+)
+def test_the_bound_is_rounded_up(rows: list[tuple[float, float]], norm: float, dtype: str) -> None:
+    """Against rational numbers, overflow and underflow included."""
+    with np.errstate(over="ignore"):
+        last = np.array(rows).T.astype(dtype)
+    if not np.isfinite(last).all():
+        last = np.ones_like(last) * np.arange(2)[:, None].astype(dtype)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        got = specnorm.curvature_bound(norm, last, 0, 1, activation="softplus")
+    assert got.dtype == np.dtype("float64" if dtype == "float64" else "float32")
+    largest = max(abs(Fraction(float(a)) - Fraction(float(b))) for a, b in last.T.tolist())
+    truth = largest * Fraction(norm) ** 2 / 4
+    if math.isinf(float(got)):
+        assert truth > Fraction(float(np.finfo(got.dtype).max)) * Fraction(999, 1000)
+    elif not math.isnan(float(got)):  # 0 times infinity promises nothing
+        assert Fraction(float(got)) >= truth
+        tiny = Fraction(float(np.finfo(got.dtype).smallest_normal))
+        assert Fraction(float(got)) <= truth * Fraction(1.00001) + 4 * tiny * max(Fraction(1), Fraction(norm)) ** 2
+
+
+# -- the radius ----------------------------------------------------------------------------------------------------
+@each_activation
+def test_no_attack_inside_the_radius(name: str) -> None:
+    """Gradient descent and random steps, at the very radius; and the margin does fall somewhere outside."""
+    fell = False
+    for seed in range(6):
+        network = Network(name, seed)
+        random = np.random.RandomState(seed)
+        x = random.standard_normal(16)
+        m, g = network.margin(x), network.gradient(x)
+        if m <= 0:
+            network.last = -network.last
+            m, g = -m, -g
+        radius = float(specnorm.certified_radius(m, g, network.curvature()))
+        assert 0 < radius <= m / float(np.linalg.norm(g))
+        for reach in (radius, 30 * radius):
+            for _ in range(20):
+                d = random.standard_normal(16)
+                for _ in range(30):
+                    d = reach * d / np.linalg.norm(d)
+                    d = d - 0.3 * reach * network.gradient(x + d) / np.linalg.norm(network.gradient(x + d))
+                margin = network.margin(x + reach * d / np.linalg.norm(d))
+                assert margin > 0 or reach > radius
+                fell |= margin < 0
+    assert fell
+
+
+@given(
+    m=st.floats(1e-300, 1e300),
+    g=st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=3),
+    bend=st.floats(0, 1e300),
+    dtype=st.sampled_from(["float64", "float32"]),
+)
+def test_the_radius_is_rounded_down(m: float, g: list[float], bend: float, dtype: str) -> None:
+    """``||g|| r + M r**2 / 2 <= m`` in rational numbers, whatever overflows; and nearly so much."""
+    with np.errstate(over="ignore", under="ignore"):
+        gradient = np.array(g).astype(dtype)
+    if not np.isfinite(gradient).all():
+        gradient = np.ones_like(gradient)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        radius = Fraction(float(specnorm.certified_radius(m, gradient, bend)))
+    entries: list[Any] = gradient.tolist()
+    square = sum(Fraction(x) ** 2 for x in entries)
+
+    def inside(r: Fraction) -> bool:
+        """||g|| r <= m - M r**2 / 2."""
+        room = Fraction(m) - Fraction(bend) * r * r / 2
+        return room >= 0 and square * r * r <= room * room
+
+    assert inside(radius)
+    info = np.finfo(dtype)
+    largest, tiny = Fraction(float(info.max)), Fraction(float(info.smallest_normal))
+    if dtype == "float64" and tiny < radius < largest / 2 and bend > 1e-290:
+        assert not inside(radius * Fraction(1 + 1e-13))
+
+
+def test_special_radii() -> None:
+    def radius(m: float, g: list[float], bend: float) -> float:
+        return float(specnorm.certified_radius(m, np.array(g), bend))
+
+    assert radius(0.0, [1.0], 1.0) == radius(-1.0, [1.0], 1.0) == 0
+    assert radius(3.0, [3.0, 4.0], 0.0) == pytest.approx(0.6, rel=1e-12)
+    assert radius(2.0, [0.0], 4.0) == pytest.approx(1.0, rel=1e-12)
+    assert radius(4.0, [3.0], 2.0) == pytest.approx(1.0, rel=1e-12)
+    assert radius(1.0, [0.0], 0.0) > 1e300
+    assert radius(1.0, [1.0], math.inf) == 0
+
+
+# -- every library -------------------------------------------------------------------------------------------------
+def test_libraries_agree(xp: Lib) -> None:
+    for dtype in xp.dtypes:
+        random = np.random.RandomState(0)
+        last, g = random.standard_normal((3, 5)).astype(dtype), random.standard_normal((2, 4)).astype(dtype)
+        norm = np.asarray(2.5, dtype=dtype)
+        bend = specnorm.curvature_bound(xp.asarray(norm), xp.asarray(last), 2, 0, activation="tanh")
+        radius = specnorm.certified_radius(xp.asarray(np.asarray(0.7, dtype=dtype)), xp.asarray(g), bend)
+        again = specnorm.certified_radius(float(np.asarray(0.7, dtype=dtype)), xp.asarray(g), xp.number(bend))
+        expected = float(specnorm.curvature_bound(norm, last, 2, 0, activation="tanh"))
+        assert xp.number(bend) == pytest.approx(expected, rel=1e-5)
+        assert xp.number(radius) == pytest.approx(
+            float(specnorm.certified_radius(0.7, g, expected)), rel=1e-5 if dtype == "float32" else 1e-12
+        )
+        assert xp.number(again) == pytest.approx(xp.number(radius), rel=1e-6)
+        for value in (bend, radius):
+            assert xp.dtype_name(value) == dtype
+            assert str(xp.backend.device(value)) == str(xp.backend.device(xp.asarray(g)))
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    torch = pytest.importorskip("torch")
+    last = torch.eye(2, dtype=torch.bfloat16)
+    assert specnorm.curvature_bound(1.0, last, 0, 1, activation=1.0).dtype == torch.float32
+
+
+def test_gradient_under_torch() -> None:
+    """The regulariser of the paper: differentiable in the kernel and in the last layer."""
+    torch = pytest.importorskip("torch")
+    kernel = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    last = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    kernel.requires_grad_()
+    last.requires_grad_()
+
+    def penalty(k: Any, w: Any) -> Any:
+        return specnorm.curvature_bound(specnorm.f4_bound(k), w, 0, 1, activation="softplus")
+
+    assert torch.autograd.gradcheck(penalty, (kernel, last), rtol=1e-6, eps=1e-6)
+
+
+def test_under_jit() -> None:
+    jax = pytest.importorskip("jax")
+    last = jax.numpy.asarray(np.arange(6.0, dtype=np.float32).reshape(2, 3))
+    call = jax.jit(lambda s, w: specnorm.curvature_bound(s, w, 0, 1, activation="sigmoid"))
+    norm = jax.numpy.asarray(np.float32(2))
+    expected = float(specnorm.curvature_bound(norm, last, 0, 1, activation="sigmoid"))
+    assert float(call(norm, last)) == pytest.approx(expected, rel=1e-6)
+    radius = jax.jit(specnorm.certified_radius)(norm, last, norm)
+    assert float(radius) == pytest.approx(float(specnorm.certified_radius(norm, last, norm)), rel=1e-6)
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["relu", "ReLU", "leaky_relu", "LeakyReLU", "hardtanh"])
+def test_kinks_are_refused(name: Any) -> None:
+    with pytest.raises(MethodError, match=r"no curvature bound exists.*Lipschitz"):
+        specnorm.curvature_bound(1.0, np.eye(2), 0, 1, activation=name)
+
+
+@pytest.mark.parametrize("activation", ["swish", -1.0, math.nan, math.inf, True, None])
+def test_other_activations_need_a_number(activation: Any) -> None:
+    with pytest.raises(MethodError, match=r"max \|phi''\||finite number"):
+        specnorm.curvature_bound(1.0, np.eye(2), 0, 1, activation=activation)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "changes"),
+    [
+        (KernelError, r"last has shape \(4,\)", {"last": np.ones(4)}),
+        (KernelError, "norm has shape", {"norm": np.ones(2)}),
+        (KernelError, "norm=-1.0 is negative", {"norm": -1.0}),
+        (KernelError, "norm is not a number", {"norm": math.nan}),
+        (KernelError, "dtype int64", {"last": np.eye(2, dtype=np.int64)}),
+        (MethodError, "label=2 is no class: last has 2 rows", {"label": 2}),
+        (MethodError, "target=-1 is no class", {"target": -1}),
+        (MethodError, "label and target are both 1", {"label": 1}),
+    ],
+)
+def test_curvature_refuses(error: type[Exception], words: str, changes: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {"norm": 1.0, "last": np.eye(2), "label": 0, "target": 1, **changes}
+    with pytest.raises(error, match=words):
+        specnorm.curvature_bound(**arguments, activation="tanh")
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ("margin is not a number", {"margin": math.nan}),
+        ("gradient is not a number", {"gradient": np.array([math.nan])}),
+        ("curvature=-2.0 is negative", {"curvature": -2.0}),
+        ("curvature has shape", {"curvature": np.ones(1)}),
+    ],
+)
+def test_radius_refuses(words: str, changes: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {"margin": 1.0, "gradient": np.ones(2), "curvature": 1.0, **changes}
+    with pytest.raises(KernelError, match=words):
+        specnorm.certified_radius(**arguments)
+
+
+def test_libraries_are_not_mixed() -> None:
+    torch = pytest.importorskip("torch")
+    last: Any = np.eye(2)
+    with pytest.raises(MixedBackends):
+        specnorm.curvature_bound(torch.ones(()), last, 0, 1, activation="tanh")
