@@ -40,6 +40,7 @@ def main() -> None:
             rows.append(measure(family, name, kernel, given.threads, given.repeats))
             print(summary(rows[-1]), flush=True)
     given.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(table(rows))
 
 
 def measure(family: str, name: str, kernel: np.ndarray, threads: int, repeats: int) -> dict[str, Any]:
@@ -105,6 +106,28 @@ def summary(row: dict[str, Any]) -> str:
     ratios = "  ".join(f"{key} {value:.2f}" for key, value in row["ratio_to_hopm"].items() if key != "hopm")
     hopm_ms = 1e3 * row["seconds"]["hopm"]
     return f"{row['shape'][0]:4d} {row['family']:8s} hopm {hopm_ms:.1f} ms  {ratios}  ({row['cells']} cells)"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown for docs/benchmarks/price.md: medians over the kernels of one size and family."""
+    columns = ("enclose", "enclose_n32", "enclose_n1024", "tn_certified", "tn_estimate", "f4")
+    lines = [
+        "| channels | kernels | HOPM, ms | " + " | ".join(columns) + " | cells |",
+        "|---" * (4 + len(columns)) + "|",
+    ]
+    for family in ("trained", "flat"):
+        for channels in sorted({row["shape"][0] for row in rows}):
+            these = [row for row in rows if row["shape"][0] == channels and row["family"] == family]
+            if not these:
+                continue
+            cells = "-".join(str(f(row["cells"] for row in these)) for f in ((min, max) if len(these) > 1 else (max,)))
+            hopm_ms = statistics.median(row["seconds"]["hopm"] for row in these) * 1e3
+            ratio = [[r["ratio_to_hopm"][c] for r in these if c in r["ratio_to_hopm"]] for c in columns]
+            figures = [f"{statistics.median(x):.2f} ({max(x):.2f})" if x else "" for x in ratio]
+            lines.append(
+                f"| {channels} | {family}, {len(these)} | {hopm_ms:.1f} | " + " | ".join(figures) + f" | {cells} |"
+            )
+    return "\n".join(lines)
 
 
 def _git(*words: str) -> str:
