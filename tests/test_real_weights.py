@@ -81,3 +81,16 @@ def test_the_audit_of_the_resnet(size: int) -> None:
         assert row["f4"] >= row["tn"] * (1 - 1e-3), row["name"]
         assert row["circular"] <= row["upper"], row["name"]
         assert row["reshaped"] <= row["upper"], row["name"]
+
+
+@pytest.mark.parametrize("model", ["resnet20", "dncnn25"])
+def test_gram_iteration_comes_down_to_the_norm(model: str) -> None:
+    """Decreasing in the count, and at each above the circular norm at its size and that at any size below sigma*."""
+    for name, kernel, _ in list(real_layers(model))[::6]:
+        norm = float(specnorm.conv_norm(kernel, 16))
+        bounds = [float(specnorm.gram_bound(kernel, 16, n_iter=t)) for t in range(1, 7)]
+        assert bounds == sorted(bounds, reverse=True), name
+        assert norm * FLOAT32 <= bounds[-1] <= norm * min(kernel.shape[:2]) ** (1 / 2**7) * 1.001, name
+        everywhere = [float(specnorm.gram_bound(kernel, n_iter=t)) for t in (1, 2, 3)]
+        assert everywhere == sorted(everywhere, reverse=True), name
+        assert everywhere[-1] >= float(specnorm.enclose(kernel).lower) * FLOAT32, name
