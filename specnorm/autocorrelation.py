@@ -91,7 +91,8 @@ class GramPolynomial:
         xp, p = self.xp, self.size
         gram = xp.matmul(xp.matrix_transpose(columns), columns)
         # The hints first, then the large directions of what is orthogonal to them.
-        span = xp.concat([xp.real(hints), xp.imag(hints)], axis=1)[:, : p // 2, :]
+        span = xp.concat([xp.real(hints), xp.imag(hints)], axis=1)
+        span = span[:, : min(p // 2, span.shape[1]), :]
         first, _ = xp.linalg.qr(xp.matrix_transpose(span))
         kept = first.shape[-1]
         onto = xp.matmul(first, xp.matrix_transpose(first))
