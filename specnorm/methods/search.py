@@ -214,10 +214,11 @@ class Search:
         vectors : array, shape (c, rank)
             For the next round.
         """
-        centres, least = cells.boxes.centres, _CLEAR * polynomial.tail
+        # What is proven must not be less than what the matrices were reduced for.
+        centres, least = cells.boxes.centres, max(_CLEAR * polynomial.tail, polynomial.error)
         parts = polynomial.parts(centres, cells.owner)
         limit = self._limits(polynomial, cells)
-        reduced, rounded = polynomial.reduced(parts, np.clip(limit, max(least, polynomial.error), 1e300))
+        reduced, rounded = polynomial.reduced(parts, np.clip(limit, least, 1e300))
         error = self.backend.to_numpy(rounded)
         square, vectors = self._estimate(reduced, vectors, steps)
         below, full = polynomial.lift(parts, vectors, square)
