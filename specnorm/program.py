@@ -70,13 +70,14 @@ class Program:
                 self.method.refuse_tracer(self.spec)
             elif self.proof_place(kernels, backend=backend) == "host":
                 return self._on_host(kernels, backend=backend)
-        elif self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels):
+        elif self._in_numpy(kernels, backend=backend):
             return self._on_host(kernels, backend=backend)
         with backend.precise(kernels):
             if not backend.is_traced(kernels):
                 self.check_values(kernels, backend=backend)
             count, groups = math.prod(batch), self.parts
-            blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), xp=xp, backend=backend)
+            dtype = self._dtype(kernels, backend=backend)
+            blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp)
             # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
             per_layer = self.spec.groups if self.method.folds(self.spec) else 1
             layers = xp.reshape(blocks, (count, per_layer * math.prod(blocks.shape[1:])))
@@ -163,7 +164,7 @@ class Program:
 
     def init(self, kernels: Array, *, backend: Backend) -> tuple[Array, ...]:
         """Training state of a batch of kernels (*batch, *shape): the arrays of `state_shapes`, leading axes batch."""
-        if self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels):
+        if self._in_numpy(kernels, backend=backend):
             found = self.init(backend.to_numpy(kernels), backend=backend.host())
             return tuple(backend.from_numpy(x, kernels) for x in found)
         xp = backend.namespace(kernels)
@@ -198,7 +199,7 @@ class Program:
         state : tuple of arrays
             Shapes and dtypes as given.
         """
-        if self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels):
+        if self._in_numpy(kernels, backend=backend):
             inside = tuple(map(backend.to_numpy, state))
             value, gradient, after = self.step(backend.to_numpy(kernels), inside, sweeps=sweeps, backend=backend.host())
             xp = backend.namespace(kernels)
@@ -236,9 +237,8 @@ class Program:
     def _scaled_blocks(self, kernels: Array, *, xp: Any, backend: Backend) -> tuple[Array, Array]:
         """Blocks of a batch in the kernels' own precision, each layer scaled by a power of two, and its exponent."""
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
-        dtype = getattr(xp, backend.working_dtype(kernels, self.result_dtype))
-        prepare = operators.to_blocks if self.method.folds(self.spec) else convolution.torch_order
-        blocks = prepare(xp.reshape(xp.astype(kernels, dtype, copy=False), (count, *self.shape)), self.spec, xp=xp)
+        dtype = backend.working_dtype(kernels, self.result_dtype)
+        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp)
         layers, exponent = arrays.scale(xp.reshape(blocks, (count, -1)), xp=xp)
         return xp.reshape(layers, blocks.shape), exponent
 
@@ -253,10 +253,13 @@ class Program:
         lifts = self.method.rounds == "up" and self.method.folds(self.spec)
         return math.sqrt(self.spec.copies) if lifts else 1.0
 
-    def _blocks(self, kernels: Array, *, xp: Any, backend: Backend) -> Array:
-        dtype = getattr(xp, self._dtype(kernels, backend=backend))
+    def _in_numpy(self, kernels: Array, *, backend: Backend) -> bool:
+        """Whether a method of many small products runs in NumPy, which reads these arrays in place."""
+        return self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels)
+
+    def _blocks(self, kernels: Array, dtype: str, *, xp: Any) -> Array:
         prepare = operators.to_blocks if self.method.folds(self.spec) else convolution.torch_order
-        return prepare(xp.astype(kernels, dtype), self.spec, xp=xp)
+        return prepare(xp.astype(kernels, getattr(xp, dtype), copy=False), self.spec, xp=xp)
 
     @property
     def value_shape(self) -> tuple[int, ...]:

@@ -88,10 +88,13 @@ def enclose_layer(
         bound = rounding.up(supremum * math.sqrt(spec.copies), 4, xp=xp)
         upper = xp.minimum(upper, bound[:, None])
     # The layer's vectors are those of its best group, in that group's channels.
-    best = xp.astype(
-        xp.arange(groups, device=backend.device(kernels))[None, :] == xp.argmax(lower, axis=1)[:, None], u.dtype
-    )
-    u, v = (xp.reshape(xp.reshape(x, (b, groups, -1)) * best[:, :, None], (b, -1)) for x in (u, v))
+    best = xp.argmax(lower, axis=1)
+
+    def of_best(x: Array) -> Array:
+        chosen = arrays.pick(xp.reshape(x, (b, groups, -1)), best, xp=xp)
+        return xp.reshape(arrays.one_hot(chosen, best, groups, xp=xp), (b, -1))
+
+    u, v = of_best(u), of_best(v)
     lower, upper = xp.max(lower, axis=1), xp.max(upper, axis=1)
     return Ends(lower, upper, u, v, bool(xp.all(upper <= lower * (1 + rtol))))
 

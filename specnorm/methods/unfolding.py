@@ -98,8 +98,8 @@ class FantasticFour(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """The active unfolding's gradient."""
         *vectors, active = residuals
-        columns = [xp.where(active == j, cotangent, xp.zeros_like(cotangent)) for j in range(len(vectors) // 2)]
-        return Unfoldings().pullback(tuple(vectors), xp.stack(columns, axis=1), spec, xp=xp)
+        columns = arrays.one_hot(cotangent, active, len(vectors) // 2, xp=xp)
+        return Unfoldings().pullback(tuple(vectors), columns, spec, xp=xp)
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
