@@ -179,12 +179,8 @@ def _from_below(matrix: Array, *, xp: Any, backend: Backend) -> tuple[np.ndarray
     """Norms of a stack of matrices from below, and the vectors of their smaller sides."""
     wide = matrix.shape[-1] > matrix.shape[-2]
     tall = xp.matrix_transpose(matrix) if wide else matrix
-    start = arrays.random_vectors(0, (1, tall.shape[-1], 1)).real
-    start = np.broadcast_to(start, (matrix.shape[0], *start.shape[1:]))
+    start = np.broadcast_to(arrays.random_vectors(0, (1, tall.shape[-1])).real, (matrix.shape[0], tall.shape[-1]))
     v = backend.from_numpy(start.astype(np.float64 if matrix.dtype == xp.float64 else np.float32), matrix)
-    v, _ = arrays.normalise(v, xp=xp, axis=-2)
-    for _ in range(_STEPS):
-        image = xp.matmul(tall, v)
-        v, norm = arrays.normalise(xp.matmul(xp.matrix_transpose(tall), image), xp=xp, axis=-2)
-    # ||A*A v|| <= ||A||**2 for the unit v before last; less a little for rounding.
-    return np.sqrt(backend.to_numpy(norm[:, 0, 0])) * (1 - 1e-6), v[:, :, 0]
+    _, v, norm = follow_matrix(tall, arrays.normalise(v, xp=xp)[0], _STEPS, xp=xp)
+    # ||A* u|| <= ||A|| for a unit vector u; less a little for rounding.
+    return backend.to_numpy(norm) * (1 - 1e-6), v

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import functools
 import platform
-import re
 import statistics
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 from real_weights import MODELS, real_layers
 
 import specnorm
+from bench import facts
 from specnorm import Enclose, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods" / "index.md"
@@ -127,19 +126,11 @@ def table_of_times() -> str:
     for name, times in every.items():
         median, slowest = 1e3 * statistics.median(times), 1e3 * max(times)
         rows.append(f"| {name} | {median:.1f} | {slowest:.0f} | {sum(times):.2f} |")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     rows.append(
-        f"\nMeasured {time.strftime('%Y-%m-%d')} at commit {commit.strip()}: one thread of {processor()}, Python "
+        f"\nMeasured {facts.date()} at commit {facts.commit()}: one thread of {facts.processor()}, Python "
         f"{platform.python_version()}, NumPy {np.__version__}."
     )
     return "\n".join(rows) + "\n"
-
-
-def processor() -> str:
-    """Name of the processor, as Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    return names[0] if names else platform.processor()
 
 
 def replaced(page: str, name: str, table: str) -> str:

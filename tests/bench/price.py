@@ -11,7 +11,6 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 import specnorm
+from bench import facts
 from bench.kernels import flat, trained
 from bench.yardsticks import fft_svd, hopm, hopm_lean
 
@@ -86,11 +86,11 @@ def measure(family: str, name: str, kernel: np.ndarray, threads: int, repeats: i
         "hopm_value": float(values["hopm"]),
         "tn_value": float(values["tn_certified"]),
         "f4_value": float(values["f4"]) if "f4" in values else None,
-        "machine": platform.processor() or platform.machine(),
+        "machine": facts.processor(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
-        "date": time.strftime("%Y-%m-%d"),
+        "commit": facts.commit(),
+        "dirty": bool(facts.git("status", "--porcelain")),
+        "date": facts.date(),
     }
 
 
@@ -128,10 +128,6 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"| {channels} | {family}, {len(these)} | {hopm_ms:.1f} | " + " | ".join(figures) + f" | {cells} |"
             )
     return "\n".join(lines)
-
-
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
-import subprocess
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -27,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import specnorm
+from bench import facts
 
 
 class Block(nn.Module):
@@ -148,11 +147,10 @@ def memory(method: Any, shape: tuple[int, ...]) -> dict[str, Any]:
 
 def about(given: argparse.Namespace) -> dict[str, Any]:
     """Where and when."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": facts.date(),
+        "commit": facts.commit(),
+        "machine": f"{facts.processor()}, {os.cpu_count()} cores",
         "load": round(os.getloadavg()[0], 2),
         "device": given.device,
         "threads": given.threads,
