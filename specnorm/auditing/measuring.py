@@ -111,6 +111,8 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
         lower, upper = interval(take, row.spec)
         row = replace(row, lower=lower, upper=upper)
         for column in row.values:
+            if column == CIRCULAR and not _has_circular(row.spec):
+                continue
             result = take("fft" if column == CIRCULAR else column)
             row = replace(
                 row,
@@ -122,6 +124,13 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
     except Exception as error:  # one bad layer must not lose the others
         return replace(row, reason=f"{type(error).__name__}: {error}")
     return row
+
+
+def _has_circular(spec: ConvSpec) -> bool:
+    """Whether there is a circular layer at this size."""
+    if spec.input_shape is None:
+        return False
+    return spec.transposed or not any(n % s for n, s in zip(spec.input_shape, spec.stride, strict=True))
 
 
 def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, float]:
