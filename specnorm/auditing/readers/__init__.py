@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers import hdf5, keras, npz, pytorch, safetensors
+from specnorm.auditing.readers import hdf5, keras, npz, pytorch, safetensors, sharded
 from specnorm.errors import ModelFileError
 
 Reader = Callable[[BinaryIO, str, int], list[Tensor]]
@@ -39,7 +39,7 @@ MAX_BYTES = 8 * 2**30
 
 _READERS: dict[str, Reader] = {
     "safetensors": safetensors.read,
-    "safetensors-index": _later("a safetensors index"),
+    "safetensors-index": sharded.read,
     "npz": npz.read,
     "pytorch": pytorch.read,
     "onnx": _later("an ONNX model"),
@@ -58,6 +58,7 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
     Parameters
     ----------
     path : str
+        A file, or a folder with the index of a sharded one.
     max_bytes : int
         Most bytes that the file's arrays may take in memory.
 
@@ -73,11 +74,14 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
     """
     with ExitStack() as stack:
         try:
+            place = Path(path)
+            if place.is_dir():
+                place = sharded.index_of(place)
             # A named pipe would block, a device never end.
-            if not stat.S_ISREG(Path(path).stat().st_mode):
+            if not stat.S_ISREG(place.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")
-            file = stack.enter_context(Path(path).open("rb"))
-            tensors = _READERS[sniff(file)](file, path, max_bytes)
+            file = stack.enter_context(place.open("rb"))
+            tensors = _READERS[sniff(file)](file, str(place), max_bytes)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
         except (OSError, ValueError) as error:
