@@ -2,8 +2,8 @@
 
 SOURCE_FOLDER holds one folder a model with the published file, its LICENSE and layers.json, as `README.md` lists them.
 Into the copy of layers.json comes, of every kernel, where its bytes lie in the file and how its axes are ordered there,
-so that `tests/real_weights.py` can read it with NumPy alone. Beside it goes geometry.json, for the audit of formats that
-state none.
+so that `tests/real_weights.py` can read it with NumPy alone. Beside it goes geometry.json, for formats that state
+none.
 """
 
 from __future__ import annotations
