@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from specnorm import backends
+from specnorm import backends, usage
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit
 from specnorm.auditing.output import check_output, replace_file
@@ -191,19 +191,23 @@ def _print(text: str) -> None:
 def _application() -> click.Group:
     import click
 
-    @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+    settings = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+    @click.group(context_settings=settings, help=usage.ABOUT, epilog=usage.EPILOG)
     @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
     def application() -> None:
-        """Spectral norms of convolution layers: bounded, computed and proved."""
+        """What is common to all commands: nothing."""
+
+    usage.add_completion(application)
 
     @application.command("backends")
     def backends_command() -> int:
         """List the array libraries that can be used here, their devices, and what is missing."""
         return list_backends()
 
-    @application.command("audit")
+    @application.command("audit", cls=usage.grouped(), epilog=usage.EPILOG)
     @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
-    @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True)
+    @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", help="Form of the report.")
     @click.option("--output", type=click.Path(path_type=Path), callback=_output, help="Write to this file instead.")
     @click.option(
         "--input-shape", callback=_sizes, metavar="N|NxM",
@@ -226,7 +230,10 @@ def _application() -> click.Group:
     )  # fmt: skip
     @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
     @click.option("--device", metavar="NAME", help="Device of that library.")
-    @click.option("--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, help="Refuse files that claim more.")
+    @click.option(
+        "--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
+        help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
+    )  # fmt: skip
     def audit_command(
         models: tuple[str, ...],
         output_format: str,
@@ -237,8 +244,7 @@ def _application() -> click.Group:
     ) -> int:
         """Bound the norm of every convolution and linear layer of MODEL (.safetensors, .npz, PyTorch state dict).
 
-        Exit code: 0; 1 if --fail-above failed; 2 for wrong usage, an unreadable file or a layer that could not be
-        measured.
+        A file of weights does not tell strides and groups; the last line of the table says what was assumed.
         """
         return audit_models(Request(models, output_format, output, fail_above, {"layers": layers or None, **options}))
 
