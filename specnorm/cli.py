@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from specnorm import backends
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit
+from specnorm.auditing.executing import Workers, cpus
 from specnorm.auditing.output import check_output, replace_file
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
@@ -70,6 +71,7 @@ class Request:
     output_format: str
     output: Path | None
     fail_above: float | None
+    jobs: int
     options: dict[str, Any]
     """Keyword arguments of `audit`."""
 
@@ -100,12 +102,13 @@ def audit_models(request: Request) -> int:
         Exit code.
     """
     reports: list[Report] = []
-    for model in request.models:
-        try:
-            with _progress(model) as tick:
-                reports.append(audit(model, progress=tick, **request.options))
-        except ModelFileError as error:
-            _complain(str(error))
+    with Workers(request.jobs) if request.jobs > 1 else nullcontext() as executor:
+        for model in request.models:
+            try:
+                with _progress(model) as tick:
+                    reports.append(audit(model, progress=tick, executor=executor, **request.options))
+            except ModelFileError as error:
+                _complain(str(error))
     complete = len(reports) == len(request.models)
     written = _emit(reports, request, complete=complete)
     if request.fail_above is not None and not _gate(reports, request.fail_above):
@@ -226,12 +229,17 @@ def _application() -> click.Group:
     )  # fmt: skip
     @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
     @click.option("--device", metavar="NAME", help="Device of that library.")
+    @click.option(
+        "--jobs", callback=_jobs, default="1", show_default=True, metavar="N|auto",
+        help="Processes to measure in; auto: as many as processors. They share out the threads.",
+    )  # fmt: skip
     @click.option("--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, help="Refuse files that claim more.")
     def audit_command(
         models: tuple[str, ...],
         output_format: str,
         output: Path | None,
         fail_above: float | None,
+        jobs: int,
         layers: tuple[str, ...],
         **options: Any,
     ) -> int:
@@ -240,7 +248,8 @@ def _application() -> click.Group:
         Exit code: 0; 1 if --fail-above failed; 2 for wrong usage, an unreadable file or a layer that could not be
         measured.
         """
-        return audit_models(Request(models, output_format, output, fail_above, {"layers": layers or None, **options}))
+        options["layers"] = layers or None
+        return audit_models(Request(models, output_format, output, fail_above, jobs, options))
 
     return application
 
@@ -265,6 +274,16 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
         raise click.BadParameter(f"{visible(value)!r} is not a size such as 32 or 32x48.", ctx, param)
     sizes = tuple(int(word) for word in words)
     return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _jobs(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    import click
+
+    if value == "auto":
+        return cpus()
+    if not (value.isascii() and value.isdigit() and len(value) < 5 and int(value) > 0):
+        raise click.BadParameter(f"{visible(value)!r} is neither a number of at least 1 nor auto.", ctx, param)
+    return int(value)
 
 
 def _bound(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import get_args
 
+from specnorm.auditing.executing import measured
 from specnorm.auditing.layers import Layer, Tensor, select
-from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings, describe, fill
+from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings
 from specnorm.auditing.placement import check_target
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.backends import Array
 from specnorm.conv import Layout, PaddingMode
-from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 
 __all__ = ["Report", "Row", "audit"]
@@ -52,7 +53,8 @@ def audit(
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``METHODS``.
     executor : concurrent.futures.Executor, optional
-        Where to measure; None: here, one layer after the other.
+        Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
+        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
@@ -110,49 +112,12 @@ def _audit(
             "(linear) or 3 to 5 (convolution)."
         )
     rows = []
-    for row in _measured(found, settings, executor):
-        rows.append(row)
-        if progress is not None:
-            progress(len(rows), len(found), row.name)
+    with closing(measured(found, settings, executor)) as answers:
+        for row in answers:
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), len(found), row.name)
     return Report(_version(), model, tuple(rows), skipped)
-
-
-def _measured(found: Iterable[Layer], settings: Settings, executor: Executor | None) -> Iterator[Row]:
-    """Rows in the layers' order. At most a few kernels are in memory at once."""
-    if executor is None:
-        for layer in found:
-            row, kernel = _loaded(layer, settings)
-            yield fill(row, kernel, settings)
-        return
-    window = 2 * (os.cpu_count() or 1)
-    pending: deque[Future[Row]] = deque()
-    try:
-        for layer in found:
-            row, kernel = _loaded(layer, settings)
-            pending.append(executor.submit(fill, row, kernel, settings))
-            if len(pending) >= window:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def _loaded(layer: Layer, settings: Settings) -> tuple[Row, Array]:
-    row = describe(layer, settings)
-    if row.reason is not None:
-        return row, None
-    try:
-        return row, layer.tensor.load()
-    except SpecnormError as error:
-        return _failed(row, str(error)), None
-    except Exception as error:  # a damaged array must not lose the others
-        return _failed(row, f"cannot be read: {type(error).__name__}: {error}"), None
-
-
-def _failed(row: Row, reason: str) -> Row:
-    return Row(row.name, row.kind, row.shape, row.spec, row.assumed, values=row.values, reason=reason)
 
 
 def _check(settings: Settings) -> None:

@@ -44,6 +44,8 @@ class Row:
         Per method, what its value promises (`specnorm.Kind`).
     reason : str or None
         Why the layer could not be measured; None: it was.
+    note : str or None
+        How the layer was measured, where an executor lost it; None: as asked for.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Row:
     values: Mapping[str, Value] = field(default_factory=dict)
     promises: Mapping[str, Promise] = field(default_factory=dict)
     reason: str | None = None
+    note: str | None = None
 
     @property
     def status(self) -> Literal["ok", "error"]:
@@ -91,7 +94,7 @@ class Row:
         }
         row |= {name: _finite(self.values.get(name)) for name in STANDARD}
         row |= {name: _finite(value) for name, value in self.values.items() if name not in STANDARD}
-        return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason}
+        return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason, "note": self.note}
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,8 @@ def _notes(report: Report) -> list[str]:
     if assumed:
         notes.append(f"Assumed, since the file does not say: {', '.join(map(visible, assumed))}.")
     notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
+    for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
+        notes.append(f"{', '.join(visible(row.name) for row in report.layers if row.note == note)}: {visible(note)}.")
     return notes
 
 
