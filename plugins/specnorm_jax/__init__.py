@@ -42,8 +42,8 @@ def spread(mesh: Mesh, axis: str | Sequence[str] | None = None) -> Iterator[None
     -----
     ``grid_bound``, ``gram_bound`` and ``conv_norm`` at an input size, and their gradients, give the same values as on
     one device up to rounding; bounds stay bounds. The kernel is copied to every device, each of which forms and
-    factorises the symbols of its own frequencies; what is exchanged are the largest values. Proofs by search (`enclose`)
-    run on the host all the same. Works around a call or inside a function that is compiled.
+    factorises the symbols of its own frequencies; what is exchanged are the largest values. Proofs by search
+    (`enclose`) run on the host all the same. Works around a call, or inside a function that is compiled.
 
     Raises
     ------

@@ -147,7 +147,7 @@ class _Run:
 
 
 def _fill(row: Row, kernel: Array, settings: Settings, task: str) -> Row:
-    """Measure a layer in an executor's worker. Dask takes calls with equal arguments for one: ``task`` never is equal."""
+    """Measure a layer in a worker. Dask takes calls with equal arguments for one: ``task`` is another each time."""
     del task
     return fill(row, kernel, settings)
 
