@@ -12,7 +12,9 @@ from typing import get_args
 
 from specnorm.auditing.layers import Layer, Tensor, select
 from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings, describe, fill
+from specnorm.auditing.pictures import take
 from specnorm.auditing.placement import check_target
+from specnorm.auditing.provenance import environment
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.backends import Array
@@ -39,6 +41,7 @@ def audit(
     device: str | None = None,
     progress: Progress | None = None,
     max_bytes: int = MAX_BYTES,
+    pictures: int = 0,
 ) -> Report:
     """Measure every convolution and linear layer of a model.
 
@@ -66,6 +69,9 @@ def audit(
         Called after each layer with (done, in all, name).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
+    pictures : int, default 0
+        Keep the singular values over frequencies of so many layers, those with the largest norms, for a report to draw.
+        They are computed by NumPy on the host.
 
     Returns
     -------
@@ -85,11 +91,11 @@ def audit(
     _check(settings)
     if isinstance(source, Mapping):
         found, skipped = select(_from_mapping(source), patterns)
-        return _audit(None, "the mapping", found, skipped, patterns, settings, executor, progress)
+        return _audit(None, "the mapping", found, skipped, patterns, settings, executor, progress, pictures)
     path = os.fspath(source)
     with open_model(path, max_bytes) as tensors:
         found, skipped = select(tensors, patterns)
-        return _audit(path, path, found, skipped, patterns, settings, executor, progress)
+        return _audit(path, path, found, skipped, patterns, settings, executor, progress, pictures)
 
 
 def _audit(
@@ -101,6 +107,7 @@ def _audit(
     settings: Settings,
     executor: Executor | None,
     progress: Progress | None,
+    pictures: int,
 ) -> Report:
     if not found:
         # An empty report would pass every gate.
@@ -114,7 +121,7 @@ def _audit(
         rows.append(row)
         if progress is not None:
             progress(len(rows), len(found), row.name)
-    return Report(_version(), model, tuple(rows), skipped)
+    return Report(_version(), model, tuple(rows), skipped, take(found, rows, pictures), environment(rows))
 
 
 def _measured(found: Iterable[Layer], settings: Settings, executor: Executor | None) -> Iterator[Row]:
