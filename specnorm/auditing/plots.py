@@ -36,6 +36,8 @@ _PROVEN = "lower to upper (proven)"
 _WIDTH = 7.6
 _TOP, _PITCH, _TALLEST = 1.0, 0.2, 90.0
 """Inches: what a panel needs besides its rows, for a row, and for all of them at most."""
+_LEAST = 1e-200
+"""Numbers from here to its inverse are drawn: with more, matplotlib's ticks overflow."""
 _NAME = 40
 """Characters of a layer's name on the axis."""
 _STYLE = {
@@ -130,7 +132,7 @@ def _style() -> Iterator[None]:
 # -- the intervals -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Marks:
-    """The values of one column that a logarithmic axis can show, and the rows that they belong to.
+    """The values of one column that are drawn (from 1e-200 to 1e200), and the rows that they belong to.
 
     Parameters
     ----------
@@ -147,7 +149,7 @@ class Marks:
 
 
 def marks(report: Report) -> list[Marks]:
-    """What `intervals` marks besides the intervals: each method's positive finite values.
+    """What `intervals` marks besides the intervals: each method's values that a logarithmic axis can show.
 
     Parameters
     ----------
@@ -168,7 +170,7 @@ def marks(report: Report) -> list[Marks]:
 
 
 def bars(report: Report) -> list[tuple[int, float, float]]:
-    """What `intervals` draws as bars: (row, lower, upper) of the layers whose both ends are positive and finite.
+    """What `intervals` draws as bars: (row, lower, upper) of the layers whose two ends are from 1e-200 to 1e200.
 
     Parameters
     ----------
@@ -219,7 +221,6 @@ def intervals(reports: Sequence[Report]) -> Figure:
                 handles.values(), handles.keys(), loc="outside upper left", ncols=5, frameon=False, fontsize=8,
                 handletextpad=0.5, columnspacing=1.4,
             )  # fmt: skip
-        figure.draw_without_rendering()  # layout needs the style
     return figure
 
 
@@ -278,9 +279,7 @@ def _instead(row: Row) -> str:
         return "error"
     if row.lower is None or row.upper is None or (_shown(row.lower) and _shown(row.upper)):
         return ""
-    if not _shown(row.upper):
-        return "0" if row.upper == 0 else "no finite upper end"
-    return f"lower {row.lower:g}"
+    return "0" if row.upper == 0 else f"{row.lower:g} to {row.upper:g}"
 
 
 def _markers(report: Report) -> list[str]:
@@ -295,7 +294,7 @@ def _log_axis(panels: Sequence[Axes], reports: Sequence[Report]) -> None:
     values = [x for report in reports for row in report.layers for x in _numbers(row) if _shown(x)]
     low, high = (min(values), max(values)) if values else (0.1, 10.0)
     pad = max(0.04 * (math.log10(high) - math.log10(low)), 0.02)
-    low, high = (10 ** min(max(math.log10(x) + d, -307.0), 308.0) for x, d in ((low, -pad), (high, pad)))
+    low, high = low / 10**pad, high * 10**pad
     decades = math.log10(high) - math.log10(low)
     locator: Any
     if decades < 0.6:
@@ -346,7 +345,6 @@ def frequencies(picture: Picture) -> Figure | None:
             _map(figure, axes, norms[top], names[1:])
             angle = 2 * top / norms.shape[0]
             axes.set_title(f"slice at {names[0]} = {angle if angle <= 1 else angle - 2:.2f}π", loc="left")
-        figure.draw_without_rendering()
     return figure
 
 
@@ -443,7 +441,6 @@ def spectrum(picture: Picture, row: Row) -> Figure:
         axes.grid()
         axes.set_xlabel("share of the singular values, %")
         axes.set_ylabel("singular value, logarithmic")
-        figure.draw_without_rendering()
     return figure
 
 
@@ -497,7 +494,7 @@ def distinct(names: Sequence[str], length: int) -> list[str]:
 
 
 def _shown(x: float) -> bool:
-    return 0 < x < math.inf
+    return _LEAST <= x <= 1 / _LEAST
 
 
 def _each(value: Any) -> tuple[float, ...]:
