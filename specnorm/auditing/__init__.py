@@ -14,15 +14,17 @@ from specnorm.auditing.layers import Layer, Tensor, select
 from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings, describe, fill
 from specnorm.auditing.pictures import take
 from specnorm.auditing.placement import check_target
+from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment
 from specnorm.auditing.readers import MAX_BYTES, open_model
+from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.backends import Array
 from specnorm.conv import Layout, PaddingMode
 from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 
-__all__ = ["Report", "Row", "audit"]
+__all__ = ["Report", "Row", "audit", "draw", "render"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of layers done, the number in all, and the name of the one just done."""

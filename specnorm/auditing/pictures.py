@@ -19,8 +19,10 @@ WORST = 3
 _FINEST = {0: 1, 1: 256, 2: 48, 3: 20}
 """Frequencies per axis, by the number of axes with more than one tap; more for long kernels, fewer for wide ones."""
 _BUDGET = 2e9
-"""Multiplications that the decompositions of one layer may take: a second or two."""
+"""Multiplications up to which the decompositions of one layer take a second or two."""
 _COARSEST = 8
+_LIMIT = 5e10
+"""Multiplications beyond which a layer is not drawn."""
 _KEPT = 513
 """Singular values kept of the sorted list."""
 
@@ -92,6 +94,8 @@ def picture(row: int, kernel: Array, spec: ConvSpec) -> Picture:
     blocks = operators.to_blocks(xp.reshape(scaled, (1, *dense.shape)), spec, xp=xp)
     sizes = grid(blocks.shape)
     half = half_grid(sizes)
+    if len(half) * _cost(blocks.shape) > _LIMIT:
+        return Picture(row, reason="the layer is too large: its singular values would take minutes.")
     step = operators.chunk_length(blocks)
     parts = [
         xp.linalg.svdvals(operators.Symbol(blocks, half[start : start + step], xp=xp, backend=host).matrices())
@@ -122,10 +126,16 @@ def grid(shape: tuple[int, ...]) -> tuple[int, ...]:
     tuple of int
         1 along axes with one tap, where the symbol is constant.
     """
-    b, m, p, *taps = shape
+    taps = shape[3:]
     wide = [k for k in taps if k > 1]
-    cost = b * (m * p * min(m, p) + 3000)
+    cost = _cost(shape)
     n = max(_FINEST[len(wide)], *(4 * k for k in wide)) if wide else 1
     while n > _COARSEST and n ** len(wide) / 2 * cost > _BUDGET:
         n -= 2
     return tuple(n if k > 1 else 1 for k in taps)
+
+
+def _cost(shape: tuple[int, ...]) -> int:
+    """Multiplications for all blocks at one frequency, in units of what they take for large ones."""
+    b, m, p = shape[:3]
+    return b * (m * p * min(m, p) + 3000)

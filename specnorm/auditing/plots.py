@@ -40,6 +40,8 @@ _LEAST = 1e-200
 """Numbers from here to its inverse are drawn: with more, matplotlib's ticks overflow."""
 _NAME = 40
 """Characters of a layer's name on the axis."""
+_FEW = 64
+"""Singular values up to which each is a step of its own."""
 _STYLE = {
     "font.family": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9, "axes.titleweight": "bold",
     "text.color": COLOURS["ink"], "axes.labelcolor": COLOURS["ink"], "axes.edgecolor": COLOURS["muted"],
@@ -422,7 +424,8 @@ def spectrum(picture: Picture, row: Row) -> Figure:
     with _style():
         figure = Figure(figsize=(3.7, 3.1), layout="constrained")
         axes = figure.subplots()
-        axes.plot(share, values, color=COLOURS["proven"], linewidth=1.6, gid="spectrum", drawstyle="steps-mid")
+        style = "steps-mid" if len(values) <= _FEW else "default"
+        axes.plot(share, values, color=COLOURS["proven"], linewidth=1.6, gid="spectrum", drawstyle=style)
         reshaped = row.values.get("reshaped")
         if isinstance(reshaped, float) and values[-1] <= reshaped <= values[0]:
             axes.axhline(reshaped, color=COLOURS["reshaped"], linewidth=1, linestyle=(0, (4, 3)))

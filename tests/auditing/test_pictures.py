@@ -10,7 +10,7 @@ from oracle import all_singular_values
 
 from auditing import files
 from specnorm.auditing import audit, pictures
-from specnorm.auditing.report import Row
+from specnorm.auditing.report import Picture, Row
 from specnorm.conv import ConvSpec
 
 
@@ -18,7 +18,7 @@ def _kernel(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal(shape)
 
 
-def _picture(kernel: np.ndarray, **geometry: Any) -> pictures.Picture:
+def _picture(kernel: np.ndarray, **geometry: Any) -> Picture:
     return pictures.picture(0, kernel, ConvSpec.of(kernel.shape, **geometry))
 
 
@@ -90,6 +90,13 @@ def test_axes_with_one_tap_are_constant() -> None:
 )  # fmt: skip
 def test_wide_layers_get_coarser_grids(blocks: tuple[int, ...], expected: tuple[int, ...]) -> None:
     assert pictures.grid(blocks) == expected
+
+
+def test_layers_whose_decomposition_takes_minutes_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_LIMIT", 4000)
+    assert _picture(_kernel(3, 3)).spectrum
+    found = _picture(_kernel(30, 30))
+    assert (found.spectrum, found.reason) == ((), "the layer is too large: its singular values would take minutes.")
 
 
 # -- which layers ----------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None
     values = re.findall(r'data-value="([^"]*)"', text)
     assert len(values) == 5 * 8
     assert float(values[1]) == report.layers[0].lower
-    assert float(values[6]) == min(report.layers[0].values["unfoldings"])  # type: ignore[type-var, arg-type]
+    assert float(values[6]) == min(report.layers[0].values["unfoldings"])  # type: ignore[arg-type]
     assert values[-7:] == [""] * 7
 
 
