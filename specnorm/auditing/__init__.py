@@ -123,7 +123,8 @@ def _audit(
         rows.append(row)
         if progress is not None:
             progress(len(rows), len(found), row.name)
-    return Report(_version(), model, tuple(rows), skipped, take(found, rows, pictures), environment(rows))
+    drawn = take(found, rows, pictures)
+    return Report(_version(), model, tuple(rows), skipped, pictures=drawn, environment=environment(rows))
 
 
 def _measured(found: Iterable[Layer], settings: Settings, executor: Executor | None) -> Iterator[Row]:

@@ -142,7 +142,11 @@ def test_markdown_is_a_table_with_a_heading_and_notes() -> None:
     html = _rendered(render([report], "markdown"))
     assert html.count("<tr>") == 5
     assert "<td><code>conv1.weight</code></td>" in html
-    assert "<li><code>bad.weight</code>: error: <code>" in html
+    (notes,) = re.findall(r'<pre><code class="language-text">(.*?)</code></pre>', html, re.DOTALL)
+    assert (
+        html_module.unescape(notes).splitlines() == render([report], "table").splitlines()[-len(notes.splitlines()) :]
+    )
+    assert "bad.weight: error: kernel of shape (2, 2) holds 4 non-finite values" in notes
     assert "<h2>" not in html
     assert "<h2><code>m.npz</code></h2>" in _rendered(render([dataclasses.replace(report, model="m.npz")], "markdown"))
 
@@ -161,6 +165,9 @@ def test_names_are_no_markdown(name: str) -> None:
     assert len(cells) == 2 * 7 + 2  # two rows of eight
     assert html_module.unescape(cells[0]) == f"<code>{visible(name)}</code>"
     assert cells[8] == "<code>other</code>"
+    bad = _rendered(render([audit({name: np.full((2, 2), np.nan)})], "markdown"))
+    assert bad.count("<code") == 2
+    assert html_module.unescape(bad).count(f"\n{visible(name)}: error: ") == 1
 
 
 def test_markdown_rounds_outwards() -> None:

@@ -14,7 +14,7 @@ _PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
-    """One heading, table and list of notes a model.
+    """One heading, table and block of notes a model.
 
     Parameters
     ----------
@@ -54,9 +54,15 @@ def _report(report: Report) -> str:
     marks = ["---", "---", *["---:"] * (len(headings) - 2)]
     rows = [[code(row.name), *table.cells(row, methods)] for row in report.layers]
     title = [f"## {code(report.model)}", ""] if report.model is not None else []
-    lines = [_line(headings), _line(marks), *map(_line, rows)]
-    return "\n".join([*title, *lines, "", *(f"- {note}" for note in table.notes(report, code)), ""])
+    return "\n".join([*title, _line(headings), _line(marks), *map(_line, rows), "", *_block(table.notes(report)), ""])
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _block(lines: Sequence[str]) -> list[str]:
+    """Fence lines that hold a model's words, so that they are shown as they are."""
+    longest = max(map(len, re.findall("`+", "\n".join(lines))), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}text", *lines, fence]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from specnorm.auditing.report import CIRCULAR, STANDARD, Report, Row, Value
@@ -131,36 +131,35 @@ def _cell(value: Value, promise: str) -> str:
     return number(value, promise)
 
 
-def notes(report: Report, shown: Callable[[str], str] = visible) -> list[str]:
+def notes(report: Report) -> list[str]:
     """What stands beneath a table, a line each: the summary, the promises, the assumptions, the errors.
 
     Parameters
     ----------
     report : Report
-    shown : callable
-        Makes a model's own words harmless in the format at hand.
 
     Returns
     -------
     list of str
+        Of characters that print; markup is for the caller to escape.
     """
     summary = report.summary
-    lines = [
+    notes = [
         f"{summary['layers']} layers ({summary['conv']} conv, {summary['linear']} linear), {summary['errors']} errors; "
         f"{summary['skipped']} other arrays skipped."
     ]
     if summary["max_upper_layer"] is not None:
-        lines.append(
-            f"Largest norm: at most {number(summary['max_upper'], 'upper')} ({shown(summary['max_upper_layer'])}), "
+        notes.append(
+            f"Largest norm: at most {number(summary['max_upper'], 'upper')} ({visible(summary['max_upper_layer'])}), "
             f"at least {number(summary['max_lower'], 'lower')}. "
             f"tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
         )
-    lines.append(f"lower and upper are proven, {_where(report.layers)}. {_promises(report.layers)}")
+    notes.append(f"lower and upper are proven, {_where(report.layers)}. {_promises(report.layers)}")
     assumed = list(dict.fromkeys(word for row in report.layers for word in row.assumed))
     if assumed:
-        lines.append(f"Assumed, since the file does not say: {', '.join(map(shown, assumed))}.")
-    lines += [f"{shown(row.name)}: error: {shown(row.reason)}" for row in report.layers if row.reason is not None]
-    return lines
+        notes.append(f"Assumed, since the file does not say: {', '.join(map(visible, assumed))}.")
+    notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
+    return notes
 
 
 def _where(rows: Sequence[Row]) -> str:
