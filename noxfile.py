@@ -63,7 +63,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def types(session: nox.Session) -> None:
     """Static types of the package, the plugins, the tests and this file, with the frameworks at hand."""
-    prepare(session, "-e", ".[cli,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
+    prepare(session, "-e", ".[cli,plot,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
     session.run("mypy", "specnorm", "plugins", "tests", "noxfile.py")
 
 
@@ -78,7 +78,7 @@ def house(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """One array library alone: no other framework is installed."""
-    extras = f"cli,{backend}" if backend in ("torch", "jax") else "cli"
+    extras = f"cli,{backend}" if backend in ("torch", "jax") else "cli,plot"
     prepare(session, "-e", f".[{extras}]", *TEST_TOOLS)
     if backend == "strict":
         prepare(session, STRANGER)
@@ -131,7 +131,7 @@ def soundness(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def docs(session: nox.Session) -> None:
     """Every example in the README and the documentation, run."""
-    prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
+    prepare(session, "-e", ".[cli,plot,torch,jax]", *TEST_TOOLS)
     pytest(session, "tests/test_docs.py", backends="numpy,torch,jax")
 
 

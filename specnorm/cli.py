@@ -6,15 +6,16 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from specnorm import backends
 from specnorm.auditing import Progress as Tick
-from specnorm.auditing import audit
+from specnorm.auditing import audit, pictures, plots
 from specnorm.auditing.executing import Workers, cpus
 from specnorm.auditing.output import check_output, replace_file
 from specnorm.auditing.readers import MAX_BYTES
@@ -70,6 +71,7 @@ class Request:
     models: tuple[str, ...]
     output_format: str
     output: Path | None
+    plot: Path | None
     fail_above: float | None
     jobs: int
     options: dict[str, Any]
@@ -102,11 +104,12 @@ def audit_models(request: Request) -> int:
         Exit code.
     """
     reports: list[Report] = []
+    drawn = pictures.WORST if request.output_format == "html" and plots.installed() else 0
     with Workers(request.jobs) if request.jobs > 1 else nullcontext() as executor:
         for model in request.models:
             try:
                 with _progress(model) as tick:
-                    reports.append(audit(model, progress=tick, executor=executor, **request.options))
+                    reports.append(audit(model, progress=tick, executor=executor, pictures=drawn, **request.options))
             except ModelFileError as error:
                 _complain(str(error))
     complete = len(reports) == len(request.models)
@@ -118,19 +121,28 @@ def audit_models(request: Request) -> int:
 
 
 def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
-    """Print or write the reports; False if they were to be written and could not be."""
+    """Print or write the reports, and draw them; False if a file was to be written and could not be."""
     many = len(request.models) > 1
-    if request.output is None:
-        if reports:
-            _print(render(reports, request.output_format, many=many))
-        return True
+    written = True
+    if request.output is None and reports:
+        _print(render(reports, request.output_format, many=many))
+    if request.output is not None:
+        text = partial(render, reports, request.output_format, many=many)
+        written = _write(request.output, text, complete=complete)
+    if request.plot is not None:
+        picture = partial(plots.draw, reports, request.plot.suffix[1:].lower())
+        written = _write(request.plot, picture, complete=complete) and written
+    return written
+
+
+def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) -> bool:
     if not complete:
-        _complain(f"{request.output} is left as it was, since not every model could be read.")
+        _complain(f"{path} is left as it was, since not every model could be read.")
         return False
     try:
-        replace_file(request.output, render(reports, request.output_format, many=many))
+        replace_file(path, content())
     except OSError as error:
-        _complain(f"{request.output} cannot be written: {error.strerror or error}.")
+        _complain(f"{path} cannot be written: {error.strerror or error}.")
         return False
     return True
 
@@ -209,6 +221,10 @@ def _application() -> click.Group:
     @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True)
     @click.option("--output", type=click.Path(path_type=Path), callback=_output, help="Write to this file instead.")
     @click.option(
+        "--plot", type=click.Path(path_type=Path), callback=_plot, metavar="FILE.png|svg",
+        help="Also draw every layer's interval; needs the extra 'plot'.",
+    )  # fmt: skip
+    @click.option(
         "--input-shape", callback=_sizes, metavar="N|NxM",
         help="Spatial input sizes, such as 32 or 32x48; adds the circular norm.",
     )  # fmt: skip
@@ -238,6 +254,7 @@ def _application() -> click.Group:
         models: tuple[str, ...],
         output_format: str,
         output: Path | None,
+        plot: Path | None,
         fail_above: float | None,
         jobs: int,
         layers: tuple[str, ...],
@@ -249,7 +266,7 @@ def _application() -> click.Group:
         measured.
         """
         options["layers"] = layers or None
-        return audit_models(Request(models, output_format, output, fail_above, jobs, options))
+        return audit_models(Request(models, output_format, output, plot, fail_above, jobs, options))
 
     return application
 
@@ -303,3 +320,14 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
         except OSError as error:
             raise click.BadParameter(visible(f"{error}."), ctx, param) from error
     return value
+
+
+def _plot(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    import click
+
+    if value is not None:
+        try:
+            plots.check_plot(value)
+        except (ValueError, ImportError) as error:
+            raise click.BadParameter(visible(f"{error}."), ctx, param) from error
+    return _output(ctx, param, value)

@@ -13,15 +13,19 @@ from typing import get_args
 from specnorm.auditing.executing import measured
 from specnorm.auditing.layers import Layer, Tensor, select
 from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings
+from specnorm.auditing.pictures import take
 from specnorm.auditing.placement import check_target
+from specnorm.auditing.plots import draw
+from specnorm.auditing.provenance import environment
 from specnorm.auditing.readers import MAX_BYTES, open_model
+from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.backends import Array
 from specnorm.conv import Layout, PaddingMode
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 
-__all__ = ["Report", "Row", "audit"]
+__all__ = ["Report", "Row", "audit", "draw", "render"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of layers done, the number in all, and the name of the one just done."""
@@ -40,6 +44,7 @@ def audit(
     device: str | None = None,
     progress: Progress | None = None,
     max_bytes: int = MAX_BYTES,
+    pictures: int = 0,
 ) -> Report:
     """Measure every convolution and linear layer of a model.
 
@@ -68,6 +73,9 @@ def audit(
         Called after each layer with (done, in all, name).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
+    pictures : int, default 0
+        Keep the singular values over frequencies of so many layers, those with the largest norms, for a report to draw.
+        They are computed by NumPy on the host.
 
     Returns
     -------
@@ -87,11 +95,11 @@ def audit(
     _check(settings)
     if isinstance(source, Mapping):
         found, skipped = select(_from_mapping(source), patterns)
-        return _audit(None, "the mapping", found, skipped, patterns, settings, executor, progress)
+        return _audit(None, "the mapping", found, skipped, patterns, settings, executor, progress, pictures)
     path = os.fspath(source)
     with open_model(path, max_bytes) as tensors:
         found, skipped = select(tensors, patterns)
-        return _audit(path, path, found, skipped, patterns, settings, executor, progress)
+        return _audit(path, path, found, skipped, patterns, settings, executor, progress, pictures)
 
 
 def _audit(
@@ -103,6 +111,7 @@ def _audit(
     settings: Settings,
     executor: Executor | None,
     progress: Progress | None,
+    pictures: int,
 ) -> Report:
     if not found:
         # An empty report would pass every gate.
@@ -117,7 +126,8 @@ def _audit(
             rows.append(row)
             if progress is not None:
                 progress(len(rows), len(found), row.name)
-    return Report(_version(), model, tuple(rows), skipped)
+    drawn = take(found, rows, pictures)
+    return Report(_version(), model, tuple(rows), skipped, pictures=drawn, environment=environment(rows))
 
 
 def _check(settings: Settings) -> None:

@@ -21,6 +21,37 @@ CIRCULAR = "circular"
 """Field of the exact circular norm, present where an input shape was given."""
 
 
+INTERVAL = "interval"
+"""Key in `Row.origins` of ``lower`` and ``upper``."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a number was obtained, in words.
+
+    Parameters
+    ----------
+    method : str
+        The method with its parameters.
+    promise : {"exact", "upper", "lower", "estimate"}
+    about : str
+        Which layer the promise is about: the one at an input size, or every size.
+    computed_in : str
+        Dtype, and "on the host" where that is not the kernel's device.
+    place : str
+        Array library and device.
+    detail : str
+        What else there is to say, or nothing.
+    """
+
+    method: str
+    promise: Promise
+    about: str
+    computed_in: str
+    place: str
+    detail: str = ""
+
+
 @dataclass(frozen=True)
 class Row:
     """One layer of a model.
@@ -46,6 +77,8 @@ class Row:
         Why the layer could not be measured; None: it was.
     note : str or None
         How the layer was measured, where an executor lost it; None: as asked for.
+    origins : mapping of str to Origin
+        How the numbers were obtained, per column; ``"interval"``: of ``lower`` and ``upper``.
     """
 
     name: str
@@ -59,6 +92,7 @@ class Row:
     promises: Mapping[str, Promise] = field(default_factory=dict)
     reason: str | None = None
     note: str | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @property
     def status(self) -> Literal["ok", "error"]:
@@ -98,6 +132,34 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """Singular values of one layer's symbol over a grid of frequencies: computed, not proven.
+
+    Parameters
+    ----------
+    row : int
+        Position of the layer in the report.
+    grid : tuple of int
+        Frequencies per axis, at multiples of ``2 pi / n``; 1 along axes with one tap.
+    norms : tuple of float
+        Largest singular value at each frequency, in row-major order.
+    spectrum : tuple of float
+        Singular values at all frequencies, descending; thinned out evenly if there are many.
+    ranks : tuple of int
+        Position of each entry of ``spectrum`` in the whole list, from 0.
+    reason : str or None
+        Why there is none of this.
+    """
+
+    row: int
+    grid: tuple[int, ...] = ()
+    norms: tuple[float, ...] = ()
+    spectrum: tuple[float, ...] = ()
+    ranks: tuple[int, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """The answer of `specnorm.audit` for one model.
 
@@ -110,12 +172,18 @@ class Report:
     layers : tuple of Row
     skipped : int
         Arrays of the model that are no layers, or were not asked for.
+    pictures : tuple of Picture
+        Of the layers with the largest norms, if they were asked for.
+    environment : mapping of str to str
+        Date, versions and platform of the run.
     """
 
     version: str
     model: str | None
     layers: tuple[Row, ...]
     skipped: int
+    pictures: tuple[Picture, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def summary(self) -> dict[str, Any]:
