@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -24,6 +25,7 @@ JAX_LIBRARIES = ("equinox>=0.11", "flax>=0.10", "optax>=0.2")
 STRANGER = "./tests/thirdparty"
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 LINTERS = ("ruff>=0.11",)
+SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2")
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
 """What pyproject.toml promises to work with. Older torch is left out: its wheels bring CUDA packages."""
 
@@ -133,6 +135,19 @@ def docs(session: nox.Session) -> None:
     """Every example in the README and the documentation, run."""
     prepare(session, "-e", ".[cli,plot,torch,jax]", *TEST_TOOLS)
     pytest(session, "tests/test_docs.py", backends="numpy,torch,jax")
+
+
+@nox.session(python=PYTHON)
+def site(session: nox.Session) -> None:
+    """The documentation as a site, in build/site: every warning is an error, and nothing is loaded from elsewhere."""
+    prepare(session, *SITE_TOOLS)
+    built = ROOT / "build" / "site"
+    told = {"NO_MKDOCS_2_WARNING": "true"}
+    session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", str(built), env=told)
+    for page in built.rglob("*.html"):
+        for tag in re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page.read_text(encoding="utf-8")):
+            if re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag) and 'rel="canonical"' not in tag:
+                session.error(f"{page.relative_to(built)} loads from elsewhere: {tag}")
 
 
 @nox.session(python=PYTHON)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from specnorm import backends
+from specnorm import backends, usage
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, pictures, plots
 from specnorm.auditing.executing import Workers, cpus
@@ -206,19 +206,23 @@ def _print(text: str) -> None:
 def _application() -> click.Group:
     import click
 
-    @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+    settings = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+    @click.group(context_settings=settings, help=usage.ABOUT, epilog=usage.EPILOG)
     @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
     def application() -> None:
-        """Spectral norms of convolution layers: bounded, computed and proved."""
+        """What is common to all commands: nothing."""
+
+    usage.add_completion(application)
 
     @application.command("backends")
     def backends_command() -> int:
         """List the array libraries that can be used here, their devices, and what is missing."""
         return list_backends()
 
-    @application.command("audit")
+    @application.command("audit", cls=usage.grouped(), epilog=usage.EPILOG)
     @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
-    @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True)
+    @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", help="Form of the report.")
     @click.option("--output", type=click.Path(path_type=Path), callback=_output, help="Write to this file instead.")
     @click.option(
         "--plot", type=click.Path(path_type=Path), callback=_plot, metavar="FILE.png|svg",
@@ -246,10 +250,13 @@ def _application() -> click.Group:
     @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
     @click.option("--device", metavar="NAME", help="Device of that library.")
     @click.option(
-        "--jobs", callback=_jobs, default="1", show_default=True, metavar="N|auto",
+        "--jobs", callback=_jobs, default="1", metavar="N|auto",
         help="Processes to measure in; auto: as many as processors. They share out the threads.",
     )  # fmt: skip
-    @click.option("--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, help="Refuse files that claim more.")
+    @click.option(
+        "--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
+        help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
+    )  # fmt: skip
     def audit_command(
         models: tuple[str, ...],
         output_format: str,
@@ -262,8 +269,7 @@ def _application() -> click.Group:
     ) -> int:
         """Bound the norm of every convolution and linear layer of MODEL (.safetensors, .npz, PyTorch state dict).
 
-        Exit code: 0; 1 if --fail-above failed; 2 for wrong usage, an unreadable file or a layer that could not be
-        measured.
+        A file of weights does not tell strides and groups; the last line of the table says what was assumed.
         """
         options["layers"] = layers or None
         return audit_models(Request(models, output_format, output, plot, fail_above, jobs, options))

@@ -19,7 +19,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    ("errors",),
+    ("errors", "usage"),
     ("conv", "result"),
     ("arrays", "cells", "frequencies", "rounding"),
     ("autocorrelation", "convolution", "operators"),
@@ -35,6 +35,7 @@ CORE_MAY_IMPORT = {"numpy", "array_api_compat", "specnorm"} | sys.stdlib_module_
 OPTIONAL = {
     "auditing": {"safetensors", "h5py", "onnx", "rich", "click", "matplotlib", "jinja2", "markupsafe"},
     "cli": {"click", "rich"},
+    "usage": {"click"},
     "__main__": {"click", "rich"},
     "testing": {"pytest"},
 }
