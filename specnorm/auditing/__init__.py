@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import get_args
+from typing import Any, Literal, get_args
 
-from specnorm.auditing.layers import Layer, Tensor, select
+from specnorm.auditing.geometry import check_names, overrides
+from specnorm.auditing.layers import Layer, Tensor, all_layers, select
 from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings, describe, fill
 from specnorm.auditing.placement import check_target
 from specnorm.auditing.readers import MAX_BYTES, open_model
@@ -29,12 +30,13 @@ Progress = Callable[[int, int, str], None]
 def audit(
     source: str | os.PathLike[str] | Mapping[str, Array],
     *,
-    input_shape: int | Sequence[int] | None = None,
+    input_shape: int | Sequence[int] | Literal["file"] | None = None,
     methods: Sequence[str] = STANDARD,
     executor: Executor | None = None,
     layers: str | Sequence[str] | None = None,
     layout: Layout | None = None,
     padding_mode: PaddingMode | None = None,
+    geometry: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str | None = None,
     device: str | None = None,
     progress: Progress | None = None,
@@ -47,8 +49,9 @@ def audit(
     source : path or mapping of str to array
         A ``.safetensors``, ``.npz`` or PyTorch state-dict file, told apart by content; or arrays by name. No code in a
         file is ever run.
-    input_shape : int or sequence of int, optional
-        Spatial input sizes of the convolutions (an int: every axis). None: every size at once.
+    input_shape : int or sequence of int or "file", optional
+        Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
+        the size that the file states, every size where it states none.
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``METHODS``.
     executor : concurrent.futures.Executor, optional
@@ -56,9 +59,14 @@ def audit(
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
-        Axis order of the kernels, such as ``"HWIO"``; kernels with other numbers of axes follow the same convention.
+        Axis order of kernels where the file does not say, such as ``"HWIO"``; kernels with other numbers of axes follow
+        the same convention.
     padding_mode : {"zeros", "circular", "reflect", "replicate"}, optional
-        None: zeros, and each row says that it was assumed.
+        None: as the file says, or else zeros, and the row says that it was assumed.
+    geometry : mapping of str to mapping, optional
+        Shell pattern on names -> what is known of those layers: ``stride``, ``dilation``, ``groups``, ``transposed``,
+        ``layout``, ``padding_mode``, ``padding`` (also "valid", or "same_upper" as in TensorFlow). It comes before what
+        the file says; of several patterns that match, the last counts.
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
@@ -80,28 +88,27 @@ def audit(
         If an argument is unknown, or the library asked for is not there.
     """
     patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
-    size = tuple(input_shape) if isinstance(input_shape, Sequence) else input_shape
-    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device)
+    size: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
+    given = overrides(geometry)
+    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given)
     _check(settings)
     if isinstance(source, Mapping):
-        found, skipped = select(_from_mapping(source), patterns)
-        return _audit(None, "the mapping", found, skipped, patterns, settings, executor, progress)
+        return _audit(None, "the mapping", list(_from_mapping(source)), patterns, settings, executor, progress)
     path = os.fspath(source)
     with open_model(path, max_bytes) as tensors:
-        found, skipped = select(tensors, patterns)
-        return _audit(path, path, found, skipped, patterns, settings, executor, progress)
+        return _audit(path, path, tensors, patterns, settings, executor, progress)
 
 
 def _audit(
     model: str | None,
     label: str,
-    found: list[Layer],
-    skipped: int,
+    tensors: list[Tensor],
     patterns: Sequence[str] | None,
     settings: Settings,
     executor: Executor | None,
     progress: Progress | None,
 ) -> Report:
+    found, skipped = select(tensors, patterns)
     if not found:
         # An empty report would pass every gate.
         wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
@@ -109,6 +116,7 @@ def _audit(
             f"{label} holds no layer{wanted} ({skipped} arrays seen). A layer is a real floating array with 2 axes "
             "(linear) or 3 to 5 (convolution)."
         )
+    check_names(settings.geometry, [layer.tensor.name for layer in all_layers(tensors)])
     rows = []
     for row in _measured(found, settings, executor):
         rows.append(row)
@@ -171,7 +179,9 @@ def _check(settings: Settings) -> None:
             f"padding_mode={settings.padding_mode!r} is not one of {', '.join(get_args(PaddingMode))}, or None."
         )
     sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
-    if settings.input_shape is not None and any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
+    if settings.input_shape not in (None, "file") and any(
+        isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes
+    ):
         raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
     check_target(settings.backend, settings.device)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from specnorm.auditing.geometry import Stated
 from specnorm.backends import Array
 
-Kind = Literal["conv", "linear"]
+Kind = Literal["conv", "linear", "unknown"]
+"""What a layer is; "unknown" where not even its shape can be read."""
 
 MIN_AXES, MAX_AXES = 2, 5
 _SEPARATOR = re.compile(r"[./:]")
@@ -38,23 +40,40 @@ _RAW_PARAMETER = "weight as stored (a parametrisation computes the layer's weigh
 
 @dataclass(frozen=True)
 class Tensor:
-    """One array of a model file, not loaded yet.
+    """One array of a model file, not loaded yet, and what the file says of it.
 
     Parameters
     ----------
     name : str
         Its key in the file.
     shape : tuple of int
+        Of what ``load`` returns.
     dtype : str
         Short name, such as ``"float32"``.
     load : callable
         Reads the array.
+    kind : {"conv", "linear", "none", "unknown"} or None
+        A kernel for certain, by what the file says and whatever its name is; "none": certainly no kernel. None: the
+        file does not say, so name and shape decide.
+    geometry : Stated
+        What the file says for certain of the layer: a missing key is assumed, and the row lists it.
+    input_shape : tuple of int or None
+        Spatial sizes of the layer's input, if the file says so.
+    refusal : str or None
+        Why it cannot be measured, though it may be a kernel: a row with that reason.
+    assumed : tuple of str
+        What the reader took for granted beyond the geometry.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], Array]
+    kind: Literal["conv", "linear", "none", "unknown"] | None = None
+    geometry: Stated = field(default_factory=Stated)
+    input_shape: tuple[int, ...] | None = None
+    refusal: str | None = None
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,7 @@ class Layer:
     Parameters
     ----------
     tensor : Tensor
-    kind : {"conv", "linear"}
+    kind : {"conv", "linear", "unknown"}
     refusal : str or None
         Why it cannot be measured.
     assumed : tuple of str
@@ -81,7 +100,8 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
     """Pick the layers among a model's arrays.
 
     Real floating arrays with two axes are linear layers, with three to five convolutions. Everything else is left out,
-    and so are names that cannot be kernels: biases, running statistics, power-iteration vectors, optimizer state.
+    and so are names that cannot be kernels: biases, running statistics, power-iteration vectors, optimizer state. What
+    the file says for certain (`Tensor.kind`) comes first.
 
     Parameters
     ----------
@@ -97,16 +117,31 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
         Arrays that are no layers or match no pattern.
     """
     everything = list(tensors)
-    names = {tensor.name for tensor in everything}
-    layers = []
-    for tensor in everything:
-        layer = _as_layer(tensor, names)
-        if layer and (patterns is None or any(fnmatchcase(tensor.name, p) for p in patterns)):
-            layers.append(layer)
+    layers = all_layers(everything)
+    if patterns is not None:
+        layers = [layer for layer in layers if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
     return layers, len(everything) - len(layers)
 
 
+def all_layers(tensors: Sequence[Tensor]) -> list[Layer]:
+    """Every layer among a model's arrays, in the model's order.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+
+    Returns
+    -------
+    list of Layer
+    """
+    names = {tensor.name for tensor in tensors}
+    found = (_as_layer(tensor, names) for tensor in tensors)
+    return [layer for layer in found if layer is not None]
+
+
 def _as_layer(tensor: Tensor, names: set[str]) -> Layer | None:
+    if tensor.kind is not None:
+        return None if tensor.kind == "none" else Layer(tensor, tensor.kind, tensor.refusal, tensor.assumed)
     if not MIN_AXES <= len(tensor.shape) <= MAX_AXES:
         return None
     kind: Kind = "linear" if len(tensor.shape) == MIN_AXES else "conv"
@@ -115,7 +150,7 @@ def _as_layer(tensor: Tensor, names: set[str]) -> Layer | None:
         return None
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
     if unreadable is not None:
-        return Layer(tensor, kind, unreadable)
+        return Layer(tensor, kind, unreadable, tensor.assumed)
     if not tensor.dtype.startswith(_FLOATING):
         return None
     if _length_of(tensor.name) in names:
@@ -123,8 +158,8 @@ def _as_layer(tensor: Tensor, names: set[str]) -> Layer | None:
     if _is_no_kernel(tensor.name, parts[-1], names):
         return None
     if parts[-1] == "weight_orig" or (parts[-1] == "original" and "parametrizations" in parts):
-        return Layer(tensor, kind, assumed=(_RAW_PARAMETER,))
-    return Layer(tensor, kind)
+        return Layer(tensor, kind, tensor.refusal, (*tensor.assumed, _RAW_PARAMETER))
+    return Layer(tensor, kind, tensor.refusal, tensor.assumed)
 
 
 def _length_of(name: str) -> str | None:

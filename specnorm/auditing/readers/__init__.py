@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,11 +17,38 @@ from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers import npz, pytorch, safetensors
 from specnorm.errors import ModelFileError
 
+Reader = Callable[[BinaryIO, str, int], list[Tensor]]
+"""Called with the open file, its path, and the most bytes its arrays may take; lists them without reading them.
+
+A reader raises `ModelFileError` (ValueError and OSError become one) for the file as a whole, and gives an array that it
+cannot make sense of a `Tensor.refusal`. What the file says of an array goes into `Tensor.kind`, `Tensor.geometry`,
+`Tensor.input_shape`. ``load`` may use the open file: it is closed after the audit.
+"""
+
+
+def _later(kind: str) -> Reader:
+    def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
+        del file, path, max_bytes
+        raise ModelFileError(f"it is {kind}, which this version does not read.")
+
+    return read
+
+
 MAX_BYTES = 8 * 2**30
 """Default limit on what a file's arrays may take in memory."""
 
-_READERS = {"safetensors": safetensors.read, "npz": npz.read, "pytorch": pytorch.read}
-_KNOWN = "Readable are .safetensors, .npz and PyTorch state dicts"
+_READERS: dict[str, Reader] = {
+    "safetensors": safetensors.read,
+    "safetensors-index": _later("a safetensors index"),
+    "npz": npz.read,
+    "pytorch": pytorch.read,
+    "onnx": _later("an ONNX model"),
+    "hdf5": _later("an HDF5 file"),
+    "keras": _later("a .keras archive"),
+}
+_ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
+"""How the second field of a serialised ModelProto may start; the first is its version of the format."""
+_KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ONNX and Keras (.h5, .keras)"
 
 
 @contextmanager
@@ -69,7 +96,7 @@ def sniff(file: BinaryIO) -> str:
     Returns
     -------
     str
-        ``"safetensors"``, ``"npz"`` or ``"pytorch"``.
+        A key of ``_READERS``.
 
     Raises
     ------
@@ -80,8 +107,12 @@ def sniff(file: BinaryIO) -> str:
     file.seek(0)
     head = file.read(512)
     file.seek(0)
-    if len(head) > 8 and head[8:9] == b"{":
-        return "safetensors"
+    if len(head) > 8 and head[8:9] == b"{" and (head[4:8] == bytes(4) or head[:1] not in b"{\x08"):
+        return "safetensors"  # a header's length, then JSON; text and ONNX have no four zeros there
+    if head[:1] == b"{":
+        return "safetensors-index"
+    if head[:1] == b"\x08" and 0 < head[1] < 64 and head[2:3] in _ONNX_TAGS:
+        return "onnx"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _sniff_zip(file)
     if head.startswith(pytorch.LEGACY_START):
@@ -94,7 +125,7 @@ def sniff(file: BinaryIO) -> str:
     if head.startswith(b"\x93NUMPY"):
         raise ModelFileError("it is a single .npy array without a name. Save it with numpy.savez, by name.")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        raise ModelFileError(f"it is an HDF5 file, which this version does not read. {_KNOWN}.")
+        return "hdf5"
     if head[257:262] == b"ustar":
         raise ModelFileError(
             "it is a tar archive (as PyTorch wrote before 0.1.10), which is not opened. Save it again with torch.save."
@@ -117,6 +148,8 @@ def _sniff_zip(file: BinaryIO) -> str:
         raise ModelFileError("it is a TorchScript archive, which holds code: not opened. Save model.state_dict().")
     if "data.pkl" in inner:
         return "pytorch"
+    if "config.json" in names and any(name.endswith(".h5") for name in names):
+        return "keras"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     raise ModelFileError(f"it is a zip archive of no known kind. {_KNOWN}.")
