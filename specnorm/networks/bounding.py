@@ -30,6 +30,8 @@ class Step:
         Proven Lipschitz constant of the map from the network's inputs to this value; None: unknown from here or before.
     heuristic : float or None
         The same product with reshaped norms.
+    layer : str or None
+        Name of the kernel, for a layer.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Step:
     factor: float | None
     upper: float | None
     heuristic: float | None
+    layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class NetworkBound:
             ],
             "nodes": [
                 {
-                    "name": s.name, "operator": s.operator, "rule": s.rule, "factor": _finite(s.factor),
+                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer, "factor": _finite(s.factor),
                     "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
                 }
                 for s in self.nodes
@@ -130,8 +133,9 @@ def bound(graph: Graph, measure: Measure | None = None) -> NetworkBound:
     -------
     NetworkBound
     """
+    graph = graph.pruned()
     passes = [_Pass(graph, measure or Measure(), name) for name in graph.inputs]
-    steps = [_combined([run.steps[node.name] for run in passes]) for node in graph.nodes] if passes else []
+    steps = [_combined([run.steps[node.name] for run in passes]) for node in graph.nodes]
     by_name = {step.name: step for step in steps}
     ends = [by_name[name] for name in graph.outputs]
     unknown = {u.name: u for run in passes for u in run.unknown.values()}
@@ -189,7 +193,7 @@ class _Pass:
         (source,) = sources
         if node.rule == "scale":
             layer, channels = self._past_shifts(source), _by_channel(node)
-            if layer.rule == "layer" and channels is not None and layer.params.get("foldable", True):
+            if layer.rule == "layer" and channels is not None:
                 return self._layer(layer, channels, node)
         factor = FACTORS[node.rule](node, source)
         both = (rounding.times_up(factor, uppers[0]), rounding.times_up(factor, heuristics[0]))
@@ -214,10 +218,11 @@ class _Pass:
             geometry |= {"padding_mode": source.params["mode"], "padding": pads}
             source = self.nodes[source.inputs[0]]
             rule = f"{rule}, padded"
-        norm = self.measure(node.layer, geometry, _spatial_sizes(node, source), scale)
+        sizes = None if node.params.get("unsized") else _spatial_sizes(node, source)
+        norm = self.measure(node.layer, geometry, sizes, scale)
         before = self.steps[source.name]
         both = (rounding.times_up(norm.upper, before.upper or 0.0), rounding.times_up(norm.heuristic, before.heuristic or 0.0))
-        return Step(shown.name, shown.operator, rule, norm.upper, *both)
+        return Step(shown.name, shown.operator, rule, norm.upper, *both, node.layer.name)
 
 
 def _spatial_sizes(node: Node, source: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -247,7 +252,7 @@ def _combined(steps: list[Step]) -> Step:
     known = next((step.rule for step in steps if step.upper != 0.0), first.rule)
     return Step(
         first.name, first.operator, known, max(factors, default=None),
-        _stacked([s.upper for s in steps]), _stacked([s.heuristic for s in steps]),
+        _stacked([s.upper for s in steps]), _stacked([s.heuristic for s in steps]), first.layer,
     )  # fmt: skip
 
 

@@ -90,6 +90,14 @@ class Graph:
         """Names of the network's inputs."""
         return tuple(node.name for node in self.nodes if node.rule == "input")
 
+    def pruned(self) -> Graph:
+        """Without nodes that no output needs; inputs stay."""
+        needed = set(self.outputs)
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        return Graph(tuple(n for n in self.nodes if n.name in needed or n.rule == "input"), self.outputs)
+
 
 def concrete(shape: Shape | None) -> tuple[int, ...] | None:
     """The shape if every size is known, else None."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from specnorm import rounding
+from specnorm.conv import padding_copies
 from specnorm.networks import axes
 from specnorm.networks.axes import Window
 from specnorm.networks.graph import Node, Shape, concrete
@@ -40,6 +41,19 @@ def copies(node: Node, source: Node) -> float:
     return rounding.root_up(int(node.params["copies"]))
 
 
+def pad(node: Node, source: Node) -> float:
+    """1 for constants; for reflect, replicate and circular padding sqrt(r), a product over the axes, r the largest number
+    of copies of one pixel. With the convolution after it, it is one layer.
+    """
+    mode, pads = node.params["mode"], node.params["pads"]
+    if mode == "zeros":
+        return 1.0
+    if mode not in ("reflect", "replicate", "circular"):
+        raise UnknownRuleError(f"padding by {mode} has no rule")
+    pairs = zip(pads, _tail(source.shape, len(pads)), strict=True)
+    return rounding.root_up(math.prod(padding_copies(before, after, n, mode) for (before, after), n in pairs))
+
+
 def broadcast(node: Node, source: Node) -> float:
     """sqrt(r), as for copies, r counted from the shapes before and after."""
     return rounding.root_up(repeats(source.shape, node.shape))
@@ -52,8 +66,8 @@ def scale(node: Node, source: Node) -> float:
     values = np.asarray(node.params["values"], dtype=np.float64)
     if not values.size or not bool(np.all(np.isfinite(values))):
         raise UnknownRuleError("it multiplies by values that are not finite")
-    # The values were computed with a handful of roundings at most.
-    largest = rounding.times_up(float(np.max(np.abs(values))), 1 + 2.0**-48)
+    # Unless they are exact, the values were computed with a handful of roundings.
+    largest = rounding.times_up(float(np.max(np.abs(values))), 1.0 if node.params.get("exact") else 1 + 2.0**-48)
     return largest if values.size == 1 else rounding.times_up(largest, broadcast(node, source))
 
 
@@ -155,6 +169,7 @@ def length(node: Node, source: Node) -> float:
 FACTORS: dict[str, Callable[[Node, Node], float]] = {
     "select": select,
     "copies": copies,
+    "pad": pad,
     "broadcast": broadcast,
     "scale": scale,
     "pointwise": pointwise,

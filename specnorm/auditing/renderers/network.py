@@ -22,11 +22,11 @@ def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
     """
     text: list[str] = []
     if nodes:
-        rows = [("node", "operator", "rule", "factor", "upper", "heuristic")]
+        rows = [("node", "operator", "rule", "factor", "upper", "heuristic", "layer")]
         rows += [
             (
                 visible(s.name), visible(s.operator), visible(s.rule), number(s.factor, "upper"),
-                number(s.upper, "upper"), number(s.heuristic),
+                number(s.upper, "upper"), number(s.heuristic), visible(s.layer or ""),
             )
             for s in bound.nodes
         ]  # fmt: skip
