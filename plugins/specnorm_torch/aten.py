@@ -254,24 +254,24 @@ def _convolution(ndim: int, *, transposed: bool = False) -> Rule:
         pairs: Any = "same"
         if padding != "same":
             pairs = tuple((p, p) for p in _per_axis(0 if padding == "valid" else padding, ndim))
-        cropped = tuple((p, p - more) for (p, _), more in zip(pairs, extra, strict=True)) if transposed else pairs
-        # Rows added beyond the crop are zeros: the bound at every size holds.
-        beyond = transposed and any(after < 0 for _, after in cropped)
+        if transposed:
+            # Rows added beyond the crop are zeros, which change no norm.
+            pairs = tuple((p, max(p - more, 0)) for (p, _), more in zip(pairs, extra, strict=True))
         geometry = {
             "stride": _per_axis(call["stride"], ndim),
             "dilation": _per_axis(call["dilation"], ndim),
             "groups": call["groups"],
             "transposed": transposed,
             "padding_mode": "zeros",
-            "padding": pairs if beyond else cropped,
+            "padding": pairs,
         }
-        return _layer(call, call["weight"], geometry, ndim, unsized=beyond)
+        return _layer(call["weight"], geometry, ndim)
 
     return translate
 
 
-def _layer(call: Call, weight: Tensor, geometry: dict[str, Any], ndim: int, *, unsized: bool = False) -> Translation:
-    return Translation("layer", {"unsized": unsized}, (), (), lambda: weight.detach(), weight, geometry, ndim)
+def _layer(weight: Tensor, geometry: dict[str, Any], ndim: int) -> Translation:
+    return Translation("layer", {}, (), (), lambda: weight.detach(), weight, geometry, ndim)
 
 
 def _matrix(weight: str, data: str) -> Rule:
@@ -283,7 +283,7 @@ def _matrix(weight: str, data: str) -> Rule:
             return Translation("unknown", _PRODUCT)
         if call.is_data("bias") or call[kernel].ndim != 2 or (call.name == "addmm" and not _only(call, x)):
             return Translation("unknown")
-        return _layer(call, call[kernel], {}, 0)
+        return _layer(call[kernel], {}, 0)
 
     return translate
 

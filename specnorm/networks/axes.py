@@ -7,6 +7,7 @@ an axis (a Kronecker product). Weights are exact fractions, rounded up to floats
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,8 @@ from specnorm.api import enclose
 
 DENSE = 512
 """Largest axis whose matrix is enclosed; longer ones are bounded by their row and column sums."""
+LONGEST = 2**14
+"""Largest axis or window whose weights are written out."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ def average_norm_up(window: Window) -> float | None:
     ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of taps in residue class r modulo the stride (the rows of one
     output phase are translates; attained as the size grows).
     """
-    if window.size is not None and window.outputs is not None:
+    if window.kernel > LONGEST:
+        return None
+    if window.size is not None and window.outputs is not None and max(window.size, window.outputs) <= LONGEST:
         return weights_norm_up(tuple(_average_rows(window)))
     if window.ceil or window.dilation != 1 or not (window.count_padding or window.before == window.after == 0):
         return None
@@ -91,8 +96,8 @@ def adaptive_windows(size: int, outputs: int) -> list[range]:
 
 def adaptive_overlap(size: int, outputs: int) -> int:
     """Largest number of those windows that one pixel is in."""
-    windows = adaptive_windows(size, outputs)
-    return max(sum(p in window for window in windows) for p in range(size))
+    reads = [p for window in adaptive_windows(size, outputs) for p in window]
+    return max(Counter(reads).values())
 
 
 def adaptive_norm_up(size: int, outputs: int) -> float:
@@ -116,6 +121,8 @@ def resize_norm_up(mode: str, size: int, outputs: int, scale: Fraction, coordina
         For "nearest".
     """
     rows = []
+    if max(size, outputs) > LONGEST:
+        return None
     for i in range(outputs):
         x = _coordinate(i, size, outputs, scale, coordinates)
         if x is None:

@@ -218,11 +218,13 @@ class _Pass:
             geometry |= {"padding_mode": source.params["mode"], "padding": pads}
             source = self.nodes[source.inputs[0]]
             rule = f"{rule}, padded"
-        sizes = None if node.params.get("unsized") else _spatial_sizes(node, source)
-        norm = self.measure(node.layer, geometry, sizes, scale)
+        norm = self.measure(node.layer, geometry, _spatial_sizes(node, source), scale)
         before = self.steps[source.name]
-        both = (rounding.times_up(norm.upper, before.upper or 0.0), rounding.times_up(norm.heuristic, before.heuristic or 0.0))
-        return Step(shown.name, shown.operator, rule, norm.upper, *both, node.layer.name)
+        alpha = float(node.params.get("alpha", 1.0))
+        factor = rounding.times_up(alpha, norm.upper)
+        upper = rounding.times_up(factor, before.upper or 0.0)
+        heuristic = rounding.times_up(alpha, norm.heuristic, before.heuristic or 0.0)
+        return Step(shown.name, shown.operator, rule, factor, upper, heuristic, node.layer.name)
 
 
 def _spatial_sizes(node: Node, source: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

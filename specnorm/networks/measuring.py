@@ -19,6 +19,8 @@ from specnorm.networks.graph import Layer
 
 DENSE = 1024
 """Layers whose smaller side is at most this are enclosed at their own size; others by the bound for every size."""
+LARGEST = 2**20
+"""Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,13 @@ def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | N
     if sizes is None:
         return None
     before, after = sizes
+    if max(map(math.prod, sizes)) > LARGEST:
+        return None
     if spec.padding_mode == "circular":
         fits = spec.transposed or all(n % s == 0 for n, s in zip(before, spec.stride, strict=True))
         return before if fits else None
     sides = (spec.cin // spec.groups * math.prod(before), spec.cout // spec.groups * math.prod(after))
-    return before if min(sides) <= DENSE else None
+    return before if min(sides) <= DENSE and max(sides) <= LARGEST else None
 
 
 def _fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:

@@ -7,6 +7,8 @@ evaluates the derivative on intervals that cover the line (python-flint), and ta
 
 from __future__ import annotations
 
+import math
+
 SLOPES = {
     "abs": 1.0,
     "arctan": 1.0,
@@ -44,6 +46,8 @@ def slope(function: str, alpha: float = 1.0) -> float | None:
         range, 0 outside: hard sigmoid).
     alpha : float
     """
+    if not math.isfinite(alpha):
+        return None
     if function == "leaky":
         return max(1.0, abs(alpha))
     if function == "linear":

@@ -154,7 +154,9 @@ def log_softmax(node: Node, source: Node) -> float:
     """sqrt(n) for n classes: the Jacobian I - 1 p^T has squared norm at most that of p = e_1 (convexity): I - 1 e_1^T
     times its transpose is I on n - 1 axes plus the all-ones matrix there, whose norm is n.
     """
-    n = None if source.shape is None else source.shape[int(node.params["axis"])]
+    n = node.params.get("classes")
+    if n is None and source.shape is not None:
+        n = source.shape[int(node.params["axis"])]
     if not isinstance(n, int):
         raise UnknownRuleError("the number of classes is not known: give the input shape")
     return rounding.root_up(max(n, 1))

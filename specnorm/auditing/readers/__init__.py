@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers import npz, pytorch, safetensors
+from specnorm.auditing.readers import npz, onnx, pytorch, safetensors
 from specnorm.errors import ModelFileError
 
 Reader = Callable[[BinaryIO, str, int], list[Tensor]]
@@ -42,7 +42,7 @@ _READERS: dict[str, Reader] = {
     "safetensors-index": _later("a safetensors index"),
     "npz": npz.read,
     "pytorch": pytorch.read,
-    "onnx": _later("an ONNX model"),
+    "onnx": onnx.read,
     "hdf5": _later("an HDF5 file"),
     "keras": _later("a .keras archive"),
 }
