@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from specnorm import backends
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit
+from specnorm.auditing.geometry import overrides
 from specnorm.auditing.output import check_output, replace_file
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
@@ -206,16 +208,20 @@ def _application() -> click.Group:
     @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True)
     @click.option("--output", type=click.Path(path_type=Path), callback=_output, help="Write to this file instead.")
     @click.option(
-        "--input-shape", callback=_sizes, metavar="N|NxM",
-        help="Spatial input sizes, such as 32 or 32x48; adds the circular norm.",
+        "--input-shape", callback=_sizes, metavar="N|NxM|file",
+        help="Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm.",
     )  # fmt: skip
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
     @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
     @click.option(
         "--padding-mode",
         type=click.Choice(["zeros", "circular", "reflect", "replicate"]),
-        help="Default: zeros, as an assumption.",
+        help="Default: as the file says, or zeros as an assumption.",
     )
+    @click.option(
+        "--geometry", callback=_geometry, metavar="JSON|FILE",
+        help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
+    )  # fmt: skip
     @click.option(
         "--methods", callback=_words, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
         help=f"Columns, out of {', '.join(METHODS)}.",
@@ -235,7 +241,9 @@ def _application() -> click.Group:
         layers: tuple[str, ...],
         **options: Any,
     ) -> int:
-        """Bound the norm of every convolution and linear layer of MODEL (.safetensors, .npz, PyTorch state dict).
+        """Bound the norm of every convolution and linear layer of MODEL.
+
+        MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file.
 
         Exit code: 0; 1 if --fail-above failed; 2 for wrong usage, an unreadable file or a layer that could not be
         measured.
@@ -255,11 +263,35 @@ def _words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
     return words
 
 
-def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | None:
+def _geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
     import click
 
     if value is None:
         return None
+    try:
+        text = value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8")
+        found: dict[str, Any] = json.loads(text, object_pairs_hook=_without_repeats)
+        overrides(found)
+    except OSError as error:
+        raise click.BadParameter(visible(f"{value} cannot be read: {error.strerror or error}."), ctx, param) from error
+    except (SpecnormError, ValueError, RecursionError) as error:
+        raise click.BadParameter(visible(str(error)), ctx, param) from error
+    return found
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object of a JSON text; of two values under one name, one would be lost."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object.")
+    return found
+
+
+def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | str | None:
+    import click
+
+    if value is None or value == "file":
+        return value
     words = value.replace("x", ",").split(",")
     if not all(word.isascii() and word.isdigit() and len(word) < 10 and int(word) > 0 for word in words):
         raise click.BadParameter(f"{visible(value)!r} is not a size such as 32 or 32x48.", ctx, param)

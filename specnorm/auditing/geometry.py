@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 from specnorm.conv import ConvSpec, Layout, PaddingMode
 from specnorm.errors import GeometryError
@@ -153,14 +153,14 @@ def settle(
     matrix = len(shape) == 2
     size = () if matrix and input_shape is not None else input_shape
     bare = ConvSpec.of(shape, **DEFAULTS | known)
-    if amount in SIZED and size is None and not bare.transposed and max(bare.stride, default=1) > 1:
+    if amount in SIZED and size is None and _depends_on_size(bare):
         assumed.append(f"padding={amount} of sizes that the stride divides")
     padding = _pairs("same" if amount is None else amount, bare, size)
     spec = ConvSpec.of(shape, **DEFAULTS | known | {"padding": padding, "input_shape": size})
     return spec, () if matrix else tuple(assumed)
 
 
-def at_rank(layout: str, axes: int) -> str:
+def at_rank(layout: str, axes: int) -> Layout:
     """Layout for a kernel with so many axes, in the convention that ``layout`` names.
 
     Parameters
@@ -173,7 +173,12 @@ def at_rank(layout: str, axes: int) -> str:
     str
     """
     spatial = "DHW"[5 - axes :]
-    return f"{spatial}IO" if layout.endswith("IO") else f"OI{spatial}"
+    return cast(Layout, f"{spatial}IO" if layout.endswith("IO") else f"OI{spatial}")
+
+
+def _depends_on_size(spec: ConvSpec) -> bool:
+    """Whether "same" padding with the fewest zeros differs from size to size."""
+    return not spec.transposed and any(s > 1 and k > 1 for s, k in zip(spec.stride, spec.kernel_shape, strict=True))
 
 
 def _pairs(amount: Any, spec: ConvSpec, size: int | Sequence[int] | None) -> Any:

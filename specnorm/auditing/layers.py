@@ -16,6 +16,8 @@ Kind = Literal["conv", "linear", "unknown"]
 
 MIN_AXES, MAX_AXES = 2, 5
 _SEPARATOR = re.compile(r"[./:]")
+_COUNTER = re.compile(r":\d+$")
+"""What TensorFlow writes after a variable's name."""
 _FLOATING = ("float", "bfloat")
 _UNREADABLE = {
     "object": "it holds Python objects, which are never unpickled. Save the kernel as a float32 array.",
@@ -26,7 +28,7 @@ _UNREADABLE = {
 _NO_KERNEL = frozenset({
     "bias", "weight_u", "weight_v", "weight_g", "_u", "_v", "running_mean", "running_var", "moving_mean",
     "moving_variance", "num_batches_tracked", "cls_token", "class_token", "mask_token", "pos_embed", "pos_embedding",
-    "position_embedding", "relative_position_bias_table", "max_exp_avg_sq", "momentum_buffer",
+    "position_embedding", "vector_u", "sn_u", "relative_position_bias_table", "max_exp_avg_sq", "momentum_buffer",
 })  # fmt: skip
 # Any part of a name: whatever lies below belongs to the training run, not to the model.
 _TRAINING_STATE = re.compile(r"optim(izer)?(s|_states?|_state_dict)?|(lr_)?schedulers?|exp_avg(_sq)?")
@@ -145,7 +147,7 @@ def _as_layer(tensor: Tensor, names: set[str]) -> Layer | None:
     if not MIN_AXES <= len(tensor.shape) <= MAX_AXES:
         return None
     kind: Kind = "linear" if len(tensor.shape) == MIN_AXES else "conv"
-    parts = _SEPARATOR.split(tensor.name)
+    parts = _SEPARATOR.split(_COUNTER.sub("", tensor.name))
     if any(_TRAINING_STATE.fullmatch(part) for part in parts):
         return None
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)

@@ -111,6 +111,8 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
         lower, upper = interval(take, row.spec)
         row = replace(row, lower=lower, upper=upper)
         for column in row.values:
+            if column == CIRCULAR and not _has_circular(take.spec):
+                continue
             result = take("fft" if column == CIRCULAR else column)
             row = replace(
                 row,
@@ -122,6 +124,13 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
     except Exception as error:  # one bad layer must not lose the others
         return replace(row, reason=f"{type(error).__name__}: {error}")
     return row
+
+
+def _has_circular(spec: ConvSpec) -> bool:
+    """Whether there is a circular layer at this size."""
+    if spec.input_shape is None:
+        return False
+    return spec.transposed or not any(n % s for n, s in zip(spec.input_shape, spec.stride, strict=True))
 
 
 def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, float]:
@@ -141,13 +150,23 @@ def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, floa
     -------
     lower, upper : float
     """
-    small = spec.input_shape is None or math.prod(spec.input_shape) * max(spec.cin, spec.cout) <= SMALL
+    small = spec.input_shape is None or _pixels(spec) * max(spec.cin, spec.cout) <= SMALL
     found = take("enclose" if small else EVERY_SIZE)
     lower, upper = _number(found.stats["lower"]), _number(found.value)
     if small or spec.input_shape is None:
         return lower, upper
     lower = _times_root_down(lower, share(spec))
     return max(lower, _number(take("reshaped").value)) if spec.sees_a_patch else lower, upper
+
+
+def _pixels(spec: ConvSpec) -> int:
+    """Pixels of a layer's input or output, whichever are more."""
+    sizes = []
+    axes = (spec.input_shape or (), spec.kernel_shape, spec.stride, spec.dilation, spec.padding)
+    for n, k, s, r, pads in zip(*axes, strict=True):
+        reach = r * (k - 1) + 1
+        sizes.append((n, (n - 1) * s + reach - sum(pads) if spec.transposed else (n + sum(pads) - reach) // s + 1))
+    return max(math.prod(n for n, _ in sizes), math.prod(max(m, 1) for _, m in sizes))
 
 
 def share(spec: ConvSpec) -> Fraction:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers import npz, onnx, pytorch, safetensors
+from specnorm.auditing.readers import hdf5, keras, npz, onnx, pytorch, safetensors
 from specnorm.errors import ModelFileError
 
 Reader = Callable[[BinaryIO, str, int], list[Tensor]]
@@ -43,8 +43,8 @@ _READERS: dict[str, Reader] = {
     "npz": npz.read,
     "pytorch": pytorch.read,
     "onnx": onnx.read,
-    "hdf5": _later("an HDF5 file"),
-    "keras": _later("a .keras archive"),
+    "hdf5": hdf5.read,
+    "keras": keras.read,
 }
 _ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
 """How the second field of a serialised ModelProto may start; the first is its version of the format."""
@@ -148,7 +148,7 @@ def _sniff_zip(file: BinaryIO) -> str:
         raise ModelFileError("it is a TorchScript archive, which holds code: not opened. Save model.state_dict().")
     if "data.pkl" in inner:
         return "pytorch"
-    if "config.json" in names and any(name.endswith(".h5") for name in names):
+    if "config.json" in names and "metadata.json" in names:
         return "keras"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
