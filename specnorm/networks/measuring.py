@@ -17,8 +17,9 @@ from specnorm.conv import ConvSpec
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
 
-DENSE = 1024
-"""Layers whose smaller side is at most this are enclosed at their own size; others by the bound for every size."""
+WORK = 2**25
+"""Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most. Others
+get the bound for every size."""
 LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
@@ -132,7 +133,7 @@ def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | N
         fits = spec.transposed or all(n % s == 0 for n, s in zip(before, spec.stride, strict=True))
         return before if fits else None
     sides = (spec.cin // spec.groups * math.prod(before), spec.cout // spec.groups * math.prod(after))
-    return before if min(sides) <= DENSE and max(sides) <= LARGEST else None
+    return before if spec.groups * min(sides) ** 3 <= WORK and max(sides) <= LARGEST else None
 
 
 def _fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
