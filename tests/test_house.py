@@ -33,7 +33,7 @@ FORBIDDEN_BETWEEN_NEIGHBOURS = {("program", "backends"), ("backends", "program")
 
 CORE_MAY_IMPORT = {"numpy", "array_api_compat", "specnorm"} | sys.stdlib_module_names
 OPTIONAL = {
-    "auditing": {"safetensors", "h5py", "onnx", "rich", "click", "matplotlib"},
+    "auditing": {"safetensors", "h5py", "onnx", "google", "rich", "click", "matplotlib"},
     "cli": {"click", "rich"},
     "__main__": {"click", "rich"},
     "testing": {"pytest"},

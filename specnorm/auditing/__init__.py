@@ -16,6 +16,7 @@ from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings, describe, fill
 from specnorm.auditing.placement import check_target
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.report import STANDARD, Report, Row
+from specnorm.auditing.whole import network_of
 from specnorm.backends import Array
 from specnorm.conv import Layout, PaddingMode
 from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError
@@ -122,7 +123,10 @@ def _audit(
         rows.append(row)
         if progress is not None:
             progress(len(rows), len(found), row.name)
-    return Report(_version(), model, tuple(rows), skipped)
+    # Of a part of the layers there is no network.
+    size = None if settings.input_shape == "file" else settings.input_shape
+    network = network_of(tensors, rows, size) if patterns is None else None
+    return Report(_version(), model, tuple(rows), skipped, network)
 
 
 def _measured(found: Iterable[Layer], settings: Settings, executor: Executor | None) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from specnorm.auditing.layers import Kind
 from specnorm.conv import ConvSpec
+from specnorm.networks import NetworkBound
 from specnorm.result import Kind as Promise
 
 Value = float | tuple[float, ...] | None
@@ -107,12 +108,15 @@ class Report:
     layers : tuple of Row
     skipped : int
         Arrays of the model that are no layers, or were not asked for.
+    network : NetworkBound or None
+        Of the whole model, where the file holds its graph and every layer was asked for.
     """
 
     version: str
     model: str | None
     layers: tuple[Row, ...]
     skipped: int
+    network: NetworkBound | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -131,6 +135,7 @@ class Report:
             "max_upper_layer": None if largest is None else largest.name,
             "median_ratio": statistics.median(ratios) if ratios else None,
             "max_ratio": max(ratios, default=None),
+            "network": None if self.network is None else self.network.to_dict(),
         }
 
     def to_dict(self) -> dict[str, Any]:

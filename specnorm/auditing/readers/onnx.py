@@ -6,7 +6,6 @@ operator does is in `onnx_operators`; here the graph is walked once, in its own 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ _DOMAINS = ("", "ai.onnx")
 class OnnxTensors(list[Tensor]):
     """The arrays of an ONNX model; `graph` gives its network."""
 
-    def __init__(self, tensors: list[Tensor], network: Callable[[tuple[int, ...] | None], Graph]) -> None:
+    def __init__(self, tensors: list[Tensor], network: Callable[[int | tuple[int, ...] | None], Graph]) -> None:
         super().__init__(tensors)
         self.graph = network
 
@@ -73,7 +72,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
     return OnnxTensors(walk.tensors(), lambda sizes: (walk if sizes is None else _again(walk, sizes)).graph())
 
 
-def _again(walk: _Walk, sizes: tuple[int, ...]) -> _Walk:
+def _again(walk: _Walk, sizes: int | tuple[int, ...]) -> _Walk:
     return _Walk(walk.model, Tensors(walk.reader.folder, walk.reader.limit), sizes)
 
 
@@ -94,11 +93,11 @@ class _Walk:
     ----------
     model : ModelProto
     reader : Tensors
-    sizes : tuple of int, optional
+    sizes : int or tuple of int, optional
         Spatial sizes of inputs where the file leaves them open.
     """
 
-    def __init__(self, model: Any, reader: Tensors, sizes: tuple[int, ...] | None) -> None:
+    def __init__(self, model: Any, reader: Tensors, sizes: int | tuple[int, ...] | None) -> None:
         self.model = model
         self.reader = reader
         self.sizes = sizes
@@ -168,16 +167,18 @@ class _Walk:
         if not tensor.HasField("shape"):
             return None
         dims = tensor.shape.dim
-        spatial = self.sizes if self.sizes is not None and len(dims) == 2 + len(self.sizes) else (None,) * max(len(dims) - 2, 0)
+        ndim = max(len(dims) - 2, 0)
+        asked = (self.sizes,) * ndim if self.sizes is None or isinstance(self.sizes, int) else self.sizes
+        spatial = asked if len(asked) == ndim else (None,) * ndim
         sizes: list[Size] = []
         for axis, dim in enumerate(dims):
-            asked = spatial[axis - 2] if axis >= 2 else None
+            wanted = spatial[axis - 2] if axis >= 2 else None
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 sizes.append(int(dim.dim_value))
             elif axis == 0:
                 sizes.append(1)
             else:
-                sizes.append(asked if asked is not None else (dim.dim_param[:40] or f"{name[:40]}.{axis}"))
+                sizes.append(wanted if wanted is not None else (dim.dim_param[:40] or f"{name[:40]}.{axis}"))
         return tuple(sizes)
 
     def _walk(self, graph: Any, scope: dict[str, Value], depth: int, nodes: list[Node]) -> dict[str, Value]:
@@ -252,10 +253,3 @@ class _Walk:
                 self.unread.setdefault(value.name, f"{proto.op_type[:40]} ({call.label[:80]})")
         data = tuple(value.name for value in call.inputs if isinstance(value, Data))
         return Translated("unknown", data, (), {"reason": reason})
-
-
-def network_sizes(input_shape: Any) -> tuple[int, ...] | None:
-    """Spatial sizes for open axes of a network's input, from the argument of `audit`; an int: both axes of an image."""
-    if isinstance(input_shape, int) and not isinstance(input_shape, bool):
-        return (input_shape, input_shape)
-    return tuple(input_shape) if isinstance(input_shape, tuple) and math.prod(input_shape) else None
