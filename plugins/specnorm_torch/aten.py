@@ -355,7 +355,7 @@ RULES: dict[str, Rule] = {
     "leaky_relu": lambda call: Translation("pointwise", {"function": "leaky", "alpha": float(call["negative_slope"])}),
     "prelu": _prelu,
     "_prelu_kernel": _prelu,
-    "hardsigmoid": lambda _: _slope(math.nextafter(1 / 6, 1)),
+    "hardsigmoid": lambda _: _slope(0.16666668),  # torch multiplies by 1/6 in float32
     "threshold": _threshold,
     "mul": _multiply,
     "div": _divide,

@@ -22,6 +22,10 @@ from specnorm.networks import Graph, Layer, Measure, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, RULES, Call, Translation
 
 
+_SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+"""Operators that read the shape of a value and not what is in it."""
+
+
 def network_bound(
     model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...], *, rtol: float = 1e-3
 ) -> NetworkBound:
@@ -153,6 +157,10 @@ class _Walk:
             self.known[node.name] = node.target(*values[0], **values[1])
             return
         name = _operator(node)
+        if name in _SHAPED:
+            like = torch.fx.node.map_arg((node.args, node.kwargs), self._like)
+            self.known[node.name] = node.target(*like[0], **like[1])
+            return
         call = Call(node, name, _arguments(node, self.known), self.data, _shape)
         found = self._translated(node, call)
         inputs = tuple(found.inputs or dict.fromkeys(n for n in used if n in self.data))
@@ -162,6 +170,11 @@ class _Walk:
         if found.kernel is not None:
             layer = Layer(_layer_name(node, self.exported, found), found.kernel, found.geometry, found.spatial)
         self._add(Node(node.name, found.rule, name, inputs, _shape(node), found.params, layer))
+
+    def _like(self, node: Any) -> Any:
+        """A value, or zeros of its shape."""
+        value = node.meta.get("val")
+        return self.known[node.name] if node.name in self.known else torch.zeros(value.shape, dtype=value.dtype)
 
     def _translated(self, node: Any, call: Call) -> Translation:
         value = node.meta.get("val")

@@ -213,7 +213,8 @@ class _Pass:
         source = self.nodes[node.inputs[0]]
         rule = "layer, scaled" if scale is not None else "layer"
         pads = source.params.get("pads")
-        unpadded = not any(sum(pair) for pair in geometry.get("padding", ()) if not isinstance(pair, int))
+        padding = geometry.get("padding", ())
+        unpadded = not isinstance(padding, str) and not any(sum(pair) for pair in padding)
         if pads is not None and len(pads) == node.layer.spatial and unpadded and not geometry.get("transposed"):
             geometry |= {"padding_mode": source.params["mode"], "padding": pads}
             source = self.nodes[source.inputs[0]]

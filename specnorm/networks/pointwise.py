@@ -14,7 +14,7 @@ SLOPES = {
     "arctan": 1.0,
     "clip": 1.0,  # also hard tanh, ReLU6, maximum or minimum with constants
     "cos": 1.0,
-    "hard_swish": 1.5,  # (2x + 3) / 6 on [-3, 3]
+    "hard_swish": 1.5000001,  # (2x + 3) / 6 on [-3, 3]; libraries have 1/6 in float32
     "log_sigmoid": 1.0,
     "negative": 1.0,
     "relu": 1.0,
