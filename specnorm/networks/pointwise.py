@@ -27,11 +27,11 @@ SLOPES = {
     "tanhshrink": 1.0,  # tanh^2
     "celu": 1.0,  # exp(x / alpha), alpha > 0
     "erf": 1.1283791670955128,  # 2 / sqrt(pi) at 0
-    "gelu": 1.1289042,  # Phi(x) + x phi(x) at sqrt(2)
-    "gelu_tanh": 1.1289950,
-    "mish": 1.0884996,
+    "gelu": 1.12892,  # Phi(x) + x phi(x) at sqrt(2)
+    "gelu_tanh": 1.12900,
+    "mish": 1.08850,
     "selu": 1.7580994,  # 1.0507009873554805 * 1.6732632423543772, as x -> 0-
-    "silu": 1.0998394,  # s (1 + x (1 - s)) at 2.3994
+    "silu": 1.09985,  # s (1 + x (1 - s)) at 2.3994
 }
 """Largest absolute value of the derivative, rounded up."""
 
