@@ -28,7 +28,8 @@ _UNREADABLE = {
 _NO_KERNEL = frozenset({
     "bias", "weight_u", "weight_v", "weight_g", "_u", "_v", "running_mean", "running_var", "moving_mean",
     "moving_variance", "num_batches_tracked", "cls_token", "class_token", "mask_token", "pos_embed", "pos_embedding",
-    "position_embedding", "vector_u", "sn_u", "relative_position_bias_table", "max_exp_avg_sq", "momentum_buffer",
+    "position_embedding", "vector_u", "sn_u", "relative_position_bias_table", "weight_mask", "attn_mask",
+    "anchors", "anchor_grid", "max_exp_avg_sq", "momentum_buffer", "exp_inf", "square_avg", "grad_avg", "acc_delta",
 })  # fmt: skip
 # Any part of a name: whatever lies below belongs to the training run, not to the model.
 _TRAINING_STATE = re.compile(r"optim(izer)?(s|_states?|_state_dict)?|(lr_)?schedulers?|exp_avg(_sq)?")
@@ -142,24 +143,26 @@ def all_layers(tensors: Sequence[Tensor]) -> list[Layer]:
 
 
 def _as_layer(tensor: Tensor, names: set[str]) -> Layer | None:
-    if tensor.kind is not None:
-        return None if tensor.kind == "none" else Layer(tensor, tensor.kind, tensor.refusal, tensor.assumed)
-    if not MIN_AXES <= len(tensor.shape) <= MAX_AXES:
+    if tensor.kind == "none":
+        return None
+    if tensor.kind in ("conv", "linear"):
+        return Layer(tensor, tensor.kind, tensor.refusal, tensor.assumed)
+    parts = _SEPARATOR.split(_COUNTER.sub("", tensor.name))
+    if tensor.kind == "unknown":
+        return None if _is_no_kernel(parts) else Layer(tensor, "unknown", tensor.refusal, tensor.assumed)
+    if not MIN_AXES <= len(tensor.shape) <= MAX_AXES or any(_TRAINING_STATE.fullmatch(part) for part in parts):
         return None
     kind: Kind = "linear" if len(tensor.shape) == MIN_AXES else "conv"
-    parts = _SEPARATOR.split(_COUNTER.sub("", tensor.name))
-    if any(_TRAINING_STATE.fullmatch(part) for part in parts):
-        return None
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
     if unreadable is not None:
-        return Layer(tensor, kind, unreadable, tensor.assumed)
+        return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)
     if not tensor.dtype.startswith(_FLOATING):
         return None
     if _length_of(tensor.name) in names:
         return Layer(tensor, kind, _WEIGHT_NORM)
-    if _is_no_kernel(tensor.name, parts[-1], names):
+    if _is_no_kernel(parts) or (tensor.name.endswith(".original0") and tensor.name[:-1] + "1" in names):
         return None
-    if parts[-1] == "weight_orig" or (parts[-1] == "original" and "parametrizations" in parts):
+    if parts[-1] == "weight_orig" or (parts[-1].startswith("original") and "parametrizations" in parts):
         return Layer(tensor, kind, tensor.refusal, (*tensor.assumed, _RAW_PARAMETER))
     return Layer(tensor, kind, tensor.refusal, tensor.assumed)
 
@@ -171,7 +174,11 @@ def _length_of(name: str) -> str | None:
     return name[:-1] + "0" if name.endswith(".original1") else None
 
 
-def _is_no_kernel(name: str, last: str, names: set[str]) -> bool:
-    if last in _NO_KERNEL or last.startswith("bias_") or last.endswith("_bias"):
+def _is_no_kernel(parts: Sequence[str]) -> bool:
+    """Whether a name, in its parts, is one that no kernel has."""
+    last = parts[-1]
+    if any(_TRAINING_STATE.fullmatch(part) for part in parts):
         return True
-    return name.endswith(".original0") and name[:-1] + "1" in names
+    if "parametrizations" in parts and not last.startswith("original"):
+        return True  # buffers of the parametrisation: vectors of a power iteration, the base of an orthogonal one
+    return last in _NO_KERNEL or last.startswith("bias_") or last.endswith("_bias")

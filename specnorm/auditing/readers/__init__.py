@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers import hdf5, keras, npz, onnx, pytorch, safetensors
+from specnorm.auditing.readers import hdf5, keras, npz, onnx, pytorch, safetensors, sharded
 from specnorm.errors import ModelFileError
 
 Reader = Callable[[BinaryIO, str, int], list[Tensor]]
@@ -26,20 +26,12 @@ cannot make sense of a `Tensor.refusal`. What the file says of an array goes int
 """
 
 
-def _later(kind: str) -> Reader:
-    def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-        del file, path, max_bytes
-        raise ModelFileError(f"it is {kind}, which this version does not read.")
-
-    return read
-
-
 MAX_BYTES = 8 * 2**30
 """Default limit on what a file's arrays may take in memory."""
 
 _READERS: dict[str, Reader] = {
     "safetensors": safetensors.read,
-    "safetensors-index": _later("a safetensors index"),
+    "safetensors-index": sharded.read,
     "npz": npz.read,
     "pytorch": pytorch.read,
     "onnx": onnx.read,
@@ -58,6 +50,7 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
     Parameters
     ----------
     path : str
+        A file, or a folder with the index of a sharded one.
     max_bytes : int
         Most bytes that the file's arrays may take in memory.
 
@@ -73,11 +66,14 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
     """
     with ExitStack() as stack:
         try:
+            place = Path(path)
+            if place.is_dir():
+                place = sharded.index_of(place)
             # A named pipe would block, a device never end.
-            if not stat.S_ISREG(Path(path).stat().st_mode):
+            if not stat.S_ISREG(place.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")
-            file = stack.enter_context(Path(path).open("rb"))
-            tensors = _READERS[sniff(file)](file, path, max_bytes)
+            file = stack.enter_context(place.open("rb"))
+            tensors = _READERS[sniff(file)](file, str(place), max_bytes)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
         except (OSError, ValueError) as error:
