@@ -21,6 +21,7 @@ from specnorm.auditing.provenance import environment
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
+from specnorm.auditing.whole import network_of
 from specnorm.backends import Array
 from specnorm.conv import Layout, PaddingMode
 from specnorm.errors import GeometryError, MethodError, ModelFileError
@@ -135,8 +136,12 @@ def _audit(
             rows.append(row)
             if progress is not None:
                 progress(len(rows), len(found), row.name)
+    # Of a part of the layers there is no network.
+    size = None if settings.input_shape == "file" else settings.input_shape
+    network = network_of(tensors, rows, size) if patterns is None else None
     drawn = take(found, rows, pictures)
-    return Report(_version(), model, tuple(rows), skipped, pictures=drawn, environment=environment(rows))
+    made = environment(rows)
+    return Report(_version(), model, tuple(rows), skipped, network, drawn, made)
 
 
 def _check(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from specnorm.auditing.layers import Kind
 from specnorm.conv import ConvSpec
+from specnorm.networks import NetworkBound
 from specnorm.result import Kind as Promise
 
 Value = float | tuple[float, ...] | None
@@ -172,6 +173,8 @@ class Report:
     layers : tuple of Row
     skipped : int
         Arrays of the model that are no layers, or were not asked for.
+    network : NetworkBound or None
+        Of the whole model, where the file holds its graph and every layer was asked for.
     pictures : tuple of Picture
         Of the layers with the largest norms, if they were asked for.
     environment : mapping of str to str
@@ -182,6 +185,7 @@ class Report:
     model: str | None
     layers: tuple[Row, ...]
     skipped: int
+    network: NetworkBound | None = None
     pictures: tuple[Picture, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -202,6 +206,7 @@ class Report:
             "max_upper_layer": None if largest is None else largest.name,
             "median_ratio": statistics.median(ratios) if ratios else None,
             "max_ratio": max(ratios, default=None),
+            "network": None if self.network is None else self.network.to_dict(),
         }
 
     def to_dict(self) -> dict[str, Any]:
