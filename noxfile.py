@@ -177,6 +177,8 @@ def wheel(session: nox.Session) -> None:
     for package in packages:
         if f"{package}/py.typed" not in names:
             session.error(f"{built.name} lacks {package}/py.typed")
+    if "specnorm/auditing/renderers/page/report.html" not in names:
+        session.error(f"{built.name} lacks the template of the HTML report")
     strangers = {name.partition("/")[0] for name in names} - set(packages)
     if any(not name.endswith(".dist-info") for name in strangers):
         session.error(f"{built.name} holds {', '.join(sorted(strangers))}")
@@ -196,6 +198,7 @@ def audit(session: nox.Session) -> None:
     prepare(session, ".[cli]")
     model = "docs/examples/resnet20/resnet20.safetensors"
     session.run("specnorm", "audit", model, "--input-shape", "32")
+    session.run("specnorm", "audit", model, "--format", "html", "--output", f"{session.create_tmp()}/report.html")
     session.run("specnorm", "backends")
 
 
