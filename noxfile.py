@@ -86,7 +86,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def types(session: nox.Session) -> None:
     """Static types of the package, the plugins, the tests and this file, with the frameworks at hand."""
-    prepare(session, "-e", ".[cli,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
+    prepare(session, "-e", ".[cli,plot,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
     session.run("mypy", "specnorm", "plugins", "tests", "noxfile.py")
 
 
@@ -101,7 +101,7 @@ def house(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """One array library alone: no other framework is installed."""
-    extras = f"cli,{backend}" if backend in ("torch", "jax") else "cli"
+    extras = f"cli,keras,{backend}" if backend in ("torch", "jax") else "cli,keras,plot"
     prepare(session, "-e", f".[{extras}]", *TEST_TOOLS)
     if backend == "strict":
         prepare(session, STRANGER)
@@ -170,7 +170,7 @@ def soundness(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def docs(session: nox.Session) -> None:
     """Every example in the README and the documentation, run."""
-    prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
+    prepare(session, "-e", ".[cli,plot,torch,jax]", *TEST_TOOLS)
     pytest(session, "tests/test_docs.py", backends="numpy,torch,jax")
 
 
@@ -224,6 +224,8 @@ def check_contents(session: nox.Session) -> None:
     for package in packages:
         if f"{package}/py.typed" not in names:
             session.error(f"{built.name} lacks {package}/py.typed")
+    if "specnorm/auditing/renderers/page/report.html" not in names:
+        session.error(f"{built.name} lacks the template of the HTML report")
     strangers = {name.partition("/")[0] for name in names} - set(packages)
     if any(not name.endswith(".dist-info") for name in strangers):
         session.error(f"{built.name} holds {', '.join(sorted(strangers))}")
@@ -280,6 +282,7 @@ def audit(session: nox.Session) -> None:
     prepare(session, ".[cli]")
     model = "docs/examples/resnet20/resnet20.safetensors"
     session.run("specnorm", "audit", model, "--input-shape", "32")
+    session.run("specnorm", "audit", model, "--format", "html", "--output", f"{session.create_tmp()}/report.html")
     session.run("specnorm", "backends")
 
 
