@@ -60,7 +60,7 @@ def torch() -> None:
     layer = torch.nn.Conv2d(2, 2, 2, bias=False)
     torch.nn.init.ones_(layer.weight)
     bound = specnorm.f4_bound(layer.weight, **specnorm_torch.geometry_of(layer))
-    check(bound)
+    check(bound.detach())
     bound.backward()  # type: ignore[no-untyped-call]
     assert layer.weight.grad is not None
     torch.save(layer.state_dict(), "model.pt")
