@@ -345,8 +345,8 @@ def frequencies(picture: Picture) -> Figure | None:
         else:
             top = int(np.unravel_index(int(np.argmax(norms)), norms.shape)[0])
             _map(figure, axes, norms[top], names[1:])
-            angle = 2 * top / norms.shape[0]
-            axes.set_title(f"slice at {names[0]} = {angle if angle <= 1 else angle - 2:.2f}π", loc="left")
+            angle = (2 * top / norms.shape[0] + 1) % 2 - 1
+            axes.set_title(f"slice at {names[0]} = {f'{angle:.2f}π' if angle else '0'}", loc="left")
     return figure
 
 

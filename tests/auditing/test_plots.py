@@ -188,6 +188,10 @@ def test_three_dimensions_show_the_slice_of_the_largest() -> None:
     assert figure.axes[0].get_title("left") == "slice at depth = -0.50π"
     shown = np.asarray(figure.axes[0].get_images()[0].get_array())
     np.testing.assert_array_equal(np.unique(shown), np.unique(norms[3]))
+    norms[0, 0, 0] = 10
+    figure = plots.frequencies(Picture(0, grid=(4, 2, 2), norms=tuple(norms.ravel())))
+    assert figure is not None
+    assert figure.axes[0].get_title("left") == "slice at depth = 0"
 
 
 def test_no_frequencies_no_picture() -> None:

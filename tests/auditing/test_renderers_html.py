@@ -220,6 +220,8 @@ def test_the_worst_layers_are_drawn_and_failures_are_said() -> None:
     labels = [a.get("aria-label", "") for a, _ in Page(text).all("svg")]
     for picture in report.pictures:
         assert f"Singular values of {report.layers[picture.row].name}, in descending order" in labels
+    assert "; proven: " in text
+    assert "; proven, for inputs of 8: " in render([_report(input_shape=8)], "html").replace("8\u00d78", "8")
     failed = replace(report, pictures=(Picture(1, reason="MemoryError: <b>"),))
     assert "Not drawn: MemoryError: &lt;b&gt;" in render([failed], "html")
 

@@ -228,7 +228,8 @@ def _intervals(position: int, report: Report) -> str | None:
 
 def _worst(position: int, report: Report, picture: Picture) -> dict[str, Any]:
     row = report.layers[picture.row]
-    found: dict[str, Any] = {"row": row, "reason": picture.reason, "plots": [], "picture": picture, "size": None}
+    shape = row.spec.input_shape if row.spec is not None else None
+    found: dict[str, Any] = {"row": row, "reason": picture.reason, "plots": [], "size": None, "at": _times(shape or ())}
     if picture.reason is not None or not plots.installed():
         return found
     name, shown = f"m{position}-l{picture.row}", visible(row.name)
