@@ -91,6 +91,7 @@ def test_the_embedded_data_are_the_rows() -> None:
     reports = [_report(), replace(_report(input_shape=6), model="</script><!--\u2028")]
     ((_, text),) = [(a, t) for a, t in _page(*reports).all("script") if a.get("type") == "application/json"]
     assert json.loads(text) == [report.to_dict() for report in reports]
+    assert not set(text) & set("<>&")  # "<!--<script" would hide the end of the element
 
 
 def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None:
