@@ -30,7 +30,7 @@ def origin(result: Result) -> Origin:
     if "proven" in stats:
         words.append("proven" if bool(stats["proven"]) else "not proven within the budget")
     if "converged" in stats and not bool(stats["converged"]):
-        words.append("wider than its rtol, and proven")
+        words.append("wider than rtol asks")
     if result.kind == "upper" and result.spec.copies > 1:
         words.append("times the factor of the padding")
     return Origin(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from auditing import files
-from specnorm.auditing import audit, plots
+from specnorm.auditing import audit, plots, spectra
 from specnorm.auditing.report import Picture, Report, Row
 from specnorm.conv import ConvSpec
 
@@ -153,7 +153,7 @@ def test_long_names_keep_what_tells_them_apart() -> None:
 
 # -- one layer -------------------------------------------------------------------------------------------------------
 def test_a_line_holds_the_norms_from_minus_pi_to_pi() -> None:
-    figure = plots.frequencies(Picture(0, grid=(1, 4), norms=(1.0, 2.0, 3.0, 2.5)))
+    figure = spectra.frequencies(Picture(0, grid=(1, 4), norms=(1.0, 2.0, 3.0, 2.5)))
     assert figure is not None
     (line,) = figure.axes[0].get_lines()
     np.testing.assert_array_equal(line.get_xdata(), [-1, -0.5, 0, 0.5, 1])
@@ -163,7 +163,7 @@ def test_a_line_holds_the_norms_from_minus_pi_to_pi() -> None:
 def test_a_map_holds_the_norms_and_marks_the_largest() -> None:
     norms = np.arange(24.0).reshape(4, 6)
     norms[1, 2] = 99
-    figure = plots.frequencies(Picture(0, grid=(4, 6), norms=tuple(norms.ravel())))
+    figure = spectra.frequencies(Picture(0, grid=(4, 6), norms=tuple(norms.ravel())))
     assert figure is not None
     (image,) = figure.axes[0].get_images()
     shown = np.asarray(image.get_array())
@@ -183,28 +183,32 @@ def test_a_map_holds_the_norms_and_marks_the_largest() -> None:
 def test_three_dimensions_show_the_slice_of_the_largest() -> None:
     norms = np.random.RandomState(0).rand(4, 2, 2)
     norms[3, 1, 0] = 9
-    figure = plots.frequencies(Picture(0, grid=(4, 2, 2), norms=tuple(norms.ravel())))
+    figure = spectra.frequencies(Picture(0, grid=(4, 2, 2), norms=tuple(norms.ravel())))
     assert figure is not None
     assert figure.axes[0].get_title("left") == "slice at depth = -0.50π"
     shown = np.asarray(figure.axes[0].get_images()[0].get_array())
     np.testing.assert_array_equal(np.unique(shown), np.unique(norms[3]))
+    norms[0, 0, 0] = 10
+    figure = spectra.frequencies(Picture(0, grid=(4, 2, 2), norms=tuple(norms.ravel())))
+    assert figure is not None
+    assert figure.axes[0].get_title("left") == "slice at depth = 0"
 
 
 def test_no_frequencies_no_picture() -> None:
-    assert plots.frequencies(Picture(0, grid=())) is None
-    assert plots.frequencies(Picture(0, grid=(1, 1))) is None
+    assert spectra.frequencies(Picture(0, grid=())) is None
+    assert spectra.frequencies(Picture(0, grid=(1, 1))) is None
 
 
 def test_a_spectrum_is_drawn_in_order_and_down_to_a_millionth() -> None:
     picture = Picture(0, grid=(), spectrum=(4.0, 2.0, 0.0), ranks=(0, 4, 9))
-    line, reshaped = plots.spectrum(picture, _row("x", 4.0, 4.1, reshaped=3.0)).axes[0].get_lines()
+    line, reshaped = spectra.spectrum(picture, _row("x", 4.0, 4.1, reshaped=3.0)).axes[0].get_lines()
     np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [10, 50, 100])
     np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [4.0, 2.0, 4e-6])
     assert np.asarray(reshaped.get_ydata())[0] == 3.0
-    (line,) = plots.spectrum(picture, _row("x", 4.0, 4.1)).axes[0].get_lines()
+    (line,) = spectra.spectrum(picture, _row("x", 4.0, 4.1)).axes[0].get_lines()
     for values in ((0.0, 0.0), (1e-300, 1e-300), (1e300, 1e-300), (1.0,)):
         flat = Picture(0, spectrum=values, ranks=tuple(range(len(values))))
-        assert plots.to_bytes(plots.spectrum(flat, _row("x", 0.0, 0.0)), "svg")
+        assert plots.to_bytes(spectra.spectrum(flat, _row("x", 0.0, 0.0)), "svg")
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

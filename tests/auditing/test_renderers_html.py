@@ -91,6 +91,7 @@ def test_the_embedded_data_are_the_rows() -> None:
     reports = [_report(), replace(_report(input_shape=6), model="</script><!--\u2028")]
     ((_, text),) = [(a, t) for a, t in _page(*reports).all("script") if a.get("type") == "application/json"]
     assert json.loads(text) == [report.to_dict() for report in reports]
+    assert not set(text) & set("<>&")  # "<!--<script" would hide the end of the element
 
 
 def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None:
@@ -220,6 +221,8 @@ def test_the_worst_layers_are_drawn_and_failures_are_said() -> None:
     labels = [a.get("aria-label", "") for a, _ in Page(text).all("svg")]
     for picture in report.pictures:
         assert f"Singular values of {report.layers[picture.row].name}, in descending order" in labels
+    assert "; proven: " in text
+    assert "; proven, for inputs of 8: " in render([_report(input_shape=8)], "html").replace("8\u00d78", "8")
     failed = replace(report, pictures=(Picture(1, reason="MemoryError: <b>"),))
     assert "Not drawn: MemoryError: &lt;b&gt;" in render([failed], "html")
 

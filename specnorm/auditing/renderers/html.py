@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from specnorm.auditing import plots
+from specnorm.auditing import plots, spectra
 from specnorm.auditing.renderers import table
 from specnorm.auditing.renderers.inline import inline
 from specnorm.auditing.report import INTERVAL, Picture, Report, Row
@@ -228,16 +228,17 @@ def _intervals(position: int, report: Report) -> str | None:
 
 def _worst(position: int, report: Report, picture: Picture) -> dict[str, Any]:
     row = report.layers[picture.row]
-    found: dict[str, Any] = {"row": row, "reason": picture.reason, "plots": [], "picture": picture, "size": None}
+    shape = row.spec.input_shape if row.spec is not None else None
+    found: dict[str, Any] = {"row": row, "reason": picture.reason, "plots": [], "size": None, "at": _times(shape or ())}
     if picture.reason is not None or not plots.installed():
         return found
     name, shown = f"m{position}-l{picture.row}", visible(row.name)
-    over = plots.frequencies(picture)
+    over = spectra.frequencies(picture)
     if over is not None:
         label = f"Largest singular value of {shown} over the frequencies"
         svg = plots.to_bytes(over, "svg", transparent=True)
         found["plots"].append(inline(svg, f"{name}-norms", label))
         found["size"] = _times(n for n in picture.grid if n > 1)
-    svg = plots.to_bytes(plots.spectrum(picture, row), "svg", transparent=True)
+    svg = plots.to_bytes(spectra.spectrum(picture, row), "svg", transparent=True)
     found["plots"].append(inline(svg, f"{name}-spectrum", f"Singular values of {shown}, in descending order"))
     return found
