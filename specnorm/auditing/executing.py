@@ -336,7 +336,7 @@ class Workers(Executor):
             return worker.call(function, *arguments)
         except BaseException:
             with self._lock:
-                self._alive -= {worker}  # type: ignore[arg-type]
+                self._alive -= {worker}
             worker = None
             raise
         finally:

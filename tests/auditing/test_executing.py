@@ -51,15 +51,13 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Dask workers that a single death makes fail their task, instead of dask's own silent retries."""
-    pytest.importorskip("distributed", reason="dask's scheduler is not installed: pip install distributed")
-    import dask
-    from distributed import Client, LocalCluster
-
+    distributed: Any = pytest.importorskip("distributed", reason="not installed: pip install distributed")
+    dask: Any = pytest.importorskip("dask")
     workers: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(**workers) as local,
-        Client(local) as client,
+        distributed.LocalCluster(**workers) as local,
+        distributed.Client(local) as client,
     ):
         yield client
 
