@@ -27,6 +27,8 @@ NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in LONG)
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
 JAX_LIBRARIES = ("equinox>=0.11", "flax>=0.10", "optax>=0.2")
 """What the training comforts for JAX serve; none is required."""
+DASK = "distributed>=2024.8"
+"""An engine that audits can run on; not required."""
 STRANGER = "./tests/thirdparty"
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 LINTERS = ("ruff>=0.11",)
@@ -108,6 +110,7 @@ def tests(session: nox.Session, backend: str) -> None:
     if backend == "jax":
         prepare(session, *JAX_LIBRARIES)
     if backend == "numpy":
+        prepare(session, DASK)
         pytest(session, *ELSEWHERE, backends=backend)
         return
     with faster_compilation(session) if backend == "jax" else nullcontext():

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import specnorm_jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 import specnorm
 
@@ -40,7 +40,7 @@ def inside(function: Function, mesh: Any, axis: Any = None) -> Function:
 def compiled(function: Function, kernel: Any) -> dict[str, Any]:
     """Value and gradient of a function, and what its compiled program does on each device."""
     program = jax.jit(jax.value_and_grad(function)).lower(kernel).compile()
-    moved, factorised = [], set[int]()
+    moved, factorised = list[int](), set[int]()
     for line in (program.as_text() or "").splitlines():
         operation = OPERATION.search(line)
         if operation is None:
@@ -65,6 +65,7 @@ def main() -> None:
     devices = np.asarray(jax.devices())
     mesh = jax.make_mesh((8,), ("f",))
     grid = jax.sharding.Mesh(devices.reshape(2, 4), ("rest", "f"))
+    rows: Any = jax.sharding.PartitionSpec
     kernel = jnp.asarray(np.random.RandomState(0).standard_normal((16, 12, 3, 3)))
     found: dict[str, Any] = {"devices": len(devices)}
     for name, function in FUNCTIONS.items():
@@ -79,8 +80,8 @@ def main() -> None:
         found["by hand"] = float(specnorm.value_and_grad(kernel, specnorm.Gram(), input_shape=(13, 13))[0])
         found["searched"] = float(specnorm.enclose(kernel).upper)
         found["placed"] = [
-            float(gram(jax.device_put(kernel, NamedSharding(mesh, PartitionSpec())))),
-            float(gram(jax.device_put(kernel, NamedSharding(mesh, PartitionSpec("f"))))),
+            float(gram(jax.device_put(kernel, NamedSharding(mesh, rows())))),
+            float(gram(jax.device_put(kernel, NamedSharding(mesh, rows("f"))))),
             float(gram(jax.device_put(kernel, devices[3]))),
         ]
     found["searched alone"] = float(specnorm.enclose(kernel).upper)

@@ -57,7 +57,8 @@ def spread(mesh: Mesh, axis: str | Sequence[str] | None = None) -> Iterator[None
             f"axis={', '.join(map(repr, unknown))} is not an axis of the mesh, which has {mesh.axis_names}."
         )
     # Where the mesh's axes are explicit, every operation would have to name its layout: here the compiler may choose.
-    token = _spread.set(NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(axes)))
+    rows = PartitionSpec(axes)  # type: ignore[no-untyped-call]
+    token = _spread.set(NamedSharding(Mesh(mesh.devices, mesh.axis_names), rows))
     try:
         yield
     finally:
@@ -155,7 +156,7 @@ class JaxBackend(Backend):
         missing = -x.shape[0] % self.shares
         if missing:
             x = jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)])
-        return jax.lax.with_sharding_constraint(x, self.sharding)
+        return jax.lax.with_sharding_constraint(x, self.sharding)  # type: ignore[no-untyped-call]
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy to a device; without 64-bit values enabled, JAX makes float64 float32."""
@@ -217,7 +218,8 @@ def _placed(kernels: Array) -> tuple[JaxBackend, Array]:
     sharding = _spread.get()
     if sharding is None:
         return BACKEND, kernels
-    return JaxBackend(sharding), jax.device_put(kernels, NamedSharding(sharding.mesh, PartitionSpec()))
+    everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
+    return JaxBackend(sharding), jax.device_put(kernels, NamedSharding(sharding.mesh, everywhere))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

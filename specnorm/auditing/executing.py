@@ -202,7 +202,7 @@ class Worker:
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-c", _START],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**(environment or {}), **os.environ},
         )  # fmt: skip
@@ -229,7 +229,7 @@ class Worker:
             self._send((function, arguments))
             return self._answer()
         except (EOFError, OSError) as error:
-            code = self._process.wait()
+            code = self.process.wait()
             self.close()
             raise WorkerLost(_cause(code)) from error
         except BaseException:
@@ -238,13 +238,13 @@ class Worker:
 
     def kill(self) -> None:
         """End the process, whatever it is doing; a call under way raises `WorkerLost`."""
-        self._process.kill()
+        self.process.kill()
 
     def close(self) -> None:
         """End the process and let go of it."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
             try:
                 if stream is not None:
                     stream.close()
@@ -252,13 +252,13 @@ class Worker:
                 pass
 
     def _send(self, message: Any) -> None:
-        assert self._process.stdin is not None
-        pickle.dump(message, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
-        self._process.stdin.flush()
+        assert self.process.stdin is not None
+        pickle.dump(message, self.process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+        self.process.stdin.flush()
 
     def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        return pickle.load(self._process.stdout)
+        assert self.process.stdout is not None
+        return pickle.load(self.process.stdout)
 
 
 _START = """
@@ -316,6 +316,12 @@ class Workers(Executor):
         self._lock = threading.Lock()
         self._closed = False
 
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of those that have been started."""
+        with self._lock:
+            return [worker.process.pid for worker in self._alive]
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call a function in one of the processes; arguments by position only."""
         if kwargs:
@@ -330,7 +336,7 @@ class Workers(Executor):
             return worker.call(function, *arguments)
         except BaseException:
             with self._lock:
-                self._alive -= {worker}  # type: ignore[arg-type]
+                self._alive -= {worker}
             worker = None
             raise
         finally:

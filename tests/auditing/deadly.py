@@ -26,7 +26,7 @@ class Deadly(np.ndarray[Any, np.dtype[np.float64]]):
     def __array_finalize__(self, other: Any) -> None:
         self.home, self.remaining = getattr(other, "home", os.getpid()), getattr(other, "remaining", "")
 
-    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+    def __array_ufunc__(self, ufunc: Any, method: Any, *inputs: Any, **kwargs: Any) -> Any:
         if os.getpid() != self.home and self.remaining:
             path = Path(self.remaining)
             left = path.read_bytes()
@@ -34,7 +34,7 @@ class Deadly(np.ndarray[Any, np.dtype[np.float64]]):
                 path.write_bytes(left[1:])
                 os.kill(os.getpid(), signal.SIGKILL)
         plain = [np.asarray(x) if isinstance(x, Deadly) else x for x in inputs]
-        return getattr(function, method)(*plain, **options)
+        return getattr(ufunc, method)(*plain, **kwargs)
 
 
 def revived(array: NDArray[Any], home: int, remaining: str) -> Deadly:

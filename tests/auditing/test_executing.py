@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
-import pickle
 import subprocess
 import sys
 import threading
+import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +51,13 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Dask workers that a single death makes fail their task, instead of dask's own silent retries."""
-    pytest.importorskip("distributed", reason="dask's scheduler is not installed: pip install distributed")
-    import dask
-    from distributed import Client, LocalCluster
-
+    distributed: Any = pytest.importorskip("distributed", reason="not installed: pip install distributed")
+    dask: Any = pytest.importorskip("dask")
     workers: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(**workers) as local,
-        Client(local) as client,
+        distributed.LocalCluster(**workers) as local,
+        distributed.Client(local) as client,
     ):
         yield client
 
@@ -133,8 +133,7 @@ def test_kernels_in_flight_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch)
 
 # -- workers that die ----------------------------------------------------------------------------------------------
 @LINUX
-@pytest.mark.parametrize("name", ["fork", "spawn", "own"])
-@pytest.mark.parametrize("deaths", [1, 1000])
+@pytest.mark.parametrize(("name", "deaths"), [("fork", 1), ("spawn", 1), ("own", 1), ("fork", 1000), ("own", 1000)])
 def test_a_worker_that_dies_loses_no_layer(name: str, deaths: int, tmp_path: Path) -> None:
     plain = _kernels(6)
     arrays: dict[str, Any] = {**plain, "2.weight": deadly(plain["2.weight"], tmp_path / "deaths", deaths)}
@@ -190,24 +189,30 @@ def test_a_kernel_that_dask_cannot_send(cluster: Any) -> None:
 
 
 class _Failing(Executor):
-    """Fails as told: calls and futures that raise, are cancelled, or answer."""
+    """Does as told: refuses, cancels, raises, answers, waits; or answers, or raises in, the first call that waits."""
 
     def __init__(self, *plan: BaseException | str) -> None:
         self.plan = list(plan)
         self.given: list[Future[Any]] = []
+        self.calls: list[Callable[[], Any]] = []
 
     def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
         step = self.plan.pop(0) if self.plan else "answer"
         future: Future[Any] = Future()
         self.given.append(future)
+        self.calls.append(partial(function, *arguments))
         if step == "refuse":
             raise RuntimeError("cannot schedule new futures after shutdown")
         if step == "cancel":
             future.cancel()
+        elif step == "answer":
+            future.set_result(self.calls[-1]())
+        elif step == "answer the first":
+            self.given[0].set_result(self.calls[0]())
+        elif step == "interrupt the first":
+            self.given[0].set_exception(KeyboardInterrupt())
         elif isinstance(step, BaseException):
             future.set_exception(step)
-        elif step == "answer":
-            future.set_result(function(*arguments))
         return future
 
 
@@ -224,7 +229,7 @@ class _Failing(Executor):
 )
 def test_every_way_to_lose_a_layer(plan: list[Any], words: str) -> None:
     arrays = _kernels(2)
-    report = audit(arrays, executor=_Failing(*plan[:1], "answer", *plan[1:]))
+    report = audit(arrays, executor=_Failing(*plan))
     _assert_complete(report, arrays, arrays)
     assert [row.status for row in report.layers] == ["ok", "ok"]
     note = report.layers[0].note
@@ -246,7 +251,7 @@ def test_where_no_process_can_be_started_it_is_measured_here(monkeypatch: pytest
 
 def test_every_report_says_how_a_lost_layer_was_measured() -> None:
     pytest.importorskip("rich")
-    report = audit(_kernels(3), executor=_Failing("cancel", "cancel"))
+    report = audit(_kernels(3), executor=_Failing("cancel", "answer", "cancel"))
     words = "measured at the second attempt; the executor failed with CancelledError"
     assert [row["note"] for row in json.loads(render([report], "json"))["layers"]] == [words, words, None]
     assert render([report], "csv").count(words) == 2
@@ -255,36 +260,162 @@ def test_every_report_says_how_a_lost_layer_was_measured() -> None:
 
 # -- interruptions -------------------------------------------------------------------------------------------------
 def test_an_interrupted_audit_cancels_what_is_waiting() -> None:
-    class Pool(ThreadPoolExecutor):
-        given: list[Future[Any]]
-
-        def submit(self, *arguments: Any, **_: Any) -> Future[Any]:
-            self.given.append(super().submit(*arguments))
-            return self.given[-1]
-
-    gate = threading.Event()
-
     def interrupt(*_: Any) -> None:
-        ThreadPoolExecutor.submit(pool, gate.wait, 60)
         raise KeyboardInterrupt
 
-    with Pool(1) as pool:
-        pool.given = []
-        blocked: dict[str, Any] = {name: _Slow(kernel, gate) for name, kernel in list(_kernels(6).items())[1:]}
-        with pytest.raises(KeyboardInterrupt):
-            audit({**_kernels(1), **blocked}, executor=pool, progress=interrupt)
-        assert [future.cancelled() for future in pool.given[-3:]] == [True] * 3
-        gate.set()
-
-
-class _Slow:
-    """A kernel whose dtype is looked at only after a gate has opened."""
-
-    def __init__(self, kernel: NDArray[Any], gate: threading.Event) -> None:
-        self.shape, self.dtype, self.gate = kernel.shape, kernel.dtype, gate
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt()])
-def test_an_interruption_in_a_worker_is_one_here(error: BaseException) -> None:
+    pool = _Failing("wait", "wait", "wait", "answer the first")
     with pytest.raises(KeyboardInterrupt):
-        audit(_kernels(2), executor=_Failing(error))
+        audit(_kernels(4), executor=pool, progress=interrupt)
+    assert [future.cancelled() for future in pool.given] == [False, True, True, True]
+
+
+def test_an_interruption_in_a_worker_is_one_here() -> None:
+    pool = _Failing("wait", "wait", "interrupt the first")
+    with pytest.raises(KeyboardInterrupt):
+        audit(_kernels(3), executor=pool)
+    assert [future.cancelled() for future in pool.given] == [False, True, True]
+
+
+@LINUX
+def test_own_workers_do_not_outlive_an_interruption() -> None:
+    """A layer that takes a minute is not waited for."""
+    pool = Workers(1)
+    with pool:
+        running, waiting = pool.submit(time.sleep, 60), pool.submit(time.sleep, 60)
+        while not pool.processes:
+            time.sleep(0.01)
+        (process,) = pool.processes
+        pool.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert isinstance(running.exception(), WorkerLost)
+    assert waiting.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+# -- processes of our own ------------------------------------------------------------------------------------------
+def test_own_workers_share_out_the_threads_and_nothing_changes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(executing, "cpus", lambda: 8)
+    before = dict(os.environ)
+    with Workers(2) as pool:
+        assert pool.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "4"
+        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "3"  # what the user says goes
+    assert dict(os.environ) == before
+
+
+def test_what_a_worker_prints_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    worker = Worker()
+    assert worker.call(print, "words") is None
+    assert worker.call(divmod, 7, 2) == (3, 1)
+    worker.close()
+    assert capfd.readouterr().out == ""
+
+
+def test_how_a_worker_died() -> None:
+    with pytest.raises(WorkerLost, match="exit code 3"):
+        Worker().call(os._exit, 3)
+    with pytest.raises(WorkerLost, match="exit code 1"):
+        Worker().call(divmod, 1, 0)
+
+
+# -- larger than memory --------------------------------------------------------------------------------------------
+ROWS = 2**19
+"""A layer of 2**19 by 4 float32 numbers: 8 MiB."""
+LAYERS = 44
+LIMIT = 320 * 2**20
+"""Of memory; the layers together have 352 MiB."""
+
+_AUDIT = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+import specnorm
+from specnorm.auditing import executing
+executing.IN_FLIGHT = 16 * 2**20
+try:
+    bytearray(LIMIT)
+except MemoryError:
+    pass
+else:
+    sys.exit("the limit does not hold")
+with ThreadPoolExecutor(1) as pool:
+    report = specnorm.audit(sys.argv[1], methods=[], executor=pool if sys.argv[2:] else None)
+bad = [row.reason for row in report.layers if row.reason]
+assert not bad, bad
+print(len(report.layers), max(row.lower for row in report.layers))
+"""
+
+
+def _sparse_safetensors(path: Path) -> None:
+    """Layers of zeros, 4 GiB that are no layer, and a layer that is not zero; zeros take no room on the disk."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in [
+        *((f"{i}.weight", [ROWS, 4]) for i in range(LAYERS)),
+        ("table", [2**30]),
+        ("last.weight", [2, 2]),
+    ]:
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.seek(end - 16, 1)
+        file.write(np.diag([3.0, 1.0]).astype("<f4").tobytes())
+
+
+def _npz(path: Path) -> None:
+    layer = np.zeros((ROWS, 4), dtype=np.float32)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        data = files.npy(layer)
+        for i in range(LAYERS):
+            archive.writestr(f"{i}.weight.npy", data)
+        archive.writestr("last.weight.npy", files.npy(np.diag([3.0, 1.0]).astype(np.float32)))
+
+
+@LINUX
+@pytest.mark.parametrize(("kind", "executor"), [("safetensors", ["executor"]), ("npz", [])])
+def test_a_file_larger_than_memory(kind: str, executor: list[str], tmp_path: Path) -> None:
+    if kind == "safetensors":
+        pytest.importorskip("safetensors")
+    path = tmp_path / "model"
+    {"safetensors": _sparse_safetensors, "npz": _npz}[kind](path)
+    done = subprocess.run(
+        [sys.executable, "-c", f"LIMIT = {LIMIT}\n{_AUDIT}", str(path), *executor],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    count, largest = done.stdout.split()
+    assert int(count) == LAYERS + 1
+    assert float(largest) == pytest.approx(3, rel=1e-3)
+
+
+@LINUX
+def test_a_state_dict_larger_than_memory(tmp_path: Path) -> None:
+    """Its tensors are read when they are measured, and their pages need not stay."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.pt"
+    arrays = {f"{i}.weight": torch.zeros(ROWS, 4) for i in range(LAYERS)}
+    torch.save({**arrays, "last.weight": torch.diag(torch.tensor([3.0, 1.0]))}, path)
+    del arrays
+    code = """
+import sys, torch, specnorm
+def private():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+specnorm.audit({"x": torch.zeros(8, 4)}, methods=[])
+before, most = private(), 0
+def look(*_):
+    global most
+    most = max(most, private() - before)
+report = specnorm.audit(sys.argv[1], methods=[], progress=look)
+print(len(report.layers), max(row.lower for row in report.layers), most)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    count, largest, most = done.stdout.split()
+    assert int(count) == LAYERS + 1
+    assert float(largest) == pytest.approx(3, rel=1e-3)
+    assert int(most) < LAYERS * ROWS * 4 * 4 / 3
