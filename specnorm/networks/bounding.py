@@ -170,7 +170,7 @@ class _Pass:
         heuristics = [step.heuristic for step in before if step.heuristic is not None]
         if len(uppers) < len(before) or len(heuristics) < len(before):
             return Step(node.name, node.operator, node.rule, None, None, None)
-        if not any(uppers):
+        if not any(uppers) and (before or node.rule == "held"):
             return Step(node.name, node.operator, node.rule, None, 0.0, 0.0)  # held, whatever it is
         try:
             return self._known(node, uppers, heuristics)

@@ -40,9 +40,8 @@ def derivatives() -> dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]
         return (1 + t) / 2 + x * (1 - t * t) / 2 * c * (1 + 3 * 0.044715 * x * x)
 
     def mish(x: Any, m: Any) -> Any:
-        # tanh(log(1 + e^x)) = (w - 1) / (w + 1) with w = (1 + e^x)^2
-        w = (1 + m.exp(x)) * (1 + m.exp(x))
-        t = (w - 1) / (w + 1)
+        # tanh(log(1 + e^x)) = (w - 1) / (w + 1) with w = (1 + e^x)^2; written so that w occurs once
+        t = 1 - 2 / ((1 + m.exp(x)) * (1 + m.exp(x)) + 1)
         return t + x * (1 - t * t) * sigmoid(x, m)
 
     def silu(x: Any, m: Any) -> Any:

@@ -109,6 +109,8 @@ class _Walk:
         """Every initialiser."""
         self.unread: dict[str, str] = {}
         """Initialisers of operators that are not read, with the operator."""
+        self.broken: str | None = None
+        """Why the graph makes no sense; its kernels are rows all the same."""
         scope = self._scope(model.graph, {}, top=True)
         self.values = self._walk(model.graph, scope, 0, self.nodes)
 
@@ -134,6 +136,8 @@ class _Walk:
 
     def graph(self) -> Graph:
         """The network; values that no output needs are left out."""
+        if self.broken is not None:
+            raise ModelFileError(f"{self.broken}: the graph is damaged.")
         outputs = [self.values.get(o.name) for o in self.model.graph.output]
         names = dict.fromkeys(value.name for value in outputs if isinstance(value, Data))
         return Graph(tuple(self.nodes), tuple(names))
@@ -185,15 +189,23 @@ class _Walk:
         names = {node.name for node in self.nodes} if depth == 0 else set()
         for position, proto in enumerate(graph.node):
             label = proto.name or f"{proto.op_type}_{position}"
+            missing = next((name for name in proto.input if name and name not in scope), None)
+            if missing is not None:
+                self.broken = self.broken or f"{label[:80]} uses {missing[:80]!r}, which nothing before it makes"
             inputs = [scope.get(name) if name else None for name in proto.input]
             attributes = {a.name: a for a in proto.attribute}
-            for attribute in attributes.values():
-                for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                    if depth < _DEPTH:
-                        # For the kernels; its values are unknown here.
-                        self._walk(inner, self._scope(inner, scope, top=False), depth + 1, [])
+            for inner in _graphs(proto):
+                if depth < _DEPTH:
+                    # For the kernels; its values are unknown here.
+                    self._walk(inner, self._scope(inner, scope, top=False), depth + 1, [])
+                # It may use any value that is in sight.
+                inputs += [scope[name] for name in sorted(_mentioned(inner, _DEPTH)) if name in scope]
             call = Call(proto.op_type, self.opset, inputs, attributes, len(proto.output), self._constant, label)
             found = self._translate(proto, call)
+            if isinstance(found, Translated) and not found.inputs:
+                # Constant, or made of shapes and integers; a broken graph gives no bound.
+                held = tuple(value.name for value in inputs if isinstance(value, Data))
+                found = replace(found, rule="held", inputs=held, kernel=None)
             outputs = [name for name in proto.output if name]
             if isinstance(found, Constant):
                 scope.update(dict.fromkeys(outputs[:1], found))
@@ -201,11 +213,12 @@ class _Walk:
             for at, name in enumerate(outputs):
                 node = self._node(name, proto.op_type, label, found, at)
                 if node.name in names:
-                    raise ModelFileError(f"two of its values are called {name[:80]!r}: it is damaged.")
+                    self.broken = self.broken or f"two of its values are called {name[:80]!r}"
+                    node = replace(node, name=f"{name} ({len(nodes)})")
                 names.add(node.name)
                 nodes.append(node)
                 held = all(value.held for value in inputs if isinstance(value, Data))
-                scope[name] = Data(name, node.shape, held, call)
+                scope[name] = Data(node.name, node.shape, held, call)
         return scope
 
     def _node(self, name: str, operator: str, label: str, found: Translated, at: int) -> Node:
@@ -251,5 +264,24 @@ class _Walk:
         for value in call.inputs:
             if isinstance(value, Constant):
                 self.unread.setdefault(value.name, f"{proto.op_type[:40]} ({call.label[:80]})")
-        data = tuple(value.name for value in call.inputs if isinstance(value, Data))
+        data = tuple(dict.fromkeys(value.name for value in call.inputs if isinstance(value, Data)))
         return Translated("unknown", data, (), {"reason": reason})
+
+
+def _graphs(proto: Any) -> list[Any]:
+    """Sub-graphs of a node."""
+    found = []
+    for attribute in proto.attribute:
+        found += [attribute.g] if attribute.HasField("g") else []
+        found += list(attribute.graphs)
+    return found
+
+
+def _mentioned(graph: Any, depth: int) -> set[str]:
+    """Names that a sub-graph reads, its own included."""
+    names = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    if depth:
+        for node in graph.node:
+            for inner in _graphs(node):
+                names |= _mentioned(inner, depth - 1)
+    return names
