@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +57,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Translation:
-    """What becomes of an operator: a rule, its parameters, and its inputs if they are not all that depend on the inputs.
+    """What becomes of an operator: a rule, its parameters, and its inputs if not all that depend on the network's.
 
     ``before`` are nodes to add first; ``kernel``, ``weight``, ``geometry``, ``spatial`` describe a layer.
     """
@@ -112,7 +111,9 @@ def _prelu(call: Call) -> Translation:
 
 
 def _threshold(call: Call) -> Translation:
-    return Translation("pointwise", {"function": "clip"}) if call["threshold"] == call["value"] else Translation("unknown")
+    return (
+        Translation("pointwise", {"function": "clip"}) if call["threshold"] == call["value"] else Translation("unknown")
+    )
 
 
 def _clip(call: Call) -> Translation:
@@ -133,7 +134,9 @@ def _add(call: Call) -> Translation:
         if alpha != 1:
             scaled = f"{call.node.name}.alpha"
             source = names[subtrahend]
-            before = (Node(scaled, "scale", call.name, (source,), call.shape(subtrahend), {"values": alpha, "exact": True}),)
+            before = (
+                Node(scaled, "scale", call.name, (source,), call.shape(subtrahend), {"values": alpha, "exact": True}),
+            )
             names[subtrahend] = scaled
         return Translation("add", {}, tuple(names.values()), before)
     data = "self" if call.is_data("self") else "other"
@@ -144,7 +147,11 @@ def _add(call: Call) -> Translation:
 
 def _multiply(call: Call) -> Translation:
     if call.is_data("self") and call.is_data("other"):
-        return _gated(call["self"], call["other"]) or _gated(call["other"], call["self"]) or Translation("unknown", _PRODUCT)
+        return (
+            _gated(call["self"], call["other"])
+            or _gated(call["other"], call["self"])
+            or Translation("unknown", _PRODUCT)
+        )
     data, constant = ("self", "other") if call.is_data("self") else ("other", "self")
     return _scaled(call, data, call[constant])
 
@@ -350,7 +357,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), lambda _: Translation("broadcast")),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **{f"{kind}_pad{n}d": _pad for kind in ("reflection", "replication") for n in (1, 2, 3)},
-    "gelu": lambda call: Translation("pointwise", {"function": "gelu_tanh" if call["approximate"] == "tanh" else "gelu"}),
+    "gelu": lambda call: Translation(
+        "pointwise", {"function": "gelu_tanh" if call["approximate"] == "tanh" else "gelu"}
+    ),
     "elu": _elu,
     "leaky_relu": lambda call: Translation("pointwise", {"function": "leaky", "alpha": float(call["negative_slope"])}),
     "prelu": _prelu,
@@ -365,7 +374,9 @@ RULES: dict[str, Rule] = {
     "select_scatter": lambda _: Translation("stack"),
     "mean": _reduce("mean"),
     "sum": _reduce("sum"),
-    **dict.fromkeys(("amax", "amin", "max", "min"), lambda call: Translation("length") if _only(call, "self") else _extreme(call)),
+    **dict.fromkeys(
+        ("amax", "amin", "max", "min"), lambda call: Translation("length") if _only(call, "self") else _extreme(call)
+    ),
     "linalg_vector_norm": _norm,
     **dict.fromkeys(("softmax", "_softmax"), lambda _: Translation("softmax")),
     **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
@@ -388,10 +399,14 @@ RULES: dict[str, Rule] = {
 
 _NORMALISED = "it divides by a deviation of its own input, where no constant below max |weight| / sqrt(eps) holds"
 REASONS = {
-    **dict.fromkeys(("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED),
+    **dict.fromkeys(
+        ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED
+    ),
     **dict.fromkeys(("rms_norm", "local_response_norm", "normalize"), _NORMALISED),
     **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), _PRODUCT["reason"]),
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
-    **dict.fromkeys(("pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"), "its slope has no bound"),
+    **dict.fromkeys(
+        ("pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"), "its slope has no bound"
+    ),
 }
 """Why some operators are unknown."""

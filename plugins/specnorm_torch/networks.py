@@ -1,8 +1,8 @@
 """A torch module -> the graph of its network, and a proven Lipschitz constant.
 
-`torch.export` traces the module once in ``eval()``, through Python control flow, functional calls and in-place operators
-(which it makes functional). What does not depend on the inputs is evaluated with the module's own tensors, so that a
-parametrised weight is the weight that the module uses; `aten` translates the rest.
+`torch.export` traces the module once in ``eval()``, through Python control flow, functional calls and in-place
+operators (which it makes functional). What does not depend on the inputs is evaluated with the module's own tensors, so
+that a parametrised weight is the weight that the module uses; `aten` translates the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch.export.graph_signature import InputKind, OutputKind
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Measure, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, RULES, Call, Translation
-
 
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Operators that read the shape of a value and not what is in it."""
@@ -200,10 +199,14 @@ class _Walk:
 def _operator(node: Any) -> str:
     """Name of an operator without namespace and overload."""
     schema = getattr(node.target, "_schema", None)
-    return str(schema.name.rpartition("::")[2]) if schema is not None else getattr(node.target, "__name__", str(node.target))
+    return (
+        str(schema.name.rpartition("::")[2])
+        if schema is not None
+        else getattr(node.target, "__name__", str(node.target))
+    )
 
 
-def _arguments(node: Any, known: dict[str, Any]) -> dict[str, Any]:
+def _arguments(node: Any, known: dict[str, Any]) -> dict[Any, Any]:
     """Arguments by name, defaults included; constants by value, what depends on the inputs as fx nodes."""
     schema = getattr(node.target, "_schema", None)
     given = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: known.get(n.name, n))

@@ -103,8 +103,8 @@ class NetworkBound:
             ],
             "nodes": [
                 {
-                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer, "factor": _finite(s.factor),
-                    "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
+                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer,
+                    "factor": _finite(s.factor), "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
                 }
                 for s in self.nodes
             ],
@@ -121,8 +121,8 @@ def bound(graph: Graph, measure: Measure | None = None) -> NetworkBound:
     """Bound the Lipschitz constant of a network.
 
     Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
-    combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the root
-    of the sum of squares (Cauchy-Schwarz).
+    combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
+    root of the sum of squares (Cauchy-Schwarz).
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ from specnorm.auditing.layers import Tensor  # noqa: E402
 from specnorm.auditing.readers import open_model  # noqa: E402
 from specnorm.errors import ModelFileError  # noqa: E402
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, Any]
 DATA = Path(__file__).parent.parent / "data"
 RNG = np.random.RandomState(0)
 
@@ -31,7 +31,13 @@ def weights(*shape: int) -> NDArray[np.float32]:
 
 
 def model(
-    nodes: list[Any], arrays: Arrays, shape: Any, *, opset: int = 17, outputs: tuple[str, ...] = ("y",), inputs: tuple[str, ...] = ("x",)
+    nodes: list[Any],
+    arrays: Arrays,
+    shape: Any,
+    *,
+    opset: int = 17,
+    outputs: tuple[str, ...] = ("y",),
+    inputs: tuple[str, ...] = ("x",),
 ) -> Any:
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in inputs]
     made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
@@ -51,12 +57,10 @@ def node(operator: str, *inputs: str, out: str = "y", **attributes: Any) -> Any:
 
 def matrix_of(proto: Any, shape: tuple[int, ...], out: str = "y") -> NDArray[np.float64]:
     """Of an affine model, by feeding it every basis vector; with the reference evaluator."""
-    run = ReferenceEvaluator(proto)
+    run: Any = ReferenceEvaluator(proto)
     size = math.prod(shape)
     zero = run.run([out], {"x": np.zeros(shape, np.float32)})[0]
-    columns = [
-        run.run([out], {"x": np.eye(size, dtype=np.float32)[at].reshape(shape)})[0] - zero for at in range(size)
-    ]
+    columns = [run.run([out], {"x": np.eye(size, dtype=np.float32)[at].reshape(shape)})[0] - zero for at in range(size)]
     return np.stack([c.ravel() for c in columns], 1).astype(np.float64)
 
 
@@ -73,25 +77,43 @@ def listed(path: Path, max_bytes: int = 2**30) -> list[Tensor]:
 LAYERS: dict[str, tuple[Any, Arrays, tuple[int, ...]]] = {
     "plain": (node("Conv", "x", "w", "b"), {"w": weights(3, 2, 3, 3), "b": weights(3)}, (1, 2, 6, 7)),
     "strided, uneven pads": (
-        node("Conv", "x", "w", strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]), {"w": weights(3, 2, 3, 2)}, (1, 2, 6, 7)
+        node("Conv", "x", "w", strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]),
+        {"w": weights(3, 2, 3, 2)},
+        (1, 2, 6, 7),
     ),
     "depthwise": (node("Conv", "x", "w", group=3, pads=[1, 1, 1, 1]), {"w": weights(3, 1, 3, 3)}, (1, 3, 5, 5)),
     "1-D": (node("Conv", "x", "w", strides=[3], pads=[2, 1]), {"w": weights(4, 2, 5)}, (1, 2, 11)),
     "3-D": (node("Conv", "x", "w", pads=[1, 0, 1, 1, 0, 1]), {"w": weights(2, 2, 3, 2, 3)}, (1, 2, 4, 3, 4)),
-    "same upper": (node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2]), {"w": weights(2, 2, 3, 4)}, (1, 2, 6, 7)),
-    "same lower": (node("Conv", "x", "w", auto_pad="SAME_LOWER", strides=[2, 3]), {"w": weights(2, 2, 3, 4)}, (1, 2, 6, 7)),
+    "same upper": (
+        node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2]),
+        {"w": weights(2, 2, 3, 4)},
+        (1, 2, 6, 7),
+    ),
+    "same lower": (
+        node("Conv", "x", "w", auto_pad="SAME_LOWER", strides=[2, 3]),
+        {"w": weights(2, 2, 3, 4)},
+        (1, 2, 6, 7),
+    ),
     "valid": (node("Conv", "x", "w", auto_pad="VALID"), {"w": weights(2, 2, 3, 4)}, (1, 2, 6, 7)),
     "transposed": (
-        node("ConvTranspose", "x", "w", strides=[2, 2], pads=[1, 0, 1, 1], output_padding=[1, 0]), {"w": weights(2, 3, 3, 3)}, (1, 2, 4, 3)
+        node("ConvTranspose", "x", "w", strides=[2, 2], pads=[1, 0, 1, 1], output_padding=[1, 0]),
+        {"w": weights(2, 3, 3, 3)},
+        (1, 2, 4, 3),
     ),
     "transposed, groups": (
-        node("ConvTranspose", "x", "w", strides=[2, 1], group=2, dilations=[1, 2]), {"w": weights(4, 2, 3, 2)}, (1, 4, 3, 4)
+        node("ConvTranspose", "x", "w", strides=[2, 1], group=2, dilations=[1, 2]),
+        {"w": weights(4, 2, 3, 2)},
+        (1, 4, 3, 4),
     ),
     "transposed to a shape": (
-        node("ConvTranspose", "x", "w", strides=[3, 2], output_shape=[10, 8]), {"w": weights(2, 1, 3, 3)}, (1, 2, 3, 4)
+        node("ConvTranspose", "x", "w", strides=[3, 2], output_shape=[10, 8]),
+        {"w": weights(2, 1, 3, 3)},
+        (1, 2, 3, 4),
     ),
     "output padding beyond the crop": (
-        node("ConvTranspose", "x", "w", strides=[3, 3], output_padding=[2, 1]), {"w": weights(2, 1, 2, 2)}, (1, 2, 3, 4)
+        node("ConvTranspose", "x", "w", strides=[3, 3], output_padding=[2, 1]),
+        {"w": weights(2, 1, 2, 2)},
+        (1, 2, 3, 4),
     ),
     "gemm": (node("Gemm", "x", "w", "b", alpha=0.5), {"w": weights(5, 4), "b": weights(4)}, (1, 5)),
     "gemm, turned": (node("Gemm", "x", "w", transB=1), {"w": weights(4, 5)}, (1, 5)),
@@ -109,7 +131,9 @@ def transposed_matrix(operator: Any, w: NDArray[Any], shape: tuple[int, ...]) ->
     rows, columns = sh * (h - 1) + dh * (w.shape[2] - 1) + 1, sw * (wide - 1) + dw * (w.shape[3] - 1) + 1
     full = np.zeros((cin * h * wide, w.shape[1] * groups, rows + eh, columns + ew))
     for i, y, x, o, k, m in np.ndindex(cin, h, wide, *w.shape[1:]):
-        full[(i * h + y) * wide + x, i // (cin // groups) * w.shape[1] + o, sh * y + dh * k, sw * x + dw * m] += w[i, o, k, m]
+        full[(i * h + y) * wide + x, i // (cin // groups) * w.shape[1] + o, sh * y + dh * k, sw * x + dw * m] += w[
+            i, o, k, m
+        ]
     top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
     if "output_shape" in given:
         spare = [n - m for n, m in zip((rows, columns), given["output_shape"], strict=True)]
@@ -123,7 +147,11 @@ def transposed_matrix(operator: Any, w: NDArray[Any], shape: tuple[int, ...]) ->
 def test_row_and_network_enclose_the_operator(name: str, tmp_path: Path) -> None:
     operator, arrays, shape = LAYERS[name]
     proto = model([operator], arrays, shape)
-    exact = norm(transposed_matrix(operator, arrays["w"], shape) if operator.op_type == "ConvTranspose" else matrix_of(proto, shape))
+    exact = norm(
+        transposed_matrix(operator, arrays["w"], shape)
+        if operator.op_type == "ConvTranspose"
+        else matrix_of(proto, shape)
+    )
     report = specnorm.audit(saved(proto, tmp_path / "m.onnx"), input_shape="file")
     (row,) = report.layers
     assert row.status == "ok", row.reason
@@ -141,81 +169,199 @@ def test_row_and_network_enclose_the_operator(name: str, tmp_path: Path) -> None
 
 LINEAR: dict[str, tuple[list[Any], Arrays, tuple[int, ...], float]] = {
     "reshapes": (
-        [node("Transpose", "x", perm=[0, 2, 3, 1], out="a"), node("Flatten", "a", out="b"), node("Reshape", "b", "s", out="c"),
-         node("Unsqueeze", "c", "one", out="d"), node("Squeeze", "d", "one", out="e"), node("MatMul", "e", "w")],
-        {"s": np.array([0, -1, 6]), "w": weights(6, 3), "one": np.array([1])}, (1, 2, 3, 4), 1.002,
+        [
+            node("Transpose", "x", perm=[0, 2, 3, 1], out="a"),
+            node("Flatten", "a", out="b"),
+            node("Reshape", "b", "s", out="c"),
+            node("Unsqueeze", "c", "one", out="d"),
+            node("Squeeze", "d", "one", out="e"),
+            node("MatMul", "e", "w"),
+        ],
+        {"s": np.array([0, -1, 6]), "w": weights(6, 3), "one": np.array([1])},
+        (1, 2, 3, 4),
+        1.002,
     ),
     "slice, split, concat": (
-        [node("Slice", "x", "i", "j", "k", out="a"), helper.make_node("Split", ["a"], ["p", "q"], axis=1, num_outputs=2),
-         node("Concat", "q", "p", "c", axis=1)],
-        {"i": np.array([1]), "j": np.array([1000]), "k": np.array([3]), "c": weights(1, 1, 5, 3)}, (1, 2, 5, 4), 1.5,
+        [
+            node("Slice", "x", "i", "j", "k", out="a"),
+            helper.make_node("Split", ["a"], ["p", "q"], axis=1, num_outputs=2),
+            node("Concat", "q", "p", "c", axis=1),
+        ],
+        {"i": np.array([1]), "j": np.array([1000]), "k": np.array([3]), "c": weights(1, 1, 5, 3)},
+        (1, 2, 5, 4),
+        1.5,
     ),
     "average pools": (
-        [node("AveragePool", "x", kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1], out="a"),
-         node("GlobalAveragePool", "a")], {}, (1, 2, 7, 6), 1.3,
+        [
+            node("AveragePool", "x", kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1], out="a"),
+            node("GlobalAveragePool", "a"),
+        ],
+        {},
+        (1, 2, 7, 6),
+        1.3,
     ),
     "average pool, ceil": (
-        [node("AveragePool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1, count_include_pad=1, pads=[1, 1, 1, 1])],
-        {}, (1, 1, 6, 7), 1.4,
+        [
+            node(
+                "AveragePool",
+                "x",
+                kernel_shape=[3, 3],
+                strides=[2, 2],
+                ceil_mode=1,
+                count_include_pad=1,
+                pads=[1, 1, 1, 1],
+            )
+        ],
+        {},
+        (1, 1, 6, 7),
+        1.4,
     ),
-    "reductions": ([node("ReduceMean", "x", axes=[2], keepdims=0, out="a"), node("ReduceSum", "a", "one")], {"one": np.array([1])}, (1, 2, 6, 3), 1.001),
+    "reductions": (
+        [node("ReduceMean", "x", axes=[2], keepdims=0, out="a"), node("ReduceSum", "a", "one")],
+        {"one": np.array([1])},
+        (1, 2, 6, 3),
+        1.001,
+    ),
     "pads": (
-        [node("Pad", "x", "p", mode="reflect", out="a"), node("Pad", "a", "q", out="b"), node("Pad", "b", "r", mode="edge")],
-        {"p": np.array([0, 0, 1, 2, 0, 0, 1, 0]), "q": np.array([0, 1, 0, 0, 0, 0, 0, 1]), "r": np.array([0, 0, 0, 0, 0, 0, 2, 0])},
-        (1, 2, 4, 5), 1.6,
+        [
+            node("Pad", "x", "p", mode="reflect", out="a"),
+            node("Pad", "a", "q", out="b"),
+            node("Pad", "b", "r", mode="edge"),
+        ],
+        {
+            "p": np.array([0, 0, 1, 2, 0, 0, 1, 0]),
+            "q": np.array([0, 1, 0, 0, 0, 0, 0, 1]),
+            "r": np.array([0, 0, 0, 0, 0, 0, 2, 0]),
+        },
+        (1, 2, 4, 5),
+        1.6,
     ),
-    "resize": ([node("Resize", "x", "", "s", mode="linear")], {"s": np.array([1, 1, 2, 3], np.float32)}, (1, 1, 3, 4), 1.001),
+    "resize": (
+        [node("Resize", "x", "", "s", mode="linear")],
+        {"s": np.array([1, 1, 2, 3], np.float32)},
+        (1, 1, 3, 4),
+        1.001,
+    ),
     "resize nearest": (
-        [node("Resize", "x", "", "", "z", mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="ceil")],
-        {"z": np.array([1, 1, 7, 4])}, (1, 1, 3, 4), 1.001,
+        [
+            node(
+                "Resize",
+                "x",
+                "",
+                "",
+                "z",
+                mode="nearest",
+                coordinate_transformation_mode="asymmetric",
+                nearest_mode="ceil",
+            )
+        ],
+        {"z": np.array([1, 1, 7, 4])},
+        (1, 1, 3, 4),
+        1.001,
     ),
     "resize, corners": (
         [node("Resize", "x", "", "s", mode="linear", coordinate_transformation_mode="align_corners")],
-        {"s": np.array([1, 1, 3, 2], np.float32)}, (1, 1, 3, 4), 1.001,
+        {"s": np.array([1, 1, 3, 2], np.float32)},
+        (1, 1, 3, 4),
+        1.001,
     ),
     "constants": (
-        [node("Mul", "x", "m", out="a"), node("Add", "a", "b", out="c"), node("Div", "c", "d", out="e"), node("Sub", "b", "e")],
-        {"m": np.float32(3), "b": weights(2, 1, 4), "d": np.array([2, -4], np.float32).reshape(2, 1, 1)}, (1, 2, 3, 4), 1.001,
+        [
+            node("Mul", "x", "m", out="a"),
+            node("Add", "a", "b", out="c"),
+            node("Div", "c", "d", out="e"),
+            node("Sub", "b", "e"),
+        ],
+        {"m": np.float32(3), "b": weights(2, 1, 4), "d": np.array([2, -4], np.float32).reshape(2, 1, 1)},
+        (1, 2, 3, 4),
+        1.001,
     ),
     "batch norm": (
         [node("Conv", "x", "w", "b", out="a"), node("BatchNormalization", "a", "g", "b", "m", "v")],
-        {"w": weights(3, 2, 2, 2), "g": weights(3), "b": weights(3), "m": weights(3), "v": abs(weights(3))}, (1, 2, 5, 5), 1.01,
+        {"w": weights(3, 2, 2, 2), "g": weights(3), "b": weights(3), "m": weights(3), "v": abs(weights(3))},
+        (1, 2, 5, 5),
+        1.01,
     ),
     "repeats": (
         [node("Gather", "x", "i", axis=2, out="a"), node("Tile", "a", "t", out="b"), node("Expand", "b", "e")],
-        {"i": np.array([0, 0, -1, 2]), "t": np.array([1, 1, 2, 1]), "e": np.array([1, 2, 8, 1])}, (1, 1, 3, 2), 1.3,
+        {"i": np.array([0, 0, -1, 2]), "t": np.array([1, 1, 2, 1]), "e": np.array([1, 2, 8, 1])},
+        (1, 1, 3, 2),
+        1.3,
     ),
-    "residual": ([node("Conv", "x", "w", pads=[1, 1, 1, 1], out="a"), node("Add", "a", "x")], {"w": weights(2, 2, 3, 3)}, (1, 2, 5, 5), 1.5),
-    "blocks": ([node("SpaceToDepth", "x", blocksize=2, out="a"), node("DepthToSpace", "a", blocksize=2, out="b"), node("Identity", "b")], {}, (1, 2, 4, 4), 1.001),
+    "residual": (
+        [node("Conv", "x", "w", pads=[1, 1, 1, 1], out="a"), node("Add", "a", "x")],
+        {"w": weights(2, 2, 3, 3)},
+        (1, 2, 5, 5),
+        1.5,
+    ),
+    "blocks": (
+        [
+            node("SpaceToDepth", "x", blocksize=2, out="a"),
+            node("DepthToSpace", "a", blocksize=2, out="b"),
+            node("Identity", "b"),
+        ],
+        {},
+        (1, 2, 4, 4),
+        1.001,
+    ),
     "shapes computed in the graph": (
-        [node("Shape", "x", out="s"), node("Gather", "s", "zero", out="n"), node("Unsqueeze", "n", "z", out="u"),
-         node("Concat", "u", "minus", axis=0, out="t"), node("Reshape", "x", "t", out="a"), node("Gemm", "a", "w")],
-        {"zero": np.array(0), "z": np.array([0]), "minus": np.array([-1]), "w": weights(12, 3)}, (1, 2, 2, 3), 1.002,
+        [
+            node("Shape", "x", out="s"),
+            node("Gather", "s", "zero", out="n"),
+            node("Unsqueeze", "n", "z", out="u"),
+            node("Concat", "u", "minus", axis=0, out="t"),
+            node("Reshape", "x", "t", out="a"),
+            node("Gemm", "a", "w"),
+        ],
+        {"zero": np.array(0), "z": np.array([0]), "minus": np.array([-1]), "w": weights(12, 3)},
+        (1, 2, 2, 3),
+        1.002,
     ),
     "constant nodes": (
-        [helper.make_node("Constant", [], ["w"], name="kernel", value=numpy_helper.from_array(weights(2, 2, 3, 3))),
-         node("Conv", "x", "w", pads=[1, 1, 1, 1])], {}, (1, 2, 5, 5), 1.01,
+        [
+            helper.make_node("Constant", [], ["w"], name="kernel", value=numpy_helper.from_array(weights(2, 2, 3, 3))),
+            node("Conv", "x", "w", pads=[1, 1, 1, 1]),
+        ],
+        {},
+        (1, 2, 5, 5),
+        1.01,
     ),
     "weights in another form": (
         [node("Transpose", "w", perm=[3, 2, 0, 1], out="v"), node("Identity", "v", out="u"), node("Conv", "x", "u")],
-        {"w": weights(3, 2, 2, 4)}, (1, 2, 5, 5), 1.01,
+        {"w": weights(3, 2, 2, 4)},
+        (1, 2, 5, 5),
+        1.01,
     ),
     "quantised weights": (
         [node("DequantizeLinear", "w", "s", "z", axis=0, out="v"), node("Conv", "x", "v")],
-        {"w": RNG.randint(-99, 99, (3, 2, 3, 3)).astype(np.int8), "s": abs(weights(3)), "z": np.array([1, 0, -5], np.int8)},
-        (1, 2, 5, 5), 1.01,
+        {
+            "w": RNG.randint(-99, 99, (3, 2, 3, 3)).astype(np.int8),
+            "s": abs(weights(3)),
+            "z": np.array([1, 0, -5], np.int8),
+        },
+        (1, 2, 5, 5),
+        1.01,
     ),
-}  # fmt: skip
+}
 """Affine models: nodes, constants, input shape, and by how much the bound may exceed the norm."""
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_network_of_an_affine_model(name: str, tmp_path: Path) -> None:
     nodes, arrays, shape, loose = LINEAR[name]
-    proto = model(nodes, arrays, shape, opset={"reductions": 13, "slice, split, concat": 18, "quantised weights": 19}.get(name, 17))
+    proto = model(
+        nodes,
+        arrays,
+        shape,
+        opset={"reductions": 13, "slice, split, concat": 18, "quantised weights": 19}.get(name, 17),
+    )
     if not any(o.op_type in ("Conv", "Gemm", "MatMul") for o in nodes):
         nodes.insert(0, node("Conv", "first", "unit", out="x"))  # a file without a layer is refused
-        arrays = {**arrays, "unit": np.eye(shape[1], dtype=np.float32).reshape(shape[1], shape[1], 1, 1)} if len(shape) == 4 else arrays
+        arrays = (
+            {**arrays, "unit": np.eye(shape[1], dtype=np.float32).reshape(shape[1], shape[1], 1, 1)}
+            if len(shape) == 4
+            else arrays
+        )
         whole = model(nodes, arrays, shape, opset=proto.opset_import[0].version, inputs=("first",))
     else:
         whole = proto
@@ -233,7 +379,9 @@ def test_half_precision_typed_fields_and_bfloat16(tmp_path: Path) -> None:
     typed = helper.make_tensor("t", TensorProto.DOUBLE, (4, 5), values.astype(np.float64).ravel())
     brain = helper.make_tensor("b", TensorProto.BFLOAT16, (4, 5), values.ravel())
     exact = {"h": values.astype(np.float16), "t": values, "b": numpy_helper.to_array(brain)}
-    proto = model([node("MatMul", "x", "h", out="a"), node("MatMul", "x", "t", out="c"), node("MatMul", "x", "b")], {}, (1, 4))
+    proto = model(
+        [node("MatMul", "x", "h", out="a"), node("MatMul", "x", "t", out="c"), node("MatMul", "x", "b")], {}, (1, 4)
+    )
     proto.graph.initializer.extend([half, typed, brain])
     rows = {row.name: row for row in specnorm.audit(saved(proto, tmp_path / "m.onnx")).layers}
     for name, array in exact.items():
@@ -258,9 +406,12 @@ def test_kernel_used_twice(tmp_path: Path) -> None:
 def test_open_sizes(tmp_path: Path) -> None:
     """Symbols: equal arithmetic is equal sizes, so a residual connection is bounded at every size; a mean needs one."""
     nodes = [
-        node("Conv", "x", "w", pads=[1, 1, 1, 1], strides=[2, 2], out="a"), node("Conv", "x", "v", strides=[2, 2], out="b"),
-        node("Add", "a", "b", out="c"), node("Relu", "c", out="y"), node("ReduceSum", "y", "axes", out="z"),
-    ]  # fmt: skip
+        node("Conv", "x", "w", pads=[1, 1, 1, 1], strides=[2, 2], out="a"),
+        node("Conv", "x", "v", strides=[2, 2], out="b"),
+        node("Add", "a", "b", out="c"),
+        node("Relu", "c", out="y"),
+        node("ReduceSum", "y", "axes", out="z"),
+    ]
     arrays = {"w": weights(3, 2, 3, 3), "v": weights(3, 2, 1, 1), "axes": np.array([2, 3])}
     path = saved(model(nodes, arrays, ("n", 2, "h", None), outputs=("y", "z")), tmp_path / "m.onnx")
     found = specnorm.audit(path).network
@@ -282,33 +433,57 @@ GATES: dict[str, tuple[list[Any], float]] = {
     "hard swish": ([node("HardSigmoid", "x", alpha=1 / 6, out="s"), node("Mul", "x", "s")], 1.5),
     "mish": ([node("Softplus", "x", out="p"), node("Tanh", "p", out="s"), node("Mul", "x", "s")], 1.08851),
     "gelu": (
-        [node("Div", "x", "root", out="a"), node("Erf", "a", out="e"), node("Add", "e", "one", out="f"),
-         node("Mul", "x", "f", out="g"), node("Mul", "g", "half")], 1.12892,
+        [
+            node("Div", "x", "root", out="a"),
+            node("Erf", "a", out="e"),
+            node("Add", "e", "one", out="f"),
+            node("Mul", "x", "f", out="g"),
+            node("Mul", "g", "half"),
+        ],
+        1.12892,
     ),
     "gelu, half first": (
-        [node("Mul", "x", "half", out="h"), node("Div", "x", "root", out="a"), node("Erf", "a", out="e"),
-         node("Add", "one", "e", out="f"), node("Mul", "h", "f")], 1.12892,
+        [
+            node("Mul", "x", "half", out="h"),
+            node("Div", "x", "root", out="a"),
+            node("Erf", "a", out="e"),
+            node("Add", "one", "e", out="f"),
+            node("Mul", "h", "f"),
+        ],
+        1.12892,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GATES)
 def test_activations_that_are_written_out(name: str, tmp_path: Path) -> None:
     nodes, slope = GATES[name]
     arrays: Arrays = {"root": np.float32(math.sqrt(2)), "one": np.float32(1), "half": np.float32(0.5)}
-    whole = model([node("MatMul", "first", "eye", out="x"), *nodes], {**arrays, "eye": np.eye(1, dtype=np.float32)}, (1, 1), inputs=("first",))
+    whole = model(
+        [node("MatMul", "first", "eye", out="x"), *nodes],
+        {**arrays, "eye": np.eye(1, dtype=np.float32)},
+        (1, 1),
+        inputs=("first",),
+    )
     found = specnorm.audit(saved(whole, tmp_path / "m.onnx")).network
     assert found is not None
     assert found.upper == pytest.approx(slope, rel=2e-3)
     x = np.linspace(-8, 8, 4001, dtype=np.float64)[:, None]
-    y = ReferenceEvaluator(model(nodes, {k: np.float64(v) for k, v in arrays.items()}, (4001, 1))).run(["y"], {"x": x})[0]
+    y = ReferenceEvaluator(model(nodes, {k: np.float64(v) for k, v in arrays.items()}, (4001, 1))).run(["y"], {"x": x})[
+        0
+    ]
     steep = float(np.max(np.abs(np.diff(y[:, 0]) / np.diff(x[:, 0]))))
     assert found.upper is not None
     assert 0.99 * found.upper <= steep <= found.upper
 
 
 def test_products_of_data_are_unknown_and_named(tmp_path: Path) -> None:
-    nodes = [node("MatMul", "x", "w", out="a"), node("Sigmoid", "a", out="g"), node("Mul", "x", "g", out="p"), node("Relu", "p")]
+    nodes = [
+        node("MatMul", "x", "w", out="a"),
+        node("Sigmoid", "a", out="g"),
+        node("Mul", "x", "g", out="p"),
+        node("Relu", "p"),
+    ]
     report = specnorm.audit(saved(model(nodes, {"w": weights(3, 3)}, (1, 3)), tmp_path / "m.onnx"))
     assert report.network is not None
     assert report.network.upper is None
@@ -326,10 +501,17 @@ def test_part_of_the_layers_has_no_network(tmp_path: Path) -> None:
 
 def test_weights_of_unread_operators_are_error_rows(tmp_path: Path) -> None:
     nodes = [
-        helper.make_node("LSTM", ["x", "w", "r"], ["a"], name="cell", hidden_size=2), node("Conv", "x", "k", out="y"),
+        helper.make_node("LSTM", ["x", "w", "r"], ["a"], name="cell", hidden_size=2),
+        node("Conv", "x", "k", out="y"),
         helper.make_node("Gather", ["table", "at"], ["t"]),
-    ]  # fmt: skip
-    arrays: Arrays = {"w": weights(1, 8, 3), "r": weights(1, 8, 2), "k": weights(3, 3, 1), "at": np.array(0), "table": weights(4, 4)}
+    ]
+    arrays: Arrays = {
+        "w": weights(1, 8, 3),
+        "r": weights(1, 8, 2),
+        "k": weights(3, 3, 1),
+        "at": np.array(0),
+        "table": weights(4, 4),
+    }
     report = specnorm.audit(saved(model(nodes, arrays, (5, 3, 3)), tmp_path / "m.onnx"))
     assert {row.name: row.status for row in report.layers} == {"k": "ok", "w": "error", "r": "error"}
     assert "LSTM (cell)" in str(report.layers[-1].reason)
@@ -337,7 +519,13 @@ def test_weights_of_unread_operators_are_error_rows(tmp_path: Path) -> None:
 
 def test_sub_graphs(tmp_path: Path) -> None:
     """Their kernels are rows; the network is unknown at the branch."""
-    inner = helper.make_graph([node("MatMul", "x", "w", out="i")], "b", [], [helper.make_tensor_value_info("i", 1, None)], [numpy_helper.from_array(weights(3, 3), "w")])
+    inner = helper.make_graph(
+        [node("MatMul", "x", "w", out="i")],
+        "b",
+        [],
+        [helper.make_tensor_value_info("i", 1, None)],
+        [numpy_helper.from_array(weights(3, 3), "w")],
+    )
     nodes = [helper.make_node("If", ["c"], ["y"], name="choice", then_branch=inner, else_branch=inner)]
     report = specnorm.audit(saved(model(nodes, {"c": np.array(True)}, (1, 3)), tmp_path / "m.onnx"))
     assert [row.status for row in report.layers] == ["ok", "ok"]
@@ -367,7 +555,10 @@ def test_published_model_against_the_reference_evaluator() -> None:
     image = np.clip(np.add.outer(np.sin(np.arange(240) / 9), np.cos(np.arange(320) / 7)), -1, 1).astype(np.float32)
     x = np.stack([image, image.T[:240, :].repeat(2, 1)[:, :320], -image])[None]
     y = x + 0.01 * RNG.standard_normal(x.shape).astype(np.float32)
-    rise = sum(float(np.sum((a - b) ** 2)) for a, b in zip(run.run(None, {"input": x}), run.run(None, {"input": y}), strict=True))
+    rise = sum(
+        float(np.sum((a - b) ** 2))
+        for a, b in zip(run.run(None, {"input": x}), run.run(None, {"input": y}), strict=True)
+    )
     ratio = math.sqrt(rise) / float(np.linalg.norm(x - y))
     assert 0 < ratio <= found.upper
 
@@ -452,31 +643,54 @@ def hostile() -> dict[str, Callable[[], Any]]:
         "groups": lambda: model([node("Conv", "x", "w", group=7)], w, (1, 2, 4, 4)),
         "another kernel_shape": lambda: model([node("Conv", "x", "w", kernel_shape=[5, 5])], w, (1, 2, 4, 4)),
         "rank": lambda: model([node("Conv", "x", "w")], w, (1, 2, 4)),
-        "input of 2**62": lambda: model([node("Conv", "x", "w", out="a"), node("AveragePool", "a", kernel_shape=[huge, 3])], w, (1, 2, huge, huge)),
+        "input of 2**62": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("AveragePool", "a", kernel_shape=[huge, 3])], w, (1, 2, huge, huge)
+        ),
         "pool over everything": lambda: model(
-            [node("Conv", "x", "w", out="a"), node("AveragePool", "a", kernel_shape=[60000, 60000], pads=[9, 9, 9, 9])], w, (1, 2, 65000, 65000)
+            [node("Conv", "x", "w", out="a"), node("AveragePool", "a", kernel_shape=[60000, 60000], pads=[9, 9, 9, 9])],
+            w,
+            (1, 2, 65000, 65000),
         ),
         "resize": lambda: model(
-            [node("Conv", "x", "w", out="a"), node("Resize", "a", "", "s", mode="linear")], {**w, "s": np.array([1, 1, 1e30, 1e30], np.float32)}, (1, 2, 9, 9)
+            [node("Conv", "x", "w", out="a"), node("Resize", "a", "", "s", mode="linear")],
+            {**w, "s": np.array([1, 1, 1e30, 1e30], np.float32)},
+            (1, 2, 9, 9),
         ),
         "scales that are no numbers": lambda: model(
-            [node("Conv", "x", "w", out="a"), node("Resize", "a", "", "s")], {**w, "s": np.array([1, 1, np.nan, np.inf], np.float32)}, (1, 2, 9, 9)
+            [node("Conv", "x", "w", out="a"), node("Resize", "a", "", "s")],
+            {**w, "s": np.array([1, 1, np.nan, np.inf], np.float32)},
+            (1, 2, 9, 9),
         ),
         "filled": lambda: model(
-            [node("ConstantOfShape", "n", out="c"), node("Conv", "x", "w", out="a"), node("Add", "a", "c")], {**w, "n": np.array([huge, huge])}, (1, 2, 9, 9)
+            [node("ConstantOfShape", "n", out="c"), node("Conv", "x", "w", out="a"), node("Add", "a", "c")],
+            {**w, "n": np.array([huge, huge])},
+            (1, 2, 9, 9),
         ),
-        "slope": lambda: model([node("Conv", "x", "w", out="a"), node("LeakyRelu", "a", alpha=float("nan"))], w, (1, 2, 9, 9)),
-        "division by zero": lambda: model([node("Conv", "x", "w", out="a"), node("Div", "a", "z")], {**w, "z": np.float32(0)}, (1, 2, 9, 9)),
+        "slope": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("LeakyRelu", "a", alpha=float("nan"))], w, (1, 2, 9, 9)
+        ),
+        "division by zero": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("Div", "a", "z")], {**w, "z": np.float32(0)}, (1, 2, 9, 9)
+        ),
         "negative variance": lambda: model(
-            [node("Conv", "x", "w", out="a"), node("BatchNormalization", "a", "g", "g", "g", "v")], {**w, "g": weights(2), "v": -np.ones(2, np.float32)}, (1, 2, 9, 9)
+            [node("Conv", "x", "w", out="a"), node("BatchNormalization", "a", "g", "g", "g", "v")],
+            {**w, "g": weights(2), "v": -np.ones(2, np.float32)},
+            (1, 2, 9, 9),
         ),
         "attributes of another type": lambda: model([node("Conv", "x", "w", strides="two", pads=1.5)], w, (1, 2, 4, 4)),
         "one value twice": lambda: model([node("Conv", "x", "w"), node("Conv", "x", "w")], w, (1, 2, 4, 4)),
         "a circle": lambda: model([node("Conv", "y", "w", out="a"), node("Relu", "a")], w, (1, 2, 4, 4)),
         "a thousand layers": lambda: model(
-            [node("Conv", "x" if at == 0 else f"v{at - 1}", "w", pads=[1, 0, 2, 1], out="y" if at == 999 else f"v{at}") for at in range(1000)], w, (1, 2, "h", "w")
+            [
+                node(
+                    "Conv", "x" if at == 0 else f"v{at - 1}", "w", pads=[1, 0, 2, 1], out="y" if at == 999 else f"v{at}"
+                )
+                for at in range(1000)
+            ],
+            w,
+            (1, 2, "h", "w"),
         ),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", hostile())

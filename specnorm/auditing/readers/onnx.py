@@ -61,7 +61,9 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
     size = file.seek(0, 2)
     file.seek(0)
     if size > max_bytes:
-        raise ModelFileError(f"it has {size} bytes, more than the limit of {max_bytes}. Raise max_bytes if you trust it.")
+        raise ModelFileError(
+            f"it has {size} bytes, more than the limit of {max_bytes}. Raise max_bytes if you trust it."
+        )
     try:
         model = ModelProto.FromString(file.read())
     except (DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -204,8 +206,8 @@ class _Walk:
             found = self._translate(proto, call)
             if isinstance(found, Translated) and not found.inputs:
                 # Constant, or made of shapes and integers; a broken graph gives no bound.
-                held = tuple(value.name for value in inputs if isinstance(value, Data))
-                found = replace(found, rule="held", inputs=held, kernel=None)
+                shapes = tuple(value.name for value in inputs if isinstance(value, Data))
+                found = replace(found, rule="held", inputs=shapes, kernel=None)
             outputs = [name for name in proto.output if name]
             if isinstance(found, Constant):
                 scope.update(dict.fromkeys(outputs[:1], found))
@@ -242,7 +244,11 @@ class _Walk:
         use = _Use(kernel, found.stated, sizes, label)
         while name in self.uses:
             old = self.uses[name]
-            if old.geometry == use.geometry and old.constant.shape == kernel.shape and old.constant.steps == kernel.steps:
+            if (
+                old.geometry == use.geometry
+                and old.constant.shape == kernel.shape
+                and old.constant.steps == kernel.steps
+            ):
                 if old.sizes != sizes:
                     self.uses[name] = replace(old, sizes=None)
                 return name

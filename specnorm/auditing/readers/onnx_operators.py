@@ -1,4 +1,4 @@
-"""ONNX's operators in the words of `specnorm.networks.rules`: a function or a line each, with the shape of the result."""
+"""ONNX's operators in the words of `specnorm.networks.rules`: a function or a line each, and the result's shape."""
 
 from __future__ import annotations
 
@@ -168,7 +168,11 @@ def _one(call: Call, rule: str, shape: Shape | None, at: int = 0, **params: Any)
 # -- layers --------------------------------------------------------------------------------------------------------
 def _amounts(call: Call, name: str, count: int, default: int) -> tuple[int, ...]:
     given = call.attribute(name) or [default] * count
-    if len(given) != count or any(not 0 <= abs(n) <= MAX_AMOUNT for n in given) or min(given, default=0) < min(default, 0):
+    if (
+        len(given) != count
+        or any(not 0 <= abs(n) <= MAX_AMOUNT for n in given)
+        or min(given, default=0) < min(default, 0)
+    ):
         raise UnreadError(f"{name}={given[:8]} of {call.operator} make no sense here")
     return tuple(int(n) for n in given)
 
@@ -204,7 +208,13 @@ def _conv(call: Call) -> Translated:
     sizes = None if x.shape is None else x.shape[2:]
     if sizes is not None and len(sizes) != ndim:
         raise UnreadError(f"its input has shape {x.shape}, its kernel {weight.shape}")
-    geometry = {"stride": stride, "dilation": dilation, "groups": groups, "transposed": transposed, "padding_mode": "zeros"}
+    geometry = {
+        "stride": stride,
+        "dilation": dilation,
+        "groups": groups,
+        "transposed": transposed,
+        "padding_mode": "zeros",
+    }
     if transposed:
         pads, outputs = _cropping(call, kernel, stride, dilation, sizes)
         channels = weight.shape[1] * groups
@@ -357,7 +367,10 @@ def _reduce(rule: str) -> Operator:
         ndim = len(x.shape)
         wanted = sorted({int(a) % ndim for a in axes}) if axes else list(range(ndim))
         return Translated(
-            rule, (x.name,), (reduced(x.shape, wanted, keep=bool(call.attribute("keepdims", 1))),), {"axes": tuple(wanted)}
+            rule,
+            (x.name,),
+            (reduced(x.shape, wanted, keep=bool(call.attribute("keepdims", 1))),),
+            {"axes": tuple(wanted)},
         )
 
     return translate
@@ -367,7 +380,11 @@ def _resize(call: Call) -> Translated:
     x = call.data(0)
     call.only(0)
     newer = call.operator == "Resize" and call.opset >= 11
-    if call.attribute("antialias", 0) or call.attribute("exclude_outside", 0) or call.attribute("keep_aspect_ratio_policy"):
+    if (
+        call.attribute("antialias", 0)
+        or call.attribute("exclude_outside", 0)
+        or call.attribute("keep_aspect_ratio_policy")
+    ):
         raise UnreadError("antialias, exclude_outside and keep_aspect_ratio_policy have no rule")
     mode = call.attribute("mode", "nearest")
     coordinates = call.attribute("coordinate_transformation_mode", "half_pixel") if newer else "asymmetric"
@@ -442,7 +459,10 @@ def _celu(call: Call) -> Translated:
 
 
 def _selu(call: Call) -> Translated:
-    alpha, gamma = call.attribute("alpha", 1.67326319217681884765625), call.attribute("gamma", 1.05070102214813232421875)
+    alpha, gamma = (
+        call.attribute("alpha", 1.67326319217681884765625),
+        call.attribute("gamma", 1.05070102214813232421875),
+    )
     steep = math.nextafter(abs(gamma) * max(1.0, abs(alpha)), math.inf)
     return _one(call, "pointwise", call.data().shape, function="linear", alpha=steep)
 
@@ -480,7 +500,9 @@ def _multiple(value: Value | None) -> tuple[Value | None, float]:
     """A value as a number times another one."""
     call = value.call if isinstance(value, Data) else None
     if call is not None and call.operator in ("Mul", "Div"):
-        for x, c in ((call.input(0), call.input(1)), (call.input(1), call.input(0)))[: 2 if call.operator == "Mul" else 1]:
+        for x, c in ((call.input(0), call.input(1)), (call.input(1), call.input(0)))[
+            : 2 if call.operator == "Mul" else 1
+        ]:
             number = _scalar(c)
             if isinstance(x, Data) and number:
                 return x, number if call.operator == "Mul" else 1 / number
@@ -504,7 +526,12 @@ def _gated(x: Value | None, gate: Value | None) -> tuple[str, float] | None:
     if call.operator == "Add":
         for erf, one in ((call.input(0), call.input(1)), (call.input(1), call.input(0))):
             made = erf.call if isinstance(erf, Data) else None
-            if made is not None and made.operator == "Erf" and _scalar(one) == 1 and _same(_multiple(made.input(0))[0], base):
+            if (
+                made is not None
+                and made.operator == "Erf"
+                and _scalar(one) == 1
+                and _same(_multiple(made.input(0))[0], base)
+            ):
                 return "gelu", 2 * number
     return None
 
@@ -590,7 +617,7 @@ def _reshape(call: Call) -> Constant | Translated:
     if x is None:
         raise UnreadError("an input is missing")
     new = None if given is None else reshaped(x.shape, given, allow_zero=bool(call.attribute("allowzero", 0)))
-    return _moved(call, new, lambda a: a.reshape(new))
+    return _moved(call, new, lambda a: a.reshape(concrete(new) or ()))
 
 
 def _moved(call: Call, shape: Shape | None, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant | Translated:
@@ -747,7 +774,9 @@ def _gather(call: Call) -> Constant | Translated:
     most = int(np.unique(index, return_counts=True)[1].max(initial=1))
     if not isinstance(n, int) and bool((index < 0).any()):
         most = index.size
-    return Translated("copies", (data.name,), ((*data.shape[:axis], *where.shape, *data.shape[axis + 1 :]),), {"copies": most})
+    return Translated(
+        "copies", (data.name,), ((*data.shape[:axis], *where.shape, *data.shape[axis + 1 :]),), {"copies": most}
+    )
 
 
 def _expand(call: Call) -> Constant | Translated:
@@ -782,7 +811,12 @@ def _constant(call: Call) -> Constant:
     proto = call.attributes.get("value")
     if proto is not None and proto.HasField("t"):
         return call.describe(proto.t, call.label)
-    for name, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+    for name, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
         found = call.attribute(name)
         if found is not None:
             return constant_of(np.asarray(found, dtype=dtype), call.label)
@@ -839,7 +873,12 @@ def _folded(call: Call) -> Constant | Translated:
             found = a[0][tuple(cuts)]
         elif call.operator in ("Add", "Sub", "Mul", "Div"):
             whole = call.operator == "Div" and a[0].dtype.kind == "i"
-            apply = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.floor_divide if whole else np.divide}
+            apply = {
+                "Add": np.add,
+                "Sub": np.subtract,
+                "Mul": np.multiply,
+                "Div": np.floor_divide if whole else np.divide,
+            }
             found = apply[call.operator](a[0], a[1])
         else:
             return Translated("held")

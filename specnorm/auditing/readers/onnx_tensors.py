@@ -122,7 +122,9 @@ class Tensors:
         raw = proto.raw_data if proto.HasField("raw_data") else None
         have = len(raw) if raw is not None else len(getattr(proto, field))
         if have != (needed if raw is not None else count):
-            return blank.refused(f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged.")
+            return blank.refused(
+                f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged."
+            )
         self._claim(needed)
         return replace(blank, load=lambda: _array(proto, raw, shape, dtype, stored, field))
 
@@ -172,9 +174,7 @@ def _inside(folder: Path, location: str) -> Path:
     return path
 
 
-def _array(
-    proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, stored: str, field: str
-) -> NDArray[Any]:
+def _array(proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, stored: str, field: str) -> NDArray[Any]:
     if raw is not None:
         array = np.frombuffer(raw, dtype=stored)
     else:
