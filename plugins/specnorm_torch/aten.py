@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -117,7 +117,9 @@ def _threshold(call: Call) -> Translation:
 
 
 def _clip(call: Call) -> Translation:
-    return Translation("pointwise", {"function": "clip"}) if _only(call, "self") else Translation("unknown")
+    if not _only(call, "self"):
+        return Translation("unknown")
+    return Translation("broadcast") if _grows(call, "self") else Translation("pointwise", {"function": "clip"})
 
 
 def _grows(call: Call, name: str) -> bool:
@@ -175,11 +177,10 @@ def _scaled(call: Call, data: str, constant: Any) -> Translation:
     values = torch.as_tensor(constant, dtype=torch.float64).cpu()
     exact = call.name == "mul"
     ndim = len(call.shape())
-    channel = 1 if ndim > 2 else ndim - 1
-    aligned = (1,) * (ndim - values.ndim) + tuple(values.shape)
-    others = [n for axis, n in enumerate(aligned) if axis != channel]
-    if values.numel() > 1 and math.prod(others) == 1 and not _grows(call, data):
-        return Translation("scale", {"values": values.reshape(-1).numpy(), "by_channel": True, "exact": exact})
+    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
+    if len(wide) == 1 and not _grows(call, data):
+        channel = ndim - values.ndim + wide[0]
+        return Translation("scale", {"values": values.reshape(-1).numpy(), "channel": channel, "exact": exact})
     return Translation("scale", {"values": values.numpy(), "exact": exact})
 
 
@@ -189,7 +190,7 @@ def _batch_norm(call: Call) -> Translation:
     wide = 1 / torch.sqrt(variance.detach().to(torch.float64) + call["eps"])
     if call["weight"] is not None:
         wide = wide * call["weight"].detach().to(torch.float64)
-    return Translation("scale", {"values": wide.cpu().numpy(), "by_channel": True})
+    return Translation("scale", {"values": wide.cpu().numpy(), "channel": 1})
 
 
 def _stack(call: Call) -> Translation:
@@ -282,15 +283,18 @@ def _layer(weight: Tensor, geometry: dict[str, Any], ndim: int) -> Translation:
 
 
 def _matrix(weight: str, data: str) -> Rule:
-    """Product with a constant matrix, from either side: the same norm as its transpose."""
+    """Product with a constant matrix, from either side."""
 
     def translate(call: Call) -> Translation:
         kernel, x = (weight, data) if call.is_data(data) else (data, weight)
-        if call.is_data(kernel) or (not _only(call, x) and call.name != "addmm"):
+        if call.is_data(kernel):
             return Translation("unknown", _PRODUCT)
-        if call.is_data("bias") or call[kernel].ndim != 2 or (call.name == "addmm" and not _only(call, x)):
+        if call[kernel].ndim != 2 or not _only(call, x):
             return Translation("unknown")
-        return _layer(call[kernel], {}, 0)
+        matrix: Tensor = call[kernel]
+        # Outputs first, as `linear` has them; from the left they are not the last axis of the result.
+        turned = matrix if call.name == "linear" else matrix.T
+        return replace(_layer(turned, {}, 0), params={"foldable": kernel == weight}, weight=matrix)
 
     return translate
 

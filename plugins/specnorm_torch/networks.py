@@ -111,6 +111,7 @@ class _Walk:
         self.data: set[str] = set()
         """fx names of values that do, each the name of a node."""
         self.nodes: list[Node] = []
+        self.kernels: dict[str, Tensor | None] = {}
 
     def graph(self) -> Graph:
         """The whole graph."""
@@ -131,7 +132,7 @@ class _Walk:
         ]
         if not names:
             raise MethodError("no output of the model depends on its floating inputs.")
-        return Graph(tuple(self.nodes), tuple(dict.fromkeys(names)))
+        return Graph(tuple(self.nodes), tuple(names))
 
     def _placeholder(self, node: Any, spec: Any) -> None:
         if spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
@@ -167,8 +168,15 @@ class _Walk:
             self._add(extra)
         layer = None
         if found.kernel is not None:
-            layer = Layer(_layer_name(node, self.exported, found), found.kernel, found.geometry, found.spatial)
+            layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial)
         self._add(Node(node.name, found.rule, name, inputs, _shape(node), found.params, layer))
+
+    def _named(self, node: Any, found: Translation) -> str:
+        """Name of a kernel, which no other kernel has."""
+        name = _layer_name(node, self.exported, found)
+        if self.kernels.setdefault(name, found.weight) is not found.weight:
+            name = f"{name} ({node.name})"
+        return name
 
     def _like(self, node: Any) -> Any:
         """A value, or zeros of its shape."""
@@ -192,7 +200,7 @@ class _Walk:
                 reason = REASONS.get(call.name)
                 return Translation("unknown", {} if reason is None else {"reason": reason})
             return rule(call)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except Exception as error:  # whatever an unusual call breaks: it is named, and the others are kept
             return Translation("unknown", {"reason": f"its arguments are not understood ({error!r})"})
 
 

@@ -192,8 +192,9 @@ class _Pass:
             raise UnknownRuleError(str(reason))
         (source,) = sources
         if node.rule == "scale":
-            layer, channels = self._past_shifts(source), _by_channel(node)
-            if layer.rule == "layer" and channels is not None:
+            layer = self._past_shifts(source)
+            channels = _by_channel(node, layer)
+            if channels is not None:
                 return self._layer(layer, channels, node)
         factor = FACTORS[node.rule](node, source)
         both = (rounding.times_up(factor, uppers[0]), rounding.times_up(factor, heuristics[0]))
@@ -238,12 +239,17 @@ def _last(shape: Any, count: int) -> Any:
     return None if shape is None else shape[len(shape) - count :]
 
 
-def _by_channel(node: Node) -> Any:
-    """One number an output channel of a layer, if the node multiplies by such."""
-    values = np.asarray(node.params["values"], dtype=np.float64)
-    if values.ndim == 1 and node.params.get("by_channel") and bool(np.all(np.isfinite(values))):
-        return values
-    return None
+def _by_channel(node: Node, layer: Node) -> Any:
+    """One number an output channel of a layer, if the node multiplies by such; None otherwise."""
+    values, axis = np.asarray(node.params["values"], dtype=np.float64), node.params.get("channel")
+    if layer.rule != "layer" or layer.layer is None or axis is None or not layer.params.get("foldable", True):
+        return None
+    if node.shape is None:
+        # Batch normalisation has its channels on axis 1, as a convolution of samples does.
+        fits = axis == 1 and layer.layer.spatial > 0
+    else:
+        fits = axis == len(node.shape) - 1 - layer.layer.spatial
+    return values if fits and values.ndim == 1 and bool(np.all(np.isfinite(values))) else None
 
 
 def _combined(steps: list[Step]) -> Step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -130,8 +130,10 @@ def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | N
     if max(map(math.prod, sizes)) > LARGEST:
         return None
     if spec.padding_mode == "circular":
-        fits = spec.transposed or all(n % s == 0 for n, s in zip(before, spec.stride, strict=True))
-        return before if fits else None
+        if not spec.transposed and any(n % s for n, s in zip(before, spec.stride, strict=True)):
+            return None
+        if replace(spec, input_shape=before).periodic:
+            return before
     sides = (spec.cin // spec.groups * math.prod(before), spec.cout // spec.groups * math.prod(after))
     return before if spec.groups * min(sides) ** 3 <= WORK and max(sides) <= LARGEST else None
 

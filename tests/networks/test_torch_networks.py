@@ -110,7 +110,7 @@ class Signal(nn.Module):
 def prepared(model: nn.Module) -> nn.Module:
     """Float64, with statistics that a training would leave."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.get_buffer("running_var").uniform_(0.05, 2)
             module.weight.data.uniform_(-2, 2)
             module.bias.data.normal_()
@@ -384,3 +384,53 @@ def test_half_precision_weights() -> None:
     model: Any = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).to(torch.bfloat16)
     exact = float(torch.linalg.matrix_norm(model[0].weight.detach().double(), 2))
     assert exact <= upper_of(model, (4,)) <= 1.01 * exact
+
+
+class Scaled(nn.Module):
+    """A product with a constant matrix, then batch normalisation of axis 1 or a product with a vector."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.matrix, self.norm, self.linear = nn.Parameter(torch.randn(5, 5)), nn.BatchNorm1d(5), nn.Linear(5, 5)
+        self.scale = nn.Parameter(torch.tensor([5.0, 0.1, 1.0, 0.2, 3.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.matrix @ x if "left" in self.kind else x @ self.matrix if "right" in self.kind else self.linear(x)
+        if "rows" in self.kind:
+            return y * self.scale[:, None]
+        z: Tensor = y * self.scale if "columns" in self.kind else self.norm(y)
+        return z
+
+
+@pytest.mark.parametrize("scaling", ["rows", "columns", "norm"])
+@pytest.mark.parametrize("product", ["left", "right", "linear"])
+def test_scaling_is_folded_along_the_layers_own_axis_only(product: str, scaling: str) -> None:
+    """Square matrices, so that the wrong axis would fit as well."""
+    model = prepared(Scaled(f"{product} {scaling}"))
+    model.get_submodule("norm").get_buffer("running_var").copy_(torch.tensor([0.01, 5.0, 1.0, 0.5, 0.1]))
+    exact = jacobian_norm(model, torch.randn(5, 5, dtype=torch.float64))
+    assert exact * (1 - 1e-9) <= upper_of(model, (5, 5))
+
+
+def test_computed_weights_of_one_module_are_two_kernels() -> None:
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.linear(x, self.weight * 1), self.weight * 7)
+
+    found = network_bound(nn.Sequential(Computed()), (3,))
+    assert found.upper == pytest.approx(7, rel=3e-3)
+    assert len({step.layer for step in found.nodes if step.layer}) == 2
+
+
+def test_one_value_as_two_outputs_counts_twice() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = 3 * x
+            return y, y
+
+    assert network_bound(Twice(), (2,)).upper == pytest.approx(3 * math.sqrt(2))

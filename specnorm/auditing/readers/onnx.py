@@ -22,6 +22,9 @@ from specnorm.networks.graph import Shape, Size, concrete
 _DEPTH = 16
 """Sub-graphs in sub-graphs that are looked into."""
 _DOMAINS = ("", "ai.onnx")
+_FLOATS = (1, 10, 11, 16)
+_INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
+"""Element types of inputs: those that move, and those that are held (text, too)."""
 
 
 class OnnxTensors(list[Tensor]):
@@ -115,6 +118,10 @@ class _Walk:
         """Why the graph makes no sense; its kernels are rows all the same."""
         scope = self._scope(model.graph, {}, top=True)
         self.values = self._walk(model.graph, scope, 0, self.nodes)
+        if any(function.domain in _DOMAINS for function in model.functions):
+            self.broken = "it defines operators of ONNX anew"
+        if any(output.name not in self.values for output in model.graph.output):
+            self.broken = self.broken or "nothing makes one of its outputs"
 
     def tensors(self) -> list[Tensor]:
         """Rows and skipped tensors, kernels first in the graph's order."""
@@ -141,8 +148,7 @@ class _Walk:
         if self.broken is not None:
             raise ModelFileError(f"{self.broken}: the graph is damaged.")
         outputs = [self.values.get(o.name) for o in self.model.graph.output]
-        names = dict.fromkeys(value.name for value in outputs if isinstance(value, Data))
-        return Graph(tuple(self.nodes), tuple(names))
+        return Graph(tuple(self.nodes), tuple(value.name for value in outputs if isinstance(value, Data)))
 
     def _scope(self, graph: Any, outer: dict[str, Value], *, top: bool) -> dict[str, Value]:
         scope = dict(outer)
@@ -155,11 +161,11 @@ class _Walk:
             if given.name in scope and given.name not in outer:
                 continue  # before version 4 of the format, initialisers are inputs with a default
             tensor = given.type.tensor_type
-            floating = tensor.elem_type in (1, 10, 11, 16)
+            rule = "input" if tensor.elem_type in _FLOATS else "held" if tensor.elem_type in _INTEGERS else "unknown"
             shape = self._input_shape(given.name, tensor) if top else None
-            scope[given.name] = Data(given.name, shape, held=not floating)
+            scope[given.name] = Data(given.name, shape, held=rule == "held")
             if top:
-                self.nodes.append(Node(given.name, "input" if floating else "held", "input", (), shape))
+                self.nodes.append(Node(given.name, rule, "input", (), shape))
         return scope
 
     def _constant(self, proto: Any, name: str) -> Constant:
@@ -228,7 +234,9 @@ class _Walk:
         if found.kernel is not None:
             row = self._use(found, label)
             # Kernels are measured as they are stored, or in float64 where a reader computed them.
-            layer = Layer(row, found.kernel.load, found.geometry, max(len(found.kernel.shape) - 2, 0))
+            load, turned = found.kernel.load, found.turned
+            spatial = max(len(found.kernel.shape) - 2, 0)
+            layer = Layer(row, lambda: load().T if turned else load(), found.geometry, spatial)
             if found.kernel.refusal is not None:
                 found = replace(found, rule="unknown", params={"reason": found.kernel.refusal})
         rule = found.rule if at == 0 or found.pieces else "unknown"

@@ -21,7 +21,7 @@ from specnorm.auditing.readers.onnx_shapes import (
     sliced,
     times,
 )
-from specnorm.auditing.readers.onnx_tensors import Constant, constant_of
+from specnorm.auditing.readers.onnx_tensors import STEPS, Constant, constant_of
 from specnorm.networks.graph import Shape, Size, concrete
 from specnorm.networks.pointwise import SLOPES
 
@@ -70,7 +70,7 @@ class Translated:
         Of its outputs, as far as they are known.
     kernel : Constant or None
         Of a layer, with its ``geometry`` for specnorm's functions, as the file ``stated`` it, and the spatial ``sizes``
-        of its input.
+        of its input. ``turned``: a matrix that is stored with its outputs last.
     pieces : bool
         Whether the rule holds for every output, not for the first alone.
     """
@@ -83,6 +83,7 @@ class Translated:
     geometry: Mapping[str, Any] = field(default_factory=dict)
     stated: Mapping[str, Any] = field(default_factory=dict)
     sizes: Shape | None = None
+    turned: bool = False
     pieces: bool = False
 
 
@@ -273,7 +274,7 @@ def _matmul(call: Call) -> Translated:
     shape = None
     if x.shape is not None and len(x.shape) >= 2:
         shape = (*x.shape[:-1], weight.shape[1]) if first else (*x.shape[:-2], weight.shape[0], x.shape[-1])
-    return _matrix(weight, x, shape, 1.0)
+    return _matrix(weight, x, shape, 1.0, turned=first, foldable=first)
 
 
 def _gemm(call: Call) -> Translated:
@@ -290,12 +291,17 @@ def _gemm(call: Call) -> Translated:
     if x.shape is not None and len(x.shape) == 2:
         kept = x.shape[1 if call.attribute("transA" if flag == 0 else "transB", 0) else 0] if flag == 0 else None
         shape = (kept, columns) if kept is not None else (rows, fresh())
-    return _matrix(weight, x, shape, abs(float(call.attribute("alpha", 1.0))))
+    right = isinstance(a, Data)
+    alpha = abs(float(call.attribute("alpha", 1.0)))
+    return _matrix(weight, x, shape, alpha, turned=right and not turned, foldable=right)
 
 
-def _matrix(weight: Constant, x: Data, shape: Shape | None, alpha: float) -> Translated:
-    """A matrix has the norm of its transpose, so it is measured as it is stored."""
-    return Translated("layer", (x.name,), (shape,), {"alpha": alpha}, weight, {}, {}, ())
+def _matrix(
+    weight: Constant, x: Data, shape: Shape | None, alpha: float, *, turned: bool, foldable: bool
+) -> Translated:
+    """A constant matrix; its row is as it is stored, since it has the norm of its transpose."""
+    params = {"alpha": alpha, "foldable": foldable}
+    return Translated("layer", (x.name,), (shape,), params, weight, {}, {}, (), turned=turned)
 
 
 def _batch_norm(call: Call) -> Translated:
@@ -312,7 +318,7 @@ def _batch_norm(call: Call) -> Translated:
         values = gamma.load().astype(np.float64) / spread
     if not np.all(np.isfinite(values)):
         raise UnreadError("its variances are negative or not finite")
-    return Translated("scale", (x.name,), (x.shape,), {"values": values, "by_channel": True})
+    return Translated("scale", (x.name,), (x.shape,), {"values": values, "channel": 1})
 
 
 # -- pooling, resizing, padding ------------------------------------------------------------------------------------
@@ -484,7 +490,13 @@ def _scalar(value: Value | None) -> float | None:
     return float(np.ravel(value.load())[0])
 
 
+def _modern(call: Call) -> None:
+    if call.opset < 7 and call.attribute("broadcast", 0):
+        raise UnreadError("broadcasting of operator sets before 7 is not read")
+
+
 def _add(call: Call) -> Constant | Translated:
+    _modern(call)
     values = [value for value in call.inputs if isinstance(value, Data)]
     if call.operator == "Mean" and len(values) < len(call.inputs):
         raise UnreadError("Mean with constants")
@@ -541,6 +553,7 @@ def _same(a: Value | None, b: Value | None) -> bool:
 
 
 def _multiply(call: Call) -> Translated:
+    _modern(call)
     a, b = call.input(0), call.input(1)
     shape = broadcast_shapes([None if value is None else value.shape for value in (a, b)])
     if isinstance(a, Data) and isinstance(b, Data) and not (a.held and b.held):
@@ -560,6 +573,7 @@ def _multiply(call: Call) -> Translated:
 
 
 def _divide(call: Call) -> Translated:
+    _modern(call)
     if isinstance(call.input(1), Data):
         raise UnreadError("it divides by a value that depends on the input")
     constant = call.constant(1, 2**24)
@@ -572,12 +586,10 @@ def _divide(call: Call) -> Translated:
 
 def _scaled(call: Call, at: int, values: NDArray[np.float64], shape: Shape | None, *, exact: bool) -> Translated:
     x = call.data(at)
-    ndim = len(shape) if shape is not None else 0
-    channel = 1 if ndim > 2 else ndim - 1
-    aligned = (1,) * (ndim - values.ndim) + tuple(values.shape)
-    others = [n for axis, n in enumerate(aligned) if axis != channel]
-    by_channel = values.size > 1 and math.prod(others) == 1 and shape is not None and shape == x.shape
-    params = {"values": values.reshape(-1) if by_channel else values, "by_channel": by_channel, "exact": exact}
+    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
+    by_channel = len(wide) == 1 and shape is not None and shape == x.shape
+    channel = len(shape) - values.ndim + wide[0] if by_channel and shape is not None else None
+    params = {"values": values.reshape(-1) if by_channel else values, "channel": channel, "exact": exact}
     return Translated("scale", (x.name,), (shape,), params)
 
 
@@ -627,7 +639,7 @@ def _moved(call: Call, shape: Shape | None, change: Callable[[NDArray[Any]], NDA
         known = concrete(shape)
         if known is None or math.prod(known) != x.size:
             raise UnreadError(f"{call.operator} of a constant to a shape that is not known")
-        return x.mapped(known, change, f"{call.operator} {call.label}")
+        return x.mapped(known, change)
     return _one(call, "select", shape)
 
 
@@ -707,7 +719,7 @@ def _dequantize(call: Call) -> Constant | Translated:
         # An integer times a float32 is exact in float64.
         return np.asarray((a.astype(np.float64) - centre) * scale.load().astype(np.float64).reshape(shape))
 
-    return Constant(x.name, x.shape, "float64", lambda: change(x.load()), x.refusal, (*x.steps, call.label))
+    return Constant(x.name, x.shape, "float64", lambda: change(x.load()), x.refusal, (*x.steps, next(STEPS)))
 
 
 def _slice(call: Call) -> Constant | Translated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import stat
@@ -34,6 +35,7 @@ _TYPES: dict[int, tuple[str, str, str]] = {
 _OTHERS = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2"}
 _EXTERNAL = 1
 MAX_AXES = 8
+STEPS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Constant:
     dtype: str
     load: Callable[[], NDArray[Any]]
     refusal: str | None = None
-    steps: tuple[str, ...] = ()
-    """What was done to it since."""
+    steps: tuple[int, ...] = ()
+    """Numbers of what was done to it since."""
 
     @property
     def size(self) -> int:
@@ -69,10 +71,10 @@ class Constant:
         """The same, which cannot be read."""
         return replace(self, refusal=self.refusal or reason)
 
-    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]], step: str) -> Constant:
+    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant:
         """The same with its array changed when it is read."""
         load = self.load
-        return replace(self, shape=shape, load=lambda: change(load()), steps=(*self.steps, step))
+        return replace(self, shape=shape, load=lambda: change(load()), steps=(*self.steps, next(STEPS)))
 
 
 def constant_of(array: NDArray[Any], name: str) -> Constant:
