@@ -86,7 +86,13 @@ def root_up(x: Fraction | int) -> float:
 def hypot_up(*terms: float) -> float:
     """Root of a sum of squares of floats, never below the exact one; `math.hypot` is within one unit."""
     known = [term for term in terms if term]
-    return abs(known[0]) if len(known) == 1 else math.nextafter(math.hypot(*known) * (1 + 2.0**-51), math.inf) if known else 0.0
+    return (
+        abs(known[0])
+        if len(known) == 1
+        else math.nextafter(math.hypot(*known) * (1 + 2.0**-51), math.inf)
+        if known
+        else 0.0
+    )
 
 
 def float_up(x: Fraction) -> float:

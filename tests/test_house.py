@@ -24,7 +24,19 @@ LEVELS = (
     ("arrays", "cells", "frequencies", "rounding"),
     ("autocorrelation", "convolution", "operators"),
     ("backends", "program", "methods"),
-    ("api", "auditing", "certificates", "cli", "folding", "networks", "projections", "testing", "training", "__init__", "__main__"),
+    (
+        "api",
+        "auditing",
+        "certificates",
+        "cli",
+        "folding",
+        "networks",
+        "projections",
+        "testing",
+        "training",
+        "__init__",
+        "__main__",
+    ),
 )
 """Rooms from the ground up. A file may import rooms below its own, and its own neighbours."""
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +57,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Translation:
-    """What becomes of an operator: a rule, its parameters, and its inputs if they are not all that depend on the inputs.
+    """What becomes of an operator: a rule, its parameters, and its inputs if not all that depend on the network's.
 
     ``before`` are nodes to add first; ``kernel``, ``weight``, ``geometry``, ``spatial`` describe a layer.
     """
@@ -112,11 +111,15 @@ def _prelu(call: Call) -> Translation:
 
 
 def _threshold(call: Call) -> Translation:
-    return Translation("pointwise", {"function": "clip"}) if call["threshold"] == call["value"] else Translation("unknown")
+    return (
+        Translation("pointwise", {"function": "clip"}) if call["threshold"] == call["value"] else Translation("unknown")
+    )
 
 
 def _clip(call: Call) -> Translation:
-    return Translation("pointwise", {"function": "clip"}) if _only(call, "self") else Translation("unknown")
+    if not _only(call, "self"):
+        return Translation("unknown")
+    return Translation("broadcast") if _grows(call, "self") else Translation("pointwise", {"function": "clip"})
 
 
 def _grows(call: Call, name: str) -> bool:
@@ -133,7 +136,9 @@ def _add(call: Call) -> Translation:
         if alpha != 1:
             scaled = f"{call.node.name}.alpha"
             source = names[subtrahend]
-            before = (Node(scaled, "scale", call.name, (source,), call.shape(subtrahend), {"values": alpha, "exact": True}),)
+            before = (
+                Node(scaled, "scale", call.name, (source,), call.shape(subtrahend), {"values": alpha, "exact": True}),
+            )
             names[subtrahend] = scaled
         return Translation("add", {}, tuple(names.values()), before)
     data = "self" if call.is_data("self") else "other"
@@ -144,7 +149,11 @@ def _add(call: Call) -> Translation:
 
 def _multiply(call: Call) -> Translation:
     if call.is_data("self") and call.is_data("other"):
-        return _gated(call["self"], call["other"]) or _gated(call["other"], call["self"]) or Translation("unknown", _PRODUCT)
+        return (
+            _gated(call["self"], call["other"])
+            or _gated(call["other"], call["self"])
+            or Translation("unknown", _PRODUCT)
+        )
     data, constant = ("self", "other") if call.is_data("self") else ("other", "self")
     return _scaled(call, data, call[constant])
 
@@ -168,11 +177,10 @@ def _scaled(call: Call, data: str, constant: Any) -> Translation:
     values = torch.as_tensor(constant, dtype=torch.float64).cpu()
     exact = call.name == "mul"
     ndim = len(call.shape())
-    channel = 1 if ndim > 2 else ndim - 1
-    aligned = (1,) * (ndim - values.ndim) + tuple(values.shape)
-    others = [n for axis, n in enumerate(aligned) if axis != channel]
-    if values.numel() > 1 and math.prod(others) == 1 and not _grows(call, data):
-        return Translation("scale", {"values": values.reshape(-1).numpy(), "by_channel": True, "exact": exact})
+    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
+    if len(wide) == 1 and not _grows(call, data):
+        channel = ndim - values.ndim + wide[0]
+        return Translation("scale", {"values": values.reshape(-1).numpy(), "channel": channel, "exact": exact})
     return Translation("scale", {"values": values.numpy(), "exact": exact})
 
 
@@ -182,7 +190,7 @@ def _batch_norm(call: Call) -> Translation:
     wide = 1 / torch.sqrt(variance.detach().to(torch.float64) + call["eps"])
     if call["weight"] is not None:
         wide = wide * call["weight"].detach().to(torch.float64)
-    return Translation("scale", {"values": wide.cpu().numpy(), "by_channel": True})
+    return Translation("scale", {"values": wide.cpu().numpy(), "channel": 1})
 
 
 def _stack(call: Call) -> Translation:
@@ -275,15 +283,18 @@ def _layer(weight: Tensor, geometry: dict[str, Any], ndim: int) -> Translation:
 
 
 def _matrix(weight: str, data: str) -> Rule:
-    """Product with a constant matrix, from either side: the same norm as its transpose."""
+    """Product with a constant matrix, from either side."""
 
     def translate(call: Call) -> Translation:
         kernel, x = (weight, data) if call.is_data(data) else (data, weight)
-        if call.is_data(kernel) or (not _only(call, x) and call.name != "addmm"):
+        if call.is_data(kernel):
             return Translation("unknown", _PRODUCT)
-        if call.is_data("bias") or call[kernel].ndim != 2 or (call.name == "addmm" and not _only(call, x)):
+        if call[kernel].ndim != 2 or not _only(call, x):
             return Translation("unknown")
-        return _layer(call[kernel], {}, 0)
+        matrix: Tensor = call[kernel]
+        # Outputs first, as `linear` has them; from the left they are not the last axis of the result.
+        turned = matrix if call.name == "linear" else matrix.T
+        return replace(_layer(turned, {}, 0), params={"foldable": kernel == weight}, weight=matrix)
 
     return translate
 
@@ -350,7 +361,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), lambda _: Translation("broadcast")),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **{f"{kind}_pad{n}d": _pad for kind in ("reflection", "replication") for n in (1, 2, 3)},
-    "gelu": lambda call: Translation("pointwise", {"function": "gelu_tanh" if call["approximate"] == "tanh" else "gelu"}),
+    "gelu": lambda call: Translation(
+        "pointwise", {"function": "gelu_tanh" if call["approximate"] == "tanh" else "gelu"}
+    ),
     "elu": _elu,
     "leaky_relu": lambda call: Translation("pointwise", {"function": "leaky", "alpha": float(call["negative_slope"])}),
     "prelu": _prelu,
@@ -365,7 +378,9 @@ RULES: dict[str, Rule] = {
     "select_scatter": lambda _: Translation("stack"),
     "mean": _reduce("mean"),
     "sum": _reduce("sum"),
-    **dict.fromkeys(("amax", "amin", "max", "min"), lambda call: Translation("length") if _only(call, "self") else _extreme(call)),
+    **dict.fromkeys(
+        ("amax", "amin", "max", "min"), lambda call: Translation("length") if _only(call, "self") else _extreme(call)
+    ),
     "linalg_vector_norm": _norm,
     **dict.fromkeys(("softmax", "_softmax"), lambda _: Translation("softmax")),
     **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
@@ -388,10 +403,14 @@ RULES: dict[str, Rule] = {
 
 _NORMALISED = "it divides by a deviation of its own input, where no constant below max |weight| / sqrt(eps) holds"
 REASONS = {
-    **dict.fromkeys(("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED),
+    **dict.fromkeys(
+        ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED
+    ),
     **dict.fromkeys(("rms_norm", "local_response_norm", "normalize"), _NORMALISED),
     **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), _PRODUCT["reason"]),
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
-    **dict.fromkeys(("pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"), "its slope has no bound"),
+    **dict.fromkeys(
+        ("pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"), "its slope has no bound"
+    ),
 }
 """Why some operators are unknown."""

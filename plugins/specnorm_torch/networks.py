@@ -1,8 +1,8 @@
 """A torch module -> the graph of its network, and a proven Lipschitz constant.
 
-`torch.export` traces the module once in ``eval()``, through Python control flow, functional calls and in-place operators
-(which it makes functional). What does not depend on the inputs is evaluated with the module's own tensors, so that a
-parametrised weight is the weight that the module uses; `aten` translates the rest.
+`torch.export` traces the module once in ``eval()``, through Python control flow, functional calls and in-place
+operators (which it makes functional). What does not depend on the inputs is evaluated with the module's own tensors, so
+that a parametrised weight is the weight that the module uses; `aten` translates the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch.export.graph_signature import InputKind, OutputKind
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Measure, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, RULES, Call, Translation
-
 
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Operators that read the shape of a value and not what is in it."""
@@ -112,6 +111,7 @@ class _Walk:
         self.data: set[str] = set()
         """fx names of values that do, each the name of a node."""
         self.nodes: list[Node] = []
+        self.kernels: dict[str, Tensor | None] = {}
 
     def graph(self) -> Graph:
         """The whole graph."""
@@ -132,7 +132,7 @@ class _Walk:
         ]
         if not names:
             raise MethodError("no output of the model depends on its floating inputs.")
-        return Graph(tuple(self.nodes), tuple(dict.fromkeys(names)))
+        return Graph(tuple(self.nodes), tuple(names))
 
     def _placeholder(self, node: Any, spec: Any) -> None:
         if spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
@@ -168,8 +168,15 @@ class _Walk:
             self._add(extra)
         layer = None
         if found.kernel is not None:
-            layer = Layer(_layer_name(node, self.exported, found), found.kernel, found.geometry, found.spatial)
+            layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial)
         self._add(Node(node.name, found.rule, name, inputs, _shape(node), found.params, layer))
+
+    def _named(self, node: Any, found: Translation) -> str:
+        """Name of a kernel, which no other kernel has."""
+        name = _layer_name(node, self.exported, found)
+        if self.kernels.setdefault(name, found.weight) is not found.weight:
+            name = f"{name} ({node.name})"
+        return name
 
     def _like(self, node: Any) -> Any:
         """A value, or zeros of its shape."""
@@ -193,17 +200,21 @@ class _Walk:
                 reason = REASONS.get(call.name)
                 return Translation("unknown", {} if reason is None else {"reason": reason})
             return rule(call)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except Exception as error:  # whatever an unusual call breaks: it is named, and the others are kept
             return Translation("unknown", {"reason": f"its arguments are not understood ({error!r})"})
 
 
 def _operator(node: Any) -> str:
     """Name of an operator without namespace and overload."""
     schema = getattr(node.target, "_schema", None)
-    return str(schema.name.rpartition("::")[2]) if schema is not None else getattr(node.target, "__name__", str(node.target))
+    return (
+        str(schema.name.rpartition("::")[2])
+        if schema is not None
+        else getattr(node.target, "__name__", str(node.target))
+    )
 
 
-def _arguments(node: Any, known: dict[str, Any]) -> dict[str, Any]:
+def _arguments(node: Any, known: dict[str, Any]) -> dict[Any, Any]:
     """Arguments by name, defaults included; constants by value, what depends on the inputs as fx nodes."""
     schema = getattr(node.target, "_schema", None)
     given = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: known.get(n.name, n))

@@ -34,10 +34,10 @@ def network_of(
     """
     if not isinstance(tensors, OnnxTensors):
         return None
-    measured = {(row.name, row.spec): row for row in rows if row.status == "ok" and row.spec is not None}
+    measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
 
     def known(layer: Layer, spec: ConvSpec) -> Norm | None:
-        row = measured.get((layer.name, replace(spec, layout=None)))
+        row = measured.get((layer.name, _key(spec)))
         heuristic = row.values.get("reshaped") if row is not None else None
         if row is None or row.upper is None or not isinstance(heuristic, float):
             return None
@@ -51,3 +51,8 @@ def network_of(
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
     return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason, 0.0),), {})
+
+
+def _key(spec: ConvSpec) -> ConvSpec | None:
+    """What a norm depends on: of a matrix nothing, since its transpose has the same."""
+    return replace(spec, layout=None) if spec.ndim else None

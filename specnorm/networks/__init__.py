@@ -1,7 +1,7 @@
 """Whole networks: a graph of layers, activations and joins -> a proven Lipschitz constant.
 
-`graph` says what a network is, `rules` by how much each node can stretch, `bounding` puts them together with the norms of
-the layers from `measuring`. Front-ends (the torch plugin, the ONNX reader) build graphs.
+`graph` says what a network is, `rules` by how much each node can stretch, `bounding` puts them together with the norms
+of the layers from `measuring`. Front-ends (the torch plugin, the ONNX reader) build graphs.
 """
 
 from __future__ import annotations

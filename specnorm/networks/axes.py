@@ -120,7 +120,7 @@ def resize_norm_up(mode: str, size: int, outputs: int, scale: Fraction, coordina
     nearest : {"floor", "ceil", "round_prefer_floor", "round_prefer_ceil"}
         For "nearest".
     """
-    rows = []
+    rows: list[tuple[tuple[int, Fraction], ...]] = []
     if max(size, outputs) > LONGEST:
         return None
     for i in range(outputs):

@@ -103,8 +103,8 @@ class NetworkBound:
             ],
             "nodes": [
                 {
-                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer, "factor": _finite(s.factor),
-                    "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
+                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer,
+                    "factor": _finite(s.factor), "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
                 }
                 for s in self.nodes
             ],
@@ -121,8 +121,8 @@ def bound(graph: Graph, measure: Measure | None = None) -> NetworkBound:
     """Bound the Lipschitz constant of a network.
 
     Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
-    combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the root
-    of the sum of squares (Cauchy-Schwarz).
+    combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
+    root of the sum of squares (Cauchy-Schwarz).
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class _Pass:
         heuristics = [step.heuristic for step in before if step.heuristic is not None]
         if len(uppers) < len(before) or len(heuristics) < len(before):
             return Step(node.name, node.operator, node.rule, None, None, None)
-        if not any(uppers):
+        if not any(uppers) and (before or node.rule == "held"):
             return Step(node.name, node.operator, node.rule, None, 0.0, 0.0)  # held, whatever it is
         try:
             return self._known(node, uppers, heuristics)
@@ -192,8 +192,9 @@ class _Pass:
             raise UnknownRuleError(str(reason))
         (source,) = sources
         if node.rule == "scale":
-            layer, channels = self._past_shifts(source), _by_channel(node)
-            if layer.rule == "layer" and channels is not None:
+            layer = self._past_shifts(source)
+            channels = _by_channel(node, layer)
+            if channels is not None:
                 return self._layer(layer, channels, node)
         factor = FACTORS[node.rule](node, source)
         both = (rounding.times_up(factor, uppers[0]), rounding.times_up(factor, heuristics[0]))
@@ -238,12 +239,17 @@ def _last(shape: Any, count: int) -> Any:
     return None if shape is None else shape[len(shape) - count :]
 
 
-def _by_channel(node: Node) -> Any:
-    """One number an output channel of a layer, if the node multiplies by such."""
-    values = np.asarray(node.params["values"], dtype=np.float64)
-    if values.ndim == 1 and node.params.get("by_channel") and bool(np.all(np.isfinite(values))):
-        return values
-    return None
+def _by_channel(node: Node, layer: Node) -> Any:
+    """One number an output channel of a layer, if the node multiplies by such; None otherwise."""
+    values, axis = np.asarray(node.params["values"], dtype=np.float64), node.params.get("channel")
+    if layer.rule != "layer" or layer.layer is None or axis is None or not layer.params.get("foldable", True):
+        return None
+    if node.shape is None:
+        # Batch normalisation has its channels on axis 1, as a convolution of samples does.
+        fits = axis == 1 and layer.layer.spatial > 0
+    else:
+        fits = axis == len(node.shape) - 1 - layer.layer.spatial
+    return values if fits and values.ndim == 1 and bool(np.all(np.isfinite(values))) else None
 
 
 def _combined(steps: list[Step]) -> Step:

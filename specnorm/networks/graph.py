@@ -1,4 +1,4 @@
-"""A network as a graph of named rules, without any framework. No arithmetic here: front-ends build it, `bounding` reads it.
+"""A network as a graph of named rules, without any framework. Front-ends build it, `bounding` reads it.
 
 Only values that depend on the network's inputs are nodes. What does not (weights, biases, masks) is a parameter of the
 node that uses it, so that a front-end decides what is constant, and nothing else has to.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
 
 WORK = 2**25
-"""Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most. Others
-get the bound for every size."""
+"""Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.
+Others get the bound for every size."""
 LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
@@ -107,7 +107,7 @@ class Measure:
         lost = 0.0
         if scale is not None:
             kernel = np.asarray(backend_for(kernel).to_numpy(kernel), dtype=np.float64)
-            plain = {name: geometry[name] for name in ("groups", "transposed") if name in geometry}
+            plain: Any = {name: geometry[name] for name in ("groups", "transposed") if name in geometry}
             # gamma / sqrt(var + eps) is `scale` already: as gamma, over a variance of 1.
             kernel = fold_batch_norm(kernel, scale, np.ones_like(scale), 0.0, **plain)
             lost = _fold_error(kernel, spec)
@@ -130,8 +130,10 @@ def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | N
     if max(map(math.prod, sizes)) > LARGEST:
         return None
     if spec.padding_mode == "circular":
-        fits = spec.transposed or all(n % s == 0 for n, s in zip(before, spec.stride, strict=True))
-        return before if fits else None
+        if not spec.transposed and any(n % s for n, s in zip(before, spec.stride, strict=True)):
+            return None
+        if replace(spec, input_shape=before).periodic:
+            return before
     sides = (spec.cin // spec.groups * math.prod(before), spec.cout // spec.groups * math.prod(after))
     return before if spec.groups * min(sides) ** 3 <= WORK and max(sides) <= LARGEST else None
 

@@ -1,14 +1,15 @@
 """The rules: by how much one node can stretch. Each says why; `docs/networks.md` shows them as a table.
 
 Two kinds. A *factor* is the Lipschitz constant of a node with one input, and multiplies its input's bound. A
-*combination* takes the bounds of several inputs. Constants are about real arithmetic, 2-norms, and one sample (a batch of
-samples: each, and all together).
+*combination* takes the bounds of several inputs. Constants are about real arithmetic, 2-norms, and one sample (a batch
+of samples: each, and all together).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -26,24 +27,29 @@ class UnknownRuleError(Exception):
 
 
 def select(node: Node, source: Node) -> float:
-    """1: each output is one input, each input at most once, or a constant (reshape, transpose, slice, crop, zero pad,
-    split, flatten, flip, pixel shuffle, dropout at inference, adding a constant).
+    """1: nothing is stretched.
+
+    Each output is one input, each input at most once, or a constant: reshape, transpose, slice, crop, split,
+    flatten, flip, pixel shuffle, dropout at inference, adding a constant.
     """
     del node, source
     return 1.0
 
 
 def copies(node: Node, source: Node) -> float:
-    """sqrt(r), r the largest number of copies of one entry (expand, tile, repeat, gather, reflect or replicate padding):
-    the columns of the matrix are orthogonal, with at most r ones each.
+    """sqrt(r), r the largest number of copies of one entry.
+
+    Tile, repeat, gather, nearest resizing: the columns of the matrix are orthogonal, with at most r ones each.
     """
     del source
     return rounding.root_up(int(node.params["copies"]))
 
 
 def pad(node: Node, source: Node) -> float:
-    """1 for constants; for reflect, replicate and circular padding sqrt(r), a product over the axes, r the largest number
-    of copies of one pixel. With the convolution after it, it is one layer.
+    """1 for constants; sqrt(r) for repeated pixels.
+
+    For reflect, replicate and circular padding r is a product over the axes of the largest number of copies of one
+    pixel. With the convolution after it, padding is one layer.
     """
     mode, pads = node.params["mode"], node.params["pads"]
     if mode == "zeros":
@@ -55,13 +61,18 @@ def pad(node: Node, source: Node) -> float:
 
 
 def broadcast(node: Node, source: Node) -> float:
-    """sqrt(r), as for copies, r counted from the shapes before and after."""
+    """sqrt(r), r counted from the shapes before and after.
+
+    As for copies.
+    """
     return rounding.root_up(repeats(source.shape, node.shape))
 
 
 def scale(node: Node, source: Node) -> float:
-    """max |c|, for the product with constants (batch normalisation at inference: |gamma| / sqrt(var + eps)): a diagonal
-    matrix. Times sqrt(r) where it also repeats the input r times.
+    """The largest |c|, for a product with constants.
+
+    A diagonal matrix; batch normalisation at inference has |gamma| / sqrt(var + eps). Times sqrt(r) where it also
+    repeats the input r times. Directly after a layer it is folded into the kernel instead.
     """
     values = np.asarray(node.params["values"], dtype=np.float64)
     if not values.size or not bool(np.all(np.isfinite(values))):
@@ -72,7 +83,10 @@ def scale(node: Node, source: Node) -> float:
 
 
 def pointwise(node: Node, source: Node) -> float:
-    """The largest slope of the function, rounded up: see the list of functions."""
+    """The largest slope of the function, rounded up.
+
+    See the list of functions.
+    """
     del source
     name = str(node.params["function"])
     found = slope(name, float(node.params.get("alpha", 1.0)))
@@ -82,9 +96,11 @@ def pointwise(node: Node, source: Node) -> float:
 
 
 def max_pool(node: Node, source: Node) -> float:
-    """sqrt of the largest number of windows that one pixel is in, a product over the axes of ceil(k / s'), s' = s /
-    gcd(s, dilation): a maximum moves by at most the norm of its window's change, and each pixel is counted that often.
-    Attained (a pixel that is the maximum of all its windows).
+    """The root of the largest number of windows that one pixel is in.
+
+    A product over the axes of ceil(k / s'), s' = s / gcd(s, dilation). A maximum moves by at most the norm of its
+    window's change, and each pixel is counted that often. Attained by a pixel that is the maximum of all its
+    windows.
     """
     if node.params.get("adaptive"):
         pairs = zip(*_sizes(node, source), strict=True)
@@ -93,8 +109,10 @@ def max_pool(node: Node, source: Node) -> float:
 
 
 def average_pool(node: Node, source: Node) -> float:
-    """The norm of one matrix of weights an axis, multiplied (Kronecker product); 1/sqrt(k) an axis for windows that do
-    not overlap. At unknown sizes sqrt(sum c_r^2) / k, c_r the taps in residue class r modulo the stride.
+    """The norm of one matrix of weights an axis, multiplied.
+
+    A Kronecker product; 1/sqrt(k) an axis for windows that do not overlap. At unknown sizes sqrt(sum c_r^2) / k,
+    c_r the number of taps in residue class r modulo the stride.
     """
     if node.params.get("adaptive"):
         pairs = zip(*_sizes(node, source), strict=True)
@@ -114,13 +132,19 @@ def average_pool(node: Node, source: Node) -> float:
 
 
 def global_average(node: Node, source: Node) -> float:
-    """1/sqrt(N) for the mean of N numbers (a row of norm 1/sqrt(N); disjoint rows). 1 where N is not known."""
+    """1/sqrt(N) for the mean of N numbers.
+
+    Disjoint rows of norm 1/sqrt(N). 1 where N is not known.
+    """
     counted = _reduced(node, source)
-    return 1.0 if counted is None else rounding.root_up(axes.Fraction(1, max(counted, 1)))
+    return 1.0 if counted is None else rounding.root_up(Fraction(1, max(counted, 1)))
 
 
 def total(node: Node, source: Node) -> float:
-    """sqrt(N) for the sum of N numbers."""
+    """sqrt(N) for the sum of N numbers.
+
+    Disjoint rows of norm sqrt(N).
+    """
     counted = _reduced(node, source)
     if counted is None:
         raise UnknownRuleError("it sums numbers whose count depends on the input's size: give the input shape")
@@ -128,8 +152,9 @@ def total(node: Node, source: Node) -> float:
 
 
 def resize(node: Node, source: Node) -> float:
-    """The norm of one matrix of weights an axis, multiplied: nearest xf: sqrt(f); linear: below that, but for
-    align_corners=True.
+    """The norm of one matrix of weights an axis, multiplied.
+
+    Nearest xf: sqrt(f); linear: at most that, but for align_corners=True.
     """
     before, after = _sizes(node, source, every=True)
     factors = []
@@ -143,16 +168,19 @@ def resize(node: Node, source: Node) -> float:
 
 
 def softmax(node: Node, source: Node) -> float:
-    """1/2: the Jacobian diag(p) - p p^T is symmetric, and the absolute sum of its row i is 2 p_i (1 - p_i)
-    (Gershgorin).
+    """1/2.
+
+    The Jacobian diag(p) - p p^T is symmetric, and the absolute sum of its row i is 2 p_i (1 - p_i) (Gershgorin).
     """
     del node, source
     return 0.5
 
 
 def log_softmax(node: Node, source: Node) -> float:
-    """sqrt(n) for n classes: the Jacobian I - 1 p^T has squared norm at most that of p = e_1 (convexity): I - 1 e_1^T
-    times its transpose is I on n - 1 axes plus the all-ones matrix there, whose norm is n.
+    """sqrt(n) for n classes.
+
+    The norm of the Jacobian I - 1 p^T is convex in p, so largest at a corner: (I - 1 e_1^T)(I - 1 e_1^T)^T is 0 on
+    the first axis and I + 1 1^T on the n - 1 others, of norm n.
     """
     n = node.params.get("classes")
     if n is None and source.shape is not None:
@@ -163,7 +191,10 @@ def log_softmax(node: Node, source: Node) -> float:
 
 
 def length(node: Node, source: Node) -> float:
-    """1 for the 2-norm along axes, and for the largest or smallest entry: |max x - max y| <= max |x - y| <= |x - y|."""
+    """1, for the 2-norm along axes and for the largest or smallest entry.
+
+    | |x| - |y| | <= |x - y|, and |max x - max y| <= max |x - y| <= |x - y|.
+    """
     del node, source
     return 1.0
 
@@ -188,24 +219,34 @@ FACTORS: dict[str, Callable[[Node, Node], float]] = {
 
 
 def add(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
-    """The sum of the inputs' bounds (triangle inequality), each times sqrt(r) where it is repeated r times."""
+    """The sum of the inputs' bounds.
+
+    Triangle inequality; each times sqrt(r) where it is repeated r times.
+    """
     return rounding.plus_up(*_spread(node, sources, bounds))
 
 
 def average(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
-    """The sum of the inputs' bounds over their number."""
+    """The sum of the inputs' bounds over their number.
+
+    As for a sum.
+    """
     return rounding.times_up(add(node, sources, bounds), math.nextafter(1 / len(bounds), math.inf))
 
 
 def stack(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
-    """The root of the sum of squares of the inputs' bounds (concatenation): squared changes add up."""
+    """The root of the sum of squares of the inputs' bounds.
+
+    Concatenation: squared changes add up.
+    """
     del node, sources
     return rounding.hypot_up(*bounds)
 
 
 def extreme(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
-    """The root of the sum of squares of the inputs' bounds (entrywise maximum or minimum): |max(a, b) - max(c, d)| is at
-    most the larger of |a - c| and |b - d|.
+    """The root of the sum of squares of the inputs' bounds.
+
+    Entrywise maximum, minimum or choice: |max(a, b) - max(c, d)| is at most the larger of |a - c| and |b - d|.
     """
     return rounding.hypot_up(*_spread(node, sources, bounds))
 
@@ -222,10 +263,7 @@ COMBINATIONS: dict[str, Callable[[Node, Sequence[Node], Sequence[float]], float]
 def repeats(before: Shape | None, after: Shape | None) -> int:
     """How often broadcasting repeats each entry.
 
-    Raises
-    ------
-    UnknownRuleError
-        If the shapes do not tell.
+    Raises ------ UnknownRuleError If the shapes do not tell.
     """
     if before is None or after is None or len(before) > len(after):
         raise UnknownRuleError("the shapes that are broadcast are not known: give the input shape")
@@ -279,4 +317,4 @@ def _reduced(node: Node, source: Node) -> int | None:
     if source.shape is None:
         return None
     sizes = [source.shape[axis] for axis in node.params["axes"]]
-    return math.prod(sizes) if all(isinstance(n, int) for n in sizes) else None  # type: ignore[misc]
+    return math.prod(sizes) if all(isinstance(n, int) for n in sizes) else None

@@ -22,6 +22,9 @@ from specnorm.networks.graph import Shape, Size, concrete
 _DEPTH = 16
 """Sub-graphs in sub-graphs that are looked into."""
 _DOMAINS = ("", "ai.onnx")
+_FLOATS = (1, 10, 11, 16)
+_INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
+"""Element types of inputs: those that move, and those that are held (text, too)."""
 
 
 class OnnxTensors(list[Tensor]):
@@ -61,7 +64,9 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
     size = file.seek(0, 2)
     file.seek(0)
     if size > max_bytes:
-        raise ModelFileError(f"it has {size} bytes, more than the limit of {max_bytes}. Raise max_bytes if you trust it.")
+        raise ModelFileError(
+            f"it has {size} bytes, more than the limit of {max_bytes}. Raise max_bytes if you trust it."
+        )
     try:
         model = ModelProto.FromString(file.read())
     except (DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -109,8 +114,14 @@ class _Walk:
         """Every initialiser."""
         self.unread: dict[str, str] = {}
         """Initialisers of operators that are not read, with the operator."""
+        self.broken: str | None = None
+        """Why the graph makes no sense; its kernels are rows all the same."""
         scope = self._scope(model.graph, {}, top=True)
         self.values = self._walk(model.graph, scope, 0, self.nodes)
+        if any(function.domain in _DOMAINS for function in model.functions):
+            self.broken = "it defines operators of ONNX anew"
+        if any(output.name not in self.values for output in model.graph.output):
+            self.broken = self.broken or "nothing makes one of its outputs"
 
     def tensors(self) -> list[Tensor]:
         """Rows and skipped tensors, kernels first in the graph's order."""
@@ -134,9 +145,10 @@ class _Walk:
 
     def graph(self) -> Graph:
         """The network; values that no output needs are left out."""
+        if self.broken is not None:
+            raise ModelFileError(f"{self.broken}: the graph is damaged.")
         outputs = [self.values.get(o.name) for o in self.model.graph.output]
-        names = dict.fromkeys(value.name for value in outputs if isinstance(value, Data))
-        return Graph(tuple(self.nodes), tuple(names))
+        return Graph(tuple(self.nodes), tuple(value.name for value in outputs if isinstance(value, Data)))
 
     def _scope(self, graph: Any, outer: dict[str, Value], *, top: bool) -> dict[str, Value]:
         scope = dict(outer)
@@ -149,11 +161,11 @@ class _Walk:
             if given.name in scope and given.name not in outer:
                 continue  # before version 4 of the format, initialisers are inputs with a default
             tensor = given.type.tensor_type
-            floating = tensor.elem_type in (1, 10, 11, 16)
+            rule = "input" if tensor.elem_type in _FLOATS else "held" if tensor.elem_type in _INTEGERS else "unknown"
             shape = self._input_shape(given.name, tensor) if top else None
-            scope[given.name] = Data(given.name, shape, held=not floating)
+            scope[given.name] = Data(given.name, shape, held=rule == "held")
             if top:
-                self.nodes.append(Node(given.name, "input" if floating else "held", "input", (), shape))
+                self.nodes.append(Node(given.name, rule, "input", (), shape))
         return scope
 
     def _constant(self, proto: Any, name: str) -> Constant:
@@ -185,15 +197,23 @@ class _Walk:
         names = {node.name for node in self.nodes} if depth == 0 else set()
         for position, proto in enumerate(graph.node):
             label = proto.name or f"{proto.op_type}_{position}"
+            missing = next((name for name in proto.input if name and name not in scope), None)
+            if missing is not None:
+                self.broken = self.broken or f"{label[:80]} uses {missing[:80]!r}, which nothing before it makes"
             inputs = [scope.get(name) if name else None for name in proto.input]
             attributes = {a.name: a for a in proto.attribute}
-            for attribute in attributes.values():
-                for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                    if depth < _DEPTH:
-                        # For the kernels; its values are unknown here.
-                        self._walk(inner, self._scope(inner, scope, top=False), depth + 1, [])
+            for inner in _graphs(proto):
+                if depth < _DEPTH:
+                    # For the kernels; its values are unknown here.
+                    self._walk(inner, self._scope(inner, scope, top=False), depth + 1, [])
+                # It may use any value that is in sight.
+                inputs += [scope[name] for name in sorted(_mentioned(inner, _DEPTH)) if name in scope]
             call = Call(proto.op_type, self.opset, inputs, attributes, len(proto.output), self._constant, label)
             found = self._translate(proto, call)
+            if isinstance(found, Translated) and not found.inputs:
+                # Constant, or made of shapes and integers; a broken graph gives no bound.
+                shapes = tuple(value.name for value in inputs if isinstance(value, Data))
+                found = replace(found, rule="held", inputs=shapes, kernel=None)
             outputs = [name for name in proto.output if name]
             if isinstance(found, Constant):
                 scope.update(dict.fromkeys(outputs[:1], found))
@@ -201,11 +221,12 @@ class _Walk:
             for at, name in enumerate(outputs):
                 node = self._node(name, proto.op_type, label, found, at)
                 if node.name in names:
-                    raise ModelFileError(f"two of its values are called {name[:80]!r}: it is damaged.")
+                    self.broken = self.broken or f"two of its values are called {name[:80]!r}"
+                    node = replace(node, name=f"{name} ({len(nodes)})")
                 names.add(node.name)
                 nodes.append(node)
                 held = all(value.held for value in inputs if isinstance(value, Data))
-                scope[name] = Data(name, node.shape, held, call)
+                scope[name] = Data(node.name, node.shape, held, call)
         return scope
 
     def _node(self, name: str, operator: str, label: str, found: Translated, at: int) -> Node:
@@ -213,7 +234,9 @@ class _Walk:
         if found.kernel is not None:
             row = self._use(found, label)
             # Kernels are measured as they are stored, or in float64 where a reader computed them.
-            layer = Layer(row, found.kernel.load, found.geometry, max(len(found.kernel.shape) - 2, 0))
+            load, turned = found.kernel.load, found.turned
+            spatial = max(len(found.kernel.shape) - 2, 0)
+            layer = Layer(row, lambda: load().T if turned else load(), found.geometry, spatial)
             if found.kernel.refusal is not None:
                 found = replace(found, rule="unknown", params={"reason": found.kernel.refusal})
         rule = found.rule if at == 0 or found.pieces else "unknown"
@@ -229,7 +252,11 @@ class _Walk:
         use = _Use(kernel, found.stated, sizes, label)
         while name in self.uses:
             old = self.uses[name]
-            if old.geometry == use.geometry and old.constant.shape == kernel.shape and old.constant.steps == kernel.steps:
+            if (
+                old.geometry == use.geometry
+                and old.constant.shape == kernel.shape
+                and old.constant.steps == kernel.steps
+            ):
                 if old.sizes != sizes:
                     self.uses[name] = replace(old, sizes=None)
                 return name
@@ -251,5 +278,24 @@ class _Walk:
         for value in call.inputs:
             if isinstance(value, Constant):
                 self.unread.setdefault(value.name, f"{proto.op_type[:40]} ({call.label[:80]})")
-        data = tuple(value.name for value in call.inputs if isinstance(value, Data))
+        data = tuple(dict.fromkeys(value.name for value in call.inputs if isinstance(value, Data)))
         return Translated("unknown", data, (), {"reason": reason})
+
+
+def _graphs(proto: Any) -> list[Any]:
+    """Sub-graphs of a node."""
+    found = []
+    for attribute in proto.attribute:
+        found += [attribute.g] if attribute.HasField("g") else []
+        found += list(attribute.graphs)
+    return found
+
+
+def _mentioned(graph: Any, depth: int) -> set[str]:
+    """Names that a sub-graph reads, its own included."""
+    names = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    if depth:
+        for node in graph.node:
+            for inner in _graphs(node):
+                names |= _mentioned(inner, depth - 1)
+    return names

@@ -1,4 +1,4 @@
-"""ONNX's operators in the words of `specnorm.networks.rules`: a function or a line each, with the shape of the result."""
+"""ONNX's operators in the words of `specnorm.networks.rules`: a function or a line each, and the result's shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from specnorm.auditing.readers.onnx_shapes import (
     sliced,
     times,
 )
-from specnorm.auditing.readers.onnx_tensors import Constant, constant_of
+from specnorm.auditing.readers.onnx_tensors import STEPS, Constant, constant_of
 from specnorm.networks.graph import Shape, Size, concrete
 from specnorm.networks.pointwise import SLOPES
 
@@ -70,7 +70,7 @@ class Translated:
         Of its outputs, as far as they are known.
     kernel : Constant or None
         Of a layer, with its ``geometry`` for specnorm's functions, as the file ``stated`` it, and the spatial ``sizes``
-        of its input.
+        of its input. ``turned``: a matrix that is stored with its outputs last.
     pieces : bool
         Whether the rule holds for every output, not for the first alone.
     """
@@ -83,6 +83,7 @@ class Translated:
     geometry: Mapping[str, Any] = field(default_factory=dict)
     stated: Mapping[str, Any] = field(default_factory=dict)
     sizes: Shape | None = None
+    turned: bool = False
     pieces: bool = False
 
 
@@ -168,7 +169,11 @@ def _one(call: Call, rule: str, shape: Shape | None, at: int = 0, **params: Any)
 # -- layers --------------------------------------------------------------------------------------------------------
 def _amounts(call: Call, name: str, count: int, default: int) -> tuple[int, ...]:
     given = call.attribute(name) or [default] * count
-    if len(given) != count or any(not 0 <= abs(n) <= MAX_AMOUNT for n in given) or min(given, default=0) < min(default, 0):
+    if (
+        len(given) != count
+        or any(not 0 <= abs(n) <= MAX_AMOUNT for n in given)
+        or min(given, default=0) < min(default, 0)
+    ):
         raise UnreadError(f"{name}={given[:8]} of {call.operator} make no sense here")
     return tuple(int(n) for n in given)
 
@@ -204,7 +209,13 @@ def _conv(call: Call) -> Translated:
     sizes = None if x.shape is None else x.shape[2:]
     if sizes is not None and len(sizes) != ndim:
         raise UnreadError(f"its input has shape {x.shape}, its kernel {weight.shape}")
-    geometry = {"stride": stride, "dilation": dilation, "groups": groups, "transposed": transposed, "padding_mode": "zeros"}
+    geometry = {
+        "stride": stride,
+        "dilation": dilation,
+        "groups": groups,
+        "transposed": transposed,
+        "padding_mode": "zeros",
+    }
     if transposed:
         pads, outputs = _cropping(call, kernel, stride, dilation, sizes)
         channels = weight.shape[1] * groups
@@ -263,7 +274,7 @@ def _matmul(call: Call) -> Translated:
     shape = None
     if x.shape is not None and len(x.shape) >= 2:
         shape = (*x.shape[:-1], weight.shape[1]) if first else (*x.shape[:-2], weight.shape[0], x.shape[-1])
-    return _matrix(weight, x, shape, 1.0)
+    return _matrix(weight, x, shape, 1.0, turned=first, foldable=first)
 
 
 def _gemm(call: Call) -> Translated:
@@ -280,12 +291,17 @@ def _gemm(call: Call) -> Translated:
     if x.shape is not None and len(x.shape) == 2:
         kept = x.shape[1 if call.attribute("transA" if flag == 0 else "transB", 0) else 0] if flag == 0 else None
         shape = (kept, columns) if kept is not None else (rows, fresh())
-    return _matrix(weight, x, shape, abs(float(call.attribute("alpha", 1.0))))
+    right = isinstance(a, Data)
+    alpha = abs(float(call.attribute("alpha", 1.0)))
+    return _matrix(weight, x, shape, alpha, turned=right and not turned, foldable=right)
 
 
-def _matrix(weight: Constant, x: Data, shape: Shape | None, alpha: float) -> Translated:
-    """A matrix has the norm of its transpose, so it is measured as it is stored."""
-    return Translated("layer", (x.name,), (shape,), {"alpha": alpha}, weight, {}, {}, ())
+def _matrix(
+    weight: Constant, x: Data, shape: Shape | None, alpha: float, *, turned: bool, foldable: bool
+) -> Translated:
+    """A constant matrix; its row is as it is stored, since it has the norm of its transpose."""
+    params = {"alpha": alpha, "foldable": foldable}
+    return Translated("layer", (x.name,), (shape,), params, weight, {}, {}, (), turned=turned)
 
 
 def _batch_norm(call: Call) -> Translated:
@@ -302,7 +318,7 @@ def _batch_norm(call: Call) -> Translated:
         values = gamma.load().astype(np.float64) / spread
     if not np.all(np.isfinite(values)):
         raise UnreadError("its variances are negative or not finite")
-    return Translated("scale", (x.name,), (x.shape,), {"values": values, "by_channel": True})
+    return Translated("scale", (x.name,), (x.shape,), {"values": values, "channel": 1})
 
 
 # -- pooling, resizing, padding ------------------------------------------------------------------------------------
@@ -357,7 +373,10 @@ def _reduce(rule: str) -> Operator:
         ndim = len(x.shape)
         wanted = sorted({int(a) % ndim for a in axes}) if axes else list(range(ndim))
         return Translated(
-            rule, (x.name,), (reduced(x.shape, wanted, keep=bool(call.attribute("keepdims", 1))),), {"axes": tuple(wanted)}
+            rule,
+            (x.name,),
+            (reduced(x.shape, wanted, keep=bool(call.attribute("keepdims", 1))),),
+            {"axes": tuple(wanted)},
         )
 
     return translate
@@ -367,7 +386,11 @@ def _resize(call: Call) -> Translated:
     x = call.data(0)
     call.only(0)
     newer = call.operator == "Resize" and call.opset >= 11
-    if call.attribute("antialias", 0) or call.attribute("exclude_outside", 0) or call.attribute("keep_aspect_ratio_policy"):
+    if (
+        call.attribute("antialias", 0)
+        or call.attribute("exclude_outside", 0)
+        or call.attribute("keep_aspect_ratio_policy")
+    ):
         raise UnreadError("antialias, exclude_outside and keep_aspect_ratio_policy have no rule")
     mode = call.attribute("mode", "nearest")
     coordinates = call.attribute("coordinate_transformation_mode", "half_pixel") if newer else "asymmetric"
@@ -442,7 +465,10 @@ def _celu(call: Call) -> Translated:
 
 
 def _selu(call: Call) -> Translated:
-    alpha, gamma = call.attribute("alpha", 1.67326319217681884765625), call.attribute("gamma", 1.05070102214813232421875)
+    alpha, gamma = (
+        call.attribute("alpha", 1.67326319217681884765625),
+        call.attribute("gamma", 1.05070102214813232421875),
+    )
     steep = math.nextafter(abs(gamma) * max(1.0, abs(alpha)), math.inf)
     return _one(call, "pointwise", call.data().shape, function="linear", alpha=steep)
 
@@ -464,7 +490,13 @@ def _scalar(value: Value | None) -> float | None:
     return float(np.ravel(value.load())[0])
 
 
+def _modern(call: Call) -> None:
+    if call.opset < 7 and call.attribute("broadcast", 0):
+        raise UnreadError("broadcasting of operator sets before 7 is not read")
+
+
 def _add(call: Call) -> Constant | Translated:
+    _modern(call)
     values = [value for value in call.inputs if isinstance(value, Data)]
     if call.operator == "Mean" and len(values) < len(call.inputs):
         raise UnreadError("Mean with constants")
@@ -480,7 +512,9 @@ def _multiple(value: Value | None) -> tuple[Value | None, float]:
     """A value as a number times another one."""
     call = value.call if isinstance(value, Data) else None
     if call is not None and call.operator in ("Mul", "Div"):
-        for x, c in ((call.input(0), call.input(1)), (call.input(1), call.input(0)))[: 2 if call.operator == "Mul" else 1]:
+        for x, c in ((call.input(0), call.input(1)), (call.input(1), call.input(0)))[
+            : 2 if call.operator == "Mul" else 1
+        ]:
             number = _scalar(c)
             if isinstance(x, Data) and number:
                 return x, number if call.operator == "Mul" else 1 / number
@@ -504,7 +538,12 @@ def _gated(x: Value | None, gate: Value | None) -> tuple[str, float] | None:
     if call.operator == "Add":
         for erf, one in ((call.input(0), call.input(1)), (call.input(1), call.input(0))):
             made = erf.call if isinstance(erf, Data) else None
-            if made is not None and made.operator == "Erf" and _scalar(one) == 1 and _same(_multiple(made.input(0))[0], base):
+            if (
+                made is not None
+                and made.operator == "Erf"
+                and _scalar(one) == 1
+                and _same(_multiple(made.input(0))[0], base)
+            ):
                 return "gelu", 2 * number
     return None
 
@@ -514,6 +553,7 @@ def _same(a: Value | None, b: Value | None) -> bool:
 
 
 def _multiply(call: Call) -> Translated:
+    _modern(call)
     a, b = call.input(0), call.input(1)
     shape = broadcast_shapes([None if value is None else value.shape for value in (a, b)])
     if isinstance(a, Data) and isinstance(b, Data) and not (a.held and b.held):
@@ -533,6 +573,7 @@ def _multiply(call: Call) -> Translated:
 
 
 def _divide(call: Call) -> Translated:
+    _modern(call)
     if isinstance(call.input(1), Data):
         raise UnreadError("it divides by a value that depends on the input")
     constant = call.constant(1, 2**24)
@@ -545,12 +586,10 @@ def _divide(call: Call) -> Translated:
 
 def _scaled(call: Call, at: int, values: NDArray[np.float64], shape: Shape | None, *, exact: bool) -> Translated:
     x = call.data(at)
-    ndim = len(shape) if shape is not None else 0
-    channel = 1 if ndim > 2 else ndim - 1
-    aligned = (1,) * (ndim - values.ndim) + tuple(values.shape)
-    others = [n for axis, n in enumerate(aligned) if axis != channel]
-    by_channel = values.size > 1 and math.prod(others) == 1 and shape is not None and shape == x.shape
-    params = {"values": values.reshape(-1) if by_channel else values, "by_channel": by_channel, "exact": exact}
+    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
+    by_channel = len(wide) == 1 and shape is not None and shape == x.shape
+    channel = len(shape) - values.ndim + wide[0] if by_channel and shape is not None else None
+    params = {"values": values.reshape(-1) if by_channel else values, "channel": channel, "exact": exact}
     return Translated("scale", (x.name,), (shape,), params)
 
 
@@ -590,7 +629,7 @@ def _reshape(call: Call) -> Constant | Translated:
     if x is None:
         raise UnreadError("an input is missing")
     new = None if given is None else reshaped(x.shape, given, allow_zero=bool(call.attribute("allowzero", 0)))
-    return _moved(call, new, lambda a: a.reshape(new))
+    return _moved(call, new, lambda a: a.reshape(concrete(new) or ()))
 
 
 def _moved(call: Call, shape: Shape | None, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant | Translated:
@@ -600,7 +639,7 @@ def _moved(call: Call, shape: Shape | None, change: Callable[[NDArray[Any]], NDA
         known = concrete(shape)
         if known is None or math.prod(known) != x.size:
             raise UnreadError(f"{call.operator} of a constant to a shape that is not known")
-        return x.mapped(known, change, f"{call.operator} {call.label}")
+        return x.mapped(known, change)
     return _one(call, "select", shape)
 
 
@@ -680,7 +719,7 @@ def _dequantize(call: Call) -> Constant | Translated:
         # An integer times a float32 is exact in float64.
         return np.asarray((a.astype(np.float64) - centre) * scale.load().astype(np.float64).reshape(shape))
 
-    return Constant(x.name, x.shape, "float64", lambda: change(x.load()), x.refusal, (*x.steps, call.label))
+    return Constant(x.name, x.shape, "float64", lambda: change(x.load()), x.refusal, (*x.steps, next(STEPS)))
 
 
 def _slice(call: Call) -> Constant | Translated:
@@ -747,7 +786,9 @@ def _gather(call: Call) -> Constant | Translated:
     most = int(np.unique(index, return_counts=True)[1].max(initial=1))
     if not isinstance(n, int) and bool((index < 0).any()):
         most = index.size
-    return Translated("copies", (data.name,), ((*data.shape[:axis], *where.shape, *data.shape[axis + 1 :]),), {"copies": most})
+    return Translated(
+        "copies", (data.name,), ((*data.shape[:axis], *where.shape, *data.shape[axis + 1 :]),), {"copies": most}
+    )
 
 
 def _expand(call: Call) -> Constant | Translated:
@@ -782,7 +823,12 @@ def _constant(call: Call) -> Constant:
     proto = call.attributes.get("value")
     if proto is not None and proto.HasField("t"):
         return call.describe(proto.t, call.label)
-    for name, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+    for name, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
         found = call.attribute(name)
         if found is not None:
             return constant_of(np.asarray(found, dtype=dtype), call.label)
@@ -839,7 +885,12 @@ def _folded(call: Call) -> Constant | Translated:
             found = a[0][tuple(cuts)]
         elif call.operator in ("Add", "Sub", "Mul", "Div"):
             whole = call.operator == "Div" and a[0].dtype.kind == "i"
-            apply = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.floor_divide if whole else np.divide}
+            apply = {
+                "Add": np.add,
+                "Sub": np.subtract,
+                "Mul": np.multiply,
+                "Div": np.floor_divide if whole else np.divide,
+            }
             found = apply[call.operator](a[0], a[1])
         else:
             return Translated("held")

@@ -1,4 +1,4 @@
-"""Shapes of values in an ONNX graph, also where sizes are symbols: equal arithmetic on equal symbols gives equal symbols."""
+"""Shapes of values in an ONNX graph. Sizes may be symbols: equal arithmetic on equal symbols gives equal symbols."""
 
 from __future__ import annotations
 

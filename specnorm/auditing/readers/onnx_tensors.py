@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import stat
@@ -34,6 +35,7 @@ _TYPES: dict[int, tuple[str, str, str]] = {
 _OTHERS = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2"}
 _EXTERNAL = 1
 MAX_AXES = 8
+STEPS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Constant:
     dtype: str
     load: Callable[[], NDArray[Any]]
     refusal: str | None = None
-    steps: tuple[str, ...] = ()
-    """What was done to it since."""
+    steps: tuple[int, ...] = ()
+    """Numbers of what was done to it since."""
 
     @property
     def size(self) -> int:
@@ -69,10 +71,10 @@ class Constant:
         """The same, which cannot be read."""
         return replace(self, refusal=self.refusal or reason)
 
-    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]], step: str) -> Constant:
+    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant:
         """The same with its array changed when it is read."""
         load = self.load
-        return replace(self, shape=shape, load=lambda: change(load()), steps=(*self.steps, step))
+        return replace(self, shape=shape, load=lambda: change(load()), steps=(*self.steps, next(STEPS)))
 
 
 def constant_of(array: NDArray[Any], name: str) -> Constant:
@@ -122,7 +124,9 @@ class Tensors:
         raw = proto.raw_data if proto.HasField("raw_data") else None
         have = len(raw) if raw is not None else len(getattr(proto, field))
         if have != (needed if raw is not None else count):
-            return blank.refused(f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged.")
+            return blank.refused(
+                f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged."
+            )
         self._claim(needed)
         return replace(blank, load=lambda: _array(proto, raw, shape, dtype, stored, field))
 
@@ -172,9 +176,7 @@ def _inside(folder: Path, location: str) -> Path:
     return path
 
 
-def _array(
-    proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, stored: str, field: str
-) -> NDArray[Any]:
+def _array(proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, stored: str, field: str) -> NDArray[Any]:
     if raw is not None:
         array = np.frombuffer(raw, dtype=stored)
     else:

@@ -38,8 +38,8 @@ def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
     )
     if bound.upper is not None:
         text.append(
-            f"Network ({shapes}): Lipschitz constant at most {number(bound.upper, 'upper')}, proven. Miyato's heuristic "
-            f"would have claimed {number(bound.heuristic)}."
+            f"Network ({shapes}): Lipschitz constant at most {number(bound.upper, 'upper')}, proven. "
+            f"Miyato's heuristic would have claimed {number(bound.heuristic)}."
         )
     else:
         text.append(f"Network ({shapes}): no bound, since it is unknown from {len(bound.unknown)} of its nodes on:")
