@@ -26,7 +26,8 @@ def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
     exponent : array, shape (b,)
         Integral floats: ``blocks = scaled * 2**exponent``. 0 for a zero block.
     """
-    largest = xp.max(xp.abs(blocks), axis=tuple(range(1, blocks.ndim)))
+    every = tuple(range(1, blocks.ndim))
+    largest = xp.maximum(xp.max(blocks, axis=every), -xp.min(blocks, axis=every))
     # Any nearby power of two will do, so floor(log2) being off by one at exact powers (JAX) is harmless.
     exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
     # 2**-exponent must itself be a normal number: a subnormal block is scaled as far as that allows.
