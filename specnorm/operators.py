@@ -193,7 +193,7 @@ def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Any) -> Array:
 
 
 def folded_outer(u: Array, v: Array, rows: tuple[int, ...], shape: tuple[int, ...], *, xp: Any) -> Array:
-    """Outer product u v^T of an unfolding, as blocks of shape (m, p, *kernel_shape): one product, nothing moved afterwards."""
+    """Products u v^T of unfoldings, as blocks of shape (m, p, *kernel_shape): one product, nothing moved."""
     left = tuple(n if axis in rows else 1 for axis, n in enumerate(shape))
     right = tuple(1 if axis in rows else n for axis, n in enumerate(shape))
     return xp.reshape(u, (u.shape[0], *left)) * xp.reshape(v, (v.shape[0], *right))
