@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array
+    from specnorm.backends import Array, Backend
 
 
 def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
@@ -133,6 +133,16 @@ def random_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """
     state = np.random.RandomState(seed)
     return state.standard_normal(shape) + 1j * state.standard_normal(shape)
+
+
+def counter(like: Array, *, xp: Any, backend: Backend) -> Any:
+    """Return the 0 that a loop counts from: a Python number where the loop is Python's, so that no count waits.
+
+    Reading a number from a GPU waits for everything before it; a loop that compiles needs an array.
+    """
+    if backend.static_shapes or backend.is_traced(like):
+        return xp.zeros((), dtype=xp.int32, device=backend.device(like))
+    return 0
 
 
 def top_eigenpair(gram: Array, *, xp: Any) -> tuple[Array, Array]:

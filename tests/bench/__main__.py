@@ -71,14 +71,13 @@ def measure(given: argparse.Namespace) -> int:
 
 
 def said(row: dict[str, Any]) -> str:
-    where = f"{row['section']:12s} {row['name']} {row['family']} {row['dtype']}" + (
-        f" n={row['n']}" if row["n"] else ""
-    )
+    size = f" n={row['n']}" if row["n"] else ""
+    where = f"{row['section']:12s} {row['name']} {row['family']} {row['dtype']}{size}"
+    who = f"{where:64s} {row['library']:10s} {row['contestant']:20s}"
     if "skipped" in row:
-        return f"{where:64s} {row['library']:10s} {row['contestant']:20s} skipped: {row['skipped']}"
+        return f"{who} skipped: {row['skipped']}"
     faster = f"x{row['faster']:.2f}" if "faster" in row else ""
-    took = f"{1e3 * row['seconds']:.2f} ms"
-    return f"{where:64s} {row['library']:10s} {row['contestant']:20s} {took:>12s} {faster:>8s} {row.get('value_over_norm', 0):.6f}"
+    return f"{who} {1e3 * row['seconds']:9.2f} ms {faster:>8s} {row.get('value_over_norm', 0):.6f}"
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -61,7 +61,8 @@ def gemm_gflops(size: int = 768, dtype: str = "float64") -> float:
 def peak_bytes(run: Callable[[], object]) -> int | None:
     """What the process grows by at most during a call; None where Linux does not tell."""
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        give_back: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        give_back(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _memory("VmRSS")
         run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import statistics
@@ -26,9 +27,13 @@ FACTS: dict[str, Any] = {
 }
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SLOWEST = {"smoke": 2.0, "full": 6.0}
-"""Seconds that a textbook method may take for one call; where it would take longer it is left out, and the row says so."""
+"""Seconds that a textbook method may take for one call; beyond, it is left out, and the row says so."""
 LARGEST = 2**29
 """Bytes of all symbols of a textbook method; it needs several times as much."""
+
+
+Contestant = Callable[[Any], Any]
+"""From a kernel to a number."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Problem:
     family: str
     kernel: np.ndarray
     yardstick: str
-    contestants: dict[str, Callable[[Any], Any]]
+    contestants: dict[str, Contestant]
     n: int | None = None
     libraries: Sequence[str] = ("torch",)
     dtypes: Sequence[str] = ("float32",)
@@ -107,8 +112,11 @@ def problems(size: str) -> Iterator[Problem]:
 
 
 REAL = (
-    ("resnet20", "layer1.0.conv1"), ("resnet20", "layer2.1.conv1"), ("resnet20", "layer3.1.conv1"), ("dncnn25", "model.12"),
-)  # fmt: skip
+    ("resnet20", "layer1.0.conv1"),
+    ("resnet20", "layer2.1.conv1"),
+    ("resnet20", "layer3.1.conv1"),
+    ("dncnn25", "model.12"),
+)
 
 
 def everywhere(name: str, family: str, kernel: np.ndarray) -> Iterator[Problem]:
@@ -149,9 +157,11 @@ def at_a_size(channels: int, n: int, family: str, kernel: np.ndarray) -> Iterato
 
 def tolerances(channels: int, family: str, kernel: np.ndarray, every: Sequence[float]) -> Iterator[Problem]:
     """The price of digits."""
-    contestants: dict[str, Callable[[Any], Any]] = {}
-    for rtol in every:
-        contestants[f"enclose {rtol:.0e}"] = lambda k, rtol=rtol: specnorm.enclose(k, rtol=rtol).upper
+
+    def enclosed(rtol: float) -> Contestant:
+        return lambda k: specnorm.enclose(k, rtol=rtol).upper
+
+    contestants = {f"enclose {rtol:.0e}": enclosed(rtol) for rtol in every}
     dtypes = ("float32", "float64")
     yield Problem("tolerance", f"{channels} channels", family, kernel, "hopm", contestants, dtypes=dtypes)
 
@@ -159,7 +169,7 @@ def tolerances(channels: int, family: str, kernel: np.ndarray, every: Sequence[f
 def libraries(channels: int, smoke: bool) -> Iterator[Problem]:
     """The same on every library that is here."""
     kernel, n = kernels.like_trained((channels, channels, 3, 3)), 8 if smoke else 32
-    contestants: dict[str, Callable[[Any], Any]] = {
+    contestants: dict[str, Contestant] = {
         "f4_bound": specnorm.f4_bound,
         "grid_bound": specnorm.grid_bound,
         "tn_bound, estimate": lambda k: specnorm.tn_bound(k, certified=False),
@@ -193,9 +203,8 @@ def measure(problem: Problem, size: str, sigma: Sigma) -> Iterator[dict[str, Any
     """Rows of one problem: a line for each library, dtype and contestant, and one for the textbook method."""
     for dtype in problem.dtypes:
         kernel = problem.kernel.astype(dtype)
-        x = torch.from_numpy(kernel.copy())
-        reference = getattr(yardsticks, problem.yardstick)
-        plain = (lambda: reference(x)) if problem.n is None else (lambda: reference(x, problem.n))
+        sizes = () if problem.n is None else (problem.n,)
+        plain = functools.partial(getattr(yardsticks, problem.yardstick), torch.from_numpy(kernel.copy()), *sizes)
         reason = problem.too_much(size)
         runs: dict[tuple[str, str], Callable[[], Any]] = {("torch cpu", problem.yardstick): plain} if not reason else {}
         values: dict[tuple[str, str], float] = {}
@@ -239,11 +248,10 @@ def measure(problem: Problem, size: str, sigma: Sigma) -> Iterator[dict[str, Any
 
 def networks(size: str) -> Iterator[dict[str, Any]]:
     """Whole networks, every layer enclosed to 1e-3: no textbook method takes part."""
-    chosen: dict[str, list[tuple[np.ndarray, dict[str, Any]]]] = {
-        "ResNet-20, trained": [(kernel, geometry) for _, kernel, geometry in real_layers("resnet20")][
-            : 3 if size == "smoke" else None
-        ]
-    }
+    real = [(kernel, geometry) for _, kernel, geometry in real_layers("resnet20")]
+    chosen: dict[str, list[tuple[np.ndarray, dict[str, Any]]]] = {"ResNet-20, trained": real}
+    if size == "smoke":
+        chosen = {"ResNet-20, trained": real[:3]}
     if size == "full":
         chosen["ResNet-18, trained-like"] = [
             (kernels.like_trained(shape, seed), {})

@@ -71,7 +71,7 @@ def unfolding_power(kernel: Tensor, steps: int = 50, seed: int = 0) -> Tensor:
 
     Singla and Feizi, ICLR 2021. Not converged, so below what it estimates.
     """
-    o, i, h, w = kernel.shape
+    o, _, h, w = kernel.shape
     matrices = [
         kernel.reshape(o, -1),
         kernel.permute(0, 2, 1, 3).reshape(o * h, -1),
@@ -129,4 +129,5 @@ def uniform_grid(kernel: Tensor, points: int = 10) -> Tensor:
     sizes = [points * max(1, k - 1) for k in kernel.shape[2:]]
     factor = math.prod(1 / (1 - (k - 1) / n) for k, n in zip(kernel.shape[2:], sizes, strict=True))
     symbol = torch.fft.fft2(kernel, s=sizes).permute(2, 3, 0, 1).reshape(math.prod(sizes), *kernel.shape[:2])
-    return torch.linalg.svdvals(symbol).max() * factor
+    value: Tensor = torch.linalg.svdvals(symbol).max() * factor
+    return value
