@@ -289,6 +289,19 @@ def audit(session: nox.Session) -> None:
     session.run("specnorm", "backends")
 
 
+@nox.session(python=PYTHON, default=False)
+def bench(session: nox.Session) -> None:
+    """The benchmark suite, some fifteen minutes on one thread, and what got slower than the committed figures."""
+    prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS, "matplotlib>=3.8")
+    out = Path(session.create_tmp()) / "suite.jsonl"
+    session.chdir("tests")
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    words = session.posargs or ["--size", "full"]
+    session.run("python", "-m", "bench", "run", *words, "--out", str(out.resolve()), env=one_thread)
+    session.run("python", "-m", "bench", "page", str(out.resolve()))
+    session.run("python", "-m", "bench", "compare", str(out.resolve()), success_codes=[0, 1])
+
+
 def other_python(version: str) -> None:
     """Register a session for another Python; skipped, and saying so, where that is missing."""
     name = f"python-{version}"
