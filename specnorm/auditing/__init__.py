@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from specnorm.auditing.executing import measured
 from specnorm.auditing.geometry import check_names, overrides
-from specnorm.auditing.layers import Layer, Tensor, all_layers, select
+from specnorm.auditing.layers import Tensor, all_layers, select
 from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings
 from specnorm.auditing.pictures import take
 from specnorm.auditing.placement import check_target
