@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers import hdf5, keras, npz, pytorch, safetensors, sharded
+from specnorm.auditing.readers import hdf5, keras, npz, onnx, pytorch, safetensors, sharded
 from specnorm.errors import ModelFileError
 
 Reader = Callable[[BinaryIO, str, int], list[Tensor]]
@@ -26,14 +26,6 @@ cannot make sense of a `Tensor.refusal`. What the file says of an array goes int
 """
 
 
-def _later(kind: str) -> Reader:
-    def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-        del file, path, max_bytes
-        raise ModelFileError(f"it is {kind}, which this version does not read.")
-
-    return read
-
-
 MAX_BYTES = 8 * 2**30
 """Default limit on what a file's arrays may take in memory."""
 
@@ -42,7 +34,7 @@ _READERS: dict[str, Reader] = {
     "safetensors-index": sharded.read,
     "npz": npz.read,
     "pytorch": pytorch.read,
-    "onnx": _later("an ONNX model"),
+    "onnx": onnx.read,
     "hdf5": hdf5.read,
     "keras": keras.read,
 }
