@@ -739,3 +739,13 @@ def test_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pytes
     path = saved(model([node("MatMul", "x", "w")], {"w": weights(3, 3)}, (1, 3)), tmp_path / "m.onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert "specnorm-bounds[onnx]" in refused(path)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Protobuf hands them out as bytes, which no report could hold."""
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", [], [], [onnx.numpy_helper.from_array(np.ones((1, 1, 3)), "w")])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString().replace(b"Conv", b"Co\xff\xff"))
+    with pytest.raises(ModelFileError, match="damaged"):
+        specnorm.audit(path)

@@ -71,10 +71,27 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
         model = ModelProto.FromString(file.read())
     except (DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ModelFileError(f"it is damaged, or no ONNX model: {error}.") from error
+    if not _is_text(model):
+        raise ModelFileError("it is damaged: one of its names is no text.")
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer):
         raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
     walk = _Walk(model, Tensors(Path(path).parent, max_bytes), None)
     return OnnxTensors(walk.tensors(), lambda sizes: (walk if sizes is None else _again(walk, sizes)).graph())
+
+
+def _is_text(message: Any) -> bool:
+    """Whether every string below a message is one: protobuf hands out bytes for what is no UTF-8."""
+    waiting = [message]
+    while waiting:
+        for place, value in waiting.pop().ListFields():
+            if place.type not in (place.TYPE_STRING, place.TYPE_MESSAGE):
+                continue
+            values = [value] if hasattr(value, "ListFields") or isinstance(value, str | bytes) else list(value)
+            if place.type == place.TYPE_MESSAGE:
+                waiting += values
+            elif not all(isinstance(word, str) for word in values):
+                return False
+    return True
 
 
 def _again(walk: _Walk, sizes: int | tuple[int, ...]) -> _Walk:
