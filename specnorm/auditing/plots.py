@@ -123,6 +123,7 @@ def style() -> Iterator[None]:
     settings: dict[Any, Any] = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(kept)}
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as a box
+        warnings.filterwarnings("ignore", category=matplotlib.MatplotlibDeprecationWarning)  # of their own defaults
         matplotlib.rcParams.update(settings | _STYLE)
         yield
 
