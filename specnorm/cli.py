@@ -102,11 +102,10 @@ def audit_models(request: Request) -> int:
         Exit code.
     """
     reports: list[Report] = []
-    drawn = pictures.WORST if request.output_format == "html" and plots.installed() else 0
     for model in request.models:
         try:
             with _progress(model) as tick:
-                reports.append(audit(model, progress=tick, pictures=drawn, **request.options))
+                reports.append(audit(model, progress=tick, **request.options))
         except ModelFileError as error:
             _complain(str(error))
     complete = len(reports) == len(request.models)
@@ -258,6 +257,7 @@ def _application() -> click.Group:
         measured.
         """
         options["layers"] = layers or None
+        options["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
         return audit_models(Request(models, output_format, output, plot, fail_above, options))
 
     return application
