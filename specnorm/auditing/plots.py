@@ -228,7 +228,7 @@ def _panel(axes: Axes, report: Report, position: int, pitch: float, *, titled: b
     every = max(1, math.ceil(0.16 / pitch))
     labelled = range(0, len(rows), every)
     names = distinct([row.name for row in rows], _NAME)
-    axes.set_yticks(list(labelled), [f"{names[i]}  {i + 1}" for i in labelled], fontsize=8)
+    axes.set_yticks(list(labelled), [f"{names[i]}  #{i + 1}" for i in labelled], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelbottom=True)
