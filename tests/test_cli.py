@@ -88,6 +88,20 @@ def test_options_reach_the_audit(model: Path, capsys: pytest.CaptureFixture[str]
     assert conv["grid"] > 0
 
 
+def test_jobs_give_the_same_report(model: Path, bad_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reports = []
+    for jobs in ([], ["--jobs", "2"], ["--jobs", "auto"]):
+        assert cli.run(["audit", str(model), str(bad_model), "--format", "json", *jobs]) == 2
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0] == reports[1] == reports[2]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "2.5", "all", "", "\u0662", "100000"])
+def test_jobs_are_a_number_or_auto(model: Path, jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(model), "--jobs", jobs]) == 2
+    assert "is neither a number of at least 1 nor auto" in capsys.readouterr().err
+
+
 def test_layout_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kernel = np.moveaxis(files.kernels()["conv1.weight"], (0, 1), (-1, -2))
     path = files.save_npz(tmp_path / "hwio.npz", {"kernel": kernel})

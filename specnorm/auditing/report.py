@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from specnorm.auditing.layers import Kind
 from specnorm.conv import ConvSpec
+from specnorm.networks import NetworkBound
 from specnorm.result import Kind as Promise
 
 Value = float | tuple[float, ...] | None
@@ -75,6 +76,8 @@ class Row:
         Per method, what its value promises (`specnorm.Kind`).
     reason : str or None
         Why the layer could not be measured; None: it was.
+    note : str or None
+        How the layer was measured, where an executor lost it; None: as asked for.
     origins : mapping of str to Origin
         How the numbers were obtained, per column; ``"interval"``: of ``lower`` and ``upper``.
     """
@@ -89,6 +92,7 @@ class Row:
     values: Mapping[str, Value] = field(default_factory=dict)
     promises: Mapping[str, Promise] = field(default_factory=dict)
     reason: str | None = None
+    note: str | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @property
@@ -125,7 +129,7 @@ class Row:
         }
         row |= {name: _finite(self.values.get(name)) for name in STANDARD}
         row |= {name: _finite(value) for name, value in self.values.items() if name not in STANDARD}
-        return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason}
+        return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason, "note": self.note}
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,8 @@ class Report:
     layers : tuple of Row
     skipped : int
         Arrays of the model that are no layers, or were not asked for.
+    network : NetworkBound or None
+        Of the whole model, where the file holds its graph and every layer was asked for.
     pictures : tuple of Picture
         Of the layers with the largest norms, if they were asked for.
     environment : mapping of str to str
@@ -179,6 +185,7 @@ class Report:
     model: str | None
     layers: tuple[Row, ...]
     skipped: int
+    network: NetworkBound | None = None
     pictures: tuple[Picture, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -199,6 +206,7 @@ class Report:
             "max_upper_layer": None if largest is None else largest.name,
             "median_ratio": statistics.median(ratios) if ratios else None,
             "max_ratio": max(ratios, default=None),
+            "network": None if self.network is None else self.network.to_dict(),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -158,7 +158,13 @@ def notes(report: Report) -> list[str]:
     assumed = list(dict.fromkeys(word for row in report.layers for word in row.assumed))
     if assumed:
         notes.append(f"Assumed, since the file does not say: {', '.join(map(visible, assumed))}.")
+    if report.network is not None:
+        from specnorm.auditing.renderers.network import lines
+
+        notes += lines(report.network)
     notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
+    for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
+        notes.append(f"{', '.join(visible(row.name) for row in report.layers if row.note == note)}: {visible(note)}.")
     return notes
 
 
