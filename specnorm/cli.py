@@ -306,6 +306,8 @@ def _geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         overrides(found)
     except OSError as error:
         raise click.BadParameter(visible(f"{value} cannot be read: {error.strerror or error}."), ctx, param) from error
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(visible(f"this is no JSON: {error}."), ctx, param) from error
     except (SpecnormError, ValueError, RecursionError) as error:
         raise click.BadParameter(visible(str(error)), ctx, param) from error
     return found
