@@ -49,13 +49,19 @@ def measured(found: Iterable[Layer], settings: Settings, executor: Executor | No
         return
     run = _Run(executor, settings)
     waiting: deque[_Given] = deque()
+    busy: list[_Given] = []
+    size = 0
     try:
         for layer in found:
-            while (busy := [given for given in waiting if not given.is_done]) and not _fit([layer, *_layers(busy)]):
+            while busy and size + _bytes(layer) > IN_FLIGHT:
                 wait([given.future for given in busy if given.future is not None], return_when=FIRST_COMPLETED)
+                busy = [given for given in busy if not given.is_done]
+                size = sum(_bytes(given.layer) for given in busy)
             while waiting and waiting[0].is_done:
                 yield run.row(waiting.popleft())
             waiting.append(run.give(layer))
+            busy.append(waiting[-1])
+            size += _bytes(layer)
         while waiting:
             yield run.row(waiting.popleft())
     finally:
@@ -79,14 +85,9 @@ class _Given:
         return self.future is None or self.future.done()
 
 
-def _layers(given: Iterable[_Given]) -> list[Layer]:
-    return [one.layer for one in given]
-
-
-def _fit(layers: Iterable[Layer]) -> bool:
-    """Whether the kernels may be in memory at once; half precision counts as the float32 that it becomes."""
-    tensors = [layer.tensor for layer in layers]
-    return sum(math.prod(tensor.shape) * (8 if "64" in tensor.dtype else 4) for tensor in tensors) <= IN_FLIGHT
+def _bytes(layer: Layer) -> int:
+    """Memory of a layer's kernel; half precision counts as the float32 that it becomes."""
+    return math.prod(layer.tensor.shape) * (8 if "64" in layer.tensor.dtype else 4)
 
 
 class _Run:
