@@ -204,7 +204,7 @@ class Worker:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _START],
+            [sys.executable, "-P", "-c", _START],  # -P: no module of the current folder, where a model may lie
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**(environment or {}), **os.environ},
         )  # fmt: skip
         try:
@@ -229,8 +229,12 @@ class Worker:
         try:
             self._send((function, arguments))
             return self._answer()
-        except (EOFError, OSError) as error:
-            code = self.process.wait()
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            try:
+                code = self.process.wait(_DYING)
+            except subprocess.TimeoutExpired:  # it lives: the error is the arguments' own
+                self.close()
+                raise error from None
             self.close()
             raise WorkerLost(_cause(code)) from error
         except BaseException:
@@ -261,6 +265,9 @@ class Worker:
         assert self.process.stdout is not None
         return pickle.load(self.process.stdout)
 
+
+_DYING = 10.0
+"""Seconds from the end of a process's answers to the end of the process."""
 
 _START = """
 import pickle, signal, sys
@@ -344,12 +351,13 @@ class Workers(Executor):
             self._idle.put(worker)
 
     def _start(self) -> Worker:
+        worker = Worker(self._environment)
         with self._lock:
-            if self._closed:
-                raise WorkerLost("shut down")
-            worker = Worker(self._environment)
-            self._alive.add(worker)
-        return worker
+            if not self._closed:
+                self._alive.add(worker)
+                return worker
+        worker.close()
+        raise WorkerLost("shut down")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes: after the calls that are under way, or (``cancel_futures``) at once."""
