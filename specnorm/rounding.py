@@ -8,6 +8,7 @@ the factor `SLACK`.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm import arrays
@@ -53,6 +54,51 @@ def up(x: Array, n: int, *, xp: Any) -> Array:
 def down(x: Array, n: int, *, xp: Any) -> Array:
     """Decrease non-negative numbers by more than ``n`` roundings."""
     return x * (1 - SLACK * gamma(n + 2, unit(x, xp=xp)))
+
+
+def times_up(*factors: float) -> float:
+    """Product of non-negative floats, never below the exact one; 0 if a factor is 0."""
+    product = 1.0
+    for factor in factors:
+        if factor == 0:
+            return 0.0
+        # Products with 1 are exact; others are rounded to nearest once, and may underflow.
+        product = factor if product == 1 else product if factor == 1 else math.nextafter(product * factor, math.inf)
+    return product
+
+
+def plus_up(*terms: float) -> float:
+    """Sum of non-negative floats, never below the exact one."""
+    total = 0.0
+    for term in terms:
+        total = term if total == 0 else total if term == 0 else math.nextafter(total + term, math.inf)
+    return total
+
+
+def root_up(x: Fraction | int) -> float:
+    """Square root of a non-negative rational number, rounded up to a float; checked in rational numbers."""
+    y = math.sqrt(x)
+    while Fraction(y) ** 2 < x:
+        y = math.nextafter(y, math.inf)
+    return y
+
+
+def hypot_up(*terms: float) -> float:
+    """Root of a sum of squares of floats, never below the exact one; `math.hypot` is within one unit."""
+    known = [term for term in terms if term]
+    return (
+        abs(known[0])
+        if len(known) == 1
+        else math.nextafter(math.hypot(*known) * (1 + 2.0**-51), math.inf)
+        if known
+        else 0.0
+    )
+
+
+def float_up(x: Fraction) -> float:
+    """A float that is not below a rational number, nor more than one unit above."""
+    y = float(x)
+    return y if Fraction(y) >= x else math.nextafter(y, math.inf)
 
 
 def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, xp: Any) -> Array:
@@ -108,7 +154,8 @@ def gram_below(gram: Array, limit: Array, *, xp: Any, backend: Backend) -> Array
     trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
     paid = up(up(x, 2, xp=xp) + kappa * SLACK * up(trace, size, xp=xp), 4, xp=xp)
     eye = xp.eye(size, dtype=gram.dtype, device=backend.device(gram))
-    shifted = xp.astype(x, gram.dtype)[..., None, None] * eye - gram
+    shifted = xp.astype(x, gram.dtype)[..., None, None] * eye
+    shifted -= gram
     return backend.cholesky_ok(shifted) & (paid <= limit) & (x > 0)
 
 
@@ -394,3 +441,30 @@ def _inner_products(vectors: Array, *, xp: Any, backend: Backend) -> tuple[Array
         vectors = xp.concat([vectors, filling], axis=2)
     split = xp.permute_dims(xp.reshape(vectors, (b, k, parts, part)), (0, 2, 1, 3))
     return xp.sum(xp.matmul(split, xp.matrix_transpose(split)), axis=1), part + parts
+
+
+def norm_near(a: Array, square: Array, *, xp: Any, backend: Backend) -> Array:
+    """Proven upper bound just above an estimate of each real matrix's squared norm; infinite where there is no proof.
+
+    As `matrix_norm_up`, without its eigenvalues. The trace of the computed Gram matrix, whose entries are sums of
+    squares, bounds ``||A||_F**2``.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1.
+    square : array, shape (...)
+        Trusted for nothing.
+
+    Returns
+    -------
+    array, shape (...)
+    """
+    size, length = min(a.shape[-2:]), max(a.shape[-2:])
+    gram = arrays.gram_smaller(a, xp=xp)
+    trace = up(xp.linalg.trace(gram), length + size + 8, xp=xp)
+    lost = trace * (SLACK * product_error(length, a, xp=xp))
+    limit = square * (1 + 2 * size * cholesky_loss(size, a, xp=xp) + 48 * unit(a, xp=xp))
+    bound = up(xp.sqrt(limit + lost), 6, xp=xp)
+    proven = gram_below(gram, limit, xp=xp, backend=backend)
+    return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))
