@@ -21,7 +21,7 @@ BACKENDS = ("numpy", "strict", "torch", "jax")
 
 ELSEWHERE = ("--ignore=tests/test_house.py", "--ignore=tests/test_docs.py")
 """Tests that have a session of their own."""
-LONG = ("soundness", "test_comparison.py", "test_mutations.py", "test_real_weights.py")
+LONG = ("soundness", "auditing/test_executing.py", "test_comparison.py", "test_mutations.py", "test_real_weights.py")
 NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in LONG)
 """Long tests of what no library has a part in: once, with NumPy, is enough."""
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
@@ -117,6 +117,7 @@ def tests(session: nox.Session, backend: str) -> None:
         pytest(session, *ELSEWHERE, *NUMPY_ONLY, backends=backend)
     # Soundness is checked of what users run: compiled with every optimisation.
     pytest(session, "tests/soundness", "-k", backend, backends=backend)
+    pytest(session, "tests/auditing/test_executing.py", "-k", "plugin or state_dict", backends=backend)
 
 
 @contextmanager
