@@ -79,6 +79,8 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ModelFileError(f"{path} cannot be read: {reason}.") from error
+        except Exception as error:  # damage that a reader or its library did not foresee
+            raise ModelFileError(f"{path}: it is damaged: {type(error).__name__}: {error}.") from error
         yield tensors
 
 

@@ -92,8 +92,10 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     root = open_file(file)
     config = text_attribute(root, "model_config", file.seek(0, 2))
     version = text_attribute(root, "keras_version", 100)
-    if version is None and "model_weights" in root:
-        version = text_attribute(root["model_weights"], "keras_version", 100)
+    for place, item in _walk(root) if version is None else ():
+        if place == ("model_weights",):
+            version = text_attribute(item, "keras_version", 100)
+            break
     if version is not None and version.startswith(("0.", "1.")):
         raise ModelFileError(
             f"it was written by Keras {version}, whose kernels may be in either order of axes. Load and save it with "
