@@ -169,7 +169,8 @@ class _Walk:
         layer = None
         if found.kernel is not None:
             layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial)
-        self._add(Node(node.name, found.rule, name, inputs, _shape(node), found.params, layer))
+        shown = "batch_norm" if "batch_norm" in name else name
+        self._add(Node(node.name, found.rule, shown, inputs, _shape(node), found.params, layer))
 
     def _named(self, node: Any, found: Translation) -> str:
         """Name of a kernel, which no other kernel has."""
