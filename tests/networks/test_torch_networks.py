@@ -104,7 +104,8 @@ class Signal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool1d(F.elu(self.conv(F.pad(x, (2, 1)))), 4, 1)
         x = F.hardswish(self.point(x))
-        return torch.log_softmax(torch.flatten(F.adaptive_max_pool1d(x, 3), 1), 1)
+        y: Tensor = torch.log_softmax(torch.flatten(F.adaptive_max_pool1d(x, 3), 1), 1)
+        return y
 
 
 def prepared(model: nn.Module) -> nn.Module:
@@ -118,9 +119,9 @@ def prepared(model: nn.Module) -> nn.Module:
 
 
 NETWORKS = {
-    "residual": (Residual, (3, 12, 12), 25),
-    "concatenated": (Concatenated, (3, 10, 10), 8),
-    "up-and-down": (UpAndDown, (2, 8, 8), 10),
+    "residual": (Residual, (3, 12, 12), 14),
+    "concatenated": (Concatenated, (3, 10, 10), 5),
+    "up-and-down": (UpAndDown, (2, 8, 8), 6),
     "signal": (Signal, (2, 17), 40),
 }
 """Module, shape of an input, and by how much at most the bound may exceed what ascent finds."""
