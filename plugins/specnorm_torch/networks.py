@@ -182,7 +182,11 @@ class _Walk:
     def _like(self, node: Any) -> Any:
         """A value, or zeros of its shape."""
         value = node.meta.get("val")
-        return self.known[node.name] if node.name in self.known else torch.zeros(value.shape, dtype=value.dtype)
+        return (
+            self.known[node.name]
+            if node.name in self.known
+            else torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+        )
 
     def _translated(self, node: Any, call: Call) -> Translation:
         value = node.meta.get("val")

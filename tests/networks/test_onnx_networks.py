@@ -1,4 +1,4 @@
-"""ONNX graphs and torch modules get one bound; and gradient ascent through a published ONNX model stays below its own."""
+"""ONNX graphs and torch modules get one bound; gradient ascent through a published ONNX model stays below its own."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ import specnorm  # noqa: E402
 MODEL = Path(__file__).parents[1] / "data" / "rfb320" / "version-RFB-320_simplified.onnx"
 
 
-def attributes(node: Any) -> dict[str, Any]:
+def attributes(node: Any) -> Any:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def run(proto: Any, x: Tensor) -> Tensor:
     """The model's operators in torch: all outputs as one vector a sample."""
-    values = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in proto.graph.initializer} | {"input": x}
+    values: dict[str, Any] = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in proto.graph.initializer} | {
+        "input": x
+    }
     for node in proto.graph.node:
-        given, a = [values[name] for name in node.input], attributes(node)
+        given: Any = [values[name] for name in node.input]
+        a = attributes(node)
         if node.op_type == "Conv":
             assert a["pads"][:2] == a["pads"][2:]
-            y = F.conv2d(*given, a["strides"], a["pads"][:2], a["dilations"], a["group"])
+            y: Any = F.conv2d(
+                given[0], given[1], given[2], a["strides"], a["pads"][:2], a["dilations"], int(a["group"])
+            )
         elif node.op_type == "Concat":
             y = torch.cat(given, a["axis"])
         elif node.op_type == "Softmax":
@@ -45,7 +50,8 @@ def run(proto: Any, x: Tensor) -> Tensor:
             assert node.op_type == "Reshape"
             y = given[0].reshape(given[1].tolist())
         values[node.output[0]] = y
-    return torch.cat([values[o.name].flatten() for o in proto.graph.output])
+    whole: Tensor = torch.cat([values[o.name].flatten() for o in proto.graph.output])
+    return whole
 
 
 def test_ascent_through_the_published_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
+from specnorm.networks import Graph, Layer, Node, bound  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -351,6 +353,40 @@ def test_padding_and_its_convolution_are_one_layer(mode: Any) -> None:
     model = nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode).double()
     exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))
     assert exact <= upper_of(model, (2, 6, 6)) <= exact * 1.01
+
+
+def test_padding_and_convolutions_at_random() -> None:
+    """Every padding mode and amount before every stride, dilation and group, at its size and at every size."""
+    dice, seen = random.Random(0), 0
+    while seen < 60:
+        ndim, groups = dice.choice([1, 2]), dice.choice([1, 2])
+        k, s, r, n = (
+            tuple(dice.choice(some) for _ in range(ndim)) for some in ([1, 2, 3], [1, 2, 3], [1, 2], [4, 5, 6])
+        )
+        mode = dice.choice(["circular", "reflect", "replicate", "zeros"])
+        pads = tuple((dice.randint(0, 3), dice.randint(0, 3)) for _ in range(ndim))
+        wide = [a + b + c for a, (b, c) in zip(n, pads, strict=True)]
+        out = [(w - d * (j - 1) - 1) // step + 1 for w, j, step, d in zip(wide, k, s, r, strict=True)]
+        if min(out) < 1:
+            continue
+        seen += 1
+        kernel = torch.randn(2, 2 // groups, *k, dtype=torch.float64)
+        size = 2 * math.prod(n)
+        flat = [a for pair in reversed(pads) for a in pair]
+        basis = F.pad(
+            torch.eye(size, dtype=torch.float64).reshape(size, 2, *n), flat, {"zeros": "constant"}.get(mode, mode)
+        )
+        apply: Any = (F.conv1d, F.conv2d)[ndim - 1]
+        exact = float(torch.linalg.matrix_norm(apply(basis, kernel, None, s, 0, r, groups).reshape(size, -1), 2))
+        geometry = {"stride": s, "dilation": r, "groups": groups, "padding_mode": "zeros", "padding": ((0, 0),) * ndim}
+        for known in (True, False):
+            shapes = [(1, 2, *(z if known else map("n{}".format, z))) for z in (n, wide, out)]
+            x = Node("x", "input", "input", (), shapes[0])
+            pad = Node("p", "pad", "pad", ("x",), shapes[1], {"mode": mode, "pads": pads})
+            layer = Layer("k", lambda kernel=kernel: kernel, geometry, ndim)  # type: ignore[misc]
+            found = bound(Graph((x, pad, Node("y", "layer", "conv", ("p",), shapes[2], {}, layer)), ("y",)))
+            assert found.upper is not None
+            assert exact * (1 - 1e-12) <= found.upper, (mode, pads, k, s, r, n, groups, known)
 
 
 def test_circular_stride_that_does_not_divide() -> None:

@@ -77,13 +77,14 @@ def convolution(call: Call) -> Translated:
         "padding_mode": "zeros",
     }
     if transposed:
+        pads: Any
         pads, outputs = _cropping(call, kernel, stride, dilation, sizes)
         channels = weight.shape[1] * groups
         stated: Any = pads
     else:
         found = pads_of(call, kernel, stride, dilation, sizes)
         channels = weight.shape[0]
-        pads = found if found is not None else tuple((0, 0) for _ in kernel)
+        pads = found if found is not None else "same"
         how = call.attribute("auto_pad", "NOTSET")
         stated = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(how, pads)
         windows = zip(sizes or (), kernel, stride, dilation, found or ((None, None),) * ndim, strict=False)
