@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array
+    from specnorm.backends import Array, Backend
 
 
 def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
@@ -26,7 +26,8 @@ def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
     exponent : array, shape (b,)
         Integral floats: ``blocks = scaled * 2**exponent``. 0 for a zero block.
     """
-    largest = xp.max(xp.abs(blocks), axis=tuple(range(1, blocks.ndim)))
+    every = tuple(range(1, blocks.ndim))
+    largest = xp.maximum(xp.max(blocks, axis=every), -xp.min(blocks, axis=every))
     # Any nearby power of two will do, so floor(log2) being off by one at exact powers (JAX) is harmless.
     exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
     # 2**-exponent must itself be a normal number: a subnormal block is scaled as far as that allows.
@@ -132,6 +133,16 @@ def random_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """
     state = np.random.RandomState(seed)
     return state.standard_normal(shape) + 1j * state.standard_normal(shape)
+
+
+def counter(like: Array, *, xp: Any, backend: Backend) -> Any:
+    """Return the 0 that a loop counts from: a Python number where the loop is Python's, so that no count waits.
+
+    Reading a number from a GPU waits for everything before it; a loop that compiles needs an array.
+    """
+    if backend.static_shapes or backend.is_traced(like):
+        return xp.zeros((), dtype=xp.int32, device=backend.device(like))
+    return 0
 
 
 def top_eigenpair(gram: Array, *, xp: Any) -> tuple[Array, Array]:

@@ -98,9 +98,13 @@ class Symbol:
     blocks : array, shape (b, m, p, *kernel_shape)
     frequencies : Frequencies
         f points.
+    spread : bool
+        Share them out by `Backend.spread`, which may repeat the last one.
     """
 
-    def __init__(self, blocks: Array, frequencies: Frequencies, *, xp: Any, backend: Backend) -> None:
+    def __init__(
+        self, blocks: Array, frequencies: Frequencies, *, spread: bool = False, xp: Any, backend: Backend
+    ) -> None:
         self.xp = xp
         self.shape = blocks.shape
         self.blocks = blocks
@@ -108,6 +112,8 @@ class Symbol:
         cos, sin = phases(frequencies, blocks.shape[3:])
         self.cos = backend.from_numpy(cos.astype(dtype), blocks)
         self.sin = backend.from_numpy(sin.astype(dtype), blocks)
+        if spread:
+            self.cos, self.sin = backend.spread(self.cos), backend.spread(self.sin)
         self.phase = self.cos + 1j * self.sin
 
     def matrices(self) -> Array:
@@ -192,12 +198,11 @@ def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Any) -> Array:
     return xp.reshape(moved, (blocks.shape[0], size, -1))
 
 
-def fold(matrices: Array, rows: tuple[int, ...], shape: tuple[int, ...], *, xp: Any) -> Array:
-    """Inverse of `unfold` for blocks of shape (m, p, *kernel_shape)."""
-    columns = tuple(a for a in range(len(shape)) if a not in rows)
-    order = (*rows, *columns)
-    moved = xp.reshape(matrices, (matrices.shape[0], *(shape[a] for a in order)))
-    return xp.permute_dims(moved, (0, *(i + 1 for i in arrays.inverse_permutation(order))))
+def folded_outer(u: Array, v: Array, rows: tuple[int, ...], shape: tuple[int, ...], *, xp: Any) -> Array:
+    """Products u v^T of unfoldings, as blocks of shape (m, p, *kernel_shape): one product, nothing moved."""
+    left = tuple(n if axis in rows else 1 for axis, n in enumerate(shape))
+    right = tuple(1 if axis in rows else n for axis, n in enumerate(shape))
+    return xp.reshape(u, (u.shape[0], *left)) * xp.reshape(v, (v.shape[0], *right))
 
 
 def require_circular(spec: ConvSpec, function: str, otherwise: str) -> None:
@@ -270,9 +275,9 @@ def largest(
         ``e^{i k.theta}`` of the taps at the arg-max.
     """
     value, phase = None, None
-    step = chunk_length(blocks)
+    step = chunk_length(blocks) * backend.shares
     for start in range(0, len(frequencies), step):
-        symbol = Symbol(blocks, frequencies[start : start + step], xp=xp, backend=backend)
+        symbol = Symbol(blocks, frequencies[start : start + step], spread=True, xp=xp, backend=backend)
         found = norms(symbol)
         index = xp.argmax(found, axis=1)
         best = xp.max(found, axis=1)
@@ -304,30 +309,6 @@ def top_triple(g: Array, *, xp: Any) -> tuple[Array, Array, Array]:
     u, norm = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
     v = xp.where(norm > 0, v, xp.zeros_like(v))
     return (v, u, norm[..., 0]) if wide else (u, v, norm[..., 0])
-
-
-def sharpened_triple(a: Array, start: Array, above: Array, *, xp: Any, backend: Backend) -> tuple[Array, Array]:
-    """Top singular vectors (u, v) of each real matrix of a stack, from a start, by inverse iteration.
-
-    Parameters
-    ----------
-    a : array, shape (b, m, n)
-    start : array, shape (b, min(m, n))
-        Not orthogonal to the vector of the smaller side. Zero where the matrix is zero.
-    above : array, shape (b,)
-        Norms, rounded up.
-    """
-    wide = a.shape[-1] > a.shape[-2]
-    tall = xp.matrix_transpose(a) if wide else a
-    gram = xp.matmul(xp.matrix_transpose(tall), tall)
-    eye = xp.eye(gram.shape[-1], dtype=gram.dtype, device=backend.device(gram))
-    shift = xp.where(above > 0, above**2 * (1 + 64 * float(xp.finfo(a.dtype).eps)), xp.ones_like(above))
-    v = start[..., None]
-    for _ in range(3):
-        v, _ = arrays.normalise(xp.linalg.solve(shift[:, None, None] * eye - gram, v), xp=xp, axis=-2)
-    u, norm = arrays.normalise(xp.matmul(tall, v), xp=xp, axis=-2)
-    v = xp.where(norm > 0, v, xp.zeros_like(v))
-    return (v[..., 0], u[..., 0]) if wide else (u[..., 0], v[..., 0])
 
 
 def triple_gradient(

@@ -73,7 +73,8 @@ class Program:
         elif self._in_numpy(kernels, backend=backend):
             return self._on_host(kernels, backend=backend)
         with backend.precise(kernels):
-            if not backend.is_traced(kernels):
+            known = not backend.is_traced(kernels)
+            if known:
                 self.check_values(kernels, backend=backend)
             count, groups = math.prod(batch), self.parts
             dtype = self._dtype(kernels, backend=backend)
@@ -81,8 +82,8 @@ class Program:
             # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
             per_layer = self.spec.groups if self.method.folds(self.spec) else 1
             layers = xp.reshape(blocks, (count, per_layer * math.prod(blocks.shape[1:])))
-            poison = xp.sum(layers * 0.0, axis=1)
             exponent = xp.zeros(count, dtype=blocks.dtype, device=backend.device(blocks))
+            poison = exponent if known else xp.sum(layers * 0.0, axis=1)
             if self.method.scaled:
                 layers, exponent = arrays.scale(layers, xp=xp)
                 blocks = xp.reshape(layers, blocks.shape)
@@ -118,7 +119,10 @@ class Program:
                     stats.append(over_batch(getattr(xp, _OVER_GROUPS[name])(grouped(named[name]), axis=1)))
                 else:
                     stats.append(over_batch(arrays.pick(grouped(named[name]), index, xp=xp)))
-            return finish(value, self.method.rounds), tuple(stats), (*found.residuals, chosen)
+            residuals = found.residuals
+            if self.method.outer_products:
+                residuals = self._narrowed(residuals, backend.working_dtype(kernels, self.result_dtype), xp=xp)
+            return finish(value, self.method.rounds), tuple(stats), (*residuals, chosen)
 
     def pullback(
         self, residuals: tuple[Array, ...], cotangent: Array, *, dtype: str | None = None, backend: Backend
@@ -150,6 +154,14 @@ class Program:
             restore = operators.from_blocks if self.method.folds(self.spec) else convolution.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
+
+    @staticmethod
+    def _narrowed(residuals: tuple[Array, ...], dtype: str, *, xp: Any) -> tuple[Array, ...]:
+        """Residuals in a given precision at most: a gradient in float64 would be twice a float32 kernel."""
+        if dtype == "float64":
+            return residuals
+        pairs = ((xp.float64, xp.float32), (xp.complex128, xp.complex64))
+        return tuple(next((xp.astype(x, narrow) for wide, narrow in pairs if x.dtype == wide), x) for x in residuals)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of the arrays that a step keeps for one kernel; the first axis is its groups'.

@@ -19,7 +19,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    ("errors",),
+    ("errors", "usage"),
     ("conv", "result"),
     ("arrays", "cells", "frequencies", "rounding"),
     ("autocorrelation", "convolution", "operators"),
@@ -45,8 +45,9 @@ FORBIDDEN_BETWEEN_NEIGHBOURS = {("program", "backends"), ("backends", "program")
 
 CORE_MAY_IMPORT = {"numpy", "array_api_compat", "specnorm"} | sys.stdlib_module_names
 OPTIONAL = {
-    "auditing": {"safetensors", "h5py", "onnx", "google", "rich", "click", "matplotlib"},
+    "auditing": {"safetensors", "h5py", "onnx", "google", "rich", "click", "matplotlib", "jinja2", "markupsafe"},
     "cli": {"click", "rich"},
+    "usage": {"click"},
     "__main__": {"click", "rich"},
     "testing": {"pytest"},
 }

@@ -24,10 +24,10 @@ from soundness.claims import Claims
 from soundness.families import Case, case, constant_supremum
 from specnorm_numpy import NumpyBackend
 
-from specnorm import rounding
+from specnorm import arrays, rounding
 from specnorm.autocorrelation import GramPolynomial
 from specnorm.cells import Boxes
-from specnorm.methods import unfolding
+from specnorm.methods import krylov, unfolding
 from specnorm.methods.search import Cells, Search
 
 Violations = list[str]
@@ -162,6 +162,28 @@ def every_unfolding() -> Violations:
     return over(small(), Claims.unfoldings)
 
 
+def smallest_of_a_long_column() -> Violations:
+    """The smallest unfolding of a long column, which has but one, with its products summed one after the other."""
+
+    def summed(a: Any, *, xp: Any) -> Any:
+        del xp
+        return np.cumsum(a.reshape(len(a), -1) ** 2, axis=1)[:, -1:, None]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays, "gram_smaller", summed)
+        return [x for x in over(long_sums(100_000, 1), Claims.unfoldings) if "f4_bound" in x]
+
+
+def smallest_found_too_early() -> Violations:
+    """The smallest unfolding, from a Lanczos run that stops at its first look, far below the norm."""
+    cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(krylov, "DIRECT", 0)
+        patch.setattr(krylov, "FIRST", 1)
+        patch.setattr(krylov, "LIMIT", 1)
+        return [x for x in over(cases, Claims.unfoldings) if "f4_bound" in x]
+
+
 def odd_grids() -> Violations:
     """Grids that miss the maximum by as much as the factor."""
 
@@ -225,6 +247,11 @@ def nothing(*_: Any, **__: Any) -> float:
     return 0.0
 
 
+def believed(gram: Any, *_: Any, **__: Any) -> Any:
+    """Instead of a proof."""
+    return np.ones(gram.shape[:-2], dtype=bool)
+
+
 NO_PRODUCT = (rounding, "product_error", nothing)
 
 MUTATIONS = {
@@ -243,6 +270,8 @@ MUTATIONS = {
     "root of the taps": Mutation(
         every_unfolding, ((unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod, inf=math.inf)),)
     ),
+    "rounding of the smallest unfolding": Mutation(smallest_of_a_long_column, (NO_PRODUCT,)),
+    "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((rounding, "gram_below", believed),)),
     "rounding of the Gram polynomial": Mutation(certified_long, ((rounding, "autocorrelation_error", no_error),)),
     "rounding of the symbol": Mutation(lower_of_many_taps, ((rounding, "symbol_error", no_error),)),
     "rounding of products": Mutation(tall_matrices, (NO_PRODUCT,)),

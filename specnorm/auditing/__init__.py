@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, get_args
 
+from specnorm.auditing.executing import measured
 from specnorm.auditing.geometry import check_names, overrides
-from specnorm.auditing.layers import Layer, Tensor, all_layers, select
-from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings, describe, fill
+from specnorm.auditing.layers import Tensor, all_layers, select
+from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings
+from specnorm.auditing.pictures import take
 from specnorm.auditing.placement import check_target
+from specnorm.auditing.plots import draw
+from specnorm.auditing.provenance import environment
 from specnorm.auditing.readers import MAX_BYTES, open_model
+from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.auditing.whole import network_of
 from specnorm.backends import Array
 from specnorm.conv import Layout, PaddingMode
-from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 
-__all__ = ["Report", "Row", "audit"]
+__all__ = ["Report", "Row", "audit", "draw", "render"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of layers done, the number in all, and the name of the one just done."""
@@ -42,6 +47,7 @@ def audit(
     device: str | None = None,
     progress: Progress | None = None,
     max_bytes: int = MAX_BYTES,
+    pictures: int = 0,
 ) -> Report:
     """Measure every convolution and linear layer of a model.
 
@@ -56,7 +62,8 @@ def audit(
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``METHODS``.
     executor : concurrent.futures.Executor, optional
-        Where to measure; None: here, one layer after the other.
+        Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
+        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
@@ -75,6 +82,9 @@ def audit(
         Called after each layer with (done, in all, name).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
+    pictures : int, default 0
+        Keep the singular values over frequencies of so many layers, those with the largest norms, for a report to draw.
+        They are computed by NumPy on the host.
 
     Returns
     -------
@@ -94,10 +104,11 @@ def audit(
     settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given)
     _check(settings)
     if isinstance(source, Mapping):
-        return _audit(None, "the mapping", list(_from_mapping(source)), patterns, settings, executor, progress)
+        named = list(_from_mapping(source))
+        return _audit(None, "the mapping", named, patterns, settings, executor, progress, pictures)
     path = os.fspath(source)
     with open_model(path, max_bytes) as tensors:
-        return _audit(path, path, tensors, patterns, settings, executor, progress)
+        return _audit(path, path, tensors, patterns, settings, executor, progress, pictures)
 
 
 def _audit(
@@ -108,6 +119,7 @@ def _audit(
     settings: Settings,
     executor: Executor | None,
     progress: Progress | None,
+    pictures: int,
 ) -> Report:
     found, skipped = select(tensors, patterns)
     if not found:
@@ -119,52 +131,17 @@ def _audit(
         )
     check_names(settings.geometry, [layer.tensor.name for layer in all_layers(tensors)])
     rows = []
-    for row in _measured(found, settings, executor):
-        rows.append(row)
-        if progress is not None:
-            progress(len(rows), len(found), row.name)
+    with closing(measured(found, settings, executor)) as answers:
+        for row in answers:
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), len(found), row.name)
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
     network = network_of(tensors, rows, size) if patterns is None else None
-    return Report(_version(), model, tuple(rows), skipped, network)
-
-
-def _measured(found: Iterable[Layer], settings: Settings, executor: Executor | None) -> Iterator[Row]:
-    """Rows in the layers' order. At most a few kernels are in memory at once."""
-    if executor is None:
-        for layer in found:
-            row, kernel = _loaded(layer, settings)
-            yield fill(row, kernel, settings)
-        return
-    window = 2 * (os.cpu_count() or 1)
-    pending: deque[Future[Row]] = deque()
-    try:
-        for layer in found:
-            row, kernel = _loaded(layer, settings)
-            pending.append(executor.submit(fill, row, kernel, settings))
-            if len(pending) >= window:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def _loaded(layer: Layer, settings: Settings) -> tuple[Row, Array]:
-    row = describe(layer, settings)
-    if row.reason is not None:
-        return row, None
-    try:
-        return row, layer.tensor.load()
-    except SpecnormError as error:
-        return _failed(row, str(error)), None
-    except Exception as error:  # a damaged array must not lose the others
-        return _failed(row, f"cannot be read: {type(error).__name__}: {error}"), None
-
-
-def _failed(row: Row, reason: str) -> Row:
-    return Row(row.name, row.kind, row.shape, row.spec, row.assumed, values=row.values, reason=reason)
+    drawn = take(found, rows, pictures)
+    made = environment(rows)
+    return Report(_version(), model, tuple(rows), skipped, network, drawn, made)
 
 
 def _check(settings: Settings) -> None:

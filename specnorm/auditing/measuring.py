@@ -12,7 +12,8 @@ from specnorm.api import measure
 from specnorm.auditing.geometry import Override, settle
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.placement import place
-from specnorm.auditing.report import CIRCULAR, STANDARD, Row, Value
+from specnorm.auditing.provenance import origin
+from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Origin, Row, Value
 from specnorm.backends import Array, backend_for
 from specnorm.conv import ConvSpec, PaddingMode
 from specnorm.errors import SpecnormError
@@ -109,7 +110,7 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
             kernel = place(kernel, settings.backend, settings.device)
         take = _Results(kernel, row.spec)
         lower, upper = interval(take, row.spec)
-        row = replace(row, lower=lower, upper=upper)
+        row = replace(row, lower=lower, upper=upper, origins={INTERVAL: take.ends})
         for column in row.values:
             if column == CIRCULAR and not _has_circular(take.spec):
                 continue
@@ -118,6 +119,7 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
                 row,
                 values={**row.values, column: _value(result)},
                 promises={**row.promises, column: result.kind},
+                origins={**row.origins, column: origin(result)},
             )
     except SpecnormError as error:
         return replace(row, reason=str(error))
@@ -236,6 +238,13 @@ class _Results:
             method = METHODS["enclose" if name == EVERY_SIZE else name]()
             self.known[name] = measure(self.kernel, method, **geometry)
         return self.known[name]
+
+    @property
+    def ends(self) -> Origin:
+        """Where the two ends of `interval` came from."""
+        if "enclose" in self.known:
+            return origin(self.known["enclose"])
+        return replace(origin(self.known[EVERY_SIZE]), detail="lower times the share of outputs that see no padding")
 
 
 def _value(result: Result) -> Value:

@@ -63,6 +63,9 @@ class Method:
     small_steps: ClassVar[bool] = False
     """Whether the method is many small products, which NumPy does faster where it reads arrays in place."""
 
+    outer_products: ClassVar[bool] = False
+    """Whether the gradient is made of a few outer products of the residuals: then in the kernel's own precision."""
+
     scaled: ClassVar[bool] = True
     """Whether blocks come scaled by a power of two, and values go back through it."""
 

@@ -56,6 +56,7 @@ class Enclose(Method):
     }
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    outer_products: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)

@@ -43,6 +43,7 @@ class Grid(Method):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down"}
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    outer_products: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.n is not None:

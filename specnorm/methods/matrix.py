@@ -94,7 +94,7 @@ class PowerIteration(_OuterPullback):
             v, _ = arrays.normalise(xp.matmul(xp.matrix_transpose(blocks), w[:, :, None])[:, :, 0], xp=xp)
             return count + 1, v
 
-        count = xp.zeros((), dtype=xp.int32, device=backend.device(blocks))
+        count = arrays.counter(blocks, xp=xp, backend=backend)
         _, v = backend.loop(lambda state: state[0] < self.n_iter, body, (count, v))
         u, _ = arrays.normalise(xp.matmul(blocks, v[:, :, None])[:, :, 0], xp=xp)
         return Evaluation(rounding.quotient_down(blocks, v, xp=xp), (), (u, v))

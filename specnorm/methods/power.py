@@ -224,7 +224,7 @@ def top_vectors(
     angles = backend.from_numpy(np.ascontiguousarray(random[1].astype(host)), like)
     u = rounding.unit(like, xp=xp)
     places = xp.reshape(xp.arange(m + 1, dtype=xp.int32, device=device), (1, -1, 1, 1))
-    blocks = xp.reshape(xp.astype(places[0, :m, 0, 0], dtype), (m, 1))
+    blocks = xp.reshape(places[0, :m, 0, 0], (m, 1))
     number = xp.reshape(xp.broadcast_to(blocks, (m, width)), (-1,))
 
     def orthonormal(w: Array) -> Array:
@@ -244,12 +244,12 @@ def top_vectors(
         w, first = without(w, flat)
         w, second = without(w, flat)
         # An invariant subspace is exhausted: go on with a direction that changes from step to step.
-        turned = xp.cos(angles * xp.astype(j + 1, dtype))
+        turned = xp.cos(angles * (j + 1))
         w = w + (norm + 1) * (64 * u) * turned / size**0.5
         w, _ = without(orthonormal(w), flat)
         w = orthonormal(w)
         inner = (first + second)[:, :rows, :]
-        here = xp.astype(number == xp.astype(j, dtype), dtype)
+        here = xp.astype(number == j, dtype)
         columns = xp.reshape(xp.broadcast_to(inner[:, :, None, :], (b, rows, m, width)), (b, rows, rows))
         projected = xp.where(here > 0, columns, projected)
         basis = xp.where(places == j + 1, w[:, None, :, :], basis)
@@ -259,7 +259,7 @@ def top_vectors(
         cycle, j, basis, projected, best, vectors, active, products = state
         begun = j
         j, basis, projected = backend.loop(lambda s: s[0] < m, step, (j, basis, projected))
-        products = products + xp.where(active, 2 * width * (j - begun), xp.zeros_like(products))
+        products = products + xp.astype(active, products.dtype) * (2 * width * (j - begun))
         upper = xp.triu(projected)
         values, small = xp.linalg.eigh(upper + xp.matrix_transpose(xp.triu(projected, k=1)))
         values, small = xp.flip(values, axis=-1), xp.flip(small, axis=-1)
@@ -281,7 +281,7 @@ def top_vectors(
         leading = xp.where(number < kept, values, xp.zeros_like(values))
         return (
             cycle + 1,
-            xp.zeros_like(j) + kept,
+            j * 0 + kept,
             basis,
             eye * leading[:, None, :],
             found,
@@ -292,7 +292,7 @@ def top_vectors(
 
     first = orthonormal(xp.broadcast_to(start[None, ...], (b, width, size)))
     basis = xp.where(places == 0, first[:, None, :, :], xp.zeros((b, m + 1, width, size), dtype=dtype, device=device))
-    counter = xp.zeros((), dtype=xp.int32, device=device)
+    counter = arrays.counter(like, xp=xp, backend=backend)
     state = (
         counter,
         counter,

@@ -32,6 +32,7 @@ class Reshaped(Method):
     name: ClassVar[str] = "reshaped"
     rounds: ClassVar[Rounds] = "down"
     wide: ClassVar[bool] = True
+    outer_products: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""
@@ -58,5 +59,4 @@ class Reshaped(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Return u v^T, reshaped back."""
         u, v = residuals
-        outer = (u * cotangent[:, None])[:, :, None] * v[:, None, :]
-        return operators.fold(outer, (0,), spec.block_shape, xp=xp)
+        return operators.folded_outer(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

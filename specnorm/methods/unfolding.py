@@ -15,6 +15,7 @@ import numpy as np
 
 from specnorm import arrays, operators, rounding
 from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.krylov import Lanczos
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -38,6 +39,7 @@ class Unfoldings(Method):
     name: ClassVar[str] = "unfoldings"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    outer_products: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size: the bound is on sigma*, the supremum over sizes."""
@@ -61,11 +63,17 @@ class Unfoldings(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """sqrt(taps) u v^T of each unfolding, folded back and weighted by its cotangent."""
         root = math.sqrt(math.prod(spec.block_kernel_shape))
-        total = 0.0
+        total: Array = None
         for j, rows in enumerate(operators.unfolding_splits(spec.ndim)):
             u, v = residuals[2 * j], residuals[2 * j + 1]
-            u = u * (root * cotangent[:, j])[:, None]
-            total = total + operators.fold(u[:, :, None] * v[:, None, :], rows, spec.block_shape, xp=xp)
+            if not u.shape[1]:
+                continue  # left out: no block's smallest
+            part = operators.folded_outer(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
+            if total is None:
+                total = part
+            else:
+                total += part
+            del part
         return total
 
 
@@ -80,6 +88,7 @@ class FantasticFour(Method):
     name: ClassVar[str] = "f4"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    outer_products: ClassVar[bool] = True
     small_steps: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
@@ -89,7 +98,7 @@ class FantasticFour(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Take the smallest unfolding bound."""
-        if not (backend.static_shapes or backend.is_traced(blocks)):
+        if _looks(blocks, backend):
             return _smallest(blocks, spec, xp=xp, backend=backend)
         every = Unfoldings().forward(blocks, spec, xp=xp, backend=backend)
         active = xp.argmin(every.value, axis=1)
@@ -112,10 +121,14 @@ class FantasticFour(Method):
 
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
         """Top right singular vectors; constant ones for a zero block."""
-        del backend
         found = []
         for rows in operators.unfolding_splits(spec.ndim):
-            _, v, _ = operators.top_triple(operators.unfold(blocks, rows, xp=xp), xp=xp)
+            matrix = operators.unfold(blocks, rows, xp=xp)
+            if _looks(blocks, backend):
+                v = _leading(matrix, xp=xp, backend=backend)
+            else:
+                v = operators.top_triple(matrix, xp=xp)[1]
+            del matrix
             found.append(arrays.normalise_or_keep(v, xp.ones_like(v) / math.sqrt(v.shape[-1]), xp=xp)[0])
         return tuple(found)
 
@@ -123,16 +136,46 @@ class FantasticFour(Method):
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps on each unfolding: an estimate, as each is below its norm."""
-        del backend
+        splits, looks = operators.unfolding_splits(spec.ndim), _looks(blocks, backend)
+        nothing = _nothing(blocks, xp=xp, backend=backend)
         values, residuals, after = [], [], []
-        for v, rows in zip(state, operators.unfolding_splits(spec.ndim), strict=True):
+        for v, rows in zip(state, splits, strict=True):
             u, v, value = follow_matrix(operators.unfold(blocks, rows, xp=xp), v, sweeps, xp=xp)
-            values.append(value)
-            residuals += [u, v]
+            # The rows of some unfoldings are a third of the kernel: found again if that is the one.
+            residuals += [nothing if looks and 8 * u.shape[1] > math.prod(spec.block_shape) else u, v]
             after.append(v)
+            values.append(value)
+            del u
         every = xp.stack(values, axis=1) * math.sqrt(math.prod(spec.block_kernel_shape))
         active = xp.argmin(every, axis=1)
+        if looks:
+            kept = set(backend.to_numpy(active).tolist())
+            for j, rows in enumerate(splits):
+                if j not in kept:
+                    residuals[2 * j : 2 * j + 2] = [nothing, nothing]
+                elif not residuals[2 * j].shape[1]:
+                    residuals[2 * j] = follow_matrix(operators.unfold(blocks, rows, xp=xp), state[j], sweeps, xp=xp)[0]
         return Evaluation(xp.min(every, axis=1), (), (*residuals, active)), tuple(after)
+
+
+def _looks(blocks: Array, backend: Backend) -> bool:
+    """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
+    return not (backend.static_shapes or backend.is_traced(blocks))
+
+
+def _leading(matrix: Array, *, xp: Any, backend: Backend) -> Array:
+    """Right singular vectors to start a training state from: a few looks, as steps go on where they end."""
+    run = Lanczos(matrix, xp=xp, backend=backend)
+    for _ in range(_LOOKS):
+        run.advance()
+        if run.done.all():
+            break
+    return run.vectors()[1]
+
+
+def _nothing(blocks: Array, *, xp: Any, backend: Backend) -> Array:
+    """In the place of the vectors of an unfolding that is no block's smallest."""
+    return xp.zeros((blocks.shape[0], 0), dtype=blocks.dtype, device=backend.device(blocks))
 
 
 def follow_matrix(a: Array, v: Array, sweeps: int, *, xp: Any) -> tuple[Array, Array, Array]:
@@ -141,46 +184,88 @@ def follow_matrix(a: Array, v: Array, sweeps: int, *, xp: Any) -> tuple[Array, A
     for j in range(sweeps):
         if j:
             u, _ = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
-        v, norm = arrays.normalise_or_keep(xp.matmul(u[..., None, :], a)[..., 0, :], v, xp=xp)
+        v, norm = arrays.normalise_or_keep(xp.matmul(xp.matrix_transpose(a), u[..., None])[..., 0], v, xp=xp)
     return u, v, norm[..., 0]
 
 
-_STEPS = 8
-"""Power steps that tell which unfoldings cannot have the smallest norm: they estimate it from below."""
+_LOOKS = 3
+"""Looks at a Lanczos run that starts a training state: 24 steps, whose basis is smaller than the kernel."""
+NARROW = 2**17
+"""Entries from which the smallest norm is looked for in float32, in half the time."""
 
 
 def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
-    """The smallest unfolding bound of each block, proving no norm that a power iteration shows to be larger."""
-    splits = operators.unfolding_splits(spec.ndim)
-    matrices = [operators.unfold(blocks, rows, xp=xp) for rows in splits]
-    guesses = [_from_below(matrix, xp=xp, backend=backend) for matrix in matrices]
-    least = np.stack([value for value, _ in guesses])
-    best = np.full_like(least[0], math.inf)
-    active = np.zeros(blocks.shape[0], dtype=np.int64)
-    for j in np.argsort(least.sum(axis=1), kind="stable").tolist():
-        if (least[j] >= best).all():
-            continue
-        found = backend.to_numpy(rounding.matrix_norm_up(matrices[j], xp=xp, backend=backend))
-        active = np.where(found < best, j, active)
-        best = np.minimum(found, best)
-    value = backend.from_numpy(best, blocks)
+    """The smallest unfolding bound of each block: the smallest norm is looked for, and that unfolding alone proven."""
+    splits, count = operators.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    active, runs = _search(blocks, spec, xp=xp, backend=backend)
+    best = np.zeros(count)
     residuals: list[Array] = []
-    for j, matrix in enumerate(matrices):
-        if (active == j).any():
-            residuals += operators.sharpened_triple(matrix, guesses[j][1], value, xp=xp, backend=backend)
-        else:
-            residuals += [xp.zeros_like(matrix[:, :, 0]), xp.zeros_like(matrix[:, 0, :])]
+    for j, rows in enumerate(splits):
+        mine = np.flatnonzero(active == j)
+        if not len(mine):
+            residuals += [_nothing(blocks, xp=xp, backend=backend)] * 2
+            continue
+        run = _finished(runs[j], mine, blocks, rows, xp=xp, backend=backend)
+        best[mine] = _proven(run, xp=xp, backend=backend)
+        place = backend.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
+        residuals += [x if len(mine) == count else xp.matmul(place, x) for x in run.vectors()]
     root = math.sqrt(math.prod(spec.block_kernel_shape))
-    chosen = backend.from_numpy(active, blocks)
-    return Evaluation(rounding.up(value * root, 3, xp=xp), (), (*residuals, chosen))
+    value = rounding.up(xp.astype(backend.from_numpy(best, blocks), blocks.dtype) * root, 3, xp=xp)
+    return Evaluation(value, (), (*residuals, backend.from_numpy(active, blocks)))
 
 
-def _from_below(matrix: Array, *, xp: Any, backend: Backend) -> tuple[np.ndarray, Array]:
-    """Norms of a stack of matrices from below, and the vectors of their smaller sides."""
-    wide = matrix.shape[-1] > matrix.shape[-2]
-    tall = xp.matrix_transpose(matrix) if wide else matrix
-    start = np.broadcast_to(arrays.random_vectors(0, (1, tall.shape[-1])).real, (matrix.shape[0], tall.shape[-1]))
-    v = backend.from_numpy(start.astype(np.float64 if matrix.dtype == xp.float64 else np.float32), matrix)
-    _, v, norm = follow_matrix(tall, arrays.normalise(v, xp=xp)[0], _STEPS, xp=xp)
-    # ||A* u|| <= ||A|| for a unit vector u; less a little for rounding.
-    return backend.to_numpy(norm) * (1 - 1e-6), v
+def _search(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[np.ndarray, dict[int, Lanczos]]:
+    """Which unfolding of each block has the smallest norm, up to 1e-6, and the runs that found them.
+
+    Every unfolding has a lower bound of its norm, which Lanczos raises. The lowest is raised until it has converged and
+    is the lowest still: then no unfolding has a smaller norm.
+    """
+    splits, count = operators.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    total = backend.to_numpy(xp.linalg.vector_norm(xp.reshape(blocks, (count, -1)), axis=1)).astype(np.float64) ** 2
+    # ||A||_F**2 is at most the number of singular values times ||A||**2.
+    least = np.stack([total / _rank(spec.block_shape, rows) for rows in splits])
+    done = np.zeros(least.shape, dtype=bool)
+    narrow = xp.astype(blocks, xp.float32, copy=False) if math.prod(spec.block_shape) >= NARROW else blocks
+    runs: dict[int, Lanczos] = {}
+    while True:
+        active = np.argmin(least, axis=0)
+        waiting = active[~done[active, np.arange(count)]]
+        if not len(waiting):
+            return active, {j: runs[j] for j in set(active.tolist())}
+        j = int(np.bincount(waiting).argmax())
+        if j not in runs:
+            runs[j] = Lanczos(operators.unfold(narrow, splits[j], xp=xp), xp=xp, backend=backend)
+        runs[j].advance()
+        least[j], done[j] = np.maximum(least[j], runs[j].squares), runs[j].done
+
+
+def _finished(
+    run: Lanczos, mine: np.ndarray, blocks: Array, rows: tuple[int, ...], *, xp: Any, backend: Backend
+) -> Lanczos:
+    """The run for some of the blocks alone, in their own precision."""
+    start = run.small_side()
+    if len(mine) < blocks.shape[0]:
+        index = backend.from_numpy(mine, blocks)
+        blocks, start = xp.take(blocks, index, axis=0), xp.take(start, index, axis=0)
+    elif run.matrix.dtype == blocks.dtype:
+        return run
+    matrix = operators.unfold(blocks, rows, xp=xp)
+    run = Lanczos(matrix, xp.astype(start, blocks.dtype), xp=xp, backend=backend)
+    while not run.done.all():
+        run.advance()
+    return run
+
+
+def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
+    """The shorter side of an unfolding."""
+    count = math.prod(shape[axis] for axis in rows)
+    return min(count, math.prod(shape) // count)
+
+
+def _proven(run: Lanczos, *, xp: Any, backend: Backend) -> np.ndarray:
+    """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
+    square = xp.astype(backend.from_numpy(run.squares, run.matrix), run.matrix.dtype)
+    found = backend.to_numpy(rounding.norm_near(run.matrix, square, xp=xp, backend=backend))
+    if not np.isfinite(found).all():
+        found = np.minimum(found, backend.to_numpy(rounding.matrix_norm_up(run.matrix, xp=xp, backend=backend)))
+    return np.asarray(found, dtype=np.float64)

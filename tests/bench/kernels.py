@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from real_weights import real_layers
+from real_weights import real_kernel, real_layers
 
 
 def trained(channels: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
@@ -43,3 +43,45 @@ def stretched(kernels: list[np.ndarray], channels: int) -> np.ndarray:
 def flat(channels: int, seed: int = 0) -> np.ndarray:
     """Gaussian entries: a flat spectrum with many near maxima, the worst case of a search."""
     return np.random.RandomState(seed).standard_normal((channels, channels, 3, 3)).astype(np.float32)
+
+
+RESNET18 = {
+    "conv1": (64, 3, 7, 7),
+    "layer1": (64, 64, 3, 3),
+    "layer2.0.conv1": (128, 64, 3, 3),
+    "layer2": (128, 128, 3, 3),
+    "layer2.0.downsample": (128, 64, 1, 1),
+    "layer3.0.conv1": (256, 128, 3, 3),
+    "layer3": (256, 256, 3, 3),
+    "layer3.0.downsample": (256, 128, 1, 1),
+    "layer4.0.conv1": (512, 256, 3, 3),
+    "layer4": (512, 512, 3, 3),
+    "layer4.0.downsample": (512, 256, 1, 1),
+}
+"""Every shape of its 20 convolutions."""
+RESNET18_COUNTS = {"layer1": 4, "layer2": 3, "layer3": 3, "layer4": 3}
+"""How often a shape occurs, where more than once."""
+
+
+def like_trained(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """A kernel of any shape with spatial profiles and a decay of the channels as trained ones have.
+
+    Real 64x64 3x3 kernels on the diagonal, each 0.9 of the one before, mixed by rotations; a larger window is filled by
+    smooth interpolation, a single tap is the middle one.
+    """
+    real = [kernel for _, kernel, _ in real_layers("resnet20") if kernel.shape == (64, 64, 3, 3)]
+    cout, cin, *window = shape
+    out = np.zeros((cout, cin, 3, 3))
+    for j, start in enumerate(range(0, min(cout, cin), 64)):
+        rows, columns = min(64, cout - start), min(64, cin - start)
+        part = real[(j + seed) % len(real)][:rows, :columns]
+        out[start : start + rows, start : start + columns] = part / np.abs(part).max() * 0.9**j
+    state = np.random.RandomState(seed)
+    left, right = (np.linalg.qr(state.standard_normal((c, c)))[0] for c in (cout, cin))
+    places = [np.linspace(0, 2, n) if n > 1 else np.ones(1) for n in window]
+    spread = [np.maximum(0.0, 1 - np.abs(place[:, None] - np.arange(3))) for place in places]
+    mixed = np.einsum("ao,oikl,ib,xk,yl->abxy", left, out, right, *spread, optimize=True)
+    return np.ascontiguousarray(mixed, dtype=np.float32)
+
+
+__all__ = ["RESNET18", "RESNET18_COUNTS", "flat", "like_trained", "real_kernel", "stretched", "trained"]

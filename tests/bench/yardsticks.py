@@ -64,3 +64,70 @@ def fft_svd(kernel: Tensor, n: int) -> Tensor:
     symbol = torch.fft.fft2(kernel, s=(n, n)).permute(2, 3, 0, 1).reshape(n * n, *kernel.shape[:2])
     value: Tensor = torch.linalg.svdvals(symbol).max()
     return value
+
+
+def unfolding_power(kernel: Tensor, steps: int = 50, seed: int = 0) -> Tensor:
+    """Fantastic Four as published: the smallest of four unfoldings' norms by a fixed number of power steps.
+
+    Singla and Feizi, ICLR 2021. Not converged, so below what it estimates.
+    """
+    o, _, h, w = kernel.shape
+    matrices = [
+        kernel.reshape(o, -1),
+        kernel.permute(0, 2, 1, 3).reshape(o * h, -1),
+        kernel.permute(0, 3, 1, 2).reshape(o * w, -1),
+        kernel.permute(0, 2, 3, 1).reshape(o * h * w, -1),
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    norms = []
+    for matrix in matrices:
+        v = torch.randn(matrix.shape[1], dtype=kernel.dtype, generator=generator)
+        v = v / torch.linalg.vector_norm(v)
+        norm = torch.zeros(())
+        for _ in range(steps):
+            u = matrix @ v
+            u = u / torch.linalg.vector_norm(u)
+            v = matrix.T @ u
+            norm = torch.linalg.vector_norm(v)
+            v = v / norm
+        norms.append(norm)
+    return torch.stack(norms).min() * math.sqrt(h * w)
+
+
+def gram_fft(kernel: Tensor, n: int, steps: int = 6) -> Tensor:
+    """Gram iteration on the circular symbol at one size (Delattre et al. 2023): rescaled by the Frobenius norm."""
+    g = torch.fft.fft2(kernel, s=(n, n)).permute(2, 3, 0, 1).reshape(n * n, *kernel.shape[:2])
+    if g.shape[1] < g.shape[2]:
+        g = g.mH
+    logarithm = torch.zeros(n * n, dtype=kernel.dtype)
+    for _ in range(steps):
+        norm = torch.linalg.matrix_norm(g)
+        g = g / norm[:, None, None]
+        g = g.mH @ g
+        logarithm = 2 * (logarithm + norm.log())
+    value: Tensor = ((torch.linalg.matrix_norm(g).log() + logarithm) / 2**steps).exp().max()
+    return value
+
+
+def power_at_size(kernel: Tensor, n: int, steps: int = 100, seed: int = 0) -> Tensor:
+    """Power method with the circular layer itself at one size (Ryu et al. 2019; Farnia et al. 2019)."""
+    pads = tuple(p for k in reversed(kernel.shape[2:]) for p in ((k - 1) // 2, k // 2))
+    back = tuple(p for k in reversed(kernel.shape[2:]) for p in (k // 2, (k - 1) // 2))
+    flipped = kernel.transpose(0, 1).flip(2, 3)
+    x = torch.randn(1, kernel.shape[1], n, n, dtype=kernel.dtype, generator=torch.Generator().manual_seed(seed))
+    norm = torch.zeros(())
+    for _ in range(steps):
+        x = x / torch.linalg.vector_norm(x)
+        y = torch.nn.functional.conv2d(torch.nn.functional.pad(x, pads, mode="circular"), kernel)
+        norm = torch.linalg.vector_norm(y)
+        x = torch.nn.functional.conv2d(torch.nn.functional.pad(y, back, mode="circular"), flipped)
+    return norm
+
+
+def uniform_grid(kernel: Tensor, points: int = 10) -> Tensor:
+    """Singular values on a uniform grid of frequencies, lifted to all of them (Araujo et al. 2021, LipGrid)."""
+    sizes = [points * max(1, k - 1) for k in kernel.shape[2:]]
+    factor = math.prod(1 / (1 - (k - 1) / n) for k, n in zip(kernel.shape[2:], sizes, strict=True))
+    symbol = torch.fft.fft2(kernel, s=sizes).permute(2, 3, 0, 1).reshape(math.prod(sizes), *kernel.shape[:2])
+    value: Tensor = torch.linalg.svdvals(symbol).max() * factor
+    return value

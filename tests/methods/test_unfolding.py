@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import FantasticFour, KernelError, Unfoldings
+from specnorm.methods.krylov import DIRECT, LIMIT, Lanczos
+from specnorm.methods.unfolding import NARROW
+from specnorm.program import program_for
 
 
 def plain_unfoldings(kernel: NDArray[Any]) -> tuple[list[float], list[float]]:
@@ -110,6 +115,110 @@ def test_gradient_is_the_active_unfoldings() -> None:
 def test_one_value_is_needed_for_a_gradient() -> None:
     with pytest.raises(specnorm.MethodError, match="FantasticFour"):
         specnorm.value_and_grad(np.ones((2, 2, 3, 3)), Unfoldings())
+
+
+def clustered(size: int, spread: float) -> NDArray[Any]:
+    """A 1x1 kernel whose singular values are 1 and just below."""
+    random = np.random.RandomState(5)
+    u, v = (np.linalg.qr(random.standard_normal((size, size)))[0] for _ in range(2))
+    return np.asarray(((u * (1 - spread * np.arange(size))) @ v)[:, :, None, None])
+
+
+LARGE: dict[str, NDArray[Any]] = {
+    "iterated": Recipe((80, 72, 3, 3), seed=1).kernel,
+    "wide": Recipe((24, 160, 3, 3), seed=2).kernel,
+    "narrow search": Recipe((130, 128, 3, 3), seed=3).kernel,
+    "one dimension": Recipe((90, 80, 5), seed=4).kernel,
+    "every value equal": clustered(90, 0.0),
+    "clustered": clustered(90, 1e-9),
+    "loosely clustered": clustered(200, 1e-5),
+    "rank one": np.outer(np.arange(1.0, 101.0), np.arange(1.0, 91.0))[:, :, None, None],
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_kernels_are_proven_just_above_their_smallest_norm(name: str) -> None:
+    """By Lanczos and one proof; and the gradient is u v^T of that unfolding, where its largest value is simple."""
+    kernel = LARGE[name]
+    smallest = min(itertools.chain(*plain_unfoldings(kernel)))
+    value, gradient = specnorm.value_and_grad(kernel, FantasticFour())
+    assert smallest * (1 - 1e-13) <= value <= smallest * (1 + (2e-6 if kernel.size >= NARROW else 1e-9))
+    assert abs(float(np.sum(kernel * gradient)) / smallest - 1) < 1e-6
+
+
+def test_gradient_of_a_large_kernel_by_differences() -> None:
+    kernel = LARGE["narrow search"]
+    _, gradient = specnorm.value_and_grad(kernel, FantasticFour())
+    along = np.random.RandomState(1).standard_normal(kernel.shape)
+    there, here = (min(itertools.chain(*plain_unfoldings(kernel + h * along))) for h in (1e-4, -1e-4))
+    assert float(np.sum(along * gradient)) == pytest.approx((there - here) / 2e-4, rel=1e-4)
+
+
+@pytest.mark.parametrize("off", [0.9, 1.1])
+def test_what_lanczos_found_is_not_trusted(off: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too low: the proof fails, and eigenvalues take its place. Too high: the value is what was proven."""
+    advance = Lanczos.advance
+
+    def wrong(self: Lanczos) -> None:
+        advance(self)
+        self.squares = self.squares * off
+
+    kernel = LARGE["iterated"]
+    smallest = min(itertools.chain(*plain_unfoldings(kernel)))
+    monkeypatch.setattr(Lanczos, "advance", wrong)
+    value = float(specnorm.f4_bound(kernel))
+    assert smallest <= value <= smallest * (1.05 if off > 1 else 1 + 1e-9)
+
+
+def test_the_search_ends() -> None:
+    """Values that never settle: the steps are counted."""
+    run = Lanczos(clustered(LIMIT + 90, 1e-4)[None, :, :, 0, 0], xp=np, backend=specnorm.backends.load("numpy"))
+    run.tolerance = 0.0
+    looks = 0
+    while not run.done.all():
+        run.advance()
+        looks += 1
+    assert run.size > DIRECT
+    assert not run.settled.any()
+    assert looks < 12
+
+
+def test_groups_with_winners_of_their_own() -> None:
+    """Each group's smallest unfolding is looked for and proven by itself; one group is zero."""
+    tall, flat = Recipe((70, 72, 5), seed=6).kernel, Recipe((70, 72, 5), seed=7).kernel
+    flat[:, :, 1:] = flat[:, :, :1]  # every tap the same: the channels against the rest is the smallest
+    kernel = np.concatenate([tall, 0 * tall, flat])
+    value, gradient = specnorm.value_and_grad(kernel, FantasticFour(), groups=3)
+    alone = [float(specnorm.f4_bound(k)) for k in (tall, flat)]
+    assert float(value) == pytest.approx(max(alone), rel=1e-12)
+    assert float(np.sum(kernel * gradient)) == pytest.approx(max(alone), rel=1e-9)
+
+
+def peak(run: Callable[[], object]) -> int:
+    """Bytes that a second call allocates at most."""
+    run()
+    tracemalloc.start()
+    run()
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("method", [FantasticFour(), Unfoldings()], ids=["f4", "unfoldings"])
+def test_the_backward_needs_the_memory_of_three_kernels(method: specnorm.Method, dtype: str) -> None:
+    kernel = Recipe((64, 64, 3, 3), dtype=dtype, seed=8).kernel
+    plan, backend = program_for(method, kernel.shape, dtype, ()), specnorm.backends.load("numpy")
+    value, _, residuals = plan.forward(kernel, backend=backend)
+    ones = np.ones_like(value)
+    assert peak(lambda: plan.pullback(residuals, ones, backend=backend)) < 3 * kernel.nbytes
+
+
+def test_training_needs_the_memory_of_three_kernels() -> None:
+    kernel = Recipe((64, 64, 3, 3), dtype="float32", seed=8).kernel
+    state = specnorm.init(kernel, FantasticFour())
+    assert peak(lambda: specnorm.init(kernel, FantasticFour())) < 3 * kernel.nbytes
+    assert peak(lambda: specnorm.step(kernel, FantasticFour(), state)) < 3 * kernel.nbytes
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 2, 3, 3), (2, 3, 0), (1, 1, 2, 2, 2, 2)])

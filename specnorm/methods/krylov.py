@@ -1,0 +1,124 @@
+"""Lanczos on stacks of real matrices, carried on where it stopped: their norms from below, and their vectors.
+
+Only estimates: `rounding` proves what comes out.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specnorm import arrays
+
+if TYPE_CHECKING:
+    from specnorm.backends import Array, Backend
+
+DIRECT = 64
+"""Up to this many rows or columns, an eigenvalue routine of the Gram matrix is faster than any iteration."""
+FIRST = 8
+"""Steps before the first look at the values; half as many as there were before each further one."""
+LIMIT = 160
+"""Steps at most. Where the largest values are clustered that can be too few."""
+
+
+@functools.cache
+def _drawn(size: int) -> np.ndarray:
+    """A random start (1, size), the same every time."""
+    return np.real(arrays.random_vectors(0, (1, size)))
+
+
+class Lanczos:
+    """The largest singular value of each matrix of a stack, in steps.
+
+    Three-term recurrence on the smaller Gram matrix, which is not formed. Vectors lose their orthogonality, which
+    repeats values that have converged and spoils none.
+
+    Parameters
+    ----------
+    matrix : array, shape (b, m, n)
+    start : array, shape (b, min(m, n)), optional
+        From another run; random without.
+
+    Attributes
+    ----------
+    squares : host array, shape (b,)
+        Squared norms from below.
+    settled, done : host arrays, shape (b,)
+        Where they have converged, and where that or the last step has come.
+    """
+
+    def __init__(self, matrix: Array, start: Array | None = None, *, xp: Any, backend: Backend) -> None:
+        self.xp, self.backend, self.matrix = xp, backend, matrix
+        self.wide = matrix.shape[-1] > matrix.shape[-2]
+        self.tall = xp.matrix_transpose(matrix) if self.wide else matrix
+        self.size = int(self.tall.shape[-1])
+        self.host = np.float64 if matrix.dtype == xp.float64 else np.float32
+        # An eigenvalue is off by the square of its residual over the gap, a vector by the residual over the gap.
+        self.tolerance = 1e-8 if matrix.dtype == xp.float64 else 1e-5
+        count = int(matrix.shape[0])
+        self.squares = np.zeros(count)
+        self.settled = self.done = np.zeros(count, dtype=bool)
+        if self.size > DIRECT:
+            if start is None:
+                start = backend.from_numpy(np.repeat(_drawn(self.size).astype(self.host), count, axis=0), matrix)
+            self._back = xp.matrix_transpose(self.tall)
+            self._tiny = float(xp.finfo(matrix.dtype).smallest_normal)
+            self._basis = [arrays.normalise(start, xp=xp)[0][:, :, None]]
+            self._alpha: list[Array] = []
+            self._beta: list[Array] = []
+
+    def advance(self) -> None:
+        """Some steps; one transfer to the host."""
+        if self.size <= DIRECT:
+            gram = arrays.gram_smaller(self.matrix, xp=self.xp)
+            values = self.xp.linalg.eigvalsh((gram + self.xp.matrix_transpose(gram)) / 2)[:, -1]
+            self.squares = np.maximum(self.backend.to_numpy(values).astype(np.float64), 0.0)
+            self.settled = self.done = np.ones_like(self.done)
+            return
+        taken = len(self._alpha)
+        for _ in range(max(FIRST, min(taken // 2, LIMIT - taken))):
+            self._step()
+        values, vectors = np.linalg.eigh(self._projected())
+        self.squares, self._small = np.maximum(values[:, -1], 0.0), vectors[:, :, -1]
+        last = self.backend.to_numpy(self._beta[-1])[:, 0, 0]
+        self.settled = last * np.abs(self._small[:, -1]) <= self.tolerance * self.squares
+        self.done = self.settled | (len(self._alpha) >= LIMIT)
+
+    def _step(self) -> None:
+        v = self._basis[-1]
+        w = self._back @ (self.tall @ v)
+        alpha = self.xp.matrix_transpose(v) @ w
+        w = w - alpha * v
+        if self._beta:
+            w = w - self._beta[-1] * self._basis[-2]
+        beta = self.xp.sqrt(self.xp.matrix_transpose(w) @ w)
+        self._basis.append(w / (beta + self._tiny))
+        self._alpha.append(alpha)
+        self._beta.append(beta)
+
+    def _projected(self) -> np.ndarray:
+        """The tridiagonal matrices, lower triangle."""
+        found = self.backend.to_numpy(self.xp.concat([*self._alpha, *self._beta], axis=1))[:, :, 0]
+        steps = len(self._alpha)
+        out = np.zeros((len(found), steps, steps))
+        every = np.arange(steps)
+        out[:, every, every] = found[:, :steps]
+        out[:, every[1:], every[:-1]] = found[:, steps:-1]
+        return out
+
+    def small_side(self) -> Array:
+        """Singular vectors of the shorter side, (b, min(m, n))."""
+        xp = self.xp
+        if self.size <= DIRECT:
+            return arrays.top_eigenpair(arrays.gram_smaller(self.tall, xp=xp), xp=xp)[1]
+        weights = self.backend.from_numpy(self._small[:, :, None].astype(self.host), self.matrix)
+        return arrays.normalise(xp.matmul(xp.concat(self._basis[:-1], axis=2), weights)[:, :, 0], xp=xp)[0]
+
+    def vectors(self) -> tuple[Array, Array]:
+        """Singular vectors (u, v); zero for a zero matrix."""
+        xp, small = self.xp, self.small_side()
+        large, norm = arrays.normalise(xp.matmul(self.tall, small[:, :, None])[:, :, 0], xp=xp)
+        small = xp.where(norm > 0, small, xp.zeros_like(small))
+        return (small, large) if self.wide else (large, small)

@@ -1,0 +1,112 @@
+"""Where the suite runs: each library and device that is here, and why another is not."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import specnorm
+
+
+@dataclass(frozen=True)
+class Library:
+    """One library on one device.
+
+    Parameters
+    ----------
+    name : str
+    asarray : callable
+        From a host array.
+    ready : callable
+        Waits for a result.
+    compiled : callable
+        Of a function; the function itself where nothing is compiled.
+    missing : str
+        Why it cannot be used here; empty if it can.
+    """
+
+    name: str
+    asarray: Callable[[np.ndarray], Any]
+    ready: Callable[[Any], Any] = lambda x: x
+    compiled: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] = lambda f: f
+    missing: str = ""
+
+    @property
+    def compiles(self) -> bool:
+        """Whether a first call costs more."""
+        return self.name.startswith("jax")
+
+    def prepare(self, call: Callable[[Any], Any], kernel: np.ndarray) -> Callable[[], Any]:
+        """The call on this library's array, waiting for its end."""
+        x, run = self.asarray(kernel.copy()), self.compiled(call)
+        return lambda: self.ready(run(x))
+
+
+def _torch(device: str) -> Library:
+    missing = "" if device == "cpu" or torch.cuda.is_available() else "no NVIDIA GPU here"
+
+    def ready(x: Any) -> Any:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return x
+
+    return Library(f"torch {device}", lambda k: torch.from_numpy(k).to(device), ready, missing=missing)
+
+
+def _numpy() -> Library:
+    return Library("numpy", np.asarray)
+
+
+def _jax(device: str) -> Library:
+    """Compiled where the method can be; a search runs on the host, outside."""
+    try:
+        jax = importlib.import_module("jax")
+        place = jax.devices(device)[0]
+    except ImportError:
+        return Library(f"jax {device}", np.asarray, missing="JAX is not installed")
+    except RuntimeError:
+        return Library(f"jax {device}", np.asarray, missing="no NVIDIA GPU that JAX sees")
+    jax.config.update("jax_enable_x64", True)
+
+    def compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        quick = jax.jit(call)
+
+        def run(x: Any) -> Any:
+            nonlocal quick
+            try:
+                return quick(x)
+            except specnorm.MethodError:  # a search, which runs outside of compiled code
+                quick = call
+                return quick(x)
+
+        return run
+
+    return Library(f"jax {device}", lambda k: jax.device_put(k, place), jax.block_until_ready, compiled)
+
+
+def _cupy() -> Library:
+    try:
+        cupy = importlib.import_module("cupy")
+        count = cupy.cuda.runtime.getDeviceCount()
+    except ImportError:
+        return Library("cupy", np.asarray, missing="CuPy is not installed")
+    except Exception as error:  # the class of the error is CuPy's own
+        return Library("cupy", np.asarray, missing=f"no NVIDIA GPU that CuPy sees: {error}")
+
+    def ready(x: Any) -> Any:
+        cupy.cuda.Device().synchronize()
+        return x
+
+    return Library("cupy", cupy.asarray, ready, missing="" if count else "no NVIDIA GPU that CuPy sees")
+
+
+LIBRARIES = {
+    library.name.removesuffix(" cpu"): library
+    for library in (_torch("cpu"), _numpy(), _jax("cpu"), _torch("cuda"), _jax("cuda"), _cupy())
+}
+LIBRARIES |= {library.name: library for library in list(LIBRARIES.values())}

@@ -1,0 +1,300 @@
+"""docs/benchmarks/index.md and its plots, made from the committed lines alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from bench.kernels import RESNET18
+
+Row = dict[str, Any]
+NOTES = "notes.md"
+"""What was tried where an aim is missed: written by hand, beside the page, and put at its end."""
+MIB = 2**20
+
+
+def write(rows: list[Row], source: Path) -> None:
+    folder = source.parent
+    plots(rows, folder)
+    notes = folder / NOTES
+    parts = [
+        head(rows, source.name), aims(rows), tensor_norms(rows), circular(rows), unfoldings(rows), others(rows),
+        tolerances(rows), libraries(rows), left_out(rows), notes.read_text(encoding="utf-8") if notes.exists() else "",
+    ]  # fmt: skip
+    (folder / "index.md").write_text("\n".join(part for part in parts if part).rstrip() + "\n", encoding="utf-8")
+
+
+# -- picking ---------------------------------------------------------------------------------------------------
+def pick(rows: list[Row], section: str, **fixed: Any) -> list[Row]:
+    return [
+        row for row in rows
+        if row["section"] == section and "skipped" not in row and all(row[key] == value for key, value in fixed.items())
+    ]  # fmt: skip
+
+
+def one(rows: list[Row], section: str, **fixed: Any) -> Row | None:
+    found = pick(rows, section, **fixed)
+    return found[-1] if found else None
+
+
+def table(header: list[str], lines: list[list[str]]) -> str:
+    rule = "|" + "---|" * len(header)
+    return (
+        "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
+    )
+
+
+def times(row: Row | None) -> str:
+    """How many times as fast as the textbook method."""
+    return f"{row['faster']:.2g}x" if row and "faster" in row else "-"
+
+
+def span(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
+def geometric(values: list[float]) -> float:
+    return math.exp(statistics.fmean(math.log(x) for x in values))
+
+
+# -- the page --------------------------------------------------------------------------------------------------
+def head(rows: list[Row], name: str) -> str:
+    def every(key: str) -> str:
+        return ", ".join(sorted({str(row[key]) for row in rows}))
+
+    versions = ", ".join(f"{key} {value}" for key, value in rows[-1]["versions"].items())
+    return f"""# Benchmarks
+
+Textbook methods, written plainly from their papers (`tests/bench/yardsticks.py`), and specnorm's on the same kernel: in
+turn in one process, so that whatever else the machine does falls on both. "3x" is three times as fast, the median of
+the paired ratios; below 1x it is slower. "Value" is divided by the norm itself, proven to 1e-4.
+
+Measured {every("date")} at commit {every("commit")} on {every("machine")}; threads: {every("threads")}; {versions}. The
+machine was shared with other work, so compare ratios, not seconds. Every line: [{name}]({name}). This page is made from
+it by `python -m bench page` in `tests`; `python -m bench run --size full --out FILE` measures again, and
+`python -m bench compare FILE` lists what got slower than noise allows. More: [what a proof costs](price.md),
+[training](training.md).
+
+Kernels: real ones of published networks; "trained-like" ones of ResNet-18's shapes, made of real layers by rotations of
+the channels, strides left out; "flat" ones are Gaussian, the worst case of a search.
+"""
+
+
+def aims(rows: list[Row]) -> str:
+    lines = [[what, aim, reached] for what, aim, reached in _aims(rows)]
+    return "## Aims, and what was reached\n\n" + table(["what", "aim", "reached"], lines)
+
+
+def _aims(rows: list[Row]) -> list[tuple[str, str, str]]:
+    found = []
+    for contestant, aim in (("tn_bound, estimate", "≥ 5x, never slower"), ("tn_bound, proven", "≥ 1x")):
+        mine = [r for r in pick(rows, "tensor norm", contestant=contestant) if r["name"] in RESNET18]
+        if mine:
+            ratios = [r["faster"] for r in mine]
+            reached = f"{geometric(ratios):.2g}x (geometric mean), {min(ratios):.2g}x at worst"
+            found.append((f"`{contestant}` and HOPM, ResNet-18's shapes", aim, reached))
+    both = [
+        (ours["value"], theirs["value"])
+        for ours in pick(rows, "tensor norm", contestant="tn_bound, estimate")
+        if (theirs := one(rows, "tensor norm", contestant="hopm", name=ours["name"], family=ours["family"]))
+    ]
+    if both:
+        least = min(a / b for a, b in both)
+        found.append(
+            ("its value over HOPM's", "≥ 1", f"{least:.6f} at least, {max(a / b for a, b in both):.3f} at most")
+        )
+    for n, family, least_aim in (
+        (32, "trained-like", 20),
+        (112, "trained-like", 150),
+        (32, "flat", 8),
+        (112, "flat", 60),
+    ):
+        row = one(rows, "circular", contestant="conv_norm", name="64 channels", family=family, n=n)
+        if row:
+            what = f"`conv_norm` and FFT + SVD, 64 channels, n = {n}, {family}"
+            found.append((what, f"≥ {least_aim}x", times(row)))
+    for row in pick(rows, "circular", contestant="conv_norm", name="64 channels", family="trained-like", n=1024):
+        if "peak_bytes" in row:
+            kernel = 4 * math.prod(row["shape"]) / MIB
+            peak = f"{row['peak_bytes'] / MIB:.0f} MiB beyond a kernel of {kernel:.2g} MiB"
+            found.append(("memory of `conv_norm`, 64 channels, n = 1024", "≤ 3 kernels + 256 MiB", peak))
+    for name, aim in (("ResNet-20, trained", "1 s on 2 cores"), ("ResNet-18, trained-like", "20 s on 2 cores")):
+        row = one(rows, "network", name=name)
+        if row:
+            found.append((f"`enclose` 1e-3, every layer of {name}", aim, f"{span(row['seconds'])}, one thread"))
+    found.append(("`enclose` 1e-3, ResNet-50's shapes on an H200", "1 s", "not measured: no GPU"))
+    for family in ("trained-like", "flat"):
+        for low, aim in ((True, "≥ 1x"), (False, "≥ 0.5x")):
+            mine = [
+                r
+                for r in pick(rows, "unfoldings", contestant="f4_bound", family=family)
+                if (r["shape"][0] <= 128) == low
+            ]
+            if mine:
+                where = ("up to" if low else "above") + " 128 channels"
+                reached = ", ".join(f"{r['shape'][0]}: {r['faster']:.2g}x" for r in mine)
+                found.append((f"`f4_bound` and 50 power steps, {where}, {family}", aim, reached))
+    return found
+
+
+def tensor_norms(rows: list[Row]) -> str:
+    names = ("tn_bound, estimate", "tn_bound, proven", "enclose 1e-3")
+    lines = []
+    for base in pick(rows, "tensor norm", contestant="hopm"):
+        same = {"name": base["name"], "family": base["family"]}
+        others = [one(rows, "tensor norm", contestant=name, **same) for name in names]
+        values = [f"{row['value_over_norm']:.4f}" if row else "-" for row in (base, *others)]
+        lines.append([
+            base["name"], "x".join(map(str, base["shape"])), span(base["seconds"]), *map(times, others), *values,
+        ])  # fmt: skip
+    header = ["kernel", "shape", "HOPM", "estimate", "proven", "`enclose` 1e-3"]
+    header += ["value: HOPM", "estimate", "proven", "`enclose`, upper"]
+    return "## The tensor norm, and the norm itself\n\nHOPM: 100 sweeps from a random start.\n\n" + table(header, lines)
+
+
+def circular(rows: list[Row]) -> str:
+    lines = []
+    for row in pick(rows, "circular", contestant="conv_norm"):
+        same = {"name": row["name"], "family": row["family"], "n": row["n"]}
+        base, interval = (one(rows, "circular", contestant=name, **same) for name in ("fft_svd", "enclose 1e-3"))
+        lines.append([
+            row["name"].removesuffix(" channels"), row["family"], str(row["n"]), span(base["seconds"]) if base else "-",
+            span(row["seconds"]), times(row), span(interval["seconds"]) if interval else "-", times(interval),
+            *(f"{r['peak_bytes'] / MIB:.0f}" if r and "peak_bytes" in r else "-" for r in (base, row)),
+        ])  # fmt: skip
+    header = [
+        "channels",
+        "kernel",
+        "n",
+        "FFT + SVD",
+        "`conv_norm`",
+        "",
+        "`enclose` 1e-3",
+        "",
+        "MiB: FFT",
+        "`conv_norm`",
+    ]
+    return (
+        "## Circular layers at one size\n\nFFT of the padded kernel and all singular values (torch), where a call "
+        "takes at most six seconds.\n\n![seconds against the input size](circular.svg)\n\n" + table(header, lines)
+    )
+
+
+def unfoldings(rows: list[Row]) -> str:
+    lines = []
+    for row in pick(rows, "unfoldings", contestant="f4_bound"):
+        base = one(rows, "unfoldings", contestant="unfolding_power", name=row["name"], family=row["family"])
+        if base:
+            peak = f"{row['peak_over_kernel']:.1f}" if "peak_over_kernel" in row else "-"
+            lines.append([
+                row["name"].removesuffix(" channels"), row["family"],
+                span(base["seconds"]), span(row["seconds"]), times(row),
+                f"{base['value'] / row['value'] - 1:+.1e}", peak,
+            ])  # fmt: skip
+    header = ["channels", "kernel", "50 power steps", "`f4_bound`", "", "their value less ours", "peak, in kernels"]
+    return (
+        "## Fantastic Four\n\nThe smallest of the unfoldings' norms, 3x3 kernels: by 50 power steps on four of them, "
+        "which is no bound, and proven.\n\n![times as fast as 50 power steps](unfoldings.svg)\n\n"
+        + table(header, lines)
+    )
+
+
+def others(rows: list[Row]) -> str:
+    lines = []
+    for section, theirs in (("uniform grid", "uniform_grid"), ("gram", "gram_fft"), ("power", "power_at_size")):
+        for base in pick(rows, section, contestant=theirs):
+            same = {"name": base["name"], "family": base["family"], "n": base["n"]}
+            for row in pick(rows, section, **same):
+                if row is not base:
+                    lines.append([
+                        f"`{row['contestant']}`", base["name"], base["family"], str(base["n"] or "every"),
+                        span(base["seconds"]), span(row["seconds"]), times(row),
+                        f"{base['value_over_norm']:.4f}", f"{row['value_over_norm']:.4f}",
+                    ])  # fmt: skip
+    header = ["ours", "kernel", "", "n", "textbook", "ours", "", "value: textbook", "ours"]
+    text = "Uniform grid: 10 (k - 1) points an axis, singular values, LipGrid's factor. Gram iteration: FFT, 6 steps. "
+    return f"## Uniform grid, Gram iteration, power method\n\n{text}Power method: 100 steps.\n\n" + table(header, lines)
+
+
+def tolerances(rows: list[Row]) -> str:
+    found = [row for row in pick(rows, "tolerance") if row["contestant"] != "hopm"]
+    names = list(dict.fromkeys(row["contestant"] for row in found))
+    lines = []
+    for family, dtype in dict.fromkeys((row["family"], row["dtype"]) for row in found):
+        picked = [one(rows, "tolerance", contestant=name, family=family, dtype=dtype) for name in names]
+        lines.append([family, dtype, *(span(row["seconds"]) if row else "-" for row in picked)])
+    return "## What digits cost\n\nA 64x64x3x3 kernel, every size.\n\n" + table(
+        ["kernel", "dtype", *(f"`{name}`" for name in names)], lines
+    )
+
+
+def libraries(rows: list[Row]) -> str:
+    found = [row for row in pick(rows, "libraries") if row["contestant"] != "hopm"]
+    columns = list(dict.fromkeys((row["library"], row["dtype"]) for row in found))
+    lines = []
+    for name in dict.fromkeys(row["contestant"] for row in found):
+        picked = [one(rows, "libraries", contestant=name, library=lib, dtype=dtype) for lib, dtype in columns]
+        lines.append([f"`{name}`", *(span(row["seconds"]) if row else "-" for row in picked)])
+    first = [row["first_call_seconds"] for row in found if "first_call_seconds" in row]
+    said = (
+        f" A first call of a shape in JAX, compilation included: {min(first):.1g} to {max(first):.2g} s."
+        if first
+        else ""
+    )
+    text = f"A 64x64x3x3 kernel. JAX: compiled, but for `enclose`, whose search runs in NumPy on the host.{said}"
+    return f"## Libraries\n\n{text}\n\n" + table(["", *(f"{lib}, {dtype}" for lib, dtype in columns)], lines)
+
+
+def left_out(rows: list[Row]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if "skipped" in row:
+            size = f", n = {row['n']}" if row["n"] else ""
+            what = row["contestant"] if row["contestant"] != "every one" else row["library"]
+            reasons.setdefault(row["skipped"], []).append(f"{what} ({row['name']}, {row['family']}{size})")
+    lines = [[why, f"{len(what)}: {what[0]}" + (", ..." if len(what) > 1 else "")] for why, what in reasons.items()]
+    return "## Not measured\n\n" + table(["why", "what"], lines) if lines else ""
+
+
+# -- plots -----------------------------------------------------------------------------------------------------
+def plots(rows: list[Row], folder: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "specnorm"  # the same figures give the same file
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for channels, colour in ((16, "C0"), (64, "C1"), (256, "C2")):
+        for contestant, style in (("fft_svd", "x--"), ("conv_norm", "o-")):
+            same = {"contestant": contestant, "name": f"{channels} channels", "family": "trained-like"}
+            points = sorted((row["n"], row["seconds"]) for row in pick(rows, "circular", **same))
+            if points:
+                word = "FFT + SVD" if contestant == "fft_svd" else "conv_norm"
+                axes.loglog(*zip(*points, strict=True), style, color=colour, label=f"{word}, {channels} channels")
+    axes.set_xlabel("input size n")
+    axes.set_ylabel("seconds")
+    axes.legend(fontsize=8)
+    save(figure, folder / "circular.svg")
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for family in ("trained-like", "flat"):
+        found = pick(rows, "unfoldings", contestant="f4_bound", family=family)
+        found.sort(key=lambda row: int(row["shape"][0]))
+        x = [row["shape"][0] for row in found]
+        low, high = ([row["faster_range"][side] for row in found] for side in (0, 1))
+        axes.fill_between(x, low, high, alpha=0.2)
+        axes.semilogx(x, [row["faster"] for row in found], "o-", base=2, label=family)
+    axes.axhline(1, color="gray", linewidth=0.8)
+    axes.set_xlabel("channels")
+    axes.set_ylabel("times as fast as 50 power steps")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+    save(figure, folder / "unfoldings.svg")
+    plt.close("all")
+
+
+def save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})

@@ -1,0 +1,114 @@
+"""The benchmark suite runs, says what it measured, and notices what got slower. Figures are not looked at."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="the textbook methods are written in torch", exc_type=ImportError)
+
+from bench.__main__ import COMMITTED, main, read
+from bench.libraries import LIBRARIES
+from bench.regressions import KEY, slower
+
+Row = dict[str, Any]
+ALWAYS = {*KEY, "yardstick", "date", "commit", "machine", "versions"}
+SECTIONS = {
+    "tensor norm", "uniform grid", "unfoldings", "circular", "gram", "power", "tolerance", "libraries", "network",
+}  # fmt: skip
+UPPER = ("tn_bound, proven", "enclose 1e-3", "f4_bound", "grid_bound", "gram_bound", "enclose 1e-01")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bench") / "suite.jsonl"
+    assert main(["run", "--size", "smoke", "--out", str(out)]) == 0
+    return out
+
+
+def check_rows(rows: list[Row]) -> None:
+    """Every line is complete and every bound on its side."""
+    assert {row["section"] for row in rows} == SECTIONS
+    assert len({repr([row[name] for name in KEY]) for row in rows}) == len(rows)
+    for row in rows:
+        assert row.keys() >= ALWAYS
+        assert row["versions"].keys() >= {"python", "numpy", "torch"}
+        if "skipped" in row:
+            assert row["skipped"]
+            assert "seconds" not in row
+            continue
+        assert row["seconds"] > 0
+        assert row["repeats"] >= 1
+        if row["section"] == "network":
+            continue
+        assert math.isfinite(row["value"])
+        assert row["value_over_norm"] > (1 - 1e-6 if row["contestant"] in UPPER else 0.9)
+        if "faster" in row:
+            low, high = row["faster_range"]
+            assert 0 < low <= row["faster"] <= high
+
+
+def test_a_run_is_complete(smoke: Path) -> None:
+    rows = read(smoke)
+    check_rows(rows)
+    measured = {row["library"] for row in rows if row["section"] == "libraries"}
+    assert measured == {library.name for library in LIBRARIES.values()}
+    for library in LIBRARIES.values():
+        mine = [row for row in rows if row["section"] == "libraries" and row["library"] == library.name]
+        assert all(("skipped" in row) == bool(library.missing) for row in mine)
+
+
+def test_what_got_slower_is_told(smoke: Path) -> None:
+    old = [row for row in read(smoke) if "faster" in row]
+    assert slower(old, old) == []
+    new = copy.deepcopy(old)
+    row = next(row for row in new if row["contestant"] == "f4_bound")
+    row["faster"] /= 4
+    row["faster_range"] = [x / 4 for x in row["faster_range"]]
+    before = next(x for x in old if x["contestant"] == "f4_bound")
+    before["faster_range"] = [before["faster"]] * 2
+    (said,) = slower(new, old)
+    assert "f4_bound" in said
+    assert before["commit"] in said
+    lost = [row for row in old if row["contestant"] != "f4_bound"]
+    assert any("not measured any more" in line and "f4_bound" in line for line in slower(lost, old))
+    # Another size of run: nothing in common, nothing to say.
+    assert slower([row for row in old if row["section"] == "power"], old) == []
+
+
+def test_the_command_tells_it_by_its_exit_code(smoke: Path, tmp_path: Path) -> None:
+    rows = read(smoke)
+    for row in rows:
+        if "faster" in row:
+            row["faster_range"] = [x / 100 for x in row["faster_range"]]
+    worse = tmp_path / "worse.jsonl"
+    worse.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["compare", str(smoke), str(smoke)]) == 0
+    assert main(["compare", str(worse), str(smoke)]) == 1
+
+
+def test_the_page_is_made_of_the_lines(smoke: Path) -> None:
+    pytest.importorskip("matplotlib", reason="for the plots")
+    assert main(["page", str(smoke)]) == 0
+    page = (smoke.parent / "index.md").read_text(encoding="utf-8")
+    assert "`f4_bound`" in page
+    assert "nan" not in page
+    assert (smoke.parent / "unfoldings.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_committed_lines_are_complete() -> None:
+    check_rows(read(COMMITTED))
+
+
+def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="for the plots")
+    for name in (COMMITTED.name, "notes.md"):
+        (tmp_path / name).write_bytes((COMMITTED.parent / name).read_bytes())
+    main(["page", str(tmp_path / COMMITTED.name)])
+    made = (tmp_path / "index.md").read_text(encoding="utf-8")
+    assert made == (COMMITTED.parent / "index.md").read_text(encoding="utf-8")

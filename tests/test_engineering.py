@@ -1,0 +1,225 @@
+"""What makes it fast, looked at where it happens: which products, how many frequencies, how much at once. No clocks."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import array_api_compat.numpy as xp
+import numpy as np
+import pytest
+from specnorm_numpy import NumpyBackend
+from strategies import Recipe
+
+import specnorm
+from specnorm import arrays, operators
+from specnorm.methods import gram_zero
+from specnorm.methods.matrix import PowerIteration
+from specnorm.program import Program
+
+CIRCULAR = {"padding_mode": "circular"}
+
+
+class Namespace:
+    """NumPy, with the products that are asked of it noted."""
+
+    def __init__(self) -> None:
+        self.products: list[tuple[Any, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(xp, name)
+
+    def matmul(self, a: Any, b: Any) -> Any:
+        self.products.append((a, b))
+        return xp.matmul(a, b)
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> Namespace:
+    namespace = Namespace()
+    monkeypatch.setattr(NumpyBackend, "namespace", lambda *_: namespace)
+    return namespace
+
+
+def test_symbols_of_real_kernels_are_real_products(noted: Namespace) -> None:
+    """Two products with the tables of cosines and sines: a complex one would be twice the work."""
+    kernel = Recipe((6, 4, 3, 3), seed=0).kernel
+    operators.Symbol(kernel[None], specnorm.frequencies.half_grid((8, 8)), xp=noted, backend=NumpyBackend()).matrices()
+    assert len(noted.products) == 2
+    assert not any(np.iscomplexobj(factor) for product in noted.products for factor in product)
+
+
+@pytest.mark.parametrize("shape", [(12, 5, 3, 3), (5, 12, 3, 3)])
+def test_gram_matrices_are_of_the_smaller_side(shape: tuple[int, ...], noted: Namespace) -> None:
+    """Gram iteration, the grid, the circular norm: squares of 5 rows, never of 12."""
+    kernel = Recipe(shape, seed=1).kernel
+    specnorm.gram_bound(kernel, 6, **CIRCULAR)
+    specnorm.gram_bound(kernel)
+    specnorm.grid_bound(kernel)
+    specnorm.conv_norm(kernel, 6)
+    results = {
+        (a.shape[-2], b.shape[-1]) for a, b in noted.products if np.iscomplexobj(a) and a.shape[-2] == b.shape[-1]
+    }
+    assert (5, 5) in results
+    assert (12, 12) not in results
+
+
+@pytest.mark.parametrize("n", [8, 9])
+def test_half_of_the_frequencies_are_looked_at(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real kernel's symbols come in conjugate pairs."""
+    seen: list[int] = []
+    prepare = operators.Symbol.__init__
+
+    def counted(self: Any, blocks: Any, frequencies: Any, **given: Any) -> None:
+        seen.append(len(frequencies))
+        prepare(self, blocks, frequencies, **given)
+
+    monkeypatch.setattr(operators.Symbol, "__init__", counted)
+    kernel = Recipe((3, 2, 3, 3), seed=2).kernel
+    specnorm.singular_values(kernel, n)
+    specnorm.gram_bound(kernel, n, **CIRCULAR)
+    specnorm.grid_bound(kernel, n=n)
+    assert seen == [n * (n // 2 + 1)] * 3
+
+
+def test_factorisations_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One stack for all frequencies that fit the memory budget, and one for all unfoldings of a shape's groups."""
+    stacks: list[int] = []
+    below = specnorm.rounding.gram_below
+
+    def counted(gram: Any, *given: Any, **named: Any) -> Any:
+        stacks.append(int(np.prod(gram.shape[:-2])))
+        return below(gram, *given, **named)
+
+    monkeypatch.setattr(specnorm.rounding, "gram_below", counted)
+    specnorm.grid_bound(Recipe((3, 2, 3, 3), seed=3).kernel, n=12)
+    assert stacks == [12 * 7]
+    stacks.clear()
+    specnorm.f4_bound(np.tile(Recipe((3, 2, 3, 3), seed=3).kernel, (5, 1, 1, 1)), groups=5)
+    assert stacks == [5]
+
+
+def test_layers_of_equal_shape_are_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    step = Program.step
+
+    def counted(self: Program, kernels: Any, *given: Any, **named: Any) -> Any:
+        sizes.append(kernels.shape[0] if kernels.ndim > len(self.shape) else 1)
+        return step(self, kernels, *given, **named)
+
+    kernels = [Recipe((4, 3, 3, 3), seed=j).kernel for j in range(3)] + [Recipe((2, 3, 3, 3), seed=9).kernel]
+    method = specnorm.FantasticFour()
+    states = [specnorm.init(kernel, method) for kernel in kernels]
+    monkeypatch.setattr(Program, "step", counted)
+    specnorm.step_many(kernels, method, states)
+    assert sorted(sizes) == [1, 3]
+
+
+def peak(run: Callable[[], object]) -> int:
+    tracemalloc.start()
+    run()
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+
+def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At n = 1024 all symbols of this kernel would take 134 MB; a chunk keeps to its budget, whatever that is."""
+    kernel, length, budget = Recipe((4, 4, 3, 3), seed=4).kernel, operators.chunk_length, 2**22
+    monkeypatch.setattr(operators, "chunk_length", lambda blocks: length(blocks, budget))
+    frequencies = 1024 * 513
+    found = peak(lambda: specnorm.gram_bound(kernel, 1024, n_iter=1, **CIRCULAR))
+    # Two integers for each frequency, and copies while they are made.
+    assert found < 3 * 16 * frequencies + budget
+    assert found < 16 * kernel[..., 0, 0].size * frequencies / 4
+
+
+def test_gram_iteration_at_every_size_keeps_to_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, length = Recipe((8, 8, 3, 3), seed=5).kernel, operators.chunk_length
+    whole = peak(lambda: specnorm.gram_bound(kernel, n_iter=4))
+    monkeypatch.setattr(operators, "chunk_length", lambda blocks: max(1, length(blocks) // 1000))
+    monkeypatch.setattr(gram_zero, "BUDGET", gram_zero.BUDGET // 1000)
+    assert peak(lambda: specnorm.gram_bound(kernel, n_iter=4)) < whole
+
+
+def test_counting_does_not_wait_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops of a fixed number of rounds count in Python: reading a count from a GPU would wait for everything else."""
+    read: Counter[str] = Counter()
+
+    def loop(self: Any, cond: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:
+        del self
+        while True:
+            more = cond(state)
+            read[type(more).__name__] += 1
+            if not more:
+                return state
+            state = body(state)
+
+    monkeypatch.setattr(NumpyBackend, "loop", loop)
+    specnorm.measure(Recipe((5, 4), seed=6).kernel, PowerIteration(n_iter=7))
+    assert read == {"bool": 8}
+    read.clear()
+    specnorm.power_norm(Recipe((3, 2, 3, 3), seed=7).kernel, 12)
+    # Restarts look whether anything was gained; the steps between them do not.
+    assert read["bool"] > 3 * sum(count for name, count in read.items() if name != "bool")
+
+
+def test_lanczos_looks_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest unfolding is found with one transfer for a stretch of steps, not one for each."""
+    transfers = 0
+    to_numpy = NumpyBackend.to_numpy
+
+    def counted(self: Any, x: Any) -> Any:
+        nonlocal transfers
+        transfers += 1
+        return to_numpy(self, x)
+
+    steps = 0
+    step = specnorm.methods.krylov.Lanczos._step
+
+    def stepped(self: Any) -> None:
+        nonlocal steps
+        steps += 1
+        step(self)
+
+    monkeypatch.setattr(NumpyBackend, "to_numpy", counted)
+    monkeypatch.setattr(specnorm.methods.krylov.Lanczos, "_step", stepped)
+    specnorm.f4_bound(Recipe((96, 96, 3, 3), seed=8).kernel)
+    assert steps > 40
+    assert transfers < steps / 2
+
+
+def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New values, and another array of the same shape, run what was compiled before; another shape does not."""
+    jnp = pytest.importorskip("jax.numpy")
+    traced: Counter[str] = Counter()
+    for cls in (specnorm.FantasticFour, specnorm.Grid, specnorm.ExactFFT):
+
+        def counted(self: Any, *given: Any, forward: Any = cls.forward, **named: Any) -> Any:
+            traced[self.name] += 1
+            return forward(self, *given, **named)
+
+        monkeypatch.setattr(cls, "forward", counted)
+
+    def run(shape: tuple[int, ...], seed: int) -> None:
+        kernel = jnp.asarray(Recipe(shape, seed=seed, dtype="float32").kernel)
+        specnorm.f4_bound(kernel)
+        specnorm.grid_bound(kernel)
+        specnorm.conv_norm(kernel, 5)
+
+    run((3, 2, 3, 2), 10)
+    first = dict(traced)
+    assert len(first) == 3
+    run((3, 2, 3, 2), 11)
+    assert traced == first
+    run((2, 3, 3, 2), 12)
+    assert all(traced[name] > count for name, count in first.items())
+
+
+def test_the_counter_of_a_loop_is_an_array_where_it_compiles() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    backend = specnorm.backends.load("jax")
+    assert backend.is_array(arrays.counter(jnp.zeros(2), xp=jnp, backend=backend))
+    assert arrays.counter(np.zeros(2), xp=xp, backend=NumpyBackend()) == 0
