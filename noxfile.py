@@ -103,7 +103,7 @@ def house(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """One array library alone: no other framework is installed."""
-    extras = f"cli,keras,{backend}" if backend in ("torch", "jax") else "cli,keras,plot"
+    extras = f"cli,keras,onnx,{backend}" if backend in ("torch", "jax") else "cli,keras,onnx,plot"
     prepare(session, "-e", f".[{extras}]", *TEST_TOOLS)
     if backend == "strict":
         prepare(session, STRANGER)
