@@ -282,12 +282,22 @@ def typing(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def audit(session: nox.Session) -> None:
-    """The README's audit, from a clean environment."""
-    prepare(session, ".[cli]")
+    """The README's audit and those of seven published models, from the wheel in a clean environment."""
+    prepare(session, ".[cli,torch,onnx,keras]")
     model = "docs/examples/resnet20/resnet20.safetensors"
     session.run("specnorm", "audit", model, "--input-shape", "32")
     session.run("specnorm", "audit", model, "--format", "html", "--output", f"{session.create_tmp()}/report.html")
+    for folder in sorted(path.parent for path in (ROOT / "tests" / "data").glob("*/SOURCE.md")):
+        given = folder / "geometry.json"
+        options = ["--geometry", str(given)] if given.exists() else []
+        session.run("specnorm", "audit", str(weights_in(folder)), *options)
     session.run("specnorm", "backends")
+
+
+def weights_in(folder: Path) -> Path:
+    """The published file in a folder of test data."""
+    known: dict[str, str] = json.loads((folder / "layers.json").read_text())
+    return folder / known["file"]
 
 
 @nox.session(python=PYTHON, default=False)
