@@ -17,7 +17,7 @@ from bench.libraries import LIBRARIES
 from bench.regressions import KEY, slower
 
 Row = dict[str, Any]
-ALWAYS = {*KEY, "yardstick", "date", "commit", "machine", "versions"}
+ALWAYS = {*KEY, "yardstick", "date", "commit", "machine", "versions", "clock"}
 SECTIONS = {
     "tensor norm", "uniform grid", "unfoldings", "circular", "gram", "power", "tolerance", "libraries", "network",
 }  # fmt: skip
