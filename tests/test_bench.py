@@ -107,8 +107,7 @@ def test_the_committed_lines_are_complete() -> None:
 
 def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="for the plots")
-    for name in (COMMITTED.name, "notes.md"):
-        (tmp_path / name).write_bytes((COMMITTED.parent / name).read_bytes())
+    (tmp_path / COMMITTED.name).write_bytes(COMMITTED.read_bytes())
     main(["page", str(tmp_path / COMMITTED.name)])
     made = (tmp_path / "index.md").read_text(encoding="utf-8")
     assert made == (COMMITTED.parent / "index.md").read_text(encoding="utf-8")
