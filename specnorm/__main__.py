@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-_NEEDED = ("click", "rich", "safetensors")
+_NEEDED = ("click", "jinja2", "rich", "safetensors")
 
 
 def main() -> None:

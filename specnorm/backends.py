@@ -127,6 +127,15 @@ class Backend:
         """Complex array from its parts; a library's own constructor saves two passes over memory."""
         return real + 1j * imag
 
+    @property
+    def shares(self) -> int:
+        """Devices that `spread` shares frequencies out to."""
+        return 1
+
+    def spread(self, x: Array) -> Array:
+        """Lay rows (f, ...), one a frequency, out over several devices; filled up with copies of the last one."""
+        return x
+
     # -- host ----------------------------------------------------------------------------------------------------
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy a host array to one of `devices`, or to the default one; dtype kept where the library has it."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from specnorm import backends
+from specnorm import backends, usage
 from specnorm.auditing import Progress as Tick
-from specnorm.auditing import audit
+from specnorm.auditing import audit, pictures, plots
+from specnorm.auditing.executing import Workers, cpus
+from specnorm.auditing.geometry import overrides
 from specnorm.auditing.output import check_output, replace_file
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
@@ -69,7 +73,9 @@ class Request:
     models: tuple[str, ...]
     output_format: str
     output: Path | None
+    plot: Path | None
     fail_above: float | None
+    jobs: int
     options: dict[str, Any]
     """Keyword arguments of `audit`."""
 
@@ -100,12 +106,14 @@ def audit_models(request: Request) -> int:
         Exit code.
     """
     reports: list[Report] = []
-    for model in request.models:
-        try:
-            with _progress(model) as tick:
-                reports.append(audit(model, progress=tick, **request.options))
-        except ModelFileError as error:
-            _complain(str(error))
+    drawn = pictures.WORST if request.output_format == "html" and plots.installed() else 0
+    with Workers(request.jobs) if request.jobs > 1 else nullcontext() as executor:
+        for model in request.models:
+            try:
+                with _progress(model) as tick:
+                    reports.append(audit(model, progress=tick, executor=executor, pictures=drawn, **request.options))
+            except ModelFileError as error:
+                _complain(str(error))
     complete = len(reports) == len(request.models)
     written = _emit(reports, request, complete=complete)
     if request.fail_above is not None and not _gate(reports, request.fail_above):
@@ -115,19 +123,28 @@ def audit_models(request: Request) -> int:
 
 
 def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
-    """Print or write the reports; False if they were to be written and could not be."""
+    """Print or write the reports, and draw them; False if a file was to be written and could not be."""
     many = len(request.models) > 1
-    if request.output is None:
-        if reports:
-            _print(render(reports, request.output_format, many=many))
-        return True
+    written = True
+    if request.output is None and reports:
+        _print(render(reports, request.output_format, many=many))
+    if request.output is not None:
+        text = partial(render, reports, request.output_format, many=many)
+        written = _write(request.output, text, complete=complete)
+    if request.plot is not None:
+        picture = partial(plots.draw, reports, request.plot.suffix[1:].lower())
+        written = _write(request.plot, picture, complete=complete) and written
+    return written
+
+
+def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) -> bool:
     if not complete:
-        _complain(f"{request.output} is left as it was, since not every model could be read.")
+        _complain(f"{path} is left as it was, since not every model could be read.")
         return False
     try:
-        replace_file(request.output, render(reports, request.output_format, many=many))
+        replace_file(path, content())
     except OSError as error:
-        _complain(f"{request.output} cannot be written: {error.strerror or error}.")
+        _complain(f"{path} cannot be written: {error.strerror or error}.")
         return False
     return True
 
@@ -191,31 +208,43 @@ def _print(text: str) -> None:
 def _application() -> click.Group:
     import click
 
-    @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+    settings = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+    @click.group(context_settings=settings, help=usage.ABOUT, epilog=usage.EPILOG)
     @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
     def application() -> None:
-        """Spectral norms of convolution layers: bounded, computed and proved."""
+        """What is common to all commands: nothing."""
+
+    usage.add_completion(application)
 
     @application.command("backends")
     def backends_command() -> int:
         """List the array libraries that can be used here, their devices, and what is missing."""
         return list_backends()
 
-    @application.command("audit")
+    @application.command("audit", cls=usage.grouped(), epilog=usage.EPILOG)
     @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
-    @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True)
+    @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", help="Form of the report.")
     @click.option("--output", type=click.Path(path_type=Path), callback=_output, help="Write to this file instead.")
     @click.option(
-        "--input-shape", callback=_sizes, metavar="N|NxM",
-        help="Spatial input sizes, such as 32 or 32x48; adds the circular norm.",
+        "--plot", type=click.Path(path_type=Path), callback=_plot, metavar="FILE.png|svg",
+        help="Also draw every layer's interval; needs the extra 'plot'.",
+    )  # fmt: skip
+    @click.option(
+        "--input-shape", callback=_sizes, metavar="N|NxM|file",
+        help="Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm.",
     )  # fmt: skip
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
     @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
     @click.option(
         "--padding-mode",
         type=click.Choice(["zeros", "circular", "reflect", "replicate"]),
-        help="Default: zeros, as an assumption.",
+        help="Default: as the file says, or zeros as an assumption.",
     )
+    @click.option(
+        "--geometry", callback=_geometry, metavar="JSON|FILE",
+        help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
+    )  # fmt: skip
     @click.option(
         "--methods", callback=_words, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
         help=f"Columns, out of {', '.join(METHODS)}.",
@@ -226,21 +255,32 @@ def _application() -> click.Group:
     )  # fmt: skip
     @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
     @click.option("--device", metavar="NAME", help="Device of that library.")
-    @click.option("--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, help="Refuse files that claim more.")
+    @click.option(
+        "--jobs", callback=_jobs, default="1", metavar="N|auto",
+        help="Processes to measure in; auto: as many as processors. They share out the threads.",
+    )  # fmt: skip
+    @click.option(
+        "--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
+        help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
+    )  # fmt: skip
     def audit_command(
         models: tuple[str, ...],
         output_format: str,
         output: Path | None,
+        plot: Path | None,
         fail_above: float | None,
+        jobs: int,
         layers: tuple[str, ...],
         **options: Any,
     ) -> int:
-        """Bound the norm of every convolution and linear layer of MODEL (.safetensors, .npz, PyTorch state dict).
+        """Bound the norm of every convolution and linear layer of MODEL.
 
-        Exit code: 0; 1 if --fail-above failed; 2 for wrong usage, an unreadable file or a layer that could not be
-        measured.
+        MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file.
+
+        A file of weights does not tell strides and groups; the last line of the table says what was assumed.
         """
-        return audit_models(Request(models, output_format, output, fail_above, {"layers": layers or None, **options}))
+        options["layers"] = layers or None
+        return audit_models(Request(models, output_format, output, plot, fail_above, jobs, options))
 
     return application
 
@@ -255,16 +295,50 @@ def _words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
     return words
 
 
-def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | None:
+def _geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
     import click
 
     if value is None:
         return None
+    try:
+        text = value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8")
+        found: dict[str, Any] = json.loads(text, object_pairs_hook=_without_repeats)
+        overrides(found)
+    except OSError as error:
+        raise click.BadParameter(visible(f"{value} cannot be read: {error.strerror or error}."), ctx, param) from error
+    except (SpecnormError, ValueError, RecursionError) as error:
+        raise click.BadParameter(visible(str(error)), ctx, param) from error
+    return found
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object of a JSON text; of two values under one name, one would be lost."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object.")
+    return found
+
+
+def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | str | None:
+    import click
+
+    if value is None or value == "file":
+        return value
     words = value.replace("x", ",").split(",")
     if not all(word.isascii() and word.isdigit() and len(word) < 10 and int(word) > 0 for word in words):
         raise click.BadParameter(f"{visible(value)!r} is not a size such as 32 or 32x48.", ctx, param)
     sizes = tuple(int(word) for word in words)
     return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _jobs(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    import click
+
+    if value == "auto":
+        return cpus()
+    if not (value.isascii() and value.isdigit() and len(value) < 5 and int(value) > 0):
+        raise click.BadParameter(f"{visible(value)!r} is neither a number of at least 1 nor auto.", ctx, param)
+    return int(value)
 
 
 def _bound(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -284,3 +358,14 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
         except OSError as error:
             raise click.BadParameter(visible(f"{error}."), ctx, param) from error
     return value
+
+
+def _plot(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    import click
+
+    if value is not None:
+        try:
+            plots.check_plot(value)
+        except (ValueError, ImportError) as error:
+            raise click.BadParameter(visible(f"{error}."), ctx, param) from error
+    return _output(ctx, param, value)

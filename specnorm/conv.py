@@ -183,7 +183,7 @@ class ConvSpec:
         if self.padding_mode == "circular":
             axes = zip(self.extra_outputs, self.periods if self.input_shape else (1,) * self.ndim, strict=True)
             return math.prod(1 + -(-max(extra, 0) // n) for extra, n in axes)
-        return math.prod(_copies(*p, n, self.padding_mode) for p, n in zip(self.padding, sizes, strict=True))
+        return math.prod(padding_copies(*p, n, self.padding_mode) for p, n in zip(self.padding, sizes, strict=True))
 
     @classmethod
     def of(cls, shape: Sequence[int], **geometry: Any) -> ConvSpec:
@@ -255,8 +255,10 @@ class ConvSpec:
         return cls(cout, cin, kernel_shape, stride, dilation, groups, transposed, layout, mode, padding, input_shape)
 
 
-def _copies(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
+def padding_copies(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
     """Largest number of copies of one pixel that padding makes of an axis of n pixels; None: of any size."""
+    if mode == "circular":
+        return 1 + -(-(before + after) // (n or 1))
     if mode == "replicate":
         return 1 + (max(before, after) if n is not None and n > 1 else before + after)
     if mode == "reflect":

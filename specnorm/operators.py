@@ -98,9 +98,13 @@ class Symbol:
     blocks : array, shape (b, m, p, *kernel_shape)
     frequencies : Frequencies
         f points.
+    spread : bool
+        Share them out by `Backend.spread`, which may repeat the last one.
     """
 
-    def __init__(self, blocks: Array, frequencies: Frequencies, *, xp: Any, backend: Backend) -> None:
+    def __init__(
+        self, blocks: Array, frequencies: Frequencies, *, spread: bool = False, xp: Any, backend: Backend
+    ) -> None:
         self.xp = xp
         self.shape = blocks.shape
         self.blocks = blocks
@@ -108,6 +112,8 @@ class Symbol:
         cos, sin = phases(frequencies, blocks.shape[3:])
         self.cos = backend.from_numpy(cos.astype(dtype), blocks)
         self.sin = backend.from_numpy(sin.astype(dtype), blocks)
+        if spread:
+            self.cos, self.sin = backend.spread(self.cos), backend.spread(self.sin)
         self.phase = self.cos + 1j * self.sin
 
     def matrices(self) -> Array:
@@ -269,9 +275,9 @@ def largest(
         ``e^{i k.theta}`` of the taps at the arg-max.
     """
     value, phase = None, None
-    step = chunk_length(blocks)
+    step = chunk_length(blocks) * backend.shares
     for start in range(0, len(frequencies), step):
-        symbol = Symbol(blocks, frequencies[start : start + step], xp=xp, backend=backend)
+        symbol = Symbol(blocks, frequencies[start : start + step], spread=True, xp=xp, backend=backend)
         found = norms(symbol)
         index = xp.argmax(found, axis=1)
         best = xp.max(found, axis=1)

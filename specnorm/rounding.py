@@ -8,6 +8,7 @@ the factor `SLACK`.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm import arrays
@@ -53,6 +54,51 @@ def up(x: Array, n: int, *, xp: Any) -> Array:
 def down(x: Array, n: int, *, xp: Any) -> Array:
     """Decrease non-negative numbers by more than ``n`` roundings."""
     return x * (1 - SLACK * gamma(n + 2, unit(x, xp=xp)))
+
+
+def times_up(*factors: float) -> float:
+    """Product of non-negative floats, never below the exact one; 0 if a factor is 0."""
+    product = 1.0
+    for factor in factors:
+        if factor == 0:
+            return 0.0
+        # Products with 1 are exact; others are rounded to nearest once, and may underflow.
+        product = factor if product == 1 else product if factor == 1 else math.nextafter(product * factor, math.inf)
+    return product
+
+
+def plus_up(*terms: float) -> float:
+    """Sum of non-negative floats, never below the exact one."""
+    total = 0.0
+    for term in terms:
+        total = term if total == 0 else total if term == 0 else math.nextafter(total + term, math.inf)
+    return total
+
+
+def root_up(x: Fraction | int) -> float:
+    """Square root of a non-negative rational number, rounded up to a float; checked in rational numbers."""
+    y = math.sqrt(x)
+    while Fraction(y) ** 2 < x:
+        y = math.nextafter(y, math.inf)
+    return y
+
+
+def hypot_up(*terms: float) -> float:
+    """Root of a sum of squares of floats, never below the exact one; `math.hypot` is within one unit."""
+    known = [term for term in terms if term]
+    return (
+        abs(known[0])
+        if len(known) == 1
+        else math.nextafter(math.hypot(*known) * (1 + 2.0**-51), math.inf)
+        if known
+        else 0.0
+    )
+
+
+def float_up(x: Fraction) -> float:
+    """A float that is not below a rational number, nor more than one unit above."""
+    y = float(x)
+    return y if Fraction(y) >= x else math.nextafter(y, math.inf)
 
 
 def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, xp: Any) -> Array:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ import pytest
 from auditing import files
 
 pytest.importorskip("click")
+pytest.importorskip("jinja2")
 pytest.importorskip("rich")
 pytest.importorskip("safetensors")
 
 from specnorm import backends, cli
+from specnorm.auditing import plots
 from specnorm.backends import Listing
 
 
@@ -85,6 +88,20 @@ def test_options_reach_the_audit(model: Path, capsys: pytest.CaptureFixture[str]
     assert conv["grid"] > 0
 
 
+def test_jobs_give_the_same_report(model: Path, bad_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reports = []
+    for jobs in ([], ["--jobs", "2"], ["--jobs", "auto"]):
+        assert cli.run(["audit", str(model), str(bad_model), "--format", "json", *jobs]) == 2
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0] == reports[1] == reports[2]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "2.5", "all", "", "\u0662", "100000"])
+def test_jobs_are_a_number_or_auto(model: Path, jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(model), "--jobs", jobs]) == 2
+    assert "is neither a number of at least 1 nor auto" in capsys.readouterr().err
+
+
 def test_layout_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kernel = np.moveaxis(files.kernels()["conv1.weight"], (0, 1), (-1, -2))
     path = files.save_npz(tmp_path / "hwio.npz", {"kernel": kernel})
@@ -140,6 +157,61 @@ def test_output_keeps_bad_rows_and_failed_gates(bad_model: Path, model: Path, tm
     assert [row["status"] for row in json.loads(path.read_text())["layers"]] == ["ok", "ok", "ok", "error"]
     assert cli.run(["audit", str(model), "--fail-above", "0", "--format", "json", "--output", str(path)]) == 1
     assert [row["status"] for row in json.loads(path.read_text())["layers"]] == ["ok", "ok", "ok"]
+
+
+# -- pages and plots -----------------------------------------------------------------------------------------------
+def test_the_page_is_written(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.html"
+    assert cli.run(["audit", str(model), "--format", "html", "--output", str(path)]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>")
+    assert text.endswith("</html>\n")
+    assert "conv1.<wbr>weight" in text
+    assert ("with the largest upper ends" in text) == plots.installed()
+    assert capsys.readouterr().out == ""
+
+
+def test_markdown(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(model), "--format", "markdown"]) == 0
+    assert "| `conv1.weight` | 4x3x3x3 |" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not plots.installed(), reason=plots.NEEDS)
+@pytest.mark.parametrize(("name", "start"), [("plot.png", b"\x89PNG\r\n"), ("plot.SVG", b"<?xml ")])
+def test_the_plot_is_drawn_beside_the_report(
+    name: str, start: bytes, model: Path, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    assert cli.run(["audit", str(model), str(model), "--plot", str(path), "--format", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    drawn = path.read_bytes()
+    assert drawn.startswith(start)
+    assert cli.run(["audit", str(model), "--plot", str(path), "--fail-above", "0"]) == 1
+    assert path.read_bytes() != drawn  # one model instead of two; a failed gate does not hide the evidence
+    drawn = path.read_bytes()
+    assert cli.run(["audit", str(model), str(broken), "--plot", str(path)]) == 2
+    assert f"{path} is left as it was" in capsys.readouterr().err
+    assert path.read_bytes() == drawn
+
+
+def test_what_cannot_be_drawn_is_refused_before_anything_is_measured(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(cli, "audit", measured)
+    monkeypatch.setattr(plots, "installed", lambda: True)
+    for name, message in {
+        "plot.pdf": "plot.pdf ends in neither .png nor .svg",
+        "no/plot.png": "is not a folder",
+        "\x1b.gif": "\\x1b.gif ends in",
+    }.items():
+        assert cli.run(["audit", str(model), "--plot", str(tmp_path / name)]) == 2
+        assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+    monkeypatch.setattr(plots, "installed", lambda: False)
+    assert cli.run(["audit", str(model), "--plot", str(tmp_path / "plot.png")]) == 2
+    assert "pip install 'specnorm-bounds[plot]'" in capsys.readouterr().err
 
 
 # -- exit codes ----------------------------------------------------------------------------------------------------
@@ -272,7 +344,7 @@ def test_a_closed_pipe_does_not_change_the_verdict(model: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("missing", ["click", "rich", "safetensors"])
+@pytest.mark.parametrize("missing", ["click", "jinja2", "rich", "safetensors"])
 def test_without_its_dependencies_it_says_what_to_install(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None\nfrom specnorm.__main__ import main\nmain()"
     done = _process("audit", "x", code=code)

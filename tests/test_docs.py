@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,12 +62,18 @@ def run_blocks(examples: list[tuple[int, str]], name: str) -> tuple[int, str]:
     return runner.summarize(verbose=False).failed, "".join(said)
 
 
+def examples_of(path: Path) -> list[tuple[str, int, str]]:
+    """Library, first line and source of each python block; a tutorial is one session, named after its library."""
+    parts = blocks(path.read_text(encoding="utf-8"), "python")
+    whole = path.stem if path.parent.name == "tutorials" and path.stem in FRAMEWORKS else ""
+    return [(whole or framework(source), line, source) for line, source in parts]
+
+
 def examples_to_run() -> list[Any]:
     """Each page, and each library that some of its blocks need: one missing library skips those blocks alone."""
     found = []
     for path in pages():
-        parts = blocks(path.read_text(encoding="utf-8"), "python")
-        for library in sorted({framework(source) for _, source in parts}):
+        for library in sorted({library for library, _, _ in examples_of(path)}):
             found.append(pytest.param(path, library, id=f"{name_of(path)}-{library or 'numpy'}"))
     return found
 
@@ -76,8 +83,7 @@ def examples_to_run() -> list[Any]:
 def test_examples_print_what_they_say(path: Path, library: str) -> None:
     if library:
         pytest.importorskip(library, exc_type=ImportError)
-    parts = blocks(path.read_text(encoding="utf-8"), "python")
-    mine = [(line, source) for line, source in parts if framework(source) == library]
+    mine = [(line, source) for name, line, source in examples_of(path) if name == library]
     failed, said = run_blocks(mine, name_of(path))
     assert failed == 0, said
 
@@ -197,6 +203,38 @@ def test_readme_shows_what_the_audit_prints() -> None:
     assert done.returncode == 0, done.stderr
     ((_, shown),) = blocks(README, "text")
     assert same(done.stdout, shown, 1e-4), done.stdout
+
+
+# -- commands ----------------------------------------------------------------------------------------------------
+def transcript(block: str, folder: Path) -> str:
+    """What a terminal shows of the commands after ``$`` in a block, run by bash in a folder."""
+    lines = ['specnorm() { "$PYTHON" -m specnorm "$@"; }']
+    for command in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
+        lines += [f"printf '%s\\n' {shlex.quote(f'$ {command}')}", command]
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(lines)],
+        cwd=folder, env={**os.environ, "COLUMNS": "110", "PYTHON": sys.executable},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    return done.stdout
+
+
+def consoles() -> list[Any]:
+    found = [(path, blocks(path.read_text(encoding="utf-8"), "console")) for path in pages()]
+    return [pytest.param(parts, id=name_of(path)) for path, parts in found if parts]
+
+
+@pytest.mark.parametrize("parts", consoles())
+def test_commands_print_what_they_say(parts: list[tuple[int, str]], tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="pip install '.[cli]'")
+    shutil.copy(ROOT / "docs/examples/resnet20/resnet20.safetensors", tmp_path)
+    for line, block in parts:
+        printed = transcript(block, tmp_path)
+        assert same(printed, block, 1e-4), f"line {line + 1}: {printed}"
+
+
+def test_commands_can_fail(tmp_path: Path) -> None:
+    assert transcript("$ echo a; false; echo $?\n", tmp_path) == "$ echo a; false; echo $?\na\n1\n"
 
 
 def test_comparing_outputs_can_fail() -> None:

@@ -19,12 +19,24 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    ("errors",),
+    ("errors", "usage"),
     ("conv", "result"),
     ("arrays", "cells", "frequencies", "rounding"),
     ("autocorrelation", "convolution", "operators"),
     ("backends", "program", "methods"),
-    ("api", "auditing", "certificates", "cli", "folding", "projections", "testing", "training", "__init__", "__main__"),
+    (
+        "api",
+        "auditing",
+        "certificates",
+        "cli",
+        "folding",
+        "networks",
+        "projections",
+        "testing",
+        "training",
+        "__init__",
+        "__main__",
+    ),
 )
 """Rooms from the ground up. A file may import rooms below its own, and its own neighbours."""
 
@@ -33,8 +45,9 @@ FORBIDDEN_BETWEEN_NEIGHBOURS = {("program", "backends"), ("backends", "program")
 
 CORE_MAY_IMPORT = {"numpy", "array_api_compat", "specnorm"} | sys.stdlib_module_names
 OPTIONAL = {
-    "auditing": {"safetensors", "h5py", "onnx", "rich", "click", "matplotlib"},
+    "auditing": {"safetensors", "h5py", "onnx", "google", "rich", "click", "matplotlib", "jinja2", "markupsafe"},
     "cli": {"click", "rich"},
+    "usage": {"click"},
     "__main__": {"click", "rich"},
     "testing": {"pytest"},
 }

@@ -24,6 +24,7 @@ from specnorm.program import program
 from specnorm_torch.auditing import audit
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
 from specnorm_torch.modules import geometry_of
+from specnorm_torch.networks import network_bound
 from specnorm_torch.penalty import SpectralPenalty
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "audit",
     "certify_",
     "geometry_of",
+    "network_bound",
     "spectral_norm",
     "spectral_rescaling",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -56,8 +57,7 @@ def read_checkpoint(path: str, byte_limit: int) -> dict[str, Tensor]:
     with Path(path).open("rb") as file:
         check_checkpoint(file, byte_limit)
         try:
-            # The open file and not its name: torch.load looks at the suffix of a name.
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            loaded = _load(file)
         except Exception as error:
             # Torch's own message goes on to advise weights_only=False.
             first = str(error).partition("\n")[0].partition(". ")[0]
@@ -74,6 +74,18 @@ def read_checkpoint(path: str, byte_limit: int) -> dict[str, Tensor]:
     if not tensors:
         raise ModelFileError("it holds no tensors by name. Save model.state_dict().")
     return tensors
+
+
+def _load(file: BinaryIO) -> Any:
+    """Load without running code, and mapped where that can be: a tensor is then read when it is used.
+
+    Under the name of the open file: torch maps named files only, and looks at the suffix of the real name.
+    """
+    named = f"/proc/self/fd/{file.fileno()}"
+    if zipfile.is_zipfile(file) and Path(named).exists():
+        return torch.load(named, map_location="cpu", weights_only=True, mmap=True)
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import get_args
+from typing import Any, Literal, get_args
 
-from specnorm.auditing.layers import Layer, Tensor, select
-from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings, describe, fill
+from specnorm.auditing.executing import measured
+from specnorm.auditing.geometry import check_names, overrides
+from specnorm.auditing.layers import Layer, Tensor, all_layers, select
+from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings
+from specnorm.auditing.pictures import take
 from specnorm.auditing.placement import check_target
+from specnorm.auditing.plots import draw
+from specnorm.auditing.provenance import environment
 from specnorm.auditing.readers import MAX_BYTES, open_model
+from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
+from specnorm.auditing.whole import network_of
 from specnorm.backends import Array
 from specnorm.conv import Layout, PaddingMode
-from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 
-__all__ = ["Report", "Row", "audit"]
+__all__ = ["Report", "Row", "audit", "draw", "render"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of layers done, the number in all, and the name of the one just done."""
@@ -29,16 +36,18 @@ Progress = Callable[[int, int, str], None]
 def audit(
     source: str | os.PathLike[str] | Mapping[str, Array],
     *,
-    input_shape: int | Sequence[int] | None = None,
+    input_shape: int | Sequence[int] | Literal["file"] | None = None,
     methods: Sequence[str] = STANDARD,
     executor: Executor | None = None,
     layers: str | Sequence[str] | None = None,
     layout: Layout | None = None,
     padding_mode: PaddingMode | None = None,
+    geometry: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str | None = None,
     device: str | None = None,
     progress: Progress | None = None,
     max_bytes: int = MAX_BYTES,
+    pictures: int = 0,
 ) -> Report:
     """Measure every convolution and linear layer of a model.
 
@@ -47,18 +56,25 @@ def audit(
     source : path or mapping of str to array
         A ``.safetensors``, ``.npz`` or PyTorch state-dict file, told apart by content; or arrays by name. No code in a
         file is ever run.
-    input_shape : int or sequence of int, optional
-        Spatial input sizes of the convolutions (an int: every axis). None: every size at once.
+    input_shape : int or sequence of int or "file", optional
+        Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
+        the size that the file states, every size where it states none.
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``METHODS``.
     executor : concurrent.futures.Executor, optional
-        Where to measure; None: here, one layer after the other.
+        Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
+        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
-        Axis order of the kernels, such as ``"HWIO"``; kernels with other numbers of axes follow the same convention.
+        Axis order of kernels where the file does not say, such as ``"HWIO"``; kernels with other numbers of axes follow
+        the same convention.
     padding_mode : {"zeros", "circular", "reflect", "replicate"}, optional
-        None: zeros, and each row says that it was assumed.
+        None: as the file says, or else zeros, and the row says that it was assumed.
+    geometry : mapping of str to mapping, optional
+        Shell pattern on names -> what is known of those layers: ``stride``, ``dilation``, ``groups``, ``transposed``,
+        ``layout``, ``padding_mode``, ``padding`` (also "valid", or "same_upper" as in TensorFlow). It comes before what
+        the file says; of several patterns that match, the last counts.
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
@@ -66,6 +82,9 @@ def audit(
         Called after each layer with (done, in all, name).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
+    pictures : int, default 0
+        Keep the singular values over frequencies of so many layers, those with the largest norms, for a report to draw.
+        They are computed by NumPy on the host.
 
     Returns
     -------
@@ -80,28 +99,29 @@ def audit(
         If an argument is unknown, or the library asked for is not there.
     """
     patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
-    size = tuple(input_shape) if isinstance(input_shape, Sequence) else input_shape
-    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device)
+    size: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
+    given = overrides(geometry)
+    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given)
     _check(settings)
     if isinstance(source, Mapping):
-        found, skipped = select(_from_mapping(source), patterns)
-        return _audit(None, "the mapping", found, skipped, patterns, settings, executor, progress)
+        named = list(_from_mapping(source))
+        return _audit(None, "the mapping", named, patterns, settings, executor, progress, pictures)
     path = os.fspath(source)
     with open_model(path, max_bytes) as tensors:
-        found, skipped = select(tensors, patterns)
-        return _audit(path, path, found, skipped, patterns, settings, executor, progress)
+        return _audit(path, path, tensors, patterns, settings, executor, progress, pictures)
 
 
 def _audit(
     model: str | None,
     label: str,
-    found: list[Layer],
-    skipped: int,
+    tensors: list[Tensor],
     patterns: Sequence[str] | None,
     settings: Settings,
     executor: Executor | None,
     progress: Progress | None,
+    pictures: int,
 ) -> Report:
+    found, skipped = select(tensors, patterns)
     if not found:
         # An empty report would pass every gate.
         wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
@@ -109,50 +129,19 @@ def _audit(
             f"{label} holds no layer{wanted} ({skipped} arrays seen). A layer is a real floating array with 2 axes "
             "(linear) or 3 to 5 (convolution)."
         )
+    check_names(settings.geometry, [layer.tensor.name for layer in all_layers(tensors)])
     rows = []
-    for row in _measured(found, settings, executor):
-        rows.append(row)
-        if progress is not None:
-            progress(len(rows), len(found), row.name)
-    return Report(_version(), model, tuple(rows), skipped)
-
-
-def _measured(found: Iterable[Layer], settings: Settings, executor: Executor | None) -> Iterator[Row]:
-    """Rows in the layers' order. At most a few kernels are in memory at once."""
-    if executor is None:
-        for layer in found:
-            row, kernel = _loaded(layer, settings)
-            yield fill(row, kernel, settings)
-        return
-    window = 2 * (os.cpu_count() or 1)
-    pending: deque[Future[Row]] = deque()
-    try:
-        for layer in found:
-            row, kernel = _loaded(layer, settings)
-            pending.append(executor.submit(fill, row, kernel, settings))
-            if len(pending) >= window:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def _loaded(layer: Layer, settings: Settings) -> tuple[Row, Array]:
-    row = describe(layer, settings)
-    if row.reason is not None:
-        return row, None
-    try:
-        return row, layer.tensor.load()
-    except SpecnormError as error:
-        return _failed(row, str(error)), None
-    except Exception as error:  # a damaged array must not lose the others
-        return _failed(row, f"cannot be read: {type(error).__name__}: {error}"), None
-
-
-def _failed(row: Row, reason: str) -> Row:
-    return Row(row.name, row.kind, row.shape, row.spec, row.assumed, values=row.values, reason=reason)
+    with closing(measured(found, settings, executor)) as answers:
+        for row in answers:
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), len(found), row.name)
+    # Of a part of the layers there is no network.
+    size = None if settings.input_shape == "file" else settings.input_shape
+    network = network_of(tensors, rows, size) if patterns is None else None
+    drawn = take(found, rows, pictures)
+    made = environment(rows)
+    return Report(_version(), model, tuple(rows), skipped, network, drawn, made)
 
 
 def _check(settings: Settings) -> None:
@@ -171,7 +160,9 @@ def _check(settings: Settings) -> None:
             f"padding_mode={settings.padding_mode!r} is not one of {', '.join(get_args(PaddingMode))}, or None."
         )
     sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
-    if settings.input_shape is not None and any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
+    if settings.input_shape not in (None, "file") and any(
+        isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes
+    ):
         raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
     check_target(settings.backend, settings.device)
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from specnorm.auditing.geometry import Stated
 from specnorm.backends import Array
 
-Kind = Literal["conv", "linear"]
+Kind = Literal["conv", "linear", "unknown"]
+"""What a layer is; "unknown" where not even its shape can be read."""
 
 MIN_AXES, MAX_AXES = 2, 5
 _SEPARATOR = re.compile(r"[./:]")
+_COUNTER = re.compile(r":\d+$")
+"""What TensorFlow writes after a variable's name."""
 _FLOATING = ("float", "bfloat")
 _UNREADABLE = {
     "object": "it holds Python objects, which are never unpickled. Save the kernel as a float32 array.",
@@ -24,7 +28,8 @@ _UNREADABLE = {
 _NO_KERNEL = frozenset({
     "bias", "weight_u", "weight_v", "weight_g", "_u", "_v", "running_mean", "running_var", "moving_mean",
     "moving_variance", "num_batches_tracked", "cls_token", "class_token", "mask_token", "pos_embed", "pos_embedding",
-    "position_embedding", "relative_position_bias_table", "max_exp_avg_sq", "momentum_buffer",
+    "position_embedding", "vector_u", "sn_u", "relative_position_bias_table", "weight_mask", "attn_mask",
+    "anchors", "anchor_grid", "max_exp_avg_sq", "momentum_buffer", "exp_inf", "square_avg", "grad_avg", "acc_delta",
 })  # fmt: skip
 # Any part of a name: whatever lies below belongs to the training run, not to the model.
 _TRAINING_STATE = re.compile(r"optim(izer)?(s|_states?|_state_dict)?|(lr_)?schedulers?|exp_avg(_sq)?")
@@ -38,23 +43,40 @@ _RAW_PARAMETER = "weight as stored (a parametrisation computes the layer's weigh
 
 @dataclass(frozen=True)
 class Tensor:
-    """One array of a model file, not loaded yet.
+    """One array of a model file, not loaded yet, and what the file says of it.
 
     Parameters
     ----------
     name : str
         Its key in the file.
     shape : tuple of int
+        Of what ``load`` returns.
     dtype : str
         Short name, such as ``"float32"``.
     load : callable
         Reads the array.
+    kind : {"conv", "linear", "none", "unknown"} or None
+        A kernel for certain, by what the file says and whatever its name is; "none": certainly no kernel. None: the
+        file does not say, so name and shape decide.
+    geometry : Stated
+        What the file says for certain of the layer: a missing key is assumed, and the row lists it.
+    input_shape : tuple of int or None
+        Spatial sizes of the layer's input, if the file says so.
+    refusal : str or None
+        Why it cannot be measured, though it may be a kernel: a row with that reason.
+    assumed : tuple of str
+        What the reader took for granted beyond the geometry.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], Array]
+    kind: Literal["conv", "linear", "none", "unknown"] | None = None
+    geometry: Stated = field(default_factory=Stated)
+    input_shape: tuple[int, ...] | None = None
+    refusal: str | None = None
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ class Layer:
     Parameters
     ----------
     tensor : Tensor
-    kind : {"conv", "linear"}
+    kind : {"conv", "linear", "unknown"}
     refusal : str or None
         Why it cannot be measured.
     assumed : tuple of str
@@ -81,7 +103,8 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
     """Pick the layers among a model's arrays.
 
     Real floating arrays with two axes are linear layers, with three to five convolutions. Everything else is left out,
-    and so are names that cannot be kernels: biases, running statistics, power-iteration vectors, optimizer state.
+    and so are names that cannot be kernels: biases, running statistics, power-iteration vectors, optimizer state. What
+    the file says for certain (`Tensor.kind`) comes first.
 
     Parameters
     ----------
@@ -97,34 +120,51 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
         Arrays that are no layers or match no pattern.
     """
     everything = list(tensors)
-    names = {tensor.name for tensor in everything}
-    layers = []
-    for tensor in everything:
-        layer = _as_layer(tensor, names)
-        if layer and (patterns is None or any(fnmatchcase(tensor.name, p) for p in patterns)):
-            layers.append(layer)
+    layers = all_layers(everything)
+    if patterns is not None:
+        layers = [layer for layer in layers if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
     return layers, len(everything) - len(layers)
 
 
+def all_layers(tensors: Sequence[Tensor]) -> list[Layer]:
+    """Every layer among a model's arrays, in the model's order.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+
+    Returns
+    -------
+    list of Layer
+    """
+    names = {tensor.name for tensor in tensors}
+    found = (_as_layer(tensor, names) for tensor in tensors)
+    return [layer for layer in found if layer is not None]
+
+
 def _as_layer(tensor: Tensor, names: set[str]) -> Layer | None:
-    if not MIN_AXES <= len(tensor.shape) <= MAX_AXES:
+    if tensor.kind == "none":
+        return None
+    if tensor.kind in ("conv", "linear"):
+        return Layer(tensor, tensor.kind, tensor.refusal, tensor.assumed)
+    parts = _SEPARATOR.split(_COUNTER.sub("", tensor.name))
+    if tensor.kind == "unknown":
+        return None if _is_no_kernel(parts) else Layer(tensor, "unknown", tensor.refusal, tensor.assumed)
+    if not MIN_AXES <= len(tensor.shape) <= MAX_AXES or any(_TRAINING_STATE.fullmatch(part) for part in parts):
         return None
     kind: Kind = "linear" if len(tensor.shape) == MIN_AXES else "conv"
-    parts = _SEPARATOR.split(tensor.name)
-    if any(_TRAINING_STATE.fullmatch(part) for part in parts):
-        return None
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
     if unreadable is not None:
-        return Layer(tensor, kind, unreadable)
+        return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)
     if not tensor.dtype.startswith(_FLOATING):
         return None
     if _length_of(tensor.name) in names:
         return Layer(tensor, kind, _WEIGHT_NORM)
-    if _is_no_kernel(tensor.name, parts[-1], names):
+    if _is_no_kernel(parts) or (tensor.name.endswith(".original0") and tensor.name[:-1] + "1" in names):
         return None
-    if parts[-1] == "weight_orig" or (parts[-1] == "original" and "parametrizations" in parts):
-        return Layer(tensor, kind, assumed=(_RAW_PARAMETER,))
-    return Layer(tensor, kind)
+    if parts[-1] == "weight_orig" or (parts[-1].startswith("original") and "parametrizations" in parts):
+        return Layer(tensor, kind, tensor.refusal, (*tensor.assumed, _RAW_PARAMETER))
+    return Layer(tensor, kind, tensor.refusal, tensor.assumed)
 
 
 def _length_of(name: str) -> str | None:
@@ -134,7 +174,11 @@ def _length_of(name: str) -> str | None:
     return name[:-1] + "0" if name.endswith(".original1") else None
 
 
-def _is_no_kernel(name: str, last: str, names: set[str]) -> bool:
-    if last in _NO_KERNEL or last.startswith("bias_") or last.endswith("_bias"):
+def _is_no_kernel(parts: Sequence[str]) -> bool:
+    """Whether a name, in its parts, is one that no kernel has."""
+    last = parts[-1]
+    if any(_TRAINING_STATE.fullmatch(part) for part in parts):
         return True
-    return name.endswith(".original0") and name[:-1] + "1" in names
+    if "parametrizations" in parts and not last.startswith("original"):
+        return True  # buffers of the parametrisation: vectors of a power iteration, the base of an orthogonal one
+    return last in _NO_KERNEL or last.startswith("bias_") or last.endswith("_bias")

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from specnorm.api import measure
+from specnorm.auditing.geometry import Override, settle
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.placement import place
-from specnorm.auditing.report import CIRCULAR, STANDARD, Row, Value
+from specnorm.auditing.provenance import origin
+from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Origin, Row, Value
 from specnorm.backends import Array, backend_for
 from specnorm.conv import ConvSpec, PaddingMode
 from specnorm.errors import SpecnormError
@@ -38,21 +40,25 @@ class Settings:
     ----------
     methods : tuple of str
         Names in ``METHODS``.
-    input_shape : int, tuple of int or None
+    input_shape : int, tuple of int, "file" or None
+        "file": of each layer as the file says, and every size where it does not.
     layout : str or None
         Axis order of the kernels; names the convention, so that ``"HWIO"`` reads a 3-axis kernel as ``"WIO"``.
     padding_mode : str or None
-        None: zeros, and the row says that it was assumed.
+        None: as the file says, or else zeros, and the row says that it was assumed.
     backend, device : str or None
         Library and device to measure with; None: the array's own.
+    geometry : tuple of Override
+        What a person says of layers.
     """
 
     methods: tuple[str, ...] = STANDARD
-    input_shape: int | tuple[int, ...] | None = None
+    input_shape: int | tuple[int, ...] | Literal["file"] | None = None
     layout: str | None = None
     padding_mode: PaddingMode | None = None
     backend: str | None = None
     device: str | None = None
+    geometry: tuple[Override, ...] = ()
 
 
 def describe(layer: Layer, settings: Settings) -> Row:
@@ -68,20 +74,19 @@ def describe(layer: Layer, settings: Settings) -> Row:
     Row
         Without values; with a reason if the geometry does not fit the shape.
     """
-    shape = layer.tensor.shape
+    tensor = layer.tensor
     columns = [*settings.methods, *([CIRCULAR] if settings.input_shape is not None else [])]
-    blank = Row(layer.tensor.name, layer.kind, shape, None, values=dict.fromkeys(columns), reason=layer.refusal)
-    layout = _layout(settings.layout, len(shape))
+    blank = Row(tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(columns), reason=layer.refusal)
+    if layer.kind == "unknown":
+        return replace(blank, reason=layer.refusal or "it is not known what this array is.")
+    size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
     try:
-        spec = ConvSpec.of(
-            shape,
-            layout=layout,
-            padding_mode=settings.padding_mode or "zeros",
-            input_shape=() if layer.kind == "linear" and settings.input_shape is not None else settings.input_shape,
+        spec, assumed = settle(
+            tensor.name, tensor.shape, tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size
         )
     except SpecnormError as error:
         return replace(blank, reason=layer.refusal or str(error))
-    return replace(blank, spec=spec, assumed=(*_assumed(layer, layout, settings), *layer.assumed))
+    return replace(blank, spec=spec, assumed=(*assumed, *layer.assumed))
 
 
 def fill(row: Row, kernel: Array, settings: Settings) -> Row:
@@ -105,19 +110,29 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
             kernel = place(kernel, settings.backend, settings.device)
         take = _Results(kernel, row.spec)
         lower, upper = interval(take, row.spec)
-        row = replace(row, lower=lower, upper=upper)
+        row = replace(row, lower=lower, upper=upper, origins={INTERVAL: take.ends})
         for column in row.values:
+            if column == CIRCULAR and not _has_circular(take.spec):
+                continue
             result = take("fft" if column == CIRCULAR else column)
             row = replace(
                 row,
                 values={**row.values, column: _value(result)},
                 promises={**row.promises, column: result.kind},
+                origins={**row.origins, column: origin(result)},
             )
     except SpecnormError as error:
         return replace(row, reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
         return replace(row, reason=f"{type(error).__name__}: {error}")
     return row
+
+
+def _has_circular(spec: ConvSpec) -> bool:
+    """Whether there is a circular layer at this size."""
+    if spec.input_shape is None:
+        return False
+    return spec.transposed or not any(n % s for n, s in zip(spec.input_shape, spec.stride, strict=True))
 
 
 def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, float]:
@@ -132,22 +147,54 @@ def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, floa
     take : callable
         Method name -> its result for this layer.
     spec : ConvSpec
-        Stride 1, dilation 1.
 
     Returns
     -------
     lower, upper : float
     """
-    small = spec.input_shape is None or math.prod(spec.input_shape) * max(spec.cin, spec.cout) <= SMALL
+    small = spec.input_shape is None or _pixels(spec) * max(spec.cin, spec.cout) <= SMALL
     found = take("enclose" if small else EVERY_SIZE)
     lower, upper = _number(found.stats["lower"]), _number(found.value)
     if small or spec.input_shape is None:
         return lower, upper
-    whole = [n - k + 1 for n, k in zip(spec.input_shape, spec.kernel_shape, strict=True)]
-    if min(whole, default=1) < 1:
-        return 0.0, upper
-    share = Fraction(math.prod(whole), math.prod(spec.input_shape))
-    return max(_times_root_down(lower, share), _number(take("reshaped").value)), upper
+    lower = _times_root_down(lower, share(spec))
+    return max(lower, _number(take("reshaped").value)) if spec.sees_a_patch else lower, upper
+
+
+def _pixels(spec: ConvSpec) -> int:
+    """Pixels of a layer's input or output, whichever are more."""
+    sizes = []
+    axes = (spec.input_shape or (), spec.kernel_shape, spec.stride, spec.dilation, spec.padding)
+    for n, k, s, r, pads in zip(*axes, strict=True):
+        reach = r * (k - 1) + 1
+        sizes.append((n, (n - 1) * s + reach - sum(pads) if spec.transposed else (n + sum(pads) - reach) // s + 1))
+    return max(math.prod(n for n, _ in sizes), math.prod(max(m, 1) for _, m in sizes))
+
+
+def share(spec: ConvSpec) -> Fraction:
+    """Share of a plane wave's energy that arrives in outputs without padding, at the layer's input size.
+
+    The wave lives on the pixels that some tap reads: per axis, at most one in a stride for each phase. Of a transposed
+    layer, the convolution whose adjoint it is, from its output to its input.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+        With an input size.
+
+    Returns
+    -------
+    Fraction
+    """
+    found = Fraction(1)
+    axes = (spec.input_shape or (), spec.kernel_shape, spec.stride, spec.dilation, spec.padding)
+    for n, k, s, r, (before, after) in zip(*axes, strict=True):
+        reach = r * (k - 1)
+        wide = (n - 1) * s - before - after + reach + 1 if spec.transposed else n
+        first, last = -(-before // s), (wide - 1 - reach + before) // s
+        last = min(last, n - 1) if spec.transposed else last
+        found *= Fraction(max(last - first + 1, 0), -(-max(wide, 1) // s))
+    return found
 
 
 def _times_root_down(x: float, share: Fraction) -> float:
@@ -156,6 +203,21 @@ def _times_root_down(x: float, share: Fraction) -> float:
     while Fraction(y) ** 2 > Fraction(x) ** 2 * share:
         y = math.nextafter(y, 0.0)
     return y
+
+
+def geometry_of(spec: ConvSpec) -> dict[str, Any]:
+    """Keyword arguments of a layer for every input size.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+
+    Returns
+    -------
+    dict
+    """
+    names = ("stride", "dilation", "groups", "transposed", "layout", "padding_mode", "padding")
+    return {name: getattr(spec, name) for name in names}
 
 
 class _Results:
@@ -168,14 +230,21 @@ class _Results:
 
     def __call__(self, name: str) -> Result:
         if name not in self.known:
-            geometry: dict[str, Any] = {"layout": self.spec.layout, "padding_mode": self.spec.padding_mode}
+            geometry = geometry_of(self.spec)
             if name in AT_A_SIZE:
                 geometry["input_shape"] = self.spec.input_shape
             if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
-                geometry["padding_mode"] = "circular"
+                geometry |= {"padding_mode": "circular", "padding": "same"}
             method = METHODS["enclose" if name == EVERY_SIZE else name]()
             self.known[name] = measure(self.kernel, method, **geometry)
         return self.known[name]
+
+    @property
+    def ends(self) -> Origin:
+        """Where the two ends of `interval` came from."""
+        if "enclose" in self.known:
+            return origin(self.known["enclose"])
+        return replace(origin(self.known[EVERY_SIZE]), detail="lower times the share of outputs that see no padding")
 
 
 def _value(result: Result) -> Value:
@@ -187,24 +256,3 @@ def _value(result: Result) -> Value:
 def _number(x: Array) -> float:
     """The number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
     return float(backend_for(x).to_numpy(x))
-
-
-def _layout(layout: str | None, axes: int) -> str | None:
-    """Layout for a kernel with so many axes, in the convention that ``layout`` names."""
-    if layout is None:
-        return None
-    spatial = "DHW"[5 - axes :]
-    return f"{spatial}IO" if layout.endswith("IO") else f"OI{spatial}"
-
-
-def _assumed(layer: Layer, layout: str | None, settings: Settings) -> tuple[str, ...]:
-    if layer.kind == "linear":
-        return ()  # a matrix has no geometry, and its norm does not depend on which axis is the output
-    words = ["stride=1", "dilation=1", "groups=1", "transposed=False"]
-    if settings.layout is None:
-        words.append(f"layout=OI{'DHW'[5 - len(layer.tensor.shape) :]}")
-    elif layout != settings.layout:
-        words.append(f"layout={layout}")
-    if settings.padding_mode is None:
-        words.append("padding_mode=zeros")
-    return (*words, "padding=same")

@@ -27,14 +27,15 @@ def check_output(path: Path) -> None:
         raise OSError(f"{path.parent} is not a folder")
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file so that it holds either its old content or all of the new one, whatever happens.
 
     Parameters
     ----------
     path : Path
         A link is followed.
-    text : str
+    content : str or bytes
+        Text is written in UTF-8, with escapes for lone surrogates.
 
     Raises
     ------
@@ -44,8 +45,8 @@ def replace_file(path: Path, text: str) -> None:
     target = path.resolve()
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         if target.exists():

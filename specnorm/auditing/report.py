@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from specnorm.auditing.layers import Kind
 from specnorm.conv import ConvSpec
+from specnorm.networks import NetworkBound
 from specnorm.result import Kind as Promise
 
 Value = float | tuple[float, ...] | None
@@ -19,6 +20,37 @@ STANDARD = ("tn", "f4", "reshaped")
 """Methods that every row has a field for."""
 CIRCULAR = "circular"
 """Field of the exact circular norm, present where an input shape was given."""
+
+
+INTERVAL = "interval"
+"""Key in `Row.origins` of ``lower`` and ``upper``."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a number was obtained, in words.
+
+    Parameters
+    ----------
+    method : str
+        The method with its parameters.
+    promise : {"exact", "upper", "lower", "estimate"}
+    about : str
+        Which layer the promise is about: the one at an input size, or every size.
+    computed_in : str
+        Dtype, and "on the host" where that is not the kernel's device.
+    place : str
+        Array library and device.
+    detail : str
+        What else there is to say, or nothing.
+    """
+
+    method: str
+    promise: Promise
+    about: str
+    computed_in: str
+    place: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +76,10 @@ class Row:
         Per method, what its value promises (`specnorm.Kind`).
     reason : str or None
         Why the layer could not be measured; None: it was.
+    note : str or None
+        How the layer was measured, where an executor lost it; None: as asked for.
+    origins : mapping of str to Origin
+        How the numbers were obtained, per column; ``"interval"``: of ``lower`` and ``upper``.
     """
 
     name: str
@@ -56,6 +92,8 @@ class Row:
     values: Mapping[str, Value] = field(default_factory=dict)
     promises: Mapping[str, Promise] = field(default_factory=dict)
     reason: str | None = None
+    note: str | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @property
     def status(self) -> Literal["ok", "error"]:
@@ -91,7 +129,35 @@ class Row:
         }
         row |= {name: _finite(self.values.get(name)) for name in STANDARD}
         row |= {name: _finite(value) for name, value in self.values.items() if name not in STANDARD}
-        return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason}
+        return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason, "note": self.note}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Singular values of one layer's symbol over a grid of frequencies: computed, not proven.
+
+    Parameters
+    ----------
+    row : int
+        Position of the layer in the report.
+    grid : tuple of int
+        Frequencies per axis, at multiples of ``2 pi / n``; 1 along axes with one tap.
+    norms : tuple of float
+        Largest singular value at each frequency, in row-major order.
+    spectrum : tuple of float
+        Singular values at all frequencies, descending; thinned out evenly if there are many.
+    ranks : tuple of int
+        Position of each entry of ``spectrum`` in the whole list, from 0.
+    reason : str or None
+        Why there is none of this.
+    """
+
+    row: int
+    grid: tuple[int, ...] = ()
+    norms: tuple[float, ...] = ()
+    spectrum: tuple[float, ...] = ()
+    ranks: tuple[int, ...] = ()
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,12 +173,21 @@ class Report:
     layers : tuple of Row
     skipped : int
         Arrays of the model that are no layers, or were not asked for.
+    network : NetworkBound or None
+        Of the whole model, where the file holds its graph and every layer was asked for.
+    pictures : tuple of Picture
+        Of the layers with the largest norms, if they were asked for.
+    environment : mapping of str to str
+        Date, versions and platform of the run.
     """
 
     version: str
     model: str | None
     layers: tuple[Row, ...]
     skipped: int
+    network: NetworkBound | None = None
+    pictures: tuple[Picture, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -131,6 +206,7 @@ class Report:
             "max_upper_layer": None if largest is None else largest.name,
             "median_ratio": statistics.median(ratios) if ratios else None,
             "max_ratio": max(ratios, default=None),
+            "network": None if self.network is None else self.network.to_dict(),
         }
 
     def to_dict(self) -> dict[str, Any]:

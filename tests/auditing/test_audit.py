@@ -29,7 +29,7 @@ from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileE
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 KEYS = (
     "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper tn f4 "
-    "reshaped ratio status reason"
+    "reshaped ratio status reason note"
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from specnorm.auditing.layers import Layer, Tensor, select
@@ -39,6 +41,13 @@ def test_two_axes_are_linear_and_three_to_five_conv(shape: tuple[int, ...], kind
         ("conv.weight_u", (1, 4), "float32"),
         ("conv.weight_v", (1, 36), "float32"),
         ("conv.parametrizations.weight.0._u", (1, 4), "float32"),
+        ("conv.parametrizations.weight.0.base", (4, 4), "float32"),
+        ("conv.weight_mask", (4, 3, 3, 3), "float32"),
+        ("model.24.anchor_grid", (3, 1, 3, 2), "float32"),
+        ("state.0.square_avg", (4, 3, 3, 3), "float32"),
+        ("state.0.max_exp_avg_sq", (4, 3, 3, 3), "float32"),
+        ("spectral_normalization/vector_u:0", (1, 4), "float32"),
+        ("attention/query/bias:0", (2, 3), "float32"),
         ("norm.running_mean", (1, 4, 1, 1), "float32"),
         ("encoder.pos_embed", (1, 197, 768), "float32"),
         ("optimizer.state.0.momentum_buffer", (4, 4), "float32"),
@@ -75,6 +84,26 @@ def test_raw_parameters_say_so(name: str) -> None:
     (layer,), _ = select([_tensor(name, (4, 3, 3))])
     assert layer.refusal is None
     assert "as stored" in layer.assumed[0]
+
+
+def test_what_the_file_says_comes_first() -> None:
+    said = [
+        replace(_tensor("a.bias", (4, 3, 3, 3)), kind="conv", assumed=("x",)),
+        replace(_tensor("b", (4, 36), "int8"), kind="linear"),
+        replace(_tensor("c.weight", (4, 3, 3, 3)), kind="none"),
+        replace(_tensor("d.weight", ()), kind="unknown", refusal="lost"),
+        replace(_tensor("d.bias", ()), kind="unknown", refusal="lost"),
+        replace(_tensor("e.weight", (4, 3)), refusal="damaged"),
+    ]
+    layers, skipped = select(said)
+    assert [(layer.tensor.name, layer.kind, layer.refusal) for layer in layers] == [
+        ("a.bias", "conv", None),
+        ("b", "linear", None),
+        ("d.weight", "unknown", "lost"),
+        ("e.weight", "linear", "damaged"),
+    ]
+    assert layers[0].assumed == ("x",)
+    assert skipped == 2
 
 
 def test_patterns_keep_order_and_case() -> None:

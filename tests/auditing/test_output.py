@@ -19,6 +19,8 @@ def test_new_files_and_replaced_ones(tmp_path: Path) -> None:
     replace_file(path, "two \udc80 é\n")
     assert path.read_bytes() == b"two \\udc80 \xc3\xa9\n"
     assert path.stat().st_mode & 0o777 == 0o640
+    replace_file(path, b"\xff\x00\n")
+    assert path.read_bytes() == b"\xff\x00\n"
     assert list(tmp_path.iterdir()) == [path]
 
 

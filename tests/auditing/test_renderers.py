@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import html as html_module
 import io
 import json
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -119,6 +122,57 @@ def test_table_rounds_outwards() -> None:
     pytest.importorskip("rich")
     (row,) = (report := audit({"k": np.eye(2) / 3})).layers
     (line,) = [line for line in render([report], "table").splitlines() if line.startswith("| k")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert row.lower is not None
+    assert row.upper is not None
+    assert Decimal(cells[2]) <= Decimal(row.lower)
+    assert Decimal(cells[3]) >= Decimal(row.upper)
+
+
+# -- Markdown ------------------------------------------------------------------------------------------------------
+def _rendered(text: str) -> str:
+    """Markdown as HTML, with the tables and links of GitHub."""
+    markdown = pytest.importorskip("markdown_it")  # comes with rich
+    html: str = markdown.MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    return html
+
+
+def test_markdown_is_a_table_with_a_heading_and_notes() -> None:
+    report = audit({**files.kernels(), "bad.weight": np.full((2, 2), np.inf)}, methods=["tn", "unfoldings"])
+    html = _rendered(render([report], "markdown"))
+    assert html.count("<tr>") == 5
+    assert "<td><code>conv1.weight</code></td>" in html
+    (notes,) = re.findall(r'<pre><code class="language-text">(.*?)</code></pre>', html, re.DOTALL)
+    assert (
+        html_module.unescape(notes).splitlines() == render([report], "table").splitlines()[-len(notes.splitlines()) :]
+    )
+    assert "bad.weight: error: kernel of shape (2, 2) holds 4 non-finite values" in notes
+    assert "<h2>" not in html
+    assert "<h2><code>m.npz</code></h2>" in _rendered(render([dataclasses.replace(report, model="m.npz")], "markdown"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a|b", "a\\|b", "a\\", "`a`", "``a", "<script>alert(1)</script>", "*a* _b_ ~c~", "[x](https://e.org)", "-",
+        "@user #1", "https://e.org", "&lt;&#124;", " a ", "a  b", "\n| x |", "\x1b[31m", "été_層", "$x$", "![i](u)",
+        "a, b=(c)",
+    ],
+)  # fmt: skip
+def test_names_are_no_markdown(name: str) -> None:
+    html = _rendered(render([audit(_named(name, "other"))], "markdown"))
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", html, re.DOTALL)
+    assert len(cells) == 2 * 7 + 2  # two rows of eight
+    assert html_module.unescape(cells[0]) == f"<code>{visible(name)}</code>"
+    assert cells[8] == "<code>other</code>"
+    bad = _rendered(render([audit({name: np.full((2, 2), np.nan)})], "markdown"))
+    assert bad.count("<code") == 2
+    assert html_module.unescape(bad).count(f"\n{visible(name)}: error: ") == 1
+
+
+def test_markdown_rounds_outwards() -> None:
+    (row,) = (report := audit({"k": np.eye(2) / 3})).layers
+    (line,) = [line for line in render([report], "markdown").splitlines() if line.startswith("| `k`")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert row.lower is not None
     assert row.upper is not None

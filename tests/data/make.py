@@ -1,14 +1,14 @@
-"""Convert published weight files into the small `.npz` files of this folder: ``python make.py SOURCE_FOLDER``.
+"""Take published weight files into this folder, unchanged: ``python make.py SOURCE_FOLDER``.
 
 SOURCE_FOLDER holds one folder a model with the published file, its LICENSE and layers.json, as `README.md` lists them.
-Every convolution kernel that layers.json names is kept, under its own name, in its own dtype.
+Into the copy of layers.json comes, of every kernel, where its bytes lie in the file and how its axes are ordered there,
+so that `tests/real_weights.py` can read it with NumPy alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ FILES = {
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:
-    """Tensors of a checkpoint by name; no code in it is executed."""
+    """Tensors of a checkpoint by name, as stored; no code in it is executed."""
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
@@ -101,36 +101,48 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     return {name: x.numpy() for name, x in state.items() if isinstance(x, torch.Tensor)}
 
 
-def in_torch_order(kernel: NDArray[Any], layer: dict[str, Any]) -> NDArray[Any]:
-    """Keras stores (h, w, in, out), and depthwise kernels (h, w, in, 1); torch order is what `shape` says."""
-    if "stored_shape" in layer:
-        kernel = np.transpose(kernel, (2, 3, 0, 1) if layer["groups"] > 1 else (3, 2, 0, 1))
-    return np.ascontiguousarray(kernel)
+def axes_of(layer: dict[str, Any]) -> list[int]:
+    """Which stored axis is each axis of the kernel in torch order.
+
+    Keras stores (h, w, in, out), and depthwise kernels (h, w, in, 1), which are torch's (in, 1, h, w).
+    """
+    if "stored_shape" not in layer:
+        return list(range(len(layer["shape"])))
+    return [2, 3, 0, 1] if layer["groups"] > 1 else [3, 2, 0, 1]
 
 
-def convert(source: Path, target: Path, model: str) -> None:
-    """Write one model's kernels, layers.json and LICENSE."""
+def place(layer: dict[str, Any], stored: NDArray[Any], content: bytes) -> dict[str, Any]:
+    """Say where a kernel lies: its bytes as little-endian float32, in one piece."""
+    raw = stored.astype("<f4").tobytes()
+    offset = content.find(raw)
+    if stored.dtype != np.float32 or offset < 0:
+        raise SystemExit(f"{layer['name']} is not one piece of float32 in the file")
+    axes = axes_of(layer)
+    if [stored.shape[axis] for axis in axes] != layer["shape"]:
+        raise SystemExit(f"{layer['name']}: shape differs from layers.json")
+    return layer | {"offset": offset, "stored_shape": list(stored.shape), "axes": axes}
+
+
+def take(source: Path, target: Path, model: str) -> None:
+    """Copy one model's file, LICENSE and layers.json."""
     published = FILES[model]
     path = source / model / published.file
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
     if found != published.sha256:
         raise SystemExit(f"{path} has sha256 {found}, expected {published.sha256}")
     layers = json.loads((source / model / "layers.json").read_text())
     tensors = read(path)
-    kernels: Any = {layer["name"]: in_torch_order(tensors[layer["name"]], layer) for layer in layers}
-    for layer in layers:
-        if list(kernels[layer["name"]].shape) != layer["shape"]:
-            raise SystemExit(f"{model} {layer['name']}: shape differs from layers.json")
+    rows = [place(layer, tensors[layer["name"]], content) for layer in layers]
     folder = target / model
     folder.mkdir(exist_ok=True)
-    np.savez_compressed(folder / "kernels.npz", **kernels)
-    for name in ("layers.json", "LICENSE"):
-        (folder / name).unlink(missing_ok=True)
-        shutil.copyfile(source / model / name, folder / name)
+    (folder / published.file).write_bytes(content)
+    (folder / "LICENSE").write_bytes((source / model / "LICENSE").read_bytes())
+    text = ",\n  ".join(json.dumps(row) for row in rows)
+    (folder / "layers.json").write_text(f'{{"file": "{published.file}", "layers": [\n  {text}\n]}}\n')
     (folder / "SOURCE.md").write_text(
-        f"`kernels.npz` holds the convolution kernels of `{published.file}`, unchanged, converted by `../make.py`.\n\n"
-        f"- source: {published.origin}\n- sha256 of that file: {published.sha256}\n"
-        f"- licence: {published.licence} (`LICENSE`)\n"
+        f"`{published.file}` as published; `layers.json` by `../make.py`.\n\n"
+        f"- source: {published.origin}\n- sha256: {published.sha256}\n- licence: {published.licence} (`LICENSE`)\n"
     )
 
 
@@ -138,4 +150,4 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
     for model in FILES:
-        convert(Path(sys.argv[1]), Path(__file__).parent, model)
+        take(Path(sys.argv[1]), Path(__file__).parent, model)

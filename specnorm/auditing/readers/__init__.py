@@ -8,20 +8,39 @@ from __future__ import annotations
 
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers import npz, pytorch, safetensors
+from specnorm.auditing.readers import hdf5, keras, npz, onnx, pytorch, safetensors, sharded
 from specnorm.errors import ModelFileError
+
+Reader = Callable[[BinaryIO, str, int], list[Tensor]]
+"""Called with the open file, its path, and the most bytes its arrays may take; lists them without reading them.
+
+A reader raises `ModelFileError` (ValueError and OSError become one) for the file as a whole, and gives an array that it
+cannot make sense of a `Tensor.refusal`. What the file says of an array goes into `Tensor.kind`, `Tensor.geometry`,
+`Tensor.input_shape`. ``load`` may use the open file: it is closed after the audit.
+"""
+
 
 MAX_BYTES = 8 * 2**30
 """Default limit on what a file's arrays may take in memory."""
 
-_READERS = {"safetensors": safetensors.read, "npz": npz.read, "pytorch": pytorch.read}
-_KNOWN = "Readable are .safetensors, .npz and PyTorch state dicts"
+_READERS: dict[str, Reader] = {
+    "safetensors": safetensors.read,
+    "safetensors-index": sharded.read,
+    "npz": npz.read,
+    "pytorch": pytorch.read,
+    "onnx": onnx.read,
+    "hdf5": hdf5.read,
+    "keras": keras.read,
+}
+_ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
+"""How the second field of a serialised ModelProto may start; the first is its version of the format."""
+_KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ONNX and Keras (.h5, .keras)"
 
 
 @contextmanager
@@ -31,6 +50,7 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
     Parameters
     ----------
     path : str
+        A file, or a folder with the index of a sharded one.
     max_bytes : int
         Most bytes that the file's arrays may take in memory.
 
@@ -46,16 +66,21 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
     """
     with ExitStack() as stack:
         try:
+            place = Path(path)
+            if place.is_dir():
+                place = sharded.index_of(place)
             # A named pipe would block, a device never end.
-            if not stat.S_ISREG(Path(path).stat().st_mode):
+            if not stat.S_ISREG(place.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")
-            file = stack.enter_context(Path(path).open("rb"))
-            tensors = _READERS[sniff(file)](file, path, max_bytes)
+            file = stack.enter_context(place.open("rb"))
+            tensors = _READERS[sniff(file)](file, str(place), max_bytes)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ModelFileError(f"{path} cannot be read: {reason}.") from error
+        except Exception as error:  # damage that a reader or its library did not foresee
+            raise ModelFileError(f"{path}: it is damaged: {type(error).__name__}: {error}.") from error
         yield tensors
 
 
@@ -69,7 +94,7 @@ def sniff(file: BinaryIO) -> str:
     Returns
     -------
     str
-        ``"safetensors"``, ``"npz"`` or ``"pytorch"``.
+        A key of ``_READERS``.
 
     Raises
     ------
@@ -80,8 +105,12 @@ def sniff(file: BinaryIO) -> str:
     file.seek(0)
     head = file.read(512)
     file.seek(0)
-    if len(head) > 8 and head[8:9] == b"{":
-        return "safetensors"
+    if len(head) > 8 and head[8:9] == b"{" and (head[4:8] == bytes(4) or head[:1] not in b"{\x08"):
+        return "safetensors"  # a header's length, then JSON; text and ONNX have no four zeros there
+    if head[:1] == b"{":
+        return "safetensors-index"
+    if head[:1] == b"\x08" and 0 < head[1] < 64 and head[2:3] in _ONNX_TAGS:
+        return "onnx"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _sniff_zip(file)
     if head.startswith(pytorch.LEGACY_START):
@@ -94,7 +123,7 @@ def sniff(file: BinaryIO) -> str:
     if head.startswith(b"\x93NUMPY"):
         raise ModelFileError("it is a single .npy array without a name. Save it with numpy.savez, by name.")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        raise ModelFileError(f"it is an HDF5 file, which this version does not read. {_KNOWN}.")
+        return "hdf5"
     if head[257:262] == b"ustar":
         raise ModelFileError(
             "it is a tar archive (as PyTorch wrote before 0.1.10), which is not opened. Save it again with torch.save."
@@ -117,6 +146,8 @@ def _sniff_zip(file: BinaryIO) -> str:
         raise ModelFileError("it is a TorchScript archive, which holds code: not opened. Save model.state_dict().")
     if "data.pkl" in inner:
         return "pytorch"
+    if "config.json" in names and "metadata.json" in names:
+        return "keras"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     raise ModelFileError(f"it is a zip archive of no known kind. {_KNOWN}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -15,6 +17,8 @@ from specnorm.errors import ModelFileError
 
 MAX_HEADER = 100_000_000
 """The format's own limit, in bytes."""
+
+Opener = Callable[[], AbstractContextManager[BinaryIO]]
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64"}
 _STORED = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
@@ -31,6 +35,30 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
         The same file, for the library.
     max_bytes : int
         Most bytes of all arrays.
+
+    Returns
+    -------
+    list of Tensor
+
+    Raises
+    ------
+    ModelFileError
+    """
+    return listing(file, path, max_bytes, lambda: nullcontext(file))
+
+
+def listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[Tensor]:
+    """List the arrays of one file, to be read from it later.
+
+    Parameters
+    ----------
+    file : binary file
+    path : str
+        The same file, for the library.
+    max_bytes : int
+        Most bytes of all arrays.
+    reopen : callable
+        Gives the file again, as a context.
 
     Returns
     -------
@@ -63,21 +91,21 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
         raise ModelFileError(f"it is damaged or cut short: {error}.") from error
     try:
         header: dict[str, Any] = json.loads(file.read(length))
-        return [_describe(file, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"]
+        return [_describe(reopen, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise ModelFileError(f"its header is damaged: {error}.") from error
 
 
-def _describe(file: BinaryIO, name: str, entry: dict[str, Any], start: int) -> Tensor:
+def _describe(reopen: Opener, name: str, entry: dict[str, Any], start: int) -> Tensor:
     shape = tuple(int(n) for n in entry["shape"])
     begin, end = entry["data_offsets"]
     stored = str(entry["dtype"])
     # Types without a NumPy counterpart keep their own name: a float8 kernel is refused by name, integers are no layers.
     dtype = _DTYPES.get(stored) or ("float" if stored.startswith("F") else "int")
-    return Tensor(name, shape, dtype, partial(_load, file, shape, stored, start + begin, end - begin))
+    return Tensor(name, shape, dtype, partial(_load, reopen, shape, stored, start + begin, end - begin))
 
 
-def _load(file: BinaryIO, shape: tuple[int, ...], stored: str, start: int, count: int) -> NDArray[np.generic]:
+def _load(reopen: Opener, shape: tuple[int, ...], stored: str, start: int, count: int) -> NDArray[np.generic]:
     dtype = _DTYPES.get(stored)
     if dtype not in _STORED:
         raise ModelFileError(
@@ -87,8 +115,9 @@ def _load(file: BinaryIO, shape: tuple[int, ...], stored: str, start: int, count
     layout = np.dtype(_STORED[dtype])
     if count != math.prod(shape) * layout.itemsize:
         raise ModelFileError(f"shape {shape} of {stored} does not take {count} bytes: the header is damaged.")
-    file.seek(start)
-    data = file.read(count)
+    with reopen() as file:
+        file.seek(start)
+        data = file.read(count)
     if len(data) != count:
         raise ModelFileError("the file ends in the middle of it.")
     array = np.frombuffer(data, dtype=layout).reshape(shape)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from specnorm.auditing.report import Report
 
-FORMATS = ("table", "json", "csv")
+FORMATS = ("table", "json", "csv", "markdown", "html")
 
 
 def render(reports: Sequence[Report], output_format: str, *, many: bool = False) -> str:
@@ -25,7 +25,7 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
     -------
     str
     """
-    # Imported on demand: tables need rich, the others nothing.
+    # Imported on demand: tables need rich, pages Jinja2, the others nothing.
     module = importlib.import_module(f"{__name__}.{output_format}")
     text: str = module.render(reports, many=many)
     return text

@@ -11,6 +11,8 @@ from specnorm.auditing.report import CIRCULAR, STANDARD, Report, Row, Value
 from specnorm.auditing.text import visible
 
 DIGITS = 6
+WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
+"""What a promise is called."""
 _ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
 _WIDTH = 10_000
 """Wider than any table: names are never cut."""
@@ -60,23 +62,50 @@ def number(value: float | None, promise: str = "exact") -> str:
     return f"{rounded:.{DIGITS - 1 - rounded.adjusted()}f}"
 
 
-def _report(report: Report) -> str:
-    columns = list(dict.fromkeys(name for row in report.layers for name in row.values))
-    methods = [name for name in columns if name != CIRCULAR] + [name for name in columns if name == CIRCULAR]
-    cells = [
-        [
-            visible(row.name),
-            "x".join(map(str, row.shape)),
-            number(row.lower, "lower"),
-            number(row.upper, "upper"),
-            *(_cell(row.values.get(name), row.promises.get(name, "exact")) for name in methods),
-            number(row.ratio) if row.status == "ok" else "error",
-        ]
-        for row in report.layers
+def columns(report: Report) -> list[str]:
+    """Names of the methods' columns, in the order of the table.
+
+    Parameters
+    ----------
+    report : Report
+
+    Returns
+    -------
+    list of str
+    """
+    names = dict.fromkeys(name for row in report.layers for name in row.values)
+    return sorted(names, key=lambda name: name == CIRCULAR)
+
+
+def cells(row: Row, methods: Sequence[str]) -> list[str]:
+    """A row's shape and numbers as text, rounded so that each keeps its promise.
+
+    Parameters
+    ----------
+    row : Row
+    methods : sequence of str
+        From `columns`.
+
+    Returns
+    -------
+    list of str
+        Shape, lower, upper, one a method, and the ratio, or "error".
+    """
+    return [
+        "x".join(map(str, row.shape)),
+        number(row.lower, "lower"),
+        number(row.upper, "upper"),
+        *(_cell(row.values.get(name), row.promises.get(name, "exact")) for name in methods),
+        number(row.ratio) if row.status == "ok" else "error",
     ]
+
+
+def _report(report: Report) -> str:
+    methods = columns(report)
     title = [visible(report.model)] if report.model is not None else []
-    lines = _table(["layer", "shape", "lower", "upper", *methods, "ratio"], cells)
-    return "\n".join([*title, *lines, "", *_notes(report), ""])
+    rows = [[visible(row.name), *cells(row, methods)] for row in report.layers]
+    lines = _table(["layer", "shape", "lower", "upper", *methods, "ratio"], rows)
+    return "\n".join([*title, *lines, "", *notes(report), ""])
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -102,7 +131,18 @@ def _cell(value: Value, promise: str) -> str:
     return number(value, promise)
 
 
-def _notes(report: Report) -> list[str]:
+def notes(report: Report) -> list[str]:
+    """What stands beneath a table, a line each: the summary, the promises, the assumptions, the errors.
+
+    Parameters
+    ----------
+    report : Report
+
+    Returns
+    -------
+    list of str
+        Of characters that print; markup is for the caller to escape.
+    """
     summary = report.summary
     notes = [
         f"{summary['layers']} layers ({summary['conv']} conv, {summary['linear']} linear), {summary['errors']} errors; "
@@ -118,7 +158,13 @@ def _notes(report: Report) -> list[str]:
     assumed = list(dict.fromkeys(word for row in report.layers for word in row.assumed))
     if assumed:
         notes.append(f"Assumed, since the file does not say: {', '.join(map(visible, assumed))}.")
+    if report.network is not None:
+        from specnorm.auditing.renderers.network import lines
+
+        notes += lines(report.network)
     notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
+    for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
+        notes.append(f"{', '.join(visible(row.name) for row in report.layers if row.note == note)}: {visible(note)}.")
     return notes
 
 
@@ -129,12 +175,25 @@ def _where(rows: Sequence[Row]) -> str:
     return "for the input shape " + " or ".join(dict.fromkeys("x".join(map(str, shape)) for shape in shapes))
 
 
-def _promises(rows: Sequence[Row]) -> str:
-    # One word a column: with one estimate in it, a column of bounds is none.
+def promises(rows: Sequence[Row]) -> dict[str, str]:
+    """One word for what each column promises: with one estimate in it, a column of bounds is none.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+
+    Returns
+    -------
+    dict of str to str
+    """
     kinds: dict[str, str] = {}
     for row in rows:
         for name, kind in row.promises.items():
             kinds[name] = "estimate" if "estimate" in (kind, kinds.get(name)) else kind
-    words = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
+    return kinds
+
+
+def _promises(rows: Sequence[Row]) -> str:
+    kinds = promises(rows)
     order = [*(name for name in STANDARD if name in kinds), *(name for name in kinds if name not in STANDARD)]
-    return "; ".join(f"{name}: {words[kinds[name]]}" for name in order) + ("." if order else "")
+    return "; ".join(f"{name}: {WORDS[kinds[name]]}" for name in order) + ("." if order else "")

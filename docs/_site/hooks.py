@@ -1,0 +1,22 @@
+"""The README as a page of the site: it lies outside of docs/, where MkDocs does not look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def on_files(files: Files, config: Any, **_: Any) -> Files:
+    """Add README.md as readme.md, its links relative to docs/."""
+    text = README.read_text(encoding="utf-8").replace("](docs/", "](")
+    files.append(File.generated(config, "readme.md", content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links to the README lead to that page."""
+    return markdown.replace("](../README.md", "](readme.md")

@@ -1,0 +1,416 @@
+"""Torch's operators in the words of `specnorm.networks.rules`: a table of names, and a line or a few for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specnorm.networks import Node
+
+MAX_ENTRIES = 2**24
+"""Entries of an input whose copies are counted by running an operator on their numbers."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator in an exported program.
+
+    Parameters
+    ----------
+    node : torch.fx.Node
+    name : str
+        Of the operator, without overload.
+    arguments : mapping
+        By name; what depends on the inputs is an fx node.
+    data : set of str
+        Names of fx nodes that do.
+    shape_of : callable
+    """
+
+    node: Any
+    name: str
+    arguments: Mapping[Any, Any]
+    data: set[str]
+    shape_of: Callable[[Any], tuple[int, ...] | None]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def is_data(self, name: str) -> bool:
+        """Whether an argument depends on the inputs."""
+        return isinstance(self.arguments.get(name), torch.fx.Node)
+
+    def shape(self, name: str = "") -> tuple[int, ...]:
+        """Shape of an argument, or of the result."""
+        value = self.arguments[name] if name else self.node
+        found = tuple(value.shape) if isinstance(value, Tensor) else self.shape_of(value)
+        if found is None:
+            raise ValueError("it has no shape")
+        return found
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What becomes of an operator: a rule, its parameters, and its inputs if not all that depend on the network's.
+
+    ``before`` are nodes to add first; ``kernel``, ``weight``, ``geometry``, ``spatial`` describe a layer.
+    """
+
+    rule: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    before: tuple[Node, ...] = ()
+    kernel: Callable[[], Tensor] | None = None
+    weight: Tensor | None = None
+    geometry: Mapping[str, Any] = field(default_factory=dict)
+    spatial: int = 0
+
+
+Rule = Callable[[Call], Translation]
+_PRODUCT = {"reason": "it is a product of two values that depend on the input, which has no constant"}
+
+
+def _only(call: Call, *names: str) -> bool:
+    """Whether no other argument depends on the inputs."""
+    return all(name in names for name in call.arguments if call.is_data(str(name)))
+
+
+def _select(call: Call) -> Translation:
+    used = [source for source in call.node.all_input_nodes if source.name in call.data]
+    return Translation("select") if len(used) == 1 else Translation("unknown")
+
+
+def _dropout(call: Call) -> Translation:
+    if call["train"]:
+        return Translation("unknown", {"reason": "dropout is active: pass training=self.training"})
+    return Translation("select")
+
+
+def _function(function: str) -> Rule:
+    return lambda _: Translation("pointwise", {"function": function})
+
+
+def _slope(alpha: float) -> Translation:
+    return Translation("pointwise", {"function": "linear", "alpha": alpha})
+
+
+def _elu(call: Call) -> Translation:
+    scale, bent = abs(call["scale"]), abs(call["alpha"] * call["scale"] * call["input_scale"])
+    return _slope(max(scale, bent * (1 + 2.0**-50)))
+
+
+def _prelu(call: Call) -> Translation:
+    weight: Tensor = call["weight"]
+    return Translation("pointwise", {"function": "leaky", "alpha": float(weight.abs().max())})
+
+
+def _threshold(call: Call) -> Translation:
+    return (
+        Translation("pointwise", {"function": "clip"}) if call["threshold"] == call["value"] else Translation("unknown")
+    )
+
+
+def _clip(call: Call) -> Translation:
+    if not _only(call, "self"):
+        return Translation("unknown")
+    return Translation("broadcast") if _grows(call, "self") else Translation("pointwise", {"function": "clip"})
+
+
+def _grows(call: Call, name: str) -> bool:
+    return call.shape(name) != call.shape()
+
+
+def _add(call: Call) -> Translation:
+    """Sum, also weighted, also with constants."""
+    alpha = abs(float(call["alpha"]))
+    subtrahend = "self" if call.name == "rsub" else "other"
+    if call.is_data("self") and call.is_data("other"):
+        names = {name: str(call[name].name) for name in ("self", "other")}
+        before: tuple[Node, ...] = ()
+        if alpha != 1:
+            scaled = f"{call.node.name}.alpha"
+            source = names[subtrahend]
+            before = (
+                Node(scaled, "scale", call.name, (source,), call.shape(subtrahend), {"values": alpha, "exact": True}),
+            )
+            names[subtrahend] = scaled
+        return Translation("add", {}, tuple(names.values()), before)
+    data = "self" if call.is_data("self") else "other"
+    if alpha != 1 and data == subtrahend:
+        return Translation("scale", {"values": alpha, "exact": True})
+    return Translation("broadcast") if _grows(call, data) else Translation("select", {"shift": True})
+
+
+def _multiply(call: Call) -> Translation:
+    if call.is_data("self") and call.is_data("other"):
+        return (
+            _gated(call["self"], call["other"])
+            or _gated(call["other"], call["self"])
+            or Translation("unknown", _PRODUCT)
+        )
+    data, constant = ("self", "other") if call.is_data("self") else ("other", "self")
+    return _scaled(call, data, call[constant])
+
+
+def _gated(x: Any, gate: Any) -> Translation | None:
+    """``x * sigmoid(x)`` written out."""
+    name = getattr(gate.target, "_schema", None)
+    known = {"aten::sigmoid": "silu", "aten::hardsigmoid": "hard_swish"}
+    if name is not None and name.name in known and gate.args[0] is x:
+        return Translation("pointwise", {"function": known[name.name]}, (str(x.name),))
+    return None
+
+
+def _divide(call: Call) -> Translation:
+    if call.is_data("other") or call.arguments.get("rounding_mode") is not None:
+        return Translation("unknown", {"reason": "it divides by a value that depends on the input, or rounds"})
+    return _scaled(call, "self", 1 / torch.as_tensor(call["other"], dtype=torch.float64))
+
+
+def _scaled(call: Call, data: str, constant: Any) -> Translation:
+    values = torch.as_tensor(constant, dtype=torch.float64).cpu()
+    exact = call.name == "mul"
+    ndim = len(call.shape())
+    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
+    if len(wide) == 1 and not _grows(call, data):
+        channel = ndim - values.ndim + wide[0]
+        return Translation("scale", {"values": values.reshape(-1).numpy(), "channel": channel, "exact": exact})
+    return Translation("scale", {"values": values.numpy(), "exact": exact})
+
+
+def _batch_norm(call: Call) -> Translation:
+    """At inference; with statistics of the batch it mixes samples."""
+    variance: Tensor = call["running_var"]
+    wide = 1 / torch.sqrt(variance.detach().to(torch.float64) + call["eps"])
+    if call["weight"] is not None:
+        wide = wide * call["weight"].detach().to(torch.float64)
+    return Translation("scale", {"values": wide.cpu().numpy(), "channel": 1})
+
+
+def _stack(call: Call) -> Translation:
+    return Translation("stack", {}, tuple(str(x.name) for x in call["tensors"] if isinstance(x, torch.fx.Node)))
+
+
+def _where(call: Call) -> Translation:
+    return Translation("unknown") if call.is_data("condition") else Translation("extreme")
+
+
+def _extreme(call: Call) -> Translation:
+    if call.is_data("self") and call.is_data("other"):
+        return Translation("extreme", {}, (str(call["self"].name), str(call["other"].name)))
+    return Translation("broadcast")
+
+
+def _axes(call: Call, name: str = "dim") -> list[int]:
+    ndim = len(call.shape("self"))
+    given = call.arguments.get(name)
+    given = [given] if isinstance(given, int) else given
+    return [axis % ndim for axis in given] if given else list(range(ndim))
+
+
+def _reduce(rule: str) -> Rule:
+    return lambda call: Translation(rule, {"axes": _axes(call)})
+
+
+def _norm(call: Call) -> Translation:
+    return Translation("length") if float(call["ord"]) == 2 else Translation("unknown")
+
+
+def _log_softmax(call: Call) -> Translation:
+    return Translation("log_softmax", {"axis": call["dim"]})
+
+
+def _copies(call: Call) -> Translation:
+    """Count copies by running the operator on the numbers of its input's entries."""
+    if not _only(call, "self"):
+        return Translation("unknown")
+    shape = call.shape("self")
+    if math.prod(shape) > MAX_ENTRIES or math.prod(call.shape()) > MAX_ENTRIES:
+        return Translation("unknown", {"reason": "its input is too large to count its copies"})
+    numbers = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
+    named = {name: value for name, value in call.arguments.items() if name not in ("overload", "self")}
+    out = call.node.target(numbers, **named)
+    return Translation("copies", {"copies": int(torch.bincount(out.reshape(-1).to(torch.int64)).max())})
+
+
+def _pad(call: Call) -> Translation:
+    mode = {"reflection": "reflect", "replication": "replicate"}.get(call.name.partition("_")[0])
+    mode = mode or {"constant": "zeros"}.get(call.arguments.get("mode", "constant"), call.arguments.get("mode"))
+    amounts = call.arguments.get("pad") or call.arguments.get("padding") or []
+    pairs = tuple((int(a), int(b)) for a, b in zip(amounts[::2], amounts[1::2], strict=True))[::-1]
+    if min((a for pair in pairs for a in pair), default=0) < 0:
+        return Translation("select") if mode == "zeros" else Translation("unknown")
+    return Translation("pad", {"mode": mode, "pads": pairs})
+
+
+def _per_axis(value: Any, ndim: int) -> tuple[int, ...]:
+    value = [value] if isinstance(value, int) else list(value)
+    return tuple(int(v) for v in (value * ndim if len(value) == 1 else value))
+
+
+def _convolution(ndim: int, *, transposed: bool = False) -> Rule:
+    def translate(call: Call) -> Translation:
+        if not _only(call, "input"):
+            return Translation("unknown", _PRODUCT)
+        padding, extra = call["padding"], _per_axis(call.arguments.get("output_padding", 0), ndim)
+        pairs: Any = "same"
+        if padding != "same":
+            pairs = tuple((p, p) for p in _per_axis(0 if padding == "valid" else padding, ndim))
+        if transposed:
+            # Rows added beyond the crop are zeros, which change no norm.
+            pairs = tuple((p, max(p - more, 0)) for (p, _), more in zip(pairs, extra, strict=True))
+        geometry = {
+            "stride": _per_axis(call["stride"], ndim),
+            "dilation": _per_axis(call["dilation"], ndim),
+            "groups": call["groups"],
+            "transposed": transposed,
+            "padding_mode": "zeros",
+            "padding": pairs,
+        }
+        return _layer(call["weight"], geometry, ndim)
+
+    return translate
+
+
+def _layer(weight: Tensor, geometry: dict[str, Any], ndim: int) -> Translation:
+    return Translation("layer", {}, (), (), lambda: weight.detach(), weight, geometry, ndim)
+
+
+def _matrix(weight: str, data: str) -> Rule:
+    """Product with a constant matrix, from either side."""
+
+    def translate(call: Call) -> Translation:
+        kernel, x = (weight, data) if call.is_data(data) else (data, weight)
+        if call.is_data(kernel):
+            return Translation("unknown", _PRODUCT)
+        if call[kernel].ndim != 2 or not _only(call, x):
+            return Translation("unknown")
+        matrix: Tensor = call[kernel]
+        # Outputs first, as `linear` has them; from the left they are not the last axis of the result.
+        turned = matrix if call.name == "linear" else matrix.T
+        return replace(_layer(turned, {}, 0), params={"foldable": kernel == weight}, weight=matrix)
+
+    return translate
+
+
+def _pool(ndim: int, rule: str) -> Rule:
+    def translate(call: Call) -> Translation:
+        kernel = _per_axis(call["kernel_size"], ndim)
+        padding = _per_axis(call["padding"], ndim)
+        divisor = call.arguments.get("divisor_override")
+        return Translation(rule, {
+            "kernel": kernel,
+            "stride": _per_axis(call["stride"], ndim) if call.arguments.get("stride") else kernel,
+            "dilation": _per_axis(call.arguments.get("dilation", 1), ndim),
+            "padding": tuple((p, p) for p in padding),
+            "ceil": call["ceil_mode"],
+            "count_padding": bool(divisor) or call.arguments.get("count_include_pad", True),
+            "divisor": divisor,
+        })  # fmt: skip
+
+    return translate
+
+
+def _adaptive(ndim: int, rule: str) -> Rule:
+    return lambda _: Translation(rule, {"adaptive": True, "spatial": ndim})
+
+
+def _resize(mode: str, coordinates: str, nearest: str = "floor") -> Rule:
+    def translate(call: Call) -> Translation:
+        before, after = call.shape("input" if "input" in call.arguments else "self"), call.shape()
+        given = call.arguments.get("scale_factors")
+        spatial = len(given) if given else len(before) - 2
+        scales = [Fraction(1)] * (len(before) - spatial)
+        sizes = list(zip(before, after, strict=True))[-spatial:]
+        scales += [Fraction(f) for f in given] if given else [Fraction(m, n) for n, m in sizes]
+        where = "align_corners" if call.arguments.get("align_corners") else coordinates
+        return Translation("resize", {"mode": mode, "scales": scales, "coordinates": where, "nearest": nearest})
+
+    return translate
+
+
+_SELECTS = (
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "squeeze",
+    "unsqueeze", "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unbind", "clone",
+    "contiguous", "detach", "alias", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
+    "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "to", "lift_fresh_copy", "masked_fill",
+    "type_as", "positive",
+)  # fmt: skip
+_FUNCTIONS = {
+    "relu": "relu", "relu6": "clip", "hardtanh": "clip", "sigmoid": "sigmoid", "tanh": "tanh", "silu": "silu",
+    "mish": "mish", "selu": "selu", "softplus": "softplus", "log_sigmoid": "log_sigmoid", "log_sigmoid_forward":
+    "log_sigmoid", "hardswish": "hard_swish", "abs": "abs", "neg": "negative", "sin": "sin", "cos": "cos",
+    "atan": "arctan", "erf": "erf", "softshrink": "softshrink", "celu": "celu",
+}  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_SELECTS, _select),
+    **{name: _function(function) for name, function in _FUNCTIONS.items()},
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "native_dropout"), _dropout),
+    **dict.fromkeys(("add", "sub", "rsub"), _add),
+    **dict.fromkeys(("index", "index_select", "gather", "repeat", "repeat_interleave", "tile", "unfold"), _copies),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _clip),
+    **dict.fromkeys(("cat", "stack", "concat"), _stack),
+    **dict.fromkeys(("maximum", "minimum"), _extreme),
+    **dict.fromkeys(("expand", "expand_as", "broadcast_to"), lambda _: Translation("broadcast")),
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    **{f"{kind}_pad{n}d": _pad for kind in ("reflection", "replication") for n in (1, 2, 3)},
+    "gelu": lambda call: Translation(
+        "pointwise", {"function": "gelu_tanh" if call["approximate"] == "tanh" else "gelu"}
+    ),
+    "elu": _elu,
+    "leaky_relu": lambda call: Translation("pointwise", {"function": "leaky", "alpha": float(call["negative_slope"])}),
+    "prelu": _prelu,
+    "_prelu_kernel": _prelu,
+    "hardsigmoid": lambda _: _slope(0.16666668),  # torch multiplies by 1/6 in float32
+    "threshold": _threshold,
+    "mul": _multiply,
+    "div": _divide,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "where": _where,
+    "slice_scatter": lambda _: Translation("stack"),
+    "select_scatter": lambda _: Translation("stack"),
+    "mean": _reduce("mean"),
+    "sum": _reduce("sum"),
+    **dict.fromkeys(
+        ("amax", "amin", "max", "min"), lambda call: Translation("length") if _only(call, "self") else _extreme(call)
+    ),
+    "linalg_vector_norm": _norm,
+    **dict.fromkeys(("softmax", "_softmax"), lambda _: Translation("softmax")),
+    **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
+    "linear": _matrix("weight", "input"),
+    "mm": _matrix("mat2", "self"),
+    "matmul": _matrix("other", "self"),
+    "addmm": _matrix("mat2", "mat1"),
+    **{f"conv{n}d": _convolution(n) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": _convolution(n, transposed=True) for n in (1, 2, 3)},
+    **{f"max_pool{n}d{end}": _pool(n, "max_pool") for n in (1, 2, 3) for end in ("", "_with_indices")},
+    **{f"avg_pool{n}d": _pool(n, "average_pool") for n in (1, 2, 3)},
+    **{f"adaptive_max_pool{n}d": _adaptive(n, "max_pool") for n in (1, 2, 3)},
+    **{f"adaptive_avg_pool{n}d": _adaptive(n, "average_pool") for n in (1, 2, 3)},
+    **{f"_adaptive_avg_pool{n}d": _adaptive(n, "average_pool") for n in (2, 3)},
+    **{f"upsample_nearest{n}d": _resize("nearest", "asymmetric") for n in (1, 2, 3)},
+    **{f"_upsample_nearest_exact{n}d": _resize("nearest", "half_pixel", "round_prefer_ceil") for n in (1, 2, 3)},
+    **{f"upsample_{word}": _resize("linear", "half_pixel") for word in ("linear1d", "bilinear2d", "trilinear3d")},
+}
+"""Operator -> translation; what is not here is unknown."""
+
+_NORMALISED = "it divides by a deviation of its own input, where no constant below max |weight| / sqrt(eps) holds"
+REASONS = {
+    **dict.fromkeys(
+        ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED
+    ),
+    **dict.fromkeys(("rms_norm", "local_response_norm", "normalize"), _NORMALISED),
+    **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), _PRODUCT["reason"]),
+    "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
+    **dict.fromkeys(
+        ("pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"), "its slope has no bound"
+    ),
+}
+"""Why some operators are unknown."""

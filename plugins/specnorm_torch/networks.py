@@ -1,0 +1,242 @@
+"""A torch module -> the graph of its network, and a proven Lipschitz constant.
+
+`torch.export` traces the module once in ``eval()``, through Python control flow, functional calls and in-place
+operators (which it makes functional). What does not depend on the inputs is evaluated with the module's own tensors, so
+that a parametrised weight is the weight that the module uses; `aten` translates the rest.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from specnorm.errors import MethodError
+from specnorm.networks import Graph, Layer, Measure, NetworkBound, Node, bound
+from specnorm_torch.aten import REASONS, RULES, Call, Translation
+
+_SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+"""Operators that read the shape of a value and not what is in it."""
+
+
+def network_bound(
+    model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...], *, rtol: float = 1e-3
+) -> NetworkBound:
+    """Bound the Lipschitz constant of a whole network from the certified norms of its layers.
+
+    Parameters
+    ----------
+    model : Module
+        Traced once in ``eval()``; its state and mode are as before.
+    input_shape : sequence of int, Tensor, or tuple of Tensor
+        One input without the batch axis, such as ``(3, 32, 32)``; or an input to trace with, with it; or several. The
+        bound holds for inputs of these shapes, in any number.
+    rtol : float, default 1e-3
+        Of the enclosure of each layer, at its own input size where that is sharper.
+
+    Returns
+    -------
+    NetworkBound
+        ``upper`` is proven, in real arithmetic, with respect to all floating inputs together; integer inputs are held.
+        It is None where an operator has no rule, and `unknown` names it. ``str()`` shows each node.
+
+    Raises
+    ------
+    MethodError
+        If the module cannot be traced by ``torch.export`` or has no floating input.
+    """
+    return bound(network_graph(model, input_shape), Measure(rtol))
+
+
+def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Graph:
+    """Graph of a module, as `specnorm.networks` reads it.
+
+    Parameters
+    ----------
+    model : Module
+    input_shape : sequence of int, Tensor, or tuple of Tensor
+        As for `network_bound`.
+
+    Returns
+    -------
+    Graph
+
+    Raises
+    ------
+    MethodError
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            exported = torch.export.export(model, _example(model, input_shape), strict=False)
+            # An empty table decomposes nothing; it makes in-place operators functional.
+            return _Walk(exported.run_decompositions({})).graph()
+    except MethodError:
+        raise
+    except Exception as error:  # whatever the model's own code raises while it is traced
+        first = str(error).strip().partition("\n")[0]
+        raise MethodError(
+            f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {first}. Its control flow may "
+            "depend on values, or the input shape not fit: give an input that it runs on."
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _example(model: nn.Module, given: Any) -> tuple[Tensor, ...]:
+    if isinstance(given, Tensor):
+        return (given,)
+    if isinstance(given, tuple) and given and all(isinstance(x, Tensor) for x in given):
+        return given
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return (torch.zeros(1, *given, dtype=like.dtype, device=like.device),)
+
+
+class _Walk:
+    """Turns an exported program into nodes, one after the other."""
+
+    def __init__(self, exported: ExportedProgram) -> None:
+        self.exported = exported
+        self.known: dict[str, Any] = {}
+        """Values that do not depend on the inputs, by fx name."""
+        self.data: set[str] = set()
+        """fx names of values that do, each the name of a node."""
+        self.nodes: list[Node] = []
+        self.kernels: dict[str, Tensor | None] = {}
+
+    def graph(self) -> Graph:
+        """The whole graph."""
+        held = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
+        for node in self.exported.graph.nodes:
+            if node.op == "placeholder":
+                self._placeholder(node, held.get(node.name))
+            elif node.op == "get_attr":
+                self.known[node.name] = getattr(self.exported.graph_module, str(node.target))
+            elif node.op == "call_function":
+                self._call(node)
+        if not any(node.rule == "input" for node in self.nodes):
+            raise MethodError("the model has no floating input: a Lipschitz constant is about such.")
+        names = [
+            spec.arg.name
+            for spec in self.exported.graph_signature.output_specs
+            if spec.kind == OutputKind.USER_OUTPUT and getattr(spec.arg, "name", None) in self.data
+        ]
+        if not names:
+            raise MethodError("no output of the model depends on its floating inputs.")
+        return Graph(tuple(self.nodes), tuple(names))
+
+    def _placeholder(self, node: Any, spec: Any) -> None:
+        if spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            state: Any = self.exported.state_dict
+            self.known[node.name] = state[spec.target] if spec.target in state else self.exported.constants[spec.target]
+        elif spec is not None and spec.kind == InputKind.CONSTANT_TENSOR:
+            self.known[node.name] = self.exported.constants[spec.target]
+        elif spec is not None and isinstance(node.meta.get("val"), Tensor):
+            floating = node.meta["val"].is_floating_point()
+            self._add(Node(node.name, "input" if floating else "held", "input", (), _shape(node)))
+        else:
+            self.known[node.name] = node.meta.get("val")
+
+    def _add(self, node: Node) -> None:
+        self.nodes.append(node)
+        self.data.add(node.name)
+
+    def _call(self, node: Any) -> None:
+        used = [source.name for source in node.all_input_nodes]
+        if not any(name in self.data for name in used):
+            values = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.known[n.name])
+            self.known[node.name] = node.target(*values[0], **values[1])
+            return
+        name = _operator(node)
+        if name in _SHAPED:
+            like = torch.fx.node.map_arg((node.args, node.kwargs), self._like)
+            self.known[node.name] = node.target(*like[0], **like[1])
+            return
+        call = Call(node, name, _arguments(node, self.known), self.data, _shape)
+        found = self._translated(node, call)
+        inputs = tuple(found.inputs or dict.fromkeys(n for n in used if n in self.data))
+        for extra in found.before:
+            self._add(extra)
+        layer = None
+        if found.kernel is not None:
+            layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial)
+        self._add(Node(node.name, found.rule, name, inputs, _shape(node), found.params, layer))
+
+    def _named(self, node: Any, found: Translation) -> str:
+        """Name of a kernel, which no other kernel has."""
+        name = _layer_name(node, self.exported, found)
+        if self.kernels.setdefault(name, found.weight) is not found.weight:
+            name = f"{name} ({node.name})"
+        return name
+
+    def _like(self, node: Any) -> Any:
+        """A value, or zeros of its shape."""
+        value = node.meta.get("val")
+        return self.known[node.name] if node.name in self.known else torch.zeros(value.shape, dtype=value.dtype)
+
+    def _translated(self, node: Any, call: Call) -> Translation:
+        value = node.meta.get("val")
+        first = value[0] if isinstance(value, tuple | list) and value else value
+        if node.target is operator.getitem:
+            # Only the first of several results is what the rules speak of, unless all are pieces of the input.
+            source = node.args[0]
+            whole = not isinstance(source.meta.get("val"), tuple | list) or node.args[1] == 0
+            pieces = _operator(source) in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
+            return Translation("select" if whole or pieces else "unknown")
+        if isinstance(first, Tensor) and not first.is_floating_point():
+            return Translation("unknown", {"reason": f"its values are {str(first.dtype).rpartition('.')[2]}: steps"})
+        rule = RULES.get(call.name)
+        try:
+            if rule is None:
+                reason = REASONS.get(call.name)
+                return Translation("unknown", {} if reason is None else {"reason": reason})
+            return rule(call)
+        except Exception as error:  # whatever an unusual call breaks: it is named, and the others are kept
+            return Translation("unknown", {"reason": f"its arguments are not understood ({error!r})"})
+
+
+def _operator(node: Any) -> str:
+    """Name of an operator without namespace and overload."""
+    schema = getattr(node.target, "_schema", None)
+    return (
+        str(schema.name.rpartition("::")[2])
+        if schema is not None
+        else getattr(node.target, "__name__", str(node.target))
+    )
+
+
+def _arguments(node: Any, known: dict[str, Any]) -> dict[Any, Any]:
+    """Arguments by name, defaults included; constants by value, what depends on the inputs as fx nodes."""
+    schema = getattr(node.target, "_schema", None)
+    given = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: known.get(n.name, n))
+    if schema is None:
+        return dict(enumerate(given[0])) | dict(given[1])
+    names = [argument.name for argument in schema.arguments]
+    defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    return {"overload": schema.overload_name} | defaults | dict(zip(names, given[0], strict=False)) | dict(given[1])
+
+
+def _shape(node: Any) -> tuple[int, ...] | None:
+    value = node.meta.get("val")
+    value = value[0] if isinstance(value, tuple | list) and value else value
+    return tuple(int(n) for n in value.shape) if isinstance(value, Tensor) else None
+
+
+def _layer_name(node: Any, exported: ExportedProgram, found: Translation) -> str:
+    """The parameter's name, or the module's where the weight is computed."""
+    signature = exported.graph_signature
+    for source in node.all_input_nodes:
+        name = signature.inputs_to_parameters.get(source.name) or signature.inputs_to_buffers.get(source.name)
+        if name is not None and found.weight is not None and exported.state_dict.get(name) is found.weight:
+            return str(name)
+    path = [entry[0] for entry in (node.meta.get("nn_module_stack") or {}).values()]
+    return f"{path[-1]}.weight" if path and path[-1] else str(node.name)

@@ -1,0 +1,72 @@
+"""How an audit's numbers came about: which method gave which, computed in what, by which versions, when."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib import import_module
+
+from specnorm import backends
+from specnorm.auditing.report import Origin, Row
+from specnorm.conv import ConvSpec
+from specnorm.result import Result
+
+
+def origin(result: Result) -> Origin:
+    """What a report says of one result.
+
+    Parameters
+    ----------
+    result : Result
+        Of a layer with known values.
+
+    Returns
+    -------
+    Origin
+    """
+    stats = result.stats
+    words = []
+    if "proven" in stats:
+        words.append("proven" if bool(stats["proven"]) else "not proven within the budget")
+    if "converged" in stats and not bool(stats["converged"]):
+        words.append("wider than rtol asks")
+    if result.kind == "upper" and result.spec.copies > 1:
+        words.append("times the factor of the padding")
+    return Origin(
+        method=repr(result.method),
+        promise=result.kind,
+        about=_about(result.spec),
+        computed_in=str(stats["computed_in"]),
+        place=f"{stats['backend']}, {stats['device']}",
+        detail="; ".join(words),
+    )
+
+
+def _about(spec: ConvSpec) -> str:
+    if not spec.ndim:
+        return "the matrix"
+    if spec.input_shape is None:
+        return "every input size"
+    kind = "the circular layer" if spec.padding_mode == "circular" else "the layer"
+    return f"{kind} at {'x'.join(map(str, spec.input_shape))}"
+
+
+def environment(rows: Iterable[Row]) -> dict[str, str]:
+    """Date, versions and platform of this run, by name.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        What was measured: the libraries that took part are named.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    used = {origin.place.partition(",")[0] for row in rows for origin in row.origins.values()}
+    found = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "Python": platform.python_version()}
+    for name in ("numpy", *sorted(used - {"numpy"})):
+        library = import_module(backends.load(name).framework)
+        found[library.__name__] = str(getattr(library, "__version__", "unknown"))
+    return found | {"platform": f"{platform.system()} {platform.machine()}"}

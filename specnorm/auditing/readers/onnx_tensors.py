@@ -1,0 +1,189 @@
+"""ONNX's TensorProto -> arrays that are read when they are needed, every claimed size checked before it is believed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.errors import ModelFileError
+
+# data_type -> (name, how it is stored, field of the message that holds it if raw_data does not)
+_TYPES: dict[int, tuple[str, str, str]] = {
+    1: ("float32", "<f4", "float_data"),
+    2: ("uint8", "u1", "int32_data"),
+    3: ("int8", "i1", "int32_data"),
+    4: ("uint16", "<u2", "int32_data"),
+    5: ("int16", "<i2", "int32_data"),
+    6: ("int32", "<i4", "int32_data"),
+    7: ("int64", "<i8", "int64_data"),
+    9: ("bool", "?", "int32_data"),
+    10: ("float16", "<f2", "int32_data"),
+    11: ("float64", "<f8", "double_data"),
+    12: ("uint32", "<u4", "uint64_data"),
+    13: ("uint64", "<u8", "uint64_data"),
+    16: ("bfloat16", "<u2", "int32_data"),
+}
+_OTHERS = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2"}
+_EXTERNAL = 1
+MAX_AXES = 8
+STEPS = itertools.count()
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value that does not depend on the network's inputs.
+
+    Parameters
+    ----------
+    name : str
+        Of the initialiser that it comes from.
+    shape : tuple of int
+    dtype : str
+        Of what ``load`` returns.
+    load : callable
+    refusal : str or None
+        Why it cannot be read.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], NDArray[Any]]
+    refusal: str | None = None
+    steps: tuple[int, ...] = ()
+    """Numbers of what was done to it since."""
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    def refused(self, reason: str) -> Constant:
+        """The same, which cannot be read."""
+        return replace(self, refusal=self.refusal or reason)
+
+    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant:
+        """The same with its array changed when it is read."""
+        load = self.load
+        return replace(self, shape=shape, load=lambda: change(load()), steps=(*self.steps, next(STEPS)))
+
+
+def constant_of(array: NDArray[Any], name: str) -> Constant:
+    """An array that is there already."""
+    return Constant(name, tuple(array.shape), array.dtype.name, lambda: array)
+
+
+class Tensors:
+    """Reads the tensors of one model.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the model: external data may not leave it.
+    max_bytes : int
+        Most bytes of all tensors.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.left = self.limit = max_bytes
+
+    def describe(self, proto: Any, name: str) -> Constant:
+        """Shape and type of a TensorProto; a refusal where it is damaged.
+
+        Raises
+        ------
+        ModelFileError
+            If the tensors take more than the limit.
+        """
+        shape = tuple(int(n) for n in proto.dims)
+        blank = Constant(name, shape, _OTHERS.get(proto.data_type, "unknown"), lambda: np.zeros(0))
+        if proto.data_type not in _TYPES:
+            return blank.refused(
+                f"it is stored as {blank.dtype}, which is not measured; expected float32, float64, float16 or bfloat16."
+            )
+        dtype, stored, field = _TYPES[proto.data_type]
+        blank = replace(blank, dtype=dtype)
+        if len(shape) > MAX_AXES or any(n < 0 for n in shape):
+            return replace(blank, shape=()).refused(f"it claims the shape {shape[:MAX_AXES]}: the file is damaged.")
+        count = math.prod(shape)
+        needed = count * np.dtype(stored).itemsize
+        if proto.HasField("segment"):
+            return blank.refused("it is stored in segments, which are not read.")
+        if proto.data_location == _EXTERNAL:
+            return self._external(proto, blank, needed, stored)
+        raw = proto.raw_data if proto.HasField("raw_data") else None
+        have = len(raw) if raw is not None else len(getattr(proto, field))
+        if have != (needed if raw is not None else count):
+            return blank.refused(
+                f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged."
+            )
+        self._claim(needed)
+        return replace(blank, load=lambda: _array(proto, raw, shape, dtype, stored, field))
+
+    def _claim(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise ModelFileError(
+                f"its tensors claim more than the limit of {self.limit} bytes. Raise max_bytes if you trust it."
+            )
+
+    def _external(self, proto: Any, blank: Constant, needed: int, stored: str) -> Constant:
+        entries = {entry.key: entry.value for entry in proto.external_data}
+        location = entries.get("location", "")
+        try:
+            offset, length = int(entries.get("offset") or 0), int(entries.get("length") or needed)
+            path = _inside(self.folder, location)
+            size = path.stat().st_size
+        except (OSError, ValueError) as error:
+            return blank.refused(f"its data lie in {location!r}, which cannot be read: {error}")
+        if length != needed or offset < 0 or offset + needed > size:
+            return blank.refused(
+                f"shape {blank.shape} of {blank.dtype} takes {needed} bytes; {length} are claimed at {offset} of "
+                f"{location!r}, which has {size}."
+            )
+        self._claim(needed)
+
+        def load() -> NDArray[Any]:
+            with path.open("rb") as file:
+                file.seek(offset)
+                raw = file.read(needed)
+            if len(raw) != needed:
+                raise ModelFileError(f"{location!r} ends in the middle of it.")
+            return _array(proto, raw, blank.shape, blank.dtype, stored, "")
+
+        return replace(blank, load=load)
+
+
+def _inside(folder: Path, location: str) -> Path:
+    """A regular file below a folder, links followed."""
+    if not location or "\0" in location or Path(location).is_absolute():
+        raise ValueError("external data are named relative to the model.")
+    path = Path(os.path.realpath(folder / location))
+    if not path.is_relative_to(Path(os.path.realpath(folder))):
+        raise ValueError("it leaves the model's folder.")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a regular file.")
+    return path
+
+
+def _array(proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, stored: str, field: str) -> NDArray[Any]:
+    if raw is not None:
+        array = np.frombuffer(raw, dtype=stored)
+    else:
+        values = np.asarray(getattr(proto, field))
+        # Half precision is stored as its bits.
+        array = values.astype("<u2").view(stored) if dtype == "float16" else values.astype(stored)
+    if dtype == "bfloat16":
+        # The upper half of a float32: exact.
+        array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.asarray(array.reshape(shape).astype(array.dtype.newbyteorder("="), copy=False))

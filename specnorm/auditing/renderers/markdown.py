@@ -1,0 +1,68 @@
+"""Markdown as GitHub reads it: the text table, where a model's own words cannot become markup, links or mentions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from specnorm.auditing.renderers import table
+from specnorm.auditing.report import Report
+from specnorm.auditing.text import visible
+
+_PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
+"""What stands for itself between backticks."""
+
+
+def render(reports: Sequence[Report], *, many: bool) -> str:
+    """One heading, table and block of notes a model.
+
+    Parameters
+    ----------
+    reports : sequence of Report
+    many : bool
+        Unused.
+
+    Returns
+    -------
+    str
+    """
+    del many
+    return "\n".join(_report(report) for report in reports)
+
+
+def code(text: str) -> str:
+    """Show text as code that holds nothing but itself.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+        Between backticks; with references for all but letters and digits where that would not do.
+    """
+    text = visible(text)
+    if _PLAIN.fullmatch(text):
+        return f"`{text}`"
+    return "<code>" + "".join(c if c.isalnum() else f"&#{ord(c)};" for c in text) + "</code>"
+
+
+def _report(report: Report) -> str:
+    methods = table.columns(report)
+    headings = ["layer", "shape", "lower", "upper", *methods, "ratio"]
+    marks = ["---", "---", *["---:"] * (len(headings) - 2)]
+    rows = [[code(row.name), *table.cells(row, methods)] for row in report.layers]
+    title = [f"## {code(report.model)}", ""] if report.model is not None else []
+    return "\n".join([*title, _line(headings), _line(marks), *map(_line, rows), "", *_block(table.notes(report)), ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _block(lines: Sequence[str]) -> list[str]:
+    """Fence lines that hold a model's words, so that they are shown as they are."""
+    longest = max(map(len, re.findall("`+", "\n".join(lines))), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}text", *lines, fence]

@@ -1,0 +1,53 @@
+"""A network's bound as lines of text: numbers rounded up, the network's own words escaped."""
+
+from __future__ import annotations
+
+from specnorm.auditing.renderers.table import number
+from specnorm.auditing.text import visible
+from specnorm.networks import NetworkBound
+
+
+def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
+    """Text of a network's bound.
+
+    Parameters
+    ----------
+    bound : NetworkBound
+    nodes : bool
+        Whether every node is listed.
+
+    Returns
+    -------
+    list of str
+    """
+    text: list[str] = []
+    if nodes:
+        rows = [("node", "operator", "rule", "factor", "upper", "heuristic", "layer")]
+        rows += [
+            (
+                visible(s.name), visible(s.operator), visible(s.rule), number(s.factor, "upper"),
+                number(s.upper, "upper"), number(s.heuristic), visible(s.layer or ""),
+            )
+            for s in bound.nodes
+        ]  # fmt: skip
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        text += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows] + [""]
+    shapes = ", ".join(
+        f"{visible(name)}: " + ("any shape" if shape is None else "x".join(visible(str(n)) for n in shape))
+        for name, shape in bound.input_shapes.items()
+    )
+    if bound.upper is not None:
+        text.append(
+            f"Network ({shapes}): Lipschitz constant at most {number(bound.upper, 'upper')}, proven. "
+            f"Miyato's heuristic would have claimed {number(bound.heuristic)}."
+        )
+    else:
+        text.append(f"Network ({shapes}): no bound, since it is unknown from {len(bound.unknown)} of its nodes on:")
+        text += [
+            f"  {visible(u.name)} ({visible(u.operator)}): {visible(u.reason)}; at most {number(u.before, 'upper')} up "
+            "to there."
+            for u in bound.unknown
+        ]
+        known = [(name, value) for name, value in bound.outputs.items() if value is not None]
+        text += [f"  Output {visible(name)}: at most {number(value, 'upper')}, proven." for name, value in known]
+    return text

@@ -1,0 +1,58 @@
+"""The network of a model file -> its bound, from the rows that were measured already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from specnorm.auditing.layers import Tensor
+from specnorm.auditing.readers.onnx import OnnxTensors
+from specnorm.auditing.report import Row
+from specnorm.conv import ConvSpec
+from specnorm.networks import Layer, Measure, NetworkBound, UnknownNode, bound
+from specnorm.networks.measuring import Norm
+
+
+def network_of(
+    tensors: Sequence[Tensor], rows: Sequence[Row], input_shape: int | tuple[int, ...] | None
+) -> NetworkBound | None:
+    """Bound the network of a model file.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+        As the reader gave them.
+    rows : sequence of Row
+        Measured; their upper ends are used where the geometry is the same.
+    input_shape : int, tuple of int or None
+        Spatial sizes for axes of the network's inputs that the file leaves open.
+
+    Returns
+    -------
+    NetworkBound or None
+        None: the file holds no graph. Whatever goes wrong with the graph leaves the rows as they are.
+    """
+    if not isinstance(tensors, OnnxTensors):
+        return None
+    measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
+
+    def known(layer: Layer, spec: ConvSpec) -> Norm | None:
+        row = measured.get((layer.name, _key(spec)))
+        heuristic = row.values.get("reshaped") if row is not None else None
+        if row is None or row.upper is None or not isinstance(heuristic, float):
+            return None
+        return Norm(row.upper, heuristic)
+
+    try:
+        graph = tensors.graph(input_shape)
+        if graph.inputs and graph.outputs:
+            return bound(graph, Measure(known=known))
+        reason = "no output of the graph depends on a floating input"
+    except Exception as error:  # a damaged graph must not lose the rows
+        reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
+    return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason, 0.0),), {})
+
+
+def _key(spec: ConvSpec) -> ConvSpec | None:
+    """What a norm depends on: of a matrix nothing, since its transpose has the same."""
+    return replace(spec, layout=None) if spec.ndim else None

@@ -1,0 +1,274 @@
+"""A graph and its layers' norms -> a proven Lipschitz constant of the whole network, node by node."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specnorm import rounding
+from specnorm.errors import SpecnormError
+from specnorm.networks.graph import Graph, Node, concrete
+from specnorm.networks.measuring import Measure
+from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of a network.
+
+    Parameters
+    ----------
+    name, operator, rule : str
+        The value, what the framework calls the operator, and the rule that was applied.
+    factor : float or None
+        Lipschitz constant of this node alone, rounded up; None for nodes with several inputs.
+    upper : float or None
+        Proven Lipschitz constant of the map from the network's inputs to this value; None: unknown from here or before.
+    heuristic : float or None
+        The same product with reshaped norms.
+    layer : str or None
+        Name of the kernel, for a layer.
+    """
+
+    name: str
+    operator: str
+    rule: str
+    factor: float | None
+    upper: float | None
+    heuristic: float | None
+    layer: str | None = None
+
+
+@dataclass(frozen=True)
+class UnknownNode:
+    """Where the bound ends.
+
+    Parameters
+    ----------
+    name, operator : str
+    reason : str
+    before : float
+        Proven Lipschitz constant of all of its inputs together: the bound up to there.
+    """
+
+    name: str
+    operator: str
+    reason: str
+    before: float
+
+
+@dataclass(frozen=True)
+class NetworkBound:
+    """Lipschitz constant of a network in 2-norms, from its layers' certified norms.
+
+    Parameters
+    ----------
+    upper : float or None
+        Proven: ``|f(x) - f(y)| <= upper |x - y|`` for all x and y, all inputs and all outputs together, in real
+        arithmetic. None if an output is unknown.
+    heuristic : float or None
+        What the same rules say with Miyato's heuristic (`reshaped_norm`) for each layer: *not* a bound, shown for
+        comparison. A product of lower ends bounds a network from neither side.
+    outputs : mapping of str to float or None
+        ``upper`` of each output.
+    nodes : tuple of Step
+        In the order of computation.
+    unknown : tuple of UnknownNode
+        Nodes without a rule; what follows them is unknown, too.
+    input_shapes : mapping of str to tuple, or None
+        Shapes for which the bound holds; sizes that are symbols may be anything.
+    """
+
+    upper: float | None
+    heuristic: float | None
+    outputs: Mapping[str, float | None]
+    nodes: tuple[Step, ...]
+    unknown: tuple[UnknownNode, ...]
+    input_shapes: Mapping[str, tuple[int | str, ...] | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
+        return {
+            "upper": _finite(self.upper),
+            "heuristic": _finite(self.heuristic),
+            "input_shapes": {name: None if s is None else list(s) for name, s in self.input_shapes.items()},
+            "outputs": {name: _finite(value) for name, value in self.outputs.items()},
+            "unknown": [
+                {"name": u.name, "operator": u.operator, "reason": u.reason, "before": _finite(u.before)}
+                for u in self.unknown
+            ],
+            "nodes": [
+                {
+                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer,
+                    "factor": _finite(s.factor), "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
+                }
+                for s in self.nodes
+            ],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        """Table of the nodes, and what follows from them."""
+        from specnorm.auditing.renderers.network import lines
+
+        return "\n".join(lines(self, nodes=True))
+
+
+def bound(graph: Graph, measure: Measure | None = None) -> NetworkBound:
+    """Bound the Lipschitz constant of a network.
+
+    Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
+    combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
+    root of the sum of squares (Cauchy-Schwarz).
+
+    Parameters
+    ----------
+    graph : Graph
+    measure : Measure, optional
+
+    Returns
+    -------
+    NetworkBound
+    """
+    graph = graph.pruned()
+    passes = [_Pass(graph, measure or Measure(), name) for name in graph.inputs]
+    steps = [_combined([run.steps[node.name] for run in passes]) for node in graph.nodes]
+    by_name = {step.name: step for step in steps}
+    ends = [by_name[name] for name in graph.outputs]
+    unknown = {u.name: u for run in passes for u in run.unknown.values()}
+    return NetworkBound(
+        _stacked([step.upper for step in ends]),
+        _stacked([step.heuristic for step in ends]),
+        {step.name: step.upper for step in ends},
+        tuple(steps),
+        tuple(unknown.values()),
+        {node.name: node.shape for node in graph.nodes if node.rule == "input"},
+    )
+
+
+class _Pass:
+    """Bounds of all nodes with respect to one input of the network."""
+
+    def __init__(self, graph: Graph, measure: Measure, wrt: str) -> None:
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.measure = measure
+        self.steps: dict[str, Step] = {}
+        self.unknown: dict[str, UnknownNode] = {}
+        for node in graph.nodes:
+            if node.rule == "input":
+                one = float(node.name == wrt)
+                self.steps[node.name] = Step(node.name, node.operator, node.rule, None, one, one)
+            else:
+                self.steps[node.name] = self._step(node)
+
+    def _step(self, node: Node) -> Step:
+        before = [self.steps[name] for name in node.inputs]
+        uppers = [step.upper for step in before if step.upper is not None]
+        heuristics = [step.heuristic for step in before if step.heuristic is not None]
+        if len(uppers) < len(before) or len(heuristics) < len(before):
+            return Step(node.name, node.operator, node.rule, None, None, None)
+        if not any(uppers) and (before or node.rule == "held"):
+            return Step(node.name, node.operator, node.rule, None, 0.0, 0.0)  # held, whatever it is
+        try:
+            return self._known(node, uppers, heuristics)
+        except (UnknownRuleError, SpecnormError, OSError) as error:
+            reason = str(error)
+        self.unknown[node.name] = UnknownNode(node.name, node.operator, reason, rounding.hypot_up(*uppers))
+        return Step(node.name, node.operator, "unknown", None, None, None)
+
+    def _known(self, node: Node, uppers: list[float], heuristics: list[float]) -> Step:
+        sources = [self.nodes[name] for name in node.inputs]
+        if node.rule in COMBINATIONS:
+            combine = COMBINATIONS[node.rule]
+            both = (combine(node, sources, uppers), combine(node, sources, heuristics))
+            return Step(node.name, node.operator, node.rule, None, *both)
+        if node.rule == "layer":
+            return self._layer(node, None, node)
+        if len(sources) != 1 or node.rule not in FACTORS:
+            reason = node.params.get("reason", "this operator has no Lipschitz constant that is known here")
+            raise UnknownRuleError(str(reason))
+        (source,) = sources
+        if node.rule == "scale":
+            layer = self._past_shifts(source)
+            channels = _by_channel(node, layer)
+            if channels is not None:
+                return self._layer(layer, channels, node)
+        factor = FACTORS[node.rule](node, source)
+        both = (rounding.times_up(factor, uppers[0]), rounding.times_up(factor, heuristics[0]))
+        return Step(node.name, node.operator, node.rule, factor, *both)
+
+    def _past_shifts(self, node: Node) -> Node:
+        """The node before constants were added."""
+        while node.params.get("shift"):
+            node = self.nodes[node.inputs[0]]
+        return node
+
+    def _layer(self, node: Node, scale: Any, shown: Node) -> Step:
+        """Bound of a layer, with padding before and batch normalisation after it as one map."""
+        if node.layer is None:
+            raise UnknownRuleError("its kernel is not known")
+        geometry = dict(node.layer.geometry)
+        source = self.nodes[node.inputs[0]]
+        rule = "layer, scaled" if scale is not None else "layer"
+        pads = source.params.get("pads")
+        padding = geometry.get("padding", ())
+        unpadded = not isinstance(padding, str) and not any(sum(pair) for pair in padding)
+        if pads is not None and len(pads) == node.layer.spatial and unpadded and not geometry.get("transposed"):
+            geometry |= {"padding_mode": source.params["mode"], "padding": pads}
+            source = self.nodes[source.inputs[0]]
+            rule = f"{rule}, padded"
+        norm = self.measure(node.layer, geometry, _spatial_sizes(node, source), scale)
+        before = self.steps[source.name]
+        alpha = float(node.params.get("alpha", 1.0))
+        factor = rounding.times_up(alpha, norm.upper)
+        upper = rounding.times_up(factor, before.upper or 0.0)
+        heuristic = rounding.times_up(alpha, norm.heuristic, before.heuristic or 0.0)
+        return Step(shown.name, shown.operator, rule, factor, upper, heuristic, node.layer.name)
+
+
+def _spatial_sizes(node: Node, source: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    spatial = node.layer.spatial if node.layer is not None else 0
+    before, after = concrete(_last(source.shape, spatial)), concrete(_last(node.shape, spatial))
+    return None if before is None or after is None else (before, after)
+
+
+def _last(shape: Any, count: int) -> Any:
+    return None if shape is None else shape[len(shape) - count :]
+
+
+def _by_channel(node: Node, layer: Node) -> Any:
+    """One number an output channel of a layer, if the node multiplies by such; None otherwise."""
+    values, axis = np.asarray(node.params["values"], dtype=np.float64), node.params.get("channel")
+    if layer.rule != "layer" or layer.layer is None or axis is None or not layer.params.get("foldable", True):
+        return None
+    if node.shape is None:
+        # Batch normalisation has its channels on axis 1, as a convolution of samples does.
+        fits = axis == 1 and layer.layer.spatial > 0
+    else:
+        fits = axis == len(node.shape) - 1 - layer.layer.spatial
+    return values if fits and values.ndim == 1 and bool(np.all(np.isfinite(values))) else None
+
+
+def _combined(steps: list[Step]) -> Step:
+    """One node's steps, each with respect to one input of the network."""
+    first = steps[0]
+    if len(steps) == 1:
+        return first
+    factors = [step.factor for step in steps if step.factor is not None]
+    known = next((step.rule for step in steps if step.upper != 0.0), first.rule)
+    return Step(
+        first.name, first.operator, known, max(factors, default=None),
+        _stacked([s.upper for s in steps]), _stacked([s.heuristic for s in steps]), first.layer,
+    )  # fmt: skip
+
+
+def _stacked(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return rounding.hypot_up(*known) if len(known) == len(values) and known else None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,106 @@
+"""A network as a graph of named rules, without any framework. Front-ends build it, `bounding` reads it.
+
+Only values that depend on the network's inputs are nodes. What does not (weights, biases, masks) is a parameter of the
+node that uses it, so that a front-end decides what is constant, and nothing else has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from specnorm.backends import Array
+
+Size: TypeAlias = int | str
+"""One axis: its size, or a symbol for it. Equal symbols are equal sizes; different ones may be anything."""
+Shape: TypeAlias = tuple[Size, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A convolution or matrix in a network.
+
+    Parameters
+    ----------
+    name : str
+        Of the kernel, as a user knows it.
+    load : callable
+        Gives the kernel, in torch's order.
+    geometry : mapping
+        Keywords of specnorm's functions, with padding and without ``input_shape``.
+    spatial : int
+        Number of the kernel's spatial axes.
+    """
+
+    name: str
+    load: Callable[[], Array]
+    geometry: Mapping[str, Any]
+    spatial: int
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One value of a network.
+
+    Parameters
+    ----------
+    name : str
+        Of the value; no other node has it.
+    rule : str
+        One of `RULES`; anything else is unknown.
+    operator : str
+        What the framework calls it.
+    inputs : tuple of str
+        The values that it is computed from, as often as they are used.
+    shape : tuple of Size or None
+        Of the value; None: not known.
+    params : mapping
+        What the rule needs besides; see there.
+    layer : Layer or None
+        For the rule "layer".
+    """
+
+    name: str
+    rule: str
+    operator: str
+    inputs: tuple[str, ...] = ()
+    shape: Shape | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    layer: Layer | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network.
+
+    Parameters
+    ----------
+    nodes : tuple of Node
+        Each after its inputs. A network's inputs are nodes with the rule "input".
+    outputs : tuple of str
+        Names of nodes.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs."""
+        return tuple(node.name for node in self.nodes if node.rule == "input")
+
+    def pruned(self) -> Graph:
+        """Without nodes that no output needs; inputs stay."""
+        needed = set(self.outputs)
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        return Graph(tuple(n for n in self.nodes if n.name in needed or n.rule == "input"), self.outputs)
+
+
+def concrete(shape: Shape | None) -> tuple[int, ...] | None:
+    """The shape if every size is known, else None."""
+    if shape is None or any(isinstance(n, str) for n in shape):
+        return None
+    return tuple(int(n) for n in shape)

@@ -1,0 +1,150 @@
+"""The norm of one layer of a network, proven, and what Miyato's heuristic says of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm import rounding
+from specnorm.api import enclose, reshaped_norm
+from specnorm.backends import backend_for
+from specnorm.conv import ConvSpec
+from specnorm.folding import fold_batch_norm
+from specnorm.networks.graph import Layer
+
+WORK = 2**25
+"""Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.
+Others get the bound for every size."""
+LARGEST = 2**20
+"""Most entries on either side of a layer that is looked at as it is, however small the other side."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Of one layer.
+
+    Parameters
+    ----------
+    upper : float
+        Proven.
+    heuristic : float
+        Norm of the reshaped kernel: too small.
+    """
+
+    upper: float
+    heuristic: float
+
+
+@dataclass
+class Measure:
+    """Measures layers, each once for each geometry, size and scale.
+
+    Parameters
+    ----------
+    rtol : float
+        Of the enclosures.
+    known : callable, optional
+        ``known(layer, spec)``: the norm of a layer that was measured before, or None.
+    """
+
+    rtol: float = 1e-3
+    known: Callable[[Layer, ConvSpec], Norm | None] | None = None
+    _found: dict[Any, Norm] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        layer: Layer,
+        geometry: dict[str, Any],
+        sizes: tuple[tuple[int, ...], tuple[int, ...]] | None,
+        scale: NDArray[np.float64] | None,
+    ) -> Norm:
+        """Norm of a layer, with each output channel multiplied by ``scale``.
+
+        Parameters
+        ----------
+        layer : Layer
+        geometry : dict
+            Instead of the layer's own, if padding was merged.
+        sizes : pair of tuple of int, optional
+            Spatial sizes before and after; None: every size.
+        scale : array, shape (cout,), optional
+            float64, correct to a few roundings.
+
+        Raises
+        ------
+        SpecnormError
+            If the kernel cannot be measured.
+        """
+        key = (
+            layer.name,
+            repr(sorted(geometry.items())),
+            sizes,
+            None if scale is None else scale.tobytes(),
+        )
+        if key not in self._found:
+            self._found[key] = self._measure(layer, geometry, sizes, scale)
+        return self._found[key]
+
+    def _measure(
+        self,
+        layer: Layer,
+        geometry: dict[str, Any],
+        sizes: tuple[tuple[int, ...], tuple[int, ...]] | None,
+        scale: NDArray[np.float64] | None,
+    ) -> Norm:
+        kernel = layer.load()
+        spec = ConvSpec.of(tuple(kernel.shape), **geometry)
+        size = _own_size(spec, sizes)
+        if scale is None and self.known is not None:
+            found = self.known(layer, ConvSpec.of(tuple(kernel.shape), **geometry, input_shape=size))
+            if found is not None:
+                return found
+        lost = 0.0
+        if scale is not None:
+            kernel = np.asarray(backend_for(kernel).to_numpy(kernel), dtype=np.float64)
+            plain: Any = {name: geometry[name] for name in ("groups", "transposed") if name in geometry}
+            # gamma / sqrt(var + eps) is `scale` already: as gamma, over a variance of 1.
+            kernel = fold_batch_norm(kernel, scale, np.ones_like(scale), 0.0, **plain)
+            lost = _fold_error(kernel, spec)
+        if spec.padding_mode == "circular" and not spec.transposed and size is None and max(spec.stride, default=1) > 1:
+            # Where the stride does not divide the size, the norm can exceed the strided supremum; outputs are a
+            # selection of those at stride 1.
+            geometry = {**geometry, "stride": 1}
+        upper = float(enclose(kernel, size, rtol=self.rtol, **geometry).upper)
+        plain = {name: value for name, value in geometry.items() if not name.startswith("padding")}
+        return Norm(rounding.plus_up(upper, lost), float(reshaped_norm(kernel, **plain)))
+
+
+def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> tuple[int, ...] | None:
+    """Size to enclose the layer at; None where that would not be sharper, or take long."""
+    if not spec.ndim:
+        return ()
+    if sizes is None:
+        return None
+    before, after = sizes
+    if max(map(math.prod, sizes)) > LARGEST:
+        return None
+    if spec.padding_mode == "circular":
+        if not spec.transposed and any(n % s for n, s in zip(before, spec.stride, strict=True)):
+            return None
+        if replace(spec, input_shape=before).periodic:
+            return before
+    sides = (spec.cin // spec.groups * math.prod(before), spec.cout // spec.groups * math.prod(after))
+    return before if spec.groups * min(sides) ** 3 <= WORK and max(sides) <= LARGEST else None
+
+
+def _fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
+    """Norm of what rounding changed in a folded kernel, rounded up.
+
+    Each entry has a relative error of at most 16 roundings (of the scale and of the product), so their Frobenius norm
+    is at most that share of the kernel's; a layer's norm is at most the Frobenius norm times the root of the number of
+    taps (an unfolding bound), times the padding's factor.
+    """
+    frobenius = float(np.linalg.norm(kernel))
+    taps = rounding.root_up(math.prod(spec.kernel_shape) * spec.copies)
+    return rounding.times_up(frobenius * (1 + 2.0**-20), taps, 2.0**-49)

@@ -1,0 +1,320 @@
+"""The rules: by how much one node can stretch. Each says why; `docs/networks.md` shows them as a table.
+
+Two kinds. A *factor* is the Lipschitz constant of a node with one input, and multiplies its input's bound. A
+*combination* takes the bounds of several inputs. Constants are about real arithmetic, 2-norms, and one sample (a batch
+of samples: each, and all together).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from specnorm import rounding
+from specnorm.conv import padding_copies
+from specnorm.networks import axes
+from specnorm.networks.axes import Window
+from specnorm.networks.graph import Node, Shape, concrete
+from specnorm.networks.pointwise import slope
+
+
+class UnknownRuleError(Exception):
+    """A node without a constant; the message says why."""
+
+
+def select(node: Node, source: Node) -> float:
+    """1: nothing is stretched.
+
+    Each output is one input, each input at most once, or a constant: reshape, transpose, slice, crop, split,
+    flatten, flip, pixel shuffle, dropout at inference, adding a constant.
+    """
+    del node, source
+    return 1.0
+
+
+def copies(node: Node, source: Node) -> float:
+    """sqrt(r), r the largest number of copies of one entry.
+
+    Tile, repeat, gather, nearest resizing: the columns of the matrix are orthogonal, with at most r ones each.
+    """
+    del source
+    return rounding.root_up(int(node.params["copies"]))
+
+
+def pad(node: Node, source: Node) -> float:
+    """1 for constants; sqrt(r) for repeated pixels.
+
+    For reflect, replicate and circular padding r is a product over the axes of the largest number of copies of one
+    pixel. With the convolution after it, padding is one layer.
+    """
+    mode, pads = node.params["mode"], node.params["pads"]
+    if mode == "zeros":
+        return 1.0
+    if mode not in ("reflect", "replicate", "circular"):
+        raise UnknownRuleError(f"padding by {mode} has no rule")
+    pairs = zip(pads, _tail(source.shape, len(pads)), strict=True)
+    return rounding.root_up(math.prod(padding_copies(before, after, n, mode) for (before, after), n in pairs))
+
+
+def broadcast(node: Node, source: Node) -> float:
+    """sqrt(r), r counted from the shapes before and after.
+
+    As for copies.
+    """
+    return rounding.root_up(repeats(source.shape, node.shape))
+
+
+def scale(node: Node, source: Node) -> float:
+    """The largest |c|, for a product with constants.
+
+    A diagonal matrix; batch normalisation at inference has |gamma| / sqrt(var + eps). Times sqrt(r) where it also
+    repeats the input r times. Directly after a layer it is folded into the kernel instead.
+    """
+    values = np.asarray(node.params["values"], dtype=np.float64)
+    if not values.size or not bool(np.all(np.isfinite(values))):
+        raise UnknownRuleError("it multiplies by values that are not finite")
+    # Unless they are exact, the values were computed with a handful of roundings.
+    largest = rounding.times_up(float(np.max(np.abs(values))), 1.0 if node.params.get("exact") else 1 + 2.0**-48)
+    return largest if values.size == 1 else rounding.times_up(largest, broadcast(node, source))
+
+
+def pointwise(node: Node, source: Node) -> float:
+    """The largest slope of the function, rounded up.
+
+    See the list of functions.
+    """
+    del source
+    name = str(node.params["function"])
+    found = slope(name, float(node.params.get("alpha", 1.0)))
+    if found is None or not math.isfinite(found):
+        raise UnknownRuleError(f"{name} has no largest slope that is known here")
+    return found
+
+
+def max_pool(node: Node, source: Node) -> float:
+    """The root of the largest number of windows that one pixel is in.
+
+    A product over the axes of ceil(k / s'), s' = s / gcd(s, dilation). A maximum moves by at most the norm of its
+    window's change, and each pixel is counted that often. Attained by a pixel that is the maximum of all its
+    windows.
+    """
+    if node.params.get("adaptive"):
+        pairs = zip(*_sizes(node, source), strict=True)
+        return rounding.root_up(math.prod(axes.adaptive_overlap(n, m) for n, m in pairs))
+    return rounding.root_up(math.prod(axes.overlap(window) for window in _windows(node, source)))
+
+
+def average_pool(node: Node, source: Node) -> float:
+    """The norm of one matrix of weights an axis, multiplied.
+
+    A Kronecker product; 1/sqrt(k) an axis for windows that do not overlap. At unknown sizes sqrt(sum c_r^2) / k,
+    c_r the number of taps in residue class r modulo the stride.
+    """
+    if node.params.get("adaptive"):
+        pairs = zip(*_sizes(node, source), strict=True)
+        return rounding.times_up(*(axes.adaptive_norm_up(n, m) for n, m in pairs))
+    windows = _windows(node, source)
+    norms = [axes.average_norm_up(window) for window in windows]
+    known = [norm for norm in norms if norm is not None]
+    if len(known) < len(norms):
+        raise UnknownRuleError("its windows at the border depend on the input's size: give the input shape")
+    divisor = node.params.get("divisor")
+    if divisor:
+        # Sums instead of averages, if padding counts: windows without ceil all have the same weight.
+        if any(window.ceil for window in windows):
+            raise UnknownRuleError("divisor_override with ceil_mode")
+        known.append(math.nextafter(math.prod(window.kernel for window in windows) / abs(divisor), math.inf))
+    return rounding.times_up(*known)
+
+
+def global_average(node: Node, source: Node) -> float:
+    """1/sqrt(N) for the mean of N numbers.
+
+    Disjoint rows of norm 1/sqrt(N). 1 where N is not known.
+    """
+    counted = _reduced(node, source)
+    return 1.0 if counted is None else rounding.root_up(Fraction(1, max(counted, 1)))
+
+
+def total(node: Node, source: Node) -> float:
+    """sqrt(N) for the sum of N numbers.
+
+    Disjoint rows of norm sqrt(N).
+    """
+    counted = _reduced(node, source)
+    if counted is None:
+        raise UnknownRuleError("it sums numbers whose count depends on the input's size: give the input shape")
+    return rounding.root_up(counted)
+
+
+def resize(node: Node, source: Node) -> float:
+    """The norm of one matrix of weights an axis, multiplied.
+
+    Nearest xf: sqrt(f); linear: at most that, but for align_corners=True.
+    """
+    before, after = _sizes(node, source, every=True)
+    factors = []
+    for n, m, f in zip(before, after, node.params["scales"], strict=True):
+        p = node.params
+        norm = 1.0 if n == m and f == 1 else axes.resize_norm_up(p["mode"], n, m, f, p["coordinates"], p["nearest"])
+        if norm is None:
+            raise UnknownRuleError(f"resizing by {p['mode']} with {p['coordinates']} coordinates has no rule")
+        factors.append(norm)
+    return rounding.times_up(*factors)
+
+
+def softmax(node: Node, source: Node) -> float:
+    """1/2.
+
+    The Jacobian diag(p) - p p^T is symmetric, and the absolute sum of its row i is 2 p_i (1 - p_i) (Gershgorin).
+    """
+    del node, source
+    return 0.5
+
+
+def log_softmax(node: Node, source: Node) -> float:
+    """sqrt(n) for n classes.
+
+    The norm of the Jacobian I - 1 p^T is convex in p, so largest at a corner: (I - 1 e_1^T)(I - 1 e_1^T)^T is 0 on
+    the first axis and I + 1 1^T on the n - 1 others, of norm n.
+    """
+    n = node.params.get("classes")
+    if n is None and source.shape is not None:
+        n = source.shape[int(node.params["axis"])]
+    if not isinstance(n, int):
+        raise UnknownRuleError("the number of classes is not known: give the input shape")
+    return rounding.root_up(max(n, 1))
+
+
+def length(node: Node, source: Node) -> float:
+    """1, for the 2-norm along axes and for the largest or smallest entry.
+
+    | |x| - |y| | <= |x - y|, and |max x - max y| <= max |x - y| <= |x - y|.
+    """
+    del node, source
+    return 1.0
+
+
+FACTORS: dict[str, Callable[[Node, Node], float]] = {
+    "select": select,
+    "copies": copies,
+    "pad": pad,
+    "broadcast": broadcast,
+    "scale": scale,
+    "pointwise": pointwise,
+    "max_pool": max_pool,
+    "average_pool": average_pool,
+    "mean": global_average,
+    "sum": total,
+    "length": length,
+    "resize": resize,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+}
+"""Rules of nodes with one input: (node, its input) -> factor, rounded up."""
+
+
+def add(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
+    """The sum of the inputs' bounds.
+
+    Triangle inequality; each times sqrt(r) where it is repeated r times.
+    """
+    return rounding.plus_up(*_spread(node, sources, bounds))
+
+
+def average(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
+    """The sum of the inputs' bounds over their number.
+
+    As for a sum.
+    """
+    return rounding.times_up(add(node, sources, bounds), math.nextafter(1 / len(bounds), math.inf))
+
+
+def stack(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
+    """The root of the sum of squares of the inputs' bounds.
+
+    Concatenation: squared changes add up.
+    """
+    del node, sources
+    return rounding.hypot_up(*bounds)
+
+
+def extreme(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
+    """The root of the sum of squares of the inputs' bounds.
+
+    Entrywise maximum, minimum or choice: |max(a, b) - max(c, d)| is at most the larger of |a - c| and |b - d|.
+    """
+    return rounding.hypot_up(*_spread(node, sources, bounds))
+
+
+COMBINATIONS: dict[str, Callable[[Node, Sequence[Node], Sequence[float]], float]] = {
+    "add": add,
+    "average": average,
+    "stack": stack,
+    "extreme": extreme,
+}
+"""Rules of nodes with several inputs: (node, inputs, their bounds) -> bound, rounded up."""
+
+
+def repeats(before: Shape | None, after: Shape | None) -> int:
+    """How often broadcasting repeats each entry.
+
+    Raises ------ UnknownRuleError If the shapes do not tell.
+    """
+    if before is None or after is None or len(before) > len(after):
+        raise UnknownRuleError("the shapes that are broadcast are not known: give the input shape")
+    aligned = (1,) * (len(after) - len(before)) + before
+    found = 1
+    for n, m in zip(aligned, after, strict=True):
+        if n == m:
+            continue
+        if n != 1 or not isinstance(m, int):
+            raise UnknownRuleError(f"shape {before} cannot be compared with {after}: give the input shape")
+        found *= m
+    return found
+
+
+def _spread(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> list[float]:
+    pairs = zip(sources, bounds, strict=True)
+    return [rounding.times_up(bound, rounding.root_up(repeats(source.shape, node.shape))) for source, bound in pairs]
+
+
+def _sizes(node: Node, source: Node, *, every: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Spatial sizes before and after (``every``: all axes)."""
+    before, after = concrete(source.shape), concrete(node.shape)
+    if before is None or after is None or len(before) != len(after):
+        raise UnknownRuleError("its sizes are not known: give the input shape")
+    if every:
+        return before, after
+    spatial = int(node.params["spatial"])
+    return before[len(before) - spatial :], after[len(after) - spatial :]
+
+
+def _windows(node: Node, source: Node) -> list[Window]:
+    p: Any = node.params
+    ndim = len(p["kernel"])
+    tails = [_tail(source.shape, ndim), _tail(node.shape, ndim)]
+    return [
+        Window(k, s, r, before, after, n, m, bool(p.get("ceil", False)), bool(p.get("count_padding", True)))
+        for k, s, r, (before, after), n, m in zip(
+            p["kernel"], p["stride"], p["dilation"], p["padding"], *tails, strict=True
+        )
+    ]
+
+
+def _tail(shape: Shape | None, ndim: int) -> list[int | None]:
+    if shape is None:
+        return [None] * ndim
+    return [n if isinstance(n, int) else None for n in shape[len(shape) - ndim :]]
+
+
+def _reduced(node: Node, source: Node) -> int | None:
+    """Count of the numbers that become one, None if it is not known."""
+    if source.shape is None:
+        return None
+    sizes = [source.shape[axis] for axis in node.params["axes"]]
+    return math.prod(sizes) if all(isinstance(n, int) for n in sizes) else None

@@ -1,0 +1,421 @@
+"""Audits elsewhere: every executor, workers that die, layers that kill, interruptions, and files larger than memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from auditing import files
+from auditing.deadly import Sealed, deadly
+from specnorm.auditing import audit, executing
+from specnorm.auditing.executing import Worker, WorkerLost, Workers
+from specnorm.auditing.renderers import render
+from specnorm.auditing.report import Report
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signals and /proc")
+
+
+def _kernels(count: int) -> dict[str, NDArray[np.float64]]:
+    random = np.random.RandomState(0)
+    return {f"{i}.weight": random.standard_normal((3, 2, 3)) for i in range(count)}
+
+
+def _processes(method: str) -> Callable[[], Executor]:
+    return lambda: ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method))
+
+
+EXECUTORS: dict[str, Callable[[], Executor]] = {
+    "threads": lambda: ThreadPoolExecutor(2),
+    "fork": _processes("fork"),
+    "spawn": _processes("spawn"),
+    "own": lambda: Workers(2),
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Dask workers that a single death makes fail their task, instead of dask's own silent retries."""
+    distributed: Any = pytest.importorskip("distributed", reason="not installed: pip install distributed")
+    dask: Any = pytest.importorskip("dask")
+    workers: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(**workers) as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+def _assert_complete(report: Report, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Every layer once, in order, with the numbers of an audit without executor."""
+    assert [row.name for row in report.layers] == list(arrays)
+    alone = audit(plain)
+    for row, other in zip(report.layers, alone.layers, strict=True):
+        if row.status == "ok":
+            assert (row.lower, row.upper, row.values) == (other.lower, other.upper, other.values)
+
+
+# -- every executor ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_rows_are_those_of_an_audit_here(name: str, tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
+    path = files.save_npz(tmp_path / "model.npz", arrays)
+    with EXECUTORS[name]() as pool:
+        there = audit(path, executor=pool)
+    assert there.to_dict() == audit(path).to_dict()
+    assert [row.note for row in there.layers] == [None] * 6
+
+
+def test_dask(cluster: Any) -> None:
+    arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
+    assert audit(arrays, executor=cluster.get_executor()).to_dict() == audit(arrays).to_dict()
+
+
+@pytest.mark.parametrize("library", ["torch", "array_api_strict"])
+def test_workers_find_the_kernels_plugin(library: str) -> None:
+    """Also a stranger's, in a process that shares nothing with this one."""
+    module = pytest.importorskip(library)
+    make = module.from_numpy if library == "torch" else module.asarray
+    arrays = {name: make(kernel) for name, kernel in _kernels(2).items()}
+    with Workers(1) as pool:
+        there = audit(arrays, executor=pool)
+    assert [row.reason for row in there.layers] == [None] * 2
+    assert there.to_dict() == audit(arrays).to_dict()
+
+
+def test_kernels_in_flight_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {f"{i}.weight": np.ones((4, 8)) for i in range(20)}
+    size, state = 4 * 8 * 8, threading.Lock()
+    waiting, most = 0, 0
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
+            nonlocal waiting, most
+            with state:
+                waiting += 1
+                most = max(most, waiting)
+
+            def call() -> Any:
+                nonlocal waiting
+                row = function(*arguments)
+                with state:
+                    waiting -= 1
+                return row
+
+            return super().submit(call)
+
+    for limit, expected in ((5 * size + 1, 5), (size // 2, 1), (100 * size, 20)):
+        monkeypatch.setattr(executing, "IN_FLIGHT", limit)
+        waiting = most = 0
+        gate = threading.Event()
+        with Pool(1) as pool:
+            ThreadPoolExecutor.submit(pool, gate.wait, 0.3)  # so that there is time to give it too much
+            report = audit(arrays, executor=pool)
+        assert len(report.layers) == 20
+        assert most == expected
+
+
+# -- workers that die ----------------------------------------------------------------------------------------------
+@LINUX
+@pytest.mark.parametrize(("name", "deaths"), [("fork", 1), ("spawn", 1), ("own", 1), ("fork", 1000), ("own", 1000)])
+def test_a_worker_that_dies_loses_no_layer(name: str, deaths: int, tmp_path: Path) -> None:
+    plain = _kernels(6)
+    arrays: dict[str, Any] = {**plain, "2.weight": deadly(plain["2.weight"], tmp_path / "deaths", deaths)}
+    with EXECUTORS[name]() as pool:
+        report = audit(arrays, executor=pool)
+    _assert_complete(report, arrays, plain)
+    row = report.layers[2]
+    if deaths == 1:
+        assert row.status == "ok"
+        assert row.note is not None
+        how = "measured at the second attempt" if name == "own" else "measured in a process of its own"
+        assert row.note.startswith(f"{how}; the executor failed with ")
+    else:
+        assert row.reason is not None
+        assert row.reason.startswith("the process that measures it dies: SIGKILL, often for lack of memory.")
+    others = [other for other in report.layers if other is not row]
+    assert [other.reason for other in others] == [None] * 5
+    if name == "own":  # which knows whose death it was
+        assert [other.note for other in others] == [None] * 5
+    assert (tmp_path / "deaths").stat().st_size == (0 if deaths == 1 else 1000 - (3 if name == "own" else 2))
+
+
+@LINUX
+def test_a_lost_worker_of_dask(cluster: Any, tmp_path: Path) -> None:
+    plain = _kernels(4)
+    arrays: dict[str, Any] = {**plain, "1.weight": deadly(plain["1.weight"], tmp_path / "deaths", 1)}
+    report = audit(arrays, executor=cluster.get_executor())
+    _assert_complete(report, arrays, plain)
+    assert [row.status for row in report.layers] == ["ok"] * 4
+    note = report.layers[1].note
+    assert note is not None
+    assert note.startswith("measured at the second attempt; the executor failed with KilledWorker")
+    assert (tmp_path / "deaths").stat().st_size == 0
+
+
+@pytest.mark.parametrize("name", ["fork", "own"])
+def test_a_kernel_that_cannot_be_sent_is_measured_here(name: str) -> None:
+    plain = _kernels(4)
+    arrays: dict[str, Any] = {**plain, "1.weight": plain["1.weight"].view(Sealed)}
+    with EXECUTORS[name]() as pool:
+        report = audit(arrays, executor=pool)
+    _assert_complete(report, arrays, plain)
+    notes = [row.note for row in report.layers]
+    assert notes == [None, "measured in this process; the executor failed with TypeError: sealed", None, None]
+
+
+def test_a_kernel_that_dask_cannot_send(cluster: Any) -> None:
+    plain = _kernels(3)
+    arrays: dict[str, Any] = {**plain, "1.weight": plain["1.weight"].view(Sealed)}
+    report = audit(arrays, executor=cluster.get_executor())
+    _assert_complete(report, arrays, plain)
+    assert [row.note is None for row in report.layers] == [True, False, True]
+
+
+class _Failing(Executor):
+    """Does as told: refuses, cancels, raises, answers, waits; or answers, or raises in, the first call that waits."""
+
+    def __init__(self, *plan: BaseException | str) -> None:
+        self.plan = list(plan)
+        self.given: list[Future[Any]] = []
+        self.calls: list[Callable[[], Any]] = []
+
+    def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
+        step = self.plan.pop(0) if self.plan else "answer"
+        future: Future[Any] = Future()
+        self.given.append(future)
+        self.calls.append(partial(function, *arguments))
+        if step == "refuse":
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if step == "cancel":
+            future.cancel()
+        elif step == "answer":
+            future.set_result(self.calls[-1]())
+        elif step == "answer the first":
+            self.given[0].set_result(self.calls[0]())
+        elif step == "interrupt the first":
+            self.given[0].set_exception(KeyboardInterrupt())
+        elif isinstance(step, BaseException):
+            future.set_exception(step)
+        return future
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (["cancel"], "measured at the second attempt; the executor failed with CancelledError"),
+        ([OSError("gone\naway")], "measured at the second attempt; the executor failed with OSError: gone"),
+        ([SystemExit(3)], "measured at the second attempt; the executor failed with SystemExit: 3"),
+        (["refuse"], "measured in a process of its own; the executor failed with RuntimeError: cannot schedule"),
+        ([OSError("x"), OSError("y")], "measured in a process of its own; the executor failed with OSError: y"),
+        ([OSError("x"), "refuse"], "measured in a process of its own; the executor failed with OSError: x"),
+    ],
+)
+def test_every_way_to_lose_a_layer(plan: list[Any], words: str) -> None:
+    arrays = _kernels(2)
+    report = audit(arrays, executor=_Failing(*plan))
+    _assert_complete(report, arrays, arrays)
+    assert [row.status for row in report.layers] == ["ok", "ok"]
+    note = report.layers[0].note
+    assert note is not None
+    assert note.startswith(words)
+    assert report.layers[1].note is None
+
+
+def test_where_no_process_can_be_started_it_is_measured_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arrays = _kernels(1)
+    for executable in (str(tmp_path / "nothing"), "/bin/false"):
+        monkeypatch.setattr(sys, "executable", executable)
+        report = audit(arrays, executor=_Failing("refuse"))
+        _assert_complete(report, arrays, arrays)
+        note = report.layers[0].note
+        assert note is not None
+        assert note.startswith("measured in this process; the executor failed with RuntimeError")
+
+
+def test_every_report_says_how_a_lost_layer_was_measured() -> None:
+    pytest.importorskip("rich")
+    report = audit(_kernels(3), executor=_Failing("cancel", "answer", "cancel"))
+    words = "measured at the second attempt; the executor failed with CancelledError"
+    assert [row["note"] for row in json.loads(render([report], "json"))["layers"]] == [words, words, None]
+    assert render([report], "csv").count(words) == 2
+    assert f"0.weight, 1.weight: {words}." in render([report], "table").splitlines()
+
+
+# -- interruptions -------------------------------------------------------------------------------------------------
+def test_an_interrupted_audit_cancels_what_is_waiting() -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    pool = _Failing("wait", "wait", "wait", "answer the first")
+    with pytest.raises(KeyboardInterrupt):
+        audit(_kernels(4), executor=pool, progress=interrupt)
+    assert [future.cancelled() for future in pool.given] == [False, True, True, True]
+
+
+def test_an_interruption_in_a_worker_is_one_here() -> None:
+    pool = _Failing("wait", "wait", "interrupt the first")
+    with pytest.raises(KeyboardInterrupt):
+        audit(_kernels(3), executor=pool)
+    assert [future.cancelled() for future in pool.given] == [False, True, True]
+
+
+@LINUX
+def test_own_workers_do_not_outlive_an_interruption() -> None:
+    """A layer that takes a minute is not waited for."""
+    pool = Workers(1)
+    with pool:
+        running, waiting = pool.submit(time.sleep, 60), pool.submit(time.sleep, 60)
+        while not pool.processes:
+            time.sleep(0.01)
+        (process,) = pool.processes
+        pool.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert isinstance(running.exception(), WorkerLost)
+    assert waiting.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+# -- processes of our own ------------------------------------------------------------------------------------------
+def test_own_workers_share_out_the_threads_and_nothing_changes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(executing, "cpus", lambda: 8)
+    before = dict(os.environ)
+    with Workers(2) as pool:
+        assert pool.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "4"
+        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "3"  # what the user says goes
+    assert dict(os.environ) == before
+
+
+def test_what_a_worker_prints_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    worker = Worker()
+    assert worker.call(print, "words") is None
+    assert worker.call(divmod, 7, 2) == (3, 1)
+    worker.close()
+    assert capfd.readouterr().out == ""
+
+
+def test_how_a_worker_died() -> None:
+    with pytest.raises(WorkerLost, match="exit code 3"):
+        Worker().call(os._exit, 3)
+    with pytest.raises(WorkerLost, match="exit code 1"):
+        Worker().call(divmod, 1, 0)
+
+
+# -- larger than memory --------------------------------------------------------------------------------------------
+ROWS = 2**19
+"""A layer of 2**19 by 4 float32 numbers: 8 MiB."""
+LAYERS = 44
+LIMIT = 320 * 2**20
+"""Of memory; the layers together have 352 MiB."""
+
+_AUDIT = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+import specnorm
+from specnorm.auditing import executing
+executing.IN_FLIGHT = 16 * 2**20
+try:
+    bytearray(LIMIT)
+except MemoryError:
+    pass
+else:
+    sys.exit("the limit does not hold")
+with ThreadPoolExecutor(1) as pool:
+    report = specnorm.audit(sys.argv[1], methods=[], executor=pool if sys.argv[2:] else None)
+bad = [row.reason for row in report.layers if row.reason]
+assert not bad, bad
+print(len(report.layers), max(row.lower for row in report.layers))
+"""
+
+
+def _sparse_safetensors(path: Path) -> None:
+    """Layers of zeros, 4 GiB that are no layer, and a layer that is not zero; zeros take no room on the disk."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in [
+        *((f"{i}.weight", [ROWS, 4]) for i in range(LAYERS)),
+        ("table", [2**30]),
+        ("last.weight", [2, 2]),
+    ]:
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.seek(end - 16, 1)
+        file.write(np.diag([3.0, 1.0]).astype("<f4").tobytes())
+
+
+def _npz(path: Path) -> None:
+    layer = np.zeros((ROWS, 4), dtype=np.float32)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        data = files.npy(layer)
+        for i in range(LAYERS):
+            archive.writestr(f"{i}.weight.npy", data)
+        archive.writestr("last.weight.npy", files.npy(np.diag([3.0, 1.0]).astype(np.float32)))
+
+
+@LINUX
+@pytest.mark.parametrize(("kind", "executor"), [("safetensors", ["executor"]), ("npz", [])])
+def test_a_file_larger_than_memory(kind: str, executor: list[str], tmp_path: Path) -> None:
+    if kind == "safetensors":
+        pytest.importorskip("safetensors")
+    path = tmp_path / "model"
+    {"safetensors": _sparse_safetensors, "npz": _npz}[kind](path)
+    done = subprocess.run(
+        [sys.executable, "-c", f"LIMIT = {LIMIT}\n{_AUDIT}", str(path), *executor],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    count, largest = done.stdout.split()
+    assert int(count) == LAYERS + 1
+    assert float(largest) == pytest.approx(3, rel=1e-3)
+
+
+@LINUX
+def test_a_state_dict_larger_than_memory(tmp_path: Path) -> None:
+    """Its tensors are read when they are measured, and their pages need not stay."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.pt"
+    arrays = {f"{i}.weight": torch.zeros(ROWS, 4) for i in range(LAYERS)}
+    torch.save({**arrays, "last.weight": torch.diag(torch.tensor([3.0, 1.0]))}, path)
+    del arrays
+    code = """
+import sys, torch, specnorm
+def private():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+specnorm.audit({"x": torch.zeros(8, 4)}, methods=[])
+before, most = private(), 0
+def look(*_):
+    global most
+    most = max(most, private() - before)
+report = specnorm.audit(sys.argv[1], methods=[], progress=look)
+print(len(report.layers), max(row.lower for row in report.layers), most)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    count, largest, most = done.stdout.split()
+    assert int(count) == LAYERS + 1
+    assert float(largest) == pytest.approx(3, rel=1e-3)
+    assert int(most) < LAYERS * ROWS * 4 * 4 / 3

@@ -1,0 +1,125 @@
+"""Damaged files of every format, and runs that are cut off: a message or a report each, the old one or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from auditing import files
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits on memory and file size as Linux has them")
+
+TESTS = Path(__file__).parents[1]
+COUNT, SEED = int(os.environ.get("SPECNORM_FUZZ", "2400")), int(os.environ.get("SPECNORM_FUZZ_SEED", "0"))
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])}
+
+
+def test_damaged_files_of_every_format(tmp_path: Path) -> None:
+    """In one process of its own: none may crash it, take 10 s or 1 GiB, run code, or end without a word."""
+    arguments = [sys.executable, "-m", "auditing.fuzz", str(tmp_path), str(SEED), str(COUNT)]
+    done = subprocess.run(arguments, env=_environment(), capture_output=True, text=True, timeout=600, check=False)
+    now = tmp_path / "now"
+    assert done.returncode == 0, f"{now.read_text() if now.exists() else 'at its start'}\n{done.stderr[-4000:]}"
+    tally = json.loads((tmp_path / "tally.json").read_text())["files"]
+    assert sum(sum(words.values()) for words in tally.values()) == COUNT
+    for label, words in tally.items():
+        assert sum(words.values()) >= COUNT // len(tally) - 1
+        if "evil" in label or label == "pickle":
+            assert set(words) == {"refused"}
+        else:  # the damage is neither always fatal nor never
+            assert "refused" in words
+    assert any("rows" in words for words in tally.values())
+
+
+# -- runs that are cut off -----------------------------------------------------------------------------------------
+def _model(folder: Path) -> Path:
+    """Enough layers that an audit takes seconds."""
+    kernel = np.random.RandomState(0).standard_normal((24, 24, 3, 3)).astype(np.float32)
+    return files.save_npz(folder / "model.npz", {f"conv{i}.weight": kernel for i in range(400)})
+
+
+def _is_whole(path: Path, old: str) -> bool:
+    text = path.read_text()
+    return text == old or len(json.loads(text)["layers"]) == 400
+
+
+def _start(model: Path, output: Path, **options: Any) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "specnorm", "audit", str(model), "--format", "json", "--output", str(output)]
+    return subprocess.Popen(
+        [*arguments, "--methods", "f4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_leaves_the_old_report(tmp_path: Path, number: signal.Signals) -> None:
+    """Wherever it was: starting, measuring or, on a very fast machine, done."""
+    pytest.importorskip("click")
+    model, output = _model(tmp_path), tmp_path / "report.json"
+    output.write_text("old")
+    running = _start(model, output)
+    time.sleep(1.5)
+    running.send_signal(number)
+    running.communicate(timeout=60)
+    assert _is_whole(output, "old")
+    if output.read_text() == "old":
+        assert running.returncode != 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.npz", "report.json"]
+
+
+@pytest.mark.parametrize("when", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_killed_while_it_writes(tmp_path: Path, when: str, number: signal.Signals) -> None:
+    """At every step of writing, the old report or the new one is there; SIGINT leaves nothing else behind."""
+    kill = "os.kill(os.getpid(), N)"
+    steps = {
+        "fsync": f"real = os.fsync; os.fsync = lambda fd: ({kill}, real(fd))",
+        "replace": f"real = os.replace; pathlib.Path.replace = lambda a, b: (real(a, b), {kill})",
+    }
+    output = tmp_path / "report.json"
+    output.write_text("old")
+    program = (
+        "import os, pathlib, signal\nfrom specnorm.auditing.output import replace_file\n"
+        f"N = {int(number)}\n{steps[when]}\nreplace_file(pathlib.Path({str(output)!r}), 'new' * 10**6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=_environment(), capture_output=True, check=False)
+    assert done.returncode != 0
+    assert output.read_text() == ("old" if when == "fsync" else "new" * 10**6)
+    if number == signal.SIGINT:
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json"]
+
+
+def _limited(size: int) -> Callable[[], None]:
+    def limit() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+@pytest.mark.parametrize("size", [0, 4096])
+def test_a_full_disk_leaves_the_old_report(tmp_path: Path, size: int) -> None:
+    pytest.importorskip("click")
+    model = files.save_npz(tmp_path / "model.npz", {f"{i}.weight": np.eye(2) for i in range(30)})
+    output = tmp_path / "report.json"
+    output.write_text("old")
+    running = _start(model, output, preexec_fn=_limited(size))
+    _, said = running.communicate(timeout=60)
+    assert output.read_text() == "old"
+    assert running.returncode == 2
+    assert "cannot be written" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.npz", "report.json"]

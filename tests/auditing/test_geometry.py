@@ -1,0 +1,231 @@
+"""What the file says, what a person says, and what is assumed: each is told apart, and the layer is measured so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_encloses
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import dense_norm, output_shape, sigma_star
+from strategies import Layer, layers
+
+from auditing import files
+from specnorm.auditing import audit
+from specnorm.auditing import measuring as measuring_module
+from specnorm.auditing.geometry import Stated, overrides, settle
+from specnorm.auditing.layers import Tensor
+from specnorm.auditing.report import Row
+from specnorm.conv import ConvSpec
+from specnorm.errors import GeometryError
+
+
+def _row(layer: Layer, **options: Any) -> Row:
+    (row,) = audit({"k": layer.kernel}, geometry={"k": layer.geometry}, methods=(), **options).layers
+    assert row.status == "ok", row.reason
+    return row
+
+
+# -- the numbers ---------------------------------------------------------------------------------------------------
+@given(layer=layers(ndims=(1, 2, 3), modes=("circular", "zeros")))
+def test_rows_of_every_geometry_hold_the_supremum(layer: Layer) -> None:
+    folded = {key: layer.geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
+    row = _row(layer)
+    assert_encloses(row.lower, row.upper, sigma_star(layer.kernel, **folded))
+
+
+@given(layer=layers(ndims=(1, 2), modes=("circular", "zeros", "reflect", "replicate")))
+def test_rows_of_every_geometry_hold_the_layer_at_its_size(layer: Layer) -> None:
+    row = _row(layer, input_shape=layer.input_shape)
+    assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, layer.input_shape, **layer.geometry))
+
+
+@given(layer=layers(ndims=(1, 2), modes=("circular", "zeros", "reflect", "replicate")), more=st.integers(0, 6))
+def test_the_share_of_a_plane_wave_is_a_lower_end(layer: Layer, more: int) -> None:
+    """The path of layers too large to be enclosed themselves, at sizes where the truth can be had."""
+    stride = layer.geometry["stride"]
+    sizes = tuple(n + more * s for n, s in zip(layer.input_shape, stride, strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring_module, "SMALL", 0)
+        row = _row(layer, input_shape=sizes)
+    assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, sizes, **layer.geometry))
+
+
+def test_the_share_tends_to_one() -> None:
+    for geometry in ({"stride": 2}, {"stride": 3, "dilation": 2}, {"transposed": True, "stride": 2, "padding": 1}):
+        spec = ConvSpec.of((4, 4, 5, 5), padding_mode="zeros", input_shape=1000, **geometry)
+        assert 0.97 < measuring_module.share(spec) <= 1
+
+
+def test_a_row_without_a_circular_layer_says_none() -> None:
+    arrays = {"k": np.ones((2, 2, 3, 3), dtype=np.float32)}
+    even, odd = (audit(arrays, geometry={"k": {"stride": 2}}, input_shape=n).layers[0] for n in (8, 7))
+    assert even.values["circular"] is not None
+    assert (odd.values["circular"], odd.status) == (None, "ok")
+
+
+# -- padding that depends on the size ------------------------------------------------------------------------------
+@given(
+    k=st.integers(1, 7), s=st.integers(1, 4), r=st.integers(1, 3), n=st.integers(1, 20),
+    word=st.sampled_from(["same_upper", "same_lower"]),
+)  # fmt: skip
+def test_same_padding_gives_one_output_a_stride(k: int, s: int, r: int, n: int, word: Any) -> None:
+    """What ONNX and TensorFlow define: ceil(n / s) outputs, the fewest zeros for it, the odd one after (before)."""
+    stated: Stated = {"stride": s, "dilation": r, "padding": word}
+    spec, assumed = settle("k", (1, 1, k), stated, (), None, None, n)
+    ((before, after),) = spec.padding
+    assert not [name for name in assumed if name.startswith("padding=")]
+    assert output_shape((k,), (n,), (s,), (r,), [(before, after)]) == (-(-n // s),)
+    assert (after - before if word == "same_upper" else before - after) in (0, 1)
+    if before + after:
+        assert output_shape((k,), (n,), (s,), (r,), [(0, before + after - 1)])[0] < -(-n // s)
+
+
+@pytest.mark.parametrize(("k", "s", "pads"), [(3, 2, (0, 1)), (5, 2, (1, 2)), (2, 2, (0, 0)), (2, 3, (0, 0))])
+def test_same_padding_of_a_transposed_layer(k: int, s: int, pads: tuple[int, int]) -> None:
+    stated: Stated = {"stride": s, "transposed": True, "padding": "same_upper"}
+    for size in (None, 5):
+        spec, assumed = settle("k", (1, 1, k), stated, (), None, None, size)
+        assert spec.padding == (pads,)
+        assert not [name for name in assumed if name.startswith("padding=")]
+
+
+def test_same_padding_without_a_size_says_for_which() -> None:
+    spec, assumed = settle("k", (1, 1, 3), {"stride": 2, "padding": "same_upper"}, (), None, None, None)
+    assert spec.padding == ((0, 1),)
+    assert "padding=same_upper of sizes that the stride divides" in assumed
+
+
+# -- who says what -------------------------------------------------------------------------------------------------
+def _settled(stated: Mapping[str, Any], given: Any = None, **options: Any) -> tuple[ConvSpec, tuple[str, ...]]:
+    everything: dict[str, Any] = {"layout": None, "padding_mode": None, "input_shape": None} | options
+    return settle("a.weight", (4, 4, 3, 3), stated, overrides(given), **everything)  # type: ignore[arg-type]
+
+
+def test_what_is_known_is_not_assumed() -> None:
+    everything = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "layout": None}
+    assert _settled(everything | {"padding_mode": "zeros", "padding": "valid"})[1] == ()
+    assert _settled({"stride": 2})[1] == (
+        "dilation=1", "groups=1", "transposed=False", "layout=OIHW", "padding_mode=zeros", "padding=same",
+    )  # fmt: skip
+
+
+def test_a_person_comes_before_the_file_and_the_last_word_counts() -> None:
+    given = {"*": {"stride": 3, "dilation": 2}, "a.*": {"stride": 2}, "b.*": {"groups": 2}}
+    spec, assumed = _settled({"stride": 1, "padding": 0}, given)
+    assert (spec.stride, spec.dilation, spec.groups) == ((2, 2), (2, 2), 1)
+    assert spec.padding == ((0, 0), (0, 0))
+    assert [word.partition("=")[0] for word in assumed] == ["groups", "transposed", "layout", "padding_mode"]
+
+
+def test_layout_holds_where_the_file_does_not_say_padding_mode_everywhere() -> None:
+    assert _settled({}, layout="HWIO")[0].layout == "HWIO"
+    assert _settled({"layout": "OIHW"}, layout="HWIO")[0].layout == "OIHW"
+    assert _settled({"padding_mode": "zeros"}, padding_mode="reflect")[0].padding_mode == "reflect"
+
+
+@pytest.mark.parametrize(
+    ("geometry", "words"),
+    [
+        ({"nothing.*": {"stride": 2}}, ["'nothing.*' matches no layer", "conv1.weight"]),
+        ({"conv1.weight": {"strides": 2}}, ["'strides'", "expected some of stride"]),
+        ({"conv1.weight": 2}, ["expected a mapping"]),
+        ([1], ["does not map"]),
+    ],
+)
+def test_a_geometry_that_makes_no_sense_is_refused(geometry: Any, words: list[str]) -> None:
+    with pytest.raises(GeometryError) as caught:
+        audit(files.kernels(), geometry=geometry)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "stated", [{"stride": 0}, {"groups": 3}, {"padding": "some"}, {"padding": [1]}, {"stride": "2"}]
+)
+def test_a_geometry_that_does_not_fit_is_the_rows_error(stated: Any) -> None:
+    rows = {row.name: row for row in audit(files.kernels(), geometry={"conv1.weight": stated}).layers}
+    assert rows["conv1.weight"].status == "error"
+    assert next(iter(stated)) in str(rows["conv1.weight"].reason)
+    assert rows["conv2.weight"].status == rows["fc.weight"].status == "ok"
+
+
+def test_an_override_may_match_a_layer_that_was_not_asked_for() -> None:
+    (row,) = audit(files.kernels(), layers="fc.*", geometry={"conv1.*": {"stride": 2}}).layers
+    assert row.name == "fc.weight"
+
+
+# -- what a file says ----------------------------------------------------------------------------------------------
+def test_sizes_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kernel = np.random.RandomState(0).standard_normal((2, 2, 3)).astype(np.float32)
+    load = partial(np.array, kernel)
+    tensors = [
+        Tensor("known", (2, 2, 3), "float32", load, input_shape=(9,), kind="conv"),
+        Tensor("not", (2, 2, 3), "float32", load, kind="conv"),
+        Tensor("matrix", (2, 6), "float32", partial(kernel.reshape, 2, 6), kind="linear"),
+        Tensor("no.kernel", (2, 2, 3), "float32", load, kind="none"),
+        Tensor("bias", (2, 2, 3), "float32", load, kind="conv", refusal="because", assumed=("a guess",)),
+        Tensor("lost", (), "float32", load, kind="unknown", refusal="its shard is missing"),
+    ]
+    monkeypatch.setattr("specnorm.auditing.readers._READERS", {"npz": lambda *_: tensors})
+    path = files.save_npz(tmp_path / "model.npz", {})
+    files.save_npz(path, {"x": kernel})
+    report = audit(path, input_shape="file")
+    rows = {row["name"]: row for row in report.to_dict()["layers"]}
+    assert list(rows) == ["known", "not", "matrix", "bias", "lost"]
+    assert (rows["known"]["input_shape"], rows["not"]["input_shape"]) == ([9], None)
+    assert rows["known"]["circular"] is not None
+    assert rows["not"]["circular"] is None
+    assert rows["known"]["status"] == rows["not"]["status"] == rows["matrix"]["status"] == "ok"
+    assert (rows["bias"]["status"], rows["bias"]["reason"]) == ("error", "because")
+    assert "a guess" in rows["bias"]["assumed"]
+    assert (rows["lost"]["kind"], rows["lost"]["shape"], rows["lost"]["stride"]) == ("unknown", [], None)
+    assert report.summary["skipped"] == 1
+
+
+# -- the command line ----------------------------------------------------------------------------------------------
+def _command_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    pytest.importorskip("click")
+    from specnorm.cli import run
+
+    code = run(["audit", *arguments])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def test_geometry_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(files.save_npz(tmp_path / "model.npz", files.kernels()))
+    text = json.dumps({"conv1.*": {"stride": 2, "padding": "valid"}, "conv2.*": {"dilation": [3]}})
+    (tmp_path / "geometry.json").write_text(text)
+    for value in (text, str(tmp_path / "geometry.json")):
+        code, out, _ = _command_line(capsys, model, "--format", "json", "--geometry", value)
+        rows = {row["name"]: row for row in json.loads(out)["layers"]}
+        assert code == 0
+        assert (rows["conv1.weight"]["stride"], rows["conv1.weight"]["padding"]) == ([2, 2], [[0, 0], [0, 0]])
+        assert rows["conv2.weight"]["dilation"] == [3]
+        assert "stride=1" not in rows["conv1.weight"]["assumed"]
+        assert "stride=1" in rows["conv2.weight"]["assumed"]
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("{", "Expecting property name"),
+        ("nowhere.json", "cannot be read"),
+        ('{"*": {"strides": 2}}', "expected some of stride"),
+        ('{"*": {}, "*": {}}', "twice"),
+        ('{"nothing": {}}', "matches no layer"),
+        ('{"a":' * 100_000, "recursion"),
+    ],
+)
+def test_bad_geometry_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str, word: str) -> None:
+    model = str(files.save_npz(tmp_path / "model.npz", files.kernels()))
+    code, out, err = _command_line(capsys, model, "--geometry", value)
+    assert (code, out) == (2, "")
+    assert word in " ".join(err.replace("│", " ").split())

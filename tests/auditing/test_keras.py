@@ -1,0 +1,372 @@
+"""Keras files of every format: each kernel with its geometry, nothing else, and never a line of their code run."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from auditing import files
+from specnorm.auditing import audit
+from specnorm.auditing.readers import open_model
+from specnorm.auditing.report import Row
+from specnorm.errors import ModelFileError
+
+h5py: Any = pytest.importorskip("h5py")
+
+DATA = Path(__file__).parents[1] / "data" / "keras"
+TRUTHS: dict[str, dict[str, list[tuple[list[int], float]]]] = json.loads((DATA / "layers.json").read_text())
+FORMATS = ("keras", "h5", "weights.h5")
+
+
+def _short(name: str) -> str:
+    """One name for a kernel in all formats: in ``.h5`` every group stands twice, and depthwise kernels are kernels."""
+    parts = list(dict.fromkeys(name.split("/")))
+    if len(parts) > 1 and "depthwise_conv" in parts[-2] and parts[-1] == "kernel":
+        parts[-1] = "depthwise_kernel"
+    return "/".join(parts)
+
+
+def _rows(path: Path, **options: Any) -> dict[str, Row]:
+    return {_short(row.name): row for row in audit(path, methods=(), **options).layers}
+
+
+def _refused(path: Path, max_bytes: int = 2**33) -> str:
+    with pytest.raises(ModelFileError) as caught, open_model(str(path), max_bytes) as tensors:
+        [tensor.load() for tensor in tensors]
+    return str(caught.value)
+
+
+# -- the numbers ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("model", TRUTHS)
+@pytest.mark.parametrize("which", [0, 1])
+def test_rows_hold_the_norm_of_keras_own_operator(model: str, suffix: str, which: int) -> None:
+    """At two sizes, some no multiple of a stride; nothing about a convolution is assumed."""
+    with open_model(str(DATA / f"{model}.{suffix}")) as tensors:
+        keys = {_short(tensor.name): tensor.name for tensor in tensors}
+    by_size: dict[tuple[int, ...], dict[str, float]] = {}
+    for name, sized in TRUTHS[model].items():
+        size, truth = sized[which]
+        by_size.setdefault(tuple(size), {})[name] = truth
+    for given, truths in by_size.items():
+        rows = _rows(DATA / f"{model}.{suffix}", layers=[keys[name] for name in truths], input_shape=given)
+        assert rows.keys() == truths.keys()
+        for name, row in rows.items():
+            assert (row.kind, row.assumed, row.reason) == ("conv", (), None)
+            assert row.lower is not None
+            assert row.upper is not None
+            # Float32 products and their SVD are good to a few units in the sixth digit.
+            assert row.lower * (1 - 1e-5) <= truths[name] <= row.upper * (1 + 1e-5), name
+            assert row.upper <= 1.002 * truths[name], name
+
+
+@pytest.mark.parametrize("model", TRUTHS)
+def test_weights_alone_are_bounded_above(model: str) -> None:
+    """Without a configuration: what the classes say is known, stride and groups are assumed, and the bound holds."""
+    rows = _rows(DATA / f"{model}.weights.h5")
+    for name, sized in TRUTHS[model].items():
+        row = rows.get(name) or rows[name.rpartition("/")[0].replace("normalised", "layer") + "/0"]
+        assert row.upper is not None
+        assert row.upper >= max(truth for _, truth in sized) * (1 - 1e-5), name
+        assert row.spec is not None
+        if "pointwise" not in name:
+            assert "stride=1" in row.assumed
+        if "transpose" in name:
+            assert row.spec.transposed
+        if "depthwise" in name:
+            assert row.spec.groups == row.shape[0] // (2 if name == "depthwise_conv2d/depthwise_kernel" else 1)
+
+
+# -- what is a kernel ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_kernel_and_nothing_else(suffix: str) -> None:
+    """No moments of Adam, no vector of the power iteration, no slope of a PReLU, no embedding, no bias of attention."""
+    for model, others in (("two", {"head"}), ("others", {"each", "dense", "lstm", "attention"})):
+        rows = _rows(DATA / f"{model}.{suffix}")
+        assert set(TRUTHS[model]) <= set(rows) or suffix == "weights.h5"
+        unexpected = [
+            name
+            for name in set(rows) - set(TRUTHS[model])
+            if not any(word in name for word in others | {"time_distributed", "bidirectional", "spectral"})
+        ]
+        assert unexpected == []
+        convolutions = [row for row in rows.values() if row.kind == "conv" and row.status == "ok"]
+        assert len(convolutions) == len(TRUTHS[model])
+
+
+def test_attention_is_refused_and_recurrent_matrices_say_what_they_are() -> None:
+    rows = _rows(DATA / "others.keras")
+    refused = [name for name, row in rows.items() if row.status == "error"]
+    assert len(refused) == 4
+    assert all("MultiHeadAttention, which is not measured" in str(rows[name].reason) for name in refused)
+    cells = [row for name, row in rows.items() if "bidirectional" in name]
+    assert len(cells) == 4
+    assert all(row.assumed == ("kind=linear (class unknown)",) for row in cells)
+
+
+def test_all_formats_hold_the_same_kernels() -> None:
+    arrays = []
+    for suffix in FORMATS:
+        with open_model(str(DATA / f"two.{suffix}")) as tensors:
+            arrays.append(sorted(np.abs(t.load()).sum() for t in tensors if t.kind in ("conv", "linear")))
+    assert_array_equal(arrays[0], arrays[1])
+    assert len(arrays[0]) == len(arrays[2]) + 1  # the convolution in the wrapper, which classes do not tell there
+
+
+def test_sizes_are_those_that_the_model_was_built_with() -> None:
+    rows = _rows(DATA / "two.keras", input_shape="file")
+    sizes = {name: row.spec.input_shape for name, row in rows.items() if row.spec is not None}
+    assert sizes["first/kernel"] == (11, 10)
+    assert sizes["depthwise_conv2d/depthwise_kernel"] == (6, 5)
+    assert sizes["head/kernel"] is None
+
+
+# -- configurations are data ---------------------------------------------------------------------------------------
+def _changed(path: Path, change: Any, source: str = "two.keras") -> Path:
+    """Copy of a fixture with another configuration."""
+    with zipfile.ZipFile(DATA / source) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            data = old.read(entry)
+            if entry.filename == "config.json":
+                config = json.loads(data)
+                data = json.dumps(change(config) or config).encode()
+            new.writestr(entry.filename, data)
+    return path
+
+
+def _layer(config: Any, name: str) -> Any:
+    (found,) = [layer for layer in config["config"]["layers"] if layer["name"] == name]
+    return found
+
+
+def test_no_class_of_a_configuration_is_looked_up(tmp_path: Path) -> None:
+    """A Lambda with code, a class to import from os, an object to build: all of it stays text."""
+    marker = tmp_path / "ran"
+
+    def poison(config: Any) -> None:
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "Lambda":
+                layer["config"]["function"] = {
+                    "class_name": "__lambda__",
+                    "config": {"code": "4wEAAAAAAAAA", "defaults": None, "closure": [f"touch {marker}"]},
+                }
+        _layer(config, "head") | {"module": "os", "class_name": "system", "config": {"command": f"touch {marker}"}}
+        config["config"]["layers"].append(
+            {"module": "os", "class_name": "system", "config": {"command": f"touch {marker}"}}
+        )
+
+    rows = _rows(_changed(tmp_path / "model.keras", poison))
+    assert rows["first/kernel"].status == "ok"
+    assert not marker.exists()
+
+
+def test_a_class_that_is_not_keras_own_is_not_believed(tmp_path: Path) -> None:
+    def claim(config: Any) -> None:
+        _layer(config, "first")["module"] = "somebody"
+        _layer(config, "grouped")["registered_name"] = "package>Conv2D"
+
+    rows = _rows(_changed(tmp_path / "model.keras", claim))
+    for name in ("first/0", "grouped/0"):
+        assert rows[name].assumed[-2:] == ("kind=conv (class custom Conv2D)", "layout=HWIO")
+        assert "stride=1" in rows[name].assumed
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("strides", [2, "x"]), ("strides", 0), ("strides", 1.5), ("strides", [10**30, 1]), ("dilation_rate", None),
+        ("dilation_rate", [10**12, 10**12]), ("padding", "else"), ("padding", {"a": 1}), ("groups", 5), ("groups", "2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [None, 6])
+def test_a_damaged_value_is_the_rows_error(tmp_path: Path, key: str, value: Any, size: int | None) -> None:
+    def damage(config: Any) -> None:
+        _layer(config, "first")["config"][key] = value
+
+    rows = _rows(_changed(tmp_path / "model.keras", damage), input_shape=size)
+    if "000" not in str(value):
+        assert rows["first/kernel"].status == "error"
+    elif size is None:  # a stride of 10^30 is strange, but a layer
+        assert rows["first/kernel"].status == "ok"
+    assert rows["head/kernel"].status == rows["conv2d/kernel"].status == "ok"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"config": 1}', '{"class_name": "Model"}'])
+def test_damaged_configurations_are_refused_or_say_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(DATA / "two.keras") as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, text if entry.filename == "config.json" else old.read(entry))
+    if text.endswith('"Model"}'):
+        assert "stride=1" in _rows(path)["first/kernel"].assumed
+    else:
+        assert "configuration is damaged" in _refused(path)
+
+
+def test_deeply_nested_configurations_are_refused(tmp_path: Path) -> None:
+    def nest(config: Any) -> Any:
+        for _ in range(60):
+            config = {"class_name": "Sequential", "config": {"name": "m", "layers": [config]}}
+        return config
+
+    assert "50 deep" in _refused(_changed(tmp_path / "model.keras", nest))
+
+
+# -- archives ------------------------------------------------------------------------------------------------------
+def test_archives_are_checked_before_they_are_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    for entries, word in (
+        ({"metadata.json": b"", "config.json": b"{}"}, "has no model.weights.h5"),
+        ({"metadata.json": b"", "config.json": b"{}", "model.weights.h5": b"no"}, "damaged"),
+        ({"metadata.json": b"", "config.json": b"{}", "model.weights.h5": bytes(2**20)}, "more than the limit"),
+    ):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in entries.items():
+                archive.writestr(name, data)
+        assert word in _refused(path, 2**19)
+
+
+def test_missing_h5py_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    for suffix in FORMATS:
+        assert "pip install 'specnorm-bounds[keras]'" in _refused(DATA / f"two.{suffix}")
+
+
+# -- HDF5 ----------------------------------------------------------------------------------------------------------
+KERNEL = np.random.RandomState(0).standard_normal((3, 3, 2, 4)).astype(np.float32)
+
+
+def _hdf5(path: Path, fill: Any) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("layers/conv2d/vars/0", data=KERNEL)
+        fill(file)
+    return path
+
+
+def test_links_out_of_the_file_are_refused(tmp_path: Path) -> None:
+    secret = _hdf5(tmp_path / "secret.h5", list)
+    for link in (h5py.ExternalLink(str(secret), "/layers"), h5py.SoftLink("/layers/conv2d"), h5py.SoftLink("/nowhere")):
+        path = _hdf5(tmp_path / "model.h5", lambda file, link=link: file.update({"link": link}) or file)
+        assert "link to somewhere else" in _refused(path)
+
+
+def test_data_in_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(1000))
+
+    def outside(file: Any) -> None:
+        file.create_dataset("layers/conv2d_1/vars/0", (2, 2, 2, 2), "f4", external=[(str(tmp_path / "secret"), 0, 64)])
+        source = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", (2, 2, 2, 2))
+        layout = h5py.VirtualLayout((2, 2, 2, 2), "f4")
+        layout[:] = source
+        file.create_virtual_dataset("layers/conv2d_2/vars/0", layout)
+
+    rows = _rows(_hdf5(tmp_path / "model.h5", outside))
+    assert [row.status for row in rows.values()] == ["ok", "error", "error"]
+    assert all("another file" in str(row.reason) for row in list(rows.values())[1:])
+
+
+def test_sizes_are_not_believed(tmp_path: Path) -> None:
+    def bombs(file: Any) -> None:
+        make = file.create_dataset
+        make("layers/conv2d_1/vars/0", (1000, 1000, 10, 10), "f4")  # nothing stored
+        make("layers/conv2d_2/vars/0", (1000, 1000, 10, 10), "f4", chunks=(100, 100, 10, 10), compression="gzip")
+        make("layers/conv2d_3/vars/0", (3, 3, 2, 2), "f4", chunks=(3, 3, 2, 2), maxshape=(None, 3, 2, 2))[:] = 1
+        make("layers/conv2d_4/vars/0", data=KERNEL, chunks=(3, 3, 2, 4), compression="gzip", shuffle=True)
+
+    path = _hdf5(tmp_path / "model.h5", bombs)
+    rows = _rows(path)
+    assert [row.status for row in rows.values()] == ["ok", "error", "error", "ok", "ok"]
+    assert "0 are stored" in str(rows["conv2d_1/kernel"].reason)
+    assert "limit of 100000000" in _refused(path, 10**8)
+
+
+def test_compressed_bombs_are_within_the_limit_or_refused(tmp_path: Path) -> None:
+    def bomb(file: Any) -> None:
+        file.create_dataset(
+            "layers/conv2d_1/vars/0", data=np.zeros((300, 300, 10, 10), "f4"), chunks=True, compression=9
+        )
+
+    path = _hdf5(tmp_path / "model.h5", bomb)
+    assert path.stat().st_size < 10**6
+    assert "limit of 1000000" in _refused(path, 10**6)
+
+
+def test_unknown_filters_are_refused_without_loading_them(tmp_path: Path) -> None:
+    def odd(file: Any) -> None:
+        data = np.ones((3, 3, 2, 2), "i4").astype("f4")
+        file.create_dataset("layers/conv2d_1/vars/0", data=data, chunks=(3, 3, 2, 2), scaleoffset=2)
+        file.create_dataset("layers/conv2d_2/vars/0", data=data, chunks=(3, 3, 2, 2), compression="lzf")
+
+    rows = _rows(_hdf5(tmp_path / "model.h5", odd))
+    assert "filter 6" in str(rows["conv2d_1/kernel"].reason)
+    assert rows["conv2d_2/kernel"].status == "ok"
+
+
+def test_cycles_end_and_depth_is_limited(tmp_path: Path) -> None:
+    def cycle(file: Any) -> None:
+        file["layers/again"] = file["layers"]
+
+    assert len(_rows(_hdf5(tmp_path / "model.h5", cycle))) == 1
+    deep = _hdf5(tmp_path / "deep.h5", lambda file: file.create_group("/".join("a" * 100)))
+    assert "nested more than" in _refused(deep)
+
+
+def test_half_precision_and_odd_types(tmp_path: Path) -> None:
+    bits = (KERNEL.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+    def types(file: Any) -> None:
+        file.create_dataset("layers/conv2d_1/vars/0", data=KERNEL.astype(">f8"))
+        file.create_dataset("layers/conv2d_2/vars/0", data=KERNEL.astype("f2"))
+        file.create_dataset("layers/conv2d_3/vars/0", data=bits.view("V2")).attrs["dtype"] = "bfloat16"
+        file.create_dataset("layers/conv2d_4/vars/0", data=(100 * KERNEL).astype("i1"))
+        file.create_dataset("layers/conv2d_5/vars/0", (2, 2, 2, 2), h5py.string_dtype())
+
+    path = _hdf5(tmp_path / "model.h5", types)
+    with open_model(str(path)) as tensors:
+        arrays = {t.name: t.load() for t in tensors if t.dtype in ("float64", "float16", "bfloat16")}
+    assert [a.dtype.name for a in arrays.values()] == ["float64", "float16", "float32"]
+    assert_array_equal(arrays["conv2d_1/kernel"], KERNEL)
+    assert_array_equal(arrays["conv2d_3/kernel"], (bits.astype(np.uint32) << 16).view(np.float32))
+    rows = _rows(path)
+    assert [row.status for row in rows.values()] == ["ok"] * 4 + ["error"] * 2
+    assert "int8" in str(rows["conv2d_4/kernel"].reason)
+
+
+def test_other_files_of_hdf5_are_read_as_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "plain.h5"
+    with h5py.File(path, "w") as file:
+        for name, array in files.kernels().items():
+            file[name] = array
+    rows = _rows(path)
+    assert list(rows) == ["conv1.weight", "conv2.weight", "fc.weight"]
+    assert "layout=OIHW" in rows["conv1.weight"].assumed
+
+
+def test_keras_1_is_refused(tmp_path: Path) -> None:
+    path = _hdf5(tmp_path / "model.h5", lambda file: file.attrs.update(keras_version="1.2.2"))
+    assert "Keras 1.2.2" in _refused(path)
+
+
+def test_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut"
+    for suffix in FORMATS:
+        whole = (DATA / f"two.{suffix}").read_bytes()
+        for length in (8, 9, 100, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            _refused(path)
+
+
+def test_bytes_in_memory_are_as_good_as_a_file() -> None:
+    from specnorm.auditing.readers import hdf5
+
+    whole = (DATA / "two.weights.h5").read_bytes()
+    assert len(hdf5.read(io.BytesIO(whole), "", 2**30)) > 20

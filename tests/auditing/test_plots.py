@@ -1,0 +1,254 @@
+"""The pictures show the rows' numbers where the axis says, survive any row, and leave matplotlib as it was."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from auditing import files
+from specnorm.auditing import audit, plots, spectra
+from specnorm.auditing.report import Picture, Report, Row
+from specnorm.conv import ConvSpec
+
+matplotlib = pytest.importorskip("matplotlib")
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def _row(name: str, lower: float | None, upper: float | None, reason: str | None = None, **values: Any) -> Row:
+    promises: dict[str, Any] = {"tn": "upper", "f4": "upper", "reshaped": "lower"}
+    return Row(name, "linear", (2, 2), ConvSpec.of((2, 2)), (), lower, upper, values, promises, reason)
+
+
+def _report(*rows: Row, model: str | None = None) -> Report:
+    return Report("1", model, rows, 0)
+
+
+def _group(svg: bytes, name: str) -> list[ElementTree.Element]:
+    """The marks of a group: its paths and uses."""
+    found = [e for e in ElementTree.fromstring(svg).iter() if e.get("id") == name]
+    assert len(found) == 1, name
+    return [e for e in found[0].iter() if e.tag == f"{SVG}use" or (e.tag == f"{SVG}path" and "id" not in e.attrib)]
+
+
+def _line_through(values: Sequence[float], places: Sequence[float]) -> float:
+    """Pixels per decade, checked: the places are an affine function of the logarithms."""
+    x = np.log10(values)
+    slope, start = np.polyfit(x, places, 1)
+    np.testing.assert_allclose(start + slope * x, places, atol=1e-3)
+    return float(slope)
+
+
+# -- the intervals ---------------------------------------------------------------------------------------------------
+def test_marks_stand_where_the_numbers_say() -> None:
+    report = audit({**files.kernels(), "zero": np.zeros((2, 2)), "bad": np.full((2, 2), np.nan)}, input_shape=8)
+    svg = plots.draw([report], "svg")
+    good = report.layers[:3]
+    values, places, heights = [], [], []
+    for column in ("tn", "f4", "reshaped", "circular"):
+        marks = _group(svg, f"m0-{column}")
+        assert len(marks) == 3  # the zero and the error have none
+        values += [row.values[column] for row in good]
+        places += [float(e.attrib["x"]) for e in marks]
+        heights.append([float(e.attrib["y"]) for e in marks])
+    bars = _group(svg, "m0-interval")
+    ends = [[float(x) for x in re.findall(r"-?[\d.]+", e.attrib["d"])] for e in bars]
+    values += [x for row in good for x in (row.lower, row.upper)]
+    places += [x for start, _, end, _ in ends for x in (start, end)]
+    slope = _line_through([float(x) for x in values if isinstance(x, float)], places)
+    assert slope > 50  # larger numbers to the right
+    assert heights == [heights[0]] * 4
+    np.testing.assert_allclose([y for _, y, _, _ in ends], heights[0], atol=1e-3)
+    assert heights[0] == sorted(heights[0])
+
+
+def test_what_a_logarithm_cannot_show_is_said_in_words() -> None:
+    rows = [
+        _row("good", 1.0, 2.0, tn=2.5), _row("zero", 0.0, 0.0, tn=0.0), _row("open", 0.0, 2.0),
+        _row("bad", None, None, "x"), _row("endless", 1.0, math.inf, tn=math.inf), _row("tiny", 1e-300, 2e-300),
+    ]  # fmt: skip
+    report = _report(*rows)
+    assert plots.bars(report) == [(0, 1.0, 2.0)]
+    (series,) = plots.marks(report)
+    assert (series.column, series.promise, series.rows, series.values) == ("tn", "upper", (0,), (2.5,))
+    words = {e.text for e in ElementTree.fromstring(plots.draw([report], "svg")).iter(f"{SVG}text")}
+    assert {"0", "error", "0 to 2", "1 to inf", "1e-300 to 2e-300", "good  1", "endless  5"} <= words
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [], [("one", 1.0, 1.0)], [("tiny", 1e-200, 1e-200), ("huge", 1e199, 1e200)], [("zero", 0.0, 0.0)],
+        [("a", 1.0, 1.0001), ("b", 1.0002, 1.0003)], [("bad", None, None)], [("subnormal", 5e-324, 5e-324)],
+    ],
+)  # fmt: skip
+def test_any_range_can_be_drawn(rows: list[tuple[str, float | None, float | None]]) -> None:
+    report = _report(*(_row(*row) for row in rows))
+    assert plots.draw([report], "png").startswith(b"\x89PNG")
+    axes = plots.intervals([report]).axes[0]
+    low, high = axes.get_xlim()
+    ticks = axes.get_xticks()
+    assert np.isfinite(ticks).all()
+    assert sum(low <= tick <= high for tick in ticks) >= 2
+    assert all(low < start and end < high for _, start, end in plots.bars(report))
+
+
+def test_a_panel_for_each_model() -> None:
+    one, two = _report(_row("a", 1.0, 2.0, tn=2.0), model="first"), _report(_row("b", 3.0, 4.0, f4=4.0), model="<two>")
+    svg = plots.draw([one, two], "svg")
+    assert [len(_group(svg, name)) for name in ("m0-interval", "m0-tn", "m1-interval", "m1-f4")] == [1, 1, 1, 1]
+    words = [e.text for e in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    assert {"first", "<two>"} <= set(words)
+    assert words.count("lower to upper (proven)") == 1
+
+
+def test_many_layers_stay_within_what_a_file_can_hold() -> None:
+    report = _report(*(_row(f"layer {i}", 1.0 + i, 2.0 + i) for i in range(1200)))
+    figure = plots.intervals([report])
+    assert figure.get_figheight() < 100
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert 300 < len(labels) < 600  # no two on top of each other
+    assert len(plots.bars(report)) == 1200
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+HOSTILE = [
+    "$\\frac{1}{0}$ $",
+    "</text><script>alert(1)</script>",
+    "\x1b[31m\u202e\x00\udc80\ufffe",
+    "_x^2",
+    "x" * 300,
+    "層",
+]
+
+
+def test_names_are_text_and_nothing_else() -> None:
+    report = _report(*(_row(name, 1.0, 2.0, tn=2.0) for name in HOSTILE), model=HOSTILE[1])
+    svg = plots.draw([report, report], "svg")
+    root = ElementTree.fromstring(svg)  # well-formed
+    assert not list(root.iter(f"{SVG}script"))
+    words = [e.text for e in root.iter(f"{SVG}text")]
+    assert "$\\frac{1}{0}$ $  1" in words
+    assert "</text><script>alert(1)</script>  2" in words
+    assert "\\x1b[31m\\u202e\\x00\\udc80\\ufffe  3" in words
+    assert plots.draw([report], "png").startswith(b"\x89PNG")
+
+
+def test_long_names_keep_what_tells_them_apart() -> None:
+    names = [f"backbone.encoder.{i}.residual_branch_of_some_length.convolution.weight" for i in range(3)]
+    found = plots.distinct(names, 40)
+    assert found == [f"…{i}…" for i in range(3)]
+    assert plots.distinct(["a.weight", "b.weight"], 40) == ["a.weight", "b.weight"]
+    assert plots.distinct([names[0]], 40) == [plots.shortened(names[0], 40)]
+    assert plots.distinct([names[0]] * 2, 40) == ["…weight"] * 2
+    assert max(map(len, plots.distinct([*names, "x" * 500], 40))) == 40
+
+
+# -- one layer -------------------------------------------------------------------------------------------------------
+def test_a_line_holds_the_norms_from_minus_pi_to_pi() -> None:
+    figure = spectra.frequencies(Picture(0, grid=(1, 4), norms=(1.0, 2.0, 3.0, 2.5)))
+    assert figure is not None
+    (line,) = figure.axes[0].get_lines()
+    np.testing.assert_array_equal(line.get_xdata(), [-1, -0.5, 0, 0.5, 1])
+    np.testing.assert_array_equal(line.get_ydata(), [3.0, 2.5, 1.0, 2.0, 3.0])
+
+
+def test_a_map_holds_the_norms_and_marks_the_largest() -> None:
+    norms = np.arange(24.0).reshape(4, 6)
+    norms[1, 2] = 99
+    figure = spectra.frequencies(Picture(0, grid=(4, 6), norms=tuple(norms.ravel())))
+    assert figure is not None
+    (image,) = figure.axes[0].get_images()
+    shown = np.asarray(image.get_array())
+    left, right, bottom, top = image.get_extent()
+    assert shown.shape == (5, 7)
+    for i, j in [(0, 0), (1, 2), (3, 5), (2, 3)]:
+        row, column = (i + 2) % 4, (j + 3) % 6
+        assert shown[row, column] == norms[i, j]
+        # The middle of the cell is at the frequency, in units of pi.
+        assert bottom + (top - bottom) * (row + 0.5) / 5 == pytest.approx((2 * i / 4 + 1) % 2 - 1)
+        assert left + (right - left) * (column + 0.5) / 7 == pytest.approx((2 * j / 6 + 1) % 2 - 1)
+    for circle in figure.axes[0].get_lines():
+        assert np.asarray(circle.get_ydata())[0] == pytest.approx(0.5)
+        assert np.asarray(circle.get_xdata())[0] == pytest.approx(2 / 3)
+
+
+def test_three_dimensions_show_the_slice_of_the_largest() -> None:
+    norms = np.random.RandomState(0).rand(4, 2, 2)
+    norms[3, 1, 0] = 9
+    figure = spectra.frequencies(Picture(0, grid=(4, 2, 2), norms=tuple(norms.ravel())))
+    assert figure is not None
+    assert figure.axes[0].get_title("left") == "slice at depth = -0.50π"
+    shown = np.asarray(figure.axes[0].get_images()[0].get_array())
+    np.testing.assert_array_equal(np.unique(shown), np.unique(norms[3]))
+    norms[0, 0, 0] = 10
+    figure = spectra.frequencies(Picture(0, grid=(4, 2, 2), norms=tuple(norms.ravel())))
+    assert figure is not None
+    assert figure.axes[0].get_title("left") == "slice at depth = 0"
+
+
+def test_no_frequencies_no_picture() -> None:
+    assert spectra.frequencies(Picture(0, grid=())) is None
+    assert spectra.frequencies(Picture(0, grid=(1, 1))) is None
+
+
+def test_a_spectrum_is_drawn_in_order_and_down_to_a_millionth() -> None:
+    picture = Picture(0, grid=(), spectrum=(4.0, 2.0, 0.0), ranks=(0, 4, 9))
+    line, reshaped = spectra.spectrum(picture, _row("x", 4.0, 4.1, reshaped=3.0)).axes[0].get_lines()
+    np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [10, 50, 100])
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [4.0, 2.0, 4e-6])
+    assert np.asarray(reshaped.get_ydata())[0] == 3.0
+    (line,) = spectra.spectrum(picture, _row("x", 4.0, 4.1)).axes[0].get_lines()
+    for values in ((0.0, 0.0), (1e-300, 1e-300), (1e300, 1e-300), (1.0,)):
+        flat = Picture(0, spectrum=values, ranks=tuple(range(len(values))))
+        assert plots.to_bytes(spectra.spectrum(flat, _row("x", 0.0, 0.0)), "svg")
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_the_same_report_gives_the_same_bytes(kind: str) -> None:
+    report = _report(_row("a", 1.0, 2.0, tn=2.0), _row("b", 3.0, 4.0))
+    first = plots.draw([report], kind)
+    assert plots.draw([report], kind) == first
+    assert plots.draw([_report(_row("a", 1.0, 2.1))], kind) != first
+
+
+def test_matplotlib_is_left_as_it_was_and_its_style_has_no_part() -> None:
+    report = _report(_row("a_$b$", 1.0, 2.0))
+    plain = plots.draw([report], "svg")
+    mine = {"text.usetex": True, "font.size": 40.0, "svg.fonttype": "path", "axes.facecolor": "red"}
+    with matplotlib.rc_context(mine):
+        before = dict(matplotlib.rcParams)
+        assert plots.draw([report], "svg") == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_is_not_imported() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from specnorm.auditing import plots; from specnorm.auditing.report import Report\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "plots.draw([Report('1', None, (), 0)], 'png'); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_wrong_suffixes_and_a_missing_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("plot.png", "plot.SVG", "a.b.svg"):
+        plots.check_plot(Path(name))
+    for name in ("plot", "plot.pdf", "png", ".svg", "plot.png.gz"):
+        with pytest.raises(ValueError, match=r"neither \.png nor \.svg"):
+            plots.check_plot(Path(name))
+    monkeypatch.setattr(plots, "installed", lambda: False)
+    with pytest.raises(ImportError, match=r"specnorm-bounds\[plot\]"):
+        plots.check_plot(Path("plot.png"))

@@ -1,0 +1,297 @@
+"""The page: it loads nothing, a model's names stay names wherever they stand, and its numbers are the rows'."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import replace
+from decimal import Decimal
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from auditing import files
+from specnorm.auditing import audit, plots
+from specnorm.auditing.renderers import render
+from specnorm.auditing.report import Picture, Report, Row
+
+pytest.importorskip("jinja2")
+drawn = pytest.mark.skipif(not plots.installed(), reason=plots.NEEDS)
+
+HOSTILE = [
+    "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "</title><h1>", "a|b`c*d_e", "{{ 7 * 7 }}{% raw %}",
+    "]]><!--", "\x1b[31m\u202e\x00\udc80", "$\\frac{1}{0}$ &lt;", "</svg></style><b>", "' onmouseover='alert(1)\">",
+]  # fmt: skip
+VOID = {"meta", "link", "br", "wbr", "img", "input", "hr", "base"}
+
+
+class Page(HTMLParser):
+    """Elements in order: (tag, attributes, text directly or deeper inside)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.open: list[int] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, [self.elements[i][0] for i in self.open]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs)
+        self.elements.append((tag, dict(attrs), []))
+        if tag not in VOID:
+            self.open.append(len(self.elements) - 1)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.elements[self.open[-1]][0] == tag
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        for i in self.open:
+            self.elements[i][2].append(data)
+
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        return [(attributes, "".join(text)) for name, attributes, text in self.elements if name == tag]
+
+
+@cache
+def _report(**options: Any) -> Report:
+    arrays = {**files.kernels(), "zero.weight": np.zeros((2, 2)), "nan.weight": np.full((2, 2, 3), np.nan)}
+    return audit(arrays, pictures=2, **options)
+
+
+def _page(*reports: Report) -> Page:
+    return Page(render(reports, "html", many=len(reports) > 1))
+
+
+def _tables(page: Page) -> list[list[list[str]]]:
+    """Text of every cell of every table."""
+    tables: list[list[list[str]]] = []
+    for tag, _, text in page.elements:
+        if tag == "table":
+            tables.append([])
+        elif tag == "tr":
+            tables[-1].append([])
+        elif tag in ("td", "th"):
+            tables[-1][-1].append("".join(text))
+    return tables
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+def test_the_embedded_data_are_the_rows() -> None:
+    reports = [_report(), replace(_report(input_shape=6), model="</script><!--\u2028")]
+    ((_, text),) = [(a, t) for a, t in _page(*reports).all("script") if a.get("type") == "application/json"]
+    assert json.loads(text) == [report.to_dict() for report in reports]
+    assert not set(text) & set("<>&")  # "<!--<script" would hide the end of the element
+
+
+def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None:
+    report = _report(methods=("tn", "f4", "reshaped", "unfoldings"))
+    text = render([report], "html")
+    head, *body = _tables(Page(text))[0]
+    assert [re.sub("(proven|(upper|lower) bound|tn / lower)$", "", word) for word in head] == [
+        "#", "layer", "shape", "lower", "upper", "tn", "f4", "reshaped", "unfoldings", "ratio",
+    ]  # fmt: skip
+    assert head[3:9] == [
+        "lowerproven", "upperproven", "tnupper bound", "f4upper bound", "reshapedlower bound", "unfoldingsupper bound",
+    ]  # fmt: skip
+    assert [cells[1] for cells in body[:4]] == [row.name for row in report.layers[:4]]
+    for cells, row in zip(body[:4], report.layers, strict=False):
+        assert row.lower is not None
+        assert row.upper is not None
+        assert Decimal(cells[3]) <= Decimal(row.lower) <= Decimal(row.upper) <= Decimal(cells[4])
+        for cell, name in zip(cells[5:7], ("tn", "f4"), strict=True):
+            assert Decimal(cell) >= Decimal(row.values[name])  # type: ignore[arg-type]
+        assert Decimal(cells[7]) <= Decimal(row.values["reshaped"])  # type: ignore[arg-type]
+    assert body[4][1].startswith("nan.weighterror: kernel of shape (2, 2, 3)")
+    assert body[4][3:] == ["\u2013"] * 6 + ["error"]
+    values = re.findall(r'data-value="([^"]*)"', text)
+    assert len(values) == 5 * 8
+    assert float(values[1]) == report.layers[0].lower
+    assert float(values[6]) == min(report.layers[0].values["unfoldings"])  # type: ignore[arg-type]
+    assert values[-7:] == [""] * 7
+
+
+@drawn
+def test_every_mark_tells_its_row() -> None:
+    report = _report()
+    text = render([report], "html")
+    titles = [title for _, title in Page(text).all("title")[1:]]
+    measured = [row for row in report.layers if row.upper]
+    for row in measured:
+        assert titles.count(f"{row.name}: {row.lower!r} to {row.upper!r}, proven") == 3  # the bar and its ends
+        assert titles.count(f"{row.name}: tn {row.values['tn']!r}") == 1
+    assert len(titles) == 6 * len(measured)
+
+
+def test_it_says_how_each_number_was_obtained_and_by_which_versions() -> None:
+    report = _report(input_shape=8)
+    page = _page(report)
+    origins = _tables(page)[1][1:]
+    assert [row[0] for row in origins] == ["lower, upper"] * 3 + ["tn"] * 2 + ["f4"] * 2 + ["reshaped"] * 2 + [
+        "circular"
+    ] * 3
+    assert origins[0][1:3] == ["proven interval", "the layer at 8x8"]
+    assert origins[0][3] == "Enclose(rtol=0.001, max_cells=100000)"
+    assert origins[0][4] == "float64 numpy, cpu"
+    assert sum(int(row[5]) for row in origins if row[0] == "tn") == 4
+    made = dict(zip([t for _, t in page.all("dt")][-5:], [t for _, t in page.all("dd")][-5:], strict=True))
+    assert made == {"specnorm": report.version, **report.environment}
+
+
+def test_assumptions_are_marked_where_they_stand() -> None:
+    page = _page(_report(padding_mode="circular"))
+    assumed = [text for attributes, text in page.all("i") if attributes.get("class") == "assumed"]
+    geometry = _tables(page)[2]
+    conv = next(row for row in geometry if "#1" in row[0])
+    assert conv[1:10] == ["conv", "1\u00d71", "1\u00d71", "1", "no", "OIHW", "circular", "1\u00d71", "every"]
+    assert "circular" not in assumed
+    assert assumed.count("no") == len(geometry) - 2  # all but the head and the matrices
+
+
+# -- what stands in it -----------------------------------------------------------------------------------------------
+def test_hostile_names_stay_names() -> None:
+    arrays = {name: np.eye(3)[:, :, None] * [1, 2] * (i + 1) for i, name in enumerate(HOSTILE)}
+    plain = {f"name{i}": x for i, x in enumerate(arrays.values())}
+    bad = {f"{name} ": np.full((2, 2), np.nan) for name in HOSTILE}
+    reports = [replace(audit(x, pictures=2), model=m) for x, m in ((arrays, HOSTILE[0]), (plain, "name"))]
+    failed = [
+        replace(audit(bad), model=HOSTILE[1], pictures=(Picture(0, reason=HOSTILE[0]),), environment={"x": HOSTILE[2]})
+    ]
+    hostile, harmless = _page(reports[0]), _page(reports[1])
+    # The same elements with the same attributes' names: no name has become markup, or an attribute.
+    shape = [[(tag, sorted(a)) for tag, a, _ in page.elements if tag != "wbr"] for page in (hostile, harmless)]
+    assert shape[0] == shape[1]
+    for page in (hostile, _page(*failed)):
+        assert {tag for tag, _, _ in page.elements}.isdisjoint({"img", "h1x", "b1", "base", "iframe", "object", "form"})
+        assert len(page.all("h1")) == 1
+        assert len(page.all("script")) == 2
+        assert not [name for _, attributes, _ in page.elements for name in attributes if name.startswith("on")]
+    names = [row[1] for row in _tables(hostile)[0][1:]]
+    assert names[0] == HOSTILE[0]
+    assert names[1] == HOSTILE[1]
+    assert names[4] == "{{ 7 * 7 }}{% raw %}"
+    assert names[6] == "\\x1b[31m\\u202e\\x00\\udc80"
+
+
+def test_it_loads_nothing_and_forbids_it() -> None:
+    text = render([_report(), _report(input_shape=5)], "html", many=True)
+    page = Page(text)
+    (policy,) = [a["content"] for a, _ in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    rules = dict(rule.strip().partition(" ")[::2] for rule in policy.split(";"))
+    (script,) = [t for a, t in page.all("script") if "type" not in a]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert rules == {
+        "default-src": "'none'", "img-src": "data:", "style-src": "'unsafe-inline'",
+        "script-src": f"'sha256-{digest}'", "base-uri": "'none'", "form-action": "'none'",
+    }  # fmt: skip
+    loading = {"src", "href", "xlink:href", "data", "action", "srcset", "poster", "background", "cite"}
+    targets = [v for _, a, _ in page.elements for k, v in a.items() if k in loading]
+    assert targets
+    assert all(v is not None and v.startswith(("#", "data:image/png;base64,", "data:,")) for v in targets)
+    assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org/(2000/svg|1999/xlink))", text)
+
+
+def test_ids_are_unique_and_references_lead_somewhere() -> None:
+    reports = [_report(), _report()]
+    page = _page(*reports)
+    ids = [a["id"] for _, a, _ in page.elements if "id" in a]
+    assert len(set(ids)) == len(ids)
+    references = {v[1:] for _, a, _ in page.elements for k, v in a.items() if k.endswith("href") and v and v[0] == "#"}
+    text = " ".join(str(v) for _, a, _ in page.elements for k, v in a.items() if k in ("clip-path", "style"))
+    assert references | set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
+
+
+@drawn
+def test_the_worst_layers_are_drawn_and_failures_are_said() -> None:
+    report = _report()
+    text = render([report], "html")
+    assert "The 2 layers with the largest upper ends" in text
+    assert text.count('class="plot"') == 1 + sum(2 if p.grid else 1 for p in report.pictures)
+    labels = [a.get("aria-label", "") for a, _ in Page(text).all("svg")]
+    for picture in report.pictures:
+        assert f"Singular values of {report.layers[picture.row].name}, in descending order" in labels
+    assert "; proven: " in text
+    assert "; proven, for inputs of 8: " in render([_report(input_shape=8)], "html").replace("8\u00d78", "8")
+    failed = replace(report, pictures=(Picture(1, reason="MemoryError: <b>"),))
+    assert "Not drawn: MemoryError: &lt;b&gt;" in render([failed], "html")
+
+
+@drawn
+def test_colours_and_fonts_are_the_page_s() -> None:
+    text = render([_report()], "html")
+    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert svgs
+    for svg in svgs:
+        assert not [colour for colour in plots.COLOURS.values() if colour in svg]
+        assert "DejaVu" not in svg
+        assert "<style" not in svg
+    css = text.partition("<style>")[2].partition("</style>")[0]
+    for role in plots.COLOURS:
+        assert css.count(f"--plot-{role}:") >= 1
+    assert "prefers-color-scheme: dark" in css
+    assert "@media print" in css
+
+
+def test_the_same_report_gives_the_same_bytes() -> None:
+    report = _report()
+    again = replace(report, environment={**report.environment, "date": "another"})
+    lines = zip(render([report], "html").splitlines(), render([again], "html").splitlines(), strict=True)
+    assert [old for old, new in lines if old != new] == [
+        f"<div><dt>date</dt><dd>{report.environment['date']}</dd></div>"
+    ]
+
+
+# -- without -----------------------------------------------------------------------------------------------------------
+def test_without_matplotlib_the_page_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "installed", lambda: False)
+    text = render([_report()], "html")
+    assert "<svg" not in text
+    assert text.count("pip install &#39;specnorm-bounds[plot]&#39;") == 3
+    assert len(_tables(Page(text))[0]) == 6
+
+
+def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match=r"pip install 'specnorm-bounds\[cli\]'"):
+        render([_report()], "html")
+
+
+def test_nothing_at_all_can_be_rendered() -> None:
+    assert "<main>" in render([], "html", many=True)
+    row = Row("x", "conv", (0, 3), None, reason="empty")
+    bare = Report("1", None, (row,), 0)
+    assert "Not recorded." in render([bare], "html")
+    assert "1 errors" in render([bare], "markdown")
+
+
+def test_the_example_is_what_the_command_makes() -> None:
+    """But for the plots, which change with matplotlib's versions, and numbers, which change with NumPy's."""
+    folder = Path(__file__).parents[2] / "docs" / "examples" / "resnet20"
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    report = audit(str(folder / "resnet20.safetensors"))
+    ((_, data),) = [(a, t) for a, t in Page(text).all("script") if a.get("type") == "application/json"]
+    (shown,) = json.loads(data)
+    for old, new in zip(shown["layers"], report.to_dict()["layers"], strict=True):
+        assert old["name"] == new["name"]
+        assert old["upper"] == pytest.approx(new["upper"], rel=1e-5)
+    fresh = re.sub(r"<svg.*?</svg>", "", render([report], "html"), flags=re.DOTALL)
+    for part in ("style", "head", "header"):
+        pattern = rf"<{part}>.*?</{part}>"
+        expected = re.search(pattern, fresh, re.DOTALL)
+        found = re.search(pattern, text, re.DOTALL)
+        assert expected is not None
+        assert found is not None
+        assert found.group().replace(shown["model"], "") == expected.group().replace(str(report.model), "")

@@ -1,0 +1,51 @@
+"""How much sooner ``specnorm audit --jobs`` is done: ``python -m bench.jobs --repeats 5`` prints lines of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench import facts
+
+DATA = Path(__file__).parents[1] / "data"
+MODELS = ("dncnn25", "resnet20", "rfb320", "espnet")
+
+
+def seconds(files: list[str], jobs: int, methods: str) -> float:
+    """Wall time of the whole command, start of the interpreter included."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "specnorm", "audit", *files, "--methods", methods, "--jobs", str(jobs)]
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--methods", default="tn,f4,reshaped")
+    given = parser.parse_args()
+    for name, models in {**{model: (model,) for model in MODELS}, "all four": MODELS}.items():
+        files = [str(DATA / model / "kernels.npz") for model in models]
+        layers = sum(len(np.load(file).files) for file in files)
+        pairs = [[seconds(files, jobs, given.methods) for jobs in (1, given.jobs)] for _ in range(given.repeats)]
+        line = {
+            "files": name, "layers": layers, "jobs": given.jobs, "methods": given.methods, "repeats": given.repeats,
+            "alone_s": statistics.median(alone for alone, _ in pairs),
+            "ratio": statistics.median(alone / shared for alone, shared in pairs),
+            "ratios": [min(a / s for a, s in pairs), max(a / s for a, s in pairs)],
+            "date": facts.date(), "commit": facts.commit(), "processor": facts.processor(), "cpus": os.cpu_count(),
+        }  # fmt: skip
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

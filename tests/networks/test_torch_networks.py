@@ -1,0 +1,436 @@
+"""The bound of torch modules holds: against gradient ascent on pairs of images, and against Jacobians of operators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", exc_type=ImportError)
+import torch.nn.functional as F  # noqa: E402
+from specnorm_torch import network_bound, spectral_norm  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import specnorm  # noqa: E402
+from specnorm.errors import MethodError  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    torch.manual_seed(0)
+
+
+def upper_of(model: nn.Module, given: Any, rtol: float = 1e-3) -> float:
+    """The bound, of a network without unknown parts."""
+    found = network_bound(model, given, rtol=rtol)
+    assert found.unknown == ()
+    assert found.upper is not None
+    return found.upper
+
+
+def images(count: int, *shape: int) -> Tensor:
+    """Pictures with edges and smooth parts, float64."""
+    grids = torch.meshgrid(*(torch.linspace(0, 3, n, dtype=torch.float64) for n in shape[1:]), indexing="ij")
+    waves = torch.randn(count, shape[0], len(grids), *(1 for _ in grids), dtype=torch.float64)
+    smooth = torch.stack(grids)[None, None].mul(waves).sum(2)
+    pictures: Tensor = torch.sin(smooth) + (smooth > 0.5) + 0.05 * torch.randn(count, *shape, dtype=torch.float64)
+    return pictures
+
+
+def steepest(f: Callable[[Tensor], Tensor], x: Tensor, steps: int = 60) -> float:
+    """Largest |f(x) - f(y)| / |x - y| found by gradient ascent on both, starting from images."""
+    x = x.clone().requires_grad_()
+    d = (0.1 * torch.randn_like(x)).requires_grad_()
+    climber = torch.optim.Adam([x, d], lr=0.05)
+    best = 0.0
+    for _ in range(steps):
+        rise = (f(x + d) - f(x)).flatten(1).norm(dim=1)
+        ratio = rise / d.flatten(1).norm(dim=1)
+        best = max(best, float(ratio.detach().max()))
+        climber.zero_grad()
+        (-ratio.sum()).backward()
+        climber.step()
+    return best
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.left, self.right = nn.Conv2d(6, 6, 3, 1, 1), nn.Conv2d(6, 6, 1)
+        self.norm, self.head = nn.BatchNorm2d(6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.relu(self.norm(self.right(F.relu(self.left(x)))) + x)
+        scores: Tensor = self.head(x.mean((2, 3)))
+        return scores
+
+
+class Concatenated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=2, dilation=2), nn.Conv2d(3, 2, 1)
+        self.c = nn.Conv2d(9, 4, 3, padding=1, padding_mode="reflect", groups=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([F.gelu(self.a(x)), torch.sigmoid(self.b(x)), x], 1)
+        return F.silu(self.c(F.max_pool2d(x, 3, 2, 1))).flatten(1)
+
+
+class UpAndDown(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(2, 4, 3, stride=2, padding=1, padding_mode="circular")
+        self.up = nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1, output_padding=1)
+        self.slope = nn.PReLU(init=1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.slope(self.up(F.avg_pool2d(self.down(x), 3, 1, 1, count_include_pad=False)))
+        y = (
+            F.interpolate(y[:, :, ::2], scale_factor=2, mode="bilinear")
+            - 0.5 * F.interpolate(x, scale_factor=2)[:, :, ::2]
+        )
+        return F.leaky_relu(F.pixel_unshuffle(y, 2), 0.2)
+
+
+class Signal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.point = nn.Conv1d(2, 6, 5, stride=2, groups=2), nn.Conv1d(6, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool1d(F.elu(self.conv(F.pad(x, (2, 1)))), 4, 1)
+        x = F.hardswish(self.point(x))
+        return torch.log_softmax(torch.flatten(F.adaptive_max_pool1d(x, 3), 1), 1)
+
+
+def prepared(model: nn.Module) -> nn.Module:
+    """Float64, with statistics that a training would leave."""
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.get_buffer("running_var").uniform_(0.05, 2)
+            module.weight.data.uniform_(-2, 2)
+            module.bias.data.normal_()
+    return model.double().eval()
+
+
+NETWORKS = {
+    "residual": (Residual, (3, 12, 12), 25),
+    "concatenated": (Concatenated, (3, 10, 10), 8),
+    "up-and-down": (UpAndDown, (2, 8, 8), 10),
+    "signal": (Signal, (2, 17), 40),
+}
+"""Module, shape of an input, and by how much at most the bound may exceed what ascent finds."""
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bound_holds_and_is_not_absurd(name: str) -> None:
+    make, shape, loose = NETWORKS[name]
+    model = prepared(make())
+    upper = upper_of(model, shape)
+    reached = steepest(model, images(6, *shape))
+    assert reached <= upper
+    assert upper <= loose * reached, (upper, reached)
+
+
+def test_heuristic_can_be_below_the_truth() -> None:
+    """So it is shown as no bound: one convolution, whose reshaped norm is below what images reach."""
+    model = nn.Conv2d(2, 2, 3, padding=1, bias=False).double()
+    model.weight.data.fill_(1.0)
+    found = network_bound(model, (2, 12, 12))
+    assert found.heuristic is not None
+    assert found.heuristic < steepest(model, images(4, 2, 12, 12), 150) <= upper_of(model, (2, 12, 12))
+
+
+def test_linear_network_is_tight() -> None:
+    """Known norm: matrices that share singular vectors, and maps of norm 1 between them."""
+    q, _ = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))
+    model = nn.Sequential(*(nn.Linear(6, 6, bias=False).double() for _ in range(3)), nn.Flatten(), nn.Dropout())
+    for at in range(3):
+        model[at].weight.data = q @ torch.diag(torch.tensor([2.0 + at, 1, 1, 0.5, 0.1, 0], dtype=torch.float64)) @ q.T
+    assert 24 <= upper_of(model, (6,), 1e-9) <= 24 * (1 + 1e-8)
+
+
+# -- operators -----------------------------------------------------------------------------------------------------
+class Function(nn.Module):
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x)
+
+
+def jacobian_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    matrix = torch.autograd.functional.jacobian(lambda z: f(z[None])[0].flatten(), x)
+    return float(torch.linalg.matrix_norm(matrix.reshape(-1, x.numel()), 2))
+
+
+K = torch.tensor([[[[1.0, -2.0], [0.5, 3.0]]]], dtype=torch.float64)
+M = torch.tensor([[1.0, 2.0], [-1.0, 0.5], [0.0, 3.0]], dtype=torch.float64)
+MASK = torch.arange(7) % 2 == 0
+LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "avg_pool 3/2": lambda x: F.avg_pool2d(x, 3, 2),
+    "avg_pool 3/1 padded": lambda x: F.avg_pool2d(x, 3, 1, 1),
+    "avg_pool without padding": lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+    "avg_pool ceil": lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True),
+    "avg_pool ceil padded": lambda x: F.avg_pool2d(x, (3, 4), (2, 3), 1, ceil_mode=True),
+    "avg_pool divisor": lambda x: F.avg_pool2d(x, 2, 2, divisor_override=3),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, (3, 4)),
+    "global": lambda x: F.adaptive_avg_pool2d(x, 1),
+    "mean": lambda x: x.mean((1, 2, 3)),
+    "mean of axes": lambda x: x.mean((1, 3)),
+    "sum": lambda x: x.sum(-1),
+    "bilinear": lambda x: F.interpolate(x, scale_factor=3, mode="bilinear"),
+    "bilinear to a size": lambda x: F.interpolate(x, size=(9, 3), mode="bilinear"),
+    "bilinear with corners": lambda x: F.interpolate(x, scale_factor=3, mode="bilinear", align_corners=True),
+    "nearest": lambda x: F.interpolate(x, scale_factor=(2, 3)),
+    "nearest to a size": lambda x: F.interpolate(x, size=(10, 4)),
+    "nearest exact": lambda x: F.interpolate(x, size=(10, 4), mode="nearest-exact"),
+    "reflect": lambda x: F.pad(x, (2, 1, 3, 0), mode="reflect"),
+    "replicate": lambda x: F.pad(x, (2, 1, 3, 0), mode="replicate"),
+    "circular": lambda x: F.pad(x, (2, 1, 3, 0), mode="circular"),
+    "zeros": lambda x: F.pad(x, (2, 1, -1, 0)),
+    "scalar": lambda x: 0.3 * x / 7 - 2,
+    "vector": lambda x: x * torch.arange(7, dtype=x.dtype),
+    "division": lambda x: x / torch.arange(1, 8, dtype=x.dtype),
+    "convolution": lambda x: F.conv2d(x.reshape(-1, 1, 6, 7), K.to(x), padding="same"),
+    "transposed": lambda x: F.conv_transpose2d(x.reshape(-1, 1, 6, 7), K.to(x), stride=3, output_padding=2),
+    "index": lambda x: x[..., [0, 0, 0, 3, 2]],
+    "expand": lambda x: x[:, :, :1].expand(-1, -1, 5, -1),
+    "repeat": lambda x: x.repeat(1, 2, 1, 3),
+    "repeat_interleave": lambda x: x.repeat_interleave(3, 2),
+    "unfold": lambda x: x.unfold(2, 3, 1),
+    "matmul": lambda x: x[..., :2] @ M.T.to(x),
+    "matmul from the left": lambda x: M.to(x) @ x[:, :, :2],
+    "addmm": lambda x: torch.addmm(torch.ones(3, dtype=x.dtype), x.reshape(-1, 2), M.T.to(x)),
+    "masked": lambda x: torch.where(MASK, x, 0.0) + 1,
+    "flip": lambda x: x.flip(1).transpose(1, 2).unbind(1)[0],
+    "split": lambda x: torch.split(x, [2, 4], 2)[1],
+    "alpha": lambda x: torch.add(x, x.flip(3), alpha=0.0),
+    "in place": lambda x: (x * 2).mul_(3).add_(1),
+    "cat with constants": lambda x: torch.cat([x, torch.ones_like(x)], 1),
+}
+"""Linear operators whose constant should be exact. Input 1x2x6x7."""
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_operator_is_exact(name: str) -> None:
+    f = LINEAR[name]
+    x = torch.randn(2, 6, 7, dtype=torch.float64)
+    exact = jacobian_norm(f, x)
+    upper = upper_of(Function(f), x[None], 1e-6)
+    assert exact * (1 - 1e-12) <= upper <= exact * (1 + 3e-6), (upper, exact)
+
+
+def sliced_in_place(x: Tensor) -> Tensor:
+    y = 1 * x
+    y[:, :1].mul_(2)
+    return y
+
+
+OTHERS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "relu": (F.relu, 1.001),
+    "hardtanh": (F.hardtanh, 1.001),
+    "leaky": (lambda x: F.leaky_relu(x, -3.0), 1.001),
+    "elu": (lambda x: F.elu(x, 2.5), 1.2),
+    "selu": (F.selu, 1.2),
+    "celu": (lambda x: F.celu(x, 0.3), 1.001),
+    "sigmoid": (torch.sigmoid, 1.1),
+    "tanh": (torch.tanh, 1.1),
+    "gelu": (F.gelu, 1.1),
+    "gelu tanh": (lambda x: F.gelu(x, approximate="tanh"), 1.1),
+    "silu": (F.silu, 1.1),
+    "silu written out": (lambda x: x * torch.sigmoid(x), 1.1),
+    "mish": (F.mish, 1.1),
+    "hardswish": (F.hardswish, 1.1),
+    "hardsigmoid": (F.hardsigmoid, 1.001),
+    "softplus": (F.softplus, 1.2),
+    "softmax": (lambda x: F.softmax(x, 1), 1.5),
+    "clamp": (lambda x: x.clamp(-1, 2), 1.001),
+    "max pool 3/1": (lambda x: F.max_pool2d(x, 3, 1), 3.1),
+    "max pool 2/2": (lambda x: F.max_pool2d(x, 2), 1.001),
+    "max pool dilated": (lambda x: F.max_pool2d(x, 3, 2, 1, 2), 3.1),
+    "adaptive max": (lambda x: F.adaptive_max_pool2d(x, (4, 5)), 2.9),
+    "maximum": (lambda x: torch.maximum(x, 0.5 * x.flip(3)), 1.5),
+    "amax": (lambda x: x.amax((2, 3)), 1.001),
+    "max": (lambda x: x.max(1).values, 1.001),
+    "norm": (lambda x: x.norm(dim=1), 1.001),
+    "residual": (lambda x: x + F.relu(x), 1.1),
+    "sliced in place": (sliced_in_place, 1.5),
+}
+"""Operators with a kink or a curve, and by how much the bound may exceed the Jacobians at random points."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_operator_is_bounded(name: str) -> None:
+    f, loose = OTHERS[name]
+    points = 3 * torch.randn(12, 2, 6, 7, dtype=torch.float64)
+    reached = max(jacobian_norm(f, x) for x in points)
+    upper = upper_of(Function(f), points[:1])
+    assert reached * (1 - 1e-12) <= upper <= loose * reached, (upper, reached)
+
+
+def test_max_pool_factor_is_attained() -> None:
+    x = torch.zeros(1, 1, 5, 5, dtype=torch.float64)
+    y = x.clone()
+    y[0, 0, 2, 2] = 1.0
+    upper = upper_of(Function(lambda z: F.max_pool2d(z, 3, 1)), x)
+    assert float((F.max_pool2d(y, 3, 1) - F.max_pool2d(x, 3, 1)).norm()) == pytest.approx(upper, rel=1e-12)
+
+
+UNKNOWN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "product": (lambda x: x * x.flip(1), "mul"),
+    "division": (lambda x: x / (x.abs() + 1), "div"),
+    "attention": (lambda x: F.scaled_dot_product_attention(x, x, x), "scaled_dot_product_attention"),
+    "layer norm": (lambda x: F.layer_norm(x, (7,)), "layer_norm"),
+    "batch statistics": (lambda x: F.batch_norm(x, None, None, training=True), "batch"),
+    "exp": (lambda x: x.exp(), "exp"),
+    "steps": (lambda x: (x > 0).to(x.dtype) * 1.0, "gt"),
+    "threshold": (lambda x: F.threshold(x, 0.5, 0.0), "threshold"),
+    "active dropout": (lambda x: F.dropout(x, 0.5, training=True), "dropout"),
+    "bicubic": (lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"), "upsample_bicubic2d"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_operator_is_named_and_gives_no_number(name: str) -> None:
+    f, operator = UNKNOWN[name]
+    found = network_bound(Function(lambda x: torch.relu(f(2 * x))), (2, 6, 7))
+    assert found.upper is None
+    assert found.heuristic is None
+    assert any(operator in u.operator for u in found.unknown), found.unknown
+    assert found.unknown[0].before >= 2
+    assert operator in str(found)
+
+
+# -- modules -------------------------------------------------------------------------------------------------------
+def test_batch_norm_is_folded() -> None:
+    """The folded bound is that of the folded kernel, below the product of the two norms."""
+    conv, norm = nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+    model = prepared(nn.Sequential(conv, norm))
+    upper = upper_of(model, (2, 6, 6), 1e-6)
+    exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    apart = float(specnorm.conv_norm(conv.weight.detach())) * float(scale.abs().max())
+    assert exact <= upper <= exact * (1 + 1e-5) < apart
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_padding_and_its_convolution_are_one_layer(mode: Any) -> None:
+    model = nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode).double()
+    exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))
+    assert exact <= upper_of(model, (2, 6, 6)) <= exact * 1.01
+
+
+def test_circular_stride_that_does_not_divide() -> None:
+    """Then the norm can exceed the strided supremum: [1, 1] with stride 2 on 3 pixels has norm sqrt(3)."""
+    model = nn.Conv1d(1, 1, 2, stride=2, padding="valid", bias=False).double()
+    model.weight.data.fill_(1.0)
+    padded = nn.Sequential(nn.CircularPad1d((0, 1)), model)
+    exact = jacobian_norm(padded, torch.randn(1, 3, dtype=torch.float64))
+    assert exact == pytest.approx(math.sqrt(3))
+    assert upper_of(padded, (1, 3)) >= exact
+
+
+def test_parametrised_weight_is_the_one_that_is_used() -> None:
+    layer = spectral_norm(nn.Conv2d(3, 5, 3, padding=1), bound=0.5)
+    layer.train()
+    for _ in range(30):
+        layer(torch.randn(1, 3, 8, 8))
+    layer.eval()
+    weight = layer.weight.detach()
+    found = network_bound(nn.Sequential(layer, nn.ReLU()), (3, 8, 8))
+    expected = float(specnorm.enclose(weight, (8, 8), padding_mode="zeros").upper)
+    assert found.upper == pytest.approx(expected, rel=1e-6)
+    assert {step.layer for step in found.nodes if step.layer} == {"0.weight"}
+
+
+def test_two_inputs_and_two_outputs() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+            return 3 * x + 4 * y, 12 * x[:, :1] + at
+
+    found = network_bound(Two(), (torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 1, dtype=torch.int64)))
+    assert list(found.input_shapes) == ["x", "y"]
+    assert sorted(value or 0.0 for value in found.outputs.values()) == pytest.approx([5, 12])
+    assert found.upper == pytest.approx(13)
+
+
+def test_mode_and_state_are_as_before() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    model[1].eval()
+    network_bound(model, (1, 5, 5))
+    assert model.training
+    assert model[0].training
+    assert not model[1].training
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_control_flow_on_values_is_refused_with_advice() -> None:
+    def f(x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+    with pytest.raises(MethodError, match=r"torch\.export cannot trace Function"):
+        network_bound(Function(f), (2, 3))
+
+
+def test_half_precision_weights() -> None:
+    model: Any = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).to(torch.bfloat16)
+    exact = float(torch.linalg.matrix_norm(model[0].weight.detach().double(), 2))
+    assert exact <= upper_of(model, (4,)) <= 1.01 * exact
+
+
+class Scaled(nn.Module):
+    """A product with a constant matrix, then batch normalisation of axis 1 or a product with a vector."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.matrix, self.norm, self.linear = nn.Parameter(torch.randn(5, 5)), nn.BatchNorm1d(5), nn.Linear(5, 5)
+        self.scale = nn.Parameter(torch.tensor([5.0, 0.1, 1.0, 0.2, 3.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.matrix @ x if "left" in self.kind else x @ self.matrix if "right" in self.kind else self.linear(x)
+        if "rows" in self.kind:
+            return y * self.scale[:, None]
+        z: Tensor = y * self.scale if "columns" in self.kind else self.norm(y)
+        return z
+
+
+@pytest.mark.parametrize("scaling", ["rows", "columns", "norm"])
+@pytest.mark.parametrize("product", ["left", "right", "linear"])
+def test_scaling_is_folded_along_the_layers_own_axis_only(product: str, scaling: str) -> None:
+    """Square matrices, so that the wrong axis would fit as well."""
+    model = prepared(Scaled(f"{product} {scaling}"))
+    model.get_submodule("norm").get_buffer("running_var").copy_(torch.tensor([0.01, 5.0, 1.0, 0.5, 0.1]))
+    exact = jacobian_norm(model, torch.randn(5, 5, dtype=torch.float64))
+    assert exact * (1 - 1e-9) <= upper_of(model, (5, 5))
+
+
+def test_computed_weights_of_one_module_are_two_kernels() -> None:
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.linear(x, self.weight * 1), self.weight * 7)
+
+    found = network_bound(nn.Sequential(Computed()), (3,))
+    assert found.upper == pytest.approx(7, rel=3e-3)
+    assert len({step.layer for step in found.nodes if step.layer}) == 2
+
+
+def test_one_value_as_two_outputs_counts_twice() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = 3 * x
+            return y, y
+
+    assert network_bound(Twice(), (2,)).upper == pytest.approx(3 * math.sqrt(2))

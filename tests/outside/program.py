@@ -1,0 +1,82 @@
+"""A user's program: never run by the tests, but read by type checkers against the installed wheel."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import specnorm
+from specnorm.backends import Backend
+from specnorm.testing import check_backend
+
+Kernel = NDArray[np.float32]
+
+
+def numbers(kernel: Kernel) -> list[float]:
+    """Functions return what they are given: an array of the same library."""
+    assert_type(specnorm.grid_bound(kernel, stride=2, padding_mode="zeros"), Kernel)
+    assert_type(specnorm.tn_bound(kernel, certified=True), Kernel)
+    assert_type(specnorm.rescale(kernel, 1.0), Kernel)
+    assert_type(specnorm.certify(kernel, 1.0, groups=4), bool)
+    return [float(specnorm.conv_norm(kernel, (32, 32))), float(specnorm.power_norm(kernel, 32, padding=1))]
+
+
+def answers(kernel: Kernel) -> str:
+    """Results and enclosures have attributes with types."""
+    result = specnorm.measure(kernel, specnorm.Gram(n_iter=4), input_shape=16)
+    assert_type(result, specnorm.Result)
+    kind: specnorm.Kind = result.kind
+    found = specnorm.enclose(kernel, rtol=1e-2)
+    assert_type(found.cells, int)
+    assert_type(found.status, str)
+    value, gradient = specnorm.value_and_grad(kernel, specnorm.METHODS["grid"]())
+    assert_type(gradient, Kernel)
+    return f"{kind} {float(value)} {found.lower} {found.upper}"
+
+
+def geometry(shape: tuple[int, ...]) -> specnorm.Geometry:
+    """The keywords as a type."""
+    layer: specnorm.Geometry = {"stride": (2, 2), "padding": 1, "layout": "HWIO"}
+    assert_type(specnorm.ConvSpec.of(shape, **layer).kernel_shape, tuple[int, ...])
+    return layer
+
+
+def training(kernel: Kernel) -> None:
+    """States are opaque dicts; steps give value and state."""
+    method = specnorm.TensorNorm(certified=False)
+    state = specnorm.init(kernel, method)
+    value, state = specnorm.step(kernel, method, state, sweeps=2)
+    assert_type(value, Kernel)
+
+
+def reports(path: str) -> list[str]:
+    """An audit's rows."""
+    report = specnorm.audit(path, input_shape=32, methods=("tn",))
+    try:
+        return [f"{row.name} {row.lower} {row.upper}" for row in report.layers if row.status == "ok"]
+    except specnorm.SpecnormError as error:
+        return [str(error)]
+
+
+class Mine(Backend):
+    """A plugin."""
+
+    name = "mine"
+    api_version = 1
+
+
+def checked() -> None:
+    """What a plugin's test calls."""
+    check_backend(Mine())
+
+
+def mistakes(kernel: Kernel) -> None:
+    """Each line must be refused: an ignore that nothing needs is an error."""
+    specnorm.grid_bound(kernel, strides=2)  # type: ignore[call-arg]
+    specnorm.grid_bound(kernel, padding_mode="zero")  # type: ignore[arg-type]
+    specnorm.measure(kernel, "tn")  # type: ignore[arg-type]
+    specnorm.power_norm(kernel)  # type: ignore[call-arg]
+    print(specnorm.enclose(kernel).high)  # type: ignore[attr-defined]
+    specnorm.certify(kernel, "1")  # type: ignore[arg-type]
