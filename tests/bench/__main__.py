@@ -68,7 +68,7 @@ def measure(given: argparse.Namespace) -> int:
         for row in suite.networks(given.size):
             rows.append(row)
             print(said(row), flush=True)
-    given.out.write_text("".join(json.dumps(x) + "\n" for x in rows))
+            given.out.write_text("".join(json.dumps(x) + "\n" for x in rows))
     print(f"{len(rows)} lines in {time.perf_counter() - begin:.0f} s: {given.out}")
     return 0
 
