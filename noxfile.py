@@ -303,7 +303,7 @@ def weights_in(folder: Path) -> Path:
 @nox.session(python=PYTHON, default=False)
 def bench(session: nox.Session) -> None:
     """The benchmark suite, some fifteen minutes on one thread, and what got slower than the committed figures."""
-    prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS, "matplotlib>=3.8")
+    prepare(session, "-e", ".[cli,torch,jax,plot]", *TEST_TOOLS)
     out = Path(session.create_tmp()) / "suite.jsonl"
     session.chdir("tests")
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
