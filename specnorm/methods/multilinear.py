@@ -158,45 +158,28 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
 
 
 CLIMBERS = 16
-"""Vectors that a training state keeps for each block."""
+"""Sets of vectors that a training state keeps for each block."""
 _ALIKE = 0.8
 """Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
 
 
-def homes(method: TensorNorm, blocks: Array, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:
-    """Vectors that climbers start anew from, (1, s, ...): a coarse frequency each, a right vector at random."""
-    _, _, p, *sizes = blocks.shape
-    host = "complex128" if blocks.dtype == xp.float64 else "complex64"
-    v, *modes = (backend.from_numpy(x, blocks) for x in _homes(method.seed, p, tuple(sizes), host))
-    return v, modes
-
-
 @functools.lru_cache(maxsize=256)
-def _homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
-    """`homes` on the host: the same at every step."""
+def homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Vectors (1, s, p + sum of sizes) that climbers start anew from: a coarse frequency each, a random v."""
     v, *waves = _waves(seed + 101, p, sizes, dtype)
     places = np.arange(CLIMBERS) * v.shape[1] // CLIMBERS
     right = _units([arrays.random_vectors(seed + 101, (CLIMBERS, p))], dtype)
-    return (*right, *(x[:, places, :] for x in waves))
+    return np.concatenate([*right, *(x[:, places, :] for x in waves)], axis=2)
 
 
-def spread(
-    v: Array, modes: list[Array], value: Array, fresh: tuple[Array, list[Array]], *, xp: Any
-) -> tuple[Array, list[Array]]:
-    """Send climbers home that stand where a higher one stands.
+def spread(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:
+    """Which climbers stand where a higher one stands, shape (b, s).
 
     Training under a penalty or a constraint lowers the highest maximum until another one is higher, and a climber does
-    not cross from one to the other. So those that are not needed are kept on their way: from their home, without what
-    the highest one has seen.
+    not cross from one to the other. So those that are not needed are sent home, and are on their way again.
     """
-    overlap: Array = 1.0
-    for x in (v, *modes):
-        overlap = overlap * xp.abs(xp.matmul(x, arrays.adjoint(x, xp=xp)))
-    place = xp.cumulative_sum(xp.ones_like(value), axis=1)
-    above = value[:, :, None] > value[:, None, :]
-    above = above | ((value[:, :, None] == value[:, None, :]) & (place[:, :, None] < place[:, None, :]))
-    doomed = xp.any(above & (overlap > _ALIKE), axis=1)[..., None]
-    best = arrays.pick(v, xp.argmax(value, axis=1), xp=xp)[:, None, :]
-    seen = xp.sum(xp.conj(best) * fresh[0], axis=-1, keepdims=True)
-    start, _ = arrays.normalise_or_keep(fresh[0] - seen * best, xp.broadcast_to(fresh[0], v.shape), xp=xp)
-    return xp.where(doomed, start, v), [xp.where(doomed, y, x) for x, y in zip(modes, fresh[1], strict=True)]
+    overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
+    earlier = backend.from_numpy(np.tri(value.shape[1], k=-1, dtype=bool).T[None, ...], value)
+    here, there = value[:, :, None], value[:, None, :]
+    above = (here > there) | ((here == there) & earlier)
+    return xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)

@@ -6,6 +6,7 @@ is approached from below by alternating maximisation, so the computed value is a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -220,53 +221,69 @@ class TensorNorm(Method):
         """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
         u, v, w, factor, owner = residuals
         scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
-        gradient = operators.triple_gradient(u, v, w, scaled, spec.block_kernel_shape, xp=xp)
+        rows = arrays.real_pair(u * xp.astype(scaled, u.dtype)[:, None], xp=xp)
+        columns = arrays.real_pair(xp.reshape(v[:, :, None] * w[:, None, :], (v.shape[0], -1)), xp=xp)
+        gradient = xp.matmul(rows, xp.matrix_transpose(columns))
         gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
-        return xp.reshape(gradient, (-1, *gradient.shape[2:]))
+        return xp.reshape(gradient, (-1, *spec.block_shape))
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Right vector and spatial vectors of each of a few climbers, as (real, imaginary)."""
+        """Right vector and spatial vectors of each of a few climbers, one after the other, as (real, imaginary)."""
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
-        _, p, *sizes = spec.block_shape
-        shapes = {f"axis{j}": (CLIMBERS, k, 2) for j, k in enumerate(sizes or (1,))}
-        return {"v": (CLIMBERS, p, 2), **shapes}
+        return {"climbers": (CLIMBERS, sum(_parts(spec)), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
-        """The best climbers of a whole maximisation."""
-        del spec
+        """The ends of a whole maximisation (none of a zero block, where the vectors vanish), and homes for the rest."""
         v, modes = starts(self, blocks, xp=xp, backend=backend)
-        _, value, ends, tops, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
-        # The best ends of the maximisation (none of a zero block, where the vectors vanish), and the homes of the rest.
-        count = min(value.shape[1], CLIMBERS)
-        _, ends, tops = best(value, ends, tops, count, xp=xp)
-        right, spatial = homes(self, blocks, xp=xp, backend=backend)
-        kept = []
-        for x, home in zip([ends, *tops], [right, *spatial], strict=True):
-            home = xp.broadcast_to(home, (x.shape[0], *home.shape[1:]))
-            x, _ = arrays.normalise_or_keep(x, home[:, :count, :], xp=xp)
-            kept.append(xp.concat([x, home[:, count:, :]], axis=1))
-        return tuple(arrays.real_pair(x, xp=xp) for x in kept)
+        _, value, v, modes, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
+        ends = xp.concat([v, *modes], axis=2)
+        home = xp.broadcast_to(self._homes(blocks, spec, xp=xp, backend=backend), (blocks.shape[0], CLIMBERS, ends.shape[2]))
+        count = min(ends.shape[1], CLIMBERS)
+        ends = xp.where((value[:, :count] > 0)[..., None], ends[:, :count, :], home[:, :count, :])
+        return (arrays.real_pair(xp.concat([ends, home[:, count:, :]], axis=1), xp=xp),)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Every climber on; the value is the highest one's."""
         form = Form(blocks, xp=xp, backend=backend)
-        v, *modes = (backend.complex(x[..., 0], x[..., 1]) for x in state)
+        v, *modes = _split(backend.complex(state[0][..., 0], state[0][..., 1]), spec)
         u, v, modes, value = form.follow(v, modes, sweeps)
-        after = state
+        climbers, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
+        highest = xp.max(value, axis=1)
+        u, leader = arrays.pick(u, top, xp=xp), arrays.pick(climbers, top, xp=xp)
         if sweeps:
-            right, spatial = spread(v, modes, value, homes(self, blocks, xp=xp, backend=backend), xp=xp)
-            after = tuple(arrays.real_pair(x, xp=xp) for x in (right, *spatial))
-        found = [value, u, v, form.weights(modes)]
-        best = xp.argmax(value, axis=1)
-        found = [xp.reshape(arrays.pick(x, best, xp=xp), (-1, spec.groups, *x.shape[2:])) for x in found]
-        owner = xp.argmax(found[0], axis=1)
-        value, *residuals = (arrays.pick(x, owner, xp=xp) for x in found)
-        value = value * math.sqrt(form.taps)
-        return Evaluation(value, (), (xp.conj(residuals[0]), *residuals[1:], xp.ones_like(value), owner)), after
+            doomed = spread(v, form.weights(modes), value, xp=xp, backend=backend)
+            home = self._homes(blocks, spec, xp=xp, backend=backend)
+            state = (arrays.real_pair(xp.where(doomed[..., None], home, climbers), xp=xp),)
+        owner = xp.zeros_like(top)
+        if spec.groups > 1:
+            highest, u, leader = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (highest, u, leader))
+            owner = xp.argmax(highest, axis=1)
+            highest, u, leader = (arrays.pick(x, owner, xp=xp) for x in (highest, u, leader))
+        v, *modes = _split(leader[:, None, :], spec)
+        residuals = (xp.conj(u), v[:, 0, :], form.weights(modes)[:, 0, :], xp.ones_like(highest), owner)
+        return Evaluation(highest * math.sqrt(form.taps), (), residuals), state
+
+    def _homes(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Array:
+        p, *sizes = _parts(spec)
+        return backend.from_numpy(
+            homes(self.seed, p, tuple(sizes), "complex128" if blocks.dtype == xp.float64 else "complex64"), blocks
+        )
+
+
+def _parts(spec: ConvSpec) -> tuple[int, ...]:
+    """Lengths of a climber's vectors: v, and one an axis."""
+    _, p, *sizes = spec.block_shape
+    return (p, *(sizes or (1,)))
+
+
+def _split(climbers: Array, spec: ConvSpec) -> list[Array]:
+    """v and the spatial vectors of climbers (b, s, sum of lengths)."""
+    ends = list(itertools.accumulate(_parts(spec)))
+    return [climbers[:, :, end - length : end] for end, length in zip(ends, _parts(spec), strict=True)]
 
 
 _HEATS = ((2, 8), (4, 4))
