@@ -67,17 +67,21 @@ class Form:
         v, value = self.right(rows, self.weights(modes))
         return v, modes, value
 
-    def follow(self, v: Array, modes: list[Array], sweeps: int) -> tuple[Array, Array, list[Array], Array]:
-        """Sweeps for a kernel that has moved a little: (u, v, modes, value); what would be destroyed is kept."""
+    def follow(self, v: Array, modes: list[Array], sweeps: int) -> tuple[Array, Array, list[Array], Array, Array]:
+        """Sweeps for a kernel that has moved a little: (u, v, modes, value, value before the last sweep).
+
+        Vectors that a zero or non-finite kernel would destroy are kept.
+        """
         xp = self.xp
         u, value = self.left(v, self.weights(modes))
+        before = value
         for j in range(sweeps):
             if j:
-                u, _ = self.left(v, self.weights(modes))
+                u, before = self.left(v, self.weights(modes))
             moved, spatial, value = self.onward(u, modes)
             good = ((value > 0) & xp.isfinite(value))[..., None]
             v, *modes = (xp.where(good, new, old) for new, old in zip((moved, *spatial), (v, *modes), strict=True))
-        return u, v, modes, value
+        return u, v, modes, value, before
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
         """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
@@ -157,29 +161,49 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
     return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
 
 
-CLIMBERS = 16
-"""Sets of vectors that a training state keeps for each block."""
 _ALIKE = 0.8
 """Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
+PATIENCE = 30
+"""Sweeps within which a climber that gains as it last did must get somewhere, or is given up."""
+
+
+def climbers(p: int, sizes: tuple[int, ...]) -> int:
+    """How many sets of vectors a training state keeps: more where they are small."""
+    return 32 if p * math.prod(sizes) < 512 else 16
 
 
 @functools.lru_cache(maxsize=256)
 def homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
     """Vectors (1, s, p + sum of sizes) that climbers start anew from: a coarse frequency each, a random v."""
+    count = climbers(p, sizes)
     v, *waves = _waves(seed + 101, p, sizes, dtype)
-    places = np.arange(CLIMBERS) * v.shape[1] // CLIMBERS
-    right = _units([arrays.random_vectors(seed + 101, (CLIMBERS, p))], dtype)
+    places = np.arange(count) * v.shape[1] // count
+    right = _units([arrays.random_vectors(seed + 101, (count, p))], dtype)
     return np.concatenate([*right, *(x[:, places, :] for x in waves)], axis=2)
 
 
-def spread(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:
-    """Which climbers stand where a higher one stands, shape (b, s).
+def needless(v: Array, weights: Array, value: Array, before: Array, *, xp: Any, backend: Backend) -> Array:
+    """Which climbers (b, s) stand where a higher one stands, and the one that is furthest from getting anywhere.
 
     Training under a penalty or a constraint lowers the highest maximum until another one is higher, and a climber does
-    not cross from one to the other. So those that are not needed are sent home, and are on their way again.
+    not cross from one to the other. So those that are not needed start anew, and look for the next one.
     """
     overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
     earlier = backend.from_numpy(np.tri(value.shape[1], k=-1, dtype=bool).T[None, ...], value)
     here, there = value[:, :, None], value[:, None, :]
     above = (here > there) | ((here == there) & earlier)
-    return xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)
+    alike = xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)
+    # What they may come to: those on their way up are spared.
+    reach = value + PATIENCE * (value - before)
+    last = (reach == xp.min(reach, axis=1, keepdims=True)) & (value < xp.max(value, axis=1, keepdims=True))
+    return alike | last
+
+
+def anew(fresh: Array, climbers: Array, leader: Array, p: int, *, xp: Any) -> Array:
+    """Where climbers start, (b, s, n): from home, but for what the highest one (b, n) has seen."""
+    right = xp.broadcast_to(fresh[:, :, :p], (*climbers.shape[:2], p))
+    seen = leader[:, None, :p]
+    rest, norm = arrays.unit(right - xp.vecdot(seen, right)[..., None] * seen, xp=xp)
+    right = xp.where((norm > 0.1)[..., None], rest, right)
+    modes = xp.broadcast_to(fresh[:, :, p:], (*climbers.shape[:2], fresh.shape[2] - p))
+    return xp.concat([right, modes], axis=2)

@@ -20,7 +20,7 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.multilinear import CLIMBERS, Form, best, extrapolated, homes, spread, starts
+from specnorm.methods.multilinear import PATIENCE, Form, anew, best, climbers, extrapolated, homes, needless, starts
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class TensorNorm(Method):
         def cond(state: tuple[Array, ...]) -> Array:
             count, change, _, value, *_ = state
             # The last climbers may be far behind, and come no nearer.
-            reach = value * (1 + _PATIENCE * change)
+            reach = value * (1 + PATIENCE * change)
             open_ = (change > tol) & (reach >= xp.max(value, axis=1, keepdims=True))
             return (count < self.max_iter) & xp.any(open_)
 
@@ -232,15 +232,16 @@ class TensorNorm(Method):
         """Right vector and spatial vectors of each of a few climbers, one after the other, as (real, imaginary)."""
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
-        return {"climbers": (CLIMBERS, sum(_parts(spec)), 2)}
+        p, *sizes = _parts(spec)
+        return {"climbers": (climbers(p, tuple(sizes)), p + sum(sizes), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
         """The ends of a whole maximisation (none of a zero block, where the vectors vanish), and homes for the rest."""
         v, modes = starts(self, blocks, xp=xp, backend=backend)
         _, value, v, modes, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
-        ends = xp.concat([v, *modes], axis=2)
-        home = xp.broadcast_to(self._homes(blocks, spec, xp=xp, backend=backend), (blocks.shape[0], CLIMBERS, ends.shape[2]))
-        count = min(ends.shape[1], CLIMBERS)
+        ends, home = xp.concat([v, *modes], axis=2), self._homes(blocks, spec, xp=xp, backend=backend)
+        home = xp.broadcast_to(home, (blocks.shape[0], *home.shape[1:]))
+        count = min(ends.shape[1], home.shape[1])
         ends = xp.where((value[:, :count] > 0)[..., None], ends[:, :count, :], home[:, :count, :])
         return (arrays.real_pair(xp.concat([ends, home[:, count:, :]], axis=1), xp=xp),)
 
@@ -250,14 +251,16 @@ class TensorNorm(Method):
         """Every climber on; the value is the highest one's."""
         form = Form(blocks, xp=xp, backend=backend)
         v, *modes = _split(backend.complex(state[0][..., 0], state[0][..., 1]), spec)
-        u, v, modes, value = form.follow(v, modes, sweeps)
-        climbers, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
+        u, v, modes, value, before = form.follow(v, modes, sweeps)
+        found, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
         highest = xp.max(value, axis=1)
-        u, leader = arrays.pick(u, top, xp=xp), arrays.pick(climbers, top, xp=xp)
+        u, leader = arrays.pick(u, top, xp=xp), arrays.pick(found, top, xp=xp)
         if sweeps:
-            doomed = spread(v, form.weights(modes), value, xp=xp, backend=backend)
+            doomed = needless(v, form.weights(modes), value, before, xp=xp, backend=backend)[..., None]
             home = self._homes(blocks, spec, xp=xp, backend=backend)
-            state = (arrays.real_pair(xp.where(doomed[..., None], home, climbers), xp=xp),)
+            found = xp.where(doomed, anew(home, found, leader, form.p, xp=xp), found)
+            # Places turn, so that a climber that starts anew does so from another home each time.
+            state = (arrays.real_pair(xp.concat([found[:, 1:, :], found[:, :1, :]], axis=1), xp=xp),)
         owner = xp.zeros_like(top)
         if spec.groups > 1:
             highest, u, leader = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (highest, u, leader))
@@ -288,8 +291,6 @@ def _split(climbers: Array, spec: ConvSpec) -> list[Array]:
 
 _HEATS = ((2, 8), (4, 4))
 """Sweeps that tell which climbers are worth going on with, and how many go on."""
-_PATIENCE = 30
-"""Sweeps within which a climber that gains as it last did must reach the highest, or is given up."""
 _SLOWEST = 0.97
 """Largest rate of convergence that is believed when carrying on."""
 
