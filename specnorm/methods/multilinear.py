@@ -67,21 +67,17 @@ class Form:
         v, value = self.right(rows, self.weights(modes))
         return v, modes, value
 
-    def follow(self, v: Array, modes: list[Array], sweeps: int) -> tuple[Array, Array, list[Array], Array, Array]:
-        """Sweeps for a kernel that has moved a little: (u, v, modes, value, value before the last sweep).
-
-        Vectors that a zero or non-finite kernel would destroy are kept.
-        """
+    def follow(self, v: Array, modes: list[Array], sweeps: int) -> tuple[Array, Array, list[Array], Array]:
+        """Sweeps for a kernel that has moved a little: (u, v, modes, value); what would be destroyed is kept."""
         xp = self.xp
         u, value = self.left(v, self.weights(modes))
-        before = value
         for j in range(sweeps):
             if j:
-                u, before = self.left(v, self.weights(modes))
+                u, _ = self.left(v, self.weights(modes))
             moved, spatial, value = self.onward(u, modes)
             good = ((value > 0) & xp.isfinite(value))[..., None]
             v, *modes = (xp.where(good, new, old) for new, old in zip((moved, *spatial), (v, *modes), strict=True))
-        return u, v, modes, value, before
+        return u, v, modes, value
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
         """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
@@ -163,10 +159,6 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
 
 _ALIKE = 0.8
 """Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
-PATIENCE = 30
-"""Sweeps within which a climber that gains as it last did must get somewhere, or is given up."""
-
-
 def climbers(p: int, sizes: tuple[int, ...]) -> int:
     """How many sets of vectors a training state keeps: more where they are small."""
     return 32 if p * math.prod(sizes) < 512 else 16
@@ -182,8 +174,8 @@ def homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
     return np.concatenate([*right, *(x[:, places, :] for x in waves)], axis=2)
 
 
-def needless(v: Array, weights: Array, value: Array, before: Array, *, xp: Any, backend: Backend) -> Array:
-    """Which climbers (b, s) stand where a higher one stands, and the one that is furthest from getting anywhere.
+def needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:
+    """Which climbers (b, s) stand where a higher one stands; if none, the lowest.
 
     Training under a penalty or a constraint lowers the highest maximum until another one is higher, and a climber does
     not cross from one to the other. So those that are not needed start anew, and look for the next one.
@@ -193,10 +185,8 @@ def needless(v: Array, weights: Array, value: Array, before: Array, *, xp: Any, 
     here, there = value[:, :, None], value[:, None, :]
     above = (here > there) | ((here == there) & earlier)
     alike = xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)
-    # What they may come to: those on their way up are spared.
-    reach = value + PATIENCE * (value - before)
-    last = (reach == xp.min(reach, axis=1, keepdims=True)) & (value < xp.max(value, axis=1, keepdims=True))
-    return alike | last
+    lowest = (value == xp.min(value, axis=1, keepdims=True)) & (value < xp.max(value, axis=1, keepdims=True))
+    return alike | (lowest & ~xp.any(alike, axis=1, keepdims=True))
 
 
 def anew(fresh: Array, climbers: Array, leader: Array, p: int, *, xp: Any) -> Array:

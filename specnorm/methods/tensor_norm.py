@@ -20,7 +20,7 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.multilinear import PATIENCE, Form, anew, best, climbers, extrapolated, homes, needless, starts
+from specnorm.methods.multilinear import Form, anew, best, climbers, extrapolated, homes, needless, starts
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class TensorNorm(Method):
         def cond(state: tuple[Array, ...]) -> Array:
             count, change, _, value, *_ = state
             # The last climbers may be far behind, and come no nearer.
-            reach = value * (1 + PATIENCE * change)
+            reach = value * (1 + _PATIENCE * change)
             open_ = (change > tol) & (reach >= xp.max(value, axis=1, keepdims=True))
             return (count < self.max_iter) & xp.any(open_)
 
@@ -251,16 +251,15 @@ class TensorNorm(Method):
         """Every climber on; the value is the highest one's."""
         form = Form(blocks, xp=xp, backend=backend)
         v, *modes = _split(backend.complex(state[0][..., 0], state[0][..., 1]), spec)
-        u, v, modes, value, before = form.follow(v, modes, sweeps)
+        u, v, modes, value = form.follow(v, modes, sweeps)
         found, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
         highest = xp.max(value, axis=1)
         u, leader = arrays.pick(u, top, xp=xp), arrays.pick(found, top, xp=xp)
         if sweeps:
-            doomed = needless(v, form.weights(modes), value, before, xp=xp, backend=backend)[..., None]
+            doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)[..., None]
             home = self._homes(blocks, spec, xp=xp, backend=backend)
             found = xp.where(doomed, anew(home, found, leader, form.p, xp=xp), found)
-            # Places turn, so that a climber that starts anew does so from another home each time.
-            state = (arrays.real_pair(xp.concat([found[:, 1:, :], found[:, :1, :]], axis=1), xp=xp),)
+            state = (arrays.real_pair(found, xp=xp),)
         owner = xp.zeros_like(top)
         if spec.groups > 1:
             highest, u, leader = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (highest, u, leader))
@@ -291,6 +290,8 @@ def _split(climbers: Array, spec: ConvSpec) -> list[Array]:
 
 _HEATS = ((2, 8), (4, 4))
 """Sweeps that tell which climbers are worth going on with, and how many go on."""
+_PATIENCE = 30
+"""Sweeps within which a climber that gains as it last did must reach the highest, or is given up."""
 _SLOWEST = 0.97
 """Largest rate of convergence that is believed when carrying on."""
 
