@@ -49,7 +49,6 @@ def fold_batch_norm(
     if gamma is not None:
         statistics["gamma"] = gamma
     backend = common_backend([given, *statistics.values()])
-    xp = backend.namespace(given)
     spec = ConvSpec.of(tuple(given.shape), **layer)
     if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount < math.inf:
         raise KernelError(f"eps={eps!r} is no finite number of at least 0: give the normalisation's own, often 1e-5.")
@@ -67,7 +66,7 @@ def fold_batch_norm(
 
 
 def fold_stack(kernels: Array, gamma: Array | None, running_var: Array, eps: float, **layer: Unpack[Layer]) -> Array:
-    """`fold_batch_norm` of kernels (n, *shape) of one geometry with their statistics (n, cout), which are not checked."""
+    """`fold_batch_norm` of kernels (n, *shape) of one geometry with statistics (n, cout), unchecked."""
     xp = backend_for(kernels).namespace(kernels)
     spec = ConvSpec.of(tuple(kernels.shape[1:]), **layer)
     wide = getattr(xp, check_dtype(str(kernels.dtype), tuple(kernels.shape[1:])))

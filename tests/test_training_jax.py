@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -394,7 +399,7 @@ def test_the_documentation_runs_with_optax() -> None:
         names: dict[str, Any] = {}
         exec(compile(block, "training-jax.md", "exec"), names)
         _, seen = fit(parameters(), names["optimizer"], steps=5)
-        assert max(seen[-1].values()) <= 1.05
+        assert max(seen[-1].values()) <= 1.1
 
 
 SHARDED = """

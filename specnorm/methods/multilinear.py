@@ -159,6 +159,8 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
 
 _ALIKE = 0.8
 """Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
+
+
 def climbers(p: int, sizes: tuple[int, ...]) -> int:
     """How many sets of vectors a training state keeps: more where they are small."""
     return 32 if p * math.prod(sizes) < 512 else 16

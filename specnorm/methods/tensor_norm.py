@@ -155,12 +155,10 @@ class TensorNorm(Method):
             return (count + 3, change, ratio / (1 - ratio), value, v, *modes, *before)
 
         done = xp.full((), count, dtype=xp.int32, device=backend.device(blocks))
-        vectors = (v, *modes)
-        done, _, _, value, *vectors = backend.loop(
-            cond, body, (done, value * 0 + 1, value * 0, value, *vectors, *vectors)
-        )
-        v, *modes = vectors[: len(vectors) // 2]
-        return form, value, v, list(modes), done
+        here = (v, *modes)
+        done, _, _, value, *vectors = backend.loop(cond, body, (done, value * 0 + 1, value * 0, value, *here, *here))
+        v, *modes = vectors[: len(here)]
+        return form, value, v, modes, done
 
     def _maximise(
         self, blocks: Array, v: Array, modes: list[Array], *, xp: Any, backend: Backend
@@ -283,7 +281,7 @@ def _parts(spec: ConvSpec) -> tuple[int, ...]:
 
 
 def _split(climbers: Array, spec: ConvSpec) -> list[Array]:
-    """v and the spatial vectors of climbers (b, s, sum of lengths)."""
+    """Right and spatial vectors of climbers (b, s, sum of lengths)."""
     ends = list(itertools.accumulate(_parts(spec)))
     return [climbers[:, :, end - length : end] for end, length in zip(ends, _parts(spec), strict=True)]
 
