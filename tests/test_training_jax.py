@@ -427,8 +427,8 @@ for a, b in zip(jax.tree_util.tree_leaves((slope, )), jax.tree_util.tree_leaves(
     np.testing.assert_allclose(a, b, atol=2e-4)
 method = specnorm.TensorNorm(certified=False)
 kernel = spread["one"]["kernel"]
-found, _ = specnorm.step(kernel, method, shards["one"], layout="HWIO")
-expected, _ = specnorm.step(moved["one"]["kernel"], method, state["one"], layout="HWIO")
+found, _ = specnorm.step(kernel, method, shards["one/kernel"], layout="HWIO")
+expected, _ = specnorm.step(moved["one"]["kernel"], method, state["one/kernel"], layout="HWIO")
 np.testing.assert_allclose(found, expected, rtol=1e-5)
 print("equal")
 """
