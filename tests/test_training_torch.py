@@ -285,7 +285,7 @@ def test_compiled_training_step(compiler: str) -> None:
 
     def run(compile_it: bool) -> Any:
         torch.manual_seed(0)
-        model = constrained()
+        model = constrained().double()
         penalty = specnorm_torch.SpectralPenalty(model)
 
         def loss(x: Any) -> Any:
@@ -295,7 +295,7 @@ def test_compiled_training_step(compiler: str) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(2):
             optimizer.zero_grad()
-            step(torch.ones(2, 3, 8, 8)).backward()
+            step(torch.ones(2, 3, 8, 8, dtype=torch.float64)).backward()
             assert all(p.grad is not None for p in model.parameters())
             optimizer.step()
         return {**model.state_dict(), **{f"penalty.{k}": v for k, v in penalty.state_dict().items()}}
@@ -303,7 +303,7 @@ def test_compiled_training_step(compiler: str) -> None:
     eager, compiled = run(False), run(True)
     assert eager.keys() == compiled.keys()
     for k in eager:
-        torch.testing.assert_close(compiled[k], eager[k], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(compiled[k], eager[k], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)

@@ -132,7 +132,8 @@ class SpectralPenalty(nn.Module):
         variances = torch.stack([norm.running_var for norm in norms])
         geometry = self._geometries[members[0]]
         which = {k: geometry[k] for k in ("groups", "transposed") if k in geometry}
-        return fold_stack(kernels, gamma, variances, norms[0].eps, **which)
+        merged: Tensor = fold_stack(kernels, gamma, variances, norms[0].eps, **which)
+        return merged
 
     def _values(self, sweeps: int) -> list[Tensor]:
         """Norms batch by batch, (n,) each."""

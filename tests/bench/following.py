@@ -1,6 +1,6 @@
 """How closely a penalty's state follows TN along a real training run: the network of docs/examples/train_lipschitz.py.
 
-    python -m bench.following /usr/share/datasets/fashion-mnist --steps 300 --weight 0.05
+python -m bench.following /usr/share/datasets/fashion-mnist --steps 300 --weight 0.05
 """
 
 from __future__ import annotations
@@ -40,14 +40,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--every", type=int, default=15)
     parser.add_argument("--weight", type=float, default=0.05)
+    parser.add_argument("--sweeps", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     program = example()
     data = program.read(given.data, "train")
     net = program.Net(16)
-    penalty = specnorm_torch.SpectralPenalty(net, batch_norms=None)
+    penalty = specnorm_torch.SpectralPenalty(net, batch_norms=None, n_power_iterations=given.sweeps)
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=given.steps)
     method = specnorm.TensorNorm(certified=False)
     found = []
     for step, (images, labels) in enumerate(data.batches(128, torch.Generator().manual_seed(0))):
@@ -57,6 +59,7 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         if step % given.every == given.every - 1:
             following = copy.deepcopy(penalty)
             following()
@@ -67,7 +70,7 @@ def main() -> None:
                 found.append(1 - value / anew)
     row = {
         "date": facts.date(), "commit": facts.commit(), "steps": given.steps, "weight": given.weight,
-        "looks": len(found), "largest": max(found), "p95": float(np.quantile(found, 0.95)),
+        "sweeps": given.sweeps, "looks": len(found), "largest": max(found), "p95": float(np.quantile(found, 0.95)),
         "median": float(np.median(found)), "loss": float(loss.detach()),
     }  # fmt: skip
     print(json.dumps(row), flush=True)

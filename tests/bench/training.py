@@ -152,7 +152,7 @@ def network_memory(method: Any) -> dict[str, Any]:
     """Peak of a step of all layers of a ResNet-20, in units of all its kernels."""
     layers = [m for m in resnet20().modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     kernels: list[Any] = [m.weight.detach().numpy() for m in layers]
-    geometries = [{"stride": m.stride} if isinstance(m, nn.Conv2d) else {} for m in layers]
+    geometries: list[dict[str, Any]] = [{"stride": m.stride} if isinstance(m, nn.Conv2d) else {} for m in layers]
     states = [specnorm.init(k, method, **g) for k, g in zip(kernels, geometries, strict=True)]
     specnorm.step_many(kernels, method, states, geometries=geometries)
     tracemalloc.start()
