@@ -203,7 +203,7 @@ class GramPolynomial:
         above = self.backend.to_numpy(xp.sum(xp.real(xp.conj(vectors) * image[:, : self.rank]), axis=-1))
         rest = image[:, self.rank :]
         beside = self.backend.to_numpy(xp.linalg.vector_norm(rest, axis=-1)) ** 2
-        scale = np.maximum(square, 1e-300)
+        scale = np.maximum(square, 1e-30)
         below = (above + 2 * beside / scale) / (1 + beside / scale**2)
         weight = self.backend.from_numpy(1 / scale, self.like)
         return below, xp.concat([vectors, rest * xp.astype(weight, rest.dtype)[:, None]], axis=-1)

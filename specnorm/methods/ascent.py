@@ -65,7 +65,7 @@ class Ascent:
             highest = int(np.argmax(now))
             if now[highest] > value:
                 value, top = float(now[highest]), right[highest : highest + 1, :]
-                point = _nearby(theta[highest]) if round_ and self.free else starts[index[highest : highest + 1]]
+                point = nearby(theta[highest : highest + 1]) if round_ and self.free else starts[index[highest : highest + 1]]
             # Some have converged, or will not get as high as another point has.
             gained = now > values * (1 + max(0.05 * self.rtol, 1e-13))
             going = np.flatnonzero(gained & (now >= max(self.best, value) * (1 - 0.05 / (1 + round_))))
@@ -99,9 +99,12 @@ class Ascent:
         real, imag = (xp.matmul(part, flat) for part in (xp.real(weights), xp.imag(weights)))
         g = xp.reshape(self.backend.complex(real, imag), (-1, m, p))
         h = arrays.adjoint(g, xp=xp)
-        for _ in range(steps):
-            left, _ = arrays.normalise(xp.matmul(g, right[..., None])[..., 0], xp=xp)
-            right, norm = arrays.normalise(xp.matmul(h, left[..., None])[..., 0], xp=xp)
+        right = right[..., None]
+        for _ in range(steps - 1):
+            right = xp.matmul(h, xp.matmul(g, right))
+        right, _ = arrays.normalise(right[..., 0], xp=xp)
+        left, _ = arrays.normalise(xp.matmul(g, right[..., None])[..., 0], xp=xp)
+        right, norm = arrays.normalise(xp.matmul(h, left[..., None])[..., 0], xp=xp)
         return left, right, self.backend.to_numpy(norm[:, 0]).astype(float)
 
     def _newton(self, point: Frequencies, vector: Array) -> tuple[Frequencies, Array]:
@@ -134,7 +137,7 @@ class Ascent:
         gradient = np.real(slope @ np.conj(here))
         hessian = np.real(bend @ np.conj(here)) + 2 * np.real(np.conj(rest) @ moved.T)
         step = uphill(gradient, hessian)
-        return _nearby(point.angles[0] + step), self.backend.from_numpy((here + step @ moved)[None], self.block)
+        return nearby(point.angles + step), self.backend.from_numpy((here + step @ moved)[None], self.block)
 
     def _derivatives(self, point: Frequencies, v: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """H = G* G, its gradient and its Hessian with respect to theta, applied to a vector at one frequency (host).
@@ -210,10 +213,10 @@ def uphill(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     return step / np.maximum(1.0, np.abs(step).max(axis=-1, initial=0.0, keepdims=True))
 
 
-def _nearby(theta: np.ndarray) -> Frequencies:
-    """Nearest lattice point to angles in radians."""
+def nearby(theta: np.ndarray) -> Frequencies:
+    """Nearest lattice points to angles in radians, shape (f, d)."""
     points = np.round(theta / (2 * math.pi) * _LATTICE).astype(np.int64) % _LATTICE
-    return Frequencies(points[None], (_LATTICE,) * len(theta))
+    return Frequencies(points, (_LATTICE,) * theta.shape[1])
 
 
 def climb(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -233,7 +236,7 @@ def climb(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray) -> np.ndarra
     """
     terms = weights * np.exp(1j * (theta @ taps.T))
     pairs = (taps[:, :, None] * taps[:, None, :]).reshape(len(taps), -1)
-    for _ in range(3):
+    for _ in range(2):
         total = terms.sum(axis=1, keepdims=True)
         best = np.abs(total[:, 0]) ** 2
         first = 1j * (terms @ taps)

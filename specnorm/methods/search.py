@@ -26,7 +26,7 @@ from specnorm import arrays, operators, rounding
 from specnorm.autocorrelation import GramPolynomial
 from specnorm.cells import Boxes
 from specnorm.frequencies import Frequencies, coarse_grid, product
-from specnorm.methods.ascent import Ascent
+from specnorm.methods.ascent import Ascent, nearby
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -146,6 +146,7 @@ class Search:
             raise ValueError("grid points are ruled out by a proven supremum of the torus: none was given")
         self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
         self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
+        self.waiting: tuple[Frequencies, Array, int] | None = None
         self._look_around(raise_lower=start is None and bound is None and self.free)
         groups = self.blocks.shape[0]
         owner = np.repeat(np.arange(groups), len(boxes))
@@ -259,8 +260,9 @@ class Search:
                 below[index[failed]], _ = polynomial.lift(self._take(parts, failed), few, values)
                 self._raise_best(polynomial, here[failed], below[index[failed]], values, few)
         if polynomial.tail > 0:
-            # Where the tail weighs too much, not the norm: small cells and points are tried with nothing left out.
-            stuck = np.flatnonzero(~passed & (below < limit) & (limit > 0.9 * self.target**2))
+            # Where the tail weighs too much, not the norm, so that no smaller cell passes: nothing is left out then.
+            smaller = (self.target * np.cos(cells.boxes.reach / 4)) ** 2
+            stuck = np.flatnonzero(~passed & (below < limit) & (squares > smaller) & (limit > 0.9 * self.target**2))
             whole = self._polynomial(0.0) if len(stuck) else polynomial
             for part in self._parts(whole, len(stuck)):
                 index = stuck[part]
@@ -275,7 +277,7 @@ class Search:
 
     def _may_be_rough(self, boxes: Boxes) -> bool:
         """Whether single precision tells which cells are worth a proof: large ones, whose limits are far below."""
-        return self.rtol >= 1e-4 and float(boxes.reach.min(initial=math.inf)) > _ROUGH
+        return self.free and self.rtol >= 1e-4 and float(boxes.reach.min(initial=math.inf)) > _ROUGH
 
     def _parts(self, polynomial: GramPolynomial, count: int) -> list[slice]:
         """Slices of so many cells that fit the memory budget."""
@@ -371,8 +373,9 @@ class Search:
         hints = np.take_along_axis(vectors, order[:, :, None], axis=1)
         if raise_lower:
             which, best = divmod(int(np.argmax(host)), len(frequencies))
-            right = self._raise(frequencies[best : best + 1], v[which, best : best + 1, :], which)
-            hints[which, 0, :] = self.backend.to_numpy(right)[0]
+            self.waiting = (frequencies[best : best + 1], v[which, best : best + 1, :], which)
+            # The climb from there waits for the first cells.
+            self._note(*self.waiting)
         self.hints = self.backend.from_numpy(hints, self.blocks)
 
     def _raise_best(
@@ -392,29 +395,42 @@ class Search:
         many = self.bound is None and len(below) > _MANY
         order = np.argsort(-below, kind="stable")[: _CLIMBS if many else 1]
         chosen = order[below[order] > (_NEAR if many else 1.0) * news]
-        for which in np.unique(cells.owner[chosen]).tolist():
+        coarse, self.waiting = self.waiting, None
+        blocks = {*cells.owner[chosen].tolist(), *([] if coarse is None else [coarse[2]])}
+        for which in sorted(blocks):
             index = chosen[cells.owner[chosen] == which]
-            centres = cells.boxes[index].centres
-            parts = polynomial.parts(centres, cells.owner[index])
-            _, full = polynomial.lift(parts, self._take(vectors, index), squares[index])
-            self._raise(centres, polynomial.unrotated(full, which), which)
+            starts, right = cells.boxes[index].centres, vectors[:0, ...]
+            if len(index):
+                parts = polynomial.parts(starts, cells.owner[index])
+                _, full = polynomial.lift(parts, self._take(vectors, index), squares[index])
+                right = polynomial.unrotated(full, which)
+            if coarse is not None and coarse[2] == which:
+                starts = nearby(np.concatenate([coarse[0].angles, starts.angles]))
+                first = self.xp.astype(coarse[1], right.dtype)
+                right = self.xp.concat([first, right], axis=0) if len(index) else first
+            self._raise(starts, right, which)
 
     def _raise(self, starts: Frequencies, vectors: Array, which: int) -> Array:
         """Climb from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
         block = self.blocks[which : which + 1, ...]
         rough = block
-        if self.rtol >= 1e-4:
+        if self.free and self.rtol >= 1e-4:
             if self._rough is None:
                 self._rough = self.xp.astype(self.blocks, self.xp.float32)
             rough = self._rough[which : which + 1, ...]
         climb = Ascent(block, rough, free=self.free, rtol=self.rtol, best=self.best[0], xp=self.xp, backend=self.backend)
         point, right = climb.run(starts, vectors)
+        self._note(point, right, which)
+        return right
+
+    def _note(self, point: Frequencies, right: Array, which: int) -> None:
+        """Keep a frequency if its norm, proven by a vector, is higher."""
+        block = self.blocks[which : which + 1, ...]
         g = operators.matrix_at(block, self._phase(block, point), xp=self.xp)
         value = float(rounding.quotient_down(g, right, xp=self.xp)[0]) - float(self.symbol_error[which])
         value = value * (1 - 1e-15)
         if value > self.best[0]:
             self.best = (value, point, which)
-        return right
 
     def _settle(self, points: Cells) -> None:
         """Raise the lower bound by the exact norms of single frequencies."""
