@@ -178,9 +178,7 @@ class GramPolynomial:
         """The same in single precision, to guess with: nothing is proven by it."""
         if self._narrow is None:
             self._narrow = copy.copy(self)
-            self._narrow.even, self._narrow.odd = (
-                self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd)
-            )
+            self._narrow.even, self._narrow.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
         return self._narrow
 
     def lift(self, parts: Array, vectors: Array, square: np.ndarray) -> tuple[np.ndarray, Array]:

@@ -65,7 +65,11 @@ class Ascent:
             highest = int(np.argmax(now))
             if now[highest] > value:
                 value, top = float(now[highest]), right[highest : highest + 1, :]
-                point = nearby(theta[highest : highest + 1]) if round_ and self.free else starts[index[highest : highest + 1]]
+                point = (
+                    nearby(theta[highest : highest + 1])
+                    if round_ and self.free
+                    else starts[index[highest : highest + 1]]
+                )
             # Some have converged, or will not get as high as another point has.
             gained = now > values * (1 + max(0.05 * self.rtol, 1e-13))
             going = np.flatnonzero(gained & (now >= max(self.best, value) * (1 - 0.05 / (1 + round_))))
@@ -94,7 +98,9 @@ class Ascent:
     def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
         """Power steps at some frequencies: left and right vectors, and the norms from below."""
         xp, (m, p) = self.xp, self.rough.shape[1:3]
-        weights = self.backend.from_numpy(phases.astype(np.complex128 if self.rough.dtype == xp.float64 else np.complex64), self.rough)
+        weights = self.backend.from_numpy(
+            phases.astype(np.complex128 if self.rough.dtype == xp.float64 else np.complex64), self.rough
+        )
         flat = xp.matrix_transpose(xp.reshape(self.rough, (m * p, -1)))
         real, imag = (xp.matmul(part, flat) for part in (xp.real(weights), xp.imag(weights)))
         g = xp.reshape(self.backend.complex(real, imag), (-1, m, p))
@@ -197,7 +203,7 @@ class Ascent:
         xp, (m, p) = self.xp, self.rough.shape[1:3]
         flat = xp.reshape(self.rough, (m, -1))
         rows = xp.reshape(xp.matmul(xp.real(left), flat) - 1j * xp.matmul(xp.imag(left), flat), (left.shape[0], p, -1))
-        return self.backend.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :])
+        return np.asarray(self.backend.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :]))
 
     def _phase(self, point: Frequencies) -> Array:
         return operators.Symbol(self.block, point, xp=self.xp, backend=self.backend).phase

@@ -229,9 +229,7 @@ class Search:
         self._raise_best(rough, cells, lowest, reduced, vectors)
         return lowest, reduced, vectors
 
-    def _rule_out(
-        self, polynomial: GramPolynomial, cells: Cells, below: np.ndarray, squares: np.ndarray
-    ) -> np.ndarray:
+    def _rule_out(self, polynomial: GramPolynomial, cells: Cells, below: np.ndarray, squares: np.ndarray) -> np.ndarray:
         """Which cells are proven to hold nothing above the target; tried are those whose estimates allow it.
 
         Parameters
@@ -311,9 +309,7 @@ class Search:
     def _take(self, x: Array, index: np.ndarray) -> Array:
         return self.xp.take(x, self.backend.from_numpy(index.astype(np.int64), self.blocks), axis=0)
 
-    def _estimate(
-        self, gram: Array, vectors: Array, cut: np.ndarray, degree: int
-    ) -> tuple[np.ndarray, Array]:
+    def _estimate(self, gram: Array, vectors: Array, cut: np.ndarray, degree: int) -> tuple[np.ndarray, Array]:
         """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round."""
         xp = self.xp
         # The polynomial is at most 1 on [0, cut] and grows fast above.
@@ -394,7 +390,8 @@ class Search:
         # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
         many = self.bound is None and len(below) > _MANY
         order = np.argsort(-below, kind="stable")[: _CLIMBS if many else 1]
-        chosen = order[below[order] > (_NEAR if many else 1.0) * news]
+        # What is higher by less than the tolerance has been climbed to from elsewhere, or does not matter.
+        chosen = order[below[order] > (_NEAR if many else 1 + 0.2 * self.rtol) * news]
         coarse, self.waiting = self.waiting, None
         blocks = {*cells.owner[chosen].tolist(), *([] if coarse is None else [coarse[2]])}
         for which in sorted(blocks):
@@ -418,7 +415,9 @@ class Search:
             if self._rough is None:
                 self._rough = self.xp.astype(self.blocks, self.xp.float32)
             rough = self._rough[which : which + 1, ...]
-        climb = Ascent(block, rough, free=self.free, rtol=self.rtol, best=self.best[0], xp=self.xp, backend=self.backend)
+        climb = Ascent(
+            block, rough, free=self.free, rtol=self.rtol, best=self.best[0], xp=self.xp, backend=self.backend
+        )
         point, right = climb.run(starts, vectors)
         self._note(point, right, which)
         return right
