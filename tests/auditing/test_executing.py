@@ -211,11 +211,13 @@ def test_where_no_process_can_be_started_it_is_measured_here(monkeypatch: pytest
 
 def test_every_report_says_how_a_lost_layer_was_measured() -> None:
     pytest.importorskip("rich")
+    pytest.importorskip("jinja2")
     report = audit(_kernels(3), executor=_Failing("cancel", "answer", "cancel"))
     words = "measured at the second attempt; the executor failed with CancelledError"
     assert [row["note"] for row in json.loads(render([report], "json"))["layers"]] == [words, words, None]
     assert render([report], "csv").count(words) == 2
-    assert f"0.weight, 1.weight: {words}." in render([report], "table").splitlines()
+    for kind in ("table", "markdown", "html"):
+        assert f"0.weight, 1.weight: {words}." in render([report], kind)
 
 
 # -- interruptions -------------------------------------------------------------------------------------------------
