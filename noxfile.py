@@ -21,7 +21,7 @@ BACKENDS = ("numpy", "strict", "torch", "jax")
 
 ELSEWHERE = ("--ignore=tests/test_house.py", "--ignore=tests/test_docs.py")
 """Tests that have a session of their own."""
-LONG = ("soundness", "test_comparison.py", "test_mutations.py", "test_real_weights.py")
+LONG = ("soundness", "auditing/test_executing.py", "test_comparison.py", "test_mutations.py", "test_real_weights.py")
 NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in LONG)
 """Long tests of what no library has a part in: once, with NumPy, is enough."""
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
@@ -103,7 +103,7 @@ def house(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """One array library alone: no other framework is installed."""
-    extras = f"cli,keras,{backend}" if backend in ("torch", "jax") else "cli,keras,plot"
+    extras = f"cli,keras,onnx,{backend}" if backend in ("torch", "jax") else "cli,keras,onnx,plot"
     prepare(session, "-e", f".[{extras}]", *TEST_TOOLS)
     if backend == "strict":
         prepare(session, STRANGER)
@@ -117,6 +117,7 @@ def tests(session: nox.Session, backend: str) -> None:
         pytest(session, *ELSEWHERE, *NUMPY_ONLY, backends=backend)
     # Soundness is checked of what users run: compiled with every optimisation.
     pytest(session, "tests/soundness", "-k", backend, backends=backend)
+    pytest(session, "tests/auditing/test_executing.py", "-k", "plugin or state_dict", backends=backend)
 
 
 @contextmanager
@@ -281,18 +282,28 @@ def typing(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def audit(session: nox.Session) -> None:
-    """The README's audit, from a clean environment."""
-    prepare(session, ".[cli]")
+    """The README's audit and those of seven published models, from the wheel in a clean environment."""
+    prepare(session, ".[cli,torch,onnx,keras]")
     model = "docs/examples/resnet20/resnet20.safetensors"
     session.run("specnorm", "audit", model, "--input-shape", "32")
     session.run("specnorm", "audit", model, "--format", "html", "--output", f"{session.create_tmp()}/report.html")
+    for folder in sorted(path.parent for path in (ROOT / "tests" / "data").glob("*/SOURCE.md")):
+        given = folder / "geometry.json"
+        options = ["--geometry", str(given)] if given.exists() else []
+        session.run("specnorm", "audit", str(weights_in(folder)), *options)
     session.run("specnorm", "backends")
+
+
+def weights_in(folder: Path) -> Path:
+    """The published file in a folder of test data."""
+    known: dict[str, str] = json.loads((folder / "layers.json").read_text())
+    return folder / known["file"]
 
 
 @nox.session(python=PYTHON, default=False)
 def bench(session: nox.Session) -> None:
     """The benchmark suite, some fifteen minutes on one thread, and what got slower than the committed figures."""
-    prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS, "matplotlib>=3.8")
+    prepare(session, "-e", ".[cli,torch,jax,plot]", *TEST_TOOLS)
     out = Path(session.create_tmp()) / "suite.jsonl"
     session.chdir("tests")
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -106,12 +106,11 @@ def audit_models(request: Request) -> int:
         Exit code.
     """
     reports: list[Report] = []
-    drawn = pictures.WORST if request.output_format == "html" and plots.installed() else 0
     with Workers(request.jobs) if request.jobs > 1 else nullcontext() as executor:
         for model in request.models:
             try:
                 with _progress(model) as tick:
-                    reports.append(audit(model, progress=tick, executor=executor, pictures=drawn, **request.options))
+                    reports.append(audit(model, progress=tick, executor=executor, **request.options))
             except ModelFileError as error:
                 _complain(str(error))
     complete = len(reports) == len(request.models)
@@ -280,6 +279,7 @@ def _application() -> click.Group:
         A file of weights does not tell strides and groups; the last line of the table says what was assumed.
         """
         options["layers"] = layers or None
+        options["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
         return audit_models(Request(models, output_format, output, plot, fail_above, jobs, options))
 
     return application

@@ -10,9 +10,11 @@ from checks import assert_encloses
 from numpy.typing import NDArray
 from oracle import sigma_star, tensor_norm_best
 from real_weights import MODELS, real_layers
+from unknown_geometry import table
 
 import specnorm
 
+CLI = Path(__file__).parent.parent / "docs" / "cli.md"
 RESNET20 = Path(__file__).parent.parent / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 FLOAT32 = 1 - 2e-7
 """A float32 value may lie this far below a truth known in float64, by its own rounding."""
@@ -94,3 +96,8 @@ def test_gram_iteration_comes_down_to_the_norm(model: str) -> None:
         everywhere = [float(specnorm.gram_bound(kernel, n_iter=t)) for t in (1, 2, 3)]
         assert everywhere == sorted(everywhere, reverse=True), name
         assert everywhere[-1] >= float(specnorm.enclose(kernel).lower) * FLOAT32, name
+
+
+def test_the_table_of_unknown_geometry_is_what_comes_out() -> None:
+    expected = table()
+    assert expected in CLI.read_text(encoding="utf-8"), f"docs/cli.md should hold this table:\n{expected}"

@@ -178,3 +178,18 @@ def test_markdown_rounds_outwards() -> None:
     assert row.upper is not None
     assert Decimal(cells[2]) <= Decimal(row.lower)
     assert Decimal(cells[3]) >= Decimal(row.upper)
+
+
+def test_the_table_says_of_which_layers_something_is_assumed() -> None:
+    """One sentence where it is the same of all convolutions; else each layer's own assumptions, and no other's."""
+    pytest.importorskip("rich")
+    arrays = {f"{name}.weight": np.ones((2, 2, 3, 3)) for name in "abcde"}
+    same = str(audit(arrays, methods=()))
+    assert same.count("Assumed") == 1
+    assert "Assumed, since the file does not say: stride=1" in same
+    known = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "layout": None, "padding": 0}
+    mixed = str(audit(arrays, methods=(), geometry={"e.*": known | {"padding_mode": "zeros"}, "d.*": known}))
+    lines = [line for line in mixed.splitlines() if line.startswith("Assumed")]
+    assert len(lines) == 2
+    assert lines[0].startswith("Assumed of a.weight, b.weight, c.weight, since the file does not say: stride=1")
+    assert lines[1] == "Assumed of d.weight, since the file does not say: padding_mode=zeros."

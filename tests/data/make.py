@@ -2,7 +2,8 @@
 
 SOURCE_FOLDER holds one folder a model with the published file, its LICENSE and layers.json, as `README.md` lists them.
 Into the copy of layers.json comes, of every kernel, where its bytes lie in the file and how its axes are ordered there,
-so that `tests/real_weights.py` can read it with NumPy alone.
+so that `tests/real_weights.py` can read it with NumPy alone. Beside it goes geometry.json, for formats that state
+none.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Published:
     sha256: str
 
 
+STATES_GEOMETRY = (".onnx", ".hdf5")
 FILES = {
     "resnet20": Published(
         "resnet20-12fca82f.th",
@@ -123,6 +125,12 @@ def place(layer: dict[str, Any], stored: NDArray[Any], content: bytes) -> dict[s
     return layer | {"offset": offset, "stored_shape": list(stored.shape), "axes": axes}
 
 
+def geometry(layer: dict[str, Any]) -> dict[str, Any]:
+    """What ``specnorm audit --geometry`` takes."""
+    said = {key: layer[key] for key in ("stride", "dilation", "groups", "padding")}
+    return said | {"transposed": layer["kind"].startswith("conv_transpose"), "padding_mode": "zeros", "layout": None}
+
+
 def take(source: Path, target: Path, model: str) -> None:
     """Copy one model's file, LICENSE and layers.json."""
     published = FILES[model]
@@ -140,6 +148,8 @@ def take(source: Path, target: Path, model: str) -> None:
     (folder / "LICENSE").write_bytes((source / model / "LICENSE").read_bytes())
     text = ",\n  ".join(json.dumps(row) for row in rows)
     (folder / "layers.json").write_text(f'{{"file": "{published.file}", "layers": [\n  {text}\n]}}\n')
+    if path.suffix not in STATES_GEOMETRY:
+        (folder / "geometry.json").write_text(json.dumps({row["name"]: geometry(row) for row in rows}, indent=1) + "\n")
     (folder / "SOURCE.md").write_text(
         f"`{published.file}` as published; `layers.json` by `../make.py`.\n\n"
         f"- source: {published.origin}\n- sha256: {published.sha256}\n- licence: {published.licence} (`LICENSE`)\n"

@@ -11,6 +11,8 @@ from specnorm.auditing.report import CIRCULAR, STANDARD, Report, Row, Value
 from specnorm.auditing.text import visible
 
 DIGITS = 6
+NAMED = 3
+"""Layers that a note names before it counts the others."""
 WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
 """What a promise is called."""
 _ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
@@ -155,9 +157,7 @@ def notes(report: Report) -> list[str]:
             f"tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
         )
     notes.append(f"lower and upper are proven, {_where(report.layers)}. {_promises(report.layers)}")
-    assumed = list(dict.fromkeys(word for row in report.layers for word in row.assumed))
-    if assumed:
-        notes.append(f"Assumed, since the file does not say: {', '.join(map(visible, assumed))}.")
+    notes += _assumed(report.layers)
     if report.network is not None:
         from specnorm.auditing.renderers.network import lines
 
@@ -166,6 +166,21 @@ def notes(report: Report) -> list[str]:
     for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
         notes.append(f"{', '.join(visible(row.name) for row in report.layers if row.note == note)}: {visible(note)}.")
     return notes
+
+
+def _assumed(rows: Sequence[Row]) -> list[str]:
+    """What was assumed, of which layers where it is not the same of all."""
+    convolutions = [row for row in rows if row.assumed or (row.kind == "conv" and row.reason is None)]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for row in convolutions:
+        groups.setdefault(row.assumed, []).append(visible(row.name))
+    lines = []
+    for words, names in groups.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        of = "" if len(groups) == 1 else f" of {', '.join(names[:NAMED])}{more}"
+        if words:
+            lines.append(f"Assumed{of}, since the file does not say: {', '.join(map(visible, words))}.")
+    return lines
 
 
 def _where(rows: Sequence[Row]) -> str:
