@@ -21,9 +21,16 @@ BACKENDS = ("numpy", "strict", "torch", "jax")
 
 ELSEWHERE = ("--ignore=tests/test_house.py", "--ignore=tests/test_docs.py")
 """Tests that have a session of their own."""
-LONG = ("soundness", "test_comparison.py", "test_mutations.py", "test_real_weights.py")
+LONG = ("soundness", "auditing/test_executing.py", "test_comparison.py", "test_mutations.py", "test_real_weights.py")
 NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in LONG)
 """Long tests of what no library has a part in: once, with NumPy, is enough."""
+HOST = (
+    "test_cli", "test_usage", "networks/test_rules", "auditing/test_browser", "auditing/test_geometry",
+    "auditing/test_keras", "auditing/test_layers", "auditing/test_onnx", "auditing/test_output", "auditing/test_plots",
+    "auditing/test_renderers", "auditing/test_renderers_html", "auditing/test_sharded",
+)  # fmt: skip
+HOST_ONLY = tuple(f"--ignore=tests/{name}.py" for name in HOST)
+"""Tests of files and words, where no array library but NumPy is used: not in the sessions of the others."""
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
 JAX_LIBRARIES = ("equinox>=0.11", "flax>=0.10", "optax>=0.2")
 """What the training comforts for JAX serve; none is required."""
@@ -114,9 +121,10 @@ def tests(session: nox.Session, backend: str) -> None:
         pytest(session, *ELSEWHERE, backends=backend)
         return
     with faster_compilation(session) if backend == "jax" else nullcontext():
-        pytest(session, *ELSEWHERE, *NUMPY_ONLY, backends=backend)
+        pytest(session, *ELSEWHERE, *NUMPY_ONLY, *HOST_ONLY, backends=backend)
     # Soundness is checked of what users run: compiled with every optimisation.
     pytest(session, "tests/soundness", "-k", backend, backends=backend)
+    pytest(session, "tests/auditing/test_executing.py", "-k", "plugin or state_dict", backends=backend)
 
 
 @contextmanager
@@ -302,7 +310,7 @@ def weights_in(folder: Path) -> Path:
 @nox.session(python=PYTHON, default=False)
 def bench(session: nox.Session) -> None:
     """The benchmark suite, some fifteen minutes on one thread, and what got slower than the committed figures."""
-    prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS, "matplotlib>=3.8")
+    prepare(session, "-e", ".[cli,torch,jax,plot]", *TEST_TOOLS)
     out = Path(session.create_tmp()) / "suite.jsonl"
     session.chdir("tests")
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -82,6 +82,16 @@ def normalise(x: Array, *, xp: Any, axis: int = -1) -> tuple[Array, Array]:
     return x / xp.astype(safe, x.dtype), norm
 
 
+def unit(x: Array, *, xp: Any) -> tuple[Array, Array]:
+    """Vectors on the last axis divided by their 2-norm, and the norms without that axis; a zero vector stays zero.
+
+    In half the operations of `normalise`, for entries whose squares neither overflow nor vanish.
+    """
+    norm = xp.sqrt(xp.real(xp.vecdot(x, x)))
+    safe = xp.where(norm > 0, norm, xp.ones_like(norm))
+    return x / xp.astype(safe, x.dtype)[..., None], norm
+
+
 def normalise_or_keep(x: Array, old: Array, *, xp: Any) -> tuple[Array, Array]:
     """`normalise` the last axis, but leave the old unit vector where there is no direction: zero, infinite or NaN."""
     unit, norm = normalise(x, xp=xp)

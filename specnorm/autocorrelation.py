@@ -13,6 +13,7 @@ a small matrix instead of a large one, and C is never formed.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ class GramPolynomial:
         self.size, self.rank, self.tail = p, p, 0.0
         self.basis: Array | None = None
         self.shrink, self.lost = 1.0, 0.0
+        self._narrow: GramPolynomial | None = None
         if p >= _SMALLEST and limit > 0 and hints is not None:
             columns = self._rotate(columns, taps, limit, hints)
         tapwise = xp.reshape(columns, (g, taps, m, p))
@@ -132,7 +134,8 @@ class GramPolynomial:
             Which block each belongs to.
         """
         xp = self.xp
-        cos, sin = (self.backend.from_numpy(x, self.like) for x in phases_at(frequencies, self.lags))
+        real = np.float64 if self.even.dtype == xp.float64 else np.float32
+        cos, sin = (self.backend.from_numpy(x.astype(real), self.like) for x in phases_at(frequencies, self.lags))
         if self.even.shape[0] == 1:
             even, odd = xp.matmul(cos, self.even[0, ...]), xp.matmul(sin, self.odd[0, ...])
         else:
@@ -143,8 +146,8 @@ class GramPolynomial:
             )
         return xp.reshape(self.backend.complex(even, odd), (len(frequencies), self.size, self.rank))
 
-    def reduced(self, parts: Array, limit: np.ndarray) -> tuple[Array, Array]:
-        """``A + B* B / (limit - tail)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
+    def reduced(self, parts: Array, limit: np.ndarray) -> Array:
+        """``A + B* B / (limit - tail)``, shape (f, rank, rank).
 
         Parameters
         ----------
@@ -152,13 +155,31 @@ class GramPolynomial:
         limit : float array, shape (f,)
             Above the tail.
         """
-        xp = self.xp
-        a, b = parts[:, : self.rank, :], parts[:, self.rank :, :]
         if self.rank == self.size:
-            return a, xp.zeros((parts.shape[0],), dtype=self.like.dtype, device=self.backend.device(parts))
-        weight = self.backend.from_numpy(1 / (limit - self.tail) * (1 + 1e-15), self.like)
-        b = b * xp.astype(xp.sqrt(weight), b.dtype)[:, None, None]
+            return parts
+        a, b = self._weighted(parts, limit)
+        return a + self.xp.matmul(arrays.adjoint(b, xp=self.xp), b)
+
+    def reduced_up(self, parts: Array, limit: np.ndarray) -> tuple[Array, Array]:
+        """`reduced`, and a bound of its rounding, shape (f,)."""
+        xp = self.xp
+        if self.rank == self.size:
+            return parts, xp.zeros((parts.shape[0],), dtype=self.like.dtype, device=self.backend.device(parts))
+        a, b = self._weighted(parts, limit)
         return a + xp.matmul(arrays.adjoint(b, xp=xp), b), rounding.reduced_error(a, b, xp=xp)
+
+    def _weighted(self, parts: Array, limit: np.ndarray) -> tuple[Array, Array]:
+        """A and ``B / sqrt(limit - tail)``."""
+        weight = self.backend.from_numpy(np.sqrt(1 / (limit - self.tail)) * (1 + 1e-15), self.like)
+        b = parts[:, self.rank :, :]
+        return parts[:, : self.rank, :], b * self.xp.astype(weight, b.dtype)[:, None, None]
+
+    def narrowed(self) -> GramPolynomial:
+        """The same in single precision, to guess with: nothing is proven by it."""
+        if self._narrow is None:
+            self._narrow = copy.copy(self)
+            self._narrow.even, self._narrow.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
+        return self._narrow
 
     def lift(self, parts: Array, vectors: Array, square: np.ndarray) -> tuple[np.ndarray, Array]:
         """Squared norms at the centres from below, without the tail, and vectors of all columns (as rotated).
@@ -180,7 +201,7 @@ class GramPolynomial:
         above = self.backend.to_numpy(xp.sum(xp.real(xp.conj(vectors) * image[:, : self.rank]), axis=-1))
         rest = image[:, self.rank :]
         beside = self.backend.to_numpy(xp.linalg.vector_norm(rest, axis=-1)) ** 2
-        scale = np.maximum(square, 1e-300)
+        scale = np.maximum(square, 1e-30)
         below = (above + 2 * beside / scale) / (1 + beside / scale**2)
         weight = self.backend.from_numpy(1 / scale, self.like)
         return below, xp.concat([vectors, rest * xp.astype(weight, rest.dtype)[:, None]], axis=-1)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend
+from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend, SpecnormError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -402,7 +402,8 @@ def listing() -> list[Listing]:
             backend = load(root)
             rows.append(Listing(root, origin, backend.version(), tuple(backend.devices()), None))
         except Exception as error:
-            rows.append(Listing(root, origin, None, (), f"{type(error).__name__}: {error}"))
+            kind = "" if isinstance(error, SpecnormError) else f"{type(error).__name__}: "
+            rows.append(Listing(root, origin, None, (), kind + str(error)))
     return rows
 
 

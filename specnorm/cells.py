@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class Boxes:
     def _with(self, low: np.ndarray, high: np.ndarray) -> Boxes:
         return Boxes(low, high, self.denominators, self.half_degree, self.closed, self.frame)
 
-    @property
+    @cached_property
     def centres(self) -> Frequencies:
         """Middle points; a lattice point each."""
         return Frequencies(((self.low + self.high) // 2) @ self.frame.T, self.denominators)
@@ -71,7 +72,7 @@ class Boxes:
         turns = slopes / np.asarray(self.denominators, dtype=float)
         return np.asarray(2 * math.pi * distance @ np.abs(turns @ self.frame).T * (1 + 1e-14))
 
-    @property
+    @cached_property
     def reach(self) -> np.ndarray:
         """Largest sum over the axes of half-degree times distance from the centre, rounded up, shape (c,)."""
         signs = 1 - 2 * product([np.arange(1), *[np.arange(2)] * (len(self.half_degree) - 1)][: len(self.half_degree)])

@@ -106,12 +106,11 @@ def audit_models(request: Request) -> int:
         Exit code.
     """
     reports: list[Report] = []
-    drawn = pictures.WORST if request.output_format == "html" and plots.installed() else 0
     with Workers(request.jobs) if request.jobs > 1 else nullcontext() as executor:
         for model in request.models:
             try:
                 with _progress(model) as tick:
-                    reports.append(audit(model, progress=tick, executor=executor, pictures=drawn, **request.options))
+                    reports.append(audit(model, progress=tick, executor=executor, **request.options))
             except ModelFileError as error:
                 _complain(str(error))
     complete = len(reports) == len(request.models)
@@ -280,6 +279,7 @@ def _application() -> click.Group:
         A file of weights does not tell strides and groups; the last line of the table says what was assumed.
         """
         options["layers"] = layers or None
+        options["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
         return audit_models(Request(models, output_format, output, plot, fail_above, jobs, options))
 
     return application
@@ -306,6 +306,8 @@ def _geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         overrides(found)
     except OSError as error:
         raise click.BadParameter(visible(f"{value} cannot be read: {error.strerror or error}."), ctx, param) from error
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(visible(f"this is no JSON: {error}."), ctx, param) from error
     except (SpecnormError, ValueError, RecursionError) as error:
         raise click.BadParameter(visible(str(error)), ctx, param) from error
     return found

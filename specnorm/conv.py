@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -98,27 +99,27 @@ class ConvSpec:
         """Number of spatial axes."""
         return len(self.kernel_shape)
 
-    @property
+    @functools.cached_property
     def steps(self) -> tuple[int, ...]:
         """Stride per axis after folding: dilation r and stride s read every gcd(r, s)-th pixel only."""
         return tuple(s // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
 
-    @property
+    @functools.cached_property
     def phases(self) -> tuple[int, ...]:
         """Residues of pixels modulo the step that some tap reads, per axis; each is a channel of its own."""
         return tuple(min(s, k) for s, k in zip(self.steps, self.kernel_shape, strict=True))
 
-    @property
+    @functools.cached_property
     def block_kernel_shape(self) -> tuple[int, ...]:
         """Spatial sizes of the canonical blocks the methods work on."""
         return tuple(-(-k // s) for s, k in zip(self.steps, self.kernel_shape, strict=True))
 
-    @property
+    @functools.cached_property
     def stored_channels(self) -> tuple[int, int]:
         """First two axes of the kernel in torch order, of the convolution that a transposed layer is adjoint to."""
         return (self.cin, self.cout // self.groups) if self.transposed else (self.cout, self.cin // self.groups)
 
-    @property
+    @functools.cached_property
     def block_shape(self) -> tuple[int, ...]:
         """Shape (m, p, *block_kernel_shape) of one canonical block; a layer has ``groups`` of them."""
         first, second = self.stored_channels

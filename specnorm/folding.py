@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, TypeVar, Unpack
 
-from specnorm.backends import Array, Backend, common_backend
+from specnorm.backends import Array, Backend, backend_for, common_backend
 from specnorm.conv import FLOATING, ConvSpec, Layer, check_dtype
 from specnorm.errors import KernelError
 
@@ -49,9 +49,7 @@ def fold_batch_norm(
     if gamma is not None:
         statistics["gamma"] = gamma
     backend = common_backend([given, *statistics.values()])
-    xp = backend.namespace(given)
     spec = ConvSpec.of(tuple(given.shape), **layer)
-    wide = getattr(xp, check_dtype(str(given.dtype), tuple(given.shape)))
     if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount < math.inf:
         raise KernelError(f"eps={eps!r} is no finite number of at least 0: give the normalisation's own, often 1e-5.")
     for name, x in statistics.items():
@@ -62,26 +60,36 @@ def fold_batch_norm(
                 f"layout={spec.layout!r}. Check these, or give the statistics of the normalisation after this layer."
             )
         _check_values(name, x, eps, backend)
-    scale = 1 / xp.sqrt(xp.astype(running_var, wide) + eps)
-    if gamma is not None:
-        scale = xp.astype(gamma, wide) * scale
-    folded: ArrayT = xp.astype(xp.astype(given, wide) * _by_output(scale, spec, xp=xp), given.dtype)
+    gammas = None if gamma is None else statistics["gamma"][None, :]
+    folded: ArrayT = fold_stack(given[None, ...], gammas, statistics["running_var"][None, :], eps, **layer)[0, ...]
     return folded
 
 
+def fold_stack(kernels: Array, gamma: Array | None, running_var: Array, eps: float, **layer: Unpack[Layer]) -> Array:
+    """`fold_batch_norm` of kernels (n, *shape) of one geometry with statistics (n, cout), unchecked."""
+    xp = backend_for(kernels).namespace(kernels)
+    spec = ConvSpec.of(tuple(kernels.shape[1:]), **layer)
+    wide = getattr(xp, check_dtype(str(kernels.dtype), tuple(kernels.shape[1:])))
+    scale = 1 / xp.sqrt(xp.astype(running_var, wide) + eps)
+    if gamma is not None:
+        scale = xp.astype(gamma, wide) * scale
+    return xp.astype(xp.astype(kernels, wide) * _by_output(scale, spec, xp=xp), kernels.dtype)
+
+
 def _by_output(scale: Array, spec: ConvSpec, *, xp: Any) -> Array:
-    """One number an output channel, shape (cout,), in a shape that meets the kernel as it is stored."""
+    """One number an output channel, shape (n, cout), in a shape that meets the kernels as they are stored."""
+    count = scale.shape[0]
     if spec.transposed:
         # Kernel entry (i, j) feeds output j of the group of input i.
-        each = xp.reshape(scale, (spec.groups, 1, -1))
-        shape = (spec.groups, spec.cin // spec.groups, spec.cout // spec.groups)
-        channels = xp.reshape(xp.broadcast_to(each, shape), spec.stored_channels)
+        each = xp.reshape(scale, (count, spec.groups, 1, -1))
+        shape = (count, spec.groups, spec.cin // spec.groups, spec.cout // spec.groups)
+        channels = xp.reshape(xp.broadcast_to(each, shape), (count, *spec.stored_channels))
     else:
-        channels = xp.reshape(scale, (-1, 1))
+        channels = xp.reshape(scale, (count, -1, 1))
     ones = (1,) * spec.ndim
     if spec.layout is not None and spec.layout.endswith("IO"):
         channels = xp.matrix_transpose(channels)
-        return xp.reshape(channels, (*ones, *channels.shape))
+        return xp.reshape(channels, (count, *ones, *channels.shape[1:]))
     return xp.reshape(channels, (*channels.shape, *ones))
 
 

@@ -87,8 +87,8 @@ def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
     """All combinations of one entry per axis, shape (f, d), last axis fastest."""
     if not ranges:
         return np.zeros((1, 0), dtype=np.int64)
-    grids = np.meshgrid(*ranges, indexing="ij")
-    return np.stack([g.reshape(-1) for g in grids], axis=-1).astype(np.int64)
+    index = np.indices([len(r) for r in ranges]).reshape(len(ranges), -1)
+    return np.stack([r[i] for r, i in zip(ranges, index, strict=True)], axis=-1).astype(np.int64)
 
 
 def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

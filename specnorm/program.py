@@ -336,7 +336,8 @@ class Program:
         widen = {"float32": "float64", "complex64": "complex128"} if lossy else narrow
 
         def back(x: Array, change: dict[str, str]) -> Array:
-            return backend.from_numpy(x.astype(change.get(x.dtype.name, x.dtype.name)), kernels)
+            wanted = change.get(x.dtype.name) if change else None
+            return backend.from_numpy(x.astype(wanted) if wanted else x, kernels)
 
         return (
             back(value, narrow),

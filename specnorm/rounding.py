@@ -8,7 +8,6 @@ the factor `SLACK`.
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm import arrays
@@ -16,6 +15,8 @@ from specnorm.errors import KernelError
 from specnorm.frequencies import PHASE_ERROR
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from specnorm.backends import Array, Backend
 
 Rounds = Literal["nearest", "up", "down"]
@@ -77,6 +78,8 @@ def plus_up(*terms: float) -> float:
 
 def root_up(x: Fraction | int) -> float:
     """Square root of a non-negative rational number, rounded up to a float; checked in rational numbers."""
+    from fractions import Fraction  # here, since importing it takes milliseconds
+
     y = math.sqrt(x)
     while Fraction(y) ** 2 < x:
         y = math.nextafter(y, math.inf)
@@ -86,17 +89,15 @@ def root_up(x: Fraction | int) -> float:
 def hypot_up(*terms: float) -> float:
     """Root of a sum of squares of floats, never below the exact one; `math.hypot` is within one unit."""
     known = [term for term in terms if term]
-    return (
-        abs(known[0])
-        if len(known) == 1
-        else math.nextafter(math.hypot(*known) * (1 + 2.0**-51), math.inf)
-        if known
-        else 0.0
-    )
+    if len(known) < 2:
+        return abs(known[0]) if known else 0.0
+    return math.nextafter(math.hypot(*known) * (1 + 2.0**-51), math.inf)
 
 
 def float_up(x: Fraction) -> float:
     """A float that is not below a rational number, nor more than one unit above."""
+    from fractions import Fraction
+
     y = float(x)
     return y if Fraction(y) >= x else math.nextafter(y, math.inf)
 

@@ -126,41 +126,62 @@ def step_many(
     layers = [{} for _ in kernels] if geometries is None else list(geometries)
     if not len(kernels) == len(states) == len(layers):
         raise MethodError(f"{len(kernels)} kernels, {len(states)} states and {len(layers)} geometries: give one each.")
-    check_count("sweeps", sweeps)
-    batches: dict[tuple[str, str], list[int]] = {}
-    plans = [_plan(kernel, method, geometry) for kernel, geometry in zip(kernels, layers, strict=True)]
-    for j, (backend, plan) in enumerate(plans):
-        batches.setdefault((plan.key, str(backend.device(kernels[j]))), []).append(j)
     values: list[Any] = [None] * len(kernels)
     after: list[State] = [{} for _ in kernels]
+    plans = [_plan(kernel, method, geometry) for kernel, geometry in zip(kernels, layers, strict=True)]
+    batches: dict[tuple[str, str], list[int]] = {}
+    for j, (backend, plan) in enumerate(plans):
+        _checked(plan, states[j])
+        batches.setdefault((plan.key, str(backend.device(kernels[j]))), []).append(j)
     for members in batches.values():
-        backend, plan = plans[members[0]]
-        if len(members) == 1 or not state_shapes(plan.key):
-            for j in members:
-                values[j], after[j] = step(kernels[j], method, states[j], sweeps=sweeps, **layers[j])
-            continue
-        for j in members:
-            names = list(_checked(plan, states[j]))
-        xp = backend.namespace(kernels[members[0]])
-        stack = xp.stack([kernels[j] for j in members])
-        moved = tuple(xp.stack([states[j][name] for j in members]) for name in names)
-        value, moved = backend.step(plan, stack, moved, sweeps)
+        first = members[0]
+        xp = plans[first][0].namespace(kernels[first])
+        found, moved = step_stack(
+            xp.stack([kernels[j] for j in members]),
+            method,
+            {name: xp.stack([states[j][name] for j in members]) for name in states[first]},
+            sweeps=sweeps,
+            **layers[first],
+        )
         for place, j in enumerate(members):
-            values[j] = value[place, ...]
-            after[j] = {name: x[place, ...] for name, x in zip(names, moved, strict=True)}
+            values[j] = found[place, ...]
+            after[j] = {name: x[place, ...] for name, x in moved.items()}
     return values, after
 
 
-def _plan(kernel: Any, method: Method, geometry: Mapping[str, Any]) -> tuple[Backend, Program]:
+def init_stack(kernels: Array, method: Method, **geometry: Unpack[Geometry]) -> State:
+    """`init` for kernels of one shape and geometry, (n, *shape): the state of all of them, leading axis n."""
+    backend, plan = _plan(kernels, method, geometry, stacked=True)
+    names = [name for name, _ in state_shapes(plan.key)]
+    return dict(zip(names, backend.init(plan, kernels), strict=True)) if names else {}
+
+
+def step_stack(
+    kernels: Array, method: Method, state: Mapping[str, Array], *, sweeps: int = 1, **geometry: Unpack[Geometry]
+) -> tuple[Array, State]:
+    """`step` for kernels of one shape and geometry, (n, *shape), and a state of `init_stack`: values (n,), state."""
+    backend, plan = _plan(kernels, method, geometry, stacked=True)
+    check_count("sweeps", sweeps)
+    shapes = _checked(plan, state, (kernels.shape[0],))
+    if not shapes:
+        each = [measure(kernels[j, ...], method, **geometry).value for j in range(kernels.shape[0])]
+        return backend.namespace(kernels).stack(each), {}
+    value, after = backend.step(plan, kernels, tuple(state[name] for name in shapes), sweeps)
+    return value, dict(zip(shapes, after, strict=True))
+
+
+def _plan(
+    kernel: Any, method: Method, geometry: Mapping[str, Any], *, stacked: bool = False
+) -> tuple[Backend, Program]:
     if not isinstance(method, Method):
         raise MethodError(f"method={method!r} is not a method. Give a value such as specnorm.TensorNorm().")
     backend = backend_for(kernel)
-    return backend, program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    return backend, program_for(method, tuple(kernel.shape)[stacked:], str(kernel.dtype), tuple(geometry.items()))
 
 
-def _checked(plan: Program, state: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+def _checked(plan: Program, state: Mapping[str, Array], batch: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
     """Names and shapes that the state must have, and has."""
-    shapes = dict(state_shapes(plan.key))
+    shapes = {name: (*batch, *shape) for name, shape in state_shapes(plan.key)}
     given = {name: tuple(x.shape) for name, x in state.items()}
     if given != shapes:
         raise MethodError(

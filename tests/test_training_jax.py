@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -382,3 +387,57 @@ def test_equinox() -> None:
         model, optimum, state = compiled(model, optimum, state)
     assert all(0.2 < x < 0.55 for x in uppers(model, rule).values())
     assert certified(training.rescale(model, 0.5, rule), 0.5, rule)
+
+
+def test_the_documentation_runs_with_optax() -> None:
+    """Blocks of the page that need Optax, which its other examples do without."""
+    optional("optax")
+    page = (Path(__file__).parent.parent / "docs" / "training-jax.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```py\n(import optax\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names: dict[str, Any] = {}
+        exec(compile(block, "training-jax.md", "exec"), names)
+        _, seen = fit(parameters(), names["optimizer"], steps=5)
+        assert max(seen[-1].values()) <= 1.1
+
+
+SHARDED = """
+import jax, numpy as np, specnorm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from specnorm_jax.training import SpectralPenalty
+assert len(jax.devices()) == 8
+mesh = Mesh(np.array(jax.devices()), ("part",))
+def put(x, *axes):
+    return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
+normal = np.random.RandomState(0).standard_normal
+tree = {name: {"kernel": normal((3, 3, 8, 16)).astype("float32")} for name in ("one", "two")}
+tree = jax.tree_util.tree_map(jax.numpy.asarray, tree)
+penalty = SpectralPenalty()
+state = penalty.init(tree)
+moved = jax.tree_util.tree_map(lambda x: 1.1 * x + 0.1 * x**2, tree)
+step = jax.jit(jax.value_and_grad(penalty, has_aux=True))
+(value, after), gradient = step(moved, state)
+spread = jax.tree_util.tree_map(lambda x: put(x, None, None, None, "part"), moved)
+shards = jax.tree_util.tree_map(lambda x: put(x, None, "part"), state)
+(other, later), slope = step(spread, shards)
+assert len(spread["one"]["kernel"].sharding.device_set) == 8
+np.testing.assert_allclose(other, value, rtol=1e-5)
+for a, b in zip(jax.tree_util.tree_leaves((slope, )), jax.tree_util.tree_leaves((gradient, )), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-4)
+method = specnorm.TensorNorm(certified=False)
+kernel = spread["one"]["kernel"]
+found, _ = specnorm.step(kernel, method, shards["one/kernel"], layout="HWIO")
+expected, _ = specnorm.step(moved["one"]["kernel"], method, state["one/kernel"], layout="HWIO")
+np.testing.assert_allclose(found, expected, rtol=1e-5)
+print("equal")
+"""
+
+
+def test_sharded_kernels_and_states() -> None:
+    """Kernels split over output channels and states over climbers, on eight devices made of the host."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(
+        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.stdout.strip() == "equal", run.stderr

@@ -72,6 +72,11 @@ def test_exit_codes_of_the_help_are_those_of_the_page() -> None:
     assert {int(code) for code in said} == {cli.OK, cli.GATE_FAILED, cli.TROUBLE, cli.INTERRUPTED}
 
 
+def test_a_slip_in_json_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", "model.npz", "--geometry", "{stride: 2}"]) == cli.TROUBLE
+    assert "this is no JSON" in capsys.readouterr().err
+
+
 # -- completion --------------------------------------------------------------------------------------------------
 BASH = """
 source specnorm.bash

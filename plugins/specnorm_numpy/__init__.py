@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import array_api_compat.numpy
 import numpy as np
 
 from specnorm.backends import Backend
+
+
+_BATCH = 2**18
+"""Bytes of the matrices that are factorised in one call."""
 
 
 class NumpyBackend(Backend):
@@ -44,15 +49,22 @@ class NumpyBackend(Backend):
         return np.__version__
 
     def cholesky_ok(self, a: Any) -> Any:
-        """Per matrix: NumPy raises for a whole batch, and passes NaN and infinities."""
-        ok = np.asarray(np.isfinite(a).all(axis=(-2, -1)))  # one matrix would give a scalar, which cannot be set
-        for index in np.ndindex(*a.shape[:-2]):
-            if ok[index]:
-                try:
-                    np.linalg.cholesky(a[index])
-                except np.linalg.LinAlgError:
-                    ok[index] = False
-        return ok
+        """Some matrices at a time: NumPy raises for a whole batch. It passes NaN and infinities, down to the diagonal."""
+        flat = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
+        ok = np.zeros(len(flat), dtype=np.bool_)
+        step = max(1, _BATCH // (flat.itemsize * max(1, flat.shape[-1]) ** 2))
+        waiting = [(first, min(first + step, len(flat))) for first in range(0, len(flat), step)]
+        while waiting:
+            first, last = waiting.pop()
+            try:
+                factors = np.linalg.cholesky(flat[first:last])
+            except np.linalg.LinAlgError:
+                if last > first + 1:
+                    middle = (first + last) // 2
+                    waiting += [(first, middle), (middle, last)]
+            else:
+                ok[first:last] = np.isfinite(np.diagonal(factors, axis1=-2, axis2=-1)).all(axis=-1)
+        return ok.reshape(a.shape[:-2])
 
     def complex(self, real: Any, imag: Any) -> Any:
         """Fill an empty array, without temporaries."""

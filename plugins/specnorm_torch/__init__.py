@@ -169,12 +169,18 @@ class TorchBackend(Backend):
     def step(
         self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int
     ) -> tuple[Array, tuple[Array, ...]]:
-        """One operator too; the gradient meets the kernels in a product."""
+        """One operator too; the gradient meets the kernels in a product.
+
+        Outside of compilers and transformations without either, whose price is that of the arithmetic.
+        """
+        still = tuple(x.detach() for x in state)
+        if not (self.is_traced(kernels) or any(_transformed(x) for x in (kernels, *state))):
+            value, gradient, after = program.step(kernels.detach(), still, sweeps=sweeps, backend=self)
+            return _Attached.apply(kernels, value, gradient), after  # type: ignore[no-untyped-call]
         if torch.compiler.is_compiling() and _derivative_levels() > 1:
             raise SecondDerivativeError(_FIRST_ORDER)
-        still = [x.detach() for x in state]
-        value, gradient, *after = _step(kernels.detach(), still, program.key, sweeps)
-        return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(after)
+        value, gradient, *moved = _step(kernels.detach(), list(still), program.key, sweeps)
+        return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(moved)
 
     def first_order(self, x: Array) -> Array:
         """Guarded by a function of one tensor."""
@@ -346,6 +352,21 @@ class _Attach(Function):
         gradient = program(ctx.key).pullback(tuple(residuals), cotangent, backend=BACKEND)
         guarded = _Guard.apply(gradient, kernels)  # type: ignore[no-untyped-call]
         return (guarded, None, None, *(None for _ in residuals))
+
+
+class _Attached(Function):
+    """Identity on values (n,), whose gradients with respect to the kernels are given."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(kernels, gradient)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, gradient = ctx.saved_tensors
+        slope = gradient * cotangent.reshape(*cotangent.shape, *(1 for _ in gradient.shape[cotangent.ndim :]))
+        return _Guard.apply(slope.to(kernels.dtype), kernels), None, None  # type: ignore[no-untyped-call]
 
 
 class _FirstOrder(Function):

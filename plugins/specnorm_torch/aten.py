@@ -324,7 +324,8 @@ def _adaptive(ndim: int, rule: str) -> Rule:
 def _resize(mode: str, coordinates: str, nearest: str = "floor") -> Rule:
     def translate(call: Call) -> Translation:
         before, after = call.shape("input" if "input" in call.arguments else "self"), call.shape()
-        given = call.arguments.get("scale_factors")
+        each = [call.arguments.get(name) for name in ("scales", "scales_d", "scales_h", "scales_w")]
+        given = call.arguments.get("scale_factors") or [f for f in each if f is not None]
         spatial = len(given) if given else len(before) - 2
         scales = [Fraction(1)] * (len(before) - spatial)
         sizes = list(zip(before, after, strict=True))[-spatial:]

@@ -169,7 +169,8 @@ class _Walk:
         layer = None
         if found.kernel is not None:
             layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial)
-        self._add(Node(node.name, found.rule, name, inputs, _shape(node), found.params, layer))
+        shown = "batch_norm" if "batch_norm" in name else name
+        self._add(Node(node.name, found.rule, shown, inputs, _shape(node), found.params, layer))
 
     def _named(self, node: Any, found: Translation) -> str:
         """Name of a kernel, which no other kernel has."""
@@ -181,7 +182,11 @@ class _Walk:
     def _like(self, node: Any) -> Any:
         """A value, or zeros of its shape."""
         value = node.meta.get("val")
-        return self.known[node.name] if node.name in self.known else torch.zeros(value.shape, dtype=value.dtype)
+        return (
+            self.known[node.name]
+            if node.name in self.known
+            else torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+        )
 
     def _translated(self, node: Any, call: Call) -> Translation:
         value = node.meta.get("val")

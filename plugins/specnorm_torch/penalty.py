@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-import specnorm
 from specnorm.errors import MethodError
+from specnorm.folding import fold_stack
 from specnorm.methods import Method, TensorNorm
 from specnorm.result import Kind
+from specnorm.training import init_stack, step_stack
 from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
 
 Form = Literal["sum", "log", "hinge"]
@@ -76,14 +77,22 @@ class SpectralPenalty(nn.Module):
         # Lists and dictionaries of modules are not registered: the model's parameters stay the model's.
         self._layers = list(layers.values())
         self._norms: list[Any] = [model.get_submodule(pairs[n]) if n in pairs else None for n in layers]
+        # Layers of one shape and geometry are one batch, and their states one buffer.
+        batches: dict[str, list[int]] = {}
         self._geometries = [geometry_of(layer) for layer in self._layers]
+        for j, (layer, norm) in enumerate(zip(self._layers, self._norms, strict=True)):
+            weight = weight_of(layer)
+            merged = None if norm is None else (norm.eps, norm.weight is None)
+            key = repr((tuple(weight.shape), weight.dtype, weight.device, self._geometries[j], merged))
+            batches.setdefault(key, []).append(j)
+        self._batches = [tuple(members) for members in batches.values()]
         self._states: list[tuple[str, ...]] = []
         with torch.no_grad():
-            for j, (kernel, geometry) in enumerate(zip(self._kernels(), self._geometries, strict=True)):
-                state = specnorm.init(kernel, self.method, **geometry)
+            for j, members in enumerate(self._batches):
+                state = init_stack(self._kernels(members), self.method, **self._geometries[members[0]])
                 self._states.append(tuple(state))
                 for key, x in state.items():
-                    self.register_buffer(f"layer{j}_{key}", x)
+                    self.register_buffer(f"batch{j}_{key}", x)
 
     @property
     def kind(self) -> Kind:
@@ -92,7 +101,7 @@ class SpectralPenalty(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the penalty, a 0-d tensor; in ``train()`` the state moves."""
-        values = torch.stack(self._values(self.n_power_iterations if self.training else 0))
+        values = torch.cat(self._values(self.n_power_iterations if self.training else 0))
         if self.form == "log":
             return torch.where(values > 0, torch.where(values > 0, values, torch.ones_like(values)).log(), 0.0).sum()
         if self.form == "hinge":
@@ -102,31 +111,42 @@ class SpectralPenalty(nn.Module):
     @torch.no_grad()
     def norms(self) -> dict[str, float]:
         """Norms of the layers (with their normalisations) where the state stands."""
-        return {name: float(x) for name, x in zip(self.names, self._values(0), strict=True)}
+        found = {
+            j: float(x)
+            for members, values in zip(self._batches, self._values(0), strict=True)
+            for j, x in zip(members, values, strict=True)
+        }
+        return {name: found[j] for j, name in enumerate(self.names)}
 
     def extra_repr(self) -> str:
         """What is summed."""
         return f"{len(self.names)} layers, method={self.method}, form={self.form!r}"
 
-    def _kernels(self) -> list[Tensor]:
-        kernels = []
-        for layer, norm, geometry in zip(self._layers, self._norms, self._geometries, strict=True):
-            weight = weight_of(layer)
-            if norm is not None:
-                which = {k: geometry[k] for k in ("groups", "transposed") if k in geometry}
-                weight = specnorm.fold_batch_norm(weight, norm.weight, norm.running_var, norm.eps, **which)
-            kernels.append(weight)
-        return kernels
+    def _kernels(self, members: tuple[int, ...]) -> Tensor:
+        """Kernels of one batch (n, *shape), normalisations merged."""
+        kernels = torch.stack([weight_of(self._layers[j]) for j in members])
+        norms = [self._norms[j] for j in members]
+        if norms[0] is None:
+            return kernels
+        gamma = None if norms[0].weight is None else torch.stack([norm.weight for norm in norms])
+        variances = torch.stack([norm.running_var for norm in norms])
+        geometry = self._geometries[members[0]]
+        which = {k: geometry[k] for k in ("groups", "transposed") if k in geometry}
+        merged: Tensor = fold_stack(kernels, gamma, variances, norms[0].eps, **which)
+        return merged
 
     def _values(self, sweeps: int) -> list[Tensor]:
-        states = [{k: getattr(self, f"layer{j}_{k}") for k in keys} for j, keys in enumerate(self._states)]
-        values, after = specnorm.step_many(
-            self._kernels(), self.method, states, geometries=self._geometries, sweeps=sweeps
-        )
-        if sweeps:
-            with torch.no_grad():
-                for old, new in zip(states, after, strict=True):
-                    for key, x in new.items():
-                        old[key].copy_(x)
+        """Norms batch by batch, (n,) each."""
+        values = []
+        for j, (members, keys) in enumerate(zip(self._batches, self._states, strict=True)):
+            state = {key: getattr(self, f"batch{j}_{key}") for key in keys}
+            value, after = step_stack(
+                self._kernels(members), self.method, state, sweeps=sweeps, **self._geometries[members[0]]
+            )
+            values.append(value)
+            if sweeps:
+                with torch.no_grad():
+                    for key, x in after.items():
+                        state[key].copy_(x)
         # One dtype to add them up in, where a model mixes several.
         return [x.to(values[0]) for x in values] if len({x.dtype for x in values}) > 1 else values

@@ -49,13 +49,19 @@ def measured(found: Iterable[Layer], settings: Settings, executor: Executor | No
         return
     run = _Run(executor, settings)
     waiting: deque[_Given] = deque()
+    busy: list[_Given] = []
+    size = 0
     try:
         for layer in found:
-            while (busy := [given for given in waiting if not given.is_done]) and not _fit([layer, *_layers(busy)]):
+            while busy and size + _bytes(layer) > IN_FLIGHT:
                 wait([given.future for given in busy if given.future is not None], return_when=FIRST_COMPLETED)
+                busy = [given for given in busy if not given.is_done]
+                size = sum(_bytes(given.layer) for given in busy)
             while waiting and waiting[0].is_done:
                 yield run.row(waiting.popleft())
             waiting.append(run.give(layer))
+            busy.append(waiting[-1])
+            size += _bytes(layer)
         while waiting:
             yield run.row(waiting.popleft())
     finally:
@@ -79,14 +85,9 @@ class _Given:
         return self.future is None or self.future.done()
 
 
-def _layers(given: Iterable[_Given]) -> list[Layer]:
-    return [one.layer for one in given]
-
-
-def _fit(layers: Iterable[Layer]) -> bool:
-    """Whether the kernels may be in memory at once; half precision counts as the float32 that it becomes."""
-    tensors = [layer.tensor for layer in layers]
-    return sum(math.prod(tensor.shape) * (8 if "64" in tensor.dtype else 4) for tensor in tensors) <= IN_FLIGHT
+def _bytes(layer: Layer) -> int:
+    """Memory of a layer's kernel; half precision counts as the float32 that it becomes."""
+    return math.prod(layer.tensor.shape) * (8 if "64" in layer.tensor.dtype else 4)
 
 
 class _Run:
@@ -203,7 +204,7 @@ class Worker:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _START],
+            [sys.executable, "-P", "-c", _START],  # -P: no module of the current folder, where a model may lie
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**(environment or {}), **os.environ},
         )  # fmt: skip
         try:
@@ -228,8 +229,12 @@ class Worker:
         try:
             self._send((function, arguments))
             return self._answer()
-        except (EOFError, OSError) as error:
-            code = self.process.wait()
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            try:
+                code = self.process.wait(_DYING)
+            except subprocess.TimeoutExpired:  # it lives: the error is the arguments' own
+                self.close()
+                raise error from None
             self.close()
             raise WorkerLost(_cause(code)) from error
         except BaseException:
@@ -260,6 +265,9 @@ class Worker:
         assert self.process.stdout is not None
         return pickle.load(self.process.stdout)
 
+
+_DYING = 10.0
+"""Seconds from the end of a process's answers to the end of the process."""
 
 _START = """
 import pickle, signal, sys
@@ -343,12 +351,13 @@ class Workers(Executor):
             self._idle.put(worker)
 
     def _start(self) -> Worker:
+        worker = Worker(self._environment)
         with self._lock:
-            if self._closed:
-                raise WorkerLost("shut down")
-            worker = Worker(self._environment)
-            self._alive.add(worker)
-        return worker
+            if not self._closed:
+                self._alive.add(worker)
+                return worker
+        worker.close()
+        raise WorkerLost("shut down")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes: after the calls that are under way, or (``cancel_futures``) at once."""

@@ -123,6 +123,7 @@ def style() -> Iterator[None]:
     settings: dict[Any, Any] = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(kept)}
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as a box
+        warnings.filterwarnings("ignore", category=matplotlib.MatplotlibDeprecationWarning)  # of their own defaults
         matplotlib.rcParams.update(settings | _STYLE)
         yield
 
@@ -227,7 +228,7 @@ def _panel(axes: Axes, report: Report, position: int, pitch: float, *, titled: b
     every = max(1, math.ceil(0.16 / pitch))
     labelled = range(0, len(rows), every)
     names = distinct([row.name for row in rows], _NAME)
-    axes.set_yticks(list(labelled), [f"{names[i]}  {i + 1}" for i in labelled], fontsize=8)
+    axes.set_yticks(list(labelled), [f"{names[i]}  #{i + 1}" for i in labelled], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelbottom=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib import import_module
 
 from specnorm import backends
 from specnorm.auditing.report import Origin, Row
 from specnorm.conv import ConvSpec
+from specnorm.errors import BackendError
 from specnorm.result import Result
 
 
@@ -66,7 +66,12 @@ def environment(rows: Iterable[Row]) -> dict[str, str]:
     """
     used = {origin.place.partition(",")[0] for row in rows for origin in row.origins.values()}
     found = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "Python": platform.python_version()}
-    for name in ("numpy", *sorted(used - {"numpy"})):
-        library = import_module(backends.load(name).framework)
-        found[library.__name__] = str(getattr(library, "__version__", "unknown"))
+    found |= {name: _version_of(name) for name in ("numpy", *sorted(used - {"numpy"}))}
     return found | {"platform": f"{platform.system()} {platform.machine()}"}
+
+
+def _version_of(backend: str) -> str:
+    try:
+        return str(backends.load(backend).version())
+    except BackendError:  # registered under another name than its own
+        return "unknown"

@@ -18,12 +18,14 @@ _LATTICE = 2**40
 
 
 class Ascent:
-    """Local maximisation of the norm of one block.
+    """Local maximisation of the norm of one block, from several starts at once.
 
     Parameters
     ----------
     block : array, shape (1, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1; p <= m.
+    rough : array, shape (1, m, p, *kernel_shape)
+        The same, perhaps in a narrower dtype: all but the Newton steps is done with it.
     free : bool
         Whether the frequency may move (on a grid it may not).
     rtol : float
@@ -32,53 +34,84 @@ class Ascent:
         A norm found elsewhere: what will not get as high is given up.
     """
 
-    def __init__(self, block: Array, *, free: bool, rtol: float, best: float, xp: Any, backend: Backend) -> None:
-        self.block, self.rtol, self.best, self.xp, self.backend = block, rtol, best, xp, backend
+    def __init__(
+        self, block: Array, rough: Array, *, free: bool, rtol: float, best: float, xp: Any, backend: Backend
+    ) -> None:
+        self.block, self.rough, self.rtol, self.best, self.xp, self.backend = block, rough, rtol, best, xp, backend
         self.free = free and block.ndim > 3
+        self.taps = product([np.arange(k) for k in block.shape[3:]]).astype(float)
 
-    def run(self, start: Frequencies, vector: Array) -> tuple[Frequencies, Array]:
+    def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
         """Climb by alternating power steps at a frequency with steps of the frequency, then by Newton on both.
 
         Parameters
         ----------
-        start : Frequencies
-            One point.
-        vector : array, shape (1, p)
-            Right vector there.
+        starts : Frequencies
+            s points.
+        vectors : array, shape (s, p)
+            Right vectors there.
 
         Returns
         -------
         frequency : Frequencies
+            One point: the highest that was seen.
         right : array, shape (1, p)
         """
-        point = start
-        value, right = 0.0, vector
+        theta, index, values = starts.angles, np.arange(len(starts)), np.zeros(len(starts))
+        right = self.xp.astype(vectors, arrays.complex_dtype(self.rough.dtype, xp=self.xp), copy=False)
+        point, top, value = starts[:1], right[:1, :], -1.0
         for round_ in range(40):
-            left, right, now = self._power(point, right, steps=3)
-            if now <= value * (1 + max(0.05 * self.rtol, 1e-13)) or now < self.best * (1 - 0.05 / (1 + round_)):
-                break  # it has converged, or will not get as high as another point has
-            value = now
+            left, right, now = self._power(np.exp(1j * (theta @ self.taps.T)), right, steps=3)
+            highest = int(np.argmax(now))
+            if now[highest] > value:
+                value, top = float(now[highest]), right[highest : highest + 1, :]
+                point = (
+                    nearby(theta[highest : highest + 1])
+                    if round_ and self.free
+                    else starts[index[highest : highest + 1]]
+                )
+            # Some have converged, or will not get as high as another point has.
+            gained = now > values * (1 + max(0.05 * self.rtol, 1e-13))
+            going = np.flatnonzero(gained & (now >= max(self.best, value) * (1 - 0.05 / (1 + round_))))
+            if not len(going):
+                break
+            if len(going) < len(index):
+                chosen = self.backend.from_numpy(going.astype(np.int64), self.block)
+                left, right = (self.xp.take(x, chosen, axis=0) for x in (left, right))
+                theta, index, now = theta[going], index[going], now[going]
+            values = now
             if self.free:
-                point = self._step_frequency(point, left, right)
+                theta = climb(self._weights(left, right), self.taps, theta)
+        right = self.xp.astype(top, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
         for _ in range(8 if self.rtol < 1e-4 else 0):
             trial, vector = self._newton(point, right)
-            _, candidate, now = self._power(trial, vector, steps=1)
-            if now <= value:
+            phase = self._phase(trial)
+            _, candidate, norms = self._power(self.backend.to_numpy(phase), vector, steps=1)
+            now_ = float(norms[0])
+            if now_ <= value:
                 break
-            done, value, point, right = now <= value * (1 + 1e-3 * self.rtol), now, trial, candidate
+            done, value, point, right = now_ <= value * (1 + 1e-3 * self.rtol), now_, trial, candidate
             if done:
                 break
         return point, right
 
-    def _power(self, point: Frequencies, right: Array, steps: int) -> tuple[Array, Array, float]:
-        """Power steps at one frequency: left and right vectors, and the norm from below."""
-        xp = self.xp
-        g = operators.matrix_at(self.block, self._phase(point), xp=xp)
+    def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
+        """Power steps at some frequencies: left and right vectors, and the norms from below."""
+        xp, (m, p) = self.xp, self.rough.shape[1:3]
+        weights = self.backend.from_numpy(
+            phases.astype(np.complex128 if self.rough.dtype == xp.float64 else np.complex64), self.rough
+        )
+        flat = xp.matrix_transpose(xp.reshape(self.rough, (m * p, -1)))
+        real, imag = (xp.matmul(part, flat) for part in (xp.real(weights), xp.imag(weights)))
+        g = xp.reshape(self.backend.complex(real, imag), (-1, m, p))
         h = arrays.adjoint(g, xp=xp)
-        for _ in range(steps):
-            left, _ = arrays.normalise(xp.matmul(g, right[..., None])[..., 0], xp=xp)
-            right, norm = arrays.normalise(xp.matmul(h, left[..., None])[..., 0], xp=xp)
-        return left, right, float(norm[0, 0])
+        right = right[..., None]
+        for _ in range(steps - 1):
+            right = xp.matmul(h, xp.matmul(g, right))
+        right, _ = arrays.normalise(right[..., 0], xp=xp)
+        left, _ = arrays.normalise(xp.matmul(g, right[..., None])[..., 0], xp=xp)
+        right, norm = arrays.normalise(xp.matmul(h, left[..., None])[..., 0], xp=xp)
+        return left, right, self.backend.to_numpy(norm[:, 0]).astype(float)
 
     def _newton(self, point: Frequencies, vector: Array) -> tuple[Frequencies, Array]:
         """One Newton step of lambda_max(H(theta)), by second-order perturbation of its eigenvector.
@@ -110,7 +143,7 @@ class Ascent:
         gradient = np.real(slope @ np.conj(here))
         hessian = np.real(bend @ np.conj(here)) + 2 * np.real(np.conj(rest) @ moved.T)
         step = uphill(gradient, hessian)
-        return _nearby(point.angles[0] + step), self.backend.from_numpy((here + step @ moved)[None], self.block)
+        return nearby(point.angles + step), self.backend.from_numpy((here + step @ moved)[None], self.block)
 
     def _derivatives(self, point: Frequencies, v: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """H = G* G, its gradient and its Hessian with respect to theta, applied to a vector at one frequency (host).
@@ -165,68 +198,66 @@ class Ascent:
         )
         return value, gradient, hessian
 
-    def _step_frequency(self, point: Frequencies, left: Array, right: Array) -> Frequencies:
-        """Maximise ``|u* G(theta) v|**2``, a trigonometric polynomial with one coefficient a tap, from a point."""
-        xp, shape = self.xp, self.block.shape
-        flat = xp.reshape(self.block[0, ...], (shape[1], -1))
-        rows = xp.reshape(
-            operators.real_times(xp.matrix_transpose(flat), xp.conj(left[0, :, None]), xp=xp), (shape[2], -1)
-        )
-        weights = self.backend.to_numpy(xp.sum(rows * right[0, :, None], axis=0))
-        return _nearby(climb(weights, tuple(shape[3:]), point.angles[0]))
+    def _weights(self, left: Array, right: Array) -> np.ndarray:
+        """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""
+        xp, (m, p) = self.xp, self.rough.shape[1:3]
+        flat = xp.reshape(self.rough, (m, -1))
+        rows = xp.reshape(xp.matmul(xp.real(left), flat) - 1j * xp.matmul(xp.imag(left), flat), (left.shape[0], p, -1))
+        return np.asarray(self.backend.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :]))
 
     def _phase(self, point: Frequencies) -> Array:
         return operators.Symbol(self.block, point, xp=self.xp, backend=self.backend).phase
 
 
 def uphill(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
-    """Newton step towards a maximum: along directions of positive curvature uphill too; at most one radian."""
+    """Newton steps towards a maximum: along directions of positive curvature uphill too; at most one radian."""
     values, basis = np.linalg.eigh(hessian)
-    scale = np.maximum(np.abs(values), 1e-12 * float(np.abs(values).max(initial=0.0)) + 1e-300)
-    step: np.ndarray = basis @ ((basis.T @ gradient) / scale)
-    return step / max(1.0, float(np.abs(step).max(initial=0.0)))
+    scale = np.abs(values)
+    scale = np.maximum(scale, 1e-12 * scale.max(axis=-1, initial=0.0, keepdims=True) + 1e-300)
+    along = (gradient[..., None, :] @ basis)[..., 0, :] / scale
+    step: np.ndarray = (basis @ along[..., None])[..., 0]
+    return step / np.maximum(1.0, np.abs(step).max(axis=-1, initial=0.0, keepdims=True))
 
 
-def _nearby(theta: np.ndarray) -> Frequencies:
-    """Nearest lattice point to angles in radians."""
+def nearby(theta: np.ndarray) -> Frequencies:
+    """Nearest lattice points to angles in radians, shape (f, d)."""
     points = np.round(theta / (2 * math.pi) * _LATTICE).astype(np.int64) % _LATTICE
-    return Frequencies(points[None], (_LATTICE,) * len(theta))
+    return Frequencies(points, (_LATTICE,) * theta.shape[1])
 
 
-def climb(weights: np.ndarray, shape: tuple[int, ...], theta: np.ndarray) -> np.ndarray:
-    """A few safeguarded Newton steps on ``|sum_k w_k e^{i k.theta}|**2`` (host, tiny).
+def climb(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """A few safeguarded Newton steps on each of some ``|sum_k w_k e^{i k.theta}|**2`` (host, tiny).
 
     Parameters
     ----------
-    weights : complex array, shape (taps,)
-    shape : tuple of int
-        Taps per axis.
-    theta : float array, shape (d,)
+    weights : complex array, shape (s, n)
+    taps : float array, shape (n, d)
+        The k.
+    theta : float array, shape (s, d)
 
     Returns
     -------
-    float array, shape (d,)
+    float array, shape (s, d)
         No lower than at the start.
     """
-    taps = product([np.arange(k) for k in shape]).astype(float)
-    terms = weights * np.exp(1j * (taps @ theta))
-    total = terms.sum()
-    for _ in range(3):
-        best = abs(total) ** 2
-        slopes = taps.T * terms
-        first = 1j * slopes.sum(axis=1)
+    terms = weights * np.exp(1j * (theta @ taps.T))
+    pairs = (taps[:, :, None] * taps[:, None, :]).reshape(len(taps), -1)
+    for _ in range(2):
+        total = terms.sum(axis=1, keepdims=True)
+        best = np.abs(total[:, 0]) ** 2
+        first = 1j * (terms @ taps)
         gradient = 2 * np.real(np.conj(total) * first)
-        hessian = 2 * np.real(np.outer(np.conj(first), first) - np.conj(total) * (slopes @ taps))
-        step = uphill(gradient, hessian)
+        bend = (np.conj(total) * (terms @ pairs)).reshape(*first.shape, first.shape[1])
+        step = uphill(gradient, 2 * np.real(np.conj(first)[:, :, None] * first[:, None, :] - bend))
         for _ in range(8):
-            there = weights * np.exp(1j * (taps @ (theta + step)))
-            trial = there.sum()
-            if abs(trial) ** 2 > best:
+            there = weights * np.exp(1j * ((theta + step) @ taps.T))
+            trial = np.abs(there.sum(axis=1)) ** 2
+            lower = ~(trial > best)
+            if not lower.any():
                 break
-            step = step / 4
-        else:
-            break
-        theta, terms, total = theta + step, there, trial
-        if abs(total) ** 2 <= best * (1 + 1e-6):
+            step[lower] /= 4
+        step[lower], there[lower], trial[lower] = 0.0, terms[lower], best[lower]
+        theta, terms = theta + step, there
+        if (trial <= best * (1 + 1e-6)).all():
             break
     return theta

@@ -270,6 +270,10 @@ def nothing(spec: ConvSpec) -> Found:
     return Found(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
 
 
+_SUPREMUM, _POINTS = (1e-2, 1e-3), 4096
+"""Tolerance of the supremum that a search of a grid starts from: on small grids, and on those with so many points."""
+
+
 def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, backend: Backend) -> tuple[Found, bool]:
     """Enclose the largest norm of one layer's blocks to the method's tolerance, or as well as its budget allows.
 
@@ -287,9 +291,10 @@ def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, b
     if spec.input_shape is None:
         found = search.run(cover, rtol=rtol, max_cells=method.max_cells)
     else:
-        # On a grid, the torus gives the S of the grid's lemma; the closer it is, the fewer grid cells are left.
-        whole = search.run(cover, rtol=rtol, max_cells=method.max_cells)
+        # On a grid, the torus gives the S of the grid's lemma: close, so that few grid cells are left, but no closer.
         sizes = tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, cut.shape[3:], strict=True))
+        loose = max(rtol, _SUPREMUM[math.prod(sizes) > _POINTS])
+        whole = search.run(cover, rtol=loose, max_cells=method.max_cells)
         if math.isinf(whole.upper):
             whole = widened(search, cover, whole, method, blocks, spec, xp=xp, backend=backend)
         cover = dft(sizes, cut.shape[3:])

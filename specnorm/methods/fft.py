@@ -51,6 +51,7 @@ class ExactFFT(Method):
     name: ClassVar[str] = "fft"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
     wide: ClassVar[bool] = True
+    small_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
@@ -79,8 +80,8 @@ class ExactFFT(Method):
         budget = self.max_cells
         if spec.input_shape is not None:
             every = half_grid(operators.circular_sizes(spec))
-            # A search that looks at more cells than there are frequencies has lost.
-            budget = min(budget, len(every) // 4)
+            # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
+            budget = min(budget, 2 * len(every))
             if backend.static_shapes or backend.is_traced(blocks) or len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, xp=xp, backend=backend)
         method = Enclose(rtol=self.rtol, max_cells=budget)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays, operators
+from specnorm import arrays
 from specnorm.frequencies import coarse_grid
 
 if TYPE_CHECKING:
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 
 class Form:
-    """The multilinear form f(u, v, modes) = sum K u v (x)modes of a stack of blocks, for s starts each."""
+    """The multilinear form f(u, v, modes) = sum K u v (x)modes of a stack of blocks, for s starts each.
 
-    def __init__(self, blocks: Array, *, xp: Any) -> None:
-        self.xp = xp
+    Every sweep reads the kernel twice, in real products with the vectors of all starts at once.
+    """
+
+    def __init__(self, blocks: Array, *, xp: Any, backend: Backend) -> None:
+        self.xp, self.backend = xp, backend
         self.b, self.m, self.p, *self.sizes = blocks.shape
         self.taps = math.prod(self.sizes)
-        self.blocks = blocks
         self.by_row = xp.reshape(blocks, (self.b, self.m, self.p * self.taps))
+        self.by_column = xp.matrix_transpose(self.by_row)
 
     def weights(self, modes: list[Array]) -> Array:
         """Outer product of the spatial vectors, shape (b, s, taps)."""
@@ -34,172 +37,165 @@ class Form:
             out = xp.reshape(out[:, :, :, None] * mode[:, :, None, :], (*out.shape[:2], -1))
         return out
 
-    def matrix(self, weights: Array) -> Array:
-        """Contract the taps, shape (b, s, m, p)."""
-        xp = self.xp
-        by_tap = xp.matrix_transpose(xp.reshape(self.blocks, (self.b, self.m * self.p, self.taps)))
-        mixed = xp.matmul(xp.real(weights), by_tap) + 1j * xp.matmul(xp.imag(weights), by_tap)
-        return xp.reshape(mixed, (self.b, -1, self.m, self.p))
-
     def left(self, v: Array, weights: Array) -> tuple[Array, Array]:
-        """Best u for the other vectors, and the form's value there."""
+        """Best u for the other vectors, shape (b, s, m), and the form's value there, (b, s)."""
         xp = self.xp
-        return arrays.normalise(xp.conj(xp.matmul(self.matrix(weights), v[..., None])[..., 0]), xp=xp)
+        pairs = xp.reshape(v[..., None] * weights[:, :, None, :], (*v.shape[:2], self.p * self.taps))
+        return arrays.unit(xp.conj(self._through(pairs, self.by_column)), xp=xp)
+
+    def rows(self, u: Array) -> Array:
+        """Contract the output channels, shape (b, s, p, taps)."""
+        return self.xp.reshape(self._through(u, self.by_row), (*u.shape[:2], self.p, self.taps))
+
+    def right(self, rows: Array, weights: Array) -> tuple[Array, Array]:
+        """Best v for the other vectors, shape (b, s, p), and the form's value there."""
+        xp = self.xp
+        return arrays.unit(xp.conj(xp.matmul(rows, weights[..., None])[..., 0]), xp=xp)
 
     def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
-        """Update u, v (two power steps on their matrix), then the spatial vectors. Never decreases the form."""
+        """Update u, then the spatial vectors with v at its best, then v. Never decreases the form."""
+        u, _ = self.left(v, self.weights(modes))
+        return self.onward(u, modes)
+
+    def onward(self, u: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
+        """All but the first part of `sweep`."""
         xp = self.xp
-        mixed = self.matrix(self.weights(modes))
-        for _ in range(2):
-            u, _ = arrays.normalise(xp.conj(xp.matmul(mixed, v[..., None])[..., 0]), xp=xp)
-            v, _ = arrays.normalise(xp.conj(xp.matmul(u[..., None, :], mixed)[..., 0, :]), xp=xp)
-        rows = xp.matmul(xp.real(u), self.by_row) + 1j * xp.matmul(xp.imag(u), self.by_row)
-        rows = xp.reshape(rows, (self.b, -1, self.p, self.taps))
-        spatial = xp.matmul(v[..., None, :], rows)[..., 0, :]
-        modes, value = self._spatial(xp.reshape(spatial, (*spatial.shape[:2], *self.sizes)), modes)
+        rows = self.rows(u)
+        seen = xp.matmul(rows, self.weights(modes)[..., None])
+        c = xp.matmul(arrays.adjoint(rows, xp=xp), seen)
+        modes = self._spatial(xp.reshape(c, (*c.shape[:2], *(self.sizes or (1,)))), modes)
+        v, value = self.right(rows, self.weights(modes))
         return v, modes, value
 
-    def _spatial(self, c: Array, modes: list[Array]) -> tuple[list[Array], Array]:
+    def follow(self, v: Array, modes: list[Array], sweeps: int) -> tuple[Array, Array, list[Array], Array]:
+        """Sweeps for a kernel that has moved a little: (u, v, modes, value); what would be destroyed is kept."""
         xp = self.xp
-        if len(self.sizes) <= 1:
-            flat = xp.reshape(c, (*c.shape[:2], -1))
-            unit, norm = arrays.normalise(xp.conj(flat), xp=xp)
-            return [unit], norm[..., 0]
-        if len(self.sizes) == 2:
-            left, values, right = xp.linalg.svd(c, full_matrices=False)
-            return [xp.conj(left[..., :, 0]), xp.conj(right[..., 0, :])], values[..., 0]
-        modes = list(modes)
-        for _ in range(2):
-            modes, value = self._alternate(c, modes)
-        return modes, value
+        u, value = self.left(v, self.weights(modes))
+        for j in range(sweeps):
+            if j:
+                u, _ = self.left(v, self.weights(modes))
+            moved, spatial, value = self.onward(u, modes)
+            good = ((value > 0) & xp.isfinite(value))[..., None]
+            v, *modes = (xp.where(good, new, old) for new, old in zip((moved, *spatial), (v, *modes), strict=True))
+        return u, v, modes, value
 
-    def _alternate(self, c: Array, modes: list[Array]) -> tuple[list[Array], Array]:
-        """Best vector of one axis after the other for the spatial form c, shape (b, s, *sizes)."""
+    def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
+        """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
         xp, modes, count = self.xp, list(modes), len(modes)
         for axis in range(count):
             rest = c
             for other in reversed(range(count)):
                 if other != axis:
-                    shape = [1] * count
-                    shape[other] = modes[other].shape[2]
-                    rest = xp.sum(
-                        rest * xp.reshape(modes[other], (*c.shape[:2], *shape)), axis=2 + other, keepdims=True
-                    )
-            rest = xp.conj(xp.reshape(rest, (*c.shape[:2], -1)))
-            modes[axis], norm = arrays.normalise_or_keep(rest, modes[axis], xp=xp)
-        return modes, norm[..., 0]
+                    if other + 3 < rest.ndim:
+                        rest = xp.moveaxis(rest, other + 2, -1)
+                    factor = xp.conj(modes[other])[(..., *(None,) * (rest.ndim - 4), slice(None), None)]
+                    rest = xp.matmul(rest, factor)[..., 0]
+            modes[axis], _ = arrays.unit(rest, xp=xp)
+        return modes
 
-    def follow(self, v: Array, modes: list[Array], sweeps: int) -> tuple[Array, Array, list[Array], Array]:
-        """Sweeps for a kernel that has moved a little: (u, v, modes, value), two products with the kernel each.
+    def _through(self, x: Array, matrix: Array) -> Array:
+        """Complex rows (b, s, n) times a real matrix (b, n, k), as one real product."""
+        xp, count = self.xp, x.shape[1]
+        y = xp.matmul(xp.concat([xp.real(x), xp.imag(x)], axis=1), matrix)
+        return self.backend.complex(y[:, :count, :], y[:, count:, :])
 
-        Unlike `sweep` it contracts the kernel with u first, so that nothing of the kernel's size is made for each
-        start, and takes no singular value decomposition.
-        """
-        xp = self.xp
-        u, value = self._left(v, modes)
-        for j in range(sweeps):
-            if j:
-                u, _ = self._left(v, modes)
-            rows = xp.matmul(xp.real(u), self.by_row) + 1j * xp.matmul(xp.imag(u), self.by_row)
-            rows = xp.reshape(rows, (self.b, -1, self.p, self.taps))
-            for _ in range(2):
-                mixed = xp.conj(xp.matmul(rows, self.weights(modes)[..., None])[..., 0])
-                v, _ = arrays.normalise_or_keep(mixed, v, xp=xp)
-                c = xp.matmul(v[..., None, :], rows)[..., 0, :]
-                modes, value = self._alternate(xp.reshape(c, (*c.shape[:2], *(self.sizes or (1,)))), modes)
-        return u, v, modes, value
 
-    def _left(self, v: Array, modes: list[Array]) -> tuple[Array, Array]:
-        """`left`, by one product with the kernel."""
-        xp = self.xp
-        right = xp.reshape(v[..., None] * self.weights(modes)[:, :, None, :], (*v.shape[:2], -1))
-        columns = xp.matrix_transpose(self.by_row)
-        mixed = xp.matmul(xp.real(right), columns) + 1j * xp.matmul(xp.imag(right), columns)
-        u, norm = arrays.normalise(xp.conj(mixed), xp=xp)
-        return u, norm[..., 0]
+def extrapolated(x: Array, before: Array, ahead: Array, *, xp: Any) -> Array:
+    """Unit vectors (b, s, n) carried on along their last change, ``ahead`` (b, s) times as far."""
+    return arrays.unit(x + xp.astype(ahead, x.dtype)[..., None] * (x - before), xp=xp)[0]
 
 
 def starts(method: TensorNorm, blocks: Array, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:
     """Right vectors and spatial vectors to start from: the best coarse frequencies, then random ones."""
     b, _, p, *sizes = blocks.shape
-    frequencies = coarse_grid(tuple(sizes))
-    symbol = operators.Symbol(blocks, frequencies, xp=xp, backend=backend)
-    kind = arrays.complex_dtype(blocks.dtype, xp=xp)
 
-    def constant(x: np.ndarray) -> Array:
-        dtype = np.complex128 if kind == xp.complex128 else np.complex64
-        return backend.from_numpy(x.astype(dtype), blocks)
+    def per_block(x: np.ndarray) -> Array:
+        constant = backend.from_numpy(x, blocks)
+        return xp.broadcast_to(constant, (b, *constant.shape[1:]))
 
-    def per_block(x: Array) -> Array:
-        return xp.broadcast_to(x, (b, *x.shape[1:]))
-
-    v = per_block(constant(arrays.random_vectors(method.seed, (1, len(frequencies), p))))
-    for _ in range(4):
-        v, _ = arrays.normalise(symbol.apply_adjoint(symbol.apply(v)), xp=xp)
-    norms = xp.linalg.vector_norm(symbol.apply(v), axis=-1)
-    count = min(method.starts, len(frequencies))
-    best = xp.argsort(norms, axis=1, descending=True)[:, :count]
-    v = xp.take_along_axis(v, xp.broadcast_to(best[:, :, None], (b, count, p)), axis=1)
-    waves = [
-        np.exp(1j * np.outer(frequencies.angles[:, j], np.arange(k))) / math.sqrt(k) for j, k in enumerate(sizes)
-    ] or [np.ones((len(frequencies), 1))]
-    modes = [
-        xp.take_along_axis(
-            per_block(constant(wave[None])), xp.broadcast_to(best[:, :, None], (b, count, wave.shape[1])), axis=1
-        )
-        for wave in waves
-    ]
+    host = "complex128" if blocks.dtype == xp.float64 else "complex64"
+    v, *modes = map(per_block, _waves(method.seed, p, tuple(sizes), host))
+    form = Form(blocks, xp=xp, backend=backend)
+    weights = form.weights(modes)
+    u, _ = form.left(v, weights)
+    v, value = form.right(form.rows(u), weights)
+    _, v, modes = best(value, v, modes, method.starts, xp=xp)
     if sizes and method.random_starts:
-        extra = [
-            arrays.random_vectors(method.seed + 1 + j, (1, method.random_starts, k)) for j, k in enumerate([p, *sizes])
-        ]
-        units = [per_block(constant(x / np.linalg.norm(x, axis=-1, keepdims=True))) for x in extra]
-        v = xp.concat([v, units[0]], axis=1)
-        modes = [xp.concat([mode, unit], axis=1) for mode, unit in zip(modes, units[1:], strict=True)]
+        extra = map(per_block, _random(method.seed, method.random_starts, p, tuple(sizes), host))
+        v, *modes = (xp.concat([x, more], axis=1) for x, more in zip([v, *modes], extra, strict=True))
     return v, modes
 
 
-CLIMBERS = 16
-"""Vectors that a training state keeps for each block."""
+def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Any) -> tuple[Array, Array, list[Array]]:
+    """The climbers with the largest values, of each block."""
+    if count >= value.shape[1]:
+        return value, v, modes
+    order = xp.argsort(value, axis=1, descending=True)[:, :count]
+
+    def taken(x: Array) -> Array:
+        index = xp.broadcast_to(order[:, :, None], (*order.shape, x.shape[2]))
+        return xp.take_along_axis(x, index, axis=1)
+
+    return xp.take_along_axis(value, order, axis=1), taken(v), [taken(x) for x in modes]
+
+
+@functools.lru_cache(maxsize=256)
+def _waves(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
+    """A climber at every coarse frequency, (1, s, ...), on the host: a right vector at random, and the waves."""
+    angles = coarse_grid(sizes).angles
+    waves = [np.exp(1j * np.outer(angles[:, j], np.arange(k))) for j, k in enumerate(sizes)]
+    return _units([arrays.random_vectors(seed, (len(angles), p)), *(waves or [np.ones((len(angles), 1))])], dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _random(seed: int, count: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
+    """Climbers with random vectors."""
+    return _units([arrays.random_vectors(seed + 1 + j, (count, k)) for j, k in enumerate([p, *sizes])], dtype)
+
+
+def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
+    return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
+
+
 _ALIKE = 0.8
 """Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
 
 
-def homes(method: TensorNorm, blocks: Array, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:
-    """Vectors that climbers start anew from, (1, s, ...): a coarse frequency each, a right vector at random."""
-    _, _, p, *sizes = blocks.shape
-    host = "complex128" if blocks.dtype == xp.float64 else "complex64"
-    v, *modes = (backend.from_numpy(x, blocks) for x in _homes(method.seed, p, tuple(sizes), host))
-    return v, modes
+def climbers(p: int, sizes: tuple[int, ...]) -> int:
+    """How many sets of vectors a training state keeps: more where they are small."""
+    return 32 if p * math.prod(sizes) < 512 else 16
 
 
 @functools.lru_cache(maxsize=256)
-def _homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
-    """`homes` on the host: the same at every step."""
-    angles = coarse_grid(sizes).angles
-    places = np.arange(CLIMBERS) * len(angles) // CLIMBERS
-    waves = [np.exp(1j * np.outer(angles[places, j], np.arange(k))) for j, k in enumerate(sizes)]
-    found = [arrays.random_vectors(seed + 101, (CLIMBERS, p)), *(waves or [np.ones((CLIMBERS, 1))])]
-    return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
+def homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Vectors (1, s, p + sum of sizes) that climbers start anew from: a coarse frequency each, a random v."""
+    count = climbers(p, sizes)
+    v, *waves = _waves(seed + 101, p, sizes, dtype)
+    places = np.arange(count) * v.shape[1] // count
+    right = _units([arrays.random_vectors(seed + 101, (count, p))], dtype)
+    return np.concatenate([*right, *(x[:, places, :] for x in waves)], axis=2)
 
 
-def spread(
-    v: Array, modes: list[Array], value: Array, fresh: tuple[Array, list[Array]], *, xp: Any
-) -> tuple[Array, list[Array]]:
-    """Send climbers home that stand where a higher one stands.
+def needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:
+    """Which climbers (b, s) stand where a higher one stands; if none, the lowest.
 
     Training under a penalty or a constraint lowers the highest maximum until another one is higher, and a climber does
-    not cross from one to the other. So those that are not needed are kept on their way: from their home, without what
-    the highest one has seen.
+    not cross from one to the other. So those that are not needed start anew, and look for the next one.
     """
-    overlap: Array = 1.0
-    for x in (v, *modes):
-        overlap = overlap * xp.abs(xp.matmul(x, arrays.adjoint(x, xp=xp)))
-    place = xp.cumulative_sum(xp.ones_like(value), axis=1)
-    above = value[:, :, None] > value[:, None, :]
-    above = above | ((value[:, :, None] == value[:, None, :]) & (place[:, :, None] < place[:, None, :]))
-    doomed = xp.any(above & (overlap > _ALIKE), axis=1)[..., None]
-    best = arrays.pick(v, xp.argmax(value, axis=1), xp=xp)[:, None, :]
-    seen = xp.sum(xp.conj(best) * fresh[0], axis=-1, keepdims=True)
-    start, _ = arrays.normalise_or_keep(fresh[0] - seen * best, xp.broadcast_to(fresh[0], v.shape), xp=xp)
-    return xp.where(doomed, start, v), [xp.where(doomed, y, x) for x, y in zip(modes, fresh[1], strict=True)]
+    overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
+    earlier = backend.from_numpy(np.tri(value.shape[1], k=-1, dtype=bool).T[None, ...], value)
+    here, there = value[:, :, None], value[:, None, :]
+    above = (here > there) | ((here == there) & earlier)
+    alike = xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)
+    lowest = (value == xp.min(value, axis=1, keepdims=True)) & (value < xp.max(value, axis=1, keepdims=True))
+    return alike | (lowest & ~xp.any(alike, axis=1, keepdims=True))
+
+
+def anew(fresh: Array, climbers: Array, leader: Array, p: int, *, xp: Any) -> Array:
+    """Where climbers start, (b, s, n): from home, but for what the highest one (b, n) has seen."""
+    right = xp.broadcast_to(fresh[:, :, :p], (*climbers.shape[:2], p))
+    seen = leader[:, None, :p]
+    rest, norm = arrays.unit(right - xp.vecdot(seen, right)[..., None] * seen, xp=xp)
+    right = xp.where((norm > 0.1)[..., None], rest, right)
+    modes = xp.broadcast_to(fresh[:, :, p:], (*climbers.shape[:2], fresh.shape[2] - p))
+    return xp.concat([right, modes], axis=2)

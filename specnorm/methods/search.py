@@ -26,21 +26,27 @@ from specnorm import arrays, operators, rounding
 from specnorm.autocorrelation import GramPolynomial
 from specnorm.cells import Boxes
 from specnorm.frequencies import Frequencies, coarse_grid, product
-from specnorm.methods.ascent import Ascent
+from specnorm.methods.ascent import Ascent, nearby
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
 _DOUBTFUL = 4
-"""How many cells of a round get an exact eigenpair: power steps stall where singular values nearly coincide."""
+"""How many cells of a round get an exact eigenpair: estimates stall where singular values nearly coincide."""
 _HINTS = 4
 """Frequencies whose vectors are kept when directions are left out."""
-_MOST = 4
+_MOST = 6
 """Pieces an axis that a cell is cut into at once, at most."""
 _MANY, _CLIMBS, _NEAR = 48, 12, 0.95
-"""Cells of a round from which so many centres more are climbed from, and how near their squared norms must be."""
+"""Cells of a round from which so many centres are climbed from, and how near their squared norms must be."""
 _CLEAR = 1.2
 """A limit must exceed the tail by this factor to be worth a proof without the tail's directions."""
+_CUT = 0.85
+"""Part of a cell's limit up to which an eigenvalue is not told apart from smaller ones: such a cell passes anyway."""
+_CACHE = 24 * 2**20
+"""Bytes of the cells visited together on the host."""
+_ROUGH = 0.02
+"""Reach of cells down to which single precision tells which are worth a proof."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +57,7 @@ class Cells:
     owner: np.ndarray
     supremum: float | None
 
-    def __getitem__(self, index: np.ndarray) -> Cells:
+    def __getitem__(self, index: np.ndarray | slice) -> Cells:
         return Cells(self.boxes[index], self.owner[index], self.supremum)
 
 
@@ -99,6 +105,7 @@ class Search:
         self.blocks, self.seed, self.xp, self.backend = blocks, seed, xp, backend
         self.symbol_error = backend.to_numpy(rounding.symbol_error(blocks, xp=xp)) * (1 + 1e-12)
         self.hints: Array | None = None
+        self._rough: Array | None = None
         self._reduced: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
 
@@ -138,8 +145,8 @@ class Search:
         if boxes.closed and supremum is None:
             raise ValueError("grid points are ruled out by a proven supremum of the torus: none was given")
         self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
-        self.doubts, self.climbs = _DOUBTFUL, 0
         self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
+        self.waiting: tuple[Frequencies, Array, int] | None = None
         self._look_around(raise_lower=start is None and bound is None and self.free)
         groups = self.blocks.shape[0]
         owner = np.repeat(np.arange(groups), len(boxes))
@@ -159,33 +166,23 @@ class Search:
             previous, polynomial = polynomial, self._polynomial(self.target)
             if vectors is None or polynomial is not previous:
                 vectors = self._start_vectors(len(boxes), polynomial.rank)
-            self.doubts, self.climbs = _DOUBTFUL, _CLIMBS if bound is None and len(boxes) > _MANY else 0
-            failed: list[np.ndarray] = []
-            next_vectors: list[Array] = []
-            squares: list[np.ndarray] = []
-            chunk = self._chunk(polynomial)
-            for first in range(0, len(boxes), chunk):
-                part = slice(first, min(first + chunk, len(boxes)))
-                cells = Cells(boxes[part], owner[part], supremum)
-                passed, square, vector = self._visit(
-                    polynomial, cells, vectors[part, ...], steps=6 if level == 1 else 2
-                )
-                if bound is not None and self.best[0] > bound:
-                    return ended(math.inf)
-                rest = np.flatnonzero(~passed)
-                failed.append(rest + first)
-                next_vectors.append(self._take(vector, rest))
-                squares.append(square[rest])
-            rest = np.concatenate(failed)
+            cells = Cells(boxes, owner, supremum)
+            below, squares, vectors = self._look(polynomial, cells, vectors, degree=6 if level == 1 else 3)
+            if bound is not None and self.best[0] > bound:
+                return ended(math.inf)
+            passed = self._rule_out(polynomial, cells, below, squares)
+            if bound is not None and self.best[0] > bound:
+                return ended(math.inf)
+            rest = np.flatnonzero(~passed)
             boxes, owner = boxes[rest], owner[rest]
-            vectors = self.xp.concat(next_vectors, axis=0)
+            below, vectors = below[rest], self._take(vectors, rest)
             points = np.flatnonzero(~boxes.divisible)
             if len(points):
                 # A single frequency neither passes nor is seen above: its estimate has not converged. Settle it.
-                self._settle(boxes[points].centres, owner[points])
+                self._settle(Cells(boxes[points], owner[points], supremum))
                 if self.best[0] <= entry * (1 + 1e-14):
                     return ended(math.inf)
-            boxes, parent = boxes.split(self._pieces(boxes, np.concatenate(squares)))
+            boxes, parent = boxes.split(self._pieces(boxes, below))
             owner = owner[parent]
             vectors = self._take(vectors, parent)
         return ended(self.target)
@@ -199,52 +196,91 @@ class Search:
         """How many times smaller the cells must become, going by the norms at their centres."""
         ratio: np.ndarray = np.sqrt(squares) / max(self.target, 1e-300)
         needed = np.arccos(np.clip(ratio, 0.0, 1 / (1 + 0.5 * self.rtol + 1e-9)))
-        return np.asarray(np.clip(np.ceil(0.9 * boxes.reach / needed), 2, _MOST).astype(np.int64))
+        return np.asarray(np.clip(np.ceil(boxes.reach / needed), 2, _MOST).astype(np.int64))
 
-    def _visit(
-        self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, steps: int
+    def _look(
+        self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, degree: int
     ) -> tuple[np.ndarray, np.ndarray, Array]:
-        """Try to rule out some cells, raising the lower bound where a centre is above it.
+        """Estimate the norms at the centres of some cells, and climb from the highest.
 
         Returns
         -------
-        passed : boolean array, shape (c,)
         below : float array, shape (c,)
             Squared norms at the centres, estimated from below.
+        squares : float array, shape (c,)
+            Largest eigenvalues of the (reduced) Gram matrices, estimated from below.
         vectors : array, shape (c, rank)
             For the next round.
         """
+        rough = polynomial.narrowed() if self._may_be_rough(cells.boxes) else polynomial
+        vectors = self.xp.astype(vectors, arrays.complex_dtype(rough.even.dtype, xp=self.xp), copy=False)
+        limit = np.clip(self._limits(polynomial, cells), max(self._least(polynomial), 0.3 * self.target**2), 1e300)
+        squares, below, kept = [], [], []
+        for part in self._parts(polynomial, len(cells.boxes)):
+            here = cells[part]
+            parts = rough.parts(here.boxes.centres, here.owner)
+            gram = rough.reduced(parts, limit[part])
+            square, vector = self._estimate(gram, vectors[part, ...], _CUT * limit[part], degree)
+            squares.append(square)
+            below.append(rough.lift(parts, vector, square)[0])
+            kept.append(vector)
+        vectors = kept[0] if len(kept) == 1 else self.xp.concat(kept, axis=0)
+        lowest, reduced = np.concatenate(below), np.concatenate(squares)
+        self._raise_best(rough, cells, lowest, reduced, vectors)
+        return lowest, reduced, vectors
+
+    def _rule_out(self, polynomial: GramPolynomial, cells: Cells, below: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Which cells are proven to hold nothing above the target; tried are those whose estimates allow it.
+
+        Parameters
+        ----------
+        below, squares : float arrays, shape (c,)
+            From `_look`; made better where an estimate allowed what the proof did not.
+        """
         # What is proven must not be less than what the matrices were reduced for.
-        centres, least = cells.boxes.centres, max(_CLEAR * polynomial.tail, polynomial.error)
-        parts = polynomial.parts(centres, cells.owner)
-        limit = self._limits(polynomial, cells)
-        reduced, rounded = polynomial.reduced(parts, np.clip(limit, least, 1e300))
-        error = self.backend.to_numpy(rounded)
-        square, vectors = self._estimate(reduced, vectors, steps)
-        below, full = polynomial.lift(parts, vectors, square)
-        if self._raise_best(polynomial, centres, cells.owner, below, full):
-            # A higher target: what is proven with the weights of the lower one is proven.
-            limit = self._limits(polynomial, cells)
+        limit, least = self._limits(polynomial, cells), self._least(polynomial)
         passed: np.ndarray = np.isinf(limit)  # nothing on the whole torus exceeds the target
-        hopeful = np.flatnonzero((square < limit - error) & (limit > least) & ~passed)
-        passed[hopeful] = self._below(reduced, hopeful, limit - error)
-        doubtful = hopeful[~passed[hopeful]]
-        doubtful = doubtful[np.argsort(-square[doubtful], kind="stable")[: self.doubts]]
-        if len(doubtful):
-            self.doubts -= len(doubtful)
-            values, few = arrays.top_eigenpair(self._take(reduced, doubtful), xp=self.xp)
-            square[doubtful] = self.backend.to_numpy(values)
-            below[doubtful], full = polynomial.lift(self._take(parts, doubtful), few, square[doubtful])
-            self._raise_best(polynomial, centres[doubtful], cells.owner[doubtful], below[doubtful], full)
+        hopeful = np.flatnonzero((squares < limit) & (limit > least) & ~passed)
+        doubts = _DOUBTFUL
+        for part in self._parts(polynomial, len(hopeful)):
+            index = hopeful[part]
+            here = cells[index]
+            parts = polynomial.parts(here.boxes.centres, here.owner)
+            reduced, error = polynomial.reduced_up(parts, limit[index])
+            passed[index] = self._below(reduced, limit[index] - self.backend.to_numpy(error))
+            failed = np.flatnonzero(~passed[index])
+            failed = failed[np.argsort(-squares[index[failed]], kind="stable")[:doubts]]
+            if len(failed):
+                doubts -= len(failed)
+                values, few = arrays.top_eigenpair(self._take(reduced, failed), xp=self.xp)
+                squares[index[failed]] = self.backend.to_numpy(values)
+                values = squares[index[failed]]
+                below[index[failed]], _ = polynomial.lift(self._take(parts, failed), few, values)
+                self._raise_best(polynomial, here[failed], below[index[failed]], values, few)
         if polynomial.tail > 0:
-            # Where the tail weighs too much, not the norm: small cells and points are tried with nothing left out.
-            stuck = np.flatnonzero(~passed & (below < limit - error) & (limit > 0.9 * self.target**2))
+            # Where the tail weighs too much, not the norm, so that no smaller cell passes: nothing is left out then.
+            smaller = (self.target * np.cos(cells.boxes.reach / 4)) ** 2
+            stuck = np.flatnonzero(~passed & (below < limit) & (squares > smaller) & (limit > 0.9 * self.target**2))
             whole = self._polynomial(0.0) if len(stuck) else polynomial
-            for first in range(0, len(stuck), self._chunk(whole)):
-                index = stuck[first : first + self._chunk(whole)]
-                parts = whole.parts(centres[index], cells.owner[index])
-                passed[index] = self._below(parts, np.arange(len(index)), self._limits(whole, cells[index]))
-        return passed, below, vectors
+            for part in self._parts(whole, len(stuck)):
+                index = stuck[part]
+                here = cells[index]
+                parts = whole.parts(here.boxes.centres, here.owner)
+                passed[index] = self._below(parts, self._limits(whole, here))
+        return passed
+
+    def _least(self, polynomial: GramPolynomial) -> float:
+        """Limit below which the matrices are not reduced."""
+        return max(_CLEAR * polynomial.tail, polynomial.error)
+
+    def _may_be_rough(self, boxes: Boxes) -> bool:
+        """Whether single precision tells which cells are worth a proof: large ones, whose limits are far below."""
+        return self.free and self.rtol >= 1e-4 and float(boxes.reach.min(initial=math.inf)) > _ROUGH
+
+    def _parts(self, polynomial: GramPolynomial, count: int) -> list[slice]:
+        """Slices of so many cells that fit the memory budget."""
+        chunk = self._chunk(polynomial)
+        return [slice(first, min(first + chunk, count)) for first in range(0, count, chunk)]
 
     def _polynomial(self, limit: float) -> GramPolynomial:
         """The Gram polynomial for norms around a limit, 0: with nothing left out."""
@@ -261,7 +297,10 @@ class Search:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
         size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
         gathered = 2 * 8 * lags * size * rank if polynomial.even.shape[0] > 1 else 0
-        return int(max(1, 256 * 2**20 // (3 * 16 * size * rank + 4 * 16 * rank**2 + 12 * 8 * lags + gathered)))
+        each = 3 * 16 * size * rank + 4 * 16 * rank**2 + 12 * 8 * lags + gathered
+        # On the host in the cache, but enough cells to read the coefficients only now and then.
+        few = max(8, _CACHE // each) if isinstance(polynomial.like, np.ndarray) else math.inf
+        return int(min(few, max(1, 256 * 2**20 // each)))
 
     def _start_vectors(self, count: int, size: int) -> Array:
         start = arrays.random_vectors(self.seed, (1, size))
@@ -270,21 +309,27 @@ class Search:
     def _take(self, x: Array, index: np.ndarray) -> Array:
         return self.xp.take(x, self.backend.from_numpy(index.astype(np.int64), self.blocks), axis=0)
 
-    def _estimate(self, gram: Array, vectors: Array, steps: int) -> tuple[np.ndarray, Array]:
-        """Largest eigenvalues from below by power steps, and the vectors for the next round."""
+    def _estimate(self, gram: Array, vectors: Array, cut: np.ndarray, degree: int) -> tuple[np.ndarray, Array]:
+        """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round."""
         xp = self.xp
-        for _ in range(steps):
-            vectors, norm = arrays.normalise(xp.matmul(gram, vectors[..., None])[..., 0], xp=xp)
-        # ||H v|| for the unit v before last is at most lambda_max.
-        return self.backend.to_numpy(norm[:, 0]), vectors
+        # The polynomial is at most 1 on [0, cut] and grows fast above.
+        scale = xp.astype(self.backend.from_numpy(2 / np.maximum(cut, 1e-30), self.blocks), vectors.dtype)[:, None]
+        before, vectors = vectors, vectors * 0
+        for step in range(degree):
+            image = xp.matmul(gram, before[..., None])[..., 0] * scale - before
+            before, vectors = (image if step == 0 else 2 * image - vectors), before
+            if step % 3 == 2:
+                before, norm = arrays.normalise(before, xp=xp)
+                vectors = vectors / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), vectors.dtype)
+        vectors, _ = arrays.normalise(before, xp=xp)
+        vectors, norm = arrays.normalise(xp.matmul(gram, vectors[..., None])[..., 0], xp=xp)
+        # ||H v|| for the unit v before is at most lambda_max.
+        return self.backend.to_numpy(norm[:, 0]).astype(float), vectors
 
-    def _below(self, gram: Array, index: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    def _below(self, gram: Array, limit: np.ndarray) -> np.ndarray:
         """Which matrices are proven to have no eigenvalue above their limits."""
-        if not len(index):
-            return np.zeros(0, dtype=np.bool_)
-        limits = self.backend.from_numpy(limit[index], self.blocks)
-        taken = gram if len(index) == gram.shape[0] else self._take(gram, index)
-        return np.asarray(self.backend.to_numpy(rounding.gram_below(taken, limits, xp=self.xp, backend=self.backend)))
+        limits = self.backend.from_numpy(limit, self.blocks)
+        return np.asarray(self.backend.to_numpy(rounding.gram_below(gram, limits, xp=self.xp, backend=self.backend)))
 
     def _limits(self, polynomial: GramPolynomial, cells: Cells) -> np.ndarray:
         """Largest computed ``lambda_max(H(c))`` that rules a cell out, rounded down; negative where nothing does."""
@@ -324,46 +369,76 @@ class Search:
         hints = np.take_along_axis(vectors, order[:, :, None], axis=1)
         if raise_lower:
             which, best = divmod(int(np.argmax(host)), len(frequencies))
-            right = self._raise(frequencies[best : best + 1], v[which, best : best + 1, :], which)
-            hints[which, 0, :] = self.backend.to_numpy(right)[0]
+            self.waiting = (frequencies[best : best + 1], v[which, best : best + 1, :], which)
+            # The climb from there waits for the first cells.
+            self._note(*self.waiting)
         self.hints = self.backend.from_numpy(hints, self.blocks)
 
     def _raise_best(
-        self, polynomial: GramPolynomial, centres: Frequencies, owner: np.ndarray, below: np.ndarray, vectors: Array
-    ) -> bool:
-        """Climb from the cell with the largest estimate, if that is news."""
-        # Without a bound the search is as good as its lower end; with one, only a refutation matters.
-        before, news = self.best[0], (self.best[0] if self.bound is None else self.bound) ** 2
-        for index in np.argsort(-below, kind="stable")[: 1 + min(self.climbs, 1)]:
-            # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
-            hopeful = self.climbs > 0 and below[index] > _NEAR * news
-            if below[index] > news or hopeful:
-                self.climbs -= int(below[index] <= news)
-                which = int(owner[index])
-                vector = polynomial.unrotated(vectors[index : index + 1, :], which)
-                self._raise(centres[index : index + 1], vector, which)
-        return self.best[0] > before
+        self, polynomial: GramPolynomial, cells: Cells, below: np.ndarray, squares: np.ndarray, vectors: Array
+    ) -> None:
+        """Climb from the centres with the largest estimates, if that is news.
 
-    def _raise(self, start: Frequencies, vector: Array, which: int) -> Array:
-        """Climb from a frequency and right vector; keep the frequency if its proven norm is higher."""
+        Parameters
+        ----------
+        below, squares : float arrays, shape (c,)
+            Squared norms at the centres from below, and those of the reduced matrices.
+        vectors : array, shape (c, rank)
+        """
+        # Without a bound the search is as good as its lower end; with one, only a refutation matters.
+        news = (self.best[0] if self.bound is None else self.bound) ** 2
+        # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
+        many = self.bound is None and len(below) > _MANY
+        order = np.argsort(-below, kind="stable")[: _CLIMBS if many else 1]
+        # What is higher by less than the tolerance has been climbed to from elsewhere, or does not matter.
+        chosen = order[below[order] > (_NEAR if many else 1 + 0.2 * self.rtol) * news]
+        coarse, self.waiting = self.waiting, None
+        blocks = {*cells.owner[chosen].tolist(), *([] if coarse is None else [coarse[2]])}
+        for which in sorted(blocks):
+            index = chosen[cells.owner[chosen] == which]
+            starts, right = cells.boxes[index].centres, vectors[:0, ...]
+            if len(index):
+                parts = polynomial.parts(starts, cells.owner[index])
+                _, full = polynomial.lift(parts, self._take(vectors, index), squares[index])
+                right = polynomial.unrotated(full, which)
+            if coarse is not None and coarse[2] == which:
+                starts = nearby(np.concatenate([coarse[0].angles, starts.angles]))
+                first = self.xp.astype(coarse[1], right.dtype)
+                right = self.xp.concat([first, right], axis=0) if len(index) else first
+            self._raise(starts, right, which)
+
+    def _raise(self, starts: Frequencies, vectors: Array, which: int) -> Array:
+        """Climb from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
         block = self.blocks[which : which + 1, ...]
-        climb = Ascent(block, free=self.free, rtol=self.rtol, best=self.best[0], xp=self.xp, backend=self.backend)
-        point, right = climb.run(start, vector)
+        rough = block
+        if self.free and self.rtol >= 1e-4:
+            if self._rough is None:
+                self._rough = self.xp.astype(self.blocks, self.xp.float32)
+            rough = self._rough[which : which + 1, ...]
+        climb = Ascent(
+            block, rough, free=self.free, rtol=self.rtol, best=self.best[0], xp=self.xp, backend=self.backend
+        )
+        point, right = climb.run(starts, vectors)
+        self._note(point, right, which)
+        return right
+
+    def _note(self, point: Frequencies, right: Array, which: int) -> None:
+        """Keep a frequency if its norm, proven by a vector, is higher."""
+        block = self.blocks[which : which + 1, ...]
         g = operators.matrix_at(block, self._phase(block, point), xp=self.xp)
         value = float(rounding.quotient_down(g, right, xp=self.xp)[0]) - float(self.symbol_error[which])
         value = value * (1 - 1e-15)
         if value > self.best[0]:
             self.best = (value, point, which)
-        return right
 
-    def _settle(self, points: Frequencies, owner: np.ndarray) -> None:
+    def _settle(self, points: Cells) -> None:
         """Raise the lower bound by the exact norms of single frequencies."""
         whole = self._polynomial(0.0)
-        chunk = self._chunk(whole)
-        for first in range(0, len(points), chunk):
-            part = slice(first, first + chunk)
-            values, vectors = arrays.top_eigenpair(whole.parts(points[part], owner[part]), xp=self.xp)
-            self._raise_best(whole, points[part], owner[part], self.backend.to_numpy(values), vectors)
+        for part in self._parts(whole, len(points.boxes)):
+            here = points[part]
+            values, vectors = arrays.top_eigenpair(whole.parts(here.boxes.centres, here.owner), xp=self.xp)
+            squares = self.backend.to_numpy(values)
+            self._raise_best(whole, here, squares, squares, vectors)
 
     def at_nearest(self, where: Found, sizes: tuple[int, ...]) -> Found:
         """Lower bound at the best DFT frequency next to one of the torus.
@@ -378,7 +453,7 @@ class Search:
         below = np.floor(where.frequency.angles[0] / (2 * math.pi) * np.asarray(sizes)).astype(np.int64)
         corners = product([np.asarray([n, n + 1]) for n in below]) % np.asarray(sizes, dtype=np.int64)
         points, block = Frequencies(corners, sizes), self.blocks[where.owner : where.owner + 1, ...]
-        self.free, self.rtol, self.bound, self.climbs = False, 1e-3, None, 0
+        self.free, self.rtol, self.bound = False, 1e-3, None
         self.best = (0.0, points[:1], where.owner)
         phase = self._phase(block, where.frequency)
         _, vector, _ = operators.top_triple(operators.matrix_at(block, phase, xp=self.xp), xp=self.xp)

@@ -6,6 +6,7 @@ is approached from below by alternating maximisation, so the computed value is a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.multilinear import CLIMBERS, Form, homes, spread, starts
+from specnorm.methods.multilinear import Form, anew, best, climbers, extrapolated, homes, needless, starts
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class TensorNorm(Method):
        ECCV 2024, arXiv:2409.11859.
     """
 
-    starts: int = 4
+    starts: int = 12
     random_starts: int = 8
     max_iter: int = 200
     seed: int = 0
@@ -112,40 +113,64 @@ class TensorNorm(Method):
     def _climb(
         self, blocks: Array, v: Array, modes: list[Array], *, xp: Any, backend: Backend
     ) -> tuple[Form, Array, Array, list[Array], Array]:
-        """Alternate from starts (b, s, ...): the form, values and vectors of the finalists, and the sweeps."""
-        form = Form(blocks, xp=xp)
+        """Alternate from starts (b, s, ...): the form, values and vectors of the finalists, and the sweeps.
+
+        In rounds of three sweeps: alternation converges geometrically, so each round begins where the last changes
+        point to, unless the value is lower there.
+        """
+        form = Form(blocks, xp=xp, backend=backend)
         tol = 2e-7 if blocks.dtype == xp.float32 else 1e-13
+        value, count = xp.zeros(v.shape[:2], dtype=blocks.dtype, device=backend.device(blocks)), 0
+        for sweeps, kept in _HEATS:
+            if v.shape[1] > kept:
+                for _ in range(sweeps):
+                    v, modes, value = form.sweep(v, modes)
+                value, v, modes = best(value, v, modes, kept, xp=xp)
+                count += sweeps
+
+        def gain(new: Array, old: Array) -> Array:
+            return (new - old) / xp.where(new > 0, new, xp.ones_like(new))
 
         def cond(state: tuple[Array, ...]) -> Array:
-            return (state[0] < self.max_iter) & (xp.max(state[1]) > tol)
+            count, change, _, value, *_ = state
+            # The last climbers may be far behind, and come no nearer.
+            reach = value * (1 + _PATIENCE * change)
+            open_ = (change > tol) & (reach >= xp.max(value, axis=1, keepdims=True))
+            return (count < self.max_iter) & xp.any(open_)
 
         def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            count, _, value, v, *modes = state
-            v, modes, new = form.sweep(v, modes)
-            gain = xp.where(new > 0, (new - value) / xp.where(new > 0, new, xp.ones_like(new)), xp.zeros_like(new))
-            return (count + 1, gain, new, v, *modes)
+            count, _, ahead, value, *vectors = state
+            now, before = vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :]
+            trial = [extrapolated(x, y, ahead, xp=xp) for x, y in zip(now, before, strict=True)]
+            v, modes, new = form.sweep(trial[0], trial[1:])
+            worse = (new < value)[..., None]
+            v, *modes = (xp.where(worse, x, y) for x, y in zip(now, (v, *modes), strict=True))
+            first = xp.maximum(new, value)
+            v, modes, second = form.sweep(v, modes)
+            before = [v, *modes]
+            v, modes, value = form.sweep(v, modes)
+            change, earlier = gain(value, second), gain(second, first)
+            # Values converge at the square of the rate of the vectors.
+            ratio = xp.sqrt(xp.clip(change / xp.where(earlier > 0, earlier, xp.ones_like(earlier)), 0.0, _SLOWEST**2))
+            return (count + 3, change, ratio / (1 - ratio), value, v, *modes, *before)
 
-        value = xp.zeros(v.shape[:2], dtype=blocks.dtype, device=backend.device(blocks))
-        # A few sweeps tell which starts are worth going on with.
-        if v.shape[1] > _FINALISTS:
-            for _ in range(_HEATS):
-                v, modes, value = form.sweep(v, modes)
-            value, v, modes = _best(value, v, modes, _FINALISTS, xp=xp)
-        count = xp.full((), _HEATS, dtype=xp.int32, device=backend.device(blocks))
-        count, _, value, v, *modes = backend.loop(cond, body, (count, value * 0 + 1, value, v, *modes))
-        return form, value, v, list(modes), count
+        done = xp.full((), count, dtype=xp.int32, device=backend.device(blocks))
+        here = (v, *modes)
+        done, _, _, value, *vectors = backend.loop(cond, body, (done, value * 0 + 1, value * 0, value, *here, *here))
+        v, *modes = vectors[: len(here)]
+        return form, value, v, modes, done
 
     def _maximise(
         self, blocks: Array, v: Array, modes: list[Array], *, xp: Any, backend: Backend
     ) -> tuple[Array, list[Array], Array]:
         """Alternate from starts (b, s, ...); the best value of each block, lifted by its rounding, and its vectors."""
         form, value, v, modes, count = self._climb(blocks, v, modes, xp=xp, backend=backend)
-        value, v, modes = _best(value, v, modes, 1, xp=xp)
+        value, v, modes = best(value, v, modes, 1, xp=xp)
         u, norm = form.left(v, form.weights(modes))
         # Lifted by the rounding of the last contraction: where TN equals sigma*, rounding alone would fall below it.
         lift = math.sqrt(form.taps) * (1 + 8 * float(xp.finfo(blocks.dtype).eps))
         residuals = [xp.conj(u[:, 0, :]), v[:, 0, :], form.weights(modes)[:, 0, :]]
-        return norm[:, 0, 0] * lift, residuals, count
+        return norm[:, 0] * lift, residuals, count
 
     def _certify(self, blocks: Array, found: list[Array], *, xp: Any, backend: Backend) -> list[Array]:
         """Prove ``sigma* <= value`` for the blocks of one layer, restarting from whatever refutes it.
@@ -194,68 +219,79 @@ class TensorNorm(Method):
         """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
         u, v, w, factor, owner = residuals
         scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
-        gradient = operators.triple_gradient(u, v, w, scaled, spec.block_kernel_shape, xp=xp)
+        rows = arrays.real_pair(u * xp.astype(scaled, u.dtype)[:, None], xp=xp)
+        columns = arrays.real_pair(xp.reshape(v[:, :, None] * w[:, None, :], (v.shape[0], -1)), xp=xp)
+        gradient = xp.matmul(rows, xp.matrix_transpose(columns))
         gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
-        return xp.reshape(gradient, (-1, *gradient.shape[2:]))
+        return xp.reshape(gradient, (-1, *spec.block_shape))
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Right vector and spatial vectors of each of a few climbers, as (real, imaginary)."""
+        """Right vector and spatial vectors of each of a few climbers, one after the other, as (real, imaginary)."""
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
-        _, p, *sizes = spec.block_shape
-        shapes = {f"axis{j}": (CLIMBERS, k, 2) for j, k in enumerate(sizes or (1,))}
-        return {"v": (CLIMBERS, p, 2), **shapes}
+        p, *sizes = _parts(spec)
+        return {"climbers": (climbers(p, tuple(sizes)), p + sum(sizes), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
-        """The best climbers of a whole maximisation."""
-        del spec
+        """The ends of a whole maximisation (none of a zero block, where the vectors vanish), and homes for the rest."""
         v, modes = starts(self, blocks, xp=xp, backend=backend)
-        _, value, ends, tops, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
-        # The best ends of the maximisation (none of a zero block, where the vectors vanish), and the homes of the rest.
-        count = min(value.shape[1], CLIMBERS)
-        _, ends, tops = _best(value, ends, tops, count, xp=xp)
-        right, spatial = homes(self, blocks, xp=xp, backend=backend)
-        kept = []
-        for x, home in zip([ends, *tops], [right, *spatial], strict=True):
-            home = xp.broadcast_to(home, (x.shape[0], *home.shape[1:]))
-            x, _ = arrays.normalise_or_keep(x, home[:, :count, :], xp=xp)
-            kept.append(xp.concat([x, home[:, count:, :]], axis=1))
-        return tuple(arrays.real_pair(x, xp=xp) for x in kept)
+        _, value, v, modes, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
+        ends, home = xp.concat([v, *modes], axis=2), self._homes(blocks, spec, xp=xp, backend=backend)
+        home = xp.broadcast_to(home, (blocks.shape[0], *home.shape[1:]))
+        count = min(ends.shape[1], home.shape[1])
+        ends = xp.where((value[:, :count] > 0)[..., None], ends[:, :count, :], home[:, :count, :])
+        return (arrays.real_pair(xp.concat([ends, home[:, count:, :]], axis=1), xp=xp),)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Every climber on; the value is the highest one's."""
-        form = Form(blocks, xp=xp)
-        v, *modes = (x[..., 0] + 1j * x[..., 1] for x in state)
+        form = Form(blocks, xp=xp, backend=backend)
+        v, *modes = _split(backend.complex(state[0][..., 0], state[0][..., 1]), spec)
         u, v, modes, value = form.follow(v, modes, sweeps)
-        after = state
+        found, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
+        highest = xp.max(value, axis=1)
+        u, leader = arrays.pick(u, top, xp=xp), arrays.pick(found, top, xp=xp)
         if sweeps:
-            right, spatial = spread(v, modes, value, homes(self, blocks, xp=xp, backend=backend), xp=xp)
-            after = tuple(arrays.real_pair(x, xp=xp) for x in (right, *spatial))
-        found = [value, u, v, form.weights(modes)]
-        best = xp.argmax(value, axis=1)
-        found = [xp.reshape(arrays.pick(x, best, xp=xp), (-1, spec.groups, *x.shape[2:])) for x in found]
-        owner = xp.argmax(found[0], axis=1)
-        value, *residuals = (arrays.pick(x, owner, xp=xp) for x in found)
-        value = value * math.sqrt(form.taps)
-        return Evaluation(value, (), (xp.conj(residuals[0]), *residuals[1:], xp.ones_like(value), owner)), after
+            doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)[..., None]
+            home = self._homes(blocks, spec, xp=xp, backend=backend)
+            found = xp.where(doomed, anew(home, found, leader, form.p, xp=xp), found)
+            state = (arrays.real_pair(found, xp=xp),)
+        owner = xp.zeros_like(top)
+        if spec.groups > 1:
+            highest, u, leader = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (highest, u, leader))
+            owner = xp.argmax(highest, axis=1)
+            highest, u, leader = (arrays.pick(x, owner, xp=xp) for x in (highest, u, leader))
+        v, *modes = _split(leader[:, None, :], spec)
+        residuals = (xp.conj(u), v[:, 0, :], form.weights(modes)[:, 0, :], xp.ones_like(highest), owner)
+        return Evaluation(highest * math.sqrt(form.taps), (), residuals), state
+
+    def _homes(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Array:
+        p, *sizes = _parts(spec)
+        return backend.from_numpy(
+            homes(self.seed, p, tuple(sizes), "complex128" if blocks.dtype == xp.float64 else "complex64"), blocks
+        )
 
 
-_HEATS, _FINALISTS = 10, 4
-"""Sweeps that all starts get, and how many go on."""
+def _parts(spec: ConvSpec) -> tuple[int, ...]:
+    """Lengths of a climber's vectors: v, and one an axis."""
+    _, p, *sizes = spec.block_shape
+    return (p, *(sizes or (1,)))
 
 
-def _best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Any) -> tuple[Array, Array, list[Array]]:
-    """The starts with the largest values, of each block."""
-    order = xp.argsort(value, axis=1, descending=True)[:, :count]
+def _split(climbers: Array, spec: ConvSpec) -> list[Array]:
+    """Right and spatial vectors of climbers (b, s, sum of lengths)."""
+    ends = list(itertools.accumulate(_parts(spec)))
+    return [climbers[:, :, end - length : end] for end, length in zip(ends, _parts(spec), strict=True)]
 
-    def taken(x: Array) -> Array:
-        index = xp.broadcast_to(order[:, :, None], (x.shape[0], count, x.shape[2]))
-        return xp.take_along_axis(x, index, axis=1)
 
-    return xp.take_along_axis(value, order, axis=1), taken(v), [taken(x) for x in modes]
+_HEATS = ((2, 8), (4, 4))
+"""Sweeps that tell which climbers are worth going on with, and how many go on."""
+_PATIENCE = 30
+"""Sweeps within which a climber that gains as it last did must reach the highest, or is given up."""
+_SLOWEST = 0.97
+"""Largest rate of convergence that is believed when carrying on."""
 
 
 LIFT = 1.001

@@ -243,12 +243,12 @@ def _finished(
     run: Lanczos, mine: np.ndarray, blocks: Array, rows: tuple[int, ...], *, xp: Any, backend: Backend
 ) -> Lanczos:
     """The run for some of the blocks alone, in their own precision."""
+    if len(mine) == blocks.shape[0] and run.matrix.dtype == blocks.dtype:
+        return run
     start = run.small_side()
     if len(mine) < blocks.shape[0]:
         index = backend.from_numpy(mine, blocks)
         blocks, start = xp.take(blocks, index, axis=0), xp.take(start, index, axis=0)
-    elif run.matrix.dtype == blocks.dtype:
-        return run
     matrix = operators.unfold(blocks, rows, xp=xp)
     run = Lanczos(matrix, xp.astype(start, blocks.dtype), xp=xp, backend=backend)
     while not run.done.all():

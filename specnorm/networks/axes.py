@@ -22,6 +22,8 @@ DENSE = 512
 """Largest axis whose matrix is enclosed; longer ones are bounded by their row and column sums."""
 LONGEST = 2**14
 """Largest axis or window whose weights are written out."""
+WEIGHTS = 2**18
+"""Most weights that are written out for one axis."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def average_norm_up(window: Window) -> float | None:
     """
     if window.kernel > LONGEST:
         return None
-    if window.size is not None and window.outputs is not None and max(window.size, window.outputs) <= LONGEST:
+    known = window.size is not None and window.outputs is not None and max(window.size, window.outputs) <= LONGEST
+    if known and (window.outputs or 0) * window.kernel <= WEIGHTS:
         return weights_norm_up(tuple(_average_rows(window)))
     if window.ceil or window.dilation != 1 or not (window.count_padding or window.before == window.after == 0):
         return None

@@ -174,7 +174,7 @@ class _Pass:
             return Step(node.name, node.operator, node.rule, None, 0.0, 0.0)  # held, whatever it is
         try:
             return self._known(node, uppers, heuristics)
-        except (UnknownRuleError, SpecnormError, OSError) as error:
+        except (UnknownRuleError, SpecnormError, OSError, OverflowError) as error:
             reason = str(error)
         self.unknown[node.name] = UnknownNode(node.name, node.operator, reason, rounding.hypot_up(*uppers))
         return Step(node.name, node.operator, "unknown", None, None, None)

@@ -89,7 +89,10 @@ class Chromium:
         return entries
 
     def requests(self) -> dict[str, str]:
-        """Addresses that were asked for since the last call, and why each was blocked ("" for those that were not)."""
+        """Addresses that pages from files asked for since the last call, and why each was blocked ("": it was not).
+
+        The browser's own first page, which may still be loading, is left out.
+        """
         events = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
         blocked = {
             e["params"]["requestId"]: e["params"].get("blockedReason", "")
@@ -97,6 +100,7 @@ class Chromium:
             if e["method"] == "Network.loadingFailed"
         }
         asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        asked = [one for one in asked if one["documentURL"].startswith("file:")]
         return {one["request"]["url"]: blocked.get(one["requestId"], "") for one in asked}
 
     def close(self) -> None:

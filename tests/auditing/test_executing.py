@@ -48,20 +48,6 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Dask workers that a single death makes fail their task, instead of dask's own silent retries."""
-    distributed: Any = pytest.importorskip("distributed", reason="not installed: pip install distributed")
-    dask: Any = pytest.importorskip("dask")
-    workers: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(**workers) as local,
-        distributed.Client(local) as client,
-    ):
-        yield client
-
-
 def _assert_complete(report: Report, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
     """Every layer once, in order, with the numbers of an audit without executor."""
     assert [row.name for row in report.layers] == list(arrays)
@@ -80,11 +66,6 @@ def test_rows_are_those_of_an_audit_here(name: str, tmp_path: Path) -> None:
         there = audit(path, executor=pool)
     assert there.to_dict() == audit(path).to_dict()
     assert [row.note for row in there.layers] == [None] * 6
-
-
-def test_dask(cluster: Any) -> None:
-    arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
-    assert audit(arrays, executor=cluster.get_executor()).to_dict() == audit(arrays).to_dict()
 
 
 @pytest.mark.parametrize("library", ["torch", "array_api_strict"])
@@ -156,19 +137,6 @@ def test_a_worker_that_dies_loses_no_layer(name: str, deaths: int, tmp_path: Pat
     assert (tmp_path / "deaths").stat().st_size == (0 if deaths == 1 else 1000 - (3 if name == "own" else 2))
 
 
-@LINUX
-def test_a_lost_worker_of_dask(cluster: Any, tmp_path: Path) -> None:
-    plain = _kernels(4)
-    arrays: dict[str, Any] = {**plain, "1.weight": deadly(plain["1.weight"], tmp_path / "deaths", 1)}
-    report = audit(arrays, executor=cluster.get_executor())
-    _assert_complete(report, arrays, plain)
-    assert [row.status for row in report.layers] == ["ok"] * 4
-    note = report.layers[1].note
-    assert note is not None
-    assert note.startswith("measured at the second attempt; the executor failed with KilledWorker")
-    assert (tmp_path / "deaths").stat().st_size == 0
-
-
 @pytest.mark.parametrize("name", ["fork", "own"])
 def test_a_kernel_that_cannot_be_sent_is_measured_here(name: str) -> None:
     plain = _kernels(4)
@@ -178,14 +146,6 @@ def test_a_kernel_that_cannot_be_sent_is_measured_here(name: str) -> None:
     _assert_complete(report, arrays, plain)
     notes = [row.note for row in report.layers]
     assert notes == [None, "measured in this process; the executor failed with TypeError: sealed", None, None]
-
-
-def test_a_kernel_that_dask_cannot_send(cluster: Any) -> None:
-    plain = _kernels(3)
-    arrays: dict[str, Any] = {**plain, "1.weight": plain["1.weight"].view(Sealed)}
-    report = audit(arrays, executor=cluster.get_executor())
-    _assert_complete(report, arrays, plain)
-    assert [row.note is None for row in report.layers] == [True, False, True]
 
 
 class _Failing(Executor):
@@ -251,11 +211,13 @@ def test_where_no_process_can_be_started_it_is_measured_here(monkeypatch: pytest
 
 def test_every_report_says_how_a_lost_layer_was_measured() -> None:
     pytest.importorskip("rich")
+    pytest.importorskip("jinja2")
     report = audit(_kernels(3), executor=_Failing("cancel", "answer", "cancel"))
     words = "measured at the second attempt; the executor failed with CancelledError"
     assert [row["note"] for row in json.loads(render([report], "json"))["layers"]] == [words, words, None]
     assert render([report], "csv").count(words) == 2
-    assert f"0.weight, 1.weight: {words}." in render([report], "table").splitlines()
+    for kind in ("table", "markdown", "html"):
+        assert f"0.weight, 1.weight: {words}." in render([report], kind)
 
 
 # -- interruptions -------------------------------------------------------------------------------------------------
@@ -310,6 +272,15 @@ def test_what_a_worker_prints_is_no_answer(capfd: pytest.CaptureFixture[str]) ->
     assert worker.call(divmod, 7, 2) == (3, 1)
     worker.close()
     assert capfd.readouterr().out == ""
+
+
+def test_a_worker_runs_nothing_that_lies_beside_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pickle.py").write_text("raise SystemExit('the file beside the model was run')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    worker = Worker()
+    assert worker.call(divmod, 7, 2) == (3, 1)
+    worker.close()
 
 
 def test_how_a_worker_died() -> None:
@@ -419,3 +390,44 @@ print(len(report.layers), max(row.lower for row in report.layers), most)
     assert int(count) == LAYERS + 1
     assert float(largest) == pytest.approx(3, rel=1e-3)
     assert int(most) < LAYERS * ROWS * 4 * 4 / 3
+
+
+# -- dask: last, since forks after its threads have started are not safe -----------------------------------------------
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Dask workers that a single death makes fail their task, instead of dask's own silent retries."""
+    distributed: Any = pytest.importorskip("distributed", reason="not installed: pip install distributed")
+    dask: Any = pytest.importorskip("dask")
+    workers: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(**workers) as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+def test_dask(cluster: Any) -> None:
+    arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
+    assert audit(arrays, executor=cluster.get_executor()).to_dict() == audit(arrays).to_dict()
+
+
+@LINUX
+def test_a_lost_worker_of_dask(cluster: Any, tmp_path: Path) -> None:
+    plain = _kernels(4)
+    arrays: dict[str, Any] = {**plain, "1.weight": deadly(plain["1.weight"], tmp_path / "deaths", 1)}
+    report = audit(arrays, executor=cluster.get_executor())
+    _assert_complete(report, arrays, plain)
+    assert [row.status for row in report.layers] == ["ok"] * 4
+    note = report.layers[1].note
+    assert note is not None
+    assert note.startswith("measured at the second attempt; the executor failed with KilledWorker")
+    assert (tmp_path / "deaths").stat().st_size == 0
+
+
+def test_a_kernel_that_dask_cannot_send(cluster: Any) -> None:
+    plain = _kernels(3)
+    arrays: dict[str, Any] = {**plain, "1.weight": plain["1.weight"].view(Sealed)}
+    report = audit(arrays, executor=cluster.get_executor())
+    _assert_complete(report, arrays, plain)
+    assert [row.note is None for row in report.layers] == [True, False, True]

@@ -469,9 +469,8 @@ def test_activations_that_are_written_out(name: str, tmp_path: Path) -> None:
     assert found is not None
     assert found.upper == pytest.approx(slope, rel=2e-3)
     x = np.linspace(-8, 8, 4001, dtype=np.float64)[:, None]
-    y = ReferenceEvaluator(model(nodes, {k: np.float64(v) for k, v in arrays.items()}, (4001, 1))).run(["y"], {"x": x})[
-        0
-    ]
+    run: Any = ReferenceEvaluator(model(nodes, {k: np.float64(v) for k, v in arrays.items()}, (4001, 1)))
+    y = run.run(["y"], {"x": x})[0]
     steep = float(np.max(np.abs(np.diff(y[:, 0]) / np.diff(x[:, 0]))))
     assert found.upper is not None
     assert 0.99 * found.upper <= steep <= found.upper

@@ -9,9 +9,10 @@ import pytest
 from oracle import all_singular_values
 
 from auditing import files
-from specnorm.auditing import audit, pictures
+from specnorm.auditing import audit, pictures, provenance
 from specnorm.auditing.report import Picture, Row
 from specnorm.conv import ConvSpec
+from specnorm.errors import NoBackend
 
 
 def _kernel(*shape: int, seed: int = 0) -> np.ndarray:
@@ -152,6 +153,21 @@ def test_every_number_says_how_it_was_obtained() -> None:
     assert (conv.origins["tn"].promise, conv.origins["tn"].detail) == ("upper", "proven")
     assert linear.origins["interval"].about == "the matrix"
     assert set(report.environment) == {"date", "Python", "numpy", "platform"}
+    assert report.environment["numpy"] == np.__version__
+
+
+def test_the_library_that_measured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    report = audit({"k": torch.ones(2, 2, 3)}, pictures=1)
+    assert report.environment["torch"] == torch.__version__
+    assert report.layers[0].origins["tn"].place == "torch, cpu"
+    assert max(report.pictures[0].norms) == pytest.approx(6)
+
+    def renamed(name: str) -> None:
+        raise NoBackend(name)
+
+    monkeypatch.setattr("specnorm.backends.load", renamed)
+    assert provenance.environment(report.layers)["torch"] == "unknown"
 
 
 def test_large_layers_say_that_their_lower_end_was_brought_down() -> None:

@@ -23,6 +23,7 @@ def main(words: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="measure")
     run.add_argument("--size", choices=("smoke", "full"), default="smoke")
     run.add_argument("--sections", nargs="+", help="some tables only")
+    run.add_argument("--names", nargs="+", help='some kernels only, such as "64 channels"')
     run.add_argument("--threads", type=int, default=1)
     run.add_argument("--out", type=Path, required=True)
     compare = commands.add_parser("compare", help="with committed figures")
@@ -56,16 +57,18 @@ def measure(given: argparse.Namespace) -> int:
     for problem in suite.problems(given.size):
         if given.sections and problem.section not in given.sections:
             continue
+        if given.names and problem.name not in given.names:
+            continue
         for row in suite.measure(problem, given.size, sigma):
             rows.append(row)
             print(said(row), flush=True)
         # What is measured is not lost where a long run is stopped.
         given.out.write_text("".join(json.dumps(x) + "\n" for x in rows))
-    if not given.sections or "network" in given.sections:
+    if not given.names and (not given.sections or "network" in given.sections):
         for row in suite.networks(given.size):
             rows.append(row)
             print(said(row), flush=True)
-    given.out.write_text("".join(json.dumps(x) + "\n" for x in rows))
+            given.out.write_text("".join(json.dumps(x) + "\n" for x in rows))
     print(f"{len(rows)} lines in {time.perf_counter() - begin:.0f} s: {given.out}")
     return 0
 

@@ -16,7 +16,7 @@ import numpy as np
 from bench import facts
 
 DATA = Path(__file__).parents[1] / "data"
-MODELS = ("dncnn25", "resnet20", "rfb320", "espnet")
+MODELS = ("resnet20", "rfb320", "dncnn25")
 
 
 def seconds(files: list[str], jobs: int, methods: str) -> float:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--methods", default="tn,f4,reshaped")
     given = parser.parse_args()
-    for name, models in {**{model: (model,) for model in MODELS}, "all four": MODELS}.items():
+    for name, models in {**{model: (model,) for model in MODELS}, "all three": MODELS}.items():
         files = [str(DATA / model / "kernels.npz") for model in models]
         layers = sum(len(np.load(file).files) for file in files)
         pairs = [[seconds(files, jobs, given.methods) for jobs in (1, given.jobs)] for _ in range(given.repeats)]

@@ -37,6 +37,11 @@ class Library:
     missing: str = ""
 
     @property
+    def device(self) -> str:
+        """Where it computes."""
+        return "cpu" if self.name == "numpy" or self.name.endswith(" cpu") else "cuda"
+
+    @property
     def compiles(self) -> bool:
         """Whether a first call costs more."""
         return self.name.startswith("jax")

@@ -10,18 +10,17 @@ from typing import Any
 from bench.kernels import RESNET18
 
 Row = dict[str, Any]
-NOTES = "notes.md"
-"""What was tried where an aim is missed: written by hand, beside the page, and put at its end."""
+NOTES = Path(__file__).with_name("notes.md")
+"""What was tried where an aim is missed: written by hand, and put at the end."""
 MIB = 2**20
 
 
 def write(rows: list[Row], source: Path) -> None:
     folder = source.parent
     plots(rows, folder)
-    notes = folder / NOTES
     parts = [
         head(rows, source.name), aims(rows), tensor_norms(rows), circular(rows), unfoldings(rows), others(rows),
-        tolerances(rows), libraries(rows), left_out(rows), notes.read_text(encoding="utf-8") if notes.exists() else "",
+        tolerances(rows), libraries(rows), left_out(rows), NOTES.read_text(encoding="utf-8"),
     ]  # fmt: skip
     (folder / "index.md").write_text("\n".join(part for part in parts if part).rstrip() + "\n", encoding="utf-8")
 
@@ -71,11 +70,11 @@ Textbook methods, written plainly from their papers (`tests/bench/yardsticks.py`
 turn in one process, so that whatever else the machine does falls on both. "3x" is three times as fast, the median of
 the paired ratios; below 1x it is slower. "Value" is divided by the norm itself, proven to 1e-4.
 
-Measured {every("date")} at commit {every("commit")} on {every("machine")}; threads: {every("threads")}; {versions}. The
-machine was shared with other work, so compare ratios, not seconds. Every line: [{name}]({name}). This page is made from
-it by `python -m bench page` in `tests`; `python -m bench run --size full --out FILE` measures again, and
-`python -m bench compare FILE` lists what got slower than noise allows. More: [what a proof costs](price.md),
-[training](training.md).
+Measured {every("date")} at commit {every("commit")} on {every("machine")}; threads: {every("threads")}; {versions}.
+Seconds are {every("clock")} time; the machine was shared with other work, which slows memory and caches too, so compare
+ratios. Every line: [{name}]({name}). This page is made from it by `python -m bench page` in `tests`;
+`python -m bench run --size full --out FILE` measures again, and `python -m bench compare FILE` lists what got slower
+than noise allows. More: [what a proof costs](price.md), [training](training.md).
 
 Kernels: real ones of published networks; "trained-like" ones of ResNet-18's shapes, made of real layers by rotations of
 the channels, strides left out; "flat" ones are Gaussian, the worst case of a search.

@@ -63,6 +63,8 @@ def measure(family: str, name: str, kernel: np.ndarray, threads: int, repeats: i
         del contestants["enclose_n32"], contestants["enclose_n1024"]
     if kernel.shape[0] <= 64:
         contestants["fft_svd_n32"] = lambda: fft_svd(x, 32)
+        contestants["conv_norm_n32"] = lambda: specnorm.conv_norm(x, 32)
+        contestants["conv_norm_n112"] = lambda: specnorm.conv_norm(x, 112)
     seconds: dict[str, list[float]] = {key: [] for key in contestants}
     values: dict[str, Any] = {key: run() for key, run in contestants.items()}  # warm-up
     for _ in range(min(repeats, 3 if kernel.shape[0] > 128 else repeats)):
@@ -79,6 +81,7 @@ def measure(family: str, name: str, kernel: np.ndarray, threads: int, repeats: i
         "seconds": {key: statistics.median(times) for key, times in seconds.items()},
         "ratio_to_hopm": ratios(seconds, "hopm"),
         "ratio_to_hopm_lean": ratios(seconds, "hopm_lean"),
+        "ratio_to_fft_svd_n32": ratios(seconds, "fft_svd_n32") if "fft_svd_n32" in seconds else None,
         "lower": float(found.lower),
         "upper": float(found.upper),
         "cells": found.cells,
@@ -105,6 +108,10 @@ def ratios(seconds: dict[str, list[float]], yardstick: str) -> dict[str, float]:
 def summary(row: dict[str, Any]) -> str:
     ratios = "  ".join(f"{key} {value:.2f}" for key, value in row["ratio_to_hopm"].items() if key != "hopm")
     hopm_ms = 1e3 * row["seconds"]["hopm"]
+    fft = row["ratio_to_fft_svd_n32"] or {}
+    # The grid at n = 112 has 12.25 times the points: so much longer is FFT and SVD.
+    speedup = [f"conv_norm_n{n} {times / fft[f'conv_norm_n{n}']:.0f}x" for n, times in ((32, 1), (112, 12.25)) if fft]
+    ratios = "  ".join([ratios, *speedup])
     return f"{row['shape'][0]:4d} {row['family']:8s} hopm {hopm_ms:.1f} ms  {ratios}  ({row['cells']} cells)"
 
 

@@ -19,19 +19,22 @@ import specnorm
 from bench import facts, kernels, yardsticks
 from bench.libraries import LIBRARIES, Library
 
-FACTS: dict[str, Any] = {
-    "date": facts.date(),
-    "commit": facts.commit() + ("+" if facts.git("status", "--porcelain", "--", "specnorm", "plugins") else ""),
-    "machine": f"{facts.processor()}, {os.cpu_count()} cores",
-    "versions": facts.versions("numpy", "torch", "jax", "cupy"),
-}
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SLOWEST = {"smoke": 2.0, "full": 6.0}
 """Seconds that a textbook method may take for one call; beyond, it is left out, and the row says so."""
+CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
+"""Processor time of all threads, which other work on the machine does not lengthen; not where a GPU is waited for."""
 LARGEST = 2**29
 """Bytes of all symbols of a textbook method; it needs several times as much."""
 
 
+FACTS: dict[str, Any] = {
+    "date": facts.date(),
+    "commit": facts.commit() + ("+" if facts.git("status", "--porcelain", "--", "specnorm", "plugins") else ""),
+    "machine": f"{facts.processor()}, {os.cpu_count()} cores",
+    "clock": "processor" if CLOCK is time.process_time else "wall",
+    "versions": facts.versions("numpy", "torch", "jax", "cupy"),
+}
 Contestant = Callable[[Any], Any]
 """From a kernel to a number."""
 
@@ -278,16 +281,16 @@ def interleaved(runs: dict[Any, Callable[[], Any]], size: str) -> dict[Any, list
     """Seconds of each in turn, so that whatever else the machine does falls on all of them."""
     seconds: dict[Any, list[float]] = {key: [] for key in runs}
     least, most, budget = (2, 3, 0.3) if size == "smoke" else (3, 15, 2.0)
-    begin = time.perf_counter()
+    spent = 0.0
     for j in range(most):
-        if j >= least and time.perf_counter() - begin > budget:
+        # One or two are enough of something slow.
+        if spent > (budget if j >= least else 5 * budget):
             break
-        if j and time.perf_counter() - begin > 20 * budget:
-            break  # one or two are enough of something that slow
         for key, run in runs.items():
-            start = time.perf_counter()
+            start = CLOCK()
             run()
-            seconds[key].append(time.perf_counter() - start)
+            seconds[key].append(CLOCK() - start)
+        spent = sum(map(sum, seconds.values()))
     return seconds
 
 

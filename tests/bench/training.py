@@ -76,6 +76,8 @@ def main() -> None:
         for shape in ((16, 16, 3, 3), (64, 64, 3, 3), (512, 512, 3, 3)):
             rows.append({**about(given), **memory(method, shape)})
             print(rows[-1], flush=True)
+        rows.append({**about(given), **network_memory(method)})
+        print(rows[-1], flush=True)
     given.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -130,7 +132,7 @@ def cost(method: Any, batch_norms: Any, given: argparse.Namespace) -> dict[str, 
 def memory(method: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     """Peak of a step in NumPy, which runs the same code, and the state, in units of the kernel."""
     kernel = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-    state = {k: x.numpy() for k, x in specnorm.init(torch.from_numpy(kernel), method).items()}
+    state = specnorm.init(kernel, method)
     specnorm.step(kernel, method, state)
     tracemalloc.start()
     specnorm.step(kernel, method, state)
@@ -141,7 +143,29 @@ def memory(method: Any, shape: tuple[int, ...]) -> dict[str, Any]:
         "method": method.name,
         "shape": shape,
         "peak_over_kernel": peak / kernel.nbytes,
+        "peak_bytes": peak,
         "state_over_kernel": sum(x.nbytes for x in state.values()) / kernel.nbytes,
+    }
+
+
+def network_memory(method: Any) -> dict[str, Any]:
+    """Peak of a step of all layers of a ResNet-20, in units of all its kernels."""
+    layers = [m for m in resnet20().modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    kernels: list[Any] = [m.weight.detach().numpy() for m in layers]
+    geometries: list[dict[str, Any]] = [{"stride": m.stride} if isinstance(m, nn.Conv2d) else {} for m in layers]
+    states = [specnorm.init(k, method, **g) for k, g in zip(kernels, geometries, strict=True)]
+    specnorm.step_many(kernels, method, states, geometries=geometries)
+    tracemalloc.start()
+    specnorm.step_many(kernels, method, states, geometries=geometries)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    total = sum(k.nbytes for k in kernels)
+    return {
+        "what": "memory of a network",
+        "method": method.name,
+        "kernels_bytes": total,
+        "peak_over_kernels": peak / total,
+        "state_over_kernels": sum(x.nbytes for s in states for x in s.values()) / total,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -278,6 +279,13 @@ def test_combinations_against_random_maps() -> None:
     assert COMBINATIONS["stack"](both, sources, [3.0, 4.0]) == pytest.approx(5)
     wide = [sources[0], Node("c", "input", "input", (), (1,))]
     assert COMBINATIONS["add"](both, wide, [1.0, 1.0]) == pytest.approx(1 + math.sqrt(5))
+
+
+def test_every_rule_and_function_is_in_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    table = "".join(line for line in page.splitlines() if line.startswith("| `"))
+    assert [name for name in (*FACTORS, *COMBINATIONS) if f"`{name}`" not in table] == []
+    assert [name for name in SLOPES if f"`{name}`" not in page] == []
 
 
 def test_rounding_is_upward() -> None:

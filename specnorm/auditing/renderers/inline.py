@@ -11,6 +11,7 @@ from specnorm.auditing.plots import COLOURS
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
 _REFERENCE = re.compile(r"url\(#([^)]*)\)")
+_FAMILY = re.compile(r"(font-family:|font: [^;']*px) [^;]*")
 _ROLES = {colour: f"var(--plot-{role})" for role, colour in COLOURS.items()}
 _COLOUR = re.compile("|".join(_ROLES))
 
@@ -71,5 +72,5 @@ def _adopt(element: ElementTree.Element, name: str) -> None:
             value = f"#{name}-{value[1:]}"
         elif key == "style":
             value = _COLOUR.sub(lambda found: _ROLES[found.group()], value)
-            value = re.sub(r"font-family: [^;]*", "font-family: var(--sans)", value)
+            value = _FAMILY.sub(r"\1 var(--sans)", value)
         element.attrib[key] = _REFERENCE.sub(rf"url(#{name}-\1)", value)

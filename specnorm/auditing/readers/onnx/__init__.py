@@ -1,7 +1,7 @@
 """ONNX models: kernels with the geometry that their operators state, and the graph of the network.
 
 The file is parsed as data by protobuf; onnx's checker, shape inference and runtimes are never called on it. What an
-operator does is in `onnx_operators`; here the graph is walked once, in its own order.
+operator does is in `operators`; here the graph is walked once, in its own order.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 
 from specnorm.auditing.geometry import Stated
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers.onnx_operators import FLOATING, OPERATORS, Call, Data, Translated, UnreadError, Value
-from specnorm.auditing.readers.onnx_tensors import Constant, Tensors
+from specnorm.auditing.readers.onnx.calls import FLOATING, Call, Data, Translated, UnreadError, Value
+from specnorm.auditing.readers.onnx.operators import OPERATORS
+from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
 from specnorm.errors import ModelFileError
 from specnorm.networks import Graph, Layer, Node
 from specnorm.networks.graph import Shape, Size, concrete

@@ -1,0 +1,202 @@
+"""Functions of each entry, and what joins several values entry by entry."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.auditing.readers.onnx.calls import (
+    PRODUCT,
+    Call,
+    Data,
+    Operator,
+    Translated,
+    UnreadError,
+    Value,
+    names,
+    one,
+    scalar,
+)
+from specnorm.auditing.readers.onnx.shapes import (
+    broadcast_shapes,
+)
+from specnorm.auditing.readers.onnx.tensors import Constant
+from specnorm.networks.graph import Shape, concrete
+from specnorm.networks.pointwise import SLOPES
+
+
+def function(function: str, default: float = 1.0, attribute: str = "alpha") -> Operator:
+    """A function of each entry, with a parameter from an attribute."""
+
+    def translate(call: Call) -> Translated:
+        alpha = float(call.attribute(attribute, default))
+        return one(call, "pointwise", call.data().shape, function=function, alpha=alpha)
+
+    return translate
+
+
+def celu(call: Call) -> Translated:
+    """CELU, whose slope is 1 for positive alpha."""
+    if not call.attribute("alpha", 1.0) > 0:
+        raise UnreadError("its alpha is not positive")
+    return one(call, "pointwise", call.data().shape, function="celu")
+
+
+def selu(call: Call) -> Translated:
+    """SELU with its constants."""
+    alpha, gamma = (
+        call.attribute("alpha", 1.67326319217681884765625),
+        call.attribute("gamma", 1.05070102214813232421875),
+    )
+    steep = math.nextafter(abs(gamma) * max(1.0, abs(alpha)), math.inf)
+    return one(call, "pointwise", call.data().shape, function="linear", alpha=steep)
+
+
+def gelu(call: Call) -> Translated:
+    """GELU, exact or by tanh."""
+    kind = "gelu_tanh" if call.attribute("approximate", "none") == "tanh" else "gelu"
+    return one(call, "pointwise", call.data().shape, function=kind)
+
+
+def prelu(call: Call) -> Translated:
+    """PReLU with constant slopes."""
+    slopes = call.constant(1, 2**20)
+    alpha = float(np.max(np.abs(slopes.load()), initial=0.0)) if slopes is not None else math.nan
+    return one(call, "pointwise", call.data().shape, function="leaky", alpha=alpha)
+
+
+def _modern(call: Call) -> None:
+    if call.opset < 7 and call.attribute("broadcast", 0):
+        raise UnreadError("broadcasting of operator sets before 7 is not read")
+
+
+def add(call: Call) -> Constant | Translated:
+    """Sum, difference or mean of several values."""
+    _modern(call)
+    values = [value for value in call.inputs if isinstance(value, Data)]
+    if call.operator == "Mean" and len(values) < len(call.inputs):
+        raise UnreadError("Mean with constants")
+    shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
+    if len(values) > 1:
+        return Translated("average" if call.operator == "Mean" else "add", names(call), (shape,))
+    if shape is None or shape != values[0].shape:
+        return one(call, "broadcast", shape, call.inputs.index(values[0]))
+    return Translated("select", names(call), (shape,), {"shift": True})
+
+
+def _multiple(value: Value | None) -> tuple[Value | None, float]:
+    """A value as a number times another one."""
+    call = value.call if isinstance(value, Data) else None
+    if call is not None and call.operator in ("Mul", "Div"):
+        for x, c in ((call.input(0), call.input(1)), (call.input(1), call.input(0)))[
+            : 2 if call.operator == "Mul" else 1
+        ]:
+            number = scalar(c)
+            if isinstance(x, Data) and number:
+                return x, number if call.operator == "Mul" else 1 / number
+    return value, 1.0
+
+
+def _gated(x: Value | None, gate: Value | None) -> tuple[str, float] | None:
+    """``x * sigmoid(x)``, ``x * hard_sigmoid(x)``, ``x * tanh(softplus(x))``, ``c x * (1 + erf(c' x))`` written out."""
+    base, number = _multiple(x)
+    call = gate.call if isinstance(gate, Data) else None
+    if call is None or not isinstance(base, Data):
+        return None
+    inner = call.input(0)
+    if call.operator == "Sigmoid" and _same(_multiple(inner)[0], base):
+        return "silu", number  # (1/c) silu(c x) has the slopes of silu
+    if call.operator == "HardSigmoid" and _same(inner, base):
+        sixth = abs(call.attribute("alpha", 0.2) - 1 / 6) < 1e-7 and call.attribute("beta", 0.5) == 0.5
+        return ("hard_swish", number * (1 + 1e-6)) if sixth else None
+    if call.operator == "Tanh" and isinstance(inner, Data) and inner.call is not None:
+        return ("mish", number) if inner.call.operator == "Softplus" and _same(inner.call.input(0), base) else None
+    if call.operator == "Add":
+        for erf, one in ((call.input(0), call.input(1)), (call.input(1), call.input(0))):
+            made = erf.call if isinstance(erf, Data) else None
+            if (
+                made is not None
+                and made.operator == "Erf"
+                and scalar(one) == 1
+                and _same(_multiple(made.input(0))[0], base)
+            ):
+                return "gelu", 2 * number
+    return None
+
+
+def _same(a: Value | None, b: Value | None) -> bool:
+    return isinstance(a, Data) and isinstance(b, Data) and a.name == b.name
+
+
+def multiply(call: Call) -> Translated:
+    """Product with constants, or an activation that is written out."""
+    _modern(call)
+    a, b = call.input(0), call.input(1)
+    shape = broadcast_shapes([None if value is None else value.shape for value in (a, b)])
+    if isinstance(a, Data) and isinstance(b, Data) and not (a.held and b.held):
+        found = _gated(a, b) or _gated(b, a)
+        if found is None:
+            raise UnreadError(PRODUCT)
+        function, number = found
+        base = _multiple(a)[0] if _gated(a, b) else _multiple(b)[0]
+        assert isinstance(base, Data)  # for the type checker: `_gated` looked
+        steep = math.nextafter(SLOPES[function] * abs(number) * (1 + 2.0**-50), math.inf)
+        return Translated("pointwise", (base.name,), (base.shape,), {"function": "linear", "alpha": steep})
+    at = 0 if isinstance(a, Data) else 1
+    constant = call.constant(1 - at, 2**24)
+    if constant is None:
+        raise UnreadError("an input is missing")
+    return _scaled(call, at, constant.load().astype(np.float64), shape, exact=True)
+
+
+def divide(call: Call) -> Translated:
+    """Division by constants."""
+    _modern(call)
+    if isinstance(call.input(1), Data):
+        raise UnreadError("it divides by a value that depends on the input")
+    constant = call.constant(1, 2**24)
+    if constant is None:
+        raise UnreadError("an input is missing")
+    with np.errstate(all="ignore"):
+        values = 1 / constant.load().astype(np.float64)
+    return _scaled(call, 0, values, broadcast_shapes([call.data().shape, constant.shape]), exact=False)
+
+
+def _scaled(call: Call, at: int, values: NDArray[np.float64], shape: Shape | None, *, exact: bool) -> Translated:
+    x = call.data(at)
+    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
+    by_channel = len(wide) == 1 and shape is not None and shape == x.shape
+    channel = len(shape) - values.ndim + wide[0] if by_channel and shape is not None else None
+    params = {"values": values.reshape(-1) if by_channel else values, "channel": channel, "exact": exact}
+    return Translated("scale", (x.name,), (shape,), params)
+
+
+def extreme(call: Call) -> Translated:
+    """Largest or smallest of several values, entry by entry."""
+    shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
+    values = [value for value in call.inputs if isinstance(value, Data)]
+    if len(values) == 1:
+        return one(call, "broadcast", shape, call.inputs.index(values[0]))
+    return Translated("extreme", names(call), (shape,))
+
+
+def where(call: Call) -> Translated:
+    """Choice by a constant condition."""
+    call.only(1, 2)
+    shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
+    names = tuple(value.name for value in call.inputs[1:] if isinstance(value, Data))
+    return Translated("extreme", names, (shape,))
+
+
+def log_softmax(call: Call) -> Translated:
+    """Logarithm of softmax, over one axis or (before operator set 13) all from it on."""
+    x = call.data()
+    if x.shape is None:
+        raise UnreadError("the number of classes is not known: give the input shape")
+    axis = int(call.attribute("axis", -1 if call.opset >= 13 else 1)) % len(x.shape)
+    counted = concrete(x.shape[axis : axis + 1] if call.opset >= 13 else x.shape[axis:])
+    if counted is None:
+        raise UnreadError("the number of classes is not known: give the input shape")
+    return Translated("log_softmax", (x.name,), (x.shape,), {"classes": math.prod(counted)})

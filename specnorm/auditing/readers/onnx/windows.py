@@ -1,0 +1,158 @@
+"""Pooling, resizing, padding, and reductions along axes."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+from specnorm.auditing.readers.onnx.calls import (
+    MAX_AMOUNT,
+    MAX_FOLDED,
+    Call,
+    Operator,
+    Translated,
+    UnreadError,
+)
+from specnorm.auditing.readers.onnx.layers import amounts, pads_of
+from specnorm.auditing.readers.onnx.shapes import (
+    fresh,
+    pooled,
+    reduced,
+    times,
+)
+
+
+def pool(call: Call) -> Translated:
+    """Maximum or average over windows."""
+    x = call.data(0)
+    kernel = tuple(int(n) for n in call.attribute("kernel_shape"))
+    ndim = len(kernel)
+    if not 1 <= ndim <= 3 or min(kernel) < 1 or max(kernel) > MAX_AMOUNT:
+        raise UnreadError(f"kernel_shape={kernel[:8]}")
+    stride, dilation = amounts(call, "strides", ndim, 1), amounts(call, "dilations", ndim, 1)
+    if 0 in stride or 0 in dilation:
+        raise UnreadError("a stride or dilation of 0")
+    sizes = None if x.shape is None else x.shape[2:]
+    pads = pads_of(call, kernel, stride, dilation, sizes)
+    average = call.operator == "AveragePool"
+    if pads is None and average:
+        raise UnreadError("its padding depends on the input's size: give the input shape")
+    ceil = bool(call.attribute("ceil_mode", 0))
+    found = pads or ((None, None),) * ndim
+    axes = zip(sizes or (), kernel, stride, dilation, found, strict=False)
+    outputs = [pooled(n, k, s, r, before, after, ceil=ceil) for n, k, s, r, (before, after) in axes]
+    shape = None if x.shape is None else (*x.shape[:2], *outputs)
+    params = {
+        "kernel": kernel, "stride": stride, "dilation": dilation, "padding": pads or ((0, 0),) * ndim, "ceil": ceil,
+        "count_padding": bool(call.attribute("count_include_pad", 0)),
+    }  # fmt: skip
+    return Translated("average_pool" if average else "max_pool", (x.name,), (shape,), params)
+
+
+def over_everything(rule: str) -> Operator:
+    """Over all spatial axes."""
+
+    def translate(call: Call) -> Translated:
+        x = call.data(0)
+        if x.shape is None:
+            return Translated(rule if rule == "length" else "select", (x.name,), (None,))
+        shape = (*x.shape[:2], *(1 for _ in x.shape[2:]))
+        return Translated(rule, (x.name,), (shape,), {"axes": tuple(range(2, len(x.shape)))})
+
+    return translate
+
+
+def reduce(rule: str) -> Operator:
+    """Along some axes."""
+
+    def translate(call: Call) -> Translated:
+        x = call.data(0)
+        axes = call.numbers("axes", 1)
+        if not axes and call.attribute("noop_with_empty_axes", 0):
+            return Translated("select", (x.name,), (x.shape,))
+        if x.shape is None:
+            if rule == "sum":
+                raise UnreadError("the shape of its input is not known: give the input shape")
+            # A mean, a maximum and a length are at most 1.
+            return Translated("length", (x.name,), (None,))
+        ndim = len(x.shape)
+        wanted = sorted({int(a) % ndim for a in axes}) if axes else list(range(ndim))
+        return Translated(
+            rule,
+            (x.name,),
+            (reduced(x.shape, wanted, keep=bool(call.attribute("keepdims", 1))),),
+            {"axes": tuple(wanted)},
+        )
+
+    return translate
+
+
+def resize(call: Call) -> Translated:
+    """Resize, and Upsample before it."""
+    x = call.data(0)
+    call.only(0)
+    newer = call.operator == "Resize" and call.opset >= 11
+    if (
+        call.attribute("antialias", 0)
+        or call.attribute("exclude_outside", 0)
+        or call.attribute("keep_aspect_ratio_policy")
+    ):
+        raise UnreadError("antialias, exclude_outside and keep_aspect_ratio_policy have no rule")
+    mode = call.attribute("mode", "nearest")
+    coordinates = call.attribute("coordinate_transformation_mode", "half_pixel") if newer else "asymmetric"
+    nearest = call.attribute("nearest_mode", "round_prefer_floor") if newer else "floor"
+    given = call.numbers("scales", 2 if newer else 1)
+    wanted = call.numbers("sizes", 3) if newer and not given else None
+    if x.shape is None:
+        raise UnreadError("the shape of its input is not known: give the input shape")
+    axes = [int(a) % len(x.shape) for a in call.attribute("axes") or range(len(x.shape))]
+    scales, shape = [Fraction(1)] * len(x.shape), list(x.shape)
+    for axis, amount in zip(axes, given or wanted or [], strict=True):
+        n = x.shape[axis]
+        if given:
+            scales[axis] = Fraction(float(amount))
+            shape[axis] = math.floor(n * scales[axis]) if isinstance(n, int) else n if amount == 1 else fresh()
+        elif isinstance(n, int):
+            scales[axis], shape[axis] = Fraction(int(amount), n), int(amount)
+        else:
+            raise UnreadError("the shape of its input is not known: give the input shape")
+    if min(scales) <= 0:
+        raise UnreadError("a scale that is not positive")
+    exact = (coordinates, nearest) == ("asymmetric", "floor") or (
+        coordinates in ("half_pixel", "pytorch_half_pixel") and nearest.startswith("round")
+    )
+    if mode == "nearest" and exact and all(f.denominator == 1 for f in scales):
+        return Translated("copies", (x.name,), (tuple(shape),), {"copies": math.prod(int(f) for f in scales)})
+    params = {"mode": mode, "scales": scales, "coordinates": coordinates, "nearest": nearest}
+    return Translated("resize", (x.name,), (tuple(shape),), params)
+
+
+def pad(call: Call) -> Translated:
+    """Padding by constants or by pixels."""
+    x = call.data(0)
+    call.only(0)
+    mode = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}.get(
+        call.attribute("mode", "constant")
+    )
+    flat = call.numbers("pads", 1) or call.attribute("paddings")
+    axes = call.constant(3, MAX_FOLDED)
+    if mode is None or flat is None or any(abs(int(p)) > MAX_AMOUNT for p in flat):
+        raise UnreadError("its mode or pads make no sense here")
+    if x.shape is None:
+        if mode != "zeros":
+            raise UnreadError("the shape of its input is not known: give the input shape")
+        return Translated("select", (x.name,), (None,))
+    ndim = len(x.shape)
+    where = [int(a) % ndim for a in np.ravel(axes.load())] if axes is not None else list(range(ndim))
+    pairs = [(0, 0)] * ndim
+    for at, axis in enumerate(where):
+        pairs[axis] = (int(flat[at]), int(flat[at + len(where)]))
+    shape = tuple(n if p == (0, 0) else times(n, 1, sum(p)) for n, p in zip(x.shape, pairs, strict=True))
+    if min(a for pair in pairs for a in pair) < 0:
+        if mode != "zeros":
+            raise UnreadError("negative padding by repeated pixels")
+        return Translated("select", (x.name,), (shape,))
+    leading = 2 if not any(sum(p) for p in pairs[:2]) else 0
+    return Translated("pad", (x.name,), (shape,), {"mode": mode, "pads": tuple(pairs[leading:])})
