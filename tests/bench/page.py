@@ -242,7 +242,8 @@ def libraries(rows: list[Row]) -> str:
         if first
         else ""
     )
-    text = f"A 64x64x3x3 kernel. JAX: compiled, but for `enclose`, whose search runs in NumPy on the host.{said}"
+    shape = "x".join(map(str, found[0]["shape"])) if found else "no"
+    text = f"A {shape} kernel. JAX: compiled, but for `enclose`, whose search runs in NumPy on the host.{said}"
     return f"## Libraries\n\n{text}\n\n" + table(["", *(f"{lib}, {dtype}" for lib, dtype in columns)], lines)
 
 
@@ -275,7 +276,8 @@ def plots(rows: list[Row], folder: Path) -> None:
                 axes.loglog(*zip(*points, strict=True), style, color=colour, label=f"{word}, {channels} channels")
     axes.set_xlabel("input size n")
     axes.set_ylabel("seconds")
-    axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
     save(figure, folder / "circular.svg")
     figure, axes = plt.subplots(figsize=(7, 4))
     for family in ("trained-like", "flat"):
