@@ -93,7 +93,8 @@ def _aims(rows: list[Row]) -> list[tuple[str, str, str]]:
         if mine:
             ratios = [r["faster"] for r in mine]
             reached = f"{geometric(ratios):.2g}x (geometric mean), {min(ratios):.2g}x at worst"
-            found.append((f"`{contestant}` and HOPM, ResNet-18's shapes", aim, reached))
+            what = f"`{contestant}` and HOPM, {len(mine)} of ResNet-18's {len(RESNET18)} shapes"
+            found.append((what, aim, reached))
     both = [
         (ours["value"], theirs["value"])
         for ours in pick(rows, "tensor norm", contestant="tn_bound, estimate")
