@@ -93,7 +93,8 @@ def _aims(rows: list[Row]) -> list[tuple[str, str, str]]:
         if mine:
             ratios = [r["faster"] for r in mine]
             reached = f"{geometric(ratios):.2g}x (geometric mean), {min(ratios):.2g}x at worst"
-            found.append((f"`{contestant}` and HOPM, ResNet-18's shapes", aim, reached))
+            what = f"`{contestant}` and HOPM, {len(mine)} of ResNet-18's {len(RESNET18)} shapes"
+            found.append((what, aim, reached))
     both = [
         (ours["value"], theirs["value"])
         for ours in pick(rows, "tensor norm", contestant="tn_bound, estimate")
@@ -242,7 +243,8 @@ def libraries(rows: list[Row]) -> str:
         if first
         else ""
     )
-    text = f"A 64x64x3x3 kernel. JAX: compiled, but for `enclose`, whose search runs in NumPy on the host.{said}"
+    shape = "x".join(map(str, found[0]["shape"])) if found else "no"
+    text = f"A {shape} kernel. JAX: compiled, but for `enclose`, whose search runs in NumPy on the host.{said}"
     return f"## Libraries\n\n{text}\n\n" + table(["", *(f"{lib}, {dtype}" for lib, dtype in columns)], lines)
 
 
@@ -275,7 +277,8 @@ def plots(rows: list[Row], folder: Path) -> None:
                 axes.loglog(*zip(*points, strict=True), style, color=colour, label=f"{word}, {channels} channels")
     axes.set_xlabel("input size n")
     axes.set_ylabel("seconds")
-    axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
     save(figure, folder / "circular.svg")
     figure, axes = plt.subplots(figsize=(7, 4))
     for family in ("trained-like", "flat"):
