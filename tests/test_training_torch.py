@@ -31,7 +31,9 @@ COMPILERS = [
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Compiled code of its own: another process may be writing to the common cache, or may have died there.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     torch.manual_seed(0)
     torch._dynamo.reset()
     yield
