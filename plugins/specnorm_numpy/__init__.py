@@ -10,7 +10,6 @@ import numpy as np
 
 from specnorm.backends import Backend
 
-
 _BATCH = 2**18
 """Bytes of the matrices that are factorised in one call."""
 
@@ -49,7 +48,7 @@ class NumpyBackend(Backend):
         return np.__version__
 
     def cholesky_ok(self, a: Any) -> Any:
-        """Some matrices at a time: NumPy raises for a whole batch. It passes NaN and infinities, down to the diagonal."""
+        """Some at a time: NumPy raises for a whole batch. It passes NaN and infinities, which reach the diagonal."""
         flat = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
         ok = np.zeros(len(flat), dtype=np.bool_)
         step = max(1, _BATCH // (flat.itemsize * max(1, flat.shape[-1]) ** 2))

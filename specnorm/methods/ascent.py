@@ -216,7 +216,7 @@ def uphill(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     scale = np.maximum(scale, 1e-12 * scale.max(axis=-1, initial=0.0, keepdims=True) + 1e-300)
     along = (gradient[..., None, :] @ basis)[..., 0, :] / scale
     step: np.ndarray = (basis @ along[..., None])[..., 0]
-    return step / np.maximum(1.0, np.abs(step).max(axis=-1, initial=0.0, keepdims=True))
+    return np.asarray(step / np.maximum(1.0, np.abs(step).max(axis=-1, initial=0.0, keepdims=True)))
 
 
 def nearby(theta: np.ndarray) -> Frequencies:

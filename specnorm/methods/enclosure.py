@@ -293,7 +293,7 @@ def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, b
     else:
         # On a grid, the torus gives the S of the grid's lemma: close, so that few grid cells are left, but no closer.
         sizes = tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, cut.shape[3:], strict=True))
-        loose = max(rtol, _SUPREMUM[math.prod(sizes) > _POINTS])
+        loose = rtol if rtol >= 1e-3 else _SUPREMUM[math.prod(sizes) > _POINTS]
         whole = search.run(cover, rtol=loose, max_cells=method.max_cells)
         if math.isinf(whole.upper):
             whole = widened(search, cover, whole, method, blocks, spec, xp=xp, backend=backend)

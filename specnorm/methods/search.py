@@ -35,7 +35,7 @@ _DOUBTFUL = 4
 """How many cells of a round get an exact eigenpair: estimates stall where singular values nearly coincide."""
 _HINTS = 4
 """Frequencies whose vectors are kept when directions are left out."""
-_MOST = 6
+_MOST = 4
 """Pieces an axis that a cell is cut into at once, at most."""
 _MANY, _CLIMBS, _NEAR = 48, 12, 0.95
 """Cells of a round from which so many centres are climbed from, and how near their squared norms must be."""
@@ -196,7 +196,7 @@ class Search:
         """How many times smaller the cells must become, going by the norms at their centres."""
         ratio: np.ndarray = np.sqrt(squares) / max(self.target, 1e-300)
         needed = np.arccos(np.clip(ratio, 0.0, 1 / (1 + 0.5 * self.rtol + 1e-9)))
-        return np.asarray(np.clip(np.ceil(boxes.reach / needed), 2, _MOST).astype(np.int64))
+        return np.asarray(np.clip(np.ceil(0.9 * boxes.reach / needed), 2, _MOST).astype(np.int64))
 
     def _look(
         self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, degree: int
@@ -275,7 +275,8 @@ class Search:
 
     def _may_be_rough(self, boxes: Boxes) -> bool:
         """Whether single precision tells which cells are worth a proof: large ones, whose limits are far below."""
-        return self.free and self.rtol >= 1e-4 and float(boxes.reach.min(initial=math.inf)) > _ROUGH
+        wanted = self.bound is not None or self.rtol >= 1e-4
+        return self.free and wanted and float(boxes.reach.min(initial=math.inf)) > _ROUGH
 
     def _parts(self, polynomial: GramPolynomial, count: int) -> list[slice]:
         """Slices of so many cells that fit the memory budget."""
