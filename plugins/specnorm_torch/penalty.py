@@ -130,6 +130,10 @@ class SpectralPenalty(nn.Module):
             return kernels
         gamma = None if norms[0].weight is None else torch.stack([norm.weight for norm in norms])
         variances = torch.stack([norm.running_var for norm in norms])
+        if torch.compiler.is_compiling():
+            # Behind an opaque identity: inductor (torch 2.13) computes anew in the backward what it can, here from
+            # variances that the model's forward pass, compiled together with this, has moved in the meantime.
+            variances = torch.ops.specnorm.first_order_only(variances, variances)
         geometry = self._geometries[members[0]]
         which = {k: geometry[k] for k in ("groups", "transposed") if k in geometry}
         merged: Tensor = fold_stack(kernels, gamma, variances, norms[0].eps, **which)
