@@ -147,14 +147,14 @@ def notes(report: Report) -> list[str]:
     """
     summary = report.summary
     notes = [
-        f"{summary['layers']} layers ({summary['conv']} conv, {summary['linear']} linear), {summary['errors']} errors; "
-        f"{summary['skipped']} other arrays skipped."
+        f"{_count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear), "
+        f"{_count(summary['errors'], 'error')}; {_count(summary['skipped'], 'other array')} skipped."
     ]
     if summary["max_upper_layer"] is not None:
+        ratios = f" tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
         notes.append(
             f"Largest norm: at most {number(summary['max_upper'], 'upper')} ({visible(summary['max_upper_layer'])}), "
-            f"at least {number(summary['max_lower'], 'lower')}. "
-            f"tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
+            f"at least {number(summary['max_lower'], 'lower')}.{'' if summary['max_ratio'] is None else ratios}"
         )
     notes.append(f"lower and upper are proven, {_where(report.layers)}. {_promises(report.layers)}")
     notes += _assumed(report.layers)
@@ -166,6 +166,10 @@ def notes(report: Report) -> list[str]:
     for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
         notes.append(f"{', '.join(visible(row.name) for row in report.layers if row.note == note)}: {visible(note)}.")
     return notes
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _assumed(rows: Sequence[Row]) -> list[str]:
