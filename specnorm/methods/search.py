@@ -313,8 +313,10 @@ class Search:
     def _estimate(self, gram: Array, vectors: Array, cut: np.ndarray, degree: int) -> tuple[np.ndarray, Array]:
         """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round."""
         xp = self.xp
-        # The polynomial is at most 1 on [0, cut] and grows fast above.
-        scale = xp.astype(self.backend.from_numpy(2 / np.maximum(cut, 1e-30), self.blocks), vectors.dtype)[:, None]
+        # The polynomial is at most 1 on [0, cut] and grows fast above: too fast for single precision, were cut tiny.
+        trace = self.backend.to_numpy(xp.real(xp.linalg.trace(gram)))
+        cut = np.maximum(cut, np.maximum(1e-6 * trace, 1e-30))
+        scale = xp.astype(self.backend.from_numpy(2 / cut, self.blocks), vectors.dtype)[:, None]
         before, vectors = vectors, vectors * 0
         for step in range(degree):
             image = xp.matmul(gram, before[..., None])[..., 0] * scale - before

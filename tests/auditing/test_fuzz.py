@@ -59,8 +59,14 @@ def _is_whole(path: Path, old: str) -> bool:
 def _start(model: Path, output: Path, **options: Any) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-m", "specnorm", "audit", str(model), "--format", "json", "--output", str(output)]
     return subprocess.Popen(
-        [*arguments, "--methods", "f4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+        [*arguments, "--methods", "f4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        **{"preexec_fn": _interruptible, **options},
+    )  # fmt: skip
+
+
+def _interruptible() -> None:
+    """Shells start what runs in the background with interrupts ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
@@ -94,7 +100,9 @@ def test_a_run_killed_while_it_writes(tmp_path: Path, when: str, number: signal.
         "import os, pathlib, signal\nfrom specnorm.auditing.output import replace_file\n"
         f"N = {int(number)}\n{steps[when]}\nreplace_file(pathlib.Path({str(output)!r}), 'new' * 10**6)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], env=_environment(), capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=_environment(), capture_output=True, check=False, preexec_fn=_interruptible
+    )
     assert done.returncode != 0
     assert output.read_text() == ("old" if when == "fsync" else "new" * 10**6)
     if number == signal.SIGINT:
