@@ -210,7 +210,9 @@ def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Ev
         place = backend.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
         residuals += [x if len(mine) == count else xp.matmul(place, x) for x in run.vectors()]
     root = math.sqrt(math.prod(spec.block_kernel_shape))
-    value = rounding.up(xp.astype(backend.from_numpy(best, blocks), blocks.dtype) * root, 3, xp=xp)
+    # Proven in the blocks' precision, so nothing is lost.
+    host = np.float64 if blocks.dtype == xp.float64 else np.float32
+    value = rounding.up(backend.from_numpy(best.astype(host), blocks) * root, 3, xp=xp)
     return Evaluation(value, (), (*residuals, backend.from_numpy(active, blocks)))
 
 
@@ -264,7 +266,7 @@ def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
 
 def _proven(run: Lanczos, *, xp: Any, backend: Backend) -> np.ndarray:
     """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
-    square = xp.astype(backend.from_numpy(run.squares, run.matrix), run.matrix.dtype)
+    square = backend.from_numpy(run.squares.astype(run.host), run.matrix)
     found = backend.to_numpy(rounding.norm_near(run.matrix, square, xp=xp, backend=backend))
     if not np.isfinite(found).all():
         found = np.minimum(found, backend.to_numpy(rounding.matrix_norm_up(run.matrix, xp=xp, backend=backend)))
