@@ -315,7 +315,7 @@ class Search:
         xp = self.xp
         # The polynomial is at most 1 on [0, cut] and grows fast above: too fast for single precision, were cut tiny.
         trace = self.backend.to_numpy(xp.real(xp.linalg.trace(gram)))
-        cut = np.maximum(cut, np.maximum(1e-6 * trace, 1e-30))
+        cut = np.maximum(cut, np.maximum(1e-5 * trace, 1e-30))
         scale = xp.astype(self.backend.from_numpy(2 / cut, self.blocks), vectors.dtype)[:, None]
         before, vectors = vectors, vectors * 0
         for step in range(degree):
