@@ -222,6 +222,13 @@ def needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backen
     return alike | (lowest & ~xp.any(alike, axis=1, keepdims=True))
 
 
+def polished_first(value: Array, *, xp: Any, backend: Backend) -> Array:
+    """Order (b, s) with the highest climbers first, which the next step polishes; the others stay in their order."""
+    slots = backend.from_numpy(np.arange(value.shape[1]), value)
+    high = value >= xp.sort(value, axis=1, descending=True)[:, _POLISHED - 1 : _POLISHED]
+    return xp.argsort(xp.where(high, slots - value.shape[1], slots), axis=1)
+
+
 def anew(fresh: Array, climbers: Array, leader: Array, p: int, *, xp: Any) -> Array:
     """Where climbers start, (b, s, n): from home, but for what the highest one (b, n) has seen."""
     right = xp.broadcast_to(fresh[:, :, :p], (*climbers.shape[:2], p))

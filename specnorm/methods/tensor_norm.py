@@ -20,7 +20,17 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.multilinear import Form, anew, best, climbers, extrapolated, homes, needless, starts
+from specnorm.methods.multilinear import (
+    Form,
+    anew,
+    best,
+    climbers,
+    extrapolated,
+    homes,
+    needless,
+    polished_first,
+    starts,
+)
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -259,8 +269,7 @@ class TensorNorm(Method):
             doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)[..., None]
             home = self._homes(blocks, spec, xp=xp, backend=backend)
             found = xp.where(doomed, anew(home, found, leader, form.p, xp=xp), found)
-            # The highest first: the next step polishes those.
-            order = xp.argsort(value, axis=1, descending=True)[..., None]
+            order = polished_first(value, xp=xp, backend=backend)[..., None]
             found = xp.take_along_axis(found, xp.broadcast_to(order, found.shape), axis=1)
             state = (arrays.real_pair(found, xp=xp),)
         owner = xp.zeros_like(top)
