@@ -245,7 +245,7 @@ def test_geometry_is_the_modules_own() -> None:
 
 
 # -- layers of every rank ----------------------------------------------------------------------------------------
-RANKS = {
+RANKS: dict[str, Any] = {
     "1-D": lambda nn: (nn.Conv1d(3, 4, 5, padding=2), (12,)),
     "1-D, stride, dilation": lambda nn: (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2), (12,)),
     "1-D, groups, circular": lambda nn: (nn.Conv1d(4, 6, 3, groups=2, padding=1, padding_mode="circular"), (12,)),
