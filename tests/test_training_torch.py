@@ -244,6 +244,53 @@ def test_geometry_is_the_modules_own() -> None:
         assert norm >= 0.99 * float(found.upper)
 
 
+# -- layers of every rank ----------------------------------------------------------------------------------------
+RANKS: dict[str, Any] = {
+    "1-D": lambda nn: (nn.Conv1d(3, 4, 5, padding=2), (12,)),
+    "1-D, stride, dilation": lambda nn: (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2), (12,)),
+    "1-D, groups, circular": lambda nn: (nn.Conv1d(4, 6, 3, groups=2, padding=1, padding_mode="circular"), (12,)),
+    "1-D, transposed": lambda nn: (nn.ConvTranspose1d(3, 4, 4), (10,)),
+    "1-D, transposed, stride, groups": lambda nn: (nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2, padding=1), (9,)),
+    "3-D": lambda nn: (nn.Conv3d(2, 3, 3, padding=1), (6, 6, 6)),
+    "3-D, stride, groups": lambda nn: (nn.Conv3d(4, 2, (3, 2, 1), stride=(2, 1, 1), groups=2), (5, 4, 2)),
+    "3-D, transposed": lambda nn: (nn.ConvTranspose3d(2, 3, 2), (4, 4, 3)),
+    "3-D, transposed, stride, groups": lambda nn: (nn.ConvTranspose3d(2, 4, (3, 2, 2), stride=2, groups=2), (3, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("case", RANKS)
+def test_constraint_at_every_rank(case: str) -> None:
+    """Of the layer in use: TN is at the bound, so the layer's own matrix is below it, and not far; then removal."""
+    layer, size = RANKS[case](torch.nn)
+    layer = layer.double()
+    kernel, bound = layer.weight.detach().clone(), 1.5
+    specnorm_torch.spectral_norm(layer, n_power_iterations=3, bound=bound)
+    geometry = specnorm_torch.geometry_of(layer)
+    with torch.no_grad():
+        layer.parametrizations.weight.original.add_(torch.randn_like(kernel), alpha=0.1)
+        for _ in range(40):
+            weight = layer.weight
+    assert float(specnorm.tn_bound(weight, certified=False, **geometry)) == pytest.approx(bound, rel=1e-3)
+    # As torch's: one number scales the kernel.
+    ratio = weight / layer.parametrizations.weight.original.detach()
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+    held = specnorm.enclose(weight, **geometry)
+    assert float(held.lower) <= bound * (1 + 1e-3)
+    layer.eval()
+    x = torch.zeros(1, layer.in_channels, *size, dtype=torch.float64)
+    bias, layer.bias = layer.bias, None
+    jacobian = torch.autograd.functional.jacobian(layer, x)
+    layer.bias = bias
+    norm = float(torch.linalg.matrix_norm(jacobian.reshape(-1, x.numel()), 2))
+    assert norm <= min(bound * (1 + 1e-3), float(held.upper))
+    assert norm >= 0.6 * bound
+    constrained = layer.weight.detach().clone()
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    assert not torch.nn.utils.parametrize.is_parametrized(layer)
+    assert torch.equal(layer.weight.detach(), constrained)
+    assert set(layer.state_dict()) == {"weight", "bias"}
+
+
 # -- gradients ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", [specnorm.TensorNorm(), specnorm.FantasticFour(), specnorm.Gram(n_iter=2)], ids=str)
 def test_gradients_of_the_constrained_kernel(method: Any) -> None:

@@ -20,7 +20,17 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.multilinear import Form, anew, best, climbers, extrapolated, homes, needless, starts
+from specnorm.methods.multilinear import (
+    Form,
+    anew,
+    best,
+    climbers,
+    extrapolated,
+    homes,
+    needless,
+    polished_first,
+    starts,
+)
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -246,9 +256,11 @@ class TensorNorm(Method):
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Every climber on; the value is the highest one's."""
+        """Every climber on, the highest ones farthest; the value is the highest one's."""
         form = Form(blocks, xp=xp, backend=backend)
         v, *modes = _split(backend.complex(state[0][..., 0], state[0][..., 1]), spec)
+        if sweeps:
+            v = form.polish(v, modes)
         u, v, modes, value = form.follow(v, modes, sweeps)
         found, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
         highest = xp.max(value, axis=1)
@@ -257,6 +269,8 @@ class TensorNorm(Method):
             doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)[..., None]
             home = self._homes(blocks, spec, xp=xp, backend=backend)
             found = xp.where(doomed, anew(home, found, leader, form.p, xp=xp), found)
+            order = polished_first(value, xp=xp, backend=backend)[..., None]
+            found = xp.take_along_axis(found, xp.broadcast_to(order, found.shape), axis=1)
             state = (arrays.real_pair(found, xp=xp),)
         owner = xp.zeros_like(top)
         if spec.groups > 1:

@@ -50,8 +50,13 @@ def main() -> None:
     penalty = specnorm_torch.SpectralPenalty(net, batch_norms=None, n_power_iterations=given.sweeps)
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=given.steps)
-    method = specnorm.TensorNorm(certified=False)
-    found = []
+    # The method's own call is itself short by percents on flat kernels: the better of two, of which one looks longer.
+    methods = [
+        specnorm.TensorNorm(certified=False),
+        specnorm.TensorNorm(starts=36, random_starts=24, seed=3, certified=False),
+    ]
+    shortfalls: dict[str, list[float]] = {name: [] for name in penalty.names}
+    own = []
     for step, (images, labels) in enumerate(data.batches(128, torch.Generator().manual_seed(0))):
         if step == given.steps:
             break
@@ -66,12 +71,17 @@ def main() -> None:
             for name, value in following.norms().items():
                 layer = net.get_submodule(name)
                 geometry = specnorm_torch.geometry_of(layer)
-                anew = float(specnorm.measure(layer.weight.detach(), method, **geometry).value)
-                found.append(1 - value / anew)
+                anew = [float(specnorm.measure(layer.weight.detach(), x, **geometry).value) for x in methods]
+                best = max(*anew, value)
+                shortfalls[name].append(1 - value / best)
+                own.append(1 - anew[0] / best)
+    found = [x for layer in shortfalls.values() for x in layer]
     row = {
         "date": facts.date(), "commit": facts.commit(), "steps": given.steps, "weight": given.weight,
         "sweeps": given.sweeps, "looks": len(found), "largest": max(found), "p95": float(np.quantile(found, 0.95)),
-        "median": float(np.median(found)), "loss": float(loss.detach()),
+        "median": float(np.median(found)), "above_1_percent": float(np.mean(np.array(found) > 0.01)),
+        "by_layer": {name: max(x) for name, x in shortfalls.items()},
+        "anew_largest": max(own), "anew_p95": float(np.quantile(own, 0.95)), "loss": float(loss.detach()),
     }  # fmt: skip
     print(json.dumps(row), flush=True)
 
