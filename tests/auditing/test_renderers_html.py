@@ -274,7 +274,7 @@ def test_nothing_at_all_can_be_rendered() -> None:
     row = Row("x", "conv", (0, 3), None, reason="empty")
     bare = Report("1", None, (row,), 0)
     assert "Not recorded." in render([bare], "html")
-    assert "1 errors" in render([bare], "markdown")
+    assert "1 error" in render([bare], "markdown")
 
 
 def test_the_example_is_what_the_command_makes() -> None:
