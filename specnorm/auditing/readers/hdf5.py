@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers import keras
+from specnorm.auditing.readers.bfloat16 import widened
 from specnorm.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ class Dataset:
         except Exception as error:  # the library fails in many ways on damaged data
             raise ModelFileError(f"it cannot be read: {error}.") from error
         if self.dtype == "bfloat16":
-            # The upper half of a float32: exact.
-            return (array.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+            return widened(array.view(np.uint16))
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

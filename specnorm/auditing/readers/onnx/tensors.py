@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.auditing.readers.bfloat16 import widened
 from specnorm.errors import ModelFileError
 
 # data_type -> (name, how it is stored, field of the message that holds it if raw_data does not)
@@ -184,6 +185,5 @@ def _array(proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, st
         # Half precision is stored as its bits.
         array = values.astype("<u2").view(stored) if dtype == "float16" else values.astype(stored)
     if dtype == "bfloat16":
-        # The upper half of a float32: exact.
-        array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        array = widened(array)
     return np.asarray(array.reshape(shape).astype(array.dtype.newbyteorder("="), copy=False))

@@ -1,0 +1,23 @@
+"""bfloat16, for which NumPy has no type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def widened(bits: NDArray[Any]) -> NDArray[np.float32]:
+    """The same numbers as float32, exactly: a bfloat16 is the upper half of one.
+
+    Parameters
+    ----------
+    bits : array of 16-bit unsigned integers
+        Of either byte order.
+
+    Returns
+    -------
+    array of float32
+    """
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
