@@ -294,17 +294,17 @@ def audit(session: nox.Session) -> None:
     model = "docs/examples/resnet20/resnet20.safetensors"
     session.run("specnorm", "audit", model, "--input-shape", "32")
     session.run("specnorm", "audit", model, "--format", "html", "--output", f"{session.create_tmp()}/report.html")
-    for folder in sorted(path.parent for path in (ROOT / "tests" / "data").glob("*/SOURCE.md")):
-        given = folder / "geometry.json"
+    for weights in published():
+        given = weights.with_name("geometry.json")
         options = ["--geometry", str(given)] if given.exists() else []
-        session.run("specnorm", "audit", str(weights_in(folder)), *options)
+        session.run("specnorm", "audit", str(weights), *options)
     session.run("specnorm", "backends")
 
 
-def weights_in(folder: Path) -> Path:
-    """The published file in a folder of test data."""
-    known: dict[str, str] = json.loads((folder / "layers.json").read_text())
-    return folder / known["file"]
+def published() -> list[Path]:
+    """The published models of the test data: the folders whose `layers.json` names an original file."""
+    known = {path: json.loads(path.read_text()) for path in sorted((ROOT / "tests" / "data").glob("*/layers.json"))}
+    return [path.with_name(told["file"]) for path, told in known.items() if "file" in told]
 
 
 @nox.session(python=PYTHON, default=False)
