@@ -78,6 +78,8 @@ class Program:
                 self.check_values(kernels, backend=backend)
             count, groups = math.prod(batch), self.parts
             dtype = self._dtype(kernels, backend=backend)
+            if self.method.widens:
+                dtype = backend.working_dtype(kernels, self.result_dtype)
             blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp)
             # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
             per_layer = self.spec.groups if self.method.folds(self.spec) else 1

@@ -24,6 +24,8 @@ SLACK = 1.001
 """Covers products of two rounding terms, each below 1e-3."""
 _DIVISION = 8
 """Extra roundings granted to a library's complex division and square root inside Cholesky."""
+_CLUSTERED = 1e3
+"""A Rayleigh quotient is off by the square of the residual over the gap, which is taken for a thousandth."""
 
 
 def unit(x: Array, *, xp: Any) -> float:
@@ -154,9 +156,13 @@ def gram_below(gram: Array, limit: Array, *, xp: Any, backend: Backend) -> Array
     pivots = x[..., None] - diagonal
     trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
     paid = up(up(x, 2, xp=xp) + kappa * SLACK * up(trace, size, xp=xp), 4, xp=xp)
-    eye = xp.eye(size, dtype=gram.dtype, device=backend.device(gram))
-    shifted = xp.astype(x, gram.dtype)[..., None, None] * eye
-    shifted -= gram
+    if backend.static_shapes or backend.is_traced(gram):
+        eye = xp.eye(size, dtype=xp.bool, device=backend.device(gram))
+        shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
+    else:
+        entries = -xp.reshape(gram, (*gram.shape[:-2], size**2))
+        entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
+        shifted = xp.reshape(entries, gram.shape)
     return backend.cholesky_ok(shifted) & (paid <= limit) & (x > 0)
 
 
@@ -444,18 +450,18 @@ def _inner_products(vectors: Array, *, xp: Any, backend: Backend) -> tuple[Array
     return xp.sum(xp.matmul(split, xp.matrix_transpose(split)), axis=1), part + parts
 
 
-def norm_near(a: Array, square: Array, *, xp: Any, backend: Backend) -> Array:
-    """Proven upper bound just above an estimate of each real matrix's squared norm; infinite where there is no proof.
+def norm_near(a: Array, v: Array, *, xp: Any, backend: Backend) -> Array:
+    """Proven upper bound just above ||A v|| / ||v|| for each real matrix of a stack; infinite where there is no proof.
 
-    As `matrix_norm_up`, without its eigenvalues. The trace of the computed Gram matrix, whose entries are sums of
-    squares, bounds ``||A||_F**2``.
+    As `matrix_norm_up`, but the limit is the Rayleigh quotient of the Gram matrix H at v, raised by what its residual
+    lets expect. The trace of H, whose entries are sums of squares, bounds ``||A||_F**2``.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
         Scaled to about 1.
-    square : array, shape (...)
-        Trusted for nothing.
+    v : array, shape (..., min(m, n))
+        Near the top singular vector of the shorter side; trusted for nothing.
 
     Returns
     -------
@@ -465,7 +471,14 @@ def norm_near(a: Array, square: Array, *, xp: Any, backend: Backend) -> Array:
     gram = arrays.gram_smaller(a, xp=xp)
     trace = up(xp.linalg.trace(gram), length + size + 8, xp=xp)
     lost = trace * (SLACK * product_error(length, a, xp=xp))
-    limit = square * (1 + 2 * size * cholesky_loss(size, a, xp=xp) + 48 * unit(a, xp=xp))
+    v = arrays.normalise(v, xp=xp)[0][..., None]
+    image = xp.matmul(gram, v)
+    square = xp.matmul(xp.matrix_transpose(v), image)
+    residual = xp.linalg.vector_norm(image - square * v, axis=(-2, -1))
+    square = square[..., 0, 0]
+    share = residual / xp.where(square > 0, square, xp.ones_like(square))
+    room = 2 * size * cholesky_loss(size, a, xp=xp) + 48 * unit(a, xp=xp)
+    limit = square * (1 + room + xp.minimum(share, _CLUSTERED * share**2))
     bound = up(xp.sqrt(limit + lost), 6, xp=xp)
     proven = gram_below(gram, limit, xp=xp, backend=backend)
     return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))

@@ -60,6 +60,9 @@ class Method:
     wide: ClassVar[bool] = False
     """Whether to compute in the widest dtype the device has (proofs) rather than in the kernel's own."""
 
+    widens: ClassVar[bool] = False
+    """Whether a ``wide`` method gets its blocks in the kernel's own precision, and widens what it proves itself."""
+
     small_steps: ClassVar[bool] = False
     """Whether the method is many small products, which NumPy does faster where it reads arrays in place."""
 

@@ -60,6 +60,7 @@ class Lanczos:
         count = int(matrix.shape[0])
         self.squares = np.zeros(count)
         self.settled = self.done = np.zeros(count, dtype=bool)
+        self._vectors: Array | None = None
         if self.size > DIRECT:
             if start is None:
                 start = backend.from_numpy(np.repeat(_drawn(self.size).astype(self.host), count, axis=0), matrix)
@@ -71,6 +72,7 @@ class Lanczos:
 
     def advance(self) -> None:
         """Some steps; one transfer to the host."""
+        self._vectors = None
         if self.size <= DIRECT:
             gram = arrays.gram_smaller(self.matrix, xp=self.xp)
             values = self.xp.linalg.eigvalsh((gram + self.xp.matrix_transpose(gram)) / 2)[:, -1]
@@ -109,12 +111,16 @@ class Lanczos:
         return out
 
     def small_side(self) -> Array:
-        """Singular vectors of the shorter side, (b, min(m, n))."""
-        xp = self.xp
-        if self.size <= DIRECT:
-            return arrays.top_eigenpair(arrays.gram_smaller(self.tall, xp=xp), xp=xp)[1]
-        weights = self.backend.from_numpy(self._small[:, :, None].astype(self.host), self.matrix)
-        return arrays.normalise(xp.matmul(xp.concat(self._basis[:-1], axis=2), weights)[:, :, 0], xp=xp)[0]
+        """Singular vectors of the shorter side, (b, min(m, n)), where the last look found them."""
+        if self._vectors is None:
+            xp = self.xp
+            if self.size <= DIRECT:
+                self._vectors = arrays.top_eigenpair(arrays.gram_smaller(self.tall, xp=xp), xp=xp)[1]
+            else:
+                weights = self.backend.from_numpy(self._small[:, :, None].astype(self.host), self.matrix)
+                combined = xp.matmul(xp.concat(self._basis[:-1], axis=2), weights)[:, :, 0]
+                self._vectors = arrays.normalise(combined, xp=xp)[0]
+        return self._vectors
 
     def vectors(self) -> tuple[Array, Array]:
         """Singular vectors (u, v); zero for a zero matrix."""

@@ -88,6 +88,7 @@ class FantasticFour(Method):
     name: ClassVar[str] = "f4"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    widens: ClassVar[bool] = True
     outer_products: ClassVar[bool] = True
     small_steps: ClassVar[bool] = True
 
@@ -100,6 +101,7 @@ class FantasticFour(Method):
         """Take the smallest unfolding bound."""
         if _looks(blocks, backend):
             return _smallest(blocks, spec, xp=xp, backend=backend)
+        blocks = _widened(blocks, xp=xp, backend=backend)
         every = Unfoldings().forward(blocks, spec, xp=xp, backend=backend)
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
@@ -194,9 +196,16 @@ NARROW = 2**17
 """Entries from which the smallest norm is looked for in float32, in half the time."""
 
 
+def _widened(x: Array, *, xp: Any, backend: Backend) -> Array:
+    """In the widest dtype of the device."""
+    return xp.astype(x, getattr(xp, backend.wide_dtype(x)), copy=False)
+
+
 def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
     """The smallest unfolding bound of each block: the smallest norm is looked for, and that unfolding alone proven."""
     splits, count = operators.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    if math.prod(spec.block_shape) < NARROW:
+        blocks = _widened(blocks, xp=xp, backend=backend)
     active, runs = _search(blocks, spec, xp=xp, backend=backend)
     best = np.zeros(count)
     residuals: list[Array] = []
@@ -205,13 +214,13 @@ def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Ev
         if not len(mine):
             residuals += [_nothing(blocks, xp=xp, backend=backend)] * 2
             continue
-        run = _finished(runs[j], mine, blocks, rows, xp=xp, backend=backend)
-        best[mine] = _proven(run, xp=xp, backend=backend)
+        run = _finished(runs.pop(j), mine, blocks, rows, xp=xp, backend=backend)
         place = backend.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
         residuals += [x if len(mine) == count else xp.matmul(place, x) for x in run.vectors()]
+        best[mine] = _proven(run, xp=xp, backend=backend)
     root = math.sqrt(math.prod(spec.block_kernel_shape))
-    # Proven in the blocks' precision, so nothing is lost.
-    host = np.float64 if blocks.dtype == xp.float64 else np.float32
+    # Proven in the widest precision, so nothing is lost.
+    host = np.float64 if backend.wide_dtype(blocks) == "float64" else np.float32
     value = rounding.up(backend.from_numpy(best.astype(host), blocks) * root, 3, xp=xp)
     return Evaluation(value, (), (*residuals, backend.from_numpy(active, blocks)))
 
@@ -266,8 +275,8 @@ def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
 
 def _proven(run: Lanczos, *, xp: Any, backend: Backend) -> np.ndarray:
     """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
-    square = backend.from_numpy(run.squares.astype(run.host), run.matrix)
-    found = backend.to_numpy(rounding.norm_near(run.matrix, square, xp=xp, backend=backend))
+    matrix, v = (_widened(x, xp=xp, backend=backend) for x in (run.matrix, run.small_side()))
+    found = backend.to_numpy(rounding.norm_near(matrix, v, xp=xp, backend=backend))
     if not np.isfinite(found).all():
-        found = np.minimum(found, backend.to_numpy(rounding.matrix_norm_up(run.matrix, xp=xp, backend=backend)))
+        found = np.minimum(found, backend.to_numpy(rounding.matrix_norm_up(matrix, xp=xp, backend=backend)))
     return np.asarray(found, dtype=np.float64)
