@@ -152,8 +152,10 @@ class TorchBackend(Backend):
                 raise SecondDerivativeError(_FIRST_ORDER)
         elif (kernels.requires_grad or _transformed(kernels)) and torch.is_grad_enabled():
             need = "residuals" if several else "jacobian"
-        # Called for every use, so that forward-mode differentiation, which it refuses, never sees a constant.
-        first_order = _FirstOrder.apply(kernels)  # type: ignore[no-untyped-call]
+        first_order = kernels
+        if need != "value" or not self._is_constant(kernels):
+            # So that forward-mode differentiation, which it refuses, never sees a constant.
+            first_order = _FirstOrder.apply(kernels)  # type: ignore[no-untyped-call]
         with self.precise(kernels):
             value, *rest = _evaluate(kernels.detach(), program.key, need)
             stats = tuple(rest[:count])
@@ -165,6 +167,11 @@ class TorchBackend(Backend):
                 change = change.reshape(*lead, *[1 for _ in program.value_shape], -1)
                 value = value + (rest[count].reshape(*value.shape, -1) * change).sum(-1)
         return value, stats, not self.is_traced(kernels)
+
+    def _is_constant(self, kernels: Tensor) -> bool:
+        """Whether nothing can differentiate through a tensor, in either mode."""
+        forward_mode = torch.autograd.forward_ad._current_level >= 0
+        return not (forward_mode or self.is_traced(kernels) or _transformed(kernels))
 
     def step(
         self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int

@@ -15,10 +15,12 @@ from specnorm import arrays
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
-DIRECT = 64
+DIRECT = 48
 """Up to this many rows or columns, an eigenvalue routine of the Gram matrix is faster than any iteration."""
-FIRST = 8
-"""Steps before the first look at the values; half as many as there were before each further one."""
+FIRST = 4
+"""Steps before the first look at the values, which rules most unfoldings out."""
+MORE = 8
+"""Steps before each further look at least; half as many as there were."""
 LIMIT = 160
 """Steps at most. Where the largest values are clustered that can be too few."""
 
@@ -40,6 +42,8 @@ class Lanczos:
     matrix : array, shape (b, m, n)
     start : array, shape (b, min(m, n)), optional
         From another run; random without.
+    tolerance : float
+        Of the residual. A value is off by its square over the gap to the next one, a vector by the residual over it.
 
     Attributes
     ----------
@@ -49,14 +53,15 @@ class Lanczos:
         Where they have converged, and where that or the last step has come.
     """
 
-    def __init__(self, matrix: Array, start: Array | None = None, *, xp: Any, backend: Backend) -> None:
+    def __init__(
+        self, matrix: Array, start: Array | None = None, *, tolerance: float, xp: Any, backend: Backend
+    ) -> None:
         self.xp, self.backend, self.matrix = xp, backend, matrix
         self.wide = matrix.shape[-1] > matrix.shape[-2]
         self.tall = xp.matrix_transpose(matrix) if self.wide else matrix
         self.size = int(self.tall.shape[-1])
         self.host = np.float64 if matrix.dtype == xp.float64 else np.float32
-        # An eigenvalue is off by the square of its residual over the gap, a vector by the residual over the gap.
-        self.tolerance = 1e-8 if matrix.dtype == xp.float64 else 1e-5
+        self.tolerance = tolerance
         count = int(matrix.shape[0])
         self.squares = np.zeros(count)
         self.settled = self.done = np.zeros(count, dtype=bool)
@@ -80,7 +85,7 @@ class Lanczos:
             self.settled = self.done = np.ones_like(self.done)
             return
         taken = len(self._alpha)
-        for _ in range(max(FIRST, min(taken // 2, LIMIT - taken))):
+        for _ in range(max(MORE, min(taken // 2, LIMIT - taken)) if taken else FIRST):
             self._step()
         values, vectors = np.linalg.eigh(self._projected())
         self.squares, self._small = np.maximum(values[:, -1], 0.0), vectors[:, :, -1]
@@ -89,14 +94,15 @@ class Lanczos:
         self.done = self.settled | (len(self._alpha) >= LIMIT)
 
     def _step(self) -> None:
-        v = self._basis[-1]
+        v, turned = self._basis[-1], self.xp.matrix_transpose
         w = self._back @ (self.tall @ v)
-        alpha = self.xp.matrix_transpose(v) @ w
-        w = w - alpha * v
+        alpha = turned(v) @ w
+        w -= alpha * v
         if self._beta:
-            w = w - self._beta[-1] * self._basis[-2]
-        beta = self.xp.sqrt(self.xp.matrix_transpose(w) @ w)
-        self._basis.append(w / (beta + self._tiny))
+            w -= self._beta[-1] * self._basis[-2]
+        beta = (turned(w) @ w) ** 0.5
+        w /= beta + self._tiny
+        self._basis.append(w)
         self._alpha.append(alpha)
         self._beta.append(beta)
 

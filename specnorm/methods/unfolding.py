@@ -167,7 +167,7 @@ def _looks(blocks: Array, backend: Backend) -> bool:
 
 def _leading(matrix: Array, *, xp: Any, backend: Backend) -> Array:
     """Right singular vectors to start a training state from: a few looks, as steps go on where they end."""
-    run = Lanczos(matrix, xp=xp, backend=backend)
+    run = Lanczos(matrix, tolerance=_tolerance(matrix, xp=xp), xp=xp, backend=backend)
     for _ in range(_LOOKS):
         run.advance()
         if run.done.all():
@@ -190,8 +190,8 @@ def follow_matrix(a: Array, v: Array, sweeps: int, *, xp: Any) -> tuple[Array, A
     return u, v, norm[..., 0]
 
 
-_LOOKS = 3
-"""Looks at a Lanczos run that starts a training state: 24 steps, whose basis is smaller than the kernel."""
+_LOOKS = 4
+"""Looks at a Lanczos run that starts a training state: 28 steps, whose basis is smaller than the kernel."""
 NARROW = 2**17
 """Entries from which the smallest norm is looked for in float32, in half the time."""
 
@@ -204,9 +204,10 @@ def _widened(x: Array, *, xp: Any, backend: Backend) -> Array:
 def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
     """The smallest unfolding bound of each block: the smallest norm is looked for, and that unfolding alone proven."""
     splits, count = operators.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    tolerance = _tolerance(blocks, xp=xp)
     if math.prod(spec.block_shape) < NARROW:
         blocks = _widened(blocks, xp=xp, backend=backend)
-    active, runs = _search(blocks, spec, xp=xp, backend=backend)
+    active, runs = _search(blocks, spec, tolerance, xp=xp, backend=backend)
     best = np.zeros(count)
     residuals: list[Array] = []
     for j, rows in enumerate(splits):
@@ -214,9 +215,11 @@ def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Ev
         if not len(mine):
             residuals += [_nothing(blocks, xp=xp, backend=backend)] * 2
             continue
-        run = _finished(runs.pop(j), mine, blocks, rows, xp=xp, backend=backend)
+        run = _finished(runs.pop(j), mine, blocks, rows, tolerance, xp=xp, backend=backend)
         place = backend.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
-        residuals += [x if len(mine) == count else xp.matmul(place, x) for x in run.vectors()]
+        u, v = run.vectors()
+        v = _in_order(v, rows, spec, xp=xp)
+        residuals += [x if len(mine) == count else xp.matmul(place, x) for x in (u, v)]
         best[mine] = _proven(run, xp=xp, backend=backend)
     root = math.sqrt(math.prod(spec.block_kernel_shape))
     # Proven in the widest precision, so nothing is lost.
@@ -225,7 +228,43 @@ def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Ev
     return Evaluation(value, (), (*residuals, backend.from_numpy(active, blocks)))
 
 
-def _search(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[np.ndarray, dict[int, Lanczos]]:
+class _Matrices:
+    """Unfoldings of blocks with cin last among the columns, so that several are views of one copy."""
+
+    def __init__(self, blocks: Array, *, xp: Any) -> None:
+        self.xp, self.blocks = xp, blocks
+        self._copies: dict[tuple[int, ...], Array] = {}
+
+    def unfold(self, rows: tuple[int, ...]) -> Array:
+        """As `operators.unfold`, but for the order of the columns."""
+        xp, shape = self.xp, self.blocks.shape
+        order = tuple(axis + 1 for axis in (*rows, *_columns(rows, len(shape) - 1)))
+        if order not in self._copies:
+            self._copies[order] = xp.reshape(xp.permute_dims(self.blocks, (0, *order)), (shape[0], -1))
+        return xp.reshape(self._copies[order], (shape[0], math.prod(shape[axis + 1] for axis in rows), -1))
+
+
+def _columns(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """The other axes, cin last."""
+    return tuple(sorted((axis for axis in range(ndim) if axis not in rows), key=lambda axis: (axis == 1, axis)))
+
+
+def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Any) -> Array:
+    """Vectors of such columns, as `operators.unfold` orders them."""
+    columns = _columns(rows, spec.ndim + 2)
+    split = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
+    back = tuple(1 + j for j in arrays.inverse_permutation([sorted(columns).index(axis) for axis in columns]))
+    return xp.reshape(xp.permute_dims(split, (0, *back)), v.shape)
+
+
+def _tolerance(blocks: Array, *, xp: Any) -> float:
+    """Of the residual of singular vectors: they make up the gradient, in the precision of the blocks."""
+    return 1e-8 if blocks.dtype == xp.float64 else 2e-6
+
+
+def _search(
+    blocks: Array, spec: ConvSpec, tolerance: float, *, xp: Any, backend: Backend
+) -> tuple[np.ndarray, dict[int, Lanczos]]:
     """Which unfolding of each block has the smallest norm, up to 1e-6, and the runs that found them.
 
     Every unfolding has a lower bound of its norm, which Lanczos raises. The lowest is raised until it has converged and
@@ -237,6 +276,7 @@ def _search(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tupl
     least = np.stack([total / _rank(spec.block_shape, rows) for rows in splits])
     done = np.zeros(least.shape, dtype=bool)
     narrow = xp.astype(blocks, xp.float32, copy=False) if math.prod(spec.block_shape) >= NARROW else blocks
+    matrices = _Matrices(narrow, xp=xp)
     runs: dict[int, Lanczos] = {}
     while True:
         active = np.argmin(least, axis=0)
@@ -245,13 +285,21 @@ def _search(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tupl
             return active, {j: runs[j] for j in set(active.tolist())}
         j = int(np.bincount(waiting).argmax())
         if j not in runs:
-            runs[j] = Lanczos(operators.unfold(narrow, splits[j], xp=xp), xp=xp, backend=backend)
+            within = max(tolerance, _tolerance(narrow, xp=xp))
+            runs[j] = Lanczos(matrices.unfold(splits[j]), tolerance=within, xp=xp, backend=backend)
         runs[j].advance()
         least[j], done[j] = np.maximum(least[j], runs[j].squares), runs[j].done
 
 
 def _finished(
-    run: Lanczos, mine: np.ndarray, blocks: Array, rows: tuple[int, ...], *, xp: Any, backend: Backend
+    run: Lanczos,
+    mine: np.ndarray,
+    blocks: Array,
+    rows: tuple[int, ...],
+    tolerance: float,
+    *,
+    xp: Any,
+    backend: Backend,
 ) -> Lanczos:
     """The run for some of the blocks alone, in their own precision."""
     if len(mine) == blocks.shape[0] and run.matrix.dtype == blocks.dtype:
@@ -260,8 +308,8 @@ def _finished(
     if len(mine) < blocks.shape[0]:
         index = backend.from_numpy(mine, blocks)
         blocks, start = xp.take(blocks, index, axis=0), xp.take(start, index, axis=0)
-    matrix = operators.unfold(blocks, rows, xp=xp)
-    run = Lanczos(matrix, xp.astype(start, blocks.dtype), xp=xp, backend=backend)
+    matrix = _Matrices(blocks, xp=xp).unfold(rows)
+    run = Lanczos(matrix, xp.astype(start, blocks.dtype), tolerance=tolerance, xp=xp, backend=backend)
     while not run.done.all():
         run.advance()
     return run

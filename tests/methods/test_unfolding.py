@@ -172,8 +172,8 @@ def test_what_lanczos_found_is_not_trusted(off: float, monkeypatch: pytest.Monke
 
 def test_the_search_ends() -> None:
     """Values that never settle: the steps are counted."""
-    run = Lanczos(clustered(LIMIT + 90, 1e-4)[None, :, :, 0, 0], xp=np, backend=specnorm.backends.load("numpy"))
-    run.tolerance = 0.0
+    matrix = clustered(LIMIT + 90, 1e-4)[None, :, :, 0, 0]
+    run = Lanczos(matrix, tolerance=0.0, xp=np, backend=specnorm.backends.load("numpy"))
     looks = 0
     while not run.done.all():
         run.advance()
