@@ -63,6 +63,11 @@ def is_complex(x: Array, *, xp: Any) -> bool:
     return bool(xp.isdtype(x.dtype, "complex floating"))
 
 
+def widened(x: Array, *, xp: Any, backend: Backend) -> Array:
+    """Real numbers in the widest dtype of their device."""
+    return xp.astype(x, getattr(xp, backend.wide_dtype(x)), copy=False)
+
+
 def adjoint(a: Array, *, xp: Any) -> Array:
     """Conjugate transpose of a stack of matrices; conjugation is left out for reals, where it would copy."""
     transposed = xp.matrix_transpose(a)

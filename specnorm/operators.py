@@ -328,8 +328,10 @@ def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...],
     phase : array, shape (b, f, taps)
     """
     b, f, m, p = gamma.shape
+    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
     flat = xp.matrix_transpose(xp.reshape(gamma, (b, f, m * p)))
-    total = xp.matmul(xp.real(flat), xp.real(phase)) + xp.matmul(xp.imag(flat), xp.imag(phase))
+    left = xp.concat([xp.real(flat), xp.imag(flat)], axis=2)
+    total = xp.matmul(left, xp.concat([xp.real(phase), xp.imag(phase)], axis=1))
     return xp.reshape(total, (b, m, p, *kernel_shape))
 
 

@@ -16,8 +16,8 @@ from strategies import Recipe
 import specnorm
 from specnorm import arrays, operators
 from specnorm.methods import gram_zero
-from specnorm.methods.matrix import PowerIteration
-from specnorm.program import Program
+from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
+from specnorm.program import Program, program_for
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
 
@@ -142,6 +142,33 @@ def test_gram_iteration_at_every_size_keeps_to_its_budget(monkeypatch: pytest.Mo
     monkeypatch.setattr(operators, "chunk_length", lambda blocks: max(1, length(blocks) // 1000))
     monkeypatch.setattr(gram_zero, "BUDGET", gram_zero.BUDGET // 1000)
     assert peak(lambda: specnorm.gram_bound(kernel, n_iter=4)) < whole
+
+
+BACKWARDS: dict[str, tuple[specnorm.methods.Method, dict[str, Any]]] = {
+    "grid": (specnorm.Grid(n=5), {}),
+    "gram, circular": (specnorm.Gram(), {"input_shape": 8, **CIRCULAR}),
+    "gram": (specnorm.Gram(), {}),
+    "gram, two products": (specnorm.Gram(n_iter=2), {}),
+    "fft": (specnorm.ExactFFT(), {"input_shape": 8, **CIRCULAR}),
+    "power": (specnorm.Power(n_iter=4), {"input_shape": 8, **CIRCULAR}),
+    "matrix norm": (MatrixNorm(), {}),
+    "power iteration": (PowerIteration(n_iter=4), {}),
+    "Gram iteration of a matrix": (GramIteration(), {}),
+}
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_the_backward_of_a_bound_needs_the_memory_of_three_kernels(name: str) -> None:
+    """The gradient included, which is one; and not more than that is kept for it."""
+    method, geometry = BACKWARDS[name]
+    shape = (64, 64, 3, 3) if name in specnorm.METHODS or "," in name else (400, 400)
+    kernel = Recipe(shape, dtype="float32", seed=6).kernel
+    plan, backend = program_for(method, kernel.shape, "float32", tuple(geometry.items())), NumpyBackend()
+    value, _, residuals = plan.forward(kernel, backend=backend)
+    ones = np.ones_like(value)
+    plan.pullback(residuals, ones, backend=backend)
+    assert peak(lambda: plan.pullback(residuals, ones, backend=backend)) < 3.01 * kernel.nbytes
+    assert sum(x.nbytes for x in residuals) < 2 * kernel.nbytes
 
 
 def test_counting_does_not_wait_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ class ExactFFT(Method):
     name: ClassVar[str] = "fft"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
     wide: ClassVar[bool] = True
+    outer_products: ClassVar[bool] = True
     small_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm import operators, rounding
+from specnorm import arrays, operators, rounding
 from specnorm.frequencies import half_grid
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.gram_zero import ZeroPaddedGram
@@ -43,6 +43,7 @@ class Gram(Method):
     name: ClassVar[str] = "gram"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.n_iter is not None:
@@ -64,6 +65,7 @@ class Gram(Method):
         endless = self._endless(spec)
         if endless is not None:
             return endless.forward(blocks, spec, xp=xp, backend=backend)
+        narrow, blocks = blocks.dtype, arrays.widened(blocks, xp=xp, backend=backend)
         count = self._circular_count()
         error = rounding.symbol_error(blocks, xp=xp)[:, None]
 
@@ -73,7 +75,8 @@ class Gram(Method):
         frequencies = half_grid(operators.circular_sizes(spec))
         value, phase = operators.largest(bound, blocks, frequencies, xp=xp, backend=backend)
         gamma = schatten_gradient(operators.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
-        return Evaluation(value, (), (gamma, phase))
+        dtype = arrays.complex_dtype(narrow, xp=xp)
+        return Evaluation(value, (), tuple(xp.astype(x, dtype, copy=False) for x in (gamma, phase)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Schatten gradient at the arg-max frequency, carried back to the taps."""

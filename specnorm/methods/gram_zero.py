@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from specnorm.rounding import Rounds
 
 BUDGET = 256 * 2**20
+LEAN = {"host": 2**18, "device": 2**24}
+"""Bytes that a chunk of frequencies may take in the backward even if the kernel is smaller; BUDGET where it compiles,
+since every chunk is compiled by itself, and a GPU is slow with small ones."""
 LARGEST_GRID = 2**22
 """Frequencies; beyond, the taps of the last product would not fit any memory."""
 
@@ -56,6 +59,7 @@ class ZeroPaddedGram(Method):
     name: ClassVar[str] = "gram_zero"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter)
@@ -74,7 +78,8 @@ class ZeroPaddedGram(Method):
         """Largest channel norm, with the signs of that channel's taps for the gradient."""
         del spec
         if self.n_iter == 0:
-            return Evaluation(rounding.absolute_norm_up(blocks, xp=xp), (), (blocks,))
+            wide = arrays.widened(blocks, xp=xp, backend=backend)
+            return Evaluation(rounding.absolute_norm_up(wide, xp=xp), (), (blocks,))
         work = Powers(blocks, self.n_iter, xp=xp, backend=backend)
         norms, sums, kept = work.channel_norms()
         index = xp.argmax(norms, axis=1)
@@ -127,15 +132,15 @@ class Powers:
     Parameters
     ----------
     blocks : array, shape (b, cout, cin, *kernel_shape)
-        With fewer outputs than inputs, G G* takes the place of G* G.
+        In the kernel's precision; all is computed in the widest. With fewer outputs than inputs, G G* takes the place
+        of G* G.
     n_iter : int
         t >= 1.
     """
 
     def __init__(self, blocks: Array, n_iter: int, *, xp: Any, backend: Backend) -> None:
         self.n_iter, self.xp, self.backend = n_iter, xp, backend
-        self.wide = blocks.shape[1] < blocks.shape[2]
-        blocks = _tall(blocks, xp=xp)
+        given, blocks = blocks, arrays.widened(_tall(blocks, xp=xp), xp=xp, backend=backend)
         self.grid = _grid(tuple(blocks.shape[3:]), n_iter)
         self.points = half_grid(self.grid)
 
@@ -146,7 +151,8 @@ class Powers:
         largest, _ = operators.largest(frobenius, blocks, self.points, xp=xp, backend=backend)
         self.exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))) + 1
         factor = arrays.power_of_two(-self.exponent, xp=xp)
-        self.blocks = blocks * xp.reshape(factor, (-1,) + (1,) * (blocks.ndim - 1))
+        factor = xp.reshape(factor, (-1,) + (1,) * (blocks.ndim - 1))
+        self.blocks, self.narrow = blocks * factor, given * xp.astype(factor, given.dtype)
         host = np.float64 if blocks.dtype == xp.float64 else np.float32
         weights, tables = _tables(self.grid)
         self.weights = backend.from_numpy(weights.astype(host), blocks)
@@ -229,13 +235,35 @@ class Powers:
         return _contract(x, self.tables, shape, xp=self.xp)
 
     def residuals(self, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
-        """What `pull` needs; every array with the leading axis b."""
-        xp, b = self.xp, self.blocks.shape[0]
+        """What `pull` needs; every array with the leading axis b, and the frequencies in the chunks of the backward."""
+        xp, (b, _, p, r) = self.xp, columns.shape
+        compiles = self.backend.static_shapes or self.backend.is_traced(columns)
+        step = operators.chunk_length(self.blocks) if compiles else self._lean_step()
+        chunks = -(-len(self.points) // step)
+        step = -(-len(self.points) // chunks)
         phase = xp.concat([symbol.phase for _, symbol in self.chunks()], axis=0)
-        tables = [xp.broadcast_to(table, (b, *table.shape)) for table in self.tables]
-        shared = [xp.broadcast_to(x, (b, *x.shape)) for x in (self.weights, phase)]
-        blocks = _swapped(self.blocks, xp=xp) if self.wide else self.blocks
-        return (blocks, xp.sign(columns), selector, sums, *shared, *tables)
+        back = [xp.conj(xp.matrix_transpose(table)) for table in self.tables]
+        signs = xp.astype(xp.sign(columns), phase.dtype)
+        hats = _contract(signs, back, [table.shape[1] for table in back], xp=xp)
+        hats = hats * xp.astype(self.weights, phase.dtype)[None, :, None, None]
+        dtype = arrays.complex_dtype(self.narrow.dtype, xp=xp)
+
+        def chunked(x: Array) -> Array:
+            missing = chunks * step - x.shape[1]
+            if missing:
+                zeros = xp.zeros((b, missing, *x.shape[2:]), dtype=x.dtype, device=self.backend.device(x))
+                x = xp.concat([x, zeros], axis=1)
+            return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
+
+        phase = xp.broadcast_to(phase, (b, *phase.shape))
+        return self.narrow, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
+
+    def _lean_step(self) -> int:
+        """Frequencies whose matrices, five at a time, take what the kernel takes."""
+        b, m, p = self.blocks.shape[:3]
+        on_host = self.backend.numpy_view(self.blocks) or self.backend.host().name == self.backend.name
+        matrices = 5 * 16 * b * m * p
+        return int(max(1, max(8 * math.prod(self.narrow.shape), LEAN["host" if on_host else "device"]) // matrices))
 
 
 def _norm_up(a: Array, *, xp: Any) -> Array:
@@ -283,7 +311,8 @@ def pull(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, xp: Any
     """Gradient with respect to the blocks of ``sum_i c_i (sum |R_t[:, i, :]|)**(1 / 2**t)`` over the selected channels.
 
     Signs held fixed, the sum is linear in R_t, that is in H_t at every frequency; each squaring H -> H**2 pulls a
-    gradient Gamma back to Gamma H + H Gamma, and G -> G* G to G (Gamma + Gamma*).
+    gradient Gamma back to Gamma H + H Gamma, and G -> G* G to G (Gamma + Gamma*). That sum is Hermitian from the start,
+    so one product serves both terms. Few frequencies at a time: a matrix of one is half as large as a 3x3 kernel.
 
     Parameters
     ----------
@@ -291,37 +320,45 @@ def pull(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, xp: Any
         From `Powers.residuals`.
     cotangent : array, shape (b, p)
     """
-    blocks, signs, selector, sums, weights, phase, *tables = residuals
+    blocks, hats, selector, sums, phase = residuals
     wide = blocks.shape[1] < blocks.shape[2]
     blocks = _tall(blocks, xp=xp)
-    weights, phase, tables = weights[0, ...], phase[0, ...], [table[0, ...] for table in tables]
-    safe = xp.where(sums > 0, sums, xp.ones_like(sums))
-    root = 2.0**-n_iter
-    slope = xp.where(sums > 0, cotangent * root * xp.pow(safe, xp.full_like(safe, root - 1)), xp.zeros_like(sums))
-    right = xp.matrix_transpose(selector * slope[:, :, None])
-    complex_dtype = arrays.complex_dtype(blocks.dtype, xp=xp)
-    back = [xp.conj(xp.matrix_transpose(table)) for table in tables]
-    signs = _contract(xp.astype(signs, complex_dtype), back, [table.shape[0] for table in tables], xp=xp)
     b, m, p = blocks.shape[:3]
+    kernel_shape = tuple(blocks.shape[3:])
+    narrow, broad = arrays.complex_dtype(blocks.dtype, xp=xp), phase.dtype
+    root = 2.0**-n_iter
+    safe = xp.where(sums > 0, sums, xp.ones_like(sums))
+    slope = xp.astype(cotangent, sums.dtype) * root * xp.pow(safe, xp.full_like(safe, root - 1))
+    slope = xp.where(sums > 0, slope, xp.zeros_like(sums)) / math.prod(_grid(kernel_shape, n_iter))
+    right = xp.astype(xp.matrix_transpose(selector * slope[:, :, None]), broad)[:, None, :, :]
     flat = xp.permute_dims(xp.reshape(blocks, (b, m * p, -1)), (0, 2, 1))
-    step = operators.chunk_length(blocks)
-    gradient: Array = 0.0
-    for start in range(0, phase.shape[0], step):
-        part = slice(start, min(start + step, phase.shape[0]))
-        here = phase[part, :]
-        g = xp.matmul(xp.real(here), flat) + 1j * xp.matmul(xp.imag(here), flat)
-        g = xp.reshape(g, (b, -1, m, p))
-        powers = [xp.matmul(arrays.adjoint(g, xp=xp), g)]
+
+    def symbol(phases: Array) -> Array:
+        g = xp.matmul(xp.real(phases), flat) + 1j * xp.matmul(xp.imag(phases), flat)
+        return xp.reshape(xp.astype(g, broad, copy=False), (b, -1, m, p))
+
+    gradient: Array = None
+    for chunk in range(phase.shape[1]):
+        here = xp.astype(phase[:, chunk, :, :], narrow, copy=False)
+        g = symbol(here)
+        powers = [xp.matmul(arrays.adjoint(g, xp=xp), g)] if n_iter > 1 else []
+        del g
         for _ in range(n_iter - 2):
             powers.append(xp.matmul(powers[-1], powers[-1]))
-        gamma = xp.matmul(signs[:, part, :, :], xp.astype(right, complex_dtype)[:, None, :, :])
-        for power in reversed(powers[: n_iter - 1]):
-            gamma = xp.matmul(gamma, power) + xp.matmul(power, gamma)
-        gamma = xp.matmul(g, gamma + arrays.adjoint(gamma, xp=xp))
-        gamma = gamma * xp.astype(weights[part], complex_dtype)[None, :, None, None]
-        there = xp.broadcast_to(here, (b, *here.shape))
-        gradient = gradient + operators.matrices_gradient(gamma, there, tuple(blocks.shape[3:]), xp=xp)
-    gradient = gradient / math.prod(_grid(tuple(blocks.shape[3:]), n_iter))
+        left = xp.astype(hats[:, chunk, ...], broad, copy=False)
+        gamma = xp.matmul(left, right)
+        gamma += xp.matmul(arrays.adjoint(right, xp=xp), arrays.adjoint(left, xp=xp))
+        while powers:
+            gamma = xp.matmul(gamma, powers.pop())
+            gamma += arrays.adjoint(gamma, xp=xp)
+        gamma = xp.astype(xp.matmul(symbol(here), gamma), narrow, copy=False)
+        part = operators.matrices_gradient(gamma, here, kernel_shape, xp=xp)
+        del gamma
+        if gradient is None:
+            gradient = part
+        else:
+            gradient += part
+        del part
     return _swapped(gradient, xp=xp) if wide else gradient
 
 

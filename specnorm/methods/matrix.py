@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class _OuterPullback(Method):
     """Gradient u v^T of a simple singular value."""
 
+    outer_products: ClassVar[bool] = True
+
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Return u v^T, weighted."""
         del spec, xp
@@ -118,6 +120,7 @@ class GramIteration(Method):
     name: ClassVar[str] = "gram_iteration"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    widens: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
@@ -126,30 +129,34 @@ class GramIteration(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Iterate with rounding counted."""
-        del spec, backend
-        value = rounding.gram_iteration_up(blocks, self.n_iter, xp=xp)
-        return Evaluation(value, (), (blocks, value))
+        del spec
+        value = rounding.gram_iteration_up(arrays.widened(blocks, xp=xp, backend=backend), self.n_iter, xp=xp)
+        return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
         del spec
         blocks, value = residuals
-        return schatten_gradient(blocks, value, self.n_iter, xp=xp) * cotangent[:, None, None]
+        gradient = schatten_gradient(blocks, value, self.n_iter, xp=xp)
+        gradient *= cotangent[:, None, None]
+        return gradient
 
 
 def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Any) -> Array:
     """Gradient A (A*A)**(2**n_iter - 1) / L**(2**(n_iter+1) - 1) of the Schatten norm L, for stacks (..., m, n).
 
     Everything is divided by L first, so the powers stay below 1. One running product: memory does not grow with the
-    iterations.
+    iterations, and is that of three such matrices.
     """
     safe = xp.where(value > 0, value, xp.ones_like(value))
-    unit = a / xp.astype(safe, a.dtype)[..., None, None]
+    total = a / xp.astype(safe, a.dtype)[..., None, None]
     wide = a.shape[-1] > a.shape[-2]
     if wide:
-        unit = arrays.adjoint(unit, xp=xp)
-    total, power = unit, xp.matmul(arrays.adjoint(unit, xp=xp), unit)
-    for _ in range(n_iter):
+        total = arrays.adjoint(total, xp=xp)
+    if n_iter:
+        power = xp.matmul(arrays.adjoint(total, xp=xp), total)
         total = xp.matmul(total, power)
+    for _ in range(n_iter - 1):
         power = xp.matmul(power, power)
+        total = xp.matmul(total, power)
     return arrays.adjoint(total, xp=xp) if wide else total

@@ -34,6 +34,7 @@ class _Lanczos(Method):
     rounds: ClassVar[Rounds] = "down"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None}
     wide: ClassVar[bool] = True
+    outer_products: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)

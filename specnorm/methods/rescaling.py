@@ -42,6 +42,7 @@ class ChannelNorms(Method):
     name: ClassVar[str] = "channel_norms"
     rounds: ClassVar[Rounds] = "up"
     wide: ClassVar[bool] = True
+    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)

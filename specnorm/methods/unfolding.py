@@ -101,7 +101,7 @@ class FantasticFour(Method):
         """Take the smallest unfolding bound."""
         if _looks(blocks, backend):
             return _smallest(blocks, spec, xp=xp, backend=backend)
-        blocks = _widened(blocks, xp=xp, backend=backend)
+        blocks = arrays.widened(blocks, xp=xp, backend=backend)
         every = Unfoldings().forward(blocks, spec, xp=xp, backend=backend)
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
@@ -196,17 +196,12 @@ NARROW = 2**17
 """Entries from which the smallest norm is looked for in float32, in half the time."""
 
 
-def _widened(x: Array, *, xp: Any, backend: Backend) -> Array:
-    """In the widest dtype of the device."""
-    return xp.astype(x, getattr(xp, backend.wide_dtype(x)), copy=False)
-
-
 def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
     """The smallest unfolding bound of each block: the smallest norm is looked for, and that unfolding alone proven."""
     splits, count = operators.unfolding_splits(spec.ndim), int(blocks.shape[0])
     tolerance = _tolerance(blocks, xp=xp)
     if math.prod(spec.block_shape) < NARROW:
-        blocks = _widened(blocks, xp=xp, backend=backend)
+        blocks = arrays.widened(blocks, xp=xp, backend=backend)
     active, runs = _search(blocks, spec, tolerance, xp=xp, backend=backend)
     best = np.zeros(count)
     residuals: list[Array] = []
@@ -323,7 +318,7 @@ def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
 
 def _proven(run: Lanczos, *, xp: Any, backend: Backend) -> np.ndarray:
     """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
-    matrix, v = (_widened(x, xp=xp, backend=backend) for x in (run.matrix, run.small_side()))
+    matrix, v = (arrays.widened(x, xp=xp, backend=backend) for x in (run.matrix, run.small_side()))
     found = backend.to_numpy(rounding.norm_near(matrix, v, xp=xp, backend=backend))
     if not np.isfinite(found).all():
         found = np.minimum(found, backend.to_numpy(rounding.matrix_norm_up(matrix, xp=xp, backend=backend)))
