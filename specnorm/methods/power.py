@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BASIS = 24
 """Vectors of the Krylov basis before a restart; fewer where they would not fit the memory budget."""
+POLISHED = 4
+"""Ritz vectors found in float32 that are told apart in float64: products in float32 blur values closer than 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,34 @@ class _Lanczos(Method):
     def triples(
         self, kernels: Array, spec: ConvSpec, k: int, *, xp: Any, backend: Backend
     ) -> tuple[Array, Array, Array]:
-        """Lower bounds of the k largest singular values (b, k), their gradients (b, k, *shape), products (b,)."""
+        """Lower bounds of the k largest singular values (b, k), their gradients (b, k, *shape), products (b,).
+
+        Vectors are found in the kernels' precision, the quotients taken in the widest.
+        """
         layer = Convolution(kernels, spec, vectors=k, xp=xp, backend=backend)
         outputs, inputs = layer.shape
         wide = inputs > outputs
-        magnitude = layer.absolute()
 
         def gram(x: Array) -> Array:
             return layer.apply(layer.adjoint(x)) if wide else layer.adjoint(layer.apply(x))
 
-        vectors, products = top_vectors(gram, kernels, min(layer.shape), k, self, xp=xp, backend=backend)
-        images = layer.adjoint(vectors) if wide else layer.apply(vectors)
-        terms = magnitude.adjoint(xp.abs(vectors)) if wide else magnitude.apply(xp.abs(vectors))
-        values = rounding.ritz_down(images, terms, vectors, layer.roundings[wide], xp=xp, backend=backend)
-        images, _ = arrays.normalise(images, xp=xp)
+        broad = arrays.widened(kernels, xp=xp, backend=backend)
+        several = k if broad.dtype == kernels.dtype else max(k, POLISHED)
+        size = min(layer.shape)
+        vectors, products = top_vectors(gram, kernels, size, k, self, several=several, xp=xp, backend=backend)
+        exact = Convolution(broad, spec, vectors=several, xp=xp, backend=backend)
+        magnitude, v = exact.absolute(), arrays.widened(vectors, xp=xp, backend=backend)
+        if v.shape[1] > k:
+            v = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(v))[0])
+            images = exact.adjoint(v) if wide else exact.apply(v)
+            products = products + v.shape[1]
+            _, turn = xp.linalg.eigh(xp.matmul(images, xp.matrix_transpose(images)))
+            v = xp.matmul(xp.matrix_transpose(xp.flip(turn, axis=-1)[:, :, :k]), v)
+            vectors = xp.astype(v, kernels.dtype)
+        images = exact.adjoint(v) if wide else exact.apply(v)
+        terms = magnitude.adjoint(xp.abs(v)) if wide else magnitude.apply(xp.abs(v))
+        values = rounding.ritz_down(images, terms, v, exact.roundings[wide], xp=xp, backend=backend)
+        images = xp.astype(arrays.normalise(images, xp=xp)[0], kernels.dtype, copy=False)
         u, v = (vectors, images) if wide else (images, vectors)
         return values, layer.kernel_gradient(u, v), products + k
 
@@ -105,6 +121,8 @@ class Power(_Lanczos):
     """
 
     name: ClassVar[str] = "power"
+    widens: ClassVar[bool] = True
+    small_steps: ClassVar[bool] = True
 
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Quotient ||A v|| / ||v|| at the best vector found, rounded down."""
@@ -193,7 +211,15 @@ class PowerTopK(_Lanczos):
 
 
 def top_vectors(
-    gram: Callable[[Array], Array], like: Array, size: int, k: int, plan: _Lanczos, *, xp: Any, backend: Backend
+    gram: Callable[[Array], Array],
+    like: Array,
+    size: int,
+    k: int,
+    plan: _Lanczos,
+    *,
+    several: int = 1,
+    xp: Any,
+    backend: Backend,
 ) -> tuple[Array, Array]:
     """Vectors near the k top eigenvectors of symmetric positive semidefinite maps: thick-restart block Lanczos.
 
@@ -207,10 +233,12 @@ def top_vectors(
         (b, k, size) -> (b, k, size).
     like : array, shape (b, ...)
         For batch, dtype and device.
+    several : int
+        How many vectors to return, if there are that many and it is more than k.
 
     Returns
     -------
-    vectors : array, shape (b, k, size)
+    vectors : array, shape (b, k or more, size)
         Orthonormal up to rounding, by descending Ritz value.
     products : integer array, shape (b,)
         Applications of the map and of its adjoint to one vector each.
@@ -219,14 +247,14 @@ def top_vectors(
     m, width, cycles = _plan(size, k, plan.n_iter, BUDGET // np.dtype("float64").itemsize)
     kept = max(1, m // 2)
     rows = m * width
+    several = min(max(k, several), kept * width)
     host = np.float64 if dtype == xp.float64 else np.float32
     random = np.real(arrays.random_vectors(plan.seed, (2, width, size)))
     start = backend.from_numpy(np.ascontiguousarray(random[0].astype(host)), like)
     angles = backend.from_numpy(np.ascontiguousarray(random[1].astype(host)), like)
     u = rounding.unit(like, xp=xp)
-    places = xp.reshape(xp.arange(m + 1, dtype=xp.int32, device=device), (1, -1, 1, 1))
-    blocks = xp.reshape(places[0, :m, 0, 0], (m, 1))
-    number = xp.reshape(xp.broadcast_to(blocks, (m, width)), (-1,))
+    number = xp.reshape(xp.arange(m + 1, dtype=xp.int32, device=device), (-1, 1))
+    number = xp.reshape(xp.broadcast_to(number, (m + 1, width)), (-1,))
 
     def orthonormal(w: Array) -> Array:
         if width == 1:
@@ -237,49 +265,63 @@ def top_vectors(
         inner = xp.matmul(basis, xp.matrix_transpose(w))
         return w - xp.matmul(xp.matrix_transpose(inner), basis), inner
 
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        j, basis, projected = state
-        flat = xp.reshape(basis, (b, -1, size))
-        w = gram(xp.sum(xp.where(places == j, basis, xp.zeros_like(basis)), axis=1))
+    def following(v: Array, basis: Array, j: Array) -> tuple[Array, Array]:
+        """The next vectors of the basis, and inner products of A*A v with those before."""
+        w = gram(v)
         norm = xp.linalg.vector_norm(w, axis=-1, keepdims=True)
-        w, first = without(w, flat)
-        w, second = without(w, flat)
+        norm = xp.where(norm > 0, norm, xp.ones_like(norm))
+        w, first = without(w, basis)
+        w, second = without(w, basis)
         # An invariant subspace is exhausted: go on with a direction that changes from step to step.
-        turned = xp.cos(angles * (j + 1))
-        w = w + (norm + 1) * (64 * u) * turned / size**0.5
-        w, _ = without(orthonormal(w), flat)
-        w = orthonormal(w)
-        inner = (first + second)[:, :rows, :]
-        here = xp.astype(number == j, dtype)
-        columns = xp.reshape(xp.broadcast_to(inner[:, :, None, :], (b, rows, m, width)), (b, rows, rows))
-        projected = xp.where(here > 0, columns, projected)
-        basis = xp.where(places == j + 1, w[:, None, :, :], basis)
+        w = w + norm * (64 * u / size**0.5) * xp.cos(angles * (j + 1))
+        w, _ = without(orthonormal(w), basis)
+        return orthonormal(w), first + second
+
+    def step_compiled(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Shapes may not depend on the count: everything is masked."""
+        j, basis, projected = state
+        split = xp.reshape(basis, (b, m + 1, width, size))
+        places = xp.reshape(xp.arange(m + 1, dtype=xp.int32, device=device), (1, -1, 1, 1))
+        v = xp.sum(xp.where(places == j, split, xp.zeros_like(split)), axis=1)
+        w, inner = following(v, basis, j)
+        columns = xp.broadcast_to(inner[:, :rows, None, :], (b, rows, m, width))
+        projected = xp.where(number[:rows] == j, xp.reshape(columns, (b, rows, rows)), projected)
+        split = xp.where(places == j + 1, w[:, None, :, :], split)
+        return j + 1, xp.reshape(split, basis.shape), projected
+
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        """In place, and nothing is met with vectors that are not there yet."""
+        j, basis, projected = state
+        here, there = j * width, (j + 1) * width
+        w, inner = following(basis[:, here:there, :], basis[:, :there, :], j)
+        projected[:, :there, here:there] = inner
+        basis[:, there : there + width, :] = w
         return j + 1, basis, projected
 
     def restart(state: tuple[Array, ...]) -> tuple[Array, ...]:
         cycle, j, basis, projected, best, vectors, active, products = state
         begun = j
-        j, basis, projected = backend.loop(lambda s: s[0] < m, step, (j, basis, projected))
+        one = step if isinstance(j, int) else step_compiled
+        j, basis, projected = backend.loop(lambda s: s[0] < m, one, (j, basis, projected))
         products = products + xp.astype(active, products.dtype) * (2 * width * (j - begun))
         upper = xp.triu(projected)
         values, small = xp.linalg.eigh(upper + xp.matrix_transpose(xp.triu(projected, k=1)))
         values, small = xp.flip(values, axis=-1), xp.flip(small, axis=-1)
-        flat = xp.reshape(basis, (b, -1, size))
         keep = kept * width
-        ritz = xp.matmul(xp.matrix_transpose(small[:, :, :keep]), flat[:, :rows, :])
-        vectors = xp.where(active[:, None, None], ritz[:, :k, :], vectors)
+        ritz = xp.matmul(xp.matrix_transpose(small[:, :, :keep]), basis[:, :rows, :])
+        vectors = xp.where(active[:, None, None], ritz[:, :several, :], vectors)
         found = values[:, :k]
         gained = xp.any(found - best > plan.rtol * found[:, :1], axis=-1)
         basis = xp.concat(
             [
-                xp.reshape(ritz, (b, kept, width, size)),
-                basis[:, m:, :, :],
-                xp.zeros((b, m - kept, width, size), dtype=dtype, device=device),
+                ritz,
+                basis[:, rows:, :],
+                xp.zeros((b, rows - keep, size), dtype=dtype, device=device),
             ],
             axis=1,
         )
         eye = xp.eye(rows, dtype=dtype, device=device)
-        leading = xp.where(number < kept, values, xp.zeros_like(values))
+        leading = xp.where(number[:rows] < kept, values, xp.zeros_like(values))
         return (
             cycle + 1,
             j * 0 + kept,
@@ -292,7 +334,7 @@ def top_vectors(
         )
 
     first = orthonormal(xp.broadcast_to(start[None, ...], (b, width, size)))
-    basis = xp.where(places == 0, first[:, None, :, :], xp.zeros((b, m + 1, width, size), dtype=dtype, device=device))
+    basis = xp.concat([first, xp.zeros((b, rows, size), dtype=dtype, device=device)], axis=1)
     counter = arrays.counter(like, xp=xp, backend=backend)
     state = (
         counter,
@@ -300,7 +342,7 @@ def top_vectors(
         basis,
         xp.zeros((b, rows, rows), dtype=dtype, device=device),
         xp.zeros((b, k), dtype=dtype, device=device),
-        xp.zeros((b, k, size), dtype=dtype, device=device),
+        xp.zeros((b, several, size), dtype=dtype, device=device),
         xp.ones((b,), dtype=xp.bool, device=device),
         xp.zeros((b,), dtype=xp.int32, device=device),
     )

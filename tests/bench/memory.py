@@ -61,7 +61,9 @@ def main(channels: list[int]) -> None:
     print(f"{facts.date()}, commit {facts.commit()}\n")
     print("| | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
     for name, (method, geometry) in ROWS.items():
-        figures = [kernels_of_memory(method, kernels.like_trained(shape).astype(np.float32), geometry) for shape in shapes]
+        figures = [
+            kernels_of_memory(method, kernels.like_trained(shape).astype(np.float32), geometry) for shape in shapes
+        ]
         print(f"| {name} | " + " | ".join(f"{x:.2f}" for pair in figures for x in pair) + " |", flush=True)
     for name, method in MATRICES.items():
         figures = [kernels_of_memory(method, kernels.flat(c)[:, :, 0, 0].astype(np.float32)) for c in channels]
