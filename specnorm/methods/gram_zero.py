@@ -236,7 +236,7 @@ class Powers:
 
     def residuals(self, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
         """What `pull` needs; every array with the leading axis b, and the frequencies in the chunks of the backward."""
-        xp, (b, _, p, r) = self.xp, columns.shape
+        xp, b = self.xp, columns.shape[0]
         compiles = self.backend.static_shapes or self.backend.is_traced(columns)
         step = operators.chunk_length(self.blocks) if compiles else self._lean_step()
         chunks = -(-len(self.points) // step)
