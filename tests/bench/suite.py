@@ -152,8 +152,10 @@ def at_a_size(channels: int, n: int, family: str, kernel: np.ndarray) -> Iterato
         return
     gram: dict[str, Callable[[Any], Any]] = {"gram_bound": lambda k: specnorm.gram_bound(k, n, padding_mode="circular")}
     yield Problem("gram", name, family, kernel, "gram_fft", gram, n)
+    few = specnorm.Power(n_iter=20)
     power: dict[str, Callable[[Any], Any]] = {
-        "power_norm": lambda k: specnorm.power_norm(k, n, padding_mode="circular")
+        "power_norm": lambda k: specnorm.power_norm(k, n, padding_mode="circular"),
+        "power_norm, 20 steps": lambda k: specnorm.measure(k, few, input_shape=n, padding_mode="circular").value,
     }
     yield Problem("power", name, family, kernel, "power_at_size", power, n)
 
