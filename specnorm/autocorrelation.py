@@ -123,6 +123,11 @@ class GramPolynomial:
         rotated = tau * self.shrink - self.lost
         return np.asarray(np.maximum(rotated, 0.0) ** 2 * (1 - 1e-14) - self.error)
 
+    def norm(self, limit: np.ndarray) -> np.ndarray:
+        """What a computed ``lambda_max(H)`` at most this large proves about ``||G||``: `limit` inverted, rounded up."""
+        squares = np.maximum(limit + self.error, 0.0) / (1 - 1e-14)
+        return np.asarray((np.sqrt(squares) + self.lost) / self.shrink * (1 + 1e-14))
+
     def parts(self, frequencies: Frequencies, owner: np.ndarray) -> Array:
         """First `rank` columns of H, complex, shape (f, size, rank): A above B.
 

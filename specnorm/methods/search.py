@@ -43,10 +43,14 @@ _CLEAR = 1.2
 """A limit must exceed the tail by this factor to be worth a proof without the tail's directions."""
 _CUT = 0.85
 """Part of a cell's limit up to which an eigenvalue is not told apart from smaller ones: such a cell passes anyway."""
+_ROOM = 1.03
+"""Over an estimate of an eigenvalue, where more is proven than is needed."""
 _CACHE = 24 * 2**20
 """Bytes of the cells visited together on the host."""
 _ROUGH = 0.02
 """Reach of cells down to which single precision tells which are worth a proof."""
+_KEPT = 64 * 2**20
+"""Bytes of the matrices of a round that are kept to be proven; of more, those worth a proof are formed again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,29 @@ class Cells:
 
     def __getitem__(self, index: np.ndarray | slice) -> Cells:
         return Cells(self.boxes[index], self.owner[index], self.supremum)
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """Estimates at the centres of some cells.
+
+    Parameters
+    ----------
+    below : float array, shape (c,)
+        Squared norms, from below.
+    squares : float array, shape (c,)
+        Largest eigenvalues of the (reduced) Gram matrices, from below.
+    vectors : array, shape (c, rank)
+        For the next round.
+    matrices, errors : arrays, shapes (c, rank, rank) and (c,), or None
+        The reduced Gram matrices and bounds of their rounding, where they were kept.
+    """
+
+    below: np.ndarray
+    squares: np.ndarray
+    vectors: Array
+    matrices: Array | None
+    errors: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +135,7 @@ class Search:
         self._rough: Array | None = None
         self._reduced: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
+        self._torus: list[tuple[Cells, np.ndarray]] | None = None
 
     def run(
         self,
@@ -117,6 +145,7 @@ class Search:
         bound: float | None = None,
         supremum: float | None = None,
         start: Found | None = None,
+        grid_follows: bool = False,
         max_cells: int,
         max_levels: int | None = None,
     ) -> Found:
@@ -133,6 +162,8 @@ class Search:
             Proven bound of the whole torus, for boxes of grid points.
         start : Found, optional
             An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
+        grid_follows : bool
+            Prove more than is needed where that is easy: the grid points there need no search of their own.
         max_cells : int
             Budget, for each block.
         max_levels : int, optional
@@ -148,9 +179,15 @@ class Search:
         self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
         self.waiting: tuple[Frequencies, Array, int] | None = None
         self._look_around(raise_lower=start is None and bound is None and self.free)
-        groups = self.blocks.shape[0]
-        owner = np.repeat(np.arange(groups), len(boxes))
-        boxes = boxes[np.tile(np.arange(len(boxes)), groups)]
+        groups, owners = self.blocks.shape[0], np.arange(self.blocks.shape[0])
+        if supremum is not None:
+            boxes, owners = self._left(boxes, owners, supremum)
+        owner = np.repeat(owners, len(boxes))
+        boxes = boxes[np.tile(np.arange(len(boxes)), len(owners))]
+        self._slack = math.acos(1 / (1 + 1.5 * rtol)) if grid_follows else 0.0
+        if self.free:
+            self._torus = None
+        done: list[tuple[Cells, np.ndarray]] = []
         vectors: Array | None = None
         polynomial: GramPolynomial | None = None
         seen, level = 0, 0
@@ -167,15 +204,17 @@ class Search:
             if vectors is None or polynomial is not previous:
                 vectors = self._start_vectors(len(boxes), polynomial.rank)
             cells = Cells(boxes, owner, supremum)
-            below, squares, vectors = self._look(polynomial, cells, vectors, degree=6 if level == 1 else 3)
+            looks = self._look(polynomial, cells, vectors, degree=6 if level == 1 else 3)
             if bound is not None and self.best[0] > bound:
                 return ended(math.inf)
-            passed = self._rule_out(polynomial, cells, below, squares)
+            norms = self._rule_out(polynomial, cells, looks)
             if bound is not None and self.best[0] > bound:
                 return ended(math.inf)
-            rest = np.flatnonzero(~passed)
+            ruled_out, rest = np.flatnonzero(norms < math.inf), np.flatnonzero(norms == math.inf)
+            if grid_follows:
+                done.append((cells[ruled_out], norms[ruled_out]))
             boxes, owner = boxes[rest], owner[rest]
-            below, vectors = below[rest], self._take(vectors, rest)
+            below, vectors = looks.below[rest], self._take(looks.vectors, rest)
             points = np.flatnonzero(~boxes.divisible)
             if len(points):
                 # A single frequency neither passes nor is seen above: its estimate has not converged. Settle it.
@@ -185,6 +224,8 @@ class Search:
             boxes, parent = boxes.split(self._pieces(boxes, below))
             owner = owner[parent]
             vectors = self._take(vectors, parent)
+        if grid_follows:
+            self._torus = done
         return ended(self.target)
 
     @property
@@ -198,80 +239,107 @@ class Search:
         needed = np.arccos(np.clip(ratio, 0.0, 1 / (1 + 0.5 * self.rtol + 1e-9)))
         return np.asarray(np.clip(np.ceil(0.9 * boxes.reach / needed), 2, _MOST).astype(np.int64))
 
-    def _look(
-        self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, degree: int
-    ) -> tuple[np.ndarray, np.ndarray, Array]:
-        """Estimate the norms at the centres of some cells, and climb from the highest.
-
-        Returns
-        -------
-        below : float array, shape (c,)
-            Squared norms at the centres, estimated from below.
-        squares : float array, shape (c,)
-            Largest eigenvalues of the (reduced) Gram matrices, estimated from below.
-        vectors : array, shape (c, rank)
-            For the next round.
-        """
-        rough = polynomial.narrowed() if self._may_be_rough(cells.boxes) else polynomial
-        vectors = self.xp.astype(vectors, arrays.complex_dtype(rough.even.dtype, xp=self.xp), copy=False)
-        limit = np.clip(self._limits(polynomial, cells), max(self._least(polynomial), 0.3 * self.target**2), 1e300)
-        squares, below, kept = [], [], []
+    def _look(self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, degree: int) -> Looks:
+        """Estimate the norms at the centres of some cells, and climb from the highest."""
+        xp, keep = self.xp, 16 * len(cells.boxes) * polynomial.rank**2 <= _KEPT
+        rough = polynomial.narrowed() if not keep and self._may_be_rough(cells.boxes) else polynomial
+        vectors = xp.astype(vectors, arrays.complex_dtype(rough.even.dtype, xp=xp), copy=False)
+        # What is proven below a limit may be reduced for a lower one.
+        limit = np.clip(self._goals(polynomial, cells)[0], max(self._least(polynomial), 0.3 * self.target**2), 1e300)
+        squares, below, kept, matrices, errors = [], [], [], [], []
         for part in self._parts(polynomial, len(cells.boxes)):
             here = cells[part]
             parts = rough.parts(here.boxes.centres, here.owner)
-            gram = rough.reduced(parts, limit[part])
+            if keep:
+                gram, error = rough.reduced_up(parts, limit[part])
+                matrices.append(gram)
+                errors.append(self.backend.to_numpy(error))
+            else:
+                gram = rough.reduced(parts, limit[part])
             square, vector = self._estimate(gram, vectors[part, ...], _CUT * limit[part], degree)
             squares.append(square)
             below.append(rough.lift(parts, vector, square)[0])
             kept.append(vector)
-        vectors = kept[0] if len(kept) == 1 else self.xp.concat(kept, axis=0)
-        lowest, reduced = np.concatenate(below), np.concatenate(squares)
-        self._raise_best(rough, cells, lowest, reduced, vectors)
-        return lowest, reduced, vectors
+        vectors = kept[0] if len(kept) == 1 else xp.concat(kept, axis=0)
+        looks = Looks(
+            np.concatenate(below),
+            np.concatenate(squares),
+            vectors,
+            (matrices[0] if len(matrices) == 1 else xp.concat(matrices, axis=0)) if keep else None,
+            np.concatenate(errors) if keep else None,
+        )
+        self._raise_best(rough, cells, looks.below, looks.squares, vectors)
+        return looks
 
-    def _rule_out(self, polynomial: GramPolynomial, cells: Cells, below: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """Which cells are proven to hold nothing above the target; tried are those whose estimates allow it.
+    def _rule_out(self, polynomial: GramPolynomial, cells: Cells, looks: Looks) -> np.ndarray:
+        """Proven norms at the centres of the cells that hold nothing above the target, infinite for the others.
 
-        Parameters
-        ----------
-        below, squares : float arrays, shape (c,)
-            From `_look`; made better where an estimate allowed what the proof did not.
+        Tried are those whose estimates allow it. Estimates that allowed what the proof did not are made better.
         """
-        # What is proven must not be less than what the matrices were reduced for.
-        limit, least = self._limits(polynomial, cells), self._least(polynomial)
-        passed: np.ndarray = np.isinf(limit)  # nothing on the whole torus exceeds the target
-        hopeful = np.flatnonzero((squares < limit) & (limit > least) & ~passed)
-        doubts = _DOUBTFUL
-        for part in self._parts(polynomial, len(hopeful)):
-            index = hopeful[part]
-            here = cells[index]
-            parts = polynomial.parts(here.boxes.centres, here.owner)
-            reduced, error = polynomial.reduced_up(parts, limit[index])
-            passed[index] = self._below(reduced, limit[index] - self.backend.to_numpy(error))
-            failed = np.flatnonzero(~passed[index])
-            failed = failed[np.argsort(-squares[index[failed]], kind="stable")[:doubts]]
-            if len(failed):
-                doubts -= len(failed)
-                values, few = arrays.top_eigenpair(self._take(reduced, failed), xp=self.xp)
-                squares[index[failed]] = self.backend.to_numpy(values)
-                values = squares[index[failed]]
-                below[index[failed]], _ = polynomial.lift(self._take(parts, failed), few, values)
-                self._raise_best(polynomial, here[failed], below[index[failed]], values, few)
+        below, squares = looks.below, looks.squares
+        easy, limit = self._goals(polynomial, cells)
+        least = self._least(polynomial)
+        # Where limits are infinite nothing on the whole torus exceeds the target.
+        norms: np.ndarray = np.where(np.isinf(limit), self.target, math.inf)
+        for goal in (np.clip(_ROOM * squares, easy, limit), limit) if self._slack else (limit,):
+            # What is proven must not be less than what the matrices were reduced for.
+            hopeful = np.flatnonzero((squares < goal) & (goal > least) & (norms == math.inf))
+            self._prove(polynomial, cells, looks, hopeful, goal, norms)
         if polynomial.tail > 0:
             # Where the tail weighs too much, not the norm, so that no smaller cell passes: nothing is left out then.
             smaller = (self.target * np.cos(cells.boxes.reach / 4)) ** 2
             # An estimate that allowed what the proof did not tells nothing: small cells get the whole matrix at once.
-            misled = np.zeros_like(passed)
+            misled = np.zeros(len(norms), dtype=bool)
             misled[hopeful] = limit[hopeful] > 0.98 * self.target**2
             hard = (squares > smaller) | misled
-            stuck = np.flatnonzero(~passed & (below < limit) & hard & (limit > 0.9 * self.target**2))
+            stuck = np.flatnonzero((norms == math.inf) & (below < limit) & hard & (limit > 0.9 * self.target**2))
             whole = self._polynomial(0.0) if len(stuck) else polynomial
             for part in self._parts(whole, len(stuck)):
                 index = stuck[part]
                 here = cells[index]
                 parts = whole.parts(here.boxes.centres, here.owner)
-                passed[index] = self._below(parts, self._limits(whole, here))
-        return passed
+                goal = self._limits(whole, here)
+                norms[index] = np.where(self._below(parts, goal), whole.norm(goal), math.inf)
+        return norms
+
+    def _prove(
+        self,
+        polynomial: GramPolynomial,
+        cells: Cells,
+        looks: Looks,
+        hopeful: np.ndarray,
+        goal: np.ndarray,
+        norms: np.ndarray,
+    ) -> None:
+        """Try to prove some cells' limits; and look closer at the highest of those where that fails."""
+        below, squares, doubts = looks.below, looks.squares, _DOUBTFUL
+        for part in self._parts(polynomial, len(hopeful)):
+            index = hopeful[part]
+            here = cells[index]
+            reduced, error = self._reduced_up(polynomial, here, index, goal, looks)
+            passed = self._below(reduced, goal[index] - error)
+            norms[index] = np.where(passed, polynomial.norm(goal[index]), math.inf)
+            failed = np.flatnonzero(~passed)
+            failed = failed[np.argsort(-squares[index[failed]], kind="stable")[:doubts]]
+            if len(failed):
+                doubts -= len(failed)
+                values, few = arrays.top_eigenpair(self._take(reduced, failed), xp=self.xp)
+                squares[index[failed]] = self.backend.to_numpy(values)
+                values, there = squares[index[failed]], here[failed]
+                parts = polynomial.parts(there.boxes.centres, there.owner)
+                below[index[failed]], _ = polynomial.lift(parts, few, values)
+                self._raise_best(polynomial, there, below[index[failed]], values, few)
+
+    def _reduced_up(
+        self, polynomial: GramPolynomial, cells: Cells, index: np.ndarray, limit: np.ndarray, looks: Looks
+    ) -> tuple[Array, np.ndarray]:
+        """Matrices to prove for some cells, and bounds of their rounding: those looked at, or formed again."""
+        if looks.matrices is not None and looks.errors is not None:
+            every = len(index) == len(looks.errors)
+            return looks.matrices if every else self._take(looks.matrices, index), looks.errors[index]
+        parts = polynomial.parts(cells.boxes.centres, cells.owner)
+        reduced, error = polynomial.reduced_up(parts, limit[index])
+        return reduced, self.backend.to_numpy(error)
 
     def _least(self, polynomial: GramPolynomial) -> float:
         """Limit below which the matrices are not reduced."""
@@ -338,19 +406,24 @@ class Search:
         limits = self.backend.from_numpy(limit, self.blocks)
         return np.asarray(self.backend.to_numpy(rounding.gram_below(gram, limits, xp=self.xp, backend=self.backend)))
 
+    def _goals(self, polynomial: GramPolynomial, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+        """Limits that will be enough for the grid points in a cell, if a grid follows, and for the cell."""
+        limit = self._limits(polynomial, cells)
+        if not self._slack:
+            return limit, limit
+        angle = np.minimum(cells.boxes.reach + self._slack, math.pi / 2)
+        return np.minimum(polynomial.limit(self.target * np.cos(angle)), limit), limit
+
     def _limits(self, polynomial: GramPolynomial, cells: Cells) -> np.ndarray:
         """Largest computed ``lambda_max(H(c))`` that rules a cell out, rounded down; negative where nothing does."""
         boxes, supremum, target = cells.boxes, cells.supremum, self.target
-        reach = boxes.reach
         if not boxes.closed:
-            tau = np.where(reach < math.pi / 2, target * np.cos(reach), 0.0)
+            tau = np.where(boxes.reach < math.pi / 2, target * np.cos(boxes.reach), 0.0)
         elif supremum is None or supremum <= target:
             # Everything on the torus is below the target.
             return np.full(len(boxes), np.inf)
         else:
-            apart = math.sqrt((supremum - target) * (supremum + target)) * (1 + 1e-15)
-            angle = math.acos(target / supremum) + 1e-15
-            tau = np.where(reach + angle < math.pi / 2, target * np.cos(reach) - apart * np.sin(reach), 0.0)
+            tau = _on_grid(target, supremum, boxes.reach)
         by_cosine = polynomial.limit(np.maximum(tau * (1 - 1e-14) - 1e-16, 0.0))
         # The computed polynomial is off by its error at the centre (in `limit`) and at the point compared with it.
         by_variation = (
@@ -359,6 +432,25 @@ class Search:
             - 2 * polynomial.error
         )
         return np.asarray(np.maximum(by_cosine, by_variation) * (1 - 1e-14))
+
+    def _left(self, cover: Boxes, owners: np.ndarray, supremum: float) -> tuple[Boxes, np.ndarray]:
+        """Which grid points, of which blocks, an earlier search of the torus leaves: cells and their owners.
+
+        That search covered the torus, and proved norms at the centres of its cells.
+        """
+        if self._torus is None or not self._torus:
+            return cover, owners
+        low, high, owner = [], [], []
+        for cells, norms in self._torus:
+            open_ = norms > _on_grid(self.target, supremum, cells.boxes.reach) * (1 - 1e-14) - 1e-16
+            low.append(cells.boxes.low[open_])
+            high.append(cells.boxes.high[open_])
+            owner.append(cells.owner[open_])
+        boxes = self._torus[0][0].boxes
+        ends = np.unique(np.concatenate([np.concatenate(low), np.concatenate(high)], axis=1), axis=0)
+        half = ends.shape[1] // 2
+        around = cover.around(boxes._with(ends[:, :half], ends[:, half:]))
+        return around, np.unique(np.concatenate(owner))
 
     def _look_around(self, *, raise_lower: bool) -> None:
         """Power steps at coarse frequencies: vectors that matter, and a first lower bound."""
@@ -473,3 +565,12 @@ class Search:
 
     def _phase(self, block: Array, point: Frequencies) -> Array:
         return operators.Symbol(block, point, xp=self.xp, backend=self.backend).phase
+
+
+def _on_grid(target: float, supremum: float, reach: np.ndarray) -> np.ndarray:
+    """Norm at the centre of a cell up to which no grid point in it exceeds the target: the second lemma."""
+    if supremum <= target:
+        return np.full(len(reach), math.inf)
+    apart = math.sqrt((supremum - target) * (supremum + target)) * (1 + 1e-15)
+    angle = math.acos(target / supremum) + 1e-15
+    return np.where(reach + angle < math.pi / 2, target * np.cos(reach) - apart * np.sin(reach), 0.0)
