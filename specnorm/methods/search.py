@@ -457,18 +457,19 @@ class Search:
         if self.hints is not None and not raise_lower:
             return
         xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
-        frequencies = coarse_grid(tuple(self.blocks.shape[3:]))
-        symbol = operators.Symbol(self.blocks, frequencies, xp=xp, backend=self.backend)
-        v = self._start_vectors(groups * len(frequencies), p)
-        v = xp.reshape(v, (groups, len(frequencies), p))
+        frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._for_guesses()
+        symbol = operators.Symbol(blocks, frequencies, xp=xp, backend=self.backend)
+        v = xp.reshape(self._start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
+        v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
         for _ in range(3):
             v, norms = arrays.normalise(symbol.apply_adjoint(symbol.apply(v)), xp=xp)
         host, vectors = self.backend.to_numpy(norms)[:, :, 0], self.backend.to_numpy(v)
         order = np.argsort(-host, axis=1, kind="stable")[:, :_HINTS]
-        hints = np.take_along_axis(vectors, order[:, :, None], axis=1)
+        hints = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
         if raise_lower:
             which, best = divmod(int(np.argmax(host)), len(frequencies))
-            self.waiting = (frequencies[best : best + 1], v[which, best : best + 1, :], which)
+            right = xp.astype(v[which, best : best + 1, :], arrays.complex_dtype(self.blocks.dtype, xp=xp), copy=False)
+            self.waiting = (frequencies[best : best + 1], right, which)
             # The climb from there waits for the first cells.
             self._note(*self.waiting)
         self.hints = self.backend.from_numpy(hints, self.blocks)
@@ -508,18 +509,21 @@ class Search:
 
     def _raise(self, starts: Frequencies, vectors: Array, which: int) -> Array:
         """Climb from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
-        block = self.blocks[which : which + 1, ...]
-        rough = block
-        if self.free and self.rtol >= 1e-4:
-            if self._rough is None:
-                self._rough = self.xp.astype(self.blocks, self.xp.float32)
-            rough = self._rough[which : which + 1, ...]
+        block, rough = (x[which : which + 1, ...] for x in (self.blocks, self._for_guesses()))
         climb = Ascent(
             block, rough, free=self.free, rtol=self.rtol, best=self.best[0], xp=self.xp, backend=self.backend
         )
         point, right = climb.run(starts, vectors)
         self._note(point, right, which)
         return right
+
+    def _for_guesses(self) -> Array:
+        """The blocks in single precision, where the tolerance and free frequencies allow it."""
+        if not self.free or self.rtol < 1e-4:
+            return self.blocks
+        if self._rough is None:
+            self._rough = self.xp.astype(self.blocks, self.xp.float32)
+        return self._rough
 
     def _note(self, point: Frequencies, right: Array, which: int) -> None:
         """Keep a frequency if its norm, proven by a vector, is higher."""
