@@ -29,7 +29,7 @@ _TAIL = 0.5
 """The tail may be so large a part of the limit."""
 _WORTH = 0.7
 """Part of the channels above which nothing is left out."""
-_SMALLEST = 12
+SMALLEST = 12
 """Channels below which there is nothing to save."""
 
 
@@ -70,7 +70,7 @@ class GramPolynomial:
         self.basis: Array | None = None
         self.shrink, self.lost = 1.0, 0.0
         self._narrow: GramPolynomial | None = None
-        if p >= _SMALLEST and limit > 0 and hints is not None:
+        if p >= SMALLEST and limit > 0 and hints is not None:
             columns = self._rotate(columns, taps, limit, hints)
         tapwise = xp.reshape(columns, (g, taps, m, p))
         self.lags = half_lags(blocks.shape[3:])

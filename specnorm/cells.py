@@ -7,7 +7,6 @@ stand on their corners, along ``theta_1 + theta_2`` and ``theta_1 - theta_2``: f
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +19,8 @@ _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
 _MARGIN = 1e-9
 """Of a turn, far above the rounding of where a box ends."""
-_PAIRS = 2**20
-"""Pairs of boxes that are compared at once."""
+_PAIRS = 2**14
+"""Pairs of boxes that may be compared: that takes as long as a few cells do."""
 _WIDEST = 0.55
 """Reach of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
 
@@ -95,29 +94,28 @@ class Boxes:
         inverse = np.linalg.inv(turns)
         along, across = own_width @ np.abs(turns).T + _MARGIN, (width + _MARGIN) @ np.abs(inverse).T
         met = np.zeros(len(self), dtype=bool)
-        step = max(1, _PAIRS // max(1, len(others)))
-        for part, sign in itertools.product(range(0, len(self), step), (1, -1)):
-            here = slice(part, part + step)
-            apart = sign * middle[here, None, :] - own_middle
+        for sign in (1, -1):
+            apart = sign * middle[:, None, :] - own_middle
             apart -= np.round(apart)
-            reach = width[here, None, :] + along
-            near = (np.abs(apart @ inverse.T) <= across[here, None, :] + own_width).all(axis=2)
+            reach = width[:, None, :] + along
+            near = (np.abs(apart @ inverse.T) <= across[:, None, :] + own_width).all(axis=2)
             # Boxes that together are as long as half a turn may meet on either side.
             near |= (reach >= 0.5).any(axis=2)
-            met[here] |= ((np.abs(apart) <= reach).all(axis=2) & near).any(axis=1)
+            met |= ((np.abs(apart) <= reach).all(axis=2) & near).any(axis=1)
         return met
 
     def around(self, others: Boxes) -> Boxes:
-        """Pieces of these boxes, of a grid, that may share a frequency with one of the others: none much larger."""
-        boxes, largest = self[self.meets(others)], float(others.reach.max(initial=0.0))
-        while True:
+        """Pieces of these boxes, of a grid, that hold all frequencies of the others; closer ones cost more."""
+        boxes, largest = self, float(others.reach.max(initial=0.0))
+        while len(boxes) * len(others) <= _PAIRS:
+            boxes = boxes[boxes.meets(others)]
             coarse = boxes.divisible & (boxes.reach > largest)
             if not coarse.any():
-                return boxes
+                break
             fine, _ = boxes[coarse].split(np.full(int(coarse.sum()), 2))
             low, high = (np.concatenate([getattr(boxes, end)[~coarse], getattr(fine, end)]) for end in ("low", "high"))
             boxes = boxes._with(low, high)
-            boxes = boxes[boxes.meets(others)]
+        return boxes
 
     @property
     def divisible(self) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specnorm import arrays, operators, rounding
-from specnorm.autocorrelation import GramPolynomial
+from specnorm.autocorrelation import SMALLEST, GramPolynomial
 from specnorm.cells import Boxes
 from specnorm.frequencies import Frequencies, coarse_grid, product
 from specnorm.methods.ascent import Ascent, nearby
@@ -178,7 +178,8 @@ class Search:
         self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
         self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
         self.waiting: tuple[Frequencies, Array, int] | None = None
-        self._look_around(raise_lower=start is None and bound is None and self.free)
+        if self.blocks.shape[2] >= SMALLEST:
+            self._look_around(raise_lower=start is None and bound is None and self.free)
         groups, owners = self.blocks.shape[0], np.arange(self.blocks.shape[0])
         if supremum is not None:
             boxes, owners = self._left(boxes, owners, supremum)
