@@ -49,7 +49,7 @@ _CACHE = 24 * 2**20
 """Bytes of the cells visited together on the host."""
 _ROUGH = 0.02
 """Reach of cells down to which single precision tells which are worth a proof."""
-_KEPT = 64 * 2**20
+_KEPT = 24 * 2**20
 """Bytes of the matrices of a round that are kept to be proven; of more, those worth a proof are formed again."""
 
 
