@@ -533,7 +533,7 @@ class Search:
         value = float(rounding.quotient_down(g, right, xp=self.xp)[0]) - float(self.symbol_error[which])
         value = value * (1 - 1e-15)
         if value > self.best[0]:
-            self.best = (value, point, which)
+            self.best, self.right = (value, point, which), right
 
     def _settle(self, points: Cells) -> None:
         """Raise the lower bound by the exact norms of single frequencies."""
@@ -559,8 +559,7 @@ class Search:
         points, block = Frequencies(corners, sizes), self.blocks[where.owner : where.owner + 1, ...]
         self.free, self.rtol, self.bound = False, 1e-3, None
         self.best = (0.0, points[:1], where.owner)
-        phase = self._phase(block, where.frequency)
-        _, vector, _ = operators.top_triple(operators.matrix_at(block, phase, xp=self.xp), xp=self.xp)
+        vector = self.right
         symbol = operators.Symbol(block, points, xp=self.xp, backend=self.backend)
         spread = self.xp.broadcast_to(vector[:, None, :], (1, len(points), vector.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(spread), axis=-1)[0, :]
