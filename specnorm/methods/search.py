@@ -6,7 +6,8 @@ by sampling: a Cholesky factorisation shows ``||G(c)|| <= tau``, and a lemma car
 * Cell lemma (Bernstein, Szego): around a maximiser of the whole torus ``||G|| >= sigma* cos(phi)``. So if every cell of
   a cover has ``||G(c)|| <= mu cos(phi)``, then ``sigma* <= mu``.
 * On a grid, where the best point is no maximum of the torus, with a proven ``S >= sigma*``: nothing in the cell exceeds
-  mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)`` and ``arccos(mu/S) + phi <= pi/2``.
+  mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)`` and ``arccos(mu/S) + phi <= pi/2``. The search of the
+  torus that proved S has proven norms at its own cells' centres: what those rule out is not visited again.
 * Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
   (`autocorrelation.GramPolynomial.variation`): nearly flat symbols, as of orthogonal layers, need few cells.
 
@@ -31,8 +32,9 @@ from specnorm.methods.ascent import Ascent, nearby
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
-_DOUBTFUL = 4
-"""How many cells of a round get an exact eigenpair: estimates stall where singular values nearly coincide."""
+_DOUBTFUL = 1
+"""How many cells of a round get an exact eigenpair: estimates stall where singular values nearly coincide. It takes as
+long as many proofs."""
 _HINTS = 4
 """Frequencies whose vectors are kept when directions are left out."""
 _MOST = 4
