@@ -18,6 +18,7 @@ proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ _CACHE = 24 * 2**20
 """Bytes of the cells visited together on the host."""
 _ROUGH = 0.02
 """Reach of cells down to which single precision tells which are worth a proof."""
-_KEPT = 24 * 2**20
+_KEPT = 32 * 2**20
 """Bytes of the matrices of a round that are kept to be proven; of more, those worth a proof are formed again."""
 
 
@@ -79,15 +80,14 @@ class Looks:
         Largest eigenvalues of the (reduced) Gram matrices, from below.
     vectors : array, shape (c, rank)
         For the next round.
-    matrices, errors : arrays, shapes (c, rank, rank) and (c,), or None
-        The reduced Gram matrices and bounds of their rounding, where they were kept.
+    matrices : list of (matrices, errors), shapes (part, rank, rank) and (part,)
+        For each part of the cells the reduced Gram matrices and bounds of their rounding; empty where not kept.
     """
 
     below: np.ndarray
     squares: np.ndarray
     vectors: Array
-    matrices: Array | None
-    errors: np.ndarray | None
+    matrices: list[tuple[Array, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,14 +249,13 @@ class Search:
         vectors = xp.astype(vectors, arrays.complex_dtype(rough.even.dtype, xp=xp), copy=False)
         # What is proven below a limit may be reduced for a lower one.
         limit = np.clip(self._goals(polynomial, cells)[0], max(self._least(polynomial), 0.3 * self.target**2), 1e300)
-        squares, below, kept, matrices, errors = [], [], [], [], []
+        squares, below, kept, matrices = [], [], [], []
         for part in self._parts(polynomial, len(cells.boxes)):
             here = cells[part]
             parts = rough.parts(here.boxes.centres, here.owner)
             if keep:
                 gram, error = rough.reduced_up(parts, limit[part])
-                matrices.append(gram)
-                errors.append(self.backend.to_numpy(error))
+                matrices.append((gram, self.backend.to_numpy(error)))
             else:
                 gram = rough.reduced(parts, limit[part])
             square, vector = self._estimate(gram, vectors[part, ...], _CUT * limit[part], degree)
@@ -264,13 +263,7 @@ class Search:
             below.append(rough.lift(parts, vector, square)[0])
             kept.append(vector)
         vectors = kept[0] if len(kept) == 1 else xp.concat(kept, axis=0)
-        looks = Looks(
-            np.concatenate(below),
-            np.concatenate(squares),
-            vectors,
-            (matrices[0] if len(matrices) == 1 else xp.concat(matrices, axis=0)) if keep else None,
-            np.concatenate(errors) if keep else None,
-        )
+        looks = Looks(np.concatenate(below), np.concatenate(squares), vectors, matrices)
         self._raise_best(rough, cells, looks.below, looks.squares, vectors)
         return looks
 
@@ -316,10 +309,7 @@ class Search:
     ) -> None:
         """Try to prove some cells' limits; and look closer at the highest of those where that fails."""
         below, squares, doubts = looks.below, looks.squares, _DOUBTFUL
-        for part in self._parts(polynomial, len(hopeful)):
-            index = hopeful[part]
-            here = cells[index]
-            reduced, error = self._reduced_up(polynomial, here, index, goal, looks)
+        for index, reduced, error in self._matrices(polynomial, cells, looks, hopeful, goal):
             passed = self._below(reduced, goal[index] - error)
             norms[index] = np.where(passed, polynomial.norm(goal[index]), math.inf)
             failed = np.flatnonzero(~passed)
@@ -328,21 +318,29 @@ class Search:
                 doubts -= len(failed)
                 values, few = arrays.top_eigenpair(self._take(reduced, failed), xp=self.xp)
                 squares[index[failed]] = self.backend.to_numpy(values)
-                values, there = squares[index[failed]], here[failed]
+                values, there = squares[index[failed]], cells[index[failed]]
                 parts = polynomial.parts(there.boxes.centres, there.owner)
                 below[index[failed]], _ = polynomial.lift(parts, few, values)
                 self._raise_best(polynomial, there, below[index[failed]], values, few)
 
-    def _reduced_up(
-        self, polynomial: GramPolynomial, cells: Cells, index: np.ndarray, limit: np.ndarray, looks: Looks
-    ) -> tuple[Array, np.ndarray]:
-        """Matrices to prove for some cells, and bounds of their rounding: those looked at, or formed again."""
-        if looks.matrices is not None and looks.errors is not None:
-            every = len(index) == len(looks.errors)
-            return looks.matrices if every else self._take(looks.matrices, index), looks.errors[index]
-        parts = polynomial.parts(cells.boxes.centres, cells.owner)
-        reduced, error = polynomial.reduced_up(parts, limit[index])
-        return reduced, self.backend.to_numpy(error)
+    def _matrices(
+        self, polynomial: GramPolynomial, cells: Cells, looks: Looks, chosen: np.ndarray, goal: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Array, np.ndarray]]:
+        """Some at a time: which cells, their matrices to prove, and bounds of the rounding; as looked at, or formed."""
+        if not looks.matrices:
+            for part in self._parts(polynomial, len(chosen)):
+                index = chosen[part]
+                here = cells[index]
+                parts = polynomial.parts(here.boxes.centres, here.owner)
+                reduced, error = polynomial.reduced_up(parts, goal[index])
+                yield index, reduced, self.backend.to_numpy(error)
+        first = 0
+        for matrices, errors in looks.matrices:
+            index = chosen[(chosen >= first) & (chosen < first + len(errors))]
+            if len(index):
+                every = len(index) == len(errors)
+                yield index, matrices if every else self._take(matrices, index - first), errors[index - first]
+            first += len(errors)
 
     def _least(self, polynomial: GramPolynomial) -> float:
         """Limit below which the matrices are not reduced."""
