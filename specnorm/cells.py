@@ -217,3 +217,10 @@ def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Boxes:
     corner = product([np.arange(0, end + 1, w) for end, w in zip(last, widths, strict=True)])
     high = np.minimum(corner + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
     return Boxes(corner, high, tuple(sizes), half_degree, True, np.eye(len(sizes), dtype=np.int64))
+
+
+def single_points(frequencies: Frequencies, kernel_shape: tuple[int, ...]) -> Boxes:
+    """Boxes of one grid point each."""
+    half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
+    at, frame = frequencies.numerators, np.eye(len(kernel_shape), dtype=np.int64)
+    return Boxes(at, at, frequencies.denominators, half_degree, True, frame)

@@ -138,6 +138,7 @@ class Search:
         self._reduced: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
+        self.right = self._start_vectors(1, blocks.shape[2])
 
     def run(
         self,
