@@ -14,6 +14,11 @@ _BATCH = 2**18
 """Bytes of the matrices that are factorised in one call."""
 _LAPACK: Any = getattr(getattr(np.linalg, "_umath_linalg", None), "cholesky_up", None)
 """What ``np.linalg.cholesky`` calls; it alone takes an output, and puts NaN where there is no factor. Not public."""
+_HEAP = 31 * 2**20
+"""Bytes that are asked for and freed once, untouched, when this module is imported. glibc gives memory back with almost
+every large array that is freed, and has it cleared page by page for the next one: a third of a search's time. How much
+it keeps instead follows the largest array ever freed, up to 32 MiB."""
+np.empty(_HEAP, dtype=np.uint8)
 
 
 def _upper_factors(a: Any, out: Any) -> Any:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from specnorm import arrays, operators
-from specnorm.cells import Boxes, dft, torus
+from specnorm.cells import Boxes, dft, single_points, torus
 from specnorm.convolution import Convolution, shapes_of
 from specnorm.errors import MethodError
-from specnorm.frequencies import Frequencies
+from specnorm.frequencies import Frequencies, half_grid
 from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
 from specnorm.methods.grid import Grid
 from specnorm.methods.layer import enclose_layer
@@ -234,8 +234,8 @@ class Certify(Method):
         if math.isfinite(found.upper) or spec.input_shape is None:
             return found
         sizes = tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, cut.shape[3:], strict=True))
-        whole = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
-        supremum = whole.upper if math.isfinite(whole.upper) else 1e3 * math.prod(cut.shape)
+        whole = search.run(cover, rtol=1e-3, grid_follows=True, max_cells=self.max_cells)
+        supremum = whole.upper if math.isfinite(whole.upper) else _anything(cut)
         return search.run(dft(sizes, cut.shape[3:]), bound=bound, supremum=supremum, max_cells=self.max_cells)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
@@ -270,8 +270,8 @@ def nothing(spec: ConvSpec) -> Found:
     return Found(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
 
 
-_SUPREMUM, _POINTS = (1e-2, 1e-3), 4096
-"""Tolerance of the supremum that a search of a grid starts from: on small grids, and on those with so many points."""
+_SUPREMUM = 2e-3
+"""Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
 
 
 def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, backend: Backend) -> tuple[Found, bool]:
@@ -291,19 +291,50 @@ def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, b
     if spec.input_shape is None:
         found = search.run(cover, rtol=rtol, max_cells=method.max_cells)
     else:
-        # On a grid, the torus gives the S of the grid's lemma: close, so that few grid cells are left, but no closer.
-        sizes = tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, cut.shape[3:], strict=True))
-        loose = rtol if rtol >= 1e-3 else _SUPREMUM[math.prod(sizes) > _POINTS]
-        whole = search.run(cover, rtol=loose, max_cells=method.max_cells)
-        if math.isinf(whole.upper):
-            whole = widened(search, cover, whole, method, blocks, spec, xp=xp, backend=backend)
-        cover = dft(sizes, cut.shape[3:])
-        start = search.at_nearest(whole, sizes)
-        found = search.run(cover, rtol=rtol, supremum=whole.upper, start=start, max_cells=method.max_cells)
-        found = replace(found, upper=min(found.upper, whole.upper), cells=found.cells + whole.cells)
+        found = _on_grid(search, cut, cover, spec, method, blocks, xp=xp, backend=backend)
     if math.isfinite(found.upper):
         return found, found.upper <= found.lower * (1 + rtol)
     return widened(search, cover, found, method, blocks, spec, xp=xp, backend=backend), False
+
+
+def _on_grid(
+    search: Search,
+    cut: Array,
+    torus_: Boxes,
+    spec: ConvSpec,
+    method: Enclose,
+    blocks: Array,
+    *,
+    xp: Any,
+    backend: Backend,
+) -> Found:
+    """Enclose the largest norm at the DFT frequencies of a circular layer.
+
+    The torus gives the S of the grid's lemma: close, so that few grid points are left, but no closer. Where that takes
+    many cells the norm is nearly constant, and every point is visited.
+    """
+    sizes = tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, cut.shape[3:], strict=True))
+    count, rtol = math.prod(sizes) // 2 + 1, method.rtol
+    loose = rtol if rtol >= 1e-3 else _SUPREMUM * min(1.0, (1000 / math.prod(sizes)) ** 0.3)
+    # What the torus leaves of the points is little for a loose tolerance, and costs as much again for a tight one.
+    most = min(method.max_cells, count if rtol >= 1e-3 else max(count // 3, len(torus_)))
+    whole = search.run(torus_, rtol=loose, grid_follows=True, max_cells=most)
+    start = search.at_nearest(whole, sizes)
+    found = replace(start, upper=math.inf, cells=0)
+    if math.isinf(whole.upper) and count <= method.max_cells:
+        points = single_points(half_grid(sizes), cut.shape[3:])
+        found = search.run(points, rtol=rtol, supremum=_anything(cut), start=start, max_cells=method.max_cells)
+    if math.isinf(found.upper):
+        if math.isinf(whole.upper):
+            whole = widened(search, torus_, whole, method, blocks, spec, xp=xp, backend=backend)
+        cover = dft(sizes, cut.shape[3:])
+        found = search.run(cover, rtol=rtol, supremum=whole.upper, start=start, max_cells=method.max_cells)
+    return replace(found, upper=min(found.upper, whole.upper), cells=found.cells + whole.cells)
+
+
+def _anything(cut: Array) -> float:
+    """More than the norm of any block scaled to about 1."""
+    return 1e3 * float(math.prod(cut.shape))
 
 
 def widened(
