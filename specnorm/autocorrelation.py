@@ -29,8 +29,8 @@ _TAIL = 0.5
 """The tail may be so large a part of the limit."""
 _WORTH = 0.7
 """Part of the channels above which nothing is left out."""
-SMALLEST = 12
-"""Channels below which there is nothing to save."""
+SMALLEST = 40
+"""Channels below which to look for directions to leave out takes longer than it saves."""
 
 
 class GramPolynomial:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
-from specnorm.autocorrelation import SMALLEST, GramPolynomial
+from specnorm import arrays, autocorrelation, operators, rounding
+from specnorm.autocorrelation import GramPolynomial
 from specnorm.cells import Boxes
 from specnorm.frequencies import Frequencies, coarse_grid, product
 from specnorm.methods.ascent import Ascent, nearby
@@ -181,7 +181,7 @@ class Search:
         self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
         self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
         self.waiting: tuple[Frequencies, Array, int] | None = None
-        if self.blocks.shape[2] >= SMALLEST:
+        if self.blocks.shape[2] >= autocorrelation.SMALLEST:
             self._look_around(raise_lower=start is None and bound is None and self.free)
         groups, owners = self.blocks.shape[0], np.arange(self.blocks.shape[0])
         if supremum is not None:
@@ -388,8 +388,9 @@ class Search:
         """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round."""
         xp = self.xp
         # The polynomial is at most 1 on [0, cut] and grows fast above: too fast for single precision, were cut tiny.
+        # The largest eigenvalue is at least the mean of all; far below other cells' it is rounding.
         trace = self.backend.to_numpy(xp.real(xp.linalg.trace(gram)))
-        cut = np.maximum(cut, np.maximum(1e-5 * trace, 1e-30))
+        cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
         scale = xp.astype(self.backend.from_numpy(2 / cut, self.blocks), vectors.dtype)[:, None]
         before, vectors = vectors, vectors * 0
         for step in range(degree):
