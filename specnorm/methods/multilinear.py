@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specnorm import arrays
-from specnorm.frequencies import coarse_grid
+from specnorm.frequencies import coarse_grid, half_grid
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -80,32 +80,20 @@ class Form:
         return u, v, modes, value
 
     def polish(self, v: Array, modes: list[Array]) -> Array:
-        """Right vectors, the first few of them carried on by `_POWER` power iterations at their own spatial vectors.
-
-        A kernel contracted with spatial vectors is a matrix, and powers of its smaller Gram matrix cost little. Sweeps
-        alone converge slowly there: a penalty makes singular values nearly equal. Large kernels have none carried on.
-        """
+        """Right vectors carried on by a few power iterations at their own spatial vectors."""
         xp = self.xp
-        count = min(v.shape[1], _POLISHED, max(1, self.taps // 2), (_SHORT // min(self.m, self.p)) ** 2)
-        if not count:
-            return v
-        weights = self.weights([x[:, :count, :] for x in modes])
         taps = xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps))
-        matrix = xp.reshape(self._through(weights, xp.matrix_transpose(taps)), (self.b, count, self.m, self.p))
-        half, wide = arrays.adjoint(matrix, xp=xp), self.m < self.p
-        gram = xp.matmul(matrix, half) if wide else xp.matmul(half, matrix)
-        power = 1
-        while power < _POWER:
-            # No entry of a positive semidefinite matrix is larger than the largest on its diagonal.
-            size = xp.max(xp.real(xp.linalg.diagonal(gram)), axis=-1)[..., None, None]
-            gram = gram / xp.astype(xp.where(size > 0, size, xp.ones_like(size)), gram.dtype)
-            gram, power = xp.matmul(gram, gram), 2 * power
-        here = v[:, :count, :]
-        moved = xp.matmul(matrix, here[..., None]) if wide else here[..., None]
-        moved = xp.matmul(gram, moved)
-        moved, norm = arrays.unit((xp.matmul(half, moved) if wide else moved)[..., 0], xp=xp)
+        shape = (self.b, v.shape[1], self.m, self.p)
+        matrix = xp.reshape(self._through(self.weights(modes), xp.matrix_transpose(taps)), shape)
+        back = xp.matrix_transpose(matrix)
+        moved = v
+        for j in range(POWER):
+            moved = xp.conj(xp.matmul(matrix, moved[..., None]))
+            moved = xp.conj(xp.matmul(back, moved)[..., 0])
+            if j % 2 or j == POWER - 1:
+                moved, norm = arrays.unit(moved, xp=xp)
         good = ((norm > 0) & xp.isfinite(norm))[..., None]
-        return xp.concat([xp.where(good, moved, here), v[:, count:, :]], axis=1)
+        return xp.where(good, moved, v)
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
         """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
@@ -185,55 +173,37 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
     return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
 
 
-_POLISHED, _POWER, _SHORT = 4, 8, 64
-"""How many climbers are polished a step, to which power of their Gram matrices, and the longest shorter side of a
-kernel that has any polished: fewer where the taps are few (memory) or the channels many (time)."""
+POWER, POLISHED, GRID, BIG, SMALL = 4, 4, 1, 16, 32
 _ALIKE = 0.8
 """Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
 
 
-def climbers(p: int, sizes: tuple[int, ...]) -> int:
-    """How many sets of vectors a training state keeps: more where they are small."""
-    return 32 if p * math.prod(sizes) < 512 else 16
+def slots(p: int, sizes: tuple[int, ...]) -> int:
+    return SMALL if p * math.prod(sizes) < 512 else BIG
 
 
 @functools.lru_cache(maxsize=256)
 def homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Vectors (1, s, p + sum of sizes) that climbers start anew from: a coarse frequency each, a random v."""
-    count = climbers(p, sizes)
-    v, *waves = _waves(seed + 101, p, sizes, dtype)
-    places = np.arange(count) * v.shape[1] // count
-    right = _units([arrays.random_vectors(seed + 101, (count, p))], dtype)
-    return np.concatenate([*right, *(x[:, places, :] for x in waves)], axis=2)
+    """Scouts (1, s, p + sum of sizes): a coarse frequency each, a random v."""
+    sides = tuple(k + GRID if k > 2 else (k > 1) * (k + 1) + 1 for k in sizes)
+    grid = half_grid(sides)
+    index = {}
+    for n in grid.numerators:
+        mirror = tuple((-n) % np.asarray(sides))
+        if mirror not in index: index[tuple(n)] = None
+    angles = 2 * np.pi * np.array(list(index), float).reshape(len(index), len(sizes)) / np.asarray(sides, float)
+    count = min(len(angles), slots(p, sizes) * 5 // 8)
+    angles = angles[np.arange(count) * len(angles) // count]
+    waves = [np.exp(1j * np.outer(angles[:, j], np.arange(k))) for j, k in enumerate(sizes)]
+    return np.concatenate(
+        _units([arrays.random_vectors(seed + 101, (count, p)), *(waves or [np.ones((count, 1))])], dtype), axis=2
+    )
 
 
 def needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:
-    """Which climbers (b, s) stand where a higher one stands; if none, the lowest.
-
-    Training under a penalty or a constraint lowers the highest maximum until another one is higher, and a climber does
-    not cross from one to the other. So those that are not needed start anew, and look for the next one.
-    """
+    """Which climbers (b, s) stand where a higher one stands."""
     overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
     earlier = backend.from_numpy(np.tri(value.shape[1], k=-1, dtype=bool).T[None, ...], value)
     here, there = value[:, :, None], value[:, None, :]
     above = (here > there) | ((here == there) & earlier)
-    alike = xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)
-    lowest = (value == xp.min(value, axis=1, keepdims=True)) & (value < xp.max(value, axis=1, keepdims=True))
-    return alike | (lowest & ~xp.any(alike, axis=1, keepdims=True))
-
-
-def polished_first(value: Array, *, xp: Any, backend: Backend) -> Array:
-    """Order (b, s) with the highest climbers first, which the next step polishes; the others stay in their order."""
-    slots = backend.from_numpy(np.arange(value.shape[1]), value)
-    high = value >= xp.sort(value, axis=1, descending=True)[:, _POLISHED - 1 : _POLISHED]
-    return xp.argsort(xp.where(high, slots - value.shape[1], slots), axis=1)
-
-
-def anew(fresh: Array, climbers: Array, leader: Array, p: int, *, xp: Any) -> Array:
-    """Where climbers start, (b, s, n): from home, but for what the highest one (b, n) has seen."""
-    right = xp.broadcast_to(fresh[:, :, :p], (*climbers.shape[:2], p))
-    seen = leader[:, None, :p]
-    rest, norm = arrays.unit(right - xp.vecdot(seen, right)[..., None] * seen, xp=xp)
-    right = xp.where((norm > 0.1)[..., None], rest, right)
-    modes = xp.broadcast_to(fresh[:, :, p:], (*climbers.shape[:2], fresh.shape[2] - p))
-    return xp.concat([right, modes], axis=2)
+    return xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)

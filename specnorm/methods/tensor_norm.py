@@ -20,15 +20,14 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
+from specnorm.methods import multilinear
 from specnorm.methods.multilinear import (
     Form,
-    anew,
     best,
-    climbers,
     extrapolated,
     homes,
     needless,
-    polished_first,
+    slots,
     starts,
 )
 from specnorm.methods.search import Found, Search
@@ -241,17 +240,23 @@ class TensorNorm(Method):
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
         p, *sizes = _parts(spec)
-        return {"climbers": (climbers(p, tuple(sizes)), p + sum(sizes), 2)}
+        return {"climbers": (slots(p, tuple(sizes)), p + sum(sizes), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
         """The ends of a whole maximisation (none of a zero block, where the vectors vanish), and homes for the rest."""
         v, modes = starts(self, blocks, xp=xp, backend=backend)
         _, value, v, modes, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
-        ends, home = xp.concat([v, *modes], axis=2), self._homes(blocks, spec, xp=xp, backend=backend)
+        found = xp.concat([v, *modes], axis=2)
+        home = self._homes(blocks, spec, xp=xp, backend=backend)
         home = xp.broadcast_to(home, (blocks.shape[0], *home.shape[1:]))
-        count = min(ends.shape[1], home.shape[1])
-        ends = xp.where((value[:, :count] > 0)[..., None], ends[:, :count, :], home[:, :count, :])
-        return (arrays.real_pair(xp.concat([ends, home[:, count:, :]], axis=1), xp=xp),)
+        p, *sizes = _parts(spec)
+        count = slots(p, tuple(sizes)) - home.shape[1]
+        order = xp.argsort(value, axis=1, descending=True)
+        found = xp.take_along_axis(found, xp.broadcast_to(order[..., None], found.shape), axis=1)
+        pad = xp.concat([found] + [home] * (1 + count // home.shape[1]), axis=1)[:, :count, :]
+        zero = xp.concat([home] * (1 + count // home.shape[1]), axis=1)[:, :count, :]
+        pad = xp.where((xp.max(value, axis=1) > 0)[:, None, None], pad, zero)
+        return (arrays.real_pair(xp.concat([pad, home], axis=1), xp=xp),)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
@@ -259,19 +264,24 @@ class TensorNorm(Method):
         """Every climber on, the highest ones farthest; the value is the highest one's."""
         form = Form(blocks, xp=xp, backend=backend)
         v, *modes = _split(backend.complex(state[0][..., 0], state[0][..., 1]), spec)
+        home = self._homes(blocks, spec, xp=xp, backend=backend)
+        count = v.shape[1] - home.shape[1]
         if sweeps:
-            v = form.polish(v, modes)
+            top = min(multilinear.POLISHED, count)
+            sel = lambda x: xp.concat([x[:, :top, :], x[:, count:, :]], axis=1)
+            moved = form.polish(sel(v), [sel(x) for x in modes])
+            v = xp.concat([moved[:, :top, :], v[:, top:count, :], moved[:, top:, :]], axis=1)
+            scouts = xp.concat([v, *modes], axis=2)[:, count:, :]
         u, v, modes, value = form.follow(v, modes, sweeps)
         found, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
         highest = xp.max(value, axis=1)
         u, leader = arrays.pick(u, top, xp=xp), arrays.pick(found, top, xp=xp)
         if sweeps:
-            doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)[..., None]
-            home = self._homes(blocks, spec, xp=xp, backend=backend)
-            found = xp.where(doomed, anew(home, found, leader, form.p, xp=xp), found)
-            order = polished_first(value, xp=xp, backend=backend)[..., None]
-            found = xp.take_along_axis(found, xp.broadcast_to(order, found.shape), axis=1)
-            state = (arrays.real_pair(found, xp=xp),)
+            doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)
+            rank = xp.where(doomed, value - 2 * highest[:, None], value)
+            order = xp.argsort(rank, axis=1, descending=True)[:, :count, None]
+            kept = xp.take_along_axis(found, xp.broadcast_to(order, (*order.shape[:2], found.shape[2])), axis=1)
+            state = (arrays.real_pair(xp.concat([kept, scouts], axis=1), xp=xp),)
         owner = xp.zeros_like(top)
         if spec.groups > 1:
             highest, u, leader = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (highest, u, leader))
