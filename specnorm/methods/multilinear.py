@@ -79,7 +79,8 @@ class Form:
             v, *modes = (xp.where(good, new, old) for new, old in zip((moved, *spatial), (v, *modes), strict=True))
         return u, v, modes, value
 
-    def polish(self, v: Array, modes: list[Array]) -> Array:
+    def polish(self, v: Array, modes: list[Array], power=None) -> Array:
+        power = power or POWER
         """Right vectors carried on by a few power iterations at their own spatial vectors."""
         xp = self.xp
         taps = xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps))
@@ -87,10 +88,10 @@ class Form:
         matrix = xp.reshape(self._through(self.weights(modes), xp.matrix_transpose(taps)), shape)
         back = xp.matrix_transpose(matrix)
         moved = v
-        for j in range(POWER):
+        for j in range(power):
             moved = xp.conj(xp.matmul(matrix, moved[..., None]))
             moved = xp.conj(xp.matmul(back, moved)[..., 0])
-            if j % 2 or j == POWER - 1:
+            if j % 2 or j == power - 1:
                 moved, norm = arrays.unit(moved, xp=xp)
         good = ((norm > 0) & xp.isfinite(norm))[..., None]
         return xp.where(good, moved, v)
@@ -173,7 +174,8 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
     return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
 
 
-POWER, POLISHED, GRID, BIG, SMALL = 4, 4, 1, 16, 32
+POWER, POLISHED, GRID, BIG, SMALL = 8, 4, 1, 16, 32
+EXTRA, FINAL, POWER2 = 2, 4, 0
 _ALIKE = 0.8
 """Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
 

@@ -281,6 +281,17 @@ class TensorNorm(Method):
             rank = xp.where(doomed, value - 2 * highest[:, None], value)
             order = xp.argsort(rank, axis=1, descending=True)[:, :count, None]
             kept = xp.take_along_axis(found, xp.broadcast_to(order, (*order.shape[:2], found.shape[2])), axis=1)
+            if multilinear.EXTRA:
+                n = min(multilinear.FINAL, count)
+                v, *modes = _split(kept[:, :n, :], spec)
+                for _ in range(multilinear.EXTRA):
+                    if multilinear.POWER2:
+                        v = form.polish(v, modes, multilinear.POWER2)
+                    u, v, modes, value = form.follow(v, modes, 1)
+                few, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
+                highest = xp.max(value, axis=1)
+                u, leader = arrays.pick(u, top, xp=xp), arrays.pick(few, top, xp=xp)
+                kept = xp.concat([few, kept[:, n:, :]], axis=1)
             state = (arrays.real_pair(xp.concat([kept, scouts], axis=1), xp=xp),)
         owner = xp.zeros_like(top)
         if spec.groups > 1:
