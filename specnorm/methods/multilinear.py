@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from specnorm import arrays
-from specnorm.frequencies import coarse_grid, half_grid
+from specnorm.frequencies import coarse_grid, full_grid
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -79,22 +79,48 @@ class Form:
             v, *modes = (xp.where(good, new, old) for new, old in zip((moved, *spatial), (v, *modes), strict=True))
         return u, v, modes, value
 
-    def polish(self, v: Array, modes: list[Array], power=None) -> Array:
-        power = power or POWER
-        """Right vectors carried on by a few power iterations at their own spatial vectors."""
+    def polish(self, v: Array, modes: list[Array], count: int) -> Array:
+        """Right vectors, the first ``count`` carried on by `_POWER` power iterations at their own spatial vectors.
+
+        A kernel contracted with spatial vectors is a matrix, and products with it cost little. Sweeps alone converge
+        slowly there: a penalty makes singular values nearly equal. Of large kernels a few at a time, for their memory.
+        """
         xp = self.xp
-        taps = xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps))
-        shape = (self.b, v.shape[1], self.m, self.p)
-        matrix = xp.reshape(self._through(self.weights(modes), xp.matrix_transpose(taps)), shape)
-        back = xp.matrix_transpose(matrix)
-        moved = v
-        for j in range(power):
-            moved = xp.conj(xp.matmul(matrix, moved[..., None]))
-            moved = xp.conj(xp.matmul(back, moved)[..., 0])
-            if j % 2 or j == power - 1:
+        room = count if self.m * self.p <= _SMALL_MATRIX else max(1, self.taps // 4)
+        taps = xp.matrix_transpose(xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps)))
+        done = []
+        for first in range(0, count, room):
+            some = slice(first, min(first + room, count))
+            matrix = self._through(self.weights([x[:, some, :] for x in modes]), taps)
+            matrix = xp.reshape(matrix, (*matrix.shape[:2], self.m, self.p))
+            back, moved = xp.matrix_transpose(matrix), v[:, some, :]
+            for _ in range(_POWER // 2):
+                for _ in range(2):
+                    moved = xp.conj(xp.matmul(back, xp.conj(xp.matmul(matrix, moved[..., None])))[..., 0])
                 moved, norm = arrays.unit(moved, xp=xp)
-        good = ((norm > 0) & xp.isfinite(norm))[..., None]
-        return xp.where(good, moved, v)
+            good = ((norm > 0) & xp.isfinite(norm))[..., None]
+            done.append(xp.where(good, moved, v[:, some, :]))
+        return xp.concat([*done, v[:, count:, :]], axis=1)
+
+    def hasten(self, v: Array, modes: list[Array]) -> tuple[Array, Array, list[Array], Array]:
+        """Three sweeps, each but the first from where the last changes point to unless the value is lower there.
+
+        As `follow`; for a few climbers: sweeps converge geometrically, and so slowly where maxima are nearly equal.
+        """
+        xp, here = self.xp, [v, *modes]
+        u, v, modes, value = self.follow(v, modes, 1)
+        for ahead in _AHEAD:
+            before, here = here, [v, *modes]
+            # Only the directions of vectors count in a sweep.
+            there = [x + ahead * (x - y) for x, y in zip(here, before, strict=True)]
+            left, right, spatial, reached = self.follow(there[0], there[1:], 1)
+            better = reached >= value
+            u, v, *modes = (
+                xp.where(better[..., None], x, y)
+                for x, y in zip((left, right, *spatial), (u, *here), strict=True)
+            )
+            value = xp.where(better, reached, value)
+        return u, v, modes, value
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
         """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
@@ -174,32 +200,47 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
     return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
 
 
-POWER, POLISHED, GRID, BIG, SMALL = 8, 4, 1, 16, 32
-EXTRA, FINAL, POWER2 = 2, 4, 0
+_POWER, _SMALL_MATRIX = 8, 1024
+"""Power iterations of a polishing (an even number), and the matrix up to which all are polished at once."""
+_AHEAD = (2.0, 4.0)
+"""How many times the last change a sweep begins ahead."""
 _ALIKE = 0.8
-"""Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
+"""Overlap of two climbers' rank-one tensors from which the lower one is not needed."""
 
 
-def slots(p: int, sizes: tuple[int, ...]) -> int:
-    return SMALL if p * math.prod(sizes) < 512 else BIG
+class Crew(NamedTuple):
+    """Sets of vectors that a training state keeps, and how many of the highest climbers get more than a sweep."""
+
+    scouts: int
+    climbers: int
+    polished: int
+    hastened: int
+
+
+def crew(p: int, sizes: tuple[int, ...]) -> Crew:
+    """More of all where vectors are short; a matrix has one maximum."""
+    short = p * math.prod(sizes) < 512
+    slots = 8 if math.prod(sizes) == 1 else 32 if short else 16
+    scouts = min(len(_lookouts(sizes, short)), slots * 5 // 8)
+    return Crew(scouts, slots - scouts, 4 if short else 1, min(8, slots - scouts))
 
 
 @functools.lru_cache(maxsize=256)
-def homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Scouts (1, s, p + sum of sizes): a coarse frequency each, a random v."""
-    sides = tuple(k + GRID if k > 2 else (k > 1) * (k + 1) + 1 for k in sizes)
-    grid = half_grid(sides)
-    index = {}
-    for n in grid.numerators:
-        mirror = tuple((-n) % np.asarray(sides))
-        if mirror not in index: index[tuple(n)] = None
-    angles = 2 * np.pi * np.array(list(index), float).reshape(len(index), len(sizes)) / np.asarray(sides, float)
-    count = min(len(angles), slots(p, sizes) * 5 // 8)
+def scouts(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Vectors (1, s, p + sum of sizes): a coarse frequency each, and a random v until they are polished."""
+    count = crew(p, sizes).scouts
+    angles = _lookouts(sizes, p * math.prod(sizes) < 512)
     angles = angles[np.arange(count) * len(angles) // count]
     waves = [np.exp(1j * np.outer(angles[:, j], np.arange(k))) for j, k in enumerate(sizes)]
-    return np.concatenate(
-        _units([arrays.random_vectors(seed + 101, (count, p)), *(waves or [np.ones((count, 1))])], dtype), axis=2
-    )
+    return np.concatenate(_units([arrays.random_vectors(seed + 101, (count, p)), *waves], dtype), axis=2)
+
+
+def _lookouts(sizes: tuple[int, ...], fine: bool) -> np.ndarray:
+    """Frequencies (s, d) of a grid with about as many points an axis as taps, one of each pair of mirror images."""
+    sides = np.asarray([1 if k == 1 else min(k + (fine or k == 2), 8) for k in sizes])
+    grid = full_grid(sides.tolist()).numerators
+    kept = sorted({min(tuple(x.tolist()), tuple((-x % sides).tolist())) for x in grid})
+    return 2 * np.pi * np.asarray(kept) / sides
 
 
 def needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:

@@ -20,16 +20,7 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods import multilinear
-from specnorm.methods.multilinear import (
-    Form,
-    best,
-    extrapolated,
-    homes,
-    needless,
-    slots,
-    starts,
-)
+from specnorm.methods.multilinear import Form, best, crew, extrapolated, needless, scouts, starts
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -236,63 +227,62 @@ class TensorNorm(Method):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Right vector and spatial vectors of each of a few climbers, one after the other, as (real, imaginary)."""
+        """Right vector and spatial vectors of scouts and climbers, one after the other, as (real, imaginary)."""
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
         p, *sizes = _parts(spec)
-        return {"climbers": (slots(p, tuple(sizes)), p + sum(sizes), 2)}
+        team = crew(p, tuple(sizes))
+        return {"climbers": (team.scouts + team.climbers, p + sum(sizes), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
-        """The ends of a whole maximisation (none of a zero block, where the vectors vanish), and homes for the rest."""
-        v, modes = starts(self, blocks, xp=xp, backend=backend)
-        _, value, v, modes, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
-        found = xp.concat([v, *modes], axis=2)
-        home = self._homes(blocks, spec, xp=xp, backend=backend)
-        home = xp.broadcast_to(home, (blocks.shape[0], *home.shape[1:]))
+        """Scouts, the ends of a whole maximisation (none of a zero block, where the vectors vanish), scouts again."""
         p, *sizes = _parts(spec)
-        count = slots(p, tuple(sizes)) - home.shape[1]
-        order = xp.argsort(value, axis=1, descending=True)
-        found = xp.take_along_axis(found, xp.broadcast_to(order[..., None], found.shape), axis=1)
-        pad = xp.concat([found] + [home] * (1 + count // home.shape[1]), axis=1)[:, :count, :]
-        zero = xp.concat([home] * (1 + count // home.shape[1]), axis=1)[:, :count, :]
-        pad = xp.where((xp.max(value, axis=1) > 0)[:, None, None], pad, zero)
-        return (arrays.real_pair(xp.concat([pad, home], axis=1), xp=xp),)
+        team = crew(p, tuple(sizes))
+        found, modes = starts(self, blocks, xp=xp, backend=backend)
+        form, value, found, modes, _ = self._climb(blocks, found, modes, xp=xp, backend=backend)
+        ends = xp.concat([found, *modes], axis=2)[:, : team.climbers, :]
+        home = self._scouts(blocks, spec, xp=xp, backend=backend)
+        home = xp.broadcast_to(home, (blocks.shape[0], *home.shape[1:]))
+        v, *modes = _split(home, spec)
+        for _ in range(4):
+            v = form.polish(v, modes, team.scouts)
+        home = xp.concat([v, *modes], axis=2)
+        rest = xp.concat([home] * -(-team.climbers // team.scouts), axis=1)
+        value = value[:, : ends.shape[1], None]
+        ends = xp.where(value > 0, ends, rest[:, : ends.shape[1], :])
+        rest = rest[:, : team.climbers - ends.shape[1], :]
+        return (arrays.real_pair(xp.concat([home, ends, rest], axis=1), xp=xp),)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Every climber on, the highest ones farthest; the value is the highest one's."""
+        """Every climber on, the highest ones farthest; the value is the highest one's.
+
+        Scouts climb at their frequencies, and where the kernel has become higher than a climber stands, one goes on
+        from there: a new direction of the kernel is seen in steps in which no climber would get to it.
+        """
         form = Form(blocks, xp=xp, backend=backend)
         v, *modes = _split(backend.complex(state[0][..., 0], state[0][..., 1]), spec)
-        home = self._homes(blocks, spec, xp=xp, backend=backend)
-        count = v.shape[1] - home.shape[1]
         if sweeps:
-            top = min(multilinear.POLISHED, count)
-            sel = lambda x: xp.concat([x[:, :top, :], x[:, count:, :]], axis=1)
-            moved = form.polish(sel(v), [sel(x) for x in modes])
-            v = xp.concat([moved[:, :top, :], v[:, top:count, :], moved[:, top:, :]], axis=1)
-            scouts = xp.concat([v, *modes], axis=2)[:, count:, :]
-        u, v, modes, value = form.follow(v, modes, sweeps)
-        found, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
-        highest = xp.max(value, axis=1)
-        u, leader = arrays.pick(u, top, xp=xp), arrays.pick(found, top, xp=xp)
-        if sweeps:
+            team = crew(form.p, tuple(x.shape[2] for x in modes))
+            v = form.polish(v, modes, team.scouts + team.polished)
+            home = xp.concat([x[:, : team.scouts, :] for x in (v, *modes)], axis=2)
+            _, v, modes, value = form.follow(v, modes, sweeps)
+            found, highest = xp.concat([v, *modes], axis=2), xp.max(value, axis=1, keepdims=True)
             doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)
-            rank = xp.where(doomed, value - 2 * highest[:, None], value)
-            order = xp.argsort(rank, axis=1, descending=True)[:, :count, None]
-            kept = xp.take_along_axis(found, xp.broadcast_to(order, (*order.shape[:2], found.shape[2])), axis=1)
-            if multilinear.EXTRA:
-                n = min(multilinear.FINAL, count)
-                v, *modes = _split(kept[:, :n, :], spec)
-                for _ in range(multilinear.EXTRA):
-                    if multilinear.POWER2:
-                        v = form.polish(v, modes, multilinear.POWER2)
-                    u, v, modes, value = form.follow(v, modes, 1)
-                few, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
-                highest = xp.max(value, axis=1)
-                u, leader = arrays.pick(u, top, xp=xp), arrays.pick(few, top, xp=xp)
-                kept = xp.concat([few, kept[:, n:, :]], axis=1)
-            state = (arrays.real_pair(xp.concat([kept, scouts], axis=1), xp=xp),)
+            order = xp.argsort(xp.where(doomed, value - 2 * highest, value), axis=1, descending=True)
+            order = xp.broadcast_to(order[:, : team.climbers, None], (form.b, team.climbers, found.shape[2]))
+            found = xp.take_along_axis(found, order, axis=1)
+            v, *modes = _split(found[:, : team.hastened, :], spec)
+            u, v, modes, value = form.hasten(v, modes)
+            few = xp.concat([v, *modes], axis=2)
+            found = xp.concat([home, few, found[:, team.hastened :, :]], axis=1)
+            state = (arrays.real_pair(found, xp=xp),)
+        else:
+            u, value = form.left(v, form.weights(modes))
+            few = xp.concat([v, *modes], axis=2)
+        top, highest = xp.argmax(value, axis=1), xp.max(value, axis=1)
+        u, leader = arrays.pick(u, top, xp=xp), arrays.pick(few, top, xp=xp)
         owner = xp.zeros_like(top)
         if spec.groups > 1:
             highest, u, leader = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (highest, u, leader))
@@ -302,10 +292,10 @@ class TensorNorm(Method):
         residuals = (xp.conj(u), v[:, 0, :], form.weights(modes)[:, 0, :], xp.ones_like(highest), owner)
         return Evaluation(highest * math.sqrt(form.taps), (), residuals), state
 
-    def _homes(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Array:
+    def _scouts(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Array:
         p, *sizes = _parts(spec)
         return backend.from_numpy(
-            homes(self.seed, p, tuple(sizes), "complex128" if blocks.dtype == xp.float64 else "complex64"), blocks
+            scouts(self.seed, p, tuple(sizes), "complex128" if blocks.dtype == xp.float64 else "complex64"), blocks
         )
 
 
