@@ -102,24 +102,23 @@ class Form:
             done.append(xp.where(good, moved, v[:, some, :]))
         return xp.concat([*done, v[:, count:, :]], axis=1)
 
-    def hasten(self, v: Array, modes: list[Array]) -> tuple[Array, Array, list[Array], Array]:
-        """Three sweeps, each but the first from where the last changes point to unless the value is lower there.
+    def hasten(
+        self, vectors: list[Array], before: list[Array], value: Array
+    ) -> tuple[Array, Array, list[Array], Array]:
+        """A few climbers farther, as `follow`: sweeps from where the last changes point to, unless that is lower.
 
-        As `follow`; for a few climbers: sweeps converge geometrically, and so slowly where maxima are nearly equal.
+        Sweeps converge geometrically, and so slowly where maxima are nearly equal.
         """
-        xp, here = self.xp, [v, *modes]
-        u, v, modes, value = self.follow(v, modes, 1)
+        xp = self.xp
         for ahead in _AHEAD:
-            before, here = here, [v, *modes]
             # Only the directions of vectors count in a sweep.
-            there = [x + ahead * (x - y) for x, y in zip(here, before, strict=True)]
-            left, right, spatial, reached = self.follow(there[0], there[1:], 1)
-            better = reached >= value
-            u, v, *modes = (
-                xp.where(better[..., None], x, y)
-                for x, y in zip((left, right, *spatial), (u, *here), strict=True)
-            )
-            value = xp.where(better, reached, value)
+            v, *modes = (x + ahead * (x - y) for x, y in zip(vectors, before, strict=True))
+            v, modes, reached = self.sweep(v, modes)
+            better = (reached >= value) & (reached > 0) & xp.isfinite(reached)
+            before, value = vectors, xp.where(better, reached, value)
+            vectors = [xp.where(better[..., None], x, y) for x, y in zip((v, *modes), before, strict=True)]
+        v, *modes = vectors
+        u, value = self.left(v, self.weights(modes))
         return u, v, modes, value
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
@@ -200,9 +199,9 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
     return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
 
 
-_POWER, _SMALL_MATRIX = 8, 1024
+_POWER, _SMALL_MATRIX = 4, 1024
 """Power iterations of a polishing (an even number), and the matrix up to which all are polished at once."""
-_AHEAD = (2.0, 4.0)
+_AHEAD = (1.0, 2.0, 4.0)
 """How many times the last change a sweep begins ahead."""
 _ALIKE = 0.8
 """Overlap of two climbers' rank-one tensors from which the lower one is not needed."""
@@ -240,7 +239,8 @@ def _lookouts(sizes: tuple[int, ...], fine: bool) -> np.ndarray:
     sides = np.asarray([1 if k == 1 else min(k + (fine or k == 2), 8) for k in sizes])
     grid = full_grid(sides.tolist()).numerators
     kept = sorted({min(tuple(x.tolist()), tuple((-x % sides).tolist())) for x in grid})
-    return 2 * np.pi * np.asarray(kept) / sides
+    angles: np.ndarray = 2 * np.pi * np.asarray(kept) / sides
+    return angles
 
 
 def needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:

@@ -240,7 +240,7 @@ class TensorNorm(Method):
         team = crew(p, tuple(sizes))
         found, modes = starts(self, blocks, xp=xp, backend=backend)
         form, value, found, modes, _ = self._climb(blocks, found, modes, xp=xp, backend=backend)
-        ends = xp.concat([found, *modes], axis=2)[:, : team.climbers, :]
+        ends = xp.concat([found, *modes], axis=2)[:, : min(found.shape[1], team.climbers), :]
         home = self._scouts(blocks, spec, xp=xp, backend=backend)
         home = xp.broadcast_to(home, (blocks.shape[0], *home.shape[1:]))
         v, *modes = _split(home, spec)
@@ -266,15 +266,17 @@ class TensorNorm(Method):
         if sweeps:
             team = crew(form.p, tuple(x.shape[2] for x in modes))
             v = form.polish(v, modes, team.scouts + team.polished)
-            home = xp.concat([x[:, : team.scouts, :] for x in (v, *modes)], axis=2)
+            start = [v, *modes]
+            home = xp.concat([x[:, : team.scouts, :] for x in start], axis=2)
             _, v, modes, value = form.follow(v, modes, sweeps)
-            found, highest = xp.concat([v, *modes], axis=2), xp.max(value, axis=1, keepdims=True)
             doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)
-            order = xp.argsort(xp.where(doomed, value - 2 * highest, value), axis=1, descending=True)
-            order = xp.broadcast_to(order[:, : team.climbers, None], (form.b, team.climbers, found.shape[2]))
-            found = xp.take_along_axis(found, order, axis=1)
-            v, *modes = _split(found[:, : team.hastened, :], spec)
-            u, v, modes, value = form.hasten(v, modes)
+            rank = xp.where(doomed, value - 2 * xp.max(value, axis=1, keepdims=True), value)
+            order = xp.argsort(rank, axis=1, descending=True)[:, : team.climbers]
+            found = xp.concat([v, *modes, *start], axis=2)
+            found = xp.take_along_axis(found, xp.broadcast_to(order[..., None], (*order.shape, found.shape[2])), axis=1)
+            found, before = found[:, :, : home.shape[2]], found[:, : team.hastened, home.shape[2] :]
+            value = xp.take_along_axis(value, order[:, : team.hastened], axis=1)
+            u, v, modes, value = form.hasten(_split(found[:, : team.hastened, :], spec), _split(before, spec), value)
             few = xp.concat([v, *modes], axis=2)
             found = xp.concat([home, few, found[:, team.hastened :, :]], axis=1)
             state = (arrays.real_pair(found, xp=xp),)
