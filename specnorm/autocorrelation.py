@@ -29,7 +29,7 @@ _TAIL = 0.5
 """The tail may be so large a part of the limit."""
 _WORTH = 0.7
 """Part of the channels above which nothing is left out."""
-_SMALLEST = 12
+SMALLEST = 12
 """Channels below which there is nothing to save."""
 
 
@@ -70,16 +70,11 @@ class GramPolynomial:
         self.basis: Array | None = None
         self.shrink, self.lost = 1.0, 0.0
         self._narrow: GramPolynomial | None = None
-        if p >= _SMALLEST and limit > 0 and hints is not None:
+        if p >= SMALLEST and limit > 0 and hints is not None:
             columns = self._rotate(columns, taps, limit, hints)
         tapwise = xp.reshape(columns, (g, taps, m, p))
         self.lags = half_lags(blocks.shape[3:])
-        even, odd = _pairs(blocks.shape[3:], self.lags)
-        transposed = xp.matrix_transpose(tapwise)[:, :, None, ...]
-        products = xp.matmul(transposed, tapwise[:, None, :, :, : self.rank])
-        products = xp.reshape(products, (g, taps * taps, p * self.rank))
-        # Sums over the pairs of taps at one lag, as products with zeros and ones.
-        self.even, self.odd = (xp.matmul(backend.from_numpy(w, blocks), products) for w in (even, odd))
+        self.even, self.odd = self._correlate(xp.reshape(tapwise, (g, *blocks.shape[3:], m, p)))
         # R_d + R_d^T and R_d - R_d^T have together twice the square of R_d.
         squares = xp.sum(self.even**2, axis=-1) + xp.sum(self.odd**2, axis=-1)
         norms = np.sqrt(backend.to_numpy(xp.max(squares, axis=0)) / 2) * (1 + 1e-8)
@@ -87,6 +82,39 @@ class GramPolynomial:
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
         self.error = float(xp.max(rounding.autocorrelation_error(rotated, m + 2 * taps + len(self.lags) + 4, xp=xp)))
         self.error *= 1 + 1e-12
+
+    def _correlate(self, taps: Array) -> tuple[Array, Array]:
+        """First `rank` columns of ``R_d + R_d^T`` and ``R_d - R_d^T``, shape (g, L, p * rank); of lag 0, R_0 and 0.
+
+        Parameters
+        ----------
+        taps : array, shape (g, *kernel_shape, m, p)
+        """
+        xp, g, (m, p) = self.xp, taps.shape[0], taps.shape[-2:]
+
+        def summed(a: Array, b: Array) -> Array:
+            a, b = (xp.reshape(x, (g, -1, m, p)) for x in (a, b))
+            return xp.sum(xp.matmul(xp.matrix_transpose(a), b[..., : self.rank]), axis=1)
+
+        def shifted(lag: list[int]) -> Array:
+            """Taps that have another one at this lag."""
+            ends = (slice(max(0, -d), k + min(0, -d)) for d, k in zip(lag, taps.shape[1:-2], strict=True))
+            return taps[(slice(None), *ends, ...)]
+
+        even, odd = [], []
+        for lag in self.lags.tolist():
+            here, there = shifted(lag), shifted([-d for d in lag])
+            forward = summed(here, there)
+            if not any(lag):
+                backward = xp.zeros_like(forward)
+            elif self.rank == p:
+                backward = xp.matrix_transpose(forward)
+            else:
+                backward = summed(there, here)
+            even.append(forward + backward)
+            odd.append(forward - backward if any(lag) else backward)
+        stacked = [xp.reshape(xp.stack(x, axis=1), (g, len(self.lags), p * self.rank)) for x in (even, odd)]
+        return stacked[0], stacked[1]
 
     def _rotate(self, columns: Array, taps: int, limit: float, hints: Array) -> Array:
         """Rotate the channels so that the large directions come first, if few of them matter; and bound the rest."""
@@ -122,6 +150,11 @@ class GramPolynomial:
         """Largest computed ``lambda_max(H)`` that proves ``||G|| <= tau`` for the blocks as given, rounded down."""
         rotated = tau * self.shrink - self.lost
         return np.asarray(np.maximum(rotated, 0.0) ** 2 * (1 - 1e-14) - self.error)
+
+    def norm(self, limit: np.ndarray) -> np.ndarray:
+        """What a computed ``lambda_max(H)`` at most this large proves about ``||G||``: `limit` inverted, rounded up."""
+        squares = np.maximum(limit + self.error, 0.0) / (1 - 1e-14)
+        return np.asarray((np.sqrt(squares) + self.lost) / self.shrink * (1 + 1e-14))
 
     def parts(self, frequencies: Frequencies, owner: np.ndarray) -> Array:
         """First `rank` columns of H, complex, shape (f, size, rank): A above B.
@@ -234,16 +267,6 @@ def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
     every = product([np.arange(1 - k, k) for k in kernel_shape])
     middle = len(every) // 2
     return every[middle:]
-
-
-def _pairs(kernel_shape: tuple[int, ...], lags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which products ``K_k^T K_l`` make up ``R_d + R_d^T`` and ``R_d - R_d^T``: (L, taps * taps) each, of 0 and ±1."""
-    points = product([np.arange(k) for k in kernel_shape])
-    apart = (points[None, :, :] - points[:, None, :]).reshape(len(points) ** 2, points.shape[1])
-    forward, backward = ((apart[None] == lag[:, None, :]).all(axis=-1).astype(float) for lag in (lags, -lags))
-    even = forward + backward
-    even[0] = forward[0]
-    return even, forward - backward
 
 
 def _taps_first(blocks: Array, xp: Any) -> Array:

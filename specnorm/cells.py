@@ -17,6 +17,10 @@ from specnorm.frequencies import Frequencies, product
 
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
+_MARGIN = 1e-9
+"""Of a turn, far above the rounding of where a box ends."""
+_PAIRS = 2**14
+"""Pairs of boxes that may be compared: that takes as long as a few cells do."""
 _WIDEST = 0.55
 """Reach of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
 
@@ -78,6 +82,41 @@ class Boxes:
         signs = 1 - 2 * product([np.arange(1), *[np.arange(2)] * (len(self.half_degree) - 1)][: len(self.half_degree)])
         return np.asarray(self.spread(signs * self.half_degree).max(axis=1))
 
+    def meets(self, others: Boxes) -> np.ndarray:
+        """Which of these boxes, of a grid, may share a frequency with one of some others or a mirror image, shape (c,).
+
+        Compared along the frequency axes and along the lattice axes of the others, with a margin for rounding.
+        """
+        points = np.asarray(self.denominators, dtype=float)
+        middle, width = (self.low + self.high) / 2 / points, (self.high - self.low) / 2 / points
+        turns = others.frame / np.asarray(others.denominators, dtype=float)[:, None]
+        own_middle, own_width = (others.low + others.high) / 2 @ turns.T, (others.high - others.low) / 2
+        inverse = np.linalg.inv(turns)
+        along, across = own_width @ np.abs(turns).T + _MARGIN, (width + _MARGIN) @ np.abs(inverse).T
+        met = np.zeros(len(self), dtype=bool)
+        for sign in (1, -1):
+            apart = sign * middle[:, None, :] - own_middle
+            apart -= np.round(apart)
+            reach = width[:, None, :] + along
+            near = (np.abs(apart @ inverse.T) <= across[:, None, :] + own_width).all(axis=2)
+            # Boxes that together are as long as half a turn may meet on either side.
+            near |= (reach >= 0.5).any(axis=2)
+            met |= ((np.abs(apart) <= reach).all(axis=2) & near).any(axis=1)
+        return met
+
+    def around(self, others: Boxes) -> Boxes:
+        """Pieces of these boxes, of a grid, that hold all frequencies of the others; closer ones cost more."""
+        boxes, largest = self, float(others.reach.max(initial=0.0))
+        while len(boxes) * len(others) <= _PAIRS:
+            boxes = boxes[boxes.meets(others)]
+            coarse = boxes.divisible & (boxes.reach > largest)
+            if not coarse.any():
+                break
+            fine, _ = boxes[coarse].split(np.full(int(coarse.sum()), 2))
+            low, high = (np.concatenate([getattr(boxes, end)[~coarse], getattr(fine, end)]) for end in ("low", "high"))
+            boxes = boxes._with(low, high)
+        return boxes
+
     @property
     def divisible(self) -> np.ndarray:
         """Whether a box can be split, shape (c,)."""
@@ -112,8 +151,9 @@ class Boxes:
         stuck = (pieces.prod(axis=1) == 1) & self.divisible
         pieces[stuck] = np.minimum(2, self._most[stuck])
         lows, highs, parents = [], [], []
-        for pattern in np.unique(pieces, axis=0):
-            rows = np.flatnonzero((pieces == pattern).all(axis=1))
+        codes = pieces @ (int(pieces.max(initial=1)) + 1) ** np.arange(pieces.shape[1], dtype=np.int64)
+        for code, first in zip(*np.unique(codes, return_index=True), strict=True):
+            rows, pattern = np.flatnonzero(codes == code), pieces[first]
             low, width = self.low[rows, None, :], (self.high - self.low)[rows, None, :] + int(self.closed)
             piece = product([np.arange(n) for n in pattern])[None]
             shape = (len(rows) * piece.shape[1], len(pattern))

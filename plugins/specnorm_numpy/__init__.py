@@ -12,6 +12,25 @@ from specnorm.backends import Backend
 
 _BATCH = 2**18
 """Bytes of the matrices that are factorised in one call."""
+_LAPACK: Any = getattr(getattr(np.linalg, "_umath_linalg", None), "cholesky_up", None)
+"""What ``np.linalg.cholesky`` calls; it alone takes an output, and puts NaN where there is no factor. Not public."""
+_HEAP = 31 * 2**20
+"""Bytes that are asked for and freed once, untouched, when this module is imported. glibc gives memory back with almost
+every large array that is freed, and has it cleared page by page for the next one: a third of a search's time. How much
+it keeps instead follows the largest array ever freed, up to 32 MiB."""
+np.empty(_HEAP, dtype=np.uint8)
+
+
+def _upper_factors(a: Any, out: Any) -> Any:
+    """Upper Cholesky factors of a stack; NaN, or an infinite diagonal, for a matrix without one."""
+    if _LAPACK is not None:
+        return _LAPACK(a, out=out)
+    for j, matrix in enumerate(a):
+        try:
+            out[j] = np.linalg.cholesky(matrix, upper=True)
+        except np.linalg.LinAlgError:
+            out[j] = np.nan
+    return out
 
 
 class NumpyBackend(Backend):
@@ -48,21 +67,20 @@ class NumpyBackend(Backend):
         return np.__version__
 
     def cholesky_ok(self, a: Any) -> Any:
-        """Some at a time: NumPy raises for a whole batch. It passes NaN and infinities, which reach the diagonal."""
+        """Some at a time, in one buffer. NaN and infinities reach the diagonal; so does the NaN of what is refused.
+
+        The upper factor of the transpose is the lower one, conjugated, and both lie in LAPACK's order: the copies that
+        ``np.linalg.cholesky`` makes on the way there and back take longer than the factorisation.
+        """
         flat = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
         ok = np.zeros(len(flat), dtype=np.bool_)
-        step = max(1, _BATCH // (flat.itemsize * max(1, flat.shape[-1]) ** 2))
-        waiting = [(first, min(first + step, len(flat))) for first in range(0, len(flat), step)]
-        while waiting:
-            first, last = waiting.pop()
-            try:
-                factors = np.linalg.cholesky(flat[first:last])
-            except np.linalg.LinAlgError:
-                if last > first + 1:
-                    middle = (first + last) // 2
-                    waiting += [(first, middle), (middle, last)]
-            else:
-                ok[first:last] = np.isfinite(np.diagonal(factors, axis1=-2, axis2=-1)).all(axis=-1)
+        step = min(len(flat), max(1, _BATCH // (flat.itemsize * max(1, flat.shape[-1]) ** 2)))
+        buffer = np.empty((step, *flat.shape[1:]), dtype=flat.dtype)
+        with np.errstate(all="ignore"):
+            for first in range(0, len(flat), max(1, step)):
+                part = flat[first : first + step]
+                factors = _upper_factors(part.swapaxes(-1, -2), buffer[: len(part)].swapaxes(-1, -2))
+                ok[first : first + step] = np.isfinite(np.diagonal(factors, axis1=-2, axis2=-1)).all(axis=-1)
         return ok.reshape(a.shape[:-2])
 
     def complex(self, real: Any, imag: Any) -> Any:

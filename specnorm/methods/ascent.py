@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 _LATTICE = 2**40
 """Points a turn for frequencies found by ascent."""
+_DOUBT = 4.0
+"""How many times as far as the last gains promise a climb may yet get."""
+_SLOWEST = 0.9
+"""Steps are not taken to shrink more slowly."""
 
 
 class Ascent:
@@ -57,7 +61,9 @@ class Ascent:
             One point: the highest that was seen.
         right : array, shape (1, p)
         """
-        theta, index, values = starts.angles, np.arange(len(starts)), np.zeros(len(starts))
+        theta, index = starts.angles, np.arange(len(starts))
+        values = gains = np.zeros(len(starts))
+        move = np.zeros_like(theta)
         right = self.xp.astype(vectors, arrays.complex_dtype(self.rough.dtype, xp=self.xp), copy=False)
         point, top, value = starts[:1], right[:1, :], -1.0
         for round_ in range(40):
@@ -70,18 +76,24 @@ class Ascent:
                     if round_ and self.free
                     else starts[index[highest : highest + 1]]
                 )
-            # Some have converged, or will not get as high as another point has.
-            gained = now > values * (1 + max(0.05 * self.rtol, 1e-13))
-            going = np.flatnonzero(gained & (now >= max(self.best, value) * (1 - 0.05 / (1 + round_))))
+            # Gains shrink geometrically: some have converged, or will not get higher than another point has.
+            gain = now - values
+            ahead = _DOUBT * gain**2 / np.maximum(gains - gain, 1e-3 * np.abs(gain) + 1e-300)
+            reach = now + ahead if round_ > 1 else now * (1 + 0.05 / (1 + round_))
+            going = np.flatnonzero((gain > 0) & (reach > max(self.best, value) * (1 + max(0.05 * self.rtol, 1e-13))))
             if not len(going):
                 break
             if len(going) < len(index):
                 chosen = self.backend.from_numpy(going.astype(np.int64), self.block)
                 left, right = (self.xp.take(x, chosen, axis=0) for x in (left, right))
-                theta, index, now = theta[going], index[going], now[going]
-            values = now
+                theta, index, now, gain = theta[going], index[going], now[going], gain[going]
+            values, gains = now, gain
             if self.free:
-                theta = climb(self._weights(left, right), self.taps, theta)
+                higher = climb(self._weights(left, right), self.taps, theta)
+                move, last = higher - theta, move[going]
+                # Alternation converges geometrically: every other time on to where the last two moves point.
+                ahead = _ratio(move, last) if round_ % 2 else np.zeros(len(move))
+                theta = higher + (ahead / (1 - ahead))[:, None] * move
         right = self.xp.astype(top, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
         for _ in range(8 if self.rtol < 1e-4 else 0):
             trial, vector = self._newton(point, right)
@@ -108,10 +120,10 @@ class Ascent:
         right = right[..., None]
         for _ in range(steps - 1):
             right = xp.matmul(h, xp.matmul(g, right))
-        right, _ = arrays.normalise(right[..., 0], xp=xp)
-        left, _ = arrays.normalise(xp.matmul(g, right[..., None])[..., 0], xp=xp)
-        right, norm = arrays.normalise(xp.matmul(h, left[..., None])[..., 0], xp=xp)
-        return left, right, self.backend.to_numpy(norm[:, 0]).astype(float)
+        right, _ = arrays.unit(right[..., 0], xp=xp)
+        left, _ = arrays.unit(xp.matmul(g, right[..., None])[..., 0], xp=xp)
+        right, norm = arrays.unit(xp.matmul(h, left[..., None])[..., 0], xp=xp)
+        return left, right, self.backend.to_numpy(norm).astype(float)
 
     def _newton(self, point: Frequencies, vector: Array) -> tuple[Frequencies, Array]:
         """One Newton step of lambda_max(H(theta)), by second-order perturbation of its eigenvector.
@@ -209,14 +221,36 @@ class Ascent:
         return operators.Symbol(self.block, point, xp=self.xp, backend=self.backend).phase
 
 
+def _ratio(move: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """By how much the steps of each climb shrink, from the last two, shape (s,)."""
+    ratio = np.sum(move * last, axis=1) / np.maximum(np.sum(last * last, axis=1), 1e-300)
+    return np.asarray(np.clip(ratio, 0.0, _SLOWEST))
+
+
 def uphill(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     """Newton steps towards a maximum: along directions of positive curvature uphill too; at most one radian."""
-    values, basis = np.linalg.eigh(hessian)
-    scale = np.abs(values)
-    scale = np.maximum(scale, 1e-12 * scale.max(axis=-1, initial=0.0, keepdims=True) + 1e-300)
-    along = (gradient[..., None, :] @ basis)[..., 0, :] / scale
-    step: np.ndarray = (basis @ along[..., None])[..., 0]
+    if gradient.shape[-1] == 2:
+        step = _uphill_2(gradient, hessian)
+    else:
+        values, basis = np.linalg.eigh(hessian)
+        scale = np.abs(values)
+        scale = np.maximum(scale, 1e-12 * scale.max(axis=-1, initial=0.0, keepdims=True) + 1e-300)
+        along = (gradient[..., None, :] @ basis)[..., 0, :] / scale
+        step = (basis @ along[..., None])[..., 0]
     return np.asarray(step / np.maximum(1.0, np.abs(step).max(axis=-1, initial=0.0, keepdims=True)))
+
+
+def _uphill_2(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+    """``|H|^-1 g`` for 2 x 2 matrices: ``tr |H| |H| = H**2 + |det H|`` with ``(tr |H|)**2 = tr H**2 + 2 |det H|``."""
+    a, b, c = hessian[..., 0, 0], hessian[..., 0, 1], hessian[..., 1, 1]
+    det = np.abs(a * c - b * b)
+    trace = np.sqrt(a * a + 2 * b * b + c * c + 2 * det)
+    det = np.maximum(det, 1e-12 * trace**2)
+    # tr |H| times |H|, with determinant (tr |H|)**2 det |H|.
+    p, q, r = a * a + b * b + det, (a + c) * b, b * b + c * c + det
+    scale = 1 / np.maximum(trace * det, 1e-290)
+    x, y = gradient[..., 0] * scale, gradient[..., 1] * scale
+    return np.stack([r * x - q * y, p * y - q * x], axis=-1)
 
 
 def nearby(theta: np.ndarray) -> Frequencies:
@@ -226,7 +260,7 @@ def nearby(theta: np.ndarray) -> Frequencies:
 
 
 def climb(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """A few safeguarded Newton steps on each of some ``|sum_k w_k e^{i k.theta}|**2`` (host, tiny).
+    """A safeguarded Newton step on each of some ``|sum_k w_k e^{i k.theta}|**2`` (host, tiny).
 
     Parameters
     ----------
@@ -242,22 +276,17 @@ def climb(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray) -> np.ndarra
     """
     terms = weights * np.exp(1j * (theta @ taps.T))
     pairs = (taps[:, :, None] * taps[:, None, :]).reshape(len(taps), -1)
-    for _ in range(2):
-        total = terms.sum(axis=1, keepdims=True)
-        best = np.abs(total[:, 0]) ** 2
-        first = 1j * (terms @ taps)
-        gradient = 2 * np.real(np.conj(total) * first)
-        bend = (np.conj(total) * (terms @ pairs)).reshape(*first.shape, first.shape[1])
-        step = uphill(gradient, 2 * np.real(np.conj(first)[:, :, None] * first[:, None, :] - bend))
-        for _ in range(8):
-            there = weights * np.exp(1j * ((theta + step) @ taps.T))
-            trial = np.abs(there.sum(axis=1)) ** 2
-            lower = ~(trial > best)
-            if not lower.any():
-                break
-            step[lower] /= 4
-        step[lower], there[lower], trial[lower] = 0.0, terms[lower], best[lower]
-        theta, terms = theta + step, there
-        if (trial <= best * (1 + 1e-6)).all():
+    total = terms.sum(axis=1, keepdims=True)
+    here = np.abs(total[:, 0])
+    first = 1j * (terms @ taps)
+    gradient = 2 * np.real(np.conj(total) * first)
+    bend = (np.conj(total) * (terms @ pairs)).reshape(*first.shape, first.shape[1])
+    step = uphill(gradient, 2 * np.real(np.conj(first)[:, :, None] * first[:, None, :] - bend))
+    for _ in range(8):
+        there = np.abs((weights * np.exp(1j * ((theta + step) @ taps.T))).sum(axis=1))
+        lower = ~(there > here)
+        if not lower.any():
             break
-    return theta
+        step[lower] /= 4
+    step[lower] = 0.0
+    return np.asarray(theta + step)

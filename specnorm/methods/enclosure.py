@@ -234,7 +234,7 @@ class Certify(Method):
         if math.isfinite(found.upper) or spec.input_shape is None:
             return found
         sizes = tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, cut.shape[3:], strict=True))
-        whole = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
+        whole = search.run(cover, rtol=1e-3, grid_follows=True, max_cells=self.max_cells)
         supremum = whole.upper if math.isfinite(whole.upper) else 1e3 * math.prod(cut.shape)
         return search.run(dft(sizes, cut.shape[3:]), bound=bound, supremum=supremum, max_cells=self.max_cells)
 
@@ -270,8 +270,8 @@ def nothing(spec: ConvSpec) -> Found:
     return Found(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
 
 
-_SUPREMUM, _POINTS = (1e-2, 1e-3), 4096
-"""Tolerance of the supremum that a search of a grid starts from: on small grids, and on those with so many points."""
+_SUPREMUM = 2e-3
+"""Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
 
 
 def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, backend: Backend) -> tuple[Found, bool]:
@@ -291,10 +291,10 @@ def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, b
     if spec.input_shape is None:
         found = search.run(cover, rtol=rtol, max_cells=method.max_cells)
     else:
-        # On a grid, the torus gives the S of the grid's lemma: close, so that few grid cells are left, but no closer.
+        # On a grid, the torus gives the S of the grid's lemma: close, so that few grid points are left, but no closer.
         sizes = tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, cut.shape[3:], strict=True))
-        loose = rtol if rtol >= 1e-3 else _SUPREMUM[math.prod(sizes) > _POINTS]
-        whole = search.run(cover, rtol=loose, max_cells=method.max_cells)
+        loose = rtol if rtol >= 1e-3 else _SUPREMUM * min(1.0, (1000 / math.prod(sizes)) ** 0.3)
+        whole = search.run(cover, rtol=loose, grid_follows=True, max_cells=method.max_cells)
         if math.isinf(whole.upper):
             whole = widened(search, cover, whole, method, blocks, spec, xp=xp, backend=backend)
         cover = dft(sizes, cut.shape[3:])

@@ -6,7 +6,8 @@ by sampling: a Cholesky factorisation shows ``||G(c)|| <= tau``, and a lemma car
 * Cell lemma (Bernstein, Szego): around a maximiser of the whole torus ``||G|| >= sigma* cos(phi)``. So if every cell of
   a cover has ``||G(c)|| <= mu cos(phi)``, then ``sigma* <= mu``.
 * On a grid, where the best point is no maximum of the torus, with a proven ``S >= sigma*``: nothing in the cell exceeds
-  mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)`` and ``arccos(mu/S) + phi <= pi/2``.
+  mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)`` and ``arccos(mu/S) + phi <= pi/2``. The search of the
+  torus that proved S has proven norms at its own cells' centres: what those rule out is not visited again.
 * Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
   (`autocorrelation.GramPolynomial.variation`): nearly flat symbols, as of orthogonal layers, need few cells.
 
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specnorm import arrays, operators, rounding
-from specnorm.autocorrelation import GramPolynomial
+from specnorm.autocorrelation import SMALLEST, GramPolynomial
 from specnorm.cells import Boxes
 from specnorm.frequencies import Frequencies, coarse_grid, product
 from specnorm.methods.ascent import Ascent, nearby
@@ -31,8 +32,9 @@ from specnorm.methods.ascent import Ascent, nearby
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
-_DOUBTFUL = 4
-"""How many cells of a round get an exact eigenpair: estimates stall where singular values nearly coincide."""
+_DOUBTFUL = 1
+"""How many cells of a round get an exact eigenpair: estimates stall where singular values nearly coincide. It takes as
+long as many proofs."""
 _HINTS = 4
 """Frequencies whose vectors are kept when directions are left out."""
 _MOST = 4
@@ -43,10 +45,14 @@ _CLEAR = 1.2
 """A limit must exceed the tail by this factor to be worth a proof without the tail's directions."""
 _CUT = 0.85
 """Part of a cell's limit up to which an eigenvalue is not told apart from smaller ones: such a cell passes anyway."""
+_ROOM = 1.03
+"""Over an estimate of an eigenvalue, where more is proven than is needed."""
 _CACHE = 24 * 2**20
 """Bytes of the cells visited together on the host."""
 _ROUGH = 0.02
 """Reach of cells down to which single precision tells which are worth a proof."""
+_KEPT = 24 * 2**20
+"""Bytes of the matrices of a round that are kept to be proven; of more, those worth a proof are formed again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +65,29 @@ class Cells:
 
     def __getitem__(self, index: np.ndarray | slice) -> Cells:
         return Cells(self.boxes[index], self.owner[index], self.supremum)
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """Estimates at the centres of some cells.
+
+    Parameters
+    ----------
+    below : float array, shape (c,)
+        Squared norms, from below.
+    squares : float array, shape (c,)
+        Largest eigenvalues of the (reduced) Gram matrices, from below.
+    vectors : array, shape (c, rank)
+        For the next round.
+    matrices, errors : arrays, shapes (c, rank, rank) and (c,), or None
+        The reduced Gram matrices and bounds of their rounding, where they were kept.
+    """
+
+    below: np.ndarray
+    squares: np.ndarray
+    vectors: Array
+    matrices: Array | None
+    errors: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +137,7 @@ class Search:
         self._rough: Array | None = None
         self._reduced: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
+        self._torus: list[tuple[Cells, np.ndarray]] | None = None
 
     def run(
         self,
@@ -117,6 +147,7 @@ class Search:
         bound: float | None = None,
         supremum: float | None = None,
         start: Found | None = None,
+        grid_follows: bool = False,
         max_cells: int,
         max_levels: int | None = None,
     ) -> Found:
@@ -133,6 +164,8 @@ class Search:
             Proven bound of the whole torus, for boxes of grid points.
         start : Found, optional
             An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
+        grid_follows : bool
+            Prove more than is needed where that is easy: the grid points there need no search of their own.
         max_cells : int
             Budget, for each block.
         max_levels : int, optional
@@ -147,10 +180,17 @@ class Search:
         self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
         self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
         self.waiting: tuple[Frequencies, Array, int] | None = None
-        self._look_around(raise_lower=start is None and bound is None and self.free)
-        groups = self.blocks.shape[0]
-        owner = np.repeat(np.arange(groups), len(boxes))
-        boxes = boxes[np.tile(np.arange(len(boxes)), groups)]
+        if self.blocks.shape[2] >= SMALLEST:
+            self._look_around(raise_lower=start is None and bound is None and self.free)
+        groups, owners = self.blocks.shape[0], np.arange(self.blocks.shape[0])
+        if supremum is not None:
+            boxes, owners = self._left(boxes, owners, supremum)
+        owner = np.repeat(owners, len(boxes))
+        boxes = boxes[np.tile(np.arange(len(boxes)), len(owners))]
+        self._slack = math.acos(1 / (1 + 1.5 * rtol)) if grid_follows else 0.0
+        if self.free:
+            self._torus = None
+        done: list[tuple[Cells, np.ndarray]] = []
         vectors: Array | None = None
         polynomial: GramPolynomial | None = None
         seen, level = 0, 0
@@ -167,15 +207,17 @@ class Search:
             if vectors is None or polynomial is not previous:
                 vectors = self._start_vectors(len(boxes), polynomial.rank)
             cells = Cells(boxes, owner, supremum)
-            below, squares, vectors = self._look(polynomial, cells, vectors, degree=6 if level == 1 else 3)
+            looks = self._look(polynomial, cells, vectors, degree=6 if level == 1 else 3)
             if bound is not None and self.best[0] > bound:
                 return ended(math.inf)
-            passed = self._rule_out(polynomial, cells, below, squares)
+            norms = self._rule_out(polynomial, cells, looks)
             if bound is not None and self.best[0] > bound:
                 return ended(math.inf)
-            rest = np.flatnonzero(~passed)
+            ruled_out, rest = np.flatnonzero(norms < math.inf), np.flatnonzero(norms == math.inf)
+            if grid_follows:
+                done.append((cells[ruled_out], norms[ruled_out]))
             boxes, owner = boxes[rest], owner[rest]
-            below, vectors = below[rest], self._take(vectors, rest)
+            below, vectors = looks.below[rest], self._take(looks.vectors, rest)
             points = np.flatnonzero(~boxes.divisible)
             if len(points):
                 # A single frequency neither passes nor is seen above: its estimate has not converged. Settle it.
@@ -185,6 +227,8 @@ class Search:
             boxes, parent = boxes.split(self._pieces(boxes, below))
             owner = owner[parent]
             vectors = self._take(vectors, parent)
+        if grid_follows:
+            self._torus = done
         return ended(self.target)
 
     @property
@@ -198,80 +242,107 @@ class Search:
         needed = np.arccos(np.clip(ratio, 0.0, 1 / (1 + 0.5 * self.rtol + 1e-9)))
         return np.asarray(np.clip(np.ceil(0.9 * boxes.reach / needed), 2, _MOST).astype(np.int64))
 
-    def _look(
-        self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, degree: int
-    ) -> tuple[np.ndarray, np.ndarray, Array]:
-        """Estimate the norms at the centres of some cells, and climb from the highest.
-
-        Returns
-        -------
-        below : float array, shape (c,)
-            Squared norms at the centres, estimated from below.
-        squares : float array, shape (c,)
-            Largest eigenvalues of the (reduced) Gram matrices, estimated from below.
-        vectors : array, shape (c, rank)
-            For the next round.
-        """
-        rough = polynomial.narrowed() if self._may_be_rough(cells.boxes) else polynomial
-        vectors = self.xp.astype(vectors, arrays.complex_dtype(rough.even.dtype, xp=self.xp), copy=False)
-        limit = np.clip(self._limits(polynomial, cells), max(self._least(polynomial), 0.3 * self.target**2), 1e300)
-        squares, below, kept = [], [], []
+    def _look(self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, degree: int) -> Looks:
+        """Estimate the norms at the centres of some cells, and climb from the highest."""
+        xp, keep = self.xp, 16 * len(cells.boxes) * polynomial.rank**2 <= _KEPT
+        rough = polynomial.narrowed() if not keep and self._may_be_rough(cells.boxes) else polynomial
+        vectors = xp.astype(vectors, arrays.complex_dtype(rough.even.dtype, xp=xp), copy=False)
+        # What is proven below a limit may be reduced for a lower one.
+        limit = np.clip(self._goals(polynomial, cells)[0], max(self._least(polynomial), 0.3 * self.target**2), 1e300)
+        squares, below, kept, matrices, errors = [], [], [], [], []
         for part in self._parts(polynomial, len(cells.boxes)):
             here = cells[part]
             parts = rough.parts(here.boxes.centres, here.owner)
-            gram = rough.reduced(parts, limit[part])
+            if keep:
+                gram, error = rough.reduced_up(parts, limit[part])
+                matrices.append(gram)
+                errors.append(self.backend.to_numpy(error))
+            else:
+                gram = rough.reduced(parts, limit[part])
             square, vector = self._estimate(gram, vectors[part, ...], _CUT * limit[part], degree)
             squares.append(square)
             below.append(rough.lift(parts, vector, square)[0])
             kept.append(vector)
-        vectors = kept[0] if len(kept) == 1 else self.xp.concat(kept, axis=0)
-        lowest, reduced = np.concatenate(below), np.concatenate(squares)
-        self._raise_best(rough, cells, lowest, reduced, vectors)
-        return lowest, reduced, vectors
+        vectors = kept[0] if len(kept) == 1 else xp.concat(kept, axis=0)
+        looks = Looks(
+            np.concatenate(below),
+            np.concatenate(squares),
+            vectors,
+            (matrices[0] if len(matrices) == 1 else xp.concat(matrices, axis=0)) if keep else None,
+            np.concatenate(errors) if keep else None,
+        )
+        self._raise_best(rough, cells, looks.below, looks.squares, vectors)
+        return looks
 
-    def _rule_out(self, polynomial: GramPolynomial, cells: Cells, below: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """Which cells are proven to hold nothing above the target; tried are those whose estimates allow it.
+    def _rule_out(self, polynomial: GramPolynomial, cells: Cells, looks: Looks) -> np.ndarray:
+        """Proven norms at the centres of the cells that hold nothing above the target, infinite for the others.
 
-        Parameters
-        ----------
-        below, squares : float arrays, shape (c,)
-            From `_look`; made better where an estimate allowed what the proof did not.
+        Tried are those whose estimates allow it. Estimates that allowed what the proof did not are made better.
         """
-        # What is proven must not be less than what the matrices were reduced for.
-        limit, least = self._limits(polynomial, cells), self._least(polynomial)
-        passed: np.ndarray = np.isinf(limit)  # nothing on the whole torus exceeds the target
-        hopeful = np.flatnonzero((squares < limit) & (limit > least) & ~passed)
-        doubts = _DOUBTFUL
-        for part in self._parts(polynomial, len(hopeful)):
-            index = hopeful[part]
-            here = cells[index]
-            parts = polynomial.parts(here.boxes.centres, here.owner)
-            reduced, error = polynomial.reduced_up(parts, limit[index])
-            passed[index] = self._below(reduced, limit[index] - self.backend.to_numpy(error))
-            failed = np.flatnonzero(~passed[index])
-            failed = failed[np.argsort(-squares[index[failed]], kind="stable")[:doubts]]
-            if len(failed):
-                doubts -= len(failed)
-                values, few = arrays.top_eigenpair(self._take(reduced, failed), xp=self.xp)
-                squares[index[failed]] = self.backend.to_numpy(values)
-                values = squares[index[failed]]
-                below[index[failed]], _ = polynomial.lift(self._take(parts, failed), few, values)
-                self._raise_best(polynomial, here[failed], below[index[failed]], values, few)
+        below, squares = looks.below, looks.squares
+        easy, limit = self._goals(polynomial, cells)
+        least = self._least(polynomial)
+        # Where limits are infinite nothing on the whole torus exceeds the target.
+        norms: np.ndarray = np.where(np.isinf(limit), self.target, math.inf)
+        for goal in (np.clip(_ROOM * squares, easy, limit), limit) if self._slack else (limit,):
+            # What is proven must not be less than what the matrices were reduced for.
+            hopeful = np.flatnonzero((squares < goal) & (goal > least) & (norms == math.inf))
+            self._prove(polynomial, cells, looks, hopeful, goal, norms)
         if polynomial.tail > 0:
             # Where the tail weighs too much, not the norm, so that no smaller cell passes: nothing is left out then.
             smaller = (self.target * np.cos(cells.boxes.reach / 4)) ** 2
             # An estimate that allowed what the proof did not tells nothing: small cells get the whole matrix at once.
-            misled = np.zeros_like(passed)
+            misled = np.zeros(len(norms), dtype=bool)
             misled[hopeful] = limit[hopeful] > 0.98 * self.target**2
             hard = (squares > smaller) | misled
-            stuck = np.flatnonzero(~passed & (below < limit) & hard & (limit > 0.9 * self.target**2))
+            stuck = np.flatnonzero((norms == math.inf) & (below < limit) & hard & (limit > 0.9 * self.target**2))
             whole = self._polynomial(0.0) if len(stuck) else polynomial
             for part in self._parts(whole, len(stuck)):
                 index = stuck[part]
                 here = cells[index]
                 parts = whole.parts(here.boxes.centres, here.owner)
-                passed[index] = self._below(parts, self._limits(whole, here))
-        return passed
+                goal = self._limits(whole, here)
+                norms[index] = np.where(self._below(parts, goal), whole.norm(goal), math.inf)
+        return norms
+
+    def _prove(
+        self,
+        polynomial: GramPolynomial,
+        cells: Cells,
+        looks: Looks,
+        hopeful: np.ndarray,
+        goal: np.ndarray,
+        norms: np.ndarray,
+    ) -> None:
+        """Try to prove some cells' limits; and look closer at the highest of those where that fails."""
+        below, squares, doubts = looks.below, looks.squares, _DOUBTFUL
+        for part in self._parts(polynomial, len(hopeful)):
+            index = hopeful[part]
+            here = cells[index]
+            reduced, error = self._reduced_up(polynomial, here, index, goal, looks)
+            passed = self._below(reduced, goal[index] - error)
+            norms[index] = np.where(passed, polynomial.norm(goal[index]), math.inf)
+            failed = np.flatnonzero(~passed)
+            failed = failed[np.argsort(-squares[index[failed]], kind="stable")[:doubts]]
+            if len(failed):
+                doubts -= len(failed)
+                values, few = arrays.top_eigenpair(self._take(reduced, failed), xp=self.xp)
+                squares[index[failed]] = self.backend.to_numpy(values)
+                values, there = squares[index[failed]], here[failed]
+                parts = polynomial.parts(there.boxes.centres, there.owner)
+                below[index[failed]], _ = polynomial.lift(parts, few, values)
+                self._raise_best(polynomial, there, below[index[failed]], values, few)
+
+    def _reduced_up(
+        self, polynomial: GramPolynomial, cells: Cells, index: np.ndarray, limit: np.ndarray, looks: Looks
+    ) -> tuple[Array, np.ndarray]:
+        """Matrices to prove for some cells, and bounds of their rounding: those looked at, or formed again."""
+        if looks.matrices is not None and looks.errors is not None:
+            every = len(index) == len(looks.errors)
+            return looks.matrices if every else self._take(looks.matrices, index), looks.errors[index]
+        parts = polynomial.parts(cells.boxes.centres, cells.owner)
+        reduced, error = polynomial.reduced_up(parts, limit[index])
+        return reduced, self.backend.to_numpy(error)
 
     def _least(self, polynomial: GramPolynomial) -> float:
         """Limit below which the matrices are not reduced."""
@@ -338,19 +409,24 @@ class Search:
         limits = self.backend.from_numpy(limit, self.blocks)
         return np.asarray(self.backend.to_numpy(rounding.gram_below(gram, limits, xp=self.xp, backend=self.backend)))
 
+    def _goals(self, polynomial: GramPolynomial, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+        """Limits that will be enough for the grid points in a cell, if a grid follows, and for the cell."""
+        limit = self._limits(polynomial, cells)
+        if not self._slack:
+            return limit, limit
+        angle = np.minimum(cells.boxes.reach + self._slack, math.pi / 2)
+        return np.minimum(polynomial.limit(self.target * np.cos(angle)), limit), limit
+
     def _limits(self, polynomial: GramPolynomial, cells: Cells) -> np.ndarray:
         """Largest computed ``lambda_max(H(c))`` that rules a cell out, rounded down; negative where nothing does."""
         boxes, supremum, target = cells.boxes, cells.supremum, self.target
-        reach = boxes.reach
         if not boxes.closed:
-            tau = np.where(reach < math.pi / 2, target * np.cos(reach), 0.0)
+            tau = np.where(boxes.reach < math.pi / 2, target * np.cos(boxes.reach), 0.0)
         elif supremum is None or supremum <= target:
             # Everything on the torus is below the target.
             return np.full(len(boxes), np.inf)
         else:
-            apart = math.sqrt((supremum - target) * (supremum + target)) * (1 + 1e-15)
-            angle = math.acos(target / supremum) + 1e-15
-            tau = np.where(reach + angle < math.pi / 2, target * np.cos(reach) - apart * np.sin(reach), 0.0)
+            tau = _on_grid(target, supremum, boxes.reach)
         by_cosine = polynomial.limit(np.maximum(tau * (1 - 1e-14) - 1e-16, 0.0))
         # The computed polynomial is off by its error at the centre (in `limit`) and at the point compared with it.
         by_variation = (
@@ -360,23 +436,43 @@ class Search:
         )
         return np.asarray(np.maximum(by_cosine, by_variation) * (1 - 1e-14))
 
+    def _left(self, cover: Boxes, owners: np.ndarray, supremum: float) -> tuple[Boxes, np.ndarray]:
+        """Which grid points, of which blocks, an earlier search of the torus leaves: cells and their owners.
+
+        That search covered the torus, and proved norms at the centres of its cells.
+        """
+        if self._torus is None or not self._torus:
+            return cover, owners
+        low, high, owner = [], [], []
+        for cells, norms in self._torus:
+            open_ = norms > _on_grid(self.target, supremum, cells.boxes.reach) * (1 - 1e-14) - 1e-16
+            low.append(cells.boxes.low[open_])
+            high.append(cells.boxes.high[open_])
+            owner.append(cells.owner[open_])
+        boxes = self._torus[0][0].boxes
+        ends = np.unique(np.concatenate([np.concatenate(low), np.concatenate(high)], axis=1), axis=0)
+        half = ends.shape[1] // 2
+        around = cover.around(boxes._with(ends[:, :half], ends[:, half:]))
+        return around, np.unique(np.concatenate(owner))
+
     def _look_around(self, *, raise_lower: bool) -> None:
         """Power steps at coarse frequencies: vectors that matter, and a first lower bound."""
         if self.hints is not None and not raise_lower:
             return
         xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
-        frequencies = coarse_grid(tuple(self.blocks.shape[3:]))
-        symbol = operators.Symbol(self.blocks, frequencies, xp=xp, backend=self.backend)
-        v = self._start_vectors(groups * len(frequencies), p)
-        v = xp.reshape(v, (groups, len(frequencies), p))
+        frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._for_guesses()
+        symbol = operators.Symbol(blocks, frequencies, xp=xp, backend=self.backend)
+        v = xp.reshape(self._start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
+        v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
         for _ in range(3):
             v, norms = arrays.normalise(symbol.apply_adjoint(symbol.apply(v)), xp=xp)
         host, vectors = self.backend.to_numpy(norms)[:, :, 0], self.backend.to_numpy(v)
         order = np.argsort(-host, axis=1, kind="stable")[:, :_HINTS]
-        hints = np.take_along_axis(vectors, order[:, :, None], axis=1)
+        hints = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
         if raise_lower:
             which, best = divmod(int(np.argmax(host)), len(frequencies))
-            self.waiting = (frequencies[best : best + 1], v[which, best : best + 1, :], which)
+            right = xp.astype(v[which, best : best + 1, :], arrays.complex_dtype(self.blocks.dtype, xp=xp), copy=False)
+            self.waiting = (frequencies[best : best + 1], right, which)
             # The climb from there waits for the first cells.
             self._note(*self.waiting)
         self.hints = self.backend.from_numpy(hints, self.blocks)
@@ -416,18 +512,21 @@ class Search:
 
     def _raise(self, starts: Frequencies, vectors: Array, which: int) -> Array:
         """Climb from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
-        block = self.blocks[which : which + 1, ...]
-        rough = block
-        if self.free and self.rtol >= 1e-4:
-            if self._rough is None:
-                self._rough = self.xp.astype(self.blocks, self.xp.float32)
-            rough = self._rough[which : which + 1, ...]
+        block, rough = (x[which : which + 1, ...] for x in (self.blocks, self._for_guesses()))
         climb = Ascent(
             block, rough, free=self.free, rtol=self.rtol, best=self.best[0], xp=self.xp, backend=self.backend
         )
         point, right = climb.run(starts, vectors)
         self._note(point, right, which)
         return right
+
+    def _for_guesses(self) -> Array:
+        """The blocks in single precision, where the tolerance and free frequencies allow it."""
+        if not self.free or self.rtol < 1e-4:
+            return self.blocks
+        if self._rough is None:
+            self._rough = self.xp.astype(self.blocks, self.xp.float32)
+        return self._rough
 
     def _note(self, point: Frequencies, right: Array, which: int) -> None:
         """Keep a frequency if its norm, proven by a vector, is higher."""
@@ -436,7 +535,7 @@ class Search:
         value = float(rounding.quotient_down(g, right, xp=self.xp)[0]) - float(self.symbol_error[which])
         value = value * (1 - 1e-15)
         if value > self.best[0]:
-            self.best = (value, point, which)
+            self.best, self.right = (value, point, which), right
 
     def _settle(self, points: Cells) -> None:
         """Raise the lower bound by the exact norms of single frequencies."""
@@ -462,8 +561,7 @@ class Search:
         points, block = Frequencies(corners, sizes), self.blocks[where.owner : where.owner + 1, ...]
         self.free, self.rtol, self.bound = False, 1e-3, None
         self.best = (0.0, points[:1], where.owner)
-        phase = self._phase(block, where.frequency)
-        _, vector, _ = operators.top_triple(operators.matrix_at(block, phase, xp=self.xp), xp=self.xp)
+        vector = self.right
         symbol = operators.Symbol(block, points, xp=self.xp, backend=self.backend)
         spread = self.xp.broadcast_to(vector[:, None, :], (1, len(points), vector.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(spread), axis=-1)[0, :]
@@ -473,3 +571,12 @@ class Search:
 
     def _phase(self, block: Array, point: Frequencies) -> Array:
         return operators.Symbol(block, point, xp=self.xp, backend=self.backend).phase
+
+
+def _on_grid(target: float, supremum: float, reach: np.ndarray) -> np.ndarray:
+    """Norm at the centre of a cell up to which no grid point in it exceeds the target: the second lemma."""
+    if supremum <= target:
+        return np.full(len(reach), math.inf)
+    apart = math.sqrt((supremum - target) * (supremum + target)) * (1 + 1e-15)
+    angle = math.acos(target / supremum) + 1e-15
+    return np.where(reach + angle < math.pi / 2, target * np.cos(reach) - apart * np.sin(reach), 0.0)

@@ -23,6 +23,8 @@ def check(index: int, **options: Any) -> Tally:
     def sizes() -> tuple[int, ...]:
         if ndim == 1 and random.randint(6) == 0:
             return (257,)
+        if ndim == 2 and random.randint(6) == 0:
+            return int(random.randint(10, 26)), int(random.randint(10, 26))
         return tuple(int(n) for n in random.randint(1, 10 if ndim < 3 else 5, size=ndim))
 
     tight = float(random.choice([1e-6, 1e-9, 1e-12]))
