@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,24 +103,28 @@ class Form:
             done.append(xp.where(good, moved, v[:, some, :]))
         return xp.concat([*done, v[:, count:, :]], axis=1)
 
-    def hasten(
-        self, vectors: list[Array], before: list[Array], value: Array
-    ) -> tuple[Array, Array, list[Array], Array]:
-        """A few climbers farther, as `follow`: sweeps from where the last changes point to, unless that is lower.
+    def hasten(self, now: Array, before: Array, value: Array) -> tuple[Array, Array, Array]:
+        """Sweeps of a few climbers from where their last changes point to, unless that is lower: (u, vectors, value).
 
-        Sweeps converge geometrically, and so slowly where maxima are nearly equal.
+        Vectors (b, s, p + sum of sizes), one after the other; ``now`` is a sweep after ``before``. Sweeps converge
+        geometrically, and so slowly where maxima are nearly equal.
         """
         xp = self.xp
         for ahead in _AHEAD:
             # Only the directions of vectors count in a sweep.
-            v, *modes = (x + ahead * (x - y) for x, y in zip(vectors, before, strict=True))
+            v, *modes = self.split(now + ahead * (now - before))
             v, modes, reached = self.sweep(v, modes)
             better = (reached >= value) & (reached > 0) & xp.isfinite(reached)
-            before, value = vectors, xp.where(better, reached, value)
-            vectors = [xp.where(better[..., None], x, y) for x, y in zip((v, *modes), before, strict=True)]
-        v, *modes = vectors
+            before, value = now, xp.where(better, reached, value)
+            now = xp.where(better[..., None], xp.concat([v, *modes], axis=2), now)
+        v, *modes = self.split(now)
         u, value = self.left(v, self.weights(modes))
-        return u, v, modes, value
+        return u, now, value
+
+    def split(self, vectors: Array) -> list[Array]:
+        """Right and spatial vectors of climbers (b, s, p + sum of sizes)."""
+        ends = list(itertools.accumulate([self.p, *(self.sizes or [1])]))
+        return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
         """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
@@ -201,7 +206,7 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
 
 _POWER, _SMALL_MATRIX = 4, 1024
 """Power iterations of a polishing (an even number), and the matrix up to which all are polished at once."""
-_AHEAD = (1.0, 2.0, 4.0)
+_AHEAD = (1.0, 3.0)
 """How many times the last change a sweep begins ahead."""
 _ALIKE = 0.8
 """Overlap of two climbers' rank-one tensors from which the lower one is not needed."""
@@ -216,6 +221,7 @@ class Crew(NamedTuple):
     hastened: int
 
 
+@functools.lru_cache(maxsize=256)
 def crew(p: int, sizes: tuple[int, ...]) -> Crew:
     """More of all where vectors are short; a matrix has one maximum."""
     short = p * math.prod(sizes) < 512

@@ -6,7 +6,6 @@ is approached from below by alternating maximisation, so the computed value is a
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -243,7 +242,7 @@ class TensorNorm(Method):
         ends = xp.concat([found, *modes], axis=2)[:, : min(found.shape[1], team.climbers), :]
         home = self._scouts(blocks, spec, xp=xp, backend=backend)
         home = xp.broadcast_to(home, (blocks.shape[0], *home.shape[1:]))
-        v, *modes = _split(home, spec)
+        v, *modes = form.split(home)
         for _ in range(4):
             v = form.polish(v, modes, team.scouts)
         home = xp.concat([v, *modes], axis=2)
@@ -262,7 +261,8 @@ class TensorNorm(Method):
         from there: a new direction of the kernel is seen in steps in which no climber would get to it.
         """
         form = Form(blocks, xp=xp, backend=backend)
-        v, *modes = _split(backend.complex(state[0][..., 0], state[0][..., 1]), spec)
+        vectors = backend.complex(state[0][..., 0], state[0][..., 1])
+        v, *modes = form.split(vectors)
         if sweeps:
             team = crew(form.p, tuple(x.shape[2] for x in modes))
             v = form.polish(v, modes, team.scouts + team.polished)
@@ -276,13 +276,12 @@ class TensorNorm(Method):
             found = xp.take_along_axis(found, xp.broadcast_to(order[..., None], (*order.shape, found.shape[2])), axis=1)
             found, before = found[:, :, : home.shape[2]], found[:, : team.hastened, home.shape[2] :]
             value = xp.take_along_axis(value, order[:, : team.hastened], axis=1)
-            u, v, modes, value = form.hasten(_split(found[:, : team.hastened, :], spec), _split(before, spec), value)
-            few = xp.concat([v, *modes], axis=2)
+            u, few, value = form.hasten(found[:, : team.hastened, :], before, value)
             found = xp.concat([home, few, found[:, team.hastened :, :]], axis=1)
             state = (arrays.real_pair(found, xp=xp),)
         else:
             u, value = form.left(v, form.weights(modes))
-            few = xp.concat([v, *modes], axis=2)
+            few = vectors
         top, highest = xp.argmax(value, axis=1), xp.max(value, axis=1)
         u, leader = arrays.pick(u, top, xp=xp), arrays.pick(few, top, xp=xp)
         owner = xp.zeros_like(top)
@@ -290,7 +289,7 @@ class TensorNorm(Method):
             highest, u, leader = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (highest, u, leader))
             owner = xp.argmax(highest, axis=1)
             highest, u, leader = (arrays.pick(x, owner, xp=xp) for x in (highest, u, leader))
-        v, *modes = _split(leader[:, None, :], spec)
+        v, *modes = form.split(leader[:, None, :])
         residuals = (xp.conj(u), v[:, 0, :], form.weights(modes)[:, 0, :], xp.ones_like(highest), owner)
         return Evaluation(highest * math.sqrt(form.taps), (), residuals), state
 
@@ -305,12 +304,6 @@ def _parts(spec: ConvSpec) -> tuple[int, ...]:
     """Lengths of a climber's vectors: v, and one an axis."""
     _, p, *sizes = spec.block_shape
     return (p, *(sizes or (1,)))
-
-
-def _split(climbers: Array, spec: ConvSpec) -> list[Array]:
-    """Right and spatial vectors of climbers (b, s, sum of lengths)."""
-    ends = list(itertools.accumulate(_parts(spec)))
-    return [climbers[:, :, end - length : end] for end, length in zip(ends, _parts(spec), strict=True)]
 
 
 _HEATS = ((2, 8), (4, 4))
