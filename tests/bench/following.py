@@ -15,7 +15,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import specnorm_torch
@@ -67,7 +67,7 @@ def main() -> None:
     data = program.read(given.data, "train")
     small = given.network == "small"
     net = program.Net(16) if small else resnet20(1)
-    merged = "sequential" if given.merged else None
+    merged: Literal["sequential"] | None = "sequential" if given.merged else None
     penalty = specnorm_torch.SpectralPenalty(net, batch_norms=merged, n_power_iterations=given.sweeps)
     optimizer: torch.optim.Optimizer
     if small:
