@@ -270,7 +270,8 @@ class TensorNorm(Method):
             home = xp.concat([x[:, : team.scouts, :] for x in start], axis=2)
             _, v, modes, value = form.follow(v, modes, sweeps)
             doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)
-            rank = xp.where(doomed, value - 2 * xp.max(value, axis=1, keepdims=True), value)
+            # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
+            rank = xp.floor(4096 * xp.where(doomed, value - 2 * xp.max(value, axis=1, keepdims=True), value))
             order = xp.argsort(rank, axis=1, descending=True)[:, : team.climbers]
             found = xp.concat([v, *modes, *start], axis=2)
             found = xp.take_along_axis(found, xp.broadcast_to(order[..., None], (*order.shape, found.shape[2])), axis=1)
