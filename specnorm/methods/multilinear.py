@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from specnorm import arrays
-from specnorm.frequencies import coarse_grid
+from specnorm.frequencies import coarse_grid, full_grid
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -79,33 +80,51 @@ class Form:
             v, *modes = (xp.where(good, new, old) for new, old in zip((moved, *spatial), (v, *modes), strict=True))
         return u, v, modes, value
 
-    def polish(self, v: Array, modes: list[Array]) -> Array:
-        """Right vectors, the first few of them carried on by `_POWER` power iterations at their own spatial vectors.
+    def polish(self, v: Array, modes: list[Array], count: int) -> Array:
+        """Right vectors, the first ``count`` carried on by `_POWER` power iterations at their own spatial vectors.
 
-        A kernel contracted with spatial vectors is a matrix, and powers of its smaller Gram matrix cost little. Sweeps
-        alone converge slowly there: a penalty makes singular values nearly equal. Large kernels have none carried on.
+        A kernel contracted with spatial vectors is a matrix, and products with it cost little. Sweeps alone converge
+        slowly there: a penalty makes singular values nearly equal. Of large kernels a few at a time, for their memory.
         """
         xp = self.xp
-        count = min(v.shape[1], _POLISHED, max(1, self.taps // 2), (_SHORT // min(self.m, self.p)) ** 2)
-        if not count:
-            return v
-        weights = self.weights([x[:, :count, :] for x in modes])
-        taps = xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps))
-        matrix = xp.reshape(self._through(weights, xp.matrix_transpose(taps)), (self.b, count, self.m, self.p))
-        half, wide = arrays.adjoint(matrix, xp=xp), self.m < self.p
-        gram = xp.matmul(matrix, half) if wide else xp.matmul(half, matrix)
-        power = 1
-        while power < _POWER:
-            # No entry of a positive semidefinite matrix is larger than the largest on its diagonal.
-            size = xp.max(xp.real(xp.linalg.diagonal(gram)), axis=-1)[..., None, None]
-            gram = gram / xp.astype(xp.where(size > 0, size, xp.ones_like(size)), gram.dtype)
-            gram, power = xp.matmul(gram, gram), 2 * power
-        here = v[:, :count, :]
-        moved = xp.matmul(matrix, here[..., None]) if wide else here[..., None]
-        moved = xp.matmul(gram, moved)
-        moved, norm = arrays.unit((xp.matmul(half, moved) if wide else moved)[..., 0], xp=xp)
-        good = ((norm > 0) & xp.isfinite(norm))[..., None]
-        return xp.concat([xp.where(good, moved, here), v[:, count:, :]], axis=1)
+        room = count if self.m * self.p <= _SMALL_MATRIX else max(1, self.taps // 4)
+        taps = xp.matrix_transpose(xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps)))
+        done = []
+        for first in range(0, count, room):
+            some = slice(first, min(first + room, count))
+            matrix = self._through(self.weights([x[:, some, :] for x in modes]), taps)
+            matrix = xp.reshape(matrix, (*matrix.shape[:2], self.m, self.p))
+            back, moved = xp.matrix_transpose(matrix), v[:, some, :]
+            for _ in range(_POWER // 2):
+                for _ in range(2):
+                    moved = xp.conj(xp.matmul(back, xp.conj(xp.matmul(matrix, moved[..., None])))[..., 0])
+                moved, norm = arrays.unit(moved, xp=xp)
+            good = ((norm > 0) & xp.isfinite(norm))[..., None]
+            done.append(xp.where(good, moved, v[:, some, :]))
+        return xp.concat([*done, v[:, count:, :]], axis=1)
+
+    def hasten(self, now: Array, before: Array, value: Array) -> tuple[Array, Array, Array]:
+        """Sweeps of a few climbers from where their last changes point to, unless that is lower: (u, vectors, value).
+
+        Vectors (b, s, p + sum of sizes), one after the other; ``now`` is a sweep after ``before``. Sweeps converge
+        geometrically, and so slowly where maxima are nearly equal.
+        """
+        xp = self.xp
+        for ahead in _AHEAD:
+            # Only the directions of vectors count in a sweep.
+            v, *modes = self.split(now + ahead * (now - before))
+            v, modes, reached = self.sweep(v, modes)
+            better = (reached >= value) & (reached > 0) & xp.isfinite(reached)
+            before, value = now, xp.where(better, reached, value)
+            now = xp.where(better[..., None], xp.concat([v, *modes], axis=2), now)
+        v, *modes = self.split(now)
+        u, value = self.left(v, self.weights(modes))
+        return u, now, value
+
+    def split(self, vectors: Array) -> list[Array]:
+        """Right and spatial vectors of climbers (b, s, p + sum of sizes)."""
+        ends = list(itertools.accumulate([self.p, *(self.sizes or [1])]))
+        return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
         """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
@@ -185,55 +204,55 @@ def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
     return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
 
 
-_POLISHED, _POWER, _SHORT = 4, 8, 64
-"""How many climbers are polished a step, to which power of their Gram matrices, and the longest shorter side of a
-kernel that has any polished: fewer where the taps are few (memory) or the channels many (time)."""
+_POWER, _SMALL_MATRIX = 4, 1024
+"""Power iterations of a polishing (an even number), and the matrix up to which all are polished at once."""
+_AHEAD = (1.0, 3.0)
+"""How many times the last change a sweep begins ahead."""
 _ALIKE = 0.8
-"""Overlap of two climbers' rank-one tensors from which the lower one starts anew."""
+"""Overlap of two climbers' rank-one tensors from which the lower one is not needed."""
 
 
-def climbers(p: int, sizes: tuple[int, ...]) -> int:
-    """How many sets of vectors a training state keeps: more where they are small."""
-    return 32 if p * math.prod(sizes) < 512 else 16
+class Crew(NamedTuple):
+    """Sets of vectors that a training state keeps, and how many of the highest climbers get more than a sweep."""
+
+    scouts: int
+    climbers: int
+    polished: int
+    hastened: int
 
 
 @functools.lru_cache(maxsize=256)
-def homes(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Vectors (1, s, p + sum of sizes) that climbers start anew from: a coarse frequency each, a random v."""
-    count = climbers(p, sizes)
-    v, *waves = _waves(seed + 101, p, sizes, dtype)
-    places = np.arange(count) * v.shape[1] // count
-    right = _units([arrays.random_vectors(seed + 101, (count, p))], dtype)
-    return np.concatenate([*right, *(x[:, places, :] for x in waves)], axis=2)
+def crew(p: int, sizes: tuple[int, ...]) -> Crew:
+    """More of all where vectors are short; a matrix has one maximum."""
+    short = p * math.prod(sizes) < 512
+    slots = 8 if math.prod(sizes) == 1 else 32 if short else 16
+    scouts = min(len(_lookouts(sizes, short)), slots * 5 // 8)
+    return Crew(scouts, slots - scouts, 4 if short else 1, min(8, slots - scouts))
+
+
+@functools.lru_cache(maxsize=256)
+def scouts(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Vectors (1, s, p + sum of sizes): a coarse frequency each, and a random v until they are polished."""
+    count = crew(p, sizes).scouts
+    angles = _lookouts(sizes, p * math.prod(sizes) < 512)
+    angles = angles[np.arange(count) * len(angles) // count]
+    waves = [np.exp(1j * np.outer(angles[:, j], np.arange(k))) for j, k in enumerate(sizes)]
+    return np.concatenate(_units([arrays.random_vectors(seed + 101, (count, p)), *waves], dtype), axis=2)
+
+
+def _lookouts(sizes: tuple[int, ...], fine: bool) -> np.ndarray:
+    """Frequencies (s, d) of a grid with about as many points an axis as taps, one of each pair of mirror images."""
+    sides = np.asarray([1 if k == 1 else min(k + (fine or k == 2), 8) for k in sizes])
+    grid = full_grid(sides.tolist()).numerators
+    kept = sorted({min(tuple(x.tolist()), tuple((-x % sides).tolist())) for x in grid})
+    angles: np.ndarray = 2 * np.pi * np.asarray(kept) / sides
+    return angles
 
 
 def needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:
-    """Which climbers (b, s) stand where a higher one stands; if none, the lowest.
-
-    Training under a penalty or a constraint lowers the highest maximum until another one is higher, and a climber does
-    not cross from one to the other. So those that are not needed start anew, and look for the next one.
-    """
+    """Which climbers (b, s) stand where a higher one stands."""
     overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
     earlier = backend.from_numpy(np.tri(value.shape[1], k=-1, dtype=bool).T[None, ...], value)
     here, there = value[:, :, None], value[:, None, :]
     above = (here > there) | ((here == there) & earlier)
-    alike = xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)
-    lowest = (value == xp.min(value, axis=1, keepdims=True)) & (value < xp.max(value, axis=1, keepdims=True))
-    return alike | (lowest & ~xp.any(alike, axis=1, keepdims=True))
-
-
-def polished_first(value: Array, *, xp: Any, backend: Backend) -> Array:
-    """Order (b, s) with the highest climbers first, which the next step polishes; the others stay in their order."""
-    slots = backend.from_numpy(np.arange(value.shape[1]), value)
-    high = value >= xp.sort(value, axis=1, descending=True)[:, _POLISHED - 1 : _POLISHED]
-    return xp.argsort(xp.where(high, slots - value.shape[1], slots), axis=1)
-
-
-def anew(fresh: Array, climbers: Array, leader: Array, p: int, *, xp: Any) -> Array:
-    """Where climbers start, (b, s, n): from home, but for what the highest one (b, n) has seen."""
-    right = xp.broadcast_to(fresh[:, :, :p], (*climbers.shape[:2], p))
-    seen = leader[:, None, :p]
-    rest, norm = arrays.unit(right - xp.vecdot(seen, right)[..., None] * seen, xp=xp)
-    right = xp.where((norm > 0.1)[..., None], rest, right)
-    modes = xp.broadcast_to(fresh[:, :, p:], (*climbers.shape[:2], fresh.shape[2] - p))
-    return xp.concat([right, modes], axis=2)
+    return xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)

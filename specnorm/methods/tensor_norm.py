@@ -6,7 +6,6 @@ is approached from below by alternating maximisation, so the computed value is a
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,17 +19,7 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.multilinear import (
-    Form,
-    anew,
-    best,
-    climbers,
-    extrapolated,
-    homes,
-    needless,
-    polished_first,
-    starts,
-)
+from specnorm.methods.multilinear import Form, best, crew, extrapolated, needless, scouts, starts
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -237,54 +226,78 @@ class TensorNorm(Method):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Right vector and spatial vectors of each of a few climbers, one after the other, as (real, imaginary)."""
+        """Right vector and spatial vectors of scouts and climbers, one after the other, as (real, imaginary)."""
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
         p, *sizes = _parts(spec)
-        return {"climbers": (climbers(p, tuple(sizes)), p + sum(sizes), 2)}
+        team = crew(p, tuple(sizes))
+        return {"climbers": (team.scouts + team.climbers, p + sum(sizes), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
-        """The ends of a whole maximisation (none of a zero block, where the vectors vanish), and homes for the rest."""
-        v, modes = starts(self, blocks, xp=xp, backend=backend)
-        _, value, v, modes, _ = self._climb(blocks, v, modes, xp=xp, backend=backend)
-        ends, home = xp.concat([v, *modes], axis=2), self._homes(blocks, spec, xp=xp, backend=backend)
+        """Scouts, the ends of a whole maximisation (none of a zero block, where the vectors vanish), scouts again."""
+        p, *sizes = _parts(spec)
+        team = crew(p, tuple(sizes))
+        found, modes = starts(self, blocks, xp=xp, backend=backend)
+        form, value, found, modes, _ = self._climb(blocks, found, modes, xp=xp, backend=backend)
+        ends = xp.concat([found, *modes], axis=2)[:, : min(found.shape[1], team.climbers), :]
+        home = self._scouts(blocks, spec, xp=xp, backend=backend)
         home = xp.broadcast_to(home, (blocks.shape[0], *home.shape[1:]))
-        count = min(ends.shape[1], home.shape[1])
-        ends = xp.where((value[:, :count] > 0)[..., None], ends[:, :count, :], home[:, :count, :])
-        return (arrays.real_pair(xp.concat([ends, home[:, count:, :]], axis=1), xp=xp),)
+        v, *modes = form.split(home)
+        for _ in range(4):
+            v = form.polish(v, modes, team.scouts)
+        home = xp.concat([v, *modes], axis=2)
+        rest = xp.concat([home] * -(-team.climbers // team.scouts), axis=1)
+        value = value[:, : ends.shape[1], None]
+        ends = xp.where(value > 0, ends, rest[:, : ends.shape[1], :])
+        rest = rest[:, : team.climbers - ends.shape[1], :]
+        return (arrays.real_pair(xp.concat([home, ends, rest], axis=1), xp=xp),)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Every climber on, the highest ones farthest; the value is the highest one's."""
+        """Every climber on, the highest ones farthest; the value is the highest one's.
+
+        Scouts climb at their frequencies, and where the kernel has become higher than a climber stands, one goes on
+        from there: a new direction of the kernel is seen in steps in which no climber would get to it.
+        """
         form = Form(blocks, xp=xp, backend=backend)
-        v, *modes = _split(backend.complex(state[0][..., 0], state[0][..., 1]), spec)
+        vectors = backend.complex(state[0][..., 0], state[0][..., 1])
+        v, *modes = form.split(vectors)
         if sweeps:
-            v = form.polish(v, modes)
-        u, v, modes, value = form.follow(v, modes, sweeps)
-        found, top = xp.concat([v, *modes], axis=2), xp.argmax(value, axis=1)
-        highest = xp.max(value, axis=1)
-        u, leader = arrays.pick(u, top, xp=xp), arrays.pick(found, top, xp=xp)
-        if sweeps:
-            doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)[..., None]
-            home = self._homes(blocks, spec, xp=xp, backend=backend)
-            found = xp.where(doomed, anew(home, found, leader, form.p, xp=xp), found)
-            order = polished_first(value, xp=xp, backend=backend)[..., None]
-            found = xp.take_along_axis(found, xp.broadcast_to(order, found.shape), axis=1)
+            team = crew(form.p, tuple(x.shape[2] for x in modes))
+            v = form.polish(v, modes, team.scouts + team.polished)
+            start = [v, *modes]
+            home = xp.concat([x[:, : team.scouts, :] for x in start], axis=2)
+            _, v, modes, value = form.follow(v, modes, sweeps)
+            doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)
+            # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
+            rank = xp.floor(4096 * xp.where(doomed, value - 2 * xp.max(value, axis=1, keepdims=True), value))
+            order = xp.argsort(rank, axis=1, descending=True)[:, : team.climbers]
+            found = xp.concat([v, *modes, *start], axis=2)
+            found = xp.take_along_axis(found, xp.broadcast_to(order[..., None], (*order.shape, found.shape[2])), axis=1)
+            found, before = found[:, :, : home.shape[2]], found[:, : team.hastened, home.shape[2] :]
+            value = xp.take_along_axis(value, order[:, : team.hastened], axis=1)
+            u, few, value = form.hasten(found[:, : team.hastened, :], before, value)
+            found = xp.concat([home, few, found[:, team.hastened :, :]], axis=1)
             state = (arrays.real_pair(found, xp=xp),)
+        else:
+            u, value = form.left(v, form.weights(modes))
+            few = vectors
+        top, highest = xp.argmax(value, axis=1), xp.max(value, axis=1)
+        u, leader = arrays.pick(u, top, xp=xp), arrays.pick(few, top, xp=xp)
         owner = xp.zeros_like(top)
         if spec.groups > 1:
             highest, u, leader = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (highest, u, leader))
             owner = xp.argmax(highest, axis=1)
             highest, u, leader = (arrays.pick(x, owner, xp=xp) for x in (highest, u, leader))
-        v, *modes = _split(leader[:, None, :], spec)
+        v, *modes = form.split(leader[:, None, :])
         residuals = (xp.conj(u), v[:, 0, :], form.weights(modes)[:, 0, :], xp.ones_like(highest), owner)
         return Evaluation(highest * math.sqrt(form.taps), (), residuals), state
 
-    def _homes(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Array:
+    def _scouts(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Array:
         p, *sizes = _parts(spec)
         return backend.from_numpy(
-            homes(self.seed, p, tuple(sizes), "complex128" if blocks.dtype == xp.float64 else "complex64"), blocks
+            scouts(self.seed, p, tuple(sizes), "complex128" if blocks.dtype == xp.float64 else "complex64"), blocks
         )
 
 
@@ -292,12 +305,6 @@ def _parts(spec: ConvSpec) -> tuple[int, ...]:
     """Lengths of a climber's vectors: v, and one an axis."""
     _, p, *sizes = spec.block_shape
     return (p, *(sizes or (1,)))
-
-
-def _split(climbers: Array, spec: ConvSpec) -> list[Array]:
-    """Right and spatial vectors of climbers (b, s, sum of lengths)."""
-    ends = list(itertools.accumulate(_parts(spec)))
-    return [climbers[:, :, end - length : end] for end, length in zip(ends, _parts(spec), strict=True)]
 
 
 _HEATS = ((2, 8), (4, 4))

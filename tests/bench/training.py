@@ -49,11 +49,11 @@ class Block(nn.Module):
         return torch.relu(self.body(x) + nn.functional.pad(shortcut, (0, 0, 0, 0, 0, self.more)))
 
 
-def resnet20() -> nn.Module:
+def resnet20(channels: int = 3) -> nn.Module:
     """A network of ResNet-20's layers: 19 convolutions and a linear one, 0.27 million parameters."""
-    channels = [16] * 4 + [32] * 3 + [64] * 3
-    blocks = [Block(a, b) for a, b in itertools.pairwise(channels)]
-    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    widths = [16] * 4 + [32] * 3 + [64] * 3
+    blocks = [Block(a, b) for a, b in itertools.pairwise(widths)]
+    stem = [nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
