@@ -21,7 +21,7 @@ def check(index: int, **options: Any) -> Tally:
     """Check the kernel of a number; three in four as if it were large: directions left out, matrices formed twice."""
     large = np.random.RandomState(index + 2**21).randint(4)
     with (
-        np.errstate(over="raise", invalid="raise", divide="raise"),
+        np.errstate(invalid="raise", divide="raise"),
         patch.object(autocorrelation, "SMALLEST", 12 if large in (1, 3) else autocorrelation.SMALLEST),
         patch.object(search, "_KEPT", 0 if large in (2, 3) else search._KEPT),
     ):
