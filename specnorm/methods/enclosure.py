@@ -315,7 +315,7 @@ def _on_grid(
     """
     sizes = tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, cut.shape[3:], strict=True))
     count, rtol = math.prod(sizes) // 2 + 1, method.rtol
-    loose = rtol if rtol >= 1e-3 else _SUPREMUM * min(1.0, (1000 / math.prod(sizes)) ** 0.3)
+    loose = 0.97 * rtol if rtol >= 1e-3 else _SUPREMUM * min(1.0, (1000 / math.prod(sizes)) ** 0.3)
     # What the torus leaves of the points is little for a loose tolerance, and costs as much again for a tight one.
     most = min(method.max_cells, count if rtol >= 1e-3 else max(count // 3, len(torus_)))
     whole = search.run(torus_, rtol=loose, grid_follows=True, max_cells=most)
