@@ -17,6 +17,7 @@ proof: where the budget ends it, nothing is claimed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -359,7 +360,8 @@ class Search:
 
     def _polynomial(self, limit: float) -> GramPolynomial:
         """The Gram polynomial for norms around a limit, 0: with nothing left out."""
-        if limit > 0 and (self._reduced is None or self._reduced.tail > 0.6 * limit**2):
+        stale = self._reduced is None or self._reduced.tail > 0.6 * limit**2
+        if limit > 0 and self.hints is not None and stale:
             self._reduced = GramPolynomial(self.blocks, limit, self.hints, xp=self.xp, backend=self.backend)
         if limit > 0 and self._reduced is not None:
             return self._reduced
@@ -378,7 +380,7 @@ class Search:
         return int(min(few, max(1, 256 * 2**20 // each)))
 
     def _start_vectors(self, count: int, size: int) -> Array:
-        start = arrays.random_vectors(self.seed, (1, size))
+        start = _drawn(self.seed, size)
         return self.backend.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
     def _take(self, x: Array, index: np.ndarray) -> Array:
@@ -571,6 +573,12 @@ class Search:
 
     def _phase(self, block: Array, point: Frequencies) -> Array:
         return operators.Symbol(block, point, xp=self.xp, backend=self.backend).phase
+
+
+@functools.lru_cache(maxsize=64)
+def _drawn(seed: int, size: int) -> np.ndarray:
+    """A random start (1, size), the same every time."""
+    return arrays.random_vectors(seed, (1, size))
 
 
 def _on_grid(target: float, supremum: float, reach: np.ndarray) -> np.ndarray:
