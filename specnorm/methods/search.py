@@ -81,6 +81,8 @@ class Looks:
         Largest eigenvalues of the (reduced) Gram matrices, from below.
     vectors : array, shape (c, rank)
         For the next round.
+    limits : float array, shape (c,)
+        What the matrices were reduced for: no lower limit is proven by them.
     matrices : list of (matrices, errors), shapes (part, rank, rank) and (part,)
         For each part of the cells the reduced Gram matrices and bounds of their rounding; empty where not kept.
     """
@@ -88,6 +90,7 @@ class Looks:
     below: np.ndarray
     squares: np.ndarray
     vectors: Array
+    limits: np.ndarray
     matrices: list[tuple[Array, np.ndarray]]
 
 
@@ -249,7 +252,6 @@ class Search:
         xp, keep = self.xp, 16 * len(cells.boxes) * polynomial.rank**2 <= _KEPT
         rough = polynomial.narrowed() if not keep and self._may_be_rough(cells.boxes) else polynomial
         vectors = xp.astype(vectors, arrays.complex_dtype(rough.even.dtype, xp=xp), copy=False)
-        # What is proven below a limit may be reduced for a lower one.
         limit = np.clip(self._goals(polynomial, cells)[0], max(self._least(polynomial), 0.3 * self.target**2), 1e300)
         squares, below, kept, matrices = [], [], [], []
         for part in self._parts(polynomial, len(cells.boxes)):
@@ -265,7 +267,7 @@ class Search:
             below.append(rough.lift(parts, vector, square)[0])
             kept.append(vector)
         vectors = kept[0] if len(kept) == 1 else xp.concat(kept, axis=0)
-        looks = Looks(np.concatenate(below), np.concatenate(squares), vectors, matrices)
+        looks = Looks(np.concatenate(below), np.concatenate(squares), vectors, limit, matrices)
         self._raise_best(rough, cells, looks.below, looks.squares, vectors)
         return looks
 
@@ -276,12 +278,10 @@ class Search:
         """
         below, squares = looks.below, looks.squares
         easy, limit = self._goals(polynomial, cells)
-        least = self._least(polynomial)
         # Where limits are infinite nothing on the whole torus exceeds the target.
         norms: np.ndarray = np.where(np.isinf(limit), self.target, math.inf)
         for goal in (np.clip(_ROOM * squares, easy, limit), limit) if self._slack else (limit,):
-            # What is proven must not be less than what the matrices were reduced for.
-            hopeful = np.flatnonzero((squares < goal) & (goal > least) & (norms == math.inf))
+            hopeful = np.flatnonzero((squares < goal) & (goal >= looks.limits) & (norms == math.inf))
             self._prove(polynomial, cells, looks, hopeful, goal, norms)
         if polynomial.tail > 0:
             # Where the tail weighs too much, not the norm, so that no smaller cell passes: nothing is left out then.

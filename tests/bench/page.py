@@ -47,7 +47,7 @@ def table(header: list[str], lines: list[list[str]]) -> str:
 
 def times(row: Row | None) -> str:
     """How many times as fast as the textbook method."""
-    return f"{row['faster']:.2g}x" if row and "faster" in row else "-"
+    return f"{float(format(row['faster'], '.2g')):g}x" if row and "faster" in row else "-"
 
 
 def span(seconds: float) -> str:

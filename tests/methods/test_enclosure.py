@@ -19,7 +19,7 @@ from specnorm_numpy import BACKEND
 from strategies import Layer, Recipe, layers, recipes
 
 import specnorm
-from specnorm import Enclose, ExactFFT, Undecided
+from specnorm import Enclose, ExactFFT, Undecided, autocorrelation
 from specnorm.cells import dft
 from specnorm.frequencies import Frequencies, phases_at
 from specnorm.methods.search import Search
@@ -301,3 +301,25 @@ def test_a_trained_kernel_takes_few_cells() -> None:
     found = specnorm.enclose(like_trained((256, 256, 3, 3)).astype(np.float32))
     assert found.upper <= found.lower * (1 + 2e-3)
     assert found.cells < 400
+
+
+def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix reduced for a limit says nothing of lower ones; wide tolerances on grids ask for such."""
+    prove, room = Search._prove, []
+
+    def watched(self: Search, polynomial: Any, cells: Any, looks: Any, hopeful: Any, goal: Any, norms: Any) -> None:
+        if polynomial.rank < polynomial.size:
+            room.extend((goal - looks.limits)[hopeful])
+        prove(self, polynomial, cells, looks, hopeful, goal, norms)
+
+    monkeypatch.setattr(autocorrelation, "SMALLEST", 12)
+    monkeypatch.setattr(Search, "_prove", watched)
+    random = np.random.RandomState(0)
+    for rtol in (0.001, 0.1, 0.4, 0.9):
+        profiles = random.standard_normal((16, 3, 3)) * 2.0 ** -np.minimum(np.arange(16), 6)[:, None, None]
+        left, right = (np.linalg.qr(random.standard_normal((16, 16)))[0] for _ in range(2))
+        kernel = np.einsum("oj,jkl,ij->oikl", left, profiles, right)
+        found = specnorm.measure(kernel, Enclose(rtol=rtol), input_shape=11)
+        assert_encloses(float(found.stats["lower"]), float(found.value), dense_norm(kernel, (11, 11)))
+    assert len(room) > 100
+    assert min(room) >= 0
