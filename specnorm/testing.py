@@ -19,7 +19,7 @@ from specnorm.program import program_for
 FUNCTIONS = (
     "abs", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "astype", "broadcast_to", "clip",
     "concat", "conj", "cos", "cumulative_sum", "eye", "finfo", "flip", "floor", "full", "full_like", "imag",
-    "isdtype", "isfinite", "isnan", "log2", "matmul", "matrix_transpose", "max", "maximum", "min", "minimum",
+    "isfinite", "isnan", "log2", "matmul", "matrix_transpose", "max", "maximum", "min", "minimum",
     "moveaxis", "ones", "ones_like", "permute_dims", "pow", "real", "reshape", "sign", "sort", "sqrt", "stack", "sum",
     "take", "take_along_axis", "triu", "vecdot", "where", "zeros", "zeros_like",
     "linalg.diagonal", "linalg.eigh", "linalg.eigvalsh", "linalg.qr", "linalg.solve", "linalg.svd", "linalg.trace",
