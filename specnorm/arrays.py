@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,14 @@ def random_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """
     state = np.random.RandomState(seed)
     return state.standard_normal(shape) + 1j * state.standard_normal(shape)
+
+
+@functools.lru_cache(maxsize=64)
+def start_vector(seed: int, size: int) -> np.ndarray:
+    """One of `random_vectors`, shape (1, size), drawn once and read only."""
+    found = random_vectors(seed, (1, size))
+    found.flags.writeable = False
+    return found
 
 
 def counter(like: Array, *, xp: Any, backend: Backend) -> Any:

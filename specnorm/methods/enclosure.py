@@ -291,13 +291,13 @@ def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, b
     if spec.input_shape is None:
         found = search.run(cover, rtol=rtol, max_cells=method.max_cells)
     else:
-        found = _on_grid(search, cut, cover, spec, method, blocks, xp=xp, backend=backend)
+        found = _at_points(search, cut, cover, spec, method, blocks, xp=xp, backend=backend)
     if math.isfinite(found.upper):
         return found, found.upper <= found.lower * (1 + rtol)
     return widened(search, cover, found, method, blocks, spec, xp=xp, backend=backend), False
 
 
-def _on_grid(
+def _at_points(
     search: Search,
     cut: Array,
     torus_: Boxes,

@@ -5,7 +5,6 @@ Only estimates: `rounding` proves what comes out.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +22,6 @@ MORE = 8
 """Steps before each further look at least; half as many as there were."""
 LIMIT = 160
 """Steps at most. Where the largest values are clustered that can be too few."""
-
-
-@functools.cache
-def _drawn(size: int) -> np.ndarray:
-    """A random start (1, size), the same every time."""
-    return np.real(arrays.random_vectors(0, (1, size)))
 
 
 class Lanczos:
@@ -68,7 +61,8 @@ class Lanczos:
         self._vectors: Array | None = None
         if self.size > DIRECT:
             if start is None:
-                start = backend.from_numpy(np.repeat(_drawn(self.size).astype(self.host), count, axis=0), matrix)
+                start = np.real(arrays.start_vector(0, self.size)).astype(self.host)
+                start = backend.from_numpy(np.repeat(start, count, axis=0), matrix)
             self._back = xp.matrix_transpose(self.tall)
             self._tiny = float(xp.finfo(matrix.dtype).smallest_normal)
             self._basis = [arrays.normalise(start, xp=xp)[0][:, :, None]]

@@ -55,12 +55,8 @@ class Form:
 
     def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
         """Update u, then the spatial vectors with v at its best, then v. Never decreases the form."""
-        u, _ = self.left(v, self.weights(modes))
-        return self.onward(u, modes)
-
-    def onward(self, u: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
-        """All but the first part of `sweep`."""
         xp = self.xp
+        u, _ = self.left(v, self.weights(modes))
         rows = self.rows(u)
         seen = xp.matmul(rows, self.weights(modes)[..., None])
         c = xp.matmul(arrays.adjoint(rows, xp=xp), seen)
@@ -68,17 +64,15 @@ class Form:
         v, value = self.right(rows, self.weights(modes))
         return v, modes, value
 
-    def follow(self, v: Array, modes: list[Array], sweeps: int) -> tuple[Array, Array, list[Array], Array]:
-        """Sweeps for a kernel that has moved a little: (u, v, modes, value); what would be destroyed is kept."""
+    def follow(self, v: Array, modes: list[Array], sweeps: int) -> tuple[Array, list[Array], Array]:
+        """One or more sweeps for a kernel that has moved a little: (v, modes, value); what they would destroy stays."""
         xp = self.xp
-        u, value = self.left(v, self.weights(modes))
-        for j in range(sweeps):
-            if j:
-                u, _ = self.left(v, self.weights(modes))
-            moved, spatial, value = self.onward(u, modes)
+        value: Array = None
+        for _ in range(sweeps):
+            moved, spatial, value = self.sweep(v, modes)
             good = ((value > 0) & xp.isfinite(value))[..., None]
             v, *modes = (xp.where(good, new, old) for new, old in zip((moved, *spatial), (v, *modes), strict=True))
-        return u, v, modes, value
+        return v, modes, value
 
     def polish(self, v: Array, modes: list[Array], count: int) -> Array:
         """Right vectors, the first ``count`` carried on by `_POWER` power iterations at their own spatial vectors.

@@ -17,7 +17,6 @@ proof: where the budget ends it, nothing is claimed.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -380,7 +379,7 @@ class Search:
         return int(min(few, max(1, 256 * 2**20 // each)))
 
     def _start_vectors(self, count: int, size: int) -> Array:
-        start = _drawn(self.seed, size)
+        start = arrays.start_vector(self.seed, size)
         return self.backend.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
     def _take(self, x: Array, index: np.ndarray) -> Array:
@@ -573,12 +572,6 @@ class Search:
 
     def _phase(self, block: Array, point: Frequencies) -> Array:
         return operators.Symbol(block, point, xp=self.xp, backend=self.backend).phase
-
-
-@functools.lru_cache(maxsize=64)
-def _drawn(seed: int, size: int) -> np.ndarray:
-    """A random start (1, size), the same every time."""
-    return arrays.random_vectors(seed, (1, size))
 
 
 def _on_grid(target: float, supremum: float, reach: np.ndarray) -> np.ndarray:

@@ -268,7 +268,7 @@ class TensorNorm(Method):
             v = form.polish(v, modes, team.scouts + team.polished)
             start = [v, *modes]
             home = xp.concat([x[:, : team.scouts, :] for x in start], axis=2)
-            _, v, modes, value = form.follow(v, modes, sweeps)
+            v, modes, value = form.follow(v, modes, sweeps)
             doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)
             # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
             rank = xp.floor(4096 * xp.where(doomed, value - 2 * xp.max(value, axis=1, keepdims=True), value))
