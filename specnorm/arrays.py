@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
 
 
+_NEXT_TO_NOTHING = 1e-30
+"""Changes no norm above 1e-14, and has an inverse in single precision."""
+
+
 def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
     """Scale each block by a power of two to about 1 in its largest entry (exact).
 
@@ -33,7 +37,8 @@ def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
     exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
     # 2**-exponent must itself be a normal number: a subnormal block is scaled as far as that allows.
     limit = math.log2(float(xp.finfo(blocks.dtype).max)) - 2
-    exponent = xp.clip(exponent, -limit, limit)
+    most = xp.full_like(exponent, limit)
+    exponent = xp.maximum(xp.minimum(exponent, most), -most)
     factor = xp.reshape(power_of_two(-exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
     return blocks * factor, exponent
 
@@ -94,8 +99,7 @@ def unit(x: Array, *, xp: Any) -> tuple[Array, Array]:
     In half the operations of `normalise`, for entries whose squares neither overflow nor vanish.
     """
     norm = xp.sqrt(xp.real(xp.vecdot(x, x)))
-    safe = xp.where(norm > 0, norm, xp.ones_like(norm))
-    return x / xp.astype(safe, x.dtype)[..., None], norm
+    return x * xp.astype(1 / (norm + _NEXT_TO_NOTHING), x.dtype)[..., None], norm
 
 
 def normalise_or_keep(x: Array, old: Array, *, xp: Any) -> tuple[Array, Array]:
@@ -111,6 +115,8 @@ def real_pair(z: Array, *, xp: Any) -> Array:
 
 def pick(x: Array, index: Array, *, xp: Any) -> Array:
     """Entry ``x[i, index[i], ...]`` for each i: (n, g, ...) and (n,) to (n, ...)."""
+    if x.shape[1] == 1:
+        return x[:, 0, ...]
     where = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
     return xp.take_along_axis(x, xp.broadcast_to(where, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 

@@ -92,6 +92,11 @@ class Backend:
         del x
         return "float64"
 
+    def sees(self, x: Array) -> bool:
+        """Whether a loop may end by what it finds: not on a GPU driven from Python, where to look means to wait."""
+        del x
+        return True
+
     def numpy_view(self, x: Array) -> bool:
         """Whether NumPy reads the array where it is: proofs by search then run in NumPy, which is no copy to a host."""
         del x
@@ -149,6 +154,10 @@ class Backend:
         """Copy a host array to the device of ``like``, dtype kept."""
         xp = self.namespace(like)
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
+
+    def adopt(self, x: np.ndarray, like: Array) -> Array:
+        """`from_numpy` for an array that nothing else refers to: it need not be copied."""
+        return self.from_numpy(x, like)
 
     def host(self) -> Backend:
         """Backend that computes on the host: NumPy's."""

@@ -220,7 +220,7 @@ class Program:
             moved = tuple(
                 xp.astype(backend.from_numpy(new, kernels), old.dtype) for new, old in zip(after, state, strict=True)
             )
-            return backend.from_numpy(value, kernels), backend.from_numpy(gradient, kernels), moved
+            return backend.adopt(value, kernels), backend.adopt(gradient, kernels), moved
         xp = backend.namespace(kernels)
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         with backend.precise(kernels):

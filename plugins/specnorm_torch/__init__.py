@@ -129,6 +129,10 @@ class TorchBackend(Backend):
         """Copy to the device of ``like``."""
         return torch.tensor(np.asarray(x, order="C"), device=like.device)  # torch refuses negative strides
 
+    def adopt(self, x: np.ndarray, like: Array) -> Array:
+        """Share its memory on the CPU."""
+        return torch.from_numpy(x) if self.numpy_view(like) and x.ndim and x.flags.carray else self.from_numpy(x, like)
+
     def numpy_view(self, x: Array) -> bool:
         """On the CPU. NumPy takes half of torch's time for a search: many small complex matrices."""
         return bool(x.device.type == "cpu")
@@ -373,7 +377,10 @@ class _Attached(Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         kernels, gradient = ctx.saved_tensors
         slope = gradient * cotangent.reshape(*cotangent.shape, *(1 for _ in gradient.shape[cotangent.ndim :]))
-        return _Guard.apply(slope.to(kernels.dtype), kernels), None, None  # type: ignore[no-untyped-call]
+        slope = slope.to(kernels.dtype)
+        # Only where a graph of the backward is asked for can it be differentiated.
+        guarded = _Guard.apply(slope, kernels) if torch.is_grad_enabled() else slope  # type: ignore[no-untyped-call]
+        return guarded, None, None
 
 
 class _FirstOrder(Function):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,6 +19,50 @@ from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_la
 
 Form = Literal["sum", "log", "hinge"]
 _TN = TensorNorm()
+
+
+_WORTH = 2**14
+"""Zeros that take about as long to compute with as another batch takes for itself."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Layers that are stepped together, their kernels filled up with zero channels to one shape: no norm changes."""
+
+    members: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def joined(self, other: _Batch) -> _Batch:
+        """Both in one."""
+        return _Batch(self.members + other.members, tuple(map(max, self.shape, other.shape)))
+
+    @property
+    def entries(self) -> int:
+        """Of all kernels, filled up."""
+        return len(self.members) * math.prod(self.shape)
+
+
+def _batches(shapes: Mapping[int, tuple[int, ...]]) -> list[_Batch]:
+    """Layers by shape, and where that adds few zeros, with others of another number of channels."""
+    found: list[_Batch] = []
+    for shape in sorted(set(shapes.values()), key=math.prod, reverse=True):
+        batch = _Batch(tuple(j for j, given in shapes.items() if given == shape), shape)
+        more = [other.joined(batch).entries - other.entries - batch.entries for other in found]
+        if more and min(more) < _WORTH:
+            nearest = more.index(min(more))
+            found[nearest] = found[nearest].joined(batch)
+        else:
+            found.append(batch)
+    return found
+
+
+def _filled(x: Tensor, shape: tuple[int, ...], value: float = 0.0) -> Tensor:
+    """``x`` filled up at the ends of its axes."""
+    if tuple(x.shape) == shape:
+        return x
+    ends = [(0, more - n) for n, more in zip(x.shape, shape, strict=True)]
+    filled: Tensor = nn.functional.pad(x, [n for pair in reversed(ends) for n in pair], value=value)
+    return filled
 
 
 class SpectralPenalty(nn.Module):
@@ -77,19 +123,20 @@ class SpectralPenalty(nn.Module):
         # Lists and dictionaries of modules are not registered: the model's parameters stay the model's.
         self._layers = list(layers.values())
         self._norms: list[Any] = [model.get_submodule(pairs[n]) if n in pairs else None for n in layers]
-        # Layers of one shape and geometry are one batch, and their states one buffer.
-        batches: dict[str, list[int]] = {}
+        # Layers of one geometry and about one size are one batch, and their states one buffer.
+        alike: dict[str, dict[int, tuple[int, ...]]] = {}
         self._geometries = [geometry_of(layer) for layer in self._layers]
         for j, (layer, norm) in enumerate(zip(self._layers, self._norms, strict=True)):
             weight = weight_of(layer)
+            shape, geometry = tuple(weight.shape), self._geometries[j]
             merged = None if norm is None else (norm.eps, norm.weight is None)
-            key = repr((tuple(weight.shape), weight.dtype, weight.device, self._geometries[j], merged))
-            batches.setdefault(key, []).append(j)
-        self._batches = [tuple(members) for members in batches.values()]
+            fixed = shape if geometry.get("groups", 1) > 1 else shape[2:]
+            alike.setdefault(repr((fixed, weight.dtype, weight.device, geometry, merged)), {})[j] = shape
+        self._batches = [batch for shapes in alike.values() for batch in _batches(shapes)]
         self._states: list[tuple[str, ...]] = []
         with torch.no_grad():
-            for j, members in enumerate(self._batches):
-                state = init_stack(self._kernels(members), self.method, **self._geometries[members[0]])
+            for j, batch in enumerate(self._batches):
+                state = init_stack(self._kernels(batch), self.method, **self._geometries[batch.members[0]])
                 self._states.append(tuple(state))
                 for key, x in state.items():
                     self.register_buffer(f"batch{j}_{key}", x)
@@ -113,8 +160,8 @@ class SpectralPenalty(nn.Module):
         """Norms of the layers (with their normalisations) where the state stands."""
         found = {
             j: float(x)
-            for members, values in zip(self._batches, self._values(0), strict=True)
-            for j, x in zip(members, values, strict=True)
+            for batch, values in zip(self._batches, self._values(0), strict=True)
+            for j, x in zip(batch.members, values, strict=True)
         }
         return {name: found[j] for j, name in enumerate(self.names)}
 
@@ -122,19 +169,20 @@ class SpectralPenalty(nn.Module):
         """What is summed."""
         return f"{len(self.names)} layers, method={self.method}, form={self.form!r}"
 
-    def _kernels(self, members: tuple[int, ...]) -> Tensor:
+    def _kernels(self, batch: _Batch) -> Tensor:
         """Kernels of one batch (n, *shape), normalisations merged."""
-        kernels = torch.stack([weight_of(self._layers[j]) for j in members])
-        norms = [self._norms[j] for j in members]
+        kernels = torch.stack([_filled(weight_of(self._layers[j]), batch.shape) for j in batch.members])
+        norms = [self._norms[j] for j in batch.members]
         if norms[0] is None:
             return kernels
-        gamma = None if norms[0].weight is None else torch.stack([norm.weight for norm in norms])
-        variances = torch.stack([norm.running_var for norm in norms])
+        outputs = (max(norm.num_features for norm in norms),)
+        gamma = None if norms[0].weight is None else torch.stack([_filled(norm.weight, outputs) for norm in norms])
+        variances = torch.stack([_filled(norm.running_var, outputs, 1.0) for norm in norms])
         if torch.compiler.is_compiling():
             # Behind an opaque identity: inductor (torch 2.13) computes anew in the backward what it can, here from
             # variances that the model's forward pass, compiled together with this, has moved in the meantime.
             variances = torch.ops.specnorm.first_order_only(variances, variances)
-        geometry = self._geometries[members[0]]
+        geometry = self._geometries[batch.members[0]]
         which = {k: geometry[k] for k in ("groups", "transposed") if k in geometry}
         merged: Tensor = fold_stack(kernels, gamma, variances, norms[0].eps, **which)
         return merged
@@ -142,11 +190,10 @@ class SpectralPenalty(nn.Module):
     def _values(self, sweeps: int) -> list[Tensor]:
         """Norms batch by batch, (n,) each."""
         values = []
-        for j, (members, keys) in enumerate(zip(self._batches, self._states, strict=True)):
+        for j, (batch, keys) in enumerate(zip(self._batches, self._states, strict=True)):
             state = {key: getattr(self, f"batch{j}_{key}") for key in keys}
-            value, after = step_stack(
-                self._kernels(members), self.method, state, sweeps=sweeps, **self._geometries[members[0]]
-            )
+            geometry = self._geometries[batch.members[0]]
+            value, after = step_stack(self._kernels(batch), self.method, state, sweeps=sweeps, **geometry)
             values.append(value)
             if sweeps:
                 with torch.no_grad():

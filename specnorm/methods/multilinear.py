@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from specnorm import arrays
-from specnorm.frequencies import coarse_grid, full_grid
+from specnorm.frequencies import coarse_grid
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -27,8 +27,8 @@ class Form:
         self.xp, self.backend = xp, backend
         self.b, self.m, self.p, *self.sizes = blocks.shape
         self.taps = math.prod(self.sizes)
+        self.lengths = tuple(self.sizes or [1])
         self.by_row = xp.reshape(blocks, (self.b, self.m, self.p * self.taps))
-        self.by_column = xp.matrix_transpose(self.by_row)
 
     def weights(self, modes: list[Array]) -> Array:
         """Outer product of the spatial vectors, shape (b, s, taps)."""
@@ -42,7 +42,7 @@ class Form:
         """Best u for the other vectors, shape (b, s, m), and the form's value there, (b, s)."""
         xp = self.xp
         pairs = xp.reshape(v[..., None] * weights[:, :, None, :], (*v.shape[:2], self.p * self.taps))
-        return arrays.unit(xp.conj(self._through(pairs, self.by_column)), xp=xp)
+        return arrays.unit(xp.conj(self._through(pairs, self.by_row, transposed=True)), xp=xp)
 
     def rows(self, u: Array) -> Array:
         """Contract the output channels, shape (b, s, p, taps)."""
@@ -55,69 +55,28 @@ class Form:
 
     def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
         """Update u, then the spatial vectors with v at its best, then v. Never decreases the form."""
+        weights = self.weights(modes)
+        u, _ = self.left(v, weights)
+        return self.onward(self.rows(u), modes, weights)
+
+    def onward(self, rows: Array, modes: list[Array], weights: Array) -> tuple[Array, list[Array], Array]:
+        """Second half of a sweep, from the rows that u leaves: (v, modes, value)."""
         xp = self.xp
-        u, _ = self.left(v, self.weights(modes))
-        rows = self.rows(u)
-        seen = xp.matmul(rows, self.weights(modes)[..., None])
+        seen = xp.matmul(rows, weights[..., None])
         c = xp.matmul(arrays.adjoint(rows, xp=xp), seen)
-        modes = self._spatial(xp.reshape(c, (*c.shape[:2], *(self.sizes or (1,)))), modes)
+        modes = self._spatial(xp.reshape(c, (*c.shape[:2], *self.lengths)), modes)
         v, value = self.right(rows, self.weights(modes))
         return v, modes, value
 
-    def follow(self, v: Array, modes: list[Array], sweeps: int) -> tuple[Array, list[Array], Array]:
-        """One or more sweeps for a kernel that has moved a little: (v, modes, value); what they would destroy stays."""
+    def matrices(self, weights: Array) -> Array:
+        """The form at fixed spatial vectors, (b, s, m, p)."""
         xp = self.xp
-        value: Array = None
-        for _ in range(sweeps):
-            moved, spatial, value = self.sweep(v, modes)
-            good = ((value > 0) & xp.isfinite(value))[..., None]
-            v, *modes = (xp.where(good, new, old) for new, old in zip((moved, *spatial), (v, *modes), strict=True))
-        return v, modes, value
-
-    def polish(self, v: Array, modes: list[Array], count: int) -> Array:
-        """Right vectors, the first ``count`` carried on by `_POWER` power iterations at their own spatial vectors.
-
-        A kernel contracted with spatial vectors is a matrix, and products with it cost little. Sweeps alone converge
-        slowly there: a penalty makes singular values nearly equal. Of large kernels a few at a time, for their memory.
-        """
-        xp = self.xp
-        room = count if self.m * self.p <= _SMALL_MATRIX else max(1, self.taps // 4)
-        taps = xp.matrix_transpose(xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps)))
-        done = []
-        for first in range(0, count, room):
-            some = slice(first, min(first + room, count))
-            matrix = self._through(self.weights([x[:, some, :] for x in modes]), taps)
-            matrix = xp.reshape(matrix, (*matrix.shape[:2], self.m, self.p))
-            back, moved = xp.matrix_transpose(matrix), v[:, some, :]
-            for _ in range(_POWER // 2):
-                for _ in range(2):
-                    moved = xp.conj(xp.matmul(back, xp.conj(xp.matmul(matrix, moved[..., None])))[..., 0])
-                moved, norm = arrays.unit(moved, xp=xp)
-            good = ((norm > 0) & xp.isfinite(norm))[..., None]
-            done.append(xp.where(good, moved, v[:, some, :]))
-        return xp.concat([*done, v[:, count:, :]], axis=1)
-
-    def hasten(self, now: Array, before: Array, value: Array) -> tuple[Array, Array, Array]:
-        """Sweeps of a few climbers from where their last changes point to, unless that is lower: (u, vectors, value).
-
-        Vectors (b, s, p + sum of sizes), one after the other; ``now`` is a sweep after ``before``. Sweeps converge
-        geometrically, and so slowly where maxima are nearly equal.
-        """
-        xp = self.xp
-        for ahead in _AHEAD:
-            # Only the directions of vectors count in a sweep.
-            v, *modes = self.split(now + ahead * (now - before))
-            v, modes, reached = self.sweep(v, modes)
-            better = (reached >= value) & (reached > 0) & xp.isfinite(reached)
-            before, value = now, xp.where(better, reached, value)
-            now = xp.where(better[..., None], xp.concat([v, *modes], axis=2), now)
-        v, *modes = self.split(now)
-        u, value = self.left(v, self.weights(modes))
-        return u, now, value
+        taps = xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps))
+        return xp.reshape(self._through(weights, taps, transposed=True), (*weights.shape[:2], self.m, self.p))
 
     def split(self, vectors: Array) -> list[Array]:
         """Right and spatial vectors of climbers (b, s, p + sum of sizes)."""
-        ends = list(itertools.accumulate([self.p, *(self.sizes or [1])]))
+        ends = list(itertools.accumulate([self.p, *self.lengths]))
         return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
@@ -134,10 +93,12 @@ class Form:
             modes[axis], _ = arrays.unit(rest, xp=xp)
         return modes
 
-    def _through(self, x: Array, matrix: Array) -> Array:
-        """Complex rows (b, s, n) times a real matrix (b, n, k), as one real product."""
+    def _through(self, x: Array, matrix: Array, *, transposed: bool = False) -> Array:
+        """Complex rows (b, s, n) times a real matrix (b, n, k), or its transpose, as one real product."""
         xp, count = self.xp, x.shape[1]
-        y = xp.matmul(xp.concat([xp.real(x), xp.imag(x)], axis=1), matrix)
+        y = xp.concat([xp.real(x), xp.imag(x)], axis=1)
+        # A product from the left: BLAS takes half as long again for one with a transpose on the right.
+        y = xp.matrix_transpose(xp.matmul(matrix, xp.matrix_transpose(y))) if transposed else xp.matmul(y, matrix)
         return self.backend.complex(y[:, :count, :], y[:, count:, :])
 
 
@@ -185,68 +146,15 @@ def _waves(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.nd
     """A climber at every coarse frequency, (1, s, ...), on the host: a right vector at random, and the waves."""
     angles = coarse_grid(sizes).angles
     waves = [np.exp(1j * np.outer(angles[:, j], np.arange(k))) for j, k in enumerate(sizes)]
-    return _units([arrays.random_vectors(seed, (len(angles), p)), *(waves or [np.ones((len(angles), 1))])], dtype)
+    return units([arrays.random_vectors(seed, (len(angles), p)), *(waves or [np.ones((len(angles), 1))])], dtype)
 
 
 @functools.lru_cache(maxsize=256)
 def _random(seed: int, count: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
     """Climbers with random vectors."""
-    return _units([arrays.random_vectors(seed + 1 + j, (count, k)) for j, k in enumerate([p, *sizes])], dtype)
+    return units([arrays.random_vectors(seed + 1 + j, (count, k)) for j, k in enumerate([p, *sizes])], dtype)
 
 
-def _units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
+def units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
+    """Rows of unit length, (1, s, n) each."""
     return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
-
-
-_POWER, _SMALL_MATRIX = 4, 1024
-"""Power iterations of a polishing (an even number), and the matrix up to which all are polished at once."""
-_AHEAD = (1.0, 3.0)
-"""How many times the last change a sweep begins ahead."""
-_ALIKE = 0.8
-"""Overlap of two climbers' rank-one tensors from which the lower one is not needed."""
-
-
-class Crew(NamedTuple):
-    """Sets of vectors that a training state keeps, and how many of the highest climbers get more than a sweep."""
-
-    scouts: int
-    climbers: int
-    polished: int
-    hastened: int
-
-
-@functools.lru_cache(maxsize=256)
-def crew(p: int, sizes: tuple[int, ...]) -> Crew:
-    """More of all where vectors are short; a matrix has one maximum."""
-    short = p * math.prod(sizes) < 512
-    slots = 8 if math.prod(sizes) == 1 else 32 if short else 16
-    scouts = min(len(_lookouts(sizes, short)), slots * 5 // 8)
-    return Crew(scouts, slots - scouts, 4 if short else 1, min(8, slots - scouts))
-
-
-@functools.lru_cache(maxsize=256)
-def scouts(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Vectors (1, s, p + sum of sizes): a coarse frequency each, and a random v until they are polished."""
-    count = crew(p, sizes).scouts
-    angles = _lookouts(sizes, p * math.prod(sizes) < 512)
-    angles = angles[np.arange(count) * len(angles) // count]
-    waves = [np.exp(1j * np.outer(angles[:, j], np.arange(k))) for j, k in enumerate(sizes)]
-    return np.concatenate(_units([arrays.random_vectors(seed + 101, (count, p)), *waves], dtype), axis=2)
-
-
-def _lookouts(sizes: tuple[int, ...], fine: bool) -> np.ndarray:
-    """Frequencies (s, d) of a grid with about as many points an axis as taps, one of each pair of mirror images."""
-    sides = np.asarray([1 if k == 1 else min(k + (fine or k == 2), 8) for k in sizes])
-    grid = full_grid(sides.tolist()).numerators
-    kept = sorted({min(tuple(x.tolist()), tuple((-x % sides).tolist())) for x in grid})
-    angles: np.ndarray = 2 * np.pi * np.asarray(kept) / sides
-    return angles
-
-
-def needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:
-    """Which climbers (b, s) stand where a higher one stands."""
-    overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
-    earlier = backend.from_numpy(np.tri(value.shape[1], k=-1, dtype=bool).T[None, ...], value)
-    here, there = value[:, :, None], value[:, None, :]
-    above = (here > there) | ((here == there) & earlier)
-    return xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)

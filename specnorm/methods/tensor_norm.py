@@ -19,7 +19,8 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.multilinear import Form, best, crew, extrapolated, needless, scouts, starts
+from specnorm.methods.following import begin, crew, follow
+from specnorm.methods.multilinear import Form, best, extrapolated, starts
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -234,71 +235,33 @@ class TensorNorm(Method):
         return {"climbers": (team.scouts + team.climbers, p + sum(sizes), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
-        """Scouts, the ends of a whole maximisation (none of a zero block, where the vectors vanish), scouts again."""
-        p, *sizes = _parts(spec)
-        team = crew(p, tuple(sizes))
-        found, modes = starts(self, blocks, xp=xp, backend=backend)
-        form, value, found, modes, _ = self._climb(blocks, found, modes, xp=xp, backend=backend)
-        ends = xp.concat([found, *modes], axis=2)[:, : min(found.shape[1], team.climbers), :]
-        home = self._scouts(blocks, spec, xp=xp, backend=backend)
-        home = xp.broadcast_to(home, (blocks.shape[0], *home.shape[1:]))
-        v, *modes = form.split(home)
-        for _ in range(4):
-            v = form.polish(v, modes, team.scouts)
-        home = xp.concat([v, *modes], axis=2)
-        rest = xp.concat([home] * -(-team.climbers // team.scouts), axis=1)
-        value = value[:, : ends.shape[1], None]
-        ends = xp.where(value > 0, ends, rest[:, : ends.shape[1], :])
-        rest = rest[:, : team.climbers - ends.shape[1], :]
-        return (arrays.real_pair(xp.concat([home, ends, rest], axis=1), xp=xp),)
+        """What scouts and climbers get to from the starts of a whole maximisation."""
+        del spec
+        form = Form(blocks, xp=xp, backend=backend)
+        v, modes = starts(self, blocks, xp=xp, backend=backend)
+        return (arrays.real_pair(begin(form, xp.concat([v, *modes], axis=2), self.seed), xp=xp),)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Every climber on, the highest ones farthest; the value is the highest one's.
-
-        Scouts climb at their frequencies, and where the kernel has become higher than a climber stands, one goes on
-        from there: a new direction of the kernel is seen in steps in which no climber would get to it.
-        """
+        """Every vector on; the value is the highest climber's."""
         form = Form(blocks, xp=xp, backend=backend)
-        vectors = backend.complex(state[0][..., 0], state[0][..., 1])
-        v, *modes = form.split(vectors)
+        highest = backend.complex(state[0][..., 0], state[0][..., 1])
         if sweeps:
-            team = crew(form.p, tuple(x.shape[2] for x in modes))
-            v = form.polish(v, modes, team.scouts + team.polished)
-            start = [v, *modes]
-            home = xp.concat([x[:, : team.scouts, :] for x in start], axis=2)
-            v, modes, value = form.follow(v, modes, sweeps)
-            doomed = needless(v, form.weights(modes), value, xp=xp, backend=backend)
-            # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
-            rank = xp.floor(4096 * xp.where(doomed, value - 2 * xp.max(value, axis=1, keepdims=True), value))
-            order = xp.argsort(rank, axis=1, descending=True)[:, : team.climbers]
-            found = xp.concat([v, *modes, *start], axis=2)
-            found = xp.take_along_axis(found, xp.broadcast_to(order[..., None], (*order.shape, found.shape[2])), axis=1)
-            found, before = found[:, :, : home.shape[2]], found[:, : team.hastened, home.shape[2] :]
-            value = xp.take_along_axis(value, order[:, : team.hastened], axis=1)
-            u, few, value = form.hasten(found[:, : team.hastened, :], before, value)
-            found = xp.concat([home, few, found[:, team.hastened :, :]], axis=1)
-            state = (arrays.real_pair(found, xp=xp),)
-        else:
-            u, value = form.left(v, form.weights(modes))
-            few = vectors
-        top, highest = xp.argmax(value, axis=1), xp.max(value, axis=1)
-        u, leader = arrays.pick(u, top, xp=xp), arrays.pick(few, top, xp=xp)
+            vectors, highest = follow(form, highest, sweeps)
+            state = (arrays.real_pair(vectors, xp=xp),)
+        v, *modes = form.split(highest)
+        weights = form.weights(modes)
+        u, value = form.left(v, weights)
+        top = xp.argmax(value, axis=1)
+        value, u, v, weights = (arrays.pick(x, top, xp=xp) for x in (value, u, v, weights))
         owner = xp.zeros_like(top)
         if spec.groups > 1:
-            highest, u, leader = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (highest, u, leader))
-            owner = xp.argmax(highest, axis=1)
-            highest, u, leader = (arrays.pick(x, owner, xp=xp) for x in (highest, u, leader))
-        v, *modes = form.split(leader[:, None, :])
-        residuals = (xp.conj(u), v[:, 0, :], form.weights(modes)[:, 0, :], xp.ones_like(highest), owner)
-        return Evaluation(highest * math.sqrt(form.taps), (), residuals), state
-
-    def _scouts(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Array:
-        p, *sizes = _parts(spec)
-        return backend.from_numpy(
-            scouts(self.seed, p, tuple(sizes), "complex128" if blocks.dtype == xp.float64 else "complex64"), blocks
-        )
+            value, u, v, weights = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (value, u, v, weights))
+            owner = xp.argmax(value, axis=1)
+            value, u, v, weights = (arrays.pick(x, owner, xp=xp) for x in (value, u, v, weights))
+        residuals = (xp.conj(u), v, weights, xp.ones_like(value), owner)
+        return Evaluation(value * math.sqrt(form.taps), (), residuals), state
 
 
 def _parts(spec: ConvSpec) -> tuple[int, ...]:

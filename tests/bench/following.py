@@ -45,8 +45,8 @@ def kernels_of(penalty: specnorm_torch.SpectralPenalty) -> dict[str, torch.Tenso
     with torch.no_grad():
         return {
             penalty.names[j]: kernel
-            for members in penalty._batches
-            for j, kernel in zip(members, penalty._kernels(members), strict=True)
+            for batch in penalty._batches
+            for j, kernel in zip(batch.members, penalty._kernels(batch), strict=True)
         }
 
 
