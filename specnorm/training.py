@@ -65,7 +65,8 @@ def step(
     state : dict of str to array
         From `init` or the step before; not changed.
     sweeps : int, default 1
-        How far to follow; each is two products with the kernel. 0: the value where the state stands.
+        How far to follow at least; each is two products with the kernel, and TN takes more where the kernel has moved
+        far. 0: the value where the state stands.
     **geometry
         Those given to `init`.
 

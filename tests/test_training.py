@@ -100,31 +100,6 @@ def test_steps_climb_to_the_norm_from_anywhere(name: str) -> None:
     assert values[-1] == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_new_direction_is_seen_at_once() -> None:
-    """As in the first steps of training at a high rate: one direction grows in a kernel of noise, and overtakes it.
-
-    A state without scouts notices some steps later, and is 18 to 26 % below by then in each of the six.
-    """
-    lowest = []
-    for seed in range(6):
-        noise = normal(64, 64, 3, 3, seed=seed, dtype="float32")
-        u, v, where = (
-            normal(*n, seed=10 * (j + 1) + seed, dtype="float32") for j, n in enumerate(((64,), (64,), (3, 3)))
-        )
-        direction = np.einsum("o,i,kl->oikl", u, v, 1 + 0.25 * where)
-        direction /= np.linalg.norm(direction)
-        before = float(specnorm.tn_bound(noise, certified=False))
-        state, followed = specnorm.init(noise, TN), []
-        for size in np.linspace(0, 0.7, 15, dtype="float32"):
-            kernel = noise + size * np.float32(before) * direction
-            value, state = specnorm.step(kernel, TN, state)
-            followed.append(float(value) / float(specnorm.tn_bound(kernel, certified=False)))
-        assert float(value) > 1.5 * before
-        lowest.append(min(followed))
-    assert min(lowest) > 0.92
-    assert np.median(lowest) > 0.98
-
-
 @every
 def test_zero_kernel_and_life_after_it(name: str) -> None:
     """A layer initialised to zero has the value 0, and is followed once it moves."""
@@ -180,9 +155,9 @@ def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
     for j, kernel in enumerate(moved):
         value, state = specnorm.step(kernel, method, states[j], **layers[j])
         assert xp.number(values[j]) == pytest.approx(xp.number(value), rel=1e-5)
-        assert after[j].keys() == state.keys()
-        for k in state:
-            np.testing.assert_allclose(xp.to_numpy(after[j][k]), xp.to_numpy(state[k]), atol=1e-4)
+        assert {k: v.shape for k, v in after[j].items()} == {k: v.shape for k, v in state.items()}
+        held, _ = specnorm.step(kernel, method, after[j], sweeps=0, **layers[j])
+        assert xp.number(held) == pytest.approx(xp.number(value), rel=1e-5)
 
 
 def test_a_step_needs_the_memory_of_three_kernels() -> None:

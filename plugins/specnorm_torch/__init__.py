@@ -129,6 +129,10 @@ class TorchBackend(Backend):
         """Copy to the device of ``like``."""
         return torch.tensor(np.asarray(x, order="C"), device=like.device)  # torch refuses negative strides
 
+    def sees(self, x: Array) -> bool:
+        """On the CPU."""
+        return bool(x.device.type == "cpu")
+
     def adopt(self, x: np.ndarray, like: Array) -> Array:
         """Share its memory on the CPU."""
         return torch.from_numpy(x) if self.numpy_view(like) and x.ndim and x.flags.carray else self.from_numpy(x, like)

@@ -68,7 +68,7 @@ def _filled(x: Tensor, shape: tuple[int, ...], value: float = 0.0) -> Tensor:
 class SpectralPenalty(nn.Module):
     """Sum over a model's layers of a function of their norms, at a sweep or two a call.
 
-    Layers of one shape and geometry are stepped as one batch. Make it part of the model
+    Layers of one geometry and about one size are stepped as one batch. Make it part of the model
     (``model.penalty = SpectralPenalty(model)``) and its state is saved, moved and broadcast with it.
 
     Parameters
@@ -88,7 +88,7 @@ class SpectralPenalty(nn.Module):
         follows a layer in a ``Sequential``; none; or names of layers to names of normalisations. With the running
         variance, as at inference; gradients reach the kernel and the normalisation's weight.
     n_power_iterations : int, default 1
-        Sweeps a call in ``train()``; in ``eval()`` the state stands still.
+        Sweeps a call in ``train()``, at least; in ``eval()`` the state stands still.
 
     Raises
     ------

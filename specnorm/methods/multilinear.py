@@ -62,8 +62,8 @@ class Form:
     def onward(self, rows: Array, modes: list[Array], weights: Array) -> tuple[Array, list[Array], Array]:
         """Second half of a sweep, from the rows that u leaves: (v, modes, value)."""
         xp = self.xp
-        seen = xp.matmul(rows, weights[..., None])
-        c = xp.matmul(arrays.adjoint(rows, xp=xp), seen)
+        seen = xp.conj(xp.matmul(rows, weights[..., None]))
+        c = xp.conj(xp.matmul(xp.matrix_transpose(rows), seen))
         modes = self._spatial(xp.reshape(c, (*c.shape[:2], *self.lengths)), modes)
         v, value = self.right(rows, self.weights(modes))
         return v, modes, value

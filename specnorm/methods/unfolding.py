@@ -182,12 +182,13 @@ def _nothing(blocks: Array, *, xp: Any, backend: Backend) -> Array:
 
 def follow_matrix(a: Array, v: Array, sweeps: int, *, xp: Any) -> tuple[Array, Array, Array]:
     """Power steps on matrices (b, m, n) from vectors (b, n): (u, v, u a v)."""
-    u, norm = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
+    u, norm = arrays.unit(xp.matmul(a, v[..., None])[..., 0], xp=xp)
     for j in range(sweeps):
         if j:
-            u, _ = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
-        v, norm = arrays.normalise_or_keep(xp.matmul(xp.matrix_transpose(a), u[..., None])[..., 0], v, xp=xp)
-    return u, v, norm[..., 0]
+            u, _ = arrays.unit(xp.matmul(a, v[..., None])[..., 0], xp=xp)
+        moved, norm = arrays.unit(xp.matmul(xp.matrix_transpose(a), u[..., None])[..., 0], xp=xp)
+        v = xp.where(((norm > 0) & xp.isfinite(norm))[..., None], moved, v)
+    return u, v, norm
 
 
 _LOOKS = 4

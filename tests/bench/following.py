@@ -2,9 +2,11 @@
 
     python -m bench.following /usr/share/datasets/fashion-mnist --network resnet20 --weight 0.002
     python -m bench.following /usr/share/datasets/fashion-mnist --weight 0.05
+    python -m bench.following /usr/share/datasets/fashion-mnist --network resnet20 --weight 0 --record FILE
 
 ``resnet20`` is trained as such networks are, by SGD with momentum at rate 0.1 from the first step; ``small``, the
-network of docs/examples/train_lipschitz.py, by AdamW in one cycle.
+network of docs/examples/train_lipschitz.py, by AdamW in one cycle. ``--record`` keeps some kernels of the first steps
+instead: tests/data/first_steps.
 """
 
 from __future__ import annotations
@@ -50,6 +52,10 @@ def kernels_of(penalty: specnorm_torch.SpectralPenalty) -> dict[str, torch.Tenso
         }
 
 
+RECORDED = {"3.body.3": 12, "8.body.0": 12, "11.body.3": 10}
+"""Layers of resnet20 whose kernels are recorded, and of how many steps; the first is that before any."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
@@ -60,6 +66,7 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=1e-4, help="weight decay of resnet20")
     parser.add_argument("--merged", action="store_true", help="with the normalisations")
     parser.add_argument("--sweeps", type=int, default=1)
+    parser.add_argument("--record", type=Path, help="a file for kernels of the first steps of resnet20, in float16")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -84,7 +91,16 @@ def main() -> None:
     shortfalls: dict[str, list[float]] = {name: [] for name in penalty.names}
     own: list[float] = []
     above: list[list[Any]] = []
+    recorded: dict[str, list[Any]] = {name: [] for name in RECORDED}
     for step, (images, labels) in enumerate(data.batches(128, torch.Generator().manual_seed(0))):
+        if given.record is not None:
+            for name, count in RECORDED.items():
+                if step < count:
+                    recorded[name].append(kernels_of(penalty)[name].numpy().astype(np.float16))
+            if step == max(RECORDED.values()):
+                stacked: dict[str, Any] = {name: np.stack(found) for name, found in recorded.items()}
+                np.savez(given.record, **stacked)
+                return
         if step == given.steps:
             break
         scores = net(images) * 4.0 if small else net(pad((images - 0.286) / 0.353, (2, 2, 2, 2)))

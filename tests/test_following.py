@@ -1,0 +1,104 @@
+"""How closely a state follows TN while a kernel moves as in training: NumPy, which runs the same code as the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from specnorm_numpy import NumpyBackend
+
+import specnorm
+from specnorm.methods import following
+
+TN = specnorm.TensorNorm(certified=False)
+FIRST_STEPS = Path(__file__).parent / "data" / "first_steps" / "kernels.npz"
+
+
+@pytest.fixture(params=[True, False], ids=["effort where it is needed", "the same at every step"])
+def _sees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the CPU, and as on a GPU that Python drives: there no step waits for a number."""
+    monkeypatch.setattr(NumpyBackend, "sees", lambda *_: request.param)
+
+
+def normal(*shape: int, seed: int) -> Any:
+    return np.random.RandomState(seed).standard_normal(shape).astype("float32")
+
+
+@pytest.mark.usefixtures("_sees")
+def test_a_new_direction_is_seen_at_once() -> None:
+    """As in the first steps of training at a high rate: one direction grows in a kernel of noise, and overtakes it.
+
+    A state without scouts notices some steps later, and is 18 to 26 % below by then in each of the six.
+    """
+    for seed in range(6):
+        noise = normal(64, 64, 3, 3, seed=seed)
+        u, v, where = (normal(*n, seed=10 * (j + 1) + seed) for j, n in enumerate(((64,), (64,), (3, 3))))
+        direction = np.einsum("o,i,kl->oikl", u, v, 1 + 0.25 * where)
+        direction /= np.linalg.norm(direction)
+        before = float(specnorm.tn_bound(noise, certified=False))
+        state = specnorm.init(noise, TN)
+        for size in np.linspace(0, 0.7, 15, dtype="float32"):
+            kernel = noise + size * np.float32(before) * direction
+            value, state = specnorm.step(kernel, TN, state)
+            assert float(value) > 0.995 * float(specnorm.tn_bound(kernel, certified=False))
+        assert float(value) > 1.5 * before
+
+
+@pytest.mark.parametrize("layer", ["3.body.3", "8.body.0", "11.body.3"])
+@pytest.mark.usefixtures("_sees")
+def test_the_first_steps_of_a_real_run_are_followed_within_one_percent(layer: str) -> None:
+    """16, 32 and 64 channels of a ResNet-20, SGD at rate 0.1: noise in which a maximum overtakes the others."""
+    first, *moved = np.load(FIRST_STEPS)[layer].astype("float32")
+    state = specnorm.init(first, TN)
+    for kernel in moved:
+        value, state = specnorm.step(kernel, TN, state)
+        best = oracle.tensor_norm_best(kernel.astype("float64"), starts=20, sweeps=80).max()
+        assert 0.99 * best < float(value) < 1.01 * best
+
+
+def test_a_kernel_that_stands_still_costs_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that moves more: else the tests above would say nothing of the price."""
+    kernel = np.load(FIRST_STEPS)["3.body.3"][0].astype("float32")
+    rounds: list[int] = []
+    kept = following._round
+
+    def counted(*given: Any, **more: Any) -> Any:
+        rounds.append(1)
+        return kept(*given, **more)
+
+    state = specnorm.init(kernel, TN)
+    for _ in range(3):
+        _, state = specnorm.step(kernel, TN, state)
+    monkeypatch.setattr(following, "_round", counted)
+    specnorm.step(kernel, TN, state)
+    assert len(rounds) == 1
+    specnorm.step(normal(16, 16, 3, 3, seed=1), TN, state)
+    assert len(rounds) > 2
+
+
+def test_a_matrix_whose_lower_singular_values_overtake() -> None:
+    """No climber stands there, and scouts that had converged would have forgotten them."""
+    u, v = (np.linalg.qr(normal(n, 5, seed=n).astype("float64"))[0] for n in (40, 12))
+    state = None
+    for t in np.linspace(0, 1, 40):
+        sizes = np.asarray([1.0, 0.9, 0.8, 0.5 + t, 0.1 + 2 * t])
+        matrix = (u * sizes) @ v.T
+        state = specnorm.init(matrix, TN) if state is None else state
+        value, state = specnorm.step(matrix, TN, state)
+        assert float(value) == pytest.approx(sizes.max(), rel=1e-2)
+
+
+def test_a_kernel_of_rank_one_is_followed() -> None:
+    """What scouts abreast keep of one another is rounding then."""
+    u, v, k = normal(8, seed=0), normal(6, seed=1), normal(3, 3, seed=2)
+    state = None
+    for t in np.linspace(0, 1, 20, dtype="float32"):
+        kernel = np.einsum("o,i,kl->oikl", u + t * u[::-1], v, k + t * k[::-1])
+        state = specnorm.init(kernel, TN) if state is None else state
+        value, state = specnorm.step(kernel, TN, state)
+        assert all(np.isfinite(x).all() for x in state.values())
+        best = oracle.tensor_norm_best(kernel.astype("float64"), starts=6).max()
+        assert float(value) == pytest.approx(best, rel=1e-3)
