@@ -11,18 +11,22 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 from bench import facts
 
 DATA = Path(__file__).parents[1] / "data"
-MODELS = ("resnet20", "rfb320", "dncnn25")
+MODELS = {
+    "resnet20": "resnet20-12fca82f.th",
+    "rfb320": "version-RFB-320_simplified.onnx",
+    "dncnn25": "dncnn_25.pth",
+}
 
 
-def seconds(files: list[str], jobs: int, methods: str) -> float:
+def seconds(file: Path, jobs: int, methods: str) -> float:
     """Wall time of the whole command, start of the interpreter included."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "specnorm", "audit", *files, "--methods", methods, "--jobs", str(jobs)]
+    command = [sys.executable, "-m", "specnorm", "audit", str(file), "--methods", methods, "--jobs", str(jobs)]
+    geometry = file.with_name("geometry.json")
+    command += ["--geometry", str(geometry)] if geometry.exists() else []
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - start
 
@@ -33,12 +37,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--methods", default="tn,f4,reshaped")
     given = parser.parse_args()
-    for name, models in {**{model: (model,) for model in MODELS}, "all three": MODELS}.items():
-        files = [str(DATA / model / "kernels.npz") for model in models]
-        layers = sum(len(np.load(file).files) for file in files)
-        pairs = [[seconds(files, jobs, given.methods) for jobs in (1, given.jobs)] for _ in range(given.repeats)]
+    for name, published in MODELS.items():
+        file = DATA / name / published
+        layers = len(json.loads((DATA / name / "layers.json").read_text())["layers"])
+        pairs = [[seconds(file, jobs, given.methods) for jobs in (1, given.jobs)] for _ in range(given.repeats)]
         line = {
-            "files": name, "layers": layers, "jobs": given.jobs, "methods": given.methods, "repeats": given.repeats,
+            "model": name, "layers": layers, "jobs": given.jobs, "methods": given.methods, "repeats": given.repeats,
             "alone_s": statistics.median(alone for alone, _ in pairs),
             "ratio": statistics.median(alone / shared for alone, shared in pairs),
             "ratios": [min(a / s for a, s in pairs), max(a / s for a, s in pairs)],
