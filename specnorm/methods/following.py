@@ -97,13 +97,13 @@ def follow(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
         Of the kernels as they are now.
     vectors : array, shape (b, s, p + sum of sizes)
     rounds : int
-        At least so many.
+        At least so many; 1 or more.
     """
     xp, backend, team = form.xp, form.backend, crew(form.p, form.lengths)
     # Where to look at a number means to wait for it, all is done once.
     blind = not backend.sees(vectors)
-    now = Round(vectors[:, : team.scouts, :], vectors[:, team.scouts :, :], *(() for _ in range(3)))
-    for _ in range(rounds):
+    now = _round(form, vectors[:, : team.scouts, :], vectors[:, team.scouts :, :], team)
+    for _ in range(rounds - 1):
         now = _round(form, now.scouts, now.climbers, team)
 
     def lost(state: tuple[Array, ...]) -> Array:
@@ -162,7 +162,7 @@ def _round(form: Form, scouts: Array, climbers: Array, team: Crew, *, further: i
     top = xp.max(value, axis=1)
     # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
     rank = xp.floor(4096 * xp.where(doomed, value - 2 * top[:, None], value))
-    order = xp.argsort(rank, axis=1, descending=True)[:, : climbers.shape[1]]
+    order = xp.argsort(-rank, axis=1)[:, : climbers.shape[1]]
     climbers = xp.take_along_axis(moved, xp.broadcast_to(order[..., None], (*order.shape, moved.shape[2])), axis=1)
     values, first = (
         xp.take_along_axis(value, order[:, :_HIGHEST], axis=1),
@@ -253,10 +253,16 @@ def _apart(v: Array, team: Crew, *, xp: Any) -> tuple[Array, Array]:
 def _needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:
     """Which climbers (b, s) stand where a higher one stands."""
     overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
-    earlier = backend.from_numpy(np.tri(value.shape[1], k=-1, dtype=bool).T[None, ...], value)
+    alike = xp.real(overlap) ** 2 + xp.imag(overlap) ** 2 > _ALIKE**2
+    earlier = backend.from_numpy(_earlier(value.shape[1]), value)
     here, there = value[:, :, None], value[:, None, :]
-    above = (here > there) | ((here == there) & earlier)
-    return xp.any(above & (xp.abs(overlap) > _ALIKE), axis=1)
+    return xp.any(alike & ((here > there) | ((here == there) & earlier)), axis=1)
+
+
+@functools.lru_cache(maxsize=64)
+def _earlier(count: int) -> np.ndarray:
+    """Whether i < j, shape (1, count, count)."""
+    return np.tri(count, k=-1, dtype=bool).T[None, ...].copy()
 
 
 def _taken_apart(form: Form, vectors: Array) -> tuple[Array, list[Array]]:
