@@ -359,6 +359,21 @@ def test_layers_of_about_one_size_are_one_batch() -> None:
             torch.testing.assert_close(together[name], x.grad, rtol=1e-3, atol=1e-4)
 
 
+def test_a_step_on_a_gpu_waits_for_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it runs there: in torch, and with the effort that every step makes where none can be told to need it."""
+    monkeypatch.setattr(specnorm_torch.TorchBackend, "numpy_view", lambda *_: False)
+    monkeypatch.setattr(specnorm_torch.TorchBackend, "sees", lambda *_: False)
+    model = network()
+    penalty = specnorm_torch.SpectralPenalty(model)
+    read: list[str] = []
+    for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: read.append(name))
+    penalty().backward()
+    monkeypatch.undo()
+    assert not read
+    assert penalty.norms().keys() == set(penalty.names)
+
+
 def test_second_derivatives_raise() -> None:
     penalty = specnorm_torch.SpectralPenalty(network())
     weight: Any = penalty._layers[0].weight
