@@ -216,9 +216,10 @@ class Program:
         if self._in_numpy(kernels, backend=backend):
             inside = tuple(map(backend.to_numpy, state))
             value, gradient, after = self.step(backend.to_numpy(kernels), inside, sweeps=sweeps, backend=backend.host())
-            xp, give = backend.namespace(kernels), backend.adopt if sweeps else backend.from_numpy
+            xp = backend.namespace(kernels)
             moved = tuple(
-                xp.astype(give(new, kernels), old.dtype, copy=False) for new, old in zip(after, state, strict=True)
+                xp.astype(backend.adopt(new, kernels), old.dtype, copy=False)
+                for new, old in zip(after, state, strict=True)
             )
             return backend.adopt(value, kernels), backend.adopt(gradient, kernels), moved
         xp = backend.namespace(kernels)

@@ -105,6 +105,8 @@ def step_many(
 ) -> tuple[list[ArrayT], list[State]]:
     """`step` for all layers of a network; those of one shape, dtype, device and geometry are stepped as one batch.
 
+    With `TensorNorm` a batch searches where one of its kernels has moved far: the others may come closer than alone.
+
     Parameters
     ----------
     kernels : sequence of arrays

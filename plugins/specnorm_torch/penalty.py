@@ -19,8 +19,6 @@ from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_la
 
 Form = Literal["sum", "log", "hinge"]
 _TN = TensorNorm()
-
-
 _WORTH = 2**14
 """Zeros that take about as long to compute with as another batch takes for itself."""
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.frequencies import full_grid
-from specnorm.methods.multilinear import units
+from specnorm.methods.multilinear import units, waves
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -75,7 +75,9 @@ def crew(p: int, sizes: tuple[int, ...]) -> Crew:
 def begin(form: Form, starts: Array, seed: int) -> Array:
     """Vectors (b, s, p + sum of sizes) of a new state: what scouts and climbers get to, these from starts alike."""
     xp, team = form.xp, crew(form.p, form.lengths)
-    host = _waves(seed, form.p, form.lengths, "complex128" if form.by_row.dtype == xp.float64 else "complex64")
+    host = _lookout_vectors(
+        seed, form.p, form.lengths, "complex128" if form.by_row.dtype == xp.float64 else "complex64"
+    )
     scouts = form.backend.from_numpy(host, form.by_row)
     scouts = xp.broadcast_to(scouts, (form.b, *scouts.shape[1:]))
     filters, sweeps, most = _FIRST
@@ -145,7 +147,7 @@ def _round(form: Form, scouts: Array, climbers: Array, team: Crew, *, further: i
     """Sweep all once, and on; scouts one power iteration. The highest that stand apart are the new climbers."""
     xp, count = form.xp, team.scouts
     vectors = xp.concat([scouts, climbers], axis=1)
-    v, modes = _taken_apart(form, vectors)
+    v, modes = form.split(vectors)
     weights = form.weights(modes)
     u, before = form.left(v, weights)
     rows = form.rows(u)
@@ -157,7 +159,7 @@ def _round(form: Form, scouts: Array, climbers: Array, team: Crew, *, further: i
     moved, old = _or_keep(form, v, modes, value, vectors), vectors
     for _ in range(further):
         (moved, value), old = _hastened(form, moved, old, value), moved
-    v, modes = _taken_apart(form, moved)
+    v, modes = form.split(moved)
     doomed = _needless(v, form.weights(modes), value, xp=xp, backend=form.backend)
     top = xp.max(value, axis=1)
     # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
@@ -200,7 +202,7 @@ def _hastened(form: Form, here: Array, before: Array, value: Array) -> tuple[Arr
     Sweeps converge geometrically, and slowly where maxima are nearly equal. Of vectors only the directions count.
     """
     xp = form.xp
-    v, modes, reached = form.sweep(*_taken_apart(form, here + _AHEAD * (here - before)))
+    v, modes, reached = form.sweep(*form.split(here + _AHEAD * (here - before)))
     better = (reached >= value) & (reached > 0) & xp.isfinite(reached)
     return xp.where(better[..., None], xp.concat([v, *modes], axis=2), here), xp.where(better, reached, value)
 
@@ -208,7 +210,7 @@ def _hastened(form: Form, here: Array, before: Array, value: Array) -> tuple[Arr
 def _filtered(form: Form, scouts: Array, team: Crew) -> Array:
     """Scouts after a Chebyshev filter: it tells nearby singular values apart in far fewer products than iteration."""
     xp = form.xp
-    v, modes = _taken_apart(form, scouts)
+    v, modes = form.split(scouts)
     v = xp.reshape(v, (form.b, team.abreast, team.frequencies, form.p))
     weights = form.weights([x[:, : team.frequencies, :] for x in modes])
     room = team.frequencies if form.m * form.p <= _SMALL_MATRIX else max(1, form.taps // 4)
@@ -265,11 +267,6 @@ def _earlier(count: int) -> np.ndarray:
     return np.tri(count, k=-1, dtype=bool).T[None, ...].copy()
 
 
-def _taken_apart(form: Form, vectors: Array) -> tuple[Array, list[Array]]:
-    v, *modes = form.split(vectors)
-    return v, modes
-
-
 def _or_keep(form: Form, v: Array, modes: list[Array], value: Array, old: Array) -> Array:
     """Vectors one after the other; the old ones where the form vanished or was not finite."""
     xp = form.xp
@@ -282,13 +279,13 @@ def _share(part: Array, whole: Array, *, xp: Any) -> Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _waves(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
+def _lookout_vectors(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
     """Scouts (1, s, p + sum of sizes): a coarse frequency each, and a random v until they are filtered."""
     team = crew(p, sizes)
     angles = _lookouts(sizes, _short(p, sizes))
     angles = angles[np.arange(team.frequencies) * len(angles) // team.frequencies]
-    waves = [np.tile(np.exp(1j * np.outer(angles[:, j], np.arange(k))), (team.abreast, 1)) for j, k in enumerate(sizes)]
-    return np.concatenate(units([arrays.random_vectors(seed + 101, (team.scouts, p)), *waves], dtype), axis=2)
+    abreast = waves(np.tile(angles, (team.abreast, 1)), sizes)
+    return np.concatenate(units([arrays.random_vectors(seed + 101, (team.scouts, p)), *abreast], dtype), axis=2)
 
 
 def _short(p: int, sizes: tuple[int, ...]) -> bool:

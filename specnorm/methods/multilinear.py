@@ -74,10 +74,11 @@ class Form:
         taps = xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps))
         return xp.reshape(self._through(weights, taps, transposed=True), (*weights.shape[:2], self.m, self.p))
 
-    def split(self, vectors: Array) -> list[Array]:
+    def split(self, vectors: Array) -> tuple[Array, list[Array]]:
         """Right and spatial vectors of climbers (b, s, p + sum of sizes)."""
         ends = list(itertools.accumulate([self.p, *self.lengths]))
-        return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
+        v, *modes = (vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends]))
+        return v, modes
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
         """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
@@ -145,14 +146,19 @@ def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Any) -> 
 def _waves(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
     """A climber at every coarse frequency, (1, s, ...), on the host: a right vector at random, and the waves."""
     angles = coarse_grid(sizes).angles
-    waves = [np.exp(1j * np.outer(angles[:, j], np.arange(k))) for j, k in enumerate(sizes)]
-    return units([arrays.random_vectors(seed, (len(angles), p)), *(waves or [np.ones((len(angles), 1))])], dtype)
+    return units([arrays.random_vectors(seed, (len(angles), p)), *waves(angles, sizes)], dtype)
 
 
 @functools.lru_cache(maxsize=256)
 def _random(seed: int, count: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
     """Climbers with random vectors."""
     return units([arrays.random_vectors(seed + 1 + j, (count, k)) for j, k in enumerate([p, *sizes])], dtype)
+
+
+def waves(angles: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """Fourier vectors of some frequencies (s, d), one (s, size) an axis; ones where there is no axis."""
+    found = [np.exp(1j * np.outer(angles[:, j], np.arange(k))) for j, k in enumerate(sizes)]
+    return found or [np.ones((len(angles), 1))]
 
 
 def units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from specnorm import arrays, operators
 from specnorm.cells import torus
 from specnorm.errors import MethodError, Undecided
@@ -20,7 +18,7 @@ from specnorm.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
 from specnorm.methods.following import begin, crew, follow
-from specnorm.methods.multilinear import Form, best, extrapolated, starts
+from specnorm.methods.multilinear import Form, best, extrapolated, starts, units, waves
 from specnorm.methods.search import Found, Search
 
 if TYPE_CHECKING:
@@ -250,7 +248,7 @@ class TensorNorm(Method):
         if sweeps:
             vectors, highest = follow(form, highest, sweeps)
             state = (arrays.real_pair(vectors, xp=xp),)
-        v, *modes = form.split(highest)
+        v, modes = form.split(highest)
         weights = form.weights(modes)
         u, value = form.left(v, weights)
         top = xp.argmax(value, axis=1)
@@ -310,8 +308,6 @@ def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
 def _fourier_start(block: Array, frequency: Frequencies, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:
     """Top right vector and Fourier vectors at one frequency, as one start."""
     _, v, _, _ = top_at(block, frequency, xp=xp, backend=backend)
-    sizes = block.shape[3:]
-    dtype = np.complex128 if block.dtype == xp.float64 else np.complex64
-    angles = frequency.angles[0]
-    modes = [(np.exp(1j * angles[j] * np.arange(k)) / math.sqrt(k))[None, None] for j, k in enumerate(sizes)]
-    return v[:, None, :], [backend.from_numpy(x.astype(dtype), block) for x in modes or [np.ones((1, 1, 1))]]
+    dtype = "complex128" if block.dtype == xp.float64 else "complex64"
+    modes = units(waves(frequency.angles, tuple(block.shape[3:])), dtype)
+    return v[:, None, :], [backend.from_numpy(x, block) for x in modes]
