@@ -59,6 +59,10 @@ class GramPolynomial:
         Half of all lags, the zero lag first.
     norms : float array, shape (L,)
         Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up); infinite if something is left out.
+    itemsize : int
+        Bytes of a complex entry.
+    narrow : bool
+        Whether it was `narrowed`.
     """
 
     def __init__(self, blocks: Array, limit: float, hints: Array | None = None, *, xp: Any, backend: Backend) -> None:
@@ -70,6 +74,7 @@ class GramPolynomial:
         self.basis: Array | None = None
         self.shrink, self.lost = 1.0, 0.0
         self._narrow: GramPolynomial | None = None
+        self.itemsize, self.narrow = 16 if blocks.dtype == xp.float64 else 8, False
         if p >= SMALLEST and limit > 0 and hints is not None:
             columns = self._rotate(columns, taps, limit, hints)
         tapwise = xp.reshape(columns, (g, taps, m, p))
@@ -80,8 +85,9 @@ class GramPolynomial:
         norms = np.sqrt(backend.to_numpy(xp.max(squares, axis=0)) / 2) * (1 + 1e-8)
         self.norms = norms if self.rank == p else np.full_like(norms, math.inf)
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
-        self.error = float(xp.max(rounding.autocorrelation_error(rotated, m + 2 * taps + len(self.lags) + 4, xp=xp)))
-        self.error *= 1 + 1e-12
+        self._square = float(xp.max(rounding.absolute_norm_up(rotated, xp=xp))) ** 2 * (1 + 1e-15)
+        terms = m + 2 * taps + len(self.lags) + 4
+        self.error = rounding.autocorrelation_error(self._square, terms, rounding.unit(blocks, xp=xp))
 
     def _correlate(self, taps: Array) -> tuple[Array, Array]:
         """First `rank` columns of ``R_d + R_d^T`` and ``R_d - R_d^T``, shape (g, L, p * rank); of lag 0, R_0 and 0.
@@ -208,10 +214,16 @@ class GramPolynomial:
         return parts[:, : self.rank, :], b * self.xp.astype(weight, b.dtype)[:, None, None]
 
     def narrowed(self) -> GramPolynomial:
-        """The same in single precision, to guess with: nothing is proven by it."""
+        """The same with its sum over the lags in single precision, which its error tells; where that can be trusted."""
+        if self.itemsize == 8 or self.backend.working_dtype(self.like, "float32") != "float32":
+            return self
         if self._narrow is None:
-            self._narrow = copy.copy(self)
-            self._narrow.even, self._narrow.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
+            narrow = copy.copy(self)
+            narrow.even, narrow.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
+            # The coefficients are rounded once more, and there are as many terms as lags.
+            narrow.error = self.error + rounding.autocorrelation_error(self._square, len(self.lags) + 2, 2.0**-24)
+            narrow.itemsize, narrow.narrow = 8, True
+            self._narrow = narrow
         return self._narrow
 
     def lift(self, parts: Array, vectors: Array, square: np.ndarray) -> tuple[np.ndarray, Array]:

@@ -140,6 +140,7 @@ def gram_below(gram: Array, limit: Array, *, xp: Any, backend: Backend) -> Array
     gram : array, shape (..., p, p)
         Only the lower triangle is read.
     limit : array, shape (...)
+        In the precision of H.
 
     Returns
     -------
@@ -160,7 +161,8 @@ def gram_below(gram: Array, limit: Array, *, xp: Any, backend: Backend) -> Array
         eye = xp.eye(size, dtype=xp.bool, device=backend.device(gram))
         shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
     else:
-        entries = -xp.reshape(gram, (*gram.shape[:-2], size**2))
+        # NumPy multiplies complex numbers ten times as fast as it negates them.
+        entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
         entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
         shifted = xp.reshape(entries, gram.shape)
     return backend.cholesky_ok(shifted) & (paid <= limit) & (x > 0)
@@ -290,15 +292,22 @@ def symbol_error(blocks: Array, *, xp: Any) -> Array:
     return absolute_norm_up(blocks, xp=xp) * (SLACK * (gamma(taps + 1, u) + math.sqrt(2) * phase_error(u)))
 
 
-def autocorrelation_error(blocks: Array, terms: int, *, xp: Any) -> Array:
-    """Bound on ``||computed H(theta) - H(theta)||`` of `autocorrelation.GramPolynomial`, shape (b,).
+def autocorrelation_error(square: float, terms: int, u: float) -> float:
+    """Bound on ``||computed H(theta) - H(theta)||`` of `autocorrelation.GramPolynomial`.
 
     ``(gamma(terms) + sqrt(2) eps_c) q**2``: every entry of H is a sum of products of kernel entries, cosines and sines,
     and ``sum_d |R_d| <= (sum_k |K_k|)^T (sum_k |K_k|)`` entrywise.
+
+    Parameters
+    ----------
+    square : float
+        At least q**2, of `absolute_norm_up`.
+    terms : int
+        Roundings of an entry.
+    u : float
+        Unit roundoff of the precision they happen in.
     """
-    u = unit(blocks, xp=xp)
-    q = absolute_norm_up(blocks, xp=xp)
-    return up(q**2, 2, xp=xp) * (SLACK * (gamma(terms, u) + math.sqrt(2) * phase_error(u)))
+    return square * (SLACK * (gamma(terms, u) + math.sqrt(2) * phase_error(u))) * (1 + 1e-12)
 
 
 def rotation_loss(columns: Array, basis: Array, taps: int, *, xp: Any, backend: Backend) -> tuple[float, float]:

@@ -18,7 +18,6 @@ proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,8 @@ _HINTS = 4
 _MOST = 4
 """Pieces an axis that a cell is cut into at once, at most."""
 _MANY, _CLIMBS, _NEAR = 48, 12, 0.95
-"""Cells of a round from which so many centres are climbed from, and how near their squared norms must be."""
+"""Cells of a round from which so many centres are climbed from, or those of a grid sifted; and how near the squared
+norms of those centres must be."""
 _CLEAR = 1.2
 """A limit must exceed the tail by this factor to be worth a proof without the tail's directions."""
 _CUT = 0.85
@@ -50,10 +50,11 @@ _ROOM = 1.03
 """Over an estimate of an eigenvalue, where more is proven than is needed."""
 _CACHE = 24 * 2**20
 """Bytes of the cells visited together on the host."""
-_ROUGH = 0.02
-"""Reach of cells down to which single precision tells which are worth a proof."""
+_ROUGH, _WIDE = 0.02, 32
+"""Reach of cells down to which single precision is tried first, and size of matrices from which that saves time."""
 _KEPT = 32 * 2**20
-"""Bytes of the matrices of a round that are kept to be proven; of more, those worth a proof are formed again."""
+"""Bytes of the matrices of a round that are kept until its best cells have been climbed from; of more, what the lower
+end before allows is proven as soon as it is looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,29 +69,41 @@ class Cells:
         return Cells(self.boxes[index], self.owner[index], self.supremum)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Looks:
-    """Estimates at the centres of some cells.
+    """What a round finds out about some cells, filled in as it goes on.
 
     Parameters
     ----------
-    below : float array, shape (c,)
-        Squared norms, from below.
-    squares : float array, shape (c,)
-        Largest eigenvalues of the (reduced) Gram matrices, from below.
+    polynomial : GramPolynomial
+        In the precision that is tried first.
+    target : float
+        What was to be proven when the round began.
     vectors : array, shape (c, rank)
         For the next round.
     limits : float array, shape (c,)
-        What the matrices were reduced for: no lower limit is proven by them.
+        What the matrices are reduced for: no lower limit is proven by them.
+    norms : float array, shape (c,)
+        Proven norms at the centres of the cells that hold nothing above the target, infinite for the others.
+    below : float array, shape (c,)
+        Squared norms at the centres, from below.
+    squares : float array, shape (c,)
+        Largest eigenvalues of the (reduced) Gram matrices, from below.
     matrices : list of (matrices, errors), shapes (part, rank, rank) and (part,)
         For each part of the cells the reduced Gram matrices and bounds of their rounding; empty where not kept.
+    doubts : int
+        How many cells may still get an exact eigenpair.
     """
 
-    below: np.ndarray
-    squares: np.ndarray
+    polynomial: GramPolynomial
+    target: float
     vectors: Array
     limits: np.ndarray
+    norms: np.ndarray
+    below: np.ndarray
+    squares: np.ndarray
     matrices: list[tuple[Array, np.ndarray]]
+    doubts: int = _DOUBTFUL
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,13 +223,18 @@ class Search:
             previous, polynomial = polynomial, self._polynomial(self.target)
             if vectors is None or polynomial is not previous:
                 vectors = self._start_vectors(len(boxes), polynomial.rank)
+            left = self._sift(polynomial, Cells(boxes, owner, supremum))
+            boxes, owner, vectors = boxes[left], owner[left], self._take(vectors, left)
+            if not len(boxes):
+                break
             cells = Cells(boxes, owner, supremum)
             looks = self._look(polynomial, cells, vectors, degree=6 if level == 1 else 3)
             if bound is not None and self.best[0] > bound:
                 return ended(math.inf)
-            norms = self._rule_out(polynomial, cells, looks)
+            self._rule_out(polynomial, cells, looks)
             if bound is not None and self.best[0] > bound:
                 return ended(math.inf)
+            norms = looks.norms
             ruled_out, rest = np.flatnonzero(norms < math.inf), np.flatnonzero(norms == math.inf)
             if grid_follows:
                 done.append((cells[ruled_out], norms[ruled_out]))
@@ -246,42 +264,70 @@ class Search:
         needed = np.arccos(np.clip(ratio, 0.0, 1 / (1 + 0.5 * self.rtol + 1e-9)))
         return np.asarray(np.clip(np.ceil(0.9 * boxes.reach / needed), 2, _MOST).astype(np.int64))
 
+    def _sift(self, polynomial: GramPolynomial, cells: Cells) -> np.ndarray:
+        """Which cells are left when, of many grid points, each has been tried in single precision unseen.
+
+        Most are far below: to look at them first would take as long as to prove them.
+        """
+        count, rough = len(cells.boxes), polynomial.narrowed()
+        left = np.ones(count, dtype=bool)
+        if not self.free and count > _MANY and rough.rank >= _WIDE and rough.narrow:
+            limit = self._limits(rough, cells)
+            able = np.flatnonzero((limit >= self._least(rough)) & (limit < math.inf))
+            for part in self._parts(rough, len(able)):
+                index = able[part]
+                _, gram, errors = self._formed(rough, cells[index], limit[index])
+                left[index] = ~self._below(gram, limit[index] - errors)
+        return np.flatnonzero(left)
+
+    def _formed(self, polynomial: GramPolynomial, cells: Cells, limit: np.ndarray) -> tuple[Array, Array, np.ndarray]:
+        """Parts of the Gram matrices at the centres, the matrices reduced for limits, and bounds of their rounding."""
+        parts = polynomial.parts(cells.boxes.centres, cells.owner)
+        gram, error = polynomial.reduced_up(parts, limit)
+        return parts, gram, self.backend.to_numpy(error)
+
     def _look(self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, degree: int) -> Looks:
-        """Estimate the norms at the centres of some cells, and climb from the highest."""
-        xp, keep = self.xp, 16 * len(cells.boxes) * polynomial.rank**2 <= _KEPT
-        rough = polynomial.narrowed() if not keep and self._may_be_rough(cells.boxes) else polynomial
+        """Estimate the norms at the centres of some cells, prove of many what can be, and climb from the highest."""
+        xp, count = self.xp, len(cells.boxes)
+        rough = polynomial.narrowed() if self._may_be_rough(polynomial, cells.boxes) else polynomial
         vectors = xp.astype(vectors, arrays.complex_dtype(rough.even.dtype, xp=xp), copy=False)
-        limit = np.clip(self._goals(polynomial, cells)[0], max(self._least(polynomial), 0.3 * self.target**2), 1e300)
-        squares, below, kept, matrices = [], [], [], []
-        for part in self._parts(polynomial, len(cells.boxes)):
-            here = cells[part]
-            parts = rough.parts(here.boxes.centres, here.owner)
-            if keep:
-                gram, error = rough.reduced_up(parts, limit[part])
-                matrices.append((gram, self.backend.to_numpy(error)))
-            else:
-                gram = rough.reduced(parts, limit[part])
-            square, vector = self._estimate(gram, vectors[part, ...], _CUT * limit[part], degree)
-            squares.append(square)
-            below.append(rough.lift(parts, vector, square)[0])
+        easy, limit = self._goals(rough, cells)
+        reduced_for = np.clip(easy, max(self._least(rough), 0.3 * self.target**2), 1e300)
+        # Where limits are infinite nothing on the whole torus exceeds the target.
+        norms = np.where(np.isinf(limit), self.target, math.inf)
+        looks = Looks(rough, self.target, vectors, reduced_for, norms, np.zeros(count), np.zeros(count), [])
+        keep, kept = rough.itemsize * count * rough.rank**2 <= _KEPT, []
+        for part in self._parts(rough, count):
+            parts, gram, errors = self._formed(rough, cells[part], reduced_for[part])
+            looks.squares[part], vector = self._estimate(gram, vectors[part, ...], _CUT * reduced_for[part], degree)
+            looks.below[part], _ = rough.lift(parts, vector, looks.squares[part])
             kept.append(vector)
-        vectors = kept[0] if len(kept) == 1 else xp.concat(kept, axis=0)
-        looks = Looks(np.concatenate(below), np.concatenate(squares), vectors, limit, matrices)
-        self._raise_best(rough, cells, looks.below, looks.squares, vectors)
+            if keep:
+                looks.matrices.append((gram, errors))
+            else:
+                self._prove(rough, cells, looks, np.arange(count)[part], gram, errors, (easy, limit))
+        looks.vectors = kept[0] if len(kept) == 1 else xp.concat(kept, axis=0)
+        self._raise_best(rough, cells, looks.below, looks.squares, looks.vectors)
         return looks
 
-    def _rule_out(self, polynomial: GramPolynomial, cells: Cells, looks: Looks) -> np.ndarray:
-        """Proven norms at the centres of the cells that hold nothing above the target, infinite for the others.
-
-        Tried are those whose estimates allow it. Estimates that allowed what the proof did not are made better.
-        """
-        below, squares = looks.below, looks.squares
-        easy, limit = self._goals(polynomial, cells)
-        # Where limits are infinite nothing on the whole torus exceeds the target.
-        norms: np.ndarray = np.where(np.isinf(limit), self.target, math.inf)
-        for goal in (np.clip(_ROOM * squares, easy, limit), limit) if self._slack else (limit,):
-            hopeful = np.flatnonzero((squares < goal) & (goal >= looks.limits) & (norms == math.inf))
-            self._prove(polynomial, cells, looks, hopeful, goal, norms)
+    def _rule_out(self, polynomial: GramPolynomial, cells: Cells, looks: Looks) -> None:
+        """Prove what the lower end allows by now: by the matrices that were kept, and then, if need be, by new ones."""
+        squares, norms, first = looks.squares, looks.norms, 0
+        goals = self._goals(looks.polynomial, cells)
+        for matrices, errors in looks.matrices:
+            index = np.arange(first, first + len(errors))
+            self._prove(looks.polynomial, cells, looks, index, matrices, errors, goals)
+            first += len(errors)
+        if polynomial is not looks.polynomial:
+            goals = self._goals(polynomial, cells)
+        limit = goals[1]
+        norms[np.isinf(limit)] = self.target
+        hopeful = np.flatnonzero((squares < limit) & (limit >= looks.limits) & (norms == math.inf))
+        if polynomial is not looks.polynomial or (not looks.matrices and self.target > looks.target):
+            for part in self._parts(polynomial, len(hopeful)):
+                index = hopeful[part]
+                _, gram, errors = self._formed(polynomial, cells[index], looks.limits[index])
+                self._prove(polynomial, cells, looks, index, gram, errors, goals)
         if polynomial.tail > 0:
             # Where the tail weighs too much, not the norm, so that no smaller cell passes: nothing is left out then.
             smaller = (self.target * np.cos(cells.boxes.reach / 4)) ** 2
@@ -289,7 +335,7 @@ class Search:
             misled = np.zeros(len(norms), dtype=bool)
             misled[hopeful] = limit[hopeful] > 0.98 * self.target**2
             hard = (squares > smaller) | misled
-            stuck = np.flatnonzero((norms == math.inf) & (below < limit) & hard & (limit > 0.9 * self.target**2))
+            stuck = np.flatnonzero((norms == math.inf) & (looks.below < limit) & hard & (limit > 0.9 * self.target**2))
             whole = self._polynomial(0.0) if len(stuck) else polynomial
             for part in self._parts(whole, len(stuck)):
                 index = stuck[part]
@@ -297,59 +343,53 @@ class Search:
                 parts = whole.parts(here.boxes.centres, here.owner)
                 goal = self._limits(whole, here)
                 norms[index] = np.where(self._below(parts, goal), whole.norm(goal), math.inf)
-        return norms
 
     def _prove(
         self,
         polynomial: GramPolynomial,
         cells: Cells,
         looks: Looks,
-        hopeful: np.ndarray,
-        goal: np.ndarray,
-        norms: np.ndarray,
+        index: np.ndarray,
+        matrices: Array,
+        errors: np.ndarray,
+        goals: tuple[np.ndarray, np.ndarray],
     ) -> None:
-        """Try to prove some cells' limits; and look closer at the highest of those where that fails."""
-        below, squares, doubts = looks.below, looks.squares, _DOUBTFUL
-        for index, reduced, error in self._matrices(polynomial, cells, looks, hopeful, goal):
-            passed = self._below(reduced, goal[index] - error)
-            norms[index] = np.where(passed, polynomial.norm(goal[index]), math.inf)
-            failed = np.flatnonzero(~passed)
-            failed = failed[np.argsort(-squares[index[failed]], kind="stable")[:doubts]]
-            if len(failed):
-                doubts -= len(failed)
-                values, few = arrays.top_eigenpair(self._take(reduced, failed), xp=self.xp)
-                squares[index[failed]] = self.backend.to_numpy(values)
-                values, there = squares[index[failed]], cells[index[failed]]
-                parts = polynomial.parts(there.boxes.centres, there.owner)
-                below[index[failed]], _ = polynomial.lift(parts, few, values)
-                self._raise_best(polynomial, there, below[index[failed]], values, few)
+        """Try to rule out some cells by their matrices; and look closer at the highest of those where that fails.
 
-    def _matrices(
-        self, polynomial: GramPolynomial, cells: Cells, looks: Looks, chosen: np.ndarray, goal: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, Array, np.ndarray]]:
-        """Some at a time: which cells, their matrices to prove, and bounds of the rounding; as looked at, or formed."""
-        if not looks.matrices:
-            for part in self._parts(polynomial, len(chosen)):
-                index = chosen[part]
-                here = cells[index]
-                parts = polynomial.parts(here.boxes.centres, here.owner)
-                reduced, error = polynomial.reduced_up(parts, goal[index])
-                yield index, reduced, self.backend.to_numpy(error)
-        first = 0
-        for matrices, errors in looks.matrices:
-            index = chosen[(chosen >= first) & (chosen < first + len(errors))]
-            if len(index):
-                every = len(index) == len(errors)
-                yield index, matrices if every else self._take(matrices, index - first), errors[index - first]
-            first += len(errors)
+        Tried are cells whose estimates allow it. Estimates that allowed what the proof did not are made better.
+        """
+        squares, norms = looks.squares, looks.norms
+        easy, limit = (goal[index] for goal in goals)
+        # What the factorisation takes of the limit for its own rounding.
+        room = 1 - rounding.cholesky_loss(polynomial.rank, matrices, xp=self.xp) * polynomial.rank
+        for goal in (np.clip(_ROOM * squares[index], easy, limit), limit) if self._slack else (limit,):
+            allowed = (squares[index] < room * goal) & (goal >= looks.limits[index])
+            tried = np.flatnonzero(allowed & (norms[index] == math.inf) & (goal < math.inf))
+            if not len(tried):
+                continue
+            chosen = matrices if len(tried) == len(index) else self._take(matrices, tried)
+            passed = self._below(chosen, goal[tried] - errors[tried])
+            norms[index[tried]] = np.where(passed, polynomial.norm(goal[tried]), math.inf)
+            failed = tried[~passed]
+            failed = failed[np.argsort(-squares[index[failed]], kind="stable")[: looks.doubts]]
+            # What failed in single precision is formed again in double.
+            if len(failed) and not polynomial.narrow:
+                looks.doubts -= len(failed)
+                which = index[failed]
+                values, few = arrays.top_eigenpair(self._take(matrices, failed), xp=self.xp)
+                squares[which] = self.backend.to_numpy(values)
+                there = cells[which]
+                parts = polynomial.parts(there.boxes.centres, there.owner)
+                looks.below[which], _ = polynomial.lift(parts, few, squares[which])
+                self._raise_best(polynomial, there, looks.below[which], squares[which], few)
 
     def _least(self, polynomial: GramPolynomial) -> float:
         """Limit below which the matrices are not reduced."""
         return max(_CLEAR * polynomial.tail, polynomial.error)
 
-    def _may_be_rough(self, boxes: Boxes) -> bool:
-        """Whether single precision tells which cells are worth a proof: large ones, whose limits are far below."""
-        wanted = self.bound is not None or self.rtol >= 1e-4
+    def _may_be_rough(self, polynomial: GramPolynomial, boxes: Boxes) -> bool:
+        """Whether single precision is enough for most of some cells: large ones, whose limits are far below."""
+        wanted = polynomial.rank >= _WIDE and (self.bound is not None or self.rtol >= 1e-4)
         return self.free and wanted and float(boxes.reach.min(initial=math.inf)) > _ROUGH
 
     def _parts(self, polynomial: GramPolynomial, count: int) -> list[slice]:
@@ -373,7 +413,7 @@ class Search:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
         size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
         gathered = 2 * 8 * lags * size * rank if polynomial.even.shape[0] > 1 else 0
-        each = 3 * 16 * size * rank + 4 * 16 * rank**2 + 12 * 8 * lags + gathered
+        each = polynomial.itemsize * (3 * size * rank + 4 * rank**2) + 12 * 8 * lags + gathered
         # On the host in the cache, but enough cells to read the coefficients only now and then.
         few = max(8, _CACHE // each) if isinstance(polynomial.like, np.ndarray) else math.inf
         return int(min(few, max(1, 256 * 2**20 // each)))
@@ -407,6 +447,8 @@ class Search:
 
     def _below(self, gram: Array, limit: np.ndarray) -> np.ndarray:
         """Which matrices are proven to have no eigenvalue above their limits."""
+        if arrays.real_dtype(gram, xp=self.xp) == self.xp.float32:
+            limit = np.nextafter(limit.astype(np.float32), np.float32(-math.inf))
         limits = self.backend.from_numpy(limit, self.blocks)
         return np.asarray(self.backend.to_numpy(rounding.gram_below(gram, limits, xp=self.xp, backend=self.backend)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -22,6 +23,7 @@ import specnorm
 from specnorm import Enclose, ExactFFT, Undecided, autocorrelation
 from specnorm.cells import dft
 from specnorm.frequencies import Frequencies, phases_at
+from specnorm.methods import search
 from specnorm.methods.search import Search
 
 
@@ -307,10 +309,14 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
     """A matrix reduced for a limit says nothing of lower ones; wide tolerances on grids ask for such."""
     prove, room = Search._prove, []
 
-    def watched(self: Search, polynomial: Any, cells: Any, looks: Any, hopeful: Any, goal: Any, norms: Any) -> None:
+    def watched(
+        self: Search, polynomial: Any, cells: Any, looks: Any, index: Any, matrices: Any, errors: Any, goals: Any
+    ) -> None:
+        before = looks.norms[index]
+        prove(self, polynomial, cells, looks, index, matrices, errors, goals)
+        proven = index[(before == math.inf) & (looks.norms[index] < math.inf)]
         if polynomial.rank < polynomial.size:
-            room.extend((goal - looks.limits)[hopeful])
-        prove(self, polynomial, cells, looks, hopeful, goal, norms)
+            room.extend(looks.norms[proven] - polynomial.norm(looks.limits[proven]))
 
     monkeypatch.setattr(autocorrelation, "SMALLEST", 12)
     monkeypatch.setattr(Search, "_prove", watched)
@@ -323,3 +329,82 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
         assert_encloses(float(found.stats["lower"]), float(found.value), dense_norm(kernel, (11, 11)))
     assert len(room) > 100
     assert min(room) >= 0
+
+
+def precisions(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[specnorm.Enclosure, dict[str, int]]:
+    """An enclosure, and how many matrices were tried in which precision."""
+    below, tried = Search._below, {"complex64": 0, "complex128": 0}
+
+    def counted(self: Search, gram: Any, limit: np.ndarray) -> np.ndarray:
+        tried[str(gram.dtype).removeprefix("torch.")] += len(limit)
+        return below(self, gram, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "_below", counted)
+        return specnorm.enclose(kernel), tried
+
+
+def test_large_cells_are_ruled_out_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails there is tried in double: the answer is as close as in double alone."""
+    kernel = np.random.RandomState(3).standard_normal((64, 48, 3, 3))
+    found, tried = precisions(kernel, monkeypatch)
+    assert tried["complex64"] > 5 * tried["complex128"] > 0
+    monkeypatch.setattr(search, "_WIDE", 10**6)
+    in_double, tried = precisions(kernel, monkeypatch)
+    assert tried["complex64"] == 0
+    assert max(found.lower, in_double.lower) <= min(found.upper, in_double.upper)
+    assert found.upper <= found.lower * (1 + 1e-3)
+    assert found.cells < 1.2 * in_double.cells
+
+
+def test_many_grid_points_are_sifted_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most are far below the largest norm; what is found and proven is what double alone finds."""
+    kernel = np.random.RandomState(4).standard_normal((3, 4, 3, 3))
+    monkeypatch.setattr(search, "_WIDE", 1)
+    for size in (12, 20):
+        exact = dense_norm(kernel, (size, size))
+        below, tried = Search._below, []
+
+        def counted(self: Search, gram: Any, limit: np.ndarray, below: Any = below, tried: Any = tried) -> np.ndarray:
+            tried.append((gram.dtype, self.free, len(limit)))
+            return below(self, gram, limit)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Search, "_below", counted)
+            found = specnorm.enclose(kernel, size, rtol=1e-6)
+        assert sum(n for dtype, free, n in tried if dtype == np.complex64 and not free) > 48
+        assert_encloses(float(found.lower), float(found.upper), exact)
+        assert found.upper <= found.lower * (1 + 1e-6)
+
+
+def test_no_lowered_precision_rules_a_cell_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where float32 products may be TF32 or bfloat16 ones, every cell is tried in double; here on CPU tensors."""
+    torch = pytest.importorskip("torch")
+    from specnorm_torch import TorchBackend
+
+    monkeypatch.setattr(TorchBackend, "numpy_view", lambda *_: False)
+    kernel = torch.tensor(np.random.RandomState(3).standard_normal((32, 32, 3, 3)))
+    assert precisions(kernel, monkeypatch)[1]["complex64"] > 0
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert precisions(kernel, monkeypatch)[1]["complex64"] == 0
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_limits_are_rounded_down_to_the_precision_of_their_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def noted(_: Any, limit: Any, **__: Any) -> Any:
+        assert limit.dtype == np.float32
+        seen.extend(limit.tolist())
+        return limit > 0
+
+    monkeypatch.setattr(search.rounding, "gram_below", noted)
+    limits = np.random.RandomState(0).uniform(0.5, 3, size=1000)
+    block = np.ones((1, 1, 1, 1))
+    one = Search(block, xp=array_api_compat.numpy, backend=BACKEND)
+    one._below(np.ones((1000, 1, 1), dtype=np.complex64), limits)
+    assert np.all(np.asarray(seen) <= limits)
+    assert np.all(np.asarray(seen) >= limits * (1 - 3e-7))

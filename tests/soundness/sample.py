@@ -18,12 +18,18 @@ OFFSETS = (1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 1e-12, -1e-12, 1e-14, -1e-14, 
 
 
 def check(index: int, **options: Any) -> Tally:
-    """Check the kernel of a number; three in four as if it were large: directions left out, matrices formed twice."""
-    large = np.random.RandomState(index + 2**21).randint(4)
+    """Check the kernel of a number; seven in eight as if it were large, in one way or several.
+
+    Directions are left out, matrices are proven as soon as they are looked at, and in single precision first, however
+    small the cells.
+    """
+    few, now, rough = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
     with (
         np.errstate(invalid="raise", divide="raise"),
-        patch.object(autocorrelation, "SMALLEST", 12 if large in (1, 3) else autocorrelation.SMALLEST),
-        patch.object(search, "_KEPT", 0 if large in (2, 3) else search._KEPT),
+        patch.object(autocorrelation, "SMALLEST", 12 if few else autocorrelation.SMALLEST),
+        patch.object(search, "_KEPT", 0 if now else search._KEPT),
+        patch.object(search, "_WIDE", 1 if rough else search._WIDE),
+        patch.object(search, "_ROUGH", -1 if rough else search._ROUGH),
     ):
         return _check(index, **options)
 

@@ -76,7 +76,10 @@ def test_cosines_and_sines() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_symbols(dtype: str) -> None:
-    """`symbol_error` covers the symbols of `operators.Symbol`; `autocorrelation_error` their Gram polynomial."""
+    """`symbol_error` covers the symbols of `operators.Symbol`; `autocorrelation_error` their Gram polynomial.
+
+    Also that in single precision, whose error is the larger one, and not by so much that it would be of no use.
+    """
     for seed, shape in enumerate(SHAPES * 2):
         block = scaled(shape, seed, dtype)
         frequencies = half_grid([7] * (len(shape) - 2))
@@ -86,7 +89,11 @@ def test_symbols(dtype: str) -> None:
         symbols = operators.Symbol(block, chosen, xp=xp, backend=BACKEND).matrices()[0]
         grams = gram.parts(chosen, np.zeros(len(chosen), dtype=np.int64))
         symbol_room = float(rounding.symbol_error(block, xp=xp)[0])
-        gram_room = gram.error
+        gram_room, narrow = gram.error, gram.narrowed()
+        narrowed = narrow.parts(chosen, np.zeros(len(chosen), dtype=np.int64))
+        assert narrowed.dtype == np.complex64
+        assert (narrow is gram) == (dtype == "float32")
+        assert gram_room <= narrow.error <= gram_room + 1e-5 * float(rounding.absolute_norm_up(block, xp=xp)[0]) ** 2
         exact = balls.Exact(block[0])
         for j in range(len(chosen)):
             g = exact.symbol(turns_of(chosen, j))
@@ -96,6 +103,7 @@ def test_symbols(dtype: str) -> None:
                 h = (g * adjoint).conjugate() if shape[0] < shape[1] else adjoint * g
             assert distance(symbols[j], g) <= arb(symbol_room), (shape, seed)
             assert distance(grams[j], h) <= arb(gram_room), (shape, seed)
+            assert distance(narrowed[j], h) <= arb(narrow.error), (shape, seed)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
