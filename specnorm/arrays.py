@@ -74,6 +74,11 @@ def widened(x: Array, *, xp: Any, backend: Backend) -> Array:
     return xp.astype(x, getattr(xp, backend.wide_dtype(x)), copy=False)
 
 
+def rows(x: Array, index: np.ndarray, *, xp: Any, backend: Backend) -> Array:
+    """Some rows of an array, by their numbers on the host."""
+    return xp.take(x, backend.from_numpy(index.astype(np.int64), x), axis=0)
+
+
 def adjoint(a: Array, *, xp: Any) -> Array:
     """Conjugate transpose of a stack of matrices; conjugation is left out for reals, where it would copy."""
     transposed = xp.matrix_transpose(a)

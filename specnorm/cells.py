@@ -165,6 +165,18 @@ class Boxes:
         return self._with(np.concatenate(lows), np.concatenate(highs)), np.concatenate(parents)
 
 
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Some boxes, the blocks they belong to, and the proven supremum of the torus where they are grid points."""
+
+    boxes: Boxes
+    owner: np.ndarray
+    supremum: float | None
+
+    def __getitem__(self, index: np.ndarray | slice) -> Cells:
+        return Cells(self.boxes[index], self.owner[index], self.supremum)
+
+
 def torus(kernel_shape: tuple[int, ...]) -> Boxes:
     """Cover of all frequencies of a real kernel, up to mirror images. An axis with one tap is one point."""
     half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])

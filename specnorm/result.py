@@ -30,7 +30,8 @@ class Enclosure:
     cells, levels : int
         Size of the search.
     proof_dtype : str
-        What the proof was computed in, and where.
+        What the proof was computed in, and where; cells far below ``upper`` may have been ruled out in float32, with
+        that precision's allowances.
     status : str
         "converged: ..." or "budget: ...".
     """

@@ -84,8 +84,7 @@ class Ascent:
             if not len(going):
                 break
             if len(going) < len(index):
-                chosen = self.backend.from_numpy(going.astype(np.int64), self.block)
-                left, right = (self.xp.take(x, chosen, axis=0) for x in (left, right))
+                left, right = (arrays.rows(x, going, xp=self.xp, backend=self.backend) for x in (left, right))
                 theta, index, now, gain = theta[going], index[going], now[going], gain[going]
             values, gains = now, gain
             if self.free:

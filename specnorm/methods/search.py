@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays, autocorrelation, operators, rounding
+from specnorm import arrays, autocorrelation, rounding
 from specnorm.autocorrelation import GramPolynomial
-from specnorm.cells import Boxes
-from specnorm.frequencies import Frequencies, coarse_grid, product
-from specnorm.methods.ascent import Ascent, nearby
+from specnorm.cells import Boxes, Cells
+from specnorm.frequencies import Frequencies
+from specnorm.methods.lower_end import LowerEnd, Peak
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -35,13 +35,10 @@ if TYPE_CHECKING:
 _DOUBTFUL = 1
 """How many cells of a round get an exact eigenpair: estimates stall where singular values nearly coincide. It takes as
 long as many proofs."""
-_HINTS = 4
-"""Frequencies whose vectors are kept when directions are left out."""
 _MOST = 4
 """Pieces an axis that a cell is cut into at once, at most."""
-_MANY, _CLIMBS, _NEAR = 48, 12, 0.95
-"""Cells of a round from which so many centres are climbed from, or those of a grid sifted; and how near the squared
-norms of those centres must be."""
+_MANY = 48
+"""Cells of a grid from which they are sifted before they are looked at."""
 _CLEAR = 1.2
 """A limit must exceed the tail by this factor to be worth a proof without the tail's directions."""
 _CUT = 0.85
@@ -55,18 +52,6 @@ _ROUGH, _WIDE = 0.02, 32
 _KEPT = 32 * 2**20
 """Bytes of the matrices of a round that are kept until its best cells have been climbed from; of more, what the lower
 end before allows is proven as soon as it is looked at."""
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Some boxes, the blocks they belong to, and the proven supremum of the torus where they are grid points."""
-
-    boxes: Boxes
-    owner: np.ndarray
-    supremum: float | None
-
-    def __getitem__(self, index: np.ndarray | slice) -> Cells:
-        return Cells(self.boxes[index], self.owner[index], self.supremum)
 
 
 @dataclass(eq=False)
@@ -147,14 +132,11 @@ class Search:
         if blocks.shape[1] < blocks.shape[2]:
             # G^T has the norms of G: from here on, the columns are the smaller side.
             blocks = xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
-        self.blocks, self.seed, self.xp, self.backend = blocks, seed, xp, backend
-        self.symbol_error = backend.to_numpy(rounding.symbol_error(blocks, xp=xp)) * (1 + 1e-12)
-        self.hints: Array | None = None
-        self._rough: Array | None = None
+        self.blocks, self.xp, self.backend = blocks, xp, backend
+        self.lower = LowerEnd(blocks, seed=seed, xp=xp, backend=backend)
         self._reduced: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
-        self.right = self._start_vectors(1, blocks.shape[2])
 
     def run(
         self,
@@ -195,10 +177,10 @@ class Search:
         if boxes.closed and supremum is None:
             raise ValueError("grid points are ruled out by a proven supremum of the torus: none was given")
         self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
-        self.best = (0.0, boxes.centres[:1], 0) if start is None else (start.lower, start.frequency, start.owner)
-        self.waiting: tuple[Frequencies, Array, int] | None = None
+        first = Peak(0.0, boxes.centres[:1], 0) if start is None else Peak(start.lower, start.frequency, start.owner)
+        self.lower.begin(first, free=self.free, rtol=rtol, bound=bound)
         if self.blocks.shape[2] >= autocorrelation.SMALLEST:
-            self._look_around(raise_lower=start is None and bound is None and self.free)
+            self.lower.look_around(raise_it=start is None and bound is None and self.free)
         groups, owners = self.blocks.shape[0], np.arange(self.blocks.shape[0])
         if supremum is not None:
             boxes, owners = self._left(boxes, owners, supremum)
@@ -213,26 +195,26 @@ class Search:
         seen, level = 0, 0
 
         def ended(upper: float) -> Found:
-            lower, where, which = self.best
-            return Found(lower, upper, where, which, seen, level)
+            best = self.lower.best
+            return Found(best.value, upper, best.frequency, best.owner, seen, level)
 
         while len(boxes):
             if seen + len(boxes) > max_cells * groups or level == max_levels:
                 return ended(math.inf)
-            seen, level, entry = seen + len(boxes), level + 1, self.best[0]
+            seen, level, entry = seen + len(boxes), level + 1, self.lower.best.value
             previous, polynomial = polynomial, self._polynomial(self.target)
             if vectors is None or polynomial is not previous:
-                vectors = self._start_vectors(len(boxes), polynomial.rank)
+                vectors = self.lower.start_vectors(len(boxes), polynomial.rank)
             left = self._sift(polynomial, Cells(boxes, owner, supremum))
             boxes, owner, vectors = boxes[left], owner[left], self._take(vectors, left)
             if not len(boxes):
                 break
             cells = Cells(boxes, owner, supremum)
             looks = self._look(polynomial, cells, vectors, degree=6 if level == 1 else 3)
-            if bound is not None and self.best[0] > bound:
+            if bound is not None and self.lower.best.value > bound:
                 return ended(math.inf)
             self._rule_out(polynomial, cells, looks)
-            if bound is not None and self.best[0] > bound:
+            if bound is not None and self.lower.best.value > bound:
                 return ended(math.inf)
             norms = looks.norms
             ruled_out, rest = np.flatnonzero(norms < math.inf), np.flatnonzero(norms == math.inf)
@@ -244,7 +226,7 @@ class Search:
             if len(points):
                 # A single frequency neither passes nor is seen above: its estimate has not converged. Settle it.
                 self._settle(Cells(boxes[points], owner[points], supremum))
-                if self.best[0] <= entry * (1 + 1e-14):
+                if self.lower.best.value <= entry * (1 + 1e-14):
                     return ended(math.inf)
             boxes, parent = boxes.split(self._pieces(boxes, below))
             owner = owner[parent]
@@ -256,7 +238,7 @@ class Search:
     @property
     def target(self) -> float:
         """What is to be proven: the bound, or the lower bound and the tolerance."""
-        return self.best[0] * (1 + 0.999 * self.rtol) if self.bound is None else self.bound
+        return self.lower.best.value * (1 + 0.999 * self.rtol) if self.bound is None else self.bound
 
     def _pieces(self, boxes: Boxes, squares: np.ndarray) -> np.ndarray:
         """How many times smaller the cells must become, going by the norms at their centres."""
@@ -307,7 +289,7 @@ class Search:
             else:
                 self._prove(rough, cells, looks, np.arange(count)[part], gram, errors, (easy, limit))
         looks.vectors = kept[0] if len(kept) == 1 else xp.concat(kept, axis=0)
-        self._raise_best(rough, cells, looks.below, looks.squares, looks.vectors)
+        self.lower.raise_from(rough, cells, looks.below, looks.squares, looks.vectors)
         return looks
 
     def _rule_out(self, polynomial: GramPolynomial, cells: Cells, looks: Looks) -> None:
@@ -381,7 +363,7 @@ class Search:
                 there = cells[which]
                 parts = polynomial.parts(there.boxes.centres, there.owner)
                 looks.below[which], _ = polynomial.lift(parts, few, squares[which])
-                self._raise_best(polynomial, there, looks.below[which], squares[which], few)
+                self.lower.raise_from(polynomial, there, looks.below[which], squares[which], few)
 
     def _least(self, polynomial: GramPolynomial) -> float:
         """Limit below which the matrices are not reduced."""
@@ -400,8 +382,8 @@ class Search:
     def _polynomial(self, limit: float) -> GramPolynomial:
         """The Gram polynomial for norms around a limit, 0: with nothing left out."""
         stale = self._reduced is None or self._reduced.tail > 0.6 * limit**2
-        if limit > 0 and self.hints is not None and stale:
-            self._reduced = GramPolynomial(self.blocks, limit, self.hints, xp=self.xp, backend=self.backend)
+        if limit > 0 and self.lower.hints is not None and stale:
+            self._reduced = GramPolynomial(self.blocks, limit, self.lower.hints, xp=self.xp, backend=self.backend)
         if limit > 0 and self._reduced is not None:
             return self._reduced
         if self._whole is None:
@@ -418,12 +400,8 @@ class Search:
         few = max(8, _CACHE // each) if isinstance(polynomial.like, np.ndarray) else math.inf
         return int(min(few, max(1, 256 * 2**20 // each)))
 
-    def _start_vectors(self, count: int, size: int) -> Array:
-        start = arrays.start_vector(self.seed, size)
-        return self.backend.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
-
     def _take(self, x: Array, index: np.ndarray) -> Array:
-        return self.xp.take(x, self.backend.from_numpy(index.astype(np.int64), self.blocks), axis=0)
+        return arrays.rows(x, index, xp=self.xp, backend=self.backend)
 
     def _estimate(self, gram: Array, vectors: Array, cut: np.ndarray, degree: int) -> tuple[np.ndarray, Array]:
         """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round."""
@@ -498,88 +476,6 @@ class Search:
         around = cover.around(boxes._with(ends[:, :half], ends[:, half:]))
         return around, np.unique(np.concatenate(owner))
 
-    def _look_around(self, *, raise_lower: bool) -> None:
-        """Power steps at coarse frequencies: vectors that matter, and a first lower bound."""
-        if self.hints is not None and not raise_lower:
-            return
-        xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
-        frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._for_guesses()
-        symbol = operators.Symbol(blocks, frequencies, xp=xp, backend=self.backend)
-        v = xp.reshape(self._start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
-        v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
-        for _ in range(3):
-            v, norms = arrays.normalise(symbol.apply_adjoint(symbol.apply(v)), xp=xp)
-        host, vectors = self.backend.to_numpy(norms)[:, :, 0], self.backend.to_numpy(v)
-        order = np.argsort(-host, axis=1, kind="stable")[:, :_HINTS]
-        hints = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
-        if raise_lower:
-            which, best = divmod(int(np.argmax(host)), len(frequencies))
-            right = xp.astype(v[which, best : best + 1, :], arrays.complex_dtype(self.blocks.dtype, xp=xp), copy=False)
-            self.waiting = (frequencies[best : best + 1], right, which)
-            # The climb from there waits for the first cells.
-            self._note(*self.waiting)
-        self.hints = self.backend.from_numpy(hints, self.blocks)
-
-    def _raise_best(
-        self, polynomial: GramPolynomial, cells: Cells, below: np.ndarray, squares: np.ndarray, vectors: Array
-    ) -> None:
-        """Climb from the centres with the largest estimates, if that is news.
-
-        Parameters
-        ----------
-        below, squares : float arrays, shape (c,)
-            Squared norms at the centres from below, and those of the reduced matrices.
-        vectors : array, shape (c, rank)
-        """
-        # Without a bound the search is as good as its lower end; with one, only a refutation matters.
-        news = (self.best[0] if self.bound is None else self.bound) ** 2
-        # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
-        many = self.bound is None and len(below) > _MANY
-        order = np.argsort(-below, kind="stable")[: _CLIMBS if many else 1]
-        # What is higher by less than the tolerance has been climbed to from elsewhere, or does not matter.
-        chosen = order[below[order] > (_NEAR if many else 1 + 0.2 * self.rtol) * news]
-        coarse, self.waiting = self.waiting, None
-        blocks = {*cells.owner[chosen].tolist(), *([] if coarse is None else [coarse[2]])}
-        for which in sorted(blocks):
-            index = chosen[cells.owner[chosen] == which]
-            starts, right = cells.boxes[index].centres, vectors[:0, ...]
-            if len(index):
-                parts = polynomial.parts(starts, cells.owner[index])
-                _, full = polynomial.lift(parts, self._take(vectors, index), squares[index])
-                right = polynomial.unrotated(full, which)
-            if coarse is not None and coarse[2] == which:
-                starts = nearby(np.concatenate([coarse[0].angles, starts.angles]))
-                first = self.xp.astype(coarse[1], right.dtype)
-                right = self.xp.concat([first, right], axis=0) if len(index) else first
-            self._raise(starts, right, which)
-
-    def _raise(self, starts: Frequencies, vectors: Array, which: int) -> Array:
-        """Climb from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
-        block, rough = (x[which : which + 1, ...] for x in (self.blocks, self._for_guesses()))
-        climb = Ascent(
-            block, rough, free=self.free, rtol=self.rtol, best=self.best[0], xp=self.xp, backend=self.backend
-        )
-        point, right = climb.run(starts, vectors)
-        self._note(point, right, which)
-        return right
-
-    def _for_guesses(self) -> Array:
-        """The blocks in single precision, where the tolerance and free frequencies allow it."""
-        if not self.free or self.rtol < 1e-4:
-            return self.blocks
-        if self._rough is None:
-            self._rough = self.xp.astype(self.blocks, self.xp.float32)
-        return self._rough
-
-    def _note(self, point: Frequencies, right: Array, which: int) -> None:
-        """Keep a frequency if its norm, proven by a vector, is higher."""
-        block = self.blocks[which : which + 1, ...]
-        g = operators.matrix_at(block, self._phase(block, point), xp=self.xp)
-        value = float(rounding.quotient_down(g, right, xp=self.xp)[0]) - float(self.symbol_error[which])
-        value = value * (1 - 1e-15)
-        if value > self.best[0]:
-            self.best, self.right = (value, point, which), right
-
     def _settle(self, points: Cells) -> None:
         """Raise the lower bound by the exact norms of single frequencies."""
         whole = self._polynomial(0.0)
@@ -587,7 +483,7 @@ class Search:
             here = points[part]
             values, vectors = arrays.top_eigenpair(whole.parts(here.boxes.centres, here.owner), xp=self.xp)
             squares = self.backend.to_numpy(values)
-            self._raise_best(whole, here, squares, squares, vectors)
+            self.lower.raise_from(whole, here, squares, squares, vectors)
 
     def at_nearest(self, where: Found, sizes: tuple[int, ...]) -> Found:
         """Lower bound at the best DFT frequency next to one of the torus.
@@ -599,21 +495,9 @@ class Search:
         sizes : tuple of int
             Points a turn.
         """
-        below = np.floor(where.frequency.angles[0] / (2 * math.pi) * np.asarray(sizes)).astype(np.int64)
-        corners = product([np.asarray([n, n + 1]) for n in below]) % np.asarray(sizes, dtype=np.int64)
-        points, block = Frequencies(corners, sizes), self.blocks[where.owner : where.owner + 1, ...]
-        self.free, self.rtol, self.bound = False, 1e-3, None
-        self.best = (0.0, points[:1], where.owner)
-        vector = self.right
-        symbol = operators.Symbol(block, points, xp=self.xp, backend=self.backend)
-        spread = self.xp.broadcast_to(vector[:, None, :], (1, len(points), vector.shape[-1]))
-        norms = self.xp.linalg.vector_norm(symbol.apply(spread), axis=-1)[0, :]
-        best = int(self.xp.argmax(norms))
-        self._raise(points[best : best + 1], vector, where.owner)
-        return Found(self.best[0], math.inf, self.best[1], where.owner, len(points), 0)
-
-    def _phase(self, block: Array, point: Frequencies) -> Array:
-        return operators.Symbol(block, point, xp=self.xp, backend=self.backend).phase
+        compared = self.lower.at_nearest(Peak(where.lower, where.frequency, where.owner), sizes)
+        best = self.lower.best
+        return Found(best.value, math.inf, best.frequency, best.owner, compared, 0)
 
 
 def _on_grid(target: float, supremum: float, reach: np.ndarray) -> np.ndarray:
