@@ -35,18 +35,19 @@ def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
     largest = xp.maximum(xp.max(blocks, axis=every), -xp.min(blocks, axis=every))
     # Any nearby power of two will do, so floor(log2) being off by one at exact powers (JAX) is harmless.
     exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
-    # 2**-exponent must itself be a normal number: a subnormal block is scaled as far as that allows.
-    limit = math.log2(float(xp.finfo(blocks.dtype).max)) - 2
-    most = xp.full_like(exponent, limit)
-    exponent = xp.maximum(xp.minimum(exponent, most), -most)
-    factor = xp.reshape(power_of_two(-exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
-    return blocks * factor, exponent
+    # Where a library takes subnormal numbers for zero, their logarithm is infinite.
+    info = xp.finfo(blocks.dtype)
+    least = xp.full_like(exponent, math.log2(float(info.smallest_normal)) + math.log2(float(info.eps)))
+    exponent = xp.maximum(exponent, least)
+    return unscale(blocks, xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp), exponent
 
 
 def unscale(value: Array, exponent: Array, *, xp: Any) -> Array:
     """Multiply by ``2**exponent``, in two halves so that neither overflows on its own."""
     half = xp.floor(exponent / 2)
-    return value * power_of_two(half, xp=xp) * power_of_two(exponent - half, xp=xp)
+    halved = value * power_of_two(half, xp=xp)
+    halved *= power_of_two(exponent - half, xp=xp)
+    return halved
 
 
 def power_of_two(exponent: Array, *, xp: Any) -> Array:

@@ -122,6 +122,23 @@ def test_scale(xp: Lib, dtype: str, scales: tuple[float, ...]) -> None:
                 assert value >= exact
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_smallest_numbers_there_are(dtype: str) -> None:
+    """A kernel of one smallest number: no value of it is zero, no bound is below it, and its gradient is that of 1."""
+    tiny = np.finfo(dtype).smallest_subnormal
+    for factor in (1, 2, 3, 1000):
+        kernel = np.zeros((1, 3, 1, 2), dtype=dtype)
+        kernel[0, 2, 0, 1] = -factor * tiny
+        for bound in (specnorm.tn_bound, specnorm.f4_bound, specnorm.grid_bound, specnorm.gram_bound):
+            assert float(bound(kernel)) >= factor * float(tiny)
+        assert float(specnorm.tn_bound(kernel, certified=False)) > 0
+        found = specnorm.enclose(kernel)
+        assert float(found.lower) <= factor * float(tiny) <= float(found.upper)
+        _, gradient = specnorm.value_and_grad(kernel, TensorNorm())
+        _, of_one = specnorm.value_and_grad((kernel / tiny).astype(dtype), TensorNorm())
+        np.testing.assert_allclose(gradient, of_one, atol=1e-6)
+
+
 def test_float64_is_not_computed_in_complex64(xp: Lib) -> None:
     if not xp.has_float64:
         pytest.skip("no float64")
