@@ -318,7 +318,10 @@ def _at_points(
     loose = 0.97 * rtol if rtol >= 1e-3 else _SUPREMUM * min(1.0, (1000 / math.prod(sizes)) ** 0.3)
     # What the torus leaves of the points is little for a loose tolerance, and costs as much again for a tight one.
     most = min(method.max_cells, count if rtol >= 1e-3 else max(count // 3, len(torus_)))
-    whole = search.run(torus_, rtol=loose, grid_follows=True, max_cells=most)
+    # The best point of a fine grid is so close to the torus' maximum that the supremum alone rules all others out.
+    apart = sum((k - 1) / 2 * math.pi / n for k, n in zip(cut.shape[3:], sizes, strict=True))
+    fine = rtol >= 1e-3 and 1 - math.cos(min(apart, math.pi / 2)) < 0.02 * rtol
+    whole = search.run(torus_, rtol=loose, grid_follows=not fine, max_cells=most)
     start = search.at_nearest(whole, sizes)
     found = replace(start, upper=math.inf, cells=0)
     if math.isinf(whole.upper) and count <= method.max_cells:

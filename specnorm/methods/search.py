@@ -198,6 +198,8 @@ class Search:
             best = self.lower.best
             return Found(best.value, upper, best.frequency, best.owner, seen, level)
 
+        if supremum is not None and supremum <= self.target:
+            return ended(self.target)
         while len(boxes):
             if seen + len(boxes) > max_cells * groups or level == max_levels:
                 return ended(math.inf)
@@ -344,7 +346,9 @@ class Search:
         easy, limit = (goal[index] for goal in goals)
         # What the factorisation takes of the limit for its own rounding.
         room = 1 - rounding.cholesky_loss(polynomial.rank, matrices, xp=self.xp) * polynomial.rank
-        for goal in (np.clip(_ROOM * squares[index], easy, limit), limit) if self._slack else (limit,):
+        # A second precision is for what is close: more than needed is not asked of it.
+        sharper = self._slack and polynomial is looks.polynomial
+        for goal in (np.clip(_ROOM * squares[index], easy, limit), limit) if sharper else (limit,):
             allowed = (squares[index] < room * goal) & (goal >= looks.limits[index])
             tried = np.flatnonzero(allowed & (norms[index] == math.inf) & (goal < math.inf))
             if not len(tried):
