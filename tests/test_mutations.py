@@ -26,10 +26,10 @@ from specnorm_numpy import NumpyBackend
 
 from specnorm import arrays, autocorrelation, rounding
 from specnorm.autocorrelation import GramPolynomial
-from specnorm.cells import Boxes
+from specnorm.cells import Boxes, Cells
 from specnorm.frequencies import Frequencies
 from specnorm.methods import krylov, search, unfolding
-from specnorm.methods.search import Cells, Search
+from specnorm.methods.search import Search
 
 Violations = list[str]
 

@@ -363,9 +363,10 @@ def test_many_grid_points_are_sifted_in_single_precision(monkeypatch: pytest.Mon
     monkeypatch.setattr(search, "_WIDE", 1)
     for size in (12, 20):
         exact = dense_norm(kernel, (size, size))
-        below, tried = Search._below, []
+        below: Any = Search._below
+        tried: list[tuple[Any, bool, int]] = []
 
-        def counted(self: Search, gram: Any, limit: np.ndarray, below: Any = below, tried: Any = tried) -> np.ndarray:
+        def counted(self: Search, gram: Any, limit: np.ndarray, below: Any = below, tried: Any = tried) -> Any:
             tried.append((gram.dtype, self.free, len(limit)))
             return below(self, gram, limit)
 
@@ -401,7 +402,7 @@ def test_limits_are_rounded_down_to_the_precision_of_their_matrices(monkeypatch:
         seen.extend(limit.tolist())
         return limit > 0
 
-    monkeypatch.setattr(search.rounding, "gram_below", noted)
+    monkeypatch.setattr(specnorm.rounding, "gram_below", noted)
     limits = np.random.RandomState(0).uniform(0.5, 3, size=1000)
     block = np.ones((1, 1, 1, 1))
     one = Search(block, xp=array_api_compat.numpy, backend=BACKEND)
