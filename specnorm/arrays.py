@@ -43,7 +43,7 @@ def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
 
 
 def unscale(value: Array, exponent: Array, *, xp: Any) -> Array:
-    """Multiply by ``2**exponent``, in two halves so that neither overflows on its own."""
+    """Multiply by ``2**exponent``, in two halves so that neither overflows on its own, and in one new array."""
     half = xp.floor(exponent / 2)
     halved = value * power_of_two(half, xp=xp)
     halved *= power_of_two(exponent - half, xp=xp)

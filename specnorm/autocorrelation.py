@@ -59,8 +59,6 @@ class GramPolynomial:
         Half of all lags, the zero lag first.
     norms : float array, shape (L,)
         Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up); infinite if something is left out.
-    itemsize : int
-        Bytes of a complex entry.
     narrow : bool
         Whether it was `narrowed`.
     """
@@ -74,7 +72,7 @@ class GramPolynomial:
         self.basis: Array | None = None
         self.shrink, self.lost = 1.0, 0.0
         self._narrow: GramPolynomial | None = None
-        self.itemsize, self.narrow = 16 if blocks.dtype == xp.float64 else 8, False
+        self.narrow = False
         if p >= SMALLEST and limit > 0 and hints is not None:
             columns = self._rotate(columns, taps, limit, hints)
         tapwise = xp.reshape(columns, (g, taps, m, p))
@@ -152,6 +150,11 @@ class GramPolynomial:
         self.rank, self.shrink, self.lost, self.tail = rank, shrink, lost, tail
         return rotated
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a complex entry."""
+        return 16 if self.even.dtype == self.xp.float64 else 8
+
     def limit(self, tau: np.ndarray) -> np.ndarray:
         """Largest computed ``lambda_max(H)`` that proves ``||G|| <= tau`` for the blocks as given, rounded down."""
         rotated = tau * self.shrink - self.lost
@@ -222,7 +225,7 @@ class GramPolynomial:
             narrow.even, narrow.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
             # The coefficients are rounded once more, and there are as many terms as lags.
             narrow.error = self.error + rounding.autocorrelation_error(self._square, len(self.lags) + 2, 2.0**-24)
-            narrow.itemsize, narrow.narrow = 8, True
+            narrow.narrow = True
             self._narrow = narrow
         return self._narrow
 

@@ -207,11 +207,12 @@ class Search:
             previous, polynomial = polynomial, self._polynomial(self.target)
             if vectors is None or polynomial is not previous:
                 vectors = self.lower.start_vectors(len(boxes), polynomial.rank)
-            left = self._sift(polynomial, Cells(boxes, owner, supremum))
-            boxes, owner, vectors = boxes[left], owner[left], self._take(vectors, left)
-            if not len(boxes):
-                break
             cells = Cells(boxes, owner, supremum)
+            if not self.free and len(boxes) > _MANY and polynomial.rank >= _WIDE:
+                left = self._sift(polynomial.narrowed(), cells)
+                boxes, owner, vectors, cells = boxes[left], owner[left], self._take(vectors, left), cells[left]
+                if not len(boxes):
+                    break
             looks = self._look(polynomial, cells, vectors, degree=6 if level == 1 else 3)
             if bound is not None and self.lower.best.value > bound:
                 return ended(math.inf)
@@ -248,20 +249,18 @@ class Search:
         needed = np.arccos(np.clip(ratio, 0.0, 1 / (1 + 0.5 * self.rtol + 1e-9)))
         return np.asarray(np.clip(np.ceil(0.9 * boxes.reach / needed), 2, _MOST).astype(np.int64))
 
-    def _sift(self, polynomial: GramPolynomial, cells: Cells) -> np.ndarray:
+    def _sift(self, rough: GramPolynomial, cells: Cells) -> np.ndarray:
         """Which cells are left when, of many grid points, each has been tried in single precision unseen.
 
         Most are far below: to look at them first would take as long as to prove them.
         """
-        count, rough = len(cells.boxes), polynomial.narrowed()
-        left = np.ones(count, dtype=bool)
-        if not self.free and count > _MANY and rough.rank >= _WIDE and rough.narrow:
-            limit = self._limits(rough, cells)
-            able = np.flatnonzero((limit >= self._least(rough)) & (limit < math.inf))
-            for part in self._parts(rough, len(able)):
-                index = able[part]
-                _, gram, errors = self._formed(rough, cells[index], limit[index])
-                left[index] = ~self._below(gram, limit[index] - errors)
+        left, limit = np.ones(len(cells.boxes), dtype=bool), self._limits(rough, cells)
+        # Where float32 is not to be trusted, to sift would be to prove everything twice in double.
+        able = np.flatnonzero((limit >= self._least(rough)) & (limit < math.inf) & rough.narrow)
+        for part in self._parts(rough, len(able)):
+            index = able[part]
+            _, gram, errors = self._formed(rough, cells[index], limit[index])
+            left[index] = ~self._below(gram, limit[index] - errors)
         return np.flatnonzero(left)
 
     def _formed(self, polynomial: GramPolynomial, cells: Cells, limit: np.ndarray) -> tuple[Array, Array, np.ndarray]:
