@@ -7,7 +7,6 @@ import warnings
 from typing import Any, TypeVar, Unpack
 
 from specnorm.backends import Array, backend_for
-from specnorm.conv import Geometry, Layer
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.methods import (
     METHODS,
@@ -25,8 +24,9 @@ from specnorm.methods.enclosure import Certify, Enclose
 from specnorm.methods.fft import SingularValues
 from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
 from specnorm.methods.rescaling import ChannelNorms, rescaled
-from specnorm.program import program_for
 from specnorm.result import Enclosure, Result
+from specnorm.runtime.program import program_for
+from specnorm.spec import Geometry, Layer
 
 ArrayT = TypeVar("ArrayT")
 _BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
@@ -42,7 +42,7 @@ def measure(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> Resu
     method : Method
         A value such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def compare(kernel: Array, **geometry: Unpack[Geometry]) -> dict[str, Result]:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
         None: proven (``sigma* <= value``) wherever values are known; an estimate under jit, compile and vmap, with an
         `EstimateWarning` when it is traced. True: proven, or an error. False: the estimate, everywhere.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -197,7 +197,7 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -230,7 +230,7 @@ def gram_bound(
         ``min(cin, cout)**(1 / 2**(n_iter + 1))``. Else 3: the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``, the
         number of taps after as many products.
     **layer
-        See `specnorm.conv.Layer`.
+        See `specnorm.spec.Layer`.
 
     Returns
     -------
@@ -256,7 +256,7 @@ def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry
     n : int, optional
         Grid points an axis; None: ``10 (k_j - 1)`` (at most 3 % above the supremum in 2-D).
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -286,7 +286,7 @@ def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geome
     n_iter : int, default 1
         Gram products, at least 1; the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
     **geometry
-        See `specnorm.conv.Geometry`. Every stride, dilation, zero or circular padding and input size is served by the
+        See `specnorm.spec.Geometry`. Every stride, dilation, zero or circular padding and input size is served by the
         same kernel; groups are rescaled one by one.
 
     Returns
@@ -321,7 +321,7 @@ def conv_norm(
     rtol : float, default 1e-6
         The value is at most this far, relatively, below the norm (or at the kernel's own precision).
     **layer
-        See `specnorm.conv.Layer`.
+        See `specnorm.spec.Layer`.
 
     Returns
     -------
@@ -368,7 +368,7 @@ def power_norm(
     rtol : float, default 1e-6
         Stop where a whole restart of the iteration gained relatively less than this.
     **layer
-        See `specnorm.conv.Layer`: every stride, dilation, groups, padding mode and amount.
+        See `specnorm.spec.Layer`: every stride, dilation, groups, padding mode and amount.
 
     Returns
     -------
@@ -397,7 +397,7 @@ def enclose(
         Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where the
         smaller side of the layer's matrix (of one group) is at most 2048.
     **layer
-        See `specnorm.conv.Layer`.
+        See `specnorm.spec.Layer`.
 
     Returns
     -------
@@ -440,7 +440,7 @@ def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
     bound : float
         Non-negative.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -476,7 +476,7 @@ def singular_values(
     k : int, optional
         Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``.
     **layer
-        See `specnorm.conv.Layer`.
+        See `specnorm.spec.Layer`.
 
     Returns
     -------
@@ -498,7 +498,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------

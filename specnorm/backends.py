@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from specnorm.program import Program
+    from specnorm.runtime.program import Program
 
 GROUP = "specnorm.backends"
 API_VERSION = 1

@@ -24,9 +24,9 @@ from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report, violations
 from specnorm.auditing.text import visible
-from specnorm.conv import Layout
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.methods import METHODS
+from specnorm.spec import Layout
 
 if TYPE_CHECKING:
     import click

@@ -6,8 +6,8 @@ import math
 from typing import Any, TypeVar, Unpack
 
 from specnorm.backends import Array, Backend, backend_for, common_backend
-from specnorm.conv import FLOATING, ConvSpec, Layer, check_dtype
 from specnorm.errors import KernelError
+from specnorm.spec import FLOATING, ConvSpec, Layer, check_dtype
 
 ArrayT = TypeVar("ArrayT")
 
@@ -30,7 +30,7 @@ def fold_batch_norm(
     eps : float
         What the normalisation adds to them.
     **layer
-        See `specnorm.conv.Layer`; ``groups``, ``transposed`` and ``layout`` tell which axis is the output.
+        See `specnorm.spec.Layer`; ``groups``, ``transposed`` and ``layout`` tell which axis is the output.
 
     Returns
     -------

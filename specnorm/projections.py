@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from typing import Any, TypeVar, Unpack
 
-from specnorm import arrays, operators
 from specnorm.api import measure
 from specnorm.backends import Array, Backend, backend_for
-from specnorm.conv import ConvSpec, Geometry
 from specnorm.errors import KernelError, Undecided
-from specnorm.frequencies import half_grid, mirror_index
+from specnorm.linalg import arrays, polyphase, symbols
+from specnorm.linalg.frequencies import half_grid, mirror_index
 from specnorm.methods import Enclose
+from specnorm.spec import ConvSpec, Geometry
 
 ArrayT = TypeVar("ArrayT")
 _CHEAP = 1000
@@ -31,7 +31,7 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     bound : float, default 1
         Positive.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     n_iter : int, default 20
         Rounds of clipping and cropping.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -100,14 +100,14 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     spec = ConvSpec.of(tuple(given.shape), **geometry)
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
     with backend.precise(given):
-        blocks, exponent = arrays.scale(operators.to_blocks(wide, spec, xp=xp), xp=xp)
+        blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.copies)), -exponent, xp=xp)
         for _ in range(n_iter):
             clipped = _clip_once(blocks, limit, xp=xp, backend=backend)
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
-            blocks = operators.to_blocks(operators.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
+            blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
         blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
-        rounded = xp.astype(operators.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
+        rounded = xp.astype(polyphase.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
     shrunk: Any = rescale(rounded, bound, **geometry)
 
     largest = float(xp.max(xp.abs(wide)))
@@ -131,15 +131,15 @@ def _clip_once(blocks: Array, limit: Array, *, xp: Any, backend: Backend) -> Arr
     counts = [0] * len(frequencies)
     for index in mirror.tolist():
         counts[index] += 1
-    total, step = blocks * 0.0, operators.chunk_length(blocks)
+    total, step = blocks * 0.0, symbols.chunk_length(blocks)
     for start in range(0, len(frequencies), step):
-        symbol = operators.Symbol(blocks, frequencies[start : start + step], xp=xp, backend=backend)
+        symbol = symbols.Symbol(blocks, frequencies[start : start + step], xp=xp, backend=backend)
         u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
         weights = xp.asarray(counts[start : start + step], dtype=blocks.dtype, device=backend.device(blocks))
         s = xp.minimum(s, limit[:, None, None]) * weights[None, :, None] / math.prod(sizes)
         g = xp.matmul(u * xp.astype(s, u.dtype)[:, :, None, :], vh)
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
-        total = total + operators.matrices_gradient(g, phase, shape, xp=xp)
+        total = total + symbols.matrices_gradient(g, phase, shape, xp=xp)
     return total
 
 

@@ -14,7 +14,7 @@ from specnorm import api, backends
 from specnorm.backends import API_VERSION, Array, Backend
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import METHODS, Method
-from specnorm.program import program_for
+from specnorm.runtime.program import program_for
 
 FUNCTIONS = (
     "abs", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "astype", "broadcast_to", "clip",

@@ -14,8 +14,8 @@ from promises import for_all
 from strategies import FEW_LAYERS, Layer, Recipe, layers
 
 from specnorm import GeometryError
-from specnorm.conv import ConvSpec
-from specnorm.convolution import Convolution
+from specnorm.linalg.layer_map import Convolution
+from specnorm.spec import ConvSpec
 
 
 def operator(lib: Lib, kernel: NDArray[Any], spec: ConvSpec, **options: Any) -> Convolution:

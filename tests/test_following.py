@@ -11,7 +11,7 @@ import pytest
 from specnorm_numpy import NumpyBackend
 
 import specnorm
-from specnorm.methods import following
+from specnorm.tensor import tracking
 
 TN = specnorm.TensorNorm(certified=False)
 FIRST_STEPS = Path(__file__).parent / "data" / "first_steps" / "kernels.npz"
@@ -63,7 +63,7 @@ def test_a_kernel_that_stands_still_costs_one_round(monkeypatch: pytest.MonkeyPa
     """And one that moves more: else the tests above would say nothing of the price."""
     kernel = np.load(FIRST_STEPS)["3.body.3"][0].astype("float32")
     rounds: list[int] = []
-    kept = following._round
+    kept = tracking._round
 
     def counted(*given: Any, **more: Any) -> Any:
         rounds.append(1)
@@ -72,7 +72,7 @@ def test_a_kernel_that_stands_still_costs_one_round(monkeypatch: pytest.MonkeyPa
     state = specnorm.init(kernel, TN)
     for _ in range(3):
         _, state = specnorm.step(kernel, TN, state)
-    monkeypatch.setattr(following, "_round", counted)
+    monkeypatch.setattr(tracking, "_round", counted)
     specnorm.step(kernel, TN, state)
     assert len(rounds) == 1
     specnorm.step(normal(16, 16, 3, 3, seed=1), TN, state)

@@ -25,8 +25,8 @@ from strategies import Recipe
 
 import specnorm
 from specnorm import ExactFFT, FantasticFour, Gram, Grid, SpecnormError, TensorNorm
-from specnorm.frequencies import half_grid
-from specnorm.operators import Symbol
+from specnorm.linalg.frequencies import half_grid
+from specnorm.linalg.symbols import Symbol
 
 UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
     "f4": specnorm.f4_bound,

@@ -23,7 +23,7 @@ from specnorm.errors import BackendError, SecondDerivativeError
 from specnorm.result import Enclosure, Result
 
 if TYPE_CHECKING:
-    from specnorm.program import Program
+    from specnorm.runtime.program import Program
 
 _Tracer = jax.core.Tracer
 

@@ -20,7 +20,7 @@ from torch.autograd import Function
 
 from specnorm.backends import Array, Backend
 from specnorm.errors import SecondDerivativeError
-from specnorm.program import program
+from specnorm.runtime.program import program
 from specnorm_torch.auditing import audit
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
 from specnorm_torch.modules import geometry_of
@@ -28,7 +28,7 @@ from specnorm_torch.networks import network_bound
 from specnorm_torch.penalty import SpectralPenalty
 
 if TYPE_CHECKING:
-    from specnorm.program import Program
+    from specnorm.runtime.program import Program
 
 
 __all__ = [

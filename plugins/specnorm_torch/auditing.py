@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import specnorm
 from specnorm.auditing.report import STANDARD, Report, Row, Value
-from specnorm.conv import ConvSpec
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.methods import METHODS
+from specnorm.spec import ConvSpec
 from specnorm_torch.modules import Select, geometry_of, layers_of, weight_of
 
 _AT_A_SIZE = ("power", "enclose", "fft")

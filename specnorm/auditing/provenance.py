@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from specnorm import backends
 from specnorm.auditing.report import Origin, Row
-from specnorm.conv import ConvSpec
 from specnorm.errors import BackendError
 from specnorm.result import Result
+from specnorm.spec import ConvSpec
 
 
 def origin(result: Result) -> Origin:

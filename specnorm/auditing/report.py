@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from specnorm.auditing.layers import Kind
-from specnorm.conv import ConvSpec
 from specnorm.networks import NetworkBound
 from specnorm.result import Kind as Promise
+from specnorm.spec import ConvSpec
 
 Value = float | tuple[float, ...] | None
 """What a method said about a layer: several numbers for methods with several values, None if it did not run."""

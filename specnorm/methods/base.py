@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm import arrays, operators
 from specnorm.errors import MethodError
+from specnorm.linalg import arrays
+from specnorm.methods import requirements
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:
@@ -89,7 +90,7 @@ class Method:
         what padding adds. Others serve the layers whose norm the symbols have.
         """
         if self.rounds != "up":
-            operators.require_exact(spec, self.name)
+            requirements.require_exact(spec, self.name)
 
     def folds(self, spec: ConvSpec) -> bool:
         """Whether the geometry is folded into blocks; else `forward` gets the kernels, (b, *shape) in torch's order."""

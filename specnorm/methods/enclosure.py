@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators
-from specnorm.cells import Boxes, dft, single_points, torus
-from specnorm.convolution import Convolution, shapes_of
 from specnorm.errors import MethodError
-from specnorm.frequencies import Frequencies, half_grid
+from specnorm.linalg import arrays, polyphase, symbols
+from specnorm.linalg.frequencies import Frequencies, half_grid
+from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
 from specnorm.methods.grid import Grid
 from specnorm.methods.layer import enclose_layer
-from specnorm.methods.search import Found, Search
 from specnorm.methods.unfolding import FantasticFour
+from specnorm.proof.cells import Boxes, dft, single_points, torus
+from specnorm.search.branch_and_bound import Found, Search
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Enclose(Method):
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Lanczos from below; from above the layer's matrix if it is small, and sigma* with the padding's factor."""
-        blocks = operators.to_blocks(kernels, replace(spec, layout=None), xp=xp)
+        blocks = polyphase.to_blocks(kernels, replace(spec, layout=None), xp=xp)
         everywhere = replace(spec, input_shape=None)
         layers = by_layers(blocks, spec.groups)
         found = [enclose_blocks(layer, everywhere, self, xp=xp, backend=backend)[0] for layer in layers]
@@ -213,7 +213,7 @@ class Certify(Method):
         self, kernel: Array, spec: ConvSpec, bound: float, *, xp: Any, backend: Backend
     ) -> tuple[bool, bool]:
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
-        blocks = operators.to_blocks(kernel, replace(spec, layout=None), xp=xp)
+        blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
         target = bound / math.sqrt(spec.copies) * (1 - 1e-15)
         found = self._decide(blocks, replace(spec, input_shape=None), target, xp=xp, backend=backend)
         if found.upper <= target:
@@ -226,7 +226,7 @@ class Certify(Method):
         return upper <= bound, lower > bound
 
     def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, xp: Any, backend: Backend) -> Found:
-        cut = operators.support(blocks, backend=backend)
+        cut = polyphase.support(blocks, backend=backend)
         if not float(xp.max(xp.abs(cut))) > 0:
             return nothing(spec)
         search, cover = Search(cut, xp=xp, backend=backend), torus(cut.shape[3:])
@@ -283,7 +283,7 @@ def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, b
         Both ends finite.
     converged : bool
     """
-    cut = operators.support(blocks, backend=backend)
+    cut = polyphase.support(blocks, backend=backend)
     if not float(xp.max(xp.abs(cut))) > 0:
         return nothing(spec), True
     search = Search(cut, xp=xp, backend=backend)
@@ -365,8 +365,8 @@ def widened(
 
 def top_at(block: Array, frequency: Frequencies, *, xp: Any, backend: Backend) -> tuple[Array, Array, Array, Array]:
     """Top singular triple of one block at one frequency, and the taps' phases there."""
-    phase = operators.Symbol(block, frequency, xp=xp, backend=backend).phase
-    u, v, value = operators.top_triple(operators.matrix_at(block, phase, xp=xp), xp=xp)
+    phase = symbols.Symbol(block, frequency, xp=xp, backend=backend).phase
+    u, v, value = symbols.top_triple(symbols.matrix_at(block, phase, xp=xp), xp=xp)
     return u, v, value, phase
 
 
@@ -383,6 +383,6 @@ def tops(layers: list[Array], found: list[Found], *, xp: Any, backend: Backend) 
 def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
     u, v, phase, owner = residuals
-    gradient = operators.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    gradient = symbols.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
     gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
     return xp.reshape(gradient, (-1, *gradient.shape[2:]))

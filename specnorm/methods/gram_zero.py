@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
 from specnorm.errors import MethodError
-from specnorm.frequencies import cos_sin, half_grid
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import cos_sin, half_grid
 from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
 
 BUDGET = 256 * 2**20
 LEAN = {"host": 2**18, "device": 2**24}
@@ -144,11 +145,11 @@ class Powers:
         self.grid = _grid(tuple(blocks.shape[3:]), n_iter)
         self.points = half_grid(self.grid)
 
-        def frobenius(symbol: operators.Symbol) -> Array:
+        def frobenius(symbol: symbols.Symbol) -> Array:
             return rounding.frobenius_up(symbol.matrices(), xp=xp)
 
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        largest, _ = operators.largest(frobenius, blocks, self.points, xp=xp, backend=backend)
+        largest, _ = symbols.largest(frobenius, blocks, self.points, xp=xp, backend=backend)
         self.exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))) + 1
         factor = arrays.power_of_two(-self.exponent, xp=xp)
         factor = xp.reshape(factor, (-1,) + (1,) * (blocks.ndim - 1))
@@ -161,12 +162,12 @@ class Powers:
             for table in tables
         ]
 
-    def chunks(self) -> Iterator[tuple[slice, operators.Symbol]]:
+    def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
         """Frequencies within the memory budget, with their place among all."""
-        step = operators.chunk_length(self.blocks)
+        step = symbols.chunk_length(self.blocks)
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
-            yield part, operators.Symbol(self.blocks, self.points[part], xp=self.xp, backend=self.backend)
+            yield part, symbols.Symbol(self.blocks, self.points[part], xp=self.xp, backend=self.backend)
 
     def channel_norms(self) -> tuple[Array, Array, Array | None]:
         """Norms d_i rounded up (b, p), the scaled sums they come from (b, p), and the taps if they fit the budget."""
@@ -238,7 +239,7 @@ class Powers:
         """What `pull` needs; every array with the leading axis b, and the frequencies in the chunks of the backward."""
         xp, b = self.xp, columns.shape[0]
         compiles = self.backend.static_shapes or self.backend.is_traced(columns)
-        step = operators.chunk_length(self.blocks) if compiles else self._lean_step()
+        step = symbols.chunk_length(self.blocks) if compiles else self._lean_step()
         chunks = -(-len(self.points) // step)
         step = -(-len(self.points) // chunks)
         phase = xp.concat([symbol.phase for _, symbol in self.chunks()], axis=0)
@@ -352,7 +353,7 @@ def pull(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, xp: Any
             gamma = xp.matmul(gamma, powers.pop())
             gamma += arrays.adjoint(gamma, xp=xp)
         gamma = xp.astype(xp.matmul(symbol(here), gamma), narrow, copy=False)
-        part = operators.matrices_gradient(gamma, here, kernel_shape, xp=xp)
+        part = symbols.matrices_gradient(gamma, here, kernel_shape, xp=xp)
         del gamma
         if gradient is None:
             gradient = part

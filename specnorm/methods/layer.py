@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from specnorm import arrays, rounding
-from specnorm.convolution import BUDGET, Convolution
+from specnorm.linalg import arrays
+from specnorm.linalg.layer_map import BUDGET, Convolution
 from specnorm.methods.power import Power, top_vectors
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.spec import ConvSpec
 
 DENSE = 2048
 """Largest smaller side of a group's matrix that is written out for a proof."""

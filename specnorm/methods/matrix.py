@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
+from specnorm.linalg import arrays, symbols
 from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
 
 
 class _OuterPullback(Method):
@@ -50,7 +51,7 @@ class MatrixNorm(_OuterPullback):
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Norm of A v at the top right singular vector."""
         del spec
-        u, v, value = operators.top_triple(blocks, xp=xp)
+        u, v, value = symbols.top_triple(blocks, xp=xp)
         lower = rounding.quotient_down(blocks, v, xp=xp)
         upper = rounding.matrix_norm_up(blocks, xp=xp, backend=backend)
         return Evaluation(value, (lower, upper), (u, v))

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, rounding
-from specnorm.convolution import BUDGET, Convolution, shapes_of
 from specnorm.errors import GeometryError
+from specnorm.linalg import arrays
+from specnorm.linalg.layer_map import BUDGET, Convolution, shapes_of
 from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
 
 BASIS = 24
 """Vectors of the Krylov basis before a restart; fewer where they would not fit the memory budget."""

@@ -12,9 +12,9 @@ from specnorm.methods.gram_zero import Powers, check_grid, pull
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
 
 
 @dataclass(frozen=True)

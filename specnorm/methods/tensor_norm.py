@@ -11,21 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm import arrays, operators
-from specnorm.cells import torus
 from specnorm.errors import MethodError, Undecided
-from specnorm.frequencies import Frequencies
+from specnorm.linalg import arrays, polyphase
+from specnorm.linalg.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.following import begin, crew, follow
-from specnorm.methods.multilinear import Form, best, extrapolated, starts, units, waves
-from specnorm.methods.search import Found, Search
+from specnorm.proof.cells import torus
+from specnorm.search.branch_and_bound import Found, Search
+from specnorm.tensor.form import Form, best, extrapolated, starts, units, waves
+from specnorm.tensor.tracking import begin, crew, follow
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class TensorNorm(Method):
         """
         factor, proven = 1.0, True
         wide = xp.astype(blocks, xp.float64)
-        cut = operators.support(wide, backend=backend)
+        cut = polyphase.support(wide, backend=backend)
         if float(found[0][0]) > 0:
             search = Search(cut, seed=self.seed, xp=xp, backend=backend)
             for _ in range(8):

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
+from specnorm.linalg import arrays, symbols, unfoldings
+from specnorm.linalg.lanczos import Lanczos
 from specnorm.methods.base import Evaluation, Method
-from specnorm.methods.krylov import Lanczos
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class Unfoldings(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
         """Prove every unfolding's norm."""
         bounds, residuals = [], []
-        for rows in operators.unfolding_splits(spec.ndim):
-            matrix = operators.unfold(blocks, rows, xp=xp)
+        for rows in unfoldings.unfolding_splits(spec.ndim):
+            matrix = unfoldings.unfold(blocks, rows, xp=xp)
             bounds.append(rounding.matrix_norm_up(matrix, xp=xp, backend=backend))
-            residuals += list(operators.top_triple(matrix, xp=xp)[:2])
+            residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
         root = math.sqrt(math.prod(spec.block_kernel_shape))
         return Evaluation(rounding.up(xp.stack(bounds, axis=1) * root, 3, xp=xp), (), tuple(residuals))
 
@@ -64,11 +65,11 @@ class Unfoldings(Method):
         """sqrt(taps) u v^T of each unfolding, folded back and weighted by its cotangent."""
         root = math.sqrt(math.prod(spec.block_kernel_shape))
         total: Array = None
-        for j, rows in enumerate(operators.unfolding_splits(spec.ndim)):
+        for j, rows in enumerate(unfoldings.unfolding_splits(spec.ndim)):
             u, v = residuals[2 * j], residuals[2 * j + 1]
             if not u.shape[1]:
                 continue  # left out: no block's smallest
-            part = operators.folded_outer(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
+            part = unfoldings.folded_outer(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
             if total is None:
                 total = part
             else:
@@ -116,7 +117,7 @@ class FantasticFour(Method):
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """A right vector of each unfolding."""
         shape = spec.block_shape
-        splits = operators.unfolding_splits(spec.ndim)
+        splits = unfoldings.unfolding_splits(spec.ndim)
         return {
             f"v{j}": (math.prod(shape) // math.prod(shape[axis] for axis in rows),) for j, rows in enumerate(splits)
         }
@@ -124,12 +125,12 @@ class FantasticFour(Method):
     def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
         """Top right singular vectors; constant ones for a zero block."""
         found = []
-        for rows in operators.unfolding_splits(spec.ndim):
-            matrix = operators.unfold(blocks, rows, xp=xp)
+        for rows in unfoldings.unfolding_splits(spec.ndim):
+            matrix = unfoldings.unfold(blocks, rows, xp=xp)
             if _looks(blocks, backend):
                 v = _leading(matrix, xp=xp, backend=backend)
             else:
-                v = operators.top_triple(matrix, xp=xp)[1]
+                v = symbols.top_triple(matrix, xp=xp)[1]
             del matrix
             found.append(arrays.normalise_or_keep(v, xp.ones_like(v) / math.sqrt(v.shape[-1]), xp=xp)[0])
         return tuple(found)
@@ -138,11 +139,11 @@ class FantasticFour(Method):
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps on each unfolding: an estimate, as each is below its norm."""
-        splits, looks = operators.unfolding_splits(spec.ndim), _looks(blocks, backend)
+        splits, looks = unfoldings.unfolding_splits(spec.ndim), _looks(blocks, backend)
         nothing = _nothing(blocks, xp=xp, backend=backend)
         values, residuals, after = [], [], []
         for v, rows in zip(state, splits, strict=True):
-            u, v, value = follow_matrix(operators.unfold(blocks, rows, xp=xp), v, sweeps, xp=xp)
+            u, v, value = follow_matrix(unfoldings.unfold(blocks, rows, xp=xp), v, sweeps, xp=xp)
             # The rows of some unfoldings are a third of the kernel: found again if that is the one.
             residuals += [nothing if looks and 8 * u.shape[1] > math.prod(spec.block_shape) else u, v]
             after.append(v)
@@ -156,7 +157,7 @@ class FantasticFour(Method):
                 if j not in kept:
                     residuals[2 * j : 2 * j + 2] = [nothing, nothing]
                 elif not residuals[2 * j].shape[1]:
-                    residuals[2 * j] = follow_matrix(operators.unfold(blocks, rows, xp=xp), state[j], sweeps, xp=xp)[0]
+                    residuals[2 * j] = follow_matrix(unfoldings.unfold(blocks, rows, xp=xp), state[j], sweeps, xp=xp)[0]
         return Evaluation(xp.min(every, axis=1), (), (*residuals, active)), tuple(after)
 
 
@@ -199,7 +200,7 @@ NARROW = 2**17
 
 def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
     """The smallest unfolding bound of each block: the smallest norm is looked for, and that unfolding alone proven."""
-    splits, count = operators.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
     tolerance = _tolerance(blocks, xp=xp)
     if math.prod(spec.block_shape) < NARROW:
         blocks = arrays.widened(blocks, xp=xp, backend=backend)
@@ -232,7 +233,7 @@ class _Matrices:
         self._copies: dict[tuple[int, ...], Array] = {}
 
     def unfold(self, rows: tuple[int, ...]) -> Array:
-        """As `operators.unfold`, but for the order of the columns."""
+        """As `unfoldings.unfold`, but for the order of the columns."""
         xp, shape = self.xp, self.blocks.shape
         order = tuple(axis + 1 for axis in (*rows, *_columns(rows, len(shape) - 1)))
         if order not in self._copies:
@@ -246,7 +247,7 @@ def _columns(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
 
 
 def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Any) -> Array:
-    """Vectors of such columns, as `operators.unfold` orders them."""
+    """Vectors of such columns, as `unfoldings.unfold` orders them."""
     columns = _columns(rows, spec.ndim + 2)
     split = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
     back = tuple(1 + j for j in arrays.inverse_permutation([sorted(columns).index(axis) for axis in columns]))
@@ -266,7 +267,7 @@ def _search(
     Every unfolding has a lower bound of its norm, which Lanczos raises. The lowest is raised until it has converged and
     is the lowest still: then no unfolding has a smaller norm.
     """
-    splits, count = operators.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
     total = backend.to_numpy(xp.linalg.vector_norm(xp.reshape(blocks, (count, -1)), axis=1)).astype(np.float64) ** 2
     # ||A||_F**2 is at most the number of singular values times ||A||**2.
     least = np.stack([total / _rank(spec.block_shape, rows) for rows in splits])

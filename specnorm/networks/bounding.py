@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from specnorm import rounding
 from specnorm.errors import SpecnormError
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.measuring import Measure
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError
+from specnorm.proof import rounding
 
 
 @dataclass(frozen=True)

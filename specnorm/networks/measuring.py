@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import rounding
 from specnorm.api import enclose, reshaped_norm
 from specnorm.backends import backend_for
-from specnorm.conv import ConvSpec
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
+from specnorm.proof import rounding
+from specnorm.spec import ConvSpec
 
 WORK = 2**25
 """Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from specnorm import rounding
-from specnorm.conv import padding_copies
 from specnorm.networks import axes
 from specnorm.networks.axes import Window
 from specnorm.networks.graph import Node, Shape, concrete
 from specnorm.networks.pointwise import slope
+from specnorm.proof import rounding
+from specnorm.spec import padding_copies
 
 
 class UnknownRuleError(Exception):

@@ -23,8 +23,8 @@ import specnorm
 from auditing import files
 from specnorm.auditing import audit
 from specnorm.auditing.report import Report, Row, Value, violations
-from specnorm.conv import ConvSpec
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
+from specnorm.spec import ConvSpec
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 KEYS = (

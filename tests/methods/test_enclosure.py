@@ -20,11 +20,11 @@ from specnorm_numpy import BACKEND
 from strategies import Layer, Recipe, layers, recipes
 
 import specnorm
-from specnorm import Enclose, ExactFFT, Undecided, autocorrelation
-from specnorm.cells import dft
-from specnorm.frequencies import Frequencies, phases_at
-from specnorm.methods import search
-from specnorm.methods.search import Search
+from specnorm import Enclose, ExactFFT, Undecided
+from specnorm.linalg.frequencies import Frequencies, phases_at
+from specnorm.proof.cells import dft
+from specnorm.search import branch_and_bound
+from specnorm.search.branch_and_bound import Search
 
 
 def test_both_ends_hold(xp: Lib) -> None:
@@ -318,7 +318,7 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
         if polynomial.rank < polynomial.size:
             room.extend(looks.norms[proven] - polynomial.norm(looks.limits[proven]))
 
-    monkeypatch.setattr(autocorrelation, "SMALLEST", 12)
+    monkeypatch.setattr(gram_polynomial, "SMALLEST", 12)
     monkeypatch.setattr(Search, "_prove", watched)
     random = np.random.RandomState(0)
     for rtol in (0.001, 0.1, 0.4, 0.9):
@@ -349,7 +349,7 @@ def test_large_cells_are_ruled_out_in_single_precision(monkeypatch: pytest.Monke
     kernel = np.random.RandomState(3).standard_normal((64, 48, 3, 3))
     found, tried = precisions(kernel, monkeypatch)
     assert tried["complex64"] > 5 * tried["complex128"] > 0
-    monkeypatch.setattr(search, "_WIDE", 10**6)
+    monkeypatch.setattr(branch_and_bound, "_WIDE", 10**6)
     in_double, tried = precisions(kernel, monkeypatch)
     assert tried["complex64"] == 0
     assert max(found.lower, in_double.lower) <= min(found.upper, in_double.upper)
@@ -360,7 +360,7 @@ def test_large_cells_are_ruled_out_in_single_precision(monkeypatch: pytest.Monke
 def test_many_grid_points_are_sifted_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most are far below the largest norm; what is found and proven is what double alone finds."""
     kernel = np.random.RandomState(4).standard_normal((3, 4, 3, 3))
-    monkeypatch.setattr(search, "_WIDE", 1)
+    monkeypatch.setattr(branch_and_bound, "_WIDE", 1)
     for size in (12, 20):
         exact = dense_norm(kernel, (size, size))
         below: Any = Search._below
@@ -402,7 +402,7 @@ def test_limits_are_rounded_down_to_the_precision_of_their_matrices(monkeypatch:
         seen.extend(limit.tolist())
         return limit > 0
 
-    monkeypatch.setattr(specnorm.rounding, "gram_below", noted)
+    monkeypatch.setattr(specnorm.proof.rounding, "gram_below", noted)
     limits = np.random.RandomState(0).uniform(0.5, 3, size=1000)
     block = np.ones((1, 1, 1, 1))
     one = Search(block, xp=array_api_compat.numpy, backend=BACKEND)

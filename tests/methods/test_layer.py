@@ -15,8 +15,8 @@ from strategies import Layer, Recipe, layers
 import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
-from specnorm.conv import ConvSpec
 from specnorm.methods.layer import Ends, enclose_layer
+from specnorm.spec import ConvSpec
 
 
 def ends(lib: Lib | None, kernel: Any, sizes: Any, **options: Any) -> Ends:

@@ -139,7 +139,7 @@ def test_products_are_counted_and_few() -> None:
 def test_ritz_values_of_any_vectors_are_bounds(dtype: str) -> None:
     """Neither orthogonal, nor normalised, nor independent: what is proven assumes nothing about the vectors."""
     from specnorm.backends import load
-    from specnorm.rounding import ritz_down
+    from specnorm.proof.rounding import ritz_down
 
     backend = load("numpy")
     for seed in range(60):
@@ -188,7 +188,7 @@ def test_gradients(geometry: dict[str, Any]) -> None:
             return float(np.sum(weights * specnorm.measure(k, method, input_shape=6, **geometry).value))
 
         from specnorm.backends import backend_for
-        from specnorm.program import program_for
+        from specnorm.runtime.program import program_for
 
         backend = backend_for(kernel)
         plan = program_for(method, kernel.shape, "float64", (("input_shape", 6), *geometry.items()))

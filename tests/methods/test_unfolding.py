@@ -18,7 +18,7 @@ from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import FantasticFour, KernelError, Unfoldings
-from specnorm.methods.krylov import DIRECT, LIMIT, Lanczos
+from specnorm.linalg.lanczos import DIRECT, LIMIT, Lanczos
 from specnorm.methods.unfolding import NARROW
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from specnorm import rounding
 from specnorm.networks import Graph, Layer, Node, bound
 from specnorm.networks.axes import Window, average_norm_up, overlap, resize_norm_up
 from specnorm.networks.pointwise import SLOPES, slope
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError, repeats
+from specnorm.proof import rounding
 
 Matrix = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays, operators
-from specnorm.frequencies import Frequencies, phases, product
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import Frequencies, phases, product
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -131,7 +131,7 @@ class Ascent:
         the vector moves along y. The start vector is first sharpened by inverse iteration.
         """
         xp, size = self.xp, self.block.shape[2]
-        g = operators.matrix_at(self.block, self._phase(point), xp=xp)[0, ...]
+        g = symbols.matrix_at(self.block, self._phase(point), xp=xp)[0, ...]
         gram = xp.matmul(arrays.adjoint(g, xp=xp), g)
         eye = xp.eye(size, dtype=gram.dtype, device=self.backend.device(gram))
         v = vector[0, ...]
@@ -217,7 +217,7 @@ class Ascent:
         return np.asarray(self.backend.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :]))
 
     def _phase(self, point: Frequencies) -> Array:
-        return operators.Symbol(self.block, point, xp=self.xp, backend=self.backend).phase
+        return symbols.Symbol(self.block, point, xp=self.xp, backend=self.backend).phase
 
 
 def _ratio(move: np.ndarray, last: np.ndarray) -> np.ndarray:

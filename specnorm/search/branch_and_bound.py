@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays, autocorrelation, rounding
-from specnorm.autocorrelation import GramPolynomial
-from specnorm.cells import Boxes, Cells
-from specnorm.frequencies import Frequencies
-from specnorm.methods.lower_end import LowerEnd, Peak
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import Frequencies
+from specnorm.proof import gram_polynomial, rounding
+from specnorm.proof.cells import Boxes, Cells
+from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.search.incumbent import LowerEnd, Peak
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -179,7 +180,7 @@ class Search:
         self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
         first = Peak(0.0, boxes.centres[:1], 0) if start is None else Peak(start.lower, start.frequency, start.owner)
         self.lower.begin(first, free=self.free, rtol=rtol, bound=bound)
-        if self.blocks.shape[2] >= autocorrelation.SMALLEST:
+        if self.blocks.shape[2] >= gram_polynomial.SMALLEST:
             self.lower.look_around(raise_it=start is None and bound is None and self.free)
         groups, owners = self.blocks.shape[0], np.arange(self.blocks.shape[0])
         if supremum is not None:

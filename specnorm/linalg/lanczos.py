@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays
+from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend

@@ -11,10 +11,11 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from specnorm import arrays, rounding
 from specnorm.backends import Array, Backend, common_backend
-from specnorm.conv import check_dtype
 from specnorm.errors import KernelError, MethodError
+from specnorm.linalg import arrays
+from specnorm.proof import rounding
+from specnorm.spec import check_dtype
 
 ArrayT = TypeVar("ArrayT")
 Activation = Literal["sigmoid", "tanh", "softplus"]

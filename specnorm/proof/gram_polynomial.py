@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
-from specnorm.frequencies import Frequencies, phases_at, product
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import Frequencies, phases_at, product
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -258,7 +259,7 @@ class GramPolynomial:
         """Right vectors (n, size) of one block as given, from those of the block as rotated."""
         if self.basis is None:
             return vectors
-        turned = operators.real_times(self.basis[which, ...], self.xp.matrix_transpose(vectors), xp=self.xp)
+        turned = symbols.real_times(self.basis[which, ...], self.xp.matrix_transpose(vectors), xp=self.xp)
         return self.xp.matrix_transpose(turned)
 
     def variation(self, spread: np.ndarray) -> np.ndarray:

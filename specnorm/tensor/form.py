@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays
-from specnorm.frequencies import coarse_grid
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import coarse_grid
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend

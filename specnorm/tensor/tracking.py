@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specnorm import arrays
-from specnorm.frequencies import full_grid
-from specnorm.methods.multilinear import units, waves
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import full_grid
+from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.methods.multilinear import Form
+    from specnorm.tensor.form import Form
 
 _SEARCH_GAIN, _SEARCH_STIR, _SEARCHES, _FURTHER = 7e-4, 2e-3, 2, 3
 """Relative gains in a round, of the highest climber and of a scout, above which there is a search; how many of them at

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm import arrays
 from specnorm.errors import KernelError
-from specnorm.frequencies import PHASE_ERROR
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import PHASE_ERROR
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -283,7 +283,7 @@ def _rescale(a: Array, *, xp: Any) -> tuple[Array, Array]:
 
 
 def symbol_error(blocks: Array, *, xp: Any) -> Array:
-    """Bound on ``||computed G(theta) - G(theta)||`` at any frequency of `operators.Symbol`, shape (b,).
+    """Bound on ``||computed G(theta) - G(theta)||`` at any frequency of `symbols.Symbol`, shape (b,).
 
     ``(gamma(taps) + sqrt(2) eps_c) q`` with ``q >= || sum_k |K_k| ||`` and eps_c the error of the cosines and sines.
     """

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
-from specnorm.frequencies import Frequencies, coarse_grid, product
-from specnorm.methods.ascent import Ascent, nearby
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import Frequencies, coarse_grid, product
+from specnorm.proof import rounding
+from specnorm.search.ascent import Ascent, nearby
 
 if TYPE_CHECKING:
-    from specnorm.autocorrelation import GramPolynomial
     from specnorm.backends import Array, Backend
-    from specnorm.cells import Cells
+    from specnorm.proof.cells import Cells
+    from specnorm.proof.gram_polynomial import GramPolynomial
 
 _HINTS = 4
 """Frequencies whose vectors are kept when directions are left out."""
@@ -86,7 +87,7 @@ class LowerEnd:
             return
         xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
         frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._for_guesses()
-        symbol = operators.Symbol(blocks, frequencies, xp=xp, backend=self.backend)
+        symbol = symbols.Symbol(blocks, frequencies, xp=xp, backend=self.backend)
         v = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
         v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
         for _ in range(3):
@@ -158,7 +159,7 @@ class LowerEnd:
         corners = product([np.asarray([n, n + 1]) for n in below]) % np.asarray(sizes, dtype=np.int64)
         points, block = Frequencies(corners, sizes), self.blocks[where.owner : where.owner + 1, ...]
         self.begin(Peak(0.0, points[:1], where.owner), free=False, rtol=1e-3, bound=None)
-        symbol = operators.Symbol(block, points, xp=self.xp, backend=self.backend)
+        symbol = symbols.Symbol(block, points, xp=self.xp, backend=self.backend)
         spread = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(spread), axis=-1)[0, :]
         best = int(self.xp.argmax(norms))
@@ -184,8 +185,8 @@ class LowerEnd:
     def _note(self, point: Frequencies, right: Array, which: int) -> None:
         """Keep a frequency if its norm, proven by a vector, is higher."""
         block = self.blocks[which : which + 1, ...]
-        phase = operators.Symbol(block, point, xp=self.xp, backend=self.backend).phase
-        g = operators.matrix_at(block, phase, xp=self.xp)
+        phase = symbols.Symbol(block, point, xp=self.xp, backend=self.backend).phase
+        g = symbols.matrix_at(block, phase, xp=self.xp)
         value = float(rounding.quotient_down(g, right, xp=self.xp)[0]) - float(self._symbol_error[which])
         value = value * (1 - 1e-15)
         if value > self.best.value:

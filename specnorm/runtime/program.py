@@ -10,9 +10,10 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm import arrays, convolution, operators, rounding
-from specnorm.conv import ConvSpec, check_dtype
 from specnorm.errors import KernelError, MethodError
+from specnorm.linalg import arrays, layer_map, polyphase
+from specnorm.proof import rounding
+from specnorm.spec import ConvSpec, check_dtype
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
@@ -153,7 +154,7 @@ class Program:
             parts = self.method.to_groups(cotangent, chosen, self.parts, xp=xp)
             parts = xp.reshape(parts, (math.prod(batch) * self.parts, *parts.shape[2:]))
             gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
-            restore = operators.from_blocks if self.method.folds(self.spec) else convolution.caller_order
+            restore = polyphase.from_blocks if self.method.folds(self.spec) else layer_map.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
 
@@ -273,7 +274,7 @@ class Program:
         return self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels)
 
     def _blocks(self, kernels: Array, dtype: str, *, xp: Any) -> Array:
-        prepare = operators.to_blocks if self.method.folds(self.spec) else convolution.torch_order
+        prepare = polyphase.to_blocks if self.method.folds(self.spec) else layer_map.torch_order
         return prepare(xp.astype(kernels, getattr(xp, dtype), copy=False), self.spec, xp=xp)
 
     @property

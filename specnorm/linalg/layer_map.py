@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays
 from specnorm.errors import GeometryError
+from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
     from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.spec import ConvSpec
 
 BUDGET = 256 * 2**20
 """Bytes that the gathered patches of one product may take."""
