@@ -24,12 +24,13 @@ from soundness.claims import Claims
 from soundness.families import Case, case, constant_supremum
 from specnorm_numpy import NumpyBackend
 
-from specnorm.linalg import arrays
+from specnorm.linalg import arrays, lanczos
 from specnorm.linalg.frequencies import Frequencies
 from specnorm.methods import unfolding
-from specnorm.proof import rounding
+from specnorm.proof import gram_polynomial, rounding
 from specnorm.proof.cells import Boxes, Cells
 from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.search import branch_and_bound
 from specnorm.search.branch_and_bound import Search
 
 Violations = list[str]

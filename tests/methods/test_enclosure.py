@@ -22,6 +22,7 @@ from strategies import Layer, Recipe, layers, recipes
 import specnorm
 from specnorm import Enclose, ExactFFT, Undecided
 from specnorm.linalg.frequencies import Frequencies, phases_at
+from specnorm.proof import gram_polynomial
 from specnorm.proof.cells import dft
 from specnorm.search import branch_and_bound
 from specnorm.search.branch_and_bound import Search
