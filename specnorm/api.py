@@ -6,7 +6,7 @@ import math
 import warnings
 from typing import Any, TypeVar, Unpack
 
-from specnorm.backends import Array, backend_for
+from specnorm.backends import backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.methods import (
     METHODS,
@@ -27,6 +27,7 @@ from specnorm.methods.rescaling import ChannelNorms, rescaled
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.program import program_for
 from specnorm.spec import Geometry, Layer
+from specnorm.types import Array
 
 ArrayT = TypeVar("ArrayT")
 _BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"

@@ -11,7 +11,7 @@ import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend, SpecnormError
 
@@ -21,15 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from specnorm.runtime.program import Program
+    from specnorm.types import Array, Namespace
 
 GROUP = "specnorm.backends"
 API_VERSION = 1
 """Version of this interface. A plugin states the one it was written for."""
-
-Array: TypeAlias = Any
-"""An array of any supported library. Array libraries ship no common static type; the array API is checked by tests."""
-Namespace: TypeAlias = Any
-"""An array API namespace, as array-api-compat gives it."""
 
 _EXTRAS = ("torch", "jax", "cupy")
 

@@ -10,12 +10,14 @@ import math
 from typing import Any, TypeVar, Unpack
 
 from specnorm.api import measure
-from specnorm.backends import Array, Backend, backend_for
+from specnorm.backends import Backend, backend_for
 from specnorm.errors import KernelError, Undecided
 from specnorm.linalg import arrays, polyphase, symbols
 from specnorm.linalg.frequencies import half_grid, mirror_index
 from specnorm.methods import Enclose
+from specnorm.runtime.execution import Execution
 from specnorm.spec import ConvSpec, Geometry
+from specnorm.types import Array
 
 ArrayT = TypeVar("ArrayT")
 _CHEAP = 1000
@@ -103,7 +105,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.copies)), -exponent, xp=xp)
         for _ in range(n_iter):
-            clipped = _clip_once(blocks, limit, xp=xp, backend=backend)
+            clipped = _clip_once(blocks, limit, ops=Execution(backend, xp))
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
             blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
         blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
@@ -121,8 +123,9 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     return nearer
 
 
-def _clip_once(blocks: Array, limit: Array, *, xp: Any, backend: Backend) -> Array:
+def _clip_once(blocks: Array, limit: Array, *, ops: Execution) -> Array:
     """Clip the singular values on a grid of twice the kernel's size and crop to the kernel's size again."""
+    xp = ops.xp
     shape = blocks.shape[3:]
     sizes = tuple(1 if k == 1 else 2 * k for k in shape)
     frequencies = half_grid(sizes)
@@ -133,9 +136,9 @@ def _clip_once(blocks: Array, limit: Array, *, xp: Any, backend: Backend) -> Arr
         counts[index] += 1
     total, step = blocks * 0.0, symbols.chunk_length(blocks)
     for start in range(0, len(frequencies), step):
-        symbol = symbols.Symbol(blocks, frequencies[start : start + step], xp=xp, backend=backend)
+        symbol = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops)
         u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
-        weights = xp.asarray(counts[start : start + step], dtype=blocks.dtype, device=backend.device(blocks))
+        weights = xp.asarray(counts[start : start + step], dtype=blocks.dtype, device=ops.device(blocks))
         s = xp.minimum(s, limit[:, None, None]) * weights[None, :, None] / math.prod(sizes)
         g = xp.matmul(u * xp.astype(s, u.dtype)[:, :, None, :], vh)
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))

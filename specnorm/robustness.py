@@ -11,11 +11,12 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from specnorm.backends import Array, Backend, common_backend
+from specnorm.backends import Backend, common_backend
 from specnorm.errors import KernelError, MethodError
 from specnorm.linalg import arrays
 from specnorm.proof import rounding
 from specnorm.spec import check_dtype
+from specnorm.types import Array
 
 ArrayT = TypeVar("ArrayT")
 Activation = Literal["sigmoid", "tanh", "softplus"]

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, Unpack
 
 from specnorm.api import measure
-from specnorm.backends import Array, Backend, backend_for
+from specnorm.backends import Backend, backend_for
 from specnorm.errors import MethodError
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.runtime.program import Program, program_for, state_shapes
 from specnorm.spec import Geometry
+from specnorm.types import Array
 
 ArrayT = TypeVar("ArrayT")
 State: TypeAlias = dict[str, Any]

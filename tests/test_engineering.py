@@ -18,6 +18,7 @@ import specnorm
 from specnorm.linalg import arrays, symbols
 from specnorm.methods import gram_zero
 from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
+from specnorm.runtime.execution import Execution
 from specnorm.runtime.program import Program
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
@@ -48,7 +49,7 @@ def test_symbols_of_real_kernels_are_real_products(noted: Namespace) -> None:
     """Two products with the tables of cosines and sines: a complex one would be twice the work."""
     kernel = Recipe((6, 4, 3, 3), seed=0).kernel
     symbols.Symbol(
-        kernel[None], specnorm.linalg.frequencies.half_grid((8, 8)), xp=noted, backend=NumpyBackend()
+        kernel[None], specnorm.linalg.frequencies.half_grid((8, 8)), ops=Execution(NumpyBackend(), noted)
     ).matrices()
     assert len(noted.products) == 2
     assert not any(np.iscomplexobj(factor) for product in noted.products for factor in product)
@@ -248,5 +249,5 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_counter_of_a_loop_is_an_array_where_it_compiles() -> None:
     jnp = pytest.importorskip("jax.numpy")
     backend = specnorm.backends.load("jax")
-    assert backend.is_array(arrays.counter(jnp.zeros(2), xp=jnp, backend=backend))
-    assert arrays.counter(np.zeros(2), xp=xp, backend=NumpyBackend()) == 0
+    assert backend.is_array(arrays.counter(jnp.zeros(2), ops=Execution(backend, jnp)))
+    assert arrays.counter(np.zeros(2), ops=Execution(NumpyBackend(), xp)) == 0

@@ -30,6 +30,7 @@ from specnorm.methods import unfolding
 from specnorm.proof import gram_polynomial, rounding
 from specnorm.proof.cells import Boxes, Cells
 from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.runtime.execution import Execution
 from specnorm.search import branch_and_bound
 from specnorm.search.branch_and_bound import Search
 
@@ -153,7 +154,7 @@ def star() -> Violations:
         matrix[0, -1, :-1] = matrix[0, :-1, -1] = -c
         limit = np.asarray([float(c) * math.sqrt(size - 1) * (1 - 3e-6)], dtype=np.float32)
         assert float(limit[0]) < float(c) * math.sqrt(size - 1) * (1 - 2e-6)
-        if rounding.gram_below(matrix, limit, xp=xp, backend=Textbook())[0]:
+        if rounding.gram_below(matrix, limit, ops=Execution(Textbook(), xp))[0]:
             found.append(f"{c}: {limit} proven")
     return found
 
@@ -206,8 +207,8 @@ def ruled_out_in_single_precision() -> Violations:
     zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
         blocks = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
-        search_ = Search(blocks, xp=xp, backend=NumpyBackend())
-        polynomial = GramPolynomial(blocks, 0.0, xp=xp, backend=NumpyBackend()).narrowed()
+        search_ = Search(blocks, ops=Execution(NumpyBackend(), xp))
+        polynomial = GramPolynomial(blocks, 0.0, ops=Execution(NumpyBackend(), xp)).narrowed()
         limit = polynomial.limit(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
         if search_._below(polynomial.parts(zero, np.zeros(1, dtype=np.int64)), limit)[0]:
             found.append(f"{blocks.reshape(-1)}: the norm of its sum is not below itself")

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from specnorm.backends import Array, Backend
+from specnorm.backends import Backend
 from specnorm.errors import BackendError, SecondDerivativeError
 from specnorm.result import Enclosure, Result
+from specnorm.types import Array
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program

@@ -18,9 +18,10 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function
 
-from specnorm.backends import Array, Backend
+from specnorm.backends import Backend
 from specnorm.errors import SecondDerivativeError
 from specnorm.runtime.program import program
+from specnorm.types import Array
 from specnorm_torch.auditing import audit
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
 from specnorm_torch.modules import geometry_of

@@ -20,8 +20,8 @@ from typing import Any
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.measuring import Settings, describe, fill
 from specnorm.auditing.report import Row
-from specnorm.backends import Array
 from specnorm.errors import SpecnormError
+from specnorm.types import Array
 
 IN_FLIGHT = 512 * 2**20
 """Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""

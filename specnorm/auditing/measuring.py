@@ -14,11 +14,12 @@ from specnorm.auditing.layers import Layer
 from specnorm.auditing.placement import place
 from specnorm.auditing.provenance import origin
 from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Origin, Row, Value
-from specnorm.backends import Array, backend_for
+from specnorm.backends import backend_for
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
 from specnorm.result import Result
 from specnorm.spec import ConvSpec, PaddingMode
+from specnorm.types import Array
 
 NEEDS_A_SIZE = frozenset({"power"})
 """Methods that answer at one input size only."""

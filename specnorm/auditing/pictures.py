@@ -8,10 +8,12 @@ import numpy as np
 
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.report import Picture, Row
-from specnorm.backends import Array, backend_for
+from specnorm.backends import backend_for
 from specnorm.linalg import arrays, polyphase, symbols
 from specnorm.linalg.frequencies import half_grid, mirror_index
+from specnorm.runtime.execution import Execution
 from specnorm.spec import ConvSpec
+from specnorm.types import Array
 
 WORST = 3
 """Layers of a model that a report shows the frequencies of: those with the largest `Row.upper`."""
@@ -98,7 +100,7 @@ def picture(row: int, kernel: Array, spec: ConvSpec) -> Picture:
         return Picture(row, reason="the layer is too large: its singular values would take minutes.")
     step = symbols.chunk_length(blocks)
     parts = [
-        xp.linalg.svdvals(symbols.Symbol(blocks, half[start : start + step], xp=xp, backend=host).matrices())
+        xp.linalg.svdvals(symbols.Symbol(blocks, half[start : start + step], ops=Execution(host, xp)).matrices())
         for start in range(0, len(half), step)
     ]
     values = np.concatenate([np.asarray(part) for part in parts], axis=1)[:, mirror_index(sizes)]

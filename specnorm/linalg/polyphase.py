@@ -15,8 +15,8 @@ import numpy as np
 from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
     from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
@@ -85,12 +85,12 @@ def _io_to_oi(ndim: int) -> tuple[int, ...]:
     return (0, ndim - 1, ndim - 2, *range(1, ndim - 2))
 
 
-def support(block: Array, *, backend: Backend) -> Array:
+def support(block: Array, *, ops: ArrayOps) -> Array:
     """Cut the slices of zero taps off the borders of one block (1, m, p, *kernel_shape) with known values.
 
     A shift of the kernel changes its symbol by a phase alone; what is cut would only loosen the cells.
     """
-    taps = np.abs(backend.to_numpy(block)).max(axis=(0, 1, 2)) > 0
+    taps = np.abs(ops.to_numpy(block)).max(axis=(0, 1, 2)) > 0
     index: list[slice] = []
     for axis in range(taps.ndim):
         used = np.flatnonzero(taps.any(axis=tuple(j for j in range(taps.ndim) if j != axis)))

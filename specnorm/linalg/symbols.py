@@ -11,7 +11,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import Frequencies, phases
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
+    from specnorm.types import Array, ArrayOps
 
 
 class Symbol:
@@ -26,18 +26,17 @@ class Symbol:
         Share them out by `Backend.spread`, which may repeat the last one.
     """
 
-    def __init__(
-        self, blocks: Array, frequencies: Frequencies, *, spread: bool = False, xp: Any, backend: Backend
-    ) -> None:
+    def __init__(self, blocks: Array, frequencies: Frequencies, *, spread: bool = False, ops: ArrayOps) -> None:
+        xp = ops.xp
         self.xp = xp
         self.shape = blocks.shape
         self.blocks = blocks
         dtype = np.float64 if blocks.dtype == xp.float64 else np.float32
         cos, sin = phases(frequencies, blocks.shape[3:])
-        self.cos = backend.from_numpy(cos.astype(dtype), blocks)
-        self.sin = backend.from_numpy(sin.astype(dtype), blocks)
+        self.cos = ops.from_numpy(cos.astype(dtype), blocks)
+        self.sin = ops.from_numpy(sin.astype(dtype), blocks)
         if spread:
-            self.cos, self.sin = backend.spread(self.cos), backend.spread(self.sin)
+            self.cos, self.sin = ops.spread(self.cos), ops.spread(self.sin)
         self.phase = self.cos + 1j * self.sin
 
     def matrices(self) -> Array:
@@ -107,7 +106,7 @@ def chunk_length(blocks: Array, budget: int = 256 * 2**20) -> int:
 
 
 def largest(
-    norms: Callable[[Symbol], Array], blocks: Array, frequencies: Frequencies, *, xp: Any, backend: Backend
+    norms: Callable[[Symbol], Array], blocks: Array, frequencies: Frequencies, *, ops: ArrayOps
 ) -> tuple[Array, Array]:
     """Maximum of a function of the symbol over frequencies, within the memory budget.
 
@@ -122,10 +121,11 @@ def largest(
     phase : complex array, shape (b, taps)
         ``e^{i k.theta}`` of the taps at the arg-max.
     """
+    xp = ops.xp
     value, phase = None, None
-    step = chunk_length(blocks) * backend.shares
+    step = chunk_length(blocks) * ops.shares
     for start in range(0, len(frequencies), step):
-        symbol = Symbol(blocks, frequencies[start : start + step], spread=True, xp=xp, backend=backend)
+        symbol = Symbol(blocks, frequencies[start : start + step], spread=True, ops=ops)
         found = norms(symbol)
         index = xp.argmax(found, axis=1)
         best = xp.max(found, axis=1)

@@ -7,7 +7,7 @@ from itertools import chain, combinations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array
+    from specnorm.types import Array
 
 
 def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...], ...]:

@@ -15,10 +15,10 @@ from specnorm.methods.matrix import schatten_gradient
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,13 @@ class Gram(Method):
         if endless is not None:
             endless.check(spec)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
+        xp = ops.xp
         endless = self._endless(spec)
         if endless is not None:
-            return endless.forward(blocks, spec, xp=xp, backend=backend)
-        narrow, blocks = blocks.dtype, arrays.widened(blocks, xp=xp, backend=backend)
+            return endless.forward(blocks, spec, ops=ops)
+        narrow, blocks = blocks.dtype, arrays.widened(blocks, ops=ops)
         count = self._circular_count()
         error = rounding.symbol_error(blocks, xp=xp)[:, None]
 
@@ -75,7 +76,7 @@ class Gram(Method):
             return rounding.gram_iteration_up(symbol.matrices(), count, error, xp=xp)
 
         frequencies = half_grid(requirements.circular_sizes(spec))
-        value, phase = symbols.largest(bound, blocks, frequencies, xp=xp, backend=backend)
+        value, phase = symbols.largest(bound, blocks, frequencies, ops=ops)
         gamma = schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
         dtype = arrays.complex_dtype(narrow, xp=xp)
         return Evaluation(value, (), tuple(xp.astype(x, dtype, copy=False) for x in (gamma, phase)))

@@ -14,10 +14,10 @@ from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,16 @@ class Grid(Method):
                     f"or leave n out for {10 * (k - 1)}."
                 )
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Prove the norm at every grid frequency and lift the largest."""
+        xp = ops.xp
         sizes = self.sizes(spec.block_kernel_shape)
         error = rounding.symbol_error(blocks, xp=xp)
 
         def bound(symbol: symbols.Symbol) -> Array:
-            return rounding.matrix_norm_up(symbol.matrices(), error[:, None], xp=xp, backend=backend)
+            return rounding.matrix_norm_up(symbol.matrices(), error[:, None], ops=ops)
 
-        value, phase = symbols.largest(bound, blocks, half_grid(sizes), xp=xp, backend=backend)
+        value, phase = symbols.largest(bound, blocks, half_grid(sizes), ops=ops)
         factor = self.factor(spec.block_kernel_shape)
         g = symbols.matrix_at(blocks, phase, xp=xp)
         u, v, _ = symbols.top_triple(g, xp=xp)

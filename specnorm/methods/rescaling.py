@@ -11,10 +11,10 @@ from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.gram_zero import Powers, check_grid, pull
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,14 @@ class ChannelNorms(Method):
         first, second = block_channels(spec)
         return (spec.groups * min(first, second),)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """All channels' norms; each group is a block of its own."""
+        xp = ops.xp
         b = blocks.shape[0]
-        work = Powers(self._groups(blocks, spec, xp=xp), self.n_iter, xp=xp, backend=backend)
+        work = Powers(self._groups(blocks, spec, xp=xp), self.n_iter, ops=ops)
         norms, sums, kept = work.channel_norms()
         p = norms.shape[1]
-        eye = xp.eye(p, dtype=norms.dtype, device=backend.device(blocks))
+        eye = xp.eye(p, dtype=norms.dtype, device=ops.device(blocks))
         eye = xp.broadcast_to(eye, (norms.shape[0], p, p))
         found = work.residuals(work.taps(eye) if kept is None else kept, eye, sums)
 

@@ -11,10 +11,10 @@ from specnorm.methods.base import Evaluation, Method
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,10 @@ class Reshaped(Method):
                 "input_shape) is a lower bound for any padding."
             )
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Quotient at the top singular vector, rounded down."""
-        del spec, backend
+        xp = ops.xp
+        del spec, ops
         matrix = unfoldings.unfold(blocks, (0,), xp=xp)
         u, v, _ = symbols.top_triple(matrix, xp=xp)
         return Evaluation(rounding.quotient_down(matrix, v, xp=xp), (), (u, v))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from specnorm.backends import Array
+from specnorm.types import Array
 
 Size: TypeAlias = int | str
 """One axis: its size, or a symbol for it. Equal symbols are equal sizes; different ones may be anything."""

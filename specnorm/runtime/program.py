@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from specnorm.errors import KernelError, MethodError
 from specnorm.linalg import arrays, layer_map, polyphase
 from specnorm.proof import rounding
+from specnorm.runtime.execution import Execution
 from specnorm.spec import ConvSpec, check_dtype
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
+    from specnorm.backends import Backend
     from specnorm.methods import Method
+    from specnorm.types import Array
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Program:
             if self.method.scaled:
                 layers, exponent = arrays.scale(layers, xp=xp)
                 blocks = xp.reshape(layers, blocks.shape)
-            found = self.method.forward(blocks, self.spec, xp=xp, backend=backend)
+            found = self.method.forward(blocks, self.spec, ops=Execution(backend, xp))
 
             def grouped(x: Array) -> Array:
                 return xp.reshape(x, (count, groups, *x.shape[1:]))
@@ -188,7 +190,7 @@ class Program:
             if not backend.is_traced(kernels):
                 self.check_values(kernels, backend=backend)
             blocks, _ = self._scaled_blocks(kernels, xp=xp, backend=backend)
-            found = self.method.start(blocks, self.spec, xp=xp, backend=backend)
+            found = self.method.start(blocks, self.spec, ops=Execution(backend, xp))
             dtype = getattr(xp, self.result_dtype)
             shapes = self.state_shapes().values()
             return tuple(xp.reshape(xp.astype(x, dtype), (*batch, *n)) for x, n in zip(found, shapes, strict=True))
@@ -228,7 +230,7 @@ class Program:
         with backend.precise(kernels):
             blocks, exponent = self._scaled_blocks(kernels, xp=xp, backend=backend)
             inside = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[len(batch) + 1 :])), blocks.dtype) for x in state)
-            found, after = self.method.advance(blocks, inside, self.spec, sweeps=sweeps, xp=xp, backend=backend)
+            found, after = self.method.advance(blocks, inside, self.spec, sweeps=sweeps, ops=Execution(backend, xp))
             del blocks  # the gradient is as large
             per_group = xp.reshape(found.value, (math.prod(batch), self.parts))
             value, chosen = self.method.over_groups(per_group, xp=xp)

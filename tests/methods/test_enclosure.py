@@ -24,6 +24,7 @@ from specnorm import Enclose, ExactFFT, Undecided
 from specnorm.linalg.frequencies import Frequencies, phases_at
 from specnorm.proof import gram_polynomial
 from specnorm.proof.cells import dft
+from specnorm.runtime.execution import Execution
 from specnorm.search import branch_and_bound
 from specnorm.search.branch_and_bound import Search
 
@@ -261,7 +262,7 @@ def test_what_is_no_tolerance_is_refused(rtol: float) -> None:
 def test_grid_points_need_a_supremum() -> None:
     """Without one the lemma for grids has nothing to stand on: an error of ours, never a proof."""
     kernel = Recipe((1, 2, 2, 3), seed=1).kernel
-    search = Search(kernel, xp=array_api_compat.numpy, backend=BACKEND)
+    search = Search(kernel, ops=Execution(BACKEND, array_api_compat.numpy))
     with pytest.raises(ValueError, match="supremum"):
         search.run(dft((5, 5), (2, 3)), rtol=1e-3, max_cells=100)
 
@@ -406,7 +407,7 @@ def test_limits_are_rounded_down_to_the_precision_of_their_matrices(monkeypatch:
     monkeypatch.setattr(specnorm.proof.rounding, "gram_below", noted)
     limits = np.random.RandomState(0).uniform(0.5, 3, size=1000)
     block = np.ones((1, 1, 1, 1))
-    one = Search(block, xp=array_api_compat.numpy, backend=BACKEND)
+    one = Search(block, ops=Execution(BACKEND, array_api_compat.numpy))
     one._below(np.ones((1000, 1, 1), dtype=np.complex64), limits)
     assert np.all(np.asarray(seen) <= limits)
     assert np.all(np.asarray(seen) >= limits * (1 - 3e-7))
