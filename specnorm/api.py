@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any, TypeVar, Unpack
 
+from specnorm import arithmetic
 from specnorm.backends import Array, backend_for
 from specnorm.conv import Geometry, Layer
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
@@ -304,7 +305,9 @@ def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geome
     """
     found = measure(kernel, ChannelNorms(n_iter=n_iter), **geometry)
     given: Any = kernel
-    result: ArrayT = rescaled(given, found.value, found.spec, xp=backend_for(given).namespace(given))
+    backend = backend_for(given)
+    with arithmetic.exact(given, backend=backend):
+        result: ArrayT = rescaled(given, found.value, found.spec, xp=backend.namespace(given))
     return result
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, TypeVar, Unpack
 
-from specnorm import arrays, operators
+from specnorm import arithmetic, arrays, operators
 from specnorm.api import measure
 from specnorm.backends import Array, Backend, backend_for
 from specnorm.conv import ConvSpec, Geometry
@@ -55,10 +55,11 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
         if upper <= bound:
             result: ArrayT = shrunk
             return result
-        eps = float(backend.namespace(given).finfo(given.dtype).eps)
+        eps, _ = arrays.precision(shrunk.dtype, xp=backend.namespace(given))
         # The rounding of the product may lift the norm again, most in half precision: a little more each round.
         factor *= bound / upper * (1 - 2**attempt * eps / 64)
-        shrunk = _times(given, factor, backend)
+        with arithmetic.exact(given, backend=backend):
+            shrunk = _times(given, factor, backend)
     raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
 
 
@@ -99,7 +100,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         return result
     spec = ConvSpec.of(tuple(given.shape), **geometry)
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
-    with backend.precise(given):
+    with arithmetic.exact(given, backend=backend):
         blocks, exponent = arrays.scale(operators.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.copies)), -exponent, xp=xp)
         for _ in range(n_iter):
@@ -117,7 +118,8 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         difference = (xp.astype(x, wide.dtype) - wide[0, ...]) / largest
         return float(xp.linalg.vector_norm(xp.reshape(difference, (-1,))))
 
-    nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
+    with arithmetic.exact(given, backend=backend):
+        nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
     return nearer
 
 

@@ -147,6 +147,7 @@ def gram_below(gram: Array, limit: Array, *, xp: Any, backend: Backend) -> Array
     boolean array, shape (...)
         False means undecided.
     """
+    backend.check_cholesky(gram)
     u = unit(gram, xp=xp)
     size = gram.shape[-1]
     kappa = cholesky_loss(size, gram, xp=xp)
