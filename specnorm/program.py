@@ -79,7 +79,7 @@ class Program:
             dtype = self._dtype(kernels, backend=backend)
             if self.method.widens:
                 dtype = backend.working_dtype(kernels, self.result_dtype)
-            blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp)
+            blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp, backend=backend)
             # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
             per_layer = self.spec.groups if self.method.folds(self.spec) else 1
             layers = xp.reshape(blocks, (count, per_layer * math.prod(blocks.shape[1:])))
@@ -252,7 +252,7 @@ class Program:
         """Blocks of a batch in the kernels' own precision, each layer scaled by a power of two, and its exponent."""
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
         dtype = backend.working_dtype(kernels, self.result_dtype)
-        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp)
+        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp, backend=backend)
         layers, exponent = arrays.scale(xp.reshape(blocks, (count, -1)), xp=xp)
         return xp.reshape(layers, blocks.shape), exponent
 
@@ -271,9 +271,16 @@ class Program:
         """Whether a method of many small products runs in NumPy, which reads these arrays in place."""
         return self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels)
 
-    def _blocks(self, kernels: Array, dtype: str, *, xp: Any) -> Array:
-        prepare = operators.to_blocks if self.method.folds(self.spec) else convolution.torch_order
-        return prepare(xp.astype(kernels, getattr(xp, dtype), copy=False), self.spec, xp=xp)
+    def _blocks(self, kernels: Array, dtype: str, *, xp: Any, backend: Backend) -> Array:
+        kernels = xp.astype(kernels, getattr(xp, dtype), copy=False)
+        if self.method.folds(self.spec):
+            return operators.to_blocks(kernels, self.spec, xp=xp)
+        kernels = convolution.torch_order(kernels, self.spec, xp=xp)
+        seen = convolution.visible(self.spec)
+        if seen is None:
+            return kernels
+        # As a factor, which leaves NaN what it is.
+        return kernels * backend.from_numpy(seen.astype(dtype)[None, None, None], kernels)
 
     @property
     def value_shape(self) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ _CHEAP = 1000
 def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
 
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
@@ -65,6 +67,8 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
 
 def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Unpack[Geometry]) -> ArrayT:
     """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
 
     Clipping on a frequency grid and cropping to the kernel's size alternate (Sedghi, Gupta and Long 2019, section 3,
     do each once, after which the norm exceeds the bound again); a last factor near 1 makes it certain.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from specnorm import rounding
 from specnorm.api import enclose, reshaped_norm
 from specnorm.backends import backend_for
-from specnorm.conv import ConvSpec
+from specnorm.conv import ConvSpec, at_every_size
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
 
@@ -111,10 +111,8 @@ class Measure:
             # gamma / sqrt(var + eps) is `scale` already: as gamma, over a variance of 1.
             kernel = fold_batch_norm(kernel, scale, np.ones_like(scale), 0.0, **plain)
             lost = _fold_error(kernel, spec)
-        if spec.padding_mode == "circular" and not spec.transposed and size is None and max(spec.stride, default=1) > 1:
-            # Where the stride does not divide the size, the norm can exceed the strided supremum; outputs are a
-            # selection of those at stride 1.
-            geometry = {**geometry, "stride": 1}
+        if size is None and spec.divided:
+            geometry = at_every_size(geometry)
         upper = float(enclose(kernel, size, rtol=self.rtol, **geometry).upper)
         plain = {name: value for name, value in geometry.items() if not name.startswith("padding")}
         return Norm(rounding.plus_up(upper, lost), float(reshaped_norm(kernel, **plain)))
