@@ -24,9 +24,10 @@ from specnorm.methods.enclosure import Certify, Enclose
 from specnorm.methods.fft import SingularValues
 from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
 from specnorm.methods.rescaling import ChannelNorms, rescaled
+from specnorm.proof import arithmetic
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.program import program_for
-from specnorm.spec import Geometry, Layer
+from specnorm.spec import ConvSpec, Geometry, Layer
 from specnorm.types import Array
 
 ArrayT = TypeVar("ArrayT")
@@ -130,6 +131,8 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
 def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
 
+    Circular with a stride: every size that the stride divides.
+
     ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor, found from below and then proven: the value
     is TN times 1 plus rounding, or times 1.001 where the gap above the norm is too small for the proof. Its gradient
     is that factor times TN's.
@@ -177,6 +180,8 @@ _warn_estimate._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """Smallest unfolding bound ("Fantastic Four"): a proven upper bound at every input size.
 
+    Circular with a stride: every size that the stride divides.
+
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
@@ -193,6 +198,8 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """All unfolding bounds, each a proven upper bound at every input size.
+
+    Circular with a stride: every size that the stride divides.
 
     Parameters
     ----------
@@ -219,7 +226,7 @@ def gram_bound(
     """Gram-iteration bound: a proven upper bound at every ``n_iter`` (Delattre et al. 2023, 2024).
 
     Of a circular layer at one input size; without ``input_shape``, and for zero padding, of the convolution itself, a
-    bound at every size.
+    bound at every size. Circular with a stride: every size that the stride divides.
 
     Parameters
     ----------
@@ -250,6 +257,8 @@ def gram_bound(
 
 def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Frequency-grid bound: a proven upper bound at every input size, close to the supremum.
+
+    Circular with a stride: every size that the stride divides.
 
     Parameters
     ----------
@@ -305,7 +314,9 @@ def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geome
     """
     found = measure(kernel, ChannelNorms(n_iter=n_iter), **geometry)
     given: Any = kernel
-    result: ArrayT = rescaled(given, found.value, found.spec, xp=backend_for(given).namespace(given))
+    backend = backend_for(given)
+    with arithmetic.exact(given, backend=backend):
+        result: ArrayT = rescaled(given, found.value, found.spec, xp=backend.namespace(given))
     return result
 
 
@@ -318,7 +329,8 @@ def conv_norm(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     input_shape : int or tuple of int, optional
-        Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds zero padding.
+        Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds zero padding. Circular with a
+        stride: every size that the stride divides.
     rtol : float, default 1e-6
         The value is at most this far, relatively, below the norm (or at the kernel's own precision).
     **layer
@@ -393,7 +405,8 @@ def enclose(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     input_shape : int or tuple of int, optional
-        The layer's own spatial input sizes. None: the supremum over all of them.
+        The layer's own spatial input sizes. None: the supremum over all of them. Circular with a stride: every size
+        that the stride divides.
     rtol : float, default 1e-3
         Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where the
         smaller side of the layer's matrix (of one group) is at most 2048.
@@ -416,11 +429,13 @@ def enclose(
     if bool(figures["converged"]):
         status = f"converged: rtol={rtol:g}"
     elif not result.method.folds(result.spec):
-        status = f"size: wider than rtol={rtol:g}, and proven; upper holds for larger inputs too"
+        status = f"size: wider than rtol={rtol:g}, and proven"
     elif result.spec.copies > 1:
         status = f"padding: upper includes the factor {math.sqrt(result.spec.copies):.4g} of the padding; proven"
     else:
         status = f"budget: wider than rtol={rtol:g}, and proven"
+    if result.spec.input_shape is None and result.spec.divided:
+        status += f"; {result.spec.sizes}"
     return Enclosure(
         lower=figures["lower"],
         upper=result.value,
@@ -434,6 +449,8 @@ def enclose(
 
 def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
 
     Parameters
     ----------
@@ -451,13 +468,24 @@ def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
     Raises
     ------
     Undecided
-        If the norm is closer to the bound than rounding or the budget allows.
+        If the norm is closer to the bound than rounding or the budget allows; or than the factor of padding that
+        repeats pixels.
     """
-    found = measure(kernel, Certify(bound=float(bound)), **geometry).stats
+    given: Any = kernel
+    found = measure(given, Certify(bound=float(bound)), **geometry).stats
     if bool(found["proven"]):
         return True
     if bool(found["refuted"]):
         return False
+    spec = ConvSpec.of(tuple(given.shape), **geometry)
+    if spec.copies > 1:
+        factor = math.sqrt(spec.copies)
+        raise Undecided(
+            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may lift the norm by "
+            f"the factor {factor:.4g}, which a proof has to include; without it, no norm above {bound!r} was found. "
+            "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
+            "enclose(kernel, ...).upper, which is proven."
+        )
     raise Undecided(
         f"the norm is too close to {bound!r} to tell within rounding or the budget. enclose(kernel, rtol=1e-6) gives "
         "the proven interval; a bound outside it can be decided."

@@ -15,6 +15,7 @@ from specnorm.errors import KernelError, Undecided
 from specnorm.linalg import arrays, polyphase, symbols
 from specnorm.linalg.frequencies import half_grid, mirror_index
 from specnorm.methods import Enclose
+from specnorm.proof import arithmetic
 from specnorm.runtime.execution import Execution
 from specnorm.spec import ConvSpec, Geometry
 from specnorm.types import Array
@@ -26,6 +27,8 @@ _CHEAP = 1000
 
 def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
 
     Parameters
     ----------
@@ -57,15 +60,18 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
         if upper <= bound:
             result: ArrayT = shrunk
             return result
-        eps = float(backend.namespace(given).finfo(given.dtype).eps)
+        eps, _ = arrays.precision(shrunk.dtype, xp=backend.namespace(given))
         # The rounding of the product may lift the norm again, most in half precision: a little more each round.
         factor *= bound / upper * (1 - 2**attempt * eps / 64)
-        shrunk = _times(given, factor, backend)
+        with arithmetic.exact(given, backend=backend):
+            shrunk = _times(given, factor, backend)
     raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
 
 
 def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Unpack[Geometry]) -> ArrayT:
     """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
 
     Clipping on a frequency grid and cropping to the kernel's size alternate (Sedghi, Gupta and Long 2019, section 3,
     do each once, after which the norm exceeds the bound again); a last factor near 1 makes it certain.
@@ -101,7 +107,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         return result
     spec = ConvSpec.of(tuple(given.shape), **geometry)
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
-    with backend.precise(given):
+    with arithmetic.exact(given, backend=backend):
         blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.copies)), -exponent, xp=xp)
         for _ in range(n_iter):
@@ -119,7 +125,8 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         difference = (xp.astype(x, wide.dtype) - wide[0, ...]) / largest
         return float(xp.linalg.vector_norm(xp.reshape(difference, (-1,))))
 
-    nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
+    with arithmetic.exact(given, backend=backend):
+        nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
     return nearer
 
 

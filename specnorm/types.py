@@ -58,6 +58,9 @@ class ArrayOps(Protocol):
     def cholesky_ok(self, a: Array) -> Array:
         """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""
 
+    def check_cholesky(self, a: Array) -> None:
+        """Refuse a library whose Cholesky factorisation does not fail where it must."""
+
     def complex(self, real: Array, imag: Array) -> Array:
         """Complex array from its parts."""
 

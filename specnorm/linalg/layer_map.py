@@ -312,6 +312,21 @@ def _tables(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> l
     return [axis_tables(n, m, k, s, r, before, spec.padding_mode) for n, m, k, s, r, (before, _) in axes]
 
 
+def visible(spec: ConvSpec) -> np.ndarray | None:
+    """Taps that read a pixel at ``spec.input_shape``, shape (*kernel_shape); None where all do.
+
+    The others are no part of the layer at that size, and must not set the scale of what is.
+    """
+    if spec.padding_mode != "zeros" or spec.input_shape is None:
+        return None
+    large, small = sizes_of(spec)
+    seen = np.ones(spec.kernel_shape, dtype=np.bool_)
+    for axis, (table, n) in enumerate(zip(_tables(large, small, spec), large, strict=True)):
+        read = (table < n).any(axis=1)
+        seen &= read.reshape((-1,) + (1,) * (spec.ndim - 1 - axis))
+    return None if seen.all() else seen
+
+
 def axis_tables(n: int, m: int, k: int, stride: int, dilation: int, before: int, mode: str) -> np.ndarray:
     """Position of an axis of length n that every tap reads for every output, shape (k, m); n for a zero."""
     position = dilation * np.arange(k)[:, None] + stride * np.arange(m)[None, :] - before

@@ -51,7 +51,7 @@ class Grid(Method):
             check_count("n", self.n, least=1)
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """Upper at every input size."""
+        """Upper at every input size (`ConvSpec.sizes`)."""
         del spec
         return "upper"
 

@@ -171,6 +171,8 @@ def gram_matrix(layer: Convolution, wide: bool, *, ops: ArrayOps) -> tuple[Array
     column = rounding.up(xp.max(magnitude.adjoint(outputs), axis=(1, 2)), layer.roundings[1], xp=xp)
     count = sum(layer.roundings)
     error = rounding.up(row * column, 2, xp=xp) * (rounding.SLACK * rounding.gamma(count, rounding.unit(like, xp=xp)))
+    # And each product may underflow.
+    error = error + size * count * float(xp.finfo(like.dtype).smallest_normal)
     return xp.concat(rows, axis=1), error, row == 0
 
 

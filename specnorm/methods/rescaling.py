@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.errors import GeometryError
+from specnorm.linalg import arrays
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.gram_zero import Powers, check_grid, pull
 
@@ -120,9 +121,9 @@ def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Any) -> Array:
     """
     first, second = block_channels(spec)
     p, taps = min(first, second), math.prod(spec.kernel_shape)
-    info = xp.finfo(kernel.dtype)
-    underflow = float(info.smallest_normal) * taps * math.sqrt(first * second)
-    lift = 1 + 2 * float(info.eps) * (math.sqrt(taps * p) + 2) + underflow
+    eps, tiny = arrays.precision(kernel.dtype, norms.dtype, xp=xp)
+    underflow = tiny * taps * math.sqrt(first * second)
+    lift = 1 + 2 * eps * (math.sqrt(taps * p) + 2) + underflow
     # A zero channel stays zero.
     divisor = xp.where(norms > 0, norms * lift, xp.ones_like(norms))
     inputs = second <= first

@@ -43,7 +43,7 @@ class Unfoldings(Method):
     outer_products: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """Upper at every input size: the bound is on sigma*, the supremum over sizes."""
+        """Upper at every input size (`ConvSpec.sizes`): the bound is on sigma*, the supremum over sizes."""
         del spec
         return "upper"
 
@@ -95,7 +95,7 @@ class FantasticFour(Method):
     small_steps: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """Upper at every input size."""
+        """Upper at every input size (`ConvSpec.sizes`)."""
         del spec
         return "upper"
 

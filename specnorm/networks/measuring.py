@@ -15,7 +15,7 @@ from specnorm.backends import backend_for
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
 from specnorm.proof import rounding
-from specnorm.spec import ConvSpec
+from specnorm.spec import ConvSpec, at_every_size
 
 WORK = 2**25
 """Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.
@@ -111,10 +111,8 @@ class Measure:
             # gamma / sqrt(var + eps) is `scale` already: as gamma, over a variance of 1.
             kernel = fold_batch_norm(kernel, scale, np.ones_like(scale), 0.0, **plain)
             lost = _fold_error(kernel, spec)
-        if spec.padding_mode == "circular" and not spec.transposed and size is None and max(spec.stride, default=1) > 1:
-            # Where the stride does not divide the size, the norm can exceed the strided supremum; outputs are a
-            # selection of those at stride 1.
-            geometry = {**geometry, "stride": 1}
+        if size is None and spec.divided:
+            geometry = at_every_size(geometry)
         upper = float(enclose(kernel, size, rtol=self.rtol, **geometry).upper)
         plain = {name: value for name, value in geometry.items() if not name.startswith("padding")}
         return Norm(rounding.plus_up(upper, lost), float(reshaped_norm(kernel, **plain)))

@@ -148,6 +148,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
         False means undecided.
     """
     xp = ops.xp
+    ops.check_cholesky(gram)
     u = unit(gram, xp=xp)
     size = gram.shape[-1]
     kappa = cholesky_loss(size, gram, xp=xp)
@@ -437,12 +438,15 @@ def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: A
     diagonal = xp.linalg.diagonal(gram)
     mass = up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp)
     spread = up(frobenius_up(gram * (1 - eye), xp=xp) + mass * (SLACK * gamma(roundings + 2, u)), 4, xp=xp)
-    squares = down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp) - spread[:, None]
+    tiny = float(xp.finfo(diagonal.dtype).smallest_normal)
+    # Squares of small entries underflow, each by less than the smallest normal number.
+    squares = down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp) - spread[:, None] - k * images.shape[2] * tiny
     values = down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
     total, roundings = _inner_products(terms, ops=ops)
     # The computed terms may be too small by a relative gamma(count) themselves.
     share = gamma(count, u) / (1 - gamma(count, u))
-    lost = up(xp.sqrt(up(xp.linalg.trace(total), k + roundings, xp=xp)), 2, xp=xp) * (SLACK * share)
+    total = xp.linalg.trace(total) + k * terms.shape[2] * tiny
+    lost = up(xp.sqrt(up(total, k + roundings, xp=xp)), 2, xp=xp) * (SLACK * share)
     values = down((values - lost[:, None]) / up(xp.sqrt(width), 2, xp=xp)[:, None], 4, xp=xp)
     return xp.maximum(values, xp.zeros_like(values))
 

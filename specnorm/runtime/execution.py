@@ -76,6 +76,10 @@ class Execution:
         """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""
         return self.backend.cholesky_ok(a)
 
+    def check_cholesky(self, a: Array) -> None:
+        """Refuse a library whose Cholesky factorisation does not fail where it must."""
+        self.backend.check_cholesky(a)
+
     def complex(self, real: Array, imag: Array) -> Array:
         """Complex array from its parts."""
         return self.backend.complex(real, imag)
