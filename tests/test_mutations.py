@@ -33,6 +33,8 @@ from specnorm.methods.search import Search
 
 Violations = list[str]
 
+pytestmark = pytest.mark.long
+
 
 def over(kernels: Iterable[Case], act: Callable[[Claims], None]) -> Violations:
     """Violations of one claim over kernels."""
