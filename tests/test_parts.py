@@ -148,20 +148,18 @@ def test_sessions_choose_by_mark_and_what_none_would_run_fails(
 
 
 # -- the README ----------------------------------------------------------------------------------------------------
-def test_the_readme_names_every_file_and_no_other() -> None:
-    text = (TESTS / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`([\w/]+\.py|[\w/]+/)`", text))
-    here = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py") if path.name != "__init__.py"}
-    folders = {name for name in named if name.endswith("/")}
-    missing = [name for name in sorted(here - named) if name.partition("/")[0] + "/" not in folders]
-    assert [name for name in missing if Path(name).name.startswith("test_")] == []
-    assert missing == []
-    gone = [name for name in sorted(named) if not (TESTS / name).exists() and not (TESTS.parent / name).exists()]
-    assert gone == []
+README = (TESTS / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_test_file_is_named_by_itself() -> None:
-    """A folder's name is enough for helpers and data, not for tests."""
-    text = (TESTS / "README.md").read_text(encoding="utf-8")
-    tests = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py"))
-    assert [name for name in tests if f"`{name}`" not in text] == []
+def test_the_readme_names_every_file() -> None:
+    """Each test by itself; for helpers and data their folder's name is enough."""
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", README))
+    here = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py") if path.name != "__init__.py")
+    unnamed = [path.as_posix() for path in here if path.as_posix() not in named]
+    assert [name for name in unnamed if Path(name).name.startswith("test_")] == []
+    assert [name for name in unnamed if f"{name.partition('/')[0]}/" not in named] == []
+
+
+def test_the_readme_names_nothing_else() -> None:
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", README)
+    assert [name for name in named if not (TESTS / name).exists() and "NAME" not in name] == []
