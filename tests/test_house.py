@@ -190,7 +190,7 @@ print(calls("numpy"), calls("specnorm"))
 
 
 def test_import_costs_a_third_of_numpys() -> None:
-    """Calls of functions, in place of seconds: the same on every machine. NumPy spends time in its libraries besides."""
+    """Calls of functions, which no machine changes, in place of seconds. NumPy spends time in its libraries besides."""
     numpy, ours = map(int, python(CALLS).split())
     assert numpy > 50_000, "calls are counted"
     assert ours < numpy / 3, f"import specnorm makes {ours} calls beyond the {numpy} of import numpy"
