@@ -36,6 +36,8 @@ from specnorm.search.branch_and_bound import Search
 
 Violations = list[str]
 
+pytestmark = pytest.mark.long
+
 
 def over(kernels: Iterable[Case], act: Callable[[Claims], None]) -> Violations:
     """Violations of one claim over kernels."""

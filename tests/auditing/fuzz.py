@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import io
 import json
+import os
 import random
 import resource
 import signal
@@ -227,7 +228,9 @@ def sharded_index(dice: random.Random, folder: Path) -> Path:
 def main(folder: Path, seed: int, count: int) -> None:
     """Audit so many damaged files and write what became of them."""
     faulthandler.enable()
-    canary = folder / "canary"
+    # The same bytes in every run: the path is part of the files, and what is damaged follows from their lengths.
+    os.chdir(folder)
+    canary = Path("canary")
     originals = healthy(canary)
     labels, contents = list(originals), list(originals.values())
     has_shards = "safetensors" in originals
