@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.api import enclose, reshaped_norm
+from specnorm.api import enclose, f4_bound, reshaped_norm
 from specnorm.backends import backend_for
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
@@ -20,6 +20,8 @@ from specnorm.spec import ConvSpec, at_every_size
 WORK = 2**25
 """Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.
 Others get the bound for every size."""
+CHEAP = 1000
+"""Cells of a search up to which one to a hundredth of the tolerance costs little more."""
 LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
@@ -113,7 +115,11 @@ class Measure:
             lost = _fold_error(kernel, spec)
         if size is None and spec.divided:
             geometry = at_every_size(geometry)
-        upper = float(enclose(kernel, size, rtol=self.rtol, **geometry).upper)
+        found = enclose(kernel, size, rtol=self.rtol, **geometry)
+        upper = min(float(found.upper), float(f4_bound(kernel, **geometry)))
+        if found.cells <= CHEAP and upper > float(found.lower) * (1 + self.rtol / 100):
+            # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
+            upper = min(upper, float(enclose(kernel, size, rtol=self.rtol / 100, **geometry).upper))
         plain = {name: value for name, value in geometry.items() if not name.startswith("padding")}
         return Norm(rounding.plus_up(upper, lost), float(reshaped_norm(kernel, **plain)))
 
