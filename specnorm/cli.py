@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from specnorm import backends, usage
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, pictures, plots
-from specnorm.auditing.executing import Workers, cpus
 from specnorm.auditing.geometry import overrides
 from specnorm.auditing.output import check_output, replace_file
+from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report, violations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,7 +67,9 @@ def take(layers: Sequence[Layer], rows: Sequence[Row], count: int) -> tuple[Pict
         spec = rows[i].spec
         assert spec is not None
         try:
-            found.append(picture(i, layers[i].tensor.load(), spec))
+            with warnings.catch_warnings(action="ignore"):  # the layer's row has them in its note
+                kernel = layers[i].tensor.load()
+            found.append(picture(i, kernel, spec))
         except Exception as error:  # a picture must not lose the report
             found.append(Picture(i, reason=f"{type(error).__name__}: {error}"))
     return tuple(found)
