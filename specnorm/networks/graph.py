@@ -31,12 +31,15 @@ class Layer:
         Keywords of specnorm's functions, with padding and without ``input_shape``.
     spatial : int
         Number of the kernel's spatial axes.
+    turned : bool
+        Whether a matrix is stored with its outputs last.
     """
 
     name: str
     load: Callable[[], Array]
     geometry: Mapping[str, Any]
     spatial: int
+    turned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
