@@ -59,7 +59,7 @@ class Node:
     shape : tuple of Size or None
         Of the value; None: not known.
     params : mapping
-        What the rule needs besides; see there.
+        What the rule needs besides; see there. ``shift``: it adds constants, no more.
     layer : Layer or None
         For the rule "layer".
     """
