@@ -81,13 +81,6 @@ def _select(call: Call) -> Translation:
     return Translation("select", {}, (str(call["self"].name),))
 
 
-def _like(call: Call) -> Translation:
-    """Another value tells a dtype or a shape, no more."""
-    if not call.is_data("self"):
-        return Translation("held", {}, (str(call["other"].name),))
-    return Translation("broadcast" if call.name == "expand_as" else "select", {}, (str(call["self"].name),))
-
-
 def _dropout(call: Call) -> Translation:
     if call["train"]:
         return Translation("unknown", {"reason": "dropout is active: pass training=self.training"})
@@ -313,7 +306,7 @@ _SELECTS = (
     "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "squeeze",
     "unsqueeze", "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unbind", "clone",
     "contiguous", "detach", "alias", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
-    "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "lift_fresh_copy", "positive",
+    "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "to", "type_as", "lift_fresh_copy", "positive",
 )  # fmt: skip
 _FUNCTIONS = {
     "relu": "relu", "relu6": "clip", "sigmoid": "sigmoid", "tanh": "tanh", "silu": "silu",
@@ -330,8 +323,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("index", "index_select", "gather", "repeat", "repeat_interleave", "tile", "unfold"), _copies),
     **dict.fromkeys(("cat", "stack", "concat"), _stack),
     **dict.fromkeys(("maximum", "minimum", "where", "masked_fill", "clamp", "clamp_min", "clamp_max"), _extreme),
-    **dict.fromkeys(("expand", "broadcast_to"), lambda _: Translation("broadcast")),
-    **dict.fromkeys(("expand_as", "to", "type_as"), _like),
+    **dict.fromkeys(
+        ("expand", "expand_as", "broadcast_to"), lambda call: Translation("broadcast", {}, (str(call["self"].name),))
+    ),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **{f"{kind}_pad{n}d": _pad for kind in ("reflection", "replication") for n in (1, 2, 3)},
     "gelu": _gelu,

@@ -25,6 +25,8 @@ from specnorm_torch.signatures import refusal
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Operators that read the shape of a value and not what is in it."""
+_ALIKE = ("expand_as", "to", "type_as")
+"""Operators that do so with all but the first."""
 
 
 def network_bound(
@@ -163,7 +165,7 @@ class _Walk:
             self.known[node.name] = node.target(*values[0], **values[1])
             return
         name = _operator(node)
-        if name in _SHAPED:
+        if name in _SHAPED or (name in _ALIKE and _arguments(node, self.known)["self"] not in node.all_input_nodes):
             like = torch.fx.node.map_arg((node.args, node.kwargs), self._like)
             self.known[node.name] = node.target(*like[0], **like[1])
             return

@@ -131,9 +131,9 @@ SIGNATURES: dict[str, str] = {
     **dict.fromkeys(("amax", "amin", "max.dim", "min.dim"), "*self dim keepdim"),
     "linalg_vector_norm": "*self ord dim keepdim dtype",
     "softmax.int": "*self dim dtype",
-    "_softmax": "*self dim half_to_float",
+    "_softmax": _DIM,
     "log_softmax.int": "*self dim dtype",
-    "_log_softmax": "*self dim half_to_float",
+    "_log_softmax": _DIM,
     # Layers, windows, resizing.
     "linear": "*input *weight bias",
     "mm": "*self *mat2",
@@ -189,7 +189,7 @@ def refusal(schema: Any, arguments: Mapping[str, Any]) -> str | None:
     known = {word.lstrip("*") for word in words}
     for argument in schema.arguments:
         value = arguments.get(argument.name)
-        default = argument.default_value if argument.has_default_value() else None
+        default = argument.default_value if argument.has_default_value() else False
         if argument.name not in known and value is not None and value != default:
             return f"its argument {argument.name} is not known here"
         if f"*{argument.name}" not in words and any(isinstance(x, torch.fx.Node) for x in _flat(value)):
