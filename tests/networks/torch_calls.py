@@ -204,14 +204,14 @@ def convolution(ndim: int, *, transposed: bool = False, words: bool = False) -> 
         groups, wide, deep = d.choice([1, 1, 2]), d.randint(1, 2), d.randint(1, 2)
         kernel = [d.randint(1, 3) for _ in range(ndim)]
         kernel = [*kernel[:2], 2] if ndim == 3 else kernel
+        kernel = [1 if d.random() < 0.4 else k for k in kernel] if ndim == 3 else kernel
         stride = [d.randint(1, 3) for _ in range(ndim)]
         dilation = [d.randint(1, 2) for _ in range(ndim)]
         padding: Any = [d.randint(0, 2) for _ in range(ndim)]
         room = [r * (k - 1) + 1 for r, k in zip(dilation, kernel, strict=True)]
-        shape = [d.randint(1, 3) for _ in room] if transposed else [n + d.randint(0, 3 if ndim == 1 else 1) for n in room]
+        shape = [d.randint(1, 3 if ndim < 3 else 2) for _ in room] if transposed else [n + d.randint(0, 3 if ndim == 1 else 1) for n in room]
         if ndim == 3:
-            groups, wide, deep, dilation = 1, 1, deep, [1, 1, 1]
-            shape = shape if transposed else [k + d.randint(0, 1) for k in kernel]
+            wide = 1
         cin, cout = groups * wide, groups * deep
         found: Arguments = {"input": Slot((1, cin, *shape)), "groups": groups, "dilation": dilation}
         if words:
@@ -606,7 +606,7 @@ def draw(key: str, d: Dice) -> Drawn | None:
         return None
     at = int(which * len(result)) if isinstance(result, list) else 0
     value = result[at] if several else result
-    if not value.numel():
+    if not value.numel() or not all(map(math.prod, shapes)):
         return None
 
     ends = np.cumsum([math.prod(s) for s in shapes]).tolist()
