@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args, get_type_hints
@@ -301,6 +302,10 @@ def padding_copies(before: int, after: int, n: int | None, mode: PaddingMode) ->
     if mode == "replicate":
         return 1 + (max(before, after) if n is not None and n > 1 else before + after)
     if mode == "reflect":
+        if n is not None and max(before, after) >= n:
+            # Back and forth, as often as it takes.
+            turn = max(2 * (n - 1), 1)
+            return max(Counter(min(p % turn, turn - p % turn) for p in range(-before, n + after)).values())
         both = before > 0 and after > 0
         # One pixel lies in both borders: 1 <= i <= before and n - 1 - after <= i <= n - 2.
         overlap = n is None or max(1, n - 1 - after) <= min(before, n - 2)

@@ -84,6 +84,7 @@ class Measure:
         """
         key = (
             layer.name,
+            layer.turned,
             repr(sorted(geometry.items())),
             sizes,
             None if scale is None else scale.tobytes(),
@@ -99,7 +100,7 @@ class Measure:
         sizes: tuple[tuple[int, ...], tuple[int, ...]] | None,
         scale: NDArray[np.float64] | None,
     ) -> Norm:
-        kernel = layer.load()
+        kernel = layer.load().T if layer.turned else layer.load()
         spec = ConvSpec.of(tuple(kernel.shape), **geometry)
         size = _own_size(spec, sizes)
         if scale is None and self.known is not None:
