@@ -212,7 +212,7 @@ def _damaged_directory(content: bytes, dice: random.Random) -> bytes:
     headers = [i for mark in (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6") for i in _found(content, mark)]
     kind = dice.randrange(5)
     if kind == 0:  # a name in other letters, or with an end inside
-        names = [i for i in _found(content, b"/data") + _found(content, b".npy") + _found(content, b".json")]
+        names = _found(content, b"/data") + _found(content, b".npy") + _found(content, b".json")
         at = dice.choice(names) + 1
         data[at : at + 1] = dice.choice([b"\0", data[at : at + 1].upper()])
     elif kind == 1:  # a field of a header or of an end of the directory
