@@ -21,7 +21,7 @@ PLUGINS = ROOT / "plugins"
 LEVELS = (
     ("errors", "usage"),
     ("conv", "result"),
-    ("arrays", "cells", "frequencies", "rounding"),
+    ("arithmetic", "arrays", "cells", "frequencies", "rounding"),
     ("autocorrelation", "convolution", "operators"),
     ("backends", "program", "methods"),
     (
