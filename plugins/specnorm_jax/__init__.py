@@ -124,7 +124,7 @@ class JaxBackend(Backend):
     def precise(self, x: Array) -> Iterator[None]:
         """Full matrix-product precision (GPUs and TPUs default to less), and dtypes and ranks promoted as usual."""
         del x
-        promoted = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")  # type: ignore[no-untyped-call]
+        promoted = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
         with jax.default_matmul_precision("highest"), promoted[0], promoted[1]:
             yield
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def too_small(kernels: np.ndarray) -> bool:
     if kernels.dtype not in (np.float32, np.float64):
         kernels = kernels.astype(np.float32)  # exact; half precision has no numbers that float32 calls subnormal
     wide = kernels.dtype == np.float64
-    bits = np.ascontiguousarray(kernels).view(np.uint64 if wide else np.uint32)
+    bits: Any = np.ascontiguousarray(kernels).view(np.uint64 if wide else np.uint32)
     mantissa, sign = (52, 63) if wide else (23, 31)
     largest = (bits & bits.dtype.type(2**sign - 1)).max(axis=-1, initial=0)
     least = (1 + 60 + kernels.shape[-1].bit_length()) << mantissa

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
+from networks.stretch import Vector, largest_stretch  # noqa: E402
+from networks.torch_calls import DRAWS, Drawn, Slot, draw, target  # noqa: E402
 from specnorm_torch.aten import RULES  # noqa: E402
 from specnorm_torch.signatures import SIGNATURES, key, refusal  # noqa: E402
 
-from networks.stretch import Vector, largest_stretch  # noqa: E402
-from networks.torch_calls import DRAWS, Drawn, Slot, draw, target  # noqa: E402
 from specnorm.networks import bound  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "1000"))

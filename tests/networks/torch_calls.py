@@ -112,7 +112,11 @@ def narrowed(d: Dice) -> Arguments:
 def moved(d: Dice) -> Arguments:
     shape = sizes(d, 1)
     count = d.randint(1, len(shape))
-    return {"self": Slot(shape), "source": d.sample(range(len(shape)), count), "destination": d.sample(range(len(shape)), count)}
+    return {
+        "self": Slot(shape),
+        "source": d.sample(range(len(shape)), count),
+        "destination": d.sample(range(len(shape)), count),
+    }
 
 
 def other_shape(name: str) -> Callable[[Dice], Arguments]:
@@ -140,7 +144,9 @@ def padded(*, mode: bool, name: str = "pad", fixed: tuple[str, int] | None = Non
         if mode:
             found["mode"] = how
         if fixed is None:
-            found["value"] = d.choice([None, 0.0, 2.5]) if mode and how == "constant" else None if mode else d.choice(SMALL)
+            found["value"] = (
+                d.choice([None, 0.0, 2.5]) if mode and how == "constant" else None if mode else d.choice(SMALL)
+            )
         return found
 
     return draw
@@ -189,7 +195,11 @@ def resized(ndim: int, *, vec: bool, corners: bool) -> Callable[[Dice], Argument
         found: Arguments = {}
         if vec:
             by_size = d.random() < 0.5
-            found = {"input": Slot(shape), "output_size": out if by_size else None, "scale_factors": None if by_size else factors}
+            found = {
+                "input": Slot(shape),
+                "output_size": out if by_size else None,
+                "scale_factors": None if by_size else factors,
+            }
         else:
             given = [d.choice([None, f, 0.8]) for f in factors]
             out = [m if f is None else max(int(n * f), 1) for m, f, n in zip(out, given, shape[2:], strict=True)]
@@ -209,7 +219,11 @@ def convolution(ndim: int, *, transposed: bool = False, words: bool = False) -> 
         dilation = [d.randint(1, 2) for _ in range(ndim)]
         padding: Any = [d.randint(0, 2) for _ in range(ndim)]
         room = [r * (k - 1) + 1 for r, k in zip(dilation, kernel, strict=True)]
-        shape = [d.randint(1, 3 if ndim < 3 else 2) for _ in room] if transposed else [n + d.randint(0, 3 if ndim == 1 else 1) for n in room]
+        shape = (
+            [d.randint(1, 3 if ndim < 3 else 2) for _ in room]
+            if transposed
+            else [n + d.randint(0, 3 if ndim == 1 else 1) for n in room]
+        )
         if ndim == 3:
             wide = 1
         cin, cout = groups * wide, groups * deep
@@ -402,7 +416,11 @@ def matrix(first: str, second: str, *, linear: bool = False, plain: bool = False
 def addmm(d: Dice) -> Arguments:
     found = matrix("mat1", "mat2", plain=True)(d)
     out = (found["mat1"].shape[0], found["mat2"].shape[1])
-    return found | {"self": numbers(d, part(d, out)), "alpha": d.choice([1, 10, -0.5, 0]), "beta": d.choice([1, 0, 3.0])}
+    return found | {
+        "self": numbers(d, part(d, out)),
+        "alpha": d.choice([1, 10, -0.5, 0]),
+        "beta": d.choice([1, 0, 3.0]),
+    }
 
 
 def converted(**more: tuple[Any, ...]) -> Callable[[Dice], Arguments]:
@@ -577,7 +595,12 @@ class Drawn:
 def draw(key: str, d: Dice) -> Drawn | None:
     """A call; None if torch refuses it."""
     arguments = DRAWS[key](d)
-    slots = [x for value in arguments.values() for x in (value if isinstance(value, list) else [value]) if isinstance(x, Slot)]
+    slots = [
+        x
+        for value in arguments.values()
+        for x in (value if isinstance(value, list) else [value])
+        if isinstance(x, Slot)
+    ]
     moving = {at for at in range(len(slots)) if d.random() < 0.6} or {d.randrange(len(slots))}
     shared = len(slots) == 2 and slots[0] == slots[1] and len(moving) == 2 and d.random() < 0.3
     shapes = [slots[at].shape for at in sorted(moving)][: 1 if shared else None]
