@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from specnorm import rounding
+from specnorm.proof import rounding
 
 JUMP_FREE = 20.0
 """Threshold of softplus from which its jump is below 2.1e-9 / beta and is not counted."""

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.processes import Worker, WorkerLost
-from specnorm.backends import Array
+from specnorm.types import Array
 from specnorm.errors import ModelFileError
 
 SECONDS = 10
