@@ -130,8 +130,9 @@ def together(session: nox.Session) -> None:
 
     ``nox -s together -- types`` (or ``cross``, ``docs``) runs one of the three.
     """
-    asked = session.posargs or ["types", "cross", "docs"]
-    session.posargs.clear()
+    checks = ("types", "cross", "docs")
+    asked = [word for word in session.posargs if word in checks] or checks
+    session.posargs[:] = [word for word in session.posargs if word not in checks]
     prepare(session, "-e", ".[cli,plot,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
     prepare(session, STRANGER)
     if "types" in asked:
