@@ -211,7 +211,7 @@ def _damaged_directory(content: bytes, dice: random.Random) -> bytes:
     headers = [i for mark in (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6") for i in _found(content, mark)]
     kind = dice.randrange(5)
     if kind == 0:  # a name in other letters, or with an end inside
-        names = [i for i in _found(content, b"/data") + _found(content, b".npy") + _found(content, b".json")]
+        names = _found(content, b"/data") + _found(content, b".npy") + _found(content, b".json")
         at = dice.choice(names) + 1
         data[at : at + 1] = dice.choice([b"\0", data[at : at + 1].upper()])
     elif kind == 1:  # a field of a header or of an end of the directory
@@ -222,7 +222,7 @@ def _damaged_directory(content: bytes, dice: random.Random) -> bytes:
         at = dice.choice(ends)
         data[at:at] = data[at : at + dice.choice([22, 56, 76, 98])]
     elif kind == 3:  # the whole archive before or behind itself
-        data += data if dice.random() < 0.5 else data[len(data) // 2 :]
+        data += bytes(data[dice.choice([0, len(data) // 2]) :])
     else:  # an entry listed twice
         entries = _found(content, b"PK\1\2")
         at, to = dice.choice(entries), dice.choice(entries)

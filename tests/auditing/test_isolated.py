@@ -42,9 +42,7 @@ def test_a_file_that_makes_hdf5_loop_for_ever(monkeypatch: pytest.MonkeyPatch) -
     """Its library does not return: no exception, no signal handler and no thread of Python ends that."""
     pytest.importorskip("h5py")
     monkeypatch.setattr(f"{LIMITS}.SECONDS", 1)
-    with pytest.raises(
-        ModelFileError, match=r"loops\.h5: reading it .* limit of 2 s of processor"
-    ):
+    with pytest.raises(ModelFileError, match=r"loops\.h5: reading it .* limit of 2 s of processor"):
         auditing.audit(LOOPS)
 
 

@@ -180,17 +180,16 @@ def walk(root: h5py.File) -> Iterator[tuple[tuple[str, ...], Any]]:
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while stack:
         path, group = stack.pop()
-        place = h5py.h5o.get_info(group.id).addr
+        try:
+            place, entries = h5py.h5o.get_info(group.id).addr, list(group)
+        except Exception as error:
+            raise ModelFileError(f"group {'/'.join(path)!r} is damaged: {error}.") from error
         if place in seen:
             continue
         seen.add(place)
         if len(path) > MAX_DEPTH:
             raise ModelFileError(f"its groups are nested more than {MAX_DEPTH} deep.")
         inner = []
-        try:
-            entries = list(group)
-        except Exception as error:
-            raise ModelFileError(f"group {'/'.join(path)!r} is damaged: {error}.") from error
         for name in entries:
             here = (*path, name)
             try:
