@@ -24,8 +24,6 @@ from specnorm.api import (
     unfolding_bounds,
     value_and_grad,
 )
-from specnorm.certificates import certified_radius, curvature_bound
-from specnorm.conv import ConvSpec, Geometry
 from specnorm.errors import (
     BackendConflict,
     BackendError,
@@ -59,6 +57,8 @@ from specnorm.methods import (
 )
 from specnorm.projections import clip, rescale
 from specnorm.result import Enclosure, Kind, Result
+from specnorm.robustness import certified_radius, curvature_bound
+from specnorm.spec import ConvSpec, Geometry
 from specnorm.training import init, step, step_many
 
 if TYPE_CHECKING:

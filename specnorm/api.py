@@ -6,8 +6,7 @@ import math
 import warnings
 from typing import Any, TypeVar, Unpack
 
-from specnorm.backends import Array, backend_for
-from specnorm.conv import Geometry, Layer
+from specnorm.backends import backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.methods import (
     METHODS,
@@ -25,8 +24,11 @@ from specnorm.methods.enclosure import Certify, Enclose
 from specnorm.methods.fft import SingularValues
 from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
 from specnorm.methods.rescaling import ChannelNorms, rescaled
-from specnorm.program import program_for
+from specnorm.proof import arithmetic
 from specnorm.result import Enclosure, Result
+from specnorm.runtime.program import program_for
+from specnorm.spec import ConvSpec, Geometry, Layer
+from specnorm.types import Array
 
 ArrayT = TypeVar("ArrayT")
 _BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
@@ -42,7 +44,7 @@ def measure(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> Resu
     method : Method
         A value such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def compare(kernel: Array, **geometry: Unpack[Geometry]) -> dict[str, Result]:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -103,7 +105,7 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -129,6 +131,8 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
 def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
 
+    Circular with a stride: every size that the stride divides.
+
     ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor, found from below and then proven: the value
     is TN times 1 plus rounding, or times 1.001 where the gap above the norm is too small for the proof. Its gradient
     is that factor times TN's.
@@ -140,7 +144,7 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
         None: proven (``sigma* <= value``) wherever values are known; an estimate under jit, compile and vmap, with an
         `EstimateWarning` when it is traced. True: proven, or an error. False: the estimate, everywhere.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -176,11 +180,13 @@ _warn_estimate._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """Smallest unfolding bound ("Fantastic Four"): a proven upper bound at every input size.
 
+    Circular with a stride: every size that the stride divides.
+
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -193,11 +199,13 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """All unfolding bounds, each a proven upper bound at every input size.
 
+    Circular with a stride: every size that the stride divides.
+
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -218,7 +226,7 @@ def gram_bound(
     """Gram-iteration bound: a proven upper bound at every ``n_iter`` (Delattre et al. 2023, 2024).
 
     Of a circular layer at one input size; without ``input_shape``, and for zero padding, of the convolution itself, a
-    bound at every size.
+    bound at every size. Circular with a stride: every size that the stride divides.
 
     Parameters
     ----------
@@ -230,7 +238,7 @@ def gram_bound(
         ``min(cin, cout)**(1 / 2**(n_iter + 1))``. Else 3: the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``, the
         number of taps after as many products.
     **layer
-        See `specnorm.conv.Layer`.
+        See `specnorm.spec.Layer`.
 
     Returns
     -------
@@ -250,13 +258,15 @@ def gram_bound(
 def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Frequency-grid bound: a proven upper bound at every input size, close to the supremum.
 
+    Circular with a stride: every size that the stride divides.
+
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     n : int, optional
         Grid points an axis; None: ``10 (k_j - 1)`` (at most 3 % above the supremum in 2-D).
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -286,7 +296,7 @@ def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geome
     n_iter : int, default 1
         Gram products, at least 1; the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
     **geometry
-        See `specnorm.conv.Geometry`. Every stride, dilation, zero or circular padding and input size is served by the
+        See `specnorm.spec.Geometry`. Every stride, dilation, zero or circular padding and input size is served by the
         same kernel; groups are rescaled one by one.
 
     Returns
@@ -304,7 +314,9 @@ def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geome
     """
     found = measure(kernel, ChannelNorms(n_iter=n_iter), **geometry)
     given: Any = kernel
-    result: ArrayT = rescaled(given, found.value, found.spec, xp=backend_for(given).namespace(given))
+    backend = backend_for(given)
+    with arithmetic.exact(given, backend=backend):
+        result: ArrayT = rescaled(given, found.value, found.spec, xp=backend.namespace(given))
     return result
 
 
@@ -317,11 +329,12 @@ def conv_norm(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     input_shape : int or tuple of int, optional
-        Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds zero padding.
+        Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds zero padding. Circular with a
+        stride: every size that the stride divides.
     rtol : float, default 1e-6
         The value is at most this far, relatively, below the norm (or at the kernel's own precision).
     **layer
-        See `specnorm.conv.Layer`.
+        See `specnorm.spec.Layer`.
 
     Returns
     -------
@@ -368,7 +381,7 @@ def power_norm(
     rtol : float, default 1e-6
         Stop where a whole restart of the iteration gained relatively less than this.
     **layer
-        See `specnorm.conv.Layer`: every stride, dilation, groups, padding mode and amount.
+        See `specnorm.spec.Layer`: every stride, dilation, groups, padding mode and amount.
 
     Returns
     -------
@@ -392,12 +405,13 @@ def enclose(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     input_shape : int or tuple of int, optional
-        The layer's own spatial input sizes. None: the supremum over all of them.
+        The layer's own spatial input sizes. None: the supremum over all of them. Circular with a stride: every size
+        that the stride divides.
     rtol : float, default 1e-3
         Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where the
         smaller side of the layer's matrix (of one group) is at most 2048.
     **layer
-        See `specnorm.conv.Layer`.
+        See `specnorm.spec.Layer`.
 
     Returns
     -------
@@ -415,11 +429,13 @@ def enclose(
     if bool(figures["converged"]):
         status = f"converged: rtol={rtol:g}"
     elif not result.method.folds(result.spec):
-        status = f"size: wider than rtol={rtol:g}, and proven; upper holds for larger inputs too"
+        status = f"size: wider than rtol={rtol:g}, and proven"
     elif result.spec.copies > 1:
         status = f"padding: upper includes the factor {math.sqrt(result.spec.copies):.4g} of the padding; proven"
     else:
         status = f"budget: wider than rtol={rtol:g}, and proven"
+    if result.spec.input_shape is None and result.spec.divided:
+        status += f"; {result.spec.sizes}"
     return Enclosure(
         lower=figures["lower"],
         upper=result.value,
@@ -434,13 +450,15 @@ def enclose(
 def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     bound : float
         Non-negative.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -450,13 +468,24 @@ def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
     Raises
     ------
     Undecided
-        If the norm is closer to the bound than rounding or the budget allows.
+        If the norm is closer to the bound than rounding or the budget allows; or than the factor of padding that
+        repeats pixels.
     """
-    found = measure(kernel, Certify(bound=float(bound)), **geometry).stats
+    given: Any = kernel
+    found = measure(given, Certify(bound=float(bound)), **geometry).stats
     if bool(found["proven"]):
         return True
     if bool(found["refuted"]):
         return False
+    spec = ConvSpec.of(tuple(given.shape), **geometry)
+    if spec.copies > 1:
+        factor = math.sqrt(spec.copies)
+        raise Undecided(
+            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may lift the norm by "
+            f"the factor {factor:.4g}, which a proof has to include; without it, no norm above {bound!r} was found. "
+            "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
+            "enclose(kernel, ...).upper, which is proven."
+        )
     raise Undecided(
         f"the norm is too close to {bound!r} to tell within rounding or the budget. enclose(kernel, rtol=1e-6) gives "
         "the proven interval; a bound outside it can be decided."
@@ -476,7 +505,7 @@ def singular_values(
     k : int, optional
         Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``.
     **layer
-        See `specnorm.conv.Layer`.
+        See `specnorm.spec.Layer`.
 
     Returns
     -------
@@ -498,7 +527,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------

@@ -9,27 +9,32 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend, SpecnormError
+import numpy as np
+
+from specnorm.errors import (
+    BackendConflict,
+    BackendError,
+    BackendVersion,
+    BrokenBackend,
+    MixedBackends,
+    NoBackend,
+    SpecnormError,
+)
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    import numpy as np
-
-    from specnorm.program import Program
+    from specnorm.runtime.program import Program
+    from specnorm.types import Array, Namespace
 
 GROUP = "specnorm.backends"
 API_VERSION = 1
 """Version of this interface. A plugin states the one it was written for."""
-
-Array: TypeAlias = Any
-"""An array of any supported library. Array libraries ship no common static type; the array API is checked by tests."""
-Namespace: TypeAlias = Any
-"""An array API namespace, as array-api-compat gives it."""
 
 _EXTRAS = ("torch", "jax", "cupy")
 
@@ -127,6 +132,38 @@ class Backend:
         False wherever an entry is not finite. Never raises; reads the lower triangle only.
         """
         raise NotImplementedError
+
+    def check_cholesky(self, like: Array) -> None:
+        """Refuse a library whose `cholesky_ok` lets pass what has no factor; tried once a device and dtype.
+
+        A compiler that takes NaN for impossible (XLA's fast-math flags) makes every proof succeed.
+
+        Parameters
+        ----------
+        like : array
+            For dtype and device; its values do not matter.
+
+        Raises
+        ------
+        BackendError
+        """
+        dtype = str(like.dtype).rpartition(".")[2]
+        key = (type(self), str(self.device(like)), dtype)
+        if key in _factorises:
+            return
+        bad = np.zeros((5, 4, 4), dtype=dtype) + np.eye(4, dtype=dtype)
+        bad[0, 3, 2] = bad[0, 2, 3] = 2
+        bad[1] *= -1
+        bad[2, 3, 0] = bad[3, 3, 3] = math.nan
+        bad[4, 2, 2] = math.inf
+        passed = self.to_numpy(self.cholesky_ok(self.from_numpy(bad, like)))
+        if passed.any():
+            raise BackendError(
+                f"{self.name}'s Cholesky factorisation ({dtype}) succeeds for matrices that have none, so every proof "
+                "by it would succeed. Arithmetic without NaN does that: remove fast-math flags (XLA_FLAGS, compilers' "
+                "-ffast-math), or convert the kernel to NumPy."
+            )
+        _factorises.add(key)
 
     def complex(self, real: Array, imag: Array) -> Array:
         """Complex array from its parts; a library's own constructor saves two passes over memory."""
@@ -249,6 +286,8 @@ class Listing:
 # -- lookup ------------------------------------------------------------------------------------------------------
 # The registries are caches of what is installed; `refresh` empties them.
 _loaded: dict[str, Backend] = {}
+_factorises: set[tuple[type[Backend], str, str]] = set()
+"""Classes, devices and dtypes that `Backend.check_cholesky` has tried."""
 _root_of_class: dict[type, str] = {}
 
 

@@ -23,9 +23,9 @@ from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report, violations
-from specnorm.conv import Layout
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.methods import METHODS
+from specnorm.spec import Layout
 from specnorm.text import visible
 
 if TYPE_CHECKING:

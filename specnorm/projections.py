@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from typing import Any, TypeVar, Unpack
 
-from specnorm import arrays, operators
 from specnorm.api import measure
-from specnorm.backends import Array, Backend, backend_for
-from specnorm.conv import ConvSpec, Geometry
+from specnorm.backends import Backend, backend_for
 from specnorm.errors import KernelError, Undecided
-from specnorm.frequencies import half_grid, mirror_index
+from specnorm.linalg import arrays, polyphase, symbols
+from specnorm.linalg.frequencies import half_grid, mirror_index
 from specnorm.methods import Enclose
+from specnorm.proof import arithmetic
+from specnorm.runtime.execution import Execution
+from specnorm.spec import ConvSpec, Geometry
+from specnorm.types import Array
 
 ArrayT = TypeVar("ArrayT")
 _CHEAP = 1000
@@ -25,13 +28,15 @@ _CHEAP = 1000
 def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
 
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     bound : float, default 1
         Positive.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -55,15 +60,18 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
         if upper <= bound:
             result: ArrayT = shrunk
             return result
-        eps = float(backend.namespace(given).finfo(given.dtype).eps)
+        eps, _ = arrays.precision(shrunk.dtype, xp=backend.namespace(given))
         # The rounding of the product may lift the norm again, most in half precision: a little more each round.
         factor *= bound / upper * (1 - 2**attempt * eps / 64)
-        shrunk = _times(given, factor, backend)
+        with arithmetic.exact(given, backend=backend):
+            shrunk = _times(given, factor, backend)
     raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
 
 
 def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Unpack[Geometry]) -> ArrayT:
     """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
 
     Clipping on a frequency grid and cropping to the kernel's size alternate (Sedghi, Gupta and Long 2019, section 3,
     do each once, after which the norm exceeds the bound again); a last factor near 1 makes it certain.
@@ -76,7 +84,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     n_iter : int, default 20
         Rounds of clipping and cropping.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -99,15 +107,15 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         return result
     spec = ConvSpec.of(tuple(given.shape), **geometry)
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
-    with backend.precise(given):
-        blocks, exponent = arrays.scale(operators.to_blocks(wide, spec, xp=xp), xp=xp)
+    with arithmetic.exact(given, backend=backend):
+        blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.copies)), -exponent, xp=xp)
         for _ in range(n_iter):
-            clipped = _clip_once(blocks, limit, xp=xp, backend=backend)
+            clipped = _clip_once(blocks, limit, ops=Execution(backend, xp))
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
-            blocks = operators.to_blocks(operators.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
+            blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
         blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
-        rounded = xp.astype(operators.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
+        rounded = xp.astype(polyphase.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
     shrunk: Any = rescale(rounded, bound, **geometry)
 
     largest = float(xp.max(xp.abs(wide)))
@@ -117,12 +125,14 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         difference = (xp.astype(x, wide.dtype) - wide[0, ...]) / largest
         return float(xp.linalg.vector_norm(xp.reshape(difference, (-1,))))
 
-    nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
+    with arithmetic.exact(given, backend=backend):
+        nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
     return nearer
 
 
-def _clip_once(blocks: Array, limit: Array, *, xp: Any, backend: Backend) -> Array:
+def _clip_once(blocks: Array, limit: Array, *, ops: Execution) -> Array:
     """Clip the singular values on a grid of twice the kernel's size and crop to the kernel's size again."""
+    xp = ops.xp
     shape = blocks.shape[3:]
     sizes = tuple(1 if k == 1 else 2 * k for k in shape)
     frequencies = half_grid(sizes)
@@ -131,15 +141,15 @@ def _clip_once(blocks: Array, limit: Array, *, xp: Any, backend: Backend) -> Arr
     counts = [0] * len(frequencies)
     for index in mirror.tolist():
         counts[index] += 1
-    total, step = blocks * 0.0, operators.chunk_length(blocks)
+    total, step = blocks * 0.0, symbols.chunk_length(blocks)
     for start in range(0, len(frequencies), step):
-        symbol = operators.Symbol(blocks, frequencies[start : start + step], xp=xp, backend=backend)
+        symbol = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops)
         u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
-        weights = xp.asarray(counts[start : start + step], dtype=blocks.dtype, device=backend.device(blocks))
+        weights = xp.asarray(counts[start : start + step], dtype=blocks.dtype, device=ops.device(blocks))
         s = xp.minimum(s, limit[:, None, None]) * weights[None, :, None] / math.prod(sizes)
         g = xp.matmul(u * xp.astype(s, u.dtype)[:, :, None, :], vh)
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
-        total = total + operators.matrices_gradient(g, phase, shape, xp=xp)
+        total = total + symbols.matrices_gradient(g, phase, shape, xp=xp)
     return total
 
 

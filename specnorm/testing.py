@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from specnorm import api, backends
-from specnorm.backends import API_VERSION, Array, Backend
+from specnorm.backends import API_VERSION, Backend
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import METHODS, Method
-from specnorm.program import program_for
+from specnorm.runtime.program import program_for
+from specnorm.types import Array
 
 FUNCTIONS = (
     "abs", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "astype", "broadcast_to", "clip",

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, Unpack
 
 from specnorm.api import measure
-from specnorm.backends import Array, Backend, backend_for
-from specnorm.conv import Geometry
+from specnorm.backends import Backend, backend_for
 from specnorm.errors import MethodError
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
-from specnorm.program import Program, program_for, state_shapes
+from specnorm.runtime.program import Program, program_for, state_shapes
+from specnorm.spec import Geometry
+from specnorm.types import Array
 
 ArrayT = TypeVar("ArrayT")
 State: TypeAlias = dict[str, Any]
@@ -32,7 +33,7 @@ def init(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> State:
     method : Method
         `TensorNorm`, `FantasticFour`, `Power` (at an input size) or `Gram`, which keeps nothing.
     **geometry
-        See `specnorm.conv.Geometry`.
+        See `specnorm.spec.Geometry`.
 
     Returns
     -------
@@ -114,7 +115,7 @@ def step_many(
     states : sequence of dict
         One a kernel, each from `init`.
     geometries : sequence of mapping, optional
-        Keywords of each layer, see `specnorm.conv.Geometry`; None: none has any.
+        Keywords of each layer, see `specnorm.spec.Geometry`; None: none has any.
     sweeps : int, default 1
 
     Returns

@@ -14,13 +14,14 @@ from promises import for_all
 from strategies import FEW_LAYERS, Layer, Recipe, layers
 
 from specnorm import GeometryError
-from specnorm.conv import ConvSpec
-from specnorm.convolution import Convolution
+from specnorm.linalg.layer_map import Convolution
+from specnorm.runtime.execution import Execution
+from specnorm.spec import ConvSpec
 
 
 def operator(lib: Lib, kernel: NDArray[Any], spec: ConvSpec, **options: Any) -> Convolution:
     kernels = lib.asarray(kernel[None])
-    return Convolution(kernels, spec, xp=lib.backend.namespace(kernels), backend=lib.backend, **options)
+    return Convolution(kernels, spec, ops=Execution(lib.backend, lib.backend.namespace(kernels)), **options)
 
 
 def valid(layer: Layer) -> bool:
@@ -89,8 +90,8 @@ def test_rounding_stays_within_its_bound() -> None:
         kernel = Recipe((6, 6, 3, 5), "spread", dtype="float32", seed=seed).kernel
         spec = ConvSpec.of(kernel.shape, input_shape=8, **geometry)  # type: ignore[arg-type]
         backend = _numpy()
-        narrow = Convolution(kernel[None], spec, xp=np, backend=backend)
-        wide = Convolution(kernel.astype(np.float64)[None], spec, xp=np, backend=backend)
+        narrow = Convolution(kernel[None], spec, ops=Execution(backend, np))
+        wide = Convolution(kernel.astype(np.float64)[None], spec, ops=Execution(backend, np))
         for n, one, other, absolute, count in (
             (narrow.shape[1], narrow.apply, wide.apply, wide.absolute().apply, narrow.roundings[0]),
             (narrow.shape[0], narrow.adjoint, wide.adjoint, wide.absolute().adjoint, narrow.roundings[1]),
@@ -123,7 +124,7 @@ def test_agrees_with_torchs_convolution(ndim: int, mode: str) -> None:
     expected = module(x).detach()
     geometry: Any = {"padding": [(p, p) for p in padding], "stride": (2, 1, 1)[:ndim], "dilation": (1, 2, 1)[:ndim]}
     spec = ConvSpec.of(tuple(kernel.shape), groups=2, padding_mode=mode, input_shape=sizes, **geometry)
-    found = Convolution(kernel.numpy()[None], spec, xp=np, backend=_numpy())
+    found = Convolution(kernel.numpy()[None], spec, ops=Execution(_numpy(), np))
     assert found.shapes[1] == tuple(expected.shape[1:])
     np.testing.assert_allclose(
         found.apply(x.numpy().reshape(1, 1, -1)).reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12
@@ -144,7 +145,7 @@ def test_agrees_with_torchs_transposed_convolution(ndim: int) -> None:
         kernel.shape, groups=2, padding_mode="zeros", input_shape=sizes, stride=stride, transposed=True,
         padding=[(p, p) for p in padding],
     )  # fmt: skip
-    found = Convolution(kernel[None], spec, xp=np, backend=_numpy())
+    found = Convolution(kernel[None], spec, ops=Execution(_numpy(), np))
     assert found.shapes == (tuple(x.shape[1:]), tuple(expected.shape[1:]))
     np.testing.assert_allclose(
         found.apply(x.numpy().reshape(1, 1, -1)).reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12
@@ -165,14 +166,14 @@ def test_agrees_with_torchs_transposed_convolution(ndim: int) -> None:
 def test_layers_that_do_not_exist_are_refused(geometry: dict[str, Any], words: str) -> None:
     kernel = np.ones((2, 2, 3))
     with pytest.raises(GeometryError, match=words):
-        Convolution(kernel[None], ConvSpec.of(kernel.shape, **geometry), xp=np, backend=_numpy())
+        Convolution(kernel[None], ConvSpec.of(kernel.shape, **geometry), ops=Execution(_numpy(), np))
 
 
 def test_patches_stay_within_the_budget() -> None:
     """961 taps of 32 depthwise channels on 32x32 would be 252 MB of patches at once."""
     kernel = np.ones((1, 32, 1, 31, 31))
     spec = ConvSpec.of(kernel.shape[1:], groups=32, input_shape=32)
-    found = Convolution(kernel, spec, budget=2**24, xp=np, backend=_numpy())
+    found = Convolution(kernel, spec, budget=2**24, ops=Execution(_numpy(), np))
     assert found.lead == 1
     image = found.apply(np.ones((1, 1, found.shape[1])))
     np.testing.assert_array_equal(image, np.full((1, 1, math.prod(found.shapes[1])), 961.0))

@@ -24,14 +24,19 @@ from soundness.claims import Claims
 from soundness.families import Case, case, constant_supremum
 from specnorm_numpy import NumpyBackend
 
-from specnorm import arrays, autocorrelation, rounding
-from specnorm.autocorrelation import GramPolynomial
-from specnorm.cells import Boxes, Cells
-from specnorm.frequencies import Frequencies
-from specnorm.methods import krylov, search, unfolding
-from specnorm.methods.search import Search
+from specnorm.linalg import arrays, lanczos
+from specnorm.linalg.frequencies import Frequencies
+from specnorm.methods import unfolding
+from specnorm.proof import gram_polynomial, rounding
+from specnorm.proof.cells import Boxes, Cells
+from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.runtime.execution import Execution
+from specnorm.search import branch_and_bound
+from specnorm.search.branch_and_bound import Search
 
 Violations = list[str]
+
+pytestmark = pytest.mark.long
 
 
 def over(kernels: Iterable[Case], act: Callable[[Claims], None]) -> Violations:
@@ -62,7 +67,7 @@ def decaying() -> list[Case]:
 def below_the_truth_by_the_tail() -> Violations:
     """Certificates between the norm of what is kept and the norm."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autocorrelation, "SMALLEST", 12)
+        patch.setattr(gram_polynomial, "SMALLEST", 12)
         return over(decaying(), lambda claims: claims.verdicts((-0.01, -0.003, -0.001), max_cells=300))
 
 
@@ -70,7 +75,7 @@ def below_the_truth_by_a_poor_basis() -> Violations:
     """Certificates just below the norm, with a factorisation whose vectors are too short by half a thousandth."""
     eigh = xp.linalg.eigh
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autocorrelation, "SMALLEST", 12)
+        patch.setattr(gram_polynomial, "SMALLEST", 12)
         patch.setattr(xp.linalg, "eigh", lambda a: (eigh(a)[0], 0.9995 * eigh(a)[1]))
         return over(decaying(), lambda claims: claims.verdicts((-0.0003,), max_cells=300))
 
@@ -151,7 +156,7 @@ def star() -> Violations:
         matrix[0, -1, :-1] = matrix[0, :-1, -1] = -c
         limit = np.asarray([float(c) * math.sqrt(size - 1) * (1 - 3e-6)], dtype=np.float32)
         assert float(limit[0]) < float(c) * math.sqrt(size - 1) * (1 - 2e-6)
-        if rounding.gram_below(matrix, limit, xp=xp, backend=Textbook())[0]:
+        if rounding.gram_below(matrix, limit, ops=Execution(Textbook(), xp))[0]:
             found.append(f"{c}: {limit} proven")
     return found
 
@@ -182,9 +187,9 @@ def smallest_found_too_early() -> Violations:
     """The smallest unfolding, from a Lanczos run that stops at its first look, far below the norm."""
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(krylov, "DIRECT", 0)
-        patch.setattr(krylov, "FIRST", 1)
-        patch.setattr(krylov, "LIMIT", 1)
+        patch.setattr(lanczos, "DIRECT", 0)
+        patch.setattr(lanczos, "FIRST", 1)
+        patch.setattr(lanczos, "LIMIT", 1)
         return [x for x in over(cases, Claims.unfoldings) if "f4_bound" in x]
 
 
@@ -204,8 +209,8 @@ def ruled_out_in_single_precision() -> Violations:
     zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
         blocks = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
-        search_ = Search(blocks, xp=xp, backend=NumpyBackend())
-        polynomial = GramPolynomial(blocks, 0.0, xp=xp, backend=NumpyBackend()).narrowed()
+        search_ = Search(blocks, ops=Execution(NumpyBackend(), xp))
+        polynomial = GramPolynomial(blocks, 0.0, ops=Execution(NumpyBackend(), xp)).narrowed()
         limit = polynomial.limit(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
         if search_._below(polynomial.parts(zero, np.zeros(1, dtype=np.int64)), limit)[0]:
             found.append(f"{blocks.reshape(-1)}: the norm of its sum is not below itself")
@@ -294,7 +299,7 @@ MUTATIONS = {
     "supremum on grids": Mutation(below_the_circle, ((Search, "_limits", without_supremum),)),
     "norms that leave grid points out": Mutation(below_the_circle, ((GramPolynomial, "norm", flattered),)),
     "lemma that leaves grid points out": Mutation(
-        below_the_circle, ((search, "_on_grid", lambda target, _, reach: target * np.cos(reach)),)
+        below_the_circle, ((branch_and_bound, "_on_grid", lambda target, _, reach: target * np.cos(reach)),)
     ),
     "factor of the grid": Mutation(odd_grids, ((rounding, "grid_factor", lambda *_: 1.0),)),
     "root of the taps": Mutation(

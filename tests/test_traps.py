@@ -25,8 +25,9 @@ from strategies import Recipe
 
 import specnorm
 from specnorm import ExactFFT, FantasticFour, Gram, Grid, SpecnormError, TensorNorm
-from specnorm.frequencies import half_grid
-from specnorm.operators import Symbol
+from specnorm.linalg.frequencies import half_grid
+from specnorm.linalg.symbols import Symbol
+from specnorm.runtime.execution import Execution
 
 UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
     "f4": specnorm.f4_bound,
@@ -320,7 +321,7 @@ def test_adjoint_of_the_symbol(xp: Lib) -> None:
     """<u, G v> = <G* u, v> at every frequency, and both are the plain sums over taps."""
     blocks = Recipe((3, 2, 3, 2), dtype=xp.dtypes[-1], seed=5).kernel[None]
     grid = half_grid((5, 4))
-    symbol = Symbol(xp.asarray(blocks), grid, xp=xp.backend.namespace(xp.asarray(blocks)), backend=xp.backend)
+    symbol = Symbol(xp.asarray(blocks), grid, ops=Execution.of(xp.backend, xp.asarray(blocks)))
     angles = 2 * np.pi * grid.numerators / np.array([5, 4])
     plain = np.zeros((len(angles), 3, 2), dtype=complex)
     for k in range(3):

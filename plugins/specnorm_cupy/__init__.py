@@ -12,7 +12,8 @@ import cupy
 import cupyx
 import numpy as np
 
-from specnorm.backends import Array, Backend
+from specnorm.backends import Backend
+from specnorm.types import Array
 
 
 class CupyBackend(Backend):

@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from specnorm.backends import Array, Backend
+from specnorm.backends import Backend
 from specnorm.errors import BackendError, SecondDerivativeError
 from specnorm.result import Enclosure, Result
+from specnorm.types import Array
 
 if TYPE_CHECKING:
-    from specnorm.program import Program
+    from specnorm.runtime.program import Program
 
 _Tracer = jax.core.Tracer
 
@@ -119,11 +120,13 @@ class JaxBackend(Backend):
         del x
         return "float64" if jax.config.jax_enable_x64 else "float32"  # type: ignore[attr-defined]
 
-    def precise(self, x: Array) -> contextlib.AbstractContextManager[object]:
-        """Full matrix-product precision (GPUs and TPUs default to less)."""
+    @contextlib.contextmanager
+    def precise(self, x: Array) -> Iterator[None]:
+        """Full matrix-product precision (GPUs and TPUs default to less), and dtypes and ranks promoted as usual."""
         del x
-        context: contextlib.AbstractContextManager[object] = jax.default_matmul_precision("highest")
-        return context
+        promoted = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+        with jax.default_matmul_precision("highest"), promoted[0], promoted[1]:
+            yield
 
     def loop(
         self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
@@ -134,9 +137,12 @@ class JaxBackend(Backend):
 
     def cholesky_ok(self, a: Array) -> Array:
         """JAX marks a failure by NaN in that matrix alone, and lets infinities pass."""
-        factor = jax.lax.linalg.cholesky(a, symmetrize_input=False)
-        diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
-        return jnp.isfinite(a).all((-2, -1)) & jnp.isfinite(diagonal).all(-1)
+        return _cholesky_ok(a)
+
+    def check_cholesky(self, like: Array) -> None:
+        """With values, also while a function is traced."""
+        with jax.ensure_compile_time_eval():
+            super().check_cholesky(like)
 
     def complex(self, real: Array, imag: Array) -> Array:
         """Return ``lax.complex``."""
@@ -210,6 +216,14 @@ class JaxBackend(Backend):
         return _first_order(x)
 
 
+@jax.jit
+def _cholesky_ok(a: Array) -> Array:
+    """Compiled also on its own, so that it is tried as it is used: what a flag breaks may depend on that."""
+    factor = jax.lax.linalg.cholesky(a, symmetrize_input=False)
+    diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
+    return jnp.isfinite(a).all((-2, -1)) & jnp.isfinite(diagonal).all(-1)
+
+
 BACKEND = JaxBackend()
 
 
@@ -259,7 +273,7 @@ class _Seen:
 
 
 def _by_value(program: Program, kernels: Array) -> bool:
-    return program.method.searches(program.spec) and not BACKEND.is_traced(kernels)
+    return program.by_value(kernels, backend=BACKEND)
 
 
 def _run(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import specnorm
-from specnorm.auditing.report import STANDARD, Report, Row, Value
-from specnorm.conv import ConvSpec
+from specnorm.auditing.report import STANDARD, Report, Row, Value, least_upper
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.methods import METHODS
+from specnorm.spec import ConvSpec
 from specnorm_torch.modules import Select, geometry_of, layers_of, weight_of
 
 _AT_A_SIZE = ("power", "enclose", "fft")
@@ -117,4 +117,5 @@ def _row(name: str, layer: nn.Module, size: tuple[int, ...] | None, methods: tup
     except Exception as error:  # one bad layer must not lose the others
         reason = reason or f"{type(error).__name__}: {error}"
     kind: Any = "linear" if linear else "conv"
-    return Row(f"{name}.weight" if name else "weight", kind, shape, spec, (), lower, upper, values, promises, reason)
+    title = f"{name}.weight" if name else "weight"
+    return least_upper(Row(title, kind, shape, spec, (), lower, upper, values, promises, reason))

@@ -12,6 +12,7 @@ import specnorm
 from specnorm.errors import KernelError, MethodError
 from specnorm.methods import Method, TensorNorm
 from specnorm.methods.base import check_count
+from specnorm.spec import at_every_size
 from specnorm_torch.modules import geometry_of, layers_of, parametrisations, weight_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -205,8 +206,9 @@ def certify_(model: nn.Module, bound: float | None = None) -> list[str]:
     Returns
     -------
     list of str
-        Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` now is True, at every
-        input size, for the kernel as it is stored.
+        Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` now is True, for the
+        kernel as it is stored, at every input size: a circular layer with a stride is shrunk by its bound at stride 1,
+        since sizes that the stride does not divide count too.
 
     Raises
     ------
@@ -233,7 +235,7 @@ def certify_(model: nn.Module, bound: float | None = None) -> list[str]:
         modes = {x: x.training for x in module.modules()}
         # As it is used for inference: baking it in must not move the state.
         module.eval()
-        shrunk = specnorm.rescale(weight_of(module), min(limits), **geometry_of(module))
+        shrunk = specnorm.rescale(weight_of(module), min(limits), **at_every_size(geometry_of(module)))
         if norms or others:
             parametrize.remove_parametrizations(module, "weight")
         for x, mode in modes.items():

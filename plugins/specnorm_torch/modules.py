@@ -29,7 +29,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     ----------
     module : Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, or Linear
     input_shape : tuple of int, optional
-        Spatial input sizes; None: every input size.
+        Spatial input sizes; None: every input size (circular with a stride: every size that the stride divides).
 
     Returns
     -------

@@ -20,9 +20,13 @@ from torch.export.graph_signature import InputKind, OutputKind
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Measure, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, RULES, Call, Translation
+from specnorm_torch.signatures import refusal
 
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Operators that read the shape of a value and not what is in it."""
+_ALIKE = ("expand_as", "to", "type_as")
+"""Operators that do so with all but the first."""
 
 
 def network_bound(
@@ -152,12 +156,16 @@ class _Walk:
 
     def _call(self, node: Any) -> None:
         used = [source.name for source in node.all_input_nodes]
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and not _is_idle(node):
+            inputs = tuple(name for name in used if name in self.data)
+            self._add(Node(node.name, "random", _operator(node), inputs, _shape(node)))
+            return
         if not any(name in self.data for name in used):
             values = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.known[n.name])
             self.known[node.name] = node.target(*values[0], **values[1])
             return
         name = _operator(node)
-        if name in _SHAPED:
+        if name in _SHAPED or (name in _ALIKE and _arguments(node, self.known)["self"] not in node.all_input_nodes):
             like = torch.fx.node.map_arg((node.args, node.kwargs), self._like)
             self.known[node.name] = node.target(*like[0], **like[1])
             return
@@ -168,7 +176,7 @@ class _Walk:
             self._add(extra)
         layer = None
         if found.kernel is not None:
-            layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial)
+            layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial, found.turned)
         shown = "batch_norm" if "batch_norm" in name else name
         self._add(Node(node.name, found.rule, shown, inputs, _shape(node), found.params, layer))
 
@@ -197,16 +205,21 @@ class _Walk:
             whole = not isinstance(source.meta.get("val"), tuple | list) or node.args[1] == 0
             pieces = _operator(source) in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
             return Translation("select" if whole or pieces else "unknown")
-        if isinstance(first, Tensor) and not first.is_floating_point():
+        if isinstance(first, Tensor) and first.dtype not in _FLOATING:
             return Translation("unknown", {"reason": f"its values are {str(first.dtype).rpartition('.')[2]}: steps"})
         rule = RULES.get(call.name)
         try:
-            if rule is None:
-                reason = REASONS.get(call.name)
+            reason = REASONS.get(call.name) if rule is None else refusal(node.target._schema, call.arguments)
+            if rule is None or reason is not None:
                 return Translation("unknown", {} if reason is None else {"reason": reason})
             return rule(call)
         except Exception as error:  # whatever an unusual call breaks: it is named, and the others are kept
             return Translation("unknown", {"reason": f"its arguments are not understood ({error!r})"})
+
+
+def _is_idle(node: Any) -> bool:
+    """Whether it is dropout that is off."""
+    return "dropout" in _operator(node) and not _arguments(node, {}).get("train", True)
 
 
 def _operator(node: Any) -> str:

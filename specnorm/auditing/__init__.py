@@ -22,10 +22,10 @@ from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.auditing.whole import network_of
-from specnorm.backends import Array
-from specnorm.conv import Layout, PaddingMode
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
+from specnorm.spec import Layout, PaddingMode
+from specnorm.types import Array
 
 __all__ = ["Report", "Row", "audit", "draw", "render"]
 

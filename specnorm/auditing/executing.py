@@ -14,8 +14,8 @@ from specnorm.auditing.layers import Layer
 from specnorm.auditing.measuring import Settings, describe, fill
 from specnorm.auditing.processes import Worker, WorkerLost
 from specnorm.auditing.report import Row
-from specnorm.backends import Array
 from specnorm.errors import SpecnormError
+from specnorm.types import Array
 
 IN_FLIGHT = 512 * 2**20
 """Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""

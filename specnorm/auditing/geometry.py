@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypedDict, cast
 
-from specnorm.conv import ConvSpec, Layout, PaddingMode
 from specnorm.errors import GeometryError
+from specnorm.spec import ConvSpec, Layout, PaddingMode
 
 Amount = Literal["same", "valid", "same_upper", "same_lower"] | int | Sequence[int] | Sequence[tuple[int, int]]
 SIZED = ("same_upper", "same_lower")

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from specnorm.auditing.geometry import Stated
-from specnorm.backends import Array
+from specnorm.types import Array
 
 Kind = Literal["conv", "linear", "unknown"]
 """What a layer is; "unknown" where not even its shape can be read."""

@@ -13,12 +13,13 @@ from specnorm.auditing.geometry import Override, settle
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.placement import place
 from specnorm.auditing.provenance import origin
-from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Origin, Row, Value
-from specnorm.backends import Array, backend_for
-from specnorm.conv import ConvSpec, PaddingMode
+from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Origin, Row, Value, least_upper
+from specnorm.backends import backend_for
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
 from specnorm.result import Result
+from specnorm.spec import ConvSpec, PaddingMode
+from specnorm.types import Array
 
 NEEDS_A_SIZE = frozenset({"power"})
 """Methods that answer at one input size only."""
@@ -122,10 +123,10 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
                 origins={**row.origins, column: origin(result)},
             )
     except SpecnormError as error:
-        return replace(row, reason=str(error))
+        return replace(least_upper(row), reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
-        return replace(row, reason=f"{type(error).__name__}: {error}")
-    return row
+        return replace(least_upper(row), reason=f"{type(error).__name__}: {error}")
+    return least_upper(row)
 
 
 def _has_circular(spec: ConvSpec) -> bool:

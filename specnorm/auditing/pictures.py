@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specnorm import arrays, operators
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.report import Picture, Row
-from specnorm.backends import Array, backend_for
-from specnorm.conv import ConvSpec
-from specnorm.frequencies import half_grid, mirror_index
+from specnorm.backends import backend_for
+from specnorm.linalg import arrays, polyphase, symbols
+from specnorm.linalg.frequencies import half_grid, mirror_index
+from specnorm.runtime.execution import Execution
+from specnorm.spec import ConvSpec
+from specnorm.types import Array
 
 WORST = 3
 """Layers of a model that a report shows the frequencies of: those with the largest `Row.upper`."""
@@ -94,14 +96,14 @@ def picture(row: int, kernel: Array, spec: ConvSpec) -> Picture:
     dense = np.asarray(backend.to_numpy(kernel), dtype=np.float64)
     xp = host.namespace(dense)
     scaled, exponent = arrays.scale(xp.reshape(xp.asarray(dense), (1, -1)), xp=xp)
-    blocks = operators.to_blocks(xp.reshape(scaled, (1, *dense.shape)), spec, xp=xp)
+    blocks = polyphase.to_blocks(xp.reshape(scaled, (1, *dense.shape)), spec, xp=xp)
     sizes = grid(blocks.shape)
     half = half_grid(sizes)
     if len(half) * _cost(blocks.shape) > _LIMIT:
         return Picture(row, reason="the layer is too large: its singular values would take minutes.")
-    step = operators.chunk_length(blocks)
+    step = symbols.chunk_length(blocks)
     parts = [
-        xp.linalg.svdvals(operators.Symbol(blocks, half[start : start + step], xp=xp, backend=host).matrices())
+        xp.linalg.svdvals(symbols.Symbol(blocks, half[start : start + step], ops=Execution(host, xp)).matrices())
         for start in range(0, len(half), step)
     ]
     values = np.concatenate([np.asarray(part) for part in parts], axis=1)[:, mirror_index(sizes)]

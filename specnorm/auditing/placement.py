@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from specnorm import backends
-from specnorm.backends import Array, Backend
+from specnorm.backends import Backend
 from specnorm.errors import BackendError
+from specnorm.types import Array
 
 
 def check_target(name: str | None, device: str | None) -> None:

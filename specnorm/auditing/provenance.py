@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from specnorm import backends
 from specnorm.auditing.report import Origin, Row
-from specnorm.conv import ConvSpec
 from specnorm.errors import BackendError
 from specnorm.result import Result
+from specnorm.spec import ConvSpec
 
 
 def origin(result: Result) -> Origin:
@@ -47,7 +47,7 @@ def _about(spec: ConvSpec) -> str:
     if not spec.ndim:
         return "the matrix"
     if spec.input_shape is None:
-        return "every input size"
+        return spec.sizes
     kind = "the circular layer" if spec.padding_mode == "circular" else "the layer"
     return f"{kind} at {'x'.join(map(str, spec.input_shape))}"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from specnorm.auditing.layers import Kind
-from specnorm.conv import ConvSpec
 from specnorm.networks import NetworkBound
 from specnorm.result import Kind as Promise
+from specnorm.spec import ConvSpec
 
 Value = float | tuple[float, ...] | None
 """What a method said about a layer: several numbers for methods with several values, None if it did not run."""
@@ -69,7 +69,8 @@ class Row:
     assumed : tuple of str
         What of the geometry was taken for granted, as ``name=value``.
     lower, upper : float or None
-        Proven ends of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes.
+        Proven ends of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes
+        (`ConvSpec.sizes`). ``upper`` is the least of all that was proven.
     values : mapping of str to Value
         Per method; and ``"circular"``, the exact circular norm, where an input shape was given.
     promises : mapping of str to str
@@ -130,6 +131,27 @@ class Row:
         row |= {name: _finite(self.values.get(name)) for name in STANDARD}
         row |= {name: _finite(value) for name, value in self.values.items() if name not in STANDARD}
         return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason, "note": self.note}
+
+
+def least_upper(row: Row) -> Row:
+    """A row whose ``upper`` is the least that any of its columns has proven of the layer, and says which.
+
+    A bound of every size holds at one; "upper" is promised by nothing else. A row that was not measured stays as it is.
+    """
+    best, name = math.inf if row.upper is None else row.upper, ""
+    for column, value in row.values.items():
+        proven = row.promises.get(column) == "upper" and column != CIRCULAR and value is not None
+        numbers = (value if isinstance(value, tuple) else (value,)) if proven else ()
+        for x in numbers:
+            if x is not None and x < best:
+                best, name = x, column
+    if not name or row.upper is None:
+        return row
+    origins = dict(row.origins)
+    if INTERVAL in origins:
+        words = [origins[INTERVAL].detail, f"upper of {name}"]
+        origins[INTERVAL] = replace(origins[INTERVAL], detail="; ".join(filter(None, words)))
+    return replace(row, upper=best, origins=origins)
 
 
 @dataclass(frozen=True)

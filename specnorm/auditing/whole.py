@@ -8,9 +8,9 @@ from dataclasses import replace
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers.onnx import OnnxTensors
 from specnorm.auditing.report import Row
-from specnorm.conv import ConvSpec
 from specnorm.networks import Layer, Measure, NetworkBound, UnknownNode, bound
 from specnorm.networks.measuring import Norm
+from specnorm.spec import ConvSpec
 
 
 def network_of(

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm import arrays, operators
 from specnorm.errors import MethodError
+from specnorm.linalg import arrays
+from specnorm.methods import requirements
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:
@@ -89,7 +90,7 @@ class Method:
         what padding adds. Others serve the layers whose norm the symbols have.
         """
         if self.rounds != "up":
-            operators.require_exact(spec, self.name)
+            requirements.require_exact(spec, self.name)
 
     def folds(self, spec: ConvSpec) -> bool:
         """Whether the geometry is folded into blocks; else `forward` gets the kernels, (b, *shape) in torch's order."""
@@ -141,7 +142,7 @@ class Method:
         """Adjoint of `over_groups`: (layers, *value_shape) to (layers, groups, *block_value_shape)."""
         return arrays.one_hot(cotangent, chosen, groups, xp=xp)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Evaluate on blocks (b, cout, cin, *kernel_shape), finite and scaled to about 1 (or zero)."""
         raise NotImplementedError
 
@@ -164,12 +165,12 @@ class Method:
             "with the vectors they keep; Gram keeps nothing and is a bound at every step."
         )
 
-    def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Arrays of `state_shapes` in its order, leading axis b: vectors near the maximum for these blocks."""
         raise NotImplementedError
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Move the state by a few sweeps, and evaluate at the vectors reached; residuals are those of `forward`.
 

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators
-from specnorm.cells import Boxes, dft, single_points, torus
-from specnorm.convolution import Convolution, shapes_of
 from specnorm.errors import MethodError
-from specnorm.frequencies import Frequencies, half_grid
+from specnorm.linalg import arrays, polyphase, symbols
+from specnorm.linalg.frequencies import Frequencies, half_grid
+from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
 from specnorm.methods.grid import Grid
 from specnorm.methods.layer import enclose_layer
-from specnorm.methods.search import Found, Search
 from specnorm.methods.unfolding import FantasticFour
+from specnorm.proof.cells import Boxes, dft, single_points, torus
+from specnorm.search.branch_and_bound import Found, Search
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -86,33 +86,34 @@ class Enclose(Method):
         del spec
         return True
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search each layer's blocks; or enclose the layers themselves."""
         if not self.folds(spec):
-            return self._at_size(blocks, spec, xp=xp, backend=backend)
+            return self._at_size(blocks, spec, ops=ops)
         layers = by_layers(blocks, spec.groups)
-        found = [enclose_blocks(layer, spec, self, xp=xp, backend=backend) for layer in layers]
+        found = [enclose_blocks(layer, spec, self, ops=ops) for layer in layers]
         ends = [f for f, _ in found]
-        u, v, _, phase, owner = tops(layers, ends, xp=xp, backend=backend)
+        u, v, _, phase, owner = tops(layers, ends, ops=ops)
         done = [done and spec.copies == 1 for _, done in found]
         frequencies = [f.frequency.angles[0] for f in ends]
-        stats = _columns(ends, done, frequencies, like=blocks, backend=backend)
+        stats = _columns(ends, done, frequencies, like=blocks, ops=ops)
         return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, owner))
 
-    def _at_size(self, kernels: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Lanczos from below; from above the layer's matrix if it is small, and sigma* with the padding's factor."""
-        blocks = operators.to_blocks(kernels, replace(spec, layout=None), xp=xp)
+        xp = ops.xp
+        blocks = polyphase.to_blocks(kernels, replace(spec, layout=None), xp=xp)
         everywhere = replace(spec, input_shape=None)
         layers = by_layers(blocks, spec.groups)
-        found = [enclose_blocks(layer, everywhere, self, xp=xp, backend=backend)[0] for layer in layers]
-        suprema = backend.from_numpy(np.asarray([f.upper for f in found]), kernels)
-        ends = enclose_layer(kernels, spec, rtol=self.rtol, supremum=suprema, xp=xp, backend=backend)
-        lower, upper = (backend.to_numpy(x) for x in (ends.lower, ends.upper))
+        found = [enclose_blocks(layer, everywhere, self, ops=ops)[0] for layer in layers]
+        suprema = ops.from_numpy(np.asarray([f.upper for f in found]), kernels)
+        ends = enclose_layer(kernels, spec, rtol=self.rtol, supremum=suprema, ops=ops)
+        lower, upper = (ops.to_numpy(x) for x in (ends.lower, ends.upper))
         found = [replace(f, lower=a, upper=b) for f, a, b in zip(found, lower.tolist(), upper.tolist(), strict=True)]
         done = [f.upper <= f.lower * (1 + self.rtol) for f in found]
         # A witness of such a layer has no frequency.
-        stats = _columns(found, done, [()] * len(found), like=kernels, backend=backend)
-        layer = Convolution(kernels, spec, xp=xp, backend=backend)
+        stats = _columns(found, done, [()] * len(found), like=kernels, ops=ops)
+        layer = Convolution(kernels, spec, ops=ops)
         gradient = layer.kernel_gradient(ends.u[:, None, :], ends.v[:, None, :])[:, 0, ...]
         return Evaluation(stats[-1], (*stats[:-1], ends.u, ends.v), (gradient,))
 
@@ -125,7 +126,7 @@ class Enclose(Method):
 
 
 def _columns(
-    found: list[Found], done: list[bool], frequencies: list[Any], *, like: Array, backend: Backend
+    found: list[Found], done: list[bool], frequencies: list[Any], *, like: Array, ops: ArrayOps
 ) -> tuple[Array, ...]:
     """Lower ends, convergence, cells, levels and frequencies of some layers, and their upper ends."""
     columns = (
@@ -136,7 +137,7 @@ def _columns(
         np.asarray(frequencies, dtype=np.float64),
         np.asarray([f.upper for f in found], dtype=np.float64),
     )
-    return tuple(backend.from_numpy(column, like) for column in columns)
+    return tuple(ops.from_numpy(column, like) for column in columns)
 
 
 _CERTIFY_LEVELS = 40
@@ -189,8 +190,9 @@ class Certify(Method):
         del spec
         return True
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search each layer for a norm above the bound."""
+        xp = ops.xp
         verdicts = []
         for layer in by_layers(blocks, spec.groups if self.folds(spec) else 1):
             flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
@@ -199,37 +201,35 @@ class Certify(Method):
             if self.folds(spec):
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
                 target = bound if spec.copies == 1 else bound / math.sqrt(spec.copies) * (1 - 1e-15)
-                found = self._decide(layer, spec, target, xp=xp, backend=backend)
+                found = self._decide(layer, spec, target, ops=ops)
                 verdicts.append((found.upper <= target, found.lower > bound))
             else:
-                verdicts.append(self._decide_at_size(layer, spec, bound, xp=xp, backend=backend))
-        value = backend.from_numpy(np.full(len(verdicts), self.bound), blocks)
-        proven, refuted = (
-            backend.from_numpy(np.asarray(x, dtype=np.bool_), blocks) for x in zip(*verdicts, strict=True)
-        )
+                verdicts.append(self._decide_at_size(layer, spec, bound, ops=ops))
+        value = ops.from_numpy(np.full(len(verdicts), self.bound), blocks)
+        proven, refuted = (ops.from_numpy(np.asarray(x, dtype=np.bool_), blocks) for x in zip(*verdicts, strict=True))
         return Evaluation(value, (proven, refuted), (value,))
 
-    def _decide_at_size(
-        self, kernel: Array, spec: ConvSpec, bound: float, *, xp: Any, backend: Backend
-    ) -> tuple[bool, bool]:
+    def _decide_at_size(self, kernel: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> tuple[bool, bool]:
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
-        blocks = operators.to_blocks(kernel, replace(spec, layout=None), xp=xp)
+        xp = ops.xp
+        blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
         target = bound / math.sqrt(spec.copies) * (1 - 1e-15)
-        found = self._decide(blocks, replace(spec, input_shape=None), target, xp=xp, backend=backend)
+        found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
         if found.upper <= target:
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
-            ends = enclose_layer(kernel, spec, rtol=rtol, xp=xp, backend=backend)
+            ends = enclose_layer(kernel, spec, rtol=rtol, ops=ops)
             lower, upper = float(ends.lower[0]), float(ends.upper[0])
             if lower > bound or upper <= bound or upper > lower * (1 + rtol):
                 break
         return upper <= bound, lower > bound
 
-    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, xp: Any, backend: Backend) -> Found:
-        cut = operators.support(blocks, backend=backend)
+    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> Found:
+        xp = ops.xp
+        cut = polyphase.support(blocks, ops=ops)
         if not float(xp.max(xp.abs(cut))) > 0:
             return nothing(spec)
-        search, cover = Search(cut, xp=xp, backend=backend), torus(cut.shape[3:])
+        search, cover = Search(cut, ops=ops), torus(cut.shape[3:])
         found = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
         if math.isfinite(found.upper) or spec.input_shape is None:
             return found
@@ -274,7 +274,7 @@ _SUPREMUM = 2e-3
 """Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
 
 
-def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, backend: Backend) -> tuple[Found, bool]:
+def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, ops: ArrayOps) -> tuple[Found, bool]:
     """Enclose the largest norm of one layer's blocks to the method's tolerance, or as well as its budget allows.
 
     Returns
@@ -283,18 +283,19 @@ def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, xp: Any, b
         Both ends finite.
     converged : bool
     """
-    cut = operators.support(blocks, backend=backend)
+    xp = ops.xp
+    cut = polyphase.support(blocks, ops=ops)
     if not float(xp.max(xp.abs(cut))) > 0:
         return nothing(spec), True
-    search = Search(cut, xp=xp, backend=backend)
+    search = Search(cut, ops=ops)
     cover, rtol = torus(cut.shape[3:]), method.rtol
     if spec.input_shape is None:
         found = search.run(cover, rtol=rtol, max_cells=method.max_cells)
     else:
-        found = _at_points(search, cut, cover, spec, method, blocks, xp=xp, backend=backend)
+        found = _at_points(search, cut, cover, spec, method, blocks, ops=ops)
     if math.isfinite(found.upper):
         return found, found.upper <= found.lower * (1 + rtol)
-    return widened(search, cover, found, method, blocks, spec, xp=xp, backend=backend), False
+    return widened(search, cover, found, method, blocks, spec, ops=ops), False
 
 
 def _at_points(
@@ -305,8 +306,7 @@ def _at_points(
     method: Enclose,
     blocks: Array,
     *,
-    xp: Any,
-    backend: Backend,
+    ops: ArrayOps,
 ) -> Found:
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
@@ -329,7 +329,7 @@ def _at_points(
         found = search.run(points, rtol=rtol, supremum=_anything(cut), start=start, max_cells=method.max_cells)
     if math.isinf(found.upper):
         if math.isinf(whole.upper):
-            whole = widened(search, torus_, whole, method, blocks, spec, xp=xp, backend=backend)
+            whole = widened(search, torus_, whole, method, blocks, spec, ops=ops)
         cover = dft(sizes, cut.shape[3:])
         found = search.run(cover, rtol=rtol, supremum=whole.upper, start=start, max_cells=method.max_cells)
     return replace(found, upper=min(found.upper, whole.upper), cells=found.cells + whole.cells)
@@ -348,10 +348,10 @@ def widened(
     blocks: Array,
     spec: ConvSpec,
     *,
-    xp: Any,
-    backend: Backend,
+    ops: ArrayOps,
 ) -> Found:
     """Prove what the budget allows: ten times wider each time, at the end by two bounds of fixed cost."""
+    xp = ops.xp
     rtol, cells = method.rtol, found.cells
     while rtol < 1:
         rtol *= 10
@@ -359,30 +359,32 @@ def widened(
         cells += wider.cells
         if math.isfinite(wider.upper):
             return replace(wider, cells=cells)
-    bounds = [m.forward(blocks, spec, xp=xp, backend=backend).value for m in (FantasticFour(), Grid())]
+    bounds = [m.forward(blocks, spec, ops=ops).value for m in (FantasticFour(), Grid())]
     return replace(found, upper=min(float(xp.max(bound)) for bound in bounds), cells=cells)
 
 
-def top_at(block: Array, frequency: Frequencies, *, xp: Any, backend: Backend) -> tuple[Array, Array, Array, Array]:
+def top_at(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
     """Top singular triple of one block at one frequency, and the taps' phases there."""
-    phase = operators.Symbol(block, frequency, xp=xp, backend=backend).phase
-    u, v, value = operators.top_triple(operators.matrix_at(block, phase, xp=xp), xp=xp)
+    xp = ops.xp
+    phase = symbols.Symbol(block, frequency, ops=ops).phase
+    u, v, value = symbols.top_triple(symbols.matrix_at(block, phase, xp=xp), xp=xp)
     return u, v, value, phase
 
 
-def tops(layers: list[Array], found: list[Found], *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+def tops(layers: list[Array], found: list[Found], *, ops: ArrayOps) -> tuple[Array, ...]:
     """u, v, sigma, phases and group of the top singular triple of each layer at what a search found."""
+    xp = ops.xp
     triples = [
-        top_at(blocks[f.owner : f.owner + 1, ...], f.frequency, xp=xp, backend=backend)
+        top_at(blocks[f.owner : f.owner + 1, ...], f.frequency, ops=ops)
         for blocks, f in zip(layers, found, strict=True)
     ]
-    owner = backend.from_numpy(np.asarray([f.owner for f in found], dtype=np.int64), layers[0])
+    owner = ops.from_numpy(np.asarray([f.owner for f in found], dtype=np.int64), layers[0])
     return *(xp.concat(list(x), axis=0) for x in zip(*triples, strict=True)), owner
 
 
 def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
     u, v, phase, owner = residuals
-    gradient = operators.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    gradient = symbols.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
     gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
     return xp.reshape(gradient, (-1, *gradient.shape[2:]))

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators
 from specnorm.errors import MethodError, Undecided
-from specnorm.frequencies import Frequencies, half_grid, mirror_index
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import Frequencies, half_grid, mirror_index
+from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
 from specnorm.methods.enclosure import Enclose, by_layers, enclose_blocks, top_gradient, tops
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 _FEW = 24
 """Grids of at most this many frequencies are not worth a search."""
@@ -65,7 +66,7 @@ class ExactFFT(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size, or every size at once."""
-        operators.require_exact(spec, "conv_norm")
+        requirements.require_exact(spec, "conv_norm")
 
     def by_layer(self, spec: ConvSpec) -> bool:
         """One search for all groups."""
@@ -76,36 +77,37 @@ class ExactFFT(Method):
         """For the supremum, which no fixed set of frequencies gives."""
         return spec.input_shape is None
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Find the arg-max frequency, then its singular triple."""
         budget = self.max_cells
         if spec.input_shape is not None:
-            every = half_grid(operators.circular_sizes(spec))
+            every = half_grid(requirements.circular_sizes(spec))
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
             budget = min(budget, 2 * len(every))
-            if backend.static_shapes or backend.is_traced(blocks) or len(every) <= _FEW:
-                return self._visit_all(blocks, spec.groups, every, xp=xp, backend=backend)
+            if ops.static_shapes or ops.is_traced(blocks) or len(every) <= _FEW:
+                return self._visit_all(blocks, spec.groups, every, ops=ops)
         method = Enclose(rtol=self.rtol, max_cells=budget)
         layers = by_layers(blocks, spec.groups)
-        found = [enclose_blocks(layer, spec, method, xp=xp, backend=backend) for layer in layers]
+        found = [enclose_blocks(layer, spec, method, ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
             if spec.input_shape is not None and len(every) <= self.max_cells:
-                return self._visit_all(blocks, spec.groups, every, xp=xp, backend=backend)
+                return self._visit_all(blocks, spec.groups, every, ops=ops)
             raise Undecided(
                 f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells (many are needed where "
                 "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
             )
-        u, v, value, phase, owner = tops(layers, [f for f, _ in found], xp=xp, backend=backend)
-        visited = backend.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
+        u, v, value, phase, owner = tops(layers, [f for f, _ in found], ops=ops)
+        visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
         return Evaluation(value, (visited,), (u, v, phase, owner))
 
-    def _visit_all(self, blocks: Array, groups: int, every: Frequencies, *, xp: Any, backend: Backend) -> Evaluation:
-        _, phase = operators.largest(_norms(xp), blocks, every, xp=xp, backend=backend)
-        u, v, value = operators.top_triple(operators.matrix_at(blocks, phase, xp=xp), xp=xp)
+    def _visit_all(self, blocks: Array, groups: int, every: Frequencies, *, ops: ArrayOps) -> Evaluation:
+        xp = ops.xp
+        _, phase = symbols.largest(_norms(xp), blocks, every, ops=ops)
+        u, v, value = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
         u, v, value, phase = (xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase))
         owner = xp.argmax(value, axis=1)
         u, v, value, phase = (arrays.pick(x, owner, xp=xp) for x in (u, v, value, phase))
-        visited = xp.full(value.shape, groups * len(every), dtype=xp.int32, device=backend.device(blocks))
+        visited = xp.full(value.shape, groups * len(every), dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase, owner))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
@@ -135,8 +137,8 @@ class SingularValues(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size only, and no more values than there are."""
-        operators.require_circular(spec, "singular_values", "conv_norm and the bounds")
-        operators.require_exact(spec, "singular_values")
+        requirements.require_circular(spec, "singular_values", "conv_norm and the bounds")
+        requirements.require_exact(spec, "singular_values")
         total = self._total(spec)
         if self.k is not None:
             check_count("k", self.k, least=1)
@@ -167,15 +169,16 @@ class SingularValues(Method):
         """Undo the merge; values not asked for get 0."""
         return xp.reshape(_unsorted(cotangent, chosen, xp=xp), (chosen.shape[0], groups, -1))
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """SVD at half the frequencies; the others are their mirror images, or the same once more."""
+        xp = ops.xp
         sizes = spec.grid_shape
         half = half_grid(sizes)
         repeats = math.prod(spec.periods) // math.prod(sizes)
-        mirror = backend.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
-        parts, step = [], operators.chunk_length(blocks)
+        mirror = ops.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
+        parts, step = [], symbols.chunk_length(blocks)
         for start in range(0, len(half), step):
-            symbol = operators.Symbol(blocks, half[start : start + step], xp=xp, backend=backend)
+            symbol = symbols.Symbol(blocks, half[start : start + step], ops=ops)
             u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
             phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
             parts.append((u, s, vh, phase))
@@ -194,7 +197,7 @@ class SingularValues(Method):
         u, vh, phase, order = residuals
         b, f, _, r = u.shape
         weights = xp.astype(xp.reshape(_unsorted(cotangent, order, xp=xp), (b, f, 1, r)), u.dtype)
-        return operators.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
+        return symbols.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
 
 
 def _unsorted(values: Array, order: Array, *, xp: Any) -> Array:
@@ -206,7 +209,7 @@ def _unsorted(values: Array, order: Array, *, xp: Any) -> Array:
 
 
 def _norms(xp: Any) -> Any:
-    def norms(symbol: operators.Symbol) -> Array:
+    def norms(symbol: symbols.Symbol) -> Array:
         gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
         top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
         return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))

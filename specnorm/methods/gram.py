@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm import arrays, operators, rounding
-from specnorm.frequencies import half_grid
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import half_grid
+from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.gram_zero import ZeroPaddedGram
 from specnorm.methods.matrix import schatten_gradient
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,22 @@ class Gram(Method):
         if endless is not None:
             endless.check(spec)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
+        xp = ops.xp
         endless = self._endless(spec)
         if endless is not None:
-            return endless.forward(blocks, spec, xp=xp, backend=backend)
-        narrow, blocks = blocks.dtype, arrays.widened(blocks, xp=xp, backend=backend)
+            return endless.forward(blocks, spec, ops=ops)
+        narrow, blocks = blocks.dtype, arrays.widened(blocks, ops=ops)
         count = self._circular_count()
         error = rounding.symbol_error(blocks, xp=xp)[:, None]
 
-        def bound(symbol: operators.Symbol) -> Array:
+        def bound(symbol: symbols.Symbol) -> Array:
             return rounding.gram_iteration_up(symbol.matrices(), count, error, xp=xp)
 
-        frequencies = half_grid(operators.circular_sizes(spec))
-        value, phase = operators.largest(bound, blocks, frequencies, xp=xp, backend=backend)
-        gamma = schatten_gradient(operators.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
+        frequencies = half_grid(requirements.circular_sizes(spec))
+        value, phase = symbols.largest(bound, blocks, frequencies, ops=ops)
+        gamma = schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
         dtype = arrays.complex_dtype(narrow, xp=xp)
         return Evaluation(value, (), tuple(xp.astype(x, dtype, copy=False) for x in (gamma, phase)))
 
@@ -85,7 +88,7 @@ class Gram(Method):
             return endless.pullback(residuals, cotangent, spec, xp=xp)
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
-        return operators.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
+        return symbols.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
 
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Nothing: every step is a bound by itself."""

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
 from specnorm.errors import MethodError
-from specnorm.frequencies import cos_sin, half_grid
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import cos_sin, half_grid
 from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 BUDGET = 256 * 2**20
 LEAN = {"host": 2**18, "device": 2**24}
@@ -74,13 +75,14 @@ class ZeroPaddedGram(Method):
         super().check(spec)
         check_grid(self.n_iter, spec.block_kernel_shape)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Largest channel norm, with the signs of that channel's taps for the gradient."""
+        xp = ops.xp
         del spec
         if self.n_iter == 0:
-            wide = arrays.widened(blocks, xp=xp, backend=backend)
+            wide = arrays.widened(blocks, ops=ops)
             return Evaluation(rounding.absolute_norm_up(wide, xp=xp), (), (blocks,))
-        work = Powers(blocks, self.n_iter, xp=xp, backend=backend)
+        work = Powers(blocks, self.n_iter, ops=ops)
         norms, sums, kept = work.channel_norms()
         index = xp.argmax(norms, axis=1)
         one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), index, norms.shape[1], xp=xp)
@@ -138,35 +140,36 @@ class Powers:
         t >= 1.
     """
 
-    def __init__(self, blocks: Array, n_iter: int, *, xp: Any, backend: Backend) -> None:
-        self.n_iter, self.xp, self.backend = n_iter, xp, backend
-        given, blocks = blocks, arrays.widened(_tall(blocks, xp=xp), xp=xp, backend=backend)
+    def __init__(self, blocks: Array, n_iter: int, *, ops: ArrayOps) -> None:
+        xp = ops.xp
+        self.n_iter, self.xp, self.ops = n_iter, ops.xp, ops
+        given, blocks = blocks, arrays.widened(_tall(blocks, xp=xp), ops=ops)
         self.grid = _grid(tuple(blocks.shape[3:]), n_iter)
         self.points = half_grid(self.grid)
 
-        def frobenius(symbol: operators.Symbol) -> Array:
+        def frobenius(symbol: symbols.Symbol) -> Array:
             return rounding.frobenius_up(symbol.matrices(), xp=xp)
 
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        largest, _ = operators.largest(frobenius, blocks, self.points, xp=xp, backend=backend)
+        largest, _ = symbols.largest(frobenius, blocks, self.points, ops=ops)
         self.exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))) + 1
         factor = arrays.power_of_two(-self.exponent, xp=xp)
         factor = xp.reshape(factor, (-1,) + (1,) * (blocks.ndim - 1))
         self.blocks, self.narrow = blocks * factor, given * xp.astype(factor, given.dtype)
         host = np.float64 if blocks.dtype == xp.float64 else np.float32
         weights, tables = _tables(self.grid)
-        self.weights = backend.from_numpy(weights.astype(host), blocks)
+        self.weights = ops.from_numpy(weights.astype(host), blocks)
         self.tables = [
-            backend.complex(*(backend.from_numpy(np.ascontiguousarray(part.astype(host)), blocks) for part in table))
+            ops.complex(*(ops.from_numpy(np.ascontiguousarray(part.astype(host)), blocks) for part in table))
             for table in tables
         ]
 
-    def chunks(self) -> Iterator[tuple[slice, operators.Symbol]]:
+    def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
         """Frequencies within the memory budget, with their place among all."""
-        step = operators.chunk_length(self.blocks)
+        step = symbols.chunk_length(self.blocks)
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
-            yield part, operators.Symbol(self.blocks, self.points[part], xp=self.xp, backend=self.backend)
+            yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
 
     def channel_norms(self) -> tuple[Array, Array, Array | None]:
         """Norms d_i rounded up (b, p), the scaled sums they come from (b, p), and the taps if they fit the budget."""
@@ -237,8 +240,8 @@ class Powers:
     def residuals(self, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
         """What `pull` needs; every array with the leading axis b, and the frequencies in the chunks of the backward."""
         xp, b = self.xp, columns.shape[0]
-        compiles = self.backend.static_shapes or self.backend.is_traced(columns)
-        step = operators.chunk_length(self.blocks) if compiles else self._lean_step()
+        compiles = self.ops.static_shapes or self.ops.is_traced(columns)
+        step = symbols.chunk_length(self.blocks) if compiles else self._lean_step()
         chunks = -(-len(self.points) // step)
         step = -(-len(self.points) // chunks)
         phase = xp.concat([symbol.phase for _, symbol in self.chunks()], axis=0)
@@ -251,7 +254,7 @@ class Powers:
         def chunked(x: Array) -> Array:
             missing = chunks * step - x.shape[1]
             if missing:
-                zeros = xp.zeros((b, missing, *x.shape[2:]), dtype=x.dtype, device=self.backend.device(x))
+                zeros = xp.zeros((b, missing, *x.shape[2:]), dtype=x.dtype, device=self.ops.device(x))
                 x = xp.concat([x, zeros], axis=1)
             return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
 
@@ -261,7 +264,7 @@ class Powers:
     def _lean_step(self) -> int:
         """Frequencies whose matrices, five at a time, take what the kernel takes."""
         b, m, p = self.blocks.shape[:3]
-        on_host = self.backend.numpy_view(self.blocks) or self.backend.host().name == self.backend.name
+        on_host = self.ops.on_host(self.blocks)
         matrices = 5 * 16 * b * m * p
         return int(max(1, max(8 * math.prod(self.narrow.shape), LEAN["host" if on_host else "device"]) // matrices))
 
@@ -352,7 +355,7 @@ def pull(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, xp: Any
             gamma = xp.matmul(gamma, powers.pop())
             gamma += arrays.adjoint(gamma, xp=xp)
         gamma = xp.astype(xp.matmul(symbol(here), gamma), narrow, copy=False)
-        part = operators.matrices_gradient(gamma, here, kernel_shape, xp=xp)
+        part = symbols.matrices_gradient(gamma, here, kernel_shape, xp=xp)
         del gamma
         if gradient is None:
             gradient = part

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm import operators, rounding
 from specnorm.errors import MethodError
-from specnorm.frequencies import half_grid
+from specnorm.linalg import symbols
+from specnorm.linalg.frequencies import half_grid
 from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Grid(Method):
             check_count("n", self.n, least=1)
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """Upper at every input size."""
+        """Upper at every input size (`ConvSpec.sizes`)."""
         del spec
         return "upper"
 
@@ -73,18 +74,19 @@ class Grid(Method):
                     f"or leave n out for {10 * (k - 1)}."
                 )
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Prove the norm at every grid frequency and lift the largest."""
+        xp = ops.xp
         sizes = self.sizes(spec.block_kernel_shape)
         error = rounding.symbol_error(blocks, xp=xp)
 
-        def bound(symbol: operators.Symbol) -> Array:
-            return rounding.matrix_norm_up(symbol.matrices(), error[:, None], xp=xp, backend=backend)
+        def bound(symbol: symbols.Symbol) -> Array:
+            return rounding.matrix_norm_up(symbol.matrices(), error[:, None], ops=ops)
 
-        value, phase = operators.largest(bound, blocks, half_grid(sizes), xp=xp, backend=backend)
+        value, phase = symbols.largest(bound, blocks, half_grid(sizes), ops=ops)
         factor = self.factor(spec.block_kernel_shape)
-        g = operators.matrix_at(blocks, phase, xp=xp)
-        u, v, _ = operators.top_triple(g, xp=xp)
+        g = symbols.matrix_at(blocks, phase, xp=xp)
+        u, v, _ = symbols.top_triple(g, xp=xp)
         lower = rounding.quotient_down(g, v, xp=xp) - error * rounding.SLACK
         lower = xp.where(lower > 0, lower, xp.zeros_like(lower))
         return Evaluation(rounding.up(value * factor, 4, xp=xp), (lower,), (u, v, phase))
@@ -93,4 +95,4 @@ class Grid(Method):
         """Factor times the symbol's gradient at the arg-max frequency."""
         u, v, phase = residuals
         factor = self.factor(spec.block_kernel_shape)
-        return operators.triple_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)
+        return symbols.triple_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)

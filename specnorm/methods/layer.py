@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from specnorm import arrays, rounding
-from specnorm.convolution import BUDGET, Convolution
+from specnorm.linalg import arrays
+from specnorm.linalg.layer_map import BUDGET, Convolution
 from specnorm.methods.power import Power, top_vectors
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 DENSE = 2048
 """Largest smaller side of a group's matrix that is written out for a proof."""
@@ -46,8 +47,7 @@ def enclose_layer(
     supremum: Array | None = None,
     seed: int = 0,
     dense: int = DENSE,
-    xp: Any,
-    backend: Backend,
+    ops: ArrayOps,
 ) -> Ends:
     """Enclose the norm of layers at ``spec.input_shape``, whatever their stride, groups and padding.
 
@@ -70,10 +70,11 @@ def enclose_layer(
     -------
     Ends
     """
+    xp = ops.xp
     b, groups = kernels.shape[0], spec.groups
     single = replace(spec, cout=spec.cout // groups, cin=spec.cin // groups, groups=1)
     parts = xp.reshape(kernels, (b * groups, kernels.shape[1] // groups, *kernels.shape[2:]))
-    plain = Convolution(parts[:1, ...], single, xp=xp, backend=backend)
+    plain = Convolution(parts[:1, ...], single, ops=ops)
     size = min(plain.shape)
     # A handful of matrices of the smaller side, and a basis of vectors, for each group at once.
     cost = 8 * (4 * size * size if size <= dense else 1) + 8 * 64 * max(plain.shape)
@@ -81,7 +82,7 @@ def enclose_layer(
     found = []
     for start in range(0, b * groups, step):
         part = parts[start : min(start + step, b * groups), ...]
-        found.append(_enclose(part, single, rtol, seed, size <= dense, xp=xp, backend=backend))
+        found.append(_enclose(part, single, rtol, seed, size <= dense, ops=ops))
     lower, upper, u, v = (xp.concat(list(ends), axis=0) for ends in zip(*found, strict=True))
     lower, upper = xp.reshape(lower, (b, groups)), xp.reshape(upper, (b, groups))
     if supremum is not None:
@@ -100,9 +101,10 @@ def enclose_layer(
 
 
 def _enclose(
-    kernels: Array, spec: ConvSpec, rtol: float, seed: int, dense: bool, *, xp: Any, backend: Backend
+    kernels: Array, spec: ConvSpec, rtol: float, seed: int, dense: bool, *, ops: ArrayOps
 ) -> tuple[Array, Array, Array, Array]:
-    layer = Convolution(kernels, spec, xp=xp, backend=backend)
+    xp = ops.xp
+    layer = Convolution(kernels, spec, ops=ops)
     wide = layer.shape[0] < layer.shape[1]
     there, back = (layer.adjoint, layer.apply) if wide else (layer.apply, layer.adjoint)
 
@@ -111,15 +113,15 @@ def _enclose(
 
     # Without a matrix the upper end is that of every size, and the gap to it is wider than any rtol worth asking for.
     plan = Power(n_iter=400, seed=seed, rtol=min(1e-6, rtol / 100)) if dense else Power(seed=seed, rtol=rtol / 10)
-    vectors, _ = top_vectors(gram, kernels, min(layer.shape), 1, plan, xp=xp, backend=backend)
-    lower, images = _quotients(layer, vectors, wide, xp=xp, backend=backend)
+    vectors, _ = top_vectors(gram, kernels, min(layer.shape), 1, plan, ops=ops)
+    lower, images = _quotients(layer, vectors, wide, ops=ops)
     upper = xp.full_like(lower, float(xp.finfo(lower.dtype).max))
     if dense:
-        matrix, error, empty = gram_matrix(layer, wide, xp=xp, backend=backend)
-        upper = _proven(matrix, error, lower * (1 + rtol / 2), xp=xp, backend=backend)
+        matrix, error, empty = gram_matrix(layer, wide, ops=ops)
+        upper = _proven(matrix, error, lower * (1 + rtol / 2), ops=ops)
         if not bool(xp.all(upper <= lower * (1 + rtol))):
             values, top = arrays.top_eigenpair(matrix, xp=xp)
-            better, raised = _quotients(layer, top[:, None, :], wide, xp=xp, backend=backend)
+            better, raised = _quotients(layer, top[:, None, :], wide, ops=ops)
             higher = better > lower
             vectors = xp.where(higher[:, None, None], top[:, None, :], vectors)
             images = xp.where(higher[:, None, None], raised, images)
@@ -128,24 +130,25 @@ def _enclose(
             # Room for the proof itself, as in `rounding.matrix_norm_up`, and for what the matrix is off.
             room = 1 + 2 * min(layer.shape) * rounding.cholesky_loss(min(layer.shape), matrix, xp=xp)
             target = xp.sqrt(values * room + error) * (1 + 32 * rounding.unit(lower, xp=xp))
-            upper = xp.minimum(upper, _proven(matrix, error, target, xp=xp, backend=backend))
-            upper = xp.minimum(upper, _proven(matrix, error, lower * (1 + rtol / 2), xp=xp, backend=backend))
+            upper = xp.minimum(upper, _proven(matrix, error, target, ops=ops))
+            upper = xp.minimum(upper, _proven(matrix, error, lower * (1 + rtol / 2), ops=ops))
         # Nothing can be proven about 0 by a factorisation, and nothing needs to be.
         upper = xp.where(empty, xp.zeros_like(upper), upper)
     u, v = (vectors, images) if wide else (images, vectors)
     return lower, upper, u[:, 0, :], v[:, 0, :]
 
 
-def _quotients(layer: Convolution, vectors: Array, wide: bool, *, xp: Any, backend: Backend) -> tuple[Array, Array]:
+def _quotients(layer: Convolution, vectors: Array, wide: bool, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Lower bounds (b,) from one vector each, and the images as unit vectors."""
+    xp = ops.xp
     magnitude = layer.absolute()
     images = layer.adjoint(vectors) if wide else layer.apply(vectors)
     terms = magnitude.adjoint(xp.abs(vectors)) if wide else magnitude.apply(xp.abs(vectors))
-    values = rounding.ritz_down(images, terms, vectors, layer.roundings[wide], xp=xp, backend=backend)
+    values = rounding.ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
     return values[:, 0], arrays.normalise(images, xp=xp)[0]
 
 
-def gram_matrix(layer: Convolution, wide: bool, *, xp: Any, backend: Backend) -> tuple[Array, Array, Array]:
+def gram_matrix(layer: Convolution, wide: bool, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     """A*A, or AA* for a wide layer, by applying the layer to unit vectors; a bound of its error's norm, (b,).
 
     And whether A is zero, (b,): every tap that is not may read nothing but padding.
@@ -153,27 +156,31 @@ def gram_matrix(layer: Convolution, wide: bool, *, xp: Any, backend: Backend) ->
     Two products with n roundings in all are off by at most ``gamma(n) |A|* |A|`` entry by entry, and the norm of
     ``|A|`` is at most the root of its largest row sum times its largest column sum.
     """
+    xp = ops.xp
     b, size = layer.kernels.shape[0], min(layer.shape)
     like = layer.kernels
-    eye = xp.eye(size, dtype=like.dtype, device=backend.device(like))
+    eye = xp.eye(size, dtype=like.dtype, device=ops.device(like))
     step = max(1, BUDGET // (8 * b * max(layer.shape) * 8))
     rows = []
     for start in range(0, size, step):
         units = xp.broadcast_to(eye[start : min(start + step, size), :], (b, min(step, size - start), size))
         rows.append(layer.apply(layer.adjoint(units)) if wide else layer.adjoint(layer.apply(units)))
     magnitude = layer.absolute()
-    outputs, inputs = (xp.ones((b, 1, n), dtype=like.dtype, device=backend.device(like)) for n in layer.shape)
+    outputs, inputs = (xp.ones((b, 1, n), dtype=like.dtype, device=ops.device(like)) for n in layer.shape)
     row = rounding.up(xp.max(magnitude.apply(inputs), axis=(1, 2)), layer.roundings[0], xp=xp)
     column = rounding.up(xp.max(magnitude.adjoint(outputs), axis=(1, 2)), layer.roundings[1], xp=xp)
     count = sum(layer.roundings)
     error = rounding.up(row * column, 2, xp=xp) * (rounding.SLACK * rounding.gamma(count, rounding.unit(like, xp=xp)))
+    # And each product may underflow.
+    error = error + size * count * float(xp.finfo(like.dtype).smallest_normal)
     return xp.concat(rows, axis=1), error, row == 0
 
 
-def _proven(matrix: Array, error: Array, target: Array, *, xp: Any, backend: Backend) -> Array:
+def _proven(matrix: Array, error: Array, target: Array, *, ops: ArrayOps) -> Array:
     """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere."""
+    xp = ops.xp
     limit = rounding.down(target**2 - error, 4, xp=xp)
     usable = limit > 0
-    proven = rounding.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), xp=xp, backend=backend)
+    proven = rounding.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), ops=ops)
     bound = rounding.up(target, 4, xp=xp)
     return xp.where(proven & usable, bound, xp.full_like(bound, float(xp.finfo(bound.dtype).max)))

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
+from specnorm.linalg import arrays, symbols
 from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 class _OuterPullback(Method):
@@ -47,12 +48,13 @@ class MatrixNorm(_OuterPullback):
         del spec
         return "exact"
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Norm of A v at the top right singular vector."""
+        xp = ops.xp
         del spec
-        u, v, value = operators.top_triple(blocks, xp=xp)
+        u, v, value = symbols.top_triple(blocks, xp=xp)
         lower = rounding.quotient_down(blocks, v, xp=xp)
-        upper = rounding.matrix_norm_up(blocks, xp=xp, backend=backend)
+        upper = rounding.matrix_norm_up(blocks, ops=ops)
         return Evaluation(value, (lower, upper), (u, v))
 
 
@@ -83,11 +85,12 @@ class PowerIteration(_OuterPullback):
         del spec
         return "lower"
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Iterate, then take the quotient rounded down."""
+        xp = ops.xp
         del spec
         start = np.real(arrays.random_vectors(self.seed, (1, blocks.shape[2])))
-        v = backend.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)
+        v = ops.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)
         v = xp.broadcast_to(v, (blocks.shape[0], blocks.shape[2]))
 
         def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -96,8 +99,8 @@ class PowerIteration(_OuterPullback):
             v, _ = arrays.normalise(xp.matmul(xp.matrix_transpose(blocks), w[:, :, None])[:, :, 0], xp=xp)
             return count + 1, v
 
-        count = arrays.counter(blocks, xp=xp, backend=backend)
-        _, v = backend.loop(lambda state: state[0] < self.n_iter, body, (count, v))
+        count = arrays.counter(blocks, ops=ops)
+        _, v = ops.loop(lambda state: state[0] < self.n_iter, body, (count, v))
         u, _ = arrays.normalise(xp.matmul(blocks, v[:, :, None])[:, :, 0], xp=xp)
         return Evaluation(rounding.quotient_down(blocks, v, xp=xp), (), (u, v))
 
@@ -127,10 +130,11 @@ class GramIteration(Method):
         del spec
         return "upper"
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Iterate with rounding counted."""
+        xp = ops.xp
         del spec
-        value = rounding.gram_iteration_up(arrays.widened(blocks, xp=xp, backend=backend), self.n_iter, xp=xp)
+        value = rounding.gram_iteration_up(arrays.widened(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:

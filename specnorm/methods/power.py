@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, rounding
-from specnorm.convolution import BUDGET, Convolution, shapes_of
 from specnorm.errors import GeometryError
+from specnorm.linalg import arrays
+from specnorm.linalg.layer_map import BUDGET, Convolution, shapes_of
 from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 BASIS = 24
 """Vectors of the Krylov basis before a restart; fewer where they would not fit the memory budget."""
@@ -62,26 +63,25 @@ class _Lanczos(Method):
             )
         shapes_of(spec)
 
-    def triples(
-        self, kernels: Array, spec: ConvSpec, k: int, *, xp: Any, backend: Backend
-    ) -> tuple[Array, Array, Array]:
+    def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
         """Lower bounds of the k largest singular values (b, k), their gradients (b, k, *shape), products (b,).
 
         Vectors are found in the kernels' precision, the quotients taken in the widest.
         """
-        layer = Convolution(kernels, spec, vectors=k, xp=xp, backend=backend)
+        xp = ops.xp
+        layer = Convolution(kernels, spec, vectors=k, ops=ops)
         outputs, inputs = layer.shape
         wide = inputs > outputs
 
         def gram(x: Array) -> Array:
             return layer.apply(layer.adjoint(x)) if wide else layer.adjoint(layer.apply(x))
 
-        broad = arrays.widened(kernels, xp=xp, backend=backend)
+        broad = arrays.widened(kernels, ops=ops)
         several = k if broad.dtype == kernels.dtype else max(k, POLISHED)
         size = min(layer.shape)
-        vectors, products = top_vectors(gram, kernels, size, k, self, several=several, xp=xp, backend=backend)
-        exact = Convolution(broad, spec, vectors=several, xp=xp, backend=backend)
-        magnitude, v = exact.absolute(), arrays.widened(vectors, xp=xp, backend=backend)
+        vectors, products = top_vectors(gram, kernels, size, k, self, several=several, ops=ops)
+        exact = Convolution(broad, spec, vectors=several, ops=ops)
+        magnitude, v = exact.absolute(), arrays.widened(vectors, ops=ops)
         if v.shape[1] > k:
             v = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(v))[0])
             images = exact.adjoint(v) if wide else exact.apply(v)
@@ -91,7 +91,7 @@ class _Lanczos(Method):
             vectors = xp.astype(v, kernels.dtype)
         images = exact.adjoint(v) if wide else exact.apply(v)
         terms = magnitude.adjoint(xp.abs(v)) if wide else magnitude.apply(xp.abs(v))
-        values = rounding.ritz_down(images, terms, v, exact.roundings[wide], xp=xp, backend=backend)
+        values = rounding.ritz_down(images, terms, v, exact.roundings[wide], ops=ops)
         images = xp.astype(arrays.normalise(images, xp=xp)[0], kernels.dtype, copy=False)
         u, v = (vectors, images) if wide else (images, vectors)
         return values, layer.kernel_gradient(u, v), products + k
@@ -124,9 +124,9 @@ class Power(_Lanczos):
     widens: ClassVar[bool] = True
     small_steps: ClassVar[bool] = True
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Quotient ||A v|| / ||v|| at the best vector found, rounded down."""
-        values, gradients, products = self.triples(blocks, spec, 1, xp=xp, backend=backend)
+        values, gradients, products = self.triples(blocks, spec, 1, ops=ops)
         return Evaluation(values[:, 0], (products,), (gradients[:, 0, ...],))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
@@ -140,22 +140,24 @@ class Power(_Lanczos):
         """An input of the layer."""
         return {"v": (int(np.prod(shapes_of(spec)[0])),)}
 
-    def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """The input that Lanczos ends at; a constant one for a zero kernel."""
-        layer = Convolution(blocks, spec, xp=xp, backend=backend)
+        xp = ops.xp
+        layer = Convolution(blocks, spec, ops=ops)
         size = layer.shape[1]
 
         def gram(x: Array) -> Array:
             return layer.adjoint(layer.apply(x))
 
-        v = top_vectors(gram, blocks, size, 1, self, xp=xp, backend=backend)[0][:, 0, :]
+        v = top_vectors(gram, blocks, size, 1, self, ops=ops)[0][:, 0, :]
         return (arrays.normalise_or_keep(v, xp.ones_like(v) / size**0.5, xp=xp)[0],)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps with the layer and its adjoint."""
-        layer = Convolution(blocks, spec, xp=xp, backend=backend)
+        xp = ops.xp
+        layer = Convolution(blocks, spec, ops=ops)
         v = state[0][:, None, :]
         u, norm = arrays.normalise(layer.apply(v), xp=xp)
         for j in range(sweeps):
@@ -196,10 +198,10 @@ class PowerTopK(_Lanczos):
         inputs, outputs = shapes_of(spec)
         return (min(self.k, int(np.prod(inputs)), int(np.prod(outputs))),)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Ritz values of the block, rounded down."""
         (k,) = self.value_shape(spec)
-        values, gradients, products = self.triples(blocks, spec, k, xp=xp, backend=backend)
+        values, gradients, products = self.triples(blocks, spec, k, ops=ops)
         return Evaluation(values, (products,), (gradients,))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
@@ -218,8 +220,7 @@ def top_vectors(
     plan: _Lanczos,
     *,
     several: int = 1,
-    xp: Any,
-    backend: Backend,
+    ops: ArrayOps,
 ) -> tuple[Array, Array]:
     """Vectors near the k top eigenvectors of symmetric positive semidefinite maps: thick-restart block Lanczos.
 
@@ -243,15 +244,16 @@ def top_vectors(
     products : integer array, shape (b,)
         Applications of the map and of its adjoint to one vector each.
     """
-    b, dtype, device = like.shape[0], like.dtype, backend.device(like)
+    xp = ops.xp
+    b, dtype, device = like.shape[0], like.dtype, ops.device(like)
     m, width, cycles = _plan(size, k, plan.n_iter, BUDGET // np.dtype("float64").itemsize)
     kept = max(1, m // 2)
     rows = m * width
     several = min(max(k, several), kept * width)
     host = np.float64 if dtype == xp.float64 else np.float32
     random = np.real(arrays.random_vectors(plan.seed, (2, width, size)))
-    start = backend.from_numpy(np.ascontiguousarray(random[0].astype(host)), like)
-    angles = backend.from_numpy(np.ascontiguousarray(random[1].astype(host)), like)
+    start = ops.from_numpy(np.ascontiguousarray(random[0].astype(host)), like)
+    angles = ops.from_numpy(np.ascontiguousarray(random[1].astype(host)), like)
     u = rounding.unit(like, xp=xp)
     number = xp.reshape(xp.arange(m + 1, dtype=xp.int32, device=device), (-1, 1))
     number = xp.reshape(xp.broadcast_to(number, (m + 1, width)), (-1,))
@@ -302,7 +304,7 @@ def top_vectors(
         cycle, j, basis, projected, best, vectors, active, products = state
         begun = j
         one = step if isinstance(j, int) else step_compiled
-        j, basis, projected = backend.loop(lambda s: s[0] < m, one, (j, basis, projected))
+        j, basis, projected = ops.loop(lambda s: s[0] < m, one, (j, basis, projected))
         products = products + xp.astype(active, products.dtype) * (2 * width * (j - begun))
         upper = xp.triu(projected)
         values, small = xp.linalg.eigh(upper + xp.matrix_transpose(xp.triu(projected, k=1)))
@@ -335,7 +337,7 @@ def top_vectors(
 
     first = orthonormal(xp.broadcast_to(start[None, ...], (b, width, size)))
     basis = xp.concat([first, xp.zeros((b, rows, size), dtype=dtype, device=device)], axis=1)
-    counter = arrays.counter(like, xp=xp, backend=backend)
+    counter = arrays.counter(like, ops=ops)
     state = (
         counter,
         counter,
@@ -346,7 +348,7 @@ def top_vectors(
         xp.ones((b,), dtype=xp.bool, device=device),
         xp.zeros((b,), dtype=xp.int32, device=device),
     )
-    state = backend.loop(lambda s: (s[0] < cycles) & xp.any(s[6]), restart, state)
+    state = ops.loop(lambda s: (s[0] < cycles) & xp.any(s[6]), restart, state)
     return arrays.normalise(state[5], xp=xp)[0], state[7]
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.errors import GeometryError
+from specnorm.linalg import arrays
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.gram_zero import Powers, check_grid, pull
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,14 @@ class ChannelNorms(Method):
         first, second = block_channels(spec)
         return (spec.groups * min(first, second),)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """All channels' norms; each group is a block of its own."""
+        xp = ops.xp
         b = blocks.shape[0]
-        work = Powers(self._groups(blocks, spec, xp=xp), self.n_iter, xp=xp, backend=backend)
+        work = Powers(self._groups(blocks, spec, xp=xp), self.n_iter, ops=ops)
         norms, sums, kept = work.channel_norms()
         p = norms.shape[1]
-        eye = xp.eye(p, dtype=norms.dtype, device=backend.device(blocks))
+        eye = xp.eye(p, dtype=norms.dtype, device=ops.device(blocks))
         eye = xp.broadcast_to(eye, (norms.shape[0], p, p))
         found = work.residuals(work.taps(eye) if kept is None else kept, eye, sums)
 
@@ -119,9 +121,9 @@ def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Any) -> Array:
     """
     first, second = block_channels(spec)
     p, taps = min(first, second), math.prod(spec.kernel_shape)
-    info = xp.finfo(kernel.dtype)
-    underflow = float(info.smallest_normal) * taps * math.sqrt(first * second)
-    lift = 1 + 2 * float(info.eps) * (math.sqrt(taps * p) + 2) + underflow
+    eps, tiny = arrays.precision(kernel.dtype, norms.dtype, xp=xp)
+    underflow = tiny * taps * math.sqrt(first * second)
+    lift = 1 + 2 * eps * (math.sqrt(taps * p) + 2) + underflow
     # A zero channel stays zero.
     divisor = xp.where(norms > 0, norms * lift, xp.ones_like(norms))
     inputs = second <= first

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm import operators, rounding
 from specnorm.errors import GeometryError
+from specnorm.linalg import symbols, unfoldings
 from specnorm.methods.base import Evaluation, Method
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,15 @@ class Reshaped(Method):
                 "input_shape) is a lower bound for any padding."
             )
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Quotient at the top singular vector, rounded down."""
-        del spec, backend
-        matrix = operators.unfold(blocks, (0,), xp=xp)
-        u, v, _ = operators.top_triple(matrix, xp=xp)
+        xp = ops.xp
+        del spec, ops
+        matrix = unfoldings.unfold(blocks, (0,), xp=xp)
+        u, v, _ = symbols.top_triple(matrix, xp=xp)
         return Evaluation(rounding.quotient_down(matrix, v, xp=xp), (), (u, v))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Return u v^T, reshaped back."""
         u, v = residuals
-        return operators.folded_outer(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)
+        return unfoldings.folded_outer(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

@@ -11,21 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm import arrays, operators
-from specnorm.cells import torus
 from specnorm.errors import MethodError, Undecided
-from specnorm.frequencies import Frequencies
+from specnorm.linalg import arrays, polyphase
+from specnorm.linalg.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
-from specnorm.methods.following import begin, crew, follow
-from specnorm.methods.multilinear import Form, best, extrapolated, starts, units, waves
-from specnorm.methods.search import Found, Search
+from specnorm.proof.cells import torus
+from specnorm.search.branch_and_bound import Found, Search
+from specnorm.tensor.form import Form, best, extrapolated, starts, units, waves
+from specnorm.tensor.tracking import begin, crew, follow
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,18 @@ class TensorNorm(Method):
         del spec
         return True
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Maximise from all starts at once, keep the best of each layer, and prove it."""
-        v, modes = starts(self, blocks, xp=xp, backend=backend)
-        value, residuals, count = self._maximise(blocks, v, modes, xp=xp, backend=backend)
+        xp = ops.xp
+        v, modes = starts(self, blocks, ops=ops)
+        value, residuals, count = self._maximise(blocks, v, modes, ops=ops)
         value, *residuals = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (value, *residuals))
         owner = xp.argmax(value, axis=1)
         value, *residuals = (arrays.pick(x, owner, xp=xp) for x in (value, *residuals))
-        factor, proven = xp.ones_like(value), xp.zeros(value.shape, dtype=xp.bool, device=backend.device(blocks))
-        if self.searches(spec) and not backend.is_traced(blocks):
+        factor, proven = xp.ones_like(value), xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
+        if self.searches(spec) and not ops.is_traced(blocks):
             certified = [
-                self._certify(layer, [x[j : j + 1, ...] for x in (value, *residuals, owner)], xp=xp, backend=backend)
+                self._certify(layer, [x[j : j + 1, ...] for x in (value, *residuals, owner)], ops=ops)
                 for j, layer in enumerate(by_layers(blocks, spec.groups))
             ]
             value, *residuals, owner, factor, proven = (
@@ -109,16 +110,17 @@ class TensorNorm(Method):
         return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, owner))
 
     def _climb(
-        self, blocks: Array, v: Array, modes: list[Array], *, xp: Any, backend: Backend
+        self, blocks: Array, v: Array, modes: list[Array], *, ops: ArrayOps
     ) -> tuple[Form, Array, Array, list[Array], Array]:
         """Alternate from starts (b, s, ...): the form, values and vectors of the finalists, and the sweeps.
 
         In rounds of three sweeps: alternation converges geometrically, so each round begins where the last changes
         point to, unless the value is lower there.
         """
-        form = Form(blocks, xp=xp, backend=backend)
+        xp = ops.xp
+        form = Form(blocks, ops=ops)
         tol = 2e-7 if blocks.dtype == xp.float32 else 1e-13
-        value, count = xp.zeros(v.shape[:2], dtype=blocks.dtype, device=backend.device(blocks)), 0
+        value, count = xp.zeros(v.shape[:2], dtype=blocks.dtype, device=ops.device(blocks)), 0
         for sweeps, kept in _HEATS:
             if v.shape[1] > kept:
                 for _ in range(sweeps):
@@ -152,17 +154,18 @@ class TensorNorm(Method):
             ratio = xp.sqrt(xp.clip(change / xp.where(earlier > 0, earlier, xp.ones_like(earlier)), 0.0, _SLOWEST**2))
             return (count + 3, change, ratio / (1 - ratio), value, v, *modes, *before)
 
-        done = xp.full((), count, dtype=xp.int32, device=backend.device(blocks))
+        done = xp.full((), count, dtype=xp.int32, device=ops.device(blocks))
         here = (v, *modes)
-        done, _, _, value, *vectors = backend.loop(cond, body, (done, value * 0 + 1, value * 0, value, *here, *here))
+        done, _, _, value, *vectors = ops.loop(cond, body, (done, value * 0 + 1, value * 0, value, *here, *here))
         v, *modes = vectors[: len(here)]
         return form, value, v, modes, done
 
     def _maximise(
-        self, blocks: Array, v: Array, modes: list[Array], *, xp: Any, backend: Backend
+        self, blocks: Array, v: Array, modes: list[Array], *, ops: ArrayOps
     ) -> tuple[Array, list[Array], Array]:
         """Alternate from starts (b, s, ...); the best value of each block, lifted by its rounding, and its vectors."""
-        form, value, v, modes, count = self._climb(blocks, v, modes, xp=xp, backend=backend)
+        xp = ops.xp
+        form, value, v, modes, count = self._climb(blocks, v, modes, ops=ops)
         value, v, modes = best(value, v, modes, 1, xp=xp)
         u, norm = form.left(v, form.weights(modes))
         # Lifted by the rounding of the last contraction: where TN equals sigma*, rounding alone would fall below it.
@@ -170,7 +173,7 @@ class TensorNorm(Method):
         residuals = [xp.conj(u[:, 0, :]), v[:, 0, :], form.weights(modes)[:, 0, :]]
         return norm[:, 0] * lift, residuals, count
 
-    def _certify(self, blocks: Array, found: list[Array], *, xp: Any, backend: Backend) -> list[Array]:
+    def _certify(self, blocks: Array, found: list[Array], *, ops: ArrayOps) -> list[Array]:
         """Prove ``sigma* <= value`` for the blocks of one layer, restarting from whatever refutes it.
 
         A value equal to sigma* cannot be certified by cells, which need a gap: then ``LIFT`` times it.
@@ -180,19 +183,20 @@ class TensorNorm(Method):
         list of arrays
             value, u, v, weights, block, factor, proven; leading axis 1.
         """
+        xp = ops.xp
         factor, proven = 1.0, True
         wide = xp.astype(blocks, xp.float64)
-        cut = operators.support(wide, backend=backend)
+        cut = polyphase.support(wide, ops=ops)
         if float(found[0][0]) > 0:
-            search = Search(cut, seed=self.seed, xp=xp, backend=backend)
+            search = Search(cut, seed=self.seed, ops=ops)
             for _ in range(8):
                 proof = prove(search, float(found[0][0]))
                 if proof.refuted is None:
                     factor, proven = proof.factor, proof.proven
                     break
                 block = blocks[proof.refuted.owner : proof.refuted.owner + 1, ...]
-                start = _fourier_start(block, proof.refuted.frequency, xp=xp, backend=backend)
-                value, residuals, _ = self._maximise(block, *start, xp=xp, backend=backend)
+                start = _fourier_start(block, proof.refuted.frequency, ops=ops)
+                value, residuals, _ = self._maximise(block, *start, ops=ops)
                 if not float(value[0]) > float(found[0][0]):
                     # The refuting norm is within rounding of the value.
                     factor, proven = LIFT, prove(search, float(found[0][0]), plain=False).proven
@@ -206,7 +210,7 @@ class TensorNorm(Method):
                 f"tn_bound could not be certified within {PROOF_CELLS} cells; grid_bound and f4_bound are proven "
                 "bounds, and enclose(kernel) returns what is proven."
             )
-        device = backend.device(blocks)
+        device = ops.device(blocks)
         flags = [
             xp.full((1,), factor, dtype=found[0].dtype, device=device),
             xp.full((1,), proven, dtype=xp.bool, device=device),
@@ -232,19 +236,21 @@ class TensorNorm(Method):
         team = crew(p, tuple(sizes))
         return {"climbers": (team.scouts + team.climbers, p + sum(sizes), 2)}
 
-    def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """What scouts and climbers get to from the starts of a whole maximisation."""
+        xp = ops.xp
         del spec
-        form = Form(blocks, xp=xp, backend=backend)
-        v, modes = starts(self, blocks, xp=xp, backend=backend)
+        form = Form(blocks, ops=ops)
+        v, modes = starts(self, blocks, ops=ops)
         return (arrays.real_pair(begin(form, xp.concat([v, *modes], axis=2), self.seed), xp=xp),)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Every vector on; the value is the highest climber's."""
-        form = Form(blocks, xp=xp, backend=backend)
-        highest = backend.complex(state[0][..., 0], state[0][..., 1])
+        xp = ops.xp
+        form = Form(blocks, ops=ops)
+        highest = ops.complex(state[0][..., 0], state[0][..., 1])
         if sweeps:
             vectors, highest = follow(form, highest, sweeps)
             state = (arrays.real_pair(vectors, xp=xp),)
@@ -305,9 +311,10 @@ def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
     return Proof(LIFT, False)
 
 
-def _fourier_start(block: Array, frequency: Frequencies, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:
+def _fourier_start(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
     """Top right vector and Fourier vectors at one frequency, as one start."""
-    _, v, _, _ = top_at(block, frequency, xp=xp, backend=backend)
+    xp = ops.xp
+    _, v, _, _ = top_at(block, frequency, ops=ops)
     dtype = "complex128" if block.dtype == xp.float64 else "complex64"
     modes = units(waves(frequency.angles, tuple(block.shape[3:])), dtype)
-    return v[:, None, :], [backend.from_numpy(x, block) for x in modes]
+    return v[:, None, :], [ops.from_numpy(x, block) for x in modes]

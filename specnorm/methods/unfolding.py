@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
+from specnorm.linalg import arrays, symbols, unfoldings
+from specnorm.linalg.lanczos import Lanczos
 from specnorm.methods.base import Evaluation, Method
-from specnorm.methods.krylov import Lanczos
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
-    from specnorm.rounding import Rounds
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Unfoldings(Method):
     outer_products: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """Upper at every input size: the bound is on sigma*, the supremum over sizes."""
+        """Upper at every input size (`ConvSpec.sizes`): the bound is on sigma*, the supremum over sizes."""
         del spec
         return "upper"
 
@@ -50,13 +51,14 @@ class Unfoldings(Method):
         """One value a split."""
         return (2 ** (spec.ndim + 1) - 1,)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Prove every unfolding's norm."""
+        xp = ops.xp
         bounds, residuals = [], []
-        for rows in operators.unfolding_splits(spec.ndim):
-            matrix = operators.unfold(blocks, rows, xp=xp)
-            bounds.append(rounding.matrix_norm_up(matrix, xp=xp, backend=backend))
-            residuals += list(operators.top_triple(matrix, xp=xp)[:2])
+        for rows in unfoldings.unfolding_splits(spec.ndim):
+            matrix = unfoldings.unfold(blocks, rows, xp=xp)
+            bounds.append(rounding.matrix_norm_up(matrix, ops=ops))
+            residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
         root = math.sqrt(math.prod(spec.block_kernel_shape))
         return Evaluation(rounding.up(xp.stack(bounds, axis=1) * root, 3, xp=xp), (), tuple(residuals))
 
@@ -64,11 +66,11 @@ class Unfoldings(Method):
         """sqrt(taps) u v^T of each unfolding, folded back and weighted by its cotangent."""
         root = math.sqrt(math.prod(spec.block_kernel_shape))
         total: Array = None
-        for j, rows in enumerate(operators.unfolding_splits(spec.ndim)):
+        for j, rows in enumerate(unfoldings.unfolding_splits(spec.ndim)):
             u, v = residuals[2 * j], residuals[2 * j + 1]
             if not u.shape[1]:
                 continue  # left out: no block's smallest
-            part = operators.folded_outer(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
+            part = unfoldings.folded_outer(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
             if total is None:
                 total = part
             else:
@@ -93,16 +95,17 @@ class FantasticFour(Method):
     small_steps: ClassVar[bool] = True
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """Upper at every input size."""
+        """Upper at every input size (`ConvSpec.sizes`)."""
         del spec
         return "upper"
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Take the smallest unfolding bound."""
-        if _looks(blocks, backend):
-            return _smallest(blocks, spec, xp=xp, backend=backend)
-        blocks = arrays.widened(blocks, xp=xp, backend=backend)
-        every = Unfoldings().forward(blocks, spec, xp=xp, backend=backend)
+        xp = ops.xp
+        if _looks(blocks, ops):
+            return _smallest(blocks, spec, ops=ops)
+        blocks = arrays.widened(blocks, ops=ops)
+        every = Unfoldings().forward(blocks, spec, ops=ops)
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
 
@@ -116,33 +119,32 @@ class FantasticFour(Method):
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """A right vector of each unfolding."""
         shape = spec.block_shape
-        splits = operators.unfolding_splits(spec.ndim)
+        splits = unfoldings.unfolding_splits(spec.ndim)
         return {
             f"v{j}": (math.prod(shape) // math.prod(shape[axis] for axis in rows),) for j, rows in enumerate(splits)
         }
 
-    def start(self, blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> tuple[Array, ...]:
+    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Top right singular vectors; constant ones for a zero block."""
+        xp = ops.xp
         found = []
-        for rows in operators.unfolding_splits(spec.ndim):
-            matrix = operators.unfold(blocks, rows, xp=xp)
-            if _looks(blocks, backend):
-                v = _leading(matrix, xp=xp, backend=backend)
-            else:
-                v = operators.top_triple(matrix, xp=xp)[1]
+        for rows in unfoldings.unfolding_splits(spec.ndim):
+            matrix = unfoldings.unfold(blocks, rows, xp=xp)
+            v = _leading(matrix, ops=ops) if _looks(blocks, ops) else symbols.top_triple(matrix, xp=xp)[1]
             del matrix
             found.append(arrays.normalise_or_keep(v, xp.ones_like(v) / math.sqrt(v.shape[-1]), xp=xp)[0])
         return tuple(found)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, xp: Any, backend: Backend
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps on each unfolding: an estimate, as each is below its norm."""
-        splits, looks = operators.unfolding_splits(spec.ndim), _looks(blocks, backend)
-        nothing = _nothing(blocks, xp=xp, backend=backend)
+        xp = ops.xp
+        splits, looks = unfoldings.unfolding_splits(spec.ndim), _looks(blocks, ops)
+        nothing = _nothing(blocks, ops=ops)
         values, residuals, after = [], [], []
         for v, rows in zip(state, splits, strict=True):
-            u, v, value = follow_matrix(operators.unfold(blocks, rows, xp=xp), v, sweeps, xp=xp)
+            u, v, value = follow_matrix(unfoldings.unfold(blocks, rows, xp=xp), v, sweeps, xp=xp)
             # The rows of some unfoldings are a third of the kernel: found again if that is the one.
             residuals += [nothing if looks and 8 * u.shape[1] > math.prod(spec.block_shape) else u, v]
             after.append(v)
@@ -151,23 +153,24 @@ class FantasticFour(Method):
         every = xp.stack(values, axis=1) * math.sqrt(math.prod(spec.block_kernel_shape))
         active = xp.argmin(every, axis=1)
         if looks:
-            kept = set(backend.to_numpy(active).tolist())
+            kept = set(ops.to_numpy(active).tolist())
             for j, rows in enumerate(splits):
                 if j not in kept:
                     residuals[2 * j : 2 * j + 2] = [nothing, nothing]
                 elif not residuals[2 * j].shape[1]:
-                    residuals[2 * j] = follow_matrix(operators.unfold(blocks, rows, xp=xp), state[j], sweeps, xp=xp)[0]
+                    residuals[2 * j] = follow_matrix(unfoldings.unfold(blocks, rows, xp=xp), state[j], sweeps, xp=xp)[0]
         return Evaluation(xp.min(every, axis=1), (), (*residuals, active)), tuple(after)
 
 
-def _looks(blocks: Array, backend: Backend) -> bool:
+def _looks(blocks: Array, ops: ArrayOps) -> bool:
     """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
-    return not (backend.static_shapes or backend.is_traced(blocks))
+    return not (ops.static_shapes or ops.is_traced(blocks))
 
 
-def _leading(matrix: Array, *, xp: Any, backend: Backend) -> Array:
+def _leading(matrix: Array, *, ops: ArrayOps) -> Array:
     """Right singular vectors to start a training state from: a few looks, as steps go on where they end."""
-    run = Lanczos(matrix, tolerance=_tolerance(matrix, xp=xp), xp=xp, backend=backend)
+    xp = ops.xp
+    run = Lanczos(matrix, tolerance=_tolerance(matrix, xp=xp), ops=ops)
     for _ in range(_LOOKS):
         run.advance()
         if run.done.all():
@@ -175,9 +178,10 @@ def _leading(matrix: Array, *, xp: Any, backend: Backend) -> Array:
     return run.vectors()[1]
 
 
-def _nothing(blocks: Array, *, xp: Any, backend: Backend) -> Array:
+def _nothing(blocks: Array, *, ops: ArrayOps) -> Array:
     """In the place of the vectors of an unfolding that is no block's smallest."""
-    return xp.zeros((blocks.shape[0], 0), dtype=blocks.dtype, device=backend.device(blocks))
+    xp = ops.xp
+    return xp.zeros((blocks.shape[0], 0), dtype=blocks.dtype, device=ops.device(blocks))
 
 
 def follow_matrix(a: Array, v: Array, sweeps: int, *, xp: Any) -> tuple[Array, Array, Array]:
@@ -197,31 +201,32 @@ NARROW = 2**17
 """Entries from which the smallest norm is looked for in float32, in half the time."""
 
 
-def _smallest(blocks: Array, spec: ConvSpec, *, xp: Any, backend: Backend) -> Evaluation:
+def _smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
     """The smallest unfolding bound of each block: the smallest norm is looked for, and that unfolding alone proven."""
-    splits, count = operators.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    xp = ops.xp
+    splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
     tolerance = _tolerance(blocks, xp=xp)
     if math.prod(spec.block_shape) < NARROW:
-        blocks = arrays.widened(blocks, xp=xp, backend=backend)
-    active, runs = _search(blocks, spec, tolerance, xp=xp, backend=backend)
+        blocks = arrays.widened(blocks, ops=ops)
+    active, runs = _search(blocks, spec, tolerance, ops=ops)
     best = np.zeros(count)
     residuals: list[Array] = []
     for j, rows in enumerate(splits):
         mine = np.flatnonzero(active == j)
         if not len(mine):
-            residuals += [_nothing(blocks, xp=xp, backend=backend)] * 2
+            residuals += [_nothing(blocks, ops=ops)] * 2
             continue
-        run = _finished(runs.pop(j), mine, blocks, rows, tolerance, xp=xp, backend=backend)
-        place = backend.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
+        run = _finished(runs.pop(j), mine, blocks, rows, tolerance, ops=ops)
+        place = ops.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
         u, v = run.vectors()
         v = _in_order(v, rows, spec, xp=xp)
         residuals += [x if len(mine) == count else xp.matmul(place, x) for x in (u, v)]
-        best[mine] = _proven(run, xp=xp, backend=backend)
+        best[mine] = _proven(run, ops=ops)
     root = math.sqrt(math.prod(spec.block_kernel_shape))
     # Proven in the widest precision, so nothing is lost.
-    host = np.float64 if backend.wide_dtype(blocks) == "float64" else np.float32
-    value = rounding.up(backend.from_numpy(best.astype(host), blocks) * root, 3, xp=xp)
-    return Evaluation(value, (), (*residuals, backend.from_numpy(active, blocks)))
+    host = np.float64 if ops.wide_dtype(blocks) == "float64" else np.float32
+    value = rounding.up(ops.from_numpy(best.astype(host), blocks) * root, 3, xp=xp)
+    return Evaluation(value, (), (*residuals, ops.from_numpy(active, blocks)))
 
 
 class _Matrices:
@@ -232,7 +237,7 @@ class _Matrices:
         self._copies: dict[tuple[int, ...], Array] = {}
 
     def unfold(self, rows: tuple[int, ...]) -> Array:
-        """As `operators.unfold`, but for the order of the columns."""
+        """As `unfoldings.unfold`, but for the order of the columns."""
         xp, shape = self.xp, self.blocks.shape
         order = tuple(axis + 1 for axis in (*rows, *_columns(rows, len(shape) - 1)))
         if order not in self._copies:
@@ -246,7 +251,7 @@ def _columns(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
 
 
 def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Any) -> Array:
-    """Vectors of such columns, as `operators.unfold` orders them."""
+    """Vectors of such columns, as `unfoldings.unfold` orders them."""
     columns = _columns(rows, spec.ndim + 2)
     split = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
     back = tuple(1 + j for j in arrays.inverse_permutation([sorted(columns).index(axis) for axis in columns]))
@@ -258,16 +263,15 @@ def _tolerance(blocks: Array, *, xp: Any) -> float:
     return 1e-8 if blocks.dtype == xp.float64 else 2e-6
 
 
-def _search(
-    blocks: Array, spec: ConvSpec, tolerance: float, *, xp: Any, backend: Backend
-) -> tuple[np.ndarray, dict[int, Lanczos]]:
+def _search(blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -> tuple[np.ndarray, dict[int, Lanczos]]:
     """Which unfolding of each block has the smallest norm, up to 1e-6, and the runs that found them.
 
     Every unfolding has a lower bound of its norm, which Lanczos raises. The lowest is raised until it has converged and
     is the lowest still: then no unfolding has a smaller norm.
     """
-    splits, count = operators.unfolding_splits(spec.ndim), int(blocks.shape[0])
-    total = backend.to_numpy(xp.linalg.vector_norm(xp.reshape(blocks, (count, -1)), axis=1)).astype(np.float64) ** 2
+    xp = ops.xp
+    splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    total = ops.to_numpy(xp.linalg.vector_norm(xp.reshape(blocks, (count, -1)), axis=1)).astype(np.float64) ** 2
     # ||A||_F**2 is at most the number of singular values times ||A||**2.
     least = np.stack([total / _rank(spec.block_shape, rows) for rows in splits])
     done = np.zeros(least.shape, dtype=bool)
@@ -282,7 +286,7 @@ def _search(
         j = int(np.bincount(waiting).argmax())
         if j not in runs:
             within = max(tolerance, _tolerance(narrow, xp=xp))
-            runs[j] = Lanczos(matrices.unfold(splits[j]), tolerance=within, xp=xp, backend=backend)
+            runs[j] = Lanczos(matrices.unfold(splits[j]), tolerance=within, ops=ops)
         runs[j].advance()
         least[j], done[j] = np.maximum(least[j], runs[j].squares), runs[j].done
 
@@ -294,18 +298,18 @@ def _finished(
     rows: tuple[int, ...],
     tolerance: float,
     *,
-    xp: Any,
-    backend: Backend,
+    ops: ArrayOps,
 ) -> Lanczos:
     """The run for some of the blocks alone, in their own precision."""
+    xp = ops.xp
     if len(mine) == blocks.shape[0] and run.matrix.dtype == blocks.dtype:
         return run
     start = run.small_side()
     if len(mine) < blocks.shape[0]:
-        index = backend.from_numpy(mine, blocks)
+        index = ops.from_numpy(mine, blocks)
         blocks, start = xp.take(blocks, index, axis=0), xp.take(start, index, axis=0)
     matrix = _Matrices(blocks, xp=xp).unfold(rows)
-    run = Lanczos(matrix, xp.astype(start, blocks.dtype), tolerance=tolerance, xp=xp, backend=backend)
+    run = Lanczos(matrix, xp.astype(start, blocks.dtype), tolerance=tolerance, ops=ops)
     while not run.done.all():
         run.advance()
     return run
@@ -317,10 +321,10 @@ def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
     return min(count, math.prod(shape) // count)
 
 
-def _proven(run: Lanczos, *, xp: Any, backend: Backend) -> np.ndarray:
+def _proven(run: Lanczos, *, ops: ArrayOps) -> np.ndarray:
     """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
-    matrix, v = (arrays.widened(x, xp=xp, backend=backend) for x in (run.matrix, run.small_side()))
-    found = backend.to_numpy(rounding.norm_near(matrix, v, xp=xp, backend=backend))
+    matrix, v = (arrays.widened(x, ops=ops) for x in (run.matrix, run.small_side()))
+    found = ops.to_numpy(rounding.norm_near(matrix, v, ops=ops))
     if not np.isfinite(found).all():
-        found = np.minimum(found, backend.to_numpy(rounding.matrix_norm_up(matrix, xp=xp, backend=backend)))
+        found = np.minimum(found, ops.to_numpy(rounding.matrix_norm_up(matrix, ops=ops)))
     return np.asarray(found, dtype=np.float64)

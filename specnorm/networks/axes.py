@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from specnorm import rounding
 from specnorm.api import enclose
+from specnorm.proof import rounding
 
 DENSE = 512
 """Largest axis whose matrix is enclosed; longer ones are bounded by their row and column sums."""

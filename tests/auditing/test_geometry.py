@@ -22,8 +22,8 @@ from specnorm.auditing import measuring as measuring_module
 from specnorm.auditing.geometry import Stated, overrides, settle
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.report import Row
-from specnorm.conv import ConvSpec
 from specnorm.errors import GeometryError
+from specnorm.spec import ConvSpec
 
 
 def _row(layer: Layer, **options: Any) -> Row:

@@ -11,8 +11,8 @@ from oracle import all_singular_values
 from auditing import files
 from specnorm.auditing import audit, pictures, provenance
 from specnorm.auditing.report import Picture, Row
-from specnorm.conv import ConvSpec
 from specnorm.errors import NoBackend
+from specnorm.spec import ConvSpec
 
 
 def _kernel(*shape: int, seed: int = 0) -> np.ndarray:

@@ -17,7 +17,7 @@ from bench import facts, kernels
 from specnorm import Gram, Grid, backends, methods
 from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
 from specnorm.methods.rescaling import ChannelNorms
-from specnorm.program import program_for
+from specnorm.runtime.program import program_for
 
 CIRCULAR = (("input_shape", 32), ("padding_mode", "circular"))
 ROWS: dict[str, tuple[methods.Method, tuple[tuple[str, Any], ...]]] = {

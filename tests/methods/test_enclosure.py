@@ -20,11 +20,13 @@ from specnorm_numpy import BACKEND
 from strategies import Layer, Recipe, layers, recipes
 
 import specnorm
-from specnorm import Enclose, ExactFFT, Undecided, autocorrelation
-from specnorm.cells import dft
-from specnorm.frequencies import Frequencies, phases_at
-from specnorm.methods import search
-from specnorm.methods.search import Search
+from specnorm import Enclose, ExactFFT, Undecided
+from specnorm.linalg.frequencies import Frequencies, phases_at
+from specnorm.proof import gram_polynomial
+from specnorm.proof.cells import dft
+from specnorm.runtime.execution import Execution
+from specnorm.search import branch_and_bound
+from specnorm.search.branch_and_bound import Search
 
 
 def test_both_ends_hold(xp: Lib) -> None:
@@ -260,7 +262,7 @@ def test_what_is_no_tolerance_is_refused(rtol: float) -> None:
 def test_grid_points_need_a_supremum() -> None:
     """Without one the lemma for grids has nothing to stand on: an error of ours, never a proof."""
     kernel = Recipe((1, 2, 2, 3), seed=1).kernel
-    search = Search(kernel, xp=array_api_compat.numpy, backend=BACKEND)
+    search = Search(kernel, ops=Execution(BACKEND, array_api_compat.numpy))
     with pytest.raises(ValueError, match="supremum"):
         search.run(dft((5, 5), (2, 3)), rtol=1e-3, max_cells=100)
 
@@ -318,7 +320,7 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
         if polynomial.rank < polynomial.size:
             room.extend(looks.norms[proven] - polynomial.norm(looks.limits[proven]))
 
-    monkeypatch.setattr(autocorrelation, "SMALLEST", 12)
+    monkeypatch.setattr(gram_polynomial, "SMALLEST", 12)
     monkeypatch.setattr(Search, "_prove", watched)
     random = np.random.RandomState(0)
     for rtol in (0.001, 0.1, 0.4, 0.9):
@@ -332,15 +334,16 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
 
 
 def precisions(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[specnorm.Enclosure, dict[str, int]]:
-    """An enclosure, and how many matrices were tried in which precision."""
-    below, tried = Search._below, {"complex64": 0, "complex128": 0}
+    """An enclosure, and how many matrices its backend factorised in which precision."""
+    backend = type(specnorm.backends.backend_for(kernel))
+    factorise, tried = backend.cholesky_ok, {"complex64": 0, "complex128": 0}
 
-    def counted(self: Search, gram: Any, limit: np.ndarray) -> np.ndarray:
-        tried[str(gram.dtype).removeprefix("torch.")] += len(limit)
-        return below(self, gram, limit)
+    def counted(self: Any, a: Any) -> Any:
+        tried[str(a.dtype).removeprefix("torch.")] += math.prod(a.shape[:-2])
+        return factorise(self, a)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Search, "_below", counted)
+        patch.setattr(backend, "cholesky_ok", counted)
         return specnorm.enclose(kernel), tried
 
 
@@ -349,7 +352,7 @@ def test_large_cells_are_ruled_out_in_single_precision(monkeypatch: pytest.Monke
     kernel = np.random.RandomState(3).standard_normal((64, 48, 3, 3))
     found, tried = precisions(kernel, monkeypatch)
     assert tried["complex64"] > 5 * tried["complex128"] > 0
-    monkeypatch.setattr(search, "_WIDE", 10**6)
+    monkeypatch.setattr(branch_and_bound, "_WIDE", 10**6)
     in_double, tried = precisions(kernel, monkeypatch)
     assert tried["complex64"] == 0
     assert max(found.lower, in_double.lower) <= min(found.upper, in_double.upper)
@@ -360,7 +363,7 @@ def test_large_cells_are_ruled_out_in_single_precision(monkeypatch: pytest.Monke
 def test_many_grid_points_are_sifted_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most are far below the largest norm; what is found and proven is what double alone finds."""
     kernel = np.random.RandomState(4).standard_normal((3, 4, 3, 3))
-    monkeypatch.setattr(search, "_WIDE", 1)
+    monkeypatch.setattr(branch_and_bound, "_WIDE", 1)
     for size in (12, 20):
         exact = dense_norm(kernel, (size, size))
         below: Any = Search._below
@@ -402,10 +405,10 @@ def test_limits_are_rounded_down_to_the_precision_of_their_matrices(monkeypatch:
         seen.extend(limit.tolist())
         return limit > 0
 
-    monkeypatch.setattr(specnorm.rounding, "gram_below", noted)
+    monkeypatch.setattr(specnorm.proof.rounding, "gram_below", noted)
     limits = np.random.RandomState(0).uniform(0.5, 3, size=1000)
     block = np.ones((1, 1, 1, 1))
-    one = Search(block, xp=array_api_compat.numpy, backend=BACKEND)
+    one = Search(block, ops=Execution(BACKEND, array_api_compat.numpy))
     one._below(np.ones((1000, 1, 1), dtype=np.complex64), limits)
     assert np.all(np.asarray(seen) <= limits)
     assert np.all(np.asarray(seen) >= limits * (1 - 3e-7))

@@ -20,7 +20,7 @@ from torch_layers import torch_matrix
 
 import specnorm
 from specnorm import ConvSpec, GeometryError
-from specnorm.operators import from_blocks, to_blocks
+from specnorm.linalg.polyphase import from_blocks, to_blocks
 
 LIBRARIES = ("numpy", "torch")
 

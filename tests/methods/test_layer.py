@@ -15,8 +15,9 @@ from strategies import Layer, Recipe, layers
 import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
-from specnorm.conv import ConvSpec
 from specnorm.methods.layer import Ends, enclose_layer
+from specnorm.runtime.execution import Execution
+from specnorm.spec import ConvSpec
 
 
 def ends(lib: Lib | None, kernel: Any, sizes: Any, **options: Any) -> Ends:
@@ -25,7 +26,7 @@ def ends(lib: Lib | None, kernel: Any, sizes: Any, **options: Any) -> Ends:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
-    return enclose_layer(given, spec, xp=backend.namespace(given), backend=backend, **{"rtol": 1e-6, **rest})
+    return enclose_layer(given, spec, ops=Execution(backend, backend.namespace(given)), **{"rtol": 1e-6, **rest})
 
 
 def test_both_ends_of_every_geometry(xp: Lib) -> None:

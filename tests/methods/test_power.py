@@ -16,6 +16,7 @@ from strategies import FEW_LAYERS, Layer, Recipe, layers
 
 import specnorm
 from specnorm import GeometryError, MethodError, Power, PowerTopK
+from specnorm.runtime.execution import Execution
 
 
 def value_of(lib: Lib, layer: Layer, method: specnorm.Method) -> Any:
@@ -139,7 +140,7 @@ def test_products_are_counted_and_few() -> None:
 def test_ritz_values_of_any_vectors_are_bounds(dtype: str) -> None:
     """Neither orthogonal, nor normalised, nor independent: what is proven assumes nothing about the vectors."""
     from specnorm.backends import load
-    from specnorm.rounding import ritz_down
+    from specnorm.proof.rounding import ritz_down
 
     backend = load("numpy")
     for seed in range(60):
@@ -153,11 +154,11 @@ def test_ritz_values_of_any_vectors_are_bounds(dtype: str) -> None:
         for x in (start, mixed, np.repeat(start[:1], k, axis=0), start + 1e-4 * random.standard_normal((k, n))):
             x = x.astype(dtype)[None]
             images, terms = x @ a.T, np.abs(x) @ np.abs(a).T
-            got = ritz_down(images, terms, x, n + 2, xp=backend.namespace(x), backend=backend)[0]
+            got = ritz_down(images, terms, x, n + 2, ops=Execution(backend, backend.namespace(x)))[0]
             assert (got.astype(np.float64) <= exact[:k] * (1 + 1e-14)).all()
         if k <= min(m, n):
             sharp = ritz_down(start[None] @ a.T, np.abs(start[None]) @ np.abs(a).T, start[None], n + 2,
-                              xp=backend.namespace(a), backend=backend)[0]  # fmt: skip
+                              ops=Execution(backend, backend.namespace(a)))[0]  # fmt: skip
             assert sharp[0] >= exact[0] * (1 - (1e-3 if dtype == "float32" else 1e-11))
 
 
@@ -188,7 +189,7 @@ def test_gradients(geometry: dict[str, Any]) -> None:
             return float(np.sum(weights * specnorm.measure(k, method, input_shape=6, **geometry).value))
 
         from specnorm.backends import backend_for
-        from specnorm.program import program_for
+        from specnorm.runtime.program import program_for
 
         backend = backend_for(kernel)
         plan = program_for(method, kernel.shape, "float64", (("input_shape", 6), *geometry.items()))

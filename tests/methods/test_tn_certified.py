@@ -16,9 +16,10 @@ from strategies import Recipe
 
 import specnorm
 from specnorm import EstimateWarning, MethodError, TensorNorm, Undecided
-from specnorm.frequencies import Frequencies
-from specnorm.methods import multilinear, tensor_norm
-from specnorm.methods.search import Found
+from specnorm.linalg.frequencies import Frequencies
+from specnorm.methods import tensor_norm
+from specnorm.search.branch_and_bound import Found
+from specnorm.tensor import form
 
 BELOW = [
     ("resnet20", "layer1.1.conv1"),
@@ -117,7 +118,7 @@ def two_channels(second: list[float]) -> NDArray[np.float64]:
 @pytest.fixture
 def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every start in channel 0, which alternating maximisation then never leaves."""
-    draw = multilinear.starts
+    draw = form.starts
 
     def stuck(method: TensorNorm, blocks: Any, **where: Any) -> tuple[Any, list[Any]]:
         v, modes = draw(method, blocks, **where)

@@ -18,8 +18,9 @@ from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import FantasticFour, KernelError, Unfoldings
-from specnorm.methods.krylov import DIRECT, LIMIT, Lanczos
+from specnorm.linalg.lanczos import DIRECT, LIMIT, Lanczos
 from specnorm.methods.unfolding import NARROW
+from specnorm.runtime.execution import Execution
 
 
 def plain_unfoldings(kernel: NDArray[Any]) -> tuple[list[float], list[float]]:
@@ -185,7 +186,7 @@ def test_large_float32_kernels_are_searched_as_they_are() -> None:
 def test_the_search_ends() -> None:
     """Values that never settle: the steps are counted."""
     matrix = clustered(LIMIT + 90, 1e-4)[None, :, :, 0, 0]
-    run = Lanczos(matrix, tolerance=0.0, xp=np, backend=specnorm.backends.load("numpy"))
+    run = Lanczos(matrix, tolerance=0.0, ops=Execution(specnorm.backends.load("numpy"), np))
     looks = 0
     while not run.done.all():
         run.advance()

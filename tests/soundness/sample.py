@@ -10,8 +10,8 @@ import numpy as np
 
 from soundness.claims import Claims, Tally
 from soundness.families import FAMILIES, case
-from specnorm import autocorrelation
-from specnorm.methods import search
+from specnorm.proof import gram_polynomial
+from specnorm.search import branch_and_bound
 
 OFFSETS = (1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 1e-12, -1e-12, 1e-14, -1e-14, 0.0, 1.0, -0.5)
 """Where certificates are asked for, relative to the truth."""
@@ -26,10 +26,10 @@ def check(index: int, **options: Any) -> Tally:
     few, now, rough = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
     with (
         np.errstate(invalid="raise", divide="raise"),
-        patch.object(autocorrelation, "SMALLEST", 12 if few else autocorrelation.SMALLEST),
-        patch.object(search, "_KEPT", 0 if now else search._KEPT),
-        patch.object(search, "_WIDE", 1 if rough else search._WIDE),
-        patch.object(search, "_ROUGH", -1 if rough else search._ROUGH),
+        patch.object(gram_polynomial, "SMALLEST", 12 if few else gram_polynomial.SMALLEST),
+        patch.object(branch_and_bound, "_KEPT", 0 if now else branch_and_bound._KEPT),
+        patch.object(branch_and_bound, "_WIDE", 1 if rough else branch_and_bound._WIDE),
+        patch.object(branch_and_bound, "_ROUGH", -1 if rough else branch_and_bound._ROUGH),
     ):
         return _check(index, **options)
 

@@ -21,10 +21,12 @@ from specnorm_numpy import BACKEND
 from soundness import balls
 from soundness.families import FAMILIES, case
 from soundness.peaks import Peaks
-from specnorm import operators, rounding
-from specnorm.autocorrelation import GramPolynomial
-from specnorm.cells import Boxes, dft, torus
-from specnorm.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
+from specnorm.linalg import symbols
+from specnorm.linalg.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
+from specnorm.proof import rounding
+from specnorm.proof.cells import Boxes, dft, torus
+from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.runtime.execution import Execution
 
 SHAPES = [(1, 1, 2), (3, 2, 3), (2, 3, 4), (4, 4, 3, 3), (2, 2, 2, 5), (3, 1, 1, 4), (2, 2, 2, 3, 2), (3, 4)]
 
@@ -76,7 +78,7 @@ def test_cosines_and_sines() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_symbols(dtype: str) -> None:
-    """`symbol_error` covers the symbols of `operators.Symbol`; `autocorrelation_error` their Gram polynomial.
+    """`symbol_error` covers the symbols of `symbols.Symbol`; `autocorrelation_error` their Gram polynomial.
 
     Also that in single precision, whose error is the larger one, and not by so much that it would be of no use.
     """
@@ -85,8 +87,8 @@ def test_symbols(dtype: str) -> None:
         frequencies = half_grid([7] * (len(shape) - 2))
         chosen = frequencies[np.arange(0, len(frequencies), max(1, len(frequencies) // 6))]
         tall = block if shape[0] >= shape[1] else np.swapaxes(block, 1, 2)
-        gram = GramPolynomial(tall, 0.0, xp=xp, backend=BACKEND)
-        symbols = operators.Symbol(block, chosen, xp=xp, backend=BACKEND).matrices()[0]
+        gram = GramPolynomial(tall, 0.0, ops=Execution(BACKEND, xp))
+        exact_symbols = symbols.Symbol(block, chosen, ops=Execution(BACKEND, xp)).matrices()[0]
         grams = gram.parts(chosen, np.zeros(len(chosen), dtype=np.int64))
         symbol_room = float(rounding.symbol_error(block, xp=xp)[0])
         gram_room, narrow = gram.error, gram.narrowed()
@@ -101,7 +103,7 @@ def test_symbols(dtype: str) -> None:
                 adjoint = g.transpose().conjugate()
                 # conj(G G*) where there are fewer rows than columns
                 h = (g * adjoint).conjugate() if shape[0] < shape[1] else adjoint * g
-            assert distance(symbols[j], g) <= arb(symbol_room), (shape, seed)
+            assert distance(exact_symbols[j], g) <= arb(symbol_room), (shape, seed)
             assert distance(grams[j], h) <= arb(gram_room), (shape, seed)
             assert distance(narrowed[j], h) <= arb(narrow.error), (shape, seed)
 
@@ -127,7 +129,7 @@ def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) 
             u = float(np.finfo(dtype).eps) / 2
             for factor in (1 - 64 * u, 1 - 4 * u, 1 - u, 1.0, 1 + 2e4 * u):
                 limit = np.asarray([top * factor], dtype=dtype)
-                said = bool(rounding.gram_below(h[None], limit, xp=xp, backend=BACKEND)[0])
+                said = bool(rounding.gram_below(h[None], limit, ops=Execution(BACKEND, xp))[0])
                 surely_below = not balls.positive_definite(exact, arb(float(limit[0])) * (1 + arb("1e-40")))
                 assert not (said and surely_below), (seed, factor)
                 proven_above += said
@@ -167,7 +169,7 @@ def test_variation(family: str) -> None:
             continue
         block = np.ldexp(kernel, -balls.exponent_of(kernel))
         tall = block if block.shape[0] >= block.shape[1] else np.swapaxes(block, 0, 1)
-        gram, peaks = GramPolynomial(tall[None], 0.0, xp=xp, backend=BACKEND), Peaks(tall)
+        gram, peaks = GramPolynomial(tall[None], 0.0, ops=Execution(BACKEND, xp)), Peaks(tall)
         boxes = torus(block.shape[2:])
         random = np.random.RandomState(index)
         for _ in range(3):

@@ -191,6 +191,8 @@ def walk(root: h5py.File) -> Iterator[tuple[tuple[str, ...], Any]]:
             raise ModelFileError(f"its groups are nested more than {MAX_DEPTH} deep.")
         inner = []
         for name in entries:
+            if not isinstance(name, str):  # bytes, where they are no UTF-8
+                raise ModelFileError(f"group {'/'.join(path)!r} is damaged: one of its names is no text ({name!r}).")
             here = (*path, name)
             try:
                 link = group.get(name, getlink=True)

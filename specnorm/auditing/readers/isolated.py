@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.processes import Worker, WorkerLost
-from specnorm.backends import Array
 from specnorm.errors import ModelFileError
+from specnorm.types import Array
 
 SECONDS = 10
 """Processor time that listing a file, or reading one array, may take; and a second more for each of these bytes:"""

@@ -7,8 +7,9 @@ from typing import BinaryIO
 
 from specnorm import backends
 from specnorm.auditing.layers import Tensor
-from specnorm.backends import Array, Backend
+from specnorm.backends import Backend
 from specnorm.errors import BackendError, ModelFileError
+from specnorm.types import Array
 
 FORMAT = "pytorch"
 """Name under which a plugin's `Backend.model_formats` declares its reader."""

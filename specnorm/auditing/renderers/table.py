@@ -160,7 +160,8 @@ def _assumed(rows: Sequence[Row]) -> list[str]:
 def _where(rows: Sequence[Row]) -> str:
     shapes = [row.spec.input_shape for row in rows if row.spec is not None and row.spec.input_shape]
     if not shapes:
-        return "for the supremum over all input sizes"
+        divided = any(row.spec is not None and row.spec.divided for row in rows)
+        return "for the supremum over all input sizes" + " (that the stride divides, of circular layers)" * divided
     return "for the input shape " + " or ".join(dict.fromkeys("x".join(map(str, shape)) for shape in shapes))
 
 

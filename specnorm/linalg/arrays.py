@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
+    from specnorm.types import Array, ArrayOps
 
 
 _NEXT_TO_NOTHING = 1e-30
@@ -65,19 +65,31 @@ def real_dtype(x: Array, *, xp: Any) -> Any:
     return xp.float64 if x.dtype in (xp.float64, xp.complex128) else xp.float32
 
 
+def precision(*dtypes: Any, xp: Any) -> tuple[float, float]:
+    """Machine epsilon and smallest normal number of the coarsest of some dtypes."""
+    found = []
+    for dtype in dtypes:
+        # NumPy knows no bfloat16: that of ml_dtypes has a name, but no limits.
+        known = None if str(dtype) == "bfloat16" else xp.finfo(dtype)
+        found.append((float(known.eps), float(known.smallest_normal)) if known else (2.0**-7, 2.0**-126))
+    return max(found)
+
+
 def is_complex(x: Array, *, xp: Any) -> bool:
     """Whether an array is complex."""
     return x.dtype in (xp.complex128, xp.complex64)
 
 
-def widened(x: Array, *, xp: Any, backend: Backend) -> Array:
+def widened(x: Array, *, ops: ArrayOps) -> Array:
     """Real numbers in the widest dtype of their device."""
-    return xp.astype(x, getattr(xp, backend.wide_dtype(x)), copy=False)
+    xp = ops.xp
+    return xp.astype(x, getattr(xp, ops.wide_dtype(x)), copy=False)
 
 
-def rows(x: Array, index: np.ndarray, *, xp: Any, backend: Backend) -> Array:
+def rows(x: Array, index: np.ndarray, *, ops: ArrayOps) -> Array:
     """Some rows of an array, by their numbers on the host."""
-    return xp.take(x, backend.from_numpy(index.astype(np.int64), x), axis=0)
+    xp = ops.xp
+    return xp.take(x, ops.from_numpy(index.astype(np.int64), x), axis=0)
 
 
 def adjoint(a: Array, *, xp: Any) -> Array:
@@ -171,13 +183,14 @@ def start_vector(seed: int, size: int) -> np.ndarray:
     return found
 
 
-def counter(like: Array, *, xp: Any, backend: Backend) -> Any:
+def counter(like: Array, *, ops: ArrayOps) -> Any:
     """Return the 0 that a loop counts from: a Python number where the loop is Python's, so that no count waits.
 
     Reading a number from a GPU waits for everything before it; a loop that compiles needs an array.
     """
-    if backend.static_shapes or backend.is_traced(like):
-        return xp.zeros((), dtype=xp.int32, device=backend.device(like))
+    xp = ops.xp
+    if ops.static_shapes or ops.is_traced(like):
+        return xp.zeros((), dtype=xp.int32, device=ops.device(like))
     return 0
 
 

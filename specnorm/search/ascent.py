@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm import arrays, operators
-from specnorm.frequencies import Frequencies, phases, product
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import Frequencies, phases, product
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
+    from specnorm.types import Array, ArrayOps
 
 _LATTICE = 2**40
 """Points a turn for frequencies found by ascent."""
@@ -38,10 +38,8 @@ class Ascent:
         A norm found elsewhere: what will not get as high is given up.
     """
 
-    def __init__(
-        self, block: Array, rough: Array, *, free: bool, rtol: float, best: float, xp: Any, backend: Backend
-    ) -> None:
-        self.block, self.rough, self.rtol, self.best, self.xp, self.backend = block, rough, rtol, best, xp, backend
+    def __init__(self, block: Array, rough: Array, *, free: bool, rtol: float, best: float, ops: ArrayOps) -> None:
+        self.block, self.rough, self.rtol, self.best, self.xp, self.ops = block, rough, rtol, best, ops.xp, ops
         self.free = free and block.ndim > 3
         self.taps = product([np.arange(k) for k in block.shape[3:]]).astype(float)
 
@@ -84,7 +82,7 @@ class Ascent:
             if not len(going):
                 break
             if len(going) < len(index):
-                left, right = (arrays.rows(x, going, xp=self.xp, backend=self.backend) for x in (left, right))
+                left, right = (arrays.rows(x, going, ops=self.ops) for x in (left, right))
                 theta, index, now, gain = theta[going], index[going], now[going], gain[going]
             values, gains = now, gain
             if self.free:
@@ -97,7 +95,7 @@ class Ascent:
         for _ in range(8 if self.rtol < 1e-4 else 0):
             trial, vector = self._newton(point, right)
             phase = self._phase(trial)
-            _, candidate, norms = self._power(self.backend.to_numpy(phase), vector, steps=1)
+            _, candidate, norms = self._power(self.ops.to_numpy(phase), vector, steps=1)
             now_ = float(norms[0])
             if now_ <= value:
                 break
@@ -109,12 +107,12 @@ class Ascent:
     def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
         """Power steps at some frequencies: left and right vectors, and the norms from below."""
         xp, (m, p) = self.xp, self.rough.shape[1:3]
-        weights = self.backend.from_numpy(
+        weights = self.ops.from_numpy(
             phases.astype(np.complex128 if self.rough.dtype == xp.float64 else np.complex64), self.rough
         )
         flat = xp.matrix_transpose(xp.reshape(self.rough, (m * p, -1)))
         real, imag = (xp.matmul(part, flat) for part in (xp.real(weights), xp.imag(weights)))
-        g = xp.reshape(self.backend.complex(real, imag), (-1, m, p))
+        g = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
         h = arrays.adjoint(g, xp=xp)
         right = right[..., None]
         for _ in range(steps - 1):
@@ -122,7 +120,7 @@ class Ascent:
         right, _ = arrays.unit(right[..., 0], xp=xp)
         left, _ = arrays.unit(xp.matmul(g, right[..., None])[..., 0], xp=xp)
         right, norm = arrays.unit(xp.matmul(h, left[..., None])[..., 0], xp=xp)
-        return left, right, self.backend.to_numpy(norm).astype(float)
+        return left, right, self.ops.to_numpy(norm).astype(float)
 
     def _newton(self, point: Frequencies, vector: Array) -> tuple[Frequencies, Array]:
         """One Newton step of lambda_max(H(theta)), by second-order perturbation of its eigenvector.
@@ -131,9 +129,9 @@ class Ascent:
         the vector moves along y. The start vector is first sharpened by inverse iteration.
         """
         xp, size = self.xp, self.block.shape[2]
-        g = operators.matrix_at(self.block, self._phase(point), xp=xp)[0, ...]
+        g = symbols.matrix_at(self.block, self._phase(point), xp=xp)[0, ...]
         gram = xp.matmul(arrays.adjoint(g, xp=xp), g)
-        eye = xp.eye(size, dtype=gram.dtype, device=self.backend.device(gram))
+        eye = xp.eye(size, dtype=gram.dtype, device=self.ops.device(gram))
         v = vector[0, ...]
         for _ in range(2):
             shift = float(xp.real(xp.sum(xp.conj(v) * xp.matmul(gram, v)))) * (1 + 1e-9)
@@ -142,19 +140,17 @@ class Ascent:
             v, _ = arrays.normalise(xp.linalg.solve(shift * eye - gram, v[:, None])[:, 0], xp=xp)
         if not self.free:
             return point, v[None, ...]
-        here = self.backend.to_numpy(v)
+        here = self.ops.to_numpy(v)
         value, slope, bend = self._derivatives(point, v)
         top = float(np.real(np.vdot(here, value)))
         rest = slope - (slope @ np.conj(here))[:, None] * here
-        outer = self.backend.from_numpy(top * np.outer(here, np.conj(here)), self.block)
-        moved = xp.linalg.solve(
-            top * (1 + 1e-12) * eye - gram + outer, self.backend.from_numpy(rest.T.copy(), self.block)
-        )
-        moved = self.backend.to_numpy(moved).T
+        outer = self.ops.from_numpy(top * np.outer(here, np.conj(here)), self.block)
+        moved = xp.linalg.solve(top * (1 + 1e-12) * eye - gram + outer, self.ops.from_numpy(rest.T.copy(), self.block))
+        moved = self.ops.to_numpy(moved).T
         gradient = np.real(slope @ np.conj(here))
         hessian = np.real(bend @ np.conj(here)) + 2 * np.real(np.conj(rest) @ moved.T)
         step = uphill(gradient, hessian)
-        return nearby(point.angles + step), self.backend.from_numpy((here + step @ moved)[None], self.block)
+        return nearby(point.angles + step), self.ops.from_numpy((here + step @ moved)[None], self.block)
 
     def _derivatives(self, point: Frequencies, v: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """H = G* G, its gradient and its Hessian with respect to theta, applied to a vector at one frequency (host).
@@ -177,11 +173,11 @@ class Ascent:
         weights = [w * (cos + 1j * sin) for w in orders]
 
         def host(matrix: Array, x: np.ndarray) -> np.ndarray:
-            like = self.backend.from_numpy(np.concatenate([x.real, x.imag], axis=-1), self.block)
-            out = self.backend.to_numpy(xp.matmul(matrix, like))
+            like = self.ops.from_numpy(np.concatenate([x.real, x.imag], axis=-1), self.block)
+            out = self.ops.to_numpy(xp.matmul(matrix, like))
             return np.asarray(out[..., : x.shape[-1]] + 1j * out[..., x.shape[-1] :])
 
-        images = host(flat, self.backend.to_numpy(v)[:, None])[:, :, 0]
+        images = host(flat, self.ops.to_numpy(v)[:, None])[:, :, 0]
         g = [w @ images for w in weights]
         d = len(shape)
         columns = np.concatenate(g).T
@@ -214,10 +210,10 @@ class Ascent:
         xp, (m, p) = self.xp, self.rough.shape[1:3]
         flat = xp.reshape(self.rough, (m, -1))
         rows = xp.reshape(xp.matmul(xp.real(left), flat) - 1j * xp.matmul(xp.imag(left), flat), (left.shape[0], p, -1))
-        return np.asarray(self.backend.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :]))
+        return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :]))
 
     def _phase(self, point: Frequencies) -> Array:
-        return operators.Symbol(self.block, point, xp=self.xp, backend=self.backend).phase
+        return symbols.Symbol(self.block, point, ops=self.ops).phase
 
 
 def _ratio(move: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -5,14 +5,14 @@ Only estimates: `rounding` proves what comes out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm import arrays
+from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
+    from specnorm.types import Array, ArrayOps
 
 DIRECT = 48
 """Up to this many rows or columns, an eigenvalue routine of the Gram matrix is faster than any iteration."""
@@ -46,10 +46,9 @@ class Lanczos:
         Where they have converged, and where that or the last step has come.
     """
 
-    def __init__(
-        self, matrix: Array, start: Array | None = None, *, tolerance: float, xp: Any, backend: Backend
-    ) -> None:
-        self.xp, self.backend, self.matrix = xp, backend, matrix
+    def __init__(self, matrix: Array, start: Array | None = None, *, tolerance: float, ops: ArrayOps) -> None:
+        xp = ops.xp
+        self.xp, self.ops, self.matrix = xp, ops, matrix
         self.wide = matrix.shape[-1] > matrix.shape[-2]
         self.tall = xp.matrix_transpose(matrix) if self.wide else matrix
         self.size = int(self.tall.shape[-1])
@@ -62,7 +61,7 @@ class Lanczos:
         if self.size > DIRECT:
             if start is None:
                 start = np.real(arrays.start_vector(0, self.size)).astype(self.host)
-                start = backend.from_numpy(np.repeat(start, count, axis=0), matrix)
+                start = ops.from_numpy(np.repeat(start, count, axis=0), matrix)
             self._back = xp.matrix_transpose(self.tall)
             self._tiny = float(xp.finfo(matrix.dtype).smallest_normal)
             self._basis = [arrays.normalise(start, xp=xp)[0][:, :, None]]
@@ -75,7 +74,7 @@ class Lanczos:
         if self.size <= DIRECT:
             gram = arrays.gram_smaller(self.matrix, xp=self.xp)
             values = self.xp.linalg.eigvalsh((gram + self.xp.matrix_transpose(gram)) / 2)[:, -1]
-            self.squares = np.maximum(self.backend.to_numpy(values).astype(np.float64), 0.0)
+            self.squares = np.maximum(self.ops.to_numpy(values).astype(np.float64), 0.0)
             self.settled = self.done = np.ones_like(self.done)
             return
         taken = len(self._alpha)
@@ -83,7 +82,7 @@ class Lanczos:
             self._step()
         values, vectors = np.linalg.eigh(self._projected())
         self.squares, self._small = np.maximum(values[:, -1], 0.0), vectors[:, :, -1]
-        last = self.backend.to_numpy(self._beta[-1])[:, 0, 0]
+        last = self.ops.to_numpy(self._beta[-1])[:, 0, 0]
         self.settled = last * np.abs(self._small[:, -1]) <= self.tolerance * self.squares
         self.done = self.settled | (len(self._alpha) >= LIMIT)
 
@@ -102,7 +101,7 @@ class Lanczos:
 
     def _projected(self) -> np.ndarray:
         """The tridiagonal matrices, lower triangle."""
-        found = self.backend.to_numpy(self.xp.concat([*self._alpha, *self._beta], axis=1))[:, :, 0]
+        found = self.ops.to_numpy(self.xp.concat([*self._alpha, *self._beta], axis=1))[:, :, 0]
         steps = len(self._alpha)
         out = np.zeros((len(found), steps, steps))
         every = np.arange(steps)
@@ -117,7 +116,7 @@ class Lanczos:
             if self.size <= DIRECT:
                 self._vectors = arrays.top_eigenpair(arrays.gram_smaller(self.tall, xp=xp), xp=xp)[1]
             else:
-                weights = self.backend.from_numpy(self._small[:, :, None].astype(self.host), self.matrix)
+                weights = self.ops.from_numpy(self._small[:, :, None].astype(self.host), self.matrix)
                 combined = xp.matmul(xp.concat(self._basis[:-1], axis=2), weights)[:, :, 0]
                 self._vectors = arrays.normalise(combined, xp=xp)[0]
         return self._vectors

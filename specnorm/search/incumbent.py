@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
-from specnorm.frequencies import Frequencies, coarse_grid, product
-from specnorm.methods.ascent import Ascent, nearby
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import Frequencies, coarse_grid, product
+from specnorm.proof import rounding
+from specnorm.search.ascent import Ascent, nearby
 
 if TYPE_CHECKING:
-    from specnorm.autocorrelation import GramPolynomial
-    from specnorm.backends import Array, Backend
-    from specnorm.cells import Cells
+    from specnorm.proof.cells import Cells
+    from specnorm.proof.gram_polynomial import GramPolynomial
+    from specnorm.types import Array, ArrayOps
 
 _HINTS = 4
 """Frequencies whose vectors are kept when directions are left out."""
@@ -52,9 +53,10 @@ class LowerEnd:
         Right vectors at coarse frequencies where the norm is large.
     """
 
-    def __init__(self, blocks: Array, *, seed: int, xp: Any, backend: Backend) -> None:
-        self.blocks, self.seed, self.xp, self.backend = blocks, seed, xp, backend
-        self._symbol_error = backend.to_numpy(rounding.symbol_error(blocks, xp=xp)) * (1 + 1e-12)
+    def __init__(self, blocks: Array, *, seed: int, ops: ArrayOps) -> None:
+        xp = ops.xp
+        self.blocks, self.seed, self.xp, self.ops = blocks, seed, ops.xp, ops
+        self._symbol_error = ops.to_numpy(rounding.symbol_error(blocks, xp=xp)) * (1 + 1e-12)
         self._rough: Array | None = None
         self._right = self.start_vectors(1, blocks.shape[2])
         self.hints: Array | None = None
@@ -78,7 +80,7 @@ class LowerEnd:
     def start_vectors(self, count: int, size: int) -> Array:
         """Return ``count`` times the same complex vector, shape (count, size)."""
         start = arrays.start_vector(self.seed, size)
-        return self.backend.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
+        return self.ops.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
     def look_around(self, *, raise_it: bool) -> None:
         """Power steps at coarse frequencies: hints, and a first norm."""
@@ -86,12 +88,12 @@ class LowerEnd:
             return
         xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
         frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._for_guesses()
-        symbol = operators.Symbol(blocks, frequencies, xp=xp, backend=self.backend)
+        symbol = symbols.Symbol(blocks, frequencies, ops=self.ops)
         v = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
         v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
         for _ in range(3):
             v, norms = arrays.normalise(symbol.apply_adjoint(symbol.apply(v)), xp=xp)
-        host, vectors = self.backend.to_numpy(norms)[:, :, 0], self.backend.to_numpy(v)
+        host, vectors = self.ops.to_numpy(norms)[:, :, 0], self.ops.to_numpy(v)
         order = np.argsort(-host, axis=1, kind="stable")[:, :_HINTS]
         hints = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
         if raise_it:
@@ -100,7 +102,7 @@ class LowerEnd:
             self._waiting = (frequencies[best : best + 1], right, which)
             # The climb from there waits for the first cells.
             self._note(*self._waiting)
-        self.hints = self.backend.from_numpy(hints, self.blocks)
+        self.hints = self.ops.from_numpy(hints, self.blocks)
 
     def raise_from(
         self, polynomial: GramPolynomial, cells: Cells, below: np.ndarray, squares: np.ndarray, vectors: Array
@@ -130,7 +132,7 @@ class LowerEnd:
             starts, right = cells.boxes[index].centres, vectors[:0, ...]
             if len(index):
                 parts = polynomial.parts(starts, cells.owner[index])
-                chosen_vectors = arrays.rows(vectors, index, xp=self.xp, backend=self.backend)
+                chosen_vectors = arrays.rows(vectors, index, ops=self.ops)
                 _, full = polynomial.lift(parts, chosen_vectors, squares[index])
                 right = polynomial.unrotated(full, which)
             if coarse is not None and coarse[2] == which:
@@ -158,7 +160,7 @@ class LowerEnd:
         corners = product([np.asarray([n, n + 1]) for n in below]) % np.asarray(sizes, dtype=np.int64)
         points, block = Frequencies(corners, sizes), self.blocks[where.owner : where.owner + 1, ...]
         self.begin(Peak(0.0, points[:1], where.owner), free=False, rtol=1e-3, bound=None)
-        symbol = operators.Symbol(block, points, xp=self.xp, backend=self.backend)
+        symbol = symbols.Symbol(block, points, ops=self.ops)
         spread = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(spread), axis=-1)[0, :]
         best = int(self.xp.argmax(norms))
@@ -168,9 +170,7 @@ class LowerEnd:
     def _climb(self, starts: Frequencies, vectors: Array, which: int) -> None:
         """Climb from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
         block, rough = (x[which : which + 1, ...] for x in (self.blocks, self._for_guesses()))
-        climb = Ascent(
-            block, rough, free=self._free, rtol=self._rtol, best=self.best.value, xp=self.xp, backend=self.backend
-        )
+        climb = Ascent(block, rough, free=self._free, rtol=self._rtol, best=self.best.value, ops=self.ops)
         self._note(*climb.run(starts, vectors), which)
 
     def _for_guesses(self) -> Array:
@@ -184,8 +184,8 @@ class LowerEnd:
     def _note(self, point: Frequencies, right: Array, which: int) -> None:
         """Keep a frequency if its norm, proven by a vector, is higher."""
         block = self.blocks[which : which + 1, ...]
-        phase = operators.Symbol(block, point, xp=self.xp, backend=self.backend).phase
-        g = operators.matrix_at(block, phase, xp=self.xp)
+        phase = symbols.Symbol(block, point, ops=self.ops).phase
+        g = symbols.matrix_at(block, phase, xp=self.xp)
         value = float(rounding.quotient_down(g, right, xp=self.xp)[0]) - float(self._symbol_error[which])
         value = value * (1 - 1e-15)
         if value > self.best.value:

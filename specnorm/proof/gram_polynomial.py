@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays, operators, rounding
-from specnorm.frequencies import Frequencies, phases_at, product
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import Frequencies, phases_at, product
+from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
+    from specnorm.types import Array, ArrayOps
 
 _TAIL = 0.5
 """The tail may be so large a part of the limit."""
@@ -63,8 +64,9 @@ class GramPolynomial:
         Whether it was `narrowed`.
     """
 
-    def __init__(self, blocks: Array, limit: float, hints: Array | None = None, *, xp: Any, backend: Backend) -> None:
-        self.xp, self.backend, self.like = xp, backend, blocks
+    def __init__(self, blocks: Array, limit: float, hints: Array | None = None, *, ops: ArrayOps) -> None:
+        xp = ops.xp
+        self.xp, self.ops, self.like = xp, ops, blocks
         g, m, p = blocks.shape[:3]
         taps = math.prod(blocks.shape[3:])
         columns = xp.reshape(_taps_first(blocks, xp), (g, taps * m, p))
@@ -80,7 +82,7 @@ class GramPolynomial:
         self.even, self.odd = self._correlate(xp.reshape(tapwise, (g, *blocks.shape[3:], m, p)))
         # R_d + R_d^T and R_d - R_d^T have together twice the square of R_d.
         squares = xp.sum(self.even**2, axis=-1) + xp.sum(self.odd**2, axis=-1)
-        norms = np.sqrt(backend.to_numpy(xp.max(squares, axis=0)) / 2) * (1 + 1e-8)
+        norms = np.sqrt(ops.to_numpy(xp.max(squares, axis=0)) / 2) * (1 + 1e-8)
         self.norms = norms if self.rank == p else np.full_like(norms, math.inf)
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
         self._square = float(xp.max(rounding.absolute_norm_up(rotated, xp=xp))) ** 2 * (1 + 1e-15)
@@ -130,19 +132,19 @@ class GramPolynomial:
         first, _ = xp.linalg.qr(xp.matrix_transpose(span))
         kept = first.shape[-1]
         onto = xp.matmul(first, xp.matrix_transpose(first))
-        project = xp.eye(p, dtype=gram.dtype, device=self.backend.device(gram)) - onto
+        project = xp.eye(p, dtype=gram.dtype, device=self.ops.device(gram)) - onto
         gram = xp.matmul(project, xp.matmul(gram, project))
         lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + limit**2
         gram = gram + lift[:, None, None] * onto
         values, basis = xp.linalg.eigh((gram + xp.matrix_transpose(gram)) / 2)
-        values = self.backend.to_numpy(xp.max(values, axis=0))[::-1]
+        values = self.ops.to_numpy(xp.max(values, axis=0))[::-1]
         # G(theta) is a sum over the taps with weights of modulus 1: ||G w||**2 <= taps sum_k ||K_k w||**2.
         rank = kept + int(np.count_nonzero(taps * values[kept:] > 0.98 * _TAIL * limit**2))
         if rank > _WORTH * p:
             return columns
         self.basis = xp.flip(basis, axis=-1)
         rotated = xp.matmul(columns, self.basis)
-        shrink, lost = rounding.rotation_loss(columns, self.basis, taps, xp=xp, backend=self.backend)
+        shrink, lost = rounding.rotation_loss(columns, self.basis, taps, ops=self.ops)
         tail = taps * float(xp.max(rounding.gram_norm_up(rotated[..., rank:], xp=xp))) * (1 + 1e-14)
         if tail > 1.1 * _TAIL * limit**2 or shrink < 0.999:
             self.basis = None
@@ -177,16 +179,16 @@ class GramPolynomial:
         """
         xp = self.xp
         real = np.float64 if self.even.dtype == xp.float64 else np.float32
-        cos, sin = (self.backend.from_numpy(x.astype(real), self.like) for x in phases_at(frequencies, self.lags))
+        cos, sin = (self.ops.from_numpy(x.astype(real), self.like) for x in phases_at(frequencies, self.lags))
         if self.even.shape[0] == 1:
             even, odd = xp.matmul(cos, self.even[0, ...]), xp.matmul(sin, self.odd[0, ...])
         else:
-            index = self.backend.from_numpy(owner.astype(np.int64), self.like)
+            index = self.ops.from_numpy(owner.astype(np.int64), self.like)
             even, odd = (
                 xp.matmul(w[:, None, :], xp.take(table, index, axis=0))[:, 0, :]
                 for w, table in ((cos, self.even), (sin, self.odd))
             )
-        return xp.reshape(self.backend.complex(even, odd), (len(frequencies), self.size, self.rank))
+        return xp.reshape(self.ops.complex(even, odd), (len(frequencies), self.size, self.rank))
 
     def reduced(self, parts: Array, limit: np.ndarray) -> Array:
         """``A + B* B / (limit - tail)``, shape (f, rank, rank).
@@ -206,19 +208,19 @@ class GramPolynomial:
         """`reduced`, and a bound of its rounding, shape (f,)."""
         xp = self.xp
         if self.rank == self.size:
-            return parts, xp.zeros((parts.shape[0],), dtype=self.like.dtype, device=self.backend.device(parts))
+            return parts, xp.zeros((parts.shape[0],), dtype=self.like.dtype, device=self.ops.device(parts))
         a, b = self._weighted(parts, limit)
         return a + xp.matmul(arrays.adjoint(b, xp=xp), b), rounding.reduced_error(a, b, xp=xp)
 
     def _weighted(self, parts: Array, limit: np.ndarray) -> tuple[Array, Array]:
         """A and ``B / sqrt(limit - tail)``."""
-        weight = self.backend.from_numpy(np.sqrt(1 / (limit - self.tail)) * (1 + 1e-15), self.like)
+        weight = self.ops.from_numpy(np.sqrt(1 / (limit - self.tail)) * (1 + 1e-15), self.like)
         b = parts[:, self.rank :, :]
         return parts[:, : self.rank, :], b * self.xp.astype(weight, b.dtype)[:, None, None]
 
     def narrowed(self) -> GramPolynomial:
         """The same with its sum over the lags in single precision, which its error tells; where that can be trusted."""
-        if self.itemsize == 8 or self.backend.working_dtype(self.like, "float32") != "float32":
+        if self.itemsize == 8 or self.ops.working_dtype(self.like, "float32") != "float32":
             return self
         if self._narrow is None:
             narrow = copy.copy(self)
@@ -246,19 +248,19 @@ class GramPolynomial:
             return square.copy(), vectors
         xp = self.xp
         image = xp.matmul(parts, vectors[..., None])[..., 0]
-        above = self.backend.to_numpy(xp.sum(xp.real(xp.conj(vectors) * image[:, : self.rank]), axis=-1))
+        above = self.ops.to_numpy(xp.sum(xp.real(xp.conj(vectors) * image[:, : self.rank]), axis=-1))
         rest = image[:, self.rank :]
-        beside = self.backend.to_numpy(xp.linalg.vector_norm(rest, axis=-1)) ** 2
+        beside = self.ops.to_numpy(xp.linalg.vector_norm(rest, axis=-1)) ** 2
         scale = np.maximum(square, 1e-30)
         below = (above + 2 * beside / scale) / (1 + beside / scale**2)
-        weight = self.backend.from_numpy(1 / scale, self.like)
+        weight = self.ops.from_numpy(1 / scale, self.like)
         return below, xp.concat([vectors, rest * xp.astype(weight, rest.dtype)[:, None]], axis=-1)
 
     def unrotated(self, vectors: Array, which: int) -> Array:
         """Right vectors (n, size) of one block as given, from those of the block as rotated."""
         if self.basis is None:
             return vectors
-        turned = operators.real_times(self.basis[which, ...], self.xp.matrix_transpose(vectors), xp=self.xp)
+        turned = symbols.real_times(self.basis[which, ...], self.xp.matrix_transpose(vectors), xp=self.xp)
         return self.xp.matrix_transpose(turned)
 
     def variation(self, spread: np.ndarray) -> np.ndarray:

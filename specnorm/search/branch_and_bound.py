@@ -19,18 +19,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm import arrays, autocorrelation, rounding
-from specnorm.autocorrelation import GramPolynomial
-from specnorm.cells import Boxes, Cells
-from specnorm.frequencies import Frequencies
-from specnorm.methods.lower_end import LowerEnd, Peak
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import Frequencies
+from specnorm.proof import gram_polynomial, rounding
+from specnorm.proof.cells import Boxes, Cells
+from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.search.incumbent import LowerEnd, Peak
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
+    from specnorm.types import Array, ArrayOps
 
 _DOUBTFUL = 1
 """How many cells of a round get an exact eigenpair: estimates stall where singular values nearly coincide. It takes as
@@ -128,12 +129,13 @@ class Search:
         Of the start vectors.
     """
 
-    def __init__(self, blocks: Array, *, seed: int = 0, xp: Any, backend: Backend) -> None:
+    def __init__(self, blocks: Array, *, seed: int = 0, ops: ArrayOps) -> None:
+        xp = ops.xp
         if blocks.shape[1] < blocks.shape[2]:
             # G^T has the norms of G: from here on, the columns are the smaller side.
             blocks = xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
-        self.blocks, self.xp, self.backend = blocks, xp, backend
-        self.lower = LowerEnd(blocks, seed=seed, xp=xp, backend=backend)
+        self.blocks, self.xp, self.ops = blocks, ops.xp, ops
+        self.lower = LowerEnd(blocks, seed=seed, ops=ops)
         self._reduced: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
@@ -179,7 +181,7 @@ class Search:
         self.free, self.rtol, self.bound = not boxes.closed, rtol, bound
         first = Peak(0.0, boxes.centres[:1], 0) if start is None else Peak(start.lower, start.frequency, start.owner)
         self.lower.begin(first, free=self.free, rtol=rtol, bound=bound)
-        if self.blocks.shape[2] >= autocorrelation.SMALLEST:
+        if self.blocks.shape[2] >= gram_polynomial.SMALLEST:
             self.lower.look_around(raise_it=start is None and bound is None and self.free)
         groups, owners = self.blocks.shape[0], np.arange(self.blocks.shape[0])
         if supremum is not None:
@@ -267,7 +269,7 @@ class Search:
         """Parts of the Gram matrices at the centres, the matrices reduced for limits, and bounds of their rounding."""
         parts = polynomial.parts(cells.boxes.centres, cells.owner)
         gram, error = polynomial.reduced_up(parts, limit)
-        return parts, gram, self.backend.to_numpy(error)
+        return parts, gram, self.ops.to_numpy(error)
 
     def _look(self, polynomial: GramPolynomial, cells: Cells, vectors: Array, *, degree: int) -> Looks:
         """Estimate the norms at the centres of some cells, prove of many what can be, and climb from the highest."""
@@ -362,7 +364,7 @@ class Search:
                 looks.doubts -= len(failed)
                 which = index[failed]
                 values, few = arrays.top_eigenpair(self._take(matrices, failed), xp=self.xp)
-                squares[which] = self.backend.to_numpy(values)
+                squares[which] = self.ops.to_numpy(values)
                 there = cells[which]
                 parts = polynomial.parts(there.boxes.centres, there.owner)
                 looks.below[which], _ = polynomial.lift(parts, few, squares[which])
@@ -386,11 +388,11 @@ class Search:
         """The Gram polynomial for norms around a limit, 0: with nothing left out."""
         stale = self._reduced is None or self._reduced.tail > 0.6 * limit**2
         if limit > 0 and self.lower.hints is not None and stale:
-            self._reduced = GramPolynomial(self.blocks, limit, self.lower.hints, xp=self.xp, backend=self.backend)
+            self._reduced = GramPolynomial(self.blocks, limit, self.lower.hints, ops=self.ops)
         if limit > 0 and self._reduced is not None:
             return self._reduced
         if self._whole is None:
-            self._whole = GramPolynomial(self.blocks, 0.0, xp=self.xp, backend=self.backend)
+            self._whole = GramPolynomial(self.blocks, 0.0, ops=self.ops)
         return self._whole
 
     @staticmethod
@@ -404,16 +406,16 @@ class Search:
         return int(min(few, max(1, 256 * 2**20 // each)))
 
     def _take(self, x: Array, index: np.ndarray) -> Array:
-        return arrays.rows(x, index, xp=self.xp, backend=self.backend)
+        return arrays.rows(x, index, ops=self.ops)
 
     def _estimate(self, gram: Array, vectors: Array, cut: np.ndarray, degree: int) -> tuple[np.ndarray, Array]:
         """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round."""
         xp = self.xp
         # The polynomial is at most 1 on [0, cut] and grows fast above: too fast for single precision, were cut tiny.
         # The largest eigenvalue is at least the mean of all; far below other cells' it is rounding.
-        trace = self.backend.to_numpy(xp.real(xp.linalg.trace(gram)))
+        trace = self.ops.to_numpy(xp.real(xp.linalg.trace(gram)))
         cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
-        scale = xp.astype(self.backend.from_numpy(2 / cut, self.blocks), vectors.dtype)[:, None]
+        scale = xp.astype(self.ops.from_numpy(2 / cut, self.blocks), vectors.dtype)[:, None]
         before, vectors = vectors, vectors * 0
         for step in range(degree):
             image = xp.matmul(gram, before[..., None])[..., 0] * scale - before
@@ -424,14 +426,14 @@ class Search:
         vectors, _ = arrays.normalise(before, xp=xp)
         vectors, norm = arrays.normalise(xp.matmul(gram, vectors[..., None])[..., 0], xp=xp)
         # ||H v|| for the unit v before is at most lambda_max.
-        return self.backend.to_numpy(norm[:, 0]).astype(float), vectors
+        return self.ops.to_numpy(norm[:, 0]).astype(float), vectors
 
     def _below(self, gram: Array, limit: np.ndarray) -> np.ndarray:
         """Which matrices are proven to have no eigenvalue above their limits."""
         if arrays.real_dtype(gram, xp=self.xp) == self.xp.float32:
             limit = np.nextafter(limit.astype(np.float32), np.float32(-math.inf))
-        limits = self.backend.from_numpy(limit, self.blocks)
-        return np.asarray(self.backend.to_numpy(rounding.gram_below(gram, limits, xp=self.xp, backend=self.backend)))
+        limits = self.ops.from_numpy(limit, self.blocks)
+        return np.asarray(self.ops.to_numpy(rounding.gram_below(gram, limits, ops=self.ops)))
 
     def _goals(self, polynomial: GramPolynomial, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
         """Limits that will be enough for the grid points in a cell, if a grid follows, and for the cell."""
@@ -485,7 +487,7 @@ class Search:
         for part in self._parts(whole, len(points.boxes)):
             here = points[part]
             values, vectors = arrays.top_eigenpair(whole.parts(here.boxes.centres, here.owner), xp=self.xp)
-            squares = self.backend.to_numpy(values)
+            squares = self.ops.to_numpy(values)
             self.lower.raise_from(whole, here, squares, squares, vectors)
 
     def at_nearest(self, where: Found, sizes: tuple[int, ...]) -> Found:

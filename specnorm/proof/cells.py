@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from specnorm.frequencies import Frequencies, product
+from specnorm.linalg.frequencies import Frequencies, product
 
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays
 from specnorm.errors import GeometryError
+from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.conv import ConvSpec
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 BUDGET = 256 * 2**20
 """Bytes that the gathered patches of one product may take."""
@@ -121,8 +121,9 @@ class Convolution:
     """
 
     def __init__(
-        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int = BUDGET, xp: Any, backend: Backend
+        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int = BUDGET, ops: ArrayOps
     ) -> None:
+        xp = ops.xp
         self.xp, self.spec = xp, spec
         self.large, self.small = sizes_of(spec)
         self.shapes = shapes_of(spec)
@@ -134,7 +135,7 @@ class Convolution:
         self.gathers: list[list[_Gather]] = []
         for j, table in enumerate(_tables(self.large, self.small, spec)):
             parts = [*table] if j < self.lead else [table.reshape(-1)]
-            self.gathers.append([_Gather(part, self.large[j], like=kernels, xp=xp, backend=backend) for part in parts])
+            self.gathers.append([_Gather(part, self.large[j], like=kernels, ops=ops) for part in parts])
         loops = math.prod(self.kernel_shape[: self.lead])
         forward = second * math.prod(taps) + 2
         backward = self.outer + sum(max(g.copies for g in axis) for axis in self.gathers) + loops + 2
@@ -263,15 +264,16 @@ class _Gather:
         n.
     """
 
-    def __init__(self, table: np.ndarray, size: int, *, like: Array, xp: Any, backend: Backend) -> None:
+    def __init__(self, table: np.ndarray, size: int, *, like: Array, ops: ArrayOps) -> None:
+        xp = ops.xp
         self.xp, self.size, self.length = xp, size, len(table)
         self.plain = np.array_equal(table, np.arange(size))
         readers = _inverse(table, size)
         self.copies = len(readers)
         self.zero_read = bool((table == size).any())
         self.zero_added = bool((readers == len(table)).any())
-        self.table = backend.from_numpy(table.astype(np.int32), like)
-        self.readers = backend.from_numpy(readers.reshape(-1).astype(np.int32), like)
+        self.table = ops.from_numpy(table.astype(np.int32), like)
+        self.readers = ops.from_numpy(readers.reshape(-1).astype(np.int32), like)
 
     def read(self, x: Array, axis: int) -> Array:
         """Length n of an axis -> length l."""
@@ -308,6 +310,21 @@ def _tables(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> l
     """`axis_tables` of every axis."""
     axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
     return [axis_tables(n, m, k, s, r, before, spec.padding_mode) for n, m, k, s, r, (before, _) in axes]
+
+
+def visible(spec: ConvSpec) -> np.ndarray | None:
+    """Taps that read a pixel at ``spec.input_shape``, shape (*kernel_shape); None where all do.
+
+    The others are no part of the layer at that size, and must not set the scale of what is.
+    """
+    if spec.padding_mode != "zeros" or spec.input_shape is None:
+        return None
+    large, small = sizes_of(spec)
+    seen = np.ones(spec.kernel_shape, dtype=np.bool_)
+    for axis, (table, n) in enumerate(zip(_tables(large, small, spec), large, strict=True)):
+        read = (table < n).any(axis=1)
+        seen &= read.reshape((-1,) + (1,) * (spec.ndim - 1 - axis))
+    return None if seen.all() else seen
 
 
 def axis_tables(n: int, m: int, k: int, stride: int, dilation: int, before: int, mode: str) -> np.ndarray:

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specnorm import arrays
-from specnorm.frequencies import full_grid
-from specnorm.methods.multilinear import units, waves
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import full_grid
+from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
-    from specnorm.methods.multilinear import Form
+    from specnorm.tensor.form import Form
+    from specnorm.types import Array, ArrayOps
 
 _SEARCH_GAIN, _SEARCH_STIR, _SEARCHES, _FURTHER = 7e-4, 2e-3, 2, 3
 """Relative gains in a round, of the highest climber and of a scout, above which there is a search; how many of them at
@@ -78,7 +78,7 @@ def begin(form: Form, starts: Array, seed: int) -> Array:
     host = _lookout_vectors(
         seed, form.p, form.lengths, "complex128" if form.by_row.dtype == xp.float64 else "complex64"
     )
-    scouts = form.backend.from_numpy(host, form.by_row)
+    scouts = form.ops.from_numpy(host, form.by_row)
     scouts = xp.broadcast_to(scouts, (form.b, *scouts.shape[1:]))
     filters, sweeps, most = _FIRST
     for _ in range(filters):
@@ -101,9 +101,9 @@ def follow(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
     rounds : int
         At least so many; 1 or more.
     """
-    xp, backend, team = form.xp, form.backend, crew(form.p, form.lengths)
+    xp, ops, team = form.xp, form.ops, crew(form.p, form.lengths)
     # Where to look at a number means to wait for it, all is done once.
-    blind = not backend.sees(vectors)
+    blind = not ops.sees(vectors)
     now = _round(form, vectors[:, : team.scouts, :], vectors[:, team.scouts :, :], team)
     for _ in range(rounds - 1):
         now = _round(form, now.scouts, now.climbers, team)
@@ -115,8 +115,8 @@ def follow(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
     def search(state: tuple[Array, ...]) -> tuple[Array, ...]:
         return (state[0] + 1, *_round(form, _filtered(form, state[1], team), state[2], team, further=_FURTHER))
 
-    state = (arrays.counter(vectors, xp=xp, backend=backend), *now)
-    _, *found = search(state) if blind else backend.loop(lost, search, state)
+    state = (arrays.counter(vectors, ops=ops), *now)
+    _, *found = search(state) if blind else ops.loop(lost, search, state)
     now = Round(*found)
     few, values = _climbed(form, now, _CLIMB_GAIN, _CLIMBS, blind=blind)
     highest = arrays.pick(few, xp.argmax(values, axis=1), xp=xp)[:, None, :]
@@ -160,7 +160,7 @@ def _round(form: Form, scouts: Array, climbers: Array, team: Crew, *, further: i
     for _ in range(further):
         (moved, value), old = _hastened(form, moved, old, value), moved
     v, modes = form.split(moved)
-    doomed = _needless(v, form.weights(modes), value, xp=xp, backend=form.backend)
+    doomed = _needless(v, form.weights(modes), value, ops=form.ops)
     top = xp.max(value, axis=1)
     # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
     rank = xp.floor(4096 * xp.where(doomed, value - 2 * top[:, None], value))
@@ -177,7 +177,7 @@ def _round(form: Form, scouts: Array, climbers: Array, team: Crew, *, further: i
 
 def _climbed(form: Form, now: Round, least: float, most: int, *, blind: bool) -> tuple[Array, Array]:
     """The highest climbers after sweeps until the highest gains less, and their values."""
-    xp, backend = form.xp, form.backend
+    xp, ops = form.xp, form.ops
 
     def rising(state: tuple[Array, ...]) -> Array:
         return (state[0] < most) & xp.any(state[4] > least)
@@ -191,8 +191,8 @@ def _climbed(form: Form, now: Round, least: float, most: int, *, blind: bool) ->
         return (count + 1, there, here, reached, gain)
 
     few = now.climbers[:, : now.values.shape[1], :]
-    state = (arrays.counter(few, xp=xp, backend=backend), few, few, now.values, now.gain)
-    _, few, _, values, _ = climb(state) if blind else backend.loop(rising, climb, state)
+    state = (arrays.counter(few, ops=ops), few, few, now.values, now.gain)
+    _, few, _, values, _ = climb(state) if blind else ops.loop(rising, climb, state)
     return few, values
 
 
@@ -252,11 +252,12 @@ def _apart(v: Array, team: Crew, *, xp: Any) -> tuple[Array, Array]:
     return xp.concat(abreast, axis=1), xp.concat(lengths, axis=1)
 
 
-def _needless(v: Array, weights: Array, value: Array, *, xp: Any, backend: Backend) -> Array:
+def _needless(v: Array, weights: Array, value: Array, *, ops: ArrayOps) -> Array:
     """Which climbers (b, s) stand where a higher one stands."""
+    xp = ops.xp
     overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
     alike = xp.real(overlap) ** 2 + xp.imag(overlap) ** 2 > _ALIKE**2
-    earlier = backend.from_numpy(_earlier(value.shape[1]), value)
+    earlier = ops.from_numpy(_earlier(value.shape[1]), value)
     here, there = value[:, :, None], value[:, None, :]
     return xp.any(alike & ((here > there) | ((here == there) & earlier)), axis=1)
 

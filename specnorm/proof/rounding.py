@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm import arrays
 from specnorm.errors import KernelError
-from specnorm.frequencies import PHASE_ERROR
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import PHASE_ERROR
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from specnorm.backends import Array, Backend
+    from specnorm.types import Array, ArrayOps
 
 Rounds = Literal["nearest", "up", "down"]
 SLACK = 1.001
@@ -128,7 +128,7 @@ def frobenius_up(a: Array, *, xp: Any) -> Array:
     return up(xp.linalg.vector_norm(rows, axis=-1), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
 
 
-def gram_below(gram: Array, limit: Array, *, xp: Any, backend: Backend) -> Array:
+def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky factorisation.
 
     A factorisation of ``M = x I - H`` that completes proves ``M >= -kappa tr(M) I`` (Rump, BIT 46, 2006, theorem 2.3;
@@ -147,6 +147,8 @@ def gram_below(gram: Array, limit: Array, *, xp: Any, backend: Backend) -> Array
     boolean array, shape (...)
         False means undecided.
     """
+    xp = ops.xp
+    ops.check_cholesky(gram)
     u = unit(gram, xp=xp)
     size = gram.shape[-1]
     kappa = cholesky_loss(size, gram, xp=xp)
@@ -157,15 +159,15 @@ def gram_below(gram: Array, limit: Array, *, xp: Any, backend: Backend) -> Array
     pivots = x[..., None] - diagonal
     trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
     paid = up(up(x, 2, xp=xp) + kappa * SLACK * up(trace, size, xp=xp), 4, xp=xp)
-    if backend.static_shapes or backend.is_traced(gram):
-        eye = xp.eye(size, dtype=xp.bool, device=backend.device(gram))
+    if ops.static_shapes or ops.is_traced(gram):
+        eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
         shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
     else:
         # NumPy multiplies complex numbers ten times as fast as it negates them.
         entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
         entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
         shifted = xp.reshape(entries, gram.shape)
-    return backend.cholesky_ok(shifted) & (paid <= limit) & (x > 0)
+    return ops.cholesky_ok(shifted) & (paid <= limit) & (x > 0)
 
 
 def cholesky_loss(size: int, x: Array, *, xp: Any) -> float:
@@ -176,7 +178,7 @@ def cholesky_loss(size: int, x: Array, *, xp: Any) -> float:
     return g / (1 - g)
 
 
-def matrix_norm_up(a: Array, error: Array | float = 0.0, *, xp: Any, backend: Backend) -> Array:
+def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Array:
     """Proven upper bound of the spectral norm of each matrix of a stack.
 
     ``||A||**2 = lambda_max(A*A)``; the computed Gram matrix differs from A*A by at most `product_error` times
@@ -194,6 +196,7 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, xp: Any, backend: Ba
     -------
     array, shape (...)
     """
+    xp = ops.xp
     u = unit(a, xp=xp)
     size, length = min(a.shape[-2:]), max(a.shape[-2:])
     gram = arrays.gram_smaller(a, xp=xp)
@@ -203,7 +206,7 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, xp: Any, backend: Ba
     # Twice the price of the proof: once for it, once for the room the factorisation itself needs.
     lift = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
     limit = xp.maximum(estimate, xp.zeros_like(estimate)) * lift
-    proven = gram_below(gram, limit, xp=xp, backend=backend)
+    proven = gram_below(gram, limit, ops=ops)
     bound = up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
     # A zero matrix has no room for a proof by factorisation and needs none.
     return up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
@@ -283,7 +286,7 @@ def _rescale(a: Array, *, xp: Any) -> tuple[Array, Array]:
 
 
 def symbol_error(blocks: Array, *, xp: Any) -> Array:
-    """Bound on ``||computed G(theta) - G(theta)||`` at any frequency of `operators.Symbol`, shape (b,).
+    """Bound on ``||computed G(theta) - G(theta)||`` at any frequency of `symbols.Symbol`, shape (b,).
 
     ``(gamma(taps) + sqrt(2) eps_c) q`` with ``q >= || sum_k |K_k| ||`` and eps_c the error of the cosines and sines.
     """
@@ -310,7 +313,7 @@ def autocorrelation_error(square: float, terms: int, u: float) -> float:
     return square * (SLACK * (gamma(terms, u) + math.sqrt(2) * phase_error(u))) * (1 + 1e-12)
 
 
-def rotation_loss(columns: Array, basis: Array, taps: int, *, xp: Any, backend: Backend) -> tuple[float, float]:
+def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> tuple[float, float]:
     """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost') / shrink`` with G' of the computed product.
 
     ``fl(K V) = K V + E``, ``|E| <= gamma(p) |K| |V|``; ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
@@ -328,8 +331,9 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, xp: Any, backend: 
     shrink, lost : float
         ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``.
     """
+    xp = ops.xp
     u, size = unit(basis, xp=xp), basis.shape[-1]
-    eye = xp.eye(size, dtype=basis.dtype, device=backend.device(basis))
+    eye = xp.eye(size, dtype=basis.dtype, device=ops.device(basis))
     product = xp.matmul(xp.matrix_transpose(basis), basis)
     length = float(xp.max(frobenius_up(basis, xp=xp)))
     apart = float(xp.max(frobenius_up(product - eye, xp=xp)))
@@ -400,7 +404,7 @@ def grid_factor(samples: int, size: int) -> float:
     return float(factor * (1 + 1e-14 + 1e-14 / max(cosine, 1e-3)))
 
 
-def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, xp: Any, backend: Backend) -> Array:
+def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: ArrayOps) -> Array:
     """Proven lower bounds of the k largest singular values of a linear map, from its action on k vectors.
 
     With the vectors as the columns of X, ``sigma_j(A) >= sigma_j(A X) / ||X||``; the computed image Y differs from A X
@@ -423,43 +427,48 @@ def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, xp: An
     array, shape (b, k)
         Descending; the first is a lower bound of the norm.
     """
+    xp = ops.xp
     k = images.shape[1]
     u = unit(images, xp=xp)
-    lengths, roundings = _inner_products(vectors, xp=xp, backend=backend)
-    eye = xp.eye(k, dtype=vectors.dtype, device=backend.device(vectors))
+    lengths, roundings = _inner_products(vectors, ops=ops)
+    eye = xp.eye(k, dtype=vectors.dtype, device=ops.device(vectors))
     mass = up(xp.linalg.trace(lengths), k + roundings, xp=xp)
     width = up(frobenius_up(lengths - eye, xp=xp) + 1 + mass * (SLACK * gamma(roundings + 2, u)), 4, xp=xp)
-    gram, roundings = _inner_products(images, xp=xp, backend=backend)
+    gram, roundings = _inner_products(images, ops=ops)
     diagonal = xp.linalg.diagonal(gram)
     mass = up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp)
     spread = up(frobenius_up(gram * (1 - eye), xp=xp) + mass * (SLACK * gamma(roundings + 2, u)), 4, xp=xp)
-    squares = down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp) - spread[:, None]
+    tiny = float(xp.finfo(diagonal.dtype).smallest_normal)
+    # Squares of small entries underflow, each by less than the smallest normal number.
+    squares = down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp) - spread[:, None] - k * images.shape[2] * tiny
     values = down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
-    total, roundings = _inner_products(terms, xp=xp, backend=backend)
+    total, roundings = _inner_products(terms, ops=ops)
     # The computed terms may be too small by a relative gamma(count) themselves.
     share = gamma(count, u) / (1 - gamma(count, u))
-    lost = up(xp.sqrt(up(xp.linalg.trace(total), k + roundings, xp=xp)), 2, xp=xp) * (SLACK * share)
+    total = xp.linalg.trace(total) + k * terms.shape[2] * tiny
+    lost = up(xp.sqrt(up(total, k + roundings, xp=xp)), 2, xp=xp) * (SLACK * share)
     values = down((values - lost[:, None]) / up(xp.sqrt(width), 2, xp=xp)[:, None], 4, xp=xp)
     return xp.maximum(values, xp.zeros_like(values))
 
 
-def _inner_products(vectors: Array, *, xp: Any, backend: Backend) -> tuple[Array, int]:
+def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
     """Gram matrices (b, k, k) of vectors (b, k, n), and the number of roundings of each entry.
 
     The sum is taken in about sqrt(n) parts, whose roundings add up instead of multiplying.
     """
+    xp = ops.xp
     b, k, n = vectors.shape
     part = max(1, math.isqrt(n))
     parts = -(-n // part)
     missing = parts * part - n
     if missing:
-        filling = xp.zeros((b, k, missing), dtype=vectors.dtype, device=backend.device(vectors))
+        filling = xp.zeros((b, k, missing), dtype=vectors.dtype, device=ops.device(vectors))
         vectors = xp.concat([vectors, filling], axis=2)
     split = xp.permute_dims(xp.reshape(vectors, (b, k, parts, part)), (0, 2, 1, 3))
     return xp.sum(xp.matmul(split, xp.matrix_transpose(split)), axis=1), part + parts
 
 
-def norm_near(a: Array, v: Array, *, xp: Any, backend: Backend) -> Array:
+def norm_near(a: Array, v: Array, *, ops: ArrayOps) -> Array:
     """Proven upper bound just above ||A v|| / ||v|| for each real matrix of a stack; infinite where there is no proof.
 
     As `matrix_norm_up`, but the limit is the Rayleigh quotient of the Gram matrix H at v, raised by what its residual
@@ -476,6 +485,7 @@ def norm_near(a: Array, v: Array, *, xp: Any, backend: Backend) -> Array:
     -------
     array, shape (...)
     """
+    xp = ops.xp
     size, length = min(a.shape[-2:]), max(a.shape[-2:])
     gram = arrays.gram_smaller(a, xp=xp)
     trace = up(xp.linalg.trace(gram), length + size + 8, xp=xp)
@@ -489,5 +499,5 @@ def norm_near(a: Array, v: Array, *, xp: Any, backend: Backend) -> Array:
     room = 2 * size * cholesky_loss(size, a, xp=xp) + 48 * unit(a, xp=xp)
     limit = square * (1 + room + xp.minimum(share, _CLUSTERED * share**2))
     bound = up(xp.sqrt(limit + lost), 6, xp=xp)
-    proven = gram_below(gram, limit, xp=xp, backend=backend)
+    proven = gram_below(gram, limit, ops=ops)
     return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))

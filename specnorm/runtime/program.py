@@ -10,13 +10,18 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm import arrays, convolution, operators, rounding
-from specnorm.conv import ConvSpec, check_dtype
-from specnorm.errors import KernelError, MethodError
+import numpy as np
+
+from specnorm.errors import BackendError, KernelError, MethodError
+from specnorm.linalg import arrays, layer_map, polyphase
+from specnorm.proof import arithmetic, rounding
+from specnorm.runtime.execution import Execution
+from specnorm.spec import ConvSpec, check_dtype
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
+    from specnorm.backends import Backend
     from specnorm.methods import Method
+    from specnorm.types import Array
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,11 @@ class Program:
         """
         xp = backend.namespace(kernels)
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
-        if self.method.searches(self.spec):
-            if backend.is_traced(kernels):
-                self.method.refuse_tracer(self.spec)
-            elif self.proof_place(kernels, backend=backend) == "host":
-                return self._on_host(kernels, backend=backend)
-        elif self._in_numpy(kernels, backend=backend):
+        if self.method.searches(self.spec) and backend.is_traced(kernels):
+            self.method.refuse_tracer(self.spec)
+        if self.by_value(kernels, backend=backend) or self._in_numpy(kernels, backend=backend):
             return self._on_host(kernels, backend=backend)
-        with backend.precise(kernels):
+        with arithmetic.exact(kernels, backend=backend):
             known = not backend.is_traced(kernels)
             if known:
                 self.check_values(kernels, backend=backend)
@@ -80,7 +82,7 @@ class Program:
             dtype = self._dtype(kernels, backend=backend)
             if self.method.widens:
                 dtype = backend.working_dtype(kernels, self.result_dtype)
-            blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp)
+            blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp, backend=backend)
             # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
             per_layer = self.spec.groups if self.method.folds(self.spec) else 1
             layers = xp.reshape(blocks, (count, per_layer * math.prod(blocks.shape[1:])))
@@ -89,7 +91,7 @@ class Program:
             if self.method.scaled:
                 layers, exponent = arrays.scale(layers, xp=xp)
                 blocks = xp.reshape(layers, blocks.shape)
-            found = self.method.forward(blocks, self.spec, xp=xp, backend=backend)
+            found = self.method.forward(blocks, self.spec, ops=Execution(backend, xp))
 
             def grouped(x: Array) -> Array:
                 return xp.reshape(x, (count, groups, *x.shape[1:]))
@@ -146,14 +148,14 @@ class Program:
         """
         xp = backend.namespace(cotangent)
         batch = cotangent.shape[: cotangent.ndim - len(self.value_shape)]
-        with backend.precise(cotangent):
+        with arithmetic.exact(cotangent, backend=backend):
             working = arrays.real_dtype(residuals[0], xp=xp)
             cotangent = xp.reshape(xp.astype(cotangent, working) * self.factor, (math.prod(batch), *self.value_shape))
             *residuals, chosen = residuals  # type: ignore[assignment]
             parts = self.method.to_groups(cotangent, chosen, self.parts, xp=xp)
             parts = xp.reshape(parts, (math.prod(batch) * self.parts, *parts.shape[2:]))
             gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
-            restore = operators.from_blocks if self.method.folds(self.spec) else convolution.caller_order
+            restore = polyphase.from_blocks if self.method.folds(self.spec) else layer_map.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
 
@@ -183,11 +185,11 @@ class Program:
             return tuple(backend.from_numpy(x, kernels) for x in found)
         xp = backend.namespace(kernels)
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
-        with backend.precise(kernels):
+        with arithmetic.exact(kernels, backend=backend):
             if not backend.is_traced(kernels):
                 self.check_values(kernels, backend=backend)
             blocks, _ = self._scaled_blocks(kernels, xp=xp, backend=backend)
-            found = self.method.start(blocks, self.spec, xp=xp, backend=backend)
+            found = self.method.start(blocks, self.spec, ops=Execution(backend, xp))
             dtype = getattr(xp, self.result_dtype)
             shapes = self.state_shapes().values()
             return tuple(xp.reshape(xp.astype(x, dtype), (*batch, *n)) for x, n in zip(found, shapes, strict=True))
@@ -224,10 +226,10 @@ class Program:
             return backend.adopt(value, kernels), backend.adopt(gradient, kernels), moved
         xp = backend.namespace(kernels)
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
-        with backend.precise(kernels):
+        with arithmetic.exact(kernels, backend=backend):
             blocks, exponent = self._scaled_blocks(kernels, xp=xp, backend=backend)
             inside = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[len(batch) + 1 :])), blocks.dtype) for x in state)
-            found, after = self.method.advance(blocks, inside, self.spec, sweeps=sweeps, xp=xp, backend=backend)
+            found, after = self.method.advance(blocks, inside, self.spec, sweeps=sweeps, ops=Execution(backend, xp))
             del blocks  # the gradient is as large
             per_group = xp.reshape(found.value, (math.prod(batch), self.parts))
             value, chosen = self.method.over_groups(per_group, xp=xp)
@@ -243,7 +245,7 @@ class Program:
     def attached(self, kernels: Array, value: Array, gradient: Array, *, backend: Backend) -> Array:
         """Return the value with its gradient, as the plain product that every library can differentiate."""
         xp = backend.namespace(kernels)
-        with backend.precise(kernels):
+        with arithmetic.exact(kernels, backend=backend):
             size = math.prod(self.shape)
             flat = xp.reshape(xp.astype(kernels, gradient.dtype), (*value.shape, 1, size))
             slope = xp.matmul(flat, xp.reshape(gradient, (*value.shape, size, 1)))[..., 0, 0]
@@ -253,7 +255,7 @@ class Program:
         """Blocks of a batch in the kernels' own precision, each layer scaled by a power of two, and its exponent."""
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
         dtype = backend.working_dtype(kernels, self.result_dtype)
-        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp)
+        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp, backend=backend)
         layers, exponent = arrays.scale(xp.reshape(blocks, (count, -1)), xp=xp)
         return xp.reshape(layers, blocks.shape), exponent
 
@@ -272,9 +274,16 @@ class Program:
         """Whether a method of many small products runs in NumPy, which reads these arrays in place."""
         return self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels)
 
-    def _blocks(self, kernels: Array, dtype: str, *, xp: Any) -> Array:
-        prepare = operators.to_blocks if self.method.folds(self.spec) else convolution.torch_order
-        return prepare(xp.astype(kernels, getattr(xp, dtype), copy=False), self.spec, xp=xp)
+    def _blocks(self, kernels: Array, dtype: str, *, xp: Any, backend: Backend) -> Array:
+        kernels = xp.astype(kernels, getattr(xp, dtype), copy=False)
+        if self.method.folds(self.spec):
+            return polyphase.to_blocks(kernels, self.spec, xp=xp)
+        kernels = layer_map.torch_order(kernels, self.spec, xp=xp)
+        seen = layer_map.visible(self.spec)
+        if seen is None:
+            return kernels
+        # As a factor, which leaves NaN what it is.
+        return kernels * backend.from_numpy(seen.astype(dtype)[None, None, None], kernels)
 
     @property
     def value_shape(self) -> tuple[int, ...]:
@@ -309,6 +318,27 @@ class Program:
         ]
         return xp.stack(rows, axis=value.ndim - 1)
 
+    def by_value(self, kernels: Array, *, backend: Backend) -> bool:
+        """Whether the program leaves the library and runs in NumPy: a proof by search that is not the device's.
+
+        So does everything about a kernel that is wider than what its library computes in: rounded to fit, it would be
+        another kernel.
+
+        Raises
+        ------
+        BackendError
+            For such a kernel under a tracer.
+        """
+        too_wide = self.dtype == "float64" and backend.wide_dtype(kernels) != "float64"
+        if backend.is_traced(kernels):
+            if too_wide:
+                raise BackendError(
+                    f"kernel of shape {self.shape} is float64, and {backend.name} computes in float32 here: rounded to "
+                    "that it would be another kernel. Enable 64-bit values, or convert it to float32 yourself."
+                )
+            return False
+        return too_wide or (self.method.searches(self.spec) and self.proof_place(kernels, backend=backend) == "host")
+
     def proof_place(self, kernels: Array, *, backend: Backend) -> Literal["device", "host"]:
         """Where proofs by search run: on the device if it has float64 and the backend says so.
 
@@ -319,9 +349,10 @@ class Program:
 
     def computed_in(self, kernels: Array, *, backend: Backend) -> str:
         """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
+        if self.by_value(kernels, backend=backend):
+            return "float64" if backend.numpy_view(kernels) else "float64 on the host"
         if self.method.searches(self.spec) and not backend.is_traced(kernels):
-            away = self.proof_place(kernels, backend=backend) == "host" and not backend.numpy_view(kernels)
-            return "float64 on the host" if away else "float64"
+            return "float64"
         return self._dtype(kernels, backend=backend)
 
     def _dtype(self, kernels: Array, *, backend: Backend) -> str:
@@ -332,29 +363,43 @@ class Program:
         """Run in NumPy and bring everything back; recorded in the result."""
         value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
-        # The proof is done and its ends are rounded: the rest may lose digits where the device has no float64.
+        # Where the device has no float64 the ends are rounded once more, outward; the rest may lose digits.
         narrow = {} if backend.wide_dtype(kernels) == "float64" else {"float64": "float32", "complex128": "complex64"}
         # The backward runs over there, in the dtype of the residuals: a wide one where narrow products lose digits.
         lossy = backend.working_dtype(kernels, self.result_dtype) != self.result_dtype
         widen = {"float32": "float64", "complex64": "complex128"} if lossy else narrow
 
-        def back(x: Array, change: dict[str, str]) -> Array:
+        def back(x: Array, change: dict[str, str], rounds: rounding.Rounds | None = None) -> Array:
             wanted = change.get(x.dtype.name) if change else None
+            if wanted and rounds:
+                x = rounding.to_dtype(x, getattr(np, wanted), rounds, xp=backend.host().namespace(x))
             return backend.from_numpy(x.astype(wanted) if wanted else x, kernels)
 
         return (
-            back(value, narrow),
-            tuple(back(x, narrow) for x in stats),
+            back(value, narrow, self.method.rounds),
+            tuple(back(x, narrow, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
             tuple(back(x, widen) for x in residuals),
         )
 
     def check_values(self, kernels: Array, *, backend: Backend) -> None:
-        """Refuse non-finite values; for concrete arrays only.
+        """Refuse non-finite values, and what the processor would take for zero; for concrete arrays only.
 
         Raises
         ------
-        KernelError
+        KernelError, BackendError
         """
+        with np.errstate(all="ignore"):
+            self._check_finite(kernels, backend=backend)
+        if not arithmetic.flushes() or not (backend.numpy_view(kernels) or backend.host() is backend):
+            return
+        if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(self.shape))):
+            raise BackendError(
+                f"kernel of shape {self.shape} is so small that subnormal numbers matter, and the processor takes them "
+                "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
+                "Switch that off before the call, or measure the kernel in a process without it."
+            )
+
+    def _check_finite(self, kernels: Array, *, backend: Backend) -> None:
         xp = backend.namespace(kernels)
         finite = xp.isfinite(kernels)
         if not bool(xp.all(finite)):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm import arrays
-from specnorm.frequencies import coarse_grid
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import coarse_grid
 
 if TYPE_CHECKING:
-    from specnorm.backends import Array, Backend
     from specnorm.methods.tensor_norm import TensorNorm
+    from specnorm.types import Array, ArrayOps
 
 
 class Form:
@@ -23,8 +23,9 @@ class Form:
     Every sweep reads the kernel twice, in real products with the vectors of all starts at once.
     """
 
-    def __init__(self, blocks: Array, *, xp: Any, backend: Backend) -> None:
-        self.xp, self.backend = xp, backend
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+        xp = ops.xp
+        self.xp, self.ops = ops.xp, ops
         self.b, self.m, self.p, *self.sizes = blocks.shape
         self.taps = math.prod(self.sizes)
         self.lengths = tuple(self.sizes or [1])
@@ -100,7 +101,7 @@ class Form:
         y = xp.concat([xp.real(x), xp.imag(x)], axis=1)
         # A product from the left: BLAS takes half as long again for one with a transpose on the right.
         y = xp.matrix_transpose(xp.matmul(matrix, xp.matrix_transpose(y))) if transposed else xp.matmul(y, matrix)
-        return self.backend.complex(y[:, :count, :], y[:, count:, :])
+        return self.ops.complex(y[:, :count, :], y[:, count:, :])
 
 
 def extrapolated(x: Array, before: Array, ahead: Array, *, xp: Any) -> Array:
@@ -108,17 +109,18 @@ def extrapolated(x: Array, before: Array, ahead: Array, *, xp: Any) -> Array:
     return arrays.unit(x + xp.astype(ahead, x.dtype)[..., None] * (x - before), xp=xp)[0]
 
 
-def starts(method: TensorNorm, blocks: Array, *, xp: Any, backend: Backend) -> tuple[Array, list[Array]]:
+def starts(method: TensorNorm, blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
     """Right vectors and spatial vectors to start from: the best coarse frequencies, then random ones."""
+    xp = ops.xp
     b, _, p, *sizes = blocks.shape
 
     def per_block(x: np.ndarray) -> Array:
-        constant = backend.from_numpy(x, blocks)
+        constant = ops.from_numpy(x, blocks)
         return xp.broadcast_to(constant, (b, *constant.shape[1:]))
 
     host = "complex128" if blocks.dtype == xp.float64 else "complex64"
     v, *modes = map(per_block, _waves(method.seed, p, tuple(sizes), host))
-    form = Form(blocks, xp=xp, backend=backend)
+    form = Form(blocks, ops=ops)
     weights = form.weights(modes)
     u, _ = form.left(v, weights)
     v, value = form.right(form.rows(u), weights)

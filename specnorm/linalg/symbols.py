@@ -1,0 +1,183 @@
+"""The symbol of a convolution: its matrices at frequencies, their products, singular triples and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import Frequencies, phases
+
+if TYPE_CHECKING:
+    from specnorm.types import Array, ArrayOps
+
+
+class Symbol:
+    """The symbol ``G(theta) = sum_k K_k e^{i k.theta}`` of a stack of blocks at a list of frequencies.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+    frequencies : Frequencies
+        f points.
+    spread : bool
+        Share them out by `Backend.spread`, which may repeat the last one.
+    """
+
+    def __init__(self, blocks: Array, frequencies: Frequencies, *, spread: bool = False, ops: ArrayOps) -> None:
+        xp = ops.xp
+        self.xp = xp
+        self.shape = blocks.shape
+        self.blocks = blocks
+        dtype = np.float64 if blocks.dtype == xp.float64 else np.float32
+        cos, sin = phases(frequencies, blocks.shape[3:])
+        self.cos = ops.from_numpy(cos.astype(dtype), blocks)
+        self.sin = ops.from_numpy(sin.astype(dtype), blocks)
+        if spread:
+            self.cos, self.sin = ops.spread(self.cos), ops.spread(self.sin)
+        self.phase = self.cos + 1j * self.sin
+
+    def matrices(self) -> Array:
+        """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""
+        xp, (b, m, p) = self.xp, self.shape[:3]
+        taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
+        g = xp.matmul(self.cos, taps) + 1j * xp.matmul(self.sin, taps)
+        return xp.reshape(g, (b, -1, m, p))
+
+    def apply(self, v: Array) -> Array:
+        """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
+        xp, (b, m, p) = self.xp, self.shape[:3]
+        # (b, taps*m, p) @ (b, p, f): every tap applied to every vector, then weighted by its phase.
+        taps = xp.reshape(_taps_first(self.blocks, xp), (b, -1, p))
+        out = xp.reshape(real_times(taps, xp.matrix_transpose(v), xp=xp), (b, -1, m, v.shape[1]))
+        weights = xp.matrix_transpose(self.phase)
+        return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
+
+    def apply_adjoint(self, u: Array) -> Array:
+        """G(theta_f)* u_f, shape (b, f, m) -> (b, f, p)."""
+        xp, (b, m, p) = self.xp, self.shape[:3]
+        taps = xp.matrix_transpose(_taps_first(self.blocks, xp))
+        out = real_times(xp.reshape(taps, (b, -1, m)), xp.matrix_transpose(u), xp=xp)
+        out = xp.reshape(out, (b, -1, p, u.shape[1]))
+        weights = xp.conj(xp.matrix_transpose(self.phase))
+        return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
+
+
+def _taps_first(blocks: Array, xp: Any) -> Array:
+    """Blocks as (b, taps, m, p)."""
+    b, m, p = blocks.shape[:3]
+    return xp.permute_dims(xp.reshape(blocks, (b, m, p, -1)), (0, 3, 1, 2))
+
+
+def real_times(a: Array, z: Array, *, xp: Any) -> Array:
+    """Real matrices times complex ones, as two real products (half the work of promoting the real factor)."""
+    return xp.matmul(a, xp.real(z)) + 1j * xp.matmul(a, xp.imag(z))
+
+
+def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Any) -> Array:
+    """Gradient of Re(u* G(theta) v) with respect to the blocks: Re(conj(u_o) v_i e^{i k.theta}).
+
+    Parameters
+    ----------
+    u, v : arrays, shapes (b, r, m) and (b, r, p)
+    phase : array, shape (b, r, taps)
+
+    Returns
+    -------
+    array, shape (b, m, p, *kernel_shape)
+        Summed over r.
+    """
+    b, r, m = u.shape
+    p = v.shape[2]
+    right = xp.reshape(v[:, :, :, None] * phase[:, :, None, :], (b, r, -1))
+    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
+    u = xp.matrix_transpose(u)
+    left = xp.concat([xp.real(u), xp.imag(u)], axis=2)
+    total = xp.matmul(left, xp.concat([xp.real(right), xp.imag(right)], axis=1))
+    return xp.reshape(total, (b, m, p, *kernel_shape))
+
+
+def chunk_length(blocks: Array, budget: int = 256 * 2**20) -> int:
+    """How many frequencies fit the memory budget (bytes): about six complex matrices each."""
+    b, m, p = blocks.shape[:3]
+    return int(max(1, budget // (6 * 16 * b * m * p)))
+
+
+def largest(
+    norms: Callable[[Symbol], Array], blocks: Array, frequencies: Frequencies, *, ops: ArrayOps
+) -> tuple[Array, Array]:
+    """Maximum of a function of the symbol over frequencies, within the memory budget.
+
+    Parameters
+    ----------
+    norms : callable
+        Takes a `Symbol` of f frequencies, returns (b, f).
+
+    Returns
+    -------
+    value : array, shape (b,)
+    phase : complex array, shape (b, taps)
+        ``e^{i k.theta}`` of the taps at the arg-max.
+    """
+    xp = ops.xp
+    value, phase = None, None
+    step = chunk_length(blocks) * ops.shares
+    for start in range(0, len(frequencies), step):
+        symbol = Symbol(blocks, frequencies[start : start + step], spread=True, ops=ops)
+        found = norms(symbol)
+        index = xp.argmax(found, axis=1)
+        best = xp.max(found, axis=1)
+        here = xp.take(symbol.phase, index, axis=0)
+        if value is None or phase is None:
+            value, phase = best, here
+        else:
+            better = best > value
+            value, phase = xp.where(better, best, value), xp.where(better[:, None], here, phase)
+    return value, phase
+
+
+def matrix_at(blocks: Array, phase: Array, *, xp: Any) -> Array:
+    """Symbol of each block at its own frequency, given by the taps' phases (b, taps): (b, m, p)."""
+    b, m, p = blocks.shape[:3]
+    flat = xp.reshape(blocks, (b, m * p, -1))
+    columns = xp.matmul(flat, xp.stack([xp.real(phase), xp.imag(phase)], axis=-1))
+    return xp.reshape(columns[..., 0] + 1j * columns[..., 1], (b, m, p))
+
+
+def top_triple(g: Array, *, xp: Any) -> tuple[Array, Array, Array]:
+    """Top singular triple (u, v, sigma) of each matrix of a stack, from the smaller Gram matrix.
+
+    A zero matrix gets zero vectors, hence a zero gradient rather than an arbitrary one.
+    """
+    wide = g.shape[-1] > g.shape[-2]
+    a = arrays.adjoint(g, xp=xp) if wide else g
+    _, v = arrays.top_eigenpair(arrays.gram_smaller(a, xp=xp), xp=xp)
+    u, norm = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
+    v = xp.where(norm > 0, v, xp.zeros_like(v))
+    return (v, u, norm[..., 0]) if wide else (u, v, norm[..., 0])
+
+
+def triple_gradient(
+    u: Array, v: Array, phase: Array, cotangent: Array, kernel_shape: tuple[int, ...], *, xp: Any
+) -> Array:
+    """Gradient of a symbol's singular value with one triple and one frequency a block, times a cotangent (b,)."""
+    u = u * xp.astype(cotangent, u.dtype)[:, None]
+    return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
+
+
+def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Any) -> Array:
+    """Gradient with respect to the blocks of sum_f Re<Gamma_f, G(theta_f)>: Re(sum_f conj(Gamma_f) e^{i k.theta_f}).
+
+    Parameters
+    ----------
+    gamma : array, shape (b, f, m, p)
+    phase : array, shape (b, f, taps)
+    """
+    b, f, m, p = gamma.shape
+    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
+    flat = xp.matrix_transpose(xp.reshape(gamma, (b, f, m * p)))
+    left = xp.concat([xp.real(flat), xp.imag(flat)], axis=2)
+    total = xp.matmul(left, xp.concat([xp.real(phase), xp.imag(phase)], axis=1))
+    return xp.reshape(total, (b, m, p, *kernel_shape))

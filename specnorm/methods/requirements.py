@@ -1,0 +1,58 @@
+"""Which geometries a method serves: refusals that name what to use instead."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from specnorm.errors import GeometryError
+
+if TYPE_CHECKING:
+    from specnorm.spec import ConvSpec
+
+
+def require_circular(spec: ConvSpec, function: str, otherwise: str) -> None:
+    """Refuse what is not a circular layer at a given input size.
+
+    Raises
+    ------
+    GeometryError
+        Naming what to use instead.
+    """
+    if spec.padding_mode != "circular" and spec.ndim:
+        raise GeometryError(
+            f'{function} needs padding_mode="circular"; got "{spec.padding_mode}". The supremum over all sizes bounds '
+            f"zero padding too: use {otherwise}."
+        )
+    if spec.input_shape is None:
+        raise GeometryError(
+            f"{function} needs input_shape, the layer's spatial input sizes. For every size at once: {otherwise}."
+        )
+
+
+def require_exact(spec: ConvSpec, function: str) -> None:
+    """Refuse layers whose norm is not that of the symbols: padding that repeats pixels or drops outputs.
+
+    Raises
+    ------
+    GeometryError
+        Naming what to use instead.
+    """
+    here = f"padding_mode={spec.padding_mode!r} with padding={spec.padding}"
+    if spec.input_shape is None and spec.copies > 1:
+        raise GeometryError(
+            f"{function} is not known for {here}, which may lift the norm by as much as {math.sqrt(spec.copies):.4g}. "
+            "Use enclose(kernel) or grid_bound(kernel), whose upper ends include that factor; power_norm(kernel, "
+            "input_shape) is a lower bound at one size."
+        )
+    if spec.input_shape is not None and not spec.periodic:
+        raise GeometryError(
+            f"{function} at input_shape is not known for {here}, only for circular padding that gives one output a "
+            "stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "
+            "input_shape) for a lower one, or enclose for both."
+        )
+
+
+def circular_sizes(spec: ConvSpec) -> tuple[int, ...]:
+    """Sizes of the DFT grid whose symbols make up a circular layer's norm; axes with one tap need one frequency."""
+    return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, spec.block_kernel_shape, strict=True))
