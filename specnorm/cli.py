@@ -23,10 +23,10 @@ from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report, violations
-from specnorm.auditing.text import visible
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.spec import Layout
+from specnorm.text import visible
 
 if TYPE_CHECKING:
     import click

@@ -19,7 +19,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    ("errors", "types", "usage"),
+    ("errors", "text", "types", "usage"),
     ("spec", "result"),
     ("linalg",),
     ("proof",),
@@ -28,17 +28,15 @@ LEVELS = (
     ("backends", "runtime"),
     (
         "api",
-        "auditing",
-        "cli",
         "folding",
-        "networks",
         "projections",
         "robustness",
         "testing",
         "training",
-        "__init__",
-        "__main__",
     ),
+    ("networks",),
+    ("auditing",),
+    ("__init__", "cli", "__main__"),
 )
 """Rooms from the ground up. A file may import rooms below its own, and its own neighbours."""
 
@@ -127,7 +125,44 @@ def test_import_check_can_fail() -> None:
     source = "if TYPE_CHECKING:\n    import torch\ndef f():\n    from specnorm import api\n"
     assert ("specnorm.api", False) in list(runtime_imports(ast.parse(source)))
     assert "torch" not in {m for m, _ in runtime_imports(ast.parse(source))}
-    assert level("linalg") < level("proof") < level("methods") < level("api")
+    assert (
+        level("linalg")
+        < level("proof")
+        < level("methods")
+        < level("api")
+        < level("networks")
+        < level("auditing")
+        < level("cli")
+    )
+
+
+def modules_imported(path: Path) -> set[Path]:
+    """Files of the core that a file imports at run time, wherever in it does so; from a package, the modules named."""
+    found = set()
+    for module, names in runtime_names(parsed(path)):
+        base = CORE.parent.joinpath(*module.split("."))
+        inside = {base / f"{name}.py" for name in names} | {base / name / "__init__.py" for name in names}
+        found |= {place for place in inside if place.exists()} or {base.with_suffix(".py"), base / "__init__.py"}
+    return found & set(core_files()) - {path}
+
+
+def runtime_names(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    """Modules of the core and what is taken from them; ``if TYPE_CHECKING`` is left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.ImportFrom) and (child.module or "").split(".")[0] == "specnorm":
+            yield child.module or "", [alias.name for alias in child.names]
+        yield from runtime_names(child)
+
+
+@pytest.mark.parametrize("folder", ["networks", "auditing/readers"])
+def test_modules_of_a_room_import_one_way(folder: str) -> None:
+    """No module imports one that imports it, however far round."""
+    imported = {path: modules_imported(path) for path in (CORE / folder).rglob("*.py")}
+    while leaves := {path for path, its in imported.items() if not its & imported.keys()}:
+        imported = {path: its for path, its in imported.items() if path not in leaves}
+    assert not imported, sorted(str(path.relative_to(CORE)) for path in imported)
 
 
 @pytest.mark.parametrize("path", core_files(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -13,6 +13,7 @@ from specnorm.errors import SpecnormError
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.measuring import Measure
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError
+from specnorm.networks.table import lines
 from specnorm.proof import rounding
 
 
@@ -112,8 +113,6 @@ class NetworkBound:
 
     def __str__(self) -> str:
         """Table of the nodes, and what follows from them."""
-        from specnorm.auditing.renderers.network import lines
-
         return "\n".join(lines(self, nodes=True))
 
 

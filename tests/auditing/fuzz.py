@@ -223,7 +223,7 @@ def _damaged_directory(content: bytes, dice: random.Random) -> bytes:
         at = dice.choice(ends)
         data[at:at] = data[at : at + dice.choice([22, 56, 76, 98])]
     elif kind == 3:  # the whole archive before or behind itself
-        data += data if dice.random() < 0.5 else data[len(data) // 2 :]
+        data += bytes(data[dice.choice([0, len(data) // 2]) :])
     else:  # an entry listed twice
         entries = _found(content, b"PK\1\2")
         at, to = dice.choice(entries), dice.choice(entries)

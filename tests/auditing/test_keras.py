@@ -345,6 +345,11 @@ def test_half_precision_and_odd_types(tmp_path: Path) -> None:
     assert "int8" in str(rows["conv2d_4/kernel"].reason)
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = _hdf5(tmp_path / "model.h5", lambda file: file.create_group(b"caf\xe9/vars"))
+    assert "one of its names is no text" in _refused(path)
+
+
 def test_other_files_of_hdf5_are_read_as_arrays(tmp_path: Path) -> None:
     path = tmp_path / "plain.h5"
     with h5py.File(path, "w") as file:

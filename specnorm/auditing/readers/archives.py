@@ -174,7 +174,8 @@ def _data_start(file: BinaryIO, name: bytes, offset: int, size: int) -> int:
         raise _ambiguous(f"the header of {_shown(name)} has another name or kind than the directory")
     if any(n not in (0, _MOST_32, size) for n in sizes):  # zero: it stands after the data, or in the directory alone
         raise _ambiguous(f"the header of {_shown(name)} has another size than the directory")
-    return offset + _LOCAL.size + length + extra
+    start: int = offset + _LOCAL.size + length + extra
+    return start
 
 
 def _bytes(file: BinaryIO, at: int, count: int) -> bytes:

@@ -180,18 +180,19 @@ def walk(root: h5py.File) -> Iterator[tuple[tuple[str, ...], Any]]:
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while stack:
         path, group = stack.pop()
-        place = h5py.h5o.get_info(group.id).addr
+        try:
+            place, entries = h5py.h5o.get_info(group.id).addr, list(group)
+        except Exception as error:
+            raise ModelFileError(f"group {'/'.join(path)!r} is damaged: {error}.") from error
         if place in seen:
             continue
         seen.add(place)
         if len(path) > MAX_DEPTH:
             raise ModelFileError(f"its groups are nested more than {MAX_DEPTH} deep.")
         inner = []
-        try:
-            entries = list(group)
-        except Exception as error:
-            raise ModelFileError(f"group {'/'.join(path)!r} is damaged: {error}.") from error
         for name in entries:
+            if not isinstance(name, str):  # bytes, where they are no UTF-8
+                raise ModelFileError(f"group {'/'.join(path)!r} is damaged: one of its names is no text ({name!r}).")
             here = (*path, name)
             try:
                 link = group.get(name, getlink=True)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from specnorm.auditing.report import CIRCULAR, STANDARD, Report, Row, Value
-from specnorm.auditing.text import visible
+from specnorm.text import number, visible
 
-DIGITS = 6
 NAMED = 3
 """Layers that a note names before it counts the others."""
 WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
 """What a promise is called."""
-_ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
 _WIDTH = 10_000
 """Wider than any table: names are never cut."""
 
@@ -36,32 +32,6 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
     """
     del many
     return "\n".join(_report(report) for report in reports)
-
-
-def number(value: float | None, promise: str = "exact") -> str:
-    """Six significant digits, rounded so that the text keeps what the number promises.
-
-    Parameters
-    ----------
-    value : float or None
-    promise : str
-        ``"lower"`` rounds down, ``"upper"`` up, everything else to nearest.
-
-    Returns
-    -------
-    str
-    """
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    context = Context(prec=DIGITS, rounding=_ROUNDING.get(promise, ROUND_HALF_EVEN))
-    rounded = context.create_decimal(Decimal(value))
-    if rounded == 0:
-        return "0"
-    if not -4 <= rounded.adjusted() < DIGITS:
-        return f"{rounded:.{DIGITS - 1}e}"
-    return f"{rounded:.{DIGITS - 1 - rounded.adjusted()}f}"
 
 
 def columns(report: Report) -> list[str]:
@@ -159,7 +129,7 @@ def notes(report: Report) -> list[str]:
     notes.append(f"lower and upper are proven, {_where(report.layers)}. {_promises(report.layers)}")
     notes += _assumed(report.layers)
     if report.network is not None:
-        from specnorm.auditing.renderers.network import lines
+        from specnorm.networks.table import lines
 
         notes += lines(report.network)
     notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
