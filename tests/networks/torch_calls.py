@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -16,49 +15,18 @@ from specnorm_torch.signatures import SIGNATURES
 from torch import Tensor
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
+from networks import drawing
+from networks.drawing import Dice, Slot, axis, part, pieces, sizes, some_axes
 from specnorm.errors import MethodError
 from specnorm.networks import Graph
 
-Dice = random.Random
 Arguments = dict[str, Any]
 FLOATS = (None, torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SMALL = (-3.0, -1.0, -0.5, 0.0, 0.3, 1.0, 2.5)
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A tensor that may depend on the network's inputs."""
-
-    shape: tuple[int, ...]
-
-
-def sizes(d: Dice, low: int = 1, high: int = 3, most: int = 4) -> tuple[int, ...]:
-    """A shape of at most 16 entries."""
-    while True:
-        shape = tuple(d.randint(1, most) for _ in range(d.randint(low, high)))
-        if math.prod(shape) <= 16:
-            return shape
-
-
-def part(d: Dice, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape that is broadcast to another one: with leading axes left out, and with ones."""
-    kept = shape[d.choice([0, 0, d.randint(0, len(shape))]) :]
-    return tuple(1 if d.random() < 0.35 else n for n in kept)
-
-
 def numbers(d: Dice, shape: tuple[int, ...]) -> Tensor:
-    found = torch.tensor([d.gauss(0, 1) for _ in range(math.prod(shape))], dtype=torch.float64).reshape(shape)
-    return found * d.choice([0.1, 1.0, 3.0])
-
-
-def axis(d: Dice, shape: tuple[int, ...], more: int = 0) -> int:
-    n = len(shape) + more
-    return d.randrange(-n, n) if n else d.choice([-1, 0])
-
-
-def some_axes(d: Dice, shape: tuple[int, ...]) -> list[int]:
-    found = d.sample(range(len(shape)), d.randint(1, len(shape)))
-    return [a - len(shape) if d.random() < 0.4 else a for a in found]
+    return torch.tensor(drawing.numbers(d, shape))
 
 
 # -- families ------------------------------------------------------------------------------------------------------
@@ -92,14 +60,6 @@ def along(name: str = "dim", low: int = 1, **more: Callable[[Dice, int], Any]) -
 
 def one_of(*some: Any) -> Callable[[Dice, int], Any]:
     return lambda d, n: d.choice(some)
-
-
-def pieces(d: Dice, n: int) -> list[int]:
-    found = []
-    while n:
-        found.append(d.randint(0 if found else 1, n))
-        n -= found[-1]
-    return found
 
 
 def narrowed(d: Dice) -> Arguments:
