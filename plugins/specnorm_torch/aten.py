@@ -100,7 +100,9 @@ def _parametric(function: str, **names: str) -> Rule:
 
 def _prelu(call: Call) -> Translation:
     weight: Tensor = call["weight"]
-    return Translation("pointwise", {"function": "leaky", "alpha": float(weight.abs().max()) if weight.numel() else 0.0})
+    return Translation(
+        "pointwise", {"function": "leaky", "alpha": float(weight.abs().max()) if weight.numel() else 0.0}
+    )
 
 
 def _gelu(call: Call) -> Translation:
@@ -348,7 +350,8 @@ RULES: dict[str, Rule] = {
     "mean": _reduce("mean"),
     "sum": _reduce("sum"),
     **dict.fromkeys(
-        ("amax", "amin", "max", "min"), lambda call: _extreme(call) if "other" in call.arguments else Translation("length")
+        ("amax", "amin", "max", "min"),
+        lambda call: _extreme(call) if "other" in call.arguments else Translation("length"),
     ),
     "linalg_vector_norm": _norm,
     **dict.fromkeys(("softmax", "_softmax"), lambda _: Translation("softmax")),

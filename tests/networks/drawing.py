@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Dice = random.Random
+Arguments = dict[str, Any]
 
 
 @dataclass(frozen=True)

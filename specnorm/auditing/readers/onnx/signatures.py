@@ -79,7 +79,9 @@ SIGNATURES: dict[str, tuple[int, str, str]] = {
 
 ``*``: inputs that may move with the network's inputs; ``...``: any number of them.
 """
-RANDOM = frozenset(("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"))
+RANDOM = frozenset(
+    ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+)
 
 
 def refusal(operator: str, opset: int, inputs: Sequence[Value | None], attributes: Collection[str]) -> str | None:
