@@ -28,7 +28,8 @@ LONG = (
 NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in LONG)
 """Long tests of what no library has a part in: once, with NumPy, is enough."""
 HOST = (
-    "test_cli", "test_usage", "networks/test_rules", "auditing/test_browser", "auditing/test_geometry",
+    "test_cli", "test_usage", "networks/test_rules", "networks/test_every_onnx_operator", "auditing/test_browser",
+    "auditing/test_geometry",
     "auditing/test_keras", "auditing/test_layers", "auditing/test_onnx", "auditing/test_output", "auditing/test_plots",
     "auditing/test_renderers", "auditing/test_renderers_html", "auditing/test_sharded",
 )  # fmt: skip
@@ -179,6 +180,15 @@ def soundness(session: nox.Session) -> None:
     session.env["SPECNORM_SOUNDNESS_KERNELS"] = "100000"
     session.env["SPECNORM_HYPOTHESIS_PROFILE"] = "nightly"
     pytest(session, "tests/soundness", "tests/test_mutations.py", backends="numpy")
+
+
+@nox.session(python=PYTHON, default=False)
+def operators(session: nox.Session) -> None:
+    """Nightly: every rule of every operator of torch and ONNX, on 120,000 calls with arguments at random. An hour."""
+    prepare(session, "-e", ".[cli,torch,onnx]", *TEST_TOOLS)
+    session.env["SPECNORM_NETWORK_DRAWS"], session.env["SPECNORM_ONNX_DRAWS"] = "100000", "20000"
+    files = (f"tests/networks/test_every_{name}_operator.py" for name in ("torch", "onnx"))
+    pytest(session, *files, "-rP", backends="numpy,torch")
 
 
 @nox.session(python=PYTHON)

@@ -22,8 +22,8 @@ SIGNATURES: dict[str, str] = {
     **dict.fromkeys(
         (
             "t", "numpy_T", "squeeze", "detach", "alias", "lift_fresh_copy", "positive", "relu", "relu6", "sigmoid",
-            "tanh", "silu", "mish", "selu", "log_sigmoid", "log_sigmoid_forward", "hardswish", "hardsigmoid", "abs", "neg",
-            "sin", "cos", "atan", "erf", "max", "min",
+            "tanh", "silu", "mish", "selu", "log_sigmoid", "log_sigmoid_forward", "hardswish", "hardsigmoid", "abs",
+            "neg", "sin", "cos", "atan", "erf", "max", "min",
         ),
         _SELF,
     ),

@@ -10,6 +10,7 @@ import math
 import os
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from specnorm.auditing.readers.onnx.signatures import NEWEST, SIGNATURES, refusa
 from specnorm.networks import bound  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "200"))
+PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
 
 
 def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
@@ -85,7 +87,9 @@ def test_every_input_attribute_and_version_is_varied() -> None:
         drawn = {onnx.defs.get_schema(operator, opset).since_version for opset in opsets}
         assert drawn == defined, operator
         arguments, versions = arguments + len(known), versions + len(defined)
-    print(f"{len(SIGNATURES)} operators, {versions} versions, {arguments} inputs and attributes, all varied")  # noqa: T201 - shown by `pytest -rP`
+    told = f"{len(SIGNATURES)} operators, {versions} versions, {arguments} inputs and attributes"
+    print(f"{told}, all varied")  # noqa: T201 - shown by `pytest -rP`
+    assert told in PAGE.read_text(encoding="utf-8").replace("\n", " ")
 
 
 def test_the_newest_operator_set_is_the_one_of_the_package() -> None:
