@@ -173,6 +173,15 @@ def soundness(session: nox.Session) -> None:
     pytest(session, "tests/soundness", "tests/test_mutations.py", backends="numpy")
 
 
+@nox.session(python=PYTHON, default=False)
+def operators(session: nox.Session) -> None:
+    """Nightly: every rule of every operator of torch and ONNX, on 120,000 calls with arguments at random. An hour."""
+    prepare(session, "-e", ".[cli,torch,onnx]", *TEST_TOOLS)
+    session.env["SPECNORM_NETWORK_DRAWS"], session.env["SPECNORM_ONNX_DRAWS"] = "100000", "20000"
+    files = (f"tests/networks/test_every_{name}_operator.py" for name in ("torch", "onnx"))
+    pytest(session, *files, "-rP", backends="numpy,torch")
+
+
 @nox.session(python=PYTHON)
 def site(session: nox.Session) -> None:
     """The documentation as a site, in build/site: every warning is an error, and nothing is loaded from elsewhere."""
