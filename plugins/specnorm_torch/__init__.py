@@ -22,6 +22,7 @@ from specnorm.backends import Array, Backend
 from specnorm.errors import SecondDerivativeError
 from specnorm.program import program
 from specnorm_torch.auditing import audit
+from specnorm_torch.baking import bake_, baked
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
 from specnorm_torch.modules import geometry_of
 from specnorm_torch.networks import network_bound
@@ -38,6 +39,8 @@ __all__ = [
     "SpectralRescaling",
     "TorchBackend",
     "audit",
+    "bake_",
+    "baked",
     "certify_",
     "geometry_of",
     "network_bound",
