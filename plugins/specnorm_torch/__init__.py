@@ -19,7 +19,7 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function
 
 from specnorm.backends import Array, Backend
-from specnorm.errors import SecondDerivativeError
+from specnorm.errors import KernelError, SecondDerivativeError
 from specnorm.program import program
 from specnorm_torch.auditing import audit
 from specnorm_torch.baking import bake_, baked
@@ -155,6 +155,8 @@ class TorchBackend(Backend):
         """
         count, several = len(program.method.stats), bool(program.value_shape)
         if program.method.searches(program.spec) and self.is_traced(kernels):
+            if kernels.is_meta and program.method.name != "tn":
+                raise KernelError("the tensor has no values: it is on the device 'meta'. Load its values first.")
             program.method.refuse_tracer(program.spec)
         need = "value"
         if torch.compiler.is_compiling():

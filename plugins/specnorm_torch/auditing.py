@@ -14,11 +14,12 @@ import specnorm
 from specnorm.auditing.measuring import Settings, fill
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.conv import ConvSpec
-from specnorm.errors import GeometryError, MethodError, SpecnormError
+from specnorm.errors import MethodError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm_torch.modules import (
     Select,
     at_inference,
+    check_values,
     computes_as_torch,
     geometry_of,
     is_lazy,
@@ -26,7 +27,7 @@ from specnorm_torch.modules import (
     layers_of,
     weight_of,
 )
-from specnorm_torch.tracing import map_of
+from specnorm_torch.tracing import map_of, name_of
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 _COMPUTED = ("", "_orig", "_g", "_v", "_u")
@@ -83,7 +84,7 @@ def audit(
     others = {name: module for name, module in _others(model) if select is None or select(name, module)}
     if not layers and not others:
         raise MethodError("the model has no convolution or linear layer that is selected.")
-    _check_values(model)
+    check_values(model)
     settings = Settings(tuple(dict.fromkeys(methods)))
     rows = []
     with at_inference(model):
@@ -95,9 +96,15 @@ def audit(
                 row = _row_of_another(name, module, calls.get(name), settings)
                 rows += [] if row is None else [row]
     if not rows:
-        raise MethodError("the model has no convolution or linear layer that is selected.")
+        raise MethodError(
+            f"nothing of the model is seen to be one convolution or linear map; {', '.join(others)} "
+            f"({', '.join(sorted({name_of(x) for x in others.values()}))}) hold matrices that are used otherwise."
+        )
     skipped = _skipped(model, [row.name for row in rows])
-    named = tuple(name for name, x in skipped if x.ndim >= _MATRIX and isinstance(x, nn.Parameter))
+    # What a measured module holds besides has been seen not to matter, or is what its kernel is computed from.
+    told = tuple(row.name.rpartition(".")[0] + "." for row in rows if row.reason is None and "." in row.name)
+    matrices = (name for name, x in skipped if x.ndim >= _MATRIX and isinstance(x, nn.Parameter))
+    named = tuple(name for name in matrices if not name.startswith(told))
     return Report(specnorm.__version__, type(model).__name__, tuple(rows), len(skipped), skipped_names=named)
 
 
@@ -114,17 +121,6 @@ def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _is_quantised(module: nn.Module) -> bool:
     return hasattr(module, "_packed_params") or callable(getattr(module, "weight", None))
-
-
-def _check_values(model: nn.Module) -> None:
-    """Refuse to run a model that would be initialised by that, or that cannot run."""
-    for name, x in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(x):
-            raise GeometryError(
-                f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
-            )
-        if x.is_meta:
-            raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")
 
 
 def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequence[int] | Tensor) -> Tensor:
@@ -187,7 +183,9 @@ def _row(name: str, layer: nn.Module, call: _Call | None, settings: Settings) ->
             weight, geometry = weight_of(layer).detach(), {}
         row = replace(row, shape=tuple(weight.shape))
         if call is None:
-            lost = "the forward pass did not call this layer (its weight may be used without it): its input is not known."
+            lost = (
+                "the forward pass did not call this layer (its weight may be used without it): its input is not known."
+            )
             row = replace(row, reason=lost)
             if not computes_as_torch(layer):
                 return row
@@ -206,7 +204,7 @@ def _reason(row: Row) -> dict[str, Any]:
 
 def _row_of_another(name: str, module: nn.Module, call: _Call | None, settings: Settings) -> Row | None:
     """Measure a module of a class of its own, where it is seen to be a product; None: its arrays are skipped."""
-    kind = type(module).__name__
+    kind = name_of(module)
     if _is_quantised(module):
         reason = f"{kind} is quantised: its map has steps. Audit the model before it is quantised."
         return Row(f"{name}.weight", "linear", (), None, values=dict.fromkeys(settings.methods), reason=reason)

@@ -104,6 +104,10 @@ def bake_tensor(module: nn.Module, name: str) -> None:
         elif "pruning" in how:
             prune.remove(module, name)
         else:
+            # Torch deletes the property from the class, which copies of the module share.
+            kind = type(module)
+            members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, members)
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     finally:
         for x, mode in modes.items():

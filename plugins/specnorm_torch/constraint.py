@@ -16,7 +16,7 @@ from specnorm.methods import Method, TensorNorm
 from specnorm.methods.base import check_count
 from specnorm_torch.baking import Saved, bake_tensor, computed
 from specnorm_torch.modules import at_inference, geometry_of, is_layer, is_lazy, parametrisations, weight_of
-from specnorm_torch.tracing import map_of
+from specnorm_torch.tracing import map_of, name_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _TN = TensorNorm()
@@ -144,10 +144,10 @@ def spectral_norm(
     _check_bound(bound)
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor):
-        raise KernelError(f"{type(module).__name__} has no tensor {name!r} to constrain.")
+        raise KernelError(f"{name_of(module)} has no tensor {name!r} to constrain.")
     if is_lazy(weight) or weight.is_meta:
         raise GeometryError(
-            f"{type(module).__name__}.{name} has no values yet: run the module once if it is lazy, load its values if it "
+            f"{name_of(module)}.{name} has no values yet: run the module once if it is lazy, load its values if it "
             "is on the device 'meta'."
         )
     rows = _rows(module, name, weight, dim)
@@ -167,7 +167,7 @@ def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int 
 
 
 def _no_kernel(module: nn.Module, name: str) -> None:
-    raise GeometryError(f"{type(module).__name__}.{name} is not the layer's kernel, and no matrix: it has no norm here.")
+    raise GeometryError(f"{name_of(module)}.{name} is not the layer's kernel, and no matrix: it has no norm here.")
 
 
 class SpectralRescaling(nn.Module):
@@ -348,7 +348,7 @@ class _Plan:
         # Of a shared weight, which was shrunk for another layer as well.
         if not (self.is_layer and specnorm.certify(used, self.bound, **self.geometry)):
             raise MethodError(
-                f"{self.label}: {type(self.module).__name__} does not use the kernel that was written to it. Everything "
+                f"{self.label}: {name_of(self.module)} does not use the kernel that was written to it. Everything "
                 "is as it was."
             )
 
@@ -368,7 +368,7 @@ def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
         )
     if how is None and module._parameters.get(name) is None:
         raise MethodError(
-            f"{name} of {type(module).__name__} is no parameter but computed, so that it cannot be set. Put a plain "
+            f"{name} of {name_of(module)} is no parameter but computed, so that it cannot be set. Put a plain "
             "layer with the kernel that it computes in its place."
         )
 
@@ -379,8 +379,10 @@ def _check_used(module: nn.Module) -> Tensor:
     # At another size, only the size is another: the forward is torch's own.
     own = geometry_of(module, seen.geometry["input_shape"])
     shape = tuple(seen.weight.shape)
-    if not torch.equal(seen.weight, weight_of(module)) or ConvSpec.of(shape, **seen.geometry) != ConvSpec.of(shape, **own):
-        raise MethodError(f"{type(module).__name__} does not use its weight as it stands.")
+    if not torch.equal(seen.weight, weight_of(module)) or ConvSpec.of(shape, **seen.geometry) != ConvSpec.of(
+        shape, **own
+    ):
+        raise MethodError(f"{name_of(module)} does not use its weight as it stands.")
     return seen.weight
 
 

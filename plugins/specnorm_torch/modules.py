@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from specnorm.errors import GeometryError
-from specnorm_torch.tracing import crop
+from specnorm_torch.tracing import crop, name_of
 
 Select: TypeAlias = Callable[[str, nn.Module], bool]
 """Told a layer's name and the layer: whether it counts."""
@@ -73,7 +73,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     """
     if is_layer(module) and not computes_as_torch(module):
         raise GeometryError(
-            f"{type(module).__name__} has a forward of its own: its attributes do not say what it computes. "
+            f"{name_of(module)} has a forward of its own: its attributes do not say what it computes. "
             "specnorm_torch.audit tries it at one input size; else give the kernel that it amounts to, with its "
             "geometry, to specnorm's functions, and leave the layer out of what goes through all layers."
         )
@@ -81,7 +81,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
         return {} if input_shape is None else {"input_shape": ()}
     if not isinstance(module, _ConvNd):
         raise GeometryError(
-            f"{type(module).__name__} is no layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
+            f"{name_of(module)} is no layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
             "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
         )
     geometry: dict[str, Any] = {
@@ -144,18 +144,38 @@ def is_lazy(x: object) -> bool:
     return isinstance(x, nn.UninitializedParameter | nn.UninitializedBuffer)
 
 
+def check_values(model: nn.Module) -> None:
+    """Refuse a model that a run would initialise, or that cannot run: lazy layers, and the device "meta".
+
+    Parameters
+    ----------
+    model : Module
+
+    Raises
+    ------
+    GeometryError
+    """
+    for name, x in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(x):
+            raise GeometryError(
+                f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
+            )
+        if x.is_meta:
+            raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")
+
+
 def weight_of(module: nn.Module) -> Tensor:
     """The kernel, of which torch's types say only that it is a tensor or a module."""
     weight: Any = module.weight
     if not isinstance(weight, Tensor):
-        raise GeometryError(f"{type(module).__name__}.weight is a {type(weight).__name__}, not a tensor.")
+        raise GeometryError(f"{name_of(module)}.weight is a {type(weight).__name__}, not a tensor.")
     if is_lazy(weight):
         raise GeometryError(
-            f"{type(module).__name__} has no weight yet: run the model once on an input, so that its lazy layers are "
+            f"{name_of(module)} has no weight yet: run the model once on an input, so that its lazy layers are "
             "initialised."
         )
     if weight.is_meta:
-        raise GeometryError(f"{type(module).__name__} has no values: it is on the device 'meta'. Load its weights first.")
+        raise GeometryError(f"{name_of(module)} has no values: it is on the device 'meta'. Load its weights first.")
     return weight
 
 

@@ -21,13 +21,18 @@ from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Measure, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, RULES, Call, Translation
 from specnorm_torch.baking import baked
+from specnorm_torch.modules import check_values
 
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Operators that read the shape of a value and not what is in it."""
 
 
 def network_bound(
-    model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...], *, rtol: float = 1e-3, bake: bool = False
+    model: nn.Module,
+    input_shape: Sequence[int] | Tensor | tuple[Tensor, ...],
+    *,
+    rtol: float = 1e-3,
+    bake: bool = False,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a whole network from the certified norms of its layers.
 
@@ -76,6 +81,7 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
     ------
     MethodError
     """
+    check_values(model)
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()

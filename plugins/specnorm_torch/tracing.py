@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from specnorm.errors import GeometryError
@@ -73,7 +74,7 @@ def map_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     """
     kwargs = kwargs or {}
     if any(x.is_meta for x in _tensors((args, kwargs, list(module.parameters())))):
-        raise GeometryError(f"{type(module).__name__} has no values: it is on the device 'meta'. Load its weights first.")
+        raise GeometryError(f"{name_of(module)} has no values: it is on the device 'meta'. Load its weights first.")
     generator = torch.Generator().manual_seed(0)
     first, second = (_watched(module, args, kwargs, generator) for _ in range(2))
     if first.geometry != second.geometry or not torch.equal(first.weight, second.weight):
@@ -96,14 +97,18 @@ def _watched(module: nn.Module, args: Any, kwargs: Any, generator: torch.Generat
     return watch.found(module, out)
 
 
+def name_of(module: nn.Module) -> str:
+    """Name of a module's class, as its author gave it."""
+    return str(parametrize.type_before_parametrizations(module).__name__)
+
+
 def _refused(module: nn.Module, why: str, advice: str = "") -> GeometryError:
     advice = advice or (
         "Give the kernel that it amounts to, with its geometry, to specnorm.enclose, or the whole model to "
         "specnorm_torch.network_bound."
     )
-    kind = type(module)
     return GeometryError(
-        f"{kind.__name__} is not shown to be one convolution or linear map of a fixed kernel: {why}. {advice}"
+        f"{name_of(module)} is not shown to be one convolution or linear map of a fixed kernel: {why}. {advice}"
     )
 
 

@@ -27,7 +27,9 @@ class SameConv(nn.Conv2d):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         pads: list[int] = []
-        for n, k, s, r in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True):
+        for n, k, s, r in zip(
+            x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
+        ):
             total = max((-(-n // s) - 1) * s + (k - 1) * r + 1 - n, 0)
             pads += [total // 2, total - total // 2]
         return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -75,23 +76,27 @@ def _parametrised(layer: Any, by: Any) -> Any:
     return layer
 
 
+def class_of(layer: Any) -> str:
+    return str(torch.nn.utils.parametrize.type_before_parametrizations(layer).__name__)
+
+
 def build(case: str) -> tuple[Any, tuple[int, ...]]:
     torch.manual_seed(3)
     make, shape, _ = CASES[case]
     return nn.Sequential(make()).double().eval(), shape
 
 
-def dense(model: Any, shape: tuple[int, ...]) -> Any:
+def dense(model: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """Matrix of an affine map, by feeding it every basis vector."""
     size = math.prod(shape)
     with torch.no_grad():
-        basis = torch.eye(size, dtype=torch.float64).reshape(size, 1, *shape)
-        zero = model(torch.zeros(1, *shape, dtype=torch.float64))
-        return np.stack([(model(x.clone()) - zero).reshape(-1).numpy() for x in basis], axis=1)
+        basis = torch.eye(size, dtype=dtype).reshape(size, 1, *shape)
+        zero = model(torch.zeros(1, *shape, dtype=dtype))
+        return np.stack([(model(x.clone()) - zero).reshape(-1).double().numpy() for x in basis], axis=1)
 
 
-def norm_of(model: Any, shape: tuple[int, ...]) -> float:
-    return float(np.linalg.norm(dense(model, shape), 2))
+def norm_of(model: Any, shape: tuple[int, ...], dtype: Any = torch.float64) -> float:
+    return float(np.linalg.norm(dense(model, shape, dtype), 2))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -105,9 +110,8 @@ def test_proven_or_refused_by_name(case: str) -> None:
         assert row.lower is None
         assert row.upper is None
         assert not any(row.values.values()), "nothing is said of what is not known"
-        assert type(model[0]).__name__ in str(row.reason)
-        with pytest.raises(AssertionError if row.reason is None else ValueError, match=f"(?s){wanted}"):
-            raise ValueError(row.reason)
+        assert class_of(model[0]) in str(row.reason)
+        assert re.search(wanted, str(row.reason))
         return
     assert row.reason is None
     norm = norm_of(model, shape)
@@ -138,7 +142,7 @@ def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
     bound = 0.25
     state, x = copy.deepcopy(model.state_dict()), torch.randn(1, *shape, dtype=torch.float64)
     before = None if case in ("drop connect", "moving") else model(x.clone())
-    kind = type(model[0]).__name__
+    kind = class_of(model[0])
     if case in WRITABLE or (bake and case in BAKED):
         assert specnorm_torch.certify_(model, bound, bake=bake) == ["0"]
         for mode in (True, False):
