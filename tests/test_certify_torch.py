@@ -12,7 +12,7 @@ import pytest
 import specnorm
 
 torch: Any = pytest.importorskip("torch")
-import specnorm_torch  # noqa: E402 - after the skip where torch is missing
+import specnorm_torch.certifying  # noqa: E402 - after the skip where torch is missing
 
 nn = torch.nn
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -23,7 +23,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-class Counting(nn.Module):  # type: ignore[misc]
+class Counting(torch.nn.Module):  # type: ignore[misc]
     """A parametrisation that updates a buffer in ``eval()`` too."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def test_nothing_is_changed_when_a_later_layer_is_refused() -> None:
 def test_everything_is_put_back_when_the_last_check_fails() -> None:
     """A parameter that is read through a copy: what is written to it is not what is used."""
 
-    class Stale(nn.Linear):  # type: ignore[misc]
+    class Stale(torch.nn.Linear):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(4, 4)
             self.cache = self.weight.detach().clone()
@@ -75,7 +75,7 @@ def test_everything_is_put_back_when_the_last_check_fails() -> None:
     x = torch.randn(3, 4)
     before, state = model.eval()(x), list(model.state_dict())
     kept = {name: value.clone() for name, value in model.state_dict().items()}
-    original = specnorm_torch.constraint._Plan.write
+    original = specnorm_torch.certifying._Plan.write
 
     def write(plan: Any) -> None:
         original(plan)
@@ -84,7 +84,7 @@ def test_everything_is_put_back_when_the_last_check_fails() -> None:
                 plan.module.cache.mul_(3)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(specnorm_torch.constraint._Plan, "write", write)
+        patch.setattr(specnorm_torch.certifying._Plan, "write", write)
         with pytest.raises(specnorm.MethodError, match="1: Stale does not use the kernel"):
             specnorm_torch.certify_(model, 0.5)
     assert list(model.state_dict()) == state
@@ -143,7 +143,7 @@ def test_a_network_is_bounded_as_it_is_baked() -> None:
     calls = float(model[0].parametrizations.weight[0].calls)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = specnorm_torch.network_bound(model, (4,), bake=True)
+        found: Any = specnorm_torch.network_bound(model, (4,), bake=True)
     assert float(model[0].parametrizations.weight[0].calls) == calls
     product = 1.0
     for layer in specnorm_torch.baked(model)[::2]:
@@ -188,7 +188,7 @@ def test_other_modules_matrices_have_their_matrix_norm(case: str) -> None:
 def test_kernels_of_other_modules_are_refused() -> None:
     """A flattened kernel has another norm than the convolution that it may be of."""
 
-    class Own(nn.Module):  # type: ignore[misc]
+    class Own(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.randn(2, 2, 3, 3))

@@ -23,7 +23,8 @@ from specnorm.errors import KernelError, SecondDerivativeError
 from specnorm.program import program
 from specnorm_torch.auditing import audit
 from specnorm_torch.baking import bake_, baked
-from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
+from specnorm_torch.certifying import certify_
+from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, spectral_norm, spectral_rescaling
 from specnorm_torch.modules import geometry_of
 from specnorm_torch.networks import network_bound
 from specnorm_torch.penalty import SpectralPenalty

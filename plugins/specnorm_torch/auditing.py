@@ -22,8 +22,8 @@ from specnorm_torch.modules import (
     check_values,
     computes_as_torch,
     geometry_of,
-    is_lazy,
     is_layer,
+    is_lazy,
     layers_of,
     weight_of,
 )
@@ -135,7 +135,7 @@ def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequen
                 "without the batch axis, such as (3, 32, 32)."
             )
         given = (first.in_channels, *[given for _ in first.kernel_size])
-    shape = tuple(given) if isinstance(given, Sequence) else (given,)
+    shape: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
         raise MethodError(
             f"input_shape={given!r} is no int, no sequence of positive ints such as (3, 32, 32), and no tensor."

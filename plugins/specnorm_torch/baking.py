@@ -72,7 +72,7 @@ def computed(module: nn.Module) -> dict[str, str]:
     -------
     dict of str to str
     """
-    found = {name: "a parametrisation" for name in getattr(module, "parametrizations", {})}
+    found = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
             found[hook.name] = "an old-style weight_norm hook"
@@ -102,7 +102,7 @@ def bake_tensor(module: nn.Module, name: str) -> None:
         elif "spectral_norm" in how:
             remove_spectral_norm(module, name)
         elif "pruning" in how:
-            prune.remove(module, name)
+            prune.remove(module, name)  # type: ignore[no-untyped-call]
         else:
             # Torch deletes the property from the class, which copies of the module share.
             kind = type(module)

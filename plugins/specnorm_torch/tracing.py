@@ -16,7 +16,7 @@ from specnorm.errors import GeometryError
 _CONVOLUTIONS: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _TRANSPOSED: dict[Any, int] = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
 _PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
-_PADS = (nn.functional.pad, torch._C._nn.pad)  # type: ignore[attr-defined]
+_PADS = (nn.functional.pad, torch._C._nn.pad)
 _MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 _SHIFTS = ("add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__isub__")
 _COPIES = ("contiguous", "clone", "detach", "to", "type_as", "float", "double", "half", "bfloat16")
@@ -158,7 +158,7 @@ class _Watch(TorchFunctionMode):
         first = (args[0] if args else kwargs.get("input")) is value
         if name in _SHIFTS:
             return self.kernel is not None and (first or name == "add")
-        if func is torch.addmm and len(args) == 3 and not kwargs and args[1] is value:  # noqa: PLR2004
+        if func is torch.addmm and len(args) == 3 and not kwargs and args[1] is value:
             return self._product(value, torch.mm, args[1:], {})
         if not first or name in _COPIES:
             return first
@@ -190,7 +190,7 @@ class _Watch(TorchFunctionMode):
             transposed = func in _TRANSPOSED
             after = ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")
             names = ("input", "weight", "bias", "stride", "padding", *after)
-            told = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
+            told: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
             told |= dict(zip(names, args, strict=False)) | kwargs
             ndim = (_TRANSPOSED if transposed else _CONVOLUTIONS)[func]
             geometry = self._convolution(value, told, ndim, transposed)
@@ -204,7 +204,7 @@ class _Watch(TorchFunctionMode):
             weight, geometry = given.mT if given.ndim > 1 else given, {"input_shape": ()}
         else:
             return False
-        if weight.is_quantized or (not geometry["input_shape"] and weight.ndim != 2):  # noqa: PLR2004 - a matrix
+        if weight.is_quantized or (not geometry["input_shape"] and weight.ndim != 2):
             return False
         self.kernel = weight.detach().clone(), weight, geometry
         return True

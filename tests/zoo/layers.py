@@ -11,7 +11,7 @@ nn = torch.nn
 F = torch.nn.functional
 
 
-class StandardisedConv(nn.Conv2d):  # type: ignore[misc]
+class StandardisedConv(torch.nn.Conv2d):  # type: ignore[misc]
     """Qiao et al. 2019, "Weight Standardization", as in BiT and timm."""
 
     def forward(self, x: Any) -> Any:
@@ -22,7 +22,7 @@ class StandardisedConv(nn.Conv2d):  # type: ignore[misc]
         )
 
 
-class SameConv(nn.Conv2d):  # type: ignore[misc]
+class SameConv(torch.nn.Conv2d):  # type: ignore[misc]
     """Padding as in TensorFlow, by the size of the input: more after than before."""
 
     def forward(self, x: Any) -> Any:
@@ -35,7 +35,7 @@ class SameConv(nn.Conv2d):  # type: ignore[misc]
         return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-class SymmetricConv(nn.Conv2d):  # type: ignore[misc]
+class SymmetricConv(torch.nn.Conv2d):  # type: ignore[misc]
     """Mirrors with the border repeated, which torch's padding has no mode for."""
 
     def forward(self, x: Any) -> Any:
@@ -45,14 +45,14 @@ class SymmetricConv(nn.Conv2d):  # type: ignore[misc]
         return F.conv2d(x, self.weight, self.bias)
 
 
-class CircularByHand(nn.Conv2d):  # type: ignore[misc]
+class CircularByHand(torch.nn.Conv2d):  # type: ignore[misc]
     """Says padding 0 and zeros, and pads circularly."""
 
     def forward(self, x: Any) -> Any:
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), self.weight, self.bias)
 
 
-class LoraLinear(nn.Linear):  # type: ignore[misc]
+class LoraLinear(torch.nn.Linear):  # type: ignore[misc]
     """Hu et al. 2021, "LoRA": a second path of low rank beside the weight."""
 
     def __init__(self, inputs: int, outputs: int, rank: int = 2) -> None:
@@ -64,7 +64,7 @@ class LoraLinear(nn.Linear):  # type: ignore[misc]
         return super().forward(x) + x @ self.lora_a.T @ self.lora_b.T
 
 
-class QatConvBn(nn.Conv2d):  # type: ignore[misc]
+class QatConvBn(torch.nn.Conv2d):  # type: ignore[misc]
     """Quantisation-aware training of a convolution folded with its normalisation (Jacob et al. 2018)."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -78,7 +78,7 @@ class QatConvBn(nn.Conv2d):  # type: ignore[misc]
         return self.bn(F.conv2d(x, w, None, self.stride, self.padding) / scale.reshape(1, -1, 1, 1))
 
 
-class QatConv(nn.Conv2d):  # type: ignore[misc]
+class QatConv(torch.nn.Conv2d):  # type: ignore[misc]
     """The weight alone is rounded, in every forward."""
 
     def forward(self, x: Any) -> Any:
@@ -86,7 +86,7 @@ class QatConv(nn.Conv2d):  # type: ignore[misc]
         return self._conv_forward(x, w, self.bias)
 
 
-class AolConv(nn.Conv2d):  # type: ignore[misc]
+class AolConv(torch.nn.Conv2d):  # type: ignore[misc]
     """Prach & Lampert 2022, "Almost-Orthogonal Layers": a rescaled kernel."""
 
     def forward(self, x: Any) -> Any:
@@ -96,7 +96,7 @@ class AolConv(nn.Conv2d):  # type: ignore[misc]
         return F.conv2d(x, w * scale, self.bias, padding=self.padding)
 
 
-class Cayley(nn.Conv2d):  # type: ignore[misc]
+class Cayley(torch.nn.Conv2d):  # type: ignore[misc]
     """Trockman & Kolter 2021: orthogonal at each frequency, applied by FFT."""
 
     def forward(self, x: Any) -> Any:
@@ -109,7 +109,7 @@ class Cayley(nn.Conv2d):  # type: ignore[misc]
         return torch.fft.ifft2(out).real
 
 
-class Soc(nn.Conv2d):  # type: ignore[misc]
+class Soc(torch.nn.Conv2d):  # type: ignore[misc]
     """Singla & Feizi 2021, "Skew Orthogonal Convolutions": the exponential of a convolution, by its series."""
 
     def forward(self, x: Any) -> Any:
@@ -121,7 +121,7 @@ class Soc(nn.Conv2d):  # type: ignore[misc]
         return out
 
 
-class Sll(nn.Module):  # type: ignore[misc]
+class Sll(torch.nn.Module):  # type: ignore[misc]
     """Araujo et al. 2023, the SDP-based Lipschitz layer: raw parameters, and a step of descent."""
 
     def __init__(self, width: int) -> None:
@@ -134,7 +134,7 @@ class Sll(nn.Module):  # type: ignore[misc]
         return x - 2 * (F.relu(x @ self.kernel.T) / gram) @ self.kernel
 
 
-class BjorckLinear(nn.Module):  # type: ignore[misc]
+class BjorckLinear(torch.nn.Module):  # type: ignore[misc]
     """Anil et al. 2019: a matrix made orthogonal in each forward."""
 
     def __init__(self, width: int) -> None:
@@ -148,7 +148,7 @@ class BjorckLinear(nn.Module):  # type: ignore[misc]
         return torch.matmul(x, w)
 
 
-class OrthogonalByProperty(nn.Linear):  # type: ignore[misc]
+class OrthogonalByProperty(torch.nn.Linear):  # type: ignore[misc]
     """A class whose ``weight`` is a property: what is stored is something else."""
 
     @property
@@ -165,7 +165,7 @@ def by_property(width: int) -> Any:
     return layer
 
 
-class AddmmLinear(nn.Module):  # type: ignore[misc]
+class AddmmLinear(torch.nn.Module):  # type: ignore[misc]
     """The Conv1D of GPT-2: a matrix product, its weight transposed."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -177,28 +177,28 @@ class AddmmLinear(nn.Module):  # type: ignore[misc]
         return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.weight.shape[1])
 
 
-class DropConnect(nn.Linear):  # type: ignore[misc]
+class DropConnect(torch.nn.Linear):  # type: ignore[misc]
     """Another kernel at each call."""
 
     def forward(self, x: Any) -> Any:
         return F.linear(x, F.dropout(self.weight, 0.5, training=True), self.bias)
 
 
-class DynamicConv(nn.Conv2d):  # type: ignore[misc]
+class DynamicConv(torch.nn.Conv2d):  # type: ignore[misc]
     """A kernel that depends on the input."""
 
     def forward(self, x: Any) -> Any:
         return F.conv2d(x, self.weight * x.mean().sigmoid(), padding=self.padding)
 
 
-class Branching(nn.Linear):  # type: ignore[misc]
+class Branching(torch.nn.Linear):  # type: ignore[misc]
     """Looks at its input to choose."""
 
     def forward(self, x: Any) -> Any:
         return F.linear(x, self.weight * (100.0 if x.abs().max() < 1e-3 else 1.0))
 
 
-class ThroughNumpy(nn.Linear):  # type: ignore[misc]
+class ThroughNumpy(torch.nn.Linear):  # type: ignore[misc]
     """Leaves torch, so that nobody sees what it does."""
 
     def forward(self, x: Any) -> Any:
@@ -207,7 +207,7 @@ class ThroughNumpy(nn.Linear):  # type: ignore[misc]
         return out
 
 
-class InPlace(nn.Linear):  # type: ignore[misc]
+class InPlace(torch.nn.Linear):  # type: ignore[misc]
     """Changes the result through a view."""
 
     def forward(self, x: Any) -> Any:
@@ -216,7 +216,7 @@ class InPlace(nn.Linear):  # type: ignore[misc]
         return out
 
 
-class ChangesInput(nn.Linear):  # type: ignore[misc]
+class ChangesInput(torch.nn.Linear):  # type: ignore[misc]
     """Scales its input in place."""
 
     def forward(self, x: Any) -> Any:
@@ -224,7 +224,7 @@ class ChangesInput(nn.Linear):  # type: ignore[misc]
         return F.linear(x, self.weight)
 
 
-class Moving(nn.Module):  # type: ignore[misc]
+class Moving(torch.nn.Module):  # type: ignore[misc]
     """A parametrisation that follows its tensor in ``eval()`` too."""
 
     def __init__(self) -> None:

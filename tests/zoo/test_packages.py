@@ -16,6 +16,7 @@ import pytest
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
+
 from zoo.test_zoo import PROVEN, norm_of  # noqa: E402
 
 REFUSED = "refused"
@@ -25,10 +26,13 @@ CASES: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], str]] = 
     # name: the package, the module, the layer, its input, what the audit says of it
     "AOC": ("orthogonium", ".layers.conv.AOC", lambda m: m.AdaptiveOrthoConv2d(4, 4, 3, padding=1), (4, 6, 6), MOVING),
     "AOC, stride": (
-        "orthogonium", ".layers.conv.AOC", lambda m: m.AdaptiveOrthoConv2d(4, 8, 4, stride=2, padding=1), (4, 6, 6), MOVING
+        "orthogonium", ".layers.conv.AOC", lambda m: m.AdaptiveOrthoConv2d(4, 8, 4, stride=2, padding=1), (4, 6, 6),
+        MOVING,
     ),
     "AOL": ("orthogonium", ".layers.conv.AOL", lambda m: m.AOLConv2D(3, 4, 3, padding=1), (3, 5, 5), PROVEN),
-    "SOC": ("orthogonium", ".layers.conv.adaptiveSOC", lambda m: m.AdaptiveSOCConv2d(4, 4, 3, padding=1), (4, 6, 6), PROVEN),
+    "SOC": (
+        "orthogonium", ".layers.conv.adaptiveSOC", lambda m: m.AdaptiveSOCConv2d(4, 4, 3, padding=1), (4, 6, 6), PROVEN
+    ),
     "OrthoLinear": ("orthogonium", ".layers", lambda m: m.OrthoLinear(6, 4), (6,), MOVING),
     "UnitNormLinear": ("orthogonium", ".layers", lambda m: m.UnitNormLinear(6, 4), (6,), PROVEN),
     "SLL, dense": ("orthogonium", ".layers.conv.SLL", lambda m: m.SDPBasedLipschitzDense(5, 5, 7), (5,), REFUSED),
@@ -60,7 +64,7 @@ def _any_class(name: str) -> Any:
 
 
 class _NoTorchvision:
-    """Stands for torchvision, of which timm wants names; its wheels need one build of torch, and no layer needs them."""
+    """Stands for torchvision, of which timm wants names; its wheels need one build of torch."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         del path, target
@@ -101,15 +105,15 @@ def test_proven_or_said(case: str) -> None:
     model = torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.LazyLinear(2, dtype=dtype)).eval()
     model(torch.zeros(1, *shape, dtype=dtype))
     if wanted == MOVING:
-        row = specnorm_torch.audit(model, shape).layers[0]
-        assert "changes from call to call" in str(row.reason)
-        assert row.upper is None
+        moving = specnorm_torch.audit(model, shape).layers[0]
+        assert "changes from call to call" in str(moving.reason)
+        assert moving.upper is None
         model, wanted = specnorm_torch.baked(model), PROVEN
     report = specnorm_torch.audit(model, shape)
     report = replace(report, layers=report.layers[:-1])
-    print(f"\n{case}: {[(row.name, row.lower, row.upper, row.reason) for row in report.layers]} {report.skipped_names}")
     if wanted == PROVEN:
-        (row,) = report.layers
+        row: Any = report.layers[0]
+        assert len(report.layers) == 1
         assert row.reason is None
         norm, slack = norm_of(model[0], shape, dtype), 1e-12 if dtype == torch.float64 else 1e-5
         assert row.lower * (1 - slack) <= norm <= row.upper * (1 + slack)

@@ -15,6 +15,7 @@ import specnorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
+
 from zoo import layers as z  # noqa: E402
 
 nn = torch.nn
@@ -61,7 +62,11 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], str]] = {
         lambda: _parametrised(nn.Linear(5, 4), z.Moving()), (5,), "changes from call to call.*bake_"
     ),
 }  # fmt: skip
-SKIPPED = {"SLL": (lambda: z.Sll(5), (5,), ["0.kernel"])}
+SKIPPED: dict[str, tuple[Callable[[], Any], tuple[int, ...], list[str]]] = {
+    "SLL": (lambda: z.Sll(5), (5,), ["0.kernel"])
+}
+NOT_TORCHS = ("Bjorck", "addmm")
+"""Modules that are no layers of torch's, which `certify_` is not about."""
 WRITABLE = {"plain", "reflect", "circular, same", "transposed", "hook that keeps", "ours"}
 """What `certify_` takes as it is; and what it takes with ``bake=True``:"""
 BAKED = {
@@ -104,7 +109,8 @@ def test_proven_or_refused_by_name(case: str) -> None:
     model, shape = build(case)
     wanted = CASES[case][2]
     report = specnorm_torch.audit(model, shape, methods=("tn", "f4"))
-    (row,) = report.layers
+    row: Any = report.layers[0]
+    assert len(report.layers) == 1
     if wanted != PROVEN:
         assert row.status == "error"
         assert row.lower is None
@@ -133,12 +139,10 @@ def test_other_matrices_are_named(case: str) -> None:
 
 
 @pytest.mark.parametrize("bake", [False, True], ids=["as it is", "baked"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in NOT_TORCHS])
 def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
     """Either the very operator is within the bound after it, or nothing was changed."""
     model, shape = build(case)
-    if not any(isinstance(m, nn.Linear | torch.nn.modules.conv._ConvNd) for m in model.modules()):
-        pytest.skip("no layer of torch's: not certify_'s")
     bound = 0.25
     state, x = copy.deepcopy(model.state_dict()), torch.randn(1, *shape, dtype=torch.float64)
     before = None if case in ("drop connect", "moving") else model(x.clone())
@@ -150,7 +154,7 @@ def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
         # At every size a reflecting layer may have a larger norm than at this one.
         assert norm_of(model, shape) >= (0.3 if case == "reflect" else 0.5) * bound
         return
-    with pytest.raises((specnorm.MethodError, specnorm.GeometryError), match="0.weight") as raised:
+    with pytest.raises((specnorm.MethodError, specnorm.GeometryError), match=r"0\.weight") as raised:
         specnorm_torch.certify_(model, bound, bake=bake)
     assert kind in str(raised.value) or "bake_" in str(raised.value)
     after = model.state_dict()
