@@ -34,6 +34,9 @@ LINTERS = ("ruff>=0.11",)
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2")
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
 """What pyproject.toml promises to work with. Older torch is left out: its wheels bring CUDA packages."""
+ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2")
+ZOO_NEEDS = ("einops", "huggingface_hub", "pyyaml", "safetensors")
+"""What those import, besides torch and torchvision."""
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
@@ -180,6 +183,17 @@ def operators(session: nox.Session) -> None:
     session.env["SPECNORM_NETWORK_DRAWS"], session.env["SPECNORM_ONNX_DRAWS"] = "100000", "20000"
     files = (f"tests/networks/test_every_{name}_operator.py" for name in ("torch", "onnx"))
     pytest(session, *files, "-rP", backends="numpy,torch")
+
+
+@nox.session(python=PYTHON, default=False)
+def zoo(session: nox.Session) -> None:
+    """Layer classes of orthogonium, deel-torchlip and timm: each is proven, and its dense matrix agrees, or refused."""
+    prepare(session, "-e", ".[torch]", *TEST_TOOLS, *ZOO_NEEDS)
+    # Without what they require: it would bring another build of torch.
+    session.install("-q", "--no-deps", *ZOO)
+    session.run(
+        "pytest", "--no-header", "-s", "tests/zoo", env={"SPECNORM_ZOO": "1", "SPECNORM_TEST_BACKENDS": "torch"}
+    )
 
 
 @nox.session(python=PYTHON)

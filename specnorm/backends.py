@@ -329,7 +329,7 @@ def backend_for(x: object) -> Backend:
     # functions marked as constant once, for real) needs no look at importlib.
     backend = _loaded[root_for_class(type(x))]
     if not backend.is_array(x):
-        raise NoBackend(f"{_describe(type(x))} is not an array. {_pass_an_array()}")
+        raise NoBackend(f"{_describe(type(x))} is not an array. {_held(x, backend)}{_pass_an_array()}")
     reason = backend.refusal(x)
     if reason is not None:
         raise NoBackend(reason)
@@ -461,6 +461,13 @@ def _distribution(entry: EntryPoint) -> str:
 
 def _describe(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _held(x: object, backend: Backend) -> str:
+    """Advice for layers: the array that is meant is their weight."""
+    if not backend.is_array(getattr(x, "weight", None)):
+        return ""
+    return "Its `.weight` is one: pass that, with the layer's geometry (stride, padding, groups ...). "
 
 
 def _pass_an_array() -> str:

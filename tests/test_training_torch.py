@@ -194,7 +194,7 @@ def test_rescaled_layers_are_1_lipschitz_at_every_step() -> None:
 def test_refusals() -> None:
     nn = torch.nn
     with pytest.raises(specnorm.GeometryError, match="no layer that is read"):
-        specnorm_torch.spectral_norm(nn.Bilinear(2, 2, 2))
+        specnorm_torch.spectral_norm(nn.PReLU(), "weight")
     with pytest.raises(specnorm.KernelError, match="no tensor 'nothing'"):
         specnorm_torch.spectral_norm(nn.Linear(2, 2), "nothing")
     with pytest.raises(specnorm.MethodError, match="n_power_iterations"):
@@ -659,11 +659,15 @@ def test_audit_keeps_what_it_cannot_serve_as_a_row() -> None:
         def forward(self, x: Any) -> Any:
             return self.used(x)
 
-    report = specnorm_torch.audit(Net(), (2, 5, 5), methods=("tn", "power", "fft"))
+    net = Net()
+    report = specnorm_torch.audit(net, (2, 5, 5), methods=("tn", "power", "fft"))
     used, unused = report.layers
     assert "did not call" in str(unused.reason)
     assert unused.upper is not None, "what holds at every size is told"
-    assert used.reason is not None, "fft serves circular padding alone"
+    assert used.reason is None
+    symbol = torch.fft.fft2(net.used.weight.detach().double(), (5, 5)).permute(2, 3, 0, 1)
+    circular = float(torch.linalg.matrix_norm(symbol, 2).max())
+    assert used.values["fft"] == pytest.approx(circular, rel=1e-6), "of the circular layer, as specnorm.audit answers"
     assert used.values["power"] == pytest.approx(used.lower, rel=2e-3)
     with pytest.raises(specnorm.MethodError, match="unknown"):
         specnorm_torch.audit(Net(), (2, 5, 5), methods=("nothing",))

@@ -19,11 +19,13 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function
 
 from specnorm.backends import Backend
-from specnorm.errors import SecondDerivativeError
+from specnorm.errors import KernelError, SecondDerivativeError
 from specnorm.runtime.program import program
 from specnorm.types import Array
 from specnorm_torch.auditing import audit
-from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
+from specnorm_torch.baking import bake_, baked
+from specnorm_torch.certifying import certify_
+from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, spectral_norm, spectral_rescaling
 from specnorm_torch.modules import geometry_of
 from specnorm_torch.networks import network_bound
 from specnorm_torch.penalty import SpectralPenalty
@@ -39,6 +41,8 @@ __all__ = [
     "SpectralRescaling",
     "TorchBackend",
     "audit",
+    "bake_",
+    "baked",
     "certify_",
     "geometry_of",
     "network_bound",
@@ -153,6 +157,8 @@ class TorchBackend(Backend):
         """
         count, several = len(program.method.stats), bool(program.value_shape)
         if program.method.searches(program.spec) and self.is_traced(kernels):
+            if kernels.is_meta and program.method.name != "tn":
+                raise KernelError("the tensor has no values: it is on the device 'meta'. Load its values first.")
             program.method.refuse_tracer(program.spec)
         need = "value"
         if torch.compiler.is_compiling():

@@ -20,6 +20,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Measure, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, RULES, Call, Translation
+from specnorm_torch.baking import baked
+from specnorm_torch.modules import check_values
 from specnorm_torch.signatures import refusal
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -30,7 +32,11 @@ _ALIKE = ("expand_as", "to", "type_as")
 
 
 def network_bound(
-    model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...], *, rtol: float = 1e-3
+    model: nn.Module,
+    input_shape: Sequence[int] | Tensor | tuple[Tensor, ...],
+    *,
+    rtol: float = 1e-3,
+    bake: bool = False,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a whole network from the certified norms of its layers.
 
@@ -43,6 +49,10 @@ def network_bound(
         bound holds for inputs of these shapes, in any number.
     rtol : float, default 1e-3
         Of the enclosure of each layer, at its own input size where that is sharper.
+    bake : bool, default False
+        Trace a copy in which parametrisations and old-style hooks are plain weights (`specnorm_torch.baked`): they are
+        faster to trace, and those that move buffers in ``eval()`` cannot be traced. The bound is then of the copy: of
+        the model with its kernels as they are now.
 
     Returns
     -------
@@ -55,7 +65,7 @@ def network_bound(
     MethodError
         If the module cannot be traced by ``torch.export`` or has no floating input.
     """
-    return bound(network_graph(model, input_shape), Measure(rtol))
+    return bound(network_graph(baked(model) if bake else model, input_shape), Measure(rtol))
 
 
 def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Graph:
@@ -75,6 +85,7 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
     ------
     MethodError
     """
+    check_values(model)
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -89,7 +100,8 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
         first = str(error).strip().partition("\n")[0]
         raise MethodError(
             f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {first}. Its control flow may "
-            "depend on values, or the input shape not fit: give an input that it runs on."
+            "depend on values, or the input shape not fit: give an input that it runs on. Parametrisations "
+            "and hooks that cannot be traced are made plain weights by bake=True."
         ) from error
     finally:
         for module, mode in modes.items():

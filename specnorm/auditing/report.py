@@ -201,6 +201,8 @@ class Report:
         Of the layers with the largest norms, if they were asked for.
     environment : mapping of str to str
         Date, versions and platform of the run.
+    skipped_names : tuple of str
+        Of the skipped arrays, those that somebody may look for: in a live model, parameters with two axes or more.
     """
 
     version: str
@@ -210,6 +212,7 @@ class Report:
     network: NetworkBound | None = None
     pictures: tuple[Picture, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
+    skipped_names: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -223,6 +226,7 @@ class Report:
             "linear": sum(row.kind == "linear" for row in self.layers),
             "errors": len(self.layers) - len(measured),
             "skipped": self.skipped,
+            **({"skipped_names": list(self.skipped_names)} if self.skipped_names else {}),
             "max_lower": _finite(max((_or_zero(row.lower) for row in measured), default=None)),
             "max_upper": None if largest is None else _finite(largest.upper),
             "max_upper_layer": None if largest is None else largest.name,

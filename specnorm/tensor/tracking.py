@@ -229,7 +229,10 @@ def _filtered(form: Form, scouts: Array, team: Crew) -> Array:
             x, before = (image if step == 0 else 2 * image - before), x
         done.append(xp.permute_dims(x, (0, 3, 1, 2)))
         swollen.append(xp.permute_dims(squares >= cut[..., None], (0, 2, 1)))
-    v, length = arrays.unit(xp.reshape(xp.concat(done, axis=2), (form.b, team.scouts, form.p)), xp=xp)
+    v = xp.reshape(xp.concat(done, axis=2), (form.b, team.scouts, form.p))
+    # A filter of this degree may swell a vector until its squares overflow.
+    largest = xp.max(xp.abs(v), axis=-1, keepdims=True)
+    v, length = arrays.unit(v / xp.astype(xp.where(largest > 0, largest, xp.ones_like(largest)), v.dtype), xp=xp)
     v, apart = _apart(v, team, xp=xp)
     # Below the cut a filter mixes singular vectors at will.
     above = xp.reshape(xp.concat(swollen, axis=2), (form.b, team.scouts))
