@@ -8,7 +8,7 @@ fail instead of being skipped. ``SPECNORM_HYPOTHESIS_PROFILE`` is ``ci`` (defaul
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import parts
 import pytest
@@ -67,9 +67,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail what is skipped for want of a library whose mark it lacks: no session would run it."""
-    report: pytest.TestReport = yield
+    report = yield
     if report.skipped and isinstance(report.longrepr, tuple) and not hasattr(report, "wasxfail"):
         lost = parts.missing(report.longrepr[2]) - {mark.name for mark in item.iter_markers()}
         if lost:
