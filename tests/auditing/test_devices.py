@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from specnorm import backends
-from specnorm.auditing.placement import check_target, place
+from specnorm.auditing.devices import check_target, place
 from specnorm.backends import Backend
 from specnorm.errors import BackendError
 
