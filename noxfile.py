@@ -130,8 +130,9 @@ def together(session: nox.Session) -> None:
 
     ``nox -s together -- types`` (or ``cross``, ``docs``) runs one of the three.
     """
-    asked = session.posargs or ["types", "cross", "docs"]
-    session.posargs.clear()
+    checks = ("types", "cross", "docs")
+    asked = [word for word in session.posargs if word in checks] or checks
+    session.posargs[:] = [word for word in session.posargs if word not in checks]
     prepare(session, "-e", ".[cli,plot,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
     prepare(session, STRANGER)
     if "types" in asked:
@@ -170,6 +171,15 @@ def soundness(session: nox.Session) -> None:
     session.env["SPECNORM_SOUNDNESS_KERNELS"] = "100000"
     session.env["SPECNORM_HYPOTHESIS_PROFILE"] = "nightly"
     pytest(session, "tests/soundness", "tests/test_mutations.py", backends="numpy")
+
+
+@nox.session(python=PYTHON, default=False)
+def operators(session: nox.Session) -> None:
+    """Nightly: every rule of every operator of torch and ONNX, on 120,000 calls with arguments at random. An hour."""
+    prepare(session, "-e", ".[cli,torch,onnx]", *TEST_TOOLS)
+    session.env["SPECNORM_NETWORK_DRAWS"], session.env["SPECNORM_ONNX_DRAWS"] = "100000", "20000"
+    files = (f"tests/networks/test_every_{name}_operator.py" for name in ("torch", "onnx"))
+    pytest(session, *files, "-rP", backends="numpy,torch")
 
 
 @nox.session(python=PYTHON)

@@ -21,9 +21,9 @@ SIGNATURES: dict[str, str] = {
     # Entries that are moved.
     **dict.fromkeys(
         (
-            "t", "numpy_T", "squeeze", "detach", "alias", "lift_fresh_copy", "positive", "relu", "relu6", "sigmoid", "tanh",
-            "silu", "mish", "selu", "log_sigmoid", "log_sigmoid_forward", "hardswish", "hardsigmoid", "abs", "neg", "sin",
-            "cos", "atan", "erf", "max", "min",
+            "t", "numpy_T", "squeeze", "detach", "alias", "lift_fresh_copy", "positive", "relu", "relu6", "sigmoid",
+            "tanh", "silu", "mish", "selu", "log_sigmoid", "log_sigmoid_forward", "hardswish", "hardsigmoid", "abs",
+            "neg", "sin", "cos", "atan", "erf", "max", "min",
         ),
         _SELF,
     ),

@@ -97,7 +97,7 @@ def _softplus(beta: float = 1.0, threshold: float = JUMP_FREE) -> float | None:
 
 
 def _threshold(threshold: float, value: float) -> float | None:
-    """x above ``threshold``, else ``value``."""
+    """The identity above ``threshold``, else ``value``."""
     return 1.0 if threshold == value else None
 
 

@@ -17,7 +17,8 @@ def largest_stretch(
     size: int,
     rng: np.random.Generator,
     places: Sequence[float] = (),
-    slack: Callable[[Vector, Vector], float] = lambda a, b: 0.0,
+    relative: float = 0.0,
+    absolute: float = 0.0,
     points: int = 2,
 ) -> float:
     """Largest ``|f(a) - f(b)| / |a - b|`` found: one power iteration after another, and pairs far apart.
@@ -31,8 +32,8 @@ def largest_stretch(
     rng : Generator
     places : sequence of float
         Where the map may have kinks: some entries lie there, and close by.
-    slack : callable
-        Of two points: by how much rounding may change the distance of their images.
+    relative, absolute : float
+        By how much rounding may change the distance of two images: a share of ``1 + |a| + |b|``, and a number.
     points : int
         Number of starts.
     """
@@ -42,7 +43,8 @@ def largest_stretch(
         apart, length = f(a) - f(b), float(np.linalg.norm(a - b))
         if not np.all(np.isfinite(apart)) or not length:
             return 0.0
-        return max(float(np.linalg.norm(apart)) - slack(a, b), 0.0) / length
+        slack = absolute + relative * float(1 + np.linalg.norm(a) + np.linalg.norm(b)) if relative else absolute
+        return max(float(np.linalg.norm(apart)) - slack, 0.0) / length
 
     for start in range(points):
         x = rng.normal(size=size) * rng.choice([0.3, 1.0, 5.0, 30.0])

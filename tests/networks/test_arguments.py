@@ -167,6 +167,7 @@ ONNX_REFUSED: dict[str, tuple[list[tuple[list[Any], dict[str, Any]]], str]] = {
     "attribute": ([(["Relu", ["x"], ["y"]], {"steepness": 9.0})], "steepness"),
     "celu": ([(["Celu", ["x"], ["y"]], {"alpha": -0.1})], "alpha"),
     "gelu": ([(["Gelu", ["x"], ["y"]], {"approximate": "quick"})], "approximate"),
+    "training": ([(["BatchNormalization", ["x", "o", "o", "o", "o"], ["y", "m", "v"]], {})], "batch"),
     "input": ([(["Relu", ["x", "c"], ["y"]], {})], "inputs"),
 }  # fmt: skip
 
@@ -175,7 +176,8 @@ ONNX_REFUSED: dict[str, tuple[list[tuple[list[Any], dict[str, Any]]], str]] = {
 def test_onnx_attributes_that_are_not_known_are_refused_by_name(name: str, tmp_path: Path) -> None:
     made, word = ONNX_REFUSED[name]
     nodes = [onnx_node(*words, **attributes) for words, attributes in made]
-    found = onnx_bound(tmp_path, nodes, {"c": np.zeros((1, 4), np.float32)}, [1, 4], 20)
+    constants = {"c": np.zeros((1, 4), np.float32), "o": np.ones(4, np.float32)}
+    found = onnx_bound(tmp_path, nodes, constants, [1, 4], 9 if name == "training" else 20)
     assert found.upper is None
     assert word in found.unknown[0].reason
 

@@ -31,7 +31,8 @@ def function(function: str, alpha: float | None = None) -> Operator:
     """A function of each entry, with the attribute ``alpha`` if it has a default."""
 
     def translate(call: Call) -> Translated:
-        given = {} if alpha is None else {"alpha": float(call.attribute("alpha", alpha))}
+        # Attributes are float32, defaults too.
+        given = {} if alpha is None else {"alpha": float(call.attribute("alpha", np.float32(alpha)))}
         return one(call, "pointwise", call.data().shape, function=function, **given)
 
     return translate

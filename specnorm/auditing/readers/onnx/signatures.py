@@ -71,7 +71,7 @@ SIGNATURES: dict[str, tuple[int, str, str]] = {
     "Tile": (6, "*input repeats", ""),
     "DepthToSpace": (1, "*input", "blocksize mode"),
     "SpaceToDepth": (1, "*input", "blocksize mode"),
-    "Constant": (1, "", "sparse_value value value_float value_floats value_int value_ints value_string value_strings"),
+    "Constant": (1, "", "value value_float value_floats value_int value_ints"),
     "ConstantOfShape": (9, "*input", "value"),
     "Shape": (1, "*data", "end start"),
 }  # fmt: skip
