@@ -19,7 +19,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    ("errors", "text", "types", "usage"),
+    ("errors", "help", "text", "types"),
     ("spec", "result"),
     ("linalg",),
     ("proof",),
@@ -52,7 +52,7 @@ CORE_MAY_IMPORT = {"numpy", "array_api_compat", "specnorm"} | sys.stdlib_module_
 OPTIONAL = {
     "auditing": {"safetensors", "h5py", "onnx", "google", "rich", "click", "matplotlib", "jinja2", "markupsafe"},
     "cli": {"click", "rich"},
-    "usage": {"click"},
+    "help": {"click"},
     "__main__": {"click", "rich"},
     "testing": {"pytest"},
 }

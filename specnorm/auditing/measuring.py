@@ -9,9 +9,9 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from specnorm.api import measure
+from specnorm.auditing.devices import place
 from specnorm.auditing.geometry import Override, settle
 from specnorm.auditing.layers import Layer
-from specnorm.auditing.placement import place
 from specnorm.auditing.provenance import origin
 from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Origin, Row, Value, least_upper
 from specnorm.backends import backend_for
