@@ -54,7 +54,8 @@ def map_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     """Map of a module, in the mode in which it stands, at the size of an input.
 
     The module is run twice on random numbers. Believed are a convolution or a matrix product of the input, perhaps
-    padded, with a kernel that is the same both times, and a bias: whatever else touches the input refutes it.
+    padded, with a kernel that is the same both times, and a bias: whatever else touches the input refutes it. So does
+    an output whose length is not that of the product: code of one's own may do what torch's functions do not tell.
 
     Parameters
     ----------
@@ -107,7 +108,8 @@ def _agrees(seen: Map, x: Tensor, y: Tensor) -> bool:
                 batch = x if x.ndim == ndim + 2 else x[None]
                 wanted = apply(nn.functional.pad(batch, pads, mode=mode), seen.weight, **options)
     ours, theirs = (float(torch.linalg.vector_norm(z.double())) for z in (wanted, y))
-    return abs(ours - theirs) <= min(32 * torch.finfo(y.dtype).eps ** 0.5, 0.05) * max(ours, theirs)
+    tolerance: float = min(32 * torch.finfo(y.dtype).eps ** 0.5, 0.05)
+    return abs(ours - theirs) <= tolerance * max(ours, theirs)
 
 
 def _watched(module: nn.Module, args: Any, kwargs: Any, generator: torch.Generator) -> tuple[Map, Tensor, Tensor]:
