@@ -54,7 +54,8 @@ def map_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     """Map of a module, in the mode in which it stands, at the size of an input.
 
     The module is run twice on random numbers. Believed are a convolution or a matrix product of the input, perhaps
-    padded, with a kernel that is the same both times, and a bias: whatever else touches the input refutes it.
+    padded, with a kernel that is the same both times, and a bias: whatever else touches the input refutes it. So does
+    an output whose length is not that of the product: code of one's own may do what torch's functions do not tell.
 
     Parameters
     ----------
@@ -76,25 +77,50 @@ def map_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     if any(x.is_meta for x in _tensors((args, kwargs, list(module.parameters())))):
         raise GeometryError(f"{name_of(module)} has no values: it is on the device 'meta'. Load its weights first.")
     generator = torch.Generator().manual_seed(0)
-    first, second = (_watched(module, args, kwargs, generator) for _ in range(2))
+    (first, *ends), (second, *others) = (_watched(module, args, kwargs, generator) for _ in range(2))
     if first.geometry != second.geometry or not torch.equal(first.weight, second.weight):
         raise _refused(
             module,
             "its kernel changes from call to call",
             "Fix it first: specnorm_torch.bake_(model) makes parametrisations plain weights.",
         )
+    if not _agrees(second, *(a - b for a, b in zip(ends, others, strict=True))):
+        raise _refused(module, "its output is not that of the product that it calls")
     return second
 
 
-def _watched(module: nn.Module, args: Any, kwargs: Any, generator: torch.Generator) -> Map:
+def _agrees(seen: Map, x: Tensor, y: Tensor) -> bool:
+    """Whether a difference of inputs becomes, in length, the difference of outputs: what was not seen shows here."""
+    geometry = seen.geometry
+    with torch.no_grad():
+        if not geometry["input_shape"]:
+            wanted = x.reshape(-1, seen.weight.shape[1]) @ seen.weight.mT
+        else:
+            options = {name: geometry[name] for name in ("stride", "dilation", "groups")}
+            pads = [int(n) for pair in reversed(geometry["padding"]) for n in pair]
+            ndim = len(geometry["input_shape"])
+            if geometry.get("transposed"):
+                apply: Any = next(f for f, n in _TRANSPOSED.items() if n == ndim)
+                wanted = nn.functional.pad(apply(x, seen.weight, **options), [-n for n in pads])
+            else:
+                apply = next(f for f, n in _CONVOLUTIONS.items() if n == ndim)
+                mode = {"zeros": "constant"}.get(geometry["padding_mode"], geometry["padding_mode"])
+                batch = x if x.ndim == ndim + 2 else x[None]
+                wanted = apply(nn.functional.pad(batch, pads, mode=mode), seen.weight, **options)
+    ours, theirs = (float(torch.linalg.vector_norm(z.double())) for z in (wanted, y))
+    tolerance: float = min(32 * torch.finfo(y.dtype).eps ** 0.5, 0.05)
+    return abs(ours - theirs) <= tolerance * max(ours, theirs)
+
+
+def _watched(module: nn.Module, args: Any, kwargs: Any, generator: torch.Generator) -> tuple[Map, Tensor, Tensor]:
     args, kwargs = (_replaced(given, generator) for given in (args, kwargs))
     tensors = [x for x in _tensors((args, kwargs)) if x.is_floating_point()]
     if not tensors:
         raise _refused(module, "it is given no floating tensor")
-    watch = _Watch(tensors)
+    watch, source = _Watch(tensors), tensors[0].clone()
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), watch:
         out = module(*args, **kwargs)
-    return watch.found(module, out)
+    return watch.found(module, out), source if watch.operand is None else watch.operand, out
 
 
 def name_of(module: nn.Module) -> str:
@@ -125,7 +151,10 @@ class _Watch(TorchFunctionMode):
         self.data = {id(x): x for x in tensors}
         self.pads: tuple[int, ...] = ()
         self.mode = "zeros"
+        self.ordered = False
         self.kernel: tuple[Tensor, Tensor, dict[str, Any]] | None = None
+        self.operand: Tensor | None = None
+        """Of the product, where the entries of the input were put in another order before it."""
         self.called: dict[str, None] = {}
         self.looked: dict[str, None] = {}
 
@@ -165,6 +194,7 @@ class _Watch(TorchFunctionMode):
         if not first or name in _COPIES:
             return first
         if name in _ORDERS:
+            self.ordered |= self.kernel is None
             # x.view(dtype) reads the bits as other numbers.
             given = [*args[1:], *kwargs.values()]
             return (not self.pads or self.kernel is not None) and not any(isinstance(x, torch.dtype) for x in given)
@@ -211,6 +241,7 @@ class _Watch(TorchFunctionMode):
         if weight.is_quantized or (not geometry["input_shape"] and weight.ndim != 2):
             return False
         self.kernel = weight.detach().clone(), weight, geometry
+        self.operand = value.detach().clone() if self.ordered else None
         return True
 
     def _convolution(self, value: Tensor, told: dict[str, Any], ndim: int, transposed: bool) -> dict[str, Any] | None:

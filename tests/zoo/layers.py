@@ -177,6 +177,13 @@ class AddmmLinear(torch.nn.Module):  # type: ignore[misc]
         return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.weight.shape[1])
 
 
+class ChannelsFirst(torch.nn.Linear):  # type: ignore[misc]
+    """A matrix over the channels of an image, as 1 x 1 convolutions are written by hand."""
+
+    def forward(self, x: Any) -> Any:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
 class DropConnect(torch.nn.Linear):  # type: ignore[misc]
     """Another kernel at each call."""
 
@@ -204,6 +211,16 @@ class ThroughNumpy(torch.nn.Linear):  # type: ignore[misc]
     def forward(self, x: Any) -> Any:
         out = F.linear(x, self.weight)
         out.detach().numpy()[...] *= 3
+        return out
+
+
+class Unseen(torch.nn.Linear):  # type: ignore[misc]
+    """Changes the result where nothing watches, as compiled code of one's own may."""
+
+    def forward(self, x: Any) -> Any:
+        out = F.linear(x, self.weight)
+        with torch._C.DisableTorchFunction():
+            out.mul_(3)
         return out
 
 
