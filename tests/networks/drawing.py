@@ -51,7 +51,7 @@ def some_axes(d: Dice, shape: tuple[int, ...]) -> list[int]:
 
 
 def pieces(d: Dice, n: int) -> list[int]:
-    found = []
+    found: list[int] = []
     while n:
         found.append(d.randint(0 if found else 1, n))
         n -= found[-1]

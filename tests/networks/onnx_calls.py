@@ -69,7 +69,7 @@ for _schema in onnx.defs.get_all_schemas_with_history():
 def opset_of(operator: str, d: Dice) -> int:
     """An operator set, each version of the operator as often as any other."""
     versions = sorted({max(s.since_version, SIGNATURES[operator][0]) for s in HISTORY[operator]})
-    at = d.choice(versions)
+    at: int = d.choice(versions)
     return d.choice([at, NEWEST]) if at == versions[-1] and operator != "Upsample" else at
 
 

@@ -103,7 +103,8 @@ def test_one_matrix_from_both_sides(first: str) -> None:
     model = Tied(lambda x: x)
     found = network_bound(model, (2,)).upper
     assert found is not None
-    matrix = torch.func.jacrev(model)(torch.zeros(1, 2)).reshape(2, 2)
+    jacobian: Any = torch.func.jacrev(model)
+    matrix = jacobian(torch.zeros(1, 2)).reshape(2, 2)
     assert float(torch.linalg.matrix_norm(matrix.detach(), 2)) <= found * (1 + 1e-6)
     assert found == pytest.approx(1000, rel=3e-3)
 

@@ -17,7 +17,8 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.drawing import Slot  # noqa: E402
-from networks.onnx_calls import DRAWS, HISTORY, Drawn, draw, opset_of, places  # noqa: E402
+from networks.onnx_arguments import DRAWS, places  # noqa: E402
+from networks.onnx_calls import HISTORY, Drawn, draw, opset_of  # noqa: E402
 from networks.stretch import largest_stretch  # noqa: E402
 
 from specnorm.auditing.readers.onnx.operators import OPERATORS  # noqa: E402

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
+from networks.drawing import Slot  # noqa: E402
 from networks.stretch import Vector, largest_stretch  # noqa: E402
-from networks.torch_calls import DRAWS, Drawn, Slot, draw, target  # noqa: E402
+from networks.torch_arguments import DRAWS  # noqa: E402
+from networks.torch_calls import Drawn, draw, target  # noqa: E402
 from specnorm_torch.aten import RULES  # noqa: E402
 from specnorm_torch.signatures import SIGNATURES, key, refusal  # noqa: E402
 
@@ -28,7 +30,7 @@ COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800"))
 PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
 
 
-def slack(drawn: Drawn, upper: float) -> dict[str, float]:
+def slack(drawn: Drawn, upper: float) -> dict[str, Any]:
     """What rounding to a dtype that the call asks for may add; and softplus' jump."""
     dtype = drawn.arguments.get("dtype")
     if isinstance(dtype, torch.dtype) and dtype != torch.float64:

@@ -103,7 +103,9 @@ def draw(key: str, d: Dice) -> Drawn | None:
 
 def _graph(operator: Any, call: Any, example: list[Tensor], result: Any, at: int | None) -> Graph:
     """As the plugin reads it from an exported program with this one call."""
-    graph, specs, constants = torch.fx.Graph(), [], {}
+    graph = torch.fx.Graph()
+    specs: list[Any] = []
+    constants: dict[str, Tensor] = {}
 
     def given(value: Tensor, kind: InputKind) -> Any:
         node = graph.placeholder(f"x{len(specs)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ def function(function: str, alpha: float | None = None) -> Operator:
 
     def translate(call: Call) -> Translated:
         # Attributes are float32, defaults too.
-        given = {} if alpha is None else {"alpha": float(call.attribute("alpha", np.float32(alpha)))}
+        given: dict[str, Any] = {} if alpha is None else {"alpha": float(call.attribute("alpha", np.float32(alpha)))}
         return one(call, "pointwise", call.data().shape, function=function, **given)
 
     return translate
