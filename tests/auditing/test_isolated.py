@@ -40,7 +40,9 @@ def _refused(read: Reader, **limits: int) -> str:
 
 def test_a_file_that_makes_hdf5_loop_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its library does not return: no exception, no signal handler and no thread of Python ends that."""
-    pytest.importorskip("h5py")
+    h5py = pytest.importorskip("h5py")
+    if not h5py.version.hdf5_version.startswith("2.0"):
+        pytest.skip("other versions of the library loop on other files")
     monkeypatch.setattr(f"{LIMITS}.SECONDS", 1)
     with pytest.raises(ModelFileError, match=r"loops\.h5: reading it .* limit of 2 s of processor"):
         auditing.audit(LOOPS)
