@@ -22,7 +22,7 @@ BACKENDS = ("numpy", "strict", "torch", "jax")
 ELSEWHERE = ("--ignore=tests/test_house.py", "--ignore=tests/test_docs.py")
 """Tests that have a session of their own."""
 LONG = (
-    "soundness", "auditing/test_executing.py", "test_comparison.py", "test_following.py", "test_mutations.py",
+    "soundness", "auditing/test_executing.py", "test_comparison.py", "test_tracking.py", "test_mutations.py",
     "test_real_weights.py",
 )  # fmt: skip
 NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in LONG)

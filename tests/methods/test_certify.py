@@ -16,7 +16,7 @@ from strategies import Layer, Recipe, recipes
 
 import specnorm
 from specnorm import Undecided
-from specnorm.methods.enclosure import Certify
+from specnorm.methods.certify import Certify
 
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
 

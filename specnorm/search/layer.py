@@ -7,16 +7,37 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
-from specnorm.linalg.layer_map import BUDGET, Convolution
-from specnorm.methods.power import Power, top_vectors
+from specnorm.linalg.block_lanczos import Plan, top_vectors
+from specnorm.linalg.layer_map import Convolution
+from specnorm.linalg.memory import BUDGET
 from specnorm.proof import rounding
+from specnorm.proof.layer import gram_matrix, norm_up_near, ritz_values_down
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
-DENSE = 2048
-"""Largest smaller side of a group's matrix that is written out for a proof."""
+
+@dataclass(frozen=True)
+class LayerTuning:
+    """Effort for a layer at its size. It decides on time and on how wide the interval is.
+
+    Parameters
+    ----------
+    dense : int
+        Largest smaller side of a group's matrix that is written out for a proof: a factorisation is then 3 Gflop.
+    steps : int
+        Lanczos steps where the matrix is written out: its proof is near the lower bound only if that has converged.
+    steps_only : int
+        Lanczos steps elsewhere. There the upper bound is that of every size; its gap is wider than what more would win.
+    """
+
+    dense: int = 2048
+    steps: int = 400
+    steps_only: int = 100
+
+
+TUNING = LayerTuning()
 
 
 @dataclass(frozen=True)
@@ -46,7 +67,7 @@ def enclose_layer(
     rtol: float,
     supremum: Array | None = None,
     seed: int = 0,
-    dense: int = DENSE,
+    dense: int | None = None,
     ops: ArrayOps,
 ) -> Ends:
     """Enclose the norm of layers at ``spec.input_shape``, whatever their stride, groups and padding.
@@ -71,6 +92,7 @@ def enclose_layer(
     Ends
     """
     xp = ops.xp
+    dense = TUNING.dense if dense is None else dense
     b, groups = kernels.shape[0], spec.groups
     single = replace(spec, cout=spec.cout // groups, cin=spec.cin // groups, groups=1)
     parts = xp.reshape(kernels, (b * groups, kernels.shape[1] // groups, *kernels.shape[2:]))
@@ -112,73 +134,28 @@ def _enclose(
         return back(there(x))
 
     # Without a matrix the upper end is that of every size, and the gap to it is wider than any rtol worth asking for.
-    plan = Power(n_iter=400, seed=seed, rtol=min(1e-6, rtol / 100)) if dense else Power(seed=seed, rtol=rtol / 10)
+    plan = Plan(TUNING.steps, seed, min(1e-6, rtol / 100)) if dense else Plan(TUNING.steps_only, seed, rtol / 10)
     vectors, _ = top_vectors(gram, kernels, min(layer.shape), 1, plan, ops=ops)
-    lower, images = _quotients(layer, vectors, wide, ops=ops)
+    values, images = ritz_values_down(layer, vectors, wide, ops=ops)
+    lower = values[:, 0]
     upper = xp.full_like(lower, float(xp.finfo(lower.dtype).max))
     if dense:
         matrix, error, empty = gram_matrix(layer, wide, ops=ops)
-        upper = _proven(matrix, error, lower * (1 + rtol / 2), ops=ops)
+        upper = norm_up_near(matrix, error, lower * (1 + rtol / 2), ops=ops)
         if not bool(xp.all(upper <= lower * (1 + rtol))):
             values, top = arrays.top_eigenpair(matrix, xp=xp)
-            better, raised = _quotients(layer, top[:, None, :], wide, ops=ops)
-            higher = better > lower
+            better, raised = ritz_values_down(layer, top[:, None, :], wide, ops=ops)
+            higher = better[:, 0] > lower
             vectors = xp.where(higher[:, None, None], top[:, None, :], vectors)
             images = xp.where(higher[:, None, None], raised, images)
-            lower = xp.where(higher, better, lower)
+            lower = xp.where(higher, better[:, 0], lower)
             values = xp.maximum(values, xp.zeros_like(values))
             # Room for the proof itself, as in `rounding.matrix_norm_up`, and for what the matrix is off.
             room = 1 + 2 * min(layer.shape) * rounding.cholesky_loss(min(layer.shape), matrix, xp=xp)
             target = xp.sqrt(values * room + error) * (1 + 32 * rounding.unit(lower, xp=xp))
-            upper = xp.minimum(upper, _proven(matrix, error, target, ops=ops))
-            upper = xp.minimum(upper, _proven(matrix, error, lower * (1 + rtol / 2), ops=ops))
+            upper = xp.minimum(upper, norm_up_near(matrix, error, target, ops=ops))
+            upper = xp.minimum(upper, norm_up_near(matrix, error, lower * (1 + rtol / 2), ops=ops))
         # Nothing can be proven about 0 by a factorisation, and nothing needs to be.
         upper = xp.where(empty, xp.zeros_like(upper), upper)
     u, v = (vectors, images) if wide else (images, vectors)
     return lower, upper, u[:, 0, :], v[:, 0, :]
-
-
-def _quotients(layer: Convolution, vectors: Array, wide: bool, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Lower bounds (b,) from one vector each, and the images as unit vectors."""
-    xp = ops.xp
-    magnitude = layer.absolute()
-    images = layer.adjoint(vectors) if wide else layer.apply(vectors)
-    terms = magnitude.adjoint(xp.abs(vectors)) if wide else magnitude.apply(xp.abs(vectors))
-    values = rounding.ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
-    return values[:, 0], arrays.normalise(images, xp=xp)[0]
-
-
-def gram_matrix(layer: Convolution, wide: bool, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
-    """A*A, or AA* for a wide layer, by applying the layer to unit vectors; a bound of its error's norm, (b,).
-
-    And whether A is zero, (b,): every tap that is not may read nothing but padding.
-
-    Two products with n roundings in all are off by at most ``gamma(n) |A|* |A|`` entry by entry, and the norm of
-    ``|A|`` is at most the root of its largest row sum times its largest column sum.
-    """
-    xp = ops.xp
-    b, size = layer.kernels.shape[0], min(layer.shape)
-    like = layer.kernels
-    eye = xp.eye(size, dtype=like.dtype, device=ops.device(like))
-    step = max(1, BUDGET // (8 * b * max(layer.shape) * 8))
-    rows = []
-    for start in range(0, size, step):
-        units = xp.broadcast_to(eye[start : min(start + step, size), :], (b, min(step, size - start), size))
-        rows.append(layer.apply(layer.adjoint(units)) if wide else layer.adjoint(layer.apply(units)))
-    magnitude = layer.absolute()
-    outputs, inputs = (xp.ones((b, 1, n), dtype=like.dtype, device=ops.device(like)) for n in layer.shape)
-    row = rounding.up(xp.max(magnitude.apply(inputs), axis=(1, 2)), layer.roundings[0], xp=xp)
-    column = rounding.up(xp.max(magnitude.adjoint(outputs), axis=(1, 2)), layer.roundings[1], xp=xp)
-    count = sum(layer.roundings)
-    error = rounding.up(row * column, 2, xp=xp) * (rounding.SLACK * rounding.gamma(count, rounding.unit(like, xp=xp)))
-    return xp.concat(rows, axis=1), error, row == 0
-
-
-def _proven(matrix: Array, error: Array, target: Array, *, ops: ArrayOps) -> Array:
-    """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere."""
-    xp = ops.xp
-    limit = rounding.down(target**2 - error, 4, xp=xp)
-    usable = limit > 0
-    proven = rounding.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), ops=ops)
-    bound = rounding.up(target, 4, xp=xp)
-    return xp.where(proven & usable, bound, xp.full_like(bound, float(xp.finfo(bound.dtype).max)))
