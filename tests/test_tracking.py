@@ -31,7 +31,7 @@ def normal(*shape: int, seed: int) -> Any:
 def test_a_new_direction_is_seen_at_once() -> None:
     """As in the first steps of training at a high rate: one direction grows in a kernel of noise, and overtakes it.
 
-    A state without iterates at sample frequencies notices some steps later, and is 18 to 26 % below by then in each of the six.
+    A state without sample frequencies notices some steps later, and is 18 to 26 % below by then in each of the six.
     """
     for seed in range(6):
         noise = normal(64, 64, 3, 3, seed=seed)

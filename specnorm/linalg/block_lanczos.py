@@ -109,6 +109,7 @@ def top_vectors(
     plan: Plan,
     *,
     several: int = 1,
+    start: Array | None = None,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
     """Vectors near the k top eigenvectors of symmetric positive semidefinite maps.
@@ -127,6 +128,8 @@ def top_vectors(
     plan : Plan
     several : int
         How many vectors to return, if there are that many and it is more than k.
+    start : array, shape (b, 1, size), optional
+        For k = 1: where to start from; else random.
 
     Returns
     -------
@@ -138,7 +141,7 @@ def top_vectors(
     xp = ops.xp
     layout = Layout.of(size, k, plan.n_iter)
     run = _Run(gram, like, size, k, layout, plan, max(k, several), ops=ops)
-    state = ops.loop(lambda s: (s[0] < layout.cycles) & xp.any(s[6]), run.restart, run.start())
+    state = ops.loop(lambda s: (s[0] < layout.cycles) & xp.any(s[6]), run.restart, run.start(start))
     return arrays.normalise(state[5], xp=xp)[0], state[7]
 
 
@@ -170,10 +173,11 @@ class _Run:
         block = xp.broadcast_to(block, (layout.blocks + 1, layout.width))
         self._block_of_row = xp.reshape(block, (-1,))[: layout.rows]
 
-    def start(self) -> State:
+    def start(self, given: Array | None) -> State:
         """(cycle, block, basis, projected matrix, Ritz values, vectors, active, products)."""
         xp, b, rows, like = self.ops.xp, self.b, self.layout.rows, self.like
-        first = self._orthonormal(xp.broadcast_to(self._first[None, ...], (b, self.layout.width, self.size)))
+        first = xp.broadcast_to(self._first[None, ...], (b, self.layout.width, self.size)) if given is None else given
+        first = self._orthonormal(first)
         counter = arrays.counter(like, ops=self.ops)
         return (
             counter,

@@ -98,14 +98,15 @@ class Enclose(Method):
         return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, owner))
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Lanczos from below; from above the layer's matrix if it is small, and sigma* with the padding's factor."""
+        """Lanczos from below, of a large layer from a plane wave; from above its matrix if small, and sigma*."""
         xp = ops.xp
         blocks = polyphase.to_blocks(kernels, replace(spec, layout=None), xp=xp)
         everywhere = replace(spec, input_shape=None)
         layers = polyphase.by_layers(blocks, spec.groups)
         found = [enclosed(layer, everywhere, self.rtol, self.max_cells, ops=ops)[0] for layer in layers]
         suprema = ops.from_numpy(np.asarray([f.upper for f in found]), kernels)
-        ends = enclose_layer(kernels, spec, rtol=self.rtol, supremum=suprema, ops=ops)
+        near = [(f.owner, f.frequency.angles[0]) for f in found]
+        ends = enclose_layer(kernels, spec, rtol=self.rtol, supremum=suprema, near=near, ops=ops)
         lower, upper = (ops.to_numpy(x) for x in (ends.lower, ends.upper))
         found = [replace(f, lower=a, upper=b) for f, a, b in zip(found, lower.tolist(), upper.tolist(), strict=True)]
         done = [f.upper <= f.lower * (1 + self.rtol) for f in found]

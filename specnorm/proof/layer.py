@@ -1,9 +1,7 @@
-"""Claims about a layer itself at one input size: quotients, its Gram matrix, and outputs that see no padding."""
+"""Claims about a layer itself at one input size: quotients and its Gram matrix."""
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
@@ -12,7 +10,6 @@ from specnorm.proof import rounding
 
 if TYPE_CHECKING:
     from specnorm.linalg.layer_map import Convolution
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
 
@@ -76,34 +73,3 @@ def norm_up_near(matrix: Array, error: Array, target: Array, *, ops: ArrayOps) -
     proven = rounding.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), ops=ops)
     bound = rounding.up(target, 4, xp=xp)
     return xp.where(proven & usable, bound, xp.full_like(bound, float(xp.finfo(bound.dtype).max)))
-
-
-def unpadded_share(spec: ConvSpec) -> Fraction:
-    """Share of a plane wave's energy that arrives in outputs without padding, at the layer's input size.
-
-    The wave lives on the pixels that some tap reads: per axis, at most one in a stride for each phase. Of a transposed
-    layer, the convolution whose adjoint it is, from its output to its input. The derivation is in
-    `docs/guarantees.md`, "Lower ends at one size".
-
-    Parameters
-    ----------
-    spec : ConvSpec
-        With an input size.
-    """
-    found = Fraction(1)
-    axes = (spec.input_shape or (), spec.kernel_shape, spec.stride, spec.dilation, spec.padding)
-    for n, k, s, r, (before, after) in zip(*axes, strict=True):
-        reach = r * (k - 1)
-        large = (n - 1) * s - before - after + reach + 1 if spec.transposed else n
-        first, last = -(-before // s), (large - 1 - reach + before) // s
-        last = min(last, n - 1) if spec.transposed else last
-        found *= Fraction(max(last - first + 1, 0), -(-max(large, 1) // s))
-    return found
-
-
-def times_root_down(x: float, share: Fraction) -> float:
-    """``x sqrt(share)`` rounded down, checked in rational numbers."""
-    y = x * math.sqrt(share)
-    while Fraction(y) ** 2 > Fraction(x) ** 2 * share:
-        y = math.nextafter(y, 0.0)
-    return y
