@@ -20,10 +20,13 @@ from specnorm.methods import (
     TensorNorm,
     Unfoldings,
 )
-from specnorm.methods.enclosure import Certify, Enclose
-from specnorm.methods.fft import SingularValues
-from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
-from specnorm.methods.rescaling import ChannelNorms, rescaled
+from specnorm.methods.certify import Certify
+from specnorm.methods.channel_norms import ChannelNorms, rescaled
+from specnorm.methods.enclosure import Enclose
+from specnorm.methods.gram_iteration import GramIteration
+from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.power_iteration import PowerIteration
+from specnorm.methods.singular_values import SingularValues
 from specnorm.proof import arithmetic
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.program import program_for

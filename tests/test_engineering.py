@@ -16,8 +16,10 @@ from strategies import Recipe
 
 import specnorm
 from specnorm.linalg import arrays, symbols
-from specnorm.methods import gram_zero
-from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
+from specnorm.methods.gram_iteration import GramIteration
+from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.power_iteration import PowerIteration
+from specnorm.proof import gram_powers
 from specnorm.runtime.execution import Execution
 from specnorm.runtime.program import Program
 
@@ -144,7 +146,7 @@ def test_gram_iteration_at_every_size_keeps_to_its_budget(monkeypatch: pytest.Mo
     kernel, length = Recipe((8, 8, 3, 3), seed=5).kernel, symbols.chunk_length
     whole = peak(lambda: specnorm.gram_bound(kernel, n_iter=4))
     monkeypatch.setattr(symbols, "chunk_length", lambda blocks: max(1, length(blocks) // 1000))
-    monkeypatch.setattr(gram_zero, "BUDGET", gram_zero.BUDGET // 1000)
+    monkeypatch.setattr(gram_powers, "TUNING", gram_powers.GramTuning(budget=gram_powers.TUNING.budget // 1000))
     assert peak(lambda: specnorm.gram_bound(kernel, n_iter=4)) < whole
 
 

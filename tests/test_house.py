@@ -23,7 +23,8 @@ LEVELS = (
     ("spec", "result"),
     ("linalg",),
     ("proof",),
-    ("search", "tensor"),
+    ("search",),
+    ("tensor",),
     ("methods",),
     ("backends", "runtime"),
     (
@@ -43,8 +44,6 @@ LEVELS = (
 FORBIDDEN_BETWEEN_NEIGHBOURS = {
     ("runtime", "backends"),
     ("backends", "runtime"),
-    ("search", "tensor"),
-    ("tensor", "search"),
 }
 """Backends are used at the front door only; what lies lower gets the operations as an argument (`types.ArrayOps`)."""
 

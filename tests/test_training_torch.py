@@ -156,7 +156,7 @@ def test_state_moves_in_training_alone() -> None:
     assert all(torch.equal(x, before[k]) for k, x in layer.state_dict().items())
     layer.train()
     assert not torch.equal(layer.weight, first)
-    assert not torch.equal(layer.parametrizations.weight[0].climbers, before["parametrizations.weight.0.climbers"])
+    assert not torch.equal(layer.parametrizations.weight[0].iterates, before["parametrizations.weight.0.iterates"])
 
 
 def test_zero_layer() -> None:
@@ -421,7 +421,7 @@ def test_compiled_step(compiler: str) -> None:
         x = moved.clone().requires_grad_()
         value, after = call(x, state)
         value.backward()
-        found.append((value.detach(), x.grad, after["climbers"]))
+        found.append((value.detach(), x.grad, after["iterates"]))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -15,13 +15,11 @@ import numpy as np
 
 from specnorm.errors import GeometryError
 from specnorm.linalg import arrays
+from specnorm.linalg.memory import BUDGET
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
-
-BUDGET = 256 * 2**20
-"""Bytes that the gathered patches of one product may take."""
 
 
 def torch_order(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import Frequencies, phases
+from specnorm.linalg.memory import BUDGET
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
@@ -99,7 +100,7 @@ def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, .
     return xp.reshape(total, (b, m, p, *kernel_shape))
 
 
-def chunk_length(blocks: Array, budget: int = 256 * 2**20) -> int:
+def chunk_length(blocks: Array, budget: int = BUDGET) -> int:
     """How many frequencies fit the memory budget (bytes): about six complex matrices each."""
     b, m, p = blocks.shape[:3]
     return int(max(1, budget // (6 * 16 * b * m * p)))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import half_grid
+from specnorm.linalg.schatten import schatten_gradient
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.gram_zero import ZeroPaddedGram
-from specnorm.methods.matrix import schatten_gradient
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
@@ -58,16 +58,16 @@ class Gram(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a size; anything else for every size at once, where the taps must be countable."""
-        endless = self._endless(spec)
-        if endless is not None:
-            endless.check(spec)
+        unbounded = self._on_unbounded_domain(spec)
+        if unbounded is not None:
+            unbounded.check(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
         xp = ops.xp
-        endless = self._endless(spec)
-        if endless is not None:
-            return endless.forward(blocks, spec, ops=ops)
+        unbounded = self._on_unbounded_domain(spec)
+        if unbounded is not None:
+            return unbounded.forward(blocks, spec, ops=ops)
         narrow, blocks = blocks.dtype, arrays.widened(blocks, ops=ops)
         count = self._circular_count()
         error = rounding.symbol_error(blocks, xp=xp)[:, None]
@@ -83,9 +83,9 @@ class Gram(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Schatten gradient at the arg-max frequency, carried back to the taps."""
-        endless = self._endless(spec)
-        if endless is not None:
-            return endless.pullback(residuals, cotangent, spec, xp=xp)
+        unbounded = self._on_unbounded_domain(spec)
+        if unbounded is not None:
+            return unbounded.pullback(residuals, cotangent, spec, xp=xp)
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
         return symbols.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
@@ -98,7 +98,7 @@ class Gram(Method):
     def _circular_count(self) -> int:
         return 6 if self.n_iter is None else self.n_iter
 
-    def _endless(self, spec: ConvSpec) -> ZeroPaddedGram | None:
+    def _on_unbounded_domain(self, spec: ConvSpec) -> ZeroPaddedGram | None:
         """The method that serves a geometry for every size at once, or None for a circular layer at one size."""
         if spec.padding_mode == "circular" and spec.input_shape is not None:
             return None

@@ -17,7 +17,7 @@ from strategies import Layer, Recipe, recipes
 
 import specnorm
 from specnorm import Undecided
-from specnorm.methods.enclosure import Certify
+from specnorm.methods.certify import Certify
 from specnorm.proof import rounding
 from specnorm.runtime.execution import Execution
 

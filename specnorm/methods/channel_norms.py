@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.errors import GeometryError
 from specnorm.linalg import arrays
+from specnorm.linalg.gram_powers import powers_vjp
+from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, check_count
-from specnorm.methods.gram_zero import Powers, check_grid, pull
+from specnorm.proof.gram_powers import Powers
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChannelNorms(Method):
-    """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.methods.gram_zero` for R_t.
+    """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.proof.gram_powers` for R_t.
 
     With D the diagonal matrix of the sums, ``H_t <= D`` at every frequency, D - H_t being diagonally dominant; roots
     keep that order, so ``G* G <= D**(1 / 2**(t-1))``, and G over d has norm at most 1. Stride, dilation and zero
@@ -72,7 +74,7 @@ class ChannelNorms(Method):
                 f"padding={spec.padding} with padding_mode='circular' repeats outputs, which raises the norm above the "
                 "kernel's own. Use padding='same', or padding_mode='zeros'."
             )
-        check_grid(self.n_iter, spec.kernel_shape)
+        requirements.require_countable_taps(self.n_iter, spec.kernel_shape)
 
     def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """One number for each group and channel of the kernel's smaller side, the second axis where equal."""
@@ -98,7 +100,7 @@ class ChannelNorms(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Gradient of the weighted norms."""
         flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
-        gradient = pull(flat, xp.reshape(cotangent, (flat[0].shape[0], -1)), self.n_iter, xp=xp)
+        gradient = powers_vjp(flat, xp.reshape(cotangent, (flat[0].shape[0], -1)), self.n_iter, xp=xp)
         first, second = block_channels(spec)
         return xp.reshape(gradient, (cotangent.shape[0], spec.groups * first, second, *spec.kernel_shape))
 

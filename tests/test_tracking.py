@@ -35,7 +35,7 @@ def normal(*shape: int, seed: int) -> Any:
 def test_a_new_direction_is_seen_at_once() -> None:
     """As in the first steps of training at a high rate: one direction grows in a kernel of noise, and overtakes it.
 
-    A state without scouts notices some steps later, and is 18 to 26 % below by then in each of the six.
+    A state without sample frequencies notices some steps later, and is 18 to 26 % below by then in each of the six.
     """
     for seed in range(6):
         noise = normal(64, 64, 3, 3, seed=seed)
@@ -92,7 +92,7 @@ def calls(function: Callable[[], Any]) -> int:
 
 
 def test_a_matrix_whose_lower_singular_values_overtake() -> None:
-    """No climber stands there, and scouts that had converged would have forgotten them."""
+    """No free iterate stands there, and subspaces that had converged would have forgotten them."""
     u, v = (np.linalg.qr(normal(n, 5, seed=n).astype("float64"))[0] for n in (40, 12))
     state = None
     for t in np.linspace(0, 1, 40):
@@ -104,7 +104,7 @@ def test_a_matrix_whose_lower_singular_values_overtake() -> None:
 
 
 def test_a_kernel_of_rank_one_is_followed() -> None:
-    """What scouts abreast keep of one another is rounding then."""
+    """What the vectors of a block keep of one another is rounding then."""
     u, v, k = normal(8, seed=0), normal(6, seed=1), normal(3, 3, seed=2)
     state = None
     for t in np.linspace(0, 1, 20, dtype="float32"):
