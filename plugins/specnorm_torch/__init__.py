@@ -20,7 +20,7 @@ from torch.autograd import Function
 
 from specnorm.backends import Backend
 from specnorm.errors import SecondDerivativeError
-from specnorm.runtime.program import program
+from specnorm.runtime.program import keep, program
 from specnorm.types import Array
 from specnorm_torch.auditing import audit
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
@@ -279,6 +279,7 @@ def _evaluate(kernels: Tensor, key: str, need: str) -> list[Tensor]:
 @_evaluate.register_fake
 def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
     """Shapes and dtypes, by running the program once with its loops cut to a single round."""
+    keep(key)  # the graph that is traced here carries the key alone
     return [torch.empty_like(x) for x in _run(kernels, key, need, _SHAPES)]
 
 
@@ -308,7 +309,7 @@ def _step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[T
 @_step.register_fake
 def _step_fake(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
     del sweeps
-    plan = program(key)
+    plan = keep(key)
     dtype = getattr(torch, plan.result_dtype)
     value = kernels.new_empty(kernels.shape[: kernels.ndim - len(plan.shape)], dtype=dtype)
     return [value, kernels.new_empty(kernels.shape, dtype=dtype), *(torch.empty_like(x) for x in state)]
@@ -359,13 +360,13 @@ class _Attach(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         del output
         kernels, _, key, *residuals = inputs
-        ctx.key = key
+        ctx.program = program(key)  # kept alive by the graph
         ctx.save_for_backward(kernels, *residuals)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         kernels, *residuals = ctx.saved_tensors
-        gradient = program(ctx.key).pullback(tuple(residuals), cotangent, backend=BACKEND)
+        gradient = ctx.program.pullback(tuple(residuals), cotangent, backend=BACKEND)
         guarded = _Guard.apply(gradient, kernels)  # type: ignore[no-untyped-call]
         return (guarded, None, None, *(None for _ in residuals))
 

@@ -7,6 +7,8 @@ two, calls the method, and undoes both, forwards and backwards. A backend only d
 from __future__ import annotations
 
 import math
+import threading
+import weakref
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -375,12 +377,20 @@ _OVER_GROUPS = {
 """How figures that are no norms are reduced over groups; of others, one group's is told."""
 
 
-# Programs by key: a compiler that cannot carry a Python object through its graph carries the key instead.
+LIMIT = 1024
+"""Programs that are kept for their next use, about 1 MB; one that is still referred to is found beyond that."""
+
+# A compiler that cannot carry a Python object through its graph carries the key instead. The programs used last are
+# kept; an older one lives as long as somebody holds it (an autograd graph does); one in a compiled graph for ever.
 _programs: dict[str, Program] = {}
+_alive: weakref.WeakValueDictionary[str, Program] = weakref.WeakValueDictionary()
+_compiled: set[str] = set()
+_keys: dict[str, str] = {}  # of a problem as it was written: the checked key
+_lock = threading.Lock()
 
 
 def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tuple[tuple[str, Any], ...]) -> Program:
-    """Validate a problem and return its program; the same object for the same problem.
+    """Validate a problem and return its program; the same object for the same problem, however it is written.
 
     Parameters
     ----------
@@ -403,8 +413,16 @@ def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tu
 
 
 def program(key: str) -> Program:
-    """Return the program behind a `Program.key`."""
-    return _programs[key]
+    """Return the program behind a `Program.key`: one of the last `LIMIT`, or one that is still referred to."""
+    return _alive[key]
+
+
+def keep(key: str) -> Program:
+    """`program`, kept for ever: for graphs of a compiler, which hold nothing of it but the key."""
+    with _lock:
+        found = _programs[key] = _alive[key]
+        _compiled.add(key)
+    return found
 
 
 def _field_names(cls: type[Method]) -> tuple[str, ...]:
@@ -419,20 +437,39 @@ def _program_key(
     geometry: tuple[tuple[str, Any], ...],
 ) -> str:
     # The class by identity too: a class that was defined anew under the same name is another method.
-    key = repr((cls.__module__, cls.__qualname__, id(cls), values, shape, dtype, geometry))
-    if key not in _programs:
-        short = dtype.rpartition(".")[2]
-        check_dtype(short, shape)
-        spec = ConvSpec.of(shape, **dict(geometry))
-        method = cls(**dict(zip(_field_names(cls), values, strict=True)))
-        method.check(spec)
-        _programs[key] = Program(key, method, spec, shape, short)
+    method_key = (cls.__module__, cls.__qualname__, id(cls), values)
+    written = repr((method_key, shape, dtype, geometry))
+    with _lock:
+        key = _keys.get(written)
+        if key is not None and key in _programs:
+            _programs[key] = _programs.pop(key)  # to the end: used last
+            return key
+    short = dtype.rpartition(".")[2]
+    check_dtype(short, shape)
+    spec = ConvSpec.of(shape, **dict(geometry))
+    key = repr((method_key, spec, shape, short))
+    method = cls(**dict(zip(_field_names(cls), values, strict=True)))
+    method.check(spec)
+    with _lock:
+        found = _alive.setdefault(key, Program(key, method, spec, shape, short))
+        _programs.pop(key, None)
+        _keys[written], _programs[key] = key, found
+        _forget()
     return key
+
+
+def _forget() -> None:
+    """Drop what was used longest ago, beyond `LIMIT`; what compiled graphs need does not count."""
+    old = [key for key in _programs if key not in _compiled]
+    for key in old[: max(0, len(old) - LIMIT)]:
+        del _programs[key]
+    for written in list(_keys)[: max(0, len(_keys) - LIMIT)]:
+        del _keys[written]
 
 
 def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """`Program.state_shapes` of the program behind a key, as plain values."""
-    return tuple(_programs[key].state_shapes().items())
+    return tuple(program(key).state_shapes().items())
 
 
 _field_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
