@@ -64,8 +64,9 @@ class ConvSpec:
     transposed : bool
         Whether the kernel is stored ``(cin, cout // groups, *kernel_shape)`` and acts as a transposed convolution.
     layout : str or None
-        How the axes of the caller's array are ordered; None is torch's order, by whichever name it was given. O and I name torch's first and second
-        axis, so for ``transposed`` too "HWIO" is torch's order reversed: Keras's ``(h, w, cout // groups, cin)``.
+        How the axes of the caller's array are ordered; None is torch's order, also where it was given by name. O and
+        I name torch's first and second axis, so for ``transposed`` too "HWIO" is torch's order reversed: Keras's
+        ``(h, w, cout // groups, cin)``.
     padding_mode : str
         ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
     padding : tuple of (int, int)

@@ -47,7 +47,7 @@ class NumpyBackend(Backend):
 
     name: ClassVar[str] = "numpy"
     framework: ClassVar[str] = "numpy"
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
 
     def is_array(self, x: object) -> bool:
         """Arrays and NumPy scalars (which count as 0-d arrays)."""

@@ -52,7 +52,7 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
     framework: ClassVar[str] = "torch"
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     model_formats: ClassVar[Mapping[str, str]] = {"pytorch": "read_checkpoint"}
 
     def is_array(self, x: object) -> bool:
@@ -130,11 +130,11 @@ class TorchBackend(Backend):
         """Copy to the device of ``like``."""
         return torch.tensor(np.asarray(x, order="C"), device=like.device)  # torch refuses negative strides
 
-    def sees(self, x: Array) -> bool:
-        """On the CPU."""
-        return bool(x.device.type == "cpu")
+    def asynchronous(self, x: Array) -> bool:
+        """Anywhere but on the CPU."""
+        return bool(x.device.type != "cpu")
 
-    def adopt(self, x: np.ndarray, like: Array) -> Array:
+    def share_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Share its memory on the CPU."""
         return torch.from_numpy(x) if self.numpy_view(like) and x.ndim and x.flags.carray else self.from_numpy(x, like)
 
@@ -152,7 +152,7 @@ class TorchBackend(Backend):
         use a function of several.
         """
         count, several = len(program.method.stats), bool(program.value_shape)
-        if program.method.searches(program.spec) and self.is_traced(kernels):
+        if program.needs.searches and self.is_traced(kernels):
             program.method.refuse_tracer(program.spec)
         need = "value"
         if torch.compiler.is_compiling():

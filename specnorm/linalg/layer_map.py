@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
-BUDGET = 256 * 2**20
-"""Bytes that the gathered patches of one product may take."""
-
 
 def torch_order(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
     """Kernels (batch, *shape) with the axes in torch's order, groups and stride left as they are."""
@@ -121,7 +118,7 @@ class Convolution:
     """
 
     def __init__(
-        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int = BUDGET, ops: ArrayOps
+        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int | None = None, ops: ArrayOps
     ) -> None:
         xp = ops.xp
         self.xp, self.spec = xp, spec
@@ -131,7 +128,7 @@ class Convolution:
         b, first, second, *taps = kernels.shape
         self.outer, self.inner = first // spec.groups, second
         self.kernels = xp.reshape(kernels, (b, spec.groups, self.outer, second, *taps))
-        self.lead = self._lead(b * vectors * spec.groups * second, budget)
+        self.lead = self._lead(b * vectors * spec.groups * second, ops.memory if budget is None else budget)
         self.gathers: list[list[_Gather]] = []
         for j, table in enumerate(_tables(self.large, self.small, spec)):
             parts = [*table] if j < self.lead else [table.reshape(-1)]

@@ -13,7 +13,7 @@ from specnorm.errors import MethodError
 from specnorm.linalg import arrays, polyphase, symbols
 from specnorm.linalg.frequencies import Frequencies, half_grid
 from specnorm.linalg.layer_map import Convolution, shapes_of
-from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
 from specnorm.methods.grid import Grid
 from specnorm.methods.layer import enclose_layer
 from specnorm.methods.unfolding import FantasticFour
@@ -54,13 +54,21 @@ class Enclose(Method):
         "u": None,
         "v": None,
     }
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
         check_count("max_cells", self.max_cells, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """A search for all groups; of the layer itself at a size where symbols do not describe it."""
+        return Needs(
+            rounds="up",
+            precision="wide",
+            narrow_gradient=True,
+            blocks=spec.input_shape is None or spec.periodic,
+            by_layer=True,
+            searches=True,
+        )
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
@@ -69,26 +77,12 @@ class Enclose(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Every geometry."""
-        if not self.folds(spec):
+        if not self.needs(spec).blocks:
             shapes_of(spec)
-
-    def folds(self, spec: ConvSpec) -> bool:
-        """Unless the layer at its size is none that symbols describe: then it is enclosed itself."""
-        return spec.input_shape is None or spec.periodic
-
-    def by_layer(self, spec: ConvSpec) -> bool:
-        """One search for all groups."""
-        del spec
-        return True
-
-    def searches(self, spec: ConvSpec) -> bool:
-        """Always."""
-        del spec
-        return True
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search each layer's blocks; or enclose the layers themselves."""
-        if not self.folds(spec):
+        if not self.needs(spec).blocks:
             return self._at_size(blocks, spec, ops=ops)
         layers = by_layers(blocks, spec.groups)
         found = [enclose_blocks(layer, spec, self, ops=ops) for layer in layers]
@@ -119,7 +113,7 @@ class Enclose(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Gradient of the norm at the witness."""
-        if not self.folds(spec):
+        if not self.needs(spec).blocks:
             (gradient,) = residuals
             return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
         return top_gradient(residuals, cotangent, spec, xp=xp)
@@ -160,12 +154,14 @@ class Certify(Method):
 
     name: ClassVar[str] = "certify"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"proven": None, "refuted": None}
-    wide: ClassVar[bool] = True
-    scaled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:
             raise MethodError(f"bound={self.bound!r} is no norm: give a finite number of at least 0.")
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """As for an enclosure, of the kernel as it is."""
+        return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: a verdict."""
@@ -176,29 +172,15 @@ class Certify(Method):
         """As for an enclosure."""
         Enclose(max_cells=self.max_cells).check(spec)
 
-    def searches(self, spec: ConvSpec) -> bool:
-        """Always."""
-        del spec
-        return True
-
-    def folds(self, spec: ConvSpec) -> bool:
-        """As for an enclosure."""
-        return Enclose().folds(spec)
-
-    def by_layer(self, spec: ConvSpec) -> bool:
-        """One search for all groups."""
-        del spec
-        return True
-
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search each layer for a norm above the bound."""
         xp = ops.xp
         verdicts = []
-        for layer in by_layers(blocks, spec.groups if self.folds(spec) else 1):
+        for layer in by_layers(blocks, spec.groups if self.needs(spec).blocks else 1):
             flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
             layer = xp.reshape(flat, layer.shape)
             bound = _scaled_bound(self.bound, int(exponent[0]))
-            if self.folds(spec):
+            if self.needs(spec).blocks:
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
                 target = bound if spec.copies == 1 else bound / math.sqrt(spec.copies) * (1 - 1e-15)
                 found = self._decide(layer, spec, target, ops=ops)
@@ -241,7 +223,7 @@ class Certify(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Zero: a verdict is locally constant."""
         del residuals
-        if self.folds(spec):
+        if self.needs(spec).blocks:
             shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
         else:
             shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)

@@ -13,7 +13,7 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import Frequencies, half_grid, mirror_index
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
 from specnorm.methods.enclosure import Enclose, by_layers, enclose_blocks, top_gradient, tops
 
 if TYPE_CHECKING:
@@ -51,13 +51,20 @@ class ExactFFT(Method):
 
     name: ClassVar[str] = "fft"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
-    small_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
         check_count("max_cells", self.max_cells, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """One search for all groups, for the supremum: no fixed set of frequencies gives that."""
+        return Needs(
+            precision="wide",
+            narrow_gradient=True,
+            small_products=True,
+            by_layer=True,
+            searches=spec.input_shape is None,
+        )
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: of the circular layer at its input size, or of the supremum over all sizes."""
@@ -68,15 +75,6 @@ class ExactFFT(Method):
         """Circular at a given size, or every size at once."""
         requirements.require_exact(spec, "conv_norm")
 
-    def by_layer(self, spec: ConvSpec) -> bool:
-        """One search for all groups."""
-        del spec
-        return True
-
-    def searches(self, spec: ConvSpec) -> bool:
-        """For the supremum, which no fixed set of frequencies gives."""
-        return spec.input_shape is None
-
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Find the arg-max frequency, then its singular triple."""
         budget = self.max_cells
@@ -84,7 +82,7 @@ class ExactFFT(Method):
             every = half_grid(requirements.circular_sizes(spec))
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
             budget = min(budget, 2 * len(every))
-            if ops.static_shapes or ops.is_traced(blocks) or len(every) <= _FEW:
+            if not ops.may_branch or len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
         method = Enclose(rtol=self.rtol, max_cells=budget)
         layers = by_layers(blocks, spec.groups)
@@ -128,7 +126,10 @@ class SingularValues(Method):
     k: int | None = None
 
     name: ClassVar[str] = "singular_values"
-    wide: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """As many values as were asked for."""
+        return Needs(precision="wide", value_shape=self._value_shape(spec))
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact for the circular layer at its input size."""
@@ -145,7 +146,7 @@ class SingularValues(Method):
         if self.k is not None and self.k > total:
             raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
 
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """Return k, or all."""
         return (self.k or self._total(spec),)
 
@@ -176,7 +177,7 @@ class SingularValues(Method):
         half = half_grid(sizes)
         repeats = math.prod(spec.periods) // math.prod(sizes)
         mirror = ops.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
-        parts, step = [], symbols.chunk_length(blocks)
+        parts, step = [], symbols.chunk_length(blocks, ops=ops)
         for start in range(0, len(half), step):
             symbol = symbols.Symbol(blocks, half[start : start + step], ops=ops)
             u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)

@@ -21,19 +21,17 @@ import numpy as np
 from specnorm.errors import MethodError
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import cos_sin, half_grid
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
-BUDGET = 256 * 2**20
 LEAN = {"host": 2**18, "device": 2**24}
-"""Bytes that a chunk of frequencies may take in the backward even if the kernel is smaller; BUDGET where it compiles,
-since every chunk is compiled by itself, and a GPU is slow with small ones."""
+"""Bytes that a chunk of frequencies may take in the backward even if the kernel is smaller; the memory budget
+where it compiles, since every chunk is compiled by itself, and a GPU is slow with small ones."""
 LARGEST_GRID = 2**22
 """Frequencies; beyond, the taps of the last product would not fit any memory."""
 
@@ -58,12 +56,14 @@ class ZeroPaddedGram(Method):
     n_iter: int = 3
 
     name: ClassVar[str] = "gram_zero"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound; what is proven is widened here."""
+        del spec
+        return Needs(rounds="up", precision="mixed")
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
@@ -166,7 +166,7 @@ class Powers:
 
     def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
         """Frequencies within the memory budget, with their place among all."""
-        step = symbols.chunk_length(self.blocks)
+        step = symbols.chunk_length(self.blocks, ops=self.ops)
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
             yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
@@ -174,7 +174,7 @@ class Powers:
     def channel_norms(self) -> tuple[Array, Array, Array | None]:
         """Norms d_i rounded up (b, p), the scaled sums they come from (b, p), and the taps if they fit the budget."""
         xp, (b, _, p) = self.xp, self.blocks.shape[:3]
-        width = max(1, min(p, BUDGET // (64 * b * math.prod(self.grid) * p)))
+        width = max(1, min(p, self.ops.memory // (64 * b * math.prod(self.grid) * p)))
         rows: Array = 0.0
         columns, kept = [], None
         error: Array = 0.0
@@ -240,8 +240,7 @@ class Powers:
     def residuals(self, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
         """What `pull` needs; every array with the leading axis b, and the frequencies in the chunks of the backward."""
         xp, b = self.xp, columns.shape[0]
-        compiles = self.ops.static_shapes or self.ops.is_traced(columns)
-        step = symbols.chunk_length(self.blocks) if compiles else self._lean_step()
+        step = self._lean_step() if self.ops.may_branch else symbols.chunk_length(self.blocks, ops=self.ops)
         chunks = -(-len(self.points) // step)
         step = -(-len(self.points) // chunks)
         phase = xp.concat([symbol.phase for _, symbol in self.chunks()], axis=0)
@@ -264,7 +263,7 @@ class Powers:
     def _lean_step(self) -> int:
         """Frequencies whose matrices, five at a time, take what the kernel takes."""
         b, m, p = self.blocks.shape[:3]
-        on_host = self.ops.on_host(self.blocks)
+        on_host = self.ops.on_host
         matrices = 5 * 16 * b * m * p
         return int(max(1, max(8 * math.prod(self.narrow.shape), LEAN["host" if on_host else "device"]) // matrices))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
-from specnorm.linalg.layer_map import BUDGET, Convolution
+from specnorm.linalg.layer_map import Convolution
 from specnorm.methods.power import Power, top_vectors
 from specnorm.proof import rounding
 
@@ -78,7 +78,7 @@ def enclose_layer(
     size = min(plain.shape)
     # A handful of matrices of the smaller side, and a basis of vectors, for each group at once.
     cost = 8 * (4 * size * size if size <= dense else 1) + 8 * 64 * max(plain.shape)
-    step = max(1, BUDGET // cost)
+    step = max(1, ops.memory // cost)
     found = []
     for start in range(0, b * groups, step):
         part = parts[start : min(start + step, b * groups), ...]
@@ -160,7 +160,7 @@ def gram_matrix(layer: Convolution, wide: bool, *, ops: ArrayOps) -> tuple[Array
     b, size = layer.kernels.shape[0], min(layer.shape)
     like = layer.kernels
     eye = xp.eye(size, dtype=like.dtype, device=ops.device(like))
-    step = max(1, BUDGET // (8 * b * max(layer.shape) * 8))
+    step = max(1, ops.memory // (8 * b * max(layer.shape) * 8))
     rows = []
     for start in range(0, size, step):
         units = xp.broadcast_to(eye[start : min(start + step, size), :], (b, min(step, size - start), size))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from specnorm.linalg import arrays, symbols
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 class _OuterPullback(Method):
     """Gradient u v^T of a simple singular value."""
-
-    outer_products: ClassVar[bool] = True
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Return u v^T, weighted."""
@@ -41,7 +39,11 @@ class MatrixNorm(_OuterPullback):
 
     name: ClassVar[str] = "matrix_norm"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", "upper": "up"}
-    wide: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An estimate."""
+        del spec
+        return Needs(precision="wide", narrow_gradient=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: within [stats["lower"], stats["upper"]], a few roundings wide."""
@@ -77,8 +79,11 @@ class PowerIteration(_OuterPullback):
         check_count("n_iter", self.n_iter)
 
     name: ClassVar[str] = "power_iteration"
-    rounds: ClassVar[Rounds] = "down"
-    wide: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """A lower bound."""
+        del spec
+        return Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""
@@ -121,9 +126,11 @@ class GramIteration(Method):
         check_count("n_iter", self.n_iter)
 
     name: ClassVar[str] = "gram_iteration"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound; what is proven is widened here."""
+        del spec
+        return Needs(rounds="up", precision="mixed")
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from specnorm.errors import GeometryError
 from specnorm.linalg import arrays
-from specnorm.linalg.layer_map import BUDGET, Convolution, shapes_of
-from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.linalg.layer_map import Convolution, shapes_of
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
@@ -34,20 +34,17 @@ class _Lanczos(Method):
     seed: int = 0
     rtol: float = 1e-6
 
-    rounds: ClassVar[Rounds] = "down"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None}
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
         check_count("seed", self.seed)
         check_rtol(self.rtol)
 
-    def folds(self, spec: ConvSpec) -> bool:
-        """The kernel as it is."""
+    def needs(self, spec: ConvSpec) -> Needs:
+        """A lower bound, from the kernel as it is."""
         del spec
-        return False
+        return Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""
@@ -98,7 +95,7 @@ class _Lanczos(Method):
 
 
 @dataclass(frozen=True)
-class Power(_Lanczos):
+class Power(Stepped, _Lanczos):
     """Norm of the layer itself at ``input_shape``, from below: Lanczos on A*A, with real convolutions.
 
     Parameters
@@ -121,8 +118,10 @@ class Power(_Lanczos):
     """
 
     name: ClassVar[str] = "power"
-    widens: ClassVar[bool] = True
-    small_steps: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """Many small products; the quotient is widened here."""
+        return replace(super().needs(spec), precision="mixed", small_products=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Quotient ||A v|| / ||v|| at the best vector found, rounded down."""
@@ -193,14 +192,18 @@ class PowerTopK(_Lanczos):
         super().__post_init__()
         check_count("k", self.k, least=1)
 
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+    def needs(self, spec: ConvSpec) -> Needs:
+        """As many values as were asked for."""
+        return replace(super().needs(spec), value_shape=self._value_shape(spec))
+
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """(k,), or all there are."""
         inputs, outputs = shapes_of(spec)
         return (min(self.k, int(np.prod(inputs)), int(np.prod(outputs))),)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Ritz values of the block, rounded down."""
-        (k,) = self.value_shape(spec)
+        (k,) = self._value_shape(spec)
         values, gradients, products = self.triples(blocks, spec, k, ops=ops)
         return Evaluation(values, (products,), (gradients,))
 
@@ -246,7 +249,7 @@ def top_vectors(
     """
     xp = ops.xp
     b, dtype, device = like.shape[0], like.dtype, ops.device(like)
-    m, width, cycles = _plan(size, k, plan.n_iter, BUDGET // np.dtype("float64").itemsize)
+    m, width, cycles = _plan(size, k, plan.n_iter, ops.memory // np.dtype("float64").itemsize)
     kept = max(1, m // 2)
     rows = m * width
     several = min(max(k, several), kept * width)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.methods.gram_zero import Powers, check_grid, pull
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -40,17 +39,13 @@ class ChannelNorms(Method):
     n_iter: int = 1
 
     name: ClassVar[str] = "channel_norms"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
 
-    def folds(self, spec: ConvSpec) -> bool:
-        """The kernel as it is."""
-        del spec
-        return False
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound of each channel, from the kernel as it is."""
+        return Needs(rounds="up", precision="mixed", blocks=False, value_shape=self._value_shape(spec))
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper: the largest of them bounds the norm."""
@@ -73,7 +68,7 @@ class ChannelNorms(Method):
             )
         check_grid(self.n_iter, spec.kernel_shape)
 
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """One number for each group and channel of the kernel's smaller side, the second axis where equal."""
         first, second = block_channels(spec)
         return (spec.groups * min(first, second),)

@@ -15,11 +15,10 @@ import numpy as np
 
 from specnorm.linalg import arrays, symbols, unfoldings
 from specnorm.linalg.lanczos import Lanczos
-from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -38,16 +37,17 @@ class Unfoldings(Method):
     """
 
     name: ClassVar[str] = "unfoldings"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """Upper bounds."""
+        return Needs(rounds="up", precision="wide", narrow_gradient=True, value_shape=self._value_shape(spec))
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size: the bound is on sigma*, the supremum over sizes."""
         del spec
         return "upper"
 
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """One value a split."""
         return (2 ** (spec.ndim + 1) - 1,)
 
@@ -80,7 +80,7 @@ class Unfoldings(Method):
 
 
 @dataclass(frozen=True)
-class FantasticFour(Method):
+class FantasticFour(Stepped, Method):
     """The minimum of the unfolding bounds; differentiated through the active one.
 
     The papers take four (2-D, the channels on different sides); all ``2**(d+1) - 1`` are bounds, and the others win
@@ -88,11 +88,11 @@ class FantasticFour(Method):
     """
 
     name: ClassVar[str] = "f4"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
-    small_steps: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound; what is proven is widened here."""
+        del spec
+        return Needs(rounds="up", precision="mixed", narrow_gradient=True, small_products=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size."""
@@ -102,7 +102,7 @@ class FantasticFour(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Take the smallest unfolding bound."""
         xp = ops.xp
-        if _looks(blocks, ops):
+        if ops.may_branch:
             return _smallest(blocks, spec, ops=ops)
         blocks = arrays.widened(blocks, ops=ops)
         every = Unfoldings().forward(blocks, spec, ops=ops)
@@ -130,7 +130,7 @@ class FantasticFour(Method):
         found = []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            v = _leading(matrix, ops=ops) if _looks(blocks, ops) else symbols.top_triple(matrix, xp=xp)[1]
+            v = _leading(matrix, ops=ops) if ops.may_branch else symbols.top_triple(matrix, xp=xp)[1]
             del matrix
             found.append(arrays.normalise_or_keep(v, xp.ones_like(v) / math.sqrt(v.shape[-1]), xp=xp)[0])
         return tuple(found)
@@ -140,7 +140,7 @@ class FantasticFour(Method):
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps on each unfolding: an estimate, as each is below its norm."""
         xp = ops.xp
-        splits, looks = unfoldings.unfolding_splits(spec.ndim), _looks(blocks, ops)
+        splits, looks = unfoldings.unfolding_splits(spec.ndim), ops.may_branch
         nothing = _nothing(blocks, ops=ops)
         values, residuals, after = [], [], []
         for v, rows in zip(state, splits, strict=True):
@@ -160,11 +160,6 @@ class FantasticFour(Method):
                 elif not residuals[2 * j].shape[1]:
                     residuals[2 * j] = follow_matrix(unfoldings.unfold(blocks, rows, xp=xp), state[j], sweeps, xp=xp)[0]
         return Evaluation(xp.min(every, axis=1), (), (*residuals, active)), tuple(after)
-
-
-def _looks(blocks: Array, ops: ArrayOps) -> bool:
-    """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
-    return not (ops.static_shapes or ops.is_traced(blocks))
 
 
 def _leading(matrix: Array, *, ops: ArrayOps) -> Array:
@@ -224,7 +219,7 @@ def _smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         best[mine] = _proven(run, ops=ops)
     root = math.sqrt(math.prod(spec.block_kernel_shape))
     # Proven in the widest precision, so nothing is lost.
-    host = np.float64 if ops.wide_dtype(blocks) == "float64" else np.float32
+    host = np.float64 if ops.wide_dtype == "float64" else np.float32
     value = rounding.up(ops.from_numpy(best.astype(host), blocks) * root, 3, xp=xp)
     return Evaluation(value, (), (*residuals, ops.from_numpy(active, blocks)))
 

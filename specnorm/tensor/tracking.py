@@ -103,7 +103,7 @@ def follow(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
     """
     xp, ops, team = form.xp, form.ops, crew(form.p, form.lengths)
     # Where to look at a number means to wait for it, all is done once.
-    blind = not ops.sees(vectors)
+    blind = ops.asynchronous
     now = _round(form, vectors[:, : team.scouts, :], vectors[:, team.scouts :, :], team)
     for _ in range(rounds - 1):
         now = _round(form, now.scouts, now.climbers, team)
