@@ -65,7 +65,7 @@ def measure(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> Resu
     figures: dict[str, Any] = dict(zip(plan.method.stats, stats, strict=True))
     figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not known)
     figures["computed_in"] = plan.computed_in(kernel, backend=backend) if known else "unknown under a tracer"
-    return Result(value, plan.method.settled_kind(plan.spec, figures), plan.method, plan.spec, figures)
+    return Result(value, plan.method.kind_after(plan.spec, figures), plan.method, plan.spec, figures)
 
 
 def compare(kernel: Array, **geometry: Unpack[Geometry]) -> dict[str, Result]:
@@ -431,7 +431,7 @@ def enclose(
     figures = result.stats
     if bool(figures["converged"]):
         status = f"converged: rtol={rtol:g}"
-    elif not result.method.folds(result.spec):
+    elif not result.method.needs(result.spec).blocks:
         status = f"size: wider than rtol={rtol:g}, and proven"
     elif result.spec.copies > 1:
         status = f"padding: upper includes the factor {math.sqrt(result.spec.copies):.4g} of the padding; proven"

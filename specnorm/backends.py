@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, Namespace
 
 GROUP = "specnorm.backends"
-API_VERSION = 1
+API_VERSION = 2
 """Version of this interface. A plugin states the one it was written for."""
 
 _EXTRAS = ("torch", "jax", "cupy")
@@ -97,10 +97,10 @@ class Backend:
         del x
         return "float64"
 
-    def sees(self, x: Array) -> bool:
-        """Whether a loop may end by what it finds: not on a GPU driven from Python, where to look means to wait."""
+    def asynchronous(self, x: Array) -> bool:
+        """Whether work is queued on a device, so that reading a value waits for all of it: a GPU driven from Python."""
         del x
-        return True
+        return False
 
     def numpy_view(self, x: Array) -> bool:
         """Whether NumPy reads the array where it is: proofs by search then run in NumPy, which is no copy to a host."""
@@ -170,11 +170,11 @@ class Backend:
         return real + 1j * imag
 
     @property
-    def shares(self) -> int:
-        """Devices that `spread` shares frequencies out to."""
+    def shards(self) -> int:
+        """Devices that `shard` lays frequencies out over."""
         return 1
 
-    def spread(self, x: Array) -> Array:
+    def shard(self, x: Array) -> Array:
         """Lay rows (f, ...), one a frequency, out over several devices; filled up with copies of the last one."""
         return x
 
@@ -192,8 +192,8 @@ class Backend:
         xp = self.namespace(like)
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
 
-    def adopt(self, x: np.ndarray, like: Array) -> Array:
-        """`from_numpy` for an array that nothing else refers to: it need not be copied."""
+    def share_numpy(self, x: np.ndarray, like: Array) -> Array:
+        """`from_numpy` for an array that nothing else refers to: its memory may be shared instead of copied."""
         return self.from_numpy(x, like)
 
     def host(self) -> Backend:

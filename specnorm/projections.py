@@ -107,11 +107,12 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         return result
     spec = ConvSpec.of(tuple(given.shape), **geometry)
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
+    ops = Execution.of(backend, given)
     with arithmetic.exact(given, backend=backend):
         blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.copies)), -exponent, xp=xp)
         for _ in range(n_iter):
-            clipped = _clip_once(blocks, limit, ops=Execution(backend, xp))
+            clipped = _clip_once(blocks, limit, ops=ops)
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
             blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
         blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
@@ -141,7 +142,7 @@ def _clip_once(blocks: Array, limit: Array, *, ops: Execution) -> Array:
     counts = [0] * len(frequencies)
     for index in mirror.tolist():
         counts[index] += 1
-    total, step = blocks * 0.0, symbols.chunk_length(blocks)
+    total, step = blocks * 0.0, symbols.chunk_length(blocks, ops=ops)
     for start in range(0, len(frequencies), step):
         symbol = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops)
         u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)

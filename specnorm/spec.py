@@ -69,8 +69,9 @@ class ConvSpec:
     transposed : bool
         Whether the kernel is stored ``(cin, cout // groups, *kernel_shape)`` and acts as a transposed convolution.
     layout : str or None
-        How the axes of the caller's array are ordered; None is torch's order. O and I name torch's first and second
-        axis, so for ``transposed`` too "HWIO" is torch's order reversed: Keras's ``(h, w, cout // groups, cin)``.
+        How the axes of the caller's array are ordered; None is torch's order, also where it was given by name. O and
+        I name torch's first and second axis, so for ``transposed`` too "HWIO" is torch's order reversed: Keras's
+        ``(h, w, cout // groups, cin)``.
     padding_mode : str
         ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
     padding : tuple of (int, int)
@@ -233,6 +234,8 @@ class ConvSpec:
         transposed = _flag("transposed", geometry.get("transposed", False))
         layout = geometry.get("layout")
         first, second, kernel_shape = _split_axes(shape, layout)
+        if layout is not None and layout.startswith("OI"):
+            layout = None  # torch's order by its name: the same problem
         ndim = len(kernel_shape)
         groups = _count("groups", geometry.get("groups", 1))
         if first % groups:

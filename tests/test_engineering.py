@@ -19,7 +19,7 @@ from specnorm.linalg import arrays, symbols
 from specnorm.methods.gram_iteration import GramIteration
 from specnorm.methods.matrix_norm import MatrixNorm
 from specnorm.methods.power_iteration import PowerIteration
-from specnorm.proof import gram_powers
+from specnorm.runtime import execution
 from specnorm.runtime.execution import Execution
 from specnorm.runtime.program import Program
 
@@ -133,8 +133,8 @@ def peak(run: Callable[[], object]) -> int:
 
 def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """At n = 1024 all symbols of this kernel would take 134 MB; a chunk keeps to its budget, whatever that is."""
-    kernel, length, budget = Recipe((4, 4, 3, 3), seed=4).kernel, symbols.chunk_length, 2**22
-    monkeypatch.setattr(symbols, "chunk_length", lambda blocks: length(blocks, budget))
+    kernel, budget = Recipe((4, 4, 3, 3), seed=4).kernel, 2**22
+    monkeypatch.setattr(execution, "MEMORY", budget)
     frequencies = 1024 * 513
     found = peak(lambda: specnorm.gram_bound(kernel, 1024, n_iter=1, **CIRCULAR))
     # Two integers for each frequency, and copies while they are made.
@@ -143,10 +143,9 @@ def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPa
 
 
 def test_gram_iteration_at_every_size_keeps_to_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel, length = Recipe((8, 8, 3, 3), seed=5).kernel, symbols.chunk_length
+    kernel = Recipe((8, 8, 3, 3), seed=5).kernel
     whole = peak(lambda: specnorm.gram_bound(kernel, n_iter=4))
-    monkeypatch.setattr(symbols, "chunk_length", lambda blocks: max(1, length(blocks) // 1000))
-    monkeypatch.setattr(gram_powers, "TUNING", gram_powers.GramTuning(budget=gram_powers.TUNING.budget // 1000))
+    monkeypatch.setattr(execution, "MEMORY", execution.MEMORY // 1000)
     assert peak(lambda: specnorm.gram_bound(kernel, n_iter=4)) < whole
 
 

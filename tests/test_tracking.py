@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 @pytest.fixture(params=[True, False], ids=["effort where it is needed", "the same at every step"])
 def _sees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on the CPU, and as on a GPU that Python drives: there no step waits for a number."""
-    monkeypatch.setattr(NumpyBackend, "sees", lambda *_: request.param)
+    monkeypatch.setattr(NumpyBackend, "asynchronous", lambda *_: not request.param)
 
 
 def normal(*shape: int, seed: int) -> Any:

@@ -83,7 +83,7 @@ class JaxBackend(Backend):
 
     name: ClassVar[str] = "jax"
     framework: ClassVar[str] = "jax"
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     static_shapes: ClassVar[bool] = True
     proofs: ClassVar[Literal["device", "host"]] = "host"
 
@@ -149,17 +149,17 @@ class JaxBackend(Backend):
         return jax.lax.complex(real, imag)
 
     @property
-    def shares(self) -> int:
-        """Devices that share the frequencies out."""
+    def shards(self) -> int:
+        """Devices that the frequencies are laid out over."""
         if self.sharding is None:
             return 1
         return math.prod(self.sharding.mesh.shape[name] for name in self.sharding.spec[0])
 
-    def spread(self, x: Array) -> Array:
+    def shard(self, x: Array) -> Array:
         """Tell the compiler where each row is wanted; it carries that on to what is computed from them."""
         if self.sharding is None:
             return x
-        missing = -x.shape[0] % self.shares
+        missing = -x.shape[0] % self.shards
         if missing:
             x = jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)])
         return jax.lax.with_sharding_constraint(x, self.sharding)  # type: ignore[no-untyped-call]
@@ -273,7 +273,7 @@ class _Seen:
 
 
 def _by_value(program: Program, kernels: Array) -> bool:
-    return program.by_value(kernels, backend=BACKEND)
+    return program.execution(kernels, backend=BACKEND).in_numpy
 
 
 def _run(

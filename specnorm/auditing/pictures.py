@@ -101,9 +101,10 @@ def picture(row: int, kernel: Array, spec: ConvSpec) -> Picture:
     half = half_grid(sizes)
     if len(half) * _cost(blocks.shape) > _LIMIT:
         return Picture(row, reason="the layer is too large: its singular values would take minutes.")
-    step = symbols.chunk_length(blocks)
+    ops = Execution.of(host, blocks)
+    step = symbols.chunk_length(blocks, ops=ops)
     parts = [
-        xp.linalg.svdvals(symbols.Symbol(blocks, half[start : start + step], ops=Execution(host, xp)).matrices())
+        xp.linalg.svdvals(symbols.Symbol(blocks, half[start : start + step], ops=ops).matrices())
         for start in range(0, len(half), step)
     ]
     values = np.concatenate([np.asarray(part) for part in parts], axis=1)[:, mirror_index(sizes)]

@@ -83,7 +83,7 @@ def is_complex(x: Array, *, xp: Any) -> bool:
 def widened(x: Array, *, ops: ArrayOps) -> Array:
     """Real numbers in the widest dtype of their device."""
     xp = ops.xp
-    return xp.astype(x, getattr(xp, ops.wide_dtype(x)), copy=False)
+    return xp.astype(x, getattr(xp, ops.wide_dtype), copy=False)
 
 
 def rows(x: Array, index: np.ndarray, *, ops: ArrayOps) -> Array:
@@ -189,7 +189,7 @@ def counter(like: Array, *, ops: ArrayOps) -> Any:
     Reading a number from a GPU waits for everything before it; a loop that compiles needs an array.
     """
     xp = ops.xp
-    if ops.static_shapes or ops.is_traced(like):
+    if not ops.may_branch:
         return xp.zeros((), dtype=xp.int32, device=ops.device(like))
     return 0
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from specnorm.linalg import arrays
-from specnorm.linalg.memory import BUDGET
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
@@ -30,12 +29,9 @@ class BlockTuning:
     basis : int
         Vectors of the Krylov basis before a restart. The gap of eigenvalues that a restart resolves shrinks with its
         inverse square; orthogonalisation grows with its square.
-    budget : int
-        Bytes of the basis, in float64; at least three blocks all the same.
     """
 
     basis: int = 24
-    budget: int = BUDGET
 
 
 TUNING = BlockTuning()
@@ -79,11 +75,11 @@ class Layout:
     cycles: int
 
     @classmethod
-    def of(cls, size: int, k: int, n_iter: int) -> Layout:
-        """For the k top eigenvectors of maps of so many dimensions."""
+    def of(cls, size: int, k: int, n_iter: int, memory: int) -> Layout:
+        """For the k top eigenvectors of maps of so many dimensions, within so many bytes (three blocks at least)."""
         if size < 3 * k:
             return cls(1, size, 1)  # the whole space is the basis
-        entries = TUNING.budget // np.dtype("float64").itemsize
+        entries = memory // np.dtype("float64").itemsize
         blocks = min(max(3, TUNING.basis // k), max(3, entries // (k * size)), size // k - 1, n_iter)
         blocks = max(1, blocks)
         later = blocks - max(1, blocks // 2)
@@ -139,7 +135,7 @@ def top_vectors(
         Applications of the map and of its adjoint to one vector each.
     """
     xp = ops.xp
-    layout = Layout.of(size, k, plan.n_iter)
+    layout = Layout.of(size, k, plan.n_iter, ops.memory)
     run = _Run(gram, like, size, k, layout, plan, max(k, several), ops=ops)
     state = ops.loop(lambda s: (s[0] < layout.cycles) & xp.any(s[6]), run.restart, run.start(start))
     return arrays.normalise(state[5], xp=xp)[0], state[7]

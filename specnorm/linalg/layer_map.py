@@ -15,7 +15,6 @@ import numpy as np
 
 from specnorm.errors import GeometryError
 from specnorm.linalg import arrays
-from specnorm.linalg.memory import BUDGET
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -119,7 +118,7 @@ class Convolution:
     """
 
     def __init__(
-        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int = BUDGET, ops: ArrayOps
+        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int | None = None, ops: ArrayOps
     ) -> None:
         xp = ops.xp
         self.xp, self.spec = xp, spec
@@ -129,7 +128,7 @@ class Convolution:
         b, first, second, *taps = kernels.shape
         self.outer, self.inner = first // spec.groups, second
         self.kernels = xp.reshape(kernels, (b, spec.groups, self.outer, second, *taps))
-        self.lead = self._lead(b * vectors * spec.groups * second, budget)
+        self.lead = self._lead(b * vectors * spec.groups * second, ops.memory if budget is None else budget)
         self.gathers: list[list[_Gather]] = []
         for j, table in enumerate(_tables(self.large, self.small, spec)):
             parts = [*table] if j < self.lead else [table.reshape(-1)]

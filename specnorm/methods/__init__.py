@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.fft import ExactFFT
@@ -28,9 +28,11 @@ __all__ = [
     "Gram",
     "Grid",
     "Method",
+    "Needs",
     "Power",
     "PowerTopK",
     "Reshaped",
+    "Stepped",
     "TensorNorm",
     "Unfoldings",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.linalg import arrays, polyphase
-from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.base import Evaluation, Method, Needs
 from specnorm.methods.enclosure import Enclose
 from specnorm.proof.cells import dft, torus
 from specnorm.search.branch_and_bound import Found, Search
@@ -44,12 +44,14 @@ class Certify(Method):
 
     name: ClassVar[str] = "certify"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"proven": None, "refuted": None}
-    wide: ClassVar[bool] = True
-    scaled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:
             raise MethodError(f"bound={self.bound!r} is no norm: give a finite number of at least 0.")
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """As for an enclosure, of the kernel as it is."""
+        return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: a verdict."""
@@ -60,29 +62,15 @@ class Certify(Method):
         """As for an enclosure."""
         Enclose(max_cells=self.max_cells).check(spec)
 
-    def searches(self, spec: ConvSpec) -> bool:
-        """Always."""
-        del spec
-        return True
-
-    def folds(self, spec: ConvSpec) -> bool:
-        """As for an enclosure."""
-        return Enclose().folds(spec)
-
-    def by_layer(self, spec: ConvSpec) -> bool:
-        """One search for all groups."""
-        del spec
-        return True
-
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search each layer for a norm above the bound."""
         xp = ops.xp
         verdicts = []
-        for layer in polyphase.by_layers(blocks, spec.groups if self.folds(spec) else 1):
+        for layer in polyphase.by_layers(blocks, spec.groups if self.needs(spec).blocks else 1):
             flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
             layer = xp.reshape(flat, layer.shape)
             bound = _scaled_bound(self.bound, int(exponent[0]))
-            if self.folds(spec):
+            if self.needs(spec).blocks:
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
                 target = bound if spec.copies == 1 else bound / math.sqrt(spec.copies) * (1 - 1e-15)
                 found = self._decide(layer, spec, target, ops=ops)
@@ -125,7 +113,7 @@ class Certify(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Zero: a verdict is locally constant."""
         del residuals
-        if self.folds(spec):
+        if self.needs(spec).blocks:
             shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
         else:
             shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)

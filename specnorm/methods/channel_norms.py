@@ -10,11 +10,10 @@ from specnorm.errors import GeometryError
 from specnorm.linalg import arrays
 from specnorm.linalg.gram_powers import powers_vjp
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.proof.gram_powers import Powers
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -43,17 +42,13 @@ class ChannelNorms(Method):
     n_iter: int = 1
 
     name: ClassVar[str] = "channel_norms"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
 
-    def folds(self, spec: ConvSpec) -> bool:
-        """The kernel as it is."""
-        del spec
-        return False
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound of each channel, from the kernel as it is."""
+        return Needs(rounds="up", precision="mixed", blocks=False, value_shape=self._value_shape(spec))
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper: the largest of them bounds the norm."""
@@ -76,7 +71,7 @@ class ChannelNorms(Method):
             )
         requirements.require_countable_taps(self.n_iter, spec.kernel_shape)
 
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """One number for each group and channel of the kernel's smaller side, the second axis where equal."""
         first, second = block_channels(spec)
         return (spec.groups * min(first, second),)

@@ -11,7 +11,7 @@ import numpy as np
 from specnorm.linalg import polyphase
 from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.top_triples import top_gradient, top_triples
-from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.grid import Grid
 from specnorm.search.branch_and_bound import Found
@@ -52,13 +52,21 @@ class Enclose(Method):
         "u": None,
         "v": None,
     }
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
         check_count("max_cells", self.max_cells, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """A search for all groups; of the layer itself at a size where symbols do not describe it."""
+        return Needs(
+            rounds="up",
+            precision="wide",
+            narrow_gradient=True,
+            blocks=spec.input_shape is None or spec.periodic,
+            by_layer=True,
+            searches=True,
+        )
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
@@ -67,26 +75,12 @@ class Enclose(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Every geometry."""
-        if not self.folds(spec):
+        if not self.needs(spec).blocks:
             shapes_of(spec)
-
-    def folds(self, spec: ConvSpec) -> bool:
-        """Unless the layer at its size is none that symbols describe: then it is enclosed itself."""
-        return spec.input_shape is None or spec.periodic
-
-    def by_layer(self, spec: ConvSpec) -> bool:
-        """One search for all groups."""
-        del spec
-        return True
-
-    def searches(self, spec: ConvSpec) -> bool:
-        """Always."""
-        del spec
-        return True
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search each layer's blocks; or enclose the layers themselves."""
-        if not self.folds(spec):
+        if not self.needs(spec).blocks:
             return self._at_size(blocks, spec, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         found = [enclosed(layer, spec, self.rtol, self.max_cells, ops=ops) for layer in layers]
@@ -118,7 +112,7 @@ class Enclose(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Gradient of the norm at the witness."""
-        if not self.folds(spec):
+        if not self.needs(spec).blocks:
             (gradient,) = residuals
             return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
         return top_gradient(residuals, cotangent, spec, xp=xp)

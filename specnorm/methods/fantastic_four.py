@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.linalg import arrays, symbols, unfoldings
 from specnorm.linalg.lanczos import Lanczos
 from specnorm.linalg.power import follow, matrix_maps
-from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped
 from specnorm.methods.unfolding import Unfoldings
 from specnorm.search.smallest_unfolding import no_vectors, smallest, vector_tolerance
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
-class FantasticFour(Method):
+class FantasticFour(Stepped, Method):
     """The minimum of the unfolding bounds; differentiated through the active one.
 
     The papers take four (2-D, the channels on different sides); all ``2**(d+1) - 1`` are bounds, and the others win
@@ -30,11 +29,11 @@ class FantasticFour(Method):
     """
 
     name: ClassVar[str] = "f4"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
-    small_steps: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound; what is proven is computed in the widest precision here."""
+        del spec
+        return Needs(rounds="up", precision="mixed", narrow_gradient=True, small_products=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size (`ConvSpec.sizes`)."""
@@ -44,7 +43,7 @@ class FantasticFour(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Take the smallest unfolding bound."""
         xp = ops.xp
-        if _sees_values(blocks, ops):
+        if ops.may_branch:
             value, residuals = smallest(blocks, spec, ops=ops)
             return Evaluation(value, (), residuals)
         blocks = arrays.widened(blocks, ops=ops)
@@ -73,7 +72,7 @@ class FantasticFour(Method):
         found = []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            v = _leading(matrix, ops=ops) if _sees_values(blocks, ops) else symbols.top_triple(matrix, xp=xp)[1]
+            v = _leading(matrix, ops=ops) if ops.may_branch else symbols.top_triple(matrix, xp=xp)[1]
             del matrix
             found.append(arrays.normalise_or_keep(v, xp.ones_like(v) / math.sqrt(v.shape[-1]), xp=xp)[0])
         return tuple(found)
@@ -83,7 +82,7 @@ class FantasticFour(Method):
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps on each unfolding: an estimate, as each is below its norm."""
         xp = ops.xp
-        splits, looks = unfoldings.unfolding_splits(spec.ndim), _sees_values(blocks, ops)
+        splits, looks = unfoldings.unfolding_splits(spec.ndim), ops.may_branch
         nothing = no_vectors(blocks, ops=ops)
         values, residuals, after = [], [], []
         for v, rows in zip(state, splits, strict=True):
@@ -104,11 +103,6 @@ class FantasticFour(Method):
                     maps = matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp)
                     residuals[2 * j] = follow(*maps, state[j], sweeps, xp=xp)[0]
         return Evaluation(xp.min(every, axis=1), (), (*residuals, active)), tuple(after)
-
-
-def _sees_values(blocks: Array, ops: ArrayOps) -> bool:
-    """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
-    return not (ops.static_shapes or ops.is_traced(blocks))
 
 
 def _leading(matrix: Array, *, ops: ArrayOps) -> Array:

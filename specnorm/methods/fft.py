@@ -13,7 +13,7 @@ from specnorm.linalg import arrays, polyphase, symbols
 from specnorm.linalg.frequencies import Frequencies, half_grid
 from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
 from specnorm.methods.enclosure import enclosed
 
 if TYPE_CHECKING:
@@ -51,13 +51,20 @@ class ExactFFT(Method):
 
     name: ClassVar[str] = "fft"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
-    small_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
         check_count("max_cells", self.max_cells, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """One search for all groups, for the supremum: no fixed set of frequencies gives that."""
+        return Needs(
+            precision="wide",
+            narrow_gradient=True,
+            small_products=True,
+            by_layer=True,
+            searches=spec.input_shape is None,
+        )
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: of the circular layer at its input size, or of the supremum over all sizes."""
@@ -68,15 +75,6 @@ class ExactFFT(Method):
         """Circular at a given size, or every size at once."""
         requirements.require_exact(spec, "conv_norm")
 
-    def by_layer(self, spec: ConvSpec) -> bool:
-        """One search for all groups."""
-        del spec
-        return True
-
-    def searches(self, spec: ConvSpec) -> bool:
-        """For the supremum, which no fixed set of frequencies gives."""
-        return spec.input_shape is None
-
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Find the arg-max frequency, then its singular triple."""
         budget = self.max_cells
@@ -84,7 +82,7 @@ class ExactFFT(Method):
             every = half_grid(requirements.circular_sizes(spec))
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
             budget = min(budget, 2 * len(every))
-            if ops.static_shapes or ops.is_traced(blocks) or len(every) <= _FEW:
+            if not ops.may_branch or len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         found = [enclosed(layer, spec, self.rtol, budget, ops=ops) for layer in layers]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,19 +9,18 @@ from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import half_grid
 from specnorm.linalg.schatten import schatten_gradient
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.methods.gram_zero import ZeroPaddedGram
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
-class Gram(Method):
+class Gram(Stepped, Method):
     """Largest Schatten norm of order ``2**(n_iter + 1)`` over the DFT frequencies of a circular layer.
 
     Without ``input_shape``, and for other paddings, it is `ZeroPaddedGram`: a bound of sigma*.
@@ -43,13 +41,15 @@ class Gram(Method):
     n_iter: int | None = None
 
     name: ClassVar[str] = "gram"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.n_iter is not None:
             check_count("n_iter", self.n_iter)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound; what is proven is widened here."""
+        del spec
+        return Needs(rounds="up", precision="mixed")
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
@@ -89,11 +89,6 @@ class Gram(Method):
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
         return symbols.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
-
-    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Nothing: every step is a bound by itself."""
-        del spec
-        return {}
 
     def _circular_count(self) -> int:
         return 6 if self.n_iter is None else self.n_iter

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.linalg import arrays
 from specnorm.linalg.schatten import schatten_gradient
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -33,9 +32,11 @@ class GramIteration(Method):
         check_count("n_iter", self.n_iter)
 
     name: ClassVar[str] = "gram_iteration"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound; what is proven is computed in the widest precision here."""
+        del spec
+        return Needs(rounds="up", precision="mixed")
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""

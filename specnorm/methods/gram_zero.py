@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.linalg import arrays
 from specnorm.linalg.gram_powers import powers_vjp, sums_vjp
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.proof import rounding
 from specnorm.proof.gram_powers import Powers
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -48,12 +47,14 @@ class ZeroPaddedGram(Method):
     n_iter: int = 3
 
     name: ClassVar[str] = "gram_zero"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound; what is proven is widened here."""
+        del spec
+        return Needs(rounds="up", precision="mixed")
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""

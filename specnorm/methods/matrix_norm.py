@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.linalg import symbols
-from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.base import Evaluation, Method, Needs
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ class MatrixNorm(Method):
 
     name: ClassVar[str] = "matrix_norm"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", "upper": "up"}
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An estimate between two proven ends."""
+        del spec
+        return Needs(precision="wide", narrow_gradient=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: within [stats["lower"], stats["upper"]], a few roundings wide."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.power import follow
-from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
 from specnorm.proof.layer import ritz_values_down
 
 if TYPE_CHECKING:
@@ -34,20 +34,17 @@ class LayerRitz(Method):
     seed: int = 0
     rtol: float = 1e-6
 
-    rounds: ClassVar[Rounds] = "down"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None}
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
         check_count("seed", self.seed)
         check_rtol(self.rtol)
 
-    def folds(self, spec: ConvSpec) -> bool:
-        """The kernel as it is."""
+    def needs(self, spec: ConvSpec) -> Needs:
+        """A lower bound, from the kernel as it is."""
         del spec
-        return False
+        return Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""
@@ -120,8 +117,10 @@ class Power(LayerRitz):
     """
 
     name: ClassVar[str] = "power"
-    widens: ClassVar[bool] = True
-    small_steps: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """Many small products; the quotient is widened here."""
+        return replace(super().needs(spec), precision="mixed", small_products=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Quotient ||A v|| / ||v|| at the best vector found, rounded down."""

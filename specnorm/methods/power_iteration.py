@@ -9,11 +9,10 @@ import numpy as np
 
 from specnorm.linalg import arrays
 from specnorm.linalg.power import matrix_maps, power_step
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -38,9 +37,11 @@ class PowerIteration(Method):
         check_count("n_iter", self.n_iter)
 
     name: ClassVar[str] = "power_iteration"
-    rounds: ClassVar[Rounds] = "down"
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """A lower bound."""
+        del spec
+        return Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from specnorm.linalg.layer_map import shapes_of
-from specnorm.methods.base import Evaluation, check_count
+from specnorm.methods.base import Evaluation, Needs, check_count
 from specnorm.methods.power import LayerRitz
 
 if TYPE_CHECKING:
@@ -42,14 +42,18 @@ class PowerTopK(LayerRitz):
         super().__post_init__()
         check_count("k", self.k, least=1)
 
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+    def needs(self, spec: ConvSpec) -> Needs:
+        """As many values as were asked for."""
+        return replace(super().needs(spec), value_shape=self._value_shape(spec))
+
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """(k,), or all there are."""
         inputs, outputs = shapes_of(spec)
         return (min(self.k, int(np.prod(inputs)), int(np.prod(outputs))),)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Ritz values of the block, rounded down."""
-        (k,) = self.value_shape(spec)
+        (k,) = self._value_shape(spec)
         values, gradients, products = self.triples(blocks, spec, k, ops=ops)
         return Evaluation(values, (products,), (gradients,))
 

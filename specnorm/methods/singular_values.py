@@ -12,7 +12,7 @@ from specnorm.errors import MethodError
 from specnorm.linalg import symbols
 from specnorm.linalg.frequencies import half_grid, mirror_index
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -33,7 +33,10 @@ class SingularValues(Method):
     k: int | None = None
 
     name: ClassVar[str] = "singular_values"
-    wide: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """As many values as were asked for."""
+        return Needs(precision="wide", value_shape=self._value_shape(spec))
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact for the circular layer at its input size."""
@@ -50,7 +53,7 @@ class SingularValues(Method):
         if self.k is not None and self.k > total:
             raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
 
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """Return k, or all."""
         return (self.k or self._total(spec),)
 
@@ -81,7 +84,7 @@ class SingularValues(Method):
         half = half_grid(sizes)
         repeats = math.prod(spec.periods) // math.prod(sizes)
         mirror = ops.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
-        parts, step = [], symbols.chunk_length(blocks)
+        parts, step = [], symbols.chunk_length(blocks, ops=ops)
         for start in range(0, len(half), step):
             symbol = symbols.Symbol(blocks, half[start : start + step], ops=ops)
             u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.errors import MethodError, Undecided
 from specnorm.linalg import arrays, polyphase
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.tensor.alternation import maximise
 from specnorm.tensor.form import Form, starts
 from specnorm.tensor.proving import TUNING, certified
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TensorNorm(Method):
+class TensorNorm(Stepped, Method):
     """Tensor-norm bound by alternating maximisation from Fourier starts.
 
     Parameters
@@ -64,28 +64,21 @@ class TensorNorm(Method):
 
     name: ClassVar[str] = "tn"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
-    rounds: ClassVar[Rounds] = "up"
-    small_steps: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """A proof for all groups, unless the estimate is accepted."""
+        del spec
+        return Needs(rounds="up", small_products=True, by_layer=True, searches=self.certified is not False)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Estimate by itself: a maximisation that stopped somewhere proves nothing. Upper once it is proven."""
         del spec
         return "estimate"
 
-    def searches(self, spec: ConvSpec) -> bool:
-        """Unless the estimate is accepted."""
-        del spec
-        return self.certified is not False
-
     def refuse_tracer(self, spec: ConvSpec) -> None:
         """An estimate, unless the proof was insisted on."""
         if self.certified:
             super().refuse_tracer(spec)
-
-    def by_layer(self, spec: ConvSpec) -> bool:
-        """One proof for all groups."""
-        del spec
-        return True
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Maximise from all starts at once, keep the best of each layer, and prove it."""
@@ -96,7 +89,7 @@ class TensorNorm(Method):
         owner = xp.argmax(value, axis=1)
         value, *residuals = (arrays.pick(x, owner, xp=xp) for x in (value, *residuals))
         factor, proven = xp.ones_like(value), xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
-        if self.searches(spec) and not ops.is_traced(blocks):
+        if self.needs(spec).searches and not ops.traced:
             certified = [
                 self._certify(layer, [x[j : j + 1, ...] for x in (value, *residuals, owner)], ops=ops)
                 for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups))

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.linalg import symbols, unfoldings
-from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.base import Evaluation, Method, Needs
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -34,16 +33,17 @@ class Unfoldings(Method):
     """
 
     name: ClassVar[str] = "unfoldings"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """Upper bounds."""
+        return Needs(rounds="up", precision="wide", narrow_gradient=True, value_shape=self._value_shape(spec))
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size (`ConvSpec.sizes`): the bound is on sigma*, the supremum over sizes."""
         del spec
         return "upper"
 
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """One value a split."""
         return (2 ** (spec.ndim + 1) - 1,)
 

@@ -220,7 +220,7 @@ class GramPolynomial:
 
     def narrowed(self) -> GramPolynomial:
         """The same with its sum over the lags in single precision, which its error tells; where that can be trusted."""
-        if self.itemsize == 8 or self.ops.working_dtype(self.like, "float32") != "float32":
+        if self.itemsize == 8 or not self.ops.exact_float32:
             return self
         if self._narrow is None:
             narrow = copy.copy(self)

@@ -12,7 +12,6 @@ import numpy as np
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import half_grid
 from specnorm.linalg.gram_powers import contract, tables, tall, tap_grid
-from specnorm.linalg.memory import BUDGET
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
@@ -25,14 +24,11 @@ class GramTuning:
 
     Parameters
     ----------
-    budget : int
-        Bytes of a chunk of frequencies, and of the taps that are kept for the gradient.
     backward_host, backward_device : int
         Bytes that a chunk of the backward may take even if the kernel is smaller. On the host a quarter MiB, which
         stays in the cache; on a device 16 MiB, as small launches wait for one another.
     """
 
-    budget: int = BUDGET
     backward_host: int = 2**18
     backward_device: int = 2**24
 
@@ -78,7 +74,7 @@ class Powers:
 
     def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
         """Frequencies within the memory budget, with their place among all."""
-        step = symbols.chunk_length(self.blocks, TUNING.budget)
+        step = symbols.chunk_length(self.blocks, ops=self.ops)
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
             yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
@@ -86,7 +82,7 @@ class Powers:
     def channel_norms(self) -> tuple[Array, Array, Array | None]:
         """Norms d_i rounded up (b, p), the scaled sums they come from (b, p), and the taps if they fit the budget."""
         xp, (b, _, p) = self.xp, self.blocks.shape[:3]
-        width = max(1, min(p, TUNING.budget // (64 * b * math.prod(self.grid) * p)))
+        width = max(1, min(p, self.ops.memory // (64 * b * math.prod(self.grid) * p)))
         rows: Array = 0.0
         columns, kept = [], None
         error: Array = 0.0
@@ -152,9 +148,9 @@ class Powers:
     def residuals(self, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
         """What `linalg.gram_powers.powers_vjp` needs: leading axis b, then the chunks of frequencies."""
         xp, b = self.xp, columns.shape[0]
-        compiles = self.ops.static_shapes or self.ops.is_traced(columns)
+        compiles = not self.ops.may_branch
         # Every chunk is compiled by itself.
-        step = symbols.chunk_length(self.blocks, TUNING.budget) if compiles else self._lean_step()
+        step = symbols.chunk_length(self.blocks, ops=self.ops) if compiles else self._lean_step()
         chunks = -(-len(self.points) // step)
         step = -(-len(self.points) // chunks)
         phase = xp.concat([symbol.phase for _, symbol in self.chunks()], axis=0)
@@ -177,7 +173,7 @@ class Powers:
     def _lean_step(self) -> int:
         """Frequencies whose matrices, five at a time, take what the kernel takes."""
         b, m, p = self.blocks.shape[:3]
-        least = TUNING.backward_host if self.ops.on_host(self.blocks) else TUNING.backward_device
+        least = TUNING.backward_host if self.ops.on_host else TUNING.backward_device
         matrices = 5 * 16 * b * m * p
         return int(max(1, max(8 * math.prod(self.narrow.shape), least) // matrices))
 

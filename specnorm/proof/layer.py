@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
-from specnorm.linalg.memory import BUDGET
 from specnorm.proof import rounding
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def gram_matrix(layer: Convolution, wide: bool, *, ops: ArrayOps) -> tuple[Array
     b, size = layer.kernels.shape[0], min(layer.shape)
     like = layer.kernels
     eye = xp.eye(size, dtype=like.dtype, device=ops.device(like))
-    step = max(1, BUDGET // (8 * b * max(layer.shape) * 8))
+    step = max(1, ops.memory // (8 * b * max(layer.shape) * 8))
     rows = []
     for start in range(0, size, step):
         units = xp.broadcast_to(eye[start : min(start + step, size), :], (b, min(step, size - start), size))

@@ -159,7 +159,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     pivots = x[..., None] - diagonal
     trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
     paid = up(up(x, 2, xp=xp) + kappa * SLACK * up(trace, size, xp=xp), 4, xp=xp)
-    if ops.static_shapes or ops.is_traced(gram):
+    if not ops.may_branch:
         eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
         shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
     else:

@@ -402,8 +402,8 @@ class Search:
         gathered = 2 * 8 * lags * size * rank if polynomial.even.shape[0] > 1 else 0
         each = polynomial.itemsize * (3 * size * rank + 4 * rank**2) + 12 * 8 * lags + gathered
         # On the host in the cache, but enough cells to read the coefficients only now and then.
-        few = max(8, _CACHE // each) if isinstance(polynomial.like, np.ndarray) else math.inf
-        return int(min(few, max(1, 256 * 2**20 // each)))
+        few = max(8, _CACHE // each) if polynomial.ops.on_host else math.inf
+        return int(min(few, max(1, polynomial.ops.memory // each)))
 
     def _take(self, x: Array, index: np.ndarray) -> Array:
         return arrays.rows(x, index, ops=self.ops)

@@ -11,7 +11,6 @@ import numpy as np
 from specnorm.linalg import arrays
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution
-from specnorm.linalg.memory import BUDGET
 from specnorm.linalg.plane_wave import windowed_wave
 from specnorm.proof import rounding
 from specnorm.proof.layer import gram_matrix, norm_up_near, ritz_values_down
@@ -119,7 +118,7 @@ def enclose_layer(
         return _enclose_large(parts, single, rtol, near, supremum, groups, ops=ops)
     # A handful of matrices of the smaller side, and a basis of vectors, for each group at once.
     cost = 8 * (4 * size * size if size <= dense else 1) + 8 * 64 * max(plain.shape)
-    step = max(1, BUDGET // cost)
+    step = max(1, ops.memory // cost)
     found = []
     for start in range(0, b * groups, step):
         part = parts[start : min(start + step, b * groups), ...]

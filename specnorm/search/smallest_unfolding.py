@@ -63,7 +63,7 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, tu
         best[mine] = _proven(run, ops=ops)
     root = math.sqrt(math.prod(spec.block_kernel_shape))
     # Proven in the widest precision, so nothing is lost.
-    host = np.float64 if ops.wide_dtype(blocks) == "float64" else np.float32
+    host = np.float64 if ops.wide_dtype == "float64" else np.float32
     value = rounding.up(ops.from_numpy(best.astype(host), blocks) * root, 3, xp=xp)
     return value, (*residuals, ops.from_numpy(active, blocks))
 

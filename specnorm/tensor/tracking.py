@@ -144,7 +144,7 @@ def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
     """
     xp, ops, layout = form.xp, form.ops, state_layout(form.p, form.lengths)
     # Where reading a number means waiting for it, everything is done exactly once.
-    unseen = not ops.sees(vectors)
+    unseen = ops.asynchronous
     now = _round(form, vectors[:, : layout.fixed, :], vectors[:, layout.fixed :, :], layout)
     for _ in range(rounds - 1):
         now = _round(form, now.fixed, now.free, layout)

@@ -18,7 +18,7 @@ from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import Gram, MethodError
-from specnorm.proof import gram_powers
+from specnorm.runtime import execution
 
 
 def published(kernel: NDArray[Any], n_iter: int) -> NDArray[np.float64]:
@@ -133,7 +133,7 @@ def test_columns_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     """Where the taps exceed the memory budget, columns are made one after another, and the last one again."""
     kernel = Recipe((5, 4, 3), seed=8).kernel
     whole = specnorm.value_and_grad(kernel, Gram())
-    monkeypatch.setattr(gram_powers, "TUNING", gram_powers.GramTuning(budget=1))
+    monkeypatch.setattr(execution, "MEMORY", 1)
     parts = specnorm.value_and_grad(kernel, Gram())
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-11)
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-9, atol=1e-12)

@@ -27,7 +27,7 @@ def ends(lib: Lib | None, kernel: Any, sizes: Any, **options: Any) -> Ends:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
-    return enclose_layer(given, spec, ops=Execution(backend, backend.namespace(given)), **{"rtol": 1e-6, **rest})
+    return enclose_layer(given, spec, ops=Execution.of(backend, given), **{"rtol": 1e-6, **rest})
 
 
 def test_both_ends_of_every_geometry(xp: Lib) -> None:
