@@ -163,9 +163,9 @@ def _times(x: Array, factor: float, backend: Backend) -> Array:
 
 def _upper(x: Array, backend: Backend, geometry: Geometry) -> float:
     """Proven upper bound: to 1e-3, and to 1e-5 where that looks cheap (a clipped spectrum is flat, and is not)."""
-    rough = measure(x, Enclose(), **geometry)
-    if int(rough.stats["cells"]) > _CHEAP:
-        return float(backend.to_numpy(rough.value))
+    loose = measure(x, Enclose(), **geometry)
+    if int(loose.stats["cells"]) > _CHEAP:
+        return float(backend.to_numpy(loose.value))
     return float(backend.to_numpy(measure(x, Enclose(rtol=1e-5), **geometry).value))
 
 

@@ -164,8 +164,8 @@ def _radius(m: Array, length: Array, bend: Array, *, xp: Any) -> Array:
     share = short / xp.where(long > 0, long, xp.ones_like(long))
     half = rounding.up(length / 2 + long / 2 * xp.sqrt(1 + share * share), 10, xp=xp)
     radius = rounding.down(m / xp.where(half > 0, half, xp.ones_like(half)), 2, xp=xp)
-    endless = xp.where(m > 0, xp.full_like(m, float(xp.finfo(m.dtype).max)), xp.zeros_like(m))
-    return rounding.to_dtype(xp.where(half == 0, endless, radius), m.dtype, "down", xp=xp)
+    infinite = xp.where(m > 0, xp.full_like(m, float(xp.finfo(m.dtype).max)), xp.zeros_like(m))
+    return rounding.to_dtype(xp.where(half == 0, infinite, radius), m.dtype, "down", xp=xp)
 
 
 def _second_derivative(activation: Any) -> float:

@@ -125,7 +125,7 @@ def top_vectors(
     several : int
         How many vectors to return, if there are that many and it is more than k.
     start : array, shape (b, 1, size), optional
-        For k = 1: where to start from; else random.
+        For k = 1: where to start from; else random. Not used where the whole space is the basis.
 
     Returns
     -------
@@ -172,7 +172,9 @@ class _Run:
     def start(self, given: Array | None) -> State:
         """(cycle, block, basis, projected matrix, Ritz values, vectors, active, products)."""
         xp, b, rows, like = self.ops.xp, self.b, self.layout.rows, self.like
-        first = xp.broadcast_to(self._first[None, ...], (b, self.layout.width, self.size)) if given is None else given
+        first = xp.broadcast_to(self._first[None, ...], (b, self.layout.width, self.size))
+        if given is not None and self.layout.width == 1:
+            first = given
         first = self._orthonormal(first)
         counter = arrays.counter(like, ops=self.ops)
         return (

@@ -61,9 +61,9 @@ def windowed_wave(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: Arr
     a = ops.to_numpy(symbols.top_triple(g, xp=xp)[1])[0].reshape(channels, *spec.stride)
     wave = a.astype(np.complex128)
     for axis, (n, s, angle) in enumerate(zip(large, spec.stride, theta, strict=True)):
-        q, phase = np.divmod(np.arange(n), s)
+        q, at = np.divmod(np.arange(n), s)
         window = np.sin(math.pi * (q + 1) / (q[-1] + 2)) * np.exp(1j * angle * q)
-        wave = np.take(wave, phase, axis=axis + 1) * window.reshape((-1,) + (1,) * (len(large) - axis - 1))
+        wave = np.take(wave, at, axis=axis + 1) * window.reshape((-1,) + (1,) * (len(large) - axis - 1))
     flat_wave = wave.reshape(1, 1, -1)
     real_wave = max(flat_wave.real, flat_wave.imag, key=lambda x: float(np.linalg.norm(x)))
     norm = float(np.linalg.norm(real_wave))
