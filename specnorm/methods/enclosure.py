@@ -17,8 +17,9 @@ from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
 from specnorm.methods.grid import Grid
 from specnorm.methods.layer import enclose_layer
 from specnorm.methods.unfolding import FantasticFour
+from specnorm.proof import host
 from specnorm.proof.cells import Boxes, dft, single_points, torus
-from specnorm.search.branch_and_bound import Found, Search
+from specnorm.search.branch_and_bound import Search, SearchResult
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -126,7 +127,7 @@ class Enclose(Method):
 
 
 def _columns(
-    found: list[Found], done: list[bool], frequencies: list[Any], *, like: Array, ops: ArrayOps
+    found: list[SearchResult], done: list[bool], frequencies: list[Any], *, like: Array, ops: ArrayOps
 ) -> tuple[Array, ...]:
     """Lower ends, convergence, cells, levels and frequencies of some layers, and their upper ends."""
     columns = (
@@ -200,7 +201,7 @@ class Certify(Method):
             bound = _scaled_bound(self.bound, int(exponent[0]))
             if self.folds(spec):
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
-                target = bound if spec.copies == 1 else bound / math.sqrt(spec.copies) * (1 - 1e-15)
+                target = bound if spec.copies == 1 else host.div_down(bound, host.root_up(spec.copies))
                 found = self._decide(layer, spec, target, ops=ops)
                 verdicts.append((found.upper <= target, found.lower > bound))
             else:
@@ -213,7 +214,7 @@ class Certify(Method):
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
-        target = bound / math.sqrt(spec.copies) * (1 - 1e-15)
+        target = host.div_down(bound, host.root_up(spec.copies))
         found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
         if found.upper <= target:
             return True, False
@@ -224,7 +225,7 @@ class Certify(Method):
                 break
         return upper <= bound, lower > bound
 
-    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> Found:
+    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> SearchResult:
         xp = ops.xp
         cut = polyphase.support(blocks, ops=ops)
         if not float(xp.max(xp.abs(cut))) > 0:
@@ -265,21 +266,21 @@ def by_layers(blocks: Array, groups: int) -> list[Array]:
     return [blocks[first : first + groups, ...] for first in range(0, blocks.shape[0], groups)]
 
 
-def nothing(spec: ConvSpec) -> Found:
+def nothing(spec: ConvSpec) -> SearchResult:
     """The norm of a zero kernel."""
-    return Found(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
+    return SearchResult(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
 
 
 _SUPREMUM = 2e-3
 """Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
 
 
-def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, ops: ArrayOps) -> tuple[Found, bool]:
+def enclose_blocks(blocks: Array, spec: ConvSpec, method: Enclose, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
     """Enclose the largest norm of one layer's blocks to the method's tolerance, or as well as its budget allows.
 
     Returns
     -------
-    found : Found
+    found : SearchResult
         Both ends finite.
     converged : bool
     """
@@ -307,7 +308,7 @@ def _at_points(
     blocks: Array,
     *,
     ops: ArrayOps,
-) -> Found:
+) -> SearchResult:
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
     The torus gives the S of the grid's lemma: close, so that few grid points are left, but no closer. Where that takes
@@ -343,13 +344,13 @@ def _anything(cut: Array) -> float:
 def widened(
     search: Search,
     cover: Boxes,
-    found: Found,
+    found: SearchResult,
     method: Enclose,
     blocks: Array,
     spec: ConvSpec,
     *,
     ops: ArrayOps,
-) -> Found:
+) -> SearchResult:
     """Prove what the budget allows: ten times wider each time, at the end by two bounds of fixed cost."""
     xp = ops.xp
     rtol, cells = method.rtol, found.cells
@@ -371,14 +372,14 @@ def top_at(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Arra
     return u, v, value, phase
 
 
-def tops(layers: list[Array], found: list[Found], *, ops: ArrayOps) -> tuple[Array, ...]:
+def tops(layers: list[Array], found: list[SearchResult], *, ops: ArrayOps) -> tuple[Array, ...]:
     """u, v, sigma, phases and group of the top singular triple of each layer at what a search found."""
     xp = ops.xp
     triples = [
-        top_at(blocks[f.owner : f.owner + 1, ...], f.frequency, ops=ops)
+        top_at(blocks[f.block : f.block + 1, ...], f.frequency, ops=ops)
         for blocks, f in zip(layers, found, strict=True)
     ]
-    owner = ops.from_numpy(np.asarray([f.owner for f in found], dtype=np.int64), layers[0])
+    owner = ops.from_numpy(np.asarray([f.block for f in found], dtype=np.int64), layers[0])
     return *(xp.concat(list(x), axis=0) for x in zip(*triples, strict=True)), owner
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from specnorm.linalg import arrays
 from specnorm.linalg.layer_map import BUDGET, Convolution
 from specnorm.methods.power import Power, top_vectors
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -127,8 +127,8 @@ def _enclose(
             images = xp.where(higher[:, None, None], raised, images)
             lower = xp.where(higher, better, lower)
             values = xp.maximum(values, xp.zeros_like(values))
-            # Room for the proof itself, as in `rounding.matrix_norm_up`, and for what the matrix is off.
-            room = 1 + 2 * min(layer.shape) * rounding.cholesky_loss(min(layer.shape), matrix, xp=xp)
+            # Room for the proof itself, as in `matrices.matrix_norm_up`, and for what the matrix is off.
+            room = 1 + 2 * min(layer.shape) * matrices.cholesky_loss(min(layer.shape), matrix, xp=xp)
             target = xp.sqrt(values * room + error) * (1 + 32 * rounding.unit(lower, xp=xp))
             upper = xp.minimum(upper, _proven(matrix, error, target, ops=ops))
             upper = xp.minimum(upper, _proven(matrix, error, lower * (1 + rtol / 2), ops=ops))
@@ -144,7 +144,7 @@ def _quotients(layer: Convolution, vectors: Array, wide: bool, *, ops: ArrayOps)
     magnitude = layer.absolute()
     images = layer.adjoint(vectors) if wide else layer.apply(vectors)
     terms = magnitude.adjoint(xp.abs(vectors)) if wide else magnitude.apply(xp.abs(vectors))
-    values = rounding.ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
+    values = matrices.ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
     return values[:, 0], arrays.normalise(images, xp=xp)[0]
 
 
@@ -179,6 +179,6 @@ def _proven(matrix: Array, error: Array, target: Array, *, ops: ArrayOps) -> Arr
     xp = ops.xp
     limit = rounding.down(target**2 - error, 4, xp=xp)
     usable = limit > 0
-    proven = rounding.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), ops=ops)
+    proven = matrices.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), ops=ops)
     bound = rounding.up(target, 4, xp=xp)
     return xp.where(proven & usable, bound, xp.full_like(bound, float(xp.finfo(bound.dtype).max)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from specnorm.linalg import arrays, symbols
 from specnorm.methods.base import Evaluation, Method, check_count
-from specnorm.proof import rounding
+from specnorm.proof import matrices
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -53,8 +53,8 @@ class MatrixNorm(_OuterPullback):
         xp = ops.xp
         del spec
         u, v, value = symbols.top_triple(blocks, xp=xp)
-        lower = rounding.quotient_down(blocks, v, xp=xp)
-        upper = rounding.matrix_norm_up(blocks, ops=ops)
+        lower = matrices.quotient_down(blocks, v, xp=xp)
+        upper = matrices.matrix_norm_up(blocks, ops=ops)
         return Evaluation(value, (lower, upper), (u, v))
 
 
@@ -102,7 +102,7 @@ class PowerIteration(_OuterPullback):
         count = arrays.counter(blocks, ops=ops)
         _, v = ops.loop(lambda state: state[0] < self.n_iter, body, (count, v))
         u, _ = arrays.normalise(xp.matmul(blocks, v[:, :, None])[:, :, 0], xp=xp)
-        return Evaluation(rounding.quotient_down(blocks, v, xp=xp), (), (u, v))
+        return Evaluation(matrices.quotient_down(blocks, v, xp=xp), (), (u, v))
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class GramIteration(Method):
         """Iterate with rounding counted."""
         xp = ops.xp
         del spec
-        value = rounding.gram_iteration_up(arrays.widened(blocks, ops=ops), self.n_iter, xp=xp)
+        value = matrices.gram_iteration_up(arrays.widened(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:

@@ -12,7 +12,7 @@ from specnorm.errors import GeometryError
 from specnorm.linalg import arrays
 from specnorm.linalg.layer_map import BUDGET, Convolution, shapes_of
 from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -91,7 +91,7 @@ class _Lanczos(Method):
             vectors = xp.astype(v, kernels.dtype)
         images = exact.adjoint(v) if wide else exact.apply(v)
         terms = magnitude.adjoint(xp.abs(v)) if wide else magnitude.apply(xp.abs(v))
-        values = rounding.ritz_down(images, terms, v, exact.roundings[wide], ops=ops)
+        values = matrices.ritz_down(images, terms, v, exact.roundings[wide], ops=ops)
         images = xp.astype(arrays.normalise(images, xp=xp)[0], kernels.dtype, copy=False)
         u, v = (vectors, images) if wide else (images, vectors)
         return values, layer.kernel_gradient(u, v), products + k

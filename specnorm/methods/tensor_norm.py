@@ -17,7 +17,7 @@ from specnorm.linalg.frequencies import Frequencies
 from specnorm.methods.base import Evaluation, Method, check_count
 from specnorm.methods.enclosure import by_layers, top_at
 from specnorm.proof.cells import torus
-from specnorm.search.branch_and_bound import Found, Search
+from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.tensor.form import Form, best, extrapolated, starts, units, waves
 from specnorm.tensor.tracking import begin, crew, follow
 
@@ -194,14 +194,14 @@ class TensorNorm(Method):
                 if proof.refuted is None:
                     factor, proven = proof.factor, proof.proven
                     break
-                block = blocks[proof.refuted.owner : proof.refuted.owner + 1, ...]
+                block = blocks[proof.refuted.block : proof.refuted.block + 1, ...]
                 start = _fourier_start(block, proof.refuted.frequency, ops=ops)
                 value, residuals, _ = self._maximise(block, *start, ops=ops)
                 if not float(value[0]) > float(found[0][0]):
                     # The refuting norm is within rounding of the value.
                     factor, proven = LIFT, prove(search, float(found[0][0]), plain=False).proven
                     break
-                found = [value, *residuals, xp.full_like(found[-1], proof.refuted.owner)]
+                found = [value, *residuals, xp.full_like(found[-1], proof.refuted.block)]
             else:
                 # Refuted every time, and raised every time: the last value has not been looked at.
                 factor, proven = LIFT, prove(search, float(found[0][0]), plain=False).proven
@@ -295,7 +295,7 @@ class Proof:
 
     factor: float
     proven: bool
-    refuted: Found | None = None
+    refuted: SearchResult | None = None
 
 
 def prove(search: Search, value: float, *, plain: bool = True) -> Proof:

@@ -16,7 +16,7 @@ import numpy as np
 from specnorm.linalg import arrays, symbols, unfoldings
 from specnorm.linalg.lanczos import Lanczos
 from specnorm.methods.base import Evaluation, Method
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -57,7 +57,7 @@ class Unfoldings(Method):
         bounds, residuals = [], []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            bounds.append(rounding.matrix_norm_up(matrix, ops=ops))
+            bounds.append(matrices.matrix_norm_up(matrix, ops=ops))
             residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
         root = math.sqrt(math.prod(spec.block_kernel_shape))
         return Evaluation(rounding.up(xp.stack(bounds, axis=1) * root, 3, xp=xp), (), tuple(residuals))
@@ -324,7 +324,7 @@ def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
 def _proven(run: Lanczos, *, ops: ArrayOps) -> np.ndarray:
     """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
     matrix, v = (arrays.widened(x, ops=ops) for x in (run.matrix, run.small_side()))
-    found = ops.to_numpy(rounding.norm_near(matrix, v, ops=ops))
+    found = ops.to_numpy(matrices.norm_near(matrix, v, ops=ops))
     if not np.isfinite(found).all():
-        found = np.minimum(found, ops.to_numpy(rounding.matrix_norm_up(matrix, ops=ops)))
+        found = np.minimum(found, ops.to_numpy(matrices.matrix_norm_up(matrix, ops=ops)))
     return np.asarray(found, dtype=np.float64)

@@ -14,7 +14,7 @@ from specnorm.api import enclose, reshaped_norm
 from specnorm.backends import backend_for
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
-from specnorm.proof import rounding
+from specnorm.proof import host
 from specnorm.spec import ConvSpec
 
 WORK = 2**25
@@ -117,7 +117,7 @@ class Measure:
             geometry = {**geometry, "stride": 1}
         upper = float(enclose(kernel, size, rtol=self.rtol, **geometry).upper)
         plain = {name: value for name, value in geometry.items() if not name.startswith("padding")}
-        return Norm(rounding.plus_up(upper, lost), float(reshaped_norm(kernel, **plain)))
+        return Norm(host.add_up(upper, lost), float(reshaped_norm(kernel, **plain)))
 
 
 def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> tuple[int, ...] | None:
@@ -146,5 +146,5 @@ def _fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
     taps (an unfolding bound), times the padding's factor.
     """
     frobenius = float(np.linalg.norm(kernel))
-    taps = rounding.root_up(math.prod(spec.kernel_shape) * spec.copies)
-    return rounding.times_up(frobenius * (1 + 2.0**-20), taps, 2.0**-49)
+    taps = host.root_up(math.prod(spec.kernel_shape) * spec.copies)
+    return host.mul_up(frobenius * (1 + 2.0**-20), taps, 2.0**-49)

@@ -18,7 +18,7 @@ import specnorm
 from specnorm import EstimateWarning, MethodError, TensorNorm, Undecided
 from specnorm.linalg.frequencies import Frequencies
 from specnorm.methods import tensor_norm
-from specnorm.search.branch_and_bound import Found
+from specnorm.search.branch_and_bound import SearchResult
 from specnorm.tensor import form
 
 BELOW = [
@@ -160,7 +160,7 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
     def refuted(_: Any, value: float, *, plain: bool = True) -> tensor_norm.Proof:
         seen.append(value)
         where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
-        found = Found(2 * value, math.inf, where, 0, 1, 1)
+        found = SearchResult(2 * value, math.inf, where, 0, 1, 1)
         return tensor_norm.Proof(1.0, False, found) if plain else tensor_norm.Proof(1.001, False)
 
     maximise = TensorNorm._maximise
