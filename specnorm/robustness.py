@@ -14,7 +14,7 @@ import numpy as np
 from specnorm.backends import Backend, common_backend
 from specnorm.errors import KernelError, MethodError
 from specnorm.linalg import arrays
-from specnorm.proof import arithmetic, rounding
+from specnorm.proof import arithmetic, host, matrices, rounding
 from specnorm.spec import check_dtype
 from specnorm.types import Array
 
@@ -22,8 +22,8 @@ ArrayT = TypeVar("ArrayT")
 Activation = Literal["sigmoid", "tanh", "softplus"]
 
 SECOND_DERIVATIVE: dict[str, float] = {
-    "sigmoid": math.nextafter(1 / (6 * math.sqrt(3)), 1.0),
-    "tanh": math.nextafter(4 / (3 * math.sqrt(3)), 1.0),
+    "sigmoid": host.sqrt_up(host.div_up(1.0, 108.0)),
+    "tanh": host.sqrt_up(host.div_up(16.0, 27.0)),
     "softplus": 0.25,
 }
 """Largest ``|phi''|`` of each activation, rounded up: 1 / (6 sqrt 3), 4 / (3 sqrt 3), 1 / 4."""
@@ -144,7 +144,7 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
         slope = xp.reshape(xp.astype(slope, dtype), (1, 1, -1))
         _known("gradient", slope, backend)
         scaled, exponent = arrays.scale(slope, xp=xp)
-        length = arrays.unscale(rounding.frobenius_up(scaled, xp=xp), exponent, xp=xp)[0, ...]
+        length = arrays.unscale(matrices.frobenius_up(scaled, xp=xp), exponent, xp=xp)[0, ...]
         length = rounding.to_dtype(length, dtype, "up", xp=xp)
         m = _number("margin", margin, slope, "down", backend)
         bend = _number("curvature", curvature, slope, "up", backend)
@@ -193,7 +193,8 @@ def _number(name: str, x: Any, like: Array, rounds: Literal["up", "down"], backe
     """A number as a 0-d array in the precision of another array, rounded; a margin below 0 becomes 0."""
     xp = backend.namespace(like)
     if isinstance(x, (int, float)):
-        x = xp.full((), _representable(float(x), like, rounds, xp=xp), dtype=like.dtype, device=backend.device(like))
+        narrow = np.float64 if like.dtype == xp.float64 else np.float32
+        x = xp.full((), host.representable(float(x), narrow, rounds), dtype=like.dtype, device=backend.device(like))
     elif tuple(x.shape) != ():
         raise KernelError(f"{name} has shape {tuple(x.shape)}; expected one number.")
     elif rounds == "down":
@@ -203,19 +204,6 @@ def _number(name: str, x: Any, like: Array, rounds: Literal["up", "down"], backe
         raise KernelError(f"{name}={float(x)!r} is negative: expected an upper bound.")
     x = xp.maximum(x, xp.zeros_like(x))
     return x if x.dtype == like.dtype else rounding.to_dtype(x, like.dtype, rounds, xp=xp)
-
-
-def _representable(x: float, like: Array, rounds: Literal["up", "down"], *, xp: Any) -> float:
-    """The next number of an array's precision in a direction; among positive ones, a normal number or 0."""
-    host = np.float64 if like.dtype == xp.float64 else np.float32
-    with np.errstate(over="ignore"):
-        y = host(x)
-    if math.isnan(x) or (rounds == "up" and float(y) < x) or (rounds == "down" and float(y) > x):
-        y = np.nextafter(y, host(math.inf if rounds == "up" else -math.inf))
-    tiny = float(np.finfo(host).smallest_normal)
-    if 0 < x < tiny:
-        return tiny if rounds == "up" else 0.0
-    return float(y)
 
 
 def _known(name: str, x: Array, backend: Backend) -> None:

@@ -93,7 +93,7 @@ def test_half_of_the_frequencies_are_looked_at(n: int, monkeypatch: pytest.Monke
 def test_factorisations_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """One stack for all frequencies that fit the memory budget, and one for all unfoldings of a shape's groups."""
     stacks: list[int] = []
-    below = specnorm.proof.rounding.gram_below
+    below = specnorm.proof.matrices.gram_below
 
     def counted(gram: Any, *given: Any, **named: Any) -> Any:
         stacks.append(int(np.prod(gram.shape[:-2])))

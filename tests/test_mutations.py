@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,23 +21,25 @@ from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
+from flint import arb
 from soundness.claims import Claims
 from soundness.families import Case, case, constant_supremum
 from specnorm_numpy import NumpyBackend
 
 from specnorm.linalg import arrays, lanczos
 from specnorm.linalg.frequencies import Frequencies
-from specnorm.methods import unfolding
-from specnorm.proof import gram_polynomial, rounding
-from specnorm.proof.cells import Boxes, Cells
+from specnorm.proof import fathom, gram_polynomial, host, matrices, rounding, trigonometric
+from specnorm.proof.cells import Boxes, Cells, single_points
 from specnorm.proof.gram_polynomial import GramPolynomial
 from specnorm.runtime.execution import Execution
-from specnorm.search import branch_and_bound
-from specnorm.search.branch_and_bound import Search
-
-Violations = list[str]
+from specnorm.search import branch_and_bound, smallest_unfolding, tuning
+from specnorm.search.incumbent import Incumbent
 
 pytestmark = pytest.mark.long
+
+OPS = Execution(NumpyBackend(), xp)
+
+Violations = list[str]
 
 
 def over(kernels: Iterable[Case], act: Callable[[Claims], None]) -> Violations:
@@ -59,15 +62,27 @@ def below_the_truth() -> Violations:
     return over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
 
 
+def below_the_truth_without_estimates() -> Violations:
+    """Certificates below the norm, by a search that takes every cell for empty and never raises its incumbent."""
+
+    def nothing_seen(_: Any, vectors: Any, cut: Any, *__: Any, **___: Any) -> Any:
+        return np.zeros(len(cut)), vectors
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branch_and_bound, "chebyshev", nothing_seen)
+        patch.setattr(Incumbent, "raise_from", lambda *_: None)
+        return over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
+
+
 def decaying() -> list[Case]:
     """Kernels with few large directions: the others are left out of the proofs."""
     return [case(index, family="decaying", dtypes=("float64",), subnormal=False) for index in range(30)]
 
 
-def below_the_truth_by_the_tail() -> Violations:
+def below_the_truth_by_the_truncation() -> Violations:
     """Certificates between the norm of what is kept and the norm."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gram_polynomial, "SMALLEST", 12)
+        patch.setattr(tuning, "TUNING", replace(tuning.TUNING, smallest_reduced=12))
         return over(decaying(), lambda claims: claims.verdicts((-0.01, -0.003, -0.001), max_cells=300))
 
 
@@ -75,7 +90,7 @@ def below_the_truth_by_a_poor_basis() -> Violations:
     """Certificates just below the norm, with a factorisation whose vectors are too short by half a thousandth."""
     eigh = xp.linalg.eigh
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gram_polynomial, "SMALLEST", 12)
+        patch.setattr(tuning, "TUNING", replace(tuning.TUNING, smallest_reduced=12))
         patch.setattr(xp.linalg, "eigh", lambda a: (eigh(a)[0], 0.9995 * eigh(a)[1]))
         return over(decaying(), lambda claims: claims.verdicts((-0.0003,), max_cells=300))
 
@@ -156,7 +171,7 @@ def star() -> Violations:
         matrix[0, -1, :-1] = matrix[0, :-1, -1] = -c
         limit = np.asarray([float(c) * math.sqrt(size - 1) * (1 - 3e-6)], dtype=np.float32)
         assert float(limit[0]) < float(c) * math.sqrt(size - 1) * (1 - 2e-6)
-        if rounding.gram_below(matrix, limit, ops=Execution(Textbook(), xp))[0]:
+        if matrices.gram_below(matrix, limit, ops=Execution(Textbook(), xp))[0]:
             found.append(f"{c}: {limit} proven")
     return found
 
@@ -201,18 +216,73 @@ def odd_grids() -> Violations:
     return over([case(index, family="corners", dtypes=("float64",)) for index in range(12)], act)
 
 
-def ruled_out_in_single_precision() -> Violations:
+def fathomed_in_single_precision() -> Violations:
     """Limits below the norm at a frequency where two taps nearly cancel, tried in single precision."""
     found = []
-    zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
         blocks = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
-        polynomial = GramPolynomial(blocks, 0.0, ops=Execution(NumpyBackend(), xp)).narrowed()
-        limit = polynomial.limit(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
-        limit = np.nextafter(limit.astype(np.float32), np.float32(0))
-        gram = polynomial.parts(zero, np.zeros(1, dtype=np.int64))
-        if rounding.gram_below(gram, limit, ops=Execution(NumpyBackend(), xp))[0]:
+        polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
+        limit_sq = polynomial.limit_sq(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
+        formed, _ = at_zero(blocks).form(polynomial, np.arange(1), limit_sq)
+        if math.isfinite(fathom.proven_norms(formed, limit_sq, ops=OPS)[0]):
             found.append(f"{blocks.reshape(-1)}: the norm of its sum is not below itself")
+    return found
+
+
+def at_zero(blocks: Any) -> fathom.Cover:
+    """A cover by the frequency zero alone."""
+    zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
+    return fathom.cover_blocks(blocks, single_points(zero, blocks.shape[3:]), 1e9, ops=OPS)
+
+
+def reduced_for_higher_limits() -> Violations:
+    """Limits just below the norm, tried with matrices that were reduced for ten times as much."""
+    found: Violations = []
+    for seed in range(20):
+        blocks = np.random.RandomState(seed).standard_normal((1, 6, 6, 2)) * 4.0 ** -np.arange(6)[:, None]
+        polynomial = GramPolynomial(blocks, gram_polynomial.rotate(blocks, np.eye(6)[None], 1, ops=OPS), ops=OPS)
+        norm = float(np.linalg.norm(blocks[0].sum(axis=-1), 2))
+        limit_sq = np.asarray([(norm * (1 - 1e-6)) ** 2])
+        if limit_sq[0] > polynomial.truncation:
+            formed, _ = at_zero(blocks).form(polynomial, np.arange(1), 10 * limit_sq)
+            found += [f"{seed}: proven"] * bool(np.isfinite(fathom.proven_norms(formed, limit_sq, ops=OPS)[0]))
+    return found
+
+
+def reductions_of_many_rows() -> Violations:
+    """Reduced matrices of long columns of one number, against rational arithmetic."""
+    found: Violations = []
+    rows = 4096
+    for c in np.random.RandomState(0).uniform(1, 2, size=20):
+        columns = np.full((1, rows + 1, 1), c)
+        polynomial: Any = SimpleNamespace(xp=xp, ops=OPS, rank=1, size=rows + 1, truncation=0.0, blocks=columns)
+        reduced, error = GramPolynomial.reduced(polynomial, columns, np.asarray([3.0]))
+        exact = Fraction(c) + rows * Fraction(c) ** 2 / 3
+        if Fraction(float(reduced[0, 0, 0])) + Fraction(float(error[0])) < exact:
+            found.append(f"{c}: the reduced matrix is off by more than its error")
+    return found
+
+
+def outward() -> Violations:
+    """Outward arithmetic on the host against rational and ball arithmetic."""
+    found: Violations = []
+    for a, b in np.random.RandomState(0).uniform(0.5, 1.5, size=(200, 2)).tolist():
+        x, y = Fraction(a), Fraction(b)
+        cos, sin = (arb(a).cos(), arb(a).sin())
+        held = {
+            "mul_up": Fraction(host.mul_up(a, b)) >= x * y,
+            "add_up": Fraction(host.add_up(a, b)) >= x + y,
+            "div_up": Fraction(host.div_up(a, b)) >= x / y,
+            "sqrt_up": Fraction(host.sqrt_up(a)) ** 2 >= x,
+            "mul_down": Fraction(host.mul_down(a, b)) <= x * y,
+            "sub_down": Fraction(host.sub_down(a, b)) <= x - y,
+            "div_down": Fraction(host.div_down(a, b)) <= x / y,
+            "sqrt_down": Fraction(host.sqrt_down(a)) ** 2 <= x,
+            "cos_down": arb(float(host.cos_down(a))) <= cos,
+            "sin_up": arb(float(host.sin_up(a))) >= sin,
+            "raised": Fraction(host.raised(a * b * b * b, 3)) >= x * y**3,
+        }
+        found += [f"{name} of {a} and {b}" for name, holds in held.items() if not holds]
     return found
 
 
@@ -221,31 +291,38 @@ def no_error(blocks: Any, *_: Any, xp: Any) -> Any:
     return xp.zeros(blocks.shape[0], dtype=blocks.dtype)
 
 
-_limits = Search._limits
+_limits_sq = fathom.limits_sq
 
 
-def without_supremum(self: Search, polynomial: GramPolynomial, cells: Cells) -> np.ndarray:
+def without_supremum(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
     """The lemma of the torus, on a grid, where the best point is no maximum."""
-    supremum = None if cells.supremum is None else math.nextafter(self.target, math.inf)
-    return _limits(self, polynomial, replace(cells, supremum=supremum))
+    supremum = None if cells.supremum is None else math.nextafter(threshold, math.inf)
+    return _limits_sq(polynomial, replace(cells, supremum=supremum), threshold)
 
 
-_norm = GramPolynomial.norm
+def by_any_supremum(self: fathom.Cover, threshold: float) -> bool:
+    """A supremum said to be no larger than any threshold, once the incumbent is near."""
+    supremum = self.open.supremum
+    if supremum is None or threshold < 0.5 * supremum:
+        return False
+    self._note(np.arange(len(self)), np.full(len(self), threshold), threshold)
+    return True
 
 
-def flattered(self: GramPolynomial, limit: np.ndarray) -> np.ndarray:
+_norm_up = GramPolynomial.norm_up
+
+
+def flattered(self: GramPolynomial, limit_sq: np.ndarray) -> np.ndarray:
     """Norms at the centres of the torus' cells, a hundredth less than proven."""
-    return _norm(self, limit) * 0.99
+    return _norm_up(self, limit_sq) * 0.99
 
 
-_rotate = GramPolynomial._rotate
+_truncation_bound = gram_polynomial.truncation_bound
 
 
-def without_tail(self: GramPolynomial, *given: Any) -> Any:
+def without_truncation(*given: Any, **named: Any) -> float:
     """Directions that are left out and forgotten."""
-    rotated = _rotate(self, *given)
-    self.tail *= 1e-6
-    return rotated
+    return 1e-6 * _truncation_bound(*given, **named)
 
 
 def without_loss(*_: Any, **__: Any) -> tuple[float, float]:
@@ -286,36 +363,50 @@ NO_PRODUCT = (rounding, "product_error", nothing)
 
 MUTATIONS = {
     "cosine of the cells": Mutation(
-        below_the_truth, ((Boxes, "reach", property(lambda self: np.zeros(len(self.low)))),)
+        below_the_truth, ((Boxes, "radius", property(lambda self: np.zeros(len(self.low)))),)
     ),
     "variation within the cells": Mutation(
-        below_the_truth, ((GramPolynomial, "variation", lambda _, spread: np.zeros(len(spread))),)
+        below_the_truth, ((GramPolynomial, "variation_sq", lambda _, phases: np.zeros(len(phases))),)
     ),
-    "tail of the directions left out": Mutation(
-        below_the_truth_by_the_tail, ((GramPolynomial, "_rotate", without_tail),)
+    "proof of the cells": Mutation(below_the_truth_without_estimates, ((matrices, "gram_below", believed),)),
+    "truncation of the directions left out": Mutation(
+        below_the_truth_by_the_truncation, ((gram_polynomial, "truncation_bound", without_truncation),)
     ),
-    "rotation that is none": Mutation(below_the_truth_by_a_poor_basis, ((rounding, "rotation_loss", without_loss),)),
-    "supremum on grids": Mutation(below_the_circle, ((Search, "_limits", without_supremum),)),
-    "norms that leave grid points out": Mutation(below_the_circle, ((GramPolynomial, "norm", flattered),)),
+    "limits that a matrix was reduced for": Mutation(
+        reduced_for_higher_limits,
+        ((fathom, "speaks_of", lambda formed, _: np.ones(len(formed), dtype=bool)),),
+    ),
+    "rounding of the reduced matrix": Mutation(
+        reductions_of_many_rows, ((gram_polynomial, "reduced_error", lambda a, _, xp: xp.zeros(a.shape[:1])),)
+    ),
+    "rotation that is none": Mutation(
+        below_the_truth_by_a_poor_basis, ((gram_polynomial, "rotation_loss", without_loss),)
+    ),
+    "supremum on grids": Mutation(below_the_circle, ((fathom, "limits_sq", without_supremum),)),
+    "supremum that is no larger": Mutation(below_the_circle, ((fathom.Cover, "fathom_by_supremum", by_any_supremum),)),
+    "norms that leave grid points out": Mutation(below_the_circle, ((GramPolynomial, "norm_up", flattered),)),
     "lemma that leaves grid points out": Mutation(
-        below_the_circle, ((branch_and_bound, "_on_grid", lambda target, _, reach: target * np.cos(reach)),)
+        below_the_circle, ((fathom, "grid_lemma", lambda threshold, _, radius: fathom.cell_lemma(threshold, radius)),)
     ),
-    "factor of the grid": Mutation(odd_grids, ((rounding, "grid_factor", lambda *_: 1.0),)),
+    "numbers above": Mutation(outward, ((host, "above", lambda x: x),)),
+    "numbers below": Mutation(outward, ((host, "below", lambda x: x),)),
+    "roundings of sums": Mutation(outward, ((host, "raised", lambda x, _: x),)),
+    "factor of the grid": Mutation(odd_grids, ((trigonometric, "grid_factor", lambda *_: 1.0),)),
     "root of the taps": Mutation(
-        every_unfolding, ((unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod, inf=math.inf)),)
+        every_unfolding, ((smallest_unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod, inf=math.inf)),)
     ),
     "rounding of the smallest unfolding": Mutation(smallest_of_a_long_column, (NO_PRODUCT,)),
-    "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((rounding, "gram_below", believed),)),
-    "rounding of the Gram polynomial": Mutation(certified_long, ((rounding, "autocorrelation_error", nothing),)),
+    "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((matrices, "gram_below", believed),)),
+    "rounding of the Gram polynomial": Mutation(certified_long, ((trigonometric, "autocorrelation_error", nothing),)),
     "rounding in single precision": Mutation(
-        ruled_out_in_single_precision, ((rounding, "autocorrelation_error", nothing),)
+        fathomed_in_single_precision, ((trigonometric, "autocorrelation_error", nothing),)
     ),
-    "rounding of the symbol": Mutation(lower_of_many_taps, ((rounding, "symbol_error", no_error),)),
+    "rounding of the symbol": Mutation(lower_of_many_taps, ((trigonometric, "symbol_error", no_error),)),
     "rounding of products": Mutation(tall_matrices, (NO_PRODUCT,)),
     "rounding of Gram iteration in float32": Mutation(tall_matrices_in_float32, (NO_PRODUCT,)),
     # Either of the two covers usual errors of the other.
     "rounding of quotients": Mutation(wide_matrices, (NO_PRODUCT, (rounding, "down", exactly))),
-    "rounding of Cholesky": Mutation(star, ((rounding, "cholesky_loss", nothing),)),
+    "rounding of Cholesky": Mutation(star, ((matrices, "cholesky_loss", nothing),)),
     "direction of the last conversion": Mutation(rounded_answers, ((rounding, "to_dtype", nearest),)),
 }
 

@@ -13,8 +13,9 @@ from specnorm.errors import MethodError
 from specnorm.linalg import arrays, polyphase
 from specnorm.methods.base import Evaluation, Method, Needs
 from specnorm.methods.enclosure import Enclose
+from specnorm.proof import host
 from specnorm.proof.cells import dft, torus
-from specnorm.search.branch_and_bound import Found, Search
+from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.enclosing import above_any, grid_sizes, zero_found
 from specnorm.search.layer import enclose_layer
 
@@ -72,7 +73,7 @@ class Certify(Method):
             bound = _scaled_bound(self.bound, int(exponent[0]))
             if self.needs(spec).blocks:
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
-                target = bound if spec.copies == 1 else bound / math.sqrt(spec.copies) * (1 - 1e-15)
+                target = bound if spec.copies == 1 else host.div_down(bound, host.root_up(spec.copies))
                 found = self._decide(layer, spec, target, ops=ops)
                 verdicts.append((found.upper <= target, found.lower > bound))
             else:
@@ -85,7 +86,7 @@ class Certify(Method):
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
-        target = bound / math.sqrt(spec.copies) * (1 - 1e-15)
+        target = host.div_down(bound, host.root_up(spec.copies))
         found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
         if found.upper <= target:
             return True, False
@@ -96,7 +97,7 @@ class Certify(Method):
                 break
         return upper <= bound, lower > bound
 
-    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> Found:
+    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> SearchResult:
         xp = ops.xp
         cut = polyphase.support(blocks, ops=ops)
         if not float(xp.max(xp.abs(cut))) > 0:

@@ -14,7 +14,7 @@ from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.grid import Grid
-from specnorm.search.branch_and_bound import Found
+from specnorm.search.branch_and_bound import SearchResult
 from specnorm.search.enclosing import Problem, enclose_blocks
 from specnorm.search.layer import enclose_layer
 
@@ -85,7 +85,7 @@ class Enclose(Method):
         layers = polyphase.by_layers(blocks, spec.groups)
         found = [enclosed(layer, spec, self.rtol, self.max_cells, ops=ops) for layer in layers]
         ends = [f for f, _ in found]
-        u, v, _, phase, owner = top_triples(layers, [(f.owner, f.frequency) for f in ends], ops=ops)
+        u, v, _, phase, owner = top_triples(layers, [(f.block, f.frequency) for f in ends], ops=ops)
         done = [done and spec.copies == 1 for _, done in found]
         frequencies = [f.frequency.angles[0] for f in ends]
         stats = _columns(ends, done, frequencies, like=blocks, ops=ops)
@@ -99,7 +99,7 @@ class Enclose(Method):
         layers = polyphase.by_layers(blocks, spec.groups)
         found = [enclosed(layer, everywhere, self.rtol, self.max_cells, ops=ops)[0] for layer in layers]
         suprema = ops.from_numpy(np.asarray([f.upper for f in found]), kernels)
-        near = [(f.owner, f.frequency.angles[0]) for f in found]
+        near = [(f.block, f.frequency.angles[0]) for f in found]
         ends = enclose_layer(kernels, spec, rtol=self.rtol, supremum=suprema, near=near, ops=ops)
         lower, upper = (ops.to_numpy(x) for x in (ends.lower, ends.upper))
         found = [replace(f, lower=a, upper=b) for f, a, b in zip(found, lower.tolist(), upper.tolist(), strict=True)]
@@ -118,7 +118,7 @@ class Enclose(Method):
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
-def enclosed(blocks: Array, spec: ConvSpec, rtol: float, max_cells: int, *, ops: ArrayOps) -> tuple[Found, bool]:
+def enclosed(blocks: Array, spec: ConvSpec, rtol: float, max_cells: int, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
     """Bounds of the largest norm of one layer's blocks, and whether they are within rtol (`search.enclosing`)."""
     xp = ops.xp
 
@@ -129,7 +129,7 @@ def enclosed(blocks: Array, spec: ConvSpec, rtol: float, max_cells: int, *, ops:
 
 
 def _columns(
-    found: list[Found], done: list[bool], frequencies: list[Any], *, like: Array, ops: ArrayOps
+    found: list[SearchResult], done: list[bool], frequencies: list[Any], *, like: Array, ops: ArrayOps
 ) -> tuple[Array, ...]:
     """Lower ends, convergence, cells, levels and frequencies of some layers, and their upper ends."""
     columns = (

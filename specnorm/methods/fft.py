@@ -93,7 +93,7 @@ class ExactFFT(Method):
                 f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells (many are needed where "
                 "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
             )
-        u, v, value, phase, owner = top_triples(layers, [(f.owner, f.frequency) for f, _ in found], ops=ops)
+        u, v, value, phase, owner = top_triples(layers, [(f.block, f.frequency) for f, _ in found], ops=ops)
         visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
         return Evaluation(value, (visited,), (u, v, phase, owner))
 

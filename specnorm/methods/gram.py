@@ -11,7 +11,7 @@ from specnorm.linalg.schatten import schatten_gradient
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.methods.gram_zero import ZeroPaddedGram
-from specnorm.proof import rounding
+from specnorm.proof import matrices, trigonometric
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -70,10 +70,10 @@ class Gram(Stepped, Method):
             return unbounded.forward(blocks, spec, ops=ops)
         narrow, blocks = blocks.dtype, arrays.widened(blocks, ops=ops)
         count = self._circular_count()
-        error = rounding.symbol_error(blocks, xp=xp)[:, None]
+        error = trigonometric.symbol_error(blocks, xp=xp)[:, None]
 
         def bound(symbol: symbols.Symbol) -> Array:
-            return rounding.gram_iteration_up(symbol.matrices(), count, error, xp=xp)
+            return matrices.gram_iteration_up(symbol.matrices(), count, error, xp=xp)
 
         frequencies = half_grid(requirements.circular_sizes(spec))
         value, phase = symbols.largest(bound, blocks, frequencies, ops=ops)

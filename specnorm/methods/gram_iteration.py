@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.linalg import arrays
 from specnorm.linalg.schatten import schatten_gradient
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof import rounding
+from specnorm.proof import matrices
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -47,7 +47,7 @@ class GramIteration(Method):
         """Iterate with rounding counted."""
         xp = ops.xp
         del spec
-        value = rounding.gram_iteration_up(arrays.widened(blocks, ops=ops), self.n_iter, xp=xp)
+        value = matrices.gram_iteration_up(arrays.widened(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:

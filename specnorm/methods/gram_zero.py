@@ -18,7 +18,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.gram_powers import powers_vjp, sums_vjp
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof import rounding
+from specnorm.proof import trigonometric
 from specnorm.proof.gram_powers import Powers
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ZeroPaddedGram(Method):
         del spec
         if self.n_iter == 0:
             wide = arrays.widened(blocks, ops=ops)
-            return Evaluation(rounding.absolute_norm_up(wide, xp=xp), (), (blocks,))
+            return Evaluation(trigonometric.absolute_norm_up(wide, xp=xp), (), (blocks,))
         work = Powers(blocks, self.n_iter, ops=ops)
         norms, sums, kept = work.channel_norms()
         index = xp.argmax(norms, axis=1)

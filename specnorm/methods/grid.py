@@ -11,7 +11,7 @@ from specnorm.errors import MethodError
 from specnorm.linalg import symbols
 from specnorm.linalg.frequencies import half_grid
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -64,7 +64,7 @@ class Grid(Method):
     def factor(self, kernel_shape: tuple[int, ...]) -> float:
         """What the largest value on the grid is multiplied by."""
         pairs = zip(self.sizes(kernel_shape), kernel_shape, strict=True)
-        return math.prod([rounding.grid_factor(n, k) for n, k in pairs])
+        return math.prod([trigonometric.grid_factor(n, k) for n, k in pairs])
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse grids too coarse to determine the symbol."""
@@ -80,16 +80,16 @@ class Grid(Method):
         """Prove the norm at every grid frequency and lift the largest."""
         xp = ops.xp
         sizes = self.sizes(spec.block_kernel_shape)
-        error = rounding.symbol_error(blocks, xp=xp)
+        error = trigonometric.symbol_error(blocks, xp=xp)
 
         def bound(symbol: symbols.Symbol) -> Array:
-            return rounding.matrix_norm_up(symbol.matrices(), error[:, None], ops=ops)
+            return matrices.matrix_norm_up(symbol.matrices(), error[:, None], ops=ops)
 
         value, phase = symbols.largest(bound, blocks, half_grid(sizes), ops=ops)
         factor = self.factor(spec.block_kernel_shape)
         g = symbols.matrix_at(blocks, phase, xp=xp)
         u, v, _ = symbols.top_triple(g, xp=xp)
-        lower = rounding.quotient_down(g, v, xp=xp) - error * rounding.SLACK
+        lower = matrices.quotient_down(g, v, xp=xp) - error * rounding.SLACK
         lower = xp.where(lower > 0, lower, xp.zeros_like(lower))
         return Evaluation(rounding.up(value * factor, 4, xp=xp), (lower,), (u, v, phase))
 

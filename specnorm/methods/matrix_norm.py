@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.linalg import symbols
 from specnorm.methods.base import Evaluation, Method, Needs
-from specnorm.proof import rounding
+from specnorm.proof import matrices
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -39,8 +39,8 @@ class MatrixNorm(Method):
         xp = ops.xp
         del spec
         u, v, value = symbols.top_triple(blocks, xp=xp)
-        lower = rounding.quotient_down(blocks, v, xp=xp)
-        upper = rounding.matrix_norm_up(blocks, ops=ops)
+        lower = matrices.quotient_down(blocks, v, xp=xp)
+        upper = matrices.matrix_norm_up(blocks, ops=ops)
         return Evaluation(value, (lower, upper), (u, v))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:

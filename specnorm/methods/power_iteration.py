@@ -10,7 +10,7 @@ import numpy as np
 from specnorm.linalg import arrays
 from specnorm.linalg.power import matrix_maps, power_step
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof import rounding
+from specnorm.proof import matrices
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -65,7 +65,7 @@ class PowerIteration(Method):
         count = arrays.counter(blocks, ops=ops)
         _, v = ops.loop(lambda state: state[0] < self.n_iter, body, (count, v))
         u, _ = arrays.normalise(apply(v), xp=xp)
-        return Evaluation(rounding.quotient_down(blocks, v, xp=xp), (), (u, v))
+        return Evaluation(matrices.quotient_down(blocks, v, xp=xp), (), (u, v))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Gradient u v^T of a simple singular value, weighted."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.errors import GeometryError
 from specnorm.linalg import symbols, unfoldings
 from specnorm.methods.base import Evaluation, Method, Needs
-from specnorm.proof import rounding
+from specnorm.proof import matrices
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -57,7 +57,7 @@ class Reshaped(Method):
         del spec, ops
         matrix = unfoldings.unfold(blocks, (0,), xp=xp)
         u, v, _ = symbols.top_triple(matrix, xp=xp)
-        return Evaluation(rounding.quotient_down(matrix, v, xp=xp), (), (u, v))
+        return Evaluation(matrices.quotient_down(matrix, v, xp=xp), (), (u, v))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Return u v^T, reshaped back."""

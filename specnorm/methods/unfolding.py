@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.linalg import symbols, unfoldings
 from specnorm.methods.base import Evaluation, Method, Needs
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -53,7 +53,7 @@ class Unfoldings(Method):
         bounds, residuals = [], []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            bounds.append(rounding.matrix_norm_up(matrix, ops=ops))
+            bounds.append(matrices.matrix_norm_up(matrix, ops=ops))
             residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
         root = math.sqrt(math.prod(spec.block_kernel_shape))
         return Evaluation(rounding.up(xp.stack(bounds, axis=1) * root, 3, xp=xp), (), tuple(residuals))

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from specnorm.api import enclose
-from specnorm.proof import rounding
+from specnorm.proof import host
 
 DENSE = 512
 """Largest axis whose matrix is enclosed; longer ones are bounded by their row and column sums."""
@@ -79,7 +79,7 @@ def average_norm_up(window: Window) -> float | None:
     if window.ceil or window.dilation != 1 or not (window.count_padding or window.before == window.after == 0):
         return None
     classes = [len(range(r, window.kernel, window.stride)) for r in range(min(window.stride, window.kernel))]
-    return rounding.root_up(Fraction(sum(c * c for c in classes), window.kernel**2))
+    return host.root_up(Fraction(sum(c * c for c in classes), window.kernel**2))
 
 
 def _average_rows(window: Window) -> Iterable[tuple[tuple[int, Fraction], ...]]:
@@ -190,7 +190,7 @@ def weights_norm_up(rows: tuple[tuple[tuple[int, Fraction], ...], ...]) -> float
             columns[p] = columns.get(p, Fraction(0)) + weight
     if not columns:
         return 0.0
-    schur = rounding.root_up(max(sum(w for _, w in row) for row in rows) * max(columns.values()))
+    schur = host.root_up(max(sum(w for _, w in row) for row in rows) * max(columns.values()))
     used = sorted(columns)
     if max(len(rows), len(used)) > DENSE:
         return schur
@@ -199,5 +199,5 @@ def weights_norm_up(rows: tuple[tuple[tuple[int, Fraction], ...], ...]) -> float
     for at, row in enumerate(rows):
         for p, weight in row:
             # Larger entries of a non-negative matrix make its norm no smaller.
-            matrix[at, position[p]] += rounding.float_up(weight)
+            matrix[at, position[p]] += host.float_up(weight)
     return min(schur, float(enclose(matrix, rtol=1e-9).upper))

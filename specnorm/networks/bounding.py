@@ -14,7 +14,7 @@ from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.measuring import Measure
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError
 from specnorm.networks.table import lines
-from specnorm.proof import rounding
+from specnorm.proof import host
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class _Pass:
             return self._known(node, uppers, heuristics)
         except (UnknownRuleError, SpecnormError, OSError, OverflowError) as error:
             reason = str(error)
-        self.unknown[node.name] = UnknownNode(node.name, node.operator, reason, rounding.hypot_up(*uppers))
+        self.unknown[node.name] = UnknownNode(node.name, node.operator, reason, host.hypot_up(*uppers))
         return Step(node.name, node.operator, "unknown", None, None, None)
 
     def _known(self, node: Node, uppers: list[float], heuristics: list[float]) -> Step:
@@ -198,7 +198,7 @@ class _Pass:
             if channels is not None:
                 return self._layer(layer, channels, node)
         factor = FACTORS[node.rule](node, source)
-        both = (rounding.times_up(factor, uppers[0]), rounding.times_up(factor, heuristics[0]))
+        both = (host.mul_up(factor, uppers[0]), host.mul_up(factor, heuristics[0]))
         return Step(node.name, node.operator, node.rule, factor, *both)
 
     def _past_shifts(self, node: Node) -> Node:
@@ -234,9 +234,9 @@ class _Pass:
         norm = self.measure(node.layer, geometry, _spatial_sizes(node, source), scale)
         before = self.steps[source.name]
         alpha = float(node.params.get("alpha", 1.0))
-        factor = rounding.times_up(alpha, norm.upper)
-        upper = rounding.times_up(factor, before.upper or 0.0)
-        heuristic = rounding.times_up(alpha, norm.heuristic, before.heuristic or 0.0)
+        factor = host.mul_up(alpha, norm.upper)
+        upper = host.mul_up(factor, before.upper or 0.0)
+        heuristic = host.mul_up(alpha, norm.heuristic, before.heuristic or 0.0)
         return Step(shown.name, shown.operator, rule, factor, upper, heuristic, node.layer.name)
 
 
@@ -278,7 +278,7 @@ def _combined(steps: list[Step]) -> Step:
 
 def _stacked(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return rounding.hypot_up(*known) if len(known) == len(values) and known else None
+    return host.hypot_up(*known) if len(known) == len(values) and known else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -14,7 +14,7 @@ from specnorm.api import enclose, f4_bound, reshaped_norm
 from specnorm.backends import backend_for
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
-from specnorm.proof import rounding
+from specnorm.proof import host
 from specnorm.spec import ConvSpec, at_every_size
 
 WORK = 2**25
@@ -122,7 +122,7 @@ class Measure:
             # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
             upper = min(upper, float(enclose(kernel, size, rtol=self.rtol / 100, **geometry).upper))
         plain = {name: value for name, value in geometry.items() if not name.startswith("padding")}
-        return Norm(rounding.plus_up(upper, lost), float(reshaped_norm(kernel, **plain)))
+        return Norm(host.add_up(upper, lost), float(reshaped_norm(kernel, **plain)))
 
 
 def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> tuple[int, ...] | None:
@@ -151,5 +151,5 @@ def _fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
     taps (an unfolding bound), times the padding's factor.
     """
     frobenius = float(np.linalg.norm(kernel))
-    taps = rounding.root_up(math.prod(spec.kernel_shape) * spec.copies)
-    return rounding.times_up(frobenius * (1 + 2.0**-20), taps, 2.0**-49)
+    taps = host.root_up(math.prod(spec.kernel_shape) * spec.copies)
+    return host.mul_up(frobenius * (1 + 2.0**-20), taps, 2.0**-49)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from specnorm.proof import rounding
+from specnorm.proof import host
 
 JUMP_FREE = 20.0
 """Threshold of softplus from which its jump is below 2.1e-9 / beta and is not counted."""
@@ -69,7 +69,7 @@ def _elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> fl
     """``scale`` above 0, scale alpha input_scale exp(input_scale x) below."""
     if input_scale < 0:
         return None
-    return max(abs(scale), rounding.times_up(abs(alpha), abs(scale), input_scale))
+    return max(abs(scale), host.mul_up(abs(alpha), abs(scale), input_scale))
 
 
 def _leaky(alpha: float = 0.01) -> float:

@@ -18,7 +18,7 @@ from specnorm.networks import axes
 from specnorm.networks.axes import Window
 from specnorm.networks.graph import Node, Shape, concrete
 from specnorm.networks.pointwise import slope
-from specnorm.proof import rounding
+from specnorm.proof import host
 from specnorm.spec import padding_copies
 
 
@@ -42,7 +42,7 @@ def copies(node: Node, source: Node) -> float:
     Tile, repeat, gather, nearest resizing: the columns of the matrix are orthogonal, with at most r ones each.
     """
     del source
-    return rounding.root_up(int(node.params["copies"]))
+    return host.root_up(int(node.params["copies"]))
 
 
 def pad(node: Node, source: Node) -> float:
@@ -62,7 +62,7 @@ def pad(node: Node, source: Node) -> float:
         1 + before + after if n is None and mode == "reflect" else padding_copies(before, after, n, mode)
         for (before, after), n in pairs
     ]
-    return rounding.root_up(math.prod(counts))
+    return host.root_up(math.prod(counts))
 
 
 def broadcast(node: Node, source: Node) -> float:
@@ -70,7 +70,7 @@ def broadcast(node: Node, source: Node) -> float:
 
     As for copies.
     """
-    return rounding.root_up(repeats(source.shape, node.shape))
+    return host.root_up(repeats(source.shape, node.shape))
 
 
 def scale(node: Node, source: Node) -> float:
@@ -83,8 +83,8 @@ def scale(node: Node, source: Node) -> float:
     if not values.size or not bool(np.all(np.isfinite(values))):
         raise UnknownRuleError("it multiplies by values that are not finite")
     # Unless they are exact, the values were computed with a handful of roundings.
-    largest = rounding.times_up(float(np.max(np.abs(values))), 1.0 if node.params.get("exact") else 1 + 2.0**-48)
-    return largest if values.size == 1 else rounding.times_up(largest, broadcast(node, source))
+    largest = host.mul_up(float(np.max(np.abs(values))), 1.0 if node.params.get("exact") else 1 + 2.0**-48)
+    return largest if values.size == 1 else host.mul_up(largest, broadcast(node, source))
 
 
 def pointwise(node: Node, source: Node) -> float:
@@ -110,8 +110,8 @@ def max_pool(node: Node, source: Node) -> float:
     """
     if node.params.get("adaptive"):
         pairs = zip(*_sizes(node, source), strict=True)
-        return rounding.root_up(math.prod(axes.adaptive_overlap(n, m) for n, m in pairs))
-    return rounding.root_up(math.prod(axes.overlap(window) for window in _windows(node, source)))
+        return host.root_up(math.prod(axes.adaptive_overlap(n, m) for n, m in pairs))
+    return host.root_up(math.prod(axes.overlap(window) for window in _windows(node, source)))
 
 
 def average_pool(node: Node, source: Node) -> float:
@@ -122,7 +122,7 @@ def average_pool(node: Node, source: Node) -> float:
     """
     if node.params.get("adaptive"):
         pairs = zip(*_sizes(node, source), strict=True)
-        return rounding.times_up(*(axes.adaptive_norm_up(n, m) for n, m in pairs))
+        return host.mul_up(*(axes.adaptive_norm_up(n, m) for n, m in pairs))
     windows = _windows(node, source)
     norms = [axes.average_norm_up(window) for window in windows]
     known = [norm for norm in norms if norm is not None]
@@ -134,7 +134,7 @@ def average_pool(node: Node, source: Node) -> float:
         if any(window.ceil for window in windows):
             raise UnknownRuleError("divisor_override with ceil_mode")
         known.append(math.nextafter(math.prod(window.kernel for window in windows) / abs(divisor), math.inf))
-    return rounding.times_up(*known)
+    return host.mul_up(*known)
 
 
 def global_average(node: Node, source: Node) -> float:
@@ -143,7 +143,7 @@ def global_average(node: Node, source: Node) -> float:
     Disjoint rows of norm 1/sqrt(N). 1 where N is not known.
     """
     counted = _reduced(node, source)
-    return 1.0 if counted is None else rounding.root_up(Fraction(1, max(counted, 1)))
+    return 1.0 if counted is None else host.root_up(Fraction(1, max(counted, 1)))
 
 
 def total(node: Node, source: Node) -> float:
@@ -154,7 +154,7 @@ def total(node: Node, source: Node) -> float:
     counted = _reduced(node, source)
     if counted is None:
         raise UnknownRuleError("it sums numbers whose count depends on the input's size: give the input shape")
-    return rounding.root_up(counted)
+    return host.root_up(counted)
 
 
 def resize(node: Node, source: Node) -> float:
@@ -170,7 +170,7 @@ def resize(node: Node, source: Node) -> float:
         if norm is None:
             raise UnknownRuleError(f"resizing by {p['mode']} with {p['coordinates']} coordinates has no rule")
         factors.append(norm)
-    return rounding.times_up(*factors)
+    return host.mul_up(*factors)
 
 
 def softmax(node: Node, source: Node) -> float:
@@ -193,7 +193,7 @@ def log_softmax(node: Node, source: Node) -> float:
         n = source.shape[int(node.params["axis"])] if source.shape else 1
     if not isinstance(n, int):
         raise UnknownRuleError("the number of classes is not known: give the input shape")
-    return rounding.root_up(max(n, 1))
+    return host.root_up(max(n, 1))
 
 
 def length(node: Node, source: Node) -> float:
@@ -229,7 +229,7 @@ def add(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
 
     Triangle inequality; each times sqrt(r) where it is repeated r times. Constants have the bound 0.
     """
-    return rounding.plus_up(*_spread(node, sources, bounds))
+    return host.add_up(*_spread(node, sources, bounds))
 
 
 def average(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
@@ -237,7 +237,7 @@ def average(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> flo
 
     As for a sum.
     """
-    return rounding.times_up(add(node, sources, bounds), math.nextafter(1 / len(bounds), math.inf))
+    return host.mul_up(add(node, sources, bounds), math.nextafter(1 / len(bounds), math.inf))
 
 
 def stack(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
@@ -246,7 +246,7 @@ def stack(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float
     Concatenation: squared changes add up.
     """
     del node, sources
-    return rounding.hypot_up(*bounds)
+    return host.hypot_up(*bounds)
 
 
 def extreme(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
@@ -255,7 +255,7 @@ def extreme(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> flo
     Entrywise maximum, minimum or choice: |max(a, b) - max(c, d)| is at most the larger of |a - c| and |b - d|. Each
     times sqrt(r) where it is repeated r times; constants have the bound 0.
     """
-    return rounding.hypot_up(*_spread(node, sources, bounds))
+    return host.hypot_up(*_spread(node, sources, bounds))
 
 
 COMBINATIONS: dict[str, Callable[[Node, Sequence[Node], Sequence[float]], float]] = {
@@ -287,7 +287,7 @@ def repeats(before: Shape | None, after: Shape | None) -> int:
 
 def _spread(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> list[float]:
     pairs = zip(sources, bounds, strict=True)
-    return [rounding.times_up(bound, rounding.root_up(repeats(source.shape, node.shape))) for source, bound in pairs]
+    return [host.mul_up(bound, host.root_up(repeats(source.shape, node.shape))) for source, bound in pairs]
 
 
 def _sizes(node: Node, source: Node, *, every: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:

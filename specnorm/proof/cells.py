@@ -1,8 +1,8 @@
-"""Boxes of frequencies that cover what a certificate must cover. Host integers only: no rounding, no library.
+"""Boxes of frequencies that cover what a certificate must cover: integers of the host, without an array library.
 
-A box knows its centre as exact rationals of a turn, and its *reach*: how far it extends from the centre in the unit of
+A box knows its centre as exact rationals of a turn, and its *radius*: how far it extends from the centre in the unit of
 the cell lemma, half a kernel's degree times radians, summed over the axes. With two moving axes the boxes of the torus
-stand on their corners, along ``theta_1 + theta_2`` and ``theta_1 - theta_2``: for one reach they cover twice the area.
+stand on their corners, along ``theta_1 + theta_2`` and ``theta_1 - theta_2``: for one radius they cover twice the area.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from functools import cached_property
 import numpy as np
 
 from specnorm.linalg.frequencies import Frequencies, product
+from specnorm.proof import host
 
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
 _MARGIN = 1e-9
-"""Of a turn, far above the rounding of where a box ends."""
+"""Of a turn, added to both ends of a box when it is compared. A compared number is a sum of at most six quotients below
+2**12 turns, off by less than 1e-11 of a turn; the frame is one of 0 and 1 with its rows scaled, so each entry of its
+inverse is off by a few roundings."""
 _PAIRS = 2**14
 """Pairs of boxes that may be compared: that takes as long as a few cells do."""
 _WIDEST = 0.55
-"""Reach of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
+"""Radius of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class Boxes:
         Per frequency axis.
     half_degree : float array, shape (d,)
         ``(k_j - 1) / 2`` per frequency axis.
-    closed : bool
+    on_grid : bool
         True: a box is its lattice points, and pieces do not share one (a DFT grid). False: a box is the continuum
         between its corners, and pieces share a face (the whole torus).
     frame : integer array, shape (d, d)
@@ -47,40 +50,45 @@ class Boxes:
     high: np.ndarray
     denominators: tuple[int, ...]
     half_degree: np.ndarray
-    closed: bool
+    on_grid: bool
     frame: np.ndarray
 
     def __len__(self) -> int:
         return len(self.low)
 
     def __getitem__(self, index: np.ndarray | slice) -> Boxes:
-        return self._with(self.low[index], self.high[index])
+        return self.between(self.low[index], self.high[index])
 
-    def _with(self, low: np.ndarray, high: np.ndarray) -> Boxes:
-        return Boxes(low, high, self.denominators, self.half_degree, self.closed, self.frame)
+    def between(self, low: np.ndarray, high: np.ndarray) -> Boxes:
+        """Boxes of the same lattice."""
+        return Boxes(low, high, self.denominators, self.half_degree, self.on_grid, self.frame)
 
     @cached_property
     def centres(self) -> Frequencies:
         """Middle points; a lattice point each."""
         return Frequencies(((self.low + self.high) // 2) @ self.frame.T, self.denominators)
 
-    def spread(self, slopes: np.ndarray) -> np.ndarray:
+    def largest_phase(self, slopes: np.ndarray) -> np.ndarray:
         """Largest ``|slope . (theta - centre)|`` over each box, theta in radians, rounded up, shape (c, n).
+
+        Along a lattice axis it is a sum over the frequency axes that may cancel: its rounding is added, not multiplied.
 
         Parameters
         ----------
         slopes : float array, shape (n, d)
         """
-        middle = (self.low + self.high) // 2
+        middle, d = (self.low + self.high) // 2, len(self.denominators)
         distance = np.maximum(self.high - middle, middle - self.low)
         turns = slopes / np.asarray(self.denominators, dtype=float)
-        return np.asarray(2 * math.pi * distance @ np.abs(turns @ self.frame).T * (1 + 1e-14))
+        along = np.abs(turns @ self.frame) + 2.0**-53 * (d + 1) * (np.abs(turns) @ np.abs(self.frame))
+        # 2 pi, the sum in `along` with its allowance, the product, and the sum over the lattice axes.
+        return host.raised(2 * math.pi * distance @ along.T, 2 * d + 4)
 
     @cached_property
-    def reach(self) -> np.ndarray:
+    def radius(self) -> np.ndarray:
         """Largest sum over the axes of half-degree times distance from the centre, rounded up, shape (c,)."""
         signs = 1 - 2 * product([np.arange(1), *[np.arange(2)] * (len(self.half_degree) - 1)][: len(self.half_degree)])
-        return np.asarray(self.spread(signs * self.half_degree).max(axis=1))
+        return np.asarray(self.largest_phase(signs * self.half_degree).max(axis=1))
 
     def meets(self, others: Boxes) -> np.ndarray:
         """Which of these boxes, of a grid, may share a frequency with one of some others or a mirror image, shape (c,).
@@ -97,24 +105,24 @@ class Boxes:
         for sign in (1, -1):
             apart = sign * middle[:, None, :] - own_middle
             apart -= np.round(apart)
-            reach = width[:, None, :] + along
+            widths = width[:, None, :] + along
             near = (np.abs(apart @ inverse.T) <= across[:, None, :] + own_width).all(axis=2)
             # Boxes that together are as long as half a turn may meet on either side.
-            near |= (reach >= 0.5).any(axis=2)
-            met |= ((np.abs(apart) <= reach).all(axis=2) & near).any(axis=1)
+            near |= (widths >= 0.5).any(axis=2)
+            met |= ((np.abs(apart) <= widths).all(axis=2) & near).any(axis=1)
         return met
 
     def around(self, others: Boxes) -> Boxes:
         """Pieces of these boxes, of a grid, that hold all frequencies of the others; closer ones cost more."""
-        boxes, largest = self, float(others.reach.max(initial=0.0))
+        boxes, largest = self, float(others.radius.max(initial=0.0))
         while len(boxes) * len(others) <= _PAIRS:
             boxes = boxes[boxes.meets(others)]
-            coarse = boxes.divisible & (boxes.reach > largest)
+            coarse = boxes.divisible & (boxes.radius > largest)
             if not coarse.any():
                 break
             fine, _ = boxes[coarse].split(np.full(int(coarse.sum()), 2))
             low, high = (np.concatenate([getattr(boxes, end)[~coarse], getattr(fine, end)]) for end in ("low", "high"))
-            boxes = boxes._with(low, high)
+            boxes = boxes.between(low, high)
         return boxes
 
     @property
@@ -126,10 +134,10 @@ class Boxes:
     def _most(self) -> np.ndarray:
         """Pieces that each axis allows."""
         width = self.high - self.low
-        return np.asarray(np.maximum(width + 1 if self.closed else width // 2, 1))
+        return np.asarray(np.maximum(width + 1 if self.on_grid else width // 2, 1))
 
     def split(self, ratio: np.ndarray) -> tuple[Boxes, np.ndarray]:
-        """Cut every divisible box so that the reach shrinks at least so many times, lattice axes permitting.
+        """Cut every divisible box so that the radius shrinks at least so many times, lattice axes permitting.
 
         Parameters
         ----------
@@ -154,27 +162,38 @@ class Boxes:
         codes = pieces @ (int(pieces.max(initial=1)) + 1) ** np.arange(pieces.shape[1], dtype=np.int64)
         for code, first in zip(*np.unique(codes, return_index=True), strict=True):
             rows, pattern = np.flatnonzero(codes == code), pieces[first]
-            low, width = self.low[rows, None, :], (self.high - self.low)[rows, None, :] + int(self.closed)
+            low, width = self.low[rows, None, :], (self.high - self.low)[rows, None, :] + int(self.on_grid)
             piece = product([np.arange(n) for n in pattern])[None]
             shape = (len(rows) * piece.shape[1], len(pattern))
             lows.append((low + width * piece // pattern).reshape(shape))
-            highs.append((low + width * (piece + 1) // pattern - int(self.closed)).reshape(shape))
+            highs.append((low + width * (piece + 1) // pattern - int(self.on_grid)).reshape(shape))
             parents.append(np.repeat(rows, piece.shape[1]))
         if not lows:
             return self, np.arange(len(self))
-        return self._with(np.concatenate(lows), np.concatenate(highs)), np.concatenate(parents)
+        return self.between(np.concatenate(lows), np.concatenate(highs)), np.concatenate(parents)
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Some boxes, the blocks they belong to, and the proven supremum of the torus where they are grid points."""
+    """Some boxes, and the index of the block each belongs to.
+
+    Parameters
+    ----------
+    boxes : Boxes
+    block : integer array, shape (c,)
+    supremum : float, optional
+        No norm of any block exceeds it; what fathoms grid points rests on it.
+    """
 
     boxes: Boxes
-    owner: np.ndarray
+    block: np.ndarray
     supremum: float | None
 
+    def __len__(self) -> int:
+        return len(self.boxes)
+
     def __getitem__(self, index: np.ndarray | slice) -> Cells:
-        return Cells(self.boxes[index], self.owner[index], self.supremum)
+        return Cells(self.boxes[index], self.block[index], self.supremum)
 
 
 def torus(kernel_shape: tuple[int, ...]) -> Boxes:
@@ -182,7 +201,7 @@ def torus(kernel_shape: tuple[int, ...]) -> Boxes:
     half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
     moving = [j for j, k in enumerate(kernel_shape) if k > 1]
     pair = moving[:2] if len(moving) > 1 else []
-    # Reaches of the boxes on their corners and of the plain ones add up.
+    # Radii of the boxes on their corners and of the plain ones add up.
     widest = _WIDEST / (len(moving) - len(pair) + bool(pair) or 1)
     # An even number of cells an axis, so that half a turn is a whole number of them and a chessboard closes.
     counts = [

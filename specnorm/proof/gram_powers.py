@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import half_grid
 from specnorm.linalg.gram_powers import contract, tables, tall, tap_grid
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
@@ -56,7 +56,7 @@ class Powers:
         self.points = half_grid(self.grid)
 
         def frobenius(symbol: symbols.Symbol) -> Array:
-            return rounding.frobenius_up(symbol.matrices(), xp=xp)
+            return matrices.frobenius_up(symbol.matrices(), xp=xp)
 
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
         largest, _ = symbols.largest(frobenius, blocks, self.points, ops=ops)
@@ -113,12 +113,12 @@ class Powers:
         xp, (m, p) = self.xp, self.blocks.shape[1:3]
         u = rounding.unit(self.blocks, xp=xp)
         total = math.prod(self.grid)
-        start = math.sqrt(p) * rounding.symbol_error(self.blocks, xp=xp)[:, None]
+        start = math.sqrt(p) * trigonometric.symbol_error(self.blocks, xp=xp)[:, None]
         parts, spread, mass = [], 0.0, 0.0
         for part, symbol in self.chunks():
             current, error, length = symbol.matrices(), start, m
             for t in range(self.n_iter):
-                squares = rounding.up(rounding.frobenius_up(current, xp=xp) ** 2, 2, xp=xp)
+                squares = rounding.up(matrices.frobenius_up(current, xp=xp) ** 2, 2, xp=xp)
                 lost = squares * (rounding.SLACK * rounding.product_error(length, current, xp=xp))
                 error = rounding.up(2 * _norm_up(current, xp=xp) * error + error**2 + lost, 6, xp=xp)
                 right = current
@@ -128,13 +128,13 @@ class Powers:
             weights = self.weights[part]
             spread = spread + xp.sum(error**2 * weights, axis=1)
             # Without all columns at hand: ||X* X||_F <= ||X||_F**2.
-            whole = squares if current.shape[-1] < p else rounding.frobenius_up(current, xp=xp)
+            whole = squares if current.shape[-1] < p else matrices.frobenius_up(current, xp=xp)
             mass = mass + xp.sum(whole**2 * weights, axis=1)
             parts.append(current * xp.astype(weights, current.dtype)[None, :, None, None])
         x = xp.concat(parts, axis=1)
         taps = xp.real(self._transform(x)) / total
         # Parseval for the errors of the products; for the transform, the sum over taps of its error in each.
-        c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + rounding.phase_error(u)) for n in self.grid) + 4 * u
+        c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + trigonometric.phase_error(u)) for n in self.grid) + 4 * u
         lost = rounding.up(xp.sqrt(rounding.up(spread, len(self.points) + 2, xp=xp)), 2, xp=xp)
         lost = lost + rounding.up(xp.sqrt(mass), len(self.points) + 4, xp=xp) * (rounding.SLACK * c * math.sqrt(total))
         tiny = 4.0**self.n_iter * m * p * total * float(xp.finfo(self.blocks.dtype).smallest_normal)
@@ -184,7 +184,7 @@ def _norm_up(a: Array, *, xp: Any) -> Array:
     rows = xp.max(xp.sum(magnitude, axis=-1), axis=-1)
     columns = xp.max(xp.sum(magnitude, axis=-2), axis=-1)
     schur = rounding.up(xp.sqrt(rows * columns), a.shape[-1] + a.shape[-2] + 8, xp=xp)
-    return xp.minimum(schur, rounding.frobenius_up(a, xp=xp))
+    return xp.minimum(schur, matrices.frobenius_up(a, xp=xp))
 
 
 def _columns(a: Array, columns: slice | Array, *, xp: Any) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding
 
 if TYPE_CHECKING:
     from specnorm.linalg.layer_map import Convolution
@@ -27,7 +27,7 @@ def ritz_values_down(layer: Convolution, vectors: Array, wide: bool, *, ops: Arr
     magnitude = layer.absolute()
     images = layer.adjoint(vectors) if wide else layer.apply(vectors)
     terms = magnitude.adjoint(xp.abs(vectors)) if wide else magnitude.apply(xp.abs(vectors))
-    values = rounding.ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
+    values = matrices.ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
     return values, arrays.normalise(images, xp=xp)[0]
 
 
@@ -71,6 +71,6 @@ def norm_up_near(matrix: Array, error: Array, target: Array, *, ops: ArrayOps) -
     xp = ops.xp
     limit = rounding.down(target**2 - error, 4, xp=xp)
     usable = limit > 0
-    proven = rounding.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), ops=ops)
+    proven = matrices.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), ops=ops)
     bound = rounding.up(target, 4, xp=xp)
     return xp.where(proven & usable, bound, xp.full_like(bound, float(xp.finfo(bound.dtype).max)))

@@ -1,4 +1,4 @@
-"""Climbing to a maximum of ``||G(theta)||``: how high a search's lower bound is, never whether it is true."""
+"""Local ascent to a maximum of ``||G(theta)||``: how high the incumbent is, never whether it is true."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import Frequencies, phases, product
 
 if TYPE_CHECKING:
+    from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
 
 _LATTICE = 2**40
 """Points a turn for frequencies found by ascent."""
-_DOUBT = 4.0
-"""How many times as far as the last gains promise a climb may yet get."""
-_SLOWEST = 0.9
-"""Steps are not taken to shrink more slowly."""
 
 
 class Ascent:
@@ -28,8 +25,8 @@ class Ascent:
     ----------
     block : array, shape (1, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1; p <= m.
-    rough : array, shape (1, m, p, *kernel_shape)
-        The same, perhaps in a narrower dtype: all but the Newton steps is done with it.
+    trial_block : array, shape (1, m, p, *kernel_shape)
+        The same, perhaps in float32: all but the Newton steps is done with it.
     free : bool
         Whether the frequency may move (on a grid it may not).
     rtol : float
@@ -38,13 +35,24 @@ class Ascent:
         A norm found elsewhere: what will not get as high is given up.
     """
 
-    def __init__(self, block: Array, rough: Array, *, free: bool, rtol: float, best: float, ops: ArrayOps) -> None:
-        self.block, self.rough, self.rtol, self.best, self.xp, self.ops = block, rough, rtol, best, ops.xp, ops
+    def __init__(
+        self,
+        block: Array,
+        trial_block: Array,
+        tuning: Tuning,
+        *,
+        free: bool,
+        rtol: float,
+        best: float,
+        ops: ArrayOps,
+    ) -> None:
+        self.block, self.trial_block, self.tuning, self.ops, self.xp = block, trial_block, tuning, ops, ops.xp
+        self.rtol, self.best = rtol, best
         self.free = free and block.ndim > 3
         self.taps = product([np.arange(k) for k in block.shape[3:]]).astype(float)
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
-        """Climb by alternating power steps at a frequency with steps of the frequency, then by Newton on both.
+        """Ascend by alternating power steps at a frequency with steps of the frequency, then by Newton on both.
 
         Parameters
         ----------
@@ -59,26 +67,35 @@ class Ascent:
             One point: the highest that was seen.
         right : array, shape (1, p)
         """
+        point, right, value = self._alternate(starts, vectors)
+        right = self.xp.astype(right, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
+        for _ in range(self.tuning.newton if self.rtol < self.tuning.tight else 0):
+            trial, vector = self._newton(point, right)
+            _, candidate, norms = self._power(self.ops.to_numpy(self._phase(trial)), vector, steps=1)
+            now = float(norms[0])
+            if now <= value:
+                break
+            done, value, point, right = now <= value * (1 + 1e-3 * self.rtol), now, trial, candidate
+            if done:
+                break
+        return point, right
+
+    def _alternate(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array, float]:
+        """Power steps in turn with steps of the frequency: the highest point seen, its right vector and its norm."""
         theta, index = starts.angles, np.arange(len(starts))
         values = gains = np.zeros(len(starts))
         move = np.zeros_like(theta)
-        right = self.xp.astype(vectors, arrays.complex_dtype(self.rough.dtype, xp=self.xp), copy=False)
+        right = self.xp.astype(vectors, arrays.complex_dtype(self.trial_block.dtype, xp=self.xp), copy=False)
         point, top, value = starts[:1], right[:1, :], -1.0
-        for round_ in range(40):
+        for round_ in range(self.tuning.rounds):
             left, right, now = self._power(np.exp(1j * (theta @ self.taps.T)), right, steps=3)
             highest = int(np.argmax(now))
             if now[highest] > value:
                 value, top = float(now[highest]), right[highest : highest + 1, :]
-                point = (
-                    nearby(theta[highest : highest + 1])
-                    if round_ and self.free
-                    else starts[index[highest : highest + 1]]
-                )
-            # Gains shrink geometrically: some have converged, or will not get higher than another point has.
+                moved = round_ and self.free
+                point = nearby(theta[highest : highest + 1]) if moved else starts[index[highest : highest + 1]]
             gain = now - values
-            ahead = _DOUBT * gain**2 / np.maximum(gains - gain, 1e-3 * np.abs(gain) + 1e-300)
-            reach = now + ahead if round_ > 1 else now * (1 + 0.05 / (1 + round_))
-            going = np.flatnonzero((gain > 0) & (reach > max(self.best, value) * (1 + max(0.05 * self.rtol, 1e-13))))
+            going = self._promising(now, gain, gains, round_, max(self.best, value))
             if not len(going):
                 break
             if len(going) < len(index):
@@ -86,31 +103,30 @@ class Ascent:
                 theta, index, now, gain = theta[going], index[going], now[going], gain[going]
             values, gains = now, gain
             if self.free:
-                higher = climb(self._weights(left, right), self.taps, theta)
+                higher = newton_step(self._weights(left, right), self.taps, theta, self.tuning.regular)
                 move, last = higher - theta, move[going]
                 # Alternation converges geometrically: every other time on to where the last two moves point.
-                ahead = _ratio(move, last) if round_ % 2 else np.zeros(len(move))
+                ahead = _ratio(move, last, self.tuning.slowest) if round_ % 2 else np.zeros(len(move))
                 theta = higher + (ahead / (1 - ahead))[:, None] * move
-        right = self.xp.astype(top, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
-        for _ in range(8 if self.rtol < 1e-4 else 0):
-            trial, vector = self._newton(point, right)
-            phase = self._phase(trial)
-            _, candidate, norms = self._power(self.ops.to_numpy(phase), vector, steps=1)
-            now_ = float(norms[0])
-            if now_ <= value:
-                break
-            done, value, point, right = now_ <= value * (1 + 1e-3 * self.rtol), now_, trial, candidate
-            if done:
-                break
-        return point, right
+        return point, top, value
+
+    def _promising(
+        self, now: np.ndarray, gain: np.ndarray, gains: np.ndarray, round_: int, highest: float
+    ) -> np.ndarray:
+        """Which starts may still get higher than the highest norm known, going by their last two gains."""
+        # Gains shrink geometrically: some have converged, or will not get higher than another point has.
+        ahead = self.tuning.promise * gain**2 / np.maximum(gains - gain, 1e-3 * np.abs(gain) + 1e-300)
+        hope = now + ahead if round_ > 1 else now * (1 + self.tuning.first_hope / (1 + round_))
+        least = highest * (1 + max(0.05 * self.rtol, 10 * self.tuning.progress))
+        return np.flatnonzero((gain > 0) & (hope > least))
 
     def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
         """Power steps at some frequencies: left and right vectors, and the norms from below."""
-        xp, (m, p) = self.xp, self.rough.shape[1:3]
+        xp, (m, p) = self.xp, self.trial_block.shape[1:3]
         weights = self.ops.from_numpy(
-            phases.astype(np.complex128 if self.rough.dtype == xp.float64 else np.complex64), self.rough
+            phases.astype(np.complex128 if self.trial_block.dtype == xp.float64 else np.complex64), self.trial_block
         )
-        flat = xp.matrix_transpose(xp.reshape(self.rough, (m * p, -1)))
+        flat = xp.matrix_transpose(xp.reshape(self.trial_block, (m * p, -1)))
         real, imag = (xp.matmul(part, flat) for part in (xp.real(weights), xp.imag(weights)))
         g = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
         h = arrays.adjoint(g, xp=xp)
@@ -134,7 +150,7 @@ class Ascent:
         eye = xp.eye(size, dtype=gram.dtype, device=self.ops.device(gram))
         v = vector[0, ...]
         for _ in range(2):
-            shift = float(xp.real(xp.sum(xp.conj(v) * xp.matmul(gram, v)))) * (1 + 1e-9)
+            shift = float(xp.real(xp.sum(xp.conj(v) * xp.matmul(gram, v)))) * (1 + self.tuning.shift)
             if not shift > 1e-290:
                 return point, v[None, ...]  # the symbol vanishes here: nothing to sharpen, and a singular system
             v, _ = arrays.normalise(xp.linalg.solve(shift * eye - gram, v[:, None])[:, 0], xp=xp)
@@ -145,11 +161,13 @@ class Ascent:
         top = float(np.real(np.vdot(here, value)))
         rest = slope - (slope @ np.conj(here))[:, None] * here
         outer = self.ops.from_numpy(top * np.outer(here, np.conj(here)), self.block)
-        moved = xp.linalg.solve(top * (1 + 1e-12) * eye - gram + outer, self.ops.from_numpy(rest.T.copy(), self.block))
+        moved = xp.linalg.solve(
+            top * (1 + self.tuning.regular) * eye - gram + outer, self.ops.from_numpy(rest.T.copy(), self.block)
+        )
         moved = self.ops.to_numpy(moved).T
         gradient = np.real(slope @ np.conj(here))
         hessian = np.real(bend @ np.conj(here)) + 2 * np.real(np.conj(rest) @ moved.T)
-        step = uphill(gradient, hessian)
+        step = uphill(gradient, hessian, self.tuning.regular)
         return nearby(point.angles + step), self.ops.from_numpy((here + step @ moved)[None], self.block)
 
     def _derivatives(self, point: Frequencies, v: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -207,8 +225,8 @@ class Ascent:
 
     def _weights(self, left: Array, right: Array) -> np.ndarray:
         """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""
-        xp, (m, p) = self.xp, self.rough.shape[1:3]
-        flat = xp.reshape(self.rough, (m, -1))
+        xp, (m, p) = self.xp, self.trial_block.shape[1:3]
+        flat = xp.reshape(self.trial_block, (m, -1))
         rows = xp.reshape(xp.matmul(xp.real(left), flat) - 1j * xp.matmul(xp.imag(left), flat), (left.shape[0], p, -1))
         return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :]))
 
@@ -216,31 +234,31 @@ class Ascent:
         return symbols.Symbol(self.block, point, ops=self.ops).phase
 
 
-def _ratio(move: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """By how much the steps of each climb shrink, from the last two, shape (s,)."""
+def _ratio(move: np.ndarray, last: np.ndarray, most: float) -> np.ndarray:
+    """By how much the steps of each ascent shrink, from the last two, shape (s,)."""
     ratio = np.sum(move * last, axis=1) / np.maximum(np.sum(last * last, axis=1), 1e-300)
-    return np.asarray(np.clip(ratio, 0.0, _SLOWEST))
+    return np.asarray(np.clip(ratio, 0.0, most))
 
 
-def uphill(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+def uphill(gradient: np.ndarray, hessian: np.ndarray, regular: float) -> np.ndarray:
     """Newton steps towards a maximum: along directions of positive curvature uphill too; at most one radian."""
     if gradient.shape[-1] == 2:
-        step = _uphill_2(gradient, hessian)
+        step = _uphill_2(gradient, hessian, regular)
     else:
         values, basis = np.linalg.eigh(hessian)
         scale = np.abs(values)
-        scale = np.maximum(scale, 1e-12 * scale.max(axis=-1, initial=0.0, keepdims=True) + 1e-300)
+        scale = np.maximum(scale, regular * scale.max(axis=-1, initial=0.0, keepdims=True) + 1e-300)
         along = (gradient[..., None, :] @ basis)[..., 0, :] / scale
         step = (basis @ along[..., None])[..., 0]
     return np.asarray(step / np.maximum(1.0, np.abs(step).max(axis=-1, initial=0.0, keepdims=True)))
 
 
-def _uphill_2(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+def _uphill_2(gradient: np.ndarray, hessian: np.ndarray, regular: float) -> np.ndarray:
     """``|H|^-1 g`` for 2 x 2 matrices: ``tr |H| |H| = H**2 + |det H|`` with ``(tr |H|)**2 = tr H**2 + 2 |det H|``."""
     a, b, c = hessian[..., 0, 0], hessian[..., 0, 1], hessian[..., 1, 1]
     det = np.abs(a * c - b * b)
     trace = np.sqrt(a * a + 2 * b * b + c * c + 2 * det)
-    det = np.maximum(det, 1e-12 * trace**2)
+    det = np.maximum(det, regular * trace**2)
     # tr |H| times |H|, with determinant (tr |H|)**2 det |H|.
     p, q, r = a * a + b * b + det, (a + c) * b, b * b + c * c + det
     scale = 1 / np.maximum(trace * det, 1e-290)
@@ -254,7 +272,7 @@ def nearby(theta: np.ndarray) -> Frequencies:
     return Frequencies(points, (_LATTICE,) * theta.shape[1])
 
 
-def climb(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray) -> np.ndarray:
+def newton_step(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray, regular: float) -> np.ndarray:
     """A safeguarded Newton step on each of some ``|sum_k w_k e^{i k.theta}|**2`` (host, tiny).
 
     Parameters
@@ -276,7 +294,7 @@ def climb(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray) -> np.ndarra
     first = 1j * (terms @ taps)
     gradient = 2 * np.real(np.conj(total) * first)
     bend = (np.conj(total) * (terms @ pairs)).reshape(*first.shape, first.shape[1])
-    step = uphill(gradient, 2 * np.real(np.conj(first)[:, :, None] * first[:, None, :] - bend))
+    step = uphill(gradient, 2 * np.real(np.conj(first)[:, :, None] * first[:, None, :] - bend), regular)
     for _ in range(8):
         there = np.abs((weights * np.exp(1j * ((theta + step) @ taps.T))).sum(axis=1))
         lower = ~(there > here)

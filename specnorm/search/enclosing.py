@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.linalg import polyphase
 from specnorm.linalg.frequencies import Frequencies, half_grid
 from specnorm.proof.cells import Boxes, dft, single_points, torus
-from specnorm.search.branch_and_bound import Found, Search
+from specnorm.search.branch_and_bound import Search, SearchResult
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -47,17 +47,17 @@ class Problem:
     fallback: Callable[[], float]
 
 
-def zero_found(spec: ConvSpec) -> Found:
+def zero_found(spec: ConvSpec) -> SearchResult:
     """The norm of a zero kernel."""
-    return Found(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
+    return SearchResult(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
 
 
-def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[Found, bool]:
+def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
     """Enclose the largest norm of one layer's blocks to the tolerance, or as well as the budget allows.
 
     Returns
     -------
-    found : Found
+    found : SearchResult
         Both bounds finite.
     converged : bool
     """
@@ -76,7 +76,7 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[Found, bool]:
     return _widened(search, cover, found, problem), False
 
 
-def _at_points(search: Search, cover: Boxes, problem: Problem) -> Found:
+def _at_points(search: Search, cover: Boxes, problem: Problem) -> SearchResult:
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
     The torus gives the S of the grid's lemma: close, so that few grid points are left, but no closer. Where that takes
@@ -116,7 +116,7 @@ def above_any(blocks: Array) -> float:
     return 1e3 * float(math.prod(blocks.shape))
 
 
-def _widened(search: Search, cover: Boxes, found: Found, problem: Problem) -> Found:
+def _widened(search: Search, cover: Boxes, found: SearchResult, problem: Problem) -> SearchResult:
     """Prove what the budget allows: ten times wider each time, at the end by a bound of fixed cost."""
     rtol, cells = problem.rtol, found.cells
     while rtol < 1:

@@ -12,7 +12,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution
 from specnorm.linalg.plane_wave import windowed_wave
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding
 from specnorm.proof.layer import gram_matrix, norm_up_near, ritz_values_down
 
 if TYPE_CHECKING:
@@ -204,8 +204,8 @@ def _enclose(
             images = xp.where(higher[:, None, None], raised, images)
             lower = xp.where(higher, better[:, 0], lower)
             values = xp.maximum(values, xp.zeros_like(values))
-            # Room for the proof itself, as in `rounding.matrix_norm_up`, and for what the matrix is off.
-            room = 1 + 2 * min(layer.shape) * rounding.cholesky_loss(min(layer.shape), matrix, xp=xp)
+            # Room for the proof itself, as in `matrices.matrix_norm_up`, and for what the matrix is off.
+            room = 1 + 2 * min(layer.shape) * matrices.cholesky_loss(min(layer.shape), matrix, xp=xp)
             target = xp.sqrt(values * room + error) * (1 + 32 * rounding.unit(lower, xp=xp))
             upper = xp.minimum(upper, norm_up_near(matrix, error, target, ops=ops))
             upper = xp.minimum(upper, norm_up_near(matrix, error, lower * (1 + rtol / 2), ops=ops))

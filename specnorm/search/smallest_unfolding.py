@@ -10,7 +10,7 @@ import numpy as np
 
 from specnorm.linalg import arrays, unfoldings
 from specnorm.linalg.lanczos import Lanczos
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -169,7 +169,7 @@ def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
 def _proven(run: Lanczos, *, ops: ArrayOps) -> np.ndarray:
     """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
     matrix, v = (arrays.widened(x, ops=ops) for x in (run.matrix, run.small_side()))
-    found = ops.to_numpy(rounding.norm_near(matrix, v, ops=ops))
+    found = ops.to_numpy(matrices.norm_near(matrix, v, ops=ops))
     if not np.isfinite(found).all():
-        found = np.minimum(found, ops.to_numpy(rounding.matrix_norm_up(matrix, ops=ops)))
+        found = np.minimum(found, ops.to_numpy(matrices.matrix_norm_up(matrix, ops=ops)))
     return np.asarray(found, dtype=np.float64)

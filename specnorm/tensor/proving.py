@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from specnorm.linalg import polyphase
 from specnorm.linalg.top_triples import top_triple_at
 from specnorm.proof.cells import torus
-from specnorm.search.branch_and_bound import Found, Search
+from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Proof:
 
     factor: float
     proven: bool
-    refuted: Found | None = None
+    refuted: SearchResult | None = None
 
 
 Maximise: TypeAlias = "Callable[[Array, Array, list[Array]], tuple[Array, list[Array], Array]]"
@@ -102,12 +102,12 @@ def certified(
         proof = prove(search, float(found[0][0]))
         if proof.refuted is None:
             return found, proof.factor, proof.proven
-        block = blocks[proof.refuted.owner : proof.refuted.owner + 1, ...]
+        block = blocks[proof.refuted.block : proof.refuted.block + 1, ...]
         value, vectors, _ = maximise(block, *_fourier_start(block, proof.refuted.frequency, ops=ops))
         if not float(value[0]) > float(found[0][0]):
             # The refuting norm is within rounding of the value.
             break
-        found = [value, *vectors, xp.full_like(found[-1], proof.refuted.owner)]
+        found = [value, *vectors, xp.full_like(found[-1], proof.refuted.block)]
     # Refuted every time: the last value has not been looked at, or is no more than rounding below the norm.
     return found, LIFT, prove(search, float(found[0][0]), plain=False).proven
 

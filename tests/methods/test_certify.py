@@ -18,7 +18,7 @@ from strategies import Layer, Recipe, recipes
 import specnorm
 from specnorm import Undecided
 from specnorm.methods.certify import Certify
-from specnorm.proof import rounding
+from specnorm.proof import matrices
 from specnorm.runtime.execution import Execution
 
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
@@ -190,5 +190,5 @@ def test_entries_whose_squares_vanish_are_counted() -> None:
     namespace = backend.namespace(xp.zeros(1))
     for size in (1e-150, 1e-155, 1e-162, 1e-200):
         images = np.full((1, 1, 4), size)
-        lower = rounding.ritz_down(images, images, np.eye(4)[None, :1], 8, ops=Execution(backend, namespace))
+        lower = matrices.ritz_down(images, images, np.eye(4)[None, :1], 8, ops=Execution(backend, namespace))
         assert float(lower[0, 0]) <= 2 * size

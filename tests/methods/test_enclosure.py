@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -22,10 +23,10 @@ from strategies import Layer, Recipe, layers, recipes
 import specnorm
 from specnorm import Enclose, ExactFFT, Undecided
 from specnorm.linalg.frequencies import Frequencies, phases_at
-from specnorm.proof import gram_polynomial
+from specnorm.proof import fathom, host, matrices
 from specnorm.proof.cells import dft
 from specnorm.runtime.execution import Execution
-from specnorm.search import branch_and_bound
+from specnorm.search import tuning
 from specnorm.search.branch_and_bound import Search
 
 
@@ -307,21 +308,24 @@ def test_a_trained_kernel_takes_few_cells() -> None:
     assert found.cells < 400
 
 
+def tune(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
+    """Search with other numbers."""
+    monkeypatch.setattr(tuning, "TUNING", replace(tuning.TUNING, **changed))
+
+
 def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix reduced for a limit says nothing of lower ones; wide tolerances on grids ask for such."""
-    prove, room = Search._prove, []
+    prove, above = fathom.proven_norms, []
 
-    def watched(
-        self: Search, polynomial: Any, cells: Any, looks: Any, index: Any, matrices: Any, errors: Any, goals: Any
-    ) -> None:
-        before = looks.norms[index]
-        prove(self, polynomial, cells, looks, index, matrices, errors, goals)
-        proven = index[(before == math.inf) & (looks.norms[index] < math.inf)]
-        if polynomial.rank < polynomial.size:
-            room.extend(looks.norms[proven] - polynomial.norm(looks.limits[proven]))
+    def watched(formed: Any, limit_sq: Any, **given: Any) -> Any:
+        norms = prove(formed, limit_sq, **given)
+        if formed.polynomial.rank < formed.polynomial.size:
+            proven = norms < math.inf
+            above.extend(norms[proven] - formed.polynomial.norm_up(formed.reduced_for_sq[proven]))
+        return norms
 
-    monkeypatch.setattr(gram_polynomial, "SMALLEST", 12)
-    monkeypatch.setattr(Search, "_prove", watched)
+    tune(monkeypatch, smallest_reduced=12)
+    monkeypatch.setattr(fathom, "proven_norms", watched)
     random = np.random.RandomState(0)
     for rtol in (0.001, 0.1, 0.4, 0.9):
         profiles = random.standard_normal((16, 3, 3)) * 2.0 ** -np.minimum(np.arange(16), 6)[:, None, None]
@@ -329,86 +333,70 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
         kernel = np.einsum("oj,jkl,ij->oikl", left, profiles, right)
         found = specnorm.measure(kernel, Enclose(rtol=rtol), input_shape=11)
         assert_encloses(float(found.stats["lower"]), float(found.value), dense_norm(kernel, (11, 11)))
-    assert len(room) > 100
-    assert min(room) >= 0
+    assert len(above) > 100
+    assert min(above) >= 0
 
 
-def precisions(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[specnorm.Enclosure, dict[str, int]]:
-    """An enclosure, and how many matrices its backend factorised in which precision."""
-    backend = type(specnorm.backends.backend_for(kernel))
-    factorise, tried = backend.cholesky_ok, {"complex64": 0, "complex128": 0}
+def precisions(run: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[specnorm.Enclosure, dict[str, int]]:
+    """An enclosure, and how many matrices were tried in which precision."""
+    below, tried = matrices.gram_below, {"complex64": 0, "complex128": 0}
 
-    def counted(self: Any, a: Any) -> Any:
-        tried[str(a.dtype).removeprefix("torch.")] += math.prod(a.shape[:-2])
-        return factorise(self, a)
+    def counted(gram: Any, limit: Any, **given: Any) -> Any:
+        tried[str(gram.dtype).removeprefix("torch.")] += gram.shape[0]
+        return below(gram, limit, **given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "cholesky_ok", counted)
-        return specnorm.enclose(kernel), tried
+        patch.setattr(matrices, "gram_below", counted)
+        return run(), tried
 
 
-def test_large_cells_are_ruled_out_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_cells_are_fathomed_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails there is tried in double: the answer is as close as in double alone."""
     kernel = np.random.RandomState(3).standard_normal((64, 48, 3, 3))
-    found, tried = precisions(kernel, monkeypatch)
+    found, tried = precisions(lambda: specnorm.enclose(kernel), monkeypatch)
     assert tried["complex64"] > 5 * tried["complex128"] > 0
-    monkeypatch.setattr(branch_and_bound, "_WIDE", 10**6)
-    in_double, tried = precisions(kernel, monkeypatch)
+    tune(monkeypatch, smallest_float32=10**6)
+    in_double, tried = precisions(lambda: specnorm.enclose(kernel), monkeypatch)
     assert tried["complex64"] == 0
     assert max(found.lower, in_double.lower) <= min(found.upper, in_double.upper)
     assert found.upper <= found.lower * (1 + 1e-3)
     assert found.cells < 1.2 * in_double.cells
 
 
-def test_many_grid_points_are_sifted_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_grid_points_are_prefiltered_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most are far below the largest norm; what is found and proven is what double alone finds."""
     kernel = np.random.RandomState(4).standard_normal((3, 4, 3, 3))
-    monkeypatch.setattr(branch_and_bound, "_WIDE", 1)
     for size in (12, 20):
         exact = dense_norm(kernel, (size, size))
-        below: Any = Search._below
-        tried: list[tuple[Any, bool, int]] = []
-
-        def counted(self: Search, gram: Any, limit: np.ndarray, below: Any = below, tried: Any = tried) -> Any:
-            tried.append((gram.dtype, self.free, len(limit)))
-            return below(self, gram, limit)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Search, "_below", counted)
-            found = specnorm.enclose(kernel, size, rtol=1e-6)
-        assert sum(n for dtype, free, n in tried if dtype == np.complex64 and not free) > 48
+        # So tight a tolerance leaves float32 to the prefilter.
+        tune(monkeypatch, smallest_float32=1)
+        found, tried = precisions(lambda n=size: specnorm.enclose(kernel, n, rtol=1e-6), monkeypatch)
+        assert tried["complex64"] > 48
         assert_encloses(float(found.lower), float(found.upper), exact)
         assert found.upper <= found.lower * (1 + 1e-6)
+        tune(monkeypatch, smallest_float32=10**6)
+        assert precisions(lambda n=size: specnorm.enclose(kernel, n, rtol=1e-6), monkeypatch)[1]["complex64"] == 0
 
 
-def test_no_lowered_precision_rules_a_cell_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_lowered_precision_fathoms_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where float32 products may be TF32 or bfloat16 ones, every cell is tried in double; here on CPU tensors."""
     torch = pytest.importorskip("torch")
     from specnorm_torch import TorchBackend
 
     monkeypatch.setattr(TorchBackend, "numpy_view", lambda *_: False)
     kernel = torch.tensor(np.random.RandomState(3).standard_normal((32, 32, 3, 3)))
-    assert precisions(kernel, monkeypatch)[1]["complex64"] > 0
+    assert precisions(lambda: specnorm.enclose(kernel), monkeypatch)[1]["complex64"] > 0
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        assert precisions(kernel, monkeypatch)[1]["complex64"] == 0
+        assert precisions(lambda: specnorm.enclose(kernel), monkeypatch)[1]["complex64"] == 0
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def test_limits_are_rounded_down_to_the_precision_of_their_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
-
-    def noted(_: Any, limit: Any, **__: Any) -> Any:
-        assert limit.dtype == np.float32
-        seen.extend(limit.tolist())
-        return limit > 0
-
-    monkeypatch.setattr(specnorm.proof.rounding, "gram_below", noted)
+def test_limits_are_rounded_down_to_the_precision_of_their_matrices() -> None:
     limits = np.random.RandomState(0).uniform(0.5, 3, size=1000)
-    block = np.ones((1, 1, 1, 1))
-    one = Search(block, ops=Execution(BACKEND, array_api_compat.numpy))
-    one._below(np.ones((1000, 1, 1), dtype=np.complex64), limits)
-    assert np.all(np.asarray(seen) <= limits)
-    assert np.all(np.asarray(seen) >= limits * (1 - 3e-7))
+    rounded = host.float32_down(limits)
+    assert rounded.dtype == np.float32
+    assert np.all(rounded <= limits)
+    assert np.all(rounded >= limits * (1 - 3e-7))

@@ -17,7 +17,7 @@ from strategies import Recipe
 import specnorm
 from specnorm import EstimateWarning, MethodError, TensorNorm, Undecided
 from specnorm.linalg.frequencies import Frequencies
-from specnorm.search.branch_and_bound import Found
+from specnorm.search.branch_and_bound import SearchResult
 from specnorm.tensor import alternation, form, proving
 
 BELOW = [
@@ -159,7 +159,7 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
     def refuted(_: Any, value: float, *, plain: bool = True) -> proving.Proof:
         seen.append(value)
         where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
-        found = Found(2 * value, math.inf, where, 0, 1, 1)
+        found = SearchResult(2 * value, math.inf, where, 0, 1, 1)
         return proving.Proof(1.0, False, found) if plain else proving.Proof(1.001, False)
 
     maximise = alternation.maximise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -10,8 +11,7 @@ import numpy as np
 
 from soundness.claims import Claims, Tally
 from soundness.families import FAMILIES, case
-from specnorm.proof import gram_polynomial
-from specnorm.search import branch_and_bound
+from specnorm.search import tuning
 
 OFFSETS = (1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 1e-12, -1e-12, 1e-14, -1e-14, 0.0, 1.0, -0.5)
 """Where certificates are asked for, relative to the truth."""
@@ -23,13 +23,13 @@ def check(index: int, **options: Any) -> Tally:
     Directions are left out, matrices are proven as soon as they are looked at, and in single precision first, however
     small the cells.
     """
-    few, now, rough = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
+    few, now, float32 = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
+    changed = {"smallest_reduced": 12} if few else {}
+    changed |= {"kept": 0} if now else {}
+    changed |= {"smallest_float32": 1, "radius_float32": -1.0} if float32 else {}
     with (
         np.errstate(invalid="raise", divide="raise"),
-        patch.object(gram_polynomial, "SMALLEST", 12 if few else gram_polynomial.SMALLEST),
-        patch.object(branch_and_bound, "_KEPT", 0 if now else branch_and_bound._KEPT),
-        patch.object(branch_and_bound, "_WIDE", 1 if rough else branch_and_bound._WIDE),
-        patch.object(branch_and_bound, "_ROUGH", -1 if rough else branch_and_bound._ROUGH),
+        patch.object(tuning, "TUNING", replace(tuning.TUNING, **changed)),
     ):
         return _check(index, **options)
 

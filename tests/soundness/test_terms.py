@@ -23,7 +23,7 @@ from soundness.families import FAMILIES, case
 from soundness.peaks import Peaks
 from specnorm.linalg import symbols
 from specnorm.linalg.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
-from specnorm.proof import rounding
+from specnorm.proof import matrices, rounding, trigonometric
 from specnorm.proof.cells import Boxes, dft, torus
 from specnorm.proof.gram_polynomial import GramPolynomial
 from specnorm.runtime.execution import Execution
@@ -87,15 +87,17 @@ def test_symbols(dtype: str) -> None:
         frequencies = half_grid([7] * (len(shape) - 2))
         chosen = frequencies[np.arange(0, len(frequencies), max(1, len(frequencies) // 6))]
         tall = block if shape[0] >= shape[1] else np.swapaxes(block, 1, 2)
-        gram = GramPolynomial(tall, 0.0, ops=Execution(BACKEND, xp))
+        gram = GramPolynomial(tall, ops=Execution(BACKEND, xp))
         exact_symbols = symbols.Symbol(block, chosen, ops=Execution(BACKEND, xp)).matrices()[0]
-        grams = gram.parts(chosen, np.zeros(len(chosen), dtype=np.int64))
-        symbol_room = float(rounding.symbol_error(block, xp=xp)[0])
-        gram_room, narrow = gram.error, gram.narrowed()
-        narrowed = narrow.parts(chosen, np.zeros(len(chosen), dtype=np.int64))
+        grams = gram.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
+        symbol_room = float(trigonometric.symbol_error(block, xp=xp)[0])
+        gram_room, narrow = gram.error, gram.float32_copy()
+        narrowed = narrow.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
         assert narrowed.dtype == np.complex64
         assert (narrow is gram) == (dtype == "float32")
-        assert gram_room <= narrow.error <= gram_room + 1e-5 * float(rounding.absolute_norm_up(block, xp=xp)[0]) ** 2
+        assert (
+            gram_room <= narrow.error <= gram_room + 1e-5 * float(trigonometric.absolute_norm_up(block, xp=xp)[0]) ** 2
+        )
         exact = balls.Exact(block[0])
         for j in range(len(chosen)):
             g = exact.symbol(turns_of(chosen, j))
@@ -129,7 +131,7 @@ def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) 
             u = float(np.finfo(dtype).eps) / 2
             for factor in (1 - 64 * u, 1 - 4 * u, 1 - u, 1.0, 1 + 2e4 * u):
                 limit = np.asarray([top * factor], dtype=dtype)
-                said = bool(rounding.gram_below(h[None], limit, ops=Execution(BACKEND, xp))[0])
+                said = bool(matrices.gram_below(h[None], limit, ops=Execution(BACKEND, xp))[0])
                 surely_below = not balls.positive_definite(exact, arb(float(limit[0])) * (1 + arb("1e-40")))
                 assert not (said and surely_below), (seed, factor)
                 proven_above += said
@@ -156,7 +158,7 @@ def test_frobenius_norms_are_rounded_up(dtype: str) -> None:
         a = scaled((1 + seed % 7, 1 + seed % 11), seed, dtype)
         with ctx.workprec(balls.BITS):
             exact = sum((arb(float(x)) ** 2 for x in a.reshape(-1)), arb(0)).sqrt()
-        up = float(rounding.frobenius_up(a, xp=xp)[0])
+        up = float(matrices.frobenius_up(a, xp=xp)[0])
         assert exact <= arb(up) < exact * arb("1.00001")
 
 
@@ -169,12 +171,12 @@ def test_variation(family: str) -> None:
             continue
         block = np.ldexp(kernel, -balls.exponent_of(kernel))
         tall = block if block.shape[0] >= block.shape[1] else np.swapaxes(block, 0, 1)
-        gram, peaks = GramPolynomial(tall[None], 0.0, ops=Execution(BACKEND, xp)), Peaks(tall)
+        gram, peaks = GramPolynomial(tall[None], ops=Execution(BACKEND, xp)), Peaks(tall)
         boxes = torus(block.shape[2:])
         random = np.random.RandomState(index)
         for _ in range(3):
             chosen = boxes[random.randint(len(boxes), size=5)]
-            spread = gram.variation(chosen.spread(gram.lags[1:]))
+            spread = gram.variation_sq(chosen.largest_phase(gram.lags[1:]))
             offsets = random.uniform(-1, 1, size=chosen.low.shape)
             offsets = np.where(random.uniform(size=offsets.shape) < 0.5, np.sign(offsets), offsets)
             away = offsets_in_radians(chosen, offsets)
@@ -198,7 +200,7 @@ def offsets_in_radians(boxes: Boxes, offsets: NDArray[np.float64]) -> NDArray[np
 
 @pytest.mark.parametrize("shape", [s[2:] for s in SHAPES] + [(5, 2), (1, 1), (7,), (1, 3, 2)])
 def test_torus_is_covered(shape: tuple[int, ...]) -> None:
-    """Every frequency or its mirror image lies in a cell, within its reach of the centre; after splits too."""
+    """Every frequency or its mirror image lies in a cell, within its radius of the centre; after splits too."""
     boxes, random = torus(shape), np.random.RandomState(0)
     turns = np.where(np.asarray(shape) > 1, random.uniform(size=(300, len(shape))), 0.0)
     turns[:10] = np.where(np.asarray(shape) > 1, np.round(2 * turns[:10]) / 2 % 1, 0.0)
@@ -214,9 +216,9 @@ def test_torus_is_covered(shape: tuple[int, ...]) -> None:
             points, cells = np.nonzero(inside.all(axis=2))
             held[points] = True
             away = 2 * math.pi * (sign * turns + np.asarray(shift))[points] - boxes.centres.angles[cells]
-            assert ((np.abs(away) @ half_degree) <= boxes.reach[cells] * (1 + 1e-6) + 1e-12).all()
+            assert ((np.abs(away) @ half_degree) <= boxes.radius[cells] * (1 + 1e-6) + 1e-12).all()
             slopes = np.random.RandomState(1).randint(-3, 4, size=(5, len(shape)))
-            assert (np.abs(away @ slopes.T) <= boxes.spread(slopes)[cells] * (1 + 1e-6) + 1e-12).all()
+            assert (np.abs(away @ slopes.T) <= boxes.largest_phase(slopes)[cells] * (1 + 1e-6) + 1e-12).all()
         assert held.all()
         boxes, parent = halved(boxes)
         assert len(parent) == len(boxes)
@@ -250,7 +252,7 @@ def test_grid_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None
         assert (here + there >= 1).all()
         boxes, _ = halved(boxes)
     assert not boxes.divisible.any()
-    assert (boxes.reach == 0).all()
+    assert (boxes.radius == 0).all()
 
 
 @pytest.mark.parametrize(

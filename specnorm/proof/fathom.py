@@ -1,0 +1,302 @@
+"""Which cells hold no norm above a threshold: the only place where a cell of a search is done with.
+
+A cell is a box of frequencies around a centre c, with phi its radius (`cells.Boxes.radius`). A Cholesky factorisation
+proves ``||G(c)|| <= tau``, and one of three lemmas carries that to the cell. With mu the threshold:
+
+* Cell lemma (Bernstein, Szego): around a maximiser of the whole torus ``||G|| >= sigma* cos(phi)``. So if every cell of
+  a cover has ``||G(c)|| <= mu cos(phi)``, phi < pi/2, then ``sigma* <= mu``.
+* Grid lemma: the best point of a DFT grid is no maximiser of the torus. With a proven ``S >= sigma*``, nothing in the
+  cell exceeds mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)``. With ``alpha = arccos(mu / S)`` the
+  right side is ``S cos(alpha + phi)``: where it is positive, the angle is below pi/2, as the lemma requires.
+* Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
+  (`gram_polynomial.GramPolynomial.variation_sq`).
+
+A lemma that holds for mu holds for larger ones. `docs/guarantees.md`, 'How a search proves', has the derivations. A
+search asks a `Cover`; it decides what is tried first and how cells are cut, and can make nothing wrong but time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.linalg import arrays
+from specnorm.proof import host, matrices
+from specnorm.proof.cells import Boxes, Cells
+from specnorm.proof.gram_polynomial import GramPolynomial
+
+if TYPE_CHECKING:
+    from specnorm.types import Array, ArrayOps
+
+
+def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
+    """Norms at the centres up to which cells of the torus hold nothing above the threshold, rounded down; or 0."""
+    return np.where(radius < math.pi / 2, np.maximum(host.mul_down(host.cos_down(radius), threshold), 0.0), 0.0)
+
+
+def grid_lemma(threshold: float, supremum: float, radius: np.ndarray) -> np.ndarray:
+    """Norms at the centres up to which no grid point of a cell exceeds the threshold, rounded down; or 0."""
+    if supremum <= threshold:
+        return np.full(len(radius), math.inf)
+    apart_sq = host.mul_up(host.above(supremum - threshold), host.above(supremum + threshold))
+    lost = host.above(host.sin_up(radius) * host.sqrt_up(apart_sq))
+    return np.where(radius < math.pi / 2, np.maximum(host.sub_down(cell_lemma(threshold, radius), lost), 0.0), 0.0)
+
+
+def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
+    """Largest computed ``lambda_max(H(c))`` for which a cell holds nothing above the threshold, rounded down.
+
+    Shape (c,). Negative where none does; infinite for grid points where the supremum itself is no larger.
+    """
+    boxes = cells.boxes
+    if not boxes.on_grid:
+        norms = cell_lemma(threshold, boxes.radius)
+    elif cells.supremum is None:
+        raise ValueError("grid points are fathomed by a proven supremum of the torus: none was given")
+    else:
+        norms = grid_lemma(threshold, cells.supremum, boxes.radius)
+        if cells.supremum <= threshold:
+            return norms
+    variation_sq = polynomial.variation_sq(boxes.largest_phase(polynomial.lags[1:]))
+    # The computed polynomial is off by its error at the centre (in `limit_sq`), and twice where it is compared.
+    lost = host.above(variation_sq + 2 * polynomial.error)
+    by_variation = host.sub_down(polynomial.limit_sq(np.asarray(threshold)), lost)
+    return np.asarray(np.maximum(polynomial.limit_sq(norms), by_variation))
+
+
+@dataclass(frozen=True, eq=False)
+class CentreMatrices:
+    """Gram matrices at the centres of some open cells of a cover. Made by `Cover.form` alone.
+
+    Parameters
+    ----------
+    polynomial : GramPolynomial
+    cells : Cells
+        The open cells of the cover when the matrices were formed.
+    index : integer array, shape (c,)
+        Which of them.
+    reduced_for_sq : float array, shape (c,)
+        Limits that the matrices are reduced for.
+    matrices : array, shape (c, rank, rank)
+    errors : float array, shape (c,)
+        Bounds of the rounding of the reduction.
+    """
+
+    polynomial: GramPolynomial
+    cells: Cells
+    index: np.ndarray
+    reduced_for_sq: np.ndarray
+    matrices: Array
+    errors: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, chosen: np.ndarray, *, ops: ArrayOps) -> CentreMatrices:
+        """Some of them, by ascending positions."""
+        if len(chosen) == len(self):
+            return self
+        few = arrays.rows(self.matrices, chosen, ops=ops)
+        given = (self.index[chosen], self.reduced_for_sq[chosen], few, self.errors[chosen])
+        return CentreMatrices(self.polynomial, self.cells, *given)
+
+
+def speaks_of(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
+    """Whether the matrices bound H for limits: those reduced for a limit say nothing of lower ones, shape (c,)."""
+    return (limit_sq >= formed.reduced_for_sq) | (formed.polynomial.rank == formed.polynomial.size)
+
+
+def proven_norms(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
+    """Norms at the centres that a factorisation proves, rounded up; infinite where it does not complete, shape (c,).
+
+    Parameters
+    ----------
+    formed : CentreMatrices
+    limit_sq : float array, shape (c,)
+        What to prove about the eigenvalues of H.
+    """
+    polynomial = formed.polynomial
+    limits = host.sub_down(limit_sq, formed.errors)
+    if arrays.real_dtype(formed.matrices, xp=ops.xp) == ops.xp.float32:
+        limits = host.float32_down(limits)
+    below = matrices.gram_below(formed.matrices, ops.from_numpy(limits, polynomial.blocks), ops=ops)
+    return np.where(
+        np.asarray(ops.to_numpy(below)) & speaks_of(formed, limit_sq), polynomial.norm_up(limit_sq), math.inf
+    )
+
+
+class Cover:
+    """The cells of a search that may still hold a norm above the threshold.
+
+    A cell leaves by proof alone; the others become smaller. When none is open, no norm in the cover exceeds `upper`.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        What all polynomials are of.
+    cells : Cells
+        All cells of the cover.
+    upper : float
+        Of cells that were left out by proof.
+    keeps : bool
+        Whether to keep the fathomed cells, for a grid that follows.
+
+    Attributes
+    ----------
+    open : Cells
+    norms : float array, shape (c,)
+        Proven norms at the centres of those that are done with, infinite for the others.
+    upper : float
+        The largest threshold that a cell was fathomed for.
+    """
+
+    def __init__(self, blocks: Array, cells: Cells, *, upper: float = 0.0, keeps: bool = False, ops: ArrayOps) -> None:
+        self._blocks, self._ops, self._keeps = blocks, ops, keeps
+        self._fathomed: list[tuple[Cells, np.ndarray]] = []
+        self._limits: tuple[GramPolynomial, float, np.ndarray] | None = None
+        self.upper = upper
+        self._open(cells)
+
+    def _open(self, cells: Cells) -> None:
+        self.open, self.norms, self._limits = cells, np.full(len(cells), math.inf), None
+
+    def __len__(self) -> int:
+        return len(self.open)
+
+    @property
+    def fathomed(self) -> list[tuple[Cells, np.ndarray]] | None:
+        """All cells with the norms proven at their centres, once none is open and if they were kept."""
+        return self._fathomed if self._keeps and not len(self) else None
+
+    def limits_sq(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
+        """`limits_sq` of the open cells."""
+        known = self._limits
+        if known is None or known[0] is not polynomial or known[1] != threshold:
+            known = self._limits = (polynomial, threshold, limits_sq(polynomial, self.open, threshold))
+        return known[2]
+
+    def form(
+        self, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray
+    ) -> tuple[CentreMatrices, Array]:
+        """Gram matrices at the centres of some open cells, and the columns (c, size, rank) they are made of.
+
+        Parameters
+        ----------
+        polynomial : GramPolynomial
+            Of the cover's blocks.
+        index : integer array, shape (c,)
+        reduced_for_sq : float array, shape (c,)
+            Above the polynomial's truncation bound; no lower limit is proven by these matrices.
+        """
+        if polynomial.blocks is not self._blocks:
+            raise ValueError("the polynomial is not one of this cover's blocks")
+        cells = self.open[index]
+        columns = polynomial.columns_at(cells.boxes.centres, cells.block)
+        reduced, errors = polynomial.reduced(columns, reduced_for_sq)
+        host_errors = np.asarray(self._ops.to_numpy(errors), dtype=np.float64)
+        return CentreMatrices(polynomial, self.open, index, reduced_for_sq, reduced, host_errors), columns
+
+    def fathom(self, formed: CentreMatrices, threshold: float, *, wanted_sq: np.ndarray | None = None) -> np.ndarray:
+        """Prove that cells hold no norm above a threshold. Which of them are done with, boolean array, shape (c,).
+
+        Parameters
+        ----------
+        formed : CentreMatrices
+            Of the cells to try.
+        threshold : float
+        wanted_sq : float array, shape (c,), optional
+            Smaller limits to prove, where more is proven than is needed.
+        """
+        if formed.cells is not self.open:
+            raise ValueError("the matrices were formed for cells that have changed since")
+        limit_sq = self.limits_sq(formed.polynomial, threshold)[formed.index]
+        if wanted_sq is not None:
+            limit_sq = np.minimum(limit_sq, wanted_sq)
+        return self._note(formed.index, proven_norms(formed, limit_sq, ops=self._ops), threshold)
+
+    def fathom_by_supremum(self, threshold: float) -> bool:
+        """Whether the supremum of the torus is no larger than the threshold: then every cell is done with."""
+        supremum = self.open.supremum
+        if supremum is None or not supremum <= threshold:
+            return False
+        self._note(np.arange(len(self)), np.full(len(self), supremum), threshold)
+        return True
+
+    def _note(self, index: np.ndarray, norms: np.ndarray, threshold: float) -> np.ndarray:
+        self.norms[index] = np.minimum(self.norms[index], norms)
+        done = norms < math.inf
+        if done.any():
+            self.upper = max(self.upper, threshold)
+        return done
+
+    def prune(self) -> np.ndarray:
+        """Take away the cells that are done with. Positions of those that stay."""
+        rest, done = np.flatnonzero(self.norms == math.inf), np.flatnonzero(self.norms < math.inf)
+        if self._keeps:
+            self._fathomed.append((self.open[done], self.norms[done]))
+        self._open(self.open[rest])
+        return rest
+
+    def split(self, ratio: np.ndarray) -> np.ndarray:
+        """Cut the open cells, so that their radii shrink at least so many times. Position of each piece's parent."""
+        if (self.norms < math.inf).any():
+            raise ValueError("cells that are done with are pruned before the others are cut")
+        boxes, parent = self.open.boxes.split(ratio)
+        self._open(Cells(boxes, self.open.block[parent], self.open.supremum))
+        return parent
+
+
+def cover_blocks(
+    blocks: Array,
+    boxes: Boxes,
+    supremum: float | None = None,
+    *,
+    torus: list[tuple[Cells, np.ndarray]] | None = None,
+    threshold: float = 0.0,
+    keeps: bool = False,
+    ops: ArrayOps,
+) -> Cover:
+    """The cover of every block by the same boxes.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    boxes : Boxes
+    supremum : float, optional
+        Proven bound of the whole torus; required for grid points.
+    torus : list of (Cells, norms), optional
+        What a cover of the torus for the same blocks fathomed (`Cover.fathomed`): grid points in cells whose proven
+        norms satisfy the grid lemma already are left out.
+    threshold : float
+        That they are left out for.
+    keeps : bool
+        As in `Cover`.
+    """
+    if boxes.on_grid and supremum is None:
+        raise ValueError("grid points are fathomed by a proven supremum of the torus: none was given")
+    block, upper = np.arange(blocks.shape[0]), 0.0
+    if torus and supremum is not None:
+        boxes, block = _around_open(boxes, torus, supremum, threshold)
+        upper = threshold
+    every = boxes[np.tile(np.arange(len(boxes)), len(block))]
+    cells = Cells(every, np.repeat(block, len(boxes)), supremum)
+    return Cover(blocks, cells, upper=upper, keeps=keeps, ops=ops)
+
+
+def _around_open(
+    boxes: Boxes, torus: list[tuple[Cells, np.ndarray]], supremum: float, threshold: float
+) -> tuple[Boxes, np.ndarray]:
+    """Grid boxes around the cells of a torus that the grid lemma does not fathom, and the blocks of those cells."""
+    low, high, block = [], [], []
+    for cells, norms in torus:
+        still = norms > grid_lemma(threshold, supremum, cells.boxes.radius)
+        low.append(cells.boxes.low[still])
+        high.append(cells.boxes.high[still])
+        block.append(cells.block[still])
+    ends = np.unique(np.concatenate([np.concatenate(low), np.concatenate(high)], axis=1), axis=0)
+    half = ends.shape[1] // 2
+    around = boxes.around(torus[0][0].boxes.between(ends[:, :half], ends[:, half:]))
+    return around, np.unique(np.concatenate(block))

@@ -1,0 +1,155 @@
+"""Outward arithmetic of the host's float64 numbers: each result lies on the named side of the exact one.
+
+IEEE 754 rounds one operation to nearest, so its exact result lies between the neighbours of the computed one, underflow
+included: the neighbour beyond is a bound. Sums of many terms are raised by gamma of their roundings instead. The host's
+sine and cosine are taken to be good to four units in the last place (`docs/guarantees.md`).
+
+Numbers are floats, or float64 arrays of NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from numpy.typing import NDArray
+
+Real = TypeVar("Real", float, "NDArray[np.float64]")
+
+
+def above(x: Real) -> Real:
+    """Next number towards infinity."""
+    return math.nextafter(x, math.inf) if isinstance(x, float | int) else np.nextafter(x, math.inf)
+
+
+def below(x: Real) -> Real:
+    """Next number towards minus infinity."""
+    return math.nextafter(x, -math.inf) if isinstance(x, float | int) else np.nextafter(x, -math.inf)
+
+
+def raised(x: Real, roundings: int) -> Real:
+    """A non-negative number computed with so many relative roundings, never below the exact one.
+
+    ``x >= exact (1 - u)**n``, and ``(1 - (n + 1) u)(1 + (2 n + 4) u) >= 1`` for n < 2**25: the product here is counted.
+    The factor is exact. For normal numbers and 0.
+    """
+    return x * (1 + (roundings + 2) * 2.0**-52)
+
+
+def mul_up(*factors: float) -> float:
+    """Product of non-negative floats, never below the exact one; 0 if a factor is 0, exact if all others are 1."""
+    product = 1.0
+    for factor in factors:
+        if factor == 0:
+            return 0.0
+        product = factor if product == 1 else product if factor == 1 else above(product * factor)
+    return product
+
+
+def add_up(*terms: float) -> float:
+    """Sum of non-negative floats, never below the exact one; exact if all terms but one are 0."""
+    total = 0.0
+    for term in terms:
+        total = term if total == 0 else total if term == 0 else above(total + term)
+    return total
+
+
+def mul_down(a: Real, b: float) -> Real:
+    """Product, never above the exact one."""
+    return below(a * b)
+
+
+def sub_down(a: Real, b: Real | float) -> Real:
+    """Difference, never above the exact one."""
+    return below(a - b)
+
+
+def div_up(a: float, b: float) -> float:
+    """Quotient, never below the exact one."""
+    return above(a / b)
+
+
+def div_down(a: float, b: float) -> float:
+    """Quotient, never above the exact one."""
+    return below(a / b)
+
+
+def sqrt_up(x: float) -> float:
+    """Root of a non-negative float, never below the exact one; 0 of 0."""
+    return above(math.sqrt(x)) if x > 0 else 0.0
+
+
+def sqrt_down(x: float) -> float:
+    """Root of a non-negative float, never above the exact one; 0 of 0."""
+    return below(math.sqrt(x)) if x > 0 else 0.0
+
+
+def cos_down(angle: Real) -> Real:
+    """Cosine of angles between 0 and pi/2, rounded up themselves, from below: it falls there.
+
+    Four units in the last place are at most 2**-50 of the value.
+    """
+    return mul_down(np.cos(angle), 1 - 2.0**-50)
+
+
+def sin_up(angle: Real) -> Real:
+    """Sine of angles between 0 and pi/2, rounded up themselves, from above: it rises there."""
+    return above(np.sin(angle) * (1 + 2.0**-49))
+
+
+def hypot_up(*terms: float) -> float:
+    """Root of a sum of squares of floats, never below the exact one; `math.hypot` is within one unit."""
+    known = [term for term in terms if term]
+    if len(known) < 2:
+        return abs(known[0]) if known else 0.0
+    return above(math.hypot(*known) * (1 + 2.0**-51))
+
+
+def root_up(x: Fraction | int) -> float:
+    """Root of a non-negative rational number, rounded up to a float; checked in rational numbers."""
+    from fractions import Fraction  # here, since importing it takes milliseconds
+
+    y = math.sqrt(x)
+    while Fraction(y) ** 2 < x:
+        y = above(y)
+    return y
+
+
+def times_root_down(x: float, share: Fraction) -> float:
+    """``x sqrt(share)`` of non-negative numbers, rounded down; checked in rational numbers."""
+    from fractions import Fraction
+
+    y = x * math.sqrt(share)
+    while Fraction(y) ** 2 > Fraction(x) ** 2 * share:
+        y = below(y)
+    return y
+
+
+def float_up(x: Fraction) -> float:
+    """A float that is not below a rational number, nor more than one unit above."""
+    from fractions import Fraction
+
+    y = float(x)
+    return y if Fraction(y) >= x else above(y)
+
+
+def representable(x: float, dtype: type[np.floating], rounds: Literal["up", "down"]) -> float:
+    """The next number of a precision in a direction; among positive ones, a normal number or 0. NaN stays NaN."""
+    with np.errstate(over="ignore"):
+        y = dtype(x)
+    if (rounds == "up" and float(y) < x) or (rounds == "down" and float(y) > x):
+        y = np.nextafter(y, dtype(math.inf if rounds == "up" else -math.inf))
+    tiny = float(np.finfo(dtype).smallest_normal)
+    if 0 < x < tiny:
+        return tiny if rounds == "up" else 0.0
+    return float(y)
+
+
+def float32_down(x: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Single-precision numbers below some numbers: the conversion is to nearest, so the neighbour below is."""
+    return np.nextafter(x.astype(np.float32), np.float32(-math.inf))

@@ -1,0 +1,340 @@
+"""Proven bounds of the norms of matrices, and of maps known by their action. No eigenvalue routine is trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from specnorm.linalg import arrays, symbols
+from specnorm.proof import host, rounding, trigonometric
+
+if TYPE_CHECKING:
+    from specnorm.linalg.frequencies import Frequencies
+    from specnorm.types import Array, ArrayOps
+
+_DIVISION = 8
+"""Extra roundings granted to a library's complex division and square root inside Cholesky."""
+_CLUSTERED = 1e3
+"""A Rayleigh quotient is off by the square of the residual over the gap, which is taken for a thousandth."""
+
+
+def frobenius_up(a: Array, *, xp: Any) -> Array:
+    """Frobenius norm of each matrix of a stack, rounded up, shape (...)."""
+    # Norm of the row norms: roundings of rows and columns add up instead of multiplying.
+    rows = xp.linalg.vector_norm(a, axis=-1)
+    return rounding.up(xp.linalg.vector_norm(rows, axis=-1), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
+
+
+def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
+    """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky factorisation.
+
+    A factorisation of ``M = x I - H`` that completes proves ``M >= -kappa tr(M) I`` (Rump, BIT 46, 2006, theorem 2.3;
+    for complex matrices with sqrt(2) gamma(2n + 8), see the documentation's 'Guarantees'). x is the limit less that
+    price, checked afterwards with the diagonal as rounded.
+
+    Parameters
+    ----------
+    gram : array, shape (..., p, p)
+        Only the lower triangle is read.
+    limit : array, shape (...)
+        In the precision of H.
+
+    Returns
+    -------
+    boolean array, shape (...)
+        False means undecided.
+    """
+    xp = ops.xp
+    ops.check_cholesky(gram)
+    u = rounding.unit(gram, xp=xp)
+    size = gram.shape[-1]
+    kappa = cholesky_loss(size, gram, xp=xp)
+    diagonal = xp.linalg.diagonal(gram)
+    diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
+    # The price is at most kappa size x, lifted by the roundings of its own computation below.
+    x = limit / (1 + rounding.SLACK * kappa * size * (1 + 4 * (size + 8) * u) + 32 * u)
+    pivots = x[..., None] - diagonal
+    trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
+    paid = rounding.up(rounding.up(x, 2, xp=xp) + kappa * rounding.SLACK * rounding.up(trace, size, xp=xp), 4, xp=xp)
+    if not ops.may_branch:
+        eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
+        shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
+    else:
+        # NumPy multiplies complex numbers ten times as fast as it negates them.
+        entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
+        entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
+        shifted = xp.reshape(entries, gram.shape)
+    return ops.cholesky_ok(shifted) & (paid <= limit) & (x > 0)
+
+
+def cholesky_loss(size: int, x: Array, *, xp: Any) -> float:
+    """kappa: a completed Cholesky factorisation of M proves ``M >= -kappa tr(M) I``."""
+    u = rounding.unit(x, xp=xp)
+    steps = 2 * size + _DIVISION if arrays.is_complex(x, xp=xp) else size + _DIVISION
+    g = (math.sqrt(2) if arrays.is_complex(x, xp=xp) else 1.0) * rounding.gamma(steps, u)
+    return g / (1 - g)
+
+
+class SymbolNorms:
+    """Norms of the symbols of a stack of blocks, from below.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        In the wide dtype, scaled to about 1.
+    """
+
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+        self._blocks, self._ops = blocks, ops
+        self._errors = ops.to_numpy(trigonometric.symbol_error(blocks, xp=ops.xp)).tolist()
+
+    def norm_down(self, block: int, point: Frequencies, right: Array) -> float:
+        """Proven lower bound of one block's norm at one frequency: a quotient, less the symbol's error.
+
+        Parameters
+        ----------
+        block : int
+        point : Frequencies
+            One point.
+        right : array, shape (1, p)
+            Any vector.
+        """
+        one, xp = self._blocks[block : block + 1, ...], self._ops.xp
+        phase = symbols.Symbol(one, point, ops=self._ops).phase
+        quotient = quotient_down(symbols.matrix_at(one, phase, xp=xp), right, xp=xp)
+        return host.sub_down(float(quotient[0]), self._errors[block])
+
+
+def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Array:
+    """Proven upper bound of the spectral norm of each matrix of a stack.
+
+    ``||A||**2 = lambda_max(A*A)``; the computed Gram matrix differs from A*A by at most `product_error` times
+    ``||A||_F**2``, and `gram_below` proves a limit just above its computed largest eigenvalue: no eigenvalue routine is
+    trusted. Where the proof fails the Frobenius norm is returned, which is always a bound.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1.
+    error : array or float
+        Bound on ``||A - a||`` for a matrix A of which ``a`` is a computed version; broadcasts with the result.
+
+    Returns
+    -------
+    array, shape (...)
+    """
+    xp = ops.xp
+    u = rounding.unit(a, xp=xp)
+    size, length = min(a.shape[-2:]), max(a.shape[-2:])
+    gram = arrays.gram_smaller(a, xp=xp)
+    frobenius = frobenius_up(a, xp=xp)
+    gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
+    estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
+    # Twice the price of the proof: once for it, once for the room the factorisation itself needs.
+    lift = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
+    limit = xp.maximum(estimate, xp.zeros_like(estimate)) * lift
+    proven = gram_below(gram, limit, ops=ops)
+    bound = rounding.up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
+    # A zero matrix has no room for a proof by factorisation and needs none.
+    return rounding.up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
+
+
+def norm_near(a: Array, v: Array, *, ops: ArrayOps) -> Array:
+    """Proven upper bound just above ||A v|| / ||v|| for each real matrix of a stack; infinite where there is no proof.
+
+    As `matrix_norm_up`, but the limit is the Rayleigh quotient of the Gram matrix H at v, raised by what its residual
+    lets expect. The trace of H, whose entries are sums of squares, bounds ``||A||_F**2``.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1.
+    v : array, shape (..., min(m, n))
+        Near the top singular vector of the shorter side; trusted for nothing.
+
+    Returns
+    -------
+    array, shape (...)
+    """
+    xp = ops.xp
+    size, length = min(a.shape[-2:]), max(a.shape[-2:])
+    gram = arrays.gram_smaller(a, xp=xp)
+    trace = rounding.up(xp.linalg.trace(gram), length + size + 8, xp=xp)
+    lost = trace * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
+    v = arrays.normalise(v, xp=xp)[0][..., None]
+    image = xp.matmul(gram, v)
+    square = xp.matmul(xp.matrix_transpose(v), image)
+    residual = xp.linalg.vector_norm(image - square * v, axis=(-2, -1))
+    square = square[..., 0, 0]
+    share = residual / xp.where(square > 0, square, xp.ones_like(square))
+    room = 2 * size * cholesky_loss(size, a, xp=xp) + 48 * rounding.unit(a, xp=xp)
+    limit = square * (1 + room + xp.minimum(share, _CLUSTERED * share**2))
+    bound = rounding.up(xp.sqrt(limit + lost), 6, xp=xp)
+    proven = gram_below(gram, limit, ops=ops)
+    return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))
+
+
+def quotient_down(a: Array, v: Array, *, xp: Any) -> Array:
+    """Proven lower bound of the spectral norm of each matrix of a stack: ||A v|| / ||v||, rounded down.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+    v : array, shape (..., n)
+        Any vector; the closer to the top right singular vector the better.
+
+    Returns
+    -------
+    array, shape (...)
+    """
+    image = xp.matmul(a, v[..., None])[..., 0]
+    m, n = a.shape[-2:]
+    top = xp.linalg.vector_norm(image, axis=-1)
+    bottom = xp.linalg.vector_norm(v, axis=-1)
+    usable = bottom > 0
+    quotient = top / xp.where(usable, bottom, xp.ones_like(bottom))
+    lost = rounding.product_error(n, a, xp=xp) * rounding.SLACK * frobenius_up(a, xp=xp)
+    value = rounding.down(quotient, 2 * m + 2 * n + _DIVISION, xp=xp) - lost
+    return xp.where(usable & (value > 0), value, xp.zeros_like(value))
+
+
+def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Any) -> Array:
+    """Gram iteration as a proven upper bound of the spectral norm of each matrix of a stack.
+
+    ``B_0 = A``, ``B_{t+1} = fl(B_t* B_t)`` after a rescaling by a power of two; then, backwards,
+    ``U_T = ||B_T||_F`` and ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error of the product (Delattre et al.,
+    ICML 2023, theorem 1, with rounding added).
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+    n_iter : int
+        Number of Gram products; 0 is the Frobenius norm.
+    error : array or float
+        As in `matrix_norm_up`.
+
+    Returns
+    -------
+    array, shape (...)
+    """
+    if a.shape[-1] > a.shape[-2]:
+        a = xp.matrix_transpose(a)
+    history = []
+    current = a
+    for _ in range(n_iter):
+        current, exponent = _rescale(current, xp=xp)
+        lost = (
+            rounding.SLACK
+            * rounding.product_error(current.shape[-2], current, xp=xp)
+            * rounding.up(frobenius_up(current, xp=xp) ** 2, 2, xp=xp)
+        )
+        history.append((exponent, lost))
+        current = xp.matmul(arrays.adjoint(current, xp=xp), current)
+    bound = frobenius_up(current, xp=xp)
+    for exponent, lost in reversed(history):
+        bound = arrays.unscale(rounding.up(xp.sqrt(bound + lost), 4, xp=xp), exponent, xp=xp)
+    return rounding.up(bound + error, 2, xp=xp)
+
+
+def _rescale(a: Array, *, xp: Any) -> tuple[Array, Array]:
+    """Scale each matrix of a stack by a power of two near its largest entry."""
+    flat = xp.reshape(a, (-1, *a.shape[-2:]))
+    largest = xp.max(xp.abs(flat), axis=(-2, -1))
+    exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
+    # A symbol can cancel down to subnormal numbers, whose inverse would overflow.
+    limit = math.log2(float(xp.finfo(largest.dtype).max)) - 2
+    exponent = xp.clip(exponent, -limit, limit)
+    factor = arrays.power_of_two(-exponent, xp=xp)
+    scaled = flat * xp.astype(factor, flat.dtype)[:, None, None]
+    return xp.reshape(scaled, a.shape), xp.reshape(exponent, a.shape[:-2])
+
+
+def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: ArrayOps) -> Array:
+    """Proven lower bounds of the k largest singular values of a linear map, from its action on k vectors.
+
+    With the vectors as the columns of X, ``sigma_j(A) >= sigma_j(A X) / ||X||``; the computed image Y differs from A X
+    by at most ``gamma(count) |A| |X|``; and the eigenvalues of Y*Y differ from its sorted diagonal by at most the norm
+    of what lies off it (Weyl, twice). Sharp for orthogonal vectors with orthogonal images, which Ritz vectors are.
+
+    Parameters
+    ----------
+    images : array, shape (b, k, m)
+        A x as computed.
+    terms : array, shape (b, k, m)
+        ``|A| |x|``, computed by the same operations.
+    vectors : array, shape (b, k, n)
+        Any vectors, near unit length.
+    count : int
+        Roundings of one entry of the image.
+
+    Returns
+    -------
+    array, shape (b, k)
+        Descending; the first is a lower bound of the norm.
+    """
+    xp = ops.xp
+    k = images.shape[1]
+    u = rounding.unit(images, xp=xp)
+    lengths, roundings = _inner_products(vectors, ops=ops)
+    eye = xp.eye(k, dtype=vectors.dtype, device=ops.device(vectors))
+    mass = rounding.up(xp.linalg.trace(lengths), k + roundings, xp=xp)
+    width = rounding.up(
+        frobenius_up(lengths - eye, xp=xp) + 1 + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)), 4, xp=xp
+    )
+    gram, roundings = _inner_products(images, ops=ops)
+    diagonal = xp.linalg.diagonal(gram)
+    mass = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp)
+    spread = rounding.up(
+        frobenius_up(gram * (1 - eye), xp=xp) + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)), 4, xp=xp
+    )
+    tiny = float(xp.finfo(diagonal.dtype).smallest_normal)
+    # Squares of small entries underflow, each by less than the smallest normal number.
+    lowered = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp)
+    squares = lowered - spread[:, None] - k * images.shape[2] * tiny
+    values = rounding.down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
+    total, roundings = _inner_products(terms, ops=ops)
+    # The computed terms may be too small by a relative gamma(count) themselves.
+    share = rounding.gamma(count, u) / (1 - rounding.gamma(count, u))
+    total = xp.linalg.trace(total) + k * terms.shape[2] * tiny
+    lost = rounding.up(xp.sqrt(rounding.up(total, k + roundings, xp=xp)), 2, xp=xp) * (rounding.SLACK * share)
+    values = rounding.down((values - lost[:, None]) / rounding.up(xp.sqrt(width), 2, xp=xp)[:, None], 4, xp=xp)
+    return xp.maximum(values, xp.zeros_like(values))
+
+
+def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
+    """Gram matrices (b, k, k) of vectors (b, k, n), and the number of roundings of each entry.
+
+    The sum is taken in about sqrt(n) parts, whose roundings add up instead of multiplying.
+    """
+    xp = ops.xp
+    b, k, n = vectors.shape
+    part = max(1, math.isqrt(n))
+    parts = -(-n // part)
+    missing = parts * part - n
+    if missing:
+        filling = xp.zeros((b, k, missing), dtype=vectors.dtype, device=ops.device(vectors))
+        vectors = xp.concat([vectors, filling], axis=2)
+    split = xp.permute_dims(xp.reshape(vectors, (b, k, parts, part)), (0, 2, 1, 3))
+    return xp.sum(xp.matmul(split, xp.matrix_transpose(split)), axis=1), part + parts
+
+
+def gram_norm_up(columns: Array, *, xp: Any) -> Array:
+    """Upper bound of ``||X^T X||`` of each matrix of a stack, from row sums: sharp if X has orthogonal columns.
+
+    Parameters
+    ----------
+    columns : array, shape (g, n, p)
+
+    Returns
+    -------
+    array, shape (g,)
+    """
+    n, size = columns.shape[-2:]
+    gram = xp.matmul(xp.matrix_transpose(columns), columns)
+    rows = xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1)
+    return rounding.up(
+        rounding.up(rows, size, xp=xp)
+        + frobenius_up(columns, xp=xp) ** 2 * rounding.SLACK * rounding.product_error(n, columns, xp=xp),
+        4,
+        xp=xp,
+    )

@@ -1,0 +1,126 @@
+"""Estimates of the norms at the centres of cells. They choose what is proven, and prove nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.linalg import arrays, symbols
+
+if TYPE_CHECKING:
+    from specnorm.proof.fathom import CentreMatrices
+    from specnorm.proof.gram_polynomial import GramPolynomial
+    from specnorm.types import Array, ArrayOps
+
+
+@dataclass(eq=False)
+class NodeEstimates:
+    """What a round knows of its open cells, filled in as it goes on.
+
+    Parameters
+    ----------
+    polynomial : GramPolynomial
+        In the precision that is tried first.
+    threshold : float
+        What was to be proven when the round began.
+    vectors : array, shape (c, rank)
+        Estimates of the top eigenvectors; the next round begins with them.
+    reduced_for_sq : float array, shape (c,)
+        What the matrices are reduced for: no lower limit is proven by them.
+    eigenvalues : float array, shape (c,)
+        Largest ones of the (reduced) Gram matrices, from below.
+    norms_sq : float array, shape (c,)
+        Squared norms at the centres, from below.
+    kept : list of CentreMatrices
+        One for each part of the cells; empty where they would take too much memory.
+    exact : int
+        How many cells may still get an exact eigenpair.
+    """
+
+    polynomial: GramPolynomial
+    threshold: float
+    vectors: Array
+    reduced_for_sq: np.ndarray
+    exact: int
+    eigenvalues: np.ndarray = field(init=False)
+    norms_sq: np.ndarray = field(init=False)
+    kept: list[CentreMatrices] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.eigenvalues = np.zeros(len(self.reduced_for_sq))
+        self.norms_sq = np.zeros(len(self.reduced_for_sq))
+
+
+def chebyshev(
+    gram: Array, vectors: Array, cut: np.ndarray, degree: int, like: Array, *, ops: ArrayOps
+) -> tuple[np.ndarray, Array]:
+    """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round.
+
+    Parameters
+    ----------
+    gram : array, shape (c, r, r)
+    vectors : array, shape (c, r)
+    cut : float array, shape (c,)
+        Eigenvalues up to here are not told apart.
+    degree : int
+    like : array
+        Real, on the device of the others.
+    """
+    xp = ops.xp
+    # The polynomial is at most 1 on [0, cut] and grows fast above: too fast for single precision, were cut tiny.
+    # The largest eigenvalue is at least the mean of all; far below other cells' it is rounding.
+    trace = ops.to_numpy(xp.real(xp.linalg.trace(gram)))
+    cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
+    scale = xp.astype(ops.from_numpy(2 / cut, like), vectors.dtype)[:, None]
+    before, vectors = vectors, vectors * 0
+    for step in range(degree):
+        image = xp.matmul(gram, before[..., None])[..., 0] * scale - before
+        before, vectors = (image if step == 0 else 2 * image - vectors), before
+        if step % 3 == 2:
+            before, norm = arrays.normalise(before, xp=xp)
+            vectors = vectors / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), vectors.dtype)
+    vectors, _ = arrays.normalise(before, xp=xp)
+    vectors, norm = arrays.normalise(xp.matmul(gram, vectors[..., None])[..., 0], xp=xp)
+    # ||H v|| for the unit v before is at most lambda_max.
+    return ops.to_numpy(norm[:, 0]).astype(float), vectors
+
+
+def lift(
+    polynomial: GramPolynomial, columns: Array, vectors: Array, eigenvalues: np.ndarray, *, ops: ArrayOps
+) -> tuple[np.ndarray, Array]:
+    """Squared norms at the centres from below, and vectors of all columns, from those of the reduced matrices.
+
+    An eigenvector z of the reduced matrix goes on as ``B z / lambda``.
+
+    Parameters
+    ----------
+    polynomial : GramPolynomial
+    columns : array, shape (f, size, rank)
+        Of ``polynomial.columns_at``.
+    vectors : array, shape (f, rank)
+        Of unit length.
+    eigenvalues : float array, shape (f,)
+        Of the reduced matrices.
+    """
+    if polynomial.rank == polynomial.size:
+        return eigenvalues.copy(), vectors
+    xp = ops.xp
+    image = xp.matmul(columns, vectors[..., None])[..., 0]
+    above = ops.to_numpy(xp.sum(xp.real(xp.conj(vectors) * image[:, : polynomial.rank]), axis=-1))
+    rest = image[:, polynomial.rank :]
+    beside = ops.to_numpy(xp.linalg.vector_norm(rest, axis=-1)) ** 2
+    scale = np.maximum(eigenvalues, 1e-30)
+    norms_sq = (above + 2 * beside / scale) / (1 + beside / scale**2)
+    weight = ops.from_numpy(1 / scale, polynomial.blocks)
+    return norms_sq, xp.concat([vectors, rest * xp.astype(weight, rest.dtype)[:, None]], axis=-1)
+
+
+def unrotated(polynomial: GramPolynomial, vectors: Array, block: int, *, ops: ArrayOps) -> Array:
+    """Right vectors (n, size) of one block as given, from those of the block as rotated."""
+    if polynomial.rotation is None:
+        return vectors
+    xp = ops.xp
+    turned = symbols.real_times(polynomial.rotation.basis[block, ...], xp.matrix_transpose(vectors), xp=xp)
+    return xp.matrix_transpose(turned)

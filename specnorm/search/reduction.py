@@ -1,0 +1,102 @@
+"""Which Gram polynomial a search works with: all directions, or those that matter. Any choice is sound."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.proof.gram_polynomial import GramPolynomial, Rotation, rotate, taps_below
+
+if TYPE_CHECKING:
+    from specnorm.search.tuning import Tuning
+    from specnorm.types import Array, ArrayOps
+
+
+class Polynomials:
+    """Gram polynomials of one stack of blocks, each made when it is first needed.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        In the wide dtype, scaled to about 1; p <= m.
+    """
+
+    def __init__(self, blocks: Array, tuning: Tuning, *, ops: ArrayOps) -> None:
+        self.blocks, self.tuning, self.ops = blocks, tuning, ops
+        self._reduced: GramPolynomial | None = None
+        self._whole: GramPolynomial | None = None
+
+    @property
+    def whole(self) -> GramPolynomial:
+        """Nothing left out."""
+        if self._whole is None:
+            self._whole = GramPolynomial(self.blocks, ops=self.ops)
+        return self._whole
+
+    def near(self, threshold: float, trial_vectors: Array | None) -> GramPolynomial:
+        """For norms around a threshold; trial vectors are directions to keep."""
+        if threshold <= 0 or trial_vectors is None:
+            return self.whole if threshold <= 0 or self._reduced is None else self._reduced
+        if self._reduced is None or self._reduced.truncation > 0.6 * threshold**2:
+            rotation = choose_rotation(self.blocks, threshold, trial_vectors, self.tuning, ops=self.ops)
+            self._reduced = self.whole if rotation is None else GramPolynomial(self.blocks, rotation, ops=self.ops)
+        return self._reduced
+
+    def least_limit_sq(self, polynomial: GramPolynomial) -> float:
+        """Limit below which matrices are not reduced; above the truncation bound."""
+        return max(self.tuning.clear * polynomial.truncation, polynomial.error)
+
+    def parts(self, polynomial: GramPolynomial, count: int) -> list[slice]:
+        """Slices of so many cells that fit the memory budget."""
+        chunk = self._chunk(polynomial)
+        return [slice(first, min(first + chunk, count)) for first in range(0, count, chunk)]
+
+    def _chunk(self, polynomial: GramPolynomial) -> int:
+        """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
+        size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
+        gathered = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
+        each = polynomial.itemsize * (3 * size * rank + 4 * rank**2) + 12 * 8 * lags + gathered
+        # On the host in the cache, but enough cells to read the coefficients only now and then.
+        few = max(8, self.tuning.cache // each) if polynomial.ops.on_host else math.inf
+        return int(min(few, max(1, polynomial.ops.memory // each)))
+
+
+def choose_rotation(
+    blocks: Array, threshold: float, trial_vectors: Array, tuning: Tuning, *, ops: ArrayOps
+) -> Rotation | None:
+    """A basis with the large directions first, and how many of them to keep; None where too many matter.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    threshold : float
+    trial_vectors : array, shape (g, h, p)
+        Complex right vectors at frequencies where the norm is large: directions to keep.
+    """
+    xp, p = ops.xp, blocks.shape[2]
+    if p < tuning.smallest_reduced:
+        return None
+    columns, taps = taps_below(blocks, xp=xp), math.prod(blocks.shape[3:])
+    gram = xp.matmul(xp.matrix_transpose(columns), columns)
+    # The trial vectors first, then the large directions of what is orthogonal to them.
+    span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
+    span = span[:, : min(p // 2, span.shape[1]), :]
+    first, _ = xp.linalg.qr(xp.matrix_transpose(span))
+    kept = first.shape[-1]
+    onto = xp.matmul(first, xp.matrix_transpose(first))
+    project = xp.eye(p, dtype=gram.dtype, device=ops.device(gram)) - onto
+    gram = xp.matmul(project, xp.matmul(gram, project))
+    lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + threshold**2
+    gram = gram + lift[:, None, None] * onto
+    values, basis = xp.linalg.eigh((gram + xp.matrix_transpose(gram)) / 2)
+    values = ops.to_numpy(xp.max(values, axis=0))[::-1]
+    allowed = tuning.truncation * threshold**2
+    # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`; a little less, for its allowance.
+    rank = kept + int(np.count_nonzero(taps * values[kept:] > 0.98 * allowed))
+    if rank > tuning.widest_reduced * p:
+        return None
+    rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
+    # Otherwise the factorisation was not good enough to be of use.
+    return rotation if rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999 else None

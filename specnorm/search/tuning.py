@@ -1,0 +1,98 @@
+"""Every number that a search is tuned by, in one record. Each changes what an answer costs, none what it claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Knobs of branch and bound, of its estimates and of the local ascent.
+
+    The values are the fastest of those tried on the kernels of `tests/bench` (NumPy, one core).
+    """
+
+    cache: int = 24 * 2**20
+    """The same where the host computes: what a round forms should stay in its cache."""
+    kept: int = 32 * 2**20
+    """Bytes of a round's matrices that are kept until the ascent from its best cells. Of more, what the last incumbent
+    allows is proven as soon as it is estimated; the rest is formed again."""
+
+    first_degree: int = 6
+    """Chebyshev degree of the first round's estimates, which begin with random vectors."""
+    degree: int = 3
+    """Of later rounds, which begin with the vectors of the cells before."""
+    cut: float = 0.85
+    """Part of a cell's limit up to which the filter does not tell eigenvalues apart: such a cell passes anyway."""
+    exact: int = 1
+    """Cells of a round that get an exact eigenpair: estimates stall where singular values nearly coincide. One takes as
+    long as many proofs."""
+
+    pieces: int = 4
+    """Most pieces an axis that a cell is cut into at once: beyond, too many children pass by far."""
+    overlap: float = 0.9
+    """Part of the needed shrinkage that is cut for: the norm at a child's centre is often lower than its parent's."""
+    share: float = 0.999
+    """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
+    excess: float = 1.5
+    """Tolerances by which more is proven, where it is easy, for the grid that follows."""
+    raised: float = 1.03
+    """Over an estimate of an eigenvalue, where more is proven than is needed."""
+    progress: float = 1e-14
+    """Relative gain of the incumbent below which single frequencies count as undecided: some roundings."""
+    angle: float = 1e-9
+    """Keeps the angle that a cell must shrink to above 0, where the tolerance is 0."""
+
+    prefilter: int = 48
+    """Grid cells of a round from which they are tried in float32 before they are estimated: most are far below."""
+    smallest_float32: int = 32
+    """Size of matrices from which float32 saves time."""
+    radius_float32: float = 0.02
+    """Cell radius down to which float32 is tried first: below, limits are too close for its rounding."""
+    rtol_float32: float = 1e-4
+    """Tolerance down to which it is."""
+
+    smallest_reduced: int = 40
+    """Channels below which to choose a basis takes longer than smaller matrices save."""
+    truncation: float = 0.5
+    """Largest part of the squared threshold that the truncation bound may be."""
+    widest_reduced: float = 0.7
+    """Part of the channels above which nothing is left out."""
+    clear: float = 1.2
+    """A limit must exceed the truncation bound by this factor to be worth a reduced matrix; above 1."""
+    least: float = 0.3
+    """Part of the squared threshold that matrices are reduced for at least: estimates of lower cells matter little."""
+    stuck: float = 0.9
+    """Part of the squared threshold above which a limit that fails tells of the truncation, not of the norm."""
+
+    trials: int = 4
+    """Trial vectors: coarse frequencies with the largest norms, kept in the basis."""
+    many: int = 48
+    """Cells of a round from which a norm counts as flat, with many local maxima."""
+    starts: int = 12
+    """Local ascents of such a round; one otherwise."""
+    near: float = 0.95
+    """Part of the incumbent's square from which a centre of such a round is worth an ascent."""
+    news: float = 0.2
+    """Tolerances by which another estimate must exceed the incumbent to be worth one."""
+
+    rounds: int = 40
+    """Most rounds of an ascent."""
+    newton: int = 8
+    """Most Newton steps of an ascent for a tight tolerance."""
+    tight: float = 1e-4
+    """Tolerance below which Newton steps are taken, and ascents are in float64 from the start."""
+    promise: float = 4.0
+    """How many times as far as the last gains promise an ascent may yet get."""
+    slowest: float = 0.9
+    """Largest rate of convergence that an extrapolation believes."""
+    first_hope: float = 0.05
+    """What a first round of an ascent may gain, relatively, before its gains tell."""
+    shift: float = 1e-9
+    """Relative shift of inverse iteration: the system stays regular, and the top direction dominates."""
+    regular: float = 1e-12
+    """Relative shift of the system for the eigenvector's derivative, and of curvatures next to zero."""
+
+
+TUNING = Tuning()
+"""What searches use."""
