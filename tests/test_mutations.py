@@ -28,6 +28,7 @@ from specnorm_numpy import NumpyBackend
 
 from specnorm.linalg import arrays, lanczos
 from specnorm.linalg.frequencies import Frequencies
+from specnorm.methods import unfolding
 from specnorm.proof import fathom, gram_polynomial, host, matrices, rounding, trigonometric
 from specnorm.proof.cells import Boxes, Cells, single_points
 from specnorm.proof.gram_polynomial import GramPolynomial
@@ -393,7 +394,7 @@ MUTATIONS = {
     "roundings of sums": Mutation(outward, ((host, "raised", lambda x, _: x),)),
     "factor of the grid": Mutation(odd_grids, ((trigonometric, "grid_factor", lambda *_: 1.0),)),
     "root of the taps": Mutation(
-        every_unfolding, ((smallest_unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod, inf=math.inf)),)
+        every_unfolding, ((unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod, inf=math.inf)),)
     ),
     "rounding of the smallest unfolding": Mutation(smallest_of_a_long_column, (NO_PRODUCT,)),
     "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((matrices, "gram_below", believed),)),
