@@ -33,7 +33,7 @@ from specnorm.proof import fathom, gram_polynomial, host, matrices, rounding, tr
 from specnorm.proof.cells import Boxes, Cells, single_points
 from specnorm.proof.gram_polynomial import GramPolynomial
 from specnorm.runtime.execution import Execution
-from specnorm.search import branch_and_bound, smallest_unfolding, tuning
+from specnorm.search import branch_and_bound, tuning
 from specnorm.search.incumbent import Incumbent
 
 pytestmark = pytest.mark.long

@@ -155,7 +155,7 @@ def test_same_verdict_again() -> None:
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])
-def test_undecided_names_the_factor_of_the_padding(mode: str) -> None:
+def test_undecided_names_the_factor_of_the_padding(mode: Any) -> None:
     """Between the convolution's norm and its multiple nothing is too close: it is the factor that is missing."""
     kernel = Recipe((2, 2, 3), seed=3).kernel
     alone = float(specnorm.enclose(kernel).upper)
@@ -166,7 +166,7 @@ def test_undecided_names_the_factor_of_the_padding(mode: str) -> None:
     assert specnorm.certify(kernel, 1.8 * alone, padding_mode=mode)
 
 
-GEOMETRIES = ({}, {"stride": 2}, {"transposed": True}, {"dilation": 3}, {"padding": ((2, 0),)}, {"padding": 1})
+GEOMETRIES: tuple[dict[str, Any], ...] = ({}, {"stride": 2}, {"transposed": True}, {"dilation": 3}, {"padding": ((2, 0),)}, {"padding": 1})
 
 
 @pytest.mark.parametrize("tiny", [1e-145, 1e-162, 1e-300, 5e-324, 0.0])
