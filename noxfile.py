@@ -41,8 +41,11 @@ EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
 FRONT = tuple(
-    f"specnorm.{name}." for name in ("api", "spec", "errors", "projections", "result", "training", "backends")
-)
+    f"specnorm.{name}."
+    for name in (
+        "api", "backends", "errors", "matrices", "norms", "projections", "proving", "result", "spec", "training",
+    )
+)  # fmt: skip
 """Where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be inferred."""
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")
 

@@ -30,7 +30,10 @@ LEVELS = (
     (
         "api",
         "folding",
+        "matrices",
+        "norms",
         "projections",
+        "proving",
         "robustness",
         "testing",
         "training",

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.api import enclose, f4_bound, reshaped_norm
+from specnorm.api import f4_bound
 from specnorm.backends import backend_for
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
+from specnorm.norms import reshaped_norm
 from specnorm.proof import host
+from specnorm.proving import enclose
 from specnorm.spec import ConvSpec, at_every_size
 
 WORK = 2**25

@@ -166,7 +166,9 @@ def test_undecided_names_the_factor_of_the_padding(mode: Any) -> None:
     assert specnorm.certify(kernel, 1.8 * alone, padding_mode=mode)
 
 
-GEOMETRIES: tuple[dict[str, Any], ...] = ({}, {"stride": 2}, {"transposed": True}, {"dilation": 3}, {"padding": ((2, 0),)}, {"padding": 1})
+GEOMETRIES: tuple[dict[str, Any], ...] = (
+    {}, {"stride": 2}, {"transposed": True}, {"dilation": 3}, {"padding": ((2, 0),)}, {"padding": 1},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("tiny", [1e-145, 1e-162, 1e-300, 5e-324, 0.0])
