@@ -420,8 +420,9 @@ def enclose(
         status = f"converged: rtol={rtol:g}"
     elif not result.method.folds(result.spec):
         status = f"size: wider than rtol={rtol:g}, and proven; upper holds for larger inputs too"
-    elif result.spec.copies > 1:
-        status = f"padding: upper includes the factor {math.sqrt(result.spec.copies):.4g} of the padding; proven"
+    elif result.spec.padding_gain_sq > 1:
+        gain = math.sqrt(result.spec.padding_gain_sq)
+        status = f"padding: upper includes the factor {gain:.4g} of the padding; proven"
     else:
         status = f"budget: wider than rtol={rtol:g}, and proven"
     return Enclosure(

@@ -84,7 +84,7 @@ class Certify(Method):
             bound = _scaled_bound(self.bound, int(exponent[0]))
             if self.folds(spec):
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
-                target = bound if spec.copies == 1 else bound / math.sqrt(spec.copies) * (1 - 1e-15)
+                target = bound if spec.padding_gain_sq == 1 else bound / math.sqrt(spec.padding_gain_sq) * (1 - 1e-15)
                 found = self._decide(layer, spec, target, ops=ops)
                 verdicts.append((found.upper <= target, found.lower > bound))
             else:
@@ -97,7 +97,7 @@ class Certify(Method):
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
-        target = bound / math.sqrt(spec.copies) * (1 - 1e-15)
+        target = bound / math.sqrt(spec.padding_gain_sq) * (1 - 1e-15)
         found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
         if found.upper <= target:
             return True, False

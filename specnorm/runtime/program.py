@@ -269,7 +269,7 @@ class Program:
     def factor(self) -> float:
         """What padding that repeats pixels multiplies an upper value by (to nearest; counted where it is used)."""
         lifts = self.method.rounds == "up" and self.method.folds(self.spec)
-        return math.sqrt(self.spec.copies) if lifts else 1.0
+        return math.sqrt(self.spec.padding_gain_sq) if lifts else 1.0
 
     def _in_numpy(self, kernels: Array, *, backend: Backend) -> bool:
         """Whether a method of many small products runs in NumPy, which reads these arrays in place."""
