@@ -111,7 +111,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     ops = Execution.of(backend, given)
     with arithmetic.exact(given, backend=backend):
         blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
-        limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.copies)), -exponent, xp=xp)
+        limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.padding_gain_sq)), -exponent, xp=xp)
         for _ in range(n_iter):
             clipped = _clip_once(blocks, limit, ops=ops)
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.

@@ -48,8 +48,8 @@ def enclose(
         status = f"converged: rtol={rtol:g}"
     elif not result.method.needs(result.spec).blocks:
         status = f"size: wider than rtol={rtol:g}, and proven"
-    elif result.spec.copies > 1:
-        status = f"padding: upper includes the factor {math.sqrt(result.spec.copies):.4g} of the padding; proven"
+    elif result.spec.padding_gain_sq > 1:
+        status = f"padding: upper includes the factor {math.sqrt(result.spec.padding_gain_sq):.4g} of the padding; proven"
     else:
         status = f"budget: wider than rtol={rtol:g}, and proven"
     if result.spec.input_shape is None and result.spec.divided:
@@ -96,8 +96,8 @@ def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
     if bool(found["refuted"]):
         return False
     spec = ConvSpec.of(tuple(given.shape), **geometry)
-    if spec.copies > 1:
-        factor = math.sqrt(spec.copies)
+    if spec.padding_gain_sq > 1:
+        factor = math.sqrt(spec.padding_gain_sq)
         raise Undecided(
             f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may lift the norm by "
             f"the factor {factor:.4g}, which a proof has to include; without it, no norm above {bound!r} was found. "

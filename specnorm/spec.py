@@ -191,7 +191,7 @@ class ConvSpec:
         return s * first - before + r * (k - 1) < wide
 
     @property
-    def copies(self) -> int:
+    def padding_gain_sq(self) -> int:
         """Square of the factor by which padding can lift the norm above that of the symbols.
 
         The product over the axes of the largest number of copies of one pixel (reflect, replicate) or of one output

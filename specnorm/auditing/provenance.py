@@ -31,7 +31,7 @@ def origin(result: Result) -> Origin:
         words.append("proven" if bool(stats["proven"]) else "not proven within the budget")
     if "converged" in stats and not bool(stats["converged"]):
         words.append("wider than rtol asks")
-    if result.kind == "upper" and result.spec.copies > 1:
+    if result.kind == "upper" and result.spec.padding_gain_sq > 1:
         words.append("times the factor of the padding")
     return Origin(
         method=repr(result.method),

@@ -135,7 +135,7 @@ class Convolution:
             self.gathers.append([_Gather(part, self.large[j], like=kernels, ops=ops) for part in parts])
         loops = math.prod(self.kernel_shape[: self.lead])
         forward = second * math.prod(taps) + 2
-        backward = self.outer + sum(max(g.copies for g in axis) for axis in self.gathers) + loops + 2
+        backward = self.outer + sum(max(g.most_readers for g in axis) for axis in self.gathers) + loops + 2
         self.roundings = (backward, forward) if spec.transposed else (forward, backward)
 
     @property
@@ -266,7 +266,7 @@ class _Gather:
         self.xp, self.size, self.length = xp, size, len(table)
         self.plain = np.array_equal(table, np.arange(size))
         readers = _inverse(table, size)
-        self.copies = len(readers)
+        self.most_readers = len(readers)
         self.zero_read = bool((table == size).any())
         self.zero_added = bool((readers == len(table)).any())
         self.table = ops.from_numpy(table.astype(np.int32), like)
@@ -283,7 +283,7 @@ class _Gather:
         if self.plain:
             return y
         y = self.xp.take(self._with_zero(y, axis) if self.zero_added else y, self.readers, axis=axis)
-        shape = (*y.shape[:axis], self.copies, self.size, *y.shape[axis + 1 :])
+        shape = (*y.shape[:axis], self.most_readers, self.size, *y.shape[axis + 1 :])
         return self.xp.sum(self.xp.reshape(y, shape), axis=axis)
 
     def _with_zero(self, x: Array, axis: int) -> Array:

@@ -86,7 +86,7 @@ class Enclose(Method):
         found = [enclosed(layer, spec, self.rtol, self.max_cells, ops=ops) for layer in layers]
         ends = [f for f, _ in found]
         u, v, _, phase, owner = top_triples(layers, [(f.block, f.frequency) for f in ends], ops=ops)
-        done = [done and spec.copies == 1 for _, done in found]
+        done = [done and spec.padding_gain_sq == 1 for _, done in found]
         frequencies = [f.frequency.angles[0] for f in ends]
         stats = _columns(ends, done, frequencies, like=blocks, ops=ops)
         return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, owner))

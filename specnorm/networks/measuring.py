@@ -153,5 +153,5 @@ def _fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
     taps (an unfolding bound), times the padding's factor.
     """
     frobenius = float(np.linalg.norm(kernel))
-    taps = host.root_up(math.prod(spec.kernel_shape) * spec.copies)
+    taps = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
     return host.mul_up(frobenius * (1 + 2.0**-20), taps, 2.0**-49)

@@ -287,7 +287,7 @@ class Program:
     def factor(self) -> float:
         """What padding that repeats pixels multiplies an upper value by (to nearest; counted where it is used)."""
         lifts = self.needs.rounds == "up" and self.needs.blocks
-        return math.sqrt(self.spec.copies) if lifts else 1.0
+        return math.sqrt(self.spec.padding_gain_sq) if lifts else 1.0
 
     def _blocks(self, kernels: Array, dtype: str, run: Execution) -> Array:
         xp = run.xp

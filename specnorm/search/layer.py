@@ -172,7 +172,7 @@ def _composed(first: LinearMap, second: LinearMap) -> LinearMap:
 
 def _at_every_size(supremum: Array, spec: ConvSpec, *, xp: Any) -> Array:
     """Upper bounds of the norm at any size, from those of sigma*."""
-    return rounding.up(supremum * math.sqrt(spec.copies), 4, xp=xp)
+    return rounding.up(supremum * math.sqrt(spec.padding_gain_sq), 4, xp=xp)
 
 
 def _in_group(x: Array, group: Array, groups: int, *, xp: Any) -> Array:

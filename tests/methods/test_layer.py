@@ -99,8 +99,8 @@ def test_padding_factor(mode: str) -> None:
                 spec = ConvSpec.of((1, 1, 1), input_shape=n, padding_mode=mode, padding=[(before, after)])
                 matrix = dense_matrix(np.ones((1, 1, 1)), n, padding_mode=mode, padding=[(before, after)])  # type: ignore[arg-type]
                 truth = float(np.linalg.norm(matrix, 2))
-                assert truth * (1 - 1e-12) <= math.sqrt(spec.copies) <= truth * (1 + 1e-12)
-    assert math.isclose(math.sqrt(ConvSpec.of((1, 1, 3, 3), input_shape=4, padding_mode="reflect").copies), 2.0)
+                assert truth * (1 - 1e-12) <= math.sqrt(spec.padding_gain_sq) <= truth * (1 + 1e-12)
+    assert ConvSpec.of((1, 1, 3, 3), input_shape=4, padding_mode="reflect").padding_gain_sq == 4
 
 
 def test_padding_factor_bounds_every_layer() -> None:
@@ -113,9 +113,9 @@ def test_padding_factor_bounds_every_layer() -> None:
             if mode == "circular" and n % stride:
                 continue
             geometry: Any = {"stride": stride, "padding_mode": mode, "padding": padding}
-            factor = math.sqrt(ConvSpec.of(kernel.shape, input_shape=n, **geometry).copies)
+            factor = math.sqrt(ConvSpec.of(kernel.shape, input_shape=n, **geometry).padding_gain_sq)
             assert dense_norm(kernel, n, **geometry).lo <= sigma_star(kernel, stride=stride).hi * factor
-    assert math.sqrt(ConvSpec.of((1, 1, 3, 3), input_shape=4).copies) == 1
+    assert math.sqrt(ConvSpec.of((1, 1, 3, 3), input_shape=4).padding_gain_sq) == 1
 
 
 def test_ones_with_zero_padding_to_the_last_digits() -> None:
