@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from specnorm.backends import backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
@@ -27,9 +27,8 @@ from specnorm.methods.rescaling import ChannelNorms, rescaled
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.program import program_for
 from specnorm.spec import Geometry, Layer
-from specnorm.types import Array
+from specnorm.types import Array, ArrayT
 
-ArrayT = TypeVar("ArrayT")
 _BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
 
 

@@ -51,7 +51,8 @@ def test_jax_compiles_a_problem_once_however_it_is_written(monkeypatch: pytest.M
 
     monkeypatch.setattr(specnorm.ExactFFT, "forward", counted)
     kernel = jnp.asarray(np.cos(np.arange(72.0)).reshape(3, 2, 4, 3))
-    for size in (7, (7, 7), [7, 7]):
+    sizes: tuple[Any, ...] = (7, (7, 7), [7, 7])
+    for size in sizes:
         specnorm.conv_norm(kernel, size)
     assert traced == 1
 

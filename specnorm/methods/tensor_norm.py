@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.errors import MethodError, Undecided
 from specnorm.linalg import arrays, polyphase
 from specnorm.linalg.frequencies import Frequencies
-from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
 from specnorm.methods.enclosure import by_layers, top_at
 from specnorm.proof.cells import torus
 from specnorm.search.branch_and_bound import Found, Search
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TensorNorm(Stepped, Method):
+class TensorNorm(Stepped):
     """Tensor-norm bound by alternating maximisation from Fourier starts.
 
     Parameters

@@ -80,7 +80,7 @@ class Unfoldings(Method):
 
 
 @dataclass(frozen=True)
-class FantasticFour(Stepped, Method):
+class FantasticFour(Stepped):
     """The minimum of the unfolding bounds; differentiated through the active one.
 
     The papers take four (2-D, the channels on different sides); all ``2**(d+1) - 1`` are bounds, and the others win
