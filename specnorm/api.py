@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from specnorm.backends import backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
@@ -19,9 +19,8 @@ from specnorm.methods import (
 from specnorm.result import Result
 from specnorm.runtime.program import program_for
 from specnorm.spec import Geometry, Layer
-from specnorm.types import Array
+from specnorm.types import Array, ArrayT
 
-ArrayT = TypeVar("ArrayT")
 _BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
 
 
@@ -278,5 +277,3 @@ def _check_method(method: object) -> None:
             f"method={method!r} is not a method. Give a value such as specnorm.TensorNorm() "
             f"(names for the command line: {', '.join(METHODS)})."
         )
-
-

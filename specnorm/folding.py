@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.errors import KernelError
 from specnorm.proof import arithmetic
 from specnorm.spec import FLOATING, ConvSpec, Layer, check_dtype
-from specnorm.types import Array
-
-ArrayT = TypeVar("ArrayT")
+from specnorm.types import Array, ArrayT
 
 
 def fold_batch_norm(

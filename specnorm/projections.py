@@ -7,7 +7,7 @@ through them.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from specnorm.api import measure
 from specnorm.backends import Backend, backend_for
@@ -19,9 +19,8 @@ from specnorm.methods.channel_norms import ChannelNorms, rescaled
 from specnorm.proof import arithmetic
 from specnorm.runtime.execution import Execution
 from specnorm.spec import ConvSpec, Geometry
-from specnorm.types import Array
+from specnorm.types import Array, ArrayT
 
-ArrayT = TypeVar("ArrayT")
 _CHEAP = 1000
 """Cells of a search to 1e-3 up to which one to 1e-5 costs little more."""
 

@@ -49,7 +49,8 @@ def enclose(
     elif not result.method.needs(result.spec).blocks:
         status = f"size: wider than rtol={rtol:g}, and proven"
     elif result.spec.padding_gain_sq > 1:
-        status = f"padding: upper includes the factor {math.sqrt(result.spec.padding_gain_sq):.4g} of the padding; proven"
+        factor = math.sqrt(result.spec.padding_gain_sq)
+        status = f"padding: upper includes the factor {factor:.4g} of the padding; proven"
     else:
         status = f"budget: wider than rtol={rtol:g}, and proven"
     if result.spec.input_shape is None and result.spec.divided:

@@ -7,7 +7,7 @@ comes from any of the bounds.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,9 +16,8 @@ from specnorm.errors import KernelError, MethodError
 from specnorm.linalg import arrays
 from specnorm.proof import arithmetic, host, matrices, rounding
 from specnorm.spec import check_dtype
-from specnorm.types import Array
+from specnorm.types import Array, ArrayT
 
-ArrayT = TypeVar("ArrayT")
 Activation = Literal["sigmoid", "tanh", "softplus"]
 
 SECOND_DERIVATIVE: dict[str, float] = {

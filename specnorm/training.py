@@ -8,7 +8,7 @@ a bound): a certificate is `specnorm.certify` or `specnorm.rescale`, once, at th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar, Unpack
+from typing import Any, TypeAlias, Unpack
 
 from specnorm.api import measure
 from specnorm.backends import Backend, backend_for
@@ -17,9 +17,8 @@ from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.runtime.program import Program, program_for, state_shapes
 from specnorm.spec import Geometry
-from specnorm.types import Array
+from specnorm.types import Array, ArrayT
 
-ArrayT = TypeVar("ArrayT")
 State: TypeAlias = dict[str, Any]
 """Arrays by name. Which, and of what shape, the method and the geometry tell; `Gram` keeps none."""
 

@@ -1,4 +1,4 @@
-"""docs/adding-a-method.md, followed to the letter: its method joins a copy of specnorm and keeps each promise there."""
+"""docs/adding-a-method.md, followed to the letter: its method joins a copy of specnorm and keeps its promise there."""
 
 from __future__ import annotations
 

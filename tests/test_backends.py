@@ -261,7 +261,7 @@ def test_nested_attribute(install: Installer) -> None:
 @pytest.mark.parametrize("x", [[1.0, 2.0], (1.0,), 1.0, 3, "kernel", None, {"weight": 1}], ids=repr)
 def test_what_is_no_array(x: object) -> None:
     with pytest.raises(specnorm.NoBackend, match=f"{type(x).__name__} is not an array. Pass an array of .*numpy"):
-        specnorm.f4_bound(x)
+        specnorm.f4_bound(x)  # type: ignore[type-var]
 
 
 def test_error_is_a_type_error_and_a_backend_error() -> None:
@@ -299,7 +299,7 @@ def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(specnorm.NoBackend, match=r"Installed: none"):
             specnorm.f4_bound(np.ones((2, 2)))
         with pytest.raises(specnorm.NoBackend, match="none is installed"):
-            specnorm.f4_bound([1.0])
+            specnorm.f4_bound([1.0])  # type: ignore[type-var]
         with pytest.raises(specnorm.NoBackend, match="No backend is registered as 'numpy'"):
             backends.load("numpy")
     finally:

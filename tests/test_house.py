@@ -175,6 +175,42 @@ def test_core_imports_no_framework(path: Path) -> None:
         assert name in allowed, f"{path.name} imports {module}"
 
 
+FRAMEWORK = re.compile(r"\b(torch|jax|jaxlib|cupy|tensorflow|array_api_strict)\b", re.IGNORECASE)
+NAMES_NO_FRAMEWORK = {name for names in LEVELS[:-1] for name in names} | {
+    "api",
+    "projections",
+    "robustness",
+    "training",
+}
+"""Rooms whose code does the same for every library; readers of files and placement on devices speak of some."""
+
+
+def framework_names(tree: ast.AST) -> Iterator[str]:
+    """Strings that name an array library, and tests of an array's class; left out: docstrings and errors' advice."""
+    said = {id(x) for node in ast.walk(tree) if isinstance(node, ast.Raise) for x in ast.walk(node)}
+    said |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_EXTRAS":  # what to install
+            said |= {id(x) for x in ast.walk(node)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            if FRAMEWORK.search(node.value):
+                yield node.value
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance" and "ndarray" in ast.unparse(node):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in core_files() if room(p) in NAMES_NO_FRAMEWORK], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_the_core_names_no_framework(path: Path) -> None:
+    assert not list(framework_names(parsed(path)))
+
+
+def test_framework_check_can_fail() -> None:
+    source = "def f(x):\n    '''As torch.'''\n    if n == 'torch' or isinstance(x, np.ndarray):\n        raise E('jax')"
+    assert sorted(framework_names(ast.parse(source))) == ["isinstance(x, np.ndarray)", "torch"]
+
+
 @pytest.mark.parametrize("path", sorted(PLUGINS.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_plugins_import_their_library_and_specnorm(path: Path) -> None:
     own = path.relative_to(PLUGINS).parts[0]

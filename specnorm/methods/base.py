@@ -169,8 +169,8 @@ class Method:
         raise NotImplementedError
 
 
-class Stepped:
-    """What a method adds that is stepped in training: vectors kept from step to step. ``class X(Stepped, Method)``.
+class Stepped(Method):
+    """Base of the methods that are stepped in training, with vectors kept from step to step: three members more.
 
     The base keeps nothing: each step is then a measurement by itself.
     """

@@ -73,7 +73,7 @@ class Certify(Method):
             bound = _scaled_bound(self.bound, int(exponent[0]))
             if self.needs(spec).blocks:
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
-                target = bound if spec.padding_gain_sq == 1 else host.div_down(bound, host.root_up(spec.padding_gain_sq))
+                target = _without_padding(bound, spec)
                 found = self._decide(layer, spec, target, ops=ops)
                 verdicts.append((found.upper <= target, found.lower > bound))
             else:
@@ -86,7 +86,7 @@ class Certify(Method):
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
-        target = host.div_down(bound, host.root_up(spec.padding_gain_sq))
+        target = _without_padding(bound, spec)
         found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
         if found.upper <= target:
             return True, False
@@ -120,6 +120,11 @@ class Certify(Method):
             shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)
         zero = xp.reshape(xp.sum(cotangent) * 0, (1,) * len(shape))
         return xp.broadcast_to(zero, shape)
+
+
+def _without_padding(bound: float, spec: ConvSpec) -> float:
+    """What the unpadded norm must not exceed for the layer's to be within the bound, rounded down."""
+    return bound if spec.padding_gain_sq == 1 else host.div_down(bound, host.root_up(spec.padding_gain_sq))
 
 
 def _scaled_bound(bound: float, power: int) -> float:

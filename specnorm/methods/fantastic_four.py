@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.linalg import arrays, symbols, unfoldings
 from specnorm.linalg.lanczos import Lanczos
 from specnorm.linalg.power import follow, matrix_maps
-from specnorm.methods.base import Evaluation, Method, Needs, Stepped
+from specnorm.methods.base import Evaluation, Needs, Stepped
 from specnorm.methods.unfolding import Unfoldings
 from specnorm.search.smallest_unfolding import no_vectors, smallest, vector_tolerance
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FantasticFour(Stepped, Method):
+class FantasticFour(Stepped):
     """The minimum of the unfolding bounds; differentiated through the active one.
 
     The papers take four (2-D, the channels on different sides); all ``2**(d+1) - 1`` are bounds, and the others win

@@ -9,7 +9,7 @@ from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import half_grid
 from specnorm.linalg.schatten import schatten_gradient
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
 from specnorm.methods.gram_zero import ZeroPaddedGram
 from specnorm.proof import matrices, trigonometric
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Gram(Stepped, Method):
+class Gram(Stepped):
     """Largest Schatten norm of order ``2**(n_iter + 1)`` over the DFT frequencies of a circular layer.
 
     Without ``input_shape``, and for other paddings, it is `ZeroPaddedGram`: a bound of sigma*.

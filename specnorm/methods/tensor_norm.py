@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.errors import MethodError, Undecided
 from specnorm.linalg import arrays, polyphase
-from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
 from specnorm.tensor.alternation import maximise
 from specnorm.tensor.form import Form, starts
 from specnorm.tensor.proving import TUNING, certified
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TensorNorm(Stepped, Method):
+class TensorNorm(Stepped):
     """Tensor-norm bound by alternating maximisation from Fourier starts.
 
     Parameters

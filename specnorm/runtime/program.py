@@ -323,7 +323,7 @@ class Program:
         if 8 * math.prod(value.shape) * math.prod(self.shape) > 2**30:
             raise MethodError(
                 f"the gradients of {count} values of a kernel of shape {self.shape} need more than 1 GiB under "
-                "torch.compile. Ask for fewer (k=...), or call this function outside the compiled region."
+                "a compiler. Ask for fewer (k=...), or call this function outside the compiled region."
             )
         eye = xp.eye(count, dtype=value.dtype, device=backend.device(value))
         rows = [
