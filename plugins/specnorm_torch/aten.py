@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from specnorm.networks import Node
+from specnorm.proof import host
 
 MAX_ENTRIES = 2**24
 """Entries of an input whose copies are counted by running an operator on their numbers."""
@@ -102,7 +103,7 @@ def _slope(alpha: float) -> Translation:
 
 def _elu(call: Call) -> Translation:
     scale, bent = abs(call["scale"]), abs(call["alpha"] * call["scale"] * call["input_scale"])
-    return _slope(max(scale, bent * (1 + 2.0**-50)))
+    return _slope(max(scale, host.raised(bent, 2)))
 
 
 def _prelu(call: Call) -> Translation:

@@ -17,6 +17,7 @@ from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Origin, Row, 
 from specnorm.backends import backend_for
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
+from specnorm.proof import host
 from specnorm.result import Result
 from specnorm.spec import ConvSpec, PaddingMode
 from specnorm.types import Array
@@ -158,7 +159,7 @@ def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, floa
     lower, upper = _number(found.stats["lower"]), _number(found.value)
     if small or spec.input_shape is None:
         return lower, upper
-    lower = _times_root_down(lower, share(spec))
+    lower = host.times_root_down(lower, share(spec))
     return max(lower, _number(take("reshaped").value)) if spec.sees_a_patch else lower, upper
 
 
@@ -196,14 +197,6 @@ def share(spec: ConvSpec) -> Fraction:
         last = min(last, n - 1) if spec.transposed else last
         found *= Fraction(max(last - first + 1, 0), -(-max(wide, 1) // s))
     return found
-
-
-def _times_root_down(x: float, share: Fraction) -> float:
-    """``x sqrt(share)`` rounded down, checked in rational numbers."""
-    y = x * math.sqrt(share)
-    while Fraction(y) ** 2 > Fraction(x) ** 2 * share:
-        y = math.nextafter(y, 0.0)
-    return y
 
 
 def geometry_of(spec: ConvSpec) -> dict[str, Any]:
