@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import nox
@@ -17,39 +18,34 @@ import nox
 ROOT = Path(__file__).parent
 PYTHON = "3.11"
 OTHER_PYTHONS = ("3.12", "3.13")
-BACKENDS = ("numpy", "strict", "torch", "jax")
+BACKENDS = ("numpy", "jax", "torch", "strict")
+"""In this order: the longest first."""
 
-ELSEWHERE = ("--ignore=tests/test_house.py", "--ignore=tests/test_docs.py")
-"""Tests that have a session of their own."""
-LONG = (
-    "soundness", "auditing/test_executing.py", "test_comparison.py", "test_following.py", "test_mutations.py",
-    "test_real_weights.py",
-)  # fmt: skip
-NUMPY_ONLY = tuple(f"--ignore=tests/{name}" for name in LONG)
-"""Long tests of what no library has a part in: once, with NumPy, is enough."""
-HOST = (
-    "test_cli", "test_usage", "networks/test_rules", "auditing/test_browser", "auditing/test_geometry",
-    "auditing/test_keras", "auditing/test_layers", "auditing/test_onnx", "auditing/test_output", "auditing/test_plots",
-    "auditing/test_renderers", "auditing/test_renderers_html", "auditing/test_sharded",
-)  # fmt: skip
-HOST_ONLY = tuple(f"--ignore=tests/{name}.py" for name in HOST)
-"""Tests of files and words, where no array library but NumPy is used: not in the sessions of the others."""
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
 JAX_LIBRARIES = ("equinox>=0.11", "flax>=0.10", "optax>=0.2")
 """What the training comforts for JAX serve; none is required."""
 DASK = "distributed>=2024.8"
 """An engine that audits can run on; not required."""
+DOCS_APART = "--ignore=tests/test_docs.py"
+"""The examples of the documentation are run in `together`, where all that they need is installed."""
 STRANGER = "./tests/thirdparty"
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 LINTERS = ("ruff>=0.11",)
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2")
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
 """What pyproject.toml promises to work with. Older torch is left out: its wheels bring CUDA packages."""
-EXTRAS = ("cli", "torch", "jax", "onnx", "keras", "plot", "cupy")
+ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2")
+ZOO_NEEDS = ("einops", "huggingface_hub", "pyyaml", "safetensors")
+"""What those import, besides torch and torchvision."""
+EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
+"""Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
 FRONT = tuple(
-    f"specnorm.{name}." for name in ("api", "conv", "errors", "projections", "result", "training", "backends")
-)
+    f"specnorm.{name}."
+    for name in (
+        "api", "backends", "errors", "matrices", "norms", "projections", "proving", "result", "spec", "training",
+    )
+)  # fmt: skip
 """Where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be inferred."""
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")
 
@@ -57,6 +53,9 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 # With CI=true a missing Python would otherwise be an error; skipped sessions are listed at the end.
 nox.options.error_on_missing_interpreters = False
+# Two lanes: half of the sessions keep one core busy. What a session prints comes in one piece, when it is done.
+nox.options.parallel = 2
+nox.options.allow_parallel = True
 
 
 def prepare(session: nox.Session, *packages: str) -> None:
@@ -96,38 +95,23 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHON)
-def types(session: nox.Session) -> None:
-    """Static types of the package, the plugins, the tests and this file, with the frameworks at hand."""
-    prepare(session, "-e", ".[cli,plot,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
-    session.run("mypy", "specnorm", "plugins", "tests", "noxfile.py")
-
-
-@nox.session(python=PYTHON)
-def house(session: nox.Session) -> None:
-    """Which way imports go, what an import costs, what the texts may say."""
-    prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-    session.run("pytest", "--no-header", "tests/test_house.py", *session.posargs)
-
-
-@nox.session(python=PYTHON)
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
-    """One array library alone: no other framework is installed."""
-    extras = f"cli,keras,onnx,{backend}" if backend in ("torch", "jax") else "cli,keras,onnx,plot"
+    """One array library alone: no other framework is installed. NumPy runs every test, the others those with a part."""
+    extras = f"cli,keras,onnx,plot,{backend}" if backend in ("torch", "jax") else "cli,keras,onnx,plot"
+    more = {"numpy": (DASK,), "strict": (STRANGER,), "jax": JAX_LIBRARIES, "torch": ()}[backend]
     prepare(session, "-e", f".[{extras}]", *TEST_TOOLS)
-    if backend == "strict":
-        prepare(session, STRANGER)
-    if backend == "jax":
-        prepare(session, *JAX_LIBRARIES)
+    if more:
+        prepare(session, *more)
     if backend == "numpy":
-        prepare(session, DASK)
-        pytest(session, *ELSEWHERE, backends=backend)
-        return
-    with faster_compilation(session) if backend == "jax" else nullcontext():
-        pytest(session, *ELSEWHERE, *NUMPY_ONLY, *HOST_ONLY, backends=backend)
-    # Soundness is checked of what users run: compiled with every optimisation.
-    pytest(session, "tests/soundness", "-k", backend, backends=backend)
-    pytest(session, "tests/auditing/test_executing.py", "-k", "plugin or state_dict", backends=backend)
+        pytest(session, DOCS_APART, backends=backend)
+    elif backend == "jax":
+        with faster_compilation(session):
+            pytest(session, DOCS_APART, "-m", backend, "--ignore=tests/soundness", backends=backend)
+        # Soundness is checked of what users run: compiled with every optimisation.
+        pytest(session, "tests/soundness", "-m", backend, backends=backend)
+    else:
+        pytest(session, DOCS_APART, "-m", backend, backends=backend)
 
 
 @contextmanager
@@ -147,11 +131,25 @@ def faster_compilation(session: nox.Session) -> Iterator[None]:
 
 
 @nox.session(python=PYTHON)
-def cross(session: nox.Session) -> None:
-    """Several frameworks in one process: each array finds its own plugin, mixed ones are refused."""
-    prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
+def together(session: nox.Session) -> None:
+    """Every framework in one environment: static types, what has a part in several, every example of the documentation.
+
+    ``nox -s together -- types`` (or ``cross``, ``docs``) runs one of the three.
+    """
+    checks = ("types", "cross", "docs")
+    asked = [word for word in session.posargs if word in checks] or checks
+    session.posargs[:] = [word for word in session.posargs if word not in checks]
+    prepare(session, "-e", ".[cli,plot,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
     prepare(session, STRANGER)
-    pytest(session, "tests/test_backends.py", "-k", "not conformance", backends="numpy,strict,torch,jax")
+    if "types" in asked:
+        session.run("mypy", "specnorm", "plugins", "tests", "noxfile.py")
+    if "cross" in asked:
+        everything = "numpy,strict,torch,jax"
+        # Each array finds its own plugin, mixed ones are refused.
+        pytest(session, "tests/test_backends.py", "-k", "not conformance", backends=everything)
+        pytest(session, "tests", DOCS_APART, "--ignore=tests/test_backends.py", "-m", "several", backends=everything)
+    if "docs" in asked:
+        pytest(session, "tests/test_docs.py", backends="numpy,torch,jax")
 
 
 @nox.session(python=PYTHON)
@@ -160,7 +158,7 @@ def cupy(session: nox.Session) -> None:
     if not has_gpu():
         skip(session, "no NVIDIA GPU here, so nothing was tested with CuPy")
     prepare(session, "-e", ".[cli,cupy]", *TEST_TOOLS)
-    session.run("pytest", "--no-header", "-k", "cupy", "tests", env={"SPECNORM_TEST_BACKENDS": "cupy"})
+    session.run("pytest", "--no-header", "-m", "cupy", "tests", env={"SPECNORM_TEST_BACKENDS": "cupy"})
 
 
 @nox.session(python=PYTHON)
@@ -181,11 +179,24 @@ def soundness(session: nox.Session) -> None:
     pytest(session, "tests/soundness", "tests/test_mutations.py", backends="numpy")
 
 
-@nox.session(python=PYTHON)
-def docs(session: nox.Session) -> None:
-    """Every example in the README and the documentation, run."""
-    prepare(session, "-e", ".[cli,plot,torch,jax]", *TEST_TOOLS)
-    pytest(session, "tests/test_docs.py", backends="numpy,torch,jax")
+@nox.session(python=PYTHON, default=False)
+def operators(session: nox.Session) -> None:
+    """Nightly: every rule of every operator of torch and ONNX, on 120,000 calls with arguments at random. An hour."""
+    prepare(session, "-e", ".[cli,torch,onnx]", *TEST_TOOLS)
+    session.env["SPECNORM_NETWORK_DRAWS"], session.env["SPECNORM_ONNX_DRAWS"] = "100000", "20000"
+    files = (f"tests/networks/test_every_{name}_operator.py" for name in ("torch", "onnx"))
+    pytest(session, *files, "-rP", backends="numpy,torch")
+
+
+@nox.session(python=PYTHON, default=False)
+def zoo(session: nox.Session) -> None:
+    """Layer classes of orthogonium, deel-torchlip and timm: each is proven, and its dense matrix agrees, or refused."""
+    prepare(session, "-e", ".[torch]", *TEST_TOOLS, *ZOO_NEEDS)
+    # Without what they require: it would bring another build of torch.
+    session.install("-q", "--no-deps", *ZOO)
+    session.run(
+        "pytest", "--no-header", "-s", "tests/zoo", env={"SPECNORM_ZOO": "1", "SPECNORM_TEST_BACKENDS": "torch"}
+    )
 
 
 @nox.session(python=PYTHON)
@@ -290,13 +301,15 @@ def typing(session: nox.Session) -> None:
         session.error(f"the type of {name} is not stated")
 
 
-@nox.session(python=PYTHON)
+@nox.session(python=PYTHON, requires=["wheel"], reuse_venv=False)
 def audit(session: nox.Session) -> None:
-    """The README's audit and those of seven published models, from the wheel in a clean environment."""
-    prepare(session, ".[cli,torch,onnx,keras]")
-    model = "docs/examples/resnet20/resnet20.safetensors"
-    session.run("specnorm", "audit", model, "--input-shape", "32")
-    session.run("specnorm", "audit", model, "--format", "html", "--output", f"{session.create_tmp()}/report.html")
+    """The wheel in a clean environment: with torch alone, then the README's audit and those of the published models."""
+    install_wheel(session, "torch")
+    session.run("python", SMOKE, "torch")
+    install_wheel(session, "cli,torch,onnx,keras")
+    model = ROOT / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+    session.run("specnorm", "audit", str(model), "--input-shape", "32")
+    session.run("specnorm", "audit", str(model), "--format", "html", "--output", "report.html")
     for weights in published():
         given = weights.with_name("geometry.json")
         options = ["--geometry", str(given)] if given.exists() else []
@@ -323,16 +336,34 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "bench", "compare", str(out.resolve()), success_codes=[0, 1])
 
 
+def interpreter(version: str) -> str | None:
+    """A Python of this version that runs: of the path, of pyenv or of uv. Nothing is downloaded."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [f"python{version}", *map(str, pyenv.glob(f"{version}.*/bin/python{version}"))]
+    found += output("uv", "python", "find", "--no-python-downloads", version).splitlines()
+    # pyenv's stand-in on the path is found even where it runs nothing.
+    return next((it for it in found if output(it, "-c", "import venv; print('runs')")), None)
+
+
+def output(*command: str) -> str:
+    """What a command prints, or nothing where it fails."""
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    except OSError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
 def other_python(version: str) -> None:
     """Register a session for another Python; skipped, and saying so, where that is missing."""
     name = f"python-{version}"
-    if usable(version):
+    if path := interpreter(version):
 
-        @nox.session(python=version, name=name)
+        @nox.session(python=path, name=name)
         def present(session: nox.Session) -> None:
             """NumPy alone, on this Python."""
             prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-            pytest(session, *ELSEWHERE, *NUMPY_ONLY, backends="numpy")
+            pytest(session, DOCS_APART, "--ignore=tests/soundness", "-m", "not long", backends="numpy")
 
     else:
 
@@ -340,15 +371,6 @@ def other_python(version: str) -> None:
         def missing(session: nox.Session) -> None:
             """NumPy alone, on this Python."""
             skip(session, f"Python {version} is not installed")
-
-
-def usable(version: str) -> bool:
-    """Whether that Python runs: a version manager's stand-in is found, but may fail."""
-    try:
-        done = subprocess.run([f"python{version}", "-c", "import venv"], check=False, capture_output=True, timeout=60)
-    except OSError:
-        return False
-    return done.returncode == 0
 
 
 for _version in OTHER_PYTHONS:

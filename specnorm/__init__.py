@@ -5,21 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from specnorm.api import (
-    certify,
     compare,
-    conv_norm,
-    enclose,
     f4_bound,
     gram_bound,
-    gram_iteration,
     grid_bound,
-    matrix_norm,
     measure,
-    power_iteration,
-    power_norm,
-    reshaped_norm,
-    singular_values,
-    spectral_rescaling,
     tn_bound,
     unfolding_bounds,
     value_and_grad,
@@ -41,6 +31,7 @@ from specnorm.errors import (
     Undecided,
 )
 from specnorm.folding import fold_batch_norm
+from specnorm.matrices import gram_iteration, matrix_norm, power_iteration
 from specnorm.methods import (
     METHODS,
     Enclose,
@@ -55,7 +46,9 @@ from specnorm.methods import (
     TensorNorm,
     Unfoldings,
 )
-from specnorm.projections import clip, rescale
+from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
+from specnorm.projections import clip, rescale, spectral_rescaling
+from specnorm.proving import certify, enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.robustness import certified_radius, curvature_bound
 from specnorm.spec import ConvSpec, Geometry

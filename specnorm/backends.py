@@ -9,22 +9,31 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend, SpecnormError
+import numpy as np
+
+from specnorm.errors import (
+    BackendConflict,
+    BackendError,
+    BackendVersion,
+    BrokenBackend,
+    MixedBackends,
+    NoBackend,
+    SpecnormError,
+)
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
-
-    import numpy as np
 
     from specnorm.runtime.program import Program
     from specnorm.types import Array, Namespace
 
 GROUP = "specnorm.backends"
-API_VERSION = 1
+API_VERSION = 2
 """Version of this interface. A plugin states the one it was written for."""
 
 _EXTRAS = ("torch", "jax", "cupy")
@@ -88,10 +97,10 @@ class Backend:
         del x
         return "float64"
 
-    def sees(self, x: Array) -> bool:
-        """Whether a loop may end by what it finds: not on a GPU driven from Python, where to look means to wait."""
+    def asynchronous(self, x: Array) -> bool:
+        """Whether work is queued on a device, so that reading a value waits for all of it: a GPU driven from Python."""
         del x
-        return True
+        return False
 
     def numpy_view(self, x: Array) -> bool:
         """Whether NumPy reads the array where it is: proofs by search then run in NumPy, which is no copy to a host."""
@@ -124,16 +133,48 @@ class Backend:
         """
         raise NotImplementedError
 
+    def check_cholesky(self, like: Array) -> None:
+        """Refuse a library whose `cholesky_ok` lets pass what has no factor; tried once a device and dtype.
+
+        A compiler that takes NaN for impossible (XLA's fast-math flags) makes every proof succeed.
+
+        Parameters
+        ----------
+        like : array
+            For dtype and device; its values do not matter.
+
+        Raises
+        ------
+        BackendError
+        """
+        dtype = str(like.dtype).rpartition(".")[2]
+        key = (type(self), str(self.device(like)), dtype)
+        if key in _factorises:
+            return
+        bad = np.zeros((5, 4, 4), dtype=dtype) + np.eye(4, dtype=dtype)
+        bad[0, 3, 2] = bad[0, 2, 3] = 2
+        bad[1] *= -1
+        bad[2, 3, 0] = bad[3, 3, 3] = math.nan
+        bad[4, 2, 2] = math.inf
+        passed = self.to_numpy(self.cholesky_ok(self.from_numpy(bad, like)))
+        if passed.any():
+            raise BackendError(
+                f"{self.name}'s Cholesky factorisation ({dtype}) succeeds for matrices that have none, so every proof "
+                "by it would succeed. Arithmetic without NaN does that: remove fast-math flags (XLA_FLAGS, compilers' "
+                "-ffast-math), or convert the kernel to NumPy."
+            )
+        _factorises.add(key)
+
     def complex(self, real: Array, imag: Array) -> Array:
         """Complex array from its parts; a library's own constructor saves two passes over memory."""
         return real + 1j * imag
 
     @property
-    def shares(self) -> int:
-        """Devices that `spread` shares frequencies out to."""
+    def shards(self) -> int:
+        """Devices that `shard` lays frequencies out over."""
         return 1
 
-    def spread(self, x: Array) -> Array:
+    def shard(self, x: Array) -> Array:
         """Lay rows (f, ...), one a frequency, out over several devices; filled up with copies of the last one."""
         return x
 
@@ -151,8 +192,8 @@ class Backend:
         xp = self.namespace(like)
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
 
-    def adopt(self, x: np.ndarray, like: Array) -> Array:
-        """`from_numpy` for an array that nothing else refers to: it need not be copied."""
+    def share_numpy(self, x: np.ndarray, like: Array) -> Array:
+        """`from_numpy` for an array that nothing else refers to: its memory may be shared instead of copied."""
         return self.from_numpy(x, like)
 
     def host(self) -> Backend:
@@ -245,6 +286,8 @@ class Listing:
 # -- lookup ------------------------------------------------------------------------------------------------------
 # The registries are caches of what is installed; `refresh` empties them.
 _loaded: dict[str, Backend] = {}
+_factorises: set[tuple[type[Backend], str, str]] = set()
+"""Classes, devices and dtypes that `Backend.check_cholesky` has tried."""
 _root_of_class: dict[type, str] = {}
 
 
@@ -286,7 +329,7 @@ def backend_for(x: object) -> Backend:
     # functions marked as constant once, for real) needs no look at importlib.
     backend = _loaded[root_for_class(type(x))]
     if not backend.is_array(x):
-        raise NoBackend(f"{_describe(type(x))} is not an array. {_pass_an_array()}")
+        raise NoBackend(f"{_describe(type(x))} is not an array. {_held(x, backend)}{_pass_an_array()}")
     reason = backend.refusal(x)
     if reason is not None:
         raise NoBackend(reason)
@@ -418,6 +461,13 @@ def _distribution(entry: EntryPoint) -> str:
 
 def _describe(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _held(x: object, backend: Backend) -> str:
+    """Advice for layers: the array that is meant is their weight."""
+    if not backend.is_array(getattr(x, "weight", None)):
+        return ""
+    return "Its `.weight` is one: pass that, with the layer's geometry (stride, padding, groups ...). "
 
 
 def _pass_an_array() -> str:

@@ -14,19 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from specnorm import backends, usage
+from specnorm import backends, help
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, pictures, plots
-from specnorm.auditing.executing import Workers, cpus
 from specnorm.auditing.geometry import overrides
 from specnorm.auditing.output import check_output, replace_file
+from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report, violations
-from specnorm.auditing.text import visible
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.spec import Layout
+from specnorm.text import visible
 
 if TYPE_CHECKING:
     import click
@@ -209,19 +209,19 @@ def _application() -> click.Group:
 
     settings = {"help_option_names": ["-h", "--help"], "show_default": True}
 
-    @click.group(context_settings=settings, help=usage.ABOUT, epilog=usage.EPILOG)
+    @click.group(context_settings=settings, help=help.ABOUT, epilog=help.EPILOG)
     @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
     def application() -> None:
         """What is common to all commands: nothing."""
 
-    usage.add_completion(application)
+    help.add_completion(application)
 
     @application.command("backends")
     def backends_command() -> int:
         """List the array libraries that can be used here, their devices, and what is missing."""
         return list_backends()
 
-    @application.command("audit", cls=usage.grouped(), epilog=usage.EPILOG)
+    @application.command("audit", cls=help.grouped(), epilog=help.EPILOG)
     @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
     @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", help="Form of the report.")
     @click.option("--output", type=click.Path(path_type=Path), callback=_output, help="Write to this file instead.")

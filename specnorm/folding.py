@@ -7,6 +7,7 @@ from typing import Any, TypeVar, Unpack
 
 from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.errors import KernelError
+from specnorm.proof import arithmetic
 from specnorm.spec import FLOATING, ConvSpec, Layer, check_dtype
 from specnorm.types import Array
 
@@ -68,13 +69,15 @@ def fold_batch_norm(
 
 def fold_stack(kernels: Array, gamma: Array | None, running_var: Array, eps: float, **layer: Unpack[Layer]) -> Array:
     """`fold_batch_norm` of kernels (n, *shape) of one geometry with statistics (n, cout), unchecked."""
-    xp = backend_for(kernels).namespace(kernels)
+    backend = backend_for(kernels)
+    xp = backend.namespace(kernels)
     spec = ConvSpec.of(tuple(kernels.shape[1:]), **layer)
     wide = getattr(xp, check_dtype(str(kernels.dtype), tuple(kernels.shape[1:])))
-    scale = 1 / xp.sqrt(xp.astype(running_var, wide) + eps)
-    if gamma is not None:
-        scale = xp.astype(gamma, wide) * scale
-    return xp.astype(xp.astype(kernels, wide) * _by_output(scale, spec, xp=xp), kernels.dtype)
+    with arithmetic.exact(kernels, backend=backend):
+        scale = 1 / xp.sqrt(xp.astype(running_var, wide) + eps)
+        if gamma is not None:
+            scale = xp.astype(gamma, wide) * scale
+        return xp.astype(xp.astype(kernels, wide) * _by_output(scale, spec, xp=xp), kernels.dtype)
 
 
 def _by_output(scale: Array, spec: ConvSpec, *, xp: Any) -> Array:

@@ -15,6 +15,8 @@ from specnorm.errors import KernelError, Undecided
 from specnorm.linalg import arrays, polyphase, symbols
 from specnorm.linalg.frequencies import half_grid, mirror_index
 from specnorm.methods import Enclose
+from specnorm.methods.channel_norms import ChannelNorms, rescaled
+from specnorm.proof import arithmetic
 from specnorm.runtime.execution import Execution
 from specnorm.spec import ConvSpec, Geometry
 from specnorm.types import Array
@@ -26,6 +28,8 @@ _CHEAP = 1000
 
 def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
 
     Parameters
     ----------
@@ -57,15 +61,18 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
         if upper <= bound:
             result: ArrayT = shrunk
             return result
-        eps = float(backend.namespace(given).finfo(given.dtype).eps)
+        eps, _ = arrays.precision(shrunk.dtype, xp=backend.namespace(given))
         # The rounding of the product may lift the norm again, most in half precision: a little more each round.
         factor *= bound / upper * (1 - 2**attempt * eps / 64)
-        shrunk = _times(given, factor, backend)
+        with arithmetic.exact(given, backend=backend):
+            shrunk = _times(given, factor, backend)
     raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
 
 
 def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Unpack[Geometry]) -> ArrayT:
     """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
 
     Clipping on a frequency grid and cropping to the kernel's size alternate (Sedghi, Gupta and Long 2019, section 3,
     do each once, after which the norm exceeds the bound again); a last factor near 1 makes it certain.
@@ -101,11 +108,12 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         return result
     spec = ConvSpec.of(tuple(given.shape), **geometry)
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
-    with backend.precise(given):
+    ops = Execution.of(backend, given)
+    with arithmetic.exact(given, backend=backend):
         blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.copies)), -exponent, xp=xp)
         for _ in range(n_iter):
-            clipped = _clip_once(blocks, limit, ops=Execution(backend, xp))
+            clipped = _clip_once(blocks, limit, ops=ops)
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
             blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
         blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
@@ -119,7 +127,8 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         difference = (xp.astype(x, wide.dtype) - wide[0, ...]) / largest
         return float(xp.linalg.vector_norm(xp.reshape(difference, (-1,))))
 
-    nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
+    with arithmetic.exact(given, backend=backend):
+        nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
     return nearer
 
 
@@ -134,7 +143,7 @@ def _clip_once(blocks: Array, limit: Array, *, ops: Execution) -> Array:
     counts = [0] * len(frequencies)
     for index in mirror.tolist():
         counts[index] += 1
-    total, step = blocks * 0.0, symbols.chunk_length(blocks)
+    total, step = blocks * 0.0, symbols.chunk_length(blocks, ops=ops)
     for start in range(0, len(frequencies), step):
         symbol = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops)
         u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
@@ -155,12 +164,51 @@ def _times(x: Array, factor: float, backend: Backend) -> Array:
 
 def _upper(x: Array, backend: Backend, geometry: Geometry) -> float:
     """Proven upper bound: to 1e-3, and to 1e-5 where that looks cheap (a clipped spectrum is flat, and is not)."""
-    rough = measure(x, Enclose(), **geometry)
-    if int(rough.stats["cells"]) > _CHEAP:
-        return float(backend.to_numpy(rough.value))
+    loose = measure(x, Enclose(), **geometry)
+    if int(loose.stats["cells"]) > _CHEAP:
+        return float(backend.to_numpy(loose.value))
     return float(backend.to_numpy(measure(x, Enclose(rtol=1e-5), **geometry).value))
 
 
 def _check_bound(bound: object) -> None:
     if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
         raise KernelError(f"bound={bound!r} is no positive finite number.")
+
+
+def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
+    """Divide each channel by a number of its own, so that the layer has norm at most 1: a differentiable layer.
+
+    ``n_iter=1`` is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022; more Gram products are the
+    spectral rescaling of Delattre et al., 2024, and come closer to 1. No search and no proof by cells: it holds by a
+    diagonally dominant matrix, rounding included, also under jit, compile and vmap. Channels are those of the smaller
+    side: inputs, or outputs where there are fewer.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+        Transposed: (cin, cout // groups, *kernel_shape).
+    n_iter : int, default 1
+        Gram products, at least 1; the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
+    **geometry
+        See `specnorm.spec.Geometry`. Every stride, dilation, zero or circular padding and input size is served by the
+        same kernel; groups are rescaled one by one.
+
+    Returns
+    -------
+    array of the kernel's library, shape, dtype and layout
+        Its norm is at most 1, as rounded in its dtype (in half precision it is kept further below). Zero channels stay
+        zero.
+
+    Raises
+    ------
+    GeometryError
+        For reflect and replicate padding.
+    MethodError
+        If ``n_iter`` is no count of at least 1, or makes too many taps.
+    """
+    found = measure(kernel, ChannelNorms(n_iter=n_iter), **geometry)
+    given: Any = kernel
+    backend = backend_for(given)
+    with arithmetic.exact(given, backend=backend):
+        result: ArrayT = rescaled(given, found.value, found.spec, xp=backend.namespace(given))
+    return result

@@ -33,7 +33,9 @@ class Enclosure:
         What the proof was computed in, and where; cells far below ``upper`` may have been ruled out in float32, with
         that precision's allowances.
     status : str
-        "converged: ..." or "budget: ...".
+        A word and what it means: "converged: ..." (the ends are ``rtol`` apart), "budget: ..." (the search ended
+        first), "size: ..." (a layer at a size that could not be enclosed more closely) or "padding: ..." (``upper``
+        includes what padding may add). The ends are proven in each case.
     """
 
     lower: Any

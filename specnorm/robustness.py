@@ -14,7 +14,7 @@ import numpy as np
 from specnorm.backends import Backend, common_backend
 from specnorm.errors import KernelError, MethodError
 from specnorm.linalg import arrays
-from specnorm.proof import host, matrices, rounding
+from specnorm.proof import arithmetic, host, matrices, rounding
 from specnorm.spec import check_dtype
 from specnorm.types import Array
 
@@ -89,14 +89,15 @@ def curvature_bound(
         raise MethodError(f"label and target are both {label}: the difference of a logit and itself has no curvature.")
     curvature = _second_derivative(activation)
     dtype = getattr(xp, check_dtype(str(weights.dtype), tuple(weights.shape)))
-    weights = xp.astype(weights, dtype)
-    largest = xp.max(xp.abs(weights[label, :] - weights[target, :]))
-    sigma = _number("norm", norm, weights, "up", backend)
-    # The difference, the constant's conversion and three products.
-    value = rounding.up(largest * sigma * sigma * curvature, 6, xp=xp)
-    tiny = xp.full_like(largest, float(xp.finfo(dtype).smallest_normal))
-    # Products of small numbers may underflow.
-    bound: ArrayT = xp.where((largest > 0) & (sigma > 0), xp.maximum(value, tiny), value)
+    with arithmetic.exact(weights, backend=backend):
+        weights = xp.astype(weights, dtype)
+        largest = xp.max(xp.abs(weights[label, :] - weights[target, :]))
+        sigma = _number("norm", norm, weights, "up", backend)
+        # The difference, the constant's conversion and three products.
+        value = rounding.up(largest * sigma * sigma * curvature, 6, xp=xp)
+        tiny = xp.full_like(largest, float(xp.finfo(dtype).smallest_normal))
+        # Products of small numbers may underflow.
+        bound: ArrayT = xp.where((largest > 0) & (sigma > 0), xp.maximum(value, tiny), value)
     return bound
 
 
@@ -139,22 +140,32 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
     slope: Any = backend.detach(gradient)
     xp = backend.namespace(slope)
     dtype = getattr(xp, check_dtype(str(slope.dtype), tuple(slope.shape)))
-    slope = xp.reshape(xp.astype(slope, dtype), (1, 1, -1))
-    _known("gradient", slope, backend)
-    scaled, exponent = arrays.scale(slope, xp=xp)
-    length = arrays.unscale(matrices.frobenius_up(scaled, xp=xp), exponent, xp=xp)[0, ...]
-    length = rounding.to_dtype(length, dtype, "up", xp=xp)
-    m = _number("margin", margin, slope, "down", backend)
-    bend = _number("curvature", curvature, slope, "up", backend)
+    with arithmetic.exact(slope, backend=backend):
+        slope = xp.reshape(xp.astype(slope, dtype), (1, 1, -1))
+        _known("gradient", slope, backend)
+        scaled, exponent = arrays.scale(slope, xp=xp)
+        length = arrays.unscale(matrices.frobenius_up(scaled, xp=xp), exponent, xp=xp)[0, ...]
+        length = rounding.to_dtype(length, dtype, "up", xp=xp)
+        m = _number("margin", margin, slope, "down", backend)
+        bend = _number("curvature", curvature, slope, "up", backend)
+        result: ArrayT = _radius(m, length, bend, xp=xp)
+    return result
+
+
+def _radius(m: Array, length: Array, bend: Array, *, xp: Any) -> Array:
+    """The radius of `certified_radius`, rounded down, for numbers of at least 0."""
+    # A common power of two changes no radius; without it, numbers near the smallest one lose their digits below.
+    together, _ = arrays.scale(xp.reshape(xp.stack([m, length, bend]), (1, 3)), xp=xp)
+    small = xp.maximum(xp.maximum(m, length), bend) < 1
+    m, length, bend = (xp.where(small, together[0, j], x) for j, x in enumerate((m, length, bend)))
     # r = m / ((g + sqrt(g**2 + 2 M m)) / 2) loses nothing to cancellation; the root is taken without squaring g or M m.
     cross = rounding.up(xp.sqrt(bend) * xp.sqrt(m) * math.sqrt(2.0), 6, xp=xp)
     long, short = xp.maximum(length, cross), xp.minimum(length, cross)
     share = short / xp.where(long > 0, long, xp.ones_like(long))
     half = rounding.up(length / 2 + long / 2 * xp.sqrt(1 + share * share), 10, xp=xp)
     radius = rounding.down(m / xp.where(half > 0, half, xp.ones_like(half)), 2, xp=xp)
-    endless = xp.where(m > 0, xp.full_like(m, float(xp.finfo(dtype).max)), xp.zeros_like(m))
-    result: ArrayT = rounding.to_dtype(xp.where(half == 0, endless, radius), dtype, "down", xp=xp)
-    return result
+    infinite = xp.where(m > 0, xp.full_like(m, float(xp.finfo(m.dtype).max)), xp.zeros_like(m))
+    return rounding.to_dtype(xp.where(half == 0, infinite, radius), m.dtype, "down", xp=xp)
 
 
 def _second_derivative(activation: Any) -> float:

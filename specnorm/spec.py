@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args, get_type_hints
@@ -39,7 +40,11 @@ class Layer(TypedDict, total=False):
 
 
 class Geometry(Layer, total=False):
-    """`Layer`, and ``input_shape``: the layer's spatial input sizes, or None for every input size at once."""
+    """`Layer`, and ``input_shape``: the layer's spatial input sizes, or None for every input size at once.
+
+    Circular padding with a stride: None speaks about every size that the stride divides. At another one the border is
+    met at another phase, and the norm may be larger; the bound with ``stride=1`` holds there too.
+    """
 
     input_shape: int | Sequence[int] | None
 
@@ -64,14 +69,15 @@ class ConvSpec:
     transposed : bool
         Whether the kernel is stored ``(cin, cout // groups, *kernel_shape)`` and acts as a transposed convolution.
     layout : str or None
-        How the axes of the caller's array are ordered; None is torch's order. O and I name torch's first and second
-        axis, so for ``transposed`` too "HWIO" is torch's order reversed: Keras's ``(h, w, cout // groups, cin)``.
+        How the axes of the caller's array are ordered; None is torch's order, also where it was given by name. O and
+        I name torch's first and second axis, so for ``transposed`` too "HWIO" is torch's order reversed: Keras's
+        ``(h, w, cout // groups, cin)``.
     padding_mode : str
         ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
     padding : tuple of (int, int)
         Before and after, per axis; empty: "same".
     input_shape : tuple of int or None
-        Spatial sizes of the layer's input; None is the supremum over all sizes.
+        Spatial sizes of the layer's input; None is the supremum over all sizes (see `sizes`).
     """
 
     cout: int
@@ -124,6 +130,17 @@ class ConvSpec:
         """Shape (m, p, *block_kernel_shape) of one canonical block; a layer has ``groups`` of them."""
         first, second = self.stored_channels
         return (first // self.groups, second * math.prod(self.phases), *self.block_kernel_shape)
+
+    @property
+    def divided(self) -> bool:
+        """Whether only sizes that the stride divides are spoken about: circular padding that is wrapped into."""
+        wrapped = (s > 1 and sum(pads) > 0 for s, pads in zip(self.stride, self.padding, strict=True))
+        return self.padding_mode == "circular" and not self.transposed and any(wrapped)
+
+    @property
+    def sizes(self) -> str:
+        """Which input sizes a promise without ``input_shape`` is about, in words."""
+        return "every input size that the stride divides" if self.divided else "every input size"
 
     @property
     def periods(self) -> tuple[int, ...]:
@@ -217,6 +234,8 @@ class ConvSpec:
         transposed = _flag("transposed", geometry.get("transposed", False))
         layout = geometry.get("layout")
         first, second, kernel_shape = _split_axes(shape, layout)
+        if layout is not None and layout.startswith("OI"):
+            layout = None  # torch's order by its name: the same problem
         ndim = len(kernel_shape)
         groups = _count("groups", geometry.get("groups", 1))
         if first % groups:
@@ -246,7 +265,9 @@ class ConvSpec:
             if circular and any(n % s for n, s in zip(input_shape, stride, strict=True)):
                 raise GeometryError(
                     f"stride={stride} does not divide input_shape={input_shape}: circular padding needs it to. "
-                    "Choose an input_shape divisible by the stride, or leave input_shape out for a bound at every size."
+                    "Choose an input_shape divisible by the stride. For a bound at this size leave input_shape out and "
+                    "give stride=1: outputs are a selection of those. Without input_shape, a bound with the stride "
+                    "speaks about every input size that the stride divides."
                 )
             if mode == "reflect" and any(max(pads) >= n for pads, n in zip(padding, input_shape, strict=True)):
                 raise GeometryError(
@@ -256,6 +277,27 @@ class ConvSpec:
         return cls(cout, cin, kernel_shape, stride, dilation, groups, transposed, layout, mode, padding, input_shape)
 
 
+def at_every_size(geometry: dict[str, Any]) -> dict[str, Any]:
+    """Geometry whose bounds without ``input_shape`` hold at every size without condition.
+
+    Circular padding with a stride that does not divide the size: the norm can exceed the strided supremum. Outputs are
+    a selection of those at stride 1, whose bounds hold.
+
+    Parameters
+    ----------
+    geometry : dict
+        See `Geometry`.
+
+    Returns
+    -------
+    dict
+    """
+    circular = geometry.get("padding_mode", "circular") == "circular" and not geometry.get("transposed", False)
+    padding = geometry.get("padding", "same")
+    wrapped = padding > 0 if isinstance(padding, int) else padding == "same" or any(max(p) > 0 for p in padding)
+    return {**geometry, "stride": 1} if circular and wrapped and "stride" in geometry else geometry
+
+
 def padding_copies(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
     """Largest number of copies of one pixel that padding makes of an axis of n pixels; None: of any size."""
     if mode == "circular":
@@ -263,6 +305,10 @@ def padding_copies(before: int, after: int, n: int | None, mode: PaddingMode) ->
     if mode == "replicate":
         return 1 + (max(before, after) if n is not None and n > 1 else before + after)
     if mode == "reflect":
+        if n is not None and max(before, after) >= n:
+            # Back and forth, as often as it takes.
+            turn = max(2 * (n - 1), 1)
+            return max(Counter(min(p % turn, turn - p % turn) for p in range(-before, n + after)).values())
         both = before > 0 and after > 0
         # One pixel lies in both borders: 1 <= i <= before and n - 1 - after <= i <= n - 2.
         overlap = n is None or max(1, n - 1 - after) <= min(before, n - 2)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from specnorm import api, backends
+from specnorm import api, backends, matrices
 from specnorm.backends import API_VERSION, Backend
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import METHODS, Method
@@ -454,9 +454,9 @@ def check_stacks(trial: Trial) -> None:
     rtol = _tolerance(trial, stack, "exact")
     # The one comparison with a number that no plugin had a hand in: NumPy's own singular values.
     references: dict[Callable[[Any], Any], Any] = {
-        api.matrix_norm: np.linalg.svd(stack, compute_uv=False)[..., 0],
-        api.gram_iteration: api.gram_iteration(stack),
-        api.power_iteration: api.power_iteration(stack),
+        matrices.matrix_norm: np.linalg.svd(stack, compute_uv=False)[..., 0],
+        matrices.gram_iteration: matrices.gram_iteration(stack),
+        matrices.power_iteration: matrices.power_iteration(stack),
     }
     for function, reference in references.items():
         found = function(x)

@@ -25,30 +25,39 @@ class ArrayOps(Protocol):
         """The array API namespace."""
 
     @property
-    def static_shapes(self) -> bool:
-        """Whether each new array shape costs a compilation."""
+    def traced(self) -> bool:
+        """Whether the arrays stand for values not known yet."""
 
     @property
-    def shares(self) -> int:
-        """Devices that `spread` shares frequencies out to."""
+    def may_branch(self) -> bool:
+        """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the arrays lie in the host's memory, where NumPy or the like computes with them."""
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether work is queued on a device, so that reading a value waits for all of it."""
+
+    @property
+    def wide_dtype(self) -> Literal["float32", "float64"]:
+        """Widest real dtype of the device: what proofs are computed in."""
+
+    @property
+    def exact_float32(self) -> bool:
+        """Whether products of float32 numbers have float32's precision."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the intermediate arrays of one step may take."""
+
+    @property
+    def shards(self) -> int:
+        """Devices that `shard` lays frequencies out over."""
 
     def device(self, x: Array) -> Any:
         """Device of ``x``."""
-
-    def is_traced(self, x: Array) -> bool:
-        """Whether ``x`` stands for values not known yet."""
-
-    def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
-        """Widest real dtype on the device of ``x``: the one proofs are computed in."""
-
-    def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
-        """Dtype to compute in when ``dtype`` was asked for; wider where the library would lower precision."""
-
-    def sees(self, x: Array) -> bool:
-        """Whether a loop may end by what it finds."""
-
-    def on_host(self, x: Array) -> bool:
-        """Whether ``x`` lies in the host's memory, where NumPy or the like computes with it."""
 
     def loop(
         self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
@@ -58,11 +67,14 @@ class ArrayOps(Protocol):
     def cholesky_ok(self, a: Array) -> Array:
         """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""
 
+    def check_cholesky(self, a: Array) -> None:
+        """Refuse a library whose Cholesky factorisation does not fail where it must."""
+
     def complex(self, real: Array, imag: Array) -> Array:
         """Complex array from its parts."""
 
-    def spread(self, x: Array) -> Array:
-        """Lay rows out over several devices."""
+    def shard(self, x: Array) -> Array:
+        """Lay rows, one a frequency, out over several devices."""
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Copy a host array to the device of ``like``."""

@@ -1,4 +1,5 @@
-"""The `xp` fixture: one array library at a time. And the hypothesis profiles.
+"""The `xp` fixture: one array library at a time. The marks that say which libraries a test has a part in. And the
+hypothesis profiles.
 
 ``SPECNORM_TEST_BACKENDS=numpy,torch`` restricts the libraries; one that is named there must be usable, or its tests
 fail instead of being skipped. ``SPECNORM_HYPOTHESIS_PROFILE`` is ``ci`` (default) or ``nightly``.
@@ -7,8 +8,9 @@ fail instead of being skipped. ``SPECNORM_HYPOTHESIS_PROFILE`` is ``ci`` (defaul
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
+import parts
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -46,3 +48,32 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Lib]:
         yield lib
     finally:
         manager.__exit__(None, None, None)
+
+
+# -- which libraries a test has a part in --------------------------------------------------------------------------
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each item with its libraries, before ``-m`` chooses; ``several`` where it has a part in more than one."""
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        top = item.cls.__name__ if item.cls else item.originalname
+        callspec = getattr(item, "callspec", None)
+        found = parts.libraries(item.path, top, callspec.params.values() if callspec else ())
+        for name in found:
+            item.add_marker(name)
+        if len({mark.name for mark in item.iter_markers()} & set(parts.WORDS)) > 1:
+            item.add_marker("several")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail what is skipped for want of a library whose mark it lacks: no session would run it."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and not hasattr(report, "wasxfail"):
+        lost = parts.missing(report.longrepr[2]) - {mark.name for mark in item.iter_markers()}
+        if lost:
+            words = ", ".join(sorted(lost))
+            report.outcome = "failed"
+            report.longrepr = f"{report.longrepr[2]}; no session runs this: mark it with {words} (tests/parts.py)"
+    return report

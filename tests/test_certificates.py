@@ -225,6 +225,17 @@ def test_the_radius_is_rounded_down(m: float, g: list[float], bend: float, dtype
         assert not inside(radius * Fraction(1 + 1e-13))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("m", "bend", "g"), [(10, 1, 0), (10, 1, 1), (7, 3, 0), (1, 1, 0), (9, 5, 2), (2**30, 3, 1)])
+def test_radii_of_subnormal_numbers(m: int, bend: int, g: int, dtype: str) -> None:
+    """In units of the smallest number there is, where every rounding is one of half a unit: 5 instead of sqrt(20)."""
+    unit = float(np.finfo(dtype).smallest_subnormal)
+    numbers = [np.asarray(k * unit, dtype=dtype) for k in (m, g, bend)]
+    r = Fraction(float(specnorm.certified_radius(numbers[0], numbers[1][None], numbers[2])))
+    assert g * r + Fraction(bend) * r * r / 2 <= m
+    assert g or r > 0
+
+
 def test_special_radii() -> None:
     def radius(m: float, g: list[float], bend: float) -> float:
         return float(specnorm.certified_radius(m, np.array(g), bend))

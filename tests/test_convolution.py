@@ -21,7 +21,7 @@ from specnorm.spec import ConvSpec
 
 def operator(lib: Lib, kernel: NDArray[Any], spec: ConvSpec, **options: Any) -> Convolution:
     kernels = lib.asarray(kernel[None])
-    return Convolution(kernels, spec, ops=Execution(lib.backend, lib.backend.namespace(kernels)), **options)
+    return Convolution(kernels, spec, ops=Execution.of(lib.backend, kernels), **options)
 
 
 def valid(layer: Layer) -> bool:

@@ -36,6 +36,8 @@ from specnorm.runtime.execution import Execution
 from specnorm.search import branch_and_bound, tuning
 from specnorm.search.incumbent import Incumbent
 
+pytestmark = pytest.mark.long
+
 OPS = Execution(NumpyBackend(), xp)
 
 Violations = list[str]
@@ -201,9 +203,7 @@ def smallest_found_too_early() -> Violations:
     """The smallest unfolding, from a Lanczos run that stops at its first look, far below the norm."""
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanczos, "DIRECT", 0)
-        patch.setattr(lanczos, "FIRST", 1)
-        patch.setattr(lanczos, "LIMIT", 1)
+        patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct=0, first=1, limit=1))
         return [x for x in over(cases, Claims.unfoldings) if "f4_bound" in x]
 
 

@@ -83,7 +83,7 @@ def test_a_step_is_pure(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tn", "f4", "power"])
-def test_steps_climb_to_the_norm_from_anywhere(name: str) -> None:
+def test_steps_rise_to_the_norm_from_anywhere(name: str) -> None:
     """Monotone, from the vectors of another kernel; without sweeps nothing moves."""
     method, geometry = METHODS[name]
     kernel = normal(4, 3, 3, 2)
@@ -160,7 +160,7 @@ def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
         if name != "tn":
             for k in state:
                 np.testing.assert_allclose(xp.to_numpy(after[j][k]), xp.to_numpy(state[k]), atol=1e-4)
-        # Lower climbers of TN may stand in another order: the value there tells.
+        # Lower iterates of TN may stand in another order: the value there tells.
         held, alone = (specnorm.step(kernel, method, x, sweeps=0, **layers[j])[0] for x in (after[j], state))
         assert xp.number(held) == pytest.approx(xp.number(alone), rel=1e-5)
 
@@ -188,6 +188,8 @@ def test_refusals() -> None:
         specnorm.step(kernel, specnorm.FantasticFour(), state)
     with pytest.raises(specnorm.MethodError, match="the state holds"):
         specnorm.step(normal(4, 5, 3, 2), TN, state)
+    with pytest.raises(specnorm.MethodError, match=r"holds \{'climbers'.* keeps \{'iterates'"):
+        specnorm.step(kernel, TN, {"climbers": state["iterates"]})
     with pytest.raises(specnorm.MethodError, match="sweeps"):
         specnorm.step(kernel, TN, state, sweeps=-1)
     with pytest.raises(specnorm.MethodError, match="2 kernels"):

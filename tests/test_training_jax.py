@@ -436,7 +436,7 @@ print("equal")
 
 
 def test_sharded_kernels_and_states() -> None:
-    """Kernels split over output channels and states over climbers, on eight devices made of the host."""
+    """Kernels split over output channels and states over iterates, on eight devices made of the host."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(
         [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=300, check=False

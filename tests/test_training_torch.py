@@ -156,7 +156,7 @@ def test_state_moves_in_training_alone() -> None:
     assert all(torch.equal(x, before[k]) for k, x in layer.state_dict().items())
     layer.train()
     assert not torch.equal(layer.weight, first)
-    assert not torch.equal(layer.parametrizations.weight[0].climbers, before["parametrizations.weight.0.climbers"])
+    assert not torch.equal(layer.parametrizations.weight[0].iterates, before["parametrizations.weight.0.iterates"])
 
 
 def test_zero_layer() -> None:
@@ -194,7 +194,7 @@ def test_rescaled_layers_are_1_lipschitz_at_every_step() -> None:
 def test_refusals() -> None:
     nn = torch.nn
     with pytest.raises(specnorm.GeometryError, match="no layer that is read"):
-        specnorm_torch.spectral_norm(nn.Bilinear(2, 2, 2))
+        specnorm_torch.spectral_norm(nn.PReLU(), "weight")
     with pytest.raises(specnorm.KernelError, match="no tensor 'nothing'"):
         specnorm_torch.spectral_norm(nn.Linear(2, 2), "nothing")
     with pytest.raises(specnorm.MethodError, match="n_power_iterations"):
@@ -362,7 +362,7 @@ def test_layers_of_about_one_size_are_one_batch() -> None:
 def test_a_step_on_a_gpu_waits_for_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it runs there: in torch, and with the effort that every step makes where none can be told to need it."""
     monkeypatch.setattr(specnorm_torch.TorchBackend, "numpy_view", lambda *_: False)
-    monkeypatch.setattr(specnorm_torch.TorchBackend, "sees", lambda *_: False)
+    monkeypatch.setattr(specnorm_torch.TorchBackend, "asynchronous", lambda *_: True)
     model = network()
     penalty = specnorm_torch.SpectralPenalty(model)
     read: list[str] = []
@@ -421,7 +421,7 @@ def test_compiled_step(compiler: str) -> None:
         x = moved.clone().requires_grad_()
         value, after = call(x, state)
         value.backward()
-        found.append((value.detach(), x.grad, after["climbers"]))
+        found.append((value.detach(), x.grad, after["iterates"]))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -659,11 +659,15 @@ def test_audit_keeps_what_it_cannot_serve_as_a_row() -> None:
         def forward(self, x: Any) -> Any:
             return self.used(x)
 
-    report = specnorm_torch.audit(Net(), (2, 5, 5), methods=("tn", "power", "fft"))
+    net = Net()
+    report = specnorm_torch.audit(net, (2, 5, 5), methods=("tn", "power", "fft"))
     used, unused = report.layers
     assert "did not call" in str(unused.reason)
     assert unused.upper is not None, "what holds at every size is told"
-    assert used.reason is not None, "fft serves circular padding alone"
+    assert used.reason is None
+    symbol = torch.fft.fft2(net.used.weight.detach().double(), (5, 5)).permute(2, 3, 0, 1)
+    circular = float(torch.linalg.matrix_norm(symbol, 2).max())
+    assert used.values["fft"] == pytest.approx(circular, rel=1e-6), "of the circular layer, as specnorm.audit answers"
     assert used.values["power"] == pytest.approx(used.lower, rel=2e-3)
     with pytest.raises(specnorm.MethodError, match="unknown"):
         specnorm_torch.audit(Net(), (2, 5, 5), methods=("nothing",))

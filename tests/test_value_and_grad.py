@@ -26,7 +26,7 @@ def geometry(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"input_shape": (5,) * (len(shape) - 2)} if name in WITH_SIZE else {}
 
 
-NAMES = [name for name, cls in METHODS.items() if cls().value_shape(ConvSpec.of((2, 2))) == ()]
+NAMES = [name for name, cls in METHODS.items() if cls().needs(ConvSpec.of((2, 2))).value_shape == ()]
 every = pytest.mark.parametrize("name", NAMES)
 
 

@@ -21,7 +21,7 @@ class CupyBackend(Backend):
 
     name: ClassVar[str] = "cupy"
     framework: ClassVar[str] = "cupy"
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
 
     def is_array(self, x: object) -> bool:
         """Arrays on a CUDA device."""
@@ -45,10 +45,10 @@ class CupyBackend(Backend):
         del x
         return "float64" if os.environ.get("CUPY_TF32", "0") not in ("", "0") else dtype
 
-    def sees(self, x: Array) -> bool:
-        """Not without waiting for the device."""
+    def asynchronous(self, x: Array) -> bool:
+        """Always: reading a value waits for the device."""
         del x
-        return False
+        return True
 
     def cholesky_ok(self, a: Array) -> Array:
         """Per matrix, with cuSOLVER's verdict asked for: by default CuPy drops it and returns a plausible factor."""

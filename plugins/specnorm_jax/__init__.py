@@ -83,7 +83,7 @@ class JaxBackend(Backend):
 
     name: ClassVar[str] = "jax"
     framework: ClassVar[str] = "jax"
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     static_shapes: ClassVar[bool] = True
     proofs: ClassVar[Literal["device", "host"]] = "host"
 
@@ -120,11 +120,13 @@ class JaxBackend(Backend):
         del x
         return "float64" if jax.config.jax_enable_x64 else "float32"  # type: ignore[attr-defined]
 
-    def precise(self, x: Array) -> contextlib.AbstractContextManager[object]:
-        """Full matrix-product precision (GPUs and TPUs default to less)."""
+    @contextlib.contextmanager
+    def precise(self, x: Array) -> Iterator[None]:
+        """Full matrix-product precision (GPUs and TPUs default to less), and dtypes and ranks promoted as usual."""
         del x
-        context: contextlib.AbstractContextManager[object] = jax.default_matmul_precision("highest")
-        return context
+        promoted = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+        with jax.default_matmul_precision("highest"), promoted[0], promoted[1]:
+            yield
 
     def loop(
         self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
@@ -135,26 +137,29 @@ class JaxBackend(Backend):
 
     def cholesky_ok(self, a: Array) -> Array:
         """JAX marks a failure by NaN in that matrix alone, and lets infinities pass."""
-        factor = jax.lax.linalg.cholesky(a, symmetrize_input=False)
-        diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
-        return jnp.isfinite(a).all((-2, -1)) & jnp.isfinite(diagonal).all(-1)
+        return _cholesky_ok(a)
+
+    def check_cholesky(self, like: Array) -> None:
+        """With values, also while a function is traced."""
+        with jax.ensure_compile_time_eval():
+            super().check_cholesky(like)
 
     def complex(self, real: Array, imag: Array) -> Array:
         """Return ``lax.complex``."""
         return jax.lax.complex(real, imag)
 
     @property
-    def shares(self) -> int:
-        """Devices that share the frequencies out."""
+    def shards(self) -> int:
+        """Devices that the frequencies are laid out over."""
         if self.sharding is None:
             return 1
         return math.prod(self.sharding.mesh.shape[name] for name in self.sharding.spec[0])
 
-    def spread(self, x: Array) -> Array:
+    def shard(self, x: Array) -> Array:
         """Tell the compiler where each row is wanted; it carries that on to what is computed from them."""
         if self.sharding is None:
             return x
-        missing = -x.shape[0] % self.shares
+        missing = -x.shape[0] % self.shards
         if missing:
             x = jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)])
         return jax.lax.with_sharding_constraint(x, self.sharding)  # type: ignore[no-untyped-call]
@@ -211,6 +216,14 @@ class JaxBackend(Backend):
         return _first_order(x)
 
 
+@jax.jit
+def _cholesky_ok(a: Array) -> Array:
+    """Compiled also on its own, so that it is tried as it is used: what a flag breaks may depend on that."""
+    factor = jax.lax.linalg.cholesky(a, symmetrize_input=False)
+    diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
+    return jnp.isfinite(a).all((-2, -1)) & jnp.isfinite(diagonal).all(-1)
+
+
 BACKEND = JaxBackend()
 
 
@@ -260,7 +273,7 @@ class _Seen:
 
 
 def _by_value(program: Program, kernels: Array) -> bool:
-    return program.method.searches(program.spec) and not BACKEND.is_traced(kernels)
+    return program.execution(kernels, backend=BACKEND).in_numpy
 
 
 def _run(

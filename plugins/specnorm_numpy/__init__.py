@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -15,10 +16,18 @@ _BATCH = 2**18
 _LAPACK: Any = getattr(getattr(np.linalg, "_umath_linalg", None), "cholesky_up", None)
 """What ``np.linalg.cholesky`` calls; it alone takes an output, and puts NaN where there is no factor. Not public."""
 _HEAP = 31 * 2**20
-"""Bytes that are asked for and freed once, untouched, when this module is imported. glibc gives memory back with almost
-every large array that is freed, and has it cleared page by page for the next one: a third of a search's time. How much
-it keeps instead follows the largest array ever freed, up to 32 MiB."""
-np.empty(_HEAP, dtype=np.uint8)
+"""Bytes that `_keep_freed_memory` asks for."""
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Ask for a large array once a process, before the first proof, and free it untouched.
+
+    glibc gives memory back with almost every large array that is freed, and has it cleared page by page for the next
+    one: a third of a search's time. How much it keeps instead follows the largest array ever freed, up to 32 MiB.
+    Elsewhere the call does nothing of use, and costs nothing.
+    """
+    np.empty(_HEAP, dtype=np.uint8)
 
 
 def _upper_factors(a: Any, out: Any) -> Any:
@@ -38,7 +47,7 @@ class NumpyBackend(Backend):
 
     name: ClassVar[str] = "numpy"
     framework: ClassVar[str] = "numpy"
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
 
     def is_array(self, x: object) -> bool:
         """Arrays and NumPy scalars (which count as 0-d arrays)."""
@@ -72,6 +81,7 @@ class NumpyBackend(Backend):
         The upper factor of the transpose is the lower one, conjugated, and both lie in LAPACK's order: the copies that
         ``np.linalg.cholesky`` makes on the way there and back take longer than the factorisation.
         """
+        _keep_freed_memory()
         flat = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
         ok = np.zeros(len(flat), dtype=np.bool_)
         step = min(len(flat), max(1, _BATCH // (flat.itemsize * max(1, flat.shape[-1]) ** 2)))

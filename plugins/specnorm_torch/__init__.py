@@ -19,11 +19,13 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function
 
 from specnorm.backends import Backend
-from specnorm.errors import SecondDerivativeError
-from specnorm.runtime.program import program
+from specnorm.errors import KernelError, SecondDerivativeError
+from specnorm.runtime.program import keep, program
 from specnorm.types import Array
 from specnorm_torch.auditing import audit
-from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, certify_, spectral_norm, spectral_rescaling
+from specnorm_torch.baking import bake_, baked
+from specnorm_torch.certifying import certify_
+from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, spectral_norm, spectral_rescaling
 from specnorm_torch.modules import geometry_of
 from specnorm_torch.networks import network_bound
 from specnorm_torch.penalty import SpectralPenalty
@@ -39,6 +41,8 @@ __all__ = [
     "SpectralRescaling",
     "TorchBackend",
     "audit",
+    "bake_",
+    "baked",
     "certify_",
     "geometry_of",
     "network_bound",
@@ -52,7 +56,7 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
     framework: ClassVar[str] = "torch"
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     model_formats: ClassVar[Mapping[str, str]] = {"pytorch": "read_checkpoint"}
 
     def is_array(self, x: object) -> bool:
@@ -130,11 +134,11 @@ class TorchBackend(Backend):
         """Copy to the device of ``like``."""
         return torch.tensor(np.asarray(x, order="C"), device=like.device)  # torch refuses negative strides
 
-    def sees(self, x: Array) -> bool:
-        """On the CPU."""
-        return bool(x.device.type == "cpu")
+    def asynchronous(self, x: Array) -> bool:
+        """Anywhere but on the CPU."""
+        return bool(x.device.type != "cpu")
 
-    def adopt(self, x: np.ndarray, like: Array) -> Array:
+    def share_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Share its memory on the CPU."""
         return torch.from_numpy(x) if self.numpy_view(like) and x.ndim and x.flags.carray else self.from_numpy(x, like)
 
@@ -152,7 +156,9 @@ class TorchBackend(Backend):
         use a function of several.
         """
         count, several = len(program.method.stats), bool(program.value_shape)
-        if program.method.searches(program.spec) and self.is_traced(kernels):
+        if program.needs.searches and self.is_traced(kernels):
+            if kernels.is_meta and program.method.name != "tn":
+                raise KernelError("the tensor has no values: it is on the device 'meta'. Load its values first.")
             program.method.refuse_tracer(program.spec)
         need = "value"
         if torch.compiler.is_compiling():
@@ -279,6 +285,7 @@ def _evaluate(kernels: Tensor, key: str, need: str) -> list[Tensor]:
 @_evaluate.register_fake
 def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
     """Shapes and dtypes, by running the program once with its loops cut to a single round."""
+    keep(key)  # the graph that is traced here carries the key alone
     return [torch.empty_like(x) for x in _run(kernels, key, need, _SHAPES)]
 
 
@@ -308,7 +315,7 @@ def _step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[T
 @_step.register_fake
 def _step_fake(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
     del sweeps
-    plan = program(key)
+    plan = keep(key)
     dtype = getattr(torch, plan.result_dtype)
     value = kernels.new_empty(kernels.shape[: kernels.ndim - len(plan.shape)], dtype=dtype)
     return [value, kernels.new_empty(kernels.shape, dtype=dtype), *(torch.empty_like(x) for x in state)]
@@ -335,6 +342,9 @@ class _ShapesOnly(TorchBackend):
         del x
         return True
 
+    def check_cholesky(self, like: Array) -> None:
+        del like
+
     def loop(
         self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
     ) -> tuple[Array, ...]:
@@ -359,13 +369,13 @@ class _Attach(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         del output
         kernels, _, key, *residuals = inputs
-        ctx.key = key
+        ctx.program = program(key)  # kept alive by the graph
         ctx.save_for_backward(kernels, *residuals)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         kernels, *residuals = ctx.saved_tensors
-        gradient = program(ctx.key).pullback(tuple(residuals), cotangent, backend=BACKEND)
+        gradient = ctx.program.pullback(tuple(residuals), cotangent, backend=BACKEND)
         guarded = _Guard.apply(gradient, kernels)  # type: ignore[no-untyped-call]
         return (guarded, None, None, *(None for _ in residuals))
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from specnorm.networks import Node
-from specnorm.proof import host
 
 MAX_ENTRIES = 2**24
 """Entries of an input whose copies are counted by running an operator on their numbers."""
@@ -60,7 +59,7 @@ class Call:
 class Translation:
     """What becomes of an operator: a rule, its parameters, and its inputs if not all that depend on the network's.
 
-    ``before`` are nodes to add first; ``kernel``, ``weight``, ``geometry``, ``spatial`` describe a layer.
+    ``before`` are nodes to add first; ``kernel``, ``weight``, ``geometry``, ``spatial``, ``turned`` describe a layer.
     """
 
     rule: str
@@ -71,20 +70,15 @@ class Translation:
     weight: Tensor | None = None
     geometry: Mapping[str, Any] = field(default_factory=dict)
     spatial: int = 0
+    turned: bool = False
 
 
 Rule = Callable[[Call], Translation]
 _PRODUCT = {"reason": "it is a product of two values that depend on the input, which has no constant"}
 
 
-def _only(call: Call, *names: str) -> bool:
-    """Whether no other argument depends on the inputs."""
-    return all(name in names for name in call.arguments if call.is_data(str(name)))
-
-
 def _select(call: Call) -> Translation:
-    used = [source for source in call.node.all_input_nodes if source.name in call.data]
-    return Translation("select") if len(used) == 1 else Translation("unknown")
+    return Translation("select", {}, (str(call["self"].name),))
 
 
 def _dropout(call: Call) -> Translation:
@@ -97,55 +91,35 @@ def _function(function: str) -> Rule:
     return lambda _: Translation("pointwise", {"function": function})
 
 
-def _slope(alpha: float) -> Translation:
-    return Translation("pointwise", {"function": "linear", "alpha": alpha})
-
-
-def _elu(call: Call) -> Translation:
-    scale, bent = abs(call["scale"]), abs(call["alpha"] * call["scale"] * call["input_scale"])
-    return _slope(max(scale, host.raised(bent, 2)))
+def _parametric(function: str, **names: str) -> Rule:
+    """A function with parameters: its own name of each -> torch's."""
+    return lambda call: Translation(
+        "pointwise", {"function": function} | {name: float(call[given]) for name, given in names.items()}
+    )
 
 
 def _prelu(call: Call) -> Translation:
     weight: Tensor = call["weight"]
-    return Translation("pointwise", {"function": "leaky", "alpha": float(weight.abs().max())})
-
-
-def _threshold(call: Call) -> Translation:
-    return (
-        Translation("pointwise", {"function": "clip"}) if call["threshold"] == call["value"] else Translation("unknown")
+    return Translation(
+        "pointwise", {"function": "leaky", "alpha": float(weight.abs().max()) if weight.numel() else 0.0}
     )
 
 
-def _clip(call: Call) -> Translation:
-    if not _only(call, "self"):
-        return Translation("unknown")
-    return Translation("broadcast") if _grows(call, "self") else Translation("pointwise", {"function": "clip"})
-
-
-def _grows(call: Call, name: str) -> bool:
-    return call.shape(name) != call.shape()
+def _gelu(call: Call) -> Translation:
+    function = {"none": "gelu", "tanh": "gelu_tanh"}.get(call["approximate"], f"gelu of {call['approximate']!r}")
+    return Translation("pointwise", {"function": function})
 
 
 def _add(call: Call) -> Translation:
     """Sum, also weighted, also with constants."""
-    alpha = abs(float(call["alpha"]))
-    subtrahend = "self" if call.name == "rsub" else "other"
-    if call.is_data("self") and call.is_data("other"):
-        names = {name: str(call[name].name) for name in ("self", "other")}
-        before: tuple[Node, ...] = ()
-        if alpha != 1:
-            scaled = f"{call.node.name}.alpha"
-            source = names[subtrahend]
-            before = (
-                Node(scaled, "scale", call.name, (source,), call.shape(subtrahend), {"values": alpha, "exact": True}),
-            )
-            names[subtrahend] = scaled
-        return Translation("add", {}, tuple(names.values()), before)
-    data = "self" if call.is_data("self") else "other"
-    if alpha != 1 and data == subtrahend:
-        return Translation("scale", {"values": alpha, "exact": True})
-    return Translation("broadcast") if _grows(call, data) else Translation("select", {"shift": True})
+    alpha, weighted = abs(float(call["alpha"])), "self" if call.name == "rsub" else "other"
+    names = {name: str(call[name].name) for name in ("self", "other") if call.is_data(name)}
+    before: tuple[Node, ...] = ()
+    if weighted in names and alpha != 1:
+        source, names[weighted] = names[weighted], f"{call.node.name}.alpha"
+        params = {"values": alpha, "exact": True}
+        before = (Node(names[weighted], "scale", call.name, (source,), call.shape(weighted), params),)
+    return Translation("add", {"shift": True} if len(names) == 1 else {}, tuple(names.values()), before)
 
 
 def _multiply(call: Call) -> Translation:
@@ -169,8 +143,6 @@ def _gated(x: Any, gate: Any) -> Translation | None:
 
 
 def _divide(call: Call) -> Translation:
-    if call.is_data("other") or call.arguments.get("rounding_mode") is not None:
-        return Translation("unknown", {"reason": "it divides by a value that depends on the input, or rounds"})
     return _scaled(call, "self", 1 / torch.as_tensor(call["other"], dtype=torch.float64))
 
 
@@ -179,7 +151,7 @@ def _scaled(call: Call, data: str, constant: Any) -> Translation:
     exact = call.name == "mul"
     ndim = len(call.shape())
     wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
-    if len(wide) == 1 and not _grows(call, data):
+    if len(wide) == 1 and call.shape(data) == call.shape():
         channel = ndim - values.ndim + wide[0]
         return Translation("scale", {"values": values.reshape(-1).numpy(), "channel": channel, "exact": exact})
     return Translation("scale", {"values": values.numpy(), "exact": exact})
@@ -198,14 +170,14 @@ def _stack(call: Call) -> Translation:
     return Translation("stack", {}, tuple(str(x.name) for x in call["tensors"] if isinstance(x, torch.fx.Node)))
 
 
-def _where(call: Call) -> Translation:
-    return Translation("unknown") if call.is_data("condition") else Translation("extreme")
-
-
 def _extreme(call: Call) -> Translation:
-    if call.is_data("self") and call.is_data("other"):
-        return Translation("extreme", {}, (str(call["self"].name), str(call["other"].name)))
-    return Translation("broadcast")
+    """Entrywise maximum, minimum or choice of any of several values."""
+    names = ("self", "other", "min", "max", "value", "src")
+    return Translation("extreme", {}, tuple(str(call[name].name) for name in names if call.is_data(name)))
+
+
+def _scatter(call: Call) -> Translation:
+    return replace(_extreme(call), rule="stack")
 
 
 def _axes(call: Call, name: str = "dim") -> list[int]:
@@ -229,15 +201,14 @@ def _log_softmax(call: Call) -> Translation:
 
 def _copies(call: Call) -> Translation:
     """Count copies by running the operator on the numbers of its input's entries."""
-    if not _only(call, "self"):
-        return Translation("unknown")
-    shape = call.shape("self")
+    source = "input" if "input" in call.arguments else "self"
+    shape = call.shape(source)
     if math.prod(shape) > MAX_ENTRIES or math.prod(call.shape()) > MAX_ENTRIES:
         return Translation("unknown", {"reason": "its input is too large to count its copies"})
     numbers = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
-    named = {name: value for name, value in call.arguments.items() if name not in ("overload", "self")}
+    named = {name: value for name, value in call.arguments.items() if name not in ("overload", source)}
     out = call.node.target(numbers, **named)
-    return Translation("copies", {"copies": int(torch.bincount(out.reshape(-1).to(torch.int64)).max())})
+    return Translation("copies", {"copies": max(torch.bincount(out.reshape(-1).to(torch.int64)).tolist(), default=0)})
 
 
 def _pad(call: Call) -> Translation:
@@ -257,8 +228,6 @@ def _per_axis(value: Any, ndim: int) -> tuple[int, ...]:
 
 def _convolution(ndim: int, *, transposed: bool = False) -> Rule:
     def translate(call: Call) -> Translation:
-        if not _only(call, "input"):
-            return Translation("unknown", _PRODUCT)
         padding, extra = call["padding"], _per_axis(call.arguments.get("output_padding", 0), ndim)
         pairs: Any = "same"
         if padding != "same":
@@ -290,12 +259,12 @@ def _matrix(weight: str, data: str) -> Rule:
         kernel, x = (weight, data) if call.is_data(data) else (data, weight)
         if call.is_data(kernel):
             return Translation("unknown", _PRODUCT)
-        if call[kernel].ndim != 2 or not _only(call, x):
-            return Translation("unknown")
         matrix: Tensor = call[kernel]
-        # Outputs first, as `linear` has them; from the left they are not the last axis of the result.
-        turned = matrix if call.name == "linear" else matrix.T
-        return replace(_layer(turned, {}, 0), params={"foldable": kernel == weight}, weight=matrix)
+        if matrix.ndim != 2 or not call.is_data(x):
+            return Translation("unknown", {"reason": f"its constant matrix has shape {tuple(matrix.shape)}"})
+        # From the left the outputs are not the last axis of the result.
+        params = {"foldable": kernel == weight, "alpha": abs(float(call.arguments.get("alpha", 1)))}
+        return replace(_layer(matrix, {}, 0), params=params, turned=call.name != "linear")
 
     return translate
 
@@ -322,33 +291,30 @@ def _adaptive(ndim: int, rule: str) -> Rule:
     return lambda _: Translation(rule, {"adaptive": True, "spatial": ndim})
 
 
-def _resize(mode: str, coordinates: str, nearest: str = "floor") -> Rule:
-    def translate(call: Call) -> Translation:
-        before, after = call.shape("input" if "input" in call.arguments else "self"), call.shape()
-        each = [call.arguments.get(name) for name in ("scales", "scales_d", "scales_h", "scales_w")]
-        given = call.arguments.get("scale_factors") or [f for f in each if f is not None]
-        spatial = len(given) if given else len(before) - 2
-        scales = [Fraction(1)] * (len(before) - spatial)
-        sizes = list(zip(before, after, strict=True))[-spatial:]
-        scales += [Fraction(f) for f in given] if given else [Fraction(m, n) for n, m in sizes]
-        where = "align_corners" if call.arguments.get("align_corners") else coordinates
-        return Translation("resize", {"mode": mode, "scales": scales, "coordinates": where, "nearest": nearest})
-
-    return translate
+def _linear_resize(call: Call) -> Translation:
+    before, after = call.shape("input" if "input" in call.arguments else "self"), call.shape()
+    spatial = len(before) - 2
+    named = ("scales",) if spatial == 1 else ("scales_d", "scales_h", "scales_w")[-spatial:]
+    given = call.arguments.get("scale_factors") or [call.arguments.get(name) for name in named]
+    sizes = list(zip(before, after, strict=True))[2:]
+    # As torch does, a scale that is not positive is not used.
+    pairs = [Fraction(f) if f and f > 0 else Fraction(m, n) for f, (n, m) in zip(given, sizes, strict=True)]
+    where = "align_corners" if call["align_corners"] else "half_pixel"
+    scales = [Fraction(1), Fraction(1), *pairs]
+    return Translation("resize", {"mode": "linear", "scales": scales, "coordinates": where, "nearest": "floor"})
 
 
 _SELECTS = (
     "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "squeeze",
     "unsqueeze", "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unbind", "clone",
     "contiguous", "detach", "alias", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
-    "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "to", "lift_fresh_copy", "masked_fill",
-    "type_as", "positive",
+    "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "to", "type_as", "lift_fresh_copy", "positive",
 )  # fmt: skip
 _FUNCTIONS = {
-    "relu": "relu", "relu6": "clip", "hardtanh": "clip", "sigmoid": "sigmoid", "tanh": "tanh", "silu": "silu",
-    "mish": "mish", "selu": "selu", "softplus": "softplus", "log_sigmoid": "log_sigmoid", "log_sigmoid_forward":
+    "relu": "relu", "relu6": "clip", "sigmoid": "sigmoid", "tanh": "tanh", "silu": "silu",
+    "mish": "mish", "selu": "selu", "log_sigmoid": "log_sigmoid", "log_sigmoid_forward":
     "log_sigmoid", "hardswish": "hard_swish", "abs": "abs", "neg": "negative", "sin": "sin", "cos": "cos",
-    "atan": "arctan", "erf": "erf", "softshrink": "softshrink", "celu": "celu",
+    "atan": "arctan", "erf": "erf",
 }  # fmt: skip
 
 RULES: dict[str, Rule] = {
@@ -357,31 +323,35 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "native_dropout"), _dropout),
     **dict.fromkeys(("add", "sub", "rsub"), _add),
     **dict.fromkeys(("index", "index_select", "gather", "repeat", "repeat_interleave", "tile", "unfold"), _copies),
-    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _clip),
     **dict.fromkeys(("cat", "stack", "concat"), _stack),
-    **dict.fromkeys(("maximum", "minimum"), _extreme),
-    **dict.fromkeys(("expand", "expand_as", "broadcast_to"), lambda _: Translation("broadcast")),
+    **dict.fromkeys(("maximum", "minimum", "where", "masked_fill", "clamp", "clamp_min", "clamp_max"), _extreme),
+    **dict.fromkeys(
+        ("expand", "expand_as", "broadcast_to"), lambda call: Translation("broadcast", {}, (str(call["self"].name),))
+    ),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **{f"{kind}_pad{n}d": _pad for kind in ("reflection", "replication") for n in (1, 2, 3)},
-    "gelu": lambda call: Translation(
-        "pointwise", {"function": "gelu_tanh" if call["approximate"] == "tanh" else "gelu"}
-    ),
-    "elu": _elu,
-    "leaky_relu": lambda call: Translation("pointwise", {"function": "leaky", "alpha": float(call["negative_slope"])}),
+    "gelu": _gelu,
+    "celu": _parametric("celu", alpha="alpha"),
+    "elu": _parametric("elu", alpha="alpha", scale="scale", input_scale="input_scale"),
+    "hardtanh": _parametric("hardtanh", low="min_val", high="max_val"),
+    "leaky_relu": _parametric("leaky", alpha="negative_slope"),
+    "softplus": _parametric("softplus", beta="beta", threshold="threshold"),
+    "softshrink": _parametric("softshrink", lambd="lambd"),
+    "threshold": _parametric("threshold", threshold="threshold", value="value"),
     "prelu": _prelu,
     "_prelu_kernel": _prelu,
-    "hardsigmoid": lambda _: _slope(0.16666668),  # torch multiplies by 1/6 in float32
-    "threshold": _threshold,
+    # torch multiplies by 1/6 in float32
+    "hardsigmoid": lambda _: Translation("pointwise", {"function": "linear", "alpha": 0.16666668}),
     "mul": _multiply,
     "div": _divide,
     "_native_batch_norm_legit_no_training": _batch_norm,
-    "where": _where,
-    "slice_scatter": lambda _: Translation("stack"),
-    "select_scatter": lambda _: Translation("stack"),
+    "slice_scatter": _scatter,
+    "select_scatter": _scatter,
     "mean": _reduce("mean"),
     "sum": _reduce("sum"),
     **dict.fromkeys(
-        ("amax", "amin", "max", "min"), lambda call: Translation("length") if _only(call, "self") else _extreme(call)
+        ("amax", "amin", "max", "min"),
+        lambda call: _extreme(call) if "other" in call.arguments else Translation("length"),
     ),
     "linalg_vector_norm": _norm,
     **dict.fromkeys(("softmax", "_softmax"), lambda _: Translation("softmax")),
@@ -397,9 +367,8 @@ RULES: dict[str, Rule] = {
     **{f"adaptive_max_pool{n}d": _adaptive(n, "max_pool") for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _adaptive(n, "average_pool") for n in (1, 2, 3)},
     **{f"_adaptive_avg_pool{n}d": _adaptive(n, "average_pool") for n in (2, 3)},
-    **{f"upsample_nearest{n}d": _resize("nearest", "asymmetric") for n in (1, 2, 3)},
-    **{f"_upsample_nearest_exact{n}d": _resize("nearest", "half_pixel", "round_prefer_ceil") for n in (1, 2, 3)},
-    **{f"upsample_{word}": _resize("linear", "half_pixel") for word in ("linear1d", "bilinear2d", "trilinear3d")},
+    **{f"{name}{n}d": _copies for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)},
+    **dict.fromkeys(("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"), _linear_resize),
 }
 """Operator -> translation; what is not here is unknown."""
 

@@ -1,41 +1,63 @@
-"""The audit of a live model: geometry from its modules, input sizes from a forward pass."""
+"""The audit of a live model: what its layers compute is seen in a forward pass; the core measures it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 import specnorm
-from specnorm.auditing.report import STANDARD, Report, Row, Value
+from specnorm.auditing.measuring import Settings, fill
+from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.spec import ConvSpec
-from specnorm_torch.modules import Select, geometry_of, layers_of, weight_of
+from specnorm_torch.modules import (
+    Select,
+    at_inference,
+    check_values,
+    computes_as_torch,
+    geometry_of,
+    is_layer,
+    is_lazy,
+    layers_of,
+    weight_of,
+)
+from specnorm_torch.tracing import map_of, name_of
 
-_AT_A_SIZE = ("power", "enclose", "fft")
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+_COMPUTED = ("", "_orig", "_g", "_v", "_u")
+"""Ends of the names of the tensors that a hook of torch's computes a kernel from."""
+_MATRIX = 2
 
 
 def audit(
     model: nn.Module,
-    input_shape: Sequence[int] | Tensor,
+    input_shape: int | Sequence[int] | Tensor,
     *,
     methods: Sequence[str] = STANDARD,
     select: Select | None = None,
 ) -> Report:
     """Measure every convolution and linear layer of a model as the model uses it.
 
+    A layer is measured where its run is seen to be one convolution or matrix product of its input with a fixed kernel,
+    whatever its class is called; with its parametrisations and hooks.
+
     Parameters
     ----------
     model : Module
-        Run once on zeros in ``eval()``, without gradients; its state and mode are as before.
-    input_shape : sequence of int, or Tensor
-        One input without the batch axis, such as ``(3, 32, 32)``; or an input to run, with it.
+        Run once on zeros in ``eval()``, without gradients, and each layer alone on random numbers; its state, buffers
+        included, and mode are as before.
+    input_shape : int, sequence of int, or Tensor
+        One input without the batch axis, such as ``(3, 32, 32)``; an int for the size of every spatial axis, where the
+        model starts with a convolution; or an input to run, with the batch axis.
     methods : sequence of str, default ("tn", "f4", "reshaped")
-        Columns, by their names in ``specnorm.METHODS``. "power", "enclose" and "fft" answer at the layer's input size,
-        the others for every size.
+        Columns, by their names in ``specnorm.METHODS``. "power", "enclose", "fft" and "gram" answer at the layer's
+        input size, the others for every size.
     select : callable, optional
         ``select(name, layer)``: whether a layer is measured.
 
@@ -44,77 +66,169 @@ def audit(
     Report
         As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are the
         proven ends of the layer's norm at its input size (of the first call, if it is called at several). A layer that
-        was not called, or that a method cannot serve, is a row with ``status`` "error" and the reason.
+        was not called, that is not seen to be such a product, or that a method cannot serve, is a row with ``status``
+        "error" and the reason. Other modules are rows where they are seen to be such a product; ``skipped_names`` names
+        the other parameters with two axes or more.
 
     Raises
     ------
     MethodError
-        If a method is unknown or the model has no layer.
+        If a method is unknown, the model has no layer, or does not run on the input.
+    GeometryError
+        If a layer has no values yet: a lazy one, or one on the device "meta".
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
     layers = dict(layers_of(model, select))
-    if not layers:
+    others = {name: module for name, module in _others(model) if select is None or select(name, module)}
+    if not layers and not others:
         raise MethodError("the model has no convolution or linear layer that is selected.")
-    sizes = _input_sizes(model, layers, input_shape)
-    rows = tuple(_row(name, layer, sizes.get(name), tuple(methods)) for name, layer in layers.items())
-    return Report(specnorm.__version__, type(model).__name__, rows, 0)
+    check_values(model)
+    settings = Settings(tuple(dict.fromkeys(methods)))
+    rows = []
+    with at_inference(model):
+        calls = _calls(model, layers | others, _example(model, layers, input_shape))
+        for name, module in model.named_modules():
+            if name in layers:
+                rows.append(_row(name, module, calls.get(name), settings))
+            elif name in others:
+                row = _row_of_another(name, module, calls.get(name), settings)
+                rows += [] if row is None else [row]
+    if not rows:
+        raise MethodError(
+            f"nothing of the model is seen to be one convolution or linear map; {', '.join(others)} "
+            f"({', '.join(sorted({name_of(x) for x in others.values()}))}) hold matrices that are used otherwise."
+        )
+    skipped = _skipped(model, [row.name for row in rows])
+    # What a measured module holds besides has been seen not to matter, or is what its kernel is computed from.
+    told = tuple(row.name.rpartition(".")[0] + "." for row in rows if row.reason is None and "." in row.name)
+    matrices = (name for name, x in skipped if x.ndim >= _MATRIX and isinstance(x, nn.Parameter))
+    named = tuple(name for name in matrices if not name.startswith(told))
+    return Report(specnorm.__version__, type(model).__name__, tuple(rows), len(skipped), skipped_names=named)
 
 
-def _input_sizes(
-    model: nn.Module, layers: dict[str, nn.Module], given: Sequence[int] | Tensor
-) -> dict[str, tuple[int, ...]]:
-    """Spatial sizes of the input of each layer that a forward pass calls."""
-    sizes: dict[str, tuple[int, ...]] = {}
+def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that are no layers of torch's but hold matrices, or kernels that are packed: quantised ones."""
+    for name, module in model.named_modules():
+        if is_layer(module) or "parametrizations" in name.split("."):
+            continue
+        held = [x for x in module._parameters.values() if x is not None]
+        parametrised: Any = getattr(module, "parametrizations", {})
+        if any(x.ndim >= _MATRIX for x in held if not is_lazy(x)) or len(parametrised) or _is_quantised(module):
+            yield name, module
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    return hasattr(module, "_packed_params") or callable(getattr(module, "weight", None))
+
+
+def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequence[int] | Tensor) -> Tensor:
+    """An input to run the model on."""
+    if isinstance(given, Tensor):
+        return given
+    if isinstance(given, int) and not isinstance(given, bool):
+        first: Any = next(iter(layers.values()), None)
+        if not isinstance(first, _ConvNd):
+            raise MethodError(
+                f"input_shape={given} is a spatial size, but the model's first layer is no convolution. Give one input "
+                "without the batch axis, such as (3, 32, 32)."
+            )
+        given = (first.in_channels, *[given for _ in first.kernel_size])
+    shape: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
+        raise MethodError(
+            f"input_shape={given!r} is no int, no sequence of positive ints such as (3, 32, 32), and no tensor."
+        )
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return torch.zeros(1, *shape).to(like)
+
+
+def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> dict[str, _Call]:
+    """Arguments of the first call of each layer in a forward pass."""
+    calls: dict[str, _Call] = {}
 
     def watch(name: str, layer: nn.Module) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            spatial = weight_of(layer).ndim - 2
-            shape = tuple(inputs[0].shape)
-            sizes.setdefault(name, shape[len(shape) - spatial :])
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls.setdefault(name, (args, kwargs))
 
-        return layer.register_forward_pre_hook(hook)
+        return layer.register_forward_pre_hook(hook, with_kwargs=True)
 
-    modes = {module: module.training for module in model.modules()}
     handles = [watch(name, layer) for name, layer in layers.items()]
     try:
-        model.eval()
-        like = next(iter(layers.values())).weight
-        with torch.no_grad():
-            model(given if isinstance(given, Tensor) else torch.zeros(1, *given).to(like))  # type: ignore[arg-type]
+        model(example)
+    except Exception as error:  # whatever the model's own code raises
+        first = str(error).strip().partition("\n")[0]
+        raise MethodError(
+            f"{type(model).__name__} does not run on an input of shape {tuple(example.shape)}: "
+            f"{type(error).__name__}: {first}. Give one input's shape without the batch axis, such as (3, 32, 32), or "
+            "a tensor that it runs on."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    return sizes
+    return calls
 
 
-def _row(name: str, layer: nn.Module, size: tuple[int, ...] | None, methods: tuple[str, ...]) -> Row:
+def _row(name: str, layer: nn.Module, call: _Call | None, settings: Settings) -> Row:
     """Measure one layer; whatever goes wrong becomes the row's reason, and what was measured before it is kept."""
-    linear = isinstance(layer, nn.Linear)
-    values: dict[str, Value] = dict.fromkeys(methods)
-    promises: dict[str, Any] = {}
-    shape: tuple[int, ...] = ()
-    spec, lower, upper, reason = None, None, None, None
+    named = f"{name}.weight" if name else "weight"
+    kind: Any = "linear" if isinstance(layer, nn.Linear) else "conv"
+    row = Row(named, kind, (), None, values=dict.fromkeys(settings.methods))
     try:
-        with torch.no_grad():
-            weight = weight_of(layer).detach()
-        shape = tuple(weight.shape)
-        if size is None:
-            reason = "the forward pass did not call this layer: its input size is not known."
-        every, here = geometry_of(layer), geometry_of(layer, size)
-        spec = ConvSpec.of(shape, **here)
-        found = specnorm.enclose(weight, **here)
-        lower, upper = float(found.lower), float(found.upper)
-        for method in methods:
-            result = specnorm.measure(weight, METHODS[method](), **(here if method in _AT_A_SIZE else every))
-            promises[method] = result.kind
-            values[method] = float(result.value) if not result.value.ndim else tuple(result.value.tolist())
+        if call is not None:
+            seen = map_of(layer, *call)
+            weight, geometry = seen.weight, seen.geometry
+        else:
+            weight, geometry = weight_of(layer).detach(), {}
+        row = replace(row, shape=tuple(weight.shape))
+        if call is None:
+            lost = (
+                "the forward pass did not call this layer (its weight may be used without it): its input is not known."
+            )
+            row = replace(row, reason=lost)
+            if not computes_as_torch(layer):
+                return row
+            geometry = geometry_of(layer)
+        row = replace(row, spec=ConvSpec.of(row.shape, **geometry))
+        return replace(fill(replace(row, reason=None), weight, settings), **_reason(row))
     except SpecnormError as error:
-        reason = reason or str(error)
+        return replace(row, reason=row.reason or str(error))
     except Exception as error:  # one bad layer must not lose the others
-        reason = reason or f"{type(error).__name__}: {error}"
-    kind: Any = "linear" if linear else "conv"
-    return Row(f"{name}.weight" if name else "weight", kind, shape, spec, (), lower, upper, values, promises, reason)
+        return replace(row, reason=row.reason or f"{type(error).__name__}: {error}")
+
+
+def _reason(row: Row) -> dict[str, Any]:
+    return {} if row.reason is None else {"reason": row.reason}
+
+
+def _row_of_another(name: str, module: nn.Module, call: _Call | None, settings: Settings) -> Row | None:
+    """Measure a module of a class of its own, where it is seen to be a product; None: its arrays are skipped."""
+    kind = name_of(module)
+    if _is_quantised(module):
+        reason = f"{kind} is quantised: its map has steps. Audit the model before it is quantised."
+        return Row(f"{name}.weight", "linear", (), None, values=dict.fromkeys(settings.methods), reason=reason)
+    try:
+        if call is None:
+            return None
+        seen = map_of(module, *call)
+        spec = ConvSpec.of(tuple(seen.weight.shape), **seen.geometry)
+    except Exception:  # it computes something else: its arrays are counted and named as skipped
+        return None
+    own = (n for n, x in module.named_parameters(prefix=name, recurse=False) if x is seen.given)
+    named = next(own, f"{name}.weight" if hasattr(module, "weight") else f"{name} (its kernel)")
+    what: Any = "conv" if spec.ndim else "linear"
+    row = Row(named, what, tuple(seen.weight.shape), spec, values=dict.fromkeys(settings.methods))
+    return fill(row, seen.weight, settings)
+
+
+def _skipped(model: nn.Module, rows: Sequence[str]) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers that no row measures."""
+    measured = {f"{name}{end}" for name in rows for end in _COMPUTED}
+    parts = [name.rpartition(".") for name in rows]
+    inside = tuple(f"{owner}{dot}parametrizations.{tensor}." for owner, dot, tensor in parts)
+    return [
+        (name, x)
+        for name, x in [*model.named_parameters(), *model.named_buffers()]
+        if name not in measured and not name.startswith(inside)
+    ]

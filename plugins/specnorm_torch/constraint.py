@@ -1,4 +1,4 @@
-"""Layers kept at a spectral norm while they are trained, and proven to be below it afterwards."""
+"""Layers kept at a spectral norm while they are trained; `certifying` proves them to be below it afterwards."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import specnorm
-from specnorm.errors import KernelError, MethodError
+from specnorm.errors import GeometryError, KernelError
 from specnorm.methods import Method, TensorNorm
 from specnorm.methods.base import check_count
-from specnorm_torch.modules import geometry_of, layers_of, parametrisations, weight_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy
+from specnorm_torch.tracing import name_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _TN = TensorNorm()
+_MATRIX = 2
 
 
 class SpectralNorm(nn.Module):
@@ -29,6 +31,8 @@ class SpectralNorm(nn.Module):
         Of the layer, for every input size.
     n_power_iterations, eps, bound, method, only_shrink
         See `spectral_norm`.
+    dim : int, optional
+        The tensor is a matrix with the rows along this axis; None: a kernel as it is.
     """
 
     def __init__(
@@ -40,20 +44,25 @@ class SpectralNorm(nn.Module):
         bound: float,
         method: Method,
         only_shrink: bool,
+        dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.geometry, self.method = geometry, method
+        self.geometry, self.method, self.dim = geometry, method, dim
         self.n_power_iterations, self.eps, self.bound, self.only_shrink = n_power_iterations, eps, bound, only_shrink
-        state = specnorm.init(weight.detach(), method, **geometry)
+        state = specnorm.init(self.kernel(weight.detach()), method, **geometry)
         self.state_names = tuple(state)
         for name, x in state.items():
             self.register_buffer(name, x)
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """What the norm is taken of: the tensor, or the matrix that it is."""
+        return weight if self.dim is None else weight.movedim(self.dim, 0).flatten(1)
 
     def norm(self, weight: Tensor, *, move: bool) -> Tensor:
         """Take the norm of the kernel where the state stands, or after moving it."""
         state = {name: getattr(self, name) for name in self.state_names}
         sweeps = self.n_power_iterations if move else 0
-        value, after = specnorm.step(weight, self.method, state, sweeps=sweeps, **self.geometry)
+        value, after = specnorm.step(self.kernel(weight), self.method, state, sweeps=sweeps, **self.geometry)
         if move:
             with torch.no_grad():
                 for name, x in after.items():
@@ -128,16 +137,32 @@ def spectral_norm(
     .. [1] Miyato, Kataoka, Koyama, Yoshida, "Spectral Normalization for Generative Adversarial Networks", ICLR 2018.
        Ours: the convolution's norm by the tensor-norm bound instead of the reshaped kernel's.
     """
-    del dim
     check_count("n_power_iterations", n_power_iterations, least=1)
-    _check_bound(bound)
+    check_bound(bound)
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor):
-        raise KernelError(f"{type(module).__name__} has no tensor {name!r} to constrain.")
-    geometry = geometry_of(module)
-    constraint = SpectralNorm(weight, geometry, n_power_iterations, eps, float(bound), method, only_shrink)
+        raise KernelError(f"{name_of(module)} has no tensor {name!r} to constrain.")
+    if is_lazy(weight) or weight.is_meta:
+        raise GeometryError(
+            f"{name_of(module)}.{name} has no values yet: run the module once if it is lazy, load its values if it "
+            "is on the device 'meta'."
+        )
+    rows = _rows(module, name, weight, dim)
+    geometry = geometry_of(module) if rows is None else {}
+    constraint = SpectralNorm(weight, geometry, n_power_iterations, eps, float(bound), method, only_shrink, rows)
     parametrize.register_parametrization(module, name, constraint)
     return module
+
+
+def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int | None:
+    """Axis of a plain matrix's rows; None: the tensor is a layer's kernel, or not known."""
+    if is_layer(module) and name == "weight":
+        return None
+    if weight.ndim == _MATRIX or (isinstance(module, nn.Bilinear) and name == "weight"):
+        return 0 if dim is None else dim
+    if is_layer(module):
+        raise GeometryError(f"{name_of(module)}.{name} is not the layer's kernel, and no matrix: it has no norm here.")
+    return None
 
 
 class SpectralRescaling(nn.Module):
@@ -191,60 +216,7 @@ def spectral_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -
     return module
 
 
-@torch.no_grad()
-def certify_(model: nn.Module, bound: float | None = None) -> list[str]:
-    """End the training: bake constraints in, and shrink kernels until their norms are *proven* to be within the bound.
-
-    Parameters
-    ----------
-    model : Module
-        Changed in place: the parametrisations of `spectral_norm` and `spectral_rescaling` are removed.
-    bound : float, optional
-        None: the layers that have a constraint, each to its own bound. A number: every convolution and linear layer.
-
-    Returns
-    -------
-    list of str
-        Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` now is True, at every
-        input size, for the kernel as it is stored.
-
-    Raises
-    ------
-    MethodError
-        If there is nothing to certify.
-    Undecided
-        If a norm could not be proven within the budget.
-    """
-    if bound is not None:
-        _check_bound(bound)
-    done = []
-    for name, module in list(layers_of(model)):
-        norms = parametrisations(module, "weight", SpectralNorm)
-        others = parametrisations(module, "weight", SpectralRescaling)
-        limits = [x.bound for x in norms] + [1.0 for _ in others] if bound is None else [bound]
-        if not limits:
-            continue
-        if parametrize.is_parametrized(module, "weight"):
-            every: Any = module.parametrizations
-            if len(norms) + len(others) < len(every["weight"]):
-                raise MethodError(
-                    f"{name}.weight has a parametrisation of another kind, which cannot be set: remove it."
-                )
-        modes = {x: x.training for x in module.modules()}
-        # As it is used for inference: baking it in must not move the state.
-        module.eval()
-        shrunk = specnorm.rescale(weight_of(module), min(limits), **geometry_of(module))
-        if norms or others:
-            parametrize.remove_parametrizations(module, "weight")
-        for x, mode in modes.items():
-            x.training = mode
-        weight_of(module).copy_(shrunk)
-        done.append(name)
-    if not done:
-        raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
-    return done
-
-
-def _check_bound(bound: object) -> None:
+def check_bound(bound: object) -> None:
+    """Refuse what is no positive finite number."""
     if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < float("inf"):
         raise KernelError(f"bound={bound!r} is no positive finite number.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from specnorm.errors import GeometryError
+from specnorm_torch.tracing import crop, name_of
 
 Select: TypeAlias = Callable[[str, nn.Module], bool]
 """Told a layer's name and the layer: whether it counts."""
@@ -22,6 +25,32 @@ def is_layer(module: nn.Module) -> bool:
     return isinstance(module, (_ConvNd, nn.Linear))
 
 
+_LAYERS: tuple[Any, ...] = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear
+)  # fmt: skip
+_COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__")
+"""What of a class says which map its modules compute."""
+
+
+def computes_as_torch(module: nn.Module) -> bool:
+    """Whether a layer's forward is torch's own, so that its attributes say what it computes.
+
+    Parameters
+    ----------
+    module : Module
+
+    Returns
+    -------
+    bool
+        False for subclasses with a ``forward`` of their own. Hooks are not looked at.
+    """
+    base = next((kind for kind in _LAYERS if isinstance(module, kind)), None)
+    names = [name for name in _COMPUTING if hasattr(base, name)]
+    return base is not None and all(
+        getattr(type(module), name) is getattr(base, name) and name not in vars(module) for name in names
+    )
+
+
 def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
     """Geometry keywords of a layer, read from its own attributes.
 
@@ -29,7 +58,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     ----------
     module : Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, or Linear
     input_shape : tuple of int, optional
-        Spatial input sizes; None: every input size.
+        Spatial input sizes; None: every input size (circular with a stride: every size that the stride divides).
 
     Returns
     -------
@@ -39,13 +68,20 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     Raises
     ------
     GeometryError
-        For other modules, and for an ``output_padding`` beyond the padding at a given size.
+        For other modules, for subclasses with a ``forward`` of their own, and for an ``output_padding`` beyond the
+        padding at a given size.
     """
+    if is_layer(module) and not computes_as_torch(module):
+        raise GeometryError(
+            f"{name_of(module)} has a forward of its own: its attributes do not say what it computes. "
+            "specnorm_torch.audit tries it at one input size; else give the kernel that it amounts to, with its "
+            "geometry, to specnorm's functions, and leave the layer out of what goes through all layers."
+        )
     if isinstance(module, nn.Linear):
         return {} if input_shape is None else {"input_shape": ()}
     if not isinstance(module, _ConvNd):
         raise GeometryError(
-            f"{type(module).__name__} is no layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
+            f"{name_of(module)} is no layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
             "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
         )
     geometry: dict[str, Any] = {
@@ -58,13 +94,8 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     if isinstance(module, _ConvTransposeNd):
         # More output on one side is less cropping; it cannot matter over all sizes.
         extra = tuple(module.output_padding) if input_shape is not None else (0,) * len(module.kernel_size)
-        crop: Any = module.padding
-        pads = [(p, p - more) for p, more in zip(crop, extra, strict=True)]
-        if any(after < 0 for _, after in pads):
-            raise GeometryError(
-                f"output_padding={extra} exceeds padding={module.padding}: rows of zeros are added to the output, "
-                "which has no words here. Leave input_shape out: the bound at every size holds for it."
-            )
+        both: Any = zip(module.padding, extra, strict=True)
+        pads = crop([(p, p - more) for p, more in both])
         geometry |= {"transposed": True, "padding": pads}
     else:
         geometry["padding"] = "same" if amounts == "same" else [p if isinstance(p, tuple) else (p, p) for p in amounts]
@@ -76,20 +107,75 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
 def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[str, nn.Module]]:
     """Names and layers of a model in its order, a shared layer once, parametrisations' insides left out."""
     for name, module in model.named_modules():
-        if is_layer(module) and (select is None or select(name, module)):
+        inside = "parametrizations" in name.split(".")
+        if is_layer(module) and not inside and (select is None or select(name, module)):
             yield name, module
+
+
+@contextlib.contextmanager
+def at_inference(model: nn.Module) -> Iterator[None]:
+    """Put a model in ``eval()``, without gradients; modes, buffers and computed weights are as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = [
+        (held, name, x, x.detach().clone() if isinstance(x, Tensor) and not is_lazy(x) else None)
+        for held in (module._buffers for module in modes)
+        for name, x in held.items()
+    ]
+    # What hooks compute lies there: old-style weight normalisation.
+    computed = [(module, name, x) for module in modes for name, x in vars(module).items() if isinstance(x, Tensor)]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for held, name, x, values in buffers:
+            held[name] = x
+            if x is not None and values is not None and not (x.is_meta or torch.equal(x, values)):
+                with torch.no_grad():
+                    x.copy_(values)
+        for module, name, x in computed:
+            vars(module)[name] = x
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def is_lazy(x: object) -> bool:
+    """Whether a tensor has no shape yet."""
+    return isinstance(x, nn.UninitializedParameter | nn.UninitializedBuffer)
+
+
+def check_values(model: nn.Module) -> None:
+    """Refuse a model that a run would initialise, or that cannot run: lazy layers, and the device "meta".
+
+    Parameters
+    ----------
+    model : Module
+
+    Raises
+    ------
+    GeometryError
+    """
+    for name, x in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(x):
+            raise GeometryError(
+                f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
+            )
+        if x.is_meta:
+            raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")
 
 
 def weight_of(module: nn.Module) -> Tensor:
     """The kernel, of which torch's types say only that it is a tensor or a module."""
     weight: Any = module.weight
     if not isinstance(weight, Tensor):
-        raise GeometryError(f"{type(module).__name__}.weight is a {type(weight).__name__}, not a tensor.")
-    if isinstance(weight, nn.UninitializedParameter):
+        raise GeometryError(f"{name_of(module)}.weight is a {type(weight).__name__}, not a tensor.")
+    if is_lazy(weight):
         raise GeometryError(
-            f"{type(module).__name__} has no weight yet: run the model once on an input, so that its lazy layers are "
+            f"{name_of(module)} has no weight yet: run the model once on an input, so that its lazy layers are "
             "initialised."
         )
+    if weight.is_meta:
+        raise GeometryError(f"{name_of(module)} has no values: it is on the device 'meta'. Load its weights first.")
     return weight
 
 

@@ -20,13 +20,23 @@ from torch.export.graph_signature import InputKind, OutputKind
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Measure, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, RULES, Call, Translation
+from specnorm_torch.baking import baked
+from specnorm_torch.modules import check_values
+from specnorm_torch.signatures import refusal
 
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Operators that read the shape of a value and not what is in it."""
+_ALIKE = ("expand_as", "to", "type_as")
+"""Operators that do so with all but the first."""
 
 
 def network_bound(
-    model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...], *, rtol: float = 1e-3
+    model: nn.Module,
+    input_shape: Sequence[int] | Tensor | tuple[Tensor, ...],
+    *,
+    rtol: float = 1e-3,
+    bake: bool = False,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a whole network from the certified norms of its layers.
 
@@ -39,6 +49,10 @@ def network_bound(
         bound holds for inputs of these shapes, in any number.
     rtol : float, default 1e-3
         Of the enclosure of each layer, at its own input size where that is sharper.
+    bake : bool, default False
+        Trace a copy in which parametrisations and old-style hooks are plain weights (`specnorm_torch.baked`): they are
+        faster to trace, and those that move buffers in ``eval()`` cannot be traced. The bound is then of the copy: of
+        the model with its kernels as they are now.
 
     Returns
     -------
@@ -51,7 +65,7 @@ def network_bound(
     MethodError
         If the module cannot be traced by ``torch.export`` or has no floating input.
     """
-    return bound(network_graph(model, input_shape), Measure(rtol))
+    return bound(network_graph(baked(model) if bake else model, input_shape), Measure(rtol))
 
 
 def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Graph:
@@ -71,6 +85,7 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
     ------
     MethodError
     """
+    check_values(model)
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -85,7 +100,8 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
         first = str(error).strip().partition("\n")[0]
         raise MethodError(
             f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {first}. Its control flow may "
-            "depend on values, or the input shape not fit: give an input that it runs on."
+            "depend on values, or the input shape not fit: give an input that it runs on. Parametrisations "
+            "and hooks that cannot be traced are made plain weights by bake=True."
         ) from error
     finally:
         for module, mode in modes.items():
@@ -152,12 +168,16 @@ class _Walk:
 
     def _call(self, node: Any) -> None:
         used = [source.name for source in node.all_input_nodes]
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and not _is_idle(node):
+            inputs = tuple(name for name in used if name in self.data)
+            self._add(Node(node.name, "random", _operator(node), inputs, _shape(node)))
+            return
         if not any(name in self.data for name in used):
             values = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.known[n.name])
             self.known[node.name] = node.target(*values[0], **values[1])
             return
         name = _operator(node)
-        if name in _SHAPED:
+        if name in _SHAPED or (name in _ALIKE and _arguments(node, self.known)["self"] not in node.all_input_nodes):
             like = torch.fx.node.map_arg((node.args, node.kwargs), self._like)
             self.known[node.name] = node.target(*like[0], **like[1])
             return
@@ -168,7 +188,7 @@ class _Walk:
             self._add(extra)
         layer = None
         if found.kernel is not None:
-            layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial)
+            layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial, found.turned)
         shown = "batch_norm" if "batch_norm" in name else name
         self._add(Node(node.name, found.rule, shown, inputs, _shape(node), found.params, layer))
 
@@ -197,16 +217,21 @@ class _Walk:
             whole = not isinstance(source.meta.get("val"), tuple | list) or node.args[1] == 0
             pieces = _operator(source) in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
             return Translation("select" if whole or pieces else "unknown")
-        if isinstance(first, Tensor) and not first.is_floating_point():
+        if isinstance(first, Tensor) and first.dtype not in _FLOATING:
             return Translation("unknown", {"reason": f"its values are {str(first.dtype).rpartition('.')[2]}: steps"})
         rule = RULES.get(call.name)
         try:
-            if rule is None:
-                reason = REASONS.get(call.name)
+            reason = REASONS.get(call.name) if rule is None else refusal(node.target._schema, call.arguments)
+            if rule is None or reason is not None:
                 return Translation("unknown", {} if reason is None else {"reason": reason})
             return rule(call)
         except Exception as error:  # whatever an unusual call breaks: it is named, and the others are kept
             return Translation("unknown", {"reason": f"its arguments are not understood ({error!r})"})
+
+
+def _is_idle(node: Any) -> bool:
+    """Whether it is dropout that is off."""
+    return "dropout" in _operator(node) and not _arguments(node, {}).get("train", True)
 
 
 def _operator(node: Any) -> str:

@@ -10,18 +10,18 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, get_args
 
+from specnorm.auditing.devices import check_target
 from specnorm.auditing.executing import measured
 from specnorm.auditing.geometry import check_names, overrides
 from specnorm.auditing.layers import Tensor, all_layers, select
 from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings
+from specnorm.auditing.network import network_of
 from specnorm.auditing.pictures import take
-from specnorm.auditing.placement import check_target
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
-from specnorm.auditing.whole import network_of
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 from specnorm.spec import Layout, PaddingMode

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any, Literal
 
 from specnorm.api import measure
+from specnorm.auditing.devices import place
 from specnorm.auditing.geometry import Override, settle
 from specnorm.auditing.layers import Layer
-from specnorm.auditing.placement import place
 from specnorm.auditing.provenance import origin
-from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Origin, Row, Value
+from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
 from specnorm.backends import backend_for
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
-from specnorm.proof import host
 from specnorm.result import Result
 from specnorm.spec import ConvSpec, PaddingMode
 from specnorm.types import Array
@@ -28,10 +24,6 @@ AT_A_SIZE = NEEDS_A_SIZE | {"fft", "gram", "enclose"}
 """Methods that answer at the input size where one is given; the others for every size at once."""
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 """Methods that answer at one input size for a circular layer only."""
-
-EVERY_SIZE = "enclose, every size"
-SMALL = 2**17
-"""Pixels times channels of a layer up to which it is enclosed itself: a product takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +103,9 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
         if settings.backend is not None:
             kernel = place(kernel, settings.backend, settings.device)
         take = _Results(kernel, row.spec)
-        lower, upper = interval(take, row.spec)
-        row = replace(row, lower=lower, upper=upper, origins={INTERVAL: take.ends})
+        found = take("enclose")
+        lower, upper = _number(found.stats["lower"]), _number(found.value)
+        row = replace(row, lower=lower, upper=upper, origins={INTERVAL: origin(found)})
         for column in row.values:
             if column == CIRCULAR and not _has_circular(take.spec):
                 continue
@@ -124,10 +117,10 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
                 origins={**row.origins, column: origin(result)},
             )
     except SpecnormError as error:
-        return replace(row, reason=str(error))
+        return replace(least_upper(row), reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
-        return replace(row, reason=f"{type(error).__name__}: {error}")
-    return row
+        return replace(least_upper(row), reason=f"{type(error).__name__}: {error}")
+    return least_upper(row)
 
 
 def _has_circular(spec: ConvSpec) -> bool:
@@ -135,68 +128,6 @@ def _has_circular(spec: ConvSpec) -> bool:
     if spec.input_shape is None:
         return False
     return spec.transposed or not any(n % s for n, s in zip(spec.input_shape, spec.stride, strict=True))
-
-
-def interval(take: Callable[[str], Result], spec: ConvSpec) -> tuple[float, float]:
-    """Proven ends of a layer's norm, at ``spec.input_shape`` or (None) of its supremum over all input sizes.
-
-    Small inputs: of the layer itself. Large ones, whose products take long: the supremum's upper end, which holds at
-    every size, and its lower end times the root of the share of outputs that see no padding. Fed with a plane wave at
-    the best frequency, those outputs alone carry that much of its energy, whatever the padding is.
-
-    Parameters
-    ----------
-    take : callable
-        Method name -> its result for this layer.
-    spec : ConvSpec
-
-    Returns
-    -------
-    lower, upper : float
-    """
-    small = spec.input_shape is None or _pixels(spec) * max(spec.cin, spec.cout) <= SMALL
-    found = take("enclose" if small else EVERY_SIZE)
-    lower, upper = _number(found.stats["lower"]), _number(found.value)
-    if small or spec.input_shape is None:
-        return lower, upper
-    lower = host.times_root_down(lower, share(spec))
-    return max(lower, _number(take("reshaped").value)) if spec.sees_a_patch else lower, upper
-
-
-def _pixels(spec: ConvSpec) -> int:
-    """Pixels of a layer's input or output, whichever are more."""
-    sizes = []
-    axes = (spec.input_shape or (), spec.kernel_shape, spec.stride, spec.dilation, spec.padding)
-    for n, k, s, r, pads in zip(*axes, strict=True):
-        reach = r * (k - 1) + 1
-        sizes.append((n, (n - 1) * s + reach - sum(pads) if spec.transposed else (n + sum(pads) - reach) // s + 1))
-    return max(math.prod(n for n, _ in sizes), math.prod(max(m, 1) for _, m in sizes))
-
-
-def share(spec: ConvSpec) -> Fraction:
-    """Share of a plane wave's energy that arrives in outputs without padding, at the layer's input size.
-
-    The wave lives on the pixels that some tap reads: per axis, at most one in a stride for each phase. Of a transposed
-    layer, the convolution whose adjoint it is, from its output to its input.
-
-    Parameters
-    ----------
-    spec : ConvSpec
-        With an input size.
-
-    Returns
-    -------
-    Fraction
-    """
-    found = Fraction(1)
-    axes = (spec.input_shape or (), spec.kernel_shape, spec.stride, spec.dilation, spec.padding)
-    for n, k, s, r, (before, after) in zip(*axes, strict=True):
-        reach = r * (k - 1)
-        wide = (n - 1) * s - before - after + reach + 1 if spec.transposed else n
-        first, last = -(-before // s), (wide - 1 - reach + before) // s
-        last = min(last, n - 1) if spec.transposed else last
-        found *= Fraction(max(last - first + 1, 0), -(-max(wide, 1) // s))
-    return found
 
 
 def geometry_of(spec: ConvSpec) -> dict[str, Any]:
@@ -229,16 +160,9 @@ class _Results:
                 geometry["input_shape"] = self.spec.input_shape
             if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
                 geometry |= {"padding_mode": "circular", "padding": "same"}
-            method = METHODS["enclose" if name == EVERY_SIZE else name]()
+            method = METHODS[name]()
             self.known[name] = measure(self.kernel, method, **geometry)
         return self.known[name]
-
-    @property
-    def ends(self) -> Origin:
-        """Where the two ends of `interval` came from."""
-        if "enclose" in self.known:
-            return origin(self.known["enclose"])
-        return replace(origin(self.known[EVERY_SIZE]), detail="lower times the share of outputs that see no padding")
 
 
 def _value(result: Result) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,7 +67,9 @@ def take(layers: Sequence[Layer], rows: Sequence[Row], count: int) -> tuple[Pict
         spec = rows[i].spec
         assert spec is not None
         try:
-            found.append(picture(i, layers[i].tensor.load(), spec))
+            with warnings.catch_warnings(action="ignore"):  # the layer's row has them in its note
+                kernel = layers[i].tensor.load()
+            found.append(picture(i, kernel, spec))
         except Exception as error:  # a picture must not lose the report
             found.append(Picture(i, reason=f"{type(error).__name__}: {error}"))
     return tuple(found)
@@ -98,9 +101,10 @@ def picture(row: int, kernel: Array, spec: ConvSpec) -> Picture:
     half = half_grid(sizes)
     if len(half) * _cost(blocks.shape) > _LIMIT:
         return Picture(row, reason="the layer is too large: its singular values would take minutes.")
-    step = symbols.chunk_length(blocks)
+    ops = Execution.of(host, blocks)
+    step = symbols.chunk_length(blocks, ops=ops)
     parts = [
-        xp.linalg.svdvals(symbols.Symbol(blocks, half[start : start + step], ops=Execution(host, xp)).matrices())
+        xp.linalg.svdvals(symbols.Symbol(blocks, half[start : start + step], ops=ops).matrices())
         for start in range(0, len(half), step)
     ]
     values = np.concatenate([np.asarray(part) for part in parts], axis=1)[:, mirror_index(sizes)]

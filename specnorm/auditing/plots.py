@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specnorm.auditing.report import CIRCULAR, Report, Row
-from specnorm.auditing.text import visible
+from specnorm.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

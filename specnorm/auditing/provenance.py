@@ -47,7 +47,7 @@ def _about(spec: ConvSpec) -> str:
     if not spec.ndim:
         return "the matrix"
     if spec.input_shape is None:
-        return "every input size"
+        return spec.sizes
     kind = "the circular layer" if spec.padding_mode == "circular" else "the layer"
     return f"{kind} at {'x'.join(map(str, spec.input_shape))}"
 

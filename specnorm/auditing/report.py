@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from specnorm.auditing.layers import Kind
@@ -69,7 +69,8 @@ class Row:
     assumed : tuple of str
         What of the geometry was taken for granted, as ``name=value``.
     lower, upper : float or None
-        Proven ends of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes.
+        Proven ends of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes
+        (`ConvSpec.sizes`). ``upper`` is the least of all that was proven.
     values : mapping of str to Value
         Per method; and ``"circular"``, the exact circular norm, where an input shape was given.
     promises : mapping of str to str
@@ -132,6 +133,27 @@ class Row:
         return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason, "note": self.note}
 
 
+def least_upper(row: Row) -> Row:
+    """A row whose ``upper`` is the least that any of its columns has proven of the layer, and says which.
+
+    A bound of every size holds at one; "upper" is promised by nothing else. A row that was not measured stays as it is.
+    """
+    best, name = math.inf if row.upper is None else row.upper, ""
+    for column, value in row.values.items():
+        proven = row.promises.get(column) == "upper" and column != CIRCULAR and value is not None
+        numbers = (value if isinstance(value, tuple) else (value,)) if proven else ()
+        for x in numbers:
+            if x is not None and x < best:
+                best, name = x, column
+    if not name or row.upper is None:
+        return row
+    origins = dict(row.origins)
+    if INTERVAL in origins:
+        words = [origins[INTERVAL].detail, f"upper of {name}"]
+        origins[INTERVAL] = replace(origins[INTERVAL], detail="; ".join(filter(None, words)))
+    return replace(row, upper=best, origins=origins)
+
+
 @dataclass(frozen=True)
 class Picture:
     """Singular values of one layer's symbol over a grid of frequencies: computed, not proven.
@@ -179,6 +201,8 @@ class Report:
         Of the layers with the largest norms, if they were asked for.
     environment : mapping of str to str
         Date, versions and platform of the run.
+    skipped_names : tuple of str
+        Of the skipped arrays, those that somebody may look for: in a live model, parameters with two axes or more.
     """
 
     version: str
@@ -188,6 +212,7 @@ class Report:
     network: NetworkBound | None = None
     pictures: tuple[Picture, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
+    skipped_names: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -201,6 +226,7 @@ class Report:
             "linear": sum(row.kind == "linear" for row in self.layers),
             "errors": len(self.layers) - len(measured),
             "skipped": self.skipped,
+            **({"skipped_names": list(self.skipped_names)} if self.skipped_names else {}),
             "max_lower": _finite(max((_or_zero(row.lower) for row in measured), default=None)),
             "max_upper": None if largest is None else _finite(largest.upper),
             "max_upper_layer": None if largest is None else largest.name,

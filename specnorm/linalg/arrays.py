@@ -65,6 +65,16 @@ def real_dtype(x: Array, *, xp: Any) -> Any:
     return xp.float64 if x.dtype in (xp.float64, xp.complex128) else xp.float32
 
 
+def precision(*dtypes: Any, xp: Any) -> tuple[float, float]:
+    """Machine epsilon and smallest normal number of the coarsest of some dtypes."""
+    found = []
+    for dtype in dtypes:
+        # NumPy knows no bfloat16: that of ml_dtypes has a name, but no limits.
+        known = None if str(dtype) == "bfloat16" else xp.finfo(dtype)
+        found.append((float(known.eps), float(known.smallest_normal)) if known else (2.0**-7, 2.0**-126))
+    return max(found)
+
+
 def is_complex(x: Array, *, xp: Any) -> bool:
     """Whether an array is complex."""
     return x.dtype in (xp.complex128, xp.complex64)
@@ -73,7 +83,7 @@ def is_complex(x: Array, *, xp: Any) -> bool:
 def widened(x: Array, *, ops: ArrayOps) -> Array:
     """Real numbers in the widest dtype of their device."""
     xp = ops.xp
-    return xp.astype(x, getattr(xp, ops.wide_dtype(x)), copy=False)
+    return xp.astype(x, getattr(xp, ops.wide_dtype), copy=False)
 
 
 def rows(x: Array, index: np.ndarray, *, ops: ArrayOps) -> Array:
@@ -179,7 +189,7 @@ def counter(like: Array, *, ops: ArrayOps) -> Any:
     Reading a number from a GPU waits for everything before it; a loop that compiles needs an array.
     """
     xp = ops.xp
-    if ops.static_shapes or ops.is_traced(like):
+    if not ops.may_branch:
         return xp.zeros((), dtype=xp.int32, device=ops.device(like))
     return 0
 

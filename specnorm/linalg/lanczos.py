@@ -5,6 +5,7 @@ Only estimates: `rounding` proves what comes out.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,14 +15,30 @@ from specnorm.linalg import arrays
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
 
-DIRECT = 48
-"""Up to this many rows or columns, an eigenvalue routine of the Gram matrix is faster than any iteration."""
-FIRST = 4
-"""Steps before the first look at the values, which rules most unfoldings out."""
-MORE = 8
-"""Steps before each further look at least; half as many as there were."""
-LIMIT = 160
-"""Steps at most. Where the largest values are clustered that can be too few."""
+
+@dataclass(frozen=True)
+class LanczosTuning:
+    """How many steps are taken, and between which looks at the values. It decides on time alone.
+
+    Parameters
+    ----------
+    direct : int
+        Rows or columns up to which an eigenvalue routine of the Gram matrix is faster than any iteration.
+    first : int
+        Steps before the first look, enough to leave most unfoldings out.
+    more : int
+        Steps before each further look at least; half as many as there were. A look is a transfer to the host.
+    limit : int
+        Steps at most. Where the largest values are clustered that can be too few; then the proof takes longer.
+    """
+
+    direct: int = 48
+    first: int = 4
+    more: int = 8
+    limit: int = 160
+
+
+TUNING = LanczosTuning()
 
 
 class Lanczos:
@@ -58,7 +75,7 @@ class Lanczos:
         self.squares = np.zeros(count)
         self.settled = self.done = np.zeros(count, dtype=bool)
         self._vectors: Array | None = None
-        if self.size > DIRECT:
+        if self.size > TUNING.direct:
             if start is None:
                 start = np.real(arrays.start_vector(0, self.size)).astype(self.host)
                 start = ops.from_numpy(np.repeat(start, count, axis=0), matrix)
@@ -71,20 +88,20 @@ class Lanczos:
     def advance(self) -> None:
         """Some steps; one transfer to the host."""
         self._vectors = None
-        if self.size <= DIRECT:
+        if self.size <= TUNING.direct:
             gram = arrays.gram_smaller(self.matrix, xp=self.xp)
             values = self.xp.linalg.eigvalsh((gram + self.xp.matrix_transpose(gram)) / 2)[:, -1]
             self.squares = np.maximum(self.ops.to_numpy(values).astype(np.float64), 0.0)
             self.settled = self.done = np.ones_like(self.done)
             return
         taken = len(self._alpha)
-        for _ in range(max(MORE, min(taken // 2, LIMIT - taken)) if taken else FIRST):
+        for _ in range(max(TUNING.more, min(taken // 2, TUNING.limit - taken)) if taken else TUNING.first):
             self._step()
         values, vectors = np.linalg.eigh(self._projected())
         self.squares, self._small = np.maximum(values[:, -1], 0.0), vectors[:, :, -1]
         last = self.ops.to_numpy(self._beta[-1])[:, 0, 0]
         self.settled = last * np.abs(self._small[:, -1]) <= self.tolerance * self.squares
-        self.done = self.settled | (len(self._alpha) >= LIMIT)
+        self.done = self.settled | (len(self._alpha) >= TUNING.limit)
 
     def _step(self) -> None:
         v, turned = self._basis[-1], self.xp.matrix_transpose
@@ -113,7 +130,7 @@ class Lanczos:
         """Singular vectors of the shorter side, (b, min(m, n)), where the last look found them."""
         if self._vectors is None:
             xp = self.xp
-            if self.size <= DIRECT:
+            if self.size <= TUNING.direct:
                 self._vectors = arrays.top_eigenpair(arrays.gram_smaller(self.tall, xp=xp), xp=xp)[1]
             else:
                 weights = self.ops.from_numpy(self._small[:, :, None].astype(self.host), self.matrix)

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
-BUDGET = 256 * 2**20
-"""Bytes that the gathered patches of one product may take."""
-
 
 def torch_order(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
     """Kernels (batch, *shape) with the axes in torch's order, groups and stride left as they are."""
@@ -121,7 +118,7 @@ class Convolution:
     """
 
     def __init__(
-        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int = BUDGET, ops: ArrayOps
+        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int | None = None, ops: ArrayOps
     ) -> None:
         xp = ops.xp
         self.xp, self.spec = xp, spec
@@ -131,7 +128,7 @@ class Convolution:
         b, first, second, *taps = kernels.shape
         self.outer, self.inner = first // spec.groups, second
         self.kernels = xp.reshape(kernels, (b, spec.groups, self.outer, second, *taps))
-        self.lead = self._lead(b * vectors * spec.groups * second, budget)
+        self.lead = self._lead(b * vectors * spec.groups * second, ops.memory if budget is None else budget)
         self.gathers: list[list[_Gather]] = []
         for j, table in enumerate(_tables(self.large, self.small, spec)):
             parts = [*table] if j < self.lead else [table.reshape(-1)]
@@ -310,6 +307,21 @@ def _tables(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> l
     """`axis_tables` of every axis."""
     axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
     return [axis_tables(n, m, k, s, r, before, spec.padding_mode) for n, m, k, s, r, (before, _) in axes]
+
+
+def visible(spec: ConvSpec) -> np.ndarray | None:
+    """Taps that read a pixel at ``spec.input_shape``, shape (*kernel_shape); None where all do.
+
+    The others are no part of the layer at that size, and must not set the scale of what is.
+    """
+    if spec.padding_mode != "zeros" or spec.input_shape is None:
+        return None
+    large, small = sizes_of(spec)
+    seen = np.ones(spec.kernel_shape, dtype=np.bool_)
+    for axis, (table, n) in enumerate(zip(_tables(large, small, spec), large, strict=True)):
+        read = (table < n).any(axis=1)
+        seen &= read.reshape((-1,) + (1,) * (spec.ndim - 1 - axis))
+    return None if seen.all() else seen
 
 
 def axis_tables(n: int, m: int, k: int, stride: int, dilation: int, before: int, mode: str) -> np.ndarray:

@@ -96,3 +96,8 @@ def support(block: Array, *, ops: ArrayOps) -> Array:
         used = np.flatnonzero(taps.any(axis=tuple(j for j in range(taps.ndim) if j != axis)))
         index.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
     return block[(slice(None), slice(None), slice(None), *index)]
+
+
+def by_layers(blocks: Array, groups: int) -> list[Array]:
+    """Split (layers * groups, ...) into the blocks of each layer."""
+    return [blocks[first : first + groups, ...] for first in range(0, blocks.shape[0], groups)]

@@ -23,7 +23,7 @@ class Symbol:
     frequencies : Frequencies
         f points.
     spread : bool
-        Share them out by `Backend.spread`, which may repeat the last one.
+        Share them out by `Backend.shard`, which may repeat the last one.
     """
 
     def __init__(self, blocks: Array, frequencies: Frequencies, *, spread: bool = False, ops: ArrayOps) -> None:
@@ -36,7 +36,7 @@ class Symbol:
         self.cos = ops.from_numpy(cos.astype(dtype), blocks)
         self.sin = ops.from_numpy(sin.astype(dtype), blocks)
         if spread:
-            self.cos, self.sin = ops.spread(self.cos), ops.spread(self.sin)
+            self.cos, self.sin = ops.shard(self.cos), ops.shard(self.sin)
         self.phase = self.cos + 1j * self.sin
 
     def matrices(self) -> Array:
@@ -99,10 +99,10 @@ def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, .
     return xp.reshape(total, (b, m, p, *kernel_shape))
 
 
-def chunk_length(blocks: Array, budget: int = 256 * 2**20) -> int:
-    """How many frequencies fit the memory budget (bytes): about six complex matrices each."""
+def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
+    """How many frequencies fit the memory budget: about six complex matrices each."""
     b, m, p = blocks.shape[:3]
-    return int(max(1, budget // (6 * 16 * b * m * p)))
+    return int(max(1, ops.memory // (6 * 16 * b * m * p)))
 
 
 def largest(
@@ -123,7 +123,7 @@ def largest(
     """
     xp = ops.xp
     value, phase = None, None
-    step = chunk_length(blocks) * ops.shares
+    step = chunk_length(blocks, ops=ops) * ops.shards
     for start in range(0, len(frequencies), step):
         symbol = Symbol(blocks, frequencies[start : start + step], spread=True, ops=ops)
         found = norms(symbol)

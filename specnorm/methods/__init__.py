@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped
 from specnorm.methods.enclosure import Enclose
+from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.fft import ExactFFT
 from specnorm.methods.gram import Gram
 from specnorm.methods.grid import Grid
-from specnorm.methods.power import Power, PowerTopK
+from specnorm.methods.power import Power
+from specnorm.methods.power_top_k import PowerTopK
 from specnorm.methods.reshaped import Reshaped
 from specnorm.methods.tensor_norm import TensorNorm
-from specnorm.methods.unfolding import FantasticFour, Unfoldings
+from specnorm.methods.unfolding import Unfoldings
 
 METHODS: dict[str, type[Method]] = {
     cls.name: cls for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Power, Reshaped, Enclose)
@@ -26,9 +28,11 @@ __all__ = [
     "Gram",
     "Grid",
     "Method",
+    "Needs",
     "Power",
     "PowerTopK",
     "Reshaped",
+    "Stepped",
     "TensorNorm",
     "Unfoldings",
 ]

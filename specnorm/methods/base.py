@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from specnorm.errors import MethodError
 from specnorm.linalg import arrays
@@ -48,36 +48,73 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a method asks of the room that runs it; the defaults suit a formula in the kernel's own precision.
+
+    Parameters
+    ----------
+    rounds : {"nearest", "up", "down"}
+        Direction of the last rounding: "up" for upper bounds, "down" for lower ones.
+    precision : {"own", "wide", "mixed"}
+        Dtype of the blocks: the kernel's own, or the widest of the device, for proofs. "mixed": the kernel's own, and
+        the method widens what it proves by itself.
+    narrow_gradient : bool
+        Whether a gradient made of a few outer products is wanted: its residuals then have the kernel's own precision.
+    small_products : bool
+        Whether the method is many small products, which NumPy does faster where it reads arrays in place.
+    scaled : bool
+        Whether blocks come scaled by a power of two, and values go back through it.
+    blocks : bool
+        Whether the geometry is folded into blocks; else `Method.forward` gets the kernels, (b, *shape) in torch's
+        order.
+    by_layer : bool
+        Whether ``forward`` answers once a layer, as it does without blocks; else once a group, and the largest answer
+        is taken.
+    searches : bool
+        Whether the method looks at values as it runs (a search, a proof), where they are known.
+    value_shape : tuple of int
+        Shape of one layer's value.
+    """
+
+    rounds: Rounds = "nearest"
+    precision: Literal["own", "wide", "mixed"] = "own"
+    narrow_gradient: bool = False
+    small_products: bool = False
+    scaled: bool = True
+    blocks: bool = True
+    by_layer: bool = False
+    searches: bool = False
+    value_shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            object.__setattr__(self, "by_layer", True)
+
+
+@dataclass(frozen=True)
 class Method:
-    """Base of the methods. A subclass is a frozen dataclass of plain numbers with the attributes below."""
+    """Base of the methods. A subclass is a frozen dataclass of plain numbers.
+
+    It owes `name`, `kind`, `needs`, `forward` and `pullback`, and `stats` if it tells more than a value. The rest has
+    defaults. A method that is stepped in training derives from `Stepped` too.
+    """
 
     name: ClassVar[str]
     """Key in ``METHODS``, JSON field and ``--methods`` word."""
     stats: ClassVar[Mapping[str, Rounds | None]] = {}
     """Figures in ``Evaluation.stats``, in order: how each is rounded if it is a norm (it scales with the kernel), or
     None if it is a plain number."""
-    rounds: ClassVar[Rounds] = "nearest"
-    """Direction of the last rounding: "up" for upper bounds, "down" for lower ones."""
-    wide: ClassVar[bool] = False
-    """Whether to compute in the widest dtype the device has (proofs) rather than in the kernel's own."""
-
-    widens: ClassVar[bool] = False
-    """Whether a ``wide`` method gets its blocks in the kernel's own precision, and widens what it proves itself."""
-
-    small_steps: ClassVar[bool] = False
-    """Whether the method is many small products, which NumPy does faster where it reads arrays in place."""
-
-    outer_products: ClassVar[bool] = False
-    """Whether the gradient is made of a few outer products of the residuals: then in the kernel's own precision."""
-
-    scaled: ClassVar[bool] = True
-    """Whether blocks come scaled by a power of two, and values go back through it."""
 
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry."""
         raise NotImplementedError
 
-    def settled_kind(self, spec: ConvSpec, stats: Mapping[str, Any]) -> Kind:
+    def needs(self, spec: ConvSpec) -> Needs:
+        """What the method asks of the room that runs it on this geometry."""
+        del spec
+        return Needs()
+
+    def kind_after(self, spec: ConvSpec, stats: Mapping[str, Any]) -> Kind:
         """What the value promises after the run: upper, if the method proved an estimate and says so in ``stats``."""
         if "proven" in self.stats and not stats["traced"] and bool(stats["proven"]):
             return "upper"
@@ -89,22 +126,8 @@ class Method:
         By default upper bounds serve every one: they bound the supremum of the blocks' symbols, and are multiplied by
         what padding adds. Others serve the layers whose norm the symbols have.
         """
-        if self.rounds != "up":
+        if self.needs(spec).rounds != "up":
             requirements.require_exact(spec, self.name)
-
-    def folds(self, spec: ConvSpec) -> bool:
-        """Whether the geometry is folded into blocks; else `forward` gets the kernels, (b, *shape) in torch's order."""
-        del spec
-        return True
-
-    def by_layer(self, spec: ConvSpec) -> bool:
-        """Whether ``forward`` answers once a layer; else once a group, and the largest answer is taken."""
-        return not self.folds(spec)
-
-    def searches(self, spec: ConvSpec) -> bool:
-        """Whether the method looks at values as it goes (a search, a proof), where they are known."""
-        del spec
-        return False
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
         """Called instead of a search where values are not known: raise, or return if the method can do without.
@@ -119,11 +142,6 @@ class Method:
             f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. grid_bound, f4_bound "
             "and gram_bound are proven bounds that work there; or call it outside, on the concrete kernel."
         )
-
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        """Shape of one layer's value: () unless the method has several values."""
-        del spec
-        return ()
 
     def over_groups(self, values: Array, *, xp: Any) -> tuple[Array, Array]:
         """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.
@@ -150,20 +168,23 @@ class Method:
         """Gradient with respect to the blocks, for a cotangent (b, *value_shape)."""
         raise NotImplementedError
 
-    # -- in training: vectors kept from step to step ---------------------------------------------------------------
+
+class Stepped:
+    """What a method adds that is stepped in training: vectors kept from step to step. ``class X(Stepped, Method)``.
+
+    The base keeps nothing: each step is then a measurement by itself.
+    """
+
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Shape of each array of the training state, for one block; {}: a step keeps nothing and is `forward`.
 
         Raises
         ------
         MethodError
-            If the method cannot be stepped.
+            If the method cannot be stepped on this geometry.
         """
         del spec
-        raise MethodError(
-            f"{self.name} has no training state. TensorNorm, FantasticFour and Power (at an input size) are stepped "
-            "with the vectors they keep; Gram keeps nothing and is a bound at every step."
-        )
+        return {}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Arrays of `state_shapes` in its order, leading axis b: vectors near the maximum for these blocks."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm.errors import MethodError, Undecided
-from specnorm.linalg import arrays, symbols
-from specnorm.linalg.frequencies import Frequencies, half_grid, mirror_index
+from specnorm.errors import Undecided
+from specnorm.linalg import arrays, polyphase, symbols
+from specnorm.linalg.frequencies import Frequencies, half_grid
+from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, check_count, check_rtol
-from specnorm.methods.enclosure import Enclose, by_layers, enclose_blocks, top_gradient, tops
+from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
+from specnorm.methods.enclosure import enclosed
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -51,13 +51,20 @@ class ExactFFT(Method):
 
     name: ClassVar[str] = "fft"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
-    small_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
         check_count("max_cells", self.max_cells, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """One search for all groups, for the supremum: no fixed set of frequencies gives that."""
+        return Needs(
+            precision="wide",
+            narrow_gradient=True,
+            small_products=True,
+            by_layer=True,
+            searches=spec.input_shape is None,
+        )
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: of the circular layer at its input size, or of the supremum over all sizes."""
@@ -68,15 +75,6 @@ class ExactFFT(Method):
         """Circular at a given size, or every size at once."""
         requirements.require_exact(spec, "conv_norm")
 
-    def by_layer(self, spec: ConvSpec) -> bool:
-        """One search for all groups."""
-        del spec
-        return True
-
-    def searches(self, spec: ConvSpec) -> bool:
-        """For the supremum, which no fixed set of frequencies gives."""
-        return spec.input_shape is None
-
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Find the arg-max frequency, then its singular triple."""
         budget = self.max_cells
@@ -84,11 +82,10 @@ class ExactFFT(Method):
             every = half_grid(requirements.circular_sizes(spec))
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
             budget = min(budget, 2 * len(every))
-            if ops.static_shapes or ops.is_traced(blocks) or len(every) <= _FEW:
+            if not ops.may_branch or len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
-        method = Enclose(rtol=self.rtol, max_cells=budget)
-        layers = by_layers(blocks, spec.groups)
-        found = [enclose_blocks(layer, spec, method, ops=ops) for layer in layers]
+        layers = polyphase.by_layers(blocks, spec.groups)
+        found = [enclosed(layer, spec, self.rtol, budget, ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
             if spec.input_shape is not None and len(every) <= self.max_cells:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
@@ -96,7 +93,7 @@ class ExactFFT(Method):
                 f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells (many are needed where "
                 "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
             )
-        u, v, value, phase, owner = tops(layers, [f for f, _ in found], ops=ops)
+        u, v, value, phase, owner = top_triples(layers, [(f.block, f.frequency) for f, _ in found], ops=ops)
         visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
         return Evaluation(value, (visited,), (u, v, phase, owner))
 
@@ -113,99 +110,6 @@ class ExactFFT(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
         return top_gradient(residuals, cotangent, spec, xp=xp)
-
-
-@dataclass(frozen=True)
-class SingularValues(Method):
-    """All singular values of a circular layer at one input size, descending; or the k largest.
-
-    Parameters
-    ----------
-    k : int or None
-        How many; None: all ``prod(input_shape) * min(cin, cout)``.
-    """
-
-    k: int | None = None
-
-    name: ClassVar[str] = "singular_values"
-    wide: ClassVar[bool] = True
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Exact for the circular layer at its input size."""
-        del spec
-        return "exact"
-
-    def check(self, spec: ConvSpec) -> None:
-        """Circular at a given size only, and no more values than there are."""
-        requirements.require_circular(spec, "singular_values", "conv_norm and the bounds")
-        requirements.require_exact(spec, "singular_values")
-        total = self._total(spec)
-        if self.k is not None:
-            check_count("k", self.k, least=1)
-        if self.k is not None and self.k > total:
-            raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
-
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        """Return k, or all."""
-        return (self.k or self._total(spec),)
-
-    @staticmethod
-    def _per_group(spec: ConvSpec) -> int:
-        """Singular values of one group; those of pixels that no tap reads are zero."""
-        first, second = spec.stored_channels
-        return math.prod(spec.periods) * min(first // spec.groups, second * math.prod(spec.stride))
-
-    def _total(self, spec: ConvSpec) -> int:
-        return spec.groups * self._per_group(spec)
-
-    def over_groups(self, values: Array, *, xp: Any) -> tuple[Array, Array]:
-        """Merge the groups' values."""
-        flat = xp.reshape(values, (values.shape[0], -1))
-        order = xp.argsort(flat, axis=1, descending=True)
-        count = self.k or flat.shape[1]
-        return xp.take_along_axis(flat, order[:, :count], axis=1), order
-
-    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Any) -> Array:
-        """Undo the merge; values not asked for get 0."""
-        return xp.reshape(_unsorted(cotangent, chosen, xp=xp), (chosen.shape[0], groups, -1))
-
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """SVD at half the frequencies; the others are their mirror images, or the same once more."""
-        xp = ops.xp
-        sizes = spec.grid_shape
-        half = half_grid(sizes)
-        repeats = math.prod(spec.periods) // math.prod(sizes)
-        mirror = ops.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
-        parts, step = [], symbols.chunk_length(blocks)
-        for start in range(0, len(half), step):
-            symbol = symbols.Symbol(blocks, half[start : start + step], ops=ops)
-            u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
-            phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
-            parts.append((u, s, vh, phase))
-        u, s, vh, phase = (xp.take(xp.concat(list(p), axis=1), mirror, axis=1) for p in zip(*parts, strict=True))
-        flat = xp.reshape(s, (s.shape[0], -1))
-        order = xp.argsort(flat, axis=1, descending=True)
-        count = min(self.k or flat.shape[1], flat.shape[1])
-        value = xp.take_along_axis(flat, order[:, :count], axis=1)
-        unread = min(self.k or math.inf, self._per_group(spec)) - count
-        if unread:
-            value = xp.concat([value, xp.broadcast_to(value[:, :1] * 0, (value.shape[0], int(unread)))], axis=1)
-        return Evaluation(value, (), (u, vh, phase, order))
-
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
-        """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta})."""
-        u, vh, phase, order = residuals
-        b, f, _, r = u.shape
-        weights = xp.astype(xp.reshape(_unsorted(cotangent, order, xp=xp), (b, f, 1, r)), u.dtype)
-        return symbols.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
-
-
-def _unsorted(values: Array, order: Array, *, xp: Any) -> Array:
-    """Entry order[j] is values[j]; 0 where the list of values has ended."""
-    ranks = xp.argsort(order, axis=1)
-    listed = ranks < values.shape[1]
-    found = xp.take_along_axis(values, xp.where(listed, ranks, xp.zeros_like(ranks)), axis=1)
-    return xp.where(listed, found, xp.zeros_like(found))
 
 
 def _norms(xp: Any) -> Any:

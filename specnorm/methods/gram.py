@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import half_grid
+from specnorm.linalg.schatten import schatten_gradient
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.methods.gram_zero import ZeroPaddedGram
-from specnorm.methods.matrix import schatten_gradient
 from specnorm.proof import matrices, trigonometric
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True)
-class Gram(Method):
+class Gram(Stepped, Method):
     """Largest Schatten norm of order ``2**(n_iter + 1)`` over the DFT frequencies of a circular layer.
 
     Without ``input_shape``, and for other paddings, it is `ZeroPaddedGram`: a bound of sigma*.
@@ -43,13 +41,15 @@ class Gram(Method):
     n_iter: int | None = None
 
     name: ClassVar[str] = "gram"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.n_iter is not None:
             check_count("n_iter", self.n_iter)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound; what is proven is widened here."""
+        del spec
+        return Needs(rounds="up", precision="mixed")
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
@@ -58,16 +58,16 @@ class Gram(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a size; anything else for every size at once, where the taps must be countable."""
-        endless = self._endless(spec)
-        if endless is not None:
-            endless.check(spec)
+        unbounded = self._on_unbounded_domain(spec)
+        if unbounded is not None:
+            unbounded.check(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
         xp = ops.xp
-        endless = self._endless(spec)
-        if endless is not None:
-            return endless.forward(blocks, spec, ops=ops)
+        unbounded = self._on_unbounded_domain(spec)
+        if unbounded is not None:
+            return unbounded.forward(blocks, spec, ops=ops)
         narrow, blocks = blocks.dtype, arrays.widened(blocks, ops=ops)
         count = self._circular_count()
         error = trigonometric.symbol_error(blocks, xp=xp)[:, None]
@@ -83,22 +83,17 @@ class Gram(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Schatten gradient at the arg-max frequency, carried back to the taps."""
-        endless = self._endless(spec)
-        if endless is not None:
-            return endless.pullback(residuals, cotangent, spec, xp=xp)
+        unbounded = self._on_unbounded_domain(spec)
+        if unbounded is not None:
+            return unbounded.pullback(residuals, cotangent, spec, xp=xp)
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
         return symbols.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
 
-    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Nothing: every step is a bound by itself."""
-        del spec
-        return {}
-
     def _circular_count(self) -> int:
         return 6 if self.n_iter is None else self.n_iter
 
-    def _endless(self, spec: ConvSpec) -> ZeroPaddedGram | None:
+    def _on_unbounded_domain(self, spec: ConvSpec) -> ZeroPaddedGram | None:
         """The method that serves a geometry for every size at once, or None for a circular layer at one size."""
         if spec.padding_mode == "circular" and spec.input_shape is not None:
             return None

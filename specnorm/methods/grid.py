@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.errors import MethodError
 from specnorm.linalg import symbols
 from specnorm.linalg.frequencies import half_grid
-from specnorm.methods.base import Evaluation, Method, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.proof import matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
@@ -42,16 +42,18 @@ class Grid(Method):
 
     name: ClassVar[str] = "grid"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down"}
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.n is not None:
             check_count("n", self.n, least=1)
 
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound."""
+        del spec
+        return Needs(rounds="up", precision="wide", narrow_gradient=True)
+
     def kind(self, spec: ConvSpec) -> Kind:
-        """Upper at every input size."""
+        """Upper at every input size (`ConvSpec.sizes`)."""
         del spec
         return "upper"
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from specnorm.errors import GeometryError
+from specnorm.errors import GeometryError, MethodError
+from specnorm.linalg.gram_powers import tap_grid
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
+
+
+LARGEST_GRID = 2**22
+"""Frequencies; beyond, the taps of the last product would not fit any memory."""
 
 
 def require_circular(spec: ConvSpec, function: str, otherwise: str) -> None:
@@ -56,3 +61,18 @@ def require_exact(spec: ConvSpec, function: str) -> None:
 def circular_sizes(spec: ConvSpec) -> tuple[int, ...]:
     """Sizes of the DFT grid whose symbols make up a circular layer's norm; axes with one tap need one frequency."""
     return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, spec.block_kernel_shape, strict=True))
+
+
+def require_countable_taps(n_iter: int, kernel_shape: tuple[int, ...]) -> None:
+    """Refuse a number of products whose taps fit no memory.
+
+    Raises
+    ------
+    MethodError
+    """
+    points = math.prod(tap_grid(kernel_shape, n_iter))
+    if points > LARGEST_GRID:
+        raise MethodError(
+            f"n_iter={n_iter} makes {points} taps out of a kernel {kernel_shape}: each product doubles their "
+            "number on every axis. Use fewer (3 is the default), or grid_bound(kernel)."
+        )

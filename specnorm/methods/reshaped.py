@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.errors import GeometryError
 from specnorm.linalg import symbols, unfoldings
-from specnorm.methods.base import Evaluation, Method
+from specnorm.methods.base import Evaluation, Method, Needs
 from specnorm.proof import matrices
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -31,9 +30,11 @@ class Reshaped(Method):
     """
 
     name: ClassVar[str] = "reshaped"
-    rounds: ClassVar[Rounds] = "down"
-    wide: ClassVar[bool] = True
-    outer_products: ClassVar[bool] = True
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """A lower bound."""
+        del spec
+        return Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""

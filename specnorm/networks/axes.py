@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from specnorm.api import enclose
 from specnorm.proof import host
+from specnorm.proving import enclose
 
 DENSE = 512
 """Largest axis whose matrix is enclosed; longer ones are bounded by their row and column sums."""

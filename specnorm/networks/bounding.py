@@ -13,6 +13,7 @@ from specnorm.errors import SpecnormError
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.measuring import Measure
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError
+from specnorm.networks.table import lines
 from specnorm.proof import host
 
 
@@ -112,8 +113,6 @@ class NetworkBound:
 
     def __str__(self) -> str:
         """Table of the nodes, and what follows from them."""
-        from specnorm.auditing.renderers.network import lines
-
         return "\n".join(lines(self, nodes=True))
 
 
@@ -170,7 +169,7 @@ class _Pass:
         heuristics = [step.heuristic for step in before if step.heuristic is not None]
         if len(uppers) < len(before) or len(heuristics) < len(before):
             return Step(node.name, node.operator, node.rule, None, None, None)
-        if not any(uppers) and (before or node.rule == "held"):
+        if not any(uppers) and node.rule != "random" and (before or node.rule == "held"):
             return Step(node.name, node.operator, node.rule, None, 0.0, 0.0)  # held, whatever it is
         try:
             return self._known(node, uppers, heuristics)
@@ -187,6 +186,8 @@ class _Pass:
             return Step(node.name, node.operator, node.rule, None, *both)
         if node.rule == "layer":
             return self._layer(node, None, node)
+        if node.rule == "random":
+            raise UnknownRuleError("it draws random numbers, so that the network is no function of its inputs")
         if len(sources) != 1 or node.rule not in FACTORS:
             reason = node.params.get("reason", "this operator has no Lipschitz constant that is known here")
             raise UnknownRuleError(str(reason))
@@ -202,9 +203,19 @@ class _Pass:
 
     def _past_shifts(self, node: Node) -> Node:
         """The node before constants were added."""
-        while node.params.get("shift"):
+        while node.params.get("shift") and self.nodes[node.inputs[0]].shape == node.shape:
             node = self.nodes[node.inputs[0]]
         return node
+
+    def _is_one_layer(self, node: Node, padded: Node) -> bool:
+        """Whether padding is of the axes of a convolution, and no further than a layer's own padding goes."""
+        assert node.layer is not None  # for the type checker; the caller looked
+        pads, before = padded.params["pads"], self.nodes[padded.inputs[0]].shape
+        if padded.params["mode"] == "reflect":
+            sizes = concrete(_last(before, len(pads)))
+            if sizes is None or any(max(pair) >= n for pair, n in zip(pads, sizes, strict=True)):
+                return False
+        return len(pads) == node.layer.spatial
 
     def _layer(self, node: Node, scale: Any, shown: Node) -> Step:
         """Bound of a layer, with padding before and batch normalisation after it as one map."""
@@ -216,7 +227,7 @@ class _Pass:
         pads = source.params.get("pads")
         padding = geometry.get("padding", ())
         unpadded = not isinstance(padding, str) and not any(sum(pair) for pair in padding)
-        if pads is not None and len(pads) == node.layer.spatial and unpadded and not geometry.get("transposed"):
+        if pads is not None and unpadded and not geometry.get("transposed") and self._is_one_layer(node, source):
             geometry |= {"padding_mode": source.params["mode"], "padding": pads}
             source = self.nodes[source.inputs[0]]
             rule = f"{rule}, padded"

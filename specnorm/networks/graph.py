@@ -31,12 +31,15 @@ class Layer:
         Keywords of specnorm's functions, with padding and without ``input_shape``.
     spatial : int
         Number of the kernel's spatial axes.
+    turned : bool
+        Whether a matrix is stored with its outputs last.
     """
 
     name: str
     load: Callable[[], Array]
     geometry: Mapping[str, Any]
     spatial: int
+    turned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,7 @@ class Node:
     shape : tuple of Size or None
         Of the value; None: not known.
     params : mapping
-        What the rule needs besides; see there.
+        What the rule needs besides; see there. ``shift``: it adds constants, no more.
     layer : Layer or None
         For the rule "layer".
     """

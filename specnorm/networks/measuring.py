@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.api import enclose, reshaped_norm
+from specnorm.api import f4_bound
 from specnorm.backends import backend_for
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
+from specnorm.norms import reshaped_norm
 from specnorm.proof import host
-from specnorm.spec import ConvSpec
+from specnorm.proving import enclose
+from specnorm.spec import ConvSpec, at_every_size
 
 WORK = 2**25
 """Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.
 Others get the bound for every size."""
+CHEAP = 1000
+"""Cells of a search up to which one to a hundredth of the tolerance costs little more."""
 LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
@@ -82,6 +86,7 @@ class Measure:
         """
         key = (
             layer.name,
+            layer.turned,
             repr(sorted(geometry.items())),
             sizes,
             None if scale is None else scale.tobytes(),
@@ -97,7 +102,7 @@ class Measure:
         sizes: tuple[tuple[int, ...], tuple[int, ...]] | None,
         scale: NDArray[np.float64] | None,
     ) -> Norm:
-        kernel = layer.load()
+        kernel = layer.load().T if layer.turned else layer.load()
         spec = ConvSpec.of(tuple(kernel.shape), **geometry)
         size = _own_size(spec, sizes)
         if scale is None and self.known is not None:
@@ -111,11 +116,13 @@ class Measure:
             # gamma / sqrt(var + eps) is `scale` already: as gamma, over a variance of 1.
             kernel = fold_batch_norm(kernel, scale, np.ones_like(scale), 0.0, **plain)
             lost = _fold_error(kernel, spec)
-        if spec.padding_mode == "circular" and not spec.transposed and size is None and max(spec.stride, default=1) > 1:
-            # Where the stride does not divide the size, the norm can exceed the strided supremum; outputs are a
-            # selection of those at stride 1.
-            geometry = {**geometry, "stride": 1}
-        upper = float(enclose(kernel, size, rtol=self.rtol, **geometry).upper)
+        if size is None and spec.divided:
+            geometry = at_every_size(geometry)
+        ends = enclose(kernel, size, rtol=self.rtol, **geometry)
+        upper = min(float(ends.upper), float(f4_bound(kernel, **geometry)))
+        if ends.cells <= CHEAP and upper > float(ends.lower) * (1 + self.rtol / 100):
+            # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
+            upper = min(upper, float(enclose(kernel, size, rtol=self.rtol / 100, **geometry).upper))
         plain = {name: value for name, value in geometry.items() if not name.startswith("padding")}
         return Norm(host.add_up(upper, lost), float(reshaped_norm(kernel, **plain)))
 

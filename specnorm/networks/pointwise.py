@@ -8,11 +8,16 @@ intervals that cover the line but for its tails, where it is within 2e-6 of 0 or
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+from specnorm.proof import host
+
+JUMP_FREE = 20.0
+"""Threshold of softplus from which its jump is below 2.1e-9 / beta and is not counted."""
 SLOPES = {
     "abs": 1.0,
     "arctan": 1.0,
-    "clip": 1.0,  # also hard tanh, ReLU6, maximum or minimum with constants
+    "clip": 1.0,  # ReLU6, maximum or minimum with numbers
     "cos": 1.0,
     "hard_swish": 1.5000001,  # (2x + 3) / 6 on [-3, 3]; libraries have 1/6 in float32
     "log_sigmoid": 1.0,
@@ -20,12 +25,9 @@ SLOPES = {
     "relu": 1.0,
     "sigmoid": 0.25,  # s (1 - s)
     "sin": 1.0,
-    "softplus": 1.0,  # sigmoid(beta x)
-    "softshrink": 1.0,
     "softsign": 1.0,  # 1 / (1 + |x|)^2
     "tanh": 1.0,  # 1 - tanh^2
     "tanhshrink": 1.0,  # tanh^2
-    "celu": 1.0,  # exp(x / alpha), alpha > 0
     "erf": 1.1283791670955128,  # 2 / sqrt(pi) at 0
     "gelu": 1.12892,  # Phi(x) + x phi(x) at sqrt(2)
     "gelu_tanh": 1.12900,
@@ -36,20 +38,77 @@ SLOPES = {
 """Largest absolute value of the derivative, rounded up."""
 
 
-def slope(function: str, alpha: float = 1.0) -> float | None:
-    """Largest slope of a function of one number; None if there is none, or it is not in the table.
+def slope(function: str, **parameters: float) -> float | None:
+    """Largest slope of a function of one number; None if there is none, or it is not in the tables.
 
     Parameters
     ----------
     function : str
-        A key of `SLOPES`, or "leaky" (slope ``alpha`` below 0; ELU, PReLU, too) or "linear" (slope ``alpha`` in a
-        range, 0 outside: hard sigmoid).
-    alpha : float
+        A key of `SLOPES` or `PARAMETRIC`.
+    **parameters : float
+        As `PARAMETRIC` names them. Constants hold only for parameters that they were derived for: for others, and for
+        those of a function that has none, the slope is None.
     """
-    if not math.isfinite(alpha):
+    if not all(map(math.isfinite, parameters.values())):
         return None
-    if function == "leaky":
-        return max(1.0, abs(alpha))
-    if function == "linear":
-        return abs(alpha)
-    return SLOPES.get(function)
+    if function not in PARAMETRIC:
+        return None if parameters else SLOPES.get(function)
+    try:
+        found = PARAMETRIC[function](**parameters)
+    except TypeError:
+        return None
+    return found if found is not None and math.isfinite(found) else None
+
+
+def _celu(alpha: float = 1.0) -> float | None:
+    """exp(x / alpha) below 0, which grows without end for alpha < 0."""
+    return 1.0 if alpha > 0 else None
+
+
+def _elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> float | None:
+    """``scale`` above 0, scale alpha input_scale exp(input_scale x) below."""
+    if input_scale < 0:
+        return None
+    return max(abs(scale), host.mul_up(abs(alpha), abs(scale), input_scale))
+
+
+def _leaky(alpha: float = 0.01) -> float:
+    """``alpha`` below 0, 1 above."""
+    return max(1.0, abs(alpha))
+
+
+def _linear(alpha: float) -> float:
+    """``alpha`` in a range, 0 outside."""
+    return abs(alpha)
+
+
+def _hardtanh(low: float = -1.0, high: float = 1.0) -> float | None:
+    return 1.0 if low <= high else None
+
+
+def _softshrink(lambd: float = 0.5) -> float | None:
+    """For negative ``lambd`` it jumps."""
+    return 1.0 if lambd >= 0 else None
+
+
+def _softplus(beta: float = 1.0, threshold: float = JUMP_FREE) -> float | None:
+    """sigmoid(beta x); it jumps by log(1 + exp(-threshold)) / beta, where it becomes the identity."""
+    return 1.0 if beta and threshold >= JUMP_FREE else None
+
+
+def _threshold(threshold: float, value: float) -> float | None:
+    """The identity above ``threshold``, else ``value``."""
+    return 1.0 if threshold == value else None
+
+
+PARAMETRIC: dict[str, Callable[..., float | None]] = {
+    "celu": _celu,
+    "elu": _elu,
+    "hardtanh": _hardtanh,
+    "leaky": _leaky,
+    "linear": _linear,
+    "softplus": _softplus,
+    "softshrink": _softshrink,
+    "threshold": _threshold,
+}
+"""Largest slopes of functions with parameters; None for parameters without one."""

@@ -30,7 +30,7 @@ def select(node: Node, source: Node) -> float:
     """1: nothing is stretched.
 
     Each output is one input, each input at most once, or a constant: reshape, transpose, slice, crop, split,
-    flatten, flip, pixel shuffle, dropout at inference, adding a constant.
+    flatten, flip, pixel shuffle, dropout at inference.
     """
     del node, source
     return 1.0
@@ -57,7 +57,12 @@ def pad(node: Node, source: Node) -> float:
     if mode not in ("reflect", "replicate", "circular"):
         raise UnknownRuleError(f"padding by {mode} has no rule")
     pairs = zip(pads, _tail(source.shape, len(pads)), strict=True)
-    return host.root_up(math.prod(padding_copies(before, after, n, mode) for (before, after), n in pairs))
+    # Across an axis of an unknown size, all that reflections repeat may be one pixel.
+    counts = [
+        1 + before + after if n is None and mode == "reflect" else padding_copies(before, after, n, mode)
+        for (before, after), n in pairs
+    ]
+    return host.root_up(math.prod(counts))
 
 
 def broadcast(node: Node, source: Node) -> float:
@@ -91,10 +96,11 @@ def pointwise(node: Node, source: Node) -> float:
     See the list of functions.
     """
     del source
-    name = str(node.params["function"])
-    found = slope(name, float(node.params.get("alpha", 1.0)))
-    if found is None or not math.isfinite(found):
-        raise UnknownRuleError(f"{name} has no largest slope that is known here")
+    given = {name: value for name, value in node.params.items() if name != "function"}
+    found = slope(str(node.params["function"]), **given)
+    if found is None:
+        shown = ", ".join(f"{name}={value:.6g}" for name, value in given.items())
+        raise UnknownRuleError(f"{node.params['function']}({shown}) has no largest slope that is known here")
     return found
 
 
@@ -187,7 +193,7 @@ def log_softmax(node: Node, source: Node) -> float:
     """
     n = node.params.get("classes")
     if n is None and source.shape is not None:
-        n = source.shape[int(node.params["axis"])]
+        n = source.shape[int(node.params["axis"])] if source.shape else 1
     if not isinstance(n, int):
         raise UnknownRuleError("the number of classes is not known: give the input shape")
     return host.root_up(max(n, 1))
@@ -224,7 +230,7 @@ FACTORS: dict[str, Callable[[Node, Node], float]] = {
 def add(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
     """The sum of the inputs' bounds.
 
-    Triangle inequality; each times sqrt(r) where it is repeated r times.
+    Triangle inequality; each times sqrt(r) where it is repeated r times. Constants have the bound 0.
     """
     return host.add_up(*_spread(node, sources, bounds))
 
@@ -249,7 +255,8 @@ def stack(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float
 def extreme(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:
     """The root of the sum of squares of the inputs' bounds.
 
-    Entrywise maximum, minimum or choice: |max(a, b) - max(c, d)| is at most the larger of |a - c| and |b - d|.
+    Entrywise maximum, minimum or choice: |max(a, b) - max(c, d)| is at most the larger of |a - c| and |b - d|. Each
+    times sqrt(r) where it is repeated r times; constants have the bound 0.
     """
     return host.hypot_up(*_spread(node, sources, bounds))
 

@@ -285,7 +285,7 @@ class GramPolynomial:
 
     def float32_copy(self) -> GramPolynomial:
         """The same with its sum over the lags in float32, which its error tells; itself where that is not trusted."""
-        if self.itemsize == 8 or self.ops.working_dtype(self.blocks, "float32") != "float32":
+        if self.itemsize == 8 or not self.ops.exact_float32:
             return self
         if self._float32_copy is None:
             found = copy.copy(self)

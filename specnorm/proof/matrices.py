@@ -45,6 +45,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
         False means undecided.
     """
     xp = ops.xp
+    ops.check_cholesky(gram)
     u = rounding.unit(gram, xp=xp)
     size = gram.shape[-1]
     kappa = cholesky_loss(size, gram, xp=xp)
@@ -55,7 +56,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     pivots = x[..., None] - diagonal
     trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
     paid = rounding.up(rounding.up(x, 2, xp=xp) + kappa * rounding.SLACK * rounding.up(trace, size, xp=xp), 4, xp=xp)
-    if ops.static_shapes or ops.is_traced(gram):
+    if not ops.may_branch:
         eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
         shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
     else:
@@ -286,14 +287,16 @@ def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: A
     spread = rounding.up(
         frobenius_up(gram * (1 - eye), xp=xp) + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)), 4, xp=xp
     )
-    squares = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp) - spread[:, None]
+    tiny = float(xp.finfo(diagonal.dtype).smallest_normal)
+    # Squares of small entries underflow, each by less than the smallest normal number.
+    lowered = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp)
+    squares = lowered - spread[:, None] - k * images.shape[2] * tiny
     values = rounding.down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
     total, roundings = _inner_products(terms, ops=ops)
     # The computed terms may be too small by a relative gamma(count) themselves.
     share = rounding.gamma(count, u) / (1 - rounding.gamma(count, u))
-    lost = rounding.up(xp.sqrt(rounding.up(xp.linalg.trace(total), k + roundings, xp=xp)), 2, xp=xp) * (
-        rounding.SLACK * share
-    )
+    total = xp.linalg.trace(total) + k * terms.shape[2] * tiny
+    lost = rounding.up(xp.sqrt(rounding.up(total, k + roundings, xp=xp)), 2, xp=xp) * (rounding.SLACK * share)
     values = rounding.down((values - lost[:, None]) / rounding.up(xp.sqrt(width), 2, xp=xp)[:, None], 4, xp=xp)
     return xp.maximum(values, xp.zeros_like(values))
 

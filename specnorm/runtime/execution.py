@@ -1,4 +1,4 @@
-"""Where a method runs: one value that carries the array library's namespace and operations through the algorithms."""
+"""Where a method runs, and in which precision: one value, computed once a call and carried through the algorithms."""
 
 from __future__ import annotations
 
@@ -6,65 +6,140 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from specnorm.methods.base import Needs
+
 if TYPE_CHECKING:
     import numpy as np
 
     from specnorm.backends import Backend
     from specnorm.types import Array, Namespace
 
+Dtype = Literal["float32", "float64"]
+
+MEMORY = 256 * 2**20
+"""Bytes that the intermediate arrays of one step may take (symbols, patches, cells): 256 MiB."""
+
 
 @dataclass(frozen=True, eq=False)
 class Execution:
-    """A backend's operations and its namespace: the `types.ArrayOps` that methods, search, proof and linalg get.
+    """A library's operations, and every decision about where and how one call runs: the `types.ArrayOps` of the rest.
+
+    The defaults are true of arrays on the host, of an eager library with float64. `of` finds out.
 
     Parameters
     ----------
     backend : Backend
     xp : namespace
         The array API namespace of the arrays at hand.
+    traced : bool
+        Whether the arrays stand for values not known yet.
+    on_host : bool
+        Whether they lie in the host's memory, where NumPy or the like computes with them.
+    asynchronous : bool
+        Whether work is queued on a device, so that reading a value waits for all of it.
+    dtype : {"float64", "float32"}
+        What the method's blocks come in.
+    own_dtype : {"float64", "float32"}
+        The kernel's own precision, or a wider one where the library would lower it: of gradients and training steps.
+    wide_dtype : {"float64", "float32"}
+        Widest real dtype of the device: what proofs are computed in.
+    exact_float32 : bool
+        Whether products of float32 numbers have float32's precision.
+    in_numpy : bool
+        Whether this call runs in NumPy on the host instead, by another Execution.
+    too_wide : bool
+        Whether the kernels are float64 and the library computes in float32.
+    computed_in : str
+        What a result is told to be computed in, and where.
+    memory : int
+        Bytes that the intermediate arrays of one step may take.
     """
 
     backend: Backend
     xp: Namespace
+    traced: bool = False
+    on_host: bool = True
+    asynchronous: bool = False
+    dtype: Dtype = "float64"
+    own_dtype: Dtype = "float64"
+    wide_dtype: Dtype = "float64"
+    exact_float32: bool = True
+    in_numpy: bool = False
+    too_wide: bool = False
+    computed_in: str = "float64"
+    memory: int = MEMORY
 
     @classmethod
-    def of(cls, backend: Backend, like: Array) -> Execution:
-        """Execution on the library and device of an array."""
-        return cls(backend, backend.namespace(like))
+    def of(
+        cls,
+        backend: Backend,
+        like: Array,
+        needs: Needs | None = None,
+        dtype: Dtype = "float64",
+        *,
+        training: bool = False,
+        memory: int | None = None,
+    ) -> Execution:
+        """Decide for arrays of a library and device.
+
+        Parameters
+        ----------
+        backend : Backend
+        like : array
+            The caller's kernels.
+        needs : Needs, optional
+            The method's.
+        dtype : {"float64", "float32"}
+            Of the result.
+        training : bool
+            Whether a training step is taken, which proves nothing.
+        memory : int, optional
+            Budget in bytes; None: `MEMORY`.
+        """
+        needs = needs or Needs()
+        traced, wide, in_place = backend.is_traced(like), backend.wide_dtype(like), backend.numpy_view(like)
+        own = backend.working_dtype(like, dtype)
+        proven = own if needs.precision == "own" else backend.working_dtype(like, wide)
+        # Rounded to what the library computes in, a wider kernel would be another one.
+        too_wide = dtype == "float64" and wide != "float64" and not training
+        searches = needs.searches and not training and not traced
+        if searches or (too_wide and not traced):
+            # The proof needs float64; and NumPy, where it reads the arrays in place, is faster at many small matrices.
+            away = too_wide or backend.proofs == "host" or wide != "float64"
+            in_numpy = away or in_place
+            computed_in = "float64 on the host" if away and not in_place else "float64"
+        else:
+            in_numpy = needs.small_products and in_place and not traced
+            computed_in = proven
+        return cls(
+            backend,
+            backend.namespace(like),
+            traced=traced,
+            on_host=in_place or backend.host().name == backend.name,
+            asynchronous=backend.asynchronous(like),
+            dtype=proven if needs.precision == "wide" else own,
+            own_dtype=own,
+            wide_dtype=wide,
+            exact_float32=backend.working_dtype(like, "float32") == "float32",
+            in_numpy=in_numpy,
+            too_wide=too_wide,
+            computed_in=computed_in,
+            memory=MEMORY if memory is None else memory,
+        )
 
     @property
-    def static_shapes(self) -> bool:
-        """Whether each new array shape costs a compilation."""
-        return self.backend.static_shapes
+    def may_branch(self) -> bool:
+        """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
+        return not (self.traced or self.backend.static_shapes)
 
     @property
-    def shares(self) -> int:
-        """Devices that `spread` shares frequencies out to."""
-        return self.backend.shares
+    def shards(self) -> int:
+        """Devices that `shard` lays frequencies out over."""
+        return self.backend.shards
 
     def device(self, x: Array) -> Any:
         """Device of ``x``."""
         return self.backend.device(x)
-
-    def is_traced(self, x: Array) -> bool:
-        """Whether ``x`` stands for values not known yet."""
-        return self.backend.is_traced(x)
-
-    def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
-        """Widest real dtype on the device of ``x``: the one proofs are computed in."""
-        return self.backend.wide_dtype(x)
-
-    def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
-        """Dtype to compute in when ``dtype`` was asked for; wider where the library would lower precision."""
-        return self.backend.working_dtype(x, dtype)
-
-    def sees(self, x: Array) -> bool:
-        """Whether a loop may end by what it finds."""
-        return self.backend.sees(x)
-
-    def on_host(self, x: Array) -> bool:
-        """Whether ``x`` lies in the host's memory, where NumPy or the like computes with it."""
-        return self.backend.numpy_view(x) or self.backend.host().name == self.backend.name
 
     def loop(
         self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
@@ -76,13 +151,17 @@ class Execution:
         """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""
         return self.backend.cholesky_ok(a)
 
+    def check_cholesky(self, a: Array) -> None:
+        """Refuse a library whose Cholesky factorisation does not fail where it must."""
+        self.backend.check_cholesky(a)
+
     def complex(self, real: Array, imag: Array) -> Array:
         """Complex array from its parts."""
         return self.backend.complex(real, imag)
 
-    def spread(self, x: Array) -> Array:
+    def shard(self, x: Array) -> Array:
         """Lay rows out over several devices."""
-        return self.backend.spread(x)
+        return self.backend.shard(x)
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Copy a host array to the device of ``like``."""

@@ -7,12 +7,17 @@ two, calls the method, and undoes both, forwards and backwards. A backend only d
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+import threading
+import weakref
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm.errors import KernelError, MethodError
+import numpy as np
+
+from specnorm.errors import BackendError, KernelError, MethodError
 from specnorm.linalg import arrays, layer_map, polyphase
-from specnorm.proof import rounding
+from specnorm.methods.base import Needs, Stepped
+from specnorm.proof import arithmetic, rounding
 from specnorm.runtime.execution import Execution
 from specnorm.spec import ConvSpec, check_dtype
 
@@ -43,6 +48,10 @@ class Program:
     spec: ConvSpec
     shape: tuple[int, ...]
     dtype: str
+    needs: Needs = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs", self.method.needs(self.spec))
 
     @property
     def result_dtype(self) -> Literal["float32", "float64"]:
@@ -66,68 +75,66 @@ class Program:
         residuals : tuple of arrays
             What `pullback` needs, with the batch flattened into one axis; never differentiated.
         """
-        xp = backend.namespace(kernels)
+        run = self.execution(kernels, backend=backend)
+        if self.needs.searches and run.traced:
+            self.method.refuse_tracer(self.spec)
+        if run.in_numpy:
+            return self._on_host(kernels, run)
+        with arithmetic.exact(kernels, backend=backend):
+            return self._evaluate(kernels, run)
+
+    def _evaluate(self, kernels: Array, run: Execution) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+        """Scale the blocks, call the method, undo the scaling, and reduce over groups."""
+        xp, needs = run.xp, self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
-        if self.method.searches(self.spec):
-            if backend.is_traced(kernels):
-                self.method.refuse_tracer(self.spec)
-            elif self.proof_place(kernels, backend=backend) == "host":
-                return self._on_host(kernels, backend=backend)
-        elif self._in_numpy(kernels, backend=backend):
-            return self._on_host(kernels, backend=backend)
-        with backend.precise(kernels):
-            known = not backend.is_traced(kernels)
-            if known:
-                self.check_values(kernels, backend=backend)
-            count, groups = math.prod(batch), self.parts
-            dtype = self._dtype(kernels, backend=backend)
-            if self.method.widens:
-                dtype = backend.working_dtype(kernels, self.result_dtype)
-            blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp)
-            # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
-            per_layer = self.spec.groups if self.method.folds(self.spec) else 1
-            layers = xp.reshape(blocks, (count, per_layer * math.prod(blocks.shape[1:])))
-            exponent = xp.zeros(count, dtype=blocks.dtype, device=backend.device(blocks))
-            poison = exponent if known else xp.sum(layers * 0.0, axis=1)
-            if self.method.scaled:
-                layers, exponent = arrays.scale(layers, xp=xp)
-                blocks = xp.reshape(layers, blocks.shape)
-            found = self.method.forward(blocks, self.spec, ops=Execution(backend, xp))
+        if not run.traced:
+            self.check_values(kernels, backend=run.backend)
+        count, groups = math.prod(batch), self.parts
+        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.dtype, run)
+        per_layer = self.spec.groups if needs.blocks else 1
+        layers = xp.reshape(blocks, (count, per_layer * math.prod(blocks.shape[1:])))
+        exponent = xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
+        # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
+        nan_mask = xp.sum(layers * 0.0, axis=1) if run.traced else exponent
+        if needs.scaled:
+            layers, exponent = arrays.scale(layers, xp=xp)
+            blocks = xp.reshape(layers, blocks.shape)
+        found = self.method.forward(blocks, self.spec, ops=run)
 
-            def grouped(x: Array) -> Array:
-                return xp.reshape(x, (count, groups, *x.shape[1:]))
+        def grouped(x: Array) -> Array:
+            return xp.reshape(x, (count, groups, *x.shape[1:]))
 
-            def unscaled(x: Array) -> Array:
-                return arrays.unscale(grouped(x), xp.reshape(exponent, (-1,) + (1,) * x.ndim), xp=xp)
+        def unscaled(x: Array) -> Array:
+            return arrays.unscale(grouped(x), xp.reshape(exponent, (-1,) + (1,) * x.ndim), xp=xp)
 
-            def finish(x: Array, rounds: rounding.Rounds) -> Array:
-                x = rounding.to_dtype(x, getattr(xp, self.result_dtype), rounds, xp=xp)
-                # Last of all: rounding down cuts at zero, and a comparison would turn NaN into a number.
-                return over_batch(x + xp.reshape(xp.astype(poison, x.dtype), (-1,) + (1,) * (x.ndim - 1)))
+        def over_batch(x: Array) -> Array:
+            return xp.reshape(x, (*batch, *x.shape[1:]))
 
-            def over_batch(x: Array) -> Array:
-                return xp.reshape(x, (*batch, *x.shape[1:]))
+        def finish(x: Array, rounds: rounding.Rounds) -> Array:
+            x = rounding.to_dtype(x, getattr(xp, self.result_dtype), rounds, xp=xp)
+            # Last of all: rounding down cuts at zero, and a comparison would turn NaN into a number.
+            return over_batch(x + xp.reshape(xp.astype(nan_mask, x.dtype), (-1,) + (1,) * (x.ndim - 1)))
 
-            value, chosen = self.method.over_groups(unscaled(found.value), xp=xp)
-            if self.factor > 1:
-                value = rounding.up(value * self.factor, 4, xp=xp)
-            # What is told of one group is told of the one that attains the lower end, where there is one.
-            named = dict(zip(self.method.stats, found.stats, strict=True))
-            lead = unscaled(named.get("lower", found.value))
-            lead = xp.max(xp.reshape(lead, (count, groups, math.prod(lead.shape[2:]))), axis=2)
-            index = xp.argmax(lead, axis=1)
-            stats = []
-            for name, rounds in self.method.stats.items():
-                if rounds is not None:
-                    stats.append(finish(xp.max(unscaled(named[name]), axis=1), rounds))
-                elif name in _OVER_GROUPS:
-                    stats.append(over_batch(getattr(xp, _OVER_GROUPS[name])(grouped(named[name]), axis=1)))
-                else:
-                    stats.append(over_batch(arrays.pick(grouped(named[name]), index, xp=xp)))
-            residuals = found.residuals
-            if self.method.outer_products:
-                residuals = self._narrowed(residuals, backend.working_dtype(kernels, self.result_dtype), xp=xp)
-            return finish(value, self.method.rounds), tuple(stats), (*residuals, chosen)
+        value, chosen = self.method.over_groups(unscaled(found.value), xp=xp)
+        if self.factor > 1:
+            value = rounding.up(value * self.factor, 4, xp=xp)
+        # What is told of one group is told of the one that attains the lower end, where there is one.
+        named = dict(zip(self.method.stats, found.stats, strict=True))
+        lead = unscaled(named.get("lower", found.value))
+        lead = xp.max(xp.reshape(lead, (count, groups, math.prod(lead.shape[2:]))), axis=2)
+        index = xp.argmax(lead, axis=1)
+        stats = []
+        for name, rounds in self.method.stats.items():
+            if rounds is not None:
+                stats.append(finish(xp.max(unscaled(named[name]), axis=1), rounds))
+            elif name in _OVER_GROUPS:
+                stats.append(over_batch(getattr(xp, _OVER_GROUPS[name])(grouped(named[name]), axis=1)))
+            else:
+                stats.append(over_batch(arrays.pick(grouped(named[name]), index, xp=xp)))
+        residuals = found.residuals
+        if needs.narrow_gradient:
+            residuals = self._narrowed(residuals, run.own_dtype, xp=xp)
+        return finish(value, needs.rounds), tuple(stats), (*residuals, chosen)
 
     def pullback(
         self, residuals: tuple[Array, ...], cotangent: Array, *, dtype: str | None = None, backend: Backend
@@ -149,14 +156,14 @@ class Program:
         """
         xp = backend.namespace(cotangent)
         batch = cotangent.shape[: cotangent.ndim - len(self.value_shape)]
-        with backend.precise(cotangent):
+        with arithmetic.exact(cotangent, backend=backend):
             working = arrays.real_dtype(residuals[0], xp=xp)
             cotangent = xp.reshape(xp.astype(cotangent, working) * self.factor, (math.prod(batch), *self.value_shape))
             *residuals, chosen = residuals  # type: ignore[assignment]
             parts = self.method.to_groups(cotangent, chosen, self.parts, xp=xp)
             parts = xp.reshape(parts, (math.prod(batch) * self.parts, *parts.shape[2:]))
             gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
-            restore = polyphase.from_blocks if self.method.folds(self.spec) else layer_map.caller_order
+            restore = polyphase.from_blocks if self.needs.blocks else layer_map.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
 
@@ -176,21 +183,32 @@ class Program:
         MethodError
             If the method cannot be stepped.
         """
-        lead = self.spec.groups if self.method.folds(self.spec) else 1
-        return {name: (lead, *shape) for name, shape in self.method.state_shapes(self.spec).items()}
+        lead = self.spec.groups if self.needs.blocks else 1
+        return {name: (lead, *shape) for name, shape in self._stepped.state_shapes(self.spec).items()}
+
+    @property
+    def _stepped(self) -> Stepped:
+        """The method, which must have training steps."""
+        if not isinstance(self.method, Stepped):
+            raise MethodError(
+                f"{self.method.name} has no training state. TensorNorm, FantasticFour and Power (at an input size) are "
+                "stepped with the vectors they keep; Gram keeps nothing and is a bound at every step."
+            )
+        return self.method
 
     def init(self, kernels: Array, *, backend: Backend) -> tuple[Array, ...]:
         """Training state of a batch of kernels (*batch, *shape): the arrays of `state_shapes`, leading axes batch."""
-        if self._in_numpy(kernels, backend=backend):
+        run = self.execution(kernels, backend=backend, training=True)
+        if run.in_numpy:
             found = self.init(backend.to_numpy(kernels), backend=backend.host())
             return tuple(backend.from_numpy(x, kernels) for x in found)
-        xp = backend.namespace(kernels)
+        xp = run.xp
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
-        with backend.precise(kernels):
-            if not backend.is_traced(kernels):
+        with arithmetic.exact(kernels, backend=backend):
+            if not run.traced:
                 self.check_values(kernels, backend=backend)
-            blocks, _ = self._scaled_blocks(kernels, xp=xp, backend=backend)
-            found = self.method.start(blocks, self.spec, ops=Execution(backend, xp))
+            blocks, _ = self._scaled_blocks(kernels, run)
+            found = self._stepped.start(blocks, self.spec, ops=run)
             dtype = getattr(xp, self.result_dtype)
             shapes = self.state_shapes().values()
             return tuple(xp.reshape(xp.astype(x, dtype), (*batch, *n)) for x, n in zip(found, shapes, strict=True))
@@ -216,21 +234,21 @@ class Program:
         state : tuple of arrays
             Shapes and dtypes as given.
         """
-        if self._in_numpy(kernels, backend=backend):
+        run = self.execution(kernels, backend=backend, training=True)
+        xp = run.xp
+        if run.in_numpy:
             inside = tuple(map(backend.to_numpy, state))
             value, gradient, after = self.step(backend.to_numpy(kernels), inside, sweeps=sweeps, backend=backend.host())
-            xp = backend.namespace(kernels)
             moved = tuple(
-                xp.astype(backend.adopt(new, kernels), old.dtype, copy=False)
+                xp.astype(backend.share_numpy(new, kernels), old.dtype, copy=False)
                 for new, old in zip(after, state, strict=True)
             )
-            return backend.adopt(value, kernels), backend.adopt(gradient, kernels), moved
-        xp = backend.namespace(kernels)
+            return backend.share_numpy(value, kernels), backend.share_numpy(gradient, kernels), moved
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
-        with backend.precise(kernels):
-            blocks, exponent = self._scaled_blocks(kernels, xp=xp, backend=backend)
+        with arithmetic.exact(kernels, backend=backend):
+            blocks, exponent = self._scaled_blocks(kernels, run)
             inside = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[len(batch) + 1 :])), blocks.dtype) for x in state)
-            found, after = self.method.advance(blocks, inside, self.spec, sweeps=sweeps, ops=Execution(backend, xp))
+            found, after = self._stepped.advance(blocks, inside, self.spec, sweeps=sweeps, ops=run)
             del blocks  # the gradient is as large
             per_group = xp.reshape(found.value, (math.prod(batch), self.parts))
             value, chosen = self.method.over_groups(per_group, xp=xp)
@@ -246,43 +264,47 @@ class Program:
     def attached(self, kernels: Array, value: Array, gradient: Array, *, backend: Backend) -> Array:
         """Return the value with its gradient, as the plain product that every library can differentiate."""
         xp = backend.namespace(kernels)
-        with backend.precise(kernels):
+        with arithmetic.exact(kernels, backend=backend):
             size = math.prod(self.shape)
             flat = xp.reshape(xp.astype(kernels, gradient.dtype), (*value.shape, 1, size))
             slope = xp.matmul(flat, xp.reshape(gradient, (*value.shape, size, 1)))[..., 0, 0]
             return value + (slope - backend.detach(slope))
 
-    def _scaled_blocks(self, kernels: Array, *, xp: Any, backend: Backend) -> tuple[Array, Array]:
+    def _scaled_blocks(self, kernels: Array, run: Execution) -> tuple[Array, Array]:
         """Blocks of a batch in the kernels' own precision, each layer scaled by a power of two, and its exponent."""
+        xp = run.xp
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
-        dtype = backend.working_dtype(kernels, self.result_dtype)
-        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), dtype, xp=xp)
+        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.own_dtype, run)
         layers, exponent = arrays.scale(xp.reshape(blocks, (count, -1)), xp=xp)
         return xp.reshape(layers, blocks.shape), exponent
 
     @property
     def parts(self) -> int:
         """Answers that the method gives for one layer, of which the largest counts."""
-        return 1 if self.method.by_layer(self.spec) else self.spec.groups
+        return 1 if self.needs.by_layer else self.spec.groups
 
     @property
     def factor(self) -> float:
         """What padding that repeats pixels multiplies an upper value by (to nearest; counted where it is used)."""
-        lifts = self.method.rounds == "up" and self.method.folds(self.spec)
+        lifts = self.needs.rounds == "up" and self.needs.blocks
         return math.sqrt(self.spec.copies) if lifts else 1.0
 
-    def _in_numpy(self, kernels: Array, *, backend: Backend) -> bool:
-        """Whether a method of many small products runs in NumPy, which reads these arrays in place."""
-        return self.method.small_steps and backend.numpy_view(kernels) and not backend.is_traced(kernels)
-
-    def _blocks(self, kernels: Array, dtype: str, *, xp: Any) -> Array:
-        prepare = polyphase.to_blocks if self.method.folds(self.spec) else layer_map.torch_order
-        return prepare(xp.astype(kernels, getattr(xp, dtype), copy=False), self.spec, xp=xp)
+    def _blocks(self, kernels: Array, dtype: str, run: Execution) -> Array:
+        xp = run.xp
+        kernels = xp.astype(kernels, getattr(xp, dtype), copy=False)
+        if self.needs.blocks:
+            return polyphase.to_blocks(kernels, self.spec, xp=xp)
+        kernels = layer_map.torch_order(kernels, self.spec, xp=xp)
+        visible = layer_map.visible(self.spec)
+        if visible is None:
+            return kernels
+        # As a factor, which leaves NaN what it is.
+        return kernels * run.from_numpy(visible.astype(dtype)[None, None, None], kernels)
 
     @property
     def value_shape(self) -> tuple[int, ...]:
         """Shape of one kernel's value: () for a norm, (r,) for methods with several values."""
-        return self.method.value_shape(self.spec)
+        return self.needs.value_shape
 
     def jacobian(self, value: Array, residuals: tuple[Array, ...], *, backend: Backend) -> Array:
         """Derivative of each value with respect to its kernel, shape (*batch, *value_shape, *shape).
@@ -312,52 +334,69 @@ class Program:
         ]
         return xp.stack(rows, axis=value.ndim - 1)
 
-    def proof_place(self, kernels: Array, *, backend: Backend) -> Literal["device", "host"]:
-        """Where proofs by search run: on the device if it has float64 and the backend says so.
+    def execution(self, kernels: Array, *, backend: Backend, training: bool = False) -> Execution:
+        """Where and in which precision the program runs on these kernels.
 
-        Arrays that NumPy reads in place are searched in NumPy: their device is the host.
+        Raises
+        ------
+        BackendError
+            For a float64 kernel under a tracer of a library that computes in float32: rounded to fit, it would be
+            another kernel.
         """
-        away = backend.proofs == "host" or backend.wide_dtype(kernels) != "float64"
-        return "host" if away or backend.numpy_view(kernels) else "device"
+        run = Execution.of(backend, kernels, self.needs, self.result_dtype, training=training)
+        if run.traced and run.too_wide:
+            raise BackendError(
+                f"kernel of shape {self.shape} is float64, and {backend.name} computes in float32 here: rounded to "
+                "that it would be another kernel. Enable 64-bit values, or convert it to float32 yourself."
+            )
+        return run
 
     def computed_in(self, kernels: Array, *, backend: Backend) -> str:
         """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
-        if self.method.searches(self.spec) and not backend.is_traced(kernels):
-            away = self.proof_place(kernels, backend=backend) == "host" and not backend.numpy_view(kernels)
-            return "float64 on the host" if away else "float64"
-        return self._dtype(kernels, backend=backend)
+        return self.execution(kernels, backend=backend).computed_in
 
-    def _dtype(self, kernels: Array, *, backend: Backend) -> str:
-        wanted = backend.wide_dtype(kernels) if self.method.wide else self.result_dtype
-        return backend.working_dtype(kernels, wanted)
-
-    def _on_host(self, kernels: Array, *, backend: Backend) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    def _on_host(self, kernels: Array, run: Execution) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
         """Run in NumPy and bring everything back; recorded in the result."""
+        backend = run.backend
         value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
-        # The proof is done and its ends are rounded: the rest may lose digits where the device has no float64.
-        narrow = {} if backend.wide_dtype(kernels) == "float64" else {"float64": "float32", "complex128": "complex64"}
+        # Where the device has no float64 the ends are rounded once more, outward; the rest may lose digits.
+        narrow = {} if run.wide_dtype == "float64" else {"float64": "float32", "complex128": "complex64"}
         # The backward runs over there, in the dtype of the residuals: a wide one where narrow products lose digits.
-        lossy = backend.working_dtype(kernels, self.result_dtype) != self.result_dtype
+        lossy = run.own_dtype != self.result_dtype
         widen = {"float32": "float64", "complex64": "complex128"} if lossy else narrow
 
-        def back(x: Array, change: dict[str, str]) -> Array:
+        def back(x: Array, change: dict[str, str], rounds: rounding.Rounds | None = None) -> Array:
             wanted = change.get(x.dtype.name) if change else None
+            if wanted and rounds:
+                x = rounding.to_dtype(x, getattr(np, wanted), rounds, xp=backend.host().namespace(x))
             return backend.from_numpy(x.astype(wanted) if wanted else x, kernels)
 
         return (
-            back(value, narrow),
-            tuple(back(x, narrow) for x in stats),
+            back(value, narrow, self.needs.rounds),
+            tuple(back(x, narrow, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
             tuple(back(x, widen) for x in residuals),
         )
 
     def check_values(self, kernels: Array, *, backend: Backend) -> None:
-        """Refuse non-finite values; for concrete arrays only.
+        """Refuse non-finite values, and what the processor would take for zero; for concrete arrays only.
 
         Raises
         ------
-        KernelError
+        KernelError, BackendError
         """
+        with np.errstate(all="ignore"):
+            self._check_finite(kernels, backend=backend)
+        if not arithmetic.flushes() or not (backend.numpy_view(kernels) or backend.host() is backend):
+            return
+        if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(self.shape))):
+            raise BackendError(
+                f"kernel of shape {self.shape} is so small that subnormal numbers matter, and the processor takes them "
+                "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
+                "Switch that off before the call, or measure the kernel in a process without it."
+            )
+
+    def _check_finite(self, kernels: Array, *, backend: Backend) -> None:
         xp = backend.namespace(kernels)
         finite = xp.isfinite(kernels)
         if not bool(xp.all(finite)):
@@ -375,12 +414,20 @@ _OVER_GROUPS = {
 """How figures that are no norms are reduced over groups; of others, one group's is told."""
 
 
-# Programs by key: a compiler that cannot carry a Python object through its graph carries the key instead.
+LIMIT = 1024
+"""Programs that are kept for their next use, about 1 MB; one that is still referred to is found beyond that."""
+
+# A compiler that cannot carry a Python object through its graph carries the key instead. The programs used last are
+# kept; an older one lives as long as somebody holds it (an autograd graph does); one in a compiled graph for ever.
 _programs: dict[str, Program] = {}
+_alive: weakref.WeakValueDictionary[str, Program] = weakref.WeakValueDictionary()
+_compiled: set[str] = set()
+_keys: dict[str, str] = {}  # of a problem as it was written: the checked key
+_lock = threading.Lock()
 
 
 def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tuple[tuple[str, Any], ...]) -> Program:
-    """Validate a problem and return its program; the same object for the same problem.
+    """Validate a problem and return its program; the same object for the same problem, however it is written.
 
     Parameters
     ----------
@@ -403,8 +450,16 @@ def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tu
 
 
 def program(key: str) -> Program:
-    """Return the program behind a `Program.key`."""
-    return _programs[key]
+    """Return the program behind a `Program.key`: one of the last `LIMIT`, or one that is still referred to."""
+    return _alive[key]
+
+
+def keep(key: str) -> Program:
+    """`program`, kept for ever: for graphs of a compiler, which hold nothing of it but the key."""
+    with _lock:
+        found = _programs[key] = _alive[key]
+        _compiled.add(key)
+    return found
 
 
 def _field_names(cls: type[Method]) -> tuple[str, ...]:
@@ -419,20 +474,39 @@ def _program_key(
     geometry: tuple[tuple[str, Any], ...],
 ) -> str:
     # The class by identity too: a class that was defined anew under the same name is another method.
-    key = repr((cls.__module__, cls.__qualname__, id(cls), values, shape, dtype, geometry))
-    if key not in _programs:
-        short = dtype.rpartition(".")[2]
-        check_dtype(short, shape)
-        spec = ConvSpec.of(shape, **dict(geometry))
-        method = cls(**dict(zip(_field_names(cls), values, strict=True)))
-        method.check(spec)
-        _programs[key] = Program(key, method, spec, shape, short)
+    method_key = (cls.__module__, cls.__qualname__, id(cls), values)
+    written = repr((method_key, shape, dtype, geometry))
+    with _lock:
+        key = _keys.get(written)
+        if key is not None and key in _programs:
+            _programs[key] = _programs.pop(key)  # to the end: used last
+            return key
+    short = dtype.rpartition(".")[2]
+    check_dtype(short, shape)
+    spec = ConvSpec.of(shape, **dict(geometry))
+    key = repr((method_key, spec, shape, short))
+    method = cls(**dict(zip(_field_names(cls), values, strict=True)))
+    method.check(spec)
+    with _lock:
+        found = _alive.setdefault(key, Program(key, method, spec, shape, short))
+        _programs.pop(key, None)
+        _keys[written], _programs[key] = key, found
+        _forget()
     return key
+
+
+def _forget() -> None:
+    """Drop what was used longest ago, beyond `LIMIT`; what compiled graphs need does not count."""
+    old = [key for key in _programs if key not in _compiled]
+    for key in old[: max(0, len(old) - LIMIT)]:
+        del _programs[key]
+    for written in list(_keys)[: max(0, len(_keys) - LIMIT)]:
+        del _keys[written]
 
 
 def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """`Program.state_shapes` of the program behind a key, as plain values."""
-    return tuple(_programs[key].state_shapes().items())
+    return tuple(program(key).state_shapes().items())
 
 
 _field_names._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -59,8 +59,8 @@ class Polynomials:
         gathered = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
         each = polynomial.itemsize * (3 * size * rank + 4 * rank**2) + 12 * 8 * lags + gathered
         # On the host in the cache, but enough cells to read the coefficients only now and then.
-        few = max(8, self.tuning.cache // each) if isinstance(self.blocks, np.ndarray) else math.inf
-        return int(min(few, max(1, self.tuning.memory // each)))
+        few = max(8, self.tuning.cache // each) if polynomial.ops.on_host else math.inf
+        return int(min(few, max(1, polynomial.ops.memory // each)))
 
 
 def choose_rotation(

@@ -12,8 +12,6 @@ class Tuning:
     The values are the fastest of those tried on the kernels of `tests/bench` (NumPy, one core).
     """
 
-    memory: int = 256 * 2**20
-    """Bytes of the matrices of the cells visited together: the memory budget."""
     cache: int = 24 * 2**20
     """The same where the host computes: what a round forms should stay in its cache."""
     kept: int = 32 * 2**20

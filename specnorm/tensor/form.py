@@ -1,4 +1,4 @@
-"""The multilinear form behind TN, ``sum K[o,i,k,l] u_o v_i a_k b_l``, and the vectors to climb it from."""
+"""The multilinear form behind TN, ``sum K[o,i,k,l] u_o v_i a_k b_l``, and the vectors to maximise it from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import coarse_grid
 
 if TYPE_CHECKING:
-    from specnorm.methods.tensor_norm import TensorNorm
     from specnorm.types import Array, ArrayOps
 
 
@@ -76,7 +75,7 @@ class Form:
         return xp.reshape(self._through(weights, taps, transposed=True), (*weights.shape[:2], self.m, self.p))
 
     def split(self, vectors: Array) -> tuple[Array, list[Array]]:
-        """Right and spatial vectors of climbers (b, s, p + sum of sizes)."""
+        """Right and spatial vectors of iterates (b, s, p + sum of sizes)."""
         ends = list(itertools.accumulate([self.p, *self.lengths]))
         v, *modes = (vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends]))
         return v, modes
@@ -104,13 +103,8 @@ class Form:
         return self.ops.complex(y[:, :count, :], y[:, count:, :])
 
 
-def extrapolated(x: Array, before: Array, ahead: Array, *, xp: Any) -> Array:
-    """Unit vectors (b, s, n) carried on along their last change, ``ahead`` (b, s) times as far."""
-    return arrays.unit(x + xp.astype(ahead, x.dtype)[..., None] * (x - before), xp=xp)[0]
-
-
-def starts(method: TensorNorm, blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
-    """Right vectors and spatial vectors to start from: the best coarse frequencies, then random ones."""
+def starts(blocks: Array, count: int, random: int, seed: int, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
+    """Right vectors and spatial vectors to start from: the best ``count`` coarse frequencies, then random ones."""
     xp = ops.xp
     b, _, p, *sizes = blocks.shape
 
@@ -119,20 +113,20 @@ def starts(method: TensorNorm, blocks: Array, *, ops: ArrayOps) -> tuple[Array, 
         return xp.broadcast_to(constant, (b, *constant.shape[1:]))
 
     host = "complex128" if blocks.dtype == xp.float64 else "complex64"
-    v, *modes = map(per_block, _waves(method.seed, p, tuple(sizes), host))
+    v, *modes = map(per_block, _waves(seed, p, tuple(sizes), host))
     form = Form(blocks, ops=ops)
     weights = form.weights(modes)
     u, _ = form.left(v, weights)
     v, value = form.right(form.rows(u), weights)
-    _, v, modes = best(value, v, modes, method.starts, xp=xp)
-    if sizes and method.random_starts:
-        extra = map(per_block, _random(method.seed, method.random_starts, p, tuple(sizes), host))
+    _, v, modes = best(value, v, modes, count, xp=xp)
+    if sizes and random:
+        extra = map(per_block, _random(seed, random, p, tuple(sizes), host))
         v, *modes = (xp.concat([x, more], axis=1) for x, more in zip([v, *modes], extra, strict=True))
     return v, modes
 
 
 def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Any) -> tuple[Array, Array, list[Array]]:
-    """The climbers with the largest values, of each block."""
+    """The iterates with the largest values, of each block."""
     if count >= value.shape[1]:
         return value, v, modes
     order = xp.argsort(value, axis=1, descending=True)[:, :count]
@@ -146,14 +140,14 @@ def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Any) -> 
 
 @functools.lru_cache(maxsize=256)
 def _waves(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
-    """A climber at every coarse frequency, (1, s, ...), on the host: a right vector at random, and the waves."""
+    """An iterate at every coarse frequency, (1, s, ...), on the host: a right vector at random, and the waves."""
     angles = coarse_grid(sizes).angles
     return units([arrays.random_vectors(seed, (len(angles), p)), *waves(angles, sizes)], dtype)
 
 
 @functools.lru_cache(maxsize=256)
 def _random(seed: int, count: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
-    """Climbers with random vectors."""
+    """Iterates with random vectors."""
     return units([arrays.random_vectors(seed + 1 + j, (count, k)) for j, k in enumerate([p, *sizes])], dtype)
 
 

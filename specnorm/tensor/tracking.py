@@ -1,25 +1,30 @@
-"""TN along a training run: vectors that follow the maximum of the multilinear form while its kernel moves.
+"""TN along a training run: iterates that track the maximum of the multilinear form while its kernel moves.
 
-**Scouts** stand at fixed coarse frequencies. There the kernel is a matrix, and power iterations follow its top right
-singular vectors, some abreast. **Climbers** are the highest maxima so far. A round sweeps them all once; where a scout
-ends higher than a climber, one goes on from there: a new direction of the kernel is seen in steps in which no climber,
-each at its own maximum, would get to it.
+A state holds two kinds of iterates. **Fixed-frequency** ones stand at sample frequencies. There the kernel is a matrix,
+and subspace iteration tracks its top right singular vectors, a block at each frequency. **Free** ones are the highest
+local maxima so far. A round sweeps all of them once. Where a fixed-frequency iterate ends higher than a free one, it
+takes that one's place: a new direction of the kernel is found in steps in which no free iterate, each at its own
+maximum, would get to it.
 
-Effort follows need. What the highest climber and the scouts gain in a round tells how far the kernel has moved. In most
-steps of a run that is next to nothing, and one round is all. Else there is a search: the scouts' vectors are filtered,
-and everything sweeps on; and the highest climbers sweep until they gain no more. Kernels of one batch search together:
-what one needs costs the others nothing.
+Effort follows need. The gain of the highest free iterate and the change at the sample frequencies tell how far the
+kernel has moved. In most steps of a run that is next to nothing, and one round is all. Else there is a search: the
+subspaces are filtered, and everything sweeps on; and the highest free iterates sweep until they gain no more. Kernels
+of one batch search together: what one needs is computed for all.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from specnorm.linalg import arrays
+from specnorm.linalg.chebyshev import chebyshev_filter
+from specnorm.linalg.extrapolation import extrapolated
 from specnorm.linalg.frequencies import full_grid
 from specnorm.tensor.form import units, waves
 
@@ -27,71 +32,107 @@ if TYPE_CHECKING:
     from specnorm.tensor.form import Form
     from specnorm.types import Array, ArrayOps
 
-_SEARCH_GAIN, _SEARCH_STIR, _SEARCHES, _FURTHER = 7e-4, 2e-3, 2, 3
-"""Relative gains in a round, of the highest climber and of a scout, above which there is a search; how many of them at
-most, and the further sweeps of each."""
-_CLIMB_GAIN, _CLIMBS, _HIGHEST = 2e-4, 6, 4
-"""Relative gain in a sweep above which the highest climbers go on, how often at most, and how many they are."""
-_AHEAD = 2.0
-"""How many times the last change a further sweep begins ahead."""
-_DEGREE, _KNOWN, _FLOOR = 6, 0.9, 0.5
-"""Degree of the scouts' filter; part of their lowest squared norm up to which singular values are not told apart, at
-least this part of their highest: what a filter swells is lost to those abreast, as rounding."""
-_REST = 1e-3
-"""Part of a scout's vector that must be left without those abreast."""
-_SMALL_MATRIX = 1024
-"""Matrix up to which the scouts of all frequencies are filtered at once."""
-_ALIKE = 0.8
-"""Overlap of two climbers' rank-one tensors from which the lower one is not needed."""
-_FIRST = (4, 40, 200)
-"""Filters and sweeps of a new state, and most sweeps of its highest climbers."""
+
+@dataclass(frozen=True)
+class TrackingTuning:
+    """When a step searches, and how long. It decides on time and on how closely a state tracks TN.
+
+    What each bought in recorded runs is in docs/benchmarks/training.md.
+
+    Parameters
+    ----------
+    search_gain, search_change : float
+        Relative gain in a round of the highest free iterate, and change at a sample frequency, above which there is a
+        search. In a calm run both stay below 3e-4.
+    searches, further : int
+        Searches a step at most, and the further sweeps of each. More gained nothing.
+    sweep_gain : float
+        Relative gain in a sweep above which the highest free iterates sweep on.
+    sweeps, highest : int
+        How often at most, and how many they are.
+    ahead : float
+        How many times the last change a further sweep begins ahead. In recorded runs 2 brought the largest shortfall
+        from 1.2 % to 0.5 %.
+    degree : int
+        Of the Chebyshev filter. Higher ones gained nothing.
+    known, floor : float
+        The filter does not tell squared singular values left_over below ``known`` times a block's lowest, nor below
+        ``floor`` times its highest: it amplifies the highest, and rounding then erases the others.
+    remainder : float
+        Part of a vector that must be left without the others of its block; below, it is rounding.
+    small_matrix : int
+        Entries of a matrix up to which all sample frequencies are filtered at once: then calls cost more than products.
+    duplicate : float
+        Overlap of two iterates' rank-one tensors from which the lower one is dropped.
+    start : tuple of (filters, sweeps, most)
+        Filters and sweeps of a new state, and most sweeps of its highest iterates.
+    """
+
+    search_gain: float = 7e-4
+    search_change: float = 2e-3
+    searches: int = 2
+    further: int = 3
+    sweep_gain: float = 2e-4
+    sweeps: int = 6
+    highest: int = 4
+    ahead: float = 2.0
+    degree: int = 6
+    known: float = 0.9
+    floor: float = 0.5
+    remainder: float = 1e-3
+    small_matrix: int = 1024
+    duplicate: float = 0.8
+    start: tuple[int, int, int] = (4, 40, 200)
 
 
-class Crew(NamedTuple):
-    """Sets of vectors that a training state keeps: scouts, some abreast at each frequency, and climbers."""
+TUNING = TrackingTuning()
+
+
+class StateLayout(NamedTuple):
+    """Iterates that a training state keeps: a block at each sample frequency, then the free ones."""
 
     frequencies: int
-    abreast: int
-    climbers: int
+    block_size: int
+    free: int
 
     @property
-    def scouts(self) -> int:
-        """How many."""
-        return self.frequencies * self.abreast
+    def fixed(self) -> int:
+        """How many stand at sample frequencies."""
+        return self.frequencies * self.block_size
 
 
 @functools.lru_cache(maxsize=256)
-def crew(p: int, sizes: tuple[int, ...]) -> Crew:
+def state_layout(p: int, sizes: tuple[int, ...]) -> StateLayout:
     """More of all where vectors are short; a matrix has one frequency and one maximum."""
     if math.prod(sizes) == 1:
-        return Crew(1, min(6, p), 2)
+        return StateLayout(1, min(6, p), 2)
     short = _short(p, sizes)
     slots = 32 if short else 16
-    frequencies = min(len(_lookouts(sizes, short)), slots * 5 // 16)
-    abreast = min(2, p)
-    return Crew(frequencies, abreast, slots - frequencies * abreast)
+    frequencies = min(len(_sample_frequencies(sizes, short)), slots * 5 // 16)
+    block_size = min(2, p)
+    return StateLayout(frequencies, block_size, slots - frequencies * block_size)
 
 
-def begin(form: Form, starts: Array, seed: int) -> Array:
-    """Vectors (b, s, p + sum of sizes) of a new state: what scouts and climbers get to, these from starts alike."""
-    xp, team = form.xp, crew(form.p, form.lengths)
-    host = _lookout_vectors(
+def start_state(form: Form, starts: Array, seed: int) -> Array:
+    """Vectors (b, s, p + sum of sizes) of a new state; free iterates begin at the starts, (b, s, same)."""
+    xp, layout = form.xp, state_layout(form.p, form.lengths)
+    host = _sample_iterates(
         seed, form.p, form.lengths, "complex128" if form.by_row.dtype == xp.float64 else "complex64"
     )
-    scouts = form.ops.from_numpy(host, form.by_row)
-    scouts = xp.broadcast_to(scouts, (form.b, *scouts.shape[1:]))
-    filters, sweeps, most = _FIRST
+    fixed = form.ops.from_numpy(host, form.by_row)
+    fixed = xp.broadcast_to(fixed, (form.b, *fixed.shape[1:]))
+    filters, sweeps, most = TUNING.start
     for _ in range(filters):
-        scouts = _filtered(form, scouts, team)
-    starts = xp.concat([starts] * -(-team.climbers // starts.shape[1]), axis=1)
-    now = _round(form, scouts, starts, team, further=sweeps)
+        fixed = _filtered(form, fixed, layout)
+    starts = xp.concat([starts] * -(-layout.free // starts.shape[1]), axis=1)
+    now = _round(form, fixed, starts, layout, further=sweeps)
     gain, least = xp.ones_like(now.gain), 16 * float(xp.finfo(form.by_row.dtype).eps)
-    few, _ = _climbed(form, now._replace(gain=gain), least, most, blind=False)
-    return xp.concat([now.scouts, few, now.climbers[:, few.shape[1] :, :]], axis=1)[:, : team.scouts + team.climbers, :]
+    few, _ = _maximised(form, now._replace(gain=gain), least, most, unseen=False)
+    return xp.concat([now.fixed, few, now.free[:, few.shape[1] :, :]], axis=1)[:, : layout.fixed + layout.free, :]
 
 
-def follow(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
-    """Vectors of the next state, and those (b, 1, p + sum of sizes) of the highest climber.
+def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
+    """Vectors of the next state, and those (b, 1, p + sum of sizes) of the highest iterate.
 
     Parameters
     ----------
@@ -101,26 +142,29 @@ def follow(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
     rounds : int
         At least so many; 1 or more.
     """
-    xp, ops, team = form.xp, form.ops, crew(form.p, form.lengths)
-    # Where to look at a number means to wait for it, all is done once.
-    blind = not ops.sees(vectors)
-    now = _round(form, vectors[:, : team.scouts, :], vectors[:, team.scouts :, :], team)
+    xp, ops, layout = form.xp, form.ops, state_layout(form.p, form.lengths)
+    # Where reading a number means waiting for it, everything is done exactly once.
+    unseen = ops.asynchronous
+    now = _round(form, vectors[:, : layout.fixed, :], vectors[:, layout.fixed :, :], layout)
     for _ in range(rounds - 1):
-        now = _round(form, now.scouts, now.climbers, team)
+        now = _round(form, now.fixed, now.free, layout)
 
     def lost(state: tuple[Array, ...]) -> Array:
-        count, _, _, _, gain, stir = state
-        return (count < _SEARCHES) & xp.any((gain > _SEARCH_GAIN) | (stir > _SEARCH_STIR))
+        count, _, _, _, gain, change = state
+        return (count < TUNING.searches) & xp.any((gain > TUNING.search_gain) | (change > TUNING.search_change))
 
     def search(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return (state[0] + 1, *_round(form, _filtered(form, state[1], team), state[2], team, further=_FURTHER))
+        return (
+            state[0] + 1,
+            *_round(form, _filtered(form, state[1], layout), state[2], layout, further=TUNING.further),
+        )
 
     state = (arrays.counter(vectors, ops=ops), *now)
-    _, *found = search(state) if blind else ops.loop(lost, search, state)
+    _, *found = search(state) if unseen else ops.loop(lost, search, state)
     now = Round(*found)
-    few, values = _climbed(form, now, _CLIMB_GAIN, _CLIMBS, blind=blind)
+    few, values = _maximised(form, now, TUNING.sweep_gain, TUNING.sweeps, unseen=unseen)
     highest = arrays.pick(few, xp.argmax(values, axis=1), xp=xp)[:, None, :]
-    return xp.concat([now.scouts, few, now.climbers[:, few.shape[1] :, :]], axis=1), highest
+    return xp.concat([now.fixed, few, now.free[:, few.shape[1] :, :]], axis=1), highest
 
 
 class Round(NamedTuple):
@@ -128,135 +172,149 @@ class Round(NamedTuple):
 
     Parameters
     ----------
-    scouts, climbers : arrays, shape (b, s, p + sum of sizes)
-        Climbers from the highest down.
+    fixed, free : arrays, shape (b, s, p + sum of sizes)
+        Iterates; free ones from the highest down.
     values : array, shape (b, h)
-        Of the highest climbers.
-    gain, stir : arrays, shape (b,)
-        What the highest climber gained, and the scouts at most, over the highest value.
+        Of the highest free iterates.
+    gain, change : arrays, shape (b,)
+        What the highest free iterate gained, and the most that a fixed one did, over the highest value.
     """
 
-    scouts: Array
-    climbers: Array
+    fixed: Array
+    free: Array
     values: Array
     gain: Array
-    stir: Array
+    change: Array
 
 
-def _round(form: Form, scouts: Array, climbers: Array, team: Crew, *, further: int = 0) -> Round:
-    """Sweep all once, and on; scouts one power iteration. The highest that stand apart are the new climbers."""
-    xp, count = form.xp, team.scouts
-    vectors = xp.concat([scouts, climbers], axis=1)
+def _round(form: Form, fixed: Array, free: Array, layout: StateLayout, *, further: int = 0) -> Round:
+    """Sweep every iterate once, and on; a subspace iteration at the sample frequencies.
+
+    The highest iterates that are no duplicates are the new free ones.
+    """
+    xp, count = form.xp, layout.fixed
+    vectors = xp.concat([fixed, free], axis=1)
     v, modes = form.split(vectors)
     weights = form.weights(modes)
     u, before = form.left(v, weights)
     rows = form.rows(u)
-    at_home, after = form.right(rows[:, :count, ...], weights[:, :count, :])
-    at_home, apart = _apart(at_home, team, xp=xp)
-    scouts = _or_keep(form, at_home, [x[:, :count, :] for x in modes], after * apart, scouts)
+    subspace, after = form.right(rows[:, :count, ...], weights[:, :count, :])
+    subspace, left_over = _orthonormal(subspace, layout, xp=xp)
+    fixed = _or_keep(form, subspace, [x[:, :count, :] for x in modes], after * left_over, fixed)
     v, modes, value = form.onward(rows, modes, weights)
     del rows
     moved, old = _or_keep(form, v, modes, value, vectors), vectors
     for _ in range(further):
-        (moved, value), old = _hastened(form, moved, old, value), moved
+        (moved, value), old = _extrapolated_sweep(form, moved, old, value), moved
     v, modes = form.split(moved)
-    doomed = _needless(v, form.weights(modes), value, ops=form.ops)
+    duplicate = _duplicates(v, form.weights(modes), value, ops=form.ops)
     top = xp.max(value, axis=1)
     # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
-    rank = xp.floor(4096 * xp.where(doomed, value - 2 * top[:, None], value))
-    order = xp.argsort(-rank, axis=1)[:, : climbers.shape[1]]
-    climbers = xp.take_along_axis(moved, xp.broadcast_to(order[..., None], (*order.shape, moved.shape[2])), axis=1)
+    rank = xp.floor(4096 * xp.where(duplicate, value - 2 * top[:, None], value))
+    order = xp.argsort(-rank, axis=1)[:, : free.shape[1]]
+    free = xp.take_along_axis(moved, xp.broadcast_to(order[..., None], (*order.shape, moved.shape[2])), axis=1)
     values, first = (
-        xp.take_along_axis(value, order[:, :_HIGHEST], axis=1),
+        xp.take_along_axis(value, order[:, : TUNING.highest], axis=1),
         xp.take_along_axis(before, order[:, :1], axis=1),
     )
-    moving = xp.where(apart > 0, after - before[:, :count], xp.zeros_like(after))
-    gain, stir = values[:, 0] - first[:, 0], xp.max(moving, axis=1)
-    return Round(scouts, climbers, values, *(_share(x, top, xp=xp) for x in (gain, stir)))
+    moving = xp.where(left_over > 0, after - before[:, :count], xp.zeros_like(after))
+    gain, change = values[:, 0] - first[:, 0], xp.max(moving, axis=1)
+    return Round(fixed, free, values, *(_share(x, top, xp=xp) for x in (gain, change)))
 
 
-def _climbed(form: Form, now: Round, least: float, most: int, *, blind: bool) -> tuple[Array, Array]:
-    """The highest climbers after sweeps until the highest gains less, and their values."""
+def _maximised(form: Form, now: Round, least: float, most: int, *, unseen: bool) -> tuple[Array, Array]:
+    """The highest free iterates after sweeps until the highest gains less, and their values."""
     xp, ops = form.xp, form.ops
 
     def rising(state: tuple[Array, ...]) -> Array:
         return (state[0] < most) & xp.any(state[4] > least)
 
-    def climb(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
         count, here, before, value, gain = state
-        there, reached = _hastened(form, here, before, value)
+        there, reached = _extrapolated_sweep(form, here, before, value)
         top, highest = xp.max(value, axis=1), xp.max(reached, axis=1)
         # A sweep that began too far ahead gains nothing, and the next, which does not, may gain much.
         gain = xp.maximum(_share(highest - top, highest, xp=xp), gain / 4)
         return (count + 1, there, here, reached, gain)
 
-    few = now.climbers[:, : now.values.shape[1], :]
+    few = now.free[:, : now.values.shape[1], :]
     state = (arrays.counter(few, ops=ops), few, few, now.values, now.gain)
-    _, few, _, values, _ = climb(state) if blind else ops.loop(rising, climb, state)
+    _, few, _, values, _ = sweep(state) if unseen else ops.loop(rising, sweep, state)
     return few, values
 
 
-def _hastened(form: Form, here: Array, before: Array, value: Array) -> tuple[Array, Array]:
+def _extrapolated_sweep(form: Form, here: Array, before: Array, value: Array) -> tuple[Array, Array]:
     """A sweep from ahead of where the last change points to, unless that is lower: vectors and values.
 
     Sweeps converge geometrically, and slowly where maxima are nearly equal. Of vectors only the directions count.
     """
     xp = form.xp
-    v, modes, reached = form.sweep(*form.split(here + _AHEAD * (here - before)))
+    v, modes, reached = form.sweep(*form.split(extrapolated(here, before, TUNING.ahead)))
     better = (reached >= value) & (reached > 0) & xp.isfinite(reached)
     return xp.where(better[..., None], xp.concat([v, *modes], axis=2), here), xp.where(better, reached, value)
 
 
-def _filtered(form: Form, scouts: Array, team: Crew) -> Array:
-    """Scouts after a Chebyshev filter: it tells nearby singular values apart in far fewer products than iteration."""
+def _filtered(form: Form, fixed: Array, layout: StateLayout) -> Array:
+    """Fixed-frequency iterates after a Chebyshev filter, which separates close singular values in few products."""
     xp = form.xp
-    v, modes = form.split(scouts)
-    v = xp.reshape(v, (form.b, team.abreast, team.frequencies, form.p))
-    weights = form.weights([x[:, : team.frequencies, :] for x in modes])
-    room = team.frequencies if form.m * form.p <= _SMALL_MATRIX else max(1, form.taps // 4)
-    done, swollen = [], []
-    for first in range(0, team.frequencies, room):
-        matrix = form.matrices(weights[:, first : first + room, :])
-        back = xp.matrix_transpose(matrix)
-        x = xp.permute_dims(v[:, :, first : first + room, :], (0, 2, 3, 1))
+    v, modes = form.split(fixed)
+    v = xp.reshape(v, (form.b, layout.block_size, layout.frequencies, form.p))
+    weights = form.weights([x[:, : layout.frequencies, :] for x in modes])
+    chunk = layout.frequencies if form.m * form.p <= TUNING.small_matrix else max(1, form.taps // 4)
+    done, amplified = [], []
+    for first in range(0, layout.frequencies, chunk):
+        matrix = form.matrices(weights[:, first : first + chunk, :])
+        x = xp.permute_dims(v[:, :, first : first + chunk, :], (0, 2, 3, 1))
         image = xp.matmul(matrix, x)
-        squares = xp.sum(xp.real(image) ** 2 + xp.imag(image) ** 2, axis=-2)
-        cut = xp.maximum(_KNOWN * xp.min(squares, axis=-1), _FLOOR * xp.max(squares, axis=-1))
+        squared = xp.sum(xp.real(image) ** 2 + xp.imag(image) ** 2, axis=-2)
+        cut = xp.maximum(TUNING.known * xp.min(squared, axis=-1), TUNING.floor * xp.max(squared, axis=-1))
         scale = xp.astype(_share(xp.full_like(cut, 2.0), cut, xp=xp), x.dtype)[..., None, None]
-        before = x * 0
-        for step in range(_DEGREE):
-            image = xp.conj(xp.matmul(back, xp.conj(image if step == 0 else xp.matmul(matrix, x)))) * scale - x
-            x, before = (image if step == 0 else 2 * image - before), x
+        mapped = _to_unit_interval(matrix, scale, xp=xp)
+        x = chebyshev_filter(mapped, x, TUNING.degree, first=mapped(x, image), xp=xp)
         done.append(xp.permute_dims(x, (0, 3, 1, 2)))
-        swollen.append(xp.permute_dims(squares >= cut[..., None], (0, 2, 1)))
-    v, length = arrays.unit(xp.reshape(xp.concat(done, axis=2), (form.b, team.scouts, form.p)), xp=xp)
-    v, apart = _apart(v, team, xp=xp)
+        amplified.append(xp.permute_dims(squared >= cut[..., None], (0, 2, 1)))
+    v = xp.reshape(xp.concat(done, axis=2), (form.b, layout.fixed, form.p))
+    # A filter of this degree may amplify a vector until its squares overflow.
+    largest = xp.max(xp.abs(v), axis=-1, keepdims=True)
+    v, length = arrays.unit(v / xp.astype(xp.where(largest > 0, largest, xp.ones_like(largest)), v.dtype), xp=xp)
+    v, left_over = _orthonormal(v, layout, xp=xp)
     # Below the cut a filter mixes singular vectors at will.
-    above = xp.reshape(xp.concat(swollen, axis=2), (form.b, team.scouts))
-    return _or_keep(form, v, modes, xp.where(above, length * apart, xp.zeros_like(length)), scouts)
+    above = xp.reshape(xp.concat(amplified, axis=2), (form.b, layout.fixed))
+    return _or_keep(form, v, modes, xp.where(above, length * left_over, xp.zeros_like(length)), fixed)
 
 
-def _apart(v: Array, team: Crew, *, xp: Any) -> tuple[Array, Array]:
-    """Unit vectors (b, scouts, p), made orthogonal to the others of their frequency by Gram and Schmidt.
+def _to_unit_interval(matrix: Array, scale: Array, *, xp: Any) -> Callable[..., Array]:
+    """``scale A*A - 1`` as a map of columns x, given ``A x`` where that is known."""
+    transposed = xp.matrix_transpose(matrix)
 
-    And what was left of them (b, scouts), 0 for next to nothing: where a matrix has lower rank that is rounding.
+    def mapped(x: Array, image: Array | None = None) -> Array:
+        image = xp.matmul(matrix, x) if image is None else image
+        return xp.conj(xp.matmul(transposed, xp.conj(image))) * scale - x
+
+    return mapped
+
+
+def _orthonormal(v: Array, layout: StateLayout, *, xp: Any) -> tuple[Array, Array]:
+    """Unit vectors (b, fixed, p), made orthogonal to the others of their frequency by Gram and Schmidt.
+
+    And what was left of them (b, fixed), 0 for next to nothing: where a matrix has lower rank that is rounding.
     """
-    abreast, lengths = [v[:, : team.frequencies, :]], [xp.ones_like(xp.real(v[:, : team.frequencies, 0]))]
-    for j in range(1, team.abreast):
-        x = v[:, j * team.frequencies : (j + 1) * team.frequencies, :]
-        for other in abreast:
+    block, lengths = [v[:, : layout.frequencies, :]], [xp.ones_like(xp.real(v[:, : layout.frequencies, 0]))]
+    for j in range(1, layout.block_size):
+        x = v[:, j * layout.frequencies : (j + 1) * layout.frequencies, :]
+        for other in block:
             x = x - xp.vecdot(other, x)[..., None] * other
         x, length = arrays.unit(x, xp=xp)
-        abreast.append(x)
-        lengths.append(xp.where(length > _REST, length, xp.zeros_like(length)))
-    return xp.concat(abreast, axis=1), xp.concat(lengths, axis=1)
+        block.append(x)
+        lengths.append(xp.where(length > TUNING.remainder, length, xp.zeros_like(length)))
+    return xp.concat(block, axis=1), xp.concat(lengths, axis=1)
 
 
-def _needless(v: Array, weights: Array, value: Array, *, ops: ArrayOps) -> Array:
-    """Which climbers (b, s) stand where a higher one stands."""
+def _duplicates(v: Array, weights: Array, value: Array, *, ops: ArrayOps) -> Array:
+    """Which iterates (b, s) stand where a higher one stands."""
     xp = ops.xp
     overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
-    alike = xp.real(overlap) ** 2 + xp.imag(overlap) ** 2 > _ALIKE**2
+    alike = xp.real(overlap) ** 2 + xp.imag(overlap) ** 2 > TUNING.duplicate**2
     earlier = ops.from_numpy(_earlier(value.shape[1]), value)
     here, there = value[:, :, None], value[:, None, :]
     return xp.any(alike & ((here > there) | ((here == there) & earlier)), axis=1)
@@ -280,20 +338,20 @@ def _share(part: Array, whole: Array, *, xp: Any) -> Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _lookout_vectors(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Scouts (1, s, p + sum of sizes): a coarse frequency each, and a random v until they are filtered."""
-    team = crew(p, sizes)
-    angles = _lookouts(sizes, _short(p, sizes))
-    angles = angles[np.arange(team.frequencies) * len(angles) // team.frequencies]
-    abreast = waves(np.tile(angles, (team.abreast, 1)), sizes)
-    return np.concatenate(units([arrays.random_vectors(seed + 101, (team.scouts, p)), *abreast], dtype), axis=2)
+def _sample_iterates(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Iterates (1, s, p + sum of sizes): a sample frequency each, and a random v until they are filtered."""
+    layout = state_layout(p, sizes)
+    angles = _sample_frequencies(sizes, _short(p, sizes))
+    angles = angles[np.arange(layout.frequencies) * len(angles) // layout.frequencies]
+    modes = waves(np.tile(angles, (layout.block_size, 1)), sizes)
+    return np.concatenate(units([arrays.random_vectors(seed + 101, (layout.fixed, p)), *modes], dtype), axis=2)
 
 
 def _short(p: int, sizes: tuple[int, ...]) -> bool:
     return p * math.prod(sizes) < 512
 
 
-def _lookouts(sizes: tuple[int, ...], fine: bool) -> np.ndarray:
+def _sample_frequencies(sizes: tuple[int, ...], fine: bool) -> np.ndarray:
     """Frequencies (s, d) of a grid with about as many points an axis as taps, one of each pair of mirror images."""
     sides = np.asarray([1 if k == 1 else min(k + (fine or k == 2), 8) for k in sizes])
     grid = full_grid(sides.tolist()).numerators

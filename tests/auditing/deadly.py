@@ -1,4 +1,4 @@
-"""Kernels that kill the process that measures them: importable by its workers, which unpickle them."""
+"""Kernels that kill the process that measures them, and readers that their file makes loop: importable by workers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from specnorm.auditing.layers import Tensor
 
 
 class Deadly(np.ndarray[Any, np.dtype[np.float64]]):
@@ -55,3 +57,43 @@ class Sealed(np.ndarray[Any, np.dtype[np.float64]]):
 
     def __reduce__(self) -> Any:
         raise TypeError("sealed")
+
+
+# -- readers -------------------------------------------------------------------------------------------------------
+def loops(*_: Any) -> list[Tensor]:
+    """A reader that never ends."""
+    while True:
+        pass
+
+
+def eats(*_: Any) -> list[Tensor]:
+    """A reader that wants 8 GiB."""
+    np.zeros(2**30)
+    return []
+
+
+def dies(*_: Any) -> list[Tensor]:
+    """A reader that ends its process."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return []
+
+
+def stumbles(*_: Any) -> list[Tensor]:
+    """A reader with a fault of its own."""
+    raise AttributeError("a fault")
+
+
+def one_loops(*_: Any) -> list[Tensor]:
+    """A reader of three arrays, the second of which cannot be read to its end."""
+    return [
+        Tensor(f"{name}.weight", (2, 2), "float64", load) for name, load in (("a", _eye), ("b", _never), ("c", _eye))
+    ]
+
+
+def _eye() -> NDArray[Any]:
+    return np.eye(2)
+
+
+def _never() -> NDArray[Any]:
+    while True:
+        pass

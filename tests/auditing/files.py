@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,73 @@ def checkpoint(pickled: bytes, records: Mapping[str, bytes], compression: int = 
             archive.writestr(f"archive/data/{key}", data)
         archive.writestr("archive/version", "3\n")
     return stream.getvalue()
+
+
+# -- zip archives that two readers take for two --------------------------------------------------------------------
+def two_pickles(shown: bytes, loaded: bytes, records: Mapping[str, bytes], game: str) -> bytes:
+    """An archive with a pickle for Python's zipfile and another one for a reader of another mind.
+
+    ``game``: "case", "NUL" (names that differ in that alone), "zip64" (a second directory, to which the locator points,
+    before the one that zipfile takes), "header" (a header with another name than the directory) or "extra" (two zip64
+    fields).
+    """
+    if game == "zip64":
+        return _second_directory(checkpoint(shown, records), checkpoint(loaded, records))
+    stream = io.BytesIO()
+    other = {"case": "archive/DATA.pkl", "NUL": "archive/data.pkl#x", "header": "archive/other"}.get(game, "archive/x")
+    with zipfile.ZipFile(stream, "w") as archive:
+        first = [(other, loaded), ("archive/data.pkl", shown)]
+        for entry, data in [*first, *((f"archive/data/{key}", data) for key, data in records.items())]:
+            archive.writestr(entry, data)
+    content = stream.getvalue()
+    if game == "NUL":
+        return content.replace(b"data.pkl#x", b"data.pkl\0x")
+    if game == "header":
+        return content.replace(b"archive/other", b"archive/OTHER", 1)
+    return _twice_wide(content) if game == "extra" else content
+
+
+def _directory(content: bytes) -> tuple[int, int, int]:
+    """Entries, bytes and place of the directory, by the end record of an archive without comment."""
+    count, length, start = struct.unpack_from("<HII", content, len(content) - 12)
+    return count, length, start
+
+
+def _second_directory(shown: bytes, loaded: bytes) -> bytes:
+    """Both archives in one file: the zip64 locator points to the second end, zipfile takes the record before it."""
+    count, length, start = _directory(shown)
+    front, directory = shown[:start], shown[start : start + length]
+    count2, length2, start2 = _directory(loaded)
+    inner = bytearray(loaded[start2 : start2 + length2])
+    at = 0
+    while at < len(inner):  # its entries lie behind the first archive's
+        (offset,) = struct.unpack_from("<I", inner, at + 42)
+        struct.pack_into("<I", inner, at + 42, offset + len(front))
+        at += 46 + sum(struct.unpack_from("<3H", inner, at + 28))
+    place2 = len(front) + start2
+    whole = front + loaded[:start2] + bytes(inner)
+    hidden = _end64(count2, length2, place2)
+    place = len(whole) + len(hidden)
+    whole += hidden + directory + _end64(count, length, place)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, place2 + length2, 1)
+    return whole + locator + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 65535, 65535, 2**32 - 1, 2**32 - 1, 0)
+
+
+def _end64(count: int, length: int, start: int) -> bytes:
+    return struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, start)
+
+
+def _twice_wide(content: bytes) -> bytes:
+    """The first entry's offset moved into zip64 fields, of which there are two: the first and the last differ."""
+    count, length, start = _directory(content)
+    entry = bytearray(content[start : start + length])
+    (name,) = struct.unpack_from("<H", entry, 28)
+    wide = b"".join(struct.pack("<HHQ", 1, 8, offset) for offset in (0, 1))
+    struct.pack_into("<H", entry, 30, len(wide))
+    struct.pack_into("<I", entry, 42, 2**32 - 1)
+    directory = bytes(entry[: 46 + name]) + wide + bytes(entry[46 + name :])
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(directory), start, 0)
+    return content[:start] + directory + end
 
 
 def shell(marker: Path) -> bytes:

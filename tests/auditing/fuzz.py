@@ -9,7 +9,9 @@ from __future__ import annotations
 import faulthandler
 import io
 import json
+import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -25,11 +27,15 @@ from numpy.typing import NDArray
 
 from auditing import files
 from specnorm.auditing import audit
-from specnorm.auditing.readers import sharded
+from specnorm.auditing.readers import isolated, sharded
 from specnorm.errors import SpecnormError
 
 SECONDS = 10
 """Longest time for one file."""
+LIMIT, ENDING = 1, 20
+"""Processor time for a file that makes HDF5 loop, and how long it may be until its process has had that."""
+CHILD = ("h5", "weights.h5", "keras")
+"""Read in a child process."""
 MEMORY = 2**30
 """What the whole run may take beyond what the process has at its start."""
 
@@ -152,8 +158,10 @@ def healthy(canary: Path) -> dict[str, bytes]:
 # -- damage --------------------------------------------------------------------------------------------------------
 def damaged(content: bytes, others: list[bytes], dice: random.Random) -> bytes:
     """Cut short, flipped, overwritten, shifted, or with numbers made huge: one to four of these."""
-    if content.startswith(b"PK") and dice.random() < 0.6:
-        return _damaged_within(content, others, dice)
+    if content.startswith(b"PK") and dice.random() < 0.8:
+        return _damaged_within(content, others, dice) if dice.random() < 0.7 else _damaged_directory(content, dice)
+    if content.startswith(b"\x89HDF") and dice.random() < 0.5:
+        return _damaged_fields(content, dice)
     data = bytearray(content)
     for _ in range(dice.choice([1, 1, 1, 2, 4])):
         where = _somewhere(data, dice)
@@ -198,6 +206,47 @@ def _damaged_within(content: bytes, others: list[bytes], dice: random.Random) ->
     return _zip(entries, compression)
 
 
+def _damaged_directory(content: bytes, dice: random.Random) -> bytes:
+    """A zip archive whose directory and headers contradict each other: names, places, sizes, a second directory."""
+    data = bytearray(content)
+    headers = [i for mark in (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6") for i in _found(content, mark)]
+    kind = dice.randrange(5)
+    if kind == 0:  # a name in other letters, or with an end inside
+        names = _found(content, b"/data") + _found(content, b".npy") + _found(content, b".json")
+        at = dice.choice(names) + 1
+        data[at : at + 1] = dice.choice([b"\0", data[at : at + 1].upper()])
+    elif kind == 1:  # a field of a header or of an end of the directory
+        at = dice.choice(headers) + dice.randrange(4, 56)
+        data[at : at + 2] = dice.choice([b"\0\0", b"\xff\xff", b"\1\0", b"\x08\0"])
+    elif kind == 2:  # an end of another archive, or of this one, once more
+        ends = _found(content, b"PK\6\6") + _found(content, b"PK\5\6")
+        at = dice.choice(ends)
+        data[at:at] = data[at : at + dice.choice([22, 56, 76, 98])]
+    elif kind == 3:  # the whole archive before or behind itself
+        data += bytes(data[dice.choice([0, len(data) // 2]) :])
+    else:  # an entry listed twice
+        entries = _found(content, b"PK\1\2")
+        at, to = dice.choice(entries), dice.choice(entries)
+        length = 46 + sum(int.from_bytes(data[at + i : at + i + 2], "little") for i in (28, 30, 32))
+        data[to:to] = data[at : at + length]
+    return bytes(data)
+
+
+def _found(content: bytes, mark: bytes) -> list[int]:
+    """Places of a mark."""
+    return [found.start() for found in re.finditer(re.escape(mark), content)]
+
+
+def _damaged_fields(content: bytes, dice: random.Random) -> bytes:
+    """HDF5 with one to three fields of its own structures changed: what makes its library loop."""
+    data = bytearray(content)
+    for _ in range(dice.choice([1, 1, 2, 3])):
+        where, width = dice.randrange(len(data)), dice.choice([1, 1, 2, 4, 8])
+        value = dice.choice([0, 1, 2, 8, 2 ** (8 * width) - 1, 2 ** (8 * width - 1), dice.randrange(len(data))])
+        data[where : where + width] = (value % 2 ** (8 * width)).to_bytes(width, "little")
+    return bytes(data)
+
+
 def _somewhere(data: bytearray, dice: random.Random) -> int:
     """Half of the time near the front, where headers are."""
     return min(dice.randrange(dice.choice([64, 1024, len(data) + 1, len(data) + 1])), max(len(data) - 1, 0))
@@ -227,7 +276,10 @@ def sharded_index(dice: random.Random, folder: Path) -> Path:
 def main(folder: Path, seed: int, count: int) -> None:
     """Audit so many damaged files and write what became of them."""
     faulthandler.enable()
-    canary = folder / "canary"
+    isolated.SECONDS = LIMIT
+    # The same bytes in every run: the path is part of the files, and what is damaged follows from their lengths.
+    os.chdir(folder)
+    canary = Path("canary")
     originals = healthy(canary)
     labels, contents = list(originals), list(originals.values())
     has_shards = "safetensors" in originals
@@ -262,7 +314,7 @@ def main(folder: Path, seed: int, count: int) -> None:
             path.write_bytes(damaged(contents[which], contents, dice))
         (folder / "now").write_text(f"seed {seed}, file {number}, {label}")
         started = time.monotonic()
-        signal.alarm(SECONDS)
+        signal.alarm(SECONDS + ENDING * (label in CHILD))
         said = outcome(path)
         signal.alarm(0)
         slowest = max(slowest, time.monotonic() - started)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from strategies import Recipe, recipes
 import specnorm
 from auditing import files
 from specnorm.auditing import audit
-from specnorm.auditing.report import Report, Row, Value, violations
+from specnorm.auditing.report import Report, Row, Value, least_upper, violations
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.spec import ConvSpec
 
@@ -363,3 +364,37 @@ def test_the_library_loads_no_command_line() -> None:
     code = "import sys, specnorm.auditing; print({'click', 'rich', 'safetensors', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+# -- the least of what was proven ----------------------------------------------------------------------------------
+def test_the_upper_end_is_the_least_that_was_proven() -> None:
+    """Where a bound is attained its column is exact, and the interval's tolerance only widens it."""
+    rng = np.random.default_rng(4)
+    left, right = (np.linalg.qr(rng.standard_normal((6, 6)))[0] for _ in range(2))
+    kernel = (left @ np.diag([1.0, 1, 1, 0.9, 0.9, 0.9]) @ right)[:, :, None, None]
+    report = audit({"a.weight": specnorm.rescale(kernel, 1.0)}, methods=["tn", "f4", "grid", "power"], input_shape=4)
+    (row,) = report.layers
+    assert row.upper is not None
+    assert row.lower is not None
+    columns = [row.values[name] for name in ("tn", "f4", "grid")]
+    assert row.upper == min(row.upper, *columns)  # type: ignore[type-var]
+    assert row.upper <= 1 + 1e-12
+    assert row.lower <= sigma_star(kernel).hi
+    for word in ("estimate", "lower", "exact"):
+        other = replace(row, values={"tn": 0.5}, promises={"tn": word}, upper=1.0)
+        assert least_upper(other).upper == 1.0
+    told = least_upper(replace(row, values={"f4": 0.5}, promises={"f4": "upper"}, upper=1.0))
+    assert told.upper == 0.5
+    assert "upper of f4" in told.origins["interval"].detail
+
+
+def test_a_layer_of_a_network_counts_by_the_least_that_was_proven() -> None:
+    """A layer that is proven to be at 1 multiplies by 1, not by 1 and a tolerance."""
+    torch = pytest.importorskip("torch")
+    plugin = pytest.importorskip("specnorm_torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)]).double()
+    plugin.certify_(model, 1.0)
+    assert plugin.network_bound(model, (3, 40, 40)).upper <= 1 + 4e-5
+    for row in plugin.audit(model, (3, 6, 6)).layers:
+        assert row.upper == min(row.upper, row.values["tn"], row.values["f4"])

@@ -139,6 +139,35 @@ def test_archives_are_what_torch_writes(tmp_path: Path) -> None:
         _refused(whole[:length])
 
 
+@pytest.mark.parametrize("game", ["case", "NUL", "zip64", "header", "extra"])
+def test_archives_that_can_be_read_in_two_ways_are_refused(game: str, tmp_path: Path) -> None:
+    """Each showed a good pickle to the check, and torch opened another: no limit and no list of names held."""
+    marker = tmp_path / "ran"
+    evil = b"\x80\x02}" + files.text("w") + files.shell(marker) + b"s."
+    bomb = files.state_dict({"w": files.tensor(files.storage(4), (1000, 1000), (0, 0))})
+    for loaded in (evil, bomb):
+        message = _refused(files.two_pickles(GOOD, loaded, {"0": DATA}, game))
+        assert "two ways" in message or "called" in message or "one name" in message
+        assert not marker.exists()
+
+
+@pytest.mark.parametrize("shared", [("FloatStorage", 4), ("LongStorage", 2), ("FloatStorage", 3), ("DoubleStorage", 4)])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_one_storage_has_one_type_and_one_length(shared: tuple[str, int], zipped: bool) -> None:
+    """Torch keeps the storage that it meets first: the second tensor would be read by the type of the first."""
+    kind, numel = shared
+    second = files.tensor(files.storage(numel, kind=kind), (2,), (1,))
+    first = files.tensor(files.storage(4), (2, 2), (2, 1))
+    pickled = files.state_dict({"w": first, "v": second})
+    if not zipped:
+        pickled = pickled.replace(b"tQ", b"NtQ")
+    content = files.checkpoint(pickled, {"0": bytes(64)}) if zipped else _legacy(pickled, bytes(64))
+    if shared == ("FloatStorage", 4):
+        _check(content)
+    else:
+        assert f"is used as 4 elements of FloatStorage and as {numel} of {kind}" in _refused(content)
+
+
 def test_a_long_pickle_of_nested_tuples_takes_no_time() -> None:
     start = time.perf_counter()
     _refused(files.checkpoint(b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"Ns.", {}))
@@ -155,6 +184,16 @@ def test_without_torch_the_message_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setattr(backends, "load", missing)
     with pytest.raises(ModelFileError, match=r"pip install 'specnorm-bounds\[torch\]'"), open_model(str(path)):
         pass
+
+
+def test_wide_archives_of_zipfile_pass() -> None:
+    """Sizes in zip64 fields and after the data: nothing in them contradicts the directory."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in {"data.pkl": GOOD, "data/0": DATA, "version": b"3"}.items():
+            with archive.open(f"archive/{name}", "w", force_zip64=True) as entry:
+                entry.write(data)
+    _check(stream.getvalue())
 
 
 # -- with torch ----------------------------------------------------------------------------------------------------

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from auditing import files
 from auditing.deadly import Sealed, deadly
-from specnorm.auditing import audit, executing
-from specnorm.auditing.executing import Worker, WorkerLost, Workers
+from specnorm.auditing import audit, executing, processes
+from specnorm.auditing.processes import Worker, WorkerLost, Workers
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
+
+pytestmark = pytest.mark.long
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signals and /proc")
 
@@ -258,7 +260,7 @@ def test_own_workers_do_not_outlive_an_interruption() -> None:
 def test_own_workers_share_out_the_threads_and_nothing_changes_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr(executing, "cpus", lambda: 8)
+    monkeypatch.setattr(processes, "cpus", lambda: 8)
     before = dict(os.environ)
     with Workers(2) as pool:
         assert pool.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "4"

@@ -27,6 +27,7 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])}
 
 
+@pytest.mark.torch  # which its process imports, for torch's formats
 def test_damaged_files_of_every_format(tmp_path: Path) -> None:
     """In one process of its own: none may crash it, take 10 s or 1 GiB, run code, or end without a word."""
     arguments = [sys.executable, "-m", "auditing.fuzz", str(tmp_path), str(SEED), str(COUNT)]

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from oracle import dense_norm, output_shape, sigma_star
 from strategies import Layer, layers
 
+import specnorm
 from auditing import files
 from specnorm.auditing import audit
-from specnorm.auditing import measuring as measuring_module
 from specnorm.auditing.geometry import Stated, overrides, settle
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.report import Row
 from specnorm.errors import GeometryError
+from specnorm.search import layer as layer_module
 from specnorm.spec import ConvSpec
 
 
@@ -47,20 +48,39 @@ def test_rows_of_every_geometry_hold_the_layer_at_its_size(layer: Layer) -> None
 
 
 @given(layer=layers(ndims=(1, 2), modes=("circular", "zeros", "reflect", "replicate")), more=st.integers(0, 6))
-def test_the_share_of_a_plane_wave_is_a_lower_end(layer: Layer, more: int) -> None:
+def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int) -> None:
     """The path of layers too large to be enclosed themselves, at sizes where the truth can be had."""
     stride = layer.geometry["stride"]
     sizes = tuple(n + more * s for n, s in zip(layer.input_shape, stride, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring_module, "SMALL", 0)
+        patch.setattr(layer_module, "TUNING", layer_module.LayerTuning(dense=0, applied=0))
         row = _row(layer, input_shape=sizes)
     assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, sizes, **layer.geometry))
 
 
-def test_the_share_tends_to_one() -> None:
-    for geometry in ({"stride": 2}, {"stride": 3, "dilation": 2}, {"transposed": True, "stride": 2, "padding": 1}):
-        spec = ConvSpec.of((4, 4, 5, 5), padding_mode="zeros", input_shape=1000, **geometry)
-        assert 0.97 < measuring_module.share(spec) <= 1
+def test_a_large_layer_is_near_its_supremum() -> None:
+    """Whatever the geometry: a plane wave in it reads the same taps as in the blocks."""
+    kernel = np.random.RandomState(3).standard_normal((4, 4, 5, 5))
+    geometries: list[dict[str, Any]] = [
+        {}, {"stride": 2}, {"stride": 3, "dilation": 2}, {"stride": 2, "dilation": 2}, {"dilation": 3, "padding": 1},
+        {"transposed": True, "stride": 2, "padding": 1}, {"transposed": True, "stride": 3, "dilation": 2, "padding": 0},
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer_module, "TUNING", layer_module.LayerTuning(dense=0, applied=0, wave_steps=0))
+        for geometry in geometries:
+            supremum = specnorm.enclose(kernel, padding_mode="zeros", **geometry).lower
+            assert specnorm.enclose(kernel, 90, padding_mode="zeros", **geometry).lower > 0.97 * supremum, geometry
+
+
+def test_the_audit_and_enclose_prove_the_same_of_a_large_layer() -> None:
+    kernel = np.random.RandomState(4).standard_normal((16, 16, 3, 3))
+    assert layer_module.TUNING.applied < 16 * 96 * 96
+    row = audit({"k": kernel}, input_shape=96, padding_mode="zeros", methods=()).layers[0]
+    found = specnorm.enclose(kernel, 96, padding_mode="zeros")
+    assert (row.lower, row.upper) == (float(found.lower), float(found.upper))
+    # The outputs that see no padding alone carry less than this.
+    assert found.lower > 94 / 96 * specnorm.enclose(kernel).upper
+    assert float(found.witness[1].shape[0]) == 16 * 96 * 96
 
 
 def test_a_row_without_a_circular_layer_says_none() -> None:

@@ -15,6 +15,7 @@ from numpy.testing import assert_array_equal
 from auditing import files
 from specnorm.auditing import audit
 from specnorm.auditing.readers import open_model
+from specnorm.auditing.readers.keras_files import read_archive, read_hdf5
 from specnorm.auditing.report import Row
 from specnorm.errors import ModelFileError
 
@@ -237,8 +238,11 @@ def test_missing_h5py_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
     import sys
 
     monkeypatch.setitem(sys.modules, "h5py", None)
-    for suffix in FORMATS:
-        assert "pip install 'specnorm-bounds[keras]'" in _refused(DATA / f"two.{suffix}")
+    for suffix, read in (("keras", read_archive), ("h5", read_hdf5), ("weights.h5", read_hdf5)):
+        path = DATA / f"two.{suffix}"
+        with path.open("rb") as file, pytest.raises(ModelFileError) as caught:
+            read(file, str(path), 2**30)
+        assert "pip install 'specnorm-bounds[keras]'" in str(caught.value)
 
 
 # -- HDF5 ----------------------------------------------------------------------------------------------------------
@@ -341,6 +345,11 @@ def test_half_precision_and_odd_types(tmp_path: Path) -> None:
     assert "int8" in str(rows["conv2d_4/kernel"].reason)
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = _hdf5(tmp_path / "model.h5", lambda file: file.create_group(b"caf\xe9/vars"))
+    assert "one of its names is no text" in _refused(path)
+
+
 def test_other_files_of_hdf5_are_read_as_arrays(tmp_path: Path) -> None:
     path = tmp_path / "plain.h5"
     with h5py.File(path, "w") as file:
@@ -366,7 +375,5 @@ def test_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_bytes_in_memory_are_as_good_as_a_file() -> None:
-    from specnorm.auditing.readers import hdf5
-
     whole = (DATA / "two.weights.h5").read_bytes()
-    assert len(hdf5.read(io.BytesIO(whole), "", 2**30)) > 20
+    assert len(read_hdf5(io.BytesIO(whole), "", 2**30)) > 20

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from auditing import files
 from specnorm.auditing import audit
 from specnorm.auditing.renderers import render
-from specnorm.auditing.renderers.table import number
-from specnorm.auditing.text import spreadsheet_safe, visible
+from specnorm.text import number, spreadsheet_safe, visible
 
 
 def _named(*names: str) -> dict[str, Any]:

@@ -15,8 +15,10 @@ import numpy as np
 
 from bench import facts, kernels
 from specnorm import Gram, Grid, backends, methods
-from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
-from specnorm.methods.rescaling import ChannelNorms
+from specnorm.methods.channel_norms import ChannelNorms
+from specnorm.methods.gram_iteration import GramIteration
+from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.power_iteration import PowerIteration
 from specnorm.runtime.program import program_for
 
 CIRCULAR = (("input_shape", 32), ("padding_mode", "circular"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from strategies import Layer, Recipe, recipes
 
 import specnorm
 from specnorm import Undecided
-from specnorm.methods.enclosure import Certify
+from specnorm.methods.certify import Certify
+from specnorm.proof import matrices
+from specnorm.runtime.execution import Execution
 
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
 
@@ -149,3 +152,45 @@ def test_same_verdict_again() -> None:
     upper = float(specnorm.enclose(kernel, rtol=1e-9).upper)
     for offset in (1e-9, 1e-12, -1e-12, -1e-9):
         assert verdict(kernel, upper * (1 + offset)) is verdict(kernel, upper * (1 + offset))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_undecided_names_the_factor_of_the_padding(mode: Any) -> None:
+    """Between the convolution's norm and its multiple nothing is too close: it is the factor that is missing."""
+    kernel = Recipe((2, 2, 3), seed=3).kernel
+    alone = float(specnorm.enclose(kernel).upper)
+    with pytest.raises(
+        Undecided, match=f"padding_mode='{mode}' repeats pixels and may lift the norm by the factor 1.7"
+    ):
+        specnorm.certify(kernel, 1.2 * alone, padding_mode=mode)
+    assert specnorm.certify(kernel, 1.8 * alone, padding_mode=mode)
+
+
+GEOMETRIES: tuple[dict[str, Any], ...] = (
+    {}, {"stride": 2}, {"transposed": True}, {"dilation": 3}, {"padding": ((2, 0),)}, {"padding": 1},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("tiny", [1e-145, 1e-162, 1e-300, 5e-324, 0.0])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_taps_that_read_no_pixel_set_no_scale(geometry: dict[str, Any], tiny: float) -> None:
+    """At one pixel a single tap counts; next to ones it underflowed, and every end was wrong."""
+    kernel = np.ones((1, 1, 3))
+    # The middle tap reads the pixel, but where all of the padding stands before it.
+    kernel[0, 0, 2 if geometry.get("padding") == ((2, 0),) else 1] = tiny
+    where: Any = {"input_shape": 1, "padding_mode": "zeros", **geometry}
+    found = specnorm.enclose(kernel, **where)
+    assert float(found.lower) <= tiny <= float(found.upper) <= tiny * 1.01 + 1e-307
+    assert 0.99 * tiny - 1e-307 <= float(specnorm.power_norm(kernel, **where)) <= tiny
+    for bound in (0.5 * tiny, 1e-150, 2 * tiny):
+        assert specnorm.certify(kernel, bound, **where) is (tiny <= bound)
+
+
+def test_entries_whose_squares_vanish_are_counted() -> None:
+    """Whatever scale a map has, its Ritz values stay below its singular values, and the Gram matrix' error above."""
+    xp, backend = np, specnorm.backends.load("numpy")
+    namespace = backend.namespace(xp.zeros(1))
+    for size in (1e-150, 1e-155, 1e-162, 1e-200):
+        images = np.full((1, 1, 4), size)
+        lower = matrices.ritz_down(images, images, np.eye(4)[None, :1], 8, ops=Execution(backend, namespace))
+        assert float(lower[0, 0]) <= 2 * size

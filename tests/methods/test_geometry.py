@@ -242,7 +242,7 @@ def test_gradients_by_finite_differences(name: str, geometry: dict[str, Any], la
     options = {**geometry, "layout": layout}
     if name in ("gram", "fft"):
         options["input_shape"] = (12, 12)
-    method = DIFFERENTIABLE[name]
+    method: Any = DIFFERENTIABLE[name]
     value, gradient = specnorm.value_and_grad(kernel, method, **options)
 
     def at(k: NDArray[Any]) -> float:

@@ -15,8 +15,9 @@ from strategies import Layer, Recipe, layers
 import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
-from specnorm.methods.layer import Ends, enclose_layer
+from specnorm.linalg.block_lanczos import Plan
 from specnorm.runtime.execution import Execution
+from specnorm.search.layer import Ends, enclose_layer
 from specnorm.spec import ConvSpec
 
 
@@ -26,7 +27,7 @@ def ends(lib: Lib | None, kernel: Any, sizes: Any, **options: Any) -> Ends:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
-    return enclose_layer(given, spec, ops=Execution(backend, backend.namespace(given)), **{"rtol": 1e-6, **rest})
+    return enclose_layer(given, spec, ops=Execution.of(backend, given), **{"rtol": 1e-6, **rest})
 
 
 def test_both_ends_of_every_geometry(xp: Lib) -> None:
@@ -63,9 +64,9 @@ def test_both_ends_of_every_geometry(xp: Lib) -> None:
 
 def test_an_unconverged_start_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Lanczos stopped too early the proof fails, and the eigenvector of the matrix takes over."""
-    import specnorm.methods.layer as module
+    import specnorm.search.layer as module
 
-    monkeypatch.setattr(module, "Power", lambda **_: specnorm.Power(n_iter=1))
+    monkeypatch.setattr(module, "Plan", lambda _, seed, rtol: Plan(1, seed, rtol))
     kernel = Recipe((3, 3, 3, 3), seed=2).kernel
     found = ends(None, kernel, 6, padding_mode="reflect", rtol=1e-8)
     truth = dense_norm(kernel, 6, padding_mode="reflect")

@@ -154,11 +154,11 @@ def test_ritz_values_of_any_vectors_are_bounds(dtype: str) -> None:
         for x in (start, mixed, np.repeat(start[:1], k, axis=0), start + 1e-4 * random.standard_normal((k, n))):
             x = x.astype(dtype)[None]
             images, terms = x @ a.T, np.abs(x) @ np.abs(a).T
-            got = ritz_down(images, terms, x, n + 2, ops=Execution(backend, backend.namespace(x)))[0]
+            got = ritz_down(images, terms, x, n + 2, ops=Execution.of(backend, x))[0]
             assert (got.astype(np.float64) <= exact[:k] * (1 + 1e-14)).all()
         if k <= min(m, n):
             sharp = ritz_down(start[None] @ a.T, np.abs(start[None]) @ np.abs(a).T, start[None], n + 2,
-                              ops=Execution(backend, backend.namespace(a)))[0]  # fmt: skip
+                              ops=Execution.of(backend, a))[0]  # fmt: skip
             assert sharp[0] >= exact[0] * (1 - (1e-3 if dtype == "float32" else 1e-11))
 
 

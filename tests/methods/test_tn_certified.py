@@ -17,9 +17,8 @@ from strategies import Recipe
 import specnorm
 from specnorm import EstimateWarning, MethodError, TensorNorm, Undecided
 from specnorm.linalg.frequencies import Frequencies
-from specnorm.methods import tensor_norm
 from specnorm.search.branch_and_bound import SearchResult
-from specnorm.tensor import form
+from specnorm.tensor import alternation, form, proving
 
 BELOW = [
     ("resnet20", "layer1.1.conv1"),
@@ -120,8 +119,8 @@ def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every start in channel 0, which alternating maximisation then never leaves."""
     draw = form.starts
 
-    def stuck(method: TensorNorm, blocks: Any, **where: Any) -> tuple[Any, list[Any]]:
-        v, modes = draw(method, blocks, **where)
+    def stuck(blocks: Any, *how: int, **where: Any) -> tuple[Any, list[Any]]:
+        v, modes = draw(blocks, *how, **where)
         v, modes = np.zeros_like(v), [np.zeros_like(mode) for mode in modes]
         v[..., 0] = 1.0
         for mode in modes:
@@ -157,20 +156,20 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
     """If restarts run out, the last value has not been looked at: it must not be called proven."""
     seen: list[float] = []
 
-    def refuted(_: Any, value: float, *, plain: bool = True) -> tensor_norm.Proof:
+    def refuted(_: Any, value: float, *, plain: bool = True) -> proving.Proof:
         seen.append(value)
         where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
         found = SearchResult(2 * value, math.inf, where, 0, 1, 1)
-        return tensor_norm.Proof(1.0, False, found) if plain else tensor_norm.Proof(1.001, False)
+        return proving.Proof(1.0, False, found) if plain else proving.Proof(1.001, False)
 
-    maximise = TensorNorm._maximise
+    maximise = alternation.maximise
 
-    def rising(self: TensorNorm, *args: Any, **where: Any) -> tuple[Any, list[Any], Any]:
-        value, residuals, count = maximise(self, *args, **where)
+    def rising(*args: Any, **where: Any) -> tuple[Any, list[Any], Any]:
+        value, residuals, count = maximise(*args, **where)
         return value * 0 + 1 + 0.01 * len(seen), residuals, count
 
-    monkeypatch.setattr(tensor_norm, "prove", refuted)
-    monkeypatch.setattr(TensorNorm, "_maximise", rising)
+    monkeypatch.setattr(proving, "prove", refuted)
+    monkeypatch.setattr("specnorm.methods.tensor_norm.maximise", rising)
     assert specnorm.measure(PLAIN.kernel, TensorNorm()).kind == "estimate"
     assert seen == sorted(seen)
     with pytest.warns(EstimateWarning):
@@ -181,8 +180,7 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_cannot_be_proven_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget of nothing: the value stays, its kind does not, and a certificate that is insisted on is refused."""
-    monkeypatch.setattr(tensor_norm, "PROOF_CELLS", 1)
-    monkeypatch.setattr(tensor_norm, "_PLAIN_CELLS", 1)
+    monkeypatch.setattr(proving, "TUNING", proving.ProvingTuning(cells=1, plain_cells=1))
     assert specnorm.measure(PLAIN.kernel, TensorNorm()).kind == "estimate"
     with pytest.warns(EstimateWarning, match=r"certified=False.*grid_bound"):
         specnorm.tn_bound(PLAIN.kernel)

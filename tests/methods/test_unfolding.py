@@ -18,9 +18,9 @@ from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import FantasticFour, KernelError, Unfoldings
-from specnorm.linalg.lanczos import DIRECT, LIMIT, Lanczos
-from specnorm.methods.unfolding import NARROW
+from specnorm.linalg.lanczos import TUNING, Lanczos
 from specnorm.runtime.execution import Execution
+from specnorm.search import smallest_unfolding
 
 
 def plain_unfoldings(kernel: NDArray[Any]) -> tuple[list[float], list[float]]:
@@ -141,7 +141,11 @@ def test_large_kernels_are_proven_just_above_their_smallest_norm(name: str) -> N
     kernel = LARGE[name]
     smallest = min(itertools.chain(*plain_unfoldings(kernel)))
     value, gradient = specnorm.value_and_grad(kernel, FantasticFour())
-    assert smallest * (1 - 1e-13) <= value <= smallest * (1 + (2e-6 if kernel.size >= NARROW else 1e-9))
+    assert (
+        smallest * (1 - 1e-13)
+        <= value
+        <= smallest * (1 + (2e-6 if kernel.size >= smallest_unfolding.TUNING.narrow else 1e-9))
+    )
     assert abs(float(np.sum(kernel * gradient)) / smallest - 1) < 1e-6
 
 
@@ -185,13 +189,13 @@ def test_large_float32_kernels_are_searched_as_they_are() -> None:
 
 def test_the_search_ends() -> None:
     """Values that never settle: the steps are counted."""
-    matrix = clustered(LIMIT + 90, 1e-4)[None, :, :, 0, 0]
+    matrix = clustered(TUNING.limit + 90, 1e-4)[None, :, :, 0, 0]
     run = Lanczos(matrix, tolerance=0.0, ops=Execution(specnorm.backends.load("numpy"), np))
     looks = 0
     while not run.done.all():
         run.advance()
         looks += 1
-    assert run.size > DIRECT
+    assert run.size > TUNING.direct
     assert not run.settled.any()
     assert looks < 12
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from specnorm.networks import Graph, Layer, Node, bound
 from specnorm.networks.axes import Window, average_norm_up, overlap, resize_norm_up
-from specnorm.networks.pointwise import SLOPES, slope
+from specnorm.networks.pointwise import PARAMETRIC, SLOPES, slope
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError, repeats
 from specnorm.proof import host
 
@@ -105,7 +105,7 @@ def test_slope_proof_can_fail() -> None:
     assert not abs(derivative(balls.arb(2.3994, 1e-6), balls)) <= balls.arb(1.0998)
 
 
-@pytest.mark.parametrize("name", sorted(SLOPES))
+@pytest.mark.parametrize("name", sorted({*SLOPES, "celu", "softplus", "softshrink"}))
 def test_slopes_of_differences(name: str) -> None:
     """Every function in the table, by its own definition."""
     x = np.linspace(-9, 9, 200_001)
@@ -127,7 +127,7 @@ def test_slopes_of_differences(name: str) -> None:
         "softsign": x / (1 + abs(x)),
         "tanh": np.tanh(x),
         "tanhshrink": x - np.tanh(x),
-        "celu": np.where(x > 0, x, 0.7 * np.expm1(np.minimum(x, 0) / 0.7)),
+        "celu": np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
         "erf": erf(x),
         "gelu": x * (1 + erf(x / math.sqrt(2))) / 2,
         "silu": x * sigmoid,
@@ -136,15 +136,31 @@ def test_slopes_of_differences(name: str) -> None:
         "selu": 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0))),
     }
     steep = np.max(np.abs(np.diff(functions[name]) / np.diff(x)))
-    assert steep * (1 - 1e-9) <= SLOPES[name] <= steep * 1.001
+    assert steep * (1 - 1e-9) <= (slope(name) or 0.0) <= steep * 1.001
 
 
 def test_other_slopes() -> None:
-    assert slope("leaky", -2.0) == 2.0
-    assert slope("leaky", 0.1) == 1.0
-    assert slope("linear", -0.2) == 0.2
+    assert slope("leaky", alpha=-2.0) == 2.0
+    assert slope("leaky", alpha=0.1) == 1.0
+    assert slope("linear", alpha=-0.2) == 0.2
     assert slope("exp") is None
-    assert slope("leaky", math.nan) is None
+    assert slope("leaky", alpha=math.nan) is None
+    assert slope("leaky", beta=1.0) is None
+    assert slope("relu", alpha=1.0) is None
+    assert slope("linear") is None
+    assert slope("elu", alpha=1e200, scale=1e200) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("celu", {"alpha": -0.7}), ("celu", {"alpha": 0.0}), ("elu", {"input_scale": -1.0}),
+        ("hardtanh", {"low": 1.0, "high": -1.0}), ("softshrink", {"lambd": -0.1}), ("softplus", {"threshold": 19.0}),
+        ("softplus", {"beta": 0.0}), ("threshold", {"threshold": 0.5, "value": 0.0}),
+    ],
+)  # fmt: skip
+def test_parameters_that_no_slope_was_derived_for(name: str, parameters: dict[str, float]) -> None:
+    assert slope(name, **parameters) is None
 
 
 # -- windows -------------------------------------------------------------------------------------------------------
@@ -285,7 +301,7 @@ def test_every_rule_and_function_is_in_the_table() -> None:
     page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
     table = "".join(line for line in page.splitlines() if line.startswith("| `"))
     assert [name for name in (*FACTORS, *COMBINATIONS) if f"`{name}`" not in table] == []
-    assert [name for name in SLOPES if f"`{name}`" not in page] == []
+    assert [name for name in (*SLOPES, *PARAMETRIC) if f"`{name}`" not in page] == []
 
 
 def test_rounding_is_upward() -> None:

@@ -13,11 +13,10 @@ from oracle import dense_norm, sigma_star
 
 import specnorm
 from specnorm import Enclose
-from specnorm.methods.enclosure import Certify
+from specnorm.methods.certify import Certify
 from specnorm.search import tuning
 
 WILD: dict[str, tuple[float, ...]] = {
-    "memory": (1, 2**40),
     "cache": (1, 2**40),
     "kept": (0, 2**40),
     "first_degree": (0, 40),

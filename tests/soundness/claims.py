@@ -21,9 +21,12 @@ from soundness import balls
 from soundness.families import Case
 from soundness.truths import Truth, float_of
 from specnorm import FantasticFour, Gram, Grid, Power, Reshaped, TensorNorm, Unfoldings
-from specnorm.methods.enclosure import Certify, Enclose
+from specnorm.methods.certify import Certify
+from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fft import ExactFFT
-from specnorm.methods.matrix import GramIteration, MatrixNorm, PowerIteration
+from specnorm.methods.gram_iteration import GramIteration
+from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.power_iteration import PowerIteration
 
 Shape = tuple[int, ...] | None
 

@@ -24,7 +24,7 @@ def check(index: int, **options: Any) -> Tally:
     small the cells.
     """
     few, now, float32 = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
-    changed = {"smallest_reduced": 12} if few else {}
+    changed: dict[str, Any] = {"smallest_reduced": 12} if few else {}
     changed |= {"kept": 0} if now else {}
     changed |= {"smallest_float32": 1, "radius_float32": -1.0} if float32 else {}
     with (

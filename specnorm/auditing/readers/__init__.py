@@ -7,24 +7,17 @@ before memory is allocated for it.
 from __future__ import annotations
 
 import stat
+import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers import hdf5, keras, npz, onnx, pytorch, safetensors, sharded
+from specnorm.auditing.readers import keras_files, npz, onnx, pytorch, safetensors, sharded
+from specnorm.auditing.readers.isolated import Reader, in_child
 from specnorm.errors import ModelFileError
-
-Reader = Callable[[BinaryIO, str, int], list[Tensor]]
-"""Called with the open file, its path, and the most bytes its arrays may take; lists them without reading them.
-
-A reader raises `ModelFileError` (ValueError and OSError become one) for the file as a whole, and gives an array that it
-cannot make sense of a `Tensor.refusal`. What the file says of an array goes into `Tensor.kind`, `Tensor.geometry`,
-`Tensor.input_shape`. ``load`` may use the open file: it is closed after the audit.
-"""
-
 
 MAX_BYTES = 8 * 2**30
 """Default limit on what a file's arrays may take in memory."""
@@ -35,9 +28,13 @@ _READERS: dict[str, Reader] = {
     "npz": npz.read,
     "pytorch": pytorch.read,
     "onnx": onnx.read,
-    "hdf5": hdf5.read,
-    "keras": keras.read,
+    "hdf5": keras_files.read_hdf5,
+    "keras": keras_files.read_archive,
 }
+_ISOLATED = frozenset({"hdf5", "keras"})
+"""Formats whose library can be made to loop for ever."""
+_DAMAGE = (OSError, ValueError, EOFError, ArithmeticError, RecursionError, MemoryError)
+"""What a reader or its library raises on damage; anything else is a fault of ours, and passes through as it is."""
 _ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
 """How the second field of a serialised ModelProto may start; the first is its version of the format."""
 _KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ONNX and Keras (.h5, .keras)"
@@ -73,15 +70,23 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
             if not stat.S_ISREG(place.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")
             file = stack.enter_context(place.open("rb"))
-            tensors = _READERS[sniff(file)](file, str(place), max_bytes)
+            tensors = _listed(stack, file, str(place), max_bytes)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+        except _DAMAGE as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ModelFileError(f"{path} cannot be read: {reason}.") from error
-        except Exception as error:  # damage that a reader or its library did not foresee
-            raise ModelFileError(f"{path}: it is damaged: {type(error).__name__}: {error}.") from error
         yield tensors
+
+
+def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
+    """Let the file's reader list its arrays, in a child process where that is safer."""
+    kind = sniff(file)
+    if kind in _ISOLATED:
+        return stack.enter_context(in_child(_READERS[kind], path, max_bytes))
+    with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
+        warnings.simplefilter("ignore")
+        return _READERS[kind](file, path, max_bytes)
 
 
 def sniff(file: BinaryIO) -> str:

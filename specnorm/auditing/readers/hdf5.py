@@ -1,17 +1,15 @@
-"""HDF5, as Keras writes it: what the file holds, looked at link by link, so that nothing outside it is ever opened."""
+"""HDF5: what a file holds, looked at link by link, so that nothing outside it is ever opened."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers import keras
 from specnorm.auditing.readers.bfloat16 import widened
 from specnorm.errors import ModelFileError
 
@@ -68,51 +66,6 @@ class Dataset:
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-    """List the arrays of an HDF5 file, and what a Keras configuration in it says of them.
-
-    Parameters
-    ----------
-    file : binary file
-        Stays in use by what is returned.
-    path : str
-        Unused: the arrays are read from ``file``.
-    max_bytes : int
-        Most bytes of all arrays.
-
-    Returns
-    -------
-    list of Tensor
-
-    Raises
-    ------
-    ModelFileError
-    """
-    del path
-    root = open_file(file)
-    config = text_attribute(root, "model_config", file.seek(0, 2))
-    version = text_attribute(root, "keras_version", 100)
-    for place, item in _walk(root) if version is None else ():
-        if place == ("model_weights",):
-            version = text_attribute(item, "keras_version", 100)
-            break
-    if version is not None and version.startswith(("0.", "1.")):
-        raise ModelFileError(
-            f"it was written by Keras {version}, whose kernels may be in either order of axes. Load and save it with "
-            "Keras 2 or newer."
-        )
-    found, owners = list(datasets(root, max_bytes)), names(root)
-    if config is None and version is None and not owners and not any("vars" in dataset.path for dataset in found):
-        return [_plain(dataset) for dataset in found]  # not of Keras: names and shapes decide
-    return keras.describe(found, owners, None if config is None else keras.parse(config))
-
-
-def _plain(dataset: Dataset) -> Tensor:
-    lost: Literal["unknown"] | None = "unknown" if dataset.dtype == "unknown" else None
-    name = "/".join(dataset.path)
-    return Tensor(name, dataset.shape, dataset.dtype, dataset.load, kind=lost, refusal=dataset.refusal)
-
-
 def open_file(file: BinaryIO) -> h5py.File:
     """Open an HDF5 file for reading.
 
@@ -159,7 +112,7 @@ def datasets(root: h5py.File, max_bytes: int) -> Iterator[Dataset]:
     import h5py
 
     left = max_bytes
-    for path, item in _walk(root):
+    for path, item in walk(root):
         if isinstance(item, h5py.Dataset):
             found = _look(path, item)
             left -= _claimed(item)
@@ -183,7 +136,7 @@ def names(root: h5py.File) -> dict[tuple[str, ...], str]:
     import h5py
 
     found = {}
-    for path, item in _walk(root):
+    for path, item in walk(root):
         if isinstance(item, h5py.Group) and path[-1] == "vars":
             name = text_attribute(item, "name", 10_000)
             if name is not None:
@@ -219,7 +172,7 @@ def text_attribute(item: Any, name: str, most: int) -> str | None:
     return text if len(text) <= most else None
 
 
-def _walk(root: h5py.File) -> Iterator[tuple[tuple[str, ...], Any]]:
+def walk(root: h5py.File) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Groups and datasets below a group, each group once."""
     import h5py
 
@@ -227,18 +180,19 @@ def _walk(root: h5py.File) -> Iterator[tuple[tuple[str, ...], Any]]:
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while stack:
         path, group = stack.pop()
-        place = h5py.h5o.get_info(group.id).addr
+        try:
+            place, entries = h5py.h5o.get_info(group.id).addr, list(group)
+        except Exception as error:
+            raise ModelFileError(f"group {'/'.join(path)!r} is damaged: {error}.") from error
         if place in seen:
             continue
         seen.add(place)
         if len(path) > MAX_DEPTH:
             raise ModelFileError(f"its groups are nested more than {MAX_DEPTH} deep.")
         inner = []
-        try:
-            entries = list(group)
-        except Exception as error:
-            raise ModelFileError(f"group {'/'.join(path)!r} is damaged: {error}.") from error
         for name in entries:
+            if not isinstance(name, str):  # bytes, where they are no UTF-8
+                raise ModelFileError(f"group {'/'.join(path)!r} is damaged: one of its names is no text ({name!r}).")
             here = (*path, name)
             try:
                 link = group.get(name, getlink=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +52,6 @@ _WRAPPERS = frozenset({"TimeDistributed", "SpectralNormalization"})
 _PLAIN: Stated = {"stride": 1, "dilation": 1, "groups": 1, "padding": "valid"}
 _MOST_PIXELS = 2**24
 """Larger input sizes in a configuration are not believed."""
-_MAX_CONFIG = 64 * 2**20
-_WEIGHTS = "model.weights.h5"
-_DAMAGE = (
-    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, OverflowError, MemoryError, KeyError,
-)  # fmt: skip
 
 
 def snake(name: str) -> str:
@@ -126,54 +118,6 @@ class Node:
             if part == (f"{key}_{counts[key]}" if counts[key] else key):
                 return node if name is None else None
         return None
-
-
-def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-    """List the arrays of a ``.keras`` archive.
-
-    Parameters
-    ----------
-    file : binary file
-    path : str
-        Unused.
-    max_bytes : int
-        Most bytes of all arrays, and of the archive unpacked.
-
-    Returns
-    -------
-    list of Tensor
-
-    Raises
-    ------
-    ModelFileError
-    """
-    from specnorm.auditing.readers import hdf5
-
-    del path
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = {entry.filename: entry for entry in archive.infolist()}
-            if len(entries) != len(archive.infolist()):
-                raise ModelFileError("two of its entries have one name.")
-            if _WEIGHTS not in entries:
-                raise ModelFileError(
-                    f"it has no {_WEIGHTS}: its weights are sharded or elsewhere. Save it again into one file."
-                )
-            wanted = [entries[_WEIGHTS], entries["config.json"]]
-            if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in wanted):
-                raise ModelFileError("it uses a compression that Keras never does. Save it again.")
-            if wanted[0].file_size > max_bytes or wanted[1].file_size > _MAX_CONFIG:
-                raise ModelFileError(
-                    f"it unpacks to {wanted[0].file_size} bytes of weights and {wanted[1].file_size} of configuration, "
-                    f"more than the limits of {max_bytes} and {_MAX_CONFIG}. Raise max_bytes if you trust it."
-                )
-            weights, config = archive.read(wanted[0]), archive.read(wanted[1])
-    except _DAMAGE as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(f"it is a damaged .keras archive: {error}.") from error
-    root = hdf5.open_file(io.BytesIO(weights))
-    return describe(list(hdf5.datasets(root, max_bytes)), hdf5.names(root), parse(config.decode("utf-8", "replace")))
 
 
 def parse(text: str) -> Node:

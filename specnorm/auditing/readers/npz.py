@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tokenize
+import warnings
 import zipfile
 import zlib
 from functools import partial
@@ -66,7 +67,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
 def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
     name = entry.filename.removesuffix(".npy")
     try:
-        with archive.open(entry) as stream:
+        with archive.open(entry) as stream, _unwarned():
             shape, dtype = _header(stream)
             header = stream.tell()
     except _DAMAGE as error:
@@ -78,6 +79,11 @@ def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
             f"array {name!r} claims shape {shape} of {dtype}, {needed} bytes, but {stored} are stored."
         )
     return Tensor(name, shape, dtype.name, partial(_load, archive, entry))
+
+
+def _unwarned() -> warnings.catch_warnings[None]:
+    """NumPy warns of headers that Python 2 wrote, which changes no number."""
+    return warnings.catch_warnings(action="ignore")
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
@@ -95,7 +101,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
 
 def _load(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[np.generic]:
     try:
-        with archive.open(entry) as stream:
+        with archive.open(entry) as stream, _unwarned():
             array = npy.read_array(stream, allow_pickle=False, max_header_size=MAX_HEADER)
             if stream.read(1):  # reaching the end makes zipfile compare the checksum
                 raise ValueError("data after the end")

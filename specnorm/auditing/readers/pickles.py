@@ -10,11 +10,11 @@ from __future__ import annotations
 import io
 import math
 import pickletools
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from specnorm.auditing.readers.archives import stored_entries
 from specnorm.errors import ModelFileError
 
 _ITEMSIZE = {
@@ -56,7 +56,7 @@ def check_checkpoint(file: BinaryIO, max_bytes: int) -> None:
         )
     try:
         if file.read(2) == b"PK":
-            _check_zip(file, size)
+            _check_zip(file)
         else:
             _check_legacy(file, size)
     except ModelFileError:
@@ -67,30 +67,20 @@ def check_checkpoint(file: BinaryIO, max_bytes: int) -> None:
         file.seek(0)
 
 
-def _check_zip(file: BinaryIO, size: int) -> None:
-    with zipfile.ZipFile(file) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        if len(entries) != len(archive.infolist()):
-            raise ModelFileError("two of its entries have one name.")
-        # Anything before or after the archive lets two readers (Python's here, torch's later) see two archives in it.
-        if archive.comment or min((e.header_offset for e in entries.values()), default=1) != 0:
-            raise ModelFileError("something is written around its zip archive. Save it again.")
-        # torch.save stores without compression, so honest entries fit into the file side by side.
-        if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries.values()):
-            raise ModelFileError("its entries are compressed, which torch.save never does. Save it again.")
-        if sum(entry.file_size for entry in entries.values()) > size:
-            raise ModelFileError("its entries claim more bytes than the file has.")
-        pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise ModelFileError(f"it has {len(pickles)} pickles; a state dict has one.")
-        folder = pickles[0].removesuffix("data.pkl")
-        scan = Scan()
-        scan.run(io.BytesIO(archive.read(pickles[0])))
-    for key, wanted in scan.storages.items():
+def _check_zip(file: BinaryIO) -> None:
+    entries = stored_entries(file)
+    folders = {name.partition("/")[0] for name in entries}
+    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1 or len(folders) != 1:
+        raise ModelFileError(f"it has {len(pickles)} pickles in {len(folders)} folders; a state dict has one in one.")
+    folder = pickles[0].removesuffix("data.pkl")
+    scan = Scan()
+    scan.run(io.BytesIO(entries[pickles[0]].read(file)))
+    for key, claimed in scan.storages.items():
         entry = entries.get(f"{folder}data/{key}")
-        stored = 0 if entry is None else entry.file_size
-        if stored < wanted:
-            raise ModelFileError(f"storage {key!r} claims {wanted} bytes; {stored} are stored.")
+        stored = 0 if entry is None else entry.size
+        if stored < claimed.nbytes:
+            raise ModelFileError(f"storage {key!r} claims {claimed.nbytes} bytes; {stored} are stored.")
 
 
 def _check_legacy(file: BinaryIO, size: int) -> None:
@@ -98,7 +88,7 @@ def _check_legacy(file: BinaryIO, size: int) -> None:
     scan = Scan()
     for _ in range(5):  # magic number, version, system, the object, the keys of the storages that follow
         scan.run(file)
-    wanted = sum(scan.storages.values())
+    wanted = sum(claimed.nbytes for claimed in scan.storages.values())
     if wanted > size - file.tell():
         raise ModelFileError(f"its tensors claim {wanted} bytes; {size - file.tell()} are stored.")
 
@@ -112,9 +102,11 @@ class _Global:
 
 @dataclass(frozen=True)
 class _Storage:
-    """Memory the pickle would ask for: so many elements."""
+    """Memory the pickle would ask for: so many elements of one type."""
 
+    kind: str
     numel: int
+    nbytes: int
 
 
 class _Opaque:
@@ -130,12 +122,13 @@ class Scan:
 
     Attributes
     ----------
-    storages : dict of key to int
-        Bytes that each storage claims.
+    storages : dict of str to _Storage
+        What each storage claims. A storage has one type and one length: torch would read a second tensor by those of
+        the first.
     """
 
     def __init__(self) -> None:
-        self.storages: dict[str | int, int] = {}
+        self.storages: dict[str, _Storage] = {}
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -227,11 +220,17 @@ class Scan:
         kind, storage, key, _location, numel, *views = self._pop()
         itemsize = _itemsize(storage.name)
         # Views of storages, which PyTorch wrote before 0.4, could be pointed at storages of other sizes.
-        plain = kind == "storage" and isinstance(key, str | int) and not any(views)
+        plain = kind == "storage" and type(key) is str and not any(views)
         if not plain or itemsize is None or not _counts(numel):
             raise ModelFileError(f"its pickle asks for something that is no plain storage. {_ADVICE}")
-        self.storages[key] = max(numel * itemsize, self.storages.get(key, 0))
-        self._push(_Storage(numel))
+        claimed = _Storage(storage.name.rpartition(".")[2], numel, numel * itemsize)
+        first = self.storages.setdefault(key, claimed)
+        if first != claimed:
+            raise ModelFileError(
+                f"storage {key!r} is used as {first.numel} elements of {first.kind} and as {numel} of {claimed.kind}, "
+                "which torch would not tell apart. Save its tensors with .clone()."
+            )
+        self._push(claimed)
 
 
 def _itemsize(name: str) -> int | None:

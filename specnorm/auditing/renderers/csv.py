@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specnorm.auditing.report import Report
-from specnorm.auditing.text import spreadsheet_safe
+from specnorm.text import spreadsheet_safe
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:

@@ -15,7 +15,7 @@ from specnorm.auditing import plots, spectra
 from specnorm.auditing.renderers import table
 from specnorm.auditing.renderers.inline import inline
 from specnorm.auditing.report import INTERVAL, Picture, Report, Row
-from specnorm.auditing.text import visible
+from specnorm.text import number, visible
 
 NEEDS = "HTML output needs jinja2: pip install 'specnorm-bounds[cli]'"
 
@@ -107,7 +107,7 @@ def _section(position: int, report: Report) -> dict[str, Any]:
         "id": f"m{position}",
         "model": visible(report.model) if report.model is not None else "a mapping of names to arrays",
         "summary": report.summary,
-        "number": table.number,
+        "number": number,
         "notes": table.notes(report),
         "columns": [("lower", "proven"), ("upper", "proven"), *promised, ("ratio", "tn / lower")],
         "rows": list(zip(report.layers, _numbers(report, methods), strict=True)),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from specnorm.auditing.renderers import table
 from specnorm.auditing.report import Report
-from specnorm.auditing.text import visible
+from specnorm.text import visible
 
 _PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
 """What stands for itself between backticks."""

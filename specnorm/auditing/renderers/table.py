@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from specnorm.auditing.report import CIRCULAR, STANDARD, Report, Row, Value
-from specnorm.auditing.text import visible
+from specnorm.text import number, visible
 
-DIGITS = 6
 NAMED = 3
 """Layers that a note names before it counts the others."""
 WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
 """What a promise is called."""
-_ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
 _WIDTH = 10_000
 """Wider than any table: names are never cut."""
 
@@ -36,32 +32,6 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
     """
     del many
     return "\n".join(_report(report) for report in reports)
-
-
-def number(value: float | None, promise: str = "exact") -> str:
-    """Six significant digits, rounded so that the text keeps what the number promises.
-
-    Parameters
-    ----------
-    value : float or None
-    promise : str
-        ``"lower"`` rounds down, ``"upper"`` up, everything else to nearest.
-
-    Returns
-    -------
-    str
-    """
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    context = Context(prec=DIGITS, rounding=_ROUNDING.get(promise, ROUND_HALF_EVEN))
-    rounded = context.create_decimal(Decimal(value))
-    if rounded == 0:
-        return "0"
-    if not -4 <= rounded.adjusted() < DIGITS:
-        return f"{rounded:.{DIGITS - 1}e}"
-    return f"{rounded:.{DIGITS - 1 - rounded.adjusted()}f}"
 
 
 def columns(report: Report) -> list[str]:
@@ -150,6 +120,8 @@ def notes(report: Report) -> list[str]:
         f"{_count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear), "
         f"{_count(summary['errors'], 'error')}; {_count(summary['skipped'], 'other array')} skipped."
     ]
+    if report.skipped_names:
+        notes.append(f"Not measured: {', '.join(visible(name) for name in report.skipped_names)}.")
     if summary["max_upper_layer"] is not None:
         ratios = f" tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
         notes.append(
@@ -159,7 +131,7 @@ def notes(report: Report) -> list[str]:
     notes.append(f"lower and upper are proven, {_where(report.layers)}. {_promises(report.layers)}")
     notes += _assumed(report.layers)
     if report.network is not None:
-        from specnorm.auditing.renderers.network import lines
+        from specnorm.networks.table import lines
 
         notes += lines(report.network)
     notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
@@ -190,7 +162,8 @@ def _assumed(rows: Sequence[Row]) -> list[str]:
 def _where(rows: Sequence[Row]) -> str:
     shapes = [row.spec.input_shape for row in rows if row.spec is not None and row.spec.input_shape]
     if not shapes:
-        return "for the supremum over all input sizes"
+        divided = any(row.spec is not None and row.spec.divided for row in rows)
+        return "for the supremum over all input sizes" + " (that the stride divides, of circular layers)" * divided
     return "for the input shape " + " or ".join(dict.fromkeys("x".join(map(str, shape)) for shape in shapes))
 
 

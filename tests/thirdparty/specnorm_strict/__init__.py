@@ -19,7 +19,7 @@ class StrictBackend(Backend):
 
     name: ClassVar[str] = "array_api_strict"
     framework: ClassVar[str] = "array_api_strict"
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
 
     def is_array(self, x: object) -> bool:
         """Its one array class."""

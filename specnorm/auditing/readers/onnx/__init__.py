@@ -15,6 +15,7 @@ from specnorm.auditing.geometry import Stated
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers.onnx.calls import FLOATING, Call, Data, Translated, UnreadError, Value
 from specnorm.auditing.readers.onnx.operators import OPERATORS
+from specnorm.auditing.readers.onnx.signatures import RANDOM, refusal
 from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
 from specnorm.errors import ModelFileError
 from specnorm.networks import Graph, Layer, Node
@@ -228,7 +229,9 @@ class _Walk:
                 inputs += [scope[name] for name in sorted(_mentioned(inner, _DEPTH)) if name in scope]
             call = Call(proto.op_type, self.opset, inputs, attributes, len(proto.output), self._constant, label)
             found = self._translate(proto, call)
-            if isinstance(found, Translated) and not found.inputs:
+            if isinstance(found, Translated) and found.rule == "unknown" and _is_random(proto, _DEPTH):
+                found = replace(found, rule="random")
+            elif isinstance(found, Translated) and not found.inputs and proto.domain in _DOMAINS:
                 # Constant, or made of shapes and integers; a broken graph gives no bound.
                 shapes = tuple(value.name for value in inputs if isinstance(value, Data))
                 found = replace(found, rule="held", inputs=shapes, kernel=None)
@@ -243,7 +246,8 @@ class _Walk:
                     node = replace(node, name=f"{name} ({len(nodes)})")
                 names.add(node.name)
                 nodes.append(node)
-                held = all(value.held for value in inputs if isinstance(value, Data))
+                held = bool(found.inputs or found.rule == "held") and found.rule != "random"
+                held = held and all(value.held for value in inputs if isinstance(value, Data))
                 scope[name] = Data(node.name, node.shape, held, call)
         return scope
 
@@ -252,9 +256,8 @@ class _Walk:
         if found.kernel is not None:
             row = self._use(found, label)
             # Kernels are measured as they are stored, or in float64 where a reader computed them.
-            load, turned = found.kernel.load, found.turned
             spatial = max(len(found.kernel.shape) - 2, 0)
-            layer = Layer(row, lambda: load().T if turned else load(), found.geometry, spatial)
+            layer = Layer(row, found.kernel.load, found.geometry, spatial, found.turned)
             if found.kernel.refusal is not None:
                 found = replace(found, rule="unknown", params={"reason": found.kernel.refusal})
         rule = found.rule if at == 0 or found.pieces else "unknown"
@@ -288,6 +291,9 @@ class _Walk:
         reason = f"{proto.op_type[:40]}{'' if ours else f' of {proto.domain[:40]}'} has no rule here"
         if operator is not None:
             try:
+                strange = refusal(call.operator, call.opset, call.inputs, call.attributes)
+                if strange is not None:
+                    raise UnreadError(strange)
                 return operator(call)
             except UnreadError as error:
                 reason = str(error)
@@ -307,6 +313,13 @@ def _graphs(proto: Any) -> list[Any]:
         found += [attribute.g] if attribute.HasField("g") else []
         found += list(attribute.graphs)
     return found
+
+
+def _is_random(proto: Any, depth: int) -> bool:
+    """Whether an operator that is not read draws random numbers, as dropout in training does."""
+    if proto.op_type in RANDOM or proto.op_type == "Dropout":
+        return True
+    return depth > 0 and any(_is_random(node, depth - 1) for inner in _graphs(proto) for node in inner.node)
 
 
 def _mentioned(graph: Any, depth: int) -> set[str]:

@@ -171,12 +171,14 @@ def batch_norm(call: Call) -> Translated:
     """Batch normalisation at inference: a product with constants."""
     x = call.data(0)
     call.only(0)
-    if call.attribute("training_mode", 0) or not call.attribute("spatial", 1):
+    # Before operator set 14, further outputs asked for training.
+    several = call.opset < 14 and call.outputs > 1
+    if several or call.attribute("training_mode", 0) or not call.attribute("spatial", 1):
         raise UnreadError("it normalises by the statistics of the batch")
     gamma, variance = call.constant(1, 2**20), call.constant(4, 2**20)
     if gamma is None or variance is None:
         raise UnreadError("its statistics are missing")
-    eps = float(call.attribute("epsilon", 1e-5))
+    eps = float(call.attribute("epsilon", np.float32(1e-5)))
     with np.errstate(all="ignore"):
         spread = np.sqrt(variance.load().astype(np.float64) + eps)
         values = gamma.load().astype(np.float64) / spread

@@ -15,7 +15,7 @@ import pytest
 click = pytest.importorskip("click", reason="pip install '.[cli]'")
 pytest.importorskip("rich", reason="pip install '.[cli]'")
 
-from specnorm import cli, usage  # noqa: E402 - after the checks above
+from specnorm import cli, help  # noqa: E402 - after the checks above
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,12 +33,12 @@ def test_help_of_audit_shows_every_option_once_under_a_heading(capsys: pytest.Ca
     for name in [*names, "--help"]:
         assert len(re.findall(rf"^  (?:-h, )?{name}\b", text, re.MULTILINE)) == 1, name
     headings = re.findall(r"^(\w.*):$", text, re.MULTILINE)
-    assert headings == [*usage.GROUPS, "Other options"]
+    assert headings == [*help.GROUPS, "Other options"]
 
 
 def test_an_option_without_a_group_is_shown_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     options = [click.Option(["--layers"], help="A."), click.Option(["-n", "--new"], help="B.")]
-    command = usage.grouped()("command", params=list(options))
+    command = help.grouped()("command", params=list(options))
     command.main(["--help"], standalone_mode=False)
     text = capsys.readouterr().out
     assert text.index("Which layers:") < text.index("A.") < text.index("Other options:") < text.index("-n, --new")
@@ -53,7 +53,7 @@ def test_defaults_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_examples_of_the_help_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    examples = [shlex.split(line)[1:] for line in usage.EXAMPLES.splitlines() if line.startswith("  specnorm ")]
+    examples = [shlex.split(line)[1:] for line in help.EXAMPLES.splitlines() if line.startswith("  specnorm ")]
     assert len(examples) > 2
     monkeypatch.chdir(tmp_path)
     for command, *arguments in examples:
@@ -67,7 +67,7 @@ def test_exit_codes_of_the_help_are_those_of_the_page() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     section = page[page.index("### Exit codes") :]
     table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", section, re.MULTILINE))
-    said = dict(re.findall(r"^  (\d+) +(.*)$", usage.EXIT_CODES, re.MULTILINE))
+    said = dict(re.findall(r"^  (\d+) +(.*)$", help.EXIT_CODES, re.MULTILINE))
     assert {code: re.sub(r"[`*]", "", text).partition(";")[0] for code, text in table.items()} == said
     assert {int(code) for code in said} == {cli.OK, cli.GATE_FAILED, cli.TROUBLE, cli.INTERRUPTED}
 
@@ -121,7 +121,7 @@ def completed(shell: str, words: list[str], folder: Path) -> list[str]:
     return sorted({re.split(r"[\t:]", line)[0] for line in lines if line})
 
 
-@pytest.mark.parametrize("shell", usage.SHELLS)
+@pytest.mark.parametrize("shell", help.SHELLS)
 def test_completion_in_the_shell(shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")

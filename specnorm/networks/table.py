@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from specnorm.auditing.renderers.table import number
-from specnorm.auditing.text import visible
-from specnorm.networks import NetworkBound
+from typing import TYPE_CHECKING
+
+from specnorm.text import number, visible
+
+if TYPE_CHECKING:
+    from specnorm.networks.bounding import NetworkBound
 
 
 def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:

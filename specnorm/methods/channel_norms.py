@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Method, check_count
-from specnorm.methods.gram_zero import Powers, check_grid, pull
+from specnorm.linalg import arrays
+from specnorm.linalg.gram_powers import powers_vjp
+from specnorm.methods import requirements
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
+from specnorm.proof.gram_powers import Powers
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChannelNorms(Method):
-    """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.methods.gram_zero` for R_t.
+    """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.proof.gram_powers` for R_t.
 
     With D the diagonal matrix of the sums, ``H_t <= D`` at every frequency, D - H_t being diagonally dominant; roots
     keep that order, so ``G* G <= D**(1 / 2**(t-1))``, and G over d has norm at most 1. Stride, dilation and zero
@@ -40,17 +42,13 @@ class ChannelNorms(Method):
     n_iter: int = 1
 
     name: ClassVar[str] = "channel_norms"
-    rounds: ClassVar[Rounds] = "up"
-    wide: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
 
-    def folds(self, spec: ConvSpec) -> bool:
-        """The kernel as it is."""
-        del spec
-        return False
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound of each channel, from the kernel as it is."""
+        return Needs(rounds="up", precision="mixed", blocks=False, value_shape=self._value_shape(spec))
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper: the largest of them bounds the norm."""
@@ -71,9 +69,9 @@ class ChannelNorms(Method):
                 f"padding={spec.padding} with padding_mode='circular' repeats outputs, which raises the norm above the "
                 "kernel's own. Use padding='same', or padding_mode='zeros'."
             )
-        check_grid(self.n_iter, spec.kernel_shape)
+        requirements.require_countable_taps(self.n_iter, spec.kernel_shape)
 
-    def value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """One number for each group and channel of the kernel's smaller side, the second axis where equal."""
         first, second = block_channels(spec)
         return (spec.groups * min(first, second),)
@@ -97,7 +95,7 @@ class ChannelNorms(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Gradient of the weighted norms."""
         flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
-        gradient = pull(flat, xp.reshape(cotangent, (flat[0].shape[0], -1)), self.n_iter, xp=xp)
+        gradient = powers_vjp(flat, xp.reshape(cotangent, (flat[0].shape[0], -1)), self.n_iter, xp=xp)
         first, second = block_channels(spec)
         return xp.reshape(gradient, (cotangent.shape[0], spec.groups * first, second, *spec.kernel_shape))
 
@@ -120,9 +118,9 @@ def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Any) -> Array:
     """
     first, second = block_channels(spec)
     p, taps = min(first, second), math.prod(spec.kernel_shape)
-    info = xp.finfo(kernel.dtype)
-    underflow = float(info.smallest_normal) * taps * math.sqrt(first * second)
-    lift = 1 + 2 * float(info.eps) * (math.sqrt(taps * p) + 2) + underflow
+    eps, tiny = arrays.precision(kernel.dtype, norms.dtype, xp=xp)
+    underflow = tiny * taps * math.sqrt(first * second)
+    lift = 1 + 2 * eps * (math.sqrt(taps * p) + 2) + underflow
     # A zero channel stays zero.
     divisor = xp.where(norms > 0, norms * lift, xp.ones_like(norms))
     inputs = second <= first

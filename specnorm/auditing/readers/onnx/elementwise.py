@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,21 +29,24 @@ from specnorm.networks.pointwise import SLOPES
 from specnorm.proof import host
 
 
-def function(function: str, default: float = 1.0, attribute: str = "alpha") -> Operator:
-    """A function of each entry, with a parameter from an attribute."""
+def function(function: str, alpha: float | None = None) -> Operator:
+    """A function of each entry, with the attribute ``alpha`` if it has a default."""
 
     def translate(call: Call) -> Translated:
-        alpha = float(call.attribute(attribute, default))
-        return one(call, "pointwise", call.data().shape, function=function, alpha=alpha)
+        # Attributes are float32, defaults too.
+        given: dict[str, Any] = {} if alpha is None else {"alpha": float(call.attribute("alpha", np.float32(alpha)))}
+        return one(call, "pointwise", call.data().shape, function=function, **given)
 
     return translate
 
 
-def celu(call: Call) -> Translated:
-    """CELU, whose slope is 1 for positive alpha."""
-    if not call.attribute("alpha", 1.0) > 0:
-        raise UnreadError("its alpha is not positive")
-    return one(call, "pointwise", call.data().shape, function="celu")
+def clip(call: Call) -> Translated:
+    """Between constants, which may be larger than the input."""
+    ends = [value for value in call.inputs[1:] if value is not None]
+    shape = call.data().shape
+    if all(value.shape is not None and math.prod(concrete(value.shape) or (2,)) == 1 for value in ends):
+        return one(call, "pointwise", shape, function="clip")
+    return Translated("extreme", names(call)[:1], (broadcast_shapes([shape, *(value.shape for value in ends)]),))
 
 
 def selu(call: Call) -> Translated:
@@ -57,34 +61,30 @@ def selu(call: Call) -> Translated:
 
 def gelu(call: Call) -> Translated:
     """GELU, exact or by tanh."""
-    kind = "gelu_tanh" if call.attribute("approximate", "none") == "tanh" else "gelu"
+    given = call.attribute("approximate", "none")
+    kind = {"none": "gelu", "tanh": "gelu_tanh"}.get(given)
+    if kind is None:
+        raise UnreadError(f"approximate={given[:20]!r} of Gelu is not known here")
     return one(call, "pointwise", call.data().shape, function=kind)
 
 
 def prelu(call: Call) -> Translated:
     """PReLU with constant slopes."""
-    slopes = call.constant(1, 2**20)
+    slopes, shape = call.constant(1, 2**20), call.data().shape
+    if slopes is not None and shape is not None and broadcast_shapes([shape, slopes.shape]) != shape:
+        raise UnreadError(f"its slopes of shape {slopes.shape} do not fit {shape}")
     alpha = float(np.max(np.abs(slopes.load()), initial=0.0)) if slopes is not None else math.nan
     return one(call, "pointwise", call.data().shape, function="leaky", alpha=alpha)
 
 
-def _modern(call: Call) -> None:
-    if call.opset < 7 and call.attribute("broadcast", 0):
-        raise UnreadError("broadcasting of operator sets before 7 is not read")
-
-
 def add(call: Call) -> Constant | Translated:
     """Sum, difference or mean of several values."""
-    _modern(call)
     values = [value for value in call.inputs if isinstance(value, Data)]
     if call.operator == "Mean" and len(values) < len(call.inputs):
         raise UnreadError("Mean with constants")
     shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
-    if len(values) > 1:
-        return Translated("average" if call.operator == "Mean" else "add", names(call), (shape,))
-    if shape is None or shape != values[0].shape:
-        return one(call, "broadcast", shape, call.inputs.index(values[0]))
-    return Translated("select", names(call), (shape,), {"shift": True})
+    rule = "average" if call.operator == "Mean" else "add"
+    return Translated(rule, names(call), (shape,), {"shift": True} if len(values) == 1 and rule == "add" else {})
 
 
 def _multiple(value: Value | None) -> tuple[Value | None, float]:
@@ -134,7 +134,6 @@ def _same(a: Value | None, b: Value | None) -> bool:
 
 def multiply(call: Call) -> Translated:
     """Product with constants, or an activation that is written out."""
-    _modern(call)
     a, b = call.input(0), call.input(1)
     shape = broadcast_shapes([None if value is None else value.shape for value in (a, b)])
     if isinstance(a, Data) and isinstance(b, Data) and not (a.held and b.held):
@@ -155,9 +154,6 @@ def multiply(call: Call) -> Translated:
 
 def divide(call: Call) -> Translated:
     """Division by constants."""
-    _modern(call)
-    if isinstance(call.input(1), Data):
-        raise UnreadError("it divides by a value that depends on the input")
     constant = call.constant(1, 2**24)
     if constant is None:
         raise UnreadError("an input is missing")
@@ -178,15 +174,11 @@ def _scaled(call: Call, at: int, values: NDArray[np.float64], shape: Shape | Non
 def extreme(call: Call) -> Translated:
     """Largest or smallest of several values, entry by entry."""
     shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
-    values = [value for value in call.inputs if isinstance(value, Data)]
-    if len(values) == 1:
-        return one(call, "broadcast", shape, call.inputs.index(values[0]))
     return Translated("extreme", names(call), (shape,))
 
 
 def where(call: Call) -> Translated:
     """Choice by a constant condition."""
-    call.only(1, 2)
     shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
     names = tuple(value.name for value in call.inputs[1:] if isinstance(value, Data))
     return Translated("extreme", names, (shape,))

@@ -1,0 +1,145 @@
+"""Kernels that are computed before each call, by parametrisations or old-style hooks, made plain parameters."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
+from torch.nn.utils.spectral_norm import remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+
+from specnorm_torch.modules import at_inference
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def bake_(model: nn.Module) -> list[str]:
+    """Replace every tensor that a parametrisation or an old-style hook computes by a plain parameter.
+
+    Its values are those that the model uses in ``eval()`` now. Parametrisations of `torch.nn.utils.parametrize` are
+    removed, and the hooks of ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune``.
+
+    Parameters
+    ----------
+    model : Module
+        Changed in place; modes are as before. An optimizer that was given the parameters has to be made anew.
+
+    Returns
+    -------
+    list of str
+        Names of the tensors that are plain parameters now.
+    """
+    done = []
+    for prefix, module in list(model.named_modules()):
+        if "parametrizations" not in prefix.split("."):
+            for name in computed(module):
+                bake_tensor(module, name)
+                done.append(f"{prefix}.{name}" if prefix else name)
+    return done
+
+
+def baked(model: ModuleT) -> ModuleT:
+    """Copy a model, baked.
+
+    Parameters
+    ----------
+    model : Module
+        Left as it is.
+
+    Returns
+    -------
+    Module
+    """
+    # What old-style hooks computed hangs on the graph of a forward pass, which cannot be copied.
+    hanging = [x for module in model.modules() for x in vars(module).values() if isinstance(x, Tensor) and x.grad_fn]
+    twin = copy.deepcopy(model, {id(x): x.detach().clone() for x in hanging})
+    bake_(twin)
+    return twin
+
+
+def computed(module: nn.Module) -> dict[str, str]:
+    """Tensors of a module that are computed before each call, by name, and by what.
+
+    Parameters
+    ----------
+    module : Module
+
+    Returns
+    -------
+    dict of str to str
+    """
+    found = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            found[hook.name] = "an old-style weight_norm hook"
+        elif isinstance(hook, OldSpectralNorm):
+            found[hook.name] = "an old-style spectral_norm hook"
+        elif isinstance(hook, prune.BasePruningMethod):
+            found[hook._tensor_name] = "a pruning hook"
+    return found
+
+
+def bake_tensor(module: nn.Module, name: str) -> None:
+    """Make one computed tensor a plain parameter.
+
+    Parameters
+    ----------
+    module : Module
+    name : str
+        One of `computed`.
+    """
+    how = computed(module)[name]
+    # Not to move what is moved in training: in eval(), and removing reads the tensor.
+    modes = {x: x.training for x in module.modules()}
+    module.eval()
+    try:
+        if "weight_norm" in how:
+            remove_weight_norm(module, name)
+        elif "spectral_norm" in how:
+            remove_spectral_norm(module, name)
+        elif "pruning" in how:
+            prune.remove(module, name)  # type: ignore[no-untyped-call]
+        else:
+            # Torch deletes the property from the class, which copies of the module share.
+            kind = type(module)
+            members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, members)
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    finally:
+        for x, mode in modes.items():
+            x.training = mode
+
+
+class Saved:
+    """A module as it is, to go back to.
+
+    Parameters
+    ----------
+    module : Module
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.kinds = [(x, type(x)) for x in module.modules()]
+        self.tables: list[tuple[Any, Any]] = []
+        for x in module.modules():
+            held = vars(x)
+            self.tables += [(held, dict(held)), *((v, dict(v)) for v in held.values() if isinstance(v, dict))]
+        with at_inference(module):
+            tensors = [*module.parameters(), *module.buffers()]
+            self.values = [(x, x.data, x.detach().clone()) for x in tensors]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back."""
+        for module, kind in self.kinds:
+            module.__class__ = kind
+        for table, content in self.tables:
+            table.clear()
+            table.update(content)
+        for x, data, values in self.values:
+            x.data = data
+            x.copy_(values)

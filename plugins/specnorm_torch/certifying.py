@@ -1,0 +1,193 @@
+"""The end of a training run: kernels shrunk until their norms are proven, and what is then used compared with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import specnorm
+from specnorm.errors import MethodError, SpecnormError
+from specnorm.spec import ConvSpec, at_every_size
+from specnorm_torch.baking import Saved, bake_tensor, computed
+from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, check_bound
+from specnorm_torch.modules import at_inference, geometry_of, is_layer, parametrisations, weight_of
+from specnorm_torch.tracing import map_of, name_of
+
+
+def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False) -> list[str]:
+    """End the training: bake constraints in, and shrink kernels until their norms are *proven* to be within the bound.
+
+    After it has written, it runs each layer and compares the kernel that it then uses with the proven one.
+
+    Parameters
+    ----------
+    model : Module
+        Changed in place: the parametrisations of `spectral_norm` and `spectral_rescaling` are removed. Left as it was
+        if anything is refused.
+    bound : float, optional
+        None: what has a constraint, each to its own bound. A number: every convolution and linear layer.
+    bake : bool, default False
+        Remove also other parametrisations and the old-style hooks of ``torch.nn.utils``, see `bake_`. Otherwise a layer
+        with one is refused, since it computes its kernel anew before each call.
+
+    Returns
+    -------
+    list of str
+        Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` now is True, at every
+        input size, for the kernel as it is stored (a circular layer with a stride is shrunk by its bound at stride 1,
+        since sizes that the stride does not divide count too); and of other tensors that `spectral_norm` constrains,
+        such as ``"lstm.weight_hh_l0"``, for which it is True of the matrix.
+
+    Raises
+    ------
+    MethodError, GeometryError
+        If there is nothing to certify, or a layer does not use its ``weight`` as it stands: a forward of its own, a
+        weight that is a property, hooks. The message names it.
+    Undecided
+        If a norm could not be proven within the budget.
+    """
+    if bound is not None:
+        check_bound(bound)
+    plans: list[_Plan] = []
+    shrunk: dict[int, Tensor] = {}
+    with at_inference(model):
+        for prefix, module in model.named_modules():
+            for name in _constrained(prefix, module, bound):
+                plans.append(_Plan.of(prefix, module, name, bound, bake, shrunk))
+    if not plans:
+        raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
+    before = [Saved(module) for module in {id(plan.module): plan.module for plan in plans}.values()]
+    try:
+        for plan in plans:
+            plan.write()
+        with at_inference(model):
+            for plan in plans:
+                plan.check()
+    except BaseException:
+        for saved in before:
+            saved.restore()
+        raise
+    return [plan.label for plan in plans]
+
+
+def _constrained(prefix: str, module: nn.Module, bound: float | None) -> list[str]:
+    """Names of a module's tensors that are to be certified."""
+    if "parametrizations" in prefix.split("."):
+        return []
+    ours = [
+        name
+        for name in getattr(module, "parametrizations", {})
+        if any(parametrisations(module, name, kind) for kind in (SpectralNorm, SpectralRescaling))
+    ]
+    if bound is not None and is_layer(module):
+        return list(dict.fromkeys(["weight", *ours]))
+    return ours
+
+
+@dataclass
+class _Plan:
+    """One kernel to be written, which was proven already."""
+
+    label: str
+    module: nn.Module
+    name: str
+    kernel: Tensor
+    bound: float
+    is_layer: bool
+    geometry: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, prefix: str, module: nn.Module, name: str, bound: float | None, bake: bool, shrunk: dict[int, Tensor]
+    ) -> _Plan:
+        """Shrink a kernel; nothing of the module is changed."""
+        label = f"{prefix}.{name}" if prefix else name
+        norms = parametrisations(module, name, SpectralNorm)
+        others = parametrisations(module, name, SpectralRescaling)
+        limit = min([x.bound for x in norms] + [1.0 for _ in others]) if bound is None else bound
+        layer = is_layer(module) and name == "weight"
+        try:
+            _check_writable(module, name, bake)
+            # Sizes that the stride does not divide count too.
+            geometry = at_every_size(geometry_of(module)) if layer else {}
+            if layer and not computed(module):
+                _check_used(module)
+            weight = weight_of(module) if layer else getattr(module, name)
+        except SpecnormError as error:
+            raise type(error)(f"{label}: {error}") from error
+        given = weight
+        # Two layers may share it: then it is shrunk for both.
+        weight = shrunk.get(id(given), weight).detach()
+        rows = [x.dim for x in norms if x.dim is not None]
+        if rows:
+            matrix = specnorm.rescale(weight.movedim(rows[0], 0).flatten(1), limit)
+            kernel = matrix.reshape(weight.movedim(rows[0], 0).shape).movedim(0, rows[0])
+        else:
+            kernel = specnorm.rescale(weight, limit, **geometry)
+        if isinstance(given, nn.Parameter):
+            shrunk[id(given)] = kernel
+        return cls(prefix if layer else label, module, name, kernel, limit, layer, geometry)
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Make the tensor a plain parameter, and store the kernel."""
+        if self.name in computed(self.module):
+            bake_tensor(self.module, self.name)
+        getattr(self.module, self.name).copy_(self.kernel)
+
+    def check(self) -> None:
+        """Compare the kernel that is used now with the proven one."""
+        used = _check_used(self.module) if self.is_layer else getattr(self.module, self.name)
+        if torch.equal(used, self.kernel):
+            return
+        # Of a shared weight, which was shrunk for another layer as well.
+        if not (self.is_layer and specnorm.certify(used, self.bound, **self.geometry)):
+            raise MethodError(
+                f"{self.label}: {name_of(self.module)} does not use the kernel that was written to it. Everything "
+                "is as it was."
+            )
+
+
+def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
+    """Refuse a tensor that the next forward would compute anew."""
+    how = computed(module).get(name)
+    if how == "a parametrisation":
+        every: Any = module.parametrizations
+        if bake or all(isinstance(x, SpectralNorm | SpectralRescaling) for x in every[name]):
+            return
+        how = "a parametrisation of another kind"
+    if how is not None and not bake:
+        raise MethodError(
+            f"its {name} is computed by {how} before each call, so that it cannot be set: call "
+            "specnorm_torch.bake_(model) first, or give bake=True."
+        )
+    if how is None and module._parameters.get(name) is None:
+        raise MethodError(
+            f"{name} of {name_of(module)} is no parameter but computed, so that it cannot be set. Put a plain "
+            "layer with the kernel that it computes in its place."
+        )
+
+
+def _check_used(module: nn.Module) -> Tensor:
+    """The kernel that a layer uses at some input size, which has to be its weight, in its own geometry."""
+    seen = map_of(module, (_input_of(module),))
+    # At another size, only the size is another: the forward is torch's own.
+    own = geometry_of(module, seen.geometry["input_shape"])
+    shape = tuple(seen.weight.shape)
+    if not torch.equal(seen.weight, weight_of(module)) or ConvSpec.of(shape, **seen.geometry) != ConvSpec.of(
+        shape, **own
+    ):
+        raise MethodError(f"{name_of(module)} does not use its weight as it stands.")
+    return seen.weight
+
+
+def _input_of(module: Any) -> Tensor:
+    """Some input of a layer, as small as it can be."""
+    if isinstance(module, nn.Linear):
+        return weight_of(module).new_zeros(1, module.in_features)
+    reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    # Reflection needs more pixels than it adds.
+    return weight_of(module).new_zeros(1, module.in_channels, *(n + 1 for n in reach))

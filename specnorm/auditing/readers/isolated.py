@@ -1,0 +1,198 @@
+"""Readers that run in a child process with limits on time and memory, because their library can be made to loop.
+
+Damaged HDF5 files make the HDF5 library loop for ever, inside C code that no exception reaches. The child is ended
+then. It is kept for the next file, since a process takes some tenths of a second to start.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from specnorm.auditing.layers import Tensor
+from specnorm.auditing.processes import Worker, WorkerLost
+from specnorm.errors import ModelFileError
+from specnorm.types import Array
+
+SECONDS = 10
+"""Processor time that listing a file, or reading one array, may take; and a second more for each of these bytes:"""
+BYTES_PER_SECOND = 10 * 2**20
+"""A tenth of what deflate unpacks on one slow processor."""
+MEMORY = 2**30
+"""What the child may take beyond twice ``max_bytes`` (an archive unpacked, and one of its arrays)."""
+
+Reader = Callable[[BinaryIO, str, int], list[Tensor]]
+"""Called with the open file, its path, and the most bytes its arrays may take; lists them without reading them.
+
+A reader raises `ModelFileError` (ValueError and OSError become one) for the file as a whole, and gives an array that it
+cannot make sense of a `Tensor.refusal`. What the file says of an array goes into `Tensor.kind`, `Tensor.geometry`,
+`Tensor.input_shape`. ``load`` may use the open file: it is closed after the audit.
+"""
+
+
+@contextmanager
+def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[list[Tensor]]:
+    """List the arrays of a file in a child process, which also reads them.
+
+    Parameters
+    ----------
+    read : callable
+        A reader, importable by its name.
+    path : str
+    max_bytes : int
+        Most bytes of all arrays.
+
+    Yields
+    ------
+    list of Tensor
+        Loadable until the context ends. An array whose reading ends the process is lost, and so are those after it.
+
+    Raises
+    ------
+    ModelFileError
+        If the file breaks a limit, or the child dies.
+    """
+    child = _Child(path, max_bytes)
+    try:
+        listed = child.call(Path(path).stat().st_size, _list, read, path, max_bytes)
+        yield [replace(tensor, load=partial(child.load, i, tensor)) for i, tensor in enumerate(listed)]
+    finally:
+        child.release()
+
+
+_spare: list[tuple[int, Worker]] = []
+"""The child that waits for the next file, with the process that started it: a fork must not share it."""
+
+
+class _Child:
+    """The process that reads one file."""
+
+    def __init__(self, path: str, max_bytes: int) -> None:
+        self.path = path
+        self.memory = 2 * max_bytes + MEMORY
+        self.lost: str | None = None
+        owner, worker = _spare.pop() if _spare else (os.getpid(), None)
+        self.worker = worker if worker is not None and owner == os.getpid() and worker.is_alive else _started()
+
+    def call(self, size: int, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function there that handles so many bytes."""
+        if self.lost is not None:
+            raise ModelFileError(self.lost)
+        seconds = SECONDS + math.ceil(size / BYTES_PER_SECOND)
+        try:
+            answer = self.worker.call(_limited, seconds, self.memory, function, *arguments)
+        except WorkerLost as error:
+            self.lost = f"the process that reads it dies: {error}."
+            if "SIGXCPU" in str(error):
+                self.lost = f"reading it takes more than the limit of {seconds} s of processor time: it is damaged."
+            raise ModelFileError(self.lost) from error
+        except BaseException:
+            self.lost = "the process that reads it was ended."  # by an interruption
+            raise
+        if isinstance(answer, MemoryError):
+            raise ModelFileError(f"reading it takes more memory than the limit of {self.memory} bytes.") from answer
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def load(self, index: int, tensor: Tensor) -> Array:
+        """Read one of the arrays."""
+        return self.call(8 * math.prod(tensor.shape), _load, index)
+
+    def release(self) -> None:
+        """Keep the process for the next file, or end it."""
+        if self.lost is None:
+            with suppress(ModelFileError):
+                self.call(0, _forget)
+                _spare.append((os.getpid(), self.worker))
+                return
+        self.worker.close()
+
+
+def _started() -> Worker:
+    try:
+        return Worker()
+    except RuntimeError as error:
+        raise ModelFileError(f"it is read in a child process, and {error}.") from error
+
+
+@atexit.register
+def _end() -> None:
+    """End the process that waits."""
+    while _spare:
+        owner, worker = _spare.pop()
+        if owner == os.getpid():
+            worker.close()
+
+
+# -- in the child --------------------------------------------------------------------------------------------------
+_listed: list[Tensor] = []
+_opened: list[BinaryIO] = []
+
+
+def _list(read: Reader, path: str, max_bytes: int) -> list[Tensor]:
+    _opened.append(Path(path).open("rb"))  # noqa: SIM115 - arrays are read from it later
+    _listed[:] = read(_opened[0], path, max_bytes)
+    return [replace(tensor, load=_elsewhere) for tensor in _listed]
+
+
+def _load(index: int) -> Array:
+    return _listed[index].load()
+
+
+def _forget() -> None:
+    _listed.clear()
+    while _opened:
+        _opened.pop().close()
+
+
+def _elsewhere() -> Array:
+    raise NotImplementedError("arrays are read in the process that opened the file")
+
+
+def _limited(seconds: int, memory: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function under limits; what it raises is returned. Its libraries' warnings go nowhere."""
+    with _limits(seconds, memory), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return function(*arguments)
+        except Exception as error:
+            return error.with_traceback(None)
+
+
+@contextmanager
+def _limits(seconds: int, memory: int) -> Iterator[None]:
+    """The system ends this process after so much processor time, and gives it no more memory than this."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        yield
+        return
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (_least(math.ceil(spent.ru_utime + spent.ru_stime) + seconds, most), most))
+    status = Path("/proc/self/statm")
+    before, highest = resource.getrlimit(resource.RLIMIT_AS)
+    if status.exists():  # macOS does not keep this limit
+        used = int(status.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (_least(used + memory, highest), highest))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, highest))
+
+
+def _least(value: int, most: int) -> int:
+    """The smaller of two limits, of which the second may be "none" (-1)."""
+    return value if most < 0 else min(value, most)

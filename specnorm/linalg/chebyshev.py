@@ -1,0 +1,50 @@
+"""Chebyshev filters: polynomials of a Hermitian matrix that are small on an interval and grow fast above it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from specnorm.linalg import arrays
+
+if TYPE_CHECKING:
+    from specnorm.linalg.power import LinearMap
+    from specnorm.types import Array
+
+
+def chebyshev_filter(
+    mapped: LinearMap,
+    x: Array,
+    degree: int,
+    *,
+    first: Array | None = None,
+    renormalise_every: int | None = None,
+    xp: Any,
+) -> Array:
+    """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
+
+    Parameters
+    ----------
+    mapped : callable
+        ``B = (2 / cut) H - 1``, which takes eigenvalues of H in [0, cut] to [-1, 1]: there the filter is at most 1.
+    x : array
+        Vectors in the axes that ``mapped`` takes.
+    degree : int
+        At least 1.
+    first : array, optional
+        ``B x``, where that is known already.
+    renormalise_every : int, optional
+        After so many products vectors on the last axis are divided by their norm. The filter's scale is lost; without
+        it, high degrees overflow.
+
+    Returns
+    -------
+    array
+    """
+    before, x = x, mapped(x) if first is None else first
+    for step in range(1, degree + 1):
+        if renormalise_every is not None and step % renormalise_every == 0:
+            x, norm = arrays.normalise(x, xp=xp)
+            before = before / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), before.dtype)
+        if step < degree:
+            x, before = 2 * mapped(x) - before, x
+    return x

@@ -1,0 +1,26 @@
+"""Extrapolation of iterates that converge geometrically."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from specnorm.types import Array
+
+
+def extrapolated(x: Array, before: Array, ahead: Any) -> Array:
+    """``x + ahead (x - before)``: on along the last change, ``ahead`` times as far."""
+    return x + ahead * (x - before)
+
+
+def geometric_tail(ratio: Any) -> Any:
+    """``ratio + ratio**2 + ...``: how many times the last change is still to come where changes shrink by a ratio."""
+    return ratio / (1 - ratio)
+
+
+def contraction(change: np.ndarray, before: np.ndarray, *, largest: float) -> np.ndarray:
+    """Ratios by which the last two changes (s, d) shrink, as least squares has it, between 0 and ``largest`` (host)."""
+    ratio = np.sum(change * before, axis=1) / np.maximum(np.sum(before * before, axis=1), 1e-300)
+    return np.asarray(np.clip(ratio, 0.0, largest))

@@ -1,0 +1,50 @@
+"""Top singular triples of blocks at frequencies, and their gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specnorm.linalg import arrays, symbols
+from specnorm.linalg.frequencies import Frequencies
+
+if TYPE_CHECKING:
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
+
+
+def top_triple_at(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
+    """Top singular triple of one block at one frequency, and the taps' phases there."""
+    xp = ops.xp
+    phase = symbols.Symbol(block, frequency, ops=ops).phase
+    u, v, value = symbols.top_triple(symbols.matrix_at(block, phase, xp=xp), xp=xp)
+    return u, v, value, phase
+
+
+def top_triples(
+    layers: list[Array], at: list[tuple[int, Frequencies]], *, ops: ArrayOps
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Top singular triple of one block of each layer at one frequency: u, v, sigma, phases and the block's index.
+
+    Parameters
+    ----------
+    layers : list of arrays, shape (g, m, p, *kernel_shape)
+    at : list of (block index, frequency)
+    """
+    xp = ops.xp
+    found = [
+        top_triple_at(blocks[index : index + 1, ...], frequency, ops=ops)
+        for blocks, (index, frequency) in zip(layers, at, strict=True)
+    ]
+    u, v, value, phase = (xp.concat(list(x), axis=0) for x in zip(*found, strict=True))
+    index = ops.from_numpy(np.asarray([index for index, _ in at], dtype=np.int64), layers[0])
+    return u, v, value, phase, index
+
+
+def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
+    u, v, phase, owner = residuals
+    gradient = symbols.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
+    return xp.reshape(gradient, (-1, *gradient.shape[2:]))

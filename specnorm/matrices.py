@@ -1,0 +1,78 @@
+"""The front door for stacks of plain matrices: one value per matrix."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from specnorm.backends import backend_for
+from specnorm.errors import MethodError
+from specnorm.methods import Method
+from specnorm.methods.gram_iteration import GramIteration
+from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.power_iteration import PowerIteration
+from specnorm.runtime.program import program_for
+
+ArrayT = TypeVar("ArrayT")
+
+
+def matrix_norm(a: ArrayT) -> ArrayT:
+    """Spectral norm of each matrix of a stack.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Real floating.
+
+    Returns
+    -------
+    array, shape (...,)
+        Exact to a few roundings; differentiable where the library is.
+    """
+    return _stack(a, MatrixNorm())
+
+
+def power_iteration(a: ArrayT, n_iter: int = 100, *, seed: int = 0) -> ArrayT:
+    """Power iteration: a proven lower bound of the spectral norm of each matrix of a stack, at every count.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Real floating.
+    n_iter : int, default 100
+        Products with ``a.T @ a``.
+    seed : int, default 0
+        Of the start vector.
+
+    Returns
+    -------
+    array, shape (...,)
+    """
+    return _stack(a, PowerIteration(n_iter=n_iter, seed=seed))
+
+
+def gram_iteration(a: ArrayT, n_iter: int = 6) -> ArrayT:
+    """Gram iteration: a proven upper bound of the spectral norm of each matrix of a stack, at every count.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Real floating.
+    n_iter : int, default 6
+        Gram products (Delattre et al., ICML 2023).
+
+    Returns
+    -------
+    array, shape (...,)
+    """
+    return _stack(a, GramIteration(n_iter=n_iter))
+
+
+def _stack(a: ArrayT, method: Method) -> ArrayT:
+    """Run a matrix method on a stack: its leading axes are the program's batch."""
+    backend = backend_for(a)
+    x: Any = a
+    shape = tuple(x.shape)
+    if len(shape) < 2:
+        raise MethodError(f"array of shape {shape} is no matrix: expected (..., m, n).")
+    value: ArrayT = backend.apply(program_for(method, shape[-2:], str(x.dtype), ()), x)[0]
+    return value

@@ -1,0 +1,133 @@
+"""Certificates: decide ``norm <= bound`` by proof."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from specnorm.errors import MethodError
+from specnorm.linalg import arrays, polyphase
+from specnorm.methods.base import Evaluation, Method, Needs
+from specnorm.methods.enclosure import Enclose
+from specnorm.proof import host
+from specnorm.proof.cells import dft, torus
+from specnorm.search.branch_and_bound import Search, SearchResult
+from specnorm.search.enclosing import above_any, grid_sizes, zero_found
+from specnorm.search.layer import enclose_layer
+
+if TYPE_CHECKING:
+    from specnorm.proof.rounding import Rounds
+    from specnorm.result import Kind
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
+
+_CERTIFY_LEVELS = 40
+"""Rounds after which a norm is called too close to the bound: cells are then within 1e-6 of a point."""
+
+
+@dataclass(frozen=True)
+class Certify(Method):
+    """Decide ``norm <= bound`` by proof; not in ``METHODS``, since its value is no measurement.
+
+    Parameters
+    ----------
+    bound : float
+    max_cells : int
+        Budget.
+    """
+
+    bound: float
+    max_cells: int = 100_000
+
+    name: ClassVar[str] = "certify"
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"proven": None, "refuted": None}
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bound < math.inf:
+            raise MethodError(f"bound={self.bound!r} is no norm: give a finite number of at least 0.")
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """As for an enclosure, of the kernel as it is."""
+        return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """Exact: a verdict."""
+        del spec
+        return "exact"
+
+    def check(self, spec: ConvSpec) -> None:
+        """As for an enclosure."""
+        Enclose(max_cells=self.max_cells).check(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Search each layer for a norm above the bound."""
+        xp = ops.xp
+        verdicts = []
+        for layer in polyphase.by_layers(blocks, spec.groups if self.needs(spec).blocks else 1):
+            flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
+            layer = xp.reshape(flat, layer.shape)
+            bound = _scaled_bound(self.bound, int(exponent[0]))
+            if self.needs(spec).blocks:
+                # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
+                target = bound if spec.copies == 1 else host.div_down(bound, host.root_up(spec.copies))
+                found = self._decide(layer, spec, target, ops=ops)
+                verdicts.append((found.upper <= target, found.lower > bound))
+            else:
+                verdicts.append(self._decide_at_size(layer, spec, bound, ops=ops))
+        value = ops.from_numpy(np.full(len(verdicts), self.bound), blocks)
+        proven, refuted = (ops.from_numpy(np.asarray(x, dtype=np.bool_), blocks) for x in zip(*verdicts, strict=True))
+        return Evaluation(value, (proven, refuted), (value,))
+
+    def _decide_at_size(self, kernel: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> tuple[bool, bool]:
+        """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
+        xp = ops.xp
+        blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
+        target = host.div_down(bound, host.root_up(spec.copies))
+        found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
+        if found.upper <= target:
+            return True, False
+        for rtol in (1e-3, 1e-6, 1e-9):
+            ends = enclose_layer(kernel, spec, rtol=rtol, ops=ops)
+            lower, upper = float(ends.lower[0]), float(ends.upper[0])
+            if lower > bound or upper <= bound or upper > lower * (1 + rtol):
+                break
+        return upper <= bound, lower > bound
+
+    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> SearchResult:
+        xp = ops.xp
+        cut = polyphase.support(blocks, ops=ops)
+        if not float(xp.max(xp.abs(cut))) > 0:
+            return zero_found(spec)
+        search, cover = Search(cut, ops=ops), torus(cut.shape[3:])
+        found = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
+        if math.isfinite(found.upper) or spec.input_shape is None:
+            return found
+        sizes = grid_sizes(spec, tuple(cut.shape[3:]))
+        whole = search.run(cover, rtol=1e-3, grid_follows=True, max_cells=self.max_cells)
+        supremum = whole.upper if math.isfinite(whole.upper) else above_any(cut)
+        return search.run(dft(sizes, cut.shape[3:]), bound=bound, supremum=supremum, max_cells=self.max_cells)
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        """Zero: a verdict is locally constant."""
+        del residuals
+        if self.needs(spec).blocks:
+            shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
+        else:
+            shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)
+        zero = xp.reshape(xp.sum(cotangent) * 0, (1,) * len(shape))
+        return xp.broadcast_to(zero, shape)
+
+
+def _scaled_bound(bound: float, power: int) -> float:
+    """``bound * 2**-power``, exactly; or, where that is far from every norm of a kernel of about 1, one of the ends.
+
+    No such norm lies between an end and what it stands for, so a verdict at the end is one at the bound.
+    """
+    if bound == 0:
+        return 0.0
+    exponent = math.frexp(bound)[1] - power
+    return math.ldexp(bound, -power) if abs(exponent) < 460 else 1e140 if exponent > 0 else 1e-140

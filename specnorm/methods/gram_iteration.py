@@ -1,0 +1,59 @@
+"""Gram iteration on stacks of matrices: an upper bound at every count (Delattre et al., ICML 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from specnorm.linalg import arrays
+from specnorm.linalg.schatten import schatten_gradient
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
+from specnorm.proof import matrices
+
+if TYPE_CHECKING:
+    from specnorm.result import Kind
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
+
+
+@dataclass(frozen=True)
+class GramIteration(Method):
+    """Gram iteration of matrices: an upper bound at every count, rounding included (Delattre et al., ICML 2023).
+
+    Parameters
+    ----------
+    n_iter : int
+        Gram products; each halves the exponent of the excess: at most min(m, n)**(1 / 2**(n_iter + 1)).
+    """
+
+    n_iter: int = 6
+
+    def __post_init__(self) -> None:
+        check_count("n_iter", self.n_iter)
+
+    name: ClassVar[str] = "gram_iteration"
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An upper bound; what is proven is computed in the widest precision here."""
+        del spec
+        return Needs(rounds="up", precision="mixed")
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """Upper."""
+        del spec
+        return "upper"
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Iterate with rounding counted."""
+        xp = ops.xp
+        del spec
+        value = matrices.gram_iteration_up(arrays.widened(blocks, ops=ops), self.n_iter, xp=xp)
+        return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
+        del spec
+        blocks, value = residuals
+        gradient = schatten_gradient(blocks, value, self.n_iter, xp=xp)
+        gradient *= cotangent[:, None, None]
+        return gradient

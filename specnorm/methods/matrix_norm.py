@@ -1,0 +1,50 @@
+"""Largest singular value of each matrix of a stack; a matrix is a kernel without spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from specnorm.linalg import symbols
+from specnorm.methods.base import Evaluation, Method, Needs
+from specnorm.proof import matrices
+
+if TYPE_CHECKING:
+    from specnorm.proof.rounding import Rounds
+    from specnorm.result import Kind
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
+
+
+@dataclass(frozen=True)
+class MatrixNorm(Method):
+    """Largest singular value from the smaller Gram matrix; at most the rounding recorded below the truth."""
+
+    name: ClassVar[str] = "matrix_norm"
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", "upper": "up"}
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """An estimate between two proven ends."""
+        del spec
+        return Needs(precision="wide", narrow_gradient=True)
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """Exact: within [stats["lower"], stats["upper"]], a few roundings wide."""
+        del spec
+        return "exact"
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Norm of A v at the top right singular vector."""
+        xp = ops.xp
+        del spec
+        u, v, value = symbols.top_triple(blocks, xp=xp)
+        lower = matrices.quotient_down(blocks, v, xp=xp)
+        upper = matrices.matrix_norm_up(blocks, ops=ops)
+        return Evaluation(value, (lower, upper), (u, v))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+        """Gradient u v^T of a simple singular value, weighted."""
+        del spec, xp
+        u, v = residuals
+        return (u * cotangent[:, None])[:, :, None] * v[:, None, :]

@@ -1,0 +1,110 @@
+"""The front door of proofs: enclosures and verdicts about a layer's norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Unpack
+
+from specnorm.api import measure
+from specnorm.errors import Undecided
+from specnorm.methods.certify import Certify
+from specnorm.methods.enclosure import Enclose
+from specnorm.result import Enclosure
+from specnorm.spec import ConvSpec, Geometry, Layer
+from specnorm.types import Array
+
+
+def enclose(
+    kernel: Array, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-3, **layer: Unpack[Layer]
+) -> Enclosure:
+    """Enclose the norm between two proven numbers, rounding included.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int, optional
+        The layer's own spatial input sizes. None: the supremum over all of them. Circular with a stride: every size
+        that the stride divides.
+    rtol : float, default 1e-3
+        Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where the
+        smaller side of the layer's matrix (of one group) is at most 2048.
+    **layer
+        See `specnorm.spec.Layer`.
+
+    Returns
+    -------
+    Enclosure
+        ``status`` tells whether rtol was reached; where it was not the ends are wider, and as true. The witness of a
+        layer enclosed by its matrix has no frequency; its vectors are an output and an input.
+
+    Raises
+    ------
+    MethodError
+        Under a tracer.
+    """
+    result = measure(kernel, Enclose(rtol=rtol), input_shape=input_shape, **layer)
+    figures = result.stats
+    if bool(figures["converged"]):
+        status = f"converged: rtol={rtol:g}"
+    elif not result.method.needs(result.spec).blocks:
+        status = f"size: wider than rtol={rtol:g}, and proven"
+    elif result.spec.copies > 1:
+        status = f"padding: upper includes the factor {math.sqrt(result.spec.copies):.4g} of the padding; proven"
+    else:
+        status = f"budget: wider than rtol={rtol:g}, and proven"
+    if result.spec.input_shape is None and result.spec.divided:
+        status += f"; {result.spec.sizes}"
+    return Enclosure(
+        lower=figures["lower"],
+        upper=result.value,
+        witness=(figures["frequency"], figures["u"], figures["v"]),
+        cells=int(figures["cells"]),
+        levels=int(figures["levels"]),
+        proof_dtype=figures["computed_in"],
+        status=status,
+    )
+
+
+def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
+    """Decide whether the norm is at most a bound, by proof.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    bound : float
+        Non-negative.
+    **geometry
+        See `specnorm.spec.Geometry`.
+
+    Returns
+    -------
+    bool
+        True only if ``norm <= bound`` is proven; False only if it is refuted.
+
+    Raises
+    ------
+    Undecided
+        If the norm is closer to the bound than rounding or the budget allows; or than the factor of padding that
+        repeats pixels.
+    """
+    given: Any = kernel
+    found = measure(given, Certify(bound=float(bound)), **geometry).stats
+    if bool(found["proven"]):
+        return True
+    if bool(found["refuted"]):
+        return False
+    spec = ConvSpec.of(tuple(given.shape), **geometry)
+    if spec.copies > 1:
+        factor = math.sqrt(spec.copies)
+        raise Undecided(
+            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may lift the norm by "
+            f"the factor {factor:.4g}, which a proof has to include; without it, no norm above {bound!r} was found. "
+            "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
+            "enclose(kernel, ...).upper, which is proven."
+        )
+    raise Undecided(
+        f"the norm is too close to {bound!r} to tell within rounding or the budget. enclose(kernel, rtol=1e-6) gives "
+        "the proven interval; a bound outside it can be decided."
+    )

@@ -1,0 +1,128 @@
+"""Which searches enclose the norm of one layer: the torus, the points of a grid, and what the budget allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.linalg import polyphase
+from specnorm.linalg.frequencies import Frequencies, half_grid
+from specnorm.proof.cells import Boxes, dft, single_points, torus
+from specnorm.search.branch_and_bound import Search, SearchResult
+
+if TYPE_CHECKING:
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
+
+_SUPREMUM = 2e-3
+"""Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One layer's blocks, and how closely their largest norm is to be enclosed.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        In the wide dtype, scaled to about 1.
+    spec : ConvSpec
+        With ``input_shape``: at the DFT frequencies of the circular layer; else over all frequencies.
+    rtol : float
+        Relative width asked for.
+    max_cells : int
+        Budget of one search.
+    fallback : callable
+        () -> an upper bound of fixed cost, for where no search ends within its budget.
+    """
+
+    blocks: Array
+    spec: ConvSpec
+    rtol: float
+    max_cells: int
+    fallback: Callable[[], float]
+
+
+def zero_found(spec: ConvSpec) -> SearchResult:
+    """The norm of a zero kernel."""
+    return SearchResult(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
+
+
+def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+    """Enclose the largest norm of one layer's blocks to the tolerance, or as well as the budget allows.
+
+    Returns
+    -------
+    found : SearchResult
+        Both bounds finite.
+    converged : bool
+    """
+    xp, rtol = ops.xp, problem.rtol
+    support = polyphase.support(problem.blocks, ops=ops)
+    if not float(xp.max(xp.abs(support))) > 0:
+        return zero_found(problem.spec), True
+    search = Search(support, ops=ops)
+    cover = torus(support.shape[3:])
+    if problem.spec.input_shape is None:
+        found = search.run(cover, rtol=rtol, max_cells=problem.max_cells)
+    else:
+        found = _at_points(search, cover, problem)
+    if math.isfinite(found.upper):
+        return found, found.upper <= found.lower * (1 + rtol)
+    return _widened(search, cover, found, problem), False
+
+
+def _at_points(search: Search, cover: Boxes, problem: Problem) -> SearchResult:
+    """Enclose the largest norm at the DFT frequencies of a circular layer.
+
+    The torus gives the S of the grid's lemma: close, so that few grid points are left, but no closer. Where that takes
+    many cells the norm is nearly constant, and every point is visited.
+    """
+    kernel_shape = tuple(search.blocks.shape[3:])
+    sizes = grid_sizes(problem.spec, kernel_shape)
+    count, rtol, most_cells = math.prod(sizes) // 2 + 1, problem.rtol, problem.max_cells
+    loose = 0.97 * rtol if rtol >= 1e-3 else _SUPREMUM * min(1.0, (1000 / math.prod(sizes)) ** 0.3)
+    # What the torus leaves of the points is little for a loose tolerance, and costs as much again for a tight one.
+    most = min(most_cells, count if rtol >= 1e-3 else max(count // 3, len(cover)))
+    # The best point of a fine grid is so close to the torus' maximum that the supremum alone rules all others out.
+    apart = sum((k - 1) / 2 * math.pi / n for k, n in zip(kernel_shape, sizes, strict=True))
+    fine = rtol >= 1e-3 and 1 - math.cos(min(apart, math.pi / 2)) < 0.02 * rtol
+    whole = search.run(cover, rtol=loose, grid_follows=not fine, max_cells=most)
+    start = search.at_nearest(whole, sizes)
+    found = replace(start, upper=math.inf, cells=0)
+    if math.isinf(whole.upper) and count <= most_cells:
+        points = single_points(half_grid(sizes), kernel_shape)
+        supremum = above_any(search.blocks)
+        found = search.run(points, rtol=rtol, supremum=supremum, start=start, max_cells=most_cells)
+    if math.isinf(found.upper):
+        if math.isinf(whole.upper):
+            whole = _widened(search, cover, whole, problem)
+        grid = dft(sizes, kernel_shape)
+        found = search.run(grid, rtol=rtol, supremum=whole.upper, start=start, max_cells=most_cells)
+    return replace(found, upper=min(found.upper, whole.upper), cells=found.cells + whole.cells)
+
+
+def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of the DFT grid of a circular layer; axes with one tap need one frequency."""
+    return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
+
+
+def above_any(blocks: Array) -> float:
+    """More than the norm of any block scaled to about 1."""
+    return 1e3 * float(math.prod(blocks.shape))
+
+
+def _widened(search: Search, cover: Boxes, found: SearchResult, problem: Problem) -> SearchResult:
+    """Prove what the budget allows: ten times wider each time, at the end by a bound of fixed cost."""
+    rtol, cells = problem.rtol, found.cells
+    while rtol < 1:
+        rtol *= 10
+        wider = search.run(cover, rtol=rtol, start=found, max_cells=problem.max_cells)
+        cells += wider.cells
+        if math.isfinite(wider.upper):
+            return replace(wider, cells=cells)
+    return replace(found, upper=problem.fallback(), cells=cells)

@@ -1,0 +1,175 @@
+"""The smallest unfolding bound of each block: found by Lanczos, best first; then that one is proven."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specnorm.linalg import arrays, unfoldings
+from specnorm.linalg.lanczos import Lanczos
+from specnorm.proof import matrices, rounding
+
+if TYPE_CHECKING:
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
+
+
+@dataclass(frozen=True)
+class UnfoldingTuning:
+    """Precision of the search. It decides on time, and on which of two nearly equal unfoldings is proven.
+
+    Parameters
+    ----------
+    narrow : int
+        Entries of a kernel from which the smallest norm is looked for in float32, in half the time.
+    """
+
+    narrow: int = 2**17
+
+
+TUNING = UnfoldingTuning()
+
+
+def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, tuple[Array, ...]]:
+    """The smallest unfolding bound of each block: the smallest norm is looked for, and that unfolding alone proven.
+
+    Returns
+    -------
+    value : array, shape (b,)
+    residuals : tuple of arrays
+        u and v of each unfolding, of length 0 where it is no block's smallest; and which is each block's.
+    """
+    xp = ops.xp
+    splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    tolerance = vector_tolerance(blocks, xp=xp)
+    if math.prod(spec.block_shape) < TUNING.narrow:
+        blocks = arrays.widened(blocks, ops=ops)
+    active, runs = _search(blocks, spec, tolerance, ops=ops)
+    best = np.zeros(count)
+    residuals: list[Array] = []
+    for j, rows in enumerate(splits):
+        mine = np.flatnonzero(active == j)
+        if not len(mine):
+            residuals += [no_vectors(blocks, ops=ops)] * 2
+            continue
+        run = _finished(runs.pop(j), mine, blocks, rows, tolerance, ops=ops)
+        place = ops.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
+        u, v = run.vectors()
+        v = _in_order(v, rows, spec, xp=xp)
+        residuals += [x if len(mine) == count else xp.matmul(place, x) for x in (u, v)]
+        best[mine] = _proven(run, ops=ops)
+    root = math.sqrt(math.prod(spec.block_kernel_shape))
+    # Proven in the widest precision, so nothing is lost.
+    host = np.float64 if ops.wide_dtype == "float64" else np.float32
+    value = rounding.up(ops.from_numpy(best.astype(host), blocks) * root, 3, xp=xp)
+    return value, (*residuals, ops.from_numpy(active, blocks))
+
+
+def no_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
+    """In the place of the vectors of an unfolding that is no block's smallest."""
+    xp = ops.xp
+    return xp.zeros((blocks.shape[0], 0), dtype=blocks.dtype, device=ops.device(blocks))
+
+
+class _Matrices:
+    """Unfoldings of blocks with cin last among the columns, so that several are views of one copy."""
+
+    def __init__(self, blocks: Array, *, xp: Any) -> None:
+        self.xp, self.blocks = xp, blocks
+        self._copies: dict[tuple[int, ...], Array] = {}
+
+    def unfold(self, rows: tuple[int, ...]) -> Array:
+        """As `unfoldings.unfold`, but for the order of the columns."""
+        xp, shape = self.xp, self.blocks.shape
+        order = tuple(axis + 1 for axis in (*rows, *_columns(rows, len(shape) - 1)))
+        if order not in self._copies:
+            self._copies[order] = xp.reshape(xp.permute_dims(self.blocks, (0, *order)), (shape[0], -1))
+        return xp.reshape(self._copies[order], (shape[0], math.prod(shape[axis + 1] for axis in rows), -1))
+
+
+def _columns(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """The other axes, cin last."""
+    return tuple(sorted((axis for axis in range(ndim) if axis not in rows), key=lambda axis: (axis == 1, axis)))
+
+
+def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Any) -> Array:
+    """Vectors of such columns, as `unfoldings.unfold` orders them."""
+    columns = _columns(rows, spec.ndim + 2)
+    split = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
+    back = tuple(1 + j for j in arrays.inverse_permutation([sorted(columns).index(axis) for axis in columns]))
+    return xp.reshape(xp.permute_dims(split, (0, *back)), v.shape)
+
+
+def vector_tolerance(blocks: Array, *, xp: Any) -> float:
+    """Of the residual of singular vectors: they make up the gradient, in the precision of the blocks."""
+    return 1e-8 if blocks.dtype == xp.float64 else 2e-6
+
+
+def _search(blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -> tuple[np.ndarray, dict[int, Lanczos]]:
+    """Which unfolding of each block has the smallest norm, up to 1e-6, and the runs that found them.
+
+    Every unfolding has a lower bound of its norm, which Lanczos raises. The lowest is raised until it has converged and
+    is the lowest still: then no unfolding has a smaller norm.
+    """
+    xp = ops.xp
+    splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    total = ops.to_numpy(xp.linalg.vector_norm(xp.reshape(blocks, (count, -1)), axis=1)).astype(np.float64) ** 2
+    # ||A||_F**2 is at most the number of singular values times ||A||**2.
+    least = np.stack([total / _rank(spec.block_shape, rows) for rows in splits])
+    done = np.zeros(least.shape, dtype=bool)
+    narrow = xp.astype(blocks, xp.float32, copy=False) if math.prod(spec.block_shape) >= TUNING.narrow else blocks
+    matrices = _Matrices(narrow, xp=xp)
+    runs: dict[int, Lanczos] = {}
+    while True:
+        active = np.argmin(least, axis=0)
+        waiting = active[~done[active, np.arange(count)]]
+        if not len(waiting):
+            return active, {j: runs[j] for j in set(active.tolist())}
+        j = int(np.bincount(waiting).argmax())
+        if j not in runs:
+            within = max(tolerance, vector_tolerance(narrow, xp=xp))
+            runs[j] = Lanczos(matrices.unfold(splits[j]), tolerance=within, ops=ops)
+        runs[j].advance()
+        least[j], done[j] = np.maximum(least[j], runs[j].squares), runs[j].done
+
+
+def _finished(
+    run: Lanczos,
+    mine: np.ndarray,
+    blocks: Array,
+    rows: tuple[int, ...],
+    tolerance: float,
+    *,
+    ops: ArrayOps,
+) -> Lanczos:
+    """The run for some of the blocks alone, in their own precision."""
+    xp = ops.xp
+    if len(mine) == blocks.shape[0] and run.matrix.dtype == blocks.dtype:
+        return run
+    start = run.small_side()
+    if len(mine) < blocks.shape[0]:
+        index = ops.from_numpy(mine, blocks)
+        blocks, start = xp.take(blocks, index, axis=0), xp.take(start, index, axis=0)
+    matrix = _Matrices(blocks, xp=xp).unfold(rows)
+    run = Lanczos(matrix, xp.astype(start, blocks.dtype), tolerance=tolerance, ops=ops)
+    while not run.done.all():
+        run.advance()
+    return run
+
+
+def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
+    """The shorter side of an unfolding."""
+    count = math.prod(shape[axis] for axis in rows)
+    return min(count, math.prod(shape) // count)
+
+
+def _proven(run: Lanczos, *, ops: ArrayOps) -> np.ndarray:
+    """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
+    matrix, v = (arrays.widened(x, ops=ops) for x in (run.matrix, run.small_side()))
+    found = ops.to_numpy(matrices.norm_near(matrix, v, ops=ops))
+    if not np.isfinite(found).all():
+        found = np.minimum(found, ops.to_numpy(matrices.matrix_norm_up(matrix, ops=ops)))
+    return np.asarray(found, dtype=np.float64)

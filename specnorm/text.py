@@ -1,0 +1,65 @@
+"""Numbers and strings for people: rounded to the side that keeps a promise; harmless to a terminal, a spreadsheet."""
+
+from __future__ import annotations
+
+import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+
+DIGITS = 6
+_ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def number(value: float | None, promise: str = "exact") -> str:
+    """Six significant digits, rounded so that the text keeps what the number promises.
+
+    Parameters
+    ----------
+    value : float or None
+    promise : str
+        ``"lower"`` rounds down, ``"upper"`` up, everything else to nearest.
+
+    Returns
+    -------
+    str
+    """
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    context = Context(prec=DIGITS, rounding=_ROUNDING.get(promise, ROUND_HALF_EVEN))
+    rounded = context.create_decimal(Decimal(value))
+    if rounded == 0:
+        return "0"
+    if not -4 <= rounded.adjusted() < DIGITS:
+        return f"{rounded:.{DIGITS - 1}e}"
+    return f"{rounded:.{DIGITS - 1 - rounded.adjusted()}f}"
+
+
+def visible(text: str) -> str:
+    """Replace every character that does not print (controls, bidi overrides, lone surrogates) by its escape.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+        One line, safe to write to a terminal.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def spreadsheet_safe(text: str) -> str:
+    """Put an apostrophe before what a spreadsheet would take for a formula.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+    """
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -1,0 +1,166 @@
+"""Files that make the HDF5 library loop for ever, or their reader die: an error in words, and no process is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auditing import deadly
+from specnorm import auditing
+from specnorm.auditing import readers
+from specnorm.auditing.readers import open_model
+from specnorm.auditing.readers.isolated import Reader, in_child
+from specnorm.errors import ModelFileError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits on processes as Linux has them")
+
+TESTS = Path(__file__).parents[1]
+LOOPS = TESTS / "data" / "hostile" / "loops.h5"
+LIMITS = "specnorm.auditing.readers.isolated"
+
+
+@pytest.fixture(autouse=True)
+def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second of processor time."""
+    monkeypatch.setattr(f"{LIMITS}.SECONDS", 0)
+
+
+def _refused(read: Reader, **limits: int) -> str:
+    with pytest.raises(ModelFileError) as caught, in_child(read, __file__, limits.get("max_bytes", 2**20)):
+        pass
+    return str(caught.value)
+
+
+def test_a_file_that_makes_hdf5_loop_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library does not return: no exception, no signal handler and no thread of Python ends that."""
+    h5py = pytest.importorskip("h5py")
+    if not h5py.version.hdf5_version.startswith("2.0"):
+        pytest.skip("other versions of the library loop on other files")
+    monkeypatch.setattr(f"{LIMITS}.SECONDS", 1)
+    with pytest.raises(ModelFileError, match=r"loops\.h5: reading it .* limit of 2 s of processor"):
+        auditing.audit(LOOPS)
+
+
+def test_every_way_in_which_a_reader_ends() -> None:
+    assert "limit of 1 s of processor time" in _refused(deadly.loops)
+    assert f"more memory than the limit of {2**30 + 2 * 2**20} bytes" in _refused(deadly.eats)
+    assert "dies: SIGSEGV" in _refused(deadly.dies)
+    with pytest.raises(AttributeError, match="a fault"), in_child(deadly.stumbles, __file__, 2**20):
+        pass
+
+
+def test_an_array_that_cannot_be_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before it are kept, those after it are not tried: each could take as long."""
+    monkeypatch.setitem(readers._READERS, "hdf5", deadly.one_loops)
+    monkeypatch.setattr(readers, "sniff", lambda _: "hdf5")
+    rows = {row.name: row for row in auditing.audit(__file__).layers}
+    assert rows["a.weight"].status == "ok"
+    for name in ("b.weight", "c.weight"):
+        assert "limit of 1 s of processor time" in str(rows[name].reason)
+
+
+def test_one_child_reads_file_after_file() -> None:
+    with in_child(deadly.one_loops, __file__, 2**20) as tensors:
+        first = _child_of(tensors)
+    with in_child(deadly.one_loops, __file__, 2**20) as tensors:
+        assert _child_of(tensors) == first
+        with in_child(deadly.one_loops, __file__, 2**20) as others:  # while the first is read
+            assert _child_of(others) != first
+            assert others[0].load().tolist() == tensors[0].load().tolist() == [[1, 0], [0, 1]]
+
+
+def _child_of(tensors: list[Any]) -> int:
+    pid: int = tensors[0].load.func.__self__.worker.process.pid
+    return pid
+
+
+_READ = f"""
+import sys
+from auditing import deadly
+from specnorm.auditing.readers.isolated import in_child
+print("ready", flush=True)
+with in_child(deadly.loops, {__file__!r}, 2**20):
+    pass
+"""
+
+
+def test_an_interruption_ends_the_child() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])}
+    running = subprocess.Popen(
+        [sys.executable, "-c", _READ], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )  # fmt: skip
+    assert running.stdout is not None
+    running.stdout.readline()
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    while not (pids := children.read_text().split()):
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in running.communicate(timeout=60)[1]
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+# -- what libraries say --------------------------------------------------------------------------------------------
+def _python_2(path: Path) -> Path:
+    import zipfile
+
+    import numpy as np
+
+    from auditing import files
+
+    header = files.npy(np.eye(2)).replace(b"(2, 2), }  ", b"(2L, 2L), }")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", header)
+    return path
+
+
+def test_libraries_write_nothing_beside_the_report(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A header that Python 2 wrote has other numbers (2L), which say the same."""
+    (row,) = auditing.audit(_python_2(tmp_path / "model.npz"), pictures=1).layers
+    assert (row.status, row.note) == ("ok", None)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_other_protocols_of_pickles_are_no_matter(
+    tmp_path: Path, protocol: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.eye(2)}, tmp_path / "model.pth", pickle_protocol=protocol)
+    recwarn.clear()
+    assert [row.status for row in auditing.audit(tmp_path / "model.pth").layers] == ["ok"]
+    assert not recwarn.list
+
+
+def test_a_warning_about_an_array_is_a_note_of_its_row(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    import warnings
+
+    import numpy as np
+
+    from specnorm.auditing.layers import Tensor
+
+    def load() -> Any:
+        warnings.warn("half of it\nis missing", RuntimeWarning, stacklevel=1)
+        return np.eye(2)
+
+    monkeypatch.setitem(readers._READERS, "npz", lambda *_: [Tensor("w", (2, 2), "float64", load)])
+    monkeypatch.setattr(readers, "sniff", lambda _: "npz")
+    (row,) = auditing.audit(__file__).layers
+    assert row.note == "while it was read, a library warned: RuntimeWarning: half of it"
+    assert not recwarn.list
+
+
+def test_a_fault_of_ours_is_not_called_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(readers._READERS, "npz", deadly.stumbles)
+    monkeypatch.setattr(readers, "sniff", lambda _: "npz")
+    with pytest.raises(AttributeError, match="a fault"), open_model(__file__):
+        pass

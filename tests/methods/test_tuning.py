@@ -1,0 +1,118 @@
+"""Knobs change time and how near a value comes; they never make a claim false. NumPy runs the code of all libraries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_encloses, assert_valid
+from numpy.typing import NDArray
+from oracle import dense_norm, sigma_star
+from strategies import Recipe
+
+import specnorm
+from specnorm import TensorNorm
+from specnorm.linalg import block_lanczos, lanczos
+from specnorm.proof import gram_powers
+from specnorm.search import layer, smallest_unfolding
+from specnorm.tensor import alternation, proving, tracking
+
+Kernel = NDArray[np.float64]
+KERNELS = {
+    "normal": (Recipe((5, 4, 3, 3), seed=1).kernel, {}),
+    "float32": (Recipe((4, 6, 3, 2), seed=2, dtype="float32").kernel, {}),
+    "orthogonal": (Recipe((6, 6, 3, 3), "orthogonal", seed=3).kernel, {}),
+    "grouped": (Recipe((6, 3, 3), seed=4).kernel, {"groups": 2}),
+    "strided": (Recipe((4, 4, 4, 4), seed=5).kernel, {"stride": 2}),
+}
+
+
+def tn(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    found = specnorm.measure(kernel, TensorNorm(), **geometry)
+    assert found.kind in ("upper", "estimate")
+    if found.kind == "upper":
+        assert_valid(found.value, "upper", sigma_star(kernel, **geometry))
+
+
+def tn_certified(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    assert_valid(specnorm.tn_bound(kernel, certified=True, **geometry), "upper", sigma_star(kernel, **geometry))
+
+
+def f4(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    assert_valid(specnorm.f4_bound(kernel, **geometry), "upper", sigma_star(kernel, **geometry))
+
+
+def gram(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    assert_valid(specnorm.gram_bound(kernel, **geometry), "upper", sigma_star(kernel, **geometry))
+
+
+def power(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    truth = dense_norm(kernel, 6, padding_mode="zeros", **geometry)
+    assert_valid(specnorm.power_norm(kernel, 6, padding_mode="zeros", **geometry), "lower", truth)
+
+
+def enclosed(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    for mode in ("zeros", "reflect"):
+        found = specnorm.enclose(kernel, 6, padding_mode=mode, **geometry)
+        truth = dense_norm(kernel, 6, padding_mode=mode, **geometry)
+        assert_encloses(float(found.lower), float(found.upper), truth)
+
+
+def tracked(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    """No claim, but an estimate from below: at most the largest value that alternation is known to reach."""
+    state = specnorm.init(kernel, TensorNorm(), **geometry)
+    for size in (1.0, 1.1, 1.5):
+        value, state = specnorm.step(size * kernel, TensorNorm(), state, **geometry)
+        assert 0 < float(value) <= size * float(specnorm.f4_bound(kernel, **geometry)) * (1 + 1e-5)
+        assert all(np.isfinite(x).all() for x in state.values())
+
+
+WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
+    "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, (1.0, 1.0)), tn),
+    "alternation without halving, far ahead": (
+        alternation, alternation.AlternationTuning((), 1e9, 0.9999, (0.0, 0.0)), tn_certified,
+    ),
+    "a proof without cells": (proving, proving.ProvingTuning(1, 1, 1, 1), tn),
+    "a proof in one go": (proving, proving.ProvingTuning(10**6, 1, 1, 1), tn),
+    "no restarts": (proving, proving.ProvingTuning(restarts=0), tn),
+    "Lanczos of one step": (lanczos, lanczos.LanczosTuning(0, 1, 1, 1), f4),
+    "Lanczos beyond the dimension": (lanczos, lanczos.LanczosTuning(0, 60, 60, 240), f4),
+    "unfoldings compared in float32": (smallest_unfolding, smallest_unfolding.UnfoldingTuning(0), f4),
+    "a basis of nothing": (block_lanczos, block_lanczos.BlockTuning(0), power),
+    "a basis beyond the dimension": (block_lanczos, block_lanczos.BlockTuning(10**4), power),
+    "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
+    "one step a layer": (layer, layer.LayerTuning(steps=1, steps_only=1), enclosed),
+    "no matrix": (layer, layer.LayerTuning(dense=0), enclosed),
+    "every layer large": (layer, layer.LayerTuning(dense=0, applied=0), enclosed),
+    "a wave alone": (layer, layer.LayerTuning(dense=0, applied=0, wave_steps=0), enclosed),
+    "a search at every step": (tracking, tracking.TrackingTuning(-1.0, -1.0, 5, 9, -1.0, 50, 1, 50.0, 12), tracked),
+    "no search, everything a duplicate": (
+        tracking, tracking.TrackingTuning(math.inf, math.inf, 0, 0, math.inf, 0, duplicate=0.0, start=(0, 0, 0)),
+        tracked,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", WILD)
+def test_wild_values_never_change_a_claim(name: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, tuning, claim = WILD[name]
+    assert tuning != module.TUNING
+    monkeypatch.setattr(module, "TUNING", tuning)
+    claim(*KERNELS[kernel])
+
+
+def test_wild_values_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the test above would say nothing."""
+    kernel = slow_kernel()
+    value = float(specnorm.tn_bound(kernel, certified=False))
+    monkeypatch.setattr(alternation, "TUNING", WILD["alternation that stops at once"][1])
+    assert float(specnorm.tn_bound(kernel, certified=False)) < value * (1 - 1e-9)
+
+
+def slow_kernel() -> Kernel:
+    """A kernel whose TN no single sweep reaches."""
+    return Recipe((12, 12, 3, 3), seed=7).kernel

@@ -1,0 +1,354 @@
+"""Inputs and attributes at random of every operator that the ONNX reader has a rule for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from networks.drawing import Arguments, Dice, Slot, axis, numbers, part, pieces, sizes, some_axes
+from onnx import numpy_helper
+
+from specnorm.auditing.readers.onnx.signatures import SIGNATURES
+
+SMALL = (-3.0, -1.0, -0.5, 0.3, 1.0, 2.5)
+
+
+def places(operator: str) -> list[str]:
+    """Names of the inputs, as the table of the reader has them."""
+    return [word.lstrip("*") for word in SIGNATURES[operator][1].split() if word != "..."]
+
+
+def first(operator: str) -> str:
+    return places(operator)[0]
+
+
+# -- families ------------------------------------------------------------------------------------------------------
+def alone(operator: str, **choices: tuple[Any, ...]) -> Callable[[Dice], Arguments]:
+    return lambda d: {first(operator): Slot(sizes(d))} | {name: d.choice(some) for name, some in choices.items()}
+
+
+def joined(operator: str) -> Callable[[Dice], Arguments]:
+    def draw(d: Dice) -> Arguments:
+        shape = sizes(d)
+        found: Arguments = {name: Slot(part(d, shape)) for name in places(operator)}
+        if operator == "Div":
+            found["B"] = numbers(d, found["B"].shape) + 5
+        if operator == "Where":
+            found["condition"] = numbers(d, part(d, shape)) > 0
+        return found
+
+    return draw
+
+
+def several(d: Dice) -> Arguments:
+    shape = sizes(d)
+    return {"data_0": [Slot(part(d, shape)) for _ in range(d.randint(1, 3))]}
+
+
+def reduced(d: Dice) -> Arguments:
+    shape = sizes(d)
+    found: Arguments = {"data": Slot(shape), "axes": d.choice([some_axes(d, shape), None])}
+    return found | {"keepdims": d.choice([None, 0, 1]), "noop_with_empty_axes": d.choice([None, 0, 1])}
+
+
+def geometry(d: Dice, kernel: list[int], *, same: bool = True) -> Arguments:
+    ndim = len(kernel)
+    how = d.choice([None, None, "NOTSET", "VALID", *(["SAME_UPPER", "SAME_LOWER"] if same else [])])
+    pads = d.choice([None, [d.randint(0, k // 2) for k in kernel * 2]]) if how in (None, "NOTSET") else None
+    found: Arguments = {"strides": d.choice([None, [d.randint(1, 3) for _ in range(ndim)]])}
+    dilations = (
+        d.choice([None, [d.randint(1, 2) for _ in range(ndim)]]) if how not in ("SAME_UPPER", "SAME_LOWER") else None
+    )
+    return found | {"dilations": dilations, "auto_pad": how, "pads": pads}
+
+
+def image(d: Dice, ndim: int, low: int = 2) -> tuple[int, ...]:
+    return (1, 1, *(d.randint(low, 8 if ndim == 1 else 4 if ndim == 2 else 2) for _ in range(ndim)))
+
+
+def pooled(d: Dice) -> Arguments:
+    ndim = d.choice([1, 1, 2])
+    kernel = [d.randint(1, 3) for _ in range(ndim)]
+    found: Arguments = {"X": Slot(image(d, ndim, 3)), "kernel_shape": kernel, "ceil_mode": d.choice([None, 0, 1])}
+    return (
+        found
+        | geometry(d, kernel)
+        | {"storage_order": d.choice([None, 0, 1]), "count_include_pad": d.choice([None, 0, 1])}
+    )
+
+
+def convolution(d: Dice, *, transposed: bool = False) -> Arguments:
+    ndim, groups, wide, deep = d.choice([1, 1, 2]), d.choice([None, 1, 2]), d.randint(1, 2), d.randint(1, 2)
+    kernel, g = [d.randint(1, 3) for _ in range(ndim)], groups or 1
+    shape = (
+        1,
+        g * wide,
+        *(d.randint(1 if transposed else 3, 3 if transposed else 5 if ndim == 1 else 3) for _ in kernel),
+    )
+    found: Arguments = {"X": Slot(shape), "group": groups, "kernel_shape": d.choice([None, kernel])} | geometry(
+        d, kernel
+    )
+    weight = (g * wide, deep, *kernel) if transposed else (g * deep, wide, *kernel)
+    if transposed:
+        strides = found["strides"] or [1] * ndim
+        found["output_padding"] = d.choice([None, [d.randrange(s) for s in strides]])
+        if found["pads"] is None and d.random() < 0.3:
+            full = [s * (n - 1) + k for s, n, k in zip(strides, shape[2:], kernel, strict=True)]
+            found |= {
+                "output_shape": [max(n - d.randint(0, 1), 1) for n in full],
+                "dilations": None,
+                "output_padding": None,
+            }
+    return found | {"W": numbers(d, weight), "B": d.choice([None, numbers(d, (g * deep,))])}
+
+
+def matrices(d: Dice) -> Arguments:
+    n, k, m = (d.randint(1, 3) for _ in range(3))
+    return {"A": Slot(d.choice([(n, k), (2, n, k)])), "B": Slot(d.choice([(k, m), (k, m), (2, k, m)]))}
+
+
+def gemm(d: Dice) -> Arguments:
+    n, k, m = (d.randint(1, 3) for _ in range(3))
+    left, right = d.choice([None, 0, 1]), d.choice([None, 0, 1])
+    found: Arguments = {"A": Slot((k, n) if left else (n, k)), "B": Slot((m, k) if right else (k, m))}
+    found |= {"C": d.choice([None, numbers(d, (m,)), numbers(d, (n, 1))]), "transA": left, "transB": right}
+    return found | {"alpha": d.choice([None, 1.0, 10.0, -0.5]), "beta": d.choice([None, 1.0, 0.0, 3.0])}
+
+
+def batch_norm(d: Dice) -> Arguments:
+    shape = (d.choice([1, 2]), d.randint(1, 3), 2)
+    found: Arguments = {name: numbers(d, shape[1:2]) for name in places("BatchNormalization")[1:]}
+    found |= {"X": Slot(shape), "input_var": abs(found["input_var"]), "spatial": d.choice([None, 0, 1])}
+    return found | {
+        "epsilon": d.choice([None, 1e-5, 0.1]), "momentum": d.choice([None, 0.5]),
+        "training_mode": d.choice([None, 0, 1]),
+    }  # fmt: skip
+
+
+def resized(d: Dice) -> Arguments:
+    shape = image(d, d.choice([1, 2]), 1)
+    factors = [1.0, 1.0, *(d.choice([0.5, 1.0, 1.5, 2.0, 3.0]) for _ in shape[2:])]
+    factors = [f if int(n * f) else 1.0 for f, n in zip(factors, shape, strict=True)]
+    by_size, axes = d.random() < 0.4, d.choice([None, list(range(2, len(shape)))])
+    wanted = [1, shape[1], *(d.randint(1, 6) for _ in shape[2:])]
+    cut = 0 if axes is None else 2
+    modes = [
+        "half_pixel",
+        "pytorch_half_pixel",
+        "asymmetric",
+        "align_corners",
+        "half_pixel_symmetric",
+        "tf_crop_and_resize",
+    ]
+    coordinates = d.choice([None, *modes])
+    return {
+        "X": Slot(shape),
+        "roi": d.choice([None, np.zeros(0)])
+        if coordinates != "tf_crop_and_resize"
+        else np.asarray([0.0, 1.0] * len(shape[cut:])),
+        "scales": None if by_size else np.asarray(factors[cut:]),
+        "sizes": wanted[cut:] if by_size else None,
+        "axes": axes,
+        "mode": d.choice([None, "nearest", "linear", "linear", "cubic"]),
+        "coordinate_transformation_mode": coordinates,
+        "nearest_mode": d.choice([None, "floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]),
+        "antialias": d.choice([None, 0, 0, 0, 0, 1]),
+        "exclude_outside": d.choice([None, 0, 0, 0, 0, 1]),
+        "keep_aspect_ratio_policy": d.choice([None, None, None, None, "stretch", "not_larger"]) if by_size else None,
+        "extrapolation_value": d.choice([None, 2.0]),
+        "cubic_coeff_a": d.choice([None, -0.5]),
+    }
+
+
+def upsampled(d: Dice) -> Arguments:
+    shape = image(d, d.choice([1, 2]), 1)
+    factors = [1.0, 1.0, *(d.choice([1.0, 1.5, 2.0, 3.0]) for _ in shape[2:])]
+    return {"X": Slot(shape), "scales": factors, "mode": d.choice([None, "nearest", "linear"])}
+
+
+def padded(d: Dice) -> Arguments:
+    shape = (1, *sizes(d, 1, 2)) if d.random() < 0.5 else image(d, 1, 1)
+    mode = d.choice([None, "constant", "reflect", "edge", "wrap"])
+    axes = d.choice([None, some_axes(d, shape)])
+    amounts = [d.randint(-1 if mode in (None, "constant") else 0, 4) for _ in (axes or shape) * 2]
+    if axes is None and mode not in (None, "constant"):
+        amounts[0] = amounts[len(shape)] = 0
+    found: Arguments = {"data": Slot(shape), "pads": amounts, "mode": mode, "axes": axes}
+    return found | {"constant_value": d.choice([None, np.asarray(2.5)]), "value": d.choice([None, 2.5])}
+
+
+def clipped(d: Dice) -> Arguments:
+    low, high = d.choice([None, *SMALL]), d.choice([None, *SMALL])
+    return {"input": Slot(sizes(d)), "min": low, "max": high}
+
+
+def prelu(d: Dice) -> Arguments:
+    shape = sizes(d)
+    return {"X": Slot(shape), "slope": numbers(d, part(d, shape))}
+
+
+def reshaped(d: Dice) -> Arguments:
+    shape = sizes(d)
+    wanted = d.choice([[-1], [math.prod(shape)], [0, -1], [1, *shape[::-1]], [0] * len(shape)])
+    return {"data": Slot(shape), "shape": wanted, "allowzero": d.choice([None, 0, 1])}
+
+
+def transposed(d: Dice) -> Arguments:
+    shape = sizes(d)
+    return {"data": Slot(shape), "perm": d.choice([None, d.sample(range(len(shape)), len(shape))])}
+
+
+def squeezed(d: Dice) -> Arguments:
+    shape = (1, *sizes(d, 1, 2), 1)
+    return {"data": Slot(shape), "axes": d.choice([None, [0], [-1], [0, len(shape) - 1]])}
+
+
+def unsqueezed(d: Dice) -> Arguments:
+    return {"data": Slot(sizes(d, 1, 2)), "axes": d.choice([[0], [-1], [1, 0], [0, -1]])}
+
+
+def sliced(d: Dice) -> Arguments:
+    shape = sizes(d)
+    axes = d.choice([None, some_axes(d, shape)])
+    many = len(axes) if axes is not None else d.randint(1, len(shape))
+    found: Arguments = {"data": Slot(shape), "starts": [d.choice([0, 1, -1, -9]) for _ in range(many)]}
+    steps = d.choice([None, [d.choice([1, 2, -1]) for _ in range(many)]])
+    return found | {"ends": [d.choice([1, 2, -1, 99]) for _ in range(many)], "axes": axes, "steps": steps}
+
+
+def split(d: Dice) -> Arguments:
+    shape = sizes(d)
+    at = axis(d, shape)
+    sized = pieces(d, shape[at])
+    count = d.randint(1, 3)
+    found: Arguments = {"input": Slot(shape), "axis": at}
+    if d.random() < 0.5:
+        return found | {"split": sized, "outputs": len(sized), "num_outputs": None}
+    return found | {"split": None, "outputs": count, "num_outputs": count}
+
+
+def joined_along(d: Dice) -> Arguments:
+    shape = list(sizes(d, 1, 3, 3))
+    at = axis(d, tuple(shape))
+    values = []
+    for _ in range(d.randint(1, 3)):
+        shape[at] = d.randint(1, 2)
+        values.append(Slot(tuple(shape)))
+    return {"inputs": values, "axis": at}
+
+
+def gathered(d: Dice) -> Arguments:
+    shape = sizes(d)
+    at = d.choice([None, axis(d, shape)])
+    n = shape[at or 0]
+    many = d.choice([(), (3,), (2, 2)])
+    index = np.asarray([d.randrange(-n, n) for _ in range(math.prod(many))], np.int64).reshape(many)
+    return {"data": Slot(shape), "axis": at, "indices": index}
+
+
+def softened(d: Dice) -> Arguments:
+    shape = sizes(d)
+    return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)])}
+
+
+def expanded(d: Dice) -> Arguments:
+    shape = sizes(d)
+    return {"input": Slot(part(d, shape)), "shape": list(part(d, shape)) if d.random() < 0.3 else list(shape)}
+
+
+def tiled(d: Dice) -> Arguments:
+    shape = sizes(d)
+    return {"input": Slot(shape), "repeats": [d.randint(1, 2) for _ in shape]}
+
+
+def blocked(operator: str) -> Callable[[Dice], Arguments]:
+    def draw(d: Dice) -> Arguments:
+        b = d.choice([1, 2])
+        shape = (1, b * b, d.randint(1, 2), 2) if operator == "DepthToSpace" else (1, 1, b * 2, b)
+        return {"input": Slot(shape), "blocksize": b, "mode": d.choice([None, "DCR", "CRD"])}
+
+    return draw
+
+
+def dequantized(d: Dice) -> Arguments:
+    n = d.randint(1, 3)
+    wide = (n,) if d.random() < 0.5 else ()
+    x = np.asarray([d.randint(-90, 90) for _ in range(2 * n)], np.int8).reshape(2, n)
+    found: Arguments = {"x": x, "x_scale": abs(numbers(d, wide)).astype(np.float32) + np.float32(0.1)}
+    found |= {
+        "x_zero_point": d.choice([None, np.full(wide, d.randint(-5, 5), np.int8)]),
+        "axis": d.choice([None, 1, -1]),
+    }
+    return found | {"block_size": d.choice([None, 0, 0, 2]), "output_dtype": d.choice([None, 0, 1])}
+
+
+def constant(d: Dice) -> Arguments:
+    name = d.choice(["value", "value_float", "value_floats", "value_int", "value_ints"])
+    values: Arguments = {
+        "value": numpy_helper.from_array(numbers(d, sizes(d))),
+        "value_float": d.choice(SMALL),
+        "value_floats": [d.choice(SMALL) for _ in range(3)],
+        "value_int": d.randint(-3, 3),
+        "value_ints": [d.randint(-3, 3) for _ in range(2)],
+    }
+    return {key: value if key == name else None for key, value in values.items()}
+
+
+def filled(d: Dice) -> Arguments:
+    value = numpy_helper.from_array(np.asarray([d.choice(SMALL)]))
+    return {"input": np.asarray(sizes(d), np.int64), "value": d.choice([None, value])}
+
+
+DROPOUT = {"ratio": (None, 0.5), "seed": (None, 1), "training_mode": (None, False, False, True)}
+CAST = {"to": (1, 10, 11, 16, 7, 9), "saturate": (None, 0, 1), "round_mode": (None, "up", "down")}
+
+DRAWS: dict[str, Callable[[Dice], Arguments]] = {
+    **{name: alone(name) for name, (_, words, known) in SIGNATURES.items() if not known and len(words.split()) == 1},
+    **dict.fromkeys(("Conv",), convolution),
+    "ConvTranspose": lambda d: convolution(d, transposed=True),
+    "MatMul": matrices,
+    "Gemm": gemm,
+    "BatchNormalization": batch_norm,
+    "MaxPool": pooled,
+    "AveragePool": pooled,
+    "GlobalAveragePool": lambda d: {"X": Slot(image(d, d.choice([1, 2])))},
+    "GlobalMaxPool": lambda d: {"X": Slot(image(d, d.choice([1, 2])))},
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), reduced),
+    "Resize": resized,
+    "Upsample": upsampled,
+    "Pad": padded,
+    "LeakyRelu": alone("LeakyRelu", alpha=(None, *SMALL)),
+    "Elu": alone("Elu", alpha=(None, *SMALL)),
+    "Celu": alone("Celu", alpha=(None, -0.1, 0.1, 0.7, 3.0)),
+    "HardSigmoid": alone("HardSigmoid", alpha=(None, *SMALL), beta=(None, *SMALL)),
+    "Swish": alone("Swish", alpha=(None, *SMALL)),
+    "Selu": alone("Selu", alpha=(None, *SMALL), gamma=(None, *SMALL)),
+    "Gelu": alone("Gelu", approximate=(None, "none", "tanh")),
+    "Clip": clipped,
+    "PRelu": prelu,
+    **{name: joined(name) for name in ("Add", "Sub", "Mul", "Div", "Where")},
+    **dict.fromkeys(("Sum", "Mean", "Max", "Min"), several),
+    "Softmax": softened,
+    "LogSoftmax": softened,
+    "Reshape": reshaped,
+    "Transpose": transposed,
+    "Flatten": lambda d: (lambda s: {"input": Slot(s), "axis": d.choice([None, d.randint(-len(s), len(s))])})(sizes(d)),
+    "Squeeze": squeezed,
+    "Unsqueeze": unsqueezed,
+    "Dropout": alone("Dropout", **DROPOUT),
+    "Cast": alone("Cast", **CAST),
+    "DequantizeLinear": dequantized,
+    "Slice": sliced,
+    "Split": split,
+    "Concat": joined_along,
+    "Gather": gathered,
+    "Expand": expanded,
+    "Tile": tiled,
+    "DepthToSpace": blocked("DepthToSpace"),
+    "SpaceToDepth": blocked("SpaceToDepth"),
+    "Constant": constant,
+    "ConstantOfShape": filled,
+    "Shape": lambda d: {"data": Slot(sizes(d)), "start": d.choice([None, 0, 1, -1]), "end": d.choice([None, 2, -1])},
+}  # fmt: skip

@@ -1,0 +1,138 @@
+"""Nodes of every operator that the ONNX reader has a rule for: the graph that it reads, and the map itself."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from networks.drawing import Arguments, Dice, Slot, numbers
+from networks.onnx_arguments import DRAWS, places
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from specnorm.auditing.readers.onnx import read
+from specnorm.auditing.readers.onnx.signatures import NEWEST, SIGNATURES
+from specnorm.networks import Graph
+
+CONSTANT = ("Constant", "ConstantOfShape", "DequantizeLinear", "Shape")
+"""Operators whose result is no function of a floating input: a product with it is bounded."""
+FOLDED = (
+    "Gather",
+    "Concat",
+    "Cast",
+    "Slice",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+)
+"""Operators that are evaluated where they are given constants."""
+
+EVALUATED = {"BatchNormalization": 15, "DequantizeLinear": 19}
+"""Operator sets whose reference is used for older ones, which mean the same: those train always, or are missing."""
+
+
+@dataclass
+class Drawn:
+    """One node: its graph as the reader has it, and the map itself."""
+
+    operator: str
+    opset: int
+    arguments: Arguments
+    shapes: list[tuple[int, ...]]
+    graph: Graph
+    f: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _array(value: Any) -> NDArray[Any]:
+    array = np.asarray(value)
+    return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.int8 else array
+
+
+HISTORY: dict[str, list[Any]] = {}
+for _schema in onnx.defs.get_all_schemas_with_history():
+    if _schema.domain == "" and not _schema.deprecated:
+        HISTORY.setdefault(_schema.name, []).append(_schema)
+
+
+def opset_of(operator: str, d: Dice) -> int:
+    """An operator set, each version of the operator as often as any other."""
+    versions = sorted({max(s.since_version, SIGNATURES[operator][0]) for s in HISTORY[operator]})
+    at: int = d.choice(versions)
+    return d.choice([at, NEWEST]) if at == versions[-1] and operator != "Upsample" else at
+
+
+def draw(operator: str, d: Dice) -> Drawn | None:
+    """A node; None if onnx's reference refuses it."""
+    opset, arguments = opset_of(operator, d), DRAWS[operator](d)
+    schema = onnx.defs.get_schema(operator, opset)
+    constant = operator in CONSTANT or (operator in FOLDED and d.random() < 0.2)
+    attributes = {n: v for n, v in arguments.items() if n in schema.attributes and v is not None}
+    values: list[Any] = []
+    for name in places(operator)[: len(schema.inputs)]:
+        value = arguments.get(name) if name not in attributes else None
+        values += value if isinstance(value, list) and value and isinstance(value[0], Slot) else [value]
+    slots = [at for at, value in enumerate(values) if isinstance(value, Slot)]
+    moving = [] if constant else sorted({at for at in slots if d.random() < 0.6} or {d.choice(slots)})
+    names, arrays, shapes = [], {}, {}
+    for at, value in enumerate(values):
+        names.append("" if value is None else f"i{at}")
+        if at in moving:
+            shapes[f"i{at}"] = value.shape
+        elif value is not None:
+            arrays[f"i{at}"] = numbers(d, value.shape) if isinstance(value, Slot) else _array(value)
+    while names and not names[-1]:
+        names.pop()
+    if len(moving) == 2 and values[moving[0]] == values[moving[1]] and d.random() < 0.2:
+        names[moving[1]] = names[moving[0]]
+        del shapes[f"i{moving[1]}"]
+    count = arguments.get("outputs", 1)
+    made = [f"o{at}" for at in range(count)]
+    nodes, result = [helper.make_node(operator, names, made, **attributes)], d.choice(made)
+    if constant:
+        shapes, result = {"x": (1,)}, "y"
+        nodes += [
+            helper.make_node("Cast", ["o0"], ["c"], to=TensorProto.DOUBLE),
+            helper.make_node("Mul", ["x", "c"], ["y"]),
+        ]
+        opset = max(opset, 7)
+    return _drawn(operator, opset, arguments, nodes, result, shapes, arrays)
+
+
+def _drawn(
+    operator: str, opset: int, arguments: Arguments, nodes: list[Any], result: str,
+    shapes: dict[str, tuple[int, ...]], arrays: dict[str, Any],
+) -> Drawn | None:  # fmt: skip
+    given = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape) for name, shape in shapes.items()]
+    out = helper.make_tensor_value_info(result, TensorProto.DOUBLE, None)
+    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "g", given, [out], constants)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()]).tolist()
+    known = helper.make_model(graph, opset_imports=[helper.make_opsetid("", max(opset, EVALUATED.get(operator, 1)))])
+    evaluator: list[Any] = []
+
+    def f(z: NDArray[np.float64]) -> NDArray[np.float64]:
+        cuts = zip(shapes.items(), [0, *ends], ends, strict=False)
+        found = evaluator[0].run([result], {name: z[a:b].reshape(shape) for (name, shape), a, b in cuts})[0]
+        return np.asarray(found, dtype=np.float64).reshape(-1)
+
+    try:
+        evaluator.append(ReferenceEvaluator(known))
+        if not f(np.linspace(-1, 1, ends[-1])).size:
+            return None
+    except Exception:  # whatever the reference makes of what it does not support
+        return None
+    read_graph = read(io.BytesIO(proto.SerializeToString()), "m.onnx", 10**7).graph(None)
+    return Drawn(operator, opset, arguments, list(shapes.values()), read_graph, f)

@@ -1,0 +1,190 @@
+"""Claims that were false from outside: arguments and broadcasting that a rule did not look at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", exc_type=ImportError)
+import numpy as np  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from specnorm_torch import network_bound  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import specnorm  # noqa: E402
+from specnorm.networks import bound  # noqa: E402
+
+FIVE = torch.arange(5.0)
+BIG, TWO = torch.tensor([[10.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 10.0])
+
+
+class Function(nn.Module):
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+        self.matrix = nn.Parameter(torch.tensor([[0.0, 1.0], [10.0, 0.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x)
+
+
+KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], float]] = {
+    "addmm alpha": (lambda x: torch.addmm(torch.ones(2), x, torch.eye(2), beta=3, alpha=10), (2,), 10),
+    "sub alpha": (lambda x: torch.sub(FIVE, x, alpha=2), (1,), 2 * math.sqrt(5)),
+    "add alpha": (lambda x: torch.add(FIVE, x, alpha=-2), (1,), 2 * math.sqrt(5)),
+    "rsub alpha": (lambda x: torch.rsub(x, FIVE, alpha=2), (1,), 2 * math.sqrt(5)),
+    "max": (lambda x: torch.max(x, -FIVE), (1,), math.sqrt(5)),
+    "min": (lambda x: torch.min(FIVE, x), (1,), math.sqrt(5)),
+    "clamp": (lambda x: torch.clamp(x, -FIVE, FIVE + 9), (1,), math.sqrt(5)),
+    "masked_fill": (lambda x: x.masked_fill(FIVE < 0, 0.0), (1,), math.sqrt(5)),
+    "mul": (lambda x: x * FIVE, (1,), 4 * math.sqrt(5)),
+    "add": (lambda x: x + FIVE, (1,), math.sqrt(5)),
+    "reflect": (lambda x: F.pad(x, (2, 1), mode="reflect"), (1, 3), math.sqrt(3)),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_arguments_count(name: str) -> None:
+    f, shape, expected = KNOWN[name]
+    found = network_bound(Function(f), shape)
+    assert found.unknown == ()
+    assert found.upper == pytest.approx(expected, rel=1e-3)
+    x = torch.full((1, *shape), 0.25)
+    x.view(-1)[0] += 0.25
+    y = x + 0.5
+    if name != "reflect":
+        assert found.upper is not None
+        assert float((f(x) - f(y)).norm() / (x - y).norm()) <= found.upper * (1 + 1e-6)
+
+
+def unknown(f: Callable[[Tensor], Tensor], shape: tuple[int, ...] = (4,)) -> str:
+    found = network_bound(Function(f), shape)
+    assert found.upper is None
+    return found.unknown[0].reason
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "celu": (lambda x: F.celu(x, -0.1), "alpha"),
+    "elu": (lambda x: torch.ops.aten.elu(x, 1.0, 1.0, -1.0), "input_scale"),
+    "softplus": (lambda x: F.softplus(x, threshold=1), "threshold"),
+    "threshold": (lambda x: F.threshold(x, 0.5, 0.0), "threshold"),
+    "view": (lambda x: x.view(torch.bfloat16), "view.dtype"),
+    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "_mode"),
+    "random": (lambda x: x * torch.rand(4), "random"),
+    "noise": (lambda x: x + torch.randn(1), "random"),
+    "permuted": (lambda x: x[:, torch.randperm(4)], "random"),
+    "random like shapes": (lambda x: x * torch.rand_like(torch.zeros_like(x)), "random"),
+    "float8": (lambda x: x.to(torch.float8_e4m3fn).to(torch.float32), "float8"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_constant_was_derived_for_is_refused_by_name(name: str) -> None:
+    f, word = REFUSED[name]
+    assert word in unknown(f)
+
+
+@pytest.mark.parametrize("first", ["linear", "matmul"])
+def test_one_matrix_from_both_sides(first: str) -> None:
+    """Scaled by channel, the rows of one are the columns of the other."""
+
+    class Tied(Function):
+        def forward(self, x: Tensor) -> Tensor:
+            w = self.matrix
+            both: list[Callable[[Tensor], Tensor]] = [lambda z: F.linear(z, w) * TWO, lambda z: (z @ w) * TWO]
+            for step in both if first == "linear" else both[::-1]:
+                x = step(x)
+            return x
+
+    model = Tied(lambda x: x)
+    found = network_bound(model, (2,)).upper
+    assert found is not None
+    jacrev: Any = torch.func.jacrev
+    matrix = jacrev(model)(torch.zeros(1, 2)).reshape(2, 2)
+    assert float(torch.linalg.matrix_norm(matrix.detach(), 2)) <= found * (1 + 1e-6)
+    assert found == pytest.approx(1000, rel=3e-3)
+
+
+# -- ONNX ----------------------------------------------------------------------------------------------------------
+def saved(folder: Path, nodes: list[Any], constants: dict[str, Any], shape: list[Any], opset: int = 17) -> Path:
+    onnx = pytest.importorskip("onnx", exc_type=ImportError)
+    make = onnx.helper
+    graph = make.make_graph(
+        nodes, "g",
+        [make.make_tensor_value_info("x", 1, shape)], [make.make_tensor_value_info("y", 1, None)],
+        [onnx.numpy_helper.from_array(np.asarray(c), name) for name, c in constants.items()],
+    )  # fmt: skip
+    path = folder / "m.onnx"
+    path.write_bytes(make.make_model(graph, opset_imports=[make.make_opsetid("", opset)]).SerializeToString())
+    return path
+
+
+def onnx_bound(*words: Any) -> Any:
+    from specnorm.auditing.readers.onnx import read
+
+    path = saved(*words)
+    with path.open("rb") as file:
+        return bound(read(file, str(path), 10**6).graph(None))
+
+
+def onnx_node(*words: Any, **attributes: Any) -> Any:
+    return pytest.importorskip("onnx", exc_type=ImportError).helper.make_node(*words, **attributes)
+
+
+@pytest.mark.parametrize("first", ["Gemm", "MatMul"])
+def test_one_onnx_matrix_from_both_sides(first: str, tmp_path: Path) -> None:
+    a, b = ("x", "2") if first == "Gemm" else ("2", "x")
+    gemm = [onnx_node("Gemm", [a, "w"], ["1"], transB=1), onnx_node("Mul", ["1", "c"], ["2" if a == "x" else "y"])]
+    mul = [onnx_node("MatMul", [b, "w"], ["3"]), onnx_node("Mul", ["3", "c"], ["2" if b == "x" else "y"])]
+    constants = {"w": np.array([[0, 1], [10, 0]], np.float32), "c": np.array([1, 10], np.float32)}
+    given = (tmp_path, gemm + mul if first == "Gemm" else mul + gemm, constants, [1, 2])
+    for found in (onnx_bound(*given), specnorm.audit(saved(*given)).network):
+        assert found is not None
+        assert found.upper == pytest.approx(1000, rel=3e-3)
+
+
+def test_onnx_reflection_across_an_axis(tmp_path: Path) -> None:
+    """Three pixels before three: the middle one is there three times."""
+    pads = {"p": np.array([0, 0, 3, 0, 0, 0], np.int64)}
+    found = onnx_bound(tmp_path, [onnx_node("Pad", ["x", "p"], ["y"], mode="reflect")], pads, [1, 1, 3])
+    assert found.upper == pytest.approx(math.sqrt(3))
+    found = onnx_bound(tmp_path, [onnx_node("Pad", ["x", "p"], ["y"], mode="reflect")], pads, [1, 1, "n"])
+    assert found.upper == pytest.approx(2)  # of one pixel
+
+
+ONNX_REFUSED: dict[str, tuple[list[tuple[list[Any], dict[str, Any]]], str]] = {
+    "random": ([(["RandomNormal", [], ["1"]], {"shape": [1, 4]}), (["Add", ["x", "1"], ["y"]], {})], "random"),
+    "random choice": (
+        [
+            (["RandomNormal", [], ["1"]], {"shape": [1, 4]}), (["Greater", ["1", "c"], ["2"]], {}),
+            (["Where", ["2", "x", "c"], ["y"]], {}),
+        ],
+        "random",
+    ),
+    "attribute": ([(["Relu", ["x"], ["y"]], {"steepness": 9.0})], "steepness"),
+    "celu": ([(["Celu", ["x"], ["y"]], {"alpha": -0.1})], "alpha"),
+    "gelu": ([(["Gelu", ["x"], ["y"]], {"approximate": "quick"})], "approximate"),
+    "training": ([(["BatchNormalization", ["x", "o", "o", "o", "o"], ["y", "m", "v"]], {})], "batch"),
+    "input": ([(["Relu", ["x", "c"], ["y"]], {})], "inputs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONNX_REFUSED)
+def test_onnx_attributes_that_are_not_known_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    made, word = ONNX_REFUSED[name]
+    nodes = [onnx_node(*words, **attributes) for words, attributes in made]
+    constants = {"c": np.zeros((1, 4), np.float32), "o": np.ones(4, np.float32)}
+    found = onnx_bound(tmp_path, nodes, constants, [1, 4], 9 if name == "training" else 20)
+    assert found.upper is None
+    assert word in found.unknown[0].reason
+
+
+def test_operator_sets_that_are_not_known_are_refused(tmp_path: Path) -> None:
+    found = onnx_bound(tmp_path, [onnx_node("Relu", ["x"], ["y"])], {}, [1, 4], 99)
+    assert "operator set 99" in found.unknown[0].reason
+    found = onnx_bound(tmp_path, [onnx_node("Add", ["x", "c"], ["y"])], {"c": np.zeros(4, np.float32)}, [1, 4], 6)
+    assert "operator set 6" in found.unknown[0].reason

@@ -1,0 +1,139 @@
+"""Every rule of every torch operator, with all arguments that it knows, against the largest stretch that is found.
+
+``SPECNORM_NETWORK_DRAWS`` is the number of calls; CI takes a sample.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", exc_type=ImportError)
+from networks.drawing import Slot  # noqa: E402
+from networks.stretch import Vector, largest_stretch  # noqa: E402
+from networks.torch_arguments import DRAWS  # noqa: E402
+from networks.torch_calls import Drawn, draw, target  # noqa: E402
+from specnorm_torch.aten import RULES  # noqa: E402
+from specnorm_torch.signatures import SIGNATURES, key, refusal  # noqa: E402
+
+from specnorm.networks import bound  # noqa: E402
+
+COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800"))
+PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
+
+
+def slack(drawn: Drawn, upper: float) -> dict[str, Any]:
+    """What rounding to a dtype that the call asks for may add; and softplus' jump."""
+    dtype = drawn.arguments.get("dtype")
+    if isinstance(dtype, torch.dtype) and dtype != torch.float64:
+        return {"relative": 16 * torch.finfo(dtype).eps * (1 + upper)}
+    if drawn.key == "softplus":
+        return {"absolute": 2.1e-9 / abs(drawn.arguments["beta"]) * math.sqrt(sum(map(math.prod, drawn.shapes)))}
+    return {}
+
+
+def places(drawn: Drawn) -> list[float]:
+    """Numbers among the arguments, where kinks may be."""
+    values = drawn.arguments.values()
+    return [0.0, *(float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 100)]
+
+
+def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
+    """Bound, and what is reached; None if there is no bound."""
+    upper = bound(drawn.graph).upper
+    if upper is None:
+        return None
+
+    def f(z: Vector) -> Vector:
+        return drawn.f(z)
+
+    with np.errstate(all="ignore"):
+        size = sum(map(math.prod, drawn.shapes))
+        return upper, largest_stretch(f, size, rng, places(drawn), **slack(drawn, upper))
+
+
+def test_no_operator_stretches_more_than_its_bound() -> None:
+    """Operators in turn, arguments at random; every operator is bounded, and nearly reached, in some call."""
+    dice, rng, began = random.Random(14), np.random.default_rng(14), time.monotonic()
+    closest: dict[str, float] = {}
+    checked = refused = broad = 0
+    names = itertools.cycle(DRAWS)
+    while checked < COUNT:
+        drawn = draw(next(names), dice)
+        found = None if drawn is None else claim(drawn, rng)
+        if drawn is None or found is None:
+            refused += drawn is not None
+            continue
+        upper, reached = found
+        assert reached <= upper * (1 + 1e-9), (drawn.key, drawn.arguments, drawn.shapes, upper, reached)
+        checked, broad = checked + 1, broad + drawn.broad
+        closest[drawn.key] = max(closest.get(drawn.key, 0.0), reached / upper if upper else 1.0)
+    took = time.monotonic() - began
+    print(f"{checked} calls bounded, {broad} of them larger than an input, {refused} refused; {took:.0f} s")  # noqa: T201 - shown by `pytest -rP`
+    if 20 * len(DRAWS) <= COUNT:
+        assert sorted(set(DRAWS) - set(closest)) == []
+        assert {name: ratio for name, ratio in closest.items() if ratio < 0.8} == {}
+
+
+def test_every_argument_that_is_known_is_varied() -> None:
+    """Each argument of each overload takes several values, and all that torch defines beyond is refused by name."""
+    assert set(DRAWS) == set(SIGNATURES)
+    dice, arguments = random.Random(0), 0
+    for name, words in SIGNATURES.items():
+        known = {word.lstrip("*") for word in words.split()}
+        schema = target(name)._schema
+        assert known <= {a.name for a in schema.arguments}, name
+        seen: dict[str, set[str]] = {a.name: set() for a in schema.arguments}
+        for at in range(60):
+            for argument, value in DRAWS[name](dice).items():
+                # The numbers of a slot are drawn later, each time others.
+                seen[argument].add(f"numbers {at}" if isinstance(value, Slot) else repr(value))
+        assert {argument for argument in known if len(seen[argument]) < 2} == set(), name
+        arguments += len(known)
+    operators = {name.partition(".")[0] for name in SIGNATURES}
+    told = f"{len(operators)} operators, {len(SIGNATURES)} overloads, {arguments} arguments"
+    print(f"{told}, all varied")  # noqa: T201 - shown by `pytest -rP`
+    assert told in PAGE.read_text(encoding="utf-8").replace("\n", " ")
+    assert operators == set(RULES)
+
+
+def test_every_other_overload_and_argument_is_refused_by_name() -> None:
+    strange = 0
+    for operator in sorted(RULES):
+        packet = getattr(torch.ops.aten, operator)
+        for overload in packet.overloads():
+            schema = getattr(packet, overload)._schema
+            defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+            name = key(schema)
+            if name not in SIGNATURES:
+                assert name in (refusal(schema, defaults) or ""), name
+                strange += 1
+                continue
+            words = SIGNATURES[name].split()
+            node: Any = torch.fx.Graph().placeholder("x")
+            for argument in schema.arguments:
+                if argument.name not in {word.lstrip("*") for word in words}:
+                    assert argument.name in (refusal(schema, defaults | {argument.name: 7.25}) or ""), name
+                    strange += 1
+                if f"*{argument.name}" not in words:
+                    for given in (node, [node]):
+                        assert argument.name in (refusal(schema, defaults | {argument.name: given}) or ""), name
+    print(f"{strange} overloads and arguments refused")  # noqa: T201 - shown by `pytest -rP`
+
+
+def test_the_search_can_find_a_violation() -> None:
+    """Half of each bound is exceeded by what is reached, for most operators."""
+    dice, rng, exceeded = random.Random(1), np.random.default_rng(1), 0
+    for name in list(DRAWS)[::5]:
+        drawn = draw(name, dice)
+        found = None if drawn is None else claim(drawn, rng)
+        exceeded += found is not None and found[1] > found[0] / 2 > 0
+    assert exceeded > len(DRAWS) / 5 * 0.6

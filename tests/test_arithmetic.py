@@ -1,0 +1,309 @@
+"""What proofs take for granted of processor and library is looked at; flags and modes of the user's do no harm."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from oracle import dense_norm, sigma_star
+from specnorm_numpy import NumpyBackend
+
+import specnorm
+from specnorm import Enclose, FantasticFour
+from specnorm.errors import BackendError
+from specnorm.proof.arithmetic import flushes, rounds_to_nearest, too_small
+from specnorm.runtime.program import program_for
+
+MEASURES: dict[str, Callable[[Any], Any]] = {
+    "enclose": lambda k: specnorm.enclose(k).upper,
+    "enclose at a size": lambda k: specnorm.enclose(k, 6, padding_mode="zeros").upper,
+    "certify": lambda k: specnorm.certify(k, 1e3),
+    "tn": specnorm.tn_bound,
+    "f4": specnorm.f4_bound,
+    "gram": specnorm.gram_bound,
+    "gram at a size": lambda k: specnorm.gram_bound(k, 8),
+    "grid": specnorm.grid_bound,
+    "conv_norm": specnorm.conv_norm,
+    "conv_norm at a size": lambda k: specnorm.conv_norm(k, 8),
+    "power": lambda k: specnorm.power_norm(k, 8),
+    "rescale": specnorm.rescale,
+    "clip": specnorm.clip,
+    "spectral_rescaling": specnorm.spectral_rescaling,
+    "value_and_grad": lambda k: specnorm.value_and_grad(k, FantasticFour())[1],
+    "step": lambda k: specnorm.step(k, FantasticFour(), specnorm.init(k, FantasticFour()))[0],
+    "fold_batch_norm": lambda k: specnorm.fold_batch_norm(k, k[:, 0, 0, 0], abs(k[:, 1, 1, 1]), 1e-5),
+    "certified_radius": lambda k: specnorm.certified_radius(1e-300, k, 1e-300),
+    "curvature_bound": lambda k: specnorm.curvature_bound(1e-30, k[:, :, 0, 0], 0, 1, activation="tanh"),
+}
+
+
+def graded(dtype: str = "float64") -> NDArray[Any]:
+    """A kernel whose products underflow."""
+    kernel = np.random.default_rng(5).standard_normal((4, 5, 3, 3))
+    kernel[2] *= 1e-30
+    kernel[3, :, 0] *= 1e-36 if dtype == "float32" else 1e-300
+    return kernel.astype(dtype)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_users_error_state_changes_nothing(name: str, dtype: str, library: str) -> None:
+    """With every floating-point flag an error, each function answers as without."""
+    if library == "torch" and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    kernel: Any = graded(dtype)
+    if library == "torch":
+        kernel = importlib.import_module("torch").from_numpy(kernel)
+    expected = MEASURES[name](kernel)
+    with np.errstate(all="raise"):
+        found = MEASURES[name](kernel)
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_the_flag_of_a_discarded_lane_stops_no_proof() -> None:
+    """Products of inner length 5 whose outputs leave two or three lanes of a register over."""
+    rng = np.random.default_rng(0)
+    with np.errstate(all="raise"):
+        for outputs in (2, 3, 6, 7):
+            specnorm.power_norm(rng.standard_normal((outputs, 5, 1)).astype(np.float32), 1)
+
+
+class Lenient(NumpyBackend):
+    """A library without NaN: every factorisation completes."""
+
+    def cholesky_ok(self, a: Any) -> Any:
+        return np.ones(a.shape[:-2], dtype=np.bool_)
+
+
+class BlindToNaN(NumpyBackend):
+    """One that finds negative pivots alone."""
+
+    def cholesky_ok(self, a: Any) -> Any:
+        return super().cholesky_ok(np.nan_to_num(a, posinf=1.0))
+
+
+@pytest.mark.parametrize("cls", [Lenient, BlindToNaN])
+@pytest.mark.parametrize("method", [FantasticFour(), Enclose()])
+def test_a_library_whose_factorisations_cannot_fail_proves_nothing(cls: type[NumpyBackend], method: Any) -> None:
+    kernel = graded()
+    plan = program_for(method, kernel.shape, "float64", ())
+    with pytest.raises(BackendError, match="succeeds for matrices that have none"):
+        plan.forward(kernel, backend=cls())
+
+
+def test_cholesky_is_tried_once_a_dtype() -> None:
+    tried = []
+
+    class Counting(NumpyBackend):
+        def cholesky_ok(self, a: Any) -> Any:
+            tried.append(a.dtype.name)
+            return super().cholesky_ok(a)
+
+    backend = Counting()
+    for dtype in (np.float32, np.float64, np.float64, np.complex128, np.complex128):
+        backend.check_cholesky(np.zeros((), dtype=dtype))
+    assert tried == ["float32", "float64", "complex128"]
+
+
+def run(code: str, **environment: str) -> str:
+    """Output of a program in a process of its own."""
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
+
+
+FAST_MATH = """
+import numpy as np, specnorm, jax
+kernel = jax.numpy.asarray(np.random.default_rng(0).standard_normal((3, 3, 3)).astype("float32"))
+for function in (specnorm.grid_bound, jax.jit(specnorm.f4_bound)):
+    try:
+        print(float(function(kernel)) > 0)
+    except specnorm.BackendError as error:
+        print("refused" if "XLA_FLAGS" in str(error) else error)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_a_compiler_without_nan_is_refused() -> None:
+    """XLA's fast-math flags take NaN for impossible: a factorisation that fails then looks complete."""
+    flags = "--xla_cpu_enable_fast_math=true --xla_cpu_fast_math_honor_nans=false"
+    flags += " --xla_cpu_fast_math_honor_infs=false"
+    assert run(FAST_MATH, XLA_FLAGS=flags).split() == ["refused", "refused"]
+    assert run(FAST_MATH, XLA_FLAGS="").split() == ["True", "True"]
+
+
+ROUNDING = """
+import ctypes, ctypes.util, sys
+import numpy as np, specnorm
+library = ctypes.CDLL(ctypes.util.find_library("m"))
+kernel = np.random.default_rng(0).standard_normal((3, 3, 3))
+for mode in map(int, sys.argv[1:]) if sys.argv[1:] else (0x400, 0x800, 0xC00, 0):
+    assert library.fesetround(mode) == 0
+    try:
+        found = specnorm.enclose(kernel)
+        word = "proven"
+    except specnorm.BackendError as error:
+        word = "refused" if "round to nearest" in str(error) else str(error)
+    library.fesetround(0)
+    print(word)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="numbers of x86's modes")
+def test_other_rounding_is_refused() -> None:
+    """Down, up, towards zero; and to nearest again."""
+    assert run(ROUNDING).split() == ["refused", "refused", "refused", "proven"]
+
+
+@pytest.fixture
+def flushing() -> Iterator[None]:
+    """Subnormal numbers are zero, in NumPy too."""
+    torch = pytest.importorskip("torch")
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush")
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_ordinary_arithmetic_is_recognised() -> None:
+    assert rounds_to_nearest()
+    assert not flushes()
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.usefixtures("flushing")
+def test_what_would_be_flushed_is_refused(dtype: str, library: str) -> None:
+    """A kernel of subnormal numbers had the bound 0; one near them lost entries."""
+    assert flushes()
+    tiny = float(np.finfo(dtype).smallest_normal)
+    for largest in (2.0**-5, 2.0**40):
+        kernel: Any = np.full((2, 2, 3), 1.0, dtype=dtype)
+        # Made of bits, since a product would be flushed.
+        bits = np.uint32 if dtype == "float32" else np.uint64
+        kernel[:] = tiny * 2.0**40 if largest > 1 else kernel
+        if largest < 1:
+            kernel = np.full((2, 2, 3), 7, dtype=bits).view(dtype)
+        if library == "torch":
+            kernel = importlib.import_module("torch").from_numpy(kernel)
+        for name in ("enclose", "f4", "grid", "gram", "power", "tn", "certify"):
+            with pytest.raises(BackendError, match="takes them for zero in this thread"):
+                MEASURES[name](kernel)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.usefixtures("flushing")
+def test_what_flushing_cannot_change_is_measured(dtype: str) -> None:
+    """Subnormal entries beside ordinary ones: the ends hold for the kernel with them."""
+    kernel = np.random.default_rng(1).standard_normal((2, 3, 3)).astype(dtype)
+    bits = {2: np.uint16, 4: np.uint32, 8: np.uint64}[kernel.itemsize]
+    kernel[0, 0] = np.full(3, 9, dtype=bits).view(dtype)
+    truth = sigma_star(kernel.astype(np.float64))
+    found = specnorm.enclose(kernel)
+    assert float(found.lower) <= truth.hi
+    assert truth.lo <= float(found.upper)
+    assert specnorm.certify(np.zeros((2, 2, 3), dtype=dtype), 0.0)
+
+
+def test_the_smallest_kernels_are_found_by_their_bits() -> None:
+    """Zero is no small number; 2**60 times the size above the smallest normal one is none either."""
+    for dtype in (np.float32, np.float64):
+        tiny = float(np.finfo(dtype).smallest_normal)
+        rows = np.array([[0, 0, 0], [tiny / 2, 0, 0], [tiny * 2.0**40, tiny, 0], [tiny * 2.0**64, tiny, 0]], dtype)
+        assert [too_small(row[None, :]) for row in rows] == [False, True, True, False]
+        assert [too_small(-row[None, :]) for row in rows] == [False, True, True, False]
+
+
+@pytest.fixture
+def wide_and_off() -> Iterator[tuple[Any, list[Any]]]:
+    """JAX, and float64 kernels of a time when 64-bit values were enabled."""
+    jax = pytest.importorskip("jax")
+    before = jax.config.jax_enable_x64
+    try:
+        jax.config.update("jax_enable_x64", True)
+        rng = np.random.default_rng(3)
+        kernels = [jax.numpy.asarray(rng.standard_normal((4, 4, 3))) for _ in range(12)]
+        jax.config.update("jax_enable_x64", False)
+        yield jax, kernels
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64:UserWarning")
+def test_float64_kernels_without_64_bit_values_are_rounded_outward(wide_and_off: tuple[Any, list[Any]]) -> None:
+    """The ends arrive in float32; to nearest, half of them were on the wrong side."""
+    jax, kernels = wide_and_off
+    for x in kernels:
+        kernel = np.array(x)
+        assert kernel.dtype == np.float64
+        truth, there = sigma_star(kernel, rtol=1e-9), dense_norm(kernel, 5)
+        found = specnorm.enclose(x, rtol=1e-9)
+        assert float(found.lower) <= truth.hi
+        assert truth.lo <= float(found.upper)
+        assert truth.lo <= min(float(f(x)) for f in (specnorm.grid_bound, specnorm.f4_bound, specnorm.tn_bound))
+        assert float(specnorm.power_norm(x, 5)) <= there.hi
+        assert float(specnorm.grid_bound(x)) <= float(specnorm.grid_bound(kernel)) * (1 + 1e-6)
+        for shrunk in (specnorm.rescale(x), specnorm.spectral_rescaling(x)):
+            assert sigma_star(np.asarray(shrunk, dtype=np.float64)).lo <= 1
+    with pytest.raises(BackendError, match="Enable 64-bit values"):
+        jax.jit(specnorm.grid_bound)(kernels[0])
+
+
+STRICT = ["bounds", "at a size", "gradients", "compiled", "steps", "projections", "half", "certificates"]
+
+
+@pytest.mark.parametrize("what", STRICT)
+def test_jax_with_strict_promotion(what: str) -> None:
+    """Neither dtypes nor ranks are promoted by the user's choice; specnorm's own arithmetic is its own business."""
+    jax = pytest.importorskip("jax")
+    kernel = jax.numpy.asarray(graded("float32")[:3])
+    half = kernel.astype("bfloat16")
+
+    def gradients() -> None:
+        jax.grad(specnorm.grid_bound)(kernel)
+        jax.grad(lambda k: specnorm.spectral_rescaling(k).sum())(kernel)
+
+    def steps() -> None:
+        state = specnorm.init(kernel, specnorm.Power(), input_shape=4)
+        jax.grad(lambda k: specnorm.step(k, specnorm.Power(), state, input_shape=4)[0])(kernel)
+
+    calls: dict[str, Callable[[], Any]] = {
+        "bounds": lambda: (specnorm.grid_bound(kernel), specnorm.gram_bound(kernel), specnorm.f4_bound(kernel)),
+        "at a size": lambda: (specnorm.conv_norm(kernel, 4), specnorm.power_norm(kernel, 4)),
+        "gradients": gradients,
+        "compiled": lambda: jax.jit(jax.vmap(specnorm.grid_bound))(kernel[None]),
+        "steps": steps,
+        "projections": lambda: (specnorm.rescale(kernel), specnorm.clip(kernel), specnorm.spectral_rescaling(kernel)),
+        "half": lambda: (specnorm.rescale(half), specnorm.grid_bound(half), specnorm.spectral_rescaling(half)),
+        "certificates": lambda: specnorm.certified_radius(kernel[0, 0, 0, 0] ** 2, kernel[0], kernel[0, 0, 0, 0] ** 2),
+    }
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        calls[what]()
+
+
+def test_bfloat16_that_numpy_knows_by_another_library() -> None:
+    """ml_dtypes' arrays are shrunk in their own dtype."""
+    half = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    kernel = np.random.default_rng(2).standard_normal((3, 4, 3)).astype(half)
+    for change in (specnorm.rescale, specnorm.clip, specnorm.spectral_rescaling):
+        shrunk = change(kernel)
+        assert shrunk.dtype == half
+        assert sigma_star(shrunk.astype(np.float64)).hi > 0.5
+        assert sigma_star(shrunk.astype(np.float64)).lo <= 1

@@ -1,0 +1,208 @@
+"""The end of a training run: what is certified is what the model uses then; kernels that are computed, made plain."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import specnorm
+
+torch: Any = pytest.importorskip("torch")
+import specnorm_torch.certifying  # noqa: E402 - after the skip where torch is missing
+
+nn = torch.nn
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class Counting(torch.nn.Module):  # type: ignore[misc]
+    """A parametrisation that updates a buffer in ``eval()`` too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, weight: Any) -> Any:
+        self.calls.add_(1)
+        return weight * 2
+
+
+def hooked() -> Any:
+    model = nn.Sequential(
+        torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1)),
+        nn.ReLU(),
+        torch.nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)),
+        nn.Flatten(),
+        torch.nn.utils.parametrizations.weight_norm(nn.Linear(4 * 4 * 4, 5)),
+    )
+    # What the hooks compute hangs on the graph of a forward pass.
+    model(torch.randn(2, 3, 6, 6)).sum().backward()
+    return model
+
+
+def test_nothing_is_changed_when_a_later_layer_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), torch.nn.utils.weight_norm(nn.Linear(4, 4)))
+    specnorm_torch.spectral_norm(model[0])
+    before = copy.deepcopy(model[0].state_dict())
+    with pytest.raises(specnorm.MethodError, match=r"1\.weight: .* old-style weight_norm hook .* bake"):
+        specnorm_torch.certify_(model, 0.5)
+    after = model[0].state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_everything_is_put_back_when_the_last_check_fails() -> None:
+    """A parameter that is read through a copy: what is written to it is not what is used."""
+
+    class Stale(torch.nn.Linear):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.cache = self.weight.detach().clone()
+
+        def __getattribute__(self, name: str) -> Any:
+            return super().__getattribute__("cache" if name == "weight" else name)
+
+    model = nn.Sequential(specnorm_torch.spectral_norm(nn.Linear(4, 4)), Stale())
+    model[1].cache = model[1].cache.requires_grad_()
+    x = torch.randn(3, 4)
+    before, state = model.eval()(x), list(model.state_dict())
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    original = specnorm_torch.certifying._Plan.write
+
+    def write(plan: Any) -> None:
+        original(plan)
+        if plan.label == "1":
+            with torch.no_grad():
+                plan.module.cache.mul_(3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(specnorm_torch.certifying._Plan, "write", write)
+        with pytest.raises(specnorm.MethodError, match="1: Stale does not use the kernel"):
+            specnorm_torch.certify_(model, 0.5)
+    assert list(model.state_dict()) == state
+    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(model[0](x), nn.Sequential(model[0])(x))
+    assert before.shape == model(x).shape
+
+
+def test_a_shared_weight_is_within_the_bound_of_both() -> None:
+    first, second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, stride=2, padding=1)
+    second.weight = first.weight
+    model = nn.Sequential(first, second)
+    assert specnorm_torch.certify_(model, 0.5) == ["0", "1"]
+    assert second.weight is first.weight
+    for layer in model:
+        assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
+
+
+def test_baking_changes_no_output() -> None:
+    model = hooked().eval()
+    x = torch.randn(2, 3, 6, 6)
+    before = model(x)
+    twin = specnorm_torch.baked(model)
+    assert torch.equal(twin(x), before)
+    assert torch.equal(twin(x), model(x)), "the model itself is as it was"
+    assert any("weight_g" in name for name in model.state_dict())
+    assert specnorm_torch.bake_(model) == ["0.weight", "2.weight", "4.weight"]
+    assert set(model.state_dict()) == {f"{j}.{name}" for j in (0, 2, 4) for name in ("weight", "bias")}
+    assert torch.equal(model(x), before)
+    assert specnorm_torch.bake_(model) == []
+
+
+def test_baking_in_train_uses_what_eval_uses() -> None:
+    model = nn.Sequential(specnorm_torch.spectral_norm(nn.Conv2d(3, 4, 3))).train()
+    x = torch.randn(1, 3, 6, 6)
+    wanted = copy.deepcopy(model).eval()(x)
+    specnorm_torch.bake_(model)
+    assert model.training
+    assert torch.equal(model(x), wanted)
+
+
+def test_baking_a_copy_leaves_the_model_alone() -> None:
+    """Torch's own removal deletes the property from a class that both share."""
+    model = nn.Sequential(torch.nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)))
+    twin = copy.deepcopy(model)
+    x = torch.randn(2, 4)
+    assert specnorm_torch.certify_(twin, 0.5, bake=True) == ["0"]
+    assert torch.linalg.matrix_norm(model[0].weight.detach(), 2) > 0.99
+    assert model(x).shape == (2, 4)
+
+
+def test_a_network_is_bounded_as_it_is_baked() -> None:
+    """A parametrisation that moves in ``eval()`` cannot be exported; its copy can, and the model stays as it is."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    torch.nn.utils.parametrize.register_parametrization(model[0], "weight", Counting())
+    calls = float(model[0].parametrizations.weight[0].calls)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found: Any = specnorm_torch.network_bound(model, (4,), bake=True)
+    assert float(model[0].parametrizations.weight[0].calls) == calls
+    product = 1.0
+    for layer in specnorm_torch.baked(model)[::2]:
+        product *= float(np.linalg.norm(layer.weight.detach().double().numpy(), 2))
+    assert product * (1 - 1e-6) <= found.upper <= product * (1 + 2e-3) ** 2
+
+
+def test_old_hooks_are_baked_on_request() -> None:
+    model = hooked()
+    assert specnorm_torch.certify_(model, 0.5, bake=True) == ["0", "2", "4"]
+    model.train()(torch.randn(2, 3, 6, 6))
+    for j in (0, 2, 4):
+        assert specnorm.certify(model[j].weight, 0.5, **specnorm_torch.geometry_of(model[j]))
+
+
+MATRICES: dict[str, tuple[Any, str, dict[str, Any], str]] = {
+    "Embedding": (lambda: nn.Embedding(9, 5), "weight", {}, "weight"),
+    "LSTM": (lambda: nn.LSTM(4, 5), "weight_hh_l0", {}, "weight_hh_l0"),
+    "Bilinear": (lambda: nn.Bilinear(3, 4, 5), "weight", {}, "weight"),
+    "Bilinear, other rows": (lambda: nn.Bilinear(3, 4, 5), "weight", {"dim": 1}, "weight"),
+    "attention": (lambda: nn.MultiheadAttention(8, 2), "in_proj_weight", {}, "in_proj_weight"),
+}
+
+
+@pytest.mark.parametrize("case", MATRICES)
+def test_other_modules_matrices_have_their_matrix_norm(case: str) -> None:
+    """As torch's own: after many sweeps the matrix that it flattens has the norm 1."""
+    make, name, options, label = MATRICES[case]
+    module = specnorm_torch.spectral_norm(make(), name, n_power_iterations=50, **options)
+    getattr(module, name)
+
+    def norm() -> float:
+        x = getattr(module.eval(), name).detach().double()
+        return float(torch.linalg.matrix_norm(x.movedim(options.get("dim", 0), 0).flatten(1), 2))
+
+    assert norm() == pytest.approx(1.0, rel=1e-4)
+    assert specnorm_torch.certify_(nn.Sequential(module)) == [f"0.{label}"]
+    assert 0.999 < norm() <= 1.0
+    assert not torch.nn.utils.parametrize.is_parametrized(module)
+
+
+def test_kernels_of_other_modules_are_refused() -> None:
+    """A flattened kernel has another norm than the convolution that it may be of."""
+
+    class Own(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 2, 3, 3))
+
+    with pytest.raises(specnorm.GeometryError, match="Own is no layer that is read"):
+        specnorm_torch.spectral_norm(Own())
+    with pytest.raises(specnorm.GeometryError, match="bias is not the layer's kernel"):
+        specnorm_torch.spectral_norm(nn.Linear(2, 2), "bias")
+
+
+def test_a_long_thin_matrix_overflows_nowhere() -> None:
+    kernel = np.random.default_rng(0).normal(size=(4, 2048)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = specnorm.init(kernel, specnorm.TensorNorm(certified=False))
+        value, _ = specnorm.step(kernel, specnorm.TensorNorm(certified=False), state)
+    assert float(value) == pytest.approx(float(np.linalg.norm(kernel.astype(float), 2)), rel=1e-3)

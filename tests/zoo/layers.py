@@ -1,0 +1,283 @@
+"""Layers as other libraries design them: subclasses, hooks and parametrisations that change what a kernel does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch: Any = pytest.importorskip("torch")
+nn = torch.nn
+F = torch.nn.functional
+
+
+class StandardisedConv(torch.nn.Conv2d):  # type: ignore[misc]
+    """Qiao et al. 2019, "Weight Standardization", as in BiT and timm."""
+
+    def forward(self, x: Any) -> Any:
+        w = self.weight
+        spread = w.std(dim=(1, 2, 3), keepdim=True) + 1e-5
+        return F.conv2d(
+            x, (w - w.mean(dim=(1, 2, 3), keepdim=True)) / spread, self.bias, self.stride, self.padding, self.dilation
+        )
+
+
+class SameConv(torch.nn.Conv2d):  # type: ignore[misc]
+    """Padding as in TensorFlow, by the size of the input: more after than before."""
+
+    def forward(self, x: Any) -> Any:
+        pads: list[int] = []
+        for n, k, s, r in zip(
+            x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
+        ):
+            total = max((-(-n // s) - 1) * s + (k - 1) * r + 1 - n, 0)
+            pads += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class SymmetricConv(torch.nn.Conv2d):  # type: ignore[misc]
+    """Mirrors with the border repeated, which torch's padding has no mode for."""
+
+    def forward(self, x: Any) -> Any:
+        p = self.kernel_size[0] // 2
+        x = torch.cat([x[..., :p].flip(-1), x, x[..., -p:].flip(-1)], -1)
+        x = torch.cat([x[..., :p, :].flip(-2), x, x[..., -p:, :].flip(-2)], -2)
+        return F.conv2d(x, self.weight, self.bias)
+
+
+class CircularByHand(torch.nn.Conv2d):  # type: ignore[misc]
+    """Says padding 0 and zeros, and pads circularly."""
+
+    def forward(self, x: Any) -> Any:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), self.weight, self.bias)
+
+
+class LoraLinear(torch.nn.Linear):  # type: ignore[misc]
+    """Hu et al. 2021, "LoRA": a second path of low rank beside the weight."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int = 2) -> None:
+        super().__init__(inputs, outputs)
+        self.lora_a = nn.Parameter(torch.randn(rank, inputs))
+        self.lora_b = nn.Parameter(torch.randn(outputs, rank))
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x) + x @ self.lora_a.T @ self.lora_b.T
+
+
+class QatConvBn(torch.nn.Conv2d):  # type: ignore[misc]
+    """Quantisation-aware training of a convolution folded with its normalisation (Jacob et al. 2018)."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, bias=False, **options)
+        self.bn = nn.BatchNorm2d(self.out_channels)
+        self.bn.running_var.fill_(4.0)
+
+    def forward(self, x: Any) -> Any:
+        scale = (self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)).reshape(-1, 1, 1, 1)
+        w = torch.fake_quantize_per_tensor_affine((self.weight * scale).float(), 0.02, 0, -128, 127).to(x.dtype)
+        return self.bn(F.conv2d(x, w, None, self.stride, self.padding) / scale.reshape(1, -1, 1, 1))
+
+
+class QatConv(torch.nn.Conv2d):  # type: ignore[misc]
+    """The weight alone is rounded, in every forward."""
+
+    def forward(self, x: Any) -> Any:
+        w = torch.fake_quantize_per_tensor_affine(self.weight.float(), 0.1, 0, -128, 127).to(x.dtype)
+        return self._conv_forward(x, w, self.bias)
+
+
+class AolConv(torch.nn.Conv2d):  # type: ignore[misc]
+    """Prach & Lampert 2022, "Almost-Orthogonal Layers": a rescaled kernel."""
+
+    def forward(self, x: Any) -> Any:
+        w = self.weight
+        products = F.conv2d(w.transpose(0, 1), w.transpose(0, 1), padding=self.kernel_size[0] - 1)
+        scale = products.abs().sum(dim=(1, 2, 3)).rsqrt().reshape(1, -1, 1, 1)
+        return F.conv2d(x, w * scale, self.bias, padding=self.padding)
+
+
+class Cayley(torch.nn.Conv2d):  # type: ignore[misc]
+    """Trockman & Kolter 2021: orthogonal at each frequency, applied by FFT."""
+
+    def forward(self, x: Any) -> Any:
+        n = x.shape[-1]
+        w = torch.fft.fft2(self.weight, (n, n)).permute(2, 3, 0, 1)
+        a = w - w.mH
+        eye = torch.eye(w.shape[-1], dtype=a.dtype)
+        q = torch.linalg.solve(eye + a, eye - a)
+        out = torch.einsum("hwoi,bihw->bohw", q, torch.fft.fft2(x).to(q.dtype))
+        return torch.fft.ifft2(out).real
+
+
+class Soc(torch.nn.Conv2d):  # type: ignore[misc]
+    """Singla & Feizi 2021, "Skew Orthogonal Convolutions": the exponential of a convolution, by its series."""
+
+    def forward(self, x: Any) -> Any:
+        w = self.weight - self.weight.transpose(0, 1).flip(2, 3)
+        out = term = x
+        for j in range(1, 6):
+            term = F.conv2d(term, w, padding=self.padding) / j
+            out = out + term
+        return out
+
+
+class Sll(torch.nn.Module):  # type: ignore[misc]
+    """Araujo et al. 2023, the SDP-based Lipschitz layer: raw parameters, and a step of descent."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(width, width))
+        self.q = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Any) -> Any:
+        gram = (self.kernel @ self.kernel.T * torch.exp(self.q) / torch.exp(self.q[:, None])).abs().sum(1)
+        return x - 2 * (F.relu(x @ self.kernel.T) / gram) @ self.kernel
+
+
+class BjorckLinear(torch.nn.Module):  # type: ignore[misc]
+    """Anil et al. 2019: a matrix made orthogonal in each forward."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.eye(width) + 0.3 * torch.randn(width, width))
+
+    def forward(self, x: Any) -> Any:
+        w = self.raw / torch.linalg.matrix_norm(self.raw)
+        for _ in range(20):
+            w = 1.5 * w - 0.5 * w @ w.T @ w
+        return torch.matmul(x, w)
+
+
+class OrthogonalByProperty(torch.nn.Linear):  # type: ignore[misc]
+    """A class whose ``weight`` is a property: what is stored is something else."""
+
+    @property
+    def weight(self) -> Any:
+        return torch.matrix_exp(self.raw - self.raw.T) * 3.0
+
+
+def by_property(width: int) -> Any:
+    """A layer of that class, as libraries make it: a plain one is given the class."""
+    layer = nn.Linear(width, width)
+    del layer.weight
+    layer.raw = nn.Parameter(torch.randn(width, width))
+    layer.__class__ = OrthogonalByProperty
+    return layer
+
+
+class AddmmLinear(torch.nn.Module):  # type: ignore[misc]
+    """The Conv1D of GPT-2: a matrix product, its weight transposed."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x: Any) -> Any:
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.weight.shape[1])
+
+
+class ChannelsFirst(torch.nn.Linear):  # type: ignore[misc]
+    """A matrix over the channels of an image, as 1 x 1 convolutions are written by hand."""
+
+    def forward(self, x: Any) -> Any:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class DropConnect(torch.nn.Linear):  # type: ignore[misc]
+    """Another kernel at each call."""
+
+    def forward(self, x: Any) -> Any:
+        return F.linear(x, F.dropout(self.weight, 0.5, training=True), self.bias)
+
+
+class DynamicConv(torch.nn.Conv2d):  # type: ignore[misc]
+    """A kernel that depends on the input."""
+
+    def forward(self, x: Any) -> Any:
+        return F.conv2d(x, self.weight * x.mean().sigmoid(), padding=self.padding)
+
+
+class Branching(torch.nn.Linear):  # type: ignore[misc]
+    """Looks at its input to choose."""
+
+    def forward(self, x: Any) -> Any:
+        return F.linear(x, self.weight * (100.0 if x.abs().max() < 1e-3 else 1.0))
+
+
+class ThroughNumpy(torch.nn.Linear):  # type: ignore[misc]
+    """Leaves torch, so that nobody sees what it does."""
+
+    def forward(self, x: Any) -> Any:
+        out = F.linear(x, self.weight)
+        out.detach().numpy()[...] *= 3
+        return out
+
+
+class Unseen(torch.nn.Linear):  # type: ignore[misc]
+    """Changes the result where nothing watches, as compiled code of one's own may."""
+
+    def forward(self, x: Any) -> Any:
+        out = F.linear(x, self.weight)
+        with torch._C.DisableTorchFunction():
+            out.mul_(3)
+        return out
+
+
+class InPlace(torch.nn.Linear):  # type: ignore[misc]
+    """Changes the result through a view."""
+
+    def forward(self, x: Any) -> Any:
+        out = F.linear(x, self.weight)
+        out.data[...] = 5 * out.data
+        return out
+
+
+class ChangesInput(torch.nn.Linear):  # type: ignore[misc]
+    """Scales its input in place."""
+
+    def forward(self, x: Any) -> Any:
+        x.mul_(4)
+        return F.linear(x, self.weight)
+
+
+class Moving(torch.nn.Module):  # type: ignore[misc]
+    """A parametrisation that follows its tensor in ``eval()`` too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, weight: Any) -> Any:
+        self.calls += 1
+        return weight * (1 + 1 / self.calls)
+
+
+def scaled_by_hook() -> Any:
+    """A plain layer and a forward hook that changes its output."""
+    layer = nn.Linear(5, 5)
+    layer.register_forward_hook(lambda _module, _args, out: 7 * out)
+    return layer
+
+
+def scaled_before() -> Any:
+    """A plain layer and a hook that changes its input."""
+    layer = nn.Conv2d(2, 2, 3, padding=1)
+    layer.register_forward_pre_hook(lambda _module, args: (3 * args[0],))
+    return layer
+
+
+def watched() -> Any:
+    """A plain layer and a hook that only keeps its output."""
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    kept: list[Any] = []
+    layer.register_forward_hook(lambda _module, _args, out: kept.append(out.detach().mean()))
+    return layer
+
+
+def overridden() -> Any:
+    """A forward that was put on the instance."""
+    layer = nn.Linear(5, 4)
+    plain = layer.forward
+    layer.forward = lambda x: 2 * plain(x)
+    return layer
