@@ -73,7 +73,7 @@ def core_files() -> list[Path]:
 
 def room(path: Path) -> str:
     """First part of a module's name below `specnorm`."""
-    parts = path.relative_to(CORE).with_suffix("").parts
+    parts = path.relative_to(CORE if path.is_relative_to(CORE) else PLUGINS).with_suffix("").parts
     return parts[0]
 
 
@@ -328,3 +328,68 @@ def test_text_checks_can_fail() -> None:
         assert WRONG_INSTALL.search("pip " + "install " + wrong), wrong
     for right in ("specnorm-bounds", "'specnorm-bounds[torch]'", "./tests/thirdparty", "-e ."):
         assert not WRONG_INSTALL.search("pip " + "install " + right), right
+
+
+def inflated(tree: ast.AST) -> Iterator[str]:
+    """Outward rounding by hand: a neighbour of a number, or 1 and a constant too small to mean anything else."""
+    for node in ast.walk(tree):
+        named = getattr(node, "attr", getattr(node, "id", ""))
+        if isinstance(node, ast.Attribute | ast.Name) and named == "nextafter":
+            yield f"line {node.lineno}: nextafter"
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+            terms = [number for number in map(constant, summands(node)) if number is not None]
+            if 1 in terms and any(0 < abs(term) < 1e-3 for term in terms):
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, float) and 0 < abs(node.value - 1) < 9e-4:
+            yield f"line {node.lineno}: {node.value}"
+
+
+def summands(node: ast.expr) -> Iterator[ast.expr]:
+    """Terms of a sum, its brackets opened."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+        yield from summands(node.left)
+        yield from summands(node.right)
+    else:
+        yield node
+
+
+def constant(node: ast.expr) -> float | None:
+    """Value of an expression of numbers alone, such as ``2.0**-50``."""
+    if any(isinstance(part, ast.Name | ast.Attribute | ast.Call | ast.Subscript) for part in ast.walk(node)):
+        return None
+    try:
+        value = eval(compile(ast.Expression(node), "constant", "eval"))  # numbers alone, as was just seen
+    except (ArithmeticError, TypeError):
+        return None
+    return float(value) if isinstance(value, int | float) else None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if room(p) != "proof"],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_only_the_proof_kernel_rounds_outwards(path: Path) -> None:
+    """A search may have tolerances of its own, by name in its record of tuning; a bound is made in `proof`."""
+    assert list(inflated(parsed(path))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x * (1 + 1e-12)",
+        "1 - 1e-14",
+        "1 + a + 1e-9",
+        "x * (1 + 2.0**-50)",
+        "1.0000001",
+        "math.nextafter(x, 1)",
+        "nextafter",
+    ],
+)
+def test_inflation_check_can_fail(source: str) -> None:
+    assert list(inflated(ast.parse(source)))
+
+
+def test_inflation_check_lets_tolerances_be() -> None:
+    for source in ("1 + self.rtol", "1 + tuning.angle", "1e-6", "LIFT = 1.001", "n + 1", "x + 1e-3 * y"):
+        assert not list(inflated(ast.parse(source)))

@@ -152,6 +152,6 @@ def _fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
     is at most that share of the kernel's; a layer's norm is at most the Frobenius norm times the root of the number of
     taps (an unfolding bound), times the padding's factor.
     """
-    frobenius = float(np.linalg.norm(kernel))
+    frobenius = host.raised(float(np.linalg.norm(kernel)), kernel.size + 2)
     taps = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
-    return host.mul_up(frobenius * (1 + 2.0**-20), taps, 2.0**-49)
+    return host.mul_up(frobenius, taps, 16 * 2.0**-53)

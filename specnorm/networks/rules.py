@@ -83,7 +83,10 @@ def scale(node: Node, source: Node) -> float:
     if not values.size or not bool(np.all(np.isfinite(values))):
         raise UnknownRuleError("it multiplies by values that are not finite")
     # Unless they are exact, the values were computed with a handful of roundings.
-    largest = host.mul_up(float(np.max(np.abs(values))), 1.0 if node.params.get("exact") else 1 + 2.0**-48)
+    largest = float(np.max(np.abs(values)))
+    if not node.params.get("exact"):
+        # A quotient by a root of a sum: a few roundings.
+        largest = host.raised(largest, 14)
     return largest if values.size == 1 else host.mul_up(largest, broadcast(node, source))
 
 
@@ -133,7 +136,7 @@ def average_pool(node: Node, source: Node) -> float:
         # Sums instead of averages, if padding counts: windows without ceil all have the same weight.
         if any(window.ceil for window in windows):
             raise UnknownRuleError("divisor_override with ceil_mode")
-        known.append(math.nextafter(math.prod(window.kernel for window in windows) / abs(divisor), math.inf))
+        known.append(host.div_up(math.prod(window.kernel for window in windows), abs(divisor)))
     return host.mul_up(*known)
 
 
@@ -237,7 +240,7 @@ def average(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> flo
 
     As for a sum.
     """
-    return host.mul_up(add(node, sources, bounds), math.nextafter(1 / len(bounds), math.inf))
+    return host.mul_up(add(node, sources, bounds), host.div_up(1, len(bounds)))
 
 
 def stack(node: Node, sources: Sequence[Node], bounds: Sequence[float]) -> float:

@@ -106,7 +106,7 @@ class CentreMatrices:
 
 def speaks_of(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
     """Whether the matrices bound H for limits: those reduced for a limit say nothing of lower ones, shape (c,)."""
-    return (limit_sq >= formed.reduced_for_sq) | (formed.polynomial.rank == formed.polynomial.size)
+    return np.asarray((limit_sq >= formed.reduced_for_sq) | (formed.polynomial.rank == formed.polynomial.size))
 
 
 def proven_norms(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
@@ -123,9 +123,8 @@ def proven_norms(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps)
     if arrays.real_dtype(formed.matrices, xp=ops.xp) == ops.xp.float32:
         limits = host.float32_down(limits)
     below = matrices.gram_below(formed.matrices, ops.from_numpy(limits, polynomial.blocks), ops=ops)
-    return np.where(
-        np.asarray(ops.to_numpy(below)) & speaks_of(formed, limit_sq), polynomial.norm_up(limit_sq), math.inf
-    )
+    proven = np.asarray(ops.to_numpy(below)) & speaks_of(formed, limit_sq)
+    return np.where(proven, polynomial.norm_up(limit_sq), math.inf)
 
 
 class Cover:
@@ -212,6 +211,8 @@ class Cover:
         """
         if formed.cells is not self.open:
             raise ValueError("the matrices were formed for cells that have changed since")
+        if self.fathom_by_supremum(threshold):
+            return np.ones(len(formed), dtype=bool)
         limit_sq = self.limits_sq(formed.polynomial, threshold)[formed.index]
         if wanted_sq is not None:
             limit_sq = np.minimum(limit_sq, wanted_sq)

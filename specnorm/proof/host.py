@@ -10,26 +10,30 @@ Numbers are floats, or float64 arrays of NumPy.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from numpy.typing import NDArray
-
-Real = TypeVar("Real", float, "NDArray[np.float64]")
+Real = TypeVar("Real", float, "np.ndarray")
 
 
 def above(x: Real) -> Real:
     """Next number towards infinity."""
-    return math.nextafter(x, math.inf) if isinstance(x, float | int) else np.nextafter(x, math.inf)
+    beyond: Real = _towards(x, math.inf)
+    return beyond
 
 
 def below(x: Real) -> Real:
     """Next number towards minus infinity."""
-    return math.nextafter(x, -math.inf) if isinstance(x, float | int) else np.nextafter(x, -math.inf)
+    beyond: Real = _towards(x, -math.inf)
+    return beyond
+
+
+def _towards(x: Any, end: float) -> Any:
+    return np.nextafter(x, end) if isinstance(x, np.ndarray) else math.nextafter(x, end)
 
 
 def raised(x: Real, roundings: int) -> Real:
@@ -59,14 +63,16 @@ def add_up(*terms: float) -> float:
     return total
 
 
-def mul_down(a: Real, b: float) -> Real:
-    """Product, never above the exact one."""
-    return below(a * b)
+def mul_down(a: Real, b: Real | float) -> Real:
+    """Product of non-negative numbers, never above the exact one."""
+    product: Real = a * b
+    return below(product)
 
 
 def sub_down(a: Real, b: Real | float) -> Real:
     """Difference, never above the exact one."""
-    return below(a - b)
+    difference: Real = a - b
+    return below(difference)
 
 
 def div_up(a: float, b: float) -> float:
@@ -94,12 +100,14 @@ def cos_down(angle: Real) -> Real:
 
     Four units in the last place are at most 2**-50 of the value.
     """
-    return mul_down(np.cos(angle), 1 - 2.0**-50)
+    cosine: Real = np.cos(angle) * (1 - 2.0**-50)
+    return below(cosine)
 
 
 def sin_up(angle: Real) -> Real:
     """Sine of angles between 0 and pi/2, rounded up themselves, from above: it rises there."""
-    return above(np.sin(angle) * (1 + 2.0**-49))
+    sine: Real = np.sin(angle) * (1 + 2.0**-49)
+    return above(sine)
 
 
 def hypot_up(*terms: float) -> float:
@@ -150,6 +158,6 @@ def representable(x: float, dtype: type[np.floating], rounds: Literal["up", "dow
     return float(y)
 
 
-def float32_down(x: NDArray[np.float64]) -> NDArray[np.float32]:
+def float32_down(x: np.ndarray) -> np.ndarray:
     """Single-precision numbers below some numbers: the conversion is to nearest, so the neighbour below is."""
     return np.nextafter(x.astype(np.float32), np.float32(-math.inf))

@@ -86,7 +86,7 @@ class SymbolNorms:
 
     def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
         self._blocks, self._ops = blocks, ops
-        self._errors = ops.to_numpy(trigonometric.symbol_error(blocks, xp=ops.xp)).tolist()
+        self._errors: list[float] = ops.to_numpy(trigonometric.symbol_error(blocks, xp=ops.xp)).tolist()
 
     def norm_down(self, block: int, point: Frequencies, right: Array) -> float:
         """Proven lower bound of one block's norm at one frequency: a quotient, less the symbol's error.

@@ -74,6 +74,7 @@ class Search:
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, ops=ops)
         self._polynomials = Polynomials(blocks, self.tuning, ops=ops)
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
+        self._cells = self._levels = 0
 
     def run(
         self,
@@ -302,8 +303,10 @@ class Search:
     def _evaluate_points(self, cover: Cover) -> None:
         """Evaluate single frequencies exactly that neither passed nor were seen above: they are not converged."""
         points = cover.open[np.flatnonzero(~cover.open.boxes.divisible)]
-        whole = self._polynomials.whole if len(points) else None
-        for part in self._polynomials.parts(whole, len(points)) if whole is not None else ():
+        if not len(points):
+            return
+        whole = self._polynomials.whole
+        for part in self._polynomials.parts(whole, len(points)):
             here = points[part]
             columns = whole.columns_at(here.boxes.centres, here.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)

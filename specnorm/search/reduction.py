@@ -95,7 +95,7 @@ def choose_rotation(
     allowed = tuning.truncation * threshold**2
     # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`; a little less, for its allowance.
     rank = kept + int(np.count_nonzero(taps * values[kept:] > 0.98 * allowed))
-    if rank > tuning.widest_reduced * p:
+    if rank > min(tuning.widest_reduced * p, p - 1):
         return None
     rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
     # Otherwise the factorisation was not good enough to be of use.

@@ -26,6 +26,7 @@ from specnorm.auditing.readers.onnx.shapes import (
 from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.networks.graph import Shape, concrete
 from specnorm.networks.pointwise import SLOPES
+from specnorm.proof import host
 
 
 def function(function: str, alpha: float | None = None) -> Operator:
@@ -54,7 +55,7 @@ def selu(call: Call) -> Translated:
         call.attribute("alpha", 1.67326319217681884765625),
         call.attribute("gamma", 1.05070102214813232421875),
     )
-    steep = math.nextafter(abs(gamma) * max(1.0, abs(alpha)), math.inf)
+    steep = host.mul_up(abs(gamma), max(1.0, abs(alpha)))
     return one(call, "pointwise", call.data().shape, function="linear", alpha=steep)
 
 
@@ -110,7 +111,8 @@ def _gated(x: Value | None, gate: Value | None) -> tuple[str, float] | None:
         return "silu", number  # (1/c) silu(c x) has the slopes of silu
     if call.operator == "HardSigmoid" and _same(inner, base):
         sixth = abs(call.attribute("alpha", 0.2) - 1 / 6) < 1e-7 and call.attribute("beta", 0.5) == 0.5
-        return ("hard_swish", number * (1 + 1e-6)) if sixth else None
+        # The slopes of x * (a x + 1/2) between its kinks are from -1/2 to 3/2, whatever a is.
+        return ("hard_swish", number) if sixth else None
     if call.operator == "Tanh" and isinstance(inner, Data) and inner.call is not None:
         return ("mish", number) if inner.call.operator == "Softplus" and _same(inner.call.input(0), base) else None
     if call.operator == "Add":
@@ -141,7 +143,7 @@ def multiply(call: Call) -> Translated:
         function, number = found
         base = _multiple(a)[0] if _gated(a, b) else _multiple(b)[0]
         assert isinstance(base, Data)  # for the type checker: `_gated` looked
-        steep = math.nextafter(SLOPES[function] * abs(number) * (1 + 2.0**-50), math.inf)
+        steep = host.mul_up(SLOPES[function], host.raised(abs(number), 2))
         return Translated("pointwise", (base.name,), (base.shape,), {"function": "linear", "alpha": steep})
     at = 0 if isinstance(a, Data) else 1
     constant = call.constant(1 - at, 2**24)

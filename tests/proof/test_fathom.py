@@ -1,0 +1,162 @@
+"""The trusted kernel alone: what a search hands it decides what is proven next, and never whether it is true."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat.numpy as xp
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from oracle import sigma_star
+from specnorm_numpy import BACKEND
+
+from specnorm.linalg.frequencies import Frequencies, half_grid
+from specnorm.proof import fathom
+from specnorm.proof.cells import dft, single_points, torus
+from specnorm.proof.fathom import Cover, cover_blocks
+from specnorm.proof.gram_polynomial import GramPolynomial, rotate
+from specnorm.runtime.execution import Execution
+
+OPS = Execution(BACKEND, xp)
+
+
+def blocks_of(seed: int, *shape: int) -> NDArray[np.float64]:
+    return np.random.RandomState(seed).standard_normal((1, *shape)) / 4
+
+
+def norm_at(block: NDArray[np.float64], theta: NDArray[np.float64]) -> float:
+    """Norm of the symbol at one frequency, by a dense SVD."""
+    taps = np.stack(np.meshgrid(*map(np.arange, block.shape[2:]), indexing="ij"), axis=-1)
+    phase = np.exp(1j * (taps @ theta))
+    return float(np.linalg.norm((block * phase).sum(axis=tuple(range(2, block.ndim))), 2))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
+    """Whatever the search asks: random cells, random limits to prove, matrices reduced for random limits."""
+    random = np.random.RandomState(seed)
+    blocks = blocks_of(seed, 5, 4, 3, 2)
+    basis = np.linalg.qr(random.standard_normal((1, 4, 4)))[0]
+    truth = sigma_star(blocks[0], max_cells=3000)
+    polynomials = [GramPolynomial(blocks, ops=OPS), GramPolynomial(blocks, rotate(blocks, basis, 2, ops=OPS), ops=OPS)]
+    polynomials.append(polynomials[0].float32_copy())
+    fathomed = 0
+    for _ in range(12):
+        threshold = truth.hi * float(random.uniform(0.6, 1.3))
+        cover = cover_blocks(blocks, torus((3, 2)), keeps=True, ops=OPS)
+        for _ in range(4):
+            polynomial = polynomials[random.randint(3)]
+            index = np.flatnonzero(random.uniform(size=len(cover)) < 0.8)
+            reduced_for_sq = polynomial.truncation + threshold**2 * random.uniform(0.01, 1, size=len(index))
+            formed, _ = cover.form(polynomial, index, reduced_for_sq)
+            wanted_sq = threshold**2 * random.uniform(0.2, 1.5, size=len(index)) if random.randint(2) else None
+            passed = index[cover.fathom(formed, threshold, wanted_sq=wanted_sq)]
+            fathomed += len(passed)
+            for i in passed:
+                centre = cover.open.boxes.centres.angles[i]
+                assert norm_at(blocks[0], centre) <= cover.norms[i]
+            cover.prune()
+            if not len(cover):
+                break
+            cover.split(np.full(len(cover), 2))
+        if not len(cover):
+            assert truth.lo <= cover.upper <= threshold
+    assert fathomed > 50
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_grid_point_above_the_threshold_is_fathomed(seed: int) -> None:
+    """One by one, by a dense SVD; with a supremum as near as it can be, and by it alone."""
+    blocks = blocks_of(seed, 3, 3, 4)
+    supremum = sigma_star(blocks[0], max_cells=3000).hi * (1 + 1e-9)
+    polynomial = GramPolynomial(blocks, ops=OPS)
+    for n in (5, 9, 16):
+        largest = max(norm_at(blocks[0], theta) for theta in half_grid((n,)).angles)
+        for offset in (-1e-2, -1e-6, -1e-9, 1e-9, 1e-2):
+            threshold = largest * (1 + offset)
+            cover = cover_blocks(blocks, dft((n,), (4,)), supremum, ops=OPS)
+            for _ in range(8):
+                formed, _ = cover.form(polynomial, np.arange(len(cover)), np.zeros(len(cover)))
+                cover.fathom(formed, threshold)
+                cover.prune()
+                if not len(cover):
+                    break
+                cover.split(np.full(len(cover), 2))
+            assert len(cover) == 0 if offset > 1e-8 else len(cover) > 0 or offset > 0
+
+
+def test_a_cover_is_no_proof_before_it_is_done() -> None:
+    blocks = blocks_of(0, 2, 2, 3)
+    cover = cover_blocks(blocks, torus((3,)), keeps=True, ops=OPS)
+    assert cover.fathomed is None
+    formed, _ = cover.form(GramPolynomial(blocks, ops=OPS), np.arange(2), np.zeros(2))
+    cover.fathom(formed, 100.0)
+    cover.prune()
+    assert len(cover) > 0
+    assert cover.fathomed is None
+
+
+def started() -> tuple[NDArray[np.float64], Cover, GramPolynomial]:
+    blocks = blocks_of(1, 4, 3, 3)
+    return blocks, cover_blocks(blocks, torus((3,)), ops=OPS), GramPolynomial(blocks, ops=OPS)
+
+
+def test_matrices_of_cells_that_have_changed_are_refused() -> None:
+    _, cover, polynomial = started()
+    formed, _ = cover.form(polynomial, np.arange(len(cover)), np.zeros(len(cover)))
+    cover.split(np.full(len(cover), 2))
+    with pytest.raises(ValueError, match="changed since"):
+        cover.fathom(formed, 1.0)
+
+
+def test_matrices_of_other_blocks_are_refused() -> None:
+    _, cover, _ = started()
+    with pytest.raises(ValueError, match="not one of this cover's blocks"):
+        cover.form(GramPolynomial(blocks_of(2, 4, 3, 3), ops=OPS), np.arange(1), np.zeros(1))
+
+
+def test_cells_that_are_done_with_are_not_cut() -> None:
+    _, cover, polynomial = started()
+    formed, _ = cover.form(polynomial, np.arange(1), np.zeros(1))
+    assert cover.fathom(formed, 100.0).all()
+    with pytest.raises(ValueError, match="pruned before"):
+        cover.split(np.full(len(cover), 2))
+
+
+def test_matrices_are_not_reduced_for_less_than_the_truncation() -> None:
+    blocks, cover, _ = started()
+    reduced = GramPolynomial(blocks, rotate(blocks, np.eye(3)[None], 1, ops=OPS), ops=OPS)
+    with pytest.raises(ValueError, match="truncation"):
+        cover.form(reduced, np.arange(1), np.asarray([reduced.truncation]))
+
+
+def test_grid_points_need_a_supremum() -> None:
+    zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
+    with pytest.raises(ValueError, match="supremum"):
+        cover_blocks(blocks_of(0, 2, 2, 3), single_points(zero, (3,)), ops=OPS)
+
+
+@pytest.mark.parametrize("radius", [math.pi / 2, 2.0, 6.0, 7.0])
+def test_no_lemma_speaks_of_cells_wider_than_half_a_turn(radius: float) -> None:
+    """The cosine is positive again from 3 pi / 2 on: the lemma is not."""
+    wide: Any = np.asarray([radius])
+    assert fathom.cell_lemma(1.0, wide) == 0
+    assert fathom.grid_lemma(1.0, 1.1, wide) == 0
+
+
+def test_grid_lemma_is_rounded_down() -> None:
+    """Against long floats: where mu cos(phi) and the root times sin(phi) nearly cancel, and elsewhere."""
+    random = np.random.RandomState(0)
+    long = np.longdouble
+    if np.finfo(long).nmant < 60:
+        pytest.skip("no longer floats on this machine")
+    for supremum in random.uniform(1, 2, size=2000):
+        threshold = supremum * random.choice([random.uniform(0.5, 1), 1 - 2.0 ** -random.randint(20, 52)])
+        zero_at = math.asin(threshold / supremum)
+        radius = float(random.choice([random.uniform(0, 1.5), zero_at * (1 - 1e-12), zero_at * (1 - 1e-6)]))
+        apart = np.sqrt((long(supremum) - long(threshold)) * (long(supremum) + long(threshold)))
+        exact = long(threshold) * np.cos(long(radius)) - apart * np.sin(long(radius))
+        found = fathom.grid_lemma(float(threshold), float(supremum), np.asarray([radius]))[0]
+        assert found <= max(exact, 0) + long(1e-18) if threshold < supremum else found == math.inf
