@@ -186,7 +186,7 @@ import numpy as np
 from specnorm.backends import Backend
 class Fake(Backend):
     name = framework = {name!r}
-    api_version = 1
+    api_version = 2
     def is_array(self, x): return type(x).__name__ == "Array"
     def version(self): return "3.2"
 BACKEND = Fake()
@@ -337,7 +337,7 @@ def test_framework_is_missing(install: Installer, root: str, library: str, advic
         ("import json; json.nothing", "fails on import: AttributeError"),
         ("BACKENDS = 1", "names an object that does not exist: .*BACKEND"),
         ("BACKEND = 1", "is a int without an api_version; expected a Backend object"),
-        ("class Foreign: api_version = 1\nBACKEND = Foreign()", "is a Foreign; expected an object derived"),
+        ("class Foreign: api_version = 2\nBACKEND = Foreign()", "is a Foreign; expected an object derived"),
     ],
 )  # fmt: skip
 def test_broken_plugin(install: Installer, source: str, message: str) -> None:
@@ -355,11 +355,11 @@ def test_plugin_module_is_missing(install: Installer) -> None:
         specnorm.f4_bound(array_of("fakelib"))
 
 
-@pytest.mark.parametrize(("version", "who"), [(2, "specnorm-bounds"), (0, "the plugin")])
+@pytest.mark.parametrize(("version", "who"), [(3, "specnorm-bounds"), (1, "the plugin")])
 def test_plugin_for_another_version(install: Installer, version: int, who: str) -> None:
     source = PLUGIN.format(name="fakelib") + f"Fake.api_version = {version}"
     install("some-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=source)
-    expected = f"written for version {version} of the plugin interface; this specnorm has 1. Upgrade {who}"
+    expected = f"written for version {version} of the plugin interface; this specnorm has 2. Upgrade {who}"
     with pytest.raises(specnorm.BackendVersion, match=expected):
         specnorm.f4_bound(array_of("fakelib"))
 

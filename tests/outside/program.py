@@ -64,7 +64,7 @@ class Mine(Backend):
     """A plugin."""
 
     name = "mine"
-    api_version = 1
+    api_version = 2
 
 
 def checked() -> None:
