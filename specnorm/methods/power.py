@@ -13,7 +13,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.power import follow
-from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol
 from specnorm.proof.layer import ritz_values_down
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class LayerRitz(Method):
 
 
 @dataclass(frozen=True)
-class Power(LayerRitz):
+class Power(Stepped, LayerRitz):
     """Norm of the layer itself at ``input_shape``, from below: Lanczos on A*A, with real convolutions.
 
     Parameters

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.linalg import arrays, symbols
+from specnorm.linalg.extrapolation import contraction, extrapolated, geometric_tail
 from specnorm.linalg.frequencies import Frequencies, phases, product
+from specnorm.linalg.power import matrix_maps, power_step
 
 if TYPE_CHECKING:
     from specnorm.search.tuning import Tuning
@@ -106,8 +108,8 @@ class Ascent:
                 higher = newton_step(self._weights(left, right), self.taps, theta, self.tuning.regular)
                 move, last = higher - theta, move[going]
                 # Alternation converges geometrically: every other time on to where the last two moves point.
-                ahead = _ratio(move, last, self.tuning.slowest) if round_ % 2 else np.zeros(len(move))
-                theta = higher + (ahead / (1 - ahead))[:, None] * move
+                ratio = contraction(move, last, largest=self.tuning.slowest) if round_ % 2 else np.zeros(len(move))
+                theta = extrapolated(higher, theta, geometric_tail(ratio)[:, None])
         return point, top, value
 
     def _promising(
@@ -129,13 +131,11 @@ class Ascent:
         flat = xp.matrix_transpose(xp.reshape(self.trial_block, (m * p, -1)))
         real, imag = (xp.matmul(part, flat) for part in (xp.real(weights), xp.imag(weights)))
         g = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
-        h = arrays.adjoint(g, xp=xp)
-        right = right[..., None]
+        apply, adjoint = matrix_maps(g, xp=xp)
         for _ in range(steps - 1):
-            right = xp.matmul(h, xp.matmul(g, right))
-        right, _ = arrays.unit(right[..., 0], xp=xp)
-        left, _ = arrays.unit(xp.matmul(g, right[..., None])[..., 0], xp=xp)
-        right, norm = arrays.unit(xp.matmul(h, left[..., None])[..., 0], xp=xp)
+            right = adjoint(apply(right))
+        right, _ = arrays.unit(right, xp=xp)
+        left, right, norm = power_step(apply, adjoint, right, xp=xp)
         return left, right, self.ops.to_numpy(norm).astype(float)
 
     def _newton(self, point: Frequencies, vector: Array) -> tuple[Frequencies, Array]:
@@ -232,12 +232,6 @@ class Ascent:
 
     def _phase(self, point: Frequencies) -> Array:
         return symbols.Symbol(self.block, point, ops=self.ops).phase
-
-
-def _ratio(move: np.ndarray, last: np.ndarray, most: float) -> np.ndarray:
-    """By how much the steps of each ascent shrink, from the last two, shape (s,)."""
-    ratio = np.sum(move * last, axis=1) / np.maximum(np.sum(last * last, axis=1), 1e-300)
-    return np.asarray(np.clip(ratio, 0.0, most))
 
 
 def uphill(gradient: np.ndarray, hessian: np.ndarray, regular: float) -> np.ndarray:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.linalg import arrays, symbols
+from specnorm.linalg.chebyshev import chebyshev_filter
+from specnorm.linalg.power import gram_power
 
 if TYPE_CHECKING:
     from specnorm.proof.fathom import CentreMatrices
@@ -74,15 +76,13 @@ def chebyshev(
     trace = ops.to_numpy(xp.real(xp.linalg.trace(gram)))
     cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
     scale = xp.astype(ops.from_numpy(2 / cut, like), vectors.dtype)[:, None]
-    before, vectors = vectors, vectors * 0
-    for step in range(degree):
-        image = xp.matmul(gram, before[..., None])[..., 0] * scale - before
-        before, vectors = (image if step == 0 else 2 * image - vectors), before
-        if step % 3 == 2:
-            before, norm = arrays.normalise(before, xp=xp)
-            vectors = vectors / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), vectors.dtype)
-    vectors, _ = arrays.normalise(before, xp=xp)
-    vectors, norm = arrays.normalise(xp.matmul(gram, vectors[..., None])[..., 0], xp=xp)
+
+    def mapped(x: Array) -> Array:
+        return xp.matmul(gram, x[..., None])[..., 0] * scale - x
+
+    vectors = chebyshev_filter(mapped, vectors, degree, renormalise_every=3, xp=xp)
+    vectors, _ = arrays.normalise(vectors, xp=xp)
+    vectors, norm = gram_power(lambda x: xp.matmul(gram, x[..., None])[..., 0], vectors, 1, xp=xp)
     # ||H v|| for the unit v before is at most lambda_max.
     return ops.to_numpy(norm[:, 0]).astype(float), vectors
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import Frequencies, coarse_grid, product
+from specnorm.linalg.power import gram_power
 from specnorm.proof.matrices import SymbolNorms
 from specnorm.search.ascent import Ascent, nearby
 from specnorm.search.estimates import lift, unrotated
@@ -87,8 +88,7 @@ class Incumbent:
         symbol = symbols.Symbol(blocks, frequencies, ops=self.ops)
         v = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
         v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
-        for _ in range(3):
-            v, norms = arrays.normalise(symbol.apply_adjoint(symbol.apply(v)), xp=xp)
+        v, norms = gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), v, 3, xp=xp)
         host, vectors = self.ops.to_numpy(norms)[:, :, 0], self.ops.to_numpy(v)
         order = np.argsort(-host, axis=1, kind="stable")[:, : self.tuning.trials]
         chosen = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
