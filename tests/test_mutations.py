@@ -155,7 +155,7 @@ class Textbook(NumpyBackend):
     @staticmethod
     def _completes(rest: NDArray[Any]) -> bool:
         for j in range(len(rest)):
-            if not rest[j, j] > 0:
+            if not 0 < rest[j, j] < math.inf:
                 return False
             below = j + 1 + np.flatnonzero(rest[j + 1 :, j])  # where the column is 0 nothing changes
             column = rest[below, j] / np.sqrt(rest[j, j])
