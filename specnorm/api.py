@@ -17,7 +17,7 @@ from specnorm.methods import (
     Unfoldings,
 )
 from specnorm.result import Result
-from specnorm.runtime.program import program_for
+from specnorm.runtime.table import program_for
 from specnorm.spec import Geometry, Layer
 from specnorm.types import Array, ArrayT
 

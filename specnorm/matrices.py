@@ -10,7 +10,7 @@ from specnorm.methods import Method
 from specnorm.methods.gram_iteration import GramIteration
 from specnorm.methods.matrix_norm import MatrixNorm
 from specnorm.methods.power_iteration import PowerIteration
-from specnorm.runtime.program import program_for
+from specnorm.runtime.table import program_for
 
 ArrayT = TypeVar("ArrayT")
 

@@ -14,7 +14,7 @@ from specnorm import api, backends, matrices
 from specnorm.backends import API_VERSION, Backend
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import METHODS, Method
-from specnorm.runtime.program import program_for
+from specnorm.runtime.table import program_for
 from specnorm.types import Array
 
 FUNCTIONS = (

@@ -15,7 +15,8 @@ from specnorm.backends import Backend, backend_for
 from specnorm.errors import MethodError
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
-from specnorm.runtime.program import Program, program_for, state_shapes
+from specnorm.runtime.program import Program
+from specnorm.runtime.table import program_for, state_shapes
 from specnorm.spec import Geometry
 from specnorm.types import Array, ArrayT
 

@@ -20,7 +20,7 @@ import specnorm
 from specnorm import Enclose, FantasticFour
 from specnorm.errors import BackendError
 from specnorm.proof.arithmetic import flushes, rounds_to_nearest, too_small
-from specnorm.runtime.program import program_for
+from specnorm.runtime.table import program_for
 
 MEASURES: dict[str, Callable[[Any], Any]] = {
     "enclose": lambda k: specnorm.enclose(k).upper,

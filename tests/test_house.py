@@ -26,6 +26,7 @@ LEVELS = (
     ("search",),
     ("tensor",),
     ("methods",),
+    ("plugin",),
     ("backends", "runtime"),
     (
         "api",
@@ -46,6 +47,7 @@ LEVELS = (
 
 FORBIDDEN_BETWEEN_NEIGHBOURS = {
     ("runtime", "backends"),
+    ("plugin",),
     ("backends", "runtime"),
 }
 """Backends are used at the front door only; what lies lower gets the operations as an argument (`types.ArrayOps`)."""

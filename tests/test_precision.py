@@ -13,7 +13,7 @@ from libraries import Lib, Unusable, opened
 import specnorm
 from specnorm import Enclose, Method, TensorNorm
 from specnorm.backends import backend_for
-from specnorm.runtime.program import program_for
+from specnorm.runtime.table import program_for
 
 Function = Callable[[Any], Any]
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm.runtime import program as programs
-from specnorm.runtime.program import Program, program_for
+from specnorm.runtime import table as programs
+from specnorm.runtime.program import Program
+from specnorm.runtime.table import program_for
 
 SHAPE = (4, 3, 3, 3)
 

@@ -459,7 +459,7 @@ def test_func() -> None:
 def test_step_operator_is_well_formed() -> None:
     kernel, method = torch.randn(4, 3, 3, 2), specnorm.TensorNorm(certified=False)
     state = list(specnorm.init(kernel, method).values())
-    key = specnorm.runtime.program.program_for(method, (4, 3, 3, 2), "torch.float32", ()).key
+    key = specnorm.runtime.table.program_for(method, (4, 3, 3, 2), "torch.float32", ()).key
     utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
     results = torch.library.opcheck(torch.ops.specnorm.step.default, (kernel, state, key, 1), test_utils=utilities)
     assert set(results.values()) == {"SUCCESS"}

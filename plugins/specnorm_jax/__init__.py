@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from specnorm.backends import Backend
 from specnorm.errors import BackendError, SecondDerivativeError
 from specnorm.result import Enclosure, Result
+from specnorm.runtime.values import check_values
 from specnorm.types import Array
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def _compiled_step(
 def _check(program: Program, kernels: Array) -> None:
     """Refuse non-finite values; they are not known any more inside the compiled functions."""
     if not BACKEND.is_traced(kernels):
-        program.check_values(kernels, backend=BACKEND)
+        check_values(kernels, program.shape, backend=BACKEND)
 
 
 class _Seen:

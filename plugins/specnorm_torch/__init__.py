@@ -20,7 +20,7 @@ from torch.autograd import Function
 
 from specnorm.backends import Backend
 from specnorm.errors import KernelError, SecondDerivativeError
-from specnorm.runtime.program import keep, program
+from specnorm.runtime.table import keep, program
 from specnorm.types import Array
 from specnorm_torch.auditing import audit
 from specnorm_torch.baking import bake_, baked

@@ -1,4 +1,4 @@
-"""Enclosures: lower <= norm <= upper, both proven, by branch and bound over frequencies (`methods.search`)."""
+"""Enclosures: lower <= norm <= upper, both proven, by branch and bound over frequencies (`search`)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ExactFFT(Method):
     """Norm of a circular layer at one input size, or the supremum over all sizes, to a relative tolerance.
 
     The symbols are matrix products with tables of cosines, not an FFT: a kernel larger than the input wraps by itself,
-    and no frequency is stored. Large grids are searched by cells (`methods.search`), so that the cost hardly grows with
+    and no frequency is stored. Large grids are searched by cells (`search`), so that the cost hardly grows with
     the input; small ones, and every grid under a tracer or where each new shape costs a compilation, are visited whole.
 
     Parameters

@@ -19,7 +19,7 @@ from specnorm.methods.channel_norms import ChannelNorms
 from specnorm.methods.gram_iteration import GramIteration
 from specnorm.methods.matrix_norm import MatrixNorm
 from specnorm.methods.power_iteration import PowerIteration
-from specnorm.runtime.program import program_for
+from specnorm.runtime.table import program_for
 
 CIRCULAR = (("input_shape", 32), ("padding_mode", "circular"))
 ROWS: dict[str, tuple[methods.Method, tuple[tuple[str, Any], ...]]] = {
