@@ -1,7 +1,8 @@
 """Array libraries behind one interface, found by entry point. This file names no framework and imports none.
 
 A plugin is one object derived from `plugin.Backend`, registered in the entry-point group ``specnorm.backends`` under
-the root package of the arrays it owns. Which plugin owns an array is read off the array's class alone (`type(x).__mro__`).
+the root package of the arrays it owns. Which plugin owns an array is read off the array's class alone
+(`type(x).__mro__`).
 """
 
 from __future__ import annotations

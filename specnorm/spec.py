@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args, get_type_hints
 
 from specnorm.errors import GeometryError, KernelError
+from specnorm.padding import PaddingMode, padding_copies
 
-PaddingMode = Literal["circular", "zeros", "reflect", "replicate"]
 Layout = Literal["OI", "OIW", "OIHW", "OIDHW", "IO", "WIO", "HWIO", "DHWIO"]
 
 MAX_SPATIAL_AXES = 3
@@ -296,24 +295,6 @@ def at_every_size(geometry: dict[str, Any]) -> dict[str, Any]:
     padding = geometry.get("padding", "same")
     wrapped = padding > 0 if isinstance(padding, int) else padding == "same" or any(max(p) > 0 for p in padding)
     return {**geometry, "stride": 1} if circular and wrapped and "stride" in geometry else geometry
-
-
-def padding_copies(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
-    """Largest number of copies of one pixel that padding makes of an axis of n pixels; None: of any size."""
-    if mode == "circular":
-        return 1 + -(-(before + after) // (n or 1))
-    if mode == "replicate":
-        return 1 + (max(before, after) if n is not None and n > 1 else before + after)
-    if mode == "reflect":
-        if n is not None and max(before, after) >= n:
-            # Back and forth, as often as it takes.
-            turn = max(2 * (n - 1), 1)
-            return max(Counter(min(p % turn, turn - p % turn) for p in range(-before, n + after)).values())
-        both = before > 0 and after > 0
-        # One pixel lies in both borders: 1 <= i <= before and n - 1 - after <= i <= n - 2.
-        overlap = n is None or max(1, n - 1 - after) <= min(before, n - 2)
-        return 3 if both and overlap else 2 if before or after else 1
-    return 1
 
 
 def check_dtype(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:

@@ -14,8 +14,9 @@ from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, l
 from specnorm.backends import backend_for
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
+from specnorm.padding import PaddingMode
 from specnorm.result import Result
-from specnorm.spec import ConvSpec, PaddingMode
+from specnorm.spec import ConvSpec
 from specnorm.types import Array
 
 NEEDS_A_SIZE = frozenset({"power"})

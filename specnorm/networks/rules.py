@@ -18,8 +18,8 @@ from specnorm.networks import axes
 from specnorm.networks.axes import Window
 from specnorm.networks.graph import Node, Shape, concrete
 from specnorm.networks.pointwise import slope
+from specnorm.padding import padding_copies
 from specnorm.proof import host
-from specnorm.spec import padding_copies
 
 
 class UnknownRuleError(Exception):
