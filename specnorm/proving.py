@@ -34,7 +34,7 @@ def enclose(
     Returns
     -------
     Enclosure
-        ``status`` tells whether rtol was reached; where it was not the ends are wider, and as true. The witness of a
+        ``status`` tells whether rtol was reached; where it was not the bounds are wider, and as true. The witness of a
         layer enclosed by its matrix has no frequency; its vectors are an output and an input.
 
     Raises

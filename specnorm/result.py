@@ -19,7 +19,7 @@ below, never above the true norm, rounding included; ``estimate``: close, no pro
 
 @dataclass(frozen=True, eq=False)
 class Enclosure:
-    """Two proven ends of a layer's norm.
+    """Two proven bounds of a layer's norm.
 
     Parameters
     ----------
@@ -30,12 +30,12 @@ class Enclosure:
     cells, levels : int
         Size of the search.
     proof_dtype : str
-        What the proof was computed in, and where; cells far below ``upper`` may have been ruled out in float32, with
+        What the proof was computed in, and where; cells far below ``upper`` may have been pruned in float32, with
         that precision's allowances.
     status : str
-        A word and what it means: "converged: ..." (the ends are ``rtol`` apart), "budget: ..." (the search ended
+        A word and what it means: "converged: ..." (the bounds are ``rtol`` apart), "budget: ..." (the search ended
         first), "size: ..." (a layer at a size that could not be enclosed more closely) or "padding: ..." (``upper``
-        includes what padding may add). The ends are proven in each case.
+        includes what padding may add). The bounds are proven in each case.
     """
 
     lower: Any

@@ -415,7 +415,7 @@ def check_gradients(trial: Trial) -> None:
             # A gradient is less sharp than the value where the maximum is flat.
             _close(trial.host(slope), gradient, 100 * rtol**0.75, f"gradient of {case}")
             # Norms are homogeneous, so <gradient, kernel> is the norm (Euler): between the value and, where there is
-            # one, the proven lower end. No plugin had a hand in this comparison.
+            # one, the proven lower bound. No plugin had a hand in this comparison.
             product = float(np.sum(trial.host(slope).astype(np.float64) * kernel))
             high = float(trial.host(value))
             low = float(reference.stats.get("lower", high))

@@ -23,7 +23,7 @@ def network_of(
     tensors : sequence of Tensor
         As the reader gave them.
     rows : sequence of Row
-        Measured; their upper ends are used where the geometry is the same.
+        Measured; their upper bounds are used where the geometry is the same.
     input_shape : int, tuple of int or None
         Spatial sizes for axes of the network's inputs that the file leaves open.
 

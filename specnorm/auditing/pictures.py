@@ -31,7 +31,7 @@ _KEPT = 513
 
 
 def worst(rows: Sequence[Row], count: int) -> list[int]:
-    """Positions of the layers with the largest proven upper ends, highest first; zero layers are none.
+    """Positions of the layers with the largest proven upper bounds, highest first; zero layers are none.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ class Row:
     assumed : tuple of str
         What of the geometry was taken for granted, as ``name=value``.
     lower, upper : float or None
-        Proven ends of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes
+        Proven bounds of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes
         (`ConvSpec.sizes`). ``upper`` is the least of all that was proven.
     values : mapping of str to Value
         Per method; and ``"circular"``, the exact circular norm, where an input shape was given.

@@ -80,7 +80,7 @@ def is_complex(x: Array, *, xp: Any) -> bool:
     return x.dtype in (xp.complex128, xp.complex64)
 
 
-def widened(x: Array, *, ops: ArrayOps) -> Array:
+def in_wide_dtype(x: Array, *, ops: ArrayOps) -> Array:
     """Real numbers in the widest dtype of their device."""
     xp = ops.xp
     return xp.astype(x, getattr(xp, ops.wide_dtype), copy=False)

@@ -44,7 +44,7 @@ def top_triples(
 
 def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
-    u, v, phase, owner = residuals
+    u, v, phase, group = residuals
     gradient = symbols.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
-    gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
+    gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
     return xp.reshape(gradient, (-1, *gradient.shape[2:]))

@@ -57,7 +57,7 @@ class Needs:
         Direction of the last rounding: "up" for upper bounds, "down" for lower ones.
     precision : {"own", "wide", "mixed"}
         Dtype of the blocks: the kernel's own, or the widest of the device, for proofs. "mixed": the kernel's own, and
-        the method widens what it proves by itself.
+        the method itself computes what it proves in the widest precision.
     narrow_gradient : bool
         Whether a gradient made of a few outer products is wanted: its residuals then have the kernel's own precision.
     small_products : bool

@@ -91,8 +91,8 @@ class Certify(Method):
         if found.upper <= target:
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
-            ends = enclose_layer(kernel, spec, rtol=rtol, ops=ops)
-            lower, upper = float(ends.lower[0]), float(ends.upper[0])
+            bounds = enclose_layer(kernel, spec, rtol=rtol, ops=ops)
+            lower, upper = float(bounds.lower[0]), float(bounds.upper[0])
             if lower > bound or upper <= bound or upper > lower * (1 + rtol):
                 break
         return upper <= bound, lower > bound
@@ -128,7 +128,7 @@ def _without_padding(bound: float, spec: ConvSpec) -> float:
 
 
 def _scaled_bound(bound: float, power: int) -> float:
-    """``bound * 2**-power``, exactly; or, where that is far from every norm of a kernel of about 1, one of the ends.
+    """``bound * 2**-power``, exactly; or, where that is far from every norm of a kernel of about 1, one of the bounds.
 
     No such norm lies between an end and what it stands for, so a verdict at the end is one at the bound.
     """

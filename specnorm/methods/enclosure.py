@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Enclose(Method):
     """Proven interval around the norm: of the supremum over all sizes, or of a circular layer at one size.
 
-    The value is the upper end; the lower one is in the statistics.
+    The value is the upper bound; the lower one is in the statistics.
 
     Parameters
     ----------
@@ -84,12 +84,12 @@ class Enclose(Method):
             return self._at_size(blocks, spec, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         found = [enclosed(layer, spec, self.rtol, self.max_cells, ops=ops) for layer in layers]
-        ends = [f for f, _ in found]
-        u, v, _, phase, owner = top_triples(layers, [(f.block, f.frequency) for f in ends], ops=ops)
+        bounds = [f for f, _ in found]
+        u, v, _, phase, group = top_triples(layers, [(f.block, f.frequency) for f in bounds], ops=ops)
         done = [done and spec.padding_gain_sq == 1 for _, done in found]
-        frequencies = [f.frequency.angles[0] for f in ends]
-        stats = _columns(ends, done, frequencies, like=blocks, ops=ops)
-        return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, owner))
+        frequencies = [f.frequency.angles[0] for f in bounds]
+        stats = _columns(bounds, done, frequencies, like=blocks, ops=ops)
+        return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group))
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Lanczos from below, of a large layer from a plane wave; from above its matrix if small, and sigma*."""
@@ -100,15 +100,15 @@ class Enclose(Method):
         found = [enclosed(layer, everywhere, self.rtol, self.max_cells, ops=ops)[0] for layer in layers]
         suprema = ops.from_numpy(np.asarray([f.upper for f in found]), kernels)
         near = [(f.block, f.frequency.angles[0]) for f in found]
-        ends = enclose_layer(kernels, spec, rtol=self.rtol, supremum=suprema, near=near, ops=ops)
-        lower, upper = (ops.to_numpy(x) for x in (ends.lower, ends.upper))
+        bounds = enclose_layer(kernels, spec, rtol=self.rtol, supremum=suprema, near=near, ops=ops)
+        lower, upper = (ops.to_numpy(x) for x in (bounds.lower, bounds.upper))
         found = [replace(f, lower=a, upper=b) for f, a, b in zip(found, lower.tolist(), upper.tolist(), strict=True)]
         done = [f.upper <= f.lower * (1 + self.rtol) for f in found]
         # A witness of such a layer has no frequency.
         stats = _columns(found, done, [()] * len(found), like=kernels, ops=ops)
         layer = Convolution(kernels, spec, ops=ops)
-        gradient = layer.kernel_gradient(ends.u[:, None, :], ends.v[:, None, :])[:, 0, ...]
-        return Evaluation(stats[-1], (*stats[:-1], ends.u, ends.v), (gradient,))
+        gradient = layer.kernel_gradient(bounds.u[:, None, :], bounds.v[:, None, :])[:, 0, ...]
+        return Evaluation(stats[-1], (*stats[:-1], bounds.u, bounds.v), (gradient,))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Gradient of the norm at the witness."""
@@ -131,7 +131,7 @@ def enclosed(blocks: Array, spec: ConvSpec, rtol: float, max_cells: int, *, ops:
 def _columns(
     found: list[SearchResult], done: list[bool], frequencies: list[Any], *, like: Array, ops: ArrayOps
 ) -> tuple[Array, ...]:
-    """Lower ends, convergence, cells, levels and frequencies of some layers, and their upper ends."""
+    """Lower bounds, convergence, cells, levels and frequencies of some layers, and their upper bounds."""
     columns = (
         np.asarray([f.lower for f in found], dtype=np.float64),
         np.asarray(done, dtype=np.bool_),

@@ -46,7 +46,7 @@ class FantasticFour(Stepped):
         if ops.may_branch:
             value, residuals = smallest(blocks, spec, ops=ops)
             return Evaluation(value, (), residuals)
-        blocks = arrays.widened(blocks, ops=ops)
+        blocks = arrays.in_wide_dtype(blocks, ops=ops)
         every = Unfoldings().forward(blocks, spec, ops=ops)
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))

@@ -93,19 +93,19 @@ class ExactFFT(Method):
                 f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells (many are needed where "
                 "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
             )
-        u, v, value, phase, owner = top_triples(layers, [(f.block, f.frequency) for f, _ in found], ops=ops)
+        u, v, value, phase, group = top_triples(layers, [(f.block, f.frequency) for f, _ in found], ops=ops)
         visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
-        return Evaluation(value, (visited,), (u, v, phase, owner))
+        return Evaluation(value, (visited,), (u, v, phase, group))
 
     def _visit_all(self, blocks: Array, groups: int, every: Frequencies, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         _, phase = symbols.largest(_norms(xp), blocks, every, ops=ops)
         u, v, value = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
         u, v, value, phase = (xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase))
-        owner = xp.argmax(value, axis=1)
-        u, v, value, phase = (arrays.pick(x, owner, xp=xp) for x in (u, v, value, phase))
+        group = xp.argmax(value, axis=1)
+        u, v, value, phase = (arrays.pick(x, group, xp=xp) for x in (u, v, value, phase))
         visited = xp.full(value.shape, groups * len(every), dtype=xp.int32, device=ops.device(blocks))
-        return Evaluation(value, (visited,), (u, v, phase, owner))
+        return Evaluation(value, (visited,), (u, v, phase, group))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""

@@ -47,7 +47,7 @@ class Gram(Stepped):
             check_count("n_iter", self.n_iter)
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """An upper bound; what is proven is widened here."""
+        """An upper bound; what is proven is computed in the widest precision here."""
         del spec
         return Needs(rounds="up", precision="mixed")
 
@@ -68,7 +68,7 @@ class Gram(Stepped):
         unbounded = self._on_unbounded_domain(spec)
         if unbounded is not None:
             return unbounded.forward(blocks, spec, ops=ops)
-        narrow, blocks = blocks.dtype, arrays.widened(blocks, ops=ops)
+        narrow, blocks = blocks.dtype, arrays.in_wide_dtype(blocks, ops=ops)
         count = self._circular_count()
         error = trigonometric.symbol_error(blocks, xp=xp)[:, None]
 

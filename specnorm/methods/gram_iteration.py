@@ -47,7 +47,7 @@ class GramIteration(Method):
         """Iterate with rounding counted."""
         xp = ops.xp
         del spec
-        value = matrices.gram_iteration_up(arrays.widened(blocks, ops=ops), self.n_iter, xp=xp)
+        value = matrices.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:

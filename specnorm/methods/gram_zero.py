@@ -52,7 +52,7 @@ class ZeroPaddedGram(Method):
         check_count("n_iter", self.n_iter)
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """An upper bound; what is proven is widened here."""
+        """An upper bound; what is proven is computed in the widest precision here."""
         del spec
         return Needs(rounds="up", precision="mixed")
 
@@ -71,7 +71,7 @@ class ZeroPaddedGram(Method):
         xp = ops.xp
         del spec
         if self.n_iter == 0:
-            wide = arrays.widened(blocks, ops=ops)
+            wide = arrays.in_wide_dtype(blocks, ops=ops)
             return Evaluation(trigonometric.absolute_norm_up(wide, xp=xp), (), (blocks,))
         work = Powers(blocks, self.n_iter, ops=ops)
         norms, sums, kept = work.channel_norms()

@@ -25,7 +25,7 @@ class MatrixNorm(Method):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", "upper": "up"}
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """An estimate between two proven ends."""
+        """An estimate between two proven bounds."""
         del spec
         return Needs(precision="wide", narrow_gradient=True)
 

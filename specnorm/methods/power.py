@@ -73,13 +73,13 @@ class LayerRitz(Method):
         def gram(x: Array) -> Array:
             return layer.apply(layer.adjoint(x)) if wide else layer.adjoint(layer.apply(x))
 
-        broad = arrays.widened(kernels, ops=ops)
+        broad = arrays.in_wide_dtype(kernels, ops=ops)
         several = k if broad.dtype == kernels.dtype else max(k, POLISHED)
         size = min(layer.shape)
         plan = Plan(self.n_iter, self.seed, self.rtol)
         vectors, products = top_vectors(gram, kernels, size, k, plan, several=several, ops=ops)
         exact = Convolution(broad, spec, vectors=several, ops=ops)
-        v = arrays.widened(vectors, ops=ops)
+        v = arrays.in_wide_dtype(vectors, ops=ops)
         if v.shape[1] > k:
             v = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(v))[0])
             images = exact.adjoint(v) if wide else exact.apply(v)
@@ -119,7 +119,7 @@ class Power(Stepped, LayerRitz):
     name: ClassVar[str] = "power"
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """Many small products; the quotient is widened here."""
+        """Many small products; the quotient is taken in the widest precision here."""
         return replace(super().needs(spec), precision="mixed", small_products=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:

@@ -47,7 +47,7 @@ def require_exact(spec: ConvSpec, function: str) -> None:
     if spec.input_shape is None and spec.padding_gain_sq > 1:
         raise GeometryError(
             f"{function} is not known for {here}, which may lift the norm by as much as "
-            f"{math.sqrt(spec.padding_gain_sq):.4g}. Use enclose(kernel) or grid_bound(kernel), whose upper ends "
+            f"{math.sqrt(spec.padding_gain_sq):.4g}. Use enclose(kernel) or grid_bound(kernel), whose upper bounds "
             "include that factor; power_norm(kernel, input_shape) is a lower bound at one size."
         )
     if spec.input_shape is not None and not spec.periodic:

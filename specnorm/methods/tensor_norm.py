@@ -86,19 +86,19 @@ class TensorNorm(Stepped):
         v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
         value, residuals, count = maximise(blocks, v, modes, self.max_iter, ops=ops)
         value, *residuals = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (value, *residuals))
-        owner = xp.argmax(value, axis=1)
-        value, *residuals = (arrays.pick(x, owner, xp=xp) for x in (value, *residuals))
+        group = xp.argmax(value, axis=1)
+        value, *residuals = (arrays.pick(x, group, xp=xp) for x in (value, *residuals))
         factor, proven = xp.ones_like(value), xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches and not ops.traced:
             certified = [
-                self._certify(layer, [x[j : j + 1, ...] for x in (value, *residuals, owner)], ops=ops)
+                self._certify(layer, [x[j : j + 1, ...] for x in (value, *residuals, group)], ops=ops)
                 for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups))
             ]
-            value, *residuals, owner, factor, proven = (
+            value, *residuals, group, factor, proven = (
                 xp.concat(list(x), axis=0) for x in zip(*certified, strict=True)
             )
         count = xp.broadcast_to(count, value.shape)
-        return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, owner))
+        return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, group))
 
     def _certify(self, blocks: Array, found: list[Array], *, ops: ArrayOps) -> list[Array]:
         """`certified` for the blocks of one layer: value, u, v, weights, block, factor, proven; leading axis 1."""
@@ -122,12 +122,12 @@ class TensorNorm(Stepped):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
         """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
-        u, v, w, factor, owner = residuals
+        u, v, w, factor, group = residuals
         scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
         rows = arrays.real_pair(u * xp.astype(scaled, u.dtype)[:, None], xp=xp)
         columns = arrays.real_pair(xp.reshape(v[:, :, None] * w[:, None, :], (v.shape[0], -1)), xp=xp)
         gradient = xp.matmul(rows, xp.matrix_transpose(columns))
-        gradient = arrays.one_hot(gradient, owner, spec.groups, xp=xp)
+        gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
         return xp.reshape(gradient, (-1, *spec.block_shape))
 
     # -- in training -----------------------------------------------------------------------------------------------
@@ -162,12 +162,12 @@ class TensorNorm(Stepped):
         u, value = form.left(v, weights)
         top = xp.argmax(value, axis=1)
         value, u, v, weights = (arrays.pick(x, top, xp=xp) for x in (value, u, v, weights))
-        owner = xp.zeros_like(top)
+        group = xp.zeros_like(top)
         if spec.groups > 1:
             value, u, v, weights = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (value, u, v, weights))
-            owner = xp.argmax(value, axis=1)
-            value, u, v, weights = (arrays.pick(x, owner, xp=xp) for x in (value, u, v, weights))
-        residuals = (xp.conj(u), v, weights, xp.ones_like(value), owner)
+            group = xp.argmax(value, axis=1)
+            value, u, v, weights = (arrays.pick(x, group, xp=xp) for x in (value, u, v, weights))
+        residuals = (xp.conj(u), v, weights, xp.ones_like(value), group)
         return Evaluation(value * math.sqrt(form.taps), (), residuals), state
 
 

@@ -182,7 +182,7 @@ def weights_norm_up(rows: tuple[tuple[tuple[int, Fraction], ...], ...]) -> float
     -------
     float
         The smaller of ``sqrt(largest row sum * largest column sum)`` (Schur test, in fractions) and a proven
-        enclosure's upper end; where every column has one entry a row, or every row one, it is exact.
+        enclosure's upper bound; where every column has one entry a row, or every row one, it is exact.
     """
     columns: dict[int, Fraction] = {}
     for row in rows:

@@ -73,7 +73,7 @@ class NetworkBound:
         arithmetic. None if an output is unknown.
     heuristic : float or None
         What the same rules say with Miyato's heuristic (`reshaped_norm`) for each layer: *not* a bound, shown for
-        comparison. A product of lower ends bounds a network from neither side.
+        comparison. A product of lower bounds bounds a network from neither side.
     outputs : mapping of str to float or None
         ``upper`` of each output.
     nodes : tuple of Step

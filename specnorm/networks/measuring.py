@@ -118,9 +118,9 @@ class Measure:
             lost = _fold_error(kernel, spec)
         if size is None and spec.divided:
             geometry = at_every_size(geometry)
-        ends = enclose(kernel, size, rtol=self.rtol, **geometry)
-        upper = min(float(ends.upper), float(f4_bound(kernel, **geometry)))
-        if ends.cells <= CHEAP and upper > float(ends.lower) * (1 + self.rtol / 100):
+        enclosure = enclose(kernel, size, rtol=self.rtol, **geometry)
+        upper = min(float(enclosure.upper), float(f4_bound(kernel, **geometry)))
+        if enclosure.cells <= CHEAP and upper > float(enclosure.lower) * (1 + self.rtol / 100):
             # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
             upper = min(upper, float(enclose(kernel, size, rtol=self.rtol / 100, **geometry).upper))
         plain = {name: value for name, value in geometry.items() if not name.startswith("padding")}

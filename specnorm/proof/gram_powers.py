@@ -51,7 +51,7 @@ class Powers:
     def __init__(self, blocks: Array, n_iter: int, *, ops: ArrayOps) -> None:
         xp = ops.xp
         self.n_iter, self.xp, self.ops = n_iter, ops.xp, ops
-        given, blocks = blocks, arrays.widened(tall(blocks, xp=xp), ops=ops)
+        given, blocks = blocks, arrays.in_wide_dtype(tall(blocks, xp=xp), ops=ops)
         self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
         self.points = half_grid(self.grid)
 

@@ -30,7 +30,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
 
     A factorisation of ``M = x I - H`` that completes proves ``M >= -kappa tr(M) I`` (Rump, BIT 46, 2006, theorem 2.3;
     for complex matrices with sqrt(2) gamma(2n + 8), see the documentation's 'Guarantees'). x is the limit less that
-    price, checked afterwards with the diagonal as rounded.
+    loss, checked afterwards with the diagonal as rounded.
 
     Parameters
     ----------
@@ -51,11 +51,11 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     kappa = cholesky_loss(size, gram, xp=xp)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
-    # The price is at most kappa size x, lifted by the roundings of its own computation below.
+    # The loss is at most kappa size x, lifted by the roundings of its own computation below.
     x = limit / (1 + rounding.SLACK * kappa * size * (1 + 4 * (size + 8) * u) + 32 * u)
     pivots = x[..., None] - diagonal
     trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
-    paid = rounding.up(rounding.up(x, 2, xp=xp) + kappa * rounding.SLACK * rounding.up(trace, size, xp=xp), 4, xp=xp)
+    proven = rounding.up(rounding.up(x, 2, xp=xp) + kappa * rounding.SLACK * rounding.up(trace, size, xp=xp), 4, xp=xp)
     if not ops.may_branch:
         eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
         shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
@@ -64,7 +64,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
         entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
         entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
         shifted = xp.reshape(entries, gram.shape)
-    return ops.cholesky_ok(shifted) & (paid <= limit) & (x > 0)
+    return ops.cholesky_ok(shifted) & (proven <= limit) & (x > 0)
 
 
 def cholesky_loss(size: int, x: Array, *, xp: Any) -> float:
@@ -130,12 +130,12 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
     frobenius = frobenius_up(a, xp=xp)
     gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
     estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-    # Twice the price of the proof: once for it, once for the room the factorisation itself needs.
+    # Twice the loss of the proof: once for it, once for what the factorisation itself needs.
     lift = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
     limit = xp.maximum(estimate, xp.zeros_like(estimate)) * lift
     proven = gram_below(gram, limit, ops=ops)
     bound = rounding.up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
-    # A zero matrix has no room for a proof by factorisation and needs none.
+    # A zero matrix leaves nothing to a proof by factorisation and needs none.
     return rounding.up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
 
 
@@ -167,8 +167,8 @@ def norm_near(a: Array, v: Array, *, ops: ArrayOps) -> Array:
     residual = xp.linalg.vector_norm(image - square * v, axis=(-2, -1))
     square = square[..., 0, 0]
     share = residual / xp.where(square > 0, square, xp.ones_like(square))
-    room = 2 * size * cholesky_loss(size, a, xp=xp) + 48 * rounding.unit(a, xp=xp)
-    limit = square * (1 + room + xp.minimum(share, _CLUSTERED * share**2))
+    allowance = 2 * size * cholesky_loss(size, a, xp=xp) + 48 * rounding.unit(a, xp=xp)
+    limit = square * (1 + allowance + xp.minimum(share, _CLUSTERED * share**2))
     bound = rounding.up(xp.sqrt(limit + lost), 6, xp=xp)
     proven = gram_below(gram, limit, ops=ops)
     return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))

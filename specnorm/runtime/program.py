@@ -117,7 +117,7 @@ class Program:
         value, chosen = self.method.over_groups(unscaled(found.value), xp=xp)
         if self.factor > 1:
             value = rounding.up(value * self.factor, 4, xp=xp)
-        # What is told of one group is told of the one that attains the lower end, where there is one.
+        # What is told of one group is told of the one that attains the lower bound, where there is one.
         named = dict(zip(self.method.stats, found.stats, strict=True))
         lead = unscaled(named.get("lower", found.value))
         lead = xp.max(xp.reshape(lead, (count, groups, math.prod(lead.shape[2:]))), axis=2)
@@ -359,7 +359,7 @@ class Program:
         backend = run.backend
         value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
-        # Where the device has no float64 the ends are rounded once more, outward; the rest may lose digits.
+        # Where the device has no float64 the bounds are rounded once more, outward; the rest may lose digits.
         narrow = {} if run.wide_dtype == "float64" else {"float64": "float32", "complex128": "complex64"}
         # The backward runs over there, in the dtype of the residuals: a wide one where narrow products lose digits.
         lossy = run.own_dtype != self.result_dtype

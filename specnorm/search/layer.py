@@ -1,4 +1,4 @@
-"""Proven ends of a layer's norm at one input size, any geometry: Lanczos from below, its matrix from above."""
+"""Proven bounds of a layer's norm at one input size, any geometry: Lanczos from below, its matrix from above."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ TUNING = LayerTuning()
 
 
 @dataclass(frozen=True)
-class Ends:
-    """Two proven ends of ``||A||`` for each of a stack of layers.
+class LayerBounds:
+    """Two proven bounds of ``||A||`` for each of a stack of layers.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Ends:
     u, v : arrays, shapes (b, outputs) and (b, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
     converged : bool
-        Whether all ends are within rtol.
+        Whether both bounds are within rtol.
     """
 
     lower: Array
@@ -82,12 +82,12 @@ def enclose_layer(
     seed: int = 0,
     dense: int | None = None,
     ops: ArrayOps,
-) -> Ends:
+) -> LayerBounds:
     """Enclose the norm of layers at ``spec.input_shape``, whatever their stride, groups and padding.
 
     From below by Lanczos. From above by the smaller of a given bound and, where the smaller side of a group's matrix A
     is at most ``dense``, of a proof that ``A*A`` (or ``AA*``), written out, stays below a limit: by Cholesky, at the
-    lower end raised by rtol; if that fails the lower end was not converged, and the top eigenvector raises it.
+    lower bound raised by rtol; if that fails the lower bound was not converged, and the top eigenvector raises it.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def enclose_layer(
 
     Returns
     -------
-    Ends
+    LayerBounds
     """
     xp = ops.xp
     dense = TUNING.dense if dense is None else dense
@@ -123,14 +123,14 @@ def enclose_layer(
     for start in range(0, b * groups, step):
         part = parts[start : min(start + step, b * groups), ...]
         found.append(_enclose(part, single, rtol, seed, size <= dense, ops=ops))
-    lower, upper, u, v = (xp.concat(list(ends), axis=0) for ends in zip(*found, strict=True))
+    lower, upper, u, v = (xp.concat(list(parts), axis=0) for parts in zip(*found, strict=True))
     lower, upper = xp.reshape(lower, (b, groups)), xp.reshape(upper, (b, groups))
     if supremum is not None:
         upper = xp.minimum(upper, _at_every_size(supremum, spec, xp=xp)[:, None])
     best = xp.argmax(lower, axis=1)
     u, v = (_in_group(arrays.pick(xp.reshape(x, (b, groups, -1)), best, xp=xp), best, groups, xp=xp) for x in (u, v))
     lower, upper = xp.max(lower, axis=1), xp.max(upper, axis=1)
-    return Ends(lower, upper, u, v, bool(xp.all(upper <= lower * (1 + rtol))))
+    return LayerBounds(lower, upper, u, v, bool(xp.all(upper <= lower * (1 + rtol))))
 
 
 def _enclose_large(
@@ -142,8 +142,8 @@ def _enclose_large(
     groups: int,
     *,
     ops: ArrayOps,
-) -> Ends:
-    """Ends of layers whose products take long: from below near a plane wave, from above that of every size."""
+) -> LayerBounds:
+    """Bounds of layers whose products take long: from below near a plane wave, from above that of every size."""
     xp = ops.xp
     found = []
     for j, (group, angles) in enumerate(near):
@@ -163,7 +163,7 @@ def _enclose_large(
     u, v = (_in_group(x, best, groups, xp=xp) for x in (u, v))
     upper = xp.full_like(lower, float(xp.finfo(lower.dtype).max))
     upper = upper if supremum is None else _at_every_size(supremum, spec, xp=xp)
-    return Ends(lower, upper, u, v, bool(xp.all(upper <= lower * (1 + rtol))))
+    return LayerBounds(lower, upper, u, v, bool(xp.all(upper <= lower * (1 + rtol))))
 
 
 def _composed(first: LinearMap, second: LinearMap) -> LinearMap:
@@ -187,7 +187,7 @@ def _enclose(
     layer = Convolution(kernels, spec, ops=ops)
     wide = layer.shape[0] < layer.shape[1]
     gram = _composed(layer.adjoint, layer.apply) if wide else _composed(layer.apply, layer.adjoint)
-    # Without a matrix the upper end is that of every size, and the gap to it is wider than any rtol worth asking for.
+    # Without a matrix the upper bound is that of every size, and the gap to it is wider than any rtol worth asking for.
     plan = Plan(TUNING.steps, seed, min(1e-6, rtol / 100)) if dense else Plan(TUNING.steps_only, seed, rtol / 10)
     vectors, _ = top_vectors(gram, kernels, min(layer.shape), 1, plan, ops=ops)
     values, images = ritz_values_down(layer, vectors, wide, ops=ops)

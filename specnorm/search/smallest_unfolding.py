@@ -46,7 +46,7 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, tu
     splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
     tolerance = vector_tolerance(blocks, xp=xp)
     if math.prod(spec.block_shape) < TUNING.narrow:
-        blocks = arrays.widened(blocks, ops=ops)
+        blocks = arrays.in_wide_dtype(blocks, ops=ops)
     active, runs = _search(blocks, spec, tolerance, ops=ops)
     best = np.zeros(count)
     residuals: list[Array] = []
@@ -168,7 +168,7 @@ def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
 
 def _proven(run: Lanczos, *, ops: ArrayOps) -> np.ndarray:
     """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
-    matrix, v = (arrays.widened(x, ops=ops) for x in (run.matrix, run.small_side()))
+    matrix, v = (arrays.in_wide_dtype(x, ops=ops) for x in (run.matrix, run.small_side()))
     found = ops.to_numpy(matrices.norm_near(matrix, v, ops=ops))
     if not np.isfinite(found).all():
         found = np.minimum(found, ops.to_numpy(matrices.matrix_norm_up(matrix, ops=ops)))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def widened(bits: NDArray[Any]) -> NDArray[np.float32]:
+def in_float32(bits: NDArray[Any]) -> NDArray[np.float32]:
     """The same numbers as float32, exactly: a bfloat16 is the upper half of one.
 
     Parameters

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.readers.bfloat16 import widened
+from specnorm.auditing.readers.bfloat16 import in_float32
 from specnorm.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Dataset:
         except Exception as error:  # the library fails in many ways on damaged data
             raise ModelFileError(f"it cannot be read: {error}.") from error
         if self.dtype == "bfloat16":
-            return widened(array.view(np.uint16))
+            return in_float32(array.view(np.uint16))
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

@@ -57,7 +57,7 @@ def _describe(backend: Backend, name: str, x: Array) -> Tensor:
 
 
 def _load(backend: Backend, x: Array) -> Array:
-    """Copy to NumPy, as every other reader gives it; bfloat16 widened, which is exact."""
+    """Copy to NumPy, as every other reader gives it; bfloat16 in float32, which is exact."""
     if str(x.dtype).endswith("bfloat16"):
         xp = backend.namespace(x)
         x = xp.astype(x, xp.float32)

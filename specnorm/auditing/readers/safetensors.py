@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers.bfloat16 import widened
+from specnorm.auditing.readers.bfloat16 import in_float32
 from specnorm.errors import ModelFileError
 
 MAX_HEADER = 100_000_000
@@ -123,5 +123,5 @@ def _load(reopen: Opener, shape: tuple[int, ...], stored: str, start: int, count
         raise ModelFileError("the file ends in the middle of it.")
     array = np.frombuffer(data, dtype=layout).reshape(shape)
     if dtype == "bfloat16":
-        return widened(array)
+        return in_float32(array)
     return array.astype(layout.newbyteorder("="), copy=False)

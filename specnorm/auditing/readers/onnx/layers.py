@@ -109,13 +109,13 @@ def _cropping(
         if known is None:
             # Zero padding, so the bound at every size does not depend on the crop.
             return ((0, 0),) * ndim, list(given) if given is not None else [fresh() for _ in kernel]
-        goals = given if given is not None else [n * s for n, s in zip(known, stride, strict=True)]
+        sizes_out = given if given is not None else [n * s for n, s in zip(known, stride, strict=True)]
         pairs = []
-        for n, k, s, r, more, goal in zip(known, kernel, stride, dilation, extra, goals, strict=True):
+        for n, k, s, r, more, goal in zip(known, kernel, stride, dilation, extra, sizes_out, strict=True):
             total = s * (n - 1) + more + r * (k - 1) + 1 - goal
             half = total // 2 if how == "SAME_UPPER" else total - total // 2
             pairs.append((max(half, 0), max(total - half - more, 0)))
-        return tuple(pairs), list(goals)
+        return tuple(pairs), list(sizes_out)
     pads = pads_of(call, kernel, stride, dilation, None) or ((0, 0),) * ndim
     cropped = tuple((before, after - more) for (before, after), more in zip(pads, extra, strict=True))
     axes = zip(sizes or (), kernel, stride, dilation, cropped, strict=False)

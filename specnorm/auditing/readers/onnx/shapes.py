@@ -34,12 +34,12 @@ def pooled(
     """Outputs of a window along one axis; no padding given: as many as strides ("same")."""
     if before is None or after is None:
         return -(-n // stride) if isinstance(n, int) else n if stride == 1 else _symbol(f"ceil({n}/{stride})")
-    room = before + after - dilation * (kernel - 1) - 1
+    slack = before + after - dilation * (kernel - 1) - 1
     if isinstance(n, int):
-        return max((-(-(n + room) // stride) if ceil else (n + room) // stride) + 1, 0)
-    if (stride, room) == (1, -1):
+        return max((-(-(n + slack) // stride) if ceil else (n + slack) // stride) + 1, 0)
+    if (stride, slack) == (1, -1):
         return n
-    return _symbol(f"({n}{room:+d})/{stride}{'^' if ceil else ''}+1")
+    return _symbol(f"({n}{slack:+d})/{stride}{'^' if ceil else ''}+1")
 
 
 def same_pads(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.readers.bfloat16 import widened
+from specnorm.auditing.readers.bfloat16 import in_float32
 from specnorm.errors import ModelFileError
 
 # data_type -> (name, how it is stored, field of the message that holds it if raw_data does not)
@@ -185,5 +185,5 @@ def _array(proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, st
         # Half precision is stored as its bits.
         array = values.astype("<u2").view(stored) if dtype == "float16" else values.astype(stored)
     if dtype == "bfloat16":
-        array = widened(array)
+        array = in_float32(array)
     return np.asarray(array.reshape(shape).astype(array.dtype.newbyteorder("="), copy=False))
