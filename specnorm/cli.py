@@ -205,6 +205,7 @@ def _print(text: str) -> None:
 # -- arguments -----------------------------------------------------------------------------------------------------
 # click is imported where it is used, so that this module loads without it.
 def _application() -> click.Group:
+    # Long, since every option is declared here: a table, without a branch.
     import click
 
     settings = {"help_option_names": ["-h", "--help"], "show_default": True}

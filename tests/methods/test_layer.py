@@ -17,11 +17,11 @@ from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.linalg.block_lanczos import Plan
 from specnorm.runtime.execution import Execution
-from specnorm.search.layer import Ends, enclose_layer
+from specnorm.search.layer import LayerBounds, enclose_layer
 from specnorm.spec import ConvSpec
 
 
-def ends(lib: Lib | None, kernel: Any, sizes: Any, **options: Any) -> Ends:
+def ends(lib: Lib | None, kernel: Any, sizes: Any, **options: Any) -> LayerBounds:
     geometry = {k: v for k, v in options.items() if k not in ("rtol", "dense", "supremum")}
     rest = {k: v for k, v in options.items() if k not in geometry}
     backend = load("numpy") if lib is None else lib.backend

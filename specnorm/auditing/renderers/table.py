@@ -1,4 +1,4 @@
-"""Text tables for people: lower bounds rounded down, upper ones up, and beneath them what was assumed and what failed."""
+"""Text tables for people: lower bounds rounded down, upper ones up, then what was assumed and what failed."""
 
 from __future__ import annotations
 

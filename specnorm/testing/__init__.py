@@ -1,0 +1,79 @@
+"""Conformance suite for plugin authors: ``check_backend(BACKEND)`` in a test of your own. Needs no test framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from specnorm.plugin import Backend
+from specnorm.testing.answers import check_gradients, check_refusals, check_stacks, check_values
+from specnorm.testing.arrays import (
+    check_cholesky,
+    check_description,
+    check_device,
+    check_host_copies,
+    check_loop,
+    check_namespace,
+    check_ownership,
+    check_precision,
+)
+from specnorm.testing.trial import DTYPES, FUNCTIONS, Trial
+
+__all__ = ["CHECKS", "DTYPES", "FUNCTIONS", "Trial", "check_backend"]
+
+
+def check_backend(backend: Backend, *, device: str | None = None) -> None:
+    """Check that a plugin keeps what `specnorm.backends.Backend` promises.
+
+    Parameters
+    ----------
+    backend : Backend
+        The registered object itself; its distribution must be installed, so that its arrays are found.
+    device : str, optional
+        One of ``backend.devices()`` to run on; None: the library's default device.
+
+    Raises
+    ------
+    AssertionError
+        Listing every promise that is broken, in the order of `CHECKS`.
+
+    Examples
+    --------
+    >>> import specnorm_numpy
+    >>> check_backend(specnorm_numpy.BACKEND)
+    """
+    trial = Trial(backend, device)
+    problems: list[str] = []
+    cause: Exception | None = None
+    for title, check in CHECKS.items():
+        try:
+            check(trial)
+        except AssertionError as error:
+            problems.append(f"{title}: {error}")
+        except Exception as error:
+            problems.append(f"{title}: {type(error).__name__}: {error}")
+            cause = cause or error
+        if problems and check in _FOUNDATIONS:
+            problems.append("the other checks were left out: they build on this one")
+            break
+    if problems:
+        name = getattr(backend, "name", type(backend).__name__)
+        raise AssertionError("\n  - ".join([f"backend {name!r} breaks its promises:", *problems])) from cause
+
+
+CHECKS: Mapping[str, Callable[[Trial], None]] = {
+    "description": check_description,
+    "ownership": check_ownership,
+    "namespace": check_namespace,
+    "host copies": check_host_copies,
+    "device": check_device,
+    "precision": check_precision,
+    "loop": check_loop,
+    "cholesky_ok": check_cholesky,
+    "values": check_values,
+    "gradients": check_gradients,
+    "stacks": check_stacks,
+    "refusals": check_refusals,
+}
+"""What is checked, in order."""
+
+_FOUNDATIONS = (check_description, check_ownership, check_namespace, check_host_copies)

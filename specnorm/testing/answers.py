@@ -1,0 +1,168 @@
+"""Checks of whole answers on a plugin's arrays: values, gradients, stacks, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from specnorm import api, matrices
+from specnorm.errors import GeometryError, KernelError, MethodError
+from specnorm.methods import METHODS, Method
+from specnorm.runtime.table import program_for
+from specnorm.testing.trial import Trial, require, short
+from specnorm.types import Array
+
+
+# -- whole answers -----------------------------------------------------------------------------------------------
+def _kernels() -> dict[str, np.ndarray]:
+    random = np.random.RandomState(1)
+    plane = random.standard_normal((4, 3, 3, 2))
+    return {
+        "a 1 x 1 kernel": random.standard_normal((3, 2, 1, 1)),
+        "a matrix": random.standard_normal((2, 4)),
+        "a 1-D kernel": random.standard_normal((1, 2, 4)),
+        "a 2-D kernel": plane,
+        "a huge kernel": plane * 1e30,
+        "a tiny kernel": plane * 1e-30,
+        "a zero kernel": plane * 0.0,
+        "a 3-D kernel": random.standard_normal((2, 2, 2, 1, 3)),
+    }
+
+
+def _cases(trial: Trial, *without: str) -> Iterator[tuple[str, np.ndarray]]:
+    for title, kernel in _kernels().items():
+        dtypes = trial.dtypes
+        if trial.backend.static_shapes:
+            # Each shape costs a compilation: one dtype each, and none for what hardly differs.
+            skipped = ("a 1 x 1 kernel", "a 1-D kernel", *without)
+            dtypes = () if title in skipped else dtypes[:1] if title == "a matrix" else dtypes[-1:]
+        for dtype in dtypes:
+            yield f"{title} of {dtype}", kernel.astype(dtype)
+
+
+def _geometry(method: Method, kernel: np.ndarray) -> Mapping[str, Any]:
+    """Nothing where the method takes that, else an input size."""
+    try:
+        program_for(method, kernel.shape, str(kernel.dtype), ())
+    except (GeometryError, MethodError):
+        return {"input_shape": 5}
+    return {}
+
+
+def check_values(trial: Trial) -> None:
+    """Every method gives the number that NumPy gives, as a 0-d array of the kernel's dtype on its device."""
+    for title, kernel in _cases(trial):
+        x = trial.array(kernel, kernel.dtype.name)
+        for name, cls in METHODS.items():
+            method, geometry = cls(), _geometry(cls(), kernel)
+            reference = api.measure(kernel, method, **geometry)
+            found = api.measure(x, method, **geometry)
+            case = f"{name} of {title}"
+            require(found.kind == reference.kind, f"{case} is {found.kind!r}; with NumPy {reference.kind!r}")
+            _belongs(trial, found.value, x, case)
+            rtol = _tolerance(trial, kernel, reference.kind)
+            _close(trial.host(found.value), np.asarray(reference.value), rtol, f"value of {case}")
+            for stat, expected in reference.stats.items():
+                same = isinstance(expected, str | bool) or trial.backend.is_array(found.stats[stat])
+                require(same, f"stats[{stat!r}] of {case} is {found.stats[stat]!r}, no array of this library")
+
+
+def check_gradients(trial: Trial) -> None:
+    """value_and_grad() gives the gradient that NumPy gives, in the kernel's shape, dtype and device."""
+    for title, kernel in _cases(trial, "a 3-D kernel"):
+        x = trial.array(kernel, kernel.dtype.name)
+        for name, cls in METHODS.items():
+            method, geometry = cls(), _geometry(cls(), kernel)
+            try:
+                _, gradient = api.value_and_grad(kernel, method, **geometry)
+            except MethodError:
+                continue
+            reference = api.measure(kernel, method, **geometry)
+            value, slope = api.value_and_grad(x, method, **geometry)
+            case = f"{name} of {title}"
+            rtol = _tolerance(trial, kernel, reference.kind)
+            _belongs(trial, value, x, case)
+            _close(trial.host(value), np.asarray(reference.value), rtol, f"value_and_grad's value of {case}")
+            require(tuple(slope.shape) == kernel.shape, f"gradient of {case} has shape {tuple(slope.shape)}")
+            _belongs(trial, slope, x, f"gradient of {case}")
+            # A gradient is less sharp than the value where the maximum is flat.
+            _close(trial.host(slope), gradient, 100 * rtol**0.75, f"gradient of {case}")
+            # Norms are homogeneous, so <gradient, kernel> is the norm (Euler): between the value and, where there is
+            # one, the proven lower bound. No plugin had a hand in this comparison.
+            product = float(np.sum(trial.host(slope).astype(np.float64) * kernel))
+            high = float(trial.host(value))
+            low = float(reference.stats.get("lower", high))
+            inside = low - 10 * rtol * high <= product <= high * (1 + 10 * rtol)
+            require(inside, f"<gradient, kernel> of {case} is {product}, the norm between {low} and {high}")
+
+
+def _belongs(trial: Trial, value: Array, x: Array, case: str) -> None:
+    backend = trial.backend
+    require(backend.is_array(value), f"{case} is a {type(value)}, no array of this library")
+    require(short(value.dtype) == short(x.dtype), f"{case} has dtype {value.dtype}; the kernel has {x.dtype}")
+    here, there = str(backend.device(x)), str(backend.device(value))
+    require(here == there, f"{case} lies on {there}; the kernel on {here}")
+
+
+def _tolerance(trial: Trial, kernel: np.ndarray, kind: str) -> float:
+    if not trial.wide:
+        return 1e-3  # bounds proven in float32 are lifted by more
+    if kernel.dtype == np.float32:
+        return 1e-4 if kind == "estimate" else 1e-5
+    return 1e-7 if kind == "estimate" else 1e-10
+
+
+def _close(found: np.ndarray, expected: np.ndarray, rtol: float, case: str) -> None:
+    require(found.shape == expected.shape, f"{case} has shape {found.shape}; with NumPy {expected.shape}")
+    scale = float(np.max(np.abs(expected), initial=0.0))
+    wide = found.astype(np.float64)
+    close = bool(np.isfinite(wide).all()) and float(np.max(np.abs(wide - expected), initial=0.0)) <= rtol * scale
+    require(close, f"{case} differs from NumPy's by more than {rtol:.0e}, relatively: {found!r} and {expected!r}")
+
+
+def check_stacks(trial: Trial) -> None:
+    """Matrices and kernels in stacks get one answer each, in the shape of the stack: `apply` keeps leading axes."""
+    stack = np.random.RandomState(2).standard_normal((2, 3, 4, 5)).astype(trial.dtypes[-1])
+    x = trial.array(stack, stack.dtype.name)
+    rtol = _tolerance(trial, stack, "exact")
+    # The one comparison with a number that no plugin had a hand in: NumPy's own singular values.
+    references: dict[Callable[[Any], Any], Any] = {
+        matrices.matrix_norm: np.linalg.svd(stack, compute_uv=False)[..., 0],
+        matrices.gram_iteration: matrices.gram_iteration(stack),
+        matrices.power_iteration: matrices.power_iteration(stack),
+    }
+    for function, reference in references.items():
+        found = function(x)
+        case = f"{function.__name__}() of a stack of 2 x 3 matrices"
+        _belongs(trial, found, x, case)
+        _close(trial.host(found), np.asarray(reference), rtol, case)
+    plan = program_for(METHODS["tn"](), stack.shape[1:], str(stack.dtype), ())
+    value, stats, known = trial.backend.apply(plan, x)
+    require(known is True, f"apply() of a concrete kernel says that its values are not known: {known!r}")
+    require(tuple(value.shape) == (2,), f"apply() of 2 kernels gives a value of shape {tuple(value.shape)}")
+    require(all(tuple(s.shape) == (2,) for s in stats), "apply() of 2 kernels gives stats of another shape than (2,)")
+    one, figures, _ = trial.backend.apply(plan, trial.array(stack[0], stack.dtype.name))
+    require(tuple(one.shape) == (), f"apply() of one kernel gives a value of shape {tuple(one.shape)}, not 0-d")
+    require(all(tuple(s.shape) == () for s in figures), "apply() of one kernel gives stats that are not 0-d")
+    _close(trial.host(value)[0], trial.host(one), 1e-4, "apply() of one kernel instead of two")
+
+
+def check_refusals(trial: Trial) -> None:
+    """Kernels that are no kernels are refused before anything is computed."""
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        kernel = np.ones((2, 2, 3, 3), dtype=np.float32)
+        kernel[1, 0, 2, 1] = bad
+        _refused(trial, kernel, f"a kernel with the value {bad}")
+    _refused(trial, np.ones((2, 2, 3), dtype=np.int32), "a kernel of integers")
+    _refused(trial, np.ones((2, 2, 3), dtype=np.complex64), "a complex kernel")
+    _refused(trial, np.ones((2, 0, 3), dtype=np.float32), "a kernel with an empty axis")
+
+
+def _refused(trial: Trial, kernel: np.ndarray, title: str) -> None:
+    try:
+        found = api.f4_bound(trial.array(kernel, kernel.dtype.name))
+    except KernelError:
+        return
+    raise AssertionError(f"{title} is not refused: f4_bound() gives {found!r}")
