@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from geometries import table
 
@@ -297,3 +298,26 @@ def test_signature_check_can_fail() -> None:
     assert agree("f(a, *, b=1)", actual)
     assert agree("f(a, *, b=...)", actual)
     assert not any(agree(wrong, actual) for wrong in ("f(a, b=1)", "f(a, *, b=2)", "f(a)", "f(x, *, b=1)"))
+
+
+FUNCTIONS = {
+    "grid_bound": "grid", "f4_bound": "f4", "unfolding_bounds": "unfoldings", "gram_bound": "gram", "tn_bound": "tn",
+    "enclose": "enclose", "conv_norm": "fft", "power_norm": "power", "reshaped_norm": "reshaped",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "names"), [("methods/index.md", {}), ("guarantees.md", FUNCTIONS)])
+def test_kinds_on_a_page_are_what_the_methods_say(page: str, names: dict[str, str]) -> None:
+    """Of every method, measured on a kernel: the first words of the table's cell are its kind."""
+    kernel = np.cos(np.arange(36.0) ** 2).reshape(2, 2, 3, 3)
+    kinds = {name: specnorm.measure(kernel, cls(), input_shape=8).kind for name, cls in specnorm.METHODS.items()}
+    assert kinds["enclose"] == "upper"
+    told = {}
+    for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 3 and re.match("upper|lower|exact|estimate", cells[2]):
+            for name in re.findall(r"`(\w+)`", cells[1]):
+                told[names.get(name, name)] = cells[2]
+    assert kinds.keys() <= told.keys()
+    for name, kind in kinds.items():
+        assert told[name].startswith("lower and upper" if name == "enclose" else kind), name
