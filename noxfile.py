@@ -49,6 +49,7 @@ FRONT = tuple(
 """Where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be inferred."""
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")
 
+nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 # With CI=true a missing Python would otherwise be an error; skipped sessions are listed at the end.
