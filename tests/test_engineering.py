@@ -99,7 +99,7 @@ def test_factorisations_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None
         stacks.append(int(np.prod(gram.shape[:-2])))
         return below(gram, *given, **named)
 
-    monkeypatch.setattr(specnorm.proof.rounding, "gram_below", counted)
+    monkeypatch.setattr(specnorm.proof.matrices, "gram_below", counted)
     specnorm.grid_bound(Recipe((3, 2, 3, 3), seed=3).kernel, n=12)
     assert stacks == [12 * 7]
     stacks.clear()

@@ -26,8 +26,7 @@ LEVELS = (
     ("search",),
     ("tensor",),
     ("methods",),
-    ("plugin",),
-    ("backends", "runtime"),
+    ("backends", "plugin", "runtime"),
     (
         "api",
         "folding",
@@ -47,8 +46,7 @@ LEVELS = (
 
 FORBIDDEN_BETWEEN_NEIGHBOURS = {
     ("runtime", "backends"),
-    ("plugin",),
-    ("backends", "runtime"),
+    ("backends", "plugin", "runtime"),
 }
 """Backends are used at the front door only; what lies lower gets the operations as an argument (`types.ArrayOps`)."""
 

@@ -137,7 +137,7 @@ def test_it_says_how_each_number_was_obtained_and_by_which_versions() -> None:
     report = _report(input_shape=8)
     page = _page(report)
     origins = _tables(page)[1][1:]
-    assert [row[0] for row in origins] == ["lower, upper"] * 3 + ["tn"] * 2 + ["f4"] * 2 + ["reshaped"] * 2 + [
+    assert [row[0] for row in origins] == ["lower, upper"] * 4 + ["tn"] * 2 + ["f4"] * 2 + ["reshaped"] * 2 + [
         "circular"
     ] * 3
     assert origins[0][1:3] == ["proven interval", "the layer at 8x8"]
