@@ -15,6 +15,7 @@ from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
 from specnorm.methods.enclosure import enclosed
+from specnorm.search.enclosing import grid_sizes
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -79,7 +80,7 @@ class ExactFFT(Method):
         """Find the arg-max frequency, then its singular triple."""
         budget = self.max_cells
         if spec.input_shape is not None:
-            every = half_grid(requirements.circular_sizes(spec))
+            every = half_grid(grid_sizes(spec, spec.block_kernel_shape))
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
             budget = min(budget, 2 * len(every))
             if not ops.may_branch or len(every) <= _FEW:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import half_grid
 from specnorm.linalg.schatten import schatten_gradient
-from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
 from specnorm.methods.gram_zero import ZeroPaddedGram
 from specnorm.proof import matrices, trigonometric
+from specnorm.search.enclosing import grid_sizes
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -75,7 +75,7 @@ class Gram(Stepped):
         def bound(symbol: symbols.Symbol) -> Array:
             return matrices.gram_iteration_up(symbol.matrices(), count, error, xp=xp)
 
-        frequencies = half_grid(requirements.circular_sizes(spec))
+        frequencies = half_grid(grid_sizes(spec, spec.block_kernel_shape))
         value, phase = symbols.largest(bound, blocks, frequencies, ops=ops)
         gamma = schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
         dtype = arrays.complex_dtype(narrow, xp=xp)

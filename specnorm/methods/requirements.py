@@ -58,11 +58,6 @@ def require_exact(spec: ConvSpec, function: str) -> None:
         )
 
 
-def circular_sizes(spec: ConvSpec) -> tuple[int, ...]:
-    """Sizes of the DFT grid whose symbols make up a circular layer's norm; axes with one tap need one frequency."""
-    return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, spec.block_kernel_shape, strict=True))
-
-
 def require_countable_taps(n_iter: int, kernel_shape: tuple[int, ...]) -> None:
     """Refuse a number of products whose taps fit no memory.
 

@@ -128,16 +128,6 @@ def root_up(x: Fraction | int) -> float:
     return y
 
 
-def times_root_down(x: float, share: Fraction) -> float:
-    """``x sqrt(share)`` of non-negative numbers, rounded down; checked in rational numbers."""
-    from fractions import Fraction
-
-    y = x * math.sqrt(share)
-    while Fraction(y) ** 2 > Fraction(x) ** 2 * share:
-        y = below(y)
-    return y
-
-
 def float_up(x: Fraction) -> float:
     """A float that is not below a rational number, nor more than one unit above."""
     from fractions import Fraction
