@@ -11,6 +11,7 @@ Every layer runs in a process of its own with limits on time and memory, so that
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import resource
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from oracle import padding_pairs
 from real_weights import MODELS, real_file, real_layers
 
 import specnorm
@@ -50,8 +52,9 @@ def every_layer(models: list[str]) -> Iterator[tuple[str, str, np.ndarray, Row]]
     for model in models:
         known = own_sizes(model)
         for name, kernel, geometry in real_layers(model):
-            reach = [r * (k - 1) + 1 for r, k in zip(geometry["dilation"], kernel.shape[2:], strict=True)]
-            fallback = tuple(UNKNOWN if m <= UNKNOWN else 2 * m for m in reach)
+            pads = padding_pairs(geometry["padding"], kernel.shape[2:], geometry["dilation"])
+            axes = zip(kernel.shape[2:], geometry["dilation"], pads, strict=True)
+            fallback = tuple(UNKNOWN if r * (k - 1) < UNKNOWN + sum(p) else 2 * (r * (k - 1) + 1) for k, r, p in axes)
             yield model, name, kernel, {**geometry, "input_shape": known.get(name, fallback)}
 
 
@@ -71,9 +74,9 @@ def run(models: list[str], out: Path, limit: int) -> None:
         for model, name, kernel, geometry in every_layer(models):
             row: Row = {"model": model, "name": name, "shape": list(kernel.shape), **geometry}
             row |= {"kernel_bytes": kernel.nbytes}
-            row["at_size"] = apart(lambda k=kernel, g=geometry: measured(k, g), limit)
+            row["at_size"] = apart(functools.partial(measured, kernel, geometry), limit)
             anywhere = {key: value for key, value in geometry.items() if key != "input_shape"}
-            row["every_size"] = apart(lambda k=kernel, g=anywhere: measured(k, g), limit)
+            row["every_size"] = apart(functools.partial(measured, kernel, anywhere), limit)
             file.write(json.dumps(row | said) + "\n")
             file.flush()
             print(model, name, row["shape"], row["input_shape"], summary(row["at_size"]), flush=True)
@@ -133,7 +136,8 @@ def measured(kernel: np.ndarray, geometry: Row) -> Row:
 def summary(found: Row) -> str:
     if "ended" in found:
         return str(found["ended"])
-    return f"gap {found['gap']:.1e} {found['processor']:.3f} s {(found['peak_bytes'] or 0) / 2**20:.0f} MiB {found['status']}"
+    peak = f"{(found['peak_bytes'] or 0) / 2**20:.0f} MiB"
+    return f"gap {found['gap']:.1e} {found['processor']:.3f} s {peak} {found['status']}"
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
