@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,7 @@ class Axis:
 def turned(theta: float, length: int, k: int, r: int, phase: float) -> Complex:
     """Phases of the taps of one axis at a frequency that has the ring's phase in it already."""
     del length, phase
-    return np.exp(1j * theta * r * np.arange(k))
+    return np.asarray(np.exp(1j * theta * r * np.arange(k)))
 
 
 def ring_matrix(
@@ -80,8 +79,9 @@ def part(kernel: NDArray[np.float64], axes: Sequence[Axis], lengths: Sequence[in
     cout, cin = kernel.shape[:2]
     counts = [length // axis.s for axis, length in zip(axes, lengths, strict=True)]
     whole = ring_matrix(kernel, axes, lengths, phases).reshape(cout, *counts, cin, *lengths)
-    kept: Any = (slice(None), *(slice(a.outputs) for a in axes), slice(None), *(slice(a.n) for a in axes))
-    return np.asarray(whole[kept].reshape(cout * math.prod(a.outputs for a in axes), -1))
+    rows, columns = [slice(a.outputs) for a in axes], [slice(a.n) for a in axes]
+    kept = whole[:, *rows, :, *columns]
+    return np.asarray(kept.reshape(cout * math.prod(a.outputs for a in axes), -1))
 
 
 def ring_norm(
