@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,8 +80,8 @@ def part(kernel: NDArray[np.float64], axes: Sequence[Axis], lengths: Sequence[in
     cout, cin = kernel.shape[:2]
     counts = [length // axis.s for axis, length in zip(axes, lengths, strict=True)]
     whole = ring_matrix(kernel, axes, lengths, phases).reshape(cout, *counts, cin, *lengths)
-    rows, columns = [slice(a.outputs) for a in axes], [slice(a.n) for a in axes]
-    kept = whole[:, *rows, :, *columns]
+    window: Any = [slice(None), *(slice(a.outputs) for a in axes), slice(None), *(slice(a.n) for a in axes)]
+    kept = whole[tuple(window)]
     return np.asarray(kept.reshape(cout * math.prod(a.outputs for a in axes), -1))
 
 
