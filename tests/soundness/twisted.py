@@ -63,7 +63,8 @@ def ring_matrix(
     """Matrix of the twisted ring: every output of the ring reads every tap, modulo its length."""
     cout, cin = kernel.shape[:2]
     counts = [length // axis.s for axis, length in zip(axes, lengths, strict=True)]
-    matrix = np.zeros((cout, *counts, cin, *lengths), dtype=np.complex128)
+    matrix: Any = np.zeros((cout, *counts, cin, *lengths), dtype=np.complex128)
+    weights: Any = kernel
     for m in itertools.product(*map(range, counts)):
         for tap in itertools.product(*(range(axis.k) for axis in axes)):
             reads = [a.s * i + a.r * t - a.before for a, i, t in zip(axes, m, tap, strict=True)]
@@ -71,8 +72,8 @@ def ring_matrix(
                 [np.exp(1j * phi * (v // length)) for v, length, phi in zip(reads, lengths, phases, strict=True)]
             )
             at = tuple(v % length for v, length in zip(reads, lengths, strict=True))
-            matrix[:, *m, :, *at] += kernel[:, :, *tap] * factor
-    return matrix.reshape(cout * math.prod(counts), cin * math.prod(lengths))
+            matrix[:, *m, :, *at] += weights[:, :, *tap] * factor
+    return np.asarray(matrix.reshape(cout * math.prod(counts), cin * math.prod(lengths)))
 
 
 def part(kernel: NDArray[np.float64], axes: Sequence[Axis], lengths: Sequence[int], phases: Sequence[float]) -> Complex:
@@ -80,8 +81,8 @@ def part(kernel: NDArray[np.float64], axes: Sequence[Axis], lengths: Sequence[in
     cout, cin = kernel.shape[:2]
     counts = [length // axis.s for axis, length in zip(axes, lengths, strict=True)]
     whole = ring_matrix(kernel, axes, lengths, phases).reshape(cout, *counts, cin, *lengths)
-    window: Any = [slice(None), *(slice(a.outputs) for a in axes), slice(None), *(slice(a.n) for a in axes)]
-    kept = whole[tuple(window)]
+    rows, columns = (slice(a.outputs) for a in axes), (slice(a.n) for a in axes)
+    kept = whole[:, *rows, :, *columns]
     return np.asarray(kept.reshape(cout * math.prod(a.outputs for a in axes), -1))
 
 
