@@ -1,8 +1,8 @@
 """Layers at their own size: `enclose` on every convolution of the published models, with its size and without.
 
     python -m bench.sizes run --out FILE [--models resnet20 ...] [--limit 60]
-    python -m bench.sizes curves --out FILE          # the norm against n, for three layers
-    python -m bench.sizes page                       # docs/benchmarks/sizes.md and its picture, from committed lines
+    python -m bench.sizes curves --out FILE     # the norm against n, for three layers: `bench.sizes_curves`
+    python -m bench.sizes page                  # docs/benchmarks/sizes.md and its picture: `bench.sizes_page`
 
 Every layer runs in a process of its own with limits on time and memory, so that a run ends. The size is the one that
 `layers.json` tells, else 32 pixels an axis, or twice the kernel where no output would be left.
@@ -24,21 +24,17 @@ from typing import Any
 
 import numpy as np
 from oracle import padding_pairs
-from real_weights import MODELS, real_file, real_layers
+from real_weights import MODELS, real_file, real_kernel, real_layers
 
 import specnorm
 from bench import facts
 
 Row = dict[str, Any]
+FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 RTOL = 1e-3
 UNKNOWN = 32
 MEMORY = 6 * 2**30
 """Bytes of addresses that a layer's process may have."""
-LAYERS = {
-    "resnet20": ["module.layer2.1.conv1.weight"],
-    "dncnn25": ["model.10.weight"],
-    "rfb320": ["basenet.8.3.weight"],
-}
 
 
 def own_sizes(model: str) -> dict[str, tuple[int, ...]]:
@@ -71,7 +67,8 @@ def run(models: list[str], out: Path, limit: int) -> None:
         "date": facts.date(),
     }
     with out.open("w", encoding="utf-8") as file:
-        for model, name, kernel, geometry in every_layer(models):
+        two = [("aims", name, kernel, {**geometry, "padding_mode": "zeros"}) for name, kernel, geometry in aims()]
+        for model, name, kernel, geometry in [*two, *every_layer(models)]:
             row: Row = {"model": model, "name": name, "shape": list(kernel.shape), **geometry}
             row |= {"kernel_bytes": kernel.nbytes}
             row["at_size"] = apart(functools.partial(measured, kernel, geometry), limit)
@@ -140,6 +137,14 @@ def summary(found: Row) -> str:
     return f"gap {found['gap']:.1e} {found['processor']:.3f} s {peak} {found['status']}"
 
 
+# -- two layers that were slow -----------------------------------------------------------------------------------
+def aims() -> Iterator[tuple[str, np.ndarray, Row]]:
+    """A full layer at 32 pixels, and a depthwise one at 40."""
+    yield "64x64x3x3 at 32", real_kernel("dncnn25", "model.10"), {"input_shape": 32, "padding": 1}
+    taps = np.random.RandomState(0).standard_normal((48, 1, 5, 5)).astype(np.float32)
+    yield "48x1x5x5, depthwise, at 40", taps, {"input_shape": 40, "padding": 2, "groups": 48}
+
+
 # -- reading ---------------------------------------------------------------------------------------------------------
 def read(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -152,9 +157,20 @@ def main(words: list[str] | None = None) -> None:
     layers.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     layers.add_argument("--limit", type=int, default=60, help="seconds of processor time a layer")
     layers.add_argument("--out", type=Path, required=True)
+    curves = commands.add_parser("curves", help="the norm against n, for three layers")
+    curves.add_argument("--out", type=Path, required=True)
+    commands.add_parser("page", help="write the page and its picture")
     given = parser.parse_args(words)
     if given.command == "run":
         run(given.models, given.out, given.limit)
+    elif given.command == "curves":
+        from bench.sizes_curves import measure
+
+        measure(given.out)
+    else:
+        from bench.sizes_page import write
+
+        write(FOLDER)
 
 
 if __name__ == "__main__":
