@@ -64,8 +64,9 @@ def head(after: list[Row]) -> str:
     return (
         "# Layers at their own size\n\n"
         f"`enclose` to {RTOL:g} of every convolution of the seven published models in `tests/data`, "
-        f"{len(layers(after))} layers, with the stride, dilation, groups and zero padding that its network gives it, at the size that it has "
-        "there, or 32 pixels an axis where that is not known. *Gap* is upper/lower - 1, both proven. *Before* is the "
+        f"{len(layers(after))} layers, with the stride, dilation, groups and zero padding that its network gives it, at "
+        "the size that it has there, or 32 pixels an axis where that is not known. *Gap* is upper/lower - 1, both "
+        "proven. *Before* is the "
         "library without rings, whose upper end was the supremum over all sizes, or the layer's matrix, written out; "
         "[the method](../methods/enclosure.md) says what takes their place."
     )
@@ -163,8 +164,8 @@ def against(curves: list[Row]) -> str:
 def measured(before: list[Row], after: list[Row], curves: list[Row]) -> str:
     old, new, curve = before[0], after[0], curves[0]
     return (
-        "## How it was measured\n\nOne thread, every layer in a process of its own with a limit on time and one of 6 GiB; "
-        f"the fastest of three calls below a second. {new['machine']}, NumPy {new['versions']['numpy']}. Before: "
+        "## How it was measured\n\nOne thread, every layer in a process of its own with limits on time and memory "
+        f"(6 GiB); the fastest of three calls below a second. {new['machine']}, NumPy {new['versions']['numpy']}. Before: "
         f"{old['date']} at commit {old['commit']}; after: {new['date']} at commit {new['commit']}; the norm against n: "
         f"commit {curve['commit']}. Other programs ran on the machine: processor time, not the clock's. Lines in "
         "[sizes-before.jsonl](sizes-before.jsonl), [sizes-after.jsonl](sizes-after.jsonl) and "
