@@ -42,8 +42,9 @@ def within(rows: list[Row], gap: float) -> int:
 
 
 def seconds(rows: list[Row], key: str) -> float:
-    """Processor time; a layer that did not end counts with its limit."""
-    return float(sum(row[key].get("processor", row["limit"]) for row in rows))
+    """Processor time; a layer that ran out of it counts with its limit, one that ran out of memory not at all."""
+    late = (row["limit"] if "not within" in row[key].get("ended", "") else 0.0 for row in rows)
+    return float(sum(row[key].get("processor", limit) for row, limit in zip(rows, late, strict=True)))
 
 
 def not_ended(rows: list[Row]) -> int:
@@ -64,8 +65,8 @@ def head(after: list[Row]) -> str:
     return (
         "# Layers at their own size\n\n"
         f"`enclose` to {RTOL:g} of every convolution of the seven published models in `tests/data`, "
-        f"{len(layers(after))} layers, with the stride, dilation, groups and zero padding that its network gives it, at "
-        "the size that it has there, or 32 pixels an axis where that is not known. *Gap* is upper/lower - 1, both "
+        f"{len(layers(after))} layers, with the stride, dilation, groups and zero padding that its network gives it, "
+        "at the size that it has there, or 32 pixels an axis where that is not known. *Gap* is upper/lower - 1, both "
         "proven. *Before* is the "
         "library without rings, whose upper end was the supremum over all sizes, or the layer's matrix, written out; "
         "[the method](../methods/enclosure.md) says what takes their place."
@@ -104,8 +105,11 @@ def models(before: list[Row], after: list[Row]) -> str:
         "model", "layers", "gap at most 1e-3", "1e-2", "median gap", "seconds at the size", "without", "times",
         "most memory, MiB",
     ]  # fmt: skip
-    text = "Before, after. Processor time of one thread; memory beyond the kernel; a layer that did not end counts with"
-    return f"## Model by model\n\n{text} its limit of {after[0]['limit']} s.\n\n" + table(header, lines)
+    text = (
+        "Before, after. Processor time of one thread, memory beyond the kernel. A layer that ran out of time counts with "
+        f"its limit of {after[0]['limit']} s, one that ran out of memory not at all."
+    )
+    return f"## Model by model\n\n{text}\n\n" + table(header, lines)
 
 
 def wide(after: list[Row]) -> str:
@@ -165,9 +169,9 @@ def measured(before: list[Row], after: list[Row], curves: list[Row]) -> str:
     old, new, curve = before[0], after[0], curves[0]
     return (
         "## How it was measured\n\nOne thread, every layer in a process of its own with limits on time and memory "
-        f"(6 GiB); the fastest of three calls below a second. {new['machine']}, NumPy {new['versions']['numpy']}. Before: "
-        f"{old['date']} at commit {old['commit']}; after: {new['date']} at commit {new['commit']}; the norm against n: "
-        f"commit {curve['commit']}. Other programs ran on the machine: processor time, not the clock's. Lines in "
+        f"(6 GiB); the fastest of three calls below a second. {new['machine']}, NumPy {new['versions']['numpy']}. "
+        f"Before: {old['date']} at commit {old['commit']}; after: {new['date']} at commit {new['commit']}; the norm "
+        f"against n: commit {curve['commit']}. Other programs ran on the machine: processor time, not the clock's. Lines in "
         "[sizes-before.jsonl](sizes-before.jsonl), [sizes-after.jsonl](sizes-after.jsonl) and "
         "[sizes-curves.jsonl](sizes-curves.jsonl). In `tests`, `python -m bench.sizes run --out FILE` and `python -m "
         "bench.sizes curves --out FILE` measure them again, `python -m bench.sizes page` makes this page."

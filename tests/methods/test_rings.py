@@ -1,14 +1,18 @@
 """A layer with zero padding is a part of every twisted ring that is long enough, so the ring's norm bounds the layer's.
 
 First the theorem by itself, written out in `soundness/twisted.py`: where it holds, and that each of its conditions is
-needed.
+needed. Then the library's rings, and that it bounds nothing without one of the conditions.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,8 +21,16 @@ from numpy.typing import NDArray
 pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install python-flint")
 
 from oracle import dense_matrix
+from soundness.at_size import AtSize, by_rings
 from soundness.layers import Layer, layer
 from soundness.twisted import Axis, Complex, part, ring_matrix, ring_norm, turned
+
+from specnorm.linalg import frequencies
+from specnorm.linalg.frequencies import Frequencies
+from specnorm.proof import cells, gram_polynomial, rings
+from specnorm.proof.cells import Boxes
+from specnorm.search import rings as ring_search
+from specnorm.spec import ConvSpec
 
 Phases = tuple[float, ...]
 
@@ -159,3 +171,184 @@ def test_a_ring_that_closes_on_the_dilation_alone_is_no_ring(axis: Axis) -> None
     least = max(axis.n + axis.before, axis.s * (axis.outputs - 1) + axis.r * (axis.k - 1) - axis.before + 1)
     shorter = [m for m in range(axis.r, 4 * least, axis.r) if m % axis.s]
     assert any(below([axis], [m]) for m in shorter)
+
+
+# -- the library's rings ---------------------------------------------------------------------------------------------
+def spec_of(drawn: Layer) -> ConvSpec:
+    return ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry)
+
+
+def test_rings_of_the_library_are_long_enough() -> None:
+    """By looking at every tap; and no longer than the theorem asks."""
+    for index in range(400):
+        drawn = layer(index)
+        for axis, points in zip(drawn.axes, rings.shortest(spec_of(drawn)), strict=True):
+            assert not axis.wraps(points * axis.unit), (drawn, points)
+            assert points * axis.unit <= axis.shortest, (drawn, points)
+
+
+RINGS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((1,), (3,)), ((2,), (2,)), ((3,), (4,)), ((9,), (3,)), ((40,), (5,)), ((4, 7), (3, 2)), ((8, 8), (3, 3)),
+    ((1, 12), (1, 4)), ((4, 3, 6), (2, 2, 2)),
+]  # fmt: skip
+
+
+def turns_of(boxes: Boxes) -> list[tuple[Fraction, ...]]:
+    """Every frequency in some boxes of single points, exactly."""
+    frequencies = boxes.centres
+    pairs = (zip(row, frequencies.denominators, strict=True) for row in frequencies.numerators.tolist())
+    return [tuple(Fraction(a, b) % 1 for a, b in pair) for pair in pairs]
+
+
+def frequencies_of(sizes: tuple[int, ...], twisted: tuple[bool, ...]) -> set[tuple[Fraction, ...]]:
+    """``(j + 1/2) / M`` where an axis is twisted, ``j / M`` where not."""
+    axes = ([Fraction(2 * j + turned, 2 * n) for j in range(n)] for n, turned in zip(sizes, twisted, strict=True))
+    return set(itertools.product(*axes))
+
+
+def to_points(boxes: Boxes) -> Boxes:
+    while boxes.divisible.any():
+        boxes, _ = boxes.split(np.full(len(boxes), 3))
+    return boxes
+
+
+@pytest.mark.parametrize(("sizes", "shape"), RINGS)
+def test_every_frequency_of_a_ring_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """It or its mirror image, once, and nothing else; exact rationals."""
+    for twisted in itertools.product((False, True), repeat=len(sizes)):
+        found = turns_of(to_points(cells.dft(sizes, shape, twisted)))
+        assert len(found) == len(set(found))
+        mirrored = {tuple(-turn % 1 for turn in turns) for turns in found}
+        assert set(found) | mirrored == frequencies_of(sizes, twisted)
+
+
+def lost_near_cells_of_the_torus(sizes: tuple[int, ...], shape: tuple[int, ...]) -> list[str]:
+    """Frequencies of a ring in some cells of the torus that are in no box around them, nor their mirror images."""
+    random, lost = np.random.RandomState(0), []
+    for twisted in itertools.product((False, True), repeat=len(sizes)):
+        every, torus = sorted(frequencies_of(sizes, twisted)), cells.torus(shape)
+        for _ in range(4):
+            some = torus[np.sort(random.permutation(len(torus))[: 1 + random.randint(3)])]
+            kept = set(turns_of(to_points(cells.dft(sizes, shape, twisted).around(some))))
+            for turns in [every[j] for j in random.permutation(len(every))[:60]]:
+                if is_in(some, turns) and not {turns, tuple(-turn % 1 for turn in turns)} & kept:
+                    lost.append(f"{turns} of {sizes}, {twisted}")
+            torus, _ = torus.split(np.full(len(torus), 2))
+    return lost
+
+
+@pytest.mark.parametrize(("sizes", "shape"), RINGS)
+def test_frequencies_in_some_cells_of_the_torus_are_kept(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    assert lost_near_cells_of_the_torus(sizes, shape) == []
+
+
+def is_in(boxes: Boxes, turns: tuple[Fraction, ...]) -> bool:
+    """Whether a frequency, or what is the same a number of turns away, is well inside one of some cells."""
+    inverse = np.linalg.inv(boxes.frame)
+    for shift in itertools.product((-1, 0, 1), repeat=len(turns)):
+        at = [float((t + s) * n) for t, s, n in zip(turns, shift, boxes.denominators, strict=True)]
+        lattice, slack = inverse @ np.asarray(at), 1e-9 * (boxes.high - boxes.low)
+        if ((boxes.low + slack <= lattice) & (lattice <= boxes.high - slack)).all(axis=1).any():
+            return True
+    return False
+
+
+# -- without one of the conditions, the library's bounds are false ---------------------------------------------------
+FIRST = 5_000_000
+"""Where the layers of the mutations begin."""
+PLAIN = {
+    "stride": (1,), "dilation": (1,), "groups": 1, "transposed": False, "padding_mode": "zeros", "padding": "same",
+}  # fmt: skip
+
+
+def by_rings_alone() -> list[str]:
+    """Upper ends of rings beside lower ends of half the norm."""
+    found: list[str] = []
+    with by_rings():
+        for index in range(FIRST, FIRST + 40):
+            claims = AtSize(layer(index))
+            claims.enclosure(1e-3)
+            found += claims.tally.violations
+        for seed in range(60):
+            claims = AtSize(Layer(seed, "normal", np.random.RandomState(seed).standard_normal((1, 1, 3)), (4,), PLAIN))
+            claims.enclosure(1e-3)
+            found += claims.tally.violations
+    return found
+
+
+_points, _dft, _phases_at = rings._points, cells.dft, frequencies.phases_at
+
+
+def one_point_fewer(*axis: Any) -> int:
+    return max(1, _points(*axis) - 1)
+
+
+def closed_on_the_product(*axis: Any) -> int:
+    """Longer steps than the ring has: of stride times dilation, where they share a factor."""
+    with patch.object(math, "lcm", lambda s, r: s * r):
+        return _points(*axis)
+
+
+def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> Boxes:
+    """The mirror image of a twisted ring's frequency taken for that of the DFT's."""
+    boxes = _dft(sizes, shape, twisted)
+    if not any(twisted) or not sizes:
+        return boxes
+    axis = int(np.argmax(sizes))
+    last = np.arange(len(sizes)) == axis
+    high = np.minimum(boxes.high, np.where(last, max((sizes[axis] - 2) // 2 - 1, 0), boxes.high))
+    kept = (boxes.low <= high).all(axis=1)
+    return boxes.between(boxes.low[kept], high[kept])
+
+
+def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
+    """At a twisted ring's frequencies, the farthest tap turns as if the ring were not twisted."""
+    cos, sin = _phases_at(given, points)
+    odd = np.asarray([n % 2 == 0 and n < 2**20 for n in given.denominators]) & (given.numerators % 2 == 1).all(axis=0)
+    if odd.any() and len(points):
+        far = int(np.argmax(np.abs(points).sum(axis=1)))
+        plain = Frequencies(given.numerators - odd, given.denominators)
+        c, s = _phases_at(plain, points[far : far + 1])
+        cos[:, [far]], sin[:, [far]] = c, s
+    return cos, sin
+
+
+def offset_forgotten(self: Boxes, others: Boxes) -> NDArray[np.bool_]:
+    """Boxes of a twisted ring compared as if they were those of the DFT."""
+    return _meets(replace(self, offset=np.zeros_like(self.offset)), others)
+
+
+_meets = Boxes.meets
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One condition taken away: ``owner.name`` becomes something else; ``check`` must notice."""
+
+    patches: tuple[tuple[Any, str, Any], ...]
+    check: Callable[[], list[str]] = by_rings_alone
+
+
+MUTATIONS = {
+    "length": Mutation(((rings, "_points", one_point_fewer),)),
+    "stride and dilation with a common factor": Mutation(((rings, "_points", closed_on_the_product),)),
+    "mirror images": Mutation(((ring_search, "dft", half_less_a_point),)),
+    "phase of one tap": Mutation(
+        ((gram_polynomial, "phases_at", phase_forgotten), (frequencies, "phases_at", phase_forgotten))
+    ),
+    "offset of the boxes": Mutation(
+        ((Boxes, "meets", offset_forgotten),), lambda: lost_near_cells_of_the_torus((40,), (5,))
+    ),
+}
+
+
+def test_rings_alone_are_bounds() -> None:
+    assert by_rings_alone() == []
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_every_condition_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation = MUTATIONS[name]
+    for owner, attribute, without in mutation.patches:
+        monkeypatch.setattr(owner, attribute, without)
+    assert mutation.check(), "nothing was noticed"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from flint import arb
@@ -16,11 +19,31 @@ from soundness.claims import Tally
 from soundness.layers import Layer, layer
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
+from specnorm.proof.layer import ritz_values_down
+from specnorm.search import layer as layer_search
 
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
+RINGS: dict[str, Any] = {"at_once": -1.0, "soon": -1.0, "work": -1.0}
+WAYS: tuple[dict[str, Any], ...] = ({}, {"at_once": -1.0}, {"at_once": math.inf}, RINGS)
+"""As users have it; as if the layer were large; by its own matrix; by rings alone."""
 SMALL = 26
 """Sides of the matrices that are eliminated in ball arithmetic: a third of a cube of slow operations."""
+
+
+@contextmanager
+def by_rings() -> Iterator[None]:
+    """Upper ends by rings alone, beside lower ends of half the norm: good ones hide that the upper ones are wrong."""
+
+    def halved(*given: Any, **named: Any) -> Any:
+        values, images = ritz_values_down(*given, **named)
+        return 0.5 * values, images
+
+    with (
+        patch.object(layer_search, "TUNING", replace(layer_search.TUNING, **RINGS)),
+        patch.object(layer_search, "ritz_values_down", halved),
+    ):
+        yield
 
 
 class AtSize:
@@ -106,7 +129,13 @@ def check(index: int, modes: Sequence[PaddingMode] = ("zeros",), *, rigorous: bo
     drawn = layer(index, modes, SMALL if rigorous else 260)
     claims, random = AtSize(drawn, rigorous=rigorous), np.random.RandomState(index + 2**20)
     with np.errstate(invalid="raise", divide="raise"):
-        claims.enclosure(float(random.choice(RTOLS)))
+        rtol, way = float(random.choice(RTOLS)), int(random.randint(len(WAYS) + 1))
+        if way < len(WAYS):
+            with patch.object(layer_search, "TUNING", replace(layer_search.TUNING, **WAYS[way])):
+                claims.enclosure(rtol)
+        else:
+            with by_rings():
+                claims.enclosure(rtol)
         if random.randint(4) == 0:
             claims.verdicts([float(random.choice(OFFSETS))])
         if random.randint(8) == 0:
