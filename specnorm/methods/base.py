@@ -29,6 +29,12 @@ def check_rtol(rtol: object) -> None:
         raise MethodError(f"rtol={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
 
 
+def check_budget(budget: object) -> None:
+    """Refuse a budget that is no number of seconds."""
+    if budget is not None and (not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0):
+        raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What a method computed for a stack of blocks; every array has the leading axis b of the blocks.

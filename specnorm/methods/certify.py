@@ -17,7 +17,7 @@ from specnorm.proof import host
 from specnorm.proof.cells import dft, torus
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.enclosing import above_any, grid_sizes, zero_found
-from specnorm.search.layer import enclose_layer
+from specnorm.search.layer import LayerProblem, enclose_layer
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
@@ -91,8 +91,8 @@ class Certify(Method):
         if found.upper <= target:
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(kernel, spec, rtol=rtol, ops=ops)
-            lower, upper = float(bounds.lower[0]), float(bounds.upper[0])
+            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells, lambda _: math.inf), ops=ops)
+            lower, upper = bounds.lower, bounds.upper
             if lower > bound or upper <= bound or upper > lower * (1 + rtol):
                 break
         return upper <= bound, lower > bound

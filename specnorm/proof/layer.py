@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
 from specnorm.proof import matrices, rounding
+from specnorm.proof.band import band_norm_up
 
 if TYPE_CHECKING:
     from specnorm.linalg.layer_map import Convolution
+    from specnorm.linalg.line_blocks import Band
     from specnorm.types import Array, ArrayOps
 
 
@@ -31,46 +33,51 @@ def ritz_values_down(layer: Convolution, vectors: Array, wide: bool, *, ops: Arr
     return values, arrays.normalise(images, xp=xp)[0]
 
 
-def gram_matrix(layer: Convolution, wide: bool, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
-    """A*A, or AA* for a wide layer, by applying the layer to unit vectors; a bound of its error's norm, (b,).
+def gram_error(layer: Convolution, roundings: int, size: int, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Bound of the norm of what ``A*A``, or ``AA*``, is off as computed; and whether A is zero. Shapes (b,).
 
-    And whether A is zero, (b,): every tap that is not may read nothing but padding.
+    Entries that are off by at most ``gamma(n) |A|* |A|`` make an error of at most gamma(n) times the square of the norm
+    of ``|A|``, which is at most its largest row sum times its largest column sum. A is zero where every tap that is not
+    zero reads nothing but padding.
 
-    Two products with n roundings in all are off by at most ``gamma(n) |A|* |A|`` entry by entry, and the norm of
-    ``|A|`` is at most the root of its largest row sum times its largest column sum.
+    Parameters
+    ----------
+    layer : Convolution
+    roundings : int
+        n; each may also underflow.
+    size : int
+        Of the Gram matrix.
     """
-    xp = ops.xp
-    b, size = layer.kernels.shape[0], min(layer.shape)
-    like = layer.kernels
-    eye = xp.eye(size, dtype=like.dtype, device=ops.device(like))
-    step = max(1, ops.memory // (8 * b * max(layer.shape) * 8))
-    rows = []
-    for start in range(0, size, step):
-        units = xp.broadcast_to(eye[start : min(start + step, size), :], (b, min(step, size - start), size))
-        rows.append(layer.apply(layer.adjoint(units)) if wide else layer.adjoint(layer.apply(units)))
-    magnitude = layer.absolute()
+    xp, like = ops.xp, layer.kernels
+    b, magnitude = like.shape[0], layer.absolute()
     outputs, inputs = (xp.ones((b, 1, n), dtype=like.dtype, device=ops.device(like)) for n in layer.shape)
     row = rounding.up(xp.max(magnitude.apply(inputs), axis=(1, 2)), layer.roundings[0], xp=xp)
     column = rounding.up(xp.max(magnitude.adjoint(outputs), axis=(1, 2)), layer.roundings[1], xp=xp)
-    count = sum(layer.roundings)
-    error = rounding.up(row * column, 2, xp=xp) * (rounding.SLACK * rounding.gamma(count, rounding.unit(like, xp=xp)))
-    # And each product may underflow.
-    error = error + size * count * float(xp.finfo(like.dtype).smallest_normal)
-    return xp.concat(rows, axis=1), error, row == 0
+    allowance = rounding.SLACK * rounding.gamma(roundings, rounding.unit(like, xp=xp))
+    error = rounding.up(row * column, 2, xp=xp) * allowance
+    return error + size * roundings * float(xp.finfo(like.dtype).smallest_normal), row == 0
 
 
-def norm_up_near(matrix: Array, error: Array, target: Array, *, ops: ArrayOps) -> Array:
+def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> Array:
     """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere.
 
     Parameters
     ----------
-    matrix, error : arrays, shapes (b, n, n) and (b,)
-        From `gram_matrix`.
+    band : Band
+        A*A or AA* as computed.
+    error : array, shape (b,)
+        From `gram_error`.
     target : array, shape (b,)
     """
     xp = ops.xp
+    largest = xp.full_like(target, float(xp.finfo(target.dtype).max))
     limit = rounding.down(target**2 - error, 4, xp=xp)
     usable = limit > 0
-    proven = matrices.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), ops=ops)
-    bound = rounding.up(target, 4, xp=xp)
-    return xp.where(proven & usable, bound, xp.full_like(bound, float(xp.finfo(bound.dtype).max)))
+    limit = xp.where(usable, limit, xp.ones_like(limit))
+    if band.diagonal.shape[1] == 1:
+        proven = matrices.gram_below(band.diagonal[:, 0, :, :], limit, ops=ops)
+        return xp.where(proven & usable, rounding.up(target, 4, xp=xp), largest)
+    proven_sq = band_norm_up(band, limit, ops=ops)
+    bounded = usable & (proven_sq < xp.finfo(target.dtype).max)
+    root = xp.sqrt(xp.where(bounded, proven_sq + error, xp.ones_like(error)))
+    return xp.where(bounded, rounding.up(root, 4, xp=xp), largest)

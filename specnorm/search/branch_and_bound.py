@@ -8,6 +8,7 @@ search is its proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,11 @@ class Search:
         In the wide dtype, scaled to about 1, not all zero.
     seed : int
         Of the start vectors.
+    deadline : float
+        On the clock of `time.monotonic`: a round that begins later is not begun.
     """
 
-    def __init__(self, blocks: Array, *, seed: int = 0, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, *, seed: int = 0, deadline: float = math.inf, ops: ArrayOps) -> None:
         xp = ops.xp
         if blocks.shape[1] < blocks.shape[2]:
             # G^T has the norms of G: from here on, the columns are the smaller side.
@@ -75,6 +78,7 @@ class Search:
         self._polynomials = Polynomials(blocks, self.tuning, ops=ops)
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
         self._cells = self._levels = 0
+        self._deadline = deadline
 
     def run(
         self,
@@ -122,6 +126,8 @@ class Search:
         vectors: Array | None = None
         while len(cover):
             if self._cells + len(cover) > max_cells * self.blocks.shape[0] or self._levels == max_levels:
+                return self._result(math.inf)
+            if time.monotonic() > self._deadline:
                 return self._result(math.inf)
             self._cells, self._levels, before = self._cells + len(cover), self._levels + 1, self.incumbent.best.value
             previous, polynomial = polynomial, self._polynomials.near(self.threshold, self.incumbent.trial_vectors)
@@ -347,17 +353,17 @@ class Search:
     def _take(self, x: Array, index: np.ndarray) -> Array:
         return arrays.rows(x, index, ops=self.ops)
 
-    def at_nearest(self, where: SearchResult, sizes: tuple[int, ...]) -> SearchResult:
-        """Lower bound at the best DFT frequency next to one of the torus.
+    def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> SearchResult:
+        """Lower bound at the best frequency of a ring next to one of the torus.
 
         Parameters
         ----------
         where : SearchResult
             From a search of the torus.
-        sizes : tuple of int
-            Points a turn.
+        sizes, twisted : tuples
+            As in `proof.cells.dft`.
         """
         start = LowerBound(where.lower, where.frequency, where.block)
-        compared = self.incumbent.at_nearest(start, sizes)
+        compared = self.incumbent.at_nearest(start, sizes, twisted)
         best = self.incumbent.best
         return SearchResult(best.value, math.inf, best.frequency, best.block, compared, 0)
