@@ -16,7 +16,8 @@ from oracle import PaddingMode
 
 import specnorm
 from soundness.claims import Tally
-from soundness.layers import Layer, layer
+from soundness.layers import LARGEST, Layer, layer
+from soundness.sample import as_if_large
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.proof.layer import ritz_values_down
@@ -124,18 +125,25 @@ class AtSize:
             self.wrong("rescale", f"{norm.lo!r} for {at!r}")
 
 
+@contextmanager
+def in_a_way(way: int) -> Iterator[None]:
+    """One of the ways to an upper end, whatever the layer's size."""
+    if way == len(WAYS):
+        with by_rings():
+            yield
+    else:
+        with patch.object(layer_search, "TUNING", replace(layer_search.TUNING, **WAYS[way])):
+            yield
+
+
 def check(index: int, modes: Sequence[PaddingMode] = ("zeros",), *, rigorous: bool = False) -> Tally:
-    """Check the layer of a number."""
-    drawn = layer(index, modes, SMALL if rigorous else 260)
+    """Check the layer of a number, in one of the ways."""
+    drawn = layer(index, modes, SMALL if rigorous else LARGEST)
     claims, random = AtSize(drawn, rigorous=rigorous), np.random.RandomState(index + 2**20)
-    with np.errstate(invalid="raise", divide="raise"):
-        rtol, way = float(random.choice(RTOLS)), int(random.randint(len(WAYS) + 1))
-        if way < len(WAYS):
-            with patch.object(layer_search, "TUNING", replace(layer_search.TUNING, **WAYS[way])):
-                claims.enclosure(rtol)
-        else:
-            with by_rings():
-                claims.enclosure(rtol)
+    with as_if_large(index), in_a_way(int(random.randint(len(WAYS) + 1))):
+        claims.enclosure(float(random.choice(RTOLS)))
+        if random.randint(16) == 0:
+            claims.enclosure(1e-3, max_cells=int(random.randint(1, 30)))
         if random.randint(4) == 0:
             claims.verdicts([float(random.choice(OFFSETS))])
         if random.randint(8) == 0:
