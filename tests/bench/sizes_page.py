@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -113,21 +114,29 @@ def models(before: list[Row], after: list[Row]) -> str:
 
 
 def wide(after: list[Row]) -> str:
-    lines = []
+    lines: list[list[str]] = []
+    ended: Counter[tuple[str, str]] = Counter()
     for row in layers(after):
         found = row["at_size"]
-        if "ended" in found or found["gap"] > 1e-3 * (1 + 1e-9):
-            shape = "x".join(map(str, row["shape"]))
-            sizes = row["input_shape"]
+        if "ended" in found:
+            ended[row["model"], found["ended"]] += 1
+        elif found["gap"] > 1e-3 * (1 + 1e-9):
+            shape, sizes = ("x".join(map(str, row[key])) for key in ("shape", "input_shape"))
             lines.append([
-                row["model"], f"`{row['name']}`", shape, "x".join(map(str, sizes)), str(max(row["dilation"])),
-                str(max(row["stride"])), str(row["groups"]), said(found.get("gap", float("inf"))),
-                found.get("ended") or found["status"],
+                row["model"], f"`{row['name'].removesuffix('.weight')}`", shape, sizes, str(max(row["dilation"])),
+                str(max(row["stride"])), str(row["groups"]), said(found["gap"]), way(found["status"]),
             ])  # fmt: skip
-    if not lines:
-        return "## Wider than asked\n\nNone."
-    header = ["model", "layer", "kernel", "at", "dilation", "stride", "groups", "gap", "what it says"]
-    return "## Wider than asked\n\n" + table(header, lines)
+    header = ["model", "layer", "kernel", "at", "dilation", "stride", "groups", "gap", "upper end by"]
+    parts = ["## Wider than asked", table(header, lines) if lines else "None."]
+    if ended:
+        told = (f"{count} of {model} ({why})" for (model, why), count in ended.items())
+        parts.append("Layers that did not end: " + "; ".join(told) + ".")
+    return "\n\n".join(parts)
+
+
+def way(status: str) -> str:
+    """Which way the upper end was proven, from a status."""
+    return next((part.removeprefix("by ") for part in status.split(", ") if part.startswith("by ")), "-")
 
 
 def two(before: list[Row], after: list[Row]) -> str:
@@ -160,7 +169,7 @@ def against(curves: list[Row]) -> str:
     return (
         "## Against the size\n\nThe norm of three layers by Lanczos, to 1e-10, and how far above it lie: the supremum "
         "over all sizes; the shortest ring; the best of the four that multiply by 1 or -1 an axis; and what `enclose` "
-        f"proves to {RTOL:g}, which also tries longer rings. None is ever below.\n\n"
+        f"proves to {RTOL:g}, which also tries longer rings and stops where that is reached. None is ever below.\n\n"
         "![norm against n, and what bounds it](sizes.svg)\n\n" + table(header, lines)
     )
 
