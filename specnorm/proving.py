@@ -11,11 +11,11 @@ from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.result import Enclosure
 from specnorm.spec import ConvSpec, Geometry, Layer
-from specnorm.types import Array
+from specnorm.types import ArrayObject
 
 
 def enclose(
-    kernel: Array, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-3, **layer: Unpack[Layer]
+    kernel: ArrayObject, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-3, **layer: Unpack[Layer]
 ) -> Enclosure:
     """Enclose the norm between two proven numbers, rounding included.
 
@@ -66,7 +66,7 @@ def enclose(
     )
 
 
-def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
+def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Enclose(Method):
         gradient = layer.kernel_gradient(bounds.u[:, None, :], bounds.v[:, None, :])[:, 0, ...]
         return Evaluation(stats[-1], (*stats[:-1], bounds.u, bounds.v), (gradient,))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the norm at the witness."""
         if not self.needs(spec).blocks:
             (gradient,) = residuals

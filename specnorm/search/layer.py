@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from specnorm.proof.layer import gram_matrix, norm_up_near, ritz_values_down
 if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,12 @@ def _composed(first: LinearMap, second: LinearMap) -> LinearMap:
     return lambda x: second(first(x))
 
 
-def _at_every_size(supremum: Array, spec: ConvSpec, *, xp: Any) -> Array:
+def _at_every_size(supremum: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Upper bounds of the norm at any size, from those of sigma*."""
     return rounding.up(supremum * math.sqrt(spec.padding_gain_sq), 4, xp=xp)
 
 
-def _in_group(x: Array, group: Array, groups: int, *, xp: Any) -> Array:
+def _in_group(x: Array, group: Array, groups: int, *, xp: Namespace) -> Array:
     """Vectors (b, n) of one group of each layer, as vectors of the layer."""
     return xp.reshape(arrays.one_hot(x, group, groups, xp=xp), (x.shape[0], -1))
 
