@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 AnyArray: TypeAlias = Any
-"""An array as a plugin or its library sees it. Libraries annotate operators in ways that no protocol matches."""
+"""An array as its library annotates it, in plugins and where they are called: it matches no protocol with operators."""
 Scalar: TypeAlias = complex
 """A Python number: int, float and bool are among the complex ones for a type checker."""
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -21,8 +21,8 @@ Shape: TypeAlias = int | tuple[int, ...]
 class ArrayObject(Protocol):
     """What an array of every supported library has, besides the functions of its `Namespace`.
 
-    Operators are left out: libraries annotate them by overloads on the array's own dtype, which no protocol matches for
-    every type checker.
+    Functions at the front door take it. Operators are left out: libraries annotate them by overloads on the array's own
+    dtype, which no protocol matches for every type checker.
     """
 
     @property
@@ -51,7 +51,7 @@ ArrayT = TypeVar("ArrayT", bound=ArrayObject)
 class Array(ArrayObject, Protocol):
     """An array inside of the algorithms: what they call on it.
 
-    An operator takes another array or a Python number. Augmented assignment falls back on these.
+    An operator takes another array or a Python number. Parts are assigned to only under `ArrayOps.may_branch`.
     """
 
     def __getitem__(self, index: Any, /) -> Array: ...

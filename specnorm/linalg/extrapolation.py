@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def extrapolated(x: _ArrayT, before: _ArrayT, ahead: _ArrayT | float) -> _ArrayT
     return x + ahead * (x - before)
 
 
-def geometric_tail(ratio: Any) -> Any:
+def geometric_tail(ratio: _ArrayT) -> _ArrayT:
     """``ratio + ratio**2 + ...``: how many times the last change is still to come where changes shrink by a ratio."""
     return ratio / (1 - ratio)
 

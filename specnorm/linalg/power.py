@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
     from specnorm.types import Array, Namespace
 
-LinearMap: TypeAlias = Callable[[Any], Any]
+LinearMap: TypeAlias = Callable[["Array"], "Array"]
 """Vectors on the last axis to vectors on the last axis."""
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class ExactFFT(Method):
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
-def _norms(xp: Namespace) -> Any:
+def _norms(xp: Namespace) -> Callable[[symbols.Symbol], Array]:
     def norms(symbol: symbols.Symbol) -> Array:
         gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
         top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
