@@ -21,7 +21,7 @@ from torch.autograd import Function
 from specnorm.backends import Backend
 from specnorm.errors import KernelError, SecondDerivativeError
 from specnorm.runtime.table import keep, program
-from specnorm.types import Array
+from specnorm.types import AnyArray as Array
 from specnorm_torch.auditing import audit
 from specnorm_torch.baking import bake_, baked
 from specnorm_torch.certifying import certify_

@@ -26,7 +26,7 @@ from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 from specnorm.padding import PaddingMode
 from specnorm.spec import Layout
-from specnorm.types import Array
+from specnorm.types import AnyArray
 
 __all__ = ["Report", "Row", "audit", "draw", "render"]
 
@@ -35,7 +35,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def audit(
-    source: str | os.PathLike[str] | Mapping[str, Array],
+    source: str | os.PathLike[str] | Mapping[str, AnyArray],
     *,
     input_shape: int | Sequence[int] | Literal["file"] | None = None,
     methods: Sequence[str] = STANDARD,
@@ -168,7 +168,7 @@ def _check(settings: Settings) -> None:
     check_target(settings.backend, settings.device)
 
 
-def _from_mapping(arrays: Mapping[str, Array]) -> Iterator[Tensor]:
+def _from_mapping(arrays: Mapping[str, AnyArray]) -> Iterator[Tensor]:
     for name, x in arrays.items():
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
@@ -176,7 +176,7 @@ def _from_mapping(arrays: Mapping[str, Array]) -> Iterator[Tensor]:
             yield Tensor(str(name), shape, dtype, partial(_identity, x))
 
 
-def _identity(x: Array) -> Array:
+def _identity(x: AnyArray) -> AnyArray:
     return x
 
 

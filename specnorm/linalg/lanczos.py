@@ -77,8 +77,8 @@ class Lanczos:
         self._vectors: Array | None = None
         if self.size > TUNING.direct:
             if start is None:
-                start = np.real(arrays.start_vector(0, self.size)).astype(self.host)
-                start = ops.from_numpy(np.repeat(start, count, axis=0), matrix)
+                drawn = np.real(arrays.start_vector(0, self.size)).astype(self.host)
+                start = ops.from_numpy(np.repeat(drawn, count, axis=0), matrix)
             self._back = xp.matrix_transpose(self.tall)
             self._tiny = float(xp.finfo(matrix.dtype).smallest_normal)
             self._basis = [arrays.normalise(start, xp=xp)[0][:, :, None]]
@@ -97,8 +97,8 @@ class Lanczos:
         taken = len(self._alpha)
         for _ in range(max(TUNING.more, min(taken // 2, TUNING.limit - taken)) if taken else TUNING.first):
             self._step()
-        values, vectors = np.linalg.eigh(self._projected())
-        self.squares, self._small = np.maximum(values[:, -1], 0.0), vectors[:, :, -1]
+        squares, vectors = np.linalg.eigh(self._projected())
+        self.squares, self._small = np.maximum(squares[:, -1], 0.0), vectors[:, :, -1]
         last = self.ops.to_numpy(self._beta[-1])[:, 0, 0]
         self.settled = last * np.abs(self._small[:, -1]) <= self.tolerance * self.squares
         self.done = self.settled | (len(self._alpha) >= TUNING.limit)

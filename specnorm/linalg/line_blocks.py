@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from specnorm.linalg.layer_map import axis_tables, sizes_of
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
     return Band(*parts), inner + k * k + sum(spec.kernel_shape) + 4
 
 
-def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Any) -> Array:
+def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Namespace) -> Array:
     """Vectors (b, r, lines * entries) of the blocks, in the order of the layer's own: channels before lines."""
     large, small = sizes_of(spec)
     sizes, channels = (small, spec.stored_channels[0]) if plan.wide else (large, spec.stored_channels[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import GeometryError
 from specnorm.linalg import symbols, unfoldings
@@ -13,7 +13,7 @@ from specnorm.proof import matrices
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Reshaped(Method):
         u, v, _ = symbols.top_triple(matrix, xp=xp)
         return Evaluation(matrices.quotient_down(matrix, v, xp=xp), (), (u, v))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Return u v^T, reshaped back."""
         u, v = residuals
         return unfoldings.folded_outer(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from specnorm.linalg.gram_powers import contract, tables, tall, tap_grid
 from specnorm.proof import matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,8 @@ class Powers:
         """Norms d_i rounded up (b, p), the scaled sums they come from (b, p), and the taps if they fit the budget."""
         xp, (b, _, p) = self.xp, self.blocks.shape[:3]
         width = max(1, min(p, self.ops.memory // (64 * b * math.prod(self.grid) * p)))
-        rows: Array = 0.0
+        rows: Array | float = 0.0
         columns, kept = [], None
-        error: Array = 0.0
         for start in range(0, p, width):
             taps, error = self._taps(slice(start, min(start + width, p)))
             magnitude = xp.sum(xp.abs(taps), axis=1)
@@ -114,7 +113,7 @@ class Powers:
         u = rounding.unit(self.blocks, xp=xp)
         total = math.prod(self.grid)
         start = math.sqrt(p) * trigonometric.symbol_error(self.blocks, xp=xp)[:, None]
-        parts, spread, mass = [], 0.0, 0.0
+        parts, spread, mass = [], xp.zeros_like(self.exponent), xp.zeros_like(self.exponent)
         for part, symbol in self.chunks():
             current, error, length = symbol.matrices(), start, m
             for t in range(self.n_iter):
@@ -178,7 +177,7 @@ class Powers:
         return int(max(1, max(8 * math.prod(self.narrow.shape), least) // matrices))
 
 
-def _norm_up(a: Array, *, xp: Any) -> Array:
+def _norm_up(a: Array, *, xp: Namespace) -> Array:
     """Cheap upper bound of each matrix's norm: Frobenius, or the root of the row and column sums, the smaller one."""
     magnitude = xp.abs(a)
     rows = xp.max(xp.sum(magnitude, axis=-1), axis=-1)
@@ -187,7 +186,7 @@ def _norm_up(a: Array, *, xp: Any) -> Array:
     return xp.minimum(schur, matrices.frobenius_up(a, xp=xp))
 
 
-def _columns(a: Array, columns: slice | Array, *, xp: Any) -> Array:
+def _columns(a: Array, columns: slice | Array, *, xp: Namespace) -> Array:
     if isinstance(columns, slice):
         return a[:, :, :, columns]
     return xp.matmul(a, xp.astype(columns, a.dtype)[:, None, :, :])

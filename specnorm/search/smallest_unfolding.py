@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from specnorm.proof import matrices, rounding
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def no_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
 class _Matrices:
     """Unfoldings of blocks with cin last among the columns, so that several are views of one copy."""
 
-    def __init__(self, blocks: Array, *, xp: Any) -> None:
+    def __init__(self, blocks: Array, *, xp: Namespace) -> None:
         self.xp, self.blocks = xp, blocks
         self._copies: dict[tuple[int, ...], Array] = {}
 
@@ -95,7 +95,7 @@ def _columns(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return tuple(sorted((axis for axis in range(ndim) if axis not in rows), key=lambda axis: (axis == 1, axis)))
 
 
-def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Any) -> Array:
+def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Namespace) -> Array:
     """Vectors of such columns, as `unfoldings.unfold` orders them."""
     columns = _columns(rows, spec.ndim + 2)
     split = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
@@ -103,7 +103,7 @@ def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Any) -> Ar
     return xp.reshape(xp.permute_dims(split, (0, *back)), v.shape)
 
 
-def vector_tolerance(blocks: Array, *, xp: Any) -> float:
+def vector_tolerance(blocks: Array, *, xp: Namespace) -> float:
     """Of the residual of singular vectors: they make up the gradient, in the precision of the blocks."""
     return 1e-8 if blocks.dtype == xp.float64 else 2e-6
 

@@ -18,7 +18,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
     from specnorm.tensor.form import Form
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _filtered(form: Form, fixed: Array, layout: StateLayout) -> Array:
     return _or_keep(form, v, modes, xp.where(above, length * left_over, xp.zeros_like(length)), fixed)
 
 
-def _to_unit_interval(matrix: Array, scale: Array, *, xp: Any) -> Callable[..., Array]:
+def _to_unit_interval(matrix: Array, scale: Array, *, xp: Namespace) -> Callable[..., Array]:
     """``scale A*A - 1`` as a map of columns x, given ``A x`` where that is known."""
     transposed = xp.matrix_transpose(matrix)
 
@@ -294,7 +294,7 @@ def _to_unit_interval(matrix: Array, scale: Array, *, xp: Any) -> Callable[..., 
     return mapped
 
 
-def _orthonormal(v: Array, layout: StateLayout, *, xp: Any) -> tuple[Array, Array]:
+def _orthonormal(v: Array, layout: StateLayout, *, xp: Namespace) -> tuple[Array, Array]:
     """Unit vectors (b, fixed, p), made orthogonal to the others of their frequency by Gram and Schmidt.
 
     And what was left of them (b, fixed), 0 for next to nothing: where a matrix has lower rank that is rounding.
@@ -333,7 +333,7 @@ def _or_keep(form: Form, v: Array, modes: list[Array], value: Array, old: Array)
     return xp.where(good, xp.concat([v, *modes], axis=2), old)
 
 
-def _share(part: Array, whole: Array, *, xp: Any) -> Array:
+def _share(part: Array, whole: Array, *, xp: Namespace) -> Array:
     return part / xp.where(whole > 0, whole, xp.ones_like(whole))
 
 

@@ -164,7 +164,8 @@ def test_what_lanczos_found_is_not_trusted(noise: float, monkeypatch: pytest.Mon
     smallest = min(itertools.chain(*plain_unfoldings(kernel)))
 
     def wrong(self: Lanczos) -> NDArray[Any]:
-        _, vectors = np.linalg.eigh(self.tall[0].T @ self.tall[0])
+        tall: Any = self.tall[0, ...]
+        _, vectors = np.linalg.eigh(tall.T @ tall)
         if not noise:
             return np.asarray(vectors[None, :, -2])
         drawn = np.random.RandomState(3).standard_normal((1, self.size))
@@ -189,8 +190,8 @@ def test_large_float32_kernels_are_searched_as_they_are() -> None:
 
 def test_the_search_ends() -> None:
     """Values that never settle: the steps are counted."""
-    matrix = clustered(TUNING.limit + 90, 1e-4)[None, :, :, 0, 0]
-    run = Lanczos(matrix, tolerance=0.0, ops=Execution(specnorm.backends.load("numpy"), np))
+    matrix: Any = clustered(TUNING.limit + 90, 1e-4)[None, :, :, 0, 0]
+    run = Lanczos(matrix, tolerance=0.0, ops=Execution.of(specnorm.backends.load("numpy"), matrix))
     looks = 0
     while not run.done.all():
         run.advance()
