@@ -284,7 +284,7 @@ def test_angles_beyond_64_bits() -> None:
 def test_torch_searches_where_numpy_cannot_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the search runs in torch: the same code, here on CPU tensors that NumPy is told not to read."""
     torch = pytest.importorskip("torch")
-    from specnorm_torch import TorchBackend
+    from specnorm_torch.arrays import TorchArrays
 
     for seed, shape in enumerate([(3, 2, 3, 3), (16, 16, 3, 3), (2, 5, 4), (4, 4)]):
         kernel = np.random.RandomState(seed).standard_normal(shape) * np.geomspace(1, 0.01, shape[1]).reshape(
@@ -292,7 +292,7 @@ def test_torch_searches_where_numpy_cannot_look(monkeypatch: pytest.MonkeyPatch)
         )
         there = specnorm.enclose(kernel, rtol=1e-5)
         with monkeypatch.context() as patch:
-            patch.setattr(TorchBackend, "numpy_view", lambda *_: False)
+            patch.setattr(TorchArrays, "numpy_view", lambda *_: False)
             here = specnorm.enclose(torch.tensor(kernel), rtol=1e-5)
             bound = specnorm.tn_bound(torch.tensor(kernel))
         assert float(here.lower) <= float(there.upper)
@@ -381,9 +381,9 @@ def test_many_grid_points_are_prefiltered_in_single_precision(monkeypatch: pytes
 def test_no_lowered_precision_fathoms_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where float32 products may be TF32 or bfloat16 ones, every cell is tried in double; here on CPU tensors."""
     torch = pytest.importorskip("torch")
-    from specnorm_torch import TorchBackend
+    from specnorm_torch.arrays import TorchArrays
 
-    monkeypatch.setattr(TorchBackend, "numpy_view", lambda *_: False)
+    monkeypatch.setattr(TorchArrays, "numpy_view", lambda *_: False)
     kernel = torch.tensor(np.random.RandomState(3).standard_normal((32, 32, 3, 3)))
     assert precisions(lambda: specnorm.enclose(kernel), monkeypatch)[1]["complex64"] > 0
     before = torch.get_float32_matmul_precision()
