@@ -407,10 +407,10 @@ def test_parametrised_weight_is_the_one_that_is_used() -> None:
     layer.eval()
     weight = layer.weight.detach()
     found = network_bound(nn.Sequential(layer, nn.ReLU()), (3, 8, 8))
-    ends = specnorm.enclose(weight, (8, 8), padding_mode="zeros")
+    bounds = specnorm.enclose(weight, (8, 8), padding_mode="zeros")
     # At least as close as an enclosure to the usual tolerance.
     assert found.upper is not None
-    assert float(ends.lower) <= found.upper <= float(ends.upper) * (1 + 1e-6)
+    assert float(bounds.lower) <= found.upper <= float(bounds.upper) * (1 + 1e-6)
     assert {step.layer for step in found.nodes if step.layer} == {"0.weight"}
 
 
