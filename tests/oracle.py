@@ -217,7 +217,7 @@ def _block_supremum(symbol: PlainSymbol, rtol: float, max_cells: int) -> Truth:
     lo = float(np.max(norms))
     upper = min(symbol.triangle(), lo * symbol.grid_factor() + slack)
     if widths.any():
-        lo = max(lo, *(symbol.climb(centres[start], widths) for start in np.argsort(norms)[-2:]))
+        lo = max(lo, *(symbol.ascend(centres[start], widths) for start in np.argsort(norms)[-2:]))
     spent = len(norms)
     while True:
         bound = norms / np.cos(widths @ symbol.half_degrees)
@@ -233,7 +233,7 @@ def _block_supremum(symbol: PlainSymbol, rtol: float, max_cells: int) -> Truth:
         lo = max(lo, float(np.max(norms)))
         spent += len(norms)
     if failing.any():
-        lo = max(lo, symbol.climb(centres[int(np.argmax(norms))], widths))
+        lo = max(lo, symbol.ascend(centres[int(np.argmax(norms))], widths))
     upper = min(upper, max(lo * (1 + rtol), float(np.max(bound))) + slack)
     return Truth(max(lo - slack, 0.0), max(upper, lo - slack))
 

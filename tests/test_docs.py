@@ -24,6 +24,7 @@ import pytest
 from geometries import table
 
 import specnorm
+from specnorm.auditing import readers
 from specnorm.backends import Backend
 
 ROOT = Path(__file__).parent.parent
@@ -301,6 +302,25 @@ def test_signature_check_can_fail() -> None:
     assert not any(agree(wrong, actual) for wrong in ("f(a, b=1)", "f(a, *, b=2)", "f(a)", "f(x, *, b=1)"))
 
 
+# -- docstrings --------------------------------------------------------------------------------------------------
+def test_the_docstring_of_audit_names_every_format() -> None:
+    words = {"safetensors": "safetensors", "safetensors-index": "index", "npz": ".npz", "pytorch": "PyTorch"}
+    words |= {"onnx": "ONNX", "hdf5": ".h5", "keras": ".keras"}
+    assert words.keys() == readers._READERS.keys()
+    told = inspect.getdoc(specnorm.audit) or ""
+    source = told[: told.index("input_shape :")]
+    assert [kind for kind, word in words.items() if word not in source] == []
+
+
+def test_every_status_of_an_enclosure_is_explained() -> None:
+    code = ast.parse(inspect.getsource(specnorm.enclose))
+    texts = (x.value for x in ast.walk(code) if isinstance(x, ast.Constant) and isinstance(x.value, str))
+    found = {text.partition(":")[0] for text in texts if re.match(r"[a-z]+: ", text)}
+    assert found >= {"converged", "budget"}
+    for page in (inspect.getdoc(specnorm.Enclosure) or "", API):
+        assert set(re.findall(r'"([a-z]+): ?\.\.\."', page)) == found
+
+
 # -- kinds -------------------------------------------------------------------------------------------------------
 def test_the_table_of_kinds_is_what_the_methods_say() -> None:
     """One table for all functions; other pages link to it."""
@@ -311,7 +331,7 @@ def test_the_table_of_kinds_is_what_the_methods_say() -> None:
 
 @pytest.mark.parametrize("name", [name for name in kinds.FUNCTIONS if hasattr(specnorm, name)])
 def test_functions_run_the_methods_that_the_table_names(name: str) -> None:
-    for geometry in kinds.SIZES.values():
+    for geometry in [{}] if name in kinds.MATRICES else kinds.SIZES.values():
         expected = kinds.measured(name, geometry)
         if expected is not None:
             value = getattr(specnorm, name)(kinds.kernel_of(name), **geometry)

@@ -79,15 +79,15 @@ class _Matrices:
 
     def __init__(self, blocks: Array, *, xp: Any) -> None:
         self.xp, self.blocks = xp, blocks
-        self._copies: dict[tuple[int, ...], Array] = {}
+        self._reordered: dict[tuple[int, ...], Array] = {}
 
     def unfold(self, rows: tuple[int, ...]) -> Array:
         """As `unfoldings.unfold`, but for the order of the columns."""
         xp, shape = self.xp, self.blocks.shape
         order = tuple(axis + 1 for axis in (*rows, *_columns(rows, len(shape) - 1)))
-        if order not in self._copies:
-            self._copies[order] = xp.reshape(xp.permute_dims(self.blocks, (0, *order)), (shape[0], -1))
-        return xp.reshape(self._copies[order], (shape[0], math.prod(shape[axis + 1] for axis in rows), -1))
+        if order not in self._reordered:
+            self._reordered[order] = xp.reshape(xp.permute_dims(self.blocks, (0, *order)), (shape[0], -1))
+        return xp.reshape(self._reordered[order], (shape[0], math.prod(shape[axis + 1] for axis in rows), -1))
 
 
 def _columns(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:

@@ -45,15 +45,15 @@ def steepest(f: Callable[[Tensor], Tensor], x: Tensor, steps: int = 60) -> float
     """Largest |f(x) - f(y)| / |x - y| found by gradient ascent on both, starting from images."""
     x = x.clone().requires_grad_()
     d = (0.1 * torch.randn_like(x)).requires_grad_()
-    climber = torch.optim.Adam([x, d], lr=0.05)
+    ascent = torch.optim.Adam([x, d], lr=0.05)
     best = 0.0
     for _ in range(steps):
         rise = (f(x + d) - f(x)).flatten(1).norm(dim=1)
         ratio = rise / d.flatten(1).norm(dim=1)
         best = max(best, float(ratio.detach().max()))
-        climber.zero_grad()
+        ascent.zero_grad()
         (-ratio.sum()).backward()
-        climber.step()
+        ascent.step()
     return best
 
 
