@@ -90,7 +90,7 @@ def test_symbols(dtype: str) -> None:
         gram = GramPolynomial(tall, ops=Execution(BACKEND, xp))
         exact_symbols = symbols.Symbol(block, chosen, ops=Execution(BACKEND, xp)).matrices()[0]
         grams = gram.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
-        symbol_room = float(trigonometric.symbol_error(block, xp=xp)[0])
+        symbol_error = float(trigonometric.symbol_error(block, xp=xp)[0])
         gram_error, copied = gram.error, gram.float32_copy()
         columns = copied.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
         assert columns.dtype == np.complex64
@@ -107,7 +107,7 @@ def test_symbols(dtype: str) -> None:
                 adjoint = g.transpose().conjugate()
                 # conj(G G*) where there are fewer rows than columns
                 h = (g * adjoint).conjugate() if shape[0] < shape[1] else adjoint * g
-            assert distance(exact_symbols[j], g) <= arb(symbol_room), (shape, seed)
+            assert distance(exact_symbols[j], g) <= arb(symbol_error), (shape, seed)
             assert distance(grams[j], h) <= arb(gram_error), (shape, seed)
             assert distance(columns[j], h) <= arb(copied.error), (shape, seed)
 
