@@ -124,7 +124,7 @@ def certified_long() -> Violations:
 
 
 def lower_of_many_taps() -> Violations:
-    """Lower ends of a kernel with 2025 taps."""
+    """Lower bounds of a kernel with 2025 taps."""
     return over(long_sums(1, 1, 45, 45, count=6), lambda claims: claims.grid(45))
 
 
@@ -200,7 +200,7 @@ def smallest_of_a_long_column() -> Violations:
 
 
 def smallest_found_too_early() -> Violations:
-    """The smallest unfolding, from a Lanczos run that stops at its first look, far below the norm."""
+    """The smallest unfolding, from a Lanczos run that stops at its first check, far below the norm."""
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct=0, first=1, limit=1))

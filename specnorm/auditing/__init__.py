@@ -55,8 +55,8 @@ def audit(
     Parameters
     ----------
     source : path or mapping of str to array
-        A ``.safetensors``, ``.npz`` or PyTorch state-dict file, told apart by content; or arrays by name. No code in a
-        file is ever run.
+        A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
+        (``.keras``, ``.h5``), told apart by content; or arrays by name. No code in a file is ever run.
     input_shape : int or sequence of int or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
         the size that the file states, every size where it states none.

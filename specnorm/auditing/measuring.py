@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from specnorm.api import measure
 from specnorm.auditing.devices import place
-from specnorm.auditing.geometry import Override, settle
+from specnorm.auditing.geometry import Override, resolve
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
 from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
@@ -76,7 +76,7 @@ def describe(layer: Layer, settings: Settings) -> Row:
         return replace(blank, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
     try:
-        spec, assumed = settle(
+        spec, assumed = resolve(
             tensor.name, tensor.shape, tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size
         )
     except SpecnormError as error:

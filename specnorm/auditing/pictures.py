@@ -85,7 +85,7 @@ def picture(row: int, kernel: ArrayObject, spec: ConvSpec) -> Picture:
     kernel : array
         As stored; copied to the host.
     spec : ConvSpec
-        Strides and dilations are folded: the frequencies are those of the folded layer's blocks.
+        The frequencies are those of the layer's blocks, to which strides and dilations are reduced.
 
     Returns
     -------

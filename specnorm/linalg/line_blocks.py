@@ -88,8 +88,8 @@ def plans(spec: ConvSpec) -> list[BandPlan]:
     for axis, table in enumerate(_tables(large, small, spec)):
         for wide, (sizes, channels) in enumerate(((large, second), (small, first))):
             lines, entries = sizes[axis], channels * math.prod(n for j, n in enumerate(sizes) if j != axis)
-            for reach in {_reach(table, large[axis], bool(wide)), lines}:
-                found.append(BandPlan(axis, bool(wide), lines, max(1, min(reach, lines)), entries))
+            for bandwidth in {_bandwidth(table, large[axis], bool(wide)), lines}:
+                found.append(BandPlan(axis, bool(wide), lines, max(1, min(bandwidth, lines)), entries))
     return sorted(found, key=lambda plan: plan.work)
 
 
@@ -158,7 +158,7 @@ def _coupled(table: np.ndarray, n: int, wide: bool) -> np.ndarray:
     return np.asarray(np.einsum("tmv,unv->mntu" if wide else "tmv,umw->vwtu", reads, reads, optimize=True))
 
 
-def _reach(table: np.ndarray, n: int, wide: bool) -> int:
+def _bandwidth(table: np.ndarray, n: int, wide: bool) -> int:
     """Largest distance of two lines that are coupled."""
     at = _coupled_lines(table, n, wide)
     return max((abs(v - w) for v, w in zip(*np.nonzero(at), strict=True)), default=0)

@@ -1,4 +1,4 @@
-"""Kernels as blocks: groups, strides, dilations and transposed layers folded into dense stride-1 kernels.
+"""Kernels as blocks: groups, strides, dilations and transposed layers reduced to dense stride-1 kernels.
 
 A *block* is a dense, stride-1 kernel ``(cout, cin, *kernel_shape)`` in torch order. Every method works on a stack of
 blocks ``(b, cout, cin, *kernel_shape)`` and gives one answer a block, so that groups, vmapped kernels and layers of

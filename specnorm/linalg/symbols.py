@@ -22,11 +22,11 @@ class Symbol:
     blocks : array, shape (b, m, p, *kernel_shape)
     frequencies : Frequencies
         f points.
-    spread : bool
+    shard : bool
         Share them out by `Backend.shard`, which may repeat the last one.
     """
 
-    def __init__(self, blocks: Array, frequencies: Frequencies, *, spread: bool = False, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, frequencies: Frequencies, *, shard: bool = False, ops: ArrayOps) -> None:
         xp = ops.xp
         self.xp = xp
         self.shape = blocks.shape
@@ -35,7 +35,7 @@ class Symbol:
         cos, sin = phases(frequencies, blocks.shape[3:])
         self.cos = ops.from_numpy(cos.astype(dtype), blocks)
         self.sin = ops.from_numpy(sin.astype(dtype), blocks)
-        if spread:
+        if shard:
             self.cos, self.sin = ops.shard(self.cos), ops.shard(self.sin)
         self.phase = self.cos + 1j * self.sin
 
@@ -126,7 +126,7 @@ def largest(
     phase: Array | None = None
     step = chunk_length(blocks, ops=ops) * ops.shards
     for start in range(0, len(frequencies), step):
-        symbol = Symbol(blocks, frequencies[start : start + step], spread=True, ops=ops)
+        symbol = Symbol(blocks, frequencies[start : start + step], shard=True, ops=ops)
         found = norms(symbol)
         index = xp.argmax(found, axis=1)
         best = xp.max(found, axis=1)

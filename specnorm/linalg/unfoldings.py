@@ -32,7 +32,7 @@ def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
     return xp.reshape(moved, (blocks.shape[0], size, -1))
 
 
-def folded_outer(u: Array, v: Array, rows: tuple[int, ...], shape: tuple[int, ...], *, xp: Namespace) -> Array:
+def outer_blocks(u: Array, v: Array, rows: tuple[int, ...], shape: tuple[int, ...], *, xp: Namespace) -> Array:
     """Products u v^T of unfoldings, as blocks of shape (m, p, *kernel_shape): one product, nothing moved."""
     left = tuple(n if axis in rows else 1 for axis, n in enumerate(shape))
     right = tuple(1 if axis in rows else n for axis, n in enumerate(shape))

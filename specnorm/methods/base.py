@@ -71,7 +71,7 @@ class Needs:
     scaled : bool
         Whether blocks come scaled by a power of two, and values go back through it.
     blocks : bool
-        Whether the geometry is folded into blocks; else `Method.forward` gets the kernels, (b, *shape) in torch's
+        Whether the geometry is reduced to blocks; else `Method.forward` gets the kernels, (b, *shape) in torch's
         order.
     by_layer : bool
         Whether ``forward`` answers once a layer, as it does without blocks; else once a group, and the largest answer

@@ -62,9 +62,9 @@ class ChannelNorms(Method):
                 f"padding_mode={spec.padding_mode!r} repeats pixels, which raises the norm above the kernel's own. Use "
                 "spectral_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."
             )
-        reach = [r * (k - 1) for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
+        extents = [r * (k - 1) for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
         amounts = [before + after for before, after in spec.padding]
-        if spec.padding_mode == "circular" and any(p > same for p, same in zip(amounts, reach, strict=True)):
+        if spec.padding_mode == "circular" and any(p > same for p, same in zip(amounts, extents, strict=True)):
             raise GeometryError(
                 f"padding={spec.padding} with padding_mode='circular' repeats outputs, which raises the norm above the "
                 "kernel's own. Use padding='same', or padding_mode='zeros'."

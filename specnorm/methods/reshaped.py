@@ -43,7 +43,7 @@ class Reshaped(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse inputs of which no output reads a whole patch, where the reshape bounds nothing."""
-        if not spec.sees_a_patch:
+        if not spec.reads_a_patch:
             raise GeometryError(
                 f"input_shape={spec.input_shape} is smaller than the kernel {spec.kernel_shape} with its dilation, or "
                 f"its padding_mode={spec.padding_mode!r} hides it: no output reads a whole patch, and the reshaped "
@@ -62,4 +62,4 @@ class Reshaped(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Return u v^T, reshaped back."""
         u, v = residuals
-        return unfoldings.folded_outer(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)
+        return unfoldings.outer_blocks(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

@@ -59,14 +59,14 @@ class Unfoldings(Method):
         return Evaluation(rounding.up(xp.stack(bounds, axis=1) * root, 3, xp=xp), (), tuple(residuals))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-        """sqrt(taps) u v^T of each unfolding, folded back and weighted by its cotangent."""
+        """sqrt(taps) u v^T of each unfolding, as a block and weighted by its cotangent."""
         root = math.sqrt(math.prod(spec.block_kernel_shape))
         total: Array | None = None
         for j, rows in enumerate(unfoldings.unfolding_splits(spec.ndim)):
             u, v = residuals[2 * j], residuals[2 * j + 1]
             if not u.shape[1]:
                 continue  # left out: no block's smallest
-            part = unfoldings.folded_outer(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
+            part = unfoldings.outer_blocks(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
             if total is None:
                 total = part
             else:

@@ -63,7 +63,7 @@ class Powers:
         self.exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))) + 1
         factor = arrays.power_of_two(-self.exponent, xp=xp)
         factor = xp.reshape(factor, (-1,) + (1,) * (blocks.ndim - 1))
-        self.blocks, self.narrow = blocks * factor, given * xp.astype(factor, given.dtype)
+        self.blocks, self.given = blocks * factor, given * xp.astype(factor, given.dtype)
         host = np.float64 if blocks.dtype == xp.float64 else np.float32
         weights, host_tables = tables(self.grid)
         self.weights = ops.from_numpy(weights.astype(host), blocks)
@@ -157,7 +157,7 @@ class Powers:
         signs = xp.astype(xp.sign(columns), phase.dtype)
         hats = contract(signs, back, [table.shape[1] for table in back], xp=xp)
         hats = hats * xp.astype(self.weights, phase.dtype)[None, :, None, None]
-        dtype = arrays.complex_dtype(self.narrow.dtype, xp=xp)
+        dtype = arrays.complex_dtype(self.given.dtype, xp=xp)
 
         def chunked(x: Array) -> Array:
             missing = chunks * step - x.shape[1]
@@ -167,14 +167,14 @@ class Powers:
             return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
 
         phase = xp.broadcast_to(phase, (b, *phase.shape))
-        return self.narrow, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
+        return self.given, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
 
     def _lean_step(self) -> int:
         """Frequencies whose matrices, five at a time, take what the kernel takes."""
         b, m, p = self.blocks.shape[:3]
         least = TUNING.backward_host if self.ops.on_host else TUNING.backward_device
         matrices = 5 * 16 * b * m * p
-        return int(max(1, max(8 * math.prod(self.narrow.shape), least) // matrices))
+        return int(max(1, max(8 * math.prod(self.given.shape), least) // matrices))
 
 
 def _norm_up(a: Array, *, xp: Namespace) -> Array:

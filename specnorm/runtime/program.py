@@ -134,7 +134,7 @@ class Program:
                 stats.append(over_batch(arrays.pick(grouped(named[name]), index, xp=xp)))
         residuals = found.residuals
         if needs.narrow_gradient:
-            residuals = self._narrowed(residuals, run.own_dtype, xp=xp)
+            residuals = self._at_most(residuals, run.own_dtype, xp=xp)
         return finish(value, needs.rounds), tuple(stats), (*residuals, chosen)
 
     def pullback(
@@ -169,12 +169,12 @@ class Program:
             return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
 
     @staticmethod
-    def _narrowed(residuals: tuple[Array, ...], dtype: str, *, xp: Namespace) -> tuple[Array, ...]:
+    def _at_most(residuals: tuple[Array, ...], dtype: str, *, xp: Namespace) -> tuple[Array, ...]:
         """Residuals in a given precision at most: a gradient in float64 would be twice a float32 kernel."""
         if dtype == "float64":
             return residuals
         pairs = ((xp.float64, xp.float32), (xp.complex128, xp.complex64))
-        return tuple(next((xp.astype(x, narrow) for wide, narrow in pairs if x.dtype == wide), x) for x in residuals)
+        return tuple(next((xp.astype(x, lower) for wide, lower in pairs if x.dtype == wide), x) for x in residuals)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of the arrays that a step keeps for one kernel; the first axis is its groups'.
@@ -364,10 +364,10 @@ class Program:
         value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
         # Where the device has no float64 the bounds are rounded once more, outward; the rest may lose digits.
-        narrow = {} if run.wide_dtype == "float64" else {"float64": "float32", "complex128": "complex64"}
-        # The backward runs over there, in the dtype of the residuals: a wide one where narrow products lose digits.
+        to_device = {} if run.wide_dtype == "float64" else {"float64": "float32", "complex128": "complex64"}
+        # The backward runs over there, in the dtype of the residuals: a wide one where float32 products lose digits.
         lossy = run.own_dtype != self.result_dtype
-        widen = {"float32": "float64", "complex64": "complex128"} if lossy else narrow
+        to_products = {"float32": "float64", "complex64": "complex128"} if lossy else to_device
 
         def back(x: AnyArray, change: dict[str, str], rounds: rounding.Rounds | None = None) -> AnyArray:
             wanted = change.get(x.dtype.name) if change else None
@@ -376,9 +376,9 @@ class Program:
             return backend.from_numpy(x.astype(wanted) if wanted else x, kernels)
 
         return (
-            back(value, narrow, self.needs.rounds),
-            tuple(back(x, narrow, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
-            tuple(back(x, widen) for x in residuals),
+            back(value, to_device, self.needs.rounds),
+            tuple(back(x, to_device, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
+            tuple(back(x, to_products) for x in residuals),
         )
 
 

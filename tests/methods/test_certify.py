@@ -34,7 +34,7 @@ def verdict(kernel: Any, bound: float, size: int | None = None) -> bool | None:
 
 @given(recipe=recipes(), size=st.sampled_from((None, 1, 2, 5, 9)), rtol=st.sampled_from((1e-1, 1e-3, 1e-6)))
 def test_agrees_with_the_enclosure(recipe: Recipe, size: int | None, rtol: float) -> None:
-    """Just above the upper end it is never False, just below the lower end never True."""
+    """Just above the upper bound it is never False, just below the lower bound never True."""
     kernel = recipe.kernel
     found = specnorm.enclose(kernel, size, rtol=rtol)
     lower, upper = float(found.lower), float(found.upper)
@@ -174,7 +174,7 @@ GEOMETRIES: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("tiny", [1e-145, 1e-162, 1e-300, 5e-324, 0.0])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_taps_that_read_no_pixel_set_no_scale(geometry: dict[str, Any], tiny: float) -> None:
-    """At one pixel a single tap counts; next to ones it underflowed, and every end was wrong."""
+    """At one pixel a single tap counts; next to ones it underflowed, and every bound was wrong."""
     kernel = np.ones((1, 1, 3))
     # The middle tap reads the pixel, but where all of the padding stands before it.
     kernel[0, 0, 2 if geometry.get("padding") == ((2, 0),) else 1] = tiny

@@ -282,10 +282,10 @@ def test_gradients_reach_the_group_that_attains_the_norm(xp: Lib) -> None:
         assert np.abs(host[2:4]).max() > 0
 
 
-# -- folding -----------------------------------------------------------------------------------------------------
+# -- blocks ------------------------------------------------------------------------------------------------------
 @given(layer=layers(dtypes=("float64",)))
-def test_folding_has_its_adjoint(layer: Layer) -> None:
-    """<fold(x), y> = <x, unfold(y)>, and unfolding what was folded gives the kernel back, bit by bit."""
+def test_reduction_to_blocks_has_its_adjoint(layer: Layer) -> None:
+    """<to_blocks(x), y> = <x, from_blocks(y)>, and from_blocks gives the kernel back, bit by bit."""
     kernel: Any = layer.kernel[None] / (10.0**layer.recipe.scale)
     geometry = {k: v for k, v in layer.geometry.items() if k not in ("padding", "padding_mode")}
     spec = ConvSpec.of(kernel.shape[1:], **geometry)
@@ -382,7 +382,7 @@ def test_layouts_of_folded_layers(layout: Any, transposed: bool) -> None:
 
 
 def test_witness_of_a_folded_layer() -> None:
-    """It belongs to one of the groups' blocks, and attains the lower end there."""
+    """It belongs to one of the groups' blocks, and attains the lower bound there."""
     kernel: Any = Recipe((6, 2, 3, 4), seed=3).kernel
     options: dict[str, Any] = {"stride": (2, 3), "groups": 3}
     found = specnorm.enclose(kernel, **options)

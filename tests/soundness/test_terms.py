@@ -91,13 +91,15 @@ def test_symbols(dtype: str) -> None:
         gram = GramPolynomial(tall, ops=Execution(BACKEND, xp))
         exact_symbols: Any = symbols.Symbol(block, chosen, ops=Execution(BACKEND, xp)).matrices()[0]
         grams: Any = gram.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
-        symbol_room = float(trigonometric.symbol_error(block, xp=xp)[0])
-        gram_room, narrow = gram.error, gram.float32_copy()
-        narrowed: Any = narrow.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
-        assert narrowed.dtype == np.complex64
-        assert (narrow is gram) == (dtype == "float32")
+        symbol_error = float(trigonometric.symbol_error(block, xp=xp)[0])
+        gram_error, copied = gram.error, gram.float32_copy()
+        columns: Any = copied.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
+        assert columns.dtype == np.complex64
+        assert (copied is gram) == (dtype == "float32")
         assert (
-            gram_room <= narrow.error <= gram_room + 1e-5 * float(trigonometric.absolute_norm_up(block, xp=xp)[0]) ** 2
+            gram_error
+            <= copied.error
+            <= gram_error + 1e-5 * float(trigonometric.absolute_norm_up(block, xp=xp)[0]) ** 2
         )
         exact = balls.Exact(block[0])
         for j in range(len(chosen)):
@@ -106,9 +108,9 @@ def test_symbols(dtype: str) -> None:
                 adjoint = g.transpose().conjugate()
                 # conj(G G*) where there are fewer rows than columns
                 h = (g * adjoint).conjugate() if shape[0] < shape[1] else adjoint * g
-            assert distance(exact_symbols[j], g) <= arb(symbol_room), (shape, seed)
-            assert distance(grams[j], h) <= arb(gram_room), (shape, seed)
-            assert distance(narrowed[j], h) <= arb(narrow.error), (shape, seed)
+            assert distance(exact_symbols[j], g) <= arb(symbol_error), (shape, seed)
+            assert distance(grams[j], h) <= arb(gram_error), (shape, seed)
+            assert distance(columns[j], h) <= arb(copied.error), (shape, seed)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
