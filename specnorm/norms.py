@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, Unpack
+from typing import Unpack
 
 from specnorm.api import measure
 from specnorm.methods import ExactFFT, Power, Reshaped
 from specnorm.methods.singular_values import SingularValues
 from specnorm.spec import Geometry, Layer
-
-ArrayT = TypeVar("ArrayT")
+from specnorm.types import ArrayT
 
 
 def conv_norm(

@@ -12,11 +12,11 @@ from specnorm.methods.enclosure import Enclose
 from specnorm.result import Enclosure, Result
 from specnorm.search.layer import WAYS
 from specnorm.spec import ConvSpec, Geometry, Layer
-from specnorm.types import Array
+from specnorm.types import ArrayObject
 
 
 def enclose(
-    kernel: Array,
+    kernel: ArrayObject,
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-3,
@@ -90,7 +90,7 @@ def _status(result: Result) -> str:
     return status
 
 
-def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
+def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.

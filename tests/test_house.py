@@ -177,7 +177,7 @@ def test_core_imports_no_framework(path: Path) -> None:
 
 FRAMEWORK = re.compile(r"\b(torch|jax|jaxlib|cupy|tensorflow|array_api_strict)\b", re.IGNORECASE)
 NAMES_NO_FRAMEWORK = {name for names in LEVELS for name in names} - {"auditing", "cli", "testing", "help", "__main__"}
-"""Rooms whose code does the same for every library; readers of files and placement on devices speak of some."""
+"""Rooms whose code does the same for every library; readers of files and what lists devices speak of some."""
 
 
 def framework_names(tree: ast.AST) -> Iterator[str]:

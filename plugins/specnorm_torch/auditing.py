@@ -64,11 +64,11 @@ def audit(
     Returns
     -------
     Report
-        As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are the
-        proven ends of the layer's norm at its input size (of the first call, if it is called at several). A layer that
-        was not called, that is not seen to be such a product, or that a method cannot serve, is a row with ``status``
-        "error" and the reason. Other modules are rows where they are seen to be such a product; ``skipped_names`` names
-        the other parameters with two axes or more.
+        As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are
+        proven bounds of the layer's norm at its input size (of the first call, if it is called at several). A layer
+        that was not called, that is not seen to be such a product, or that a method cannot serve, is a row with
+        ``status`` "error" and the reason. Other modules are rows where they are seen to be such a product;
+        ``skipped_names`` names the other parameters with two axes or more.
 
     Raises
     ------

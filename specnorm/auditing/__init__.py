@@ -26,7 +26,7 @@ from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 from specnorm.padding import PaddingMode
 from specnorm.spec import Layout
-from specnorm.types import Array
+from specnorm.types import AnyArray
 
 __all__ = ["Report", "Row", "audit", "draw", "render"]
 
@@ -35,7 +35,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def audit(
-    source: str | os.PathLike[str] | Mapping[str, Array],
+    source: str | os.PathLike[str] | Mapping[str, AnyArray],
     *,
     input_shape: int | Sequence[int] | Literal["file"] | None = None,
     methods: Sequence[str] = STANDARD,
@@ -55,8 +55,8 @@ def audit(
     Parameters
     ----------
     source : path or mapping of str to array
-        A ``.safetensors``, ``.npz`` or PyTorch state-dict file, told apart by content; or arrays by name. No code in a
-        file is ever run.
+        A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
+        (``.keras``, ``.h5``), told apart by content; or arrays by name. No code in a file is ever run.
     input_shape : int or sequence of int or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
         the size that the file states, every size where it states none.
@@ -168,7 +168,7 @@ def _check(settings: Settings) -> None:
     check_target(settings.backend, settings.device)
 
 
-def _from_mapping(arrays: Mapping[str, Array]) -> Iterator[Tensor]:
+def _from_mapping(arrays: Mapping[str, AnyArray]) -> Iterator[Tensor]:
     for name, x in arrays.items():
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
@@ -176,7 +176,7 @@ def _from_mapping(arrays: Mapping[str, Array]) -> Iterator[Tensor]:
             yield Tensor(str(name), shape, dtype, partial(_identity, x))
 
 
-def _identity(x: Array) -> Array:
+def _identity(x: AnyArray) -> AnyArray:
     return x
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from specnorm.api import measure
 from specnorm.auditing.devices import place
-from specnorm.auditing.geometry import Override, settle
+from specnorm.auditing.geometry import Override, resolve
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
 from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
@@ -17,7 +17,7 @@ from specnorm.methods import METHODS
 from specnorm.padding import PaddingMode
 from specnorm.result import Result
 from specnorm.spec import ConvSpec
-from specnorm.types import Array
+from specnorm.types import ArrayObject
 
 NEEDS_A_SIZE = frozenset({"power"})
 """Methods that answer at one input size only."""
@@ -76,7 +76,7 @@ def describe(layer: Layer, settings: Settings) -> Row:
         return replace(blank, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
     try:
-        spec, assumed = settle(
+        spec, assumed = resolve(
             tensor.name, tensor.shape, tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size
         )
     except SpecnormError as error:
@@ -84,21 +84,22 @@ def describe(layer: Layer, settings: Settings) -> Row:
     return replace(blank, spec=spec, assumed=(*assumed, *layer.assumed))
 
 
-def fill(row: Row, kernel: Array, settings: Settings) -> Row:
+def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     """Measure a layer. Whatever goes wrong becomes the row's reason; what was measured before it is kept.
 
     Parameters
     ----------
     row : Row
         From `describe`.
-    kernel : array
+    kernel : array or None
+        None: the row has a reason.
     settings : Settings
 
     Returns
     -------
     Row
     """
-    if row.reason is not None or row.spec is None:
+    if row.reason is not None or row.spec is None or kernel is None:
         return row
     try:
         if settings.backend is not None:
@@ -149,7 +150,7 @@ def geometry_of(spec: ConvSpec) -> dict[str, Any]:
 class _Results:
     """Results of one layer by method name, each computed once."""
 
-    def __init__(self, kernel: Array, spec: ConvSpec) -> None:
+    def __init__(self, kernel: ArrayObject, spec: ConvSpec) -> None:
         self.kernel = kernel
         self.spec = spec
         self.known: dict[str, Result] = {}
@@ -172,6 +173,6 @@ def _value(result: Result) -> Value:
     return tuple(float(x) for x in backend_for(result.value).to_numpy(result.value).reshape(-1))
 
 
-def _number(x: Array) -> float:
+def _number(x: ArrayObject) -> float:
     """The number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
     return float(backend_for(x).to_numpy(x))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from specnorm.linalg.layer_map import axis_tables, sizes_of
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +88,8 @@ def plans(spec: ConvSpec) -> list[BandPlan]:
     for axis, table in enumerate(_tables(large, small, spec)):
         for wide, (sizes, channels) in enumerate(((large, second), (small, first))):
             lines, entries = sizes[axis], channels * math.prod(n for j, n in enumerate(sizes) if j != axis)
-            for reach in {_reach(table, large[axis], bool(wide)), lines}:
-                found.append(BandPlan(axis, bool(wide), lines, max(1, min(reach, lines)), entries))
+            for bandwidth in {_bandwidth(table, large[axis], bool(wide)), lines}:
+                found.append(BandPlan(axis, bool(wide), lines, max(1, min(bandwidth, lines)), entries))
     return sorted(found, key=lambda plan: plan.work)
 
 
@@ -131,7 +131,7 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
     return Band(*parts), inner + k * k + sum(spec.kernel_shape) + 4
 
 
-def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Any) -> Array:
+def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Namespace) -> Array:
     """Vectors (b, r, lines * entries) of the blocks, in the order of the layer's own: channels before lines."""
     large, small = sizes_of(spec)
     sizes, channels = (small, spec.stored_channels[0]) if plan.wide else (large, spec.stored_channels[1])
@@ -158,7 +158,7 @@ def _coupled(table: np.ndarray, n: int, wide: bool) -> np.ndarray:
     return np.asarray(np.einsum("tmv,unv->mntu" if wide else "tmv,umw->vwtu", reads, reads, optimize=True))
 
 
-def _reach(table: np.ndarray, n: int, wide: bool) -> int:
+def _bandwidth(table: np.ndarray, n: int, wide: bool) -> int:
     """Largest distance of two lines that are coupled."""
     at = _coupled_lines(table, n, wide)
     return max((abs(v - w) for v, w in zip(*np.nonzero(at), strict=True)), default=0)

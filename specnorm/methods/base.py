@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:
@@ -71,7 +71,7 @@ class Needs:
     scaled : bool
         Whether blocks come scaled by a power of two, and values go back through it.
     blocks : bool
-        Whether the geometry is folded into blocks; else `Method.forward` gets the kernels, (b, *shape) in torch's
+        Whether the geometry is reduced to blocks; else `Method.forward` gets the kernels, (b, *shape) in torch's
         order.
     by_layer : bool
         Whether ``forward`` answers once a layer, as it does without blocks; else once a group, and the largest answer
@@ -149,7 +149,7 @@ class Method:
             "and gram_bound are proven bounds that work there; or call it outside, on the concrete kernel."
         )
 
-    def over_groups(self, values: Array, *, xp: Any) -> tuple[Array, Array]:
+    def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.
 
         A grouped layer is block diagonal: its norm is the largest of its blocks'.
@@ -162,7 +162,7 @@ class Method:
         """
         return xp.max(values, axis=1), xp.argmax(values, axis=1)
 
-    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Any) -> Array:
+    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Namespace) -> Array:
         """Adjoint of `over_groups`: (layers, *value_shape) to (layers, groups, *block_value_shape)."""
         return arrays.one_hot(cotangent, chosen, groups, xp=xp)
 
@@ -170,7 +170,7 @@ class Method:
         """Evaluate on blocks (b, cout, cin, *kernel_shape), finite and scaled to about 1 (or zero)."""
         raise NotImplementedError
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient with respect to the blocks, for a cotangent (b, *value_shape)."""
         raise NotImplementedError
 

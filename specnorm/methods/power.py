@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 POLISHED = 4
 """Ritz vectors found in float32 that are told apart in float64: products in float32 blur values closer than 1e-5."""
@@ -127,7 +127,7 @@ class Power(Stepped, LayerRitz):
         values, gradients, products = self.triples(blocks, spec, 1, ops=ops)
         return Evaluation(values[:, 0], (products,), (gradients[:, 0, ...],))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of Re<u, A v> with the vectors held fixed."""
         del spec
         (gradient,) = residuals

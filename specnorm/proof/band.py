@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specnorm.proof import rounding
 from specnorm.proof.matrices import frobenius_up
 
 if TYPE_CHECKING:
     from specnorm.linalg.line_blocks import Band
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 def band_norm_up(band: Band, limit: Array, *, ops: ArrayOps) -> Array:
@@ -58,10 +58,10 @@ def band_norm_up(band: Band, limit: Array, *, ops: ArrayOps) -> Array:
     return xp.where(ok & (proven == proven), proven, xp.full_like(proven, float(xp.finfo(proven.dtype).max)))
 
 
-def _squared(a: Array, *, xp: Any) -> Array:
+def _squared(a: Array, *, xp: Namespace) -> Array:
     return rounding.up(frobenius_up(a, xp=xp) ** 2, 2, xp=xp)
 
 
-def _off(rest: Array, mass: Array, size: int, u: float, *, xp: Any) -> Array:
+def _off(rest: Array, mass: Array, size: int, u: float, *, xp: Namespace) -> Array:
     """Bound of a residual block's norm: as computed, and what its rounding may be. Overflow makes it no number."""
     return rounding.up(frobenius_up(rest, xp=xp) + rounding.SLACK * rounding.gamma(size + 4, u) * mass, 4, xp=xp)

@@ -155,7 +155,7 @@ class Search:
     def _begin(
         self, boxes: Boxes, rtol: float, bound: float | None, start: SearchResult | None, grid_follows: bool
     ) -> None:
-        """Set the goal; take over an earlier lower bound, or find a first one."""
+        """Set the threshold; take over an earlier lower bound, or find a first one."""
         self._free, self._rtol, self._bound = not boxes.on_grid, rtol, bound
         self._cells = self._levels = 0
         self._excess_angle = math.acos(1 / (1 + self.tuning.excess * rtol)) if grid_follows else 0.0
@@ -210,7 +210,7 @@ class Search:
         trial = polynomial.float32_copy() if self._tries_float32(polynomial, cover.open.boxes) else polynomial
         vectors = self.xp.astype(vectors, arrays.complex_dtype(trial.even.dtype, xp=self.xp), copy=False)
         least_sq = max(self._polynomials.least_limit_sq(trial), self.tuning.least * threshold**2)
-        reduced_for_sq = np.clip(self._goals_sq(cover, trial, threshold, np.arange(count))[0], least_sq, 1e300)
+        reduced_for_sq = np.clip(self._wanted_sq(cover, trial, threshold, np.arange(count))[0], least_sq, 1e300)
         nodes = NodeEstimates(trial, threshold, vectors, reduced_for_sq, self.tuning.exact)
         keeps, found = trial.itemsize * count * trial.rank**2 <= self.tuning.kept, []
         degree = self.tuning.first_degree if self._levels == 1 else self.tuning.degree
@@ -277,19 +277,19 @@ class Search:
         Tried are cells whose estimates allow it.
         """
         polynomial, index = formed.polynomial, formed.index
-        easy_sq, limit_sq = self._goals_sq(cover, polynomial, threshold, index)
+        easy_sq, limit_sq = self._wanted_sq(cover, polynomial, threshold, index)
         # What the factorisation takes of the limit for its own rounding.
         part = 1 - matrices.cholesky_loss(polynomial.rank, formed.matrices, xp=self.xp) * polynomial.rank
         attempts = [limit_sq]
         if self._excess_angle and polynomial is nodes.polynomial:
             # Float64 after float32 is for what is close: more than needed is not asked of it.
             attempts = [np.clip(self.tuning.raised * nodes.eigenvalues[index], easy_sq, limit_sq), limit_sq]
-        for goal_sq in attempts:
-            allowed = (nodes.eigenvalues[index] < part * goal_sq) & (goal_sq >= nodes.reduced_for_sq[index])
-            tried = np.flatnonzero(allowed & (cover.norms[index] == math.inf) & (goal_sq < math.inf))
+        for wanted_sq in attempts:
+            allowed = (nodes.eigenvalues[index] < part * wanted_sq) & (wanted_sq >= nodes.reduced_for_sq[index])
+            tried = np.flatnonzero(allowed & (cover.norms[index] == math.inf) & (wanted_sq < math.inf))
             if not len(tried):
                 continue
-            passed = cover.fathom(formed.take(tried, ops=self.ops), threshold, wanted_sq=goal_sq[tried])
+            passed = cover.fathom(formed.take(tried, ops=self.ops), threshold, wanted_sq=wanted_sq[tried])
             failed = tried[~passed]
             failed = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]
             # What failed in float32 is formed again in float64.
@@ -334,7 +334,7 @@ class Search:
         return self._take(nodes.vectors, rest[parent])
 
     # -- helpers -----------------------------------------------------------------------------------------------------
-    def _goals_sq(
+    def _wanted_sq(
         self, cover: Cover, polynomial: GramPolynomial, threshold: float, index: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Limits that will be enough for the grid points in some cells, if a grid follows, and for the cells."""

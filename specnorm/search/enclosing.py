@@ -109,7 +109,7 @@ def _at_points(search: Search, cover: Boxes, problem: Problem) -> SearchResult:
     loose = 0.97 * rtol if rtol >= 1e-3 else _SUPREMUM * min(1.0, (1000 / math.prod(sizes)) ** 0.3)
     # What the torus leaves of the points is little for a loose tolerance, and costs as much again for a tight one.
     most = min(most_cells, count if rtol >= 1e-3 else max(count // 3, len(cover)))
-    # The best point of a fine grid is so close to the torus' maximum that the supremum alone rules all others out.
+    # The best point of a fine grid is so close to the torus' maximum that the supremum alone prunes all others.
     apart = sum((k - 1) / 2 * math.pi / n for k, n in zip(kernel_shape, sizes, strict=True))
     fine = rtol >= 1e-3 and 1 - math.cos(min(apart, math.pi / 2)) < 0.02 * rtol
     whole = search.run(cover, rtol=loose, grid_follows=not fine, max_cells=most)

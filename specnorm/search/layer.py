@@ -245,7 +245,7 @@ class _Layer:
         if self.groups == 1 or not found.lower > 0:
             return every
         symbols = Symbol(search.blocks, coarse_grid(tuple(search.blocks.shape[3:])), ops=self.ops).matrices()
-        norms = self.ops.to_numpy(xp.max(xp.linalg.matrix_norm(symbols, ord=2), axis=-1))
+        norms = self.ops.to_numpy(xp.max(xp.linalg.svdvals(symbols), axis=(1, 2)))
         target = host.div_down(found.lower, host.root_up(self.spec.padding_gain_sq))
         lower = np.flatnonzero(norms < TUNING.below * target)
         if not len(lower):

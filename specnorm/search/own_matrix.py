@@ -104,7 +104,7 @@ class _Groups:
         band, roundings = gram_band(self.kernels, self.spec, plan, ops=self.ops)
         error, empty = gram_error(self.layer, roundings, plan.lines * plan.entries, ops=self.ops)
         found = values[:, 0]
-        upper = norm_up_near(band, error, self._goal(found, lower, 0.5 * rtol), ops=self.ops)
+        upper = norm_up_near(band, error, self._target(found, lower, 0.5 * rtol), ops=self.ops)
         if not self._within(upper, found, lower, rtol):
             if plan.blocks == 1:
                 top = to_layer(self._top_vector(band), self.spec, plan, xp=xp)
@@ -117,8 +117,8 @@ class _Groups:
             for wider in TUNING.wider:
                 if self._within(upper, found, lower, rtol):
                     break
-                goal = self._goal(found, lower, wider * rtol)
-                upper = xp.minimum(upper, norm_up_near(band, error, goal, ops=self.ops))
+                target = self._target(found, lower, wider * rtol)
+                upper = xp.minimum(upper, norm_up_near(band, error, target, ops=self.ops))
             if plan.blocks == 1:
                 upper = xp.minimum(upper, self._at_eigenvalue(band, error))
         # Nothing can be proven about 0 by a factorisation, and nothing needs to be.
@@ -132,11 +132,11 @@ class _Groups:
         vectors, _ = top_vectors(self.gram, self.kernels, size, 1, plan, start=start, ops=self.ops)
         return vectors
 
-    def _goal(self, found: Array, lower: float, rtol: float) -> Array:
+    def _target(self, found: Array, lower: float, rtol: float) -> Array:
         return self.xp.maximum(found, self.xp.full_like(found, lower)) * (1 + rtol)
 
     def _within(self, upper: Array, found: Array, lower: float, rtol: float) -> bool:
-        return bool(self.xp.all(upper <= self._goal(found, lower, rtol)))
+        return bool(self.xp.all(upper <= self._target(found, lower, rtol)))
 
     def _top_vector(self, band: Band) -> Array:
         _, top = arrays.top_eigenpair(band.diagonal[:, 0, :, :], xp=self.xp)
@@ -146,9 +146,9 @@ class _Groups:
         """As close as a factorisation comes, where the lower bound is lost in the roundings of taps that cancel."""
         xp, size = self.xp, self.plan.size
         values, _ = arrays.top_eigenpair(band.diagonal[:, 0, :, :], xp=xp)
-        # Room for the proof itself, as in `matrices.matrix_norm_up`, and for what the matrix is off.
-        room = 1 + 2 * size * matrices.cholesky_loss(size, band.diagonal, xp=xp)
-        squared = xp.maximum(values, xp.zeros_like(values)) * room + error
+        # Allowance for the proof itself, as in `matrices.matrix_norm_up`, and for what the matrix is off.
+        allowance = 1 + 2 * size * matrices.cholesky_loss(size, band.diagonal, xp=xp)
+        squared = xp.maximum(values, xp.zeros_like(values)) * allowance + error
         target = xp.sqrt(squared) * (1 + 32 * rounding.unit(error, xp=xp))
         return norm_up_near(band, error, target, ops=self.ops)
 
