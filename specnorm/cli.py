@@ -250,6 +250,14 @@ def _application() -> click.Group:
         help=f"Columns, out of {', '.join(METHODS)}.",
     )  # fmt: skip
     @click.option(
+        "--rtol", type=float, default=1e-3, show_default=True, callback=_tolerance, metavar="R",
+        help="Relative width of the proven interval asked for.",
+    )  # fmt: skip
+    @click.option(
+        "--budget", type=float, callback=_seconds, metavar="SECONDS",
+        help="Time for the interval of one layer; a row that it ends says how wide its interval is.",
+    )  # fmt: skip
+    @click.option(
         "--fail-above", type=float, callback=_bound, metavar="L",
         help="Exit with 1 unless every layer is proven to have a norm of at most L.",
     )  # fmt: skip
@@ -284,6 +292,22 @@ def _application() -> click.Group:
         return audit_models(Request(models, output_format, output, plot, fail_above, jobs, options))
 
     return application
+
+
+def _tolerance(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    import click
+
+    if not 0 < value < 1:
+        raise click.BadParameter(f"{value:g} is not between 0 and 1.", ctx, param)
+    return value
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    import click
+
+    if value is not None and not value > 0:
+        raise click.BadParameter(f"{value:g} is no time: give seconds above 0.", ctx, param)
+    return value
 
 
 def _words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:

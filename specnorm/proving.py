@@ -59,7 +59,7 @@ def enclose(
         cells=int(figures["cells"]),
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
-        status=_status(result),
+        status=status_of(result),
     )
 
 
@@ -70,8 +70,8 @@ _BY = {
 }
 
 
-def _status(result: Result) -> str:
-    """What an enclosure says of itself."""
+def status_of(result: Result) -> str:
+    """What the result of `Enclose` says of itself: `Enclosure.status`."""
     figures, spec, rtol = result.stats, result.spec, result.method.rtol
     at_size = not result.method.needs(spec).blocks
     way = WAYS[int(figures["way"])]

@@ -40,6 +40,8 @@ def audit(
     input_shape: int | Sequence[int] | Tensor,
     *,
     methods: Sequence[str] = STANDARD,
+    rtol: float = 1e-3,
+    budget: float | None = None,
     select: Select | None = None,
 ) -> Report:
     """Measure every convolution and linear layer of a model as the model uses it.
@@ -58,6 +60,8 @@ def audit(
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``specnorm.METHODS``. "power", "enclose", "fft" and "gram" answer at the layer's
         input size, the others for every size.
+    rtol, budget : floats
+        As in `specnorm.audit`.
     select : callable, optional
         ``select(name, layer)``: whether a layer is measured.
 
@@ -85,7 +89,8 @@ def audit(
     if not layers and not others:
         raise MethodError("the model has no convolution or linear layer that is selected.")
     check_values(model)
-    settings = Settings(tuple(dict.fromkeys(methods)))
+    settings = Settings(tuple(dict.fromkeys(methods)), rtol=rtol, budget=budget)
+    settings.method("enclose")  # refuses a tolerance or a budget that is none
     rows = []
     with at_inference(model):
         calls = _calls(model, layers | others, _example(model, layers, input_shape))

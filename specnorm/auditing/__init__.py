@@ -39,6 +39,8 @@ def audit(
     *,
     input_shape: int | Sequence[int] | Literal["file"] | None = None,
     methods: Sequence[str] = STANDARD,
+    rtol: float = 1e-3,
+    budget: float | None = None,
     executor: Executor | None = None,
     layers: str | Sequence[str] | None = None,
     layout: Layout | None = None,
@@ -62,6 +64,11 @@ def audit(
         the size that the file states, every size where it states none.
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``METHODS``.
+    rtol : float, default 1e-3
+        Relative width of the proven interval asked for.
+    budget : float, optional
+        Seconds for the interval of one layer: what has not begun by then is not tried, and ``Row.note`` says how wide
+        the interval is.
     executor : concurrent.futures.Executor, optional
         Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
         breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.
@@ -102,7 +109,7 @@ def audit(
     patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
     size: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
     given = overrides(geometry)
-    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given)
+    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
     if isinstance(source, Mapping):
         named = list(_from_mapping(source))
@@ -149,6 +156,7 @@ def _check(settings: Settings) -> None:
     unknown = [name for name in settings.methods if name not in METHODS]
     if unknown:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
+    settings.method("enclose")  # refuses a tolerance or a budget that is none
     sized = [name for name in settings.methods if name in NEEDS_A_SIZE]
     if sized and settings.input_shape is None:
         raise MethodError(

@@ -7,6 +7,7 @@ sums of few of the products ``B_t* B_u``, and those of lines farther apart than 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -51,6 +52,8 @@ class BandPlan:
         Lines a block, so that only neighbours are coupled.
     entries : int
         Entries a line.
+    taps : int
+        Of the kernel, along the axis.
     """
 
     axis: int
@@ -58,6 +61,7 @@ class BandPlan:
     lines: int
     together: int
     entries: int
+    taps: int
 
     @property
     def blocks(self) -> int:
@@ -77,7 +81,7 @@ class BandPlan:
     @property
     def memory(self) -> int:
         """Bytes of the matrix and of what it is made and factorised with."""
-        return 8 * 6 * self.blocks * self.size**2
+        return 8 * (6 * self.blocks * self.size**2 + 2 * self.taps**2 * self.entries**2)
 
 
 def plans(spec: ConvSpec) -> list[BandPlan]:
@@ -89,7 +93,7 @@ def plans(spec: ConvSpec) -> list[BandPlan]:
         for wide, (sizes, channels) in enumerate(((large, second), (small, first))):
             lines, entries = sizes[axis], channels * math.prod(n for j, n in enumerate(sizes) if j != axis)
             for bandwidth in {_bandwidth(table, large[axis], bool(wide)), lines}:
-                found.append(BandPlan(axis, bool(wide), lines, max(1, min(bandwidth, lines)), entries))
+                found.append(BandPlan(axis, bool(wide), lines, max(1, min(bandwidth, lines)), entries, table.shape[0]))
     return sorted(found, key=lambda plan: plan.work)
 
 
@@ -152,32 +156,48 @@ def _one_hot(table: np.ndarray, n: int) -> np.ndarray:
     return np.asarray(table[:, :, None] == np.arange(n), dtype=np.float64)
 
 
-def _coupled(table: np.ndarray, n: int, wide: bool) -> np.ndarray:
-    """How often taps t and u couple two lines, shape (lines, lines, k, k)."""
-    reads = _one_hot(table, n)
-    return np.asarray(np.einsum("tmv,unv->mntu" if wide else "tmv,umw->vwtu", reads, reads, optimize=True))
-
-
 def _bandwidth(table: np.ndarray, n: int, wide: bool) -> int:
-    """Largest distance of two lines that are coupled."""
-    at = _coupled_lines(table, n, wide)
-    return max((abs(v - w) for v, w in zip(*np.nonzero(at), strict=True)), default=0)
+    """Largest distance of two lines that are coupled: outputs that read a pixel, or pixels that an output reads."""
+    lines, _ = _met(table, n, wide)
+    met = lines >= 0
+    highest = np.where(met, lines, -1).max(axis=1, initial=-1)
+    lowest = np.where(met, lines, max(lines.max(initial=0), 0)).min(axis=1, initial=n + table.shape[1])
+    return int(np.max(highest - lowest, initial=0))
 
 
-def _coupled_lines(table: np.ndarray, n: int, wide: bool) -> np.ndarray:
-    read = _one_hot(table, n).sum(axis=0)
-    return np.asarray(read @ read.T if wide else read.T @ read)
+def _met(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Lines that meet in each output (wide: in each pixel), and by which taps, shape (outputs, most); -1 for none."""
+    k, outputs = table.shape
+    taps = np.broadcast_to(np.arange(k)[:, None], table.shape)
+    if not wide:
+        return np.where(table < n, table, -1).T, taps.T
+    inside = table < n
+    at, output, tap = table[inside], np.broadcast_to(np.arange(outputs), table.shape)[inside], taps[inside]
+    order = np.argsort(at, kind="stable")
+    at, output, tap = at[order], output[order], tap[order]
+    counts = np.bincount(at, minlength=n)
+    rank = np.arange(len(at)) - (np.cumsum(counts) - counts)[at]
+    lines, by = (np.full((n, max(1, int(counts.max(initial=0)))), -1) for _ in range(2))
+    lines[at, rank], by[at, rank] = output, tap
+    return lines, by
 
 
 def _counts(table: np.ndarray, n: int, plan: BandPlan) -> tuple[np.ndarray, np.ndarray]:
-    """`_coupled` of the lines of each diagonal block, and of each with the one before, (blocks, q, q, k, k)."""
-    q, blocks = plan.together, plan.blocks
-    coupled = _coupled(table, n, plan.wide)
-    filled = np.zeros((blocks * q, blocks * q, *coupled.shape[2:]))
-    filled[: plan.lines, : plan.lines] = coupled
-    split = filled.reshape(blocks, q, blocks, q, *coupled.shape[2:])
-    index = np.arange(blocks)
-    return split[index, :, index], split[index[1:], :, index[:-1]]
+    """How often taps t and u couple the lines of each diagonal block, and of each with the one before.
+
+    Shapes (blocks, q, q, k, k) and (blocks - 1, q, q, k, k).
+    """
+    q, k = plan.together, plan.taps
+    lines, taps = _met(table, n, plan.wide)
+    diagonal = np.zeros((plan.blocks, q, q, k, k))
+    below = np.zeros((max(plan.blocks - 1, 0), q, q, k, k))
+    for i, j in itertools.product(range(lines.shape[1]), repeat=2):
+        both = (lines[:, i] >= 0) & (lines[:, j] >= 0)
+        x, y, t, u = lines[both, i], lines[both, j], taps[both, i], taps[both, j]
+        for apart, counts in ((0, diagonal), (1, below)):
+            here = x // q - y // q == apart
+            np.add.at(counts, (y[here] // q, x[here] % q, y[here] % q, t[here], u[here]), 1.0)
+    return diagonal, below
 
 
 def _between_lines(

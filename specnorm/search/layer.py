@@ -17,7 +17,7 @@ import numpy as np
 from specnorm.linalg import arrays, polyphase
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.frequencies import coarse_grid
-from specnorm.linalg.layer_map import Convolution
+from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.line_blocks import of_one_group, plans
 from specnorm.linalg.plane_wave import windowed_wave
 from specnorm.linalg.symbols import Symbol
@@ -25,6 +25,7 @@ from specnorm.proof import host
 from specnorm.proof.cells import torus
 from specnorm.proof.layer import ritz_values_down
 from specnorm.proof.rings import reads_zeros, shortest
+from specnorm.proof.sublayers import SubLayer, sublayers
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.enclosing import Problem, search_torus
 from specnorm.search.own_matrix import enclose_by_matrix
@@ -56,18 +57,25 @@ class LayerTuning:
         trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4.
     more : int
         Steps where the bounds are still apart, or closer ones are asked for.
-    applied : int
-        Pixels times channels times steps at most.
+    applied : float
+        Pixels times channels times steps at most; of a larger layer a window is taken, which loses the less the larger
+        it is: by the square of its inverse size.
+    again : float
+        Times as much where the bounds are still apart.
+    witness : int
+        Inputs and outputs up to which the vectors are given.
     below : float
         Part of the layer's lower bound up to which estimates of a group's norm count as clearly lower.
     """
 
     at_once: float = 3e6
     soon: float = 2e9
-    work: float = 2e10
+    work: float = 3e10
     steps: int = 4
     more: int = 48
-    applied: int = 2**21
+    applied: float = 2.0**21
+    again: float = 4.0
+    witness: int = 2**23
     below: float = 0.9
 
 
@@ -118,7 +126,9 @@ class LayerBounds:
     ----------
     lower, upper : float
     u, v : arrays, shapes (1, outputs) and (1, inputs)
-        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
+        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
+    gradient : array, shape (1, *shape)
+        Of ``<u, A v>`` with respect to the kernel.
     way : {"supremum", "ring", "matrix"}
         What the upper bound is of.
     cells, levels : int
@@ -129,6 +139,7 @@ class LayerBounds:
     upper: float
     u: Array
     v: Array
+    gradient: Array
     way: Way
     cells: int = 0
     levels: int = 0
@@ -142,25 +153,73 @@ class LayerBounds:
         low = self if self.lower >= other.lower else other
         high = self if self.upper <= other.upper else other
         cells, levels = self.cells + other.cells, self.levels + other.levels
-        return LayerBounds(low.lower, high.upper, low.u, low.v, high.way, cells, levels)
+        return LayerBounds(low.lower, high.upper, low.u, low.v, low.gradient, high.way, cells, levels)
+
+    def beside(self, other: LayerBounds) -> LayerBounds:
+        """Of a direct sum of two layers: the larger norm."""
+        low = self if self.lower >= other.lower else other
+        high = self if self.upper >= other.upper else other
+        cells, levels = max(self.cells, other.cells), max(self.levels, other.levels)
+        return LayerBounds(low.lower, high.upper, low.u, low.v, low.gradient, high.way, cells, levels)
 
 
 def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
-    layer = _Layer(problem, ops=ops)
-    if not layer.is_small:
-        return layer.enclose()
-    found = layer.by_matrix(np.arange(problem.spec.groups), 0.0)
-    return found if found.within(problem.rtol) else found.and_also(layer.enclose(tried=True))
+    whole = _Supremum(problem, ops=ops)
+    found: LayerBounds | None = None
+    for sub in sublayers(problem.spec):
+        here = _Layer(problem, sub, whole, ops=ops).enclose()
+        found = here if found is None else found.beside(here)
+    return _zero(problem, ops=ops) if found is None else found
+
+
+def _zero(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
+    """Of a layer that reads no pixel."""
+    xp, kernel = ops.xp, problem.kernel
+    u, v = (
+        xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
+        for shape in reversed(witness_shapes(problem.spec))
+    )
+    return LayerBounds(0.0, 0.0, u, v, xp.zeros_like(kernel), "matrix")
+
+
+def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the layer's input and output, or of the largest window of them whose vectors are given."""
+    inputs, outputs = shapes_of(spec)
+    fits = math.prod(inputs) + math.prod(outputs) <= TUNING.witness
+    return (inputs, outputs) if fits else ((0,), (0,))
+
+
+class _Supremum:
+    """The supremum over all sizes, and the search it was found by, once they are asked for."""
+
+    def __init__(self, problem: LayerProblem, *, ops: ArrayOps) -> None:
+        self._problem, self._ops = problem, ops
+        self._found: tuple[Search, SearchResult] | None = None
+
+    def __call__(self) -> tuple[Search, SearchResult]:
+        if self._found is None:
+            problem = self._problem
+            # The kernel is in torch's order already.
+            everywhere = replace(problem.spec, input_shape=None, layout=None)
+            blocks = polyphase.to_blocks(problem.kernel, everywhere, xp=self._ops.xp)
+            constant = all(k == 1 for k in blocks.shape[3:])
+            loose = constant or not reads_zeros(problem.spec)
+            rtol = problem.rtol if loose else max(0.97 * problem.rtol, 1e-3)
+            given = Problem(
+                blocks, everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline
+            )
+            self._found = search_torus(given, grid_follows=not constant, ops=self._ops)
+        return self._found
 
 
 class _Layer:
-    """The groups of one layer, and the ways to bound their norm."""
+    """The groups of one layer that is no sum of others, and the ways to bound their norm."""
 
-    def __init__(self, problem: LayerProblem, *, ops: ArrayOps) -> None:
-        self.problem, self.ops, self.xp = problem, ops, ops.xp
-        self.spec, self.rtol, self.groups = problem.spec, problem.rtol, problem.spec.groups
-        self.single = of_one_group(problem.spec)
+    def __init__(self, problem: LayerProblem, sub: SubLayer, supremum: _Supremum, *, ops: ArrayOps) -> None:
+        self.problem, self.sub, self.supremum, self.ops, self.xp = problem, sub, supremum, ops, ops.xp
+        self.spec, self.rtol, self.groups = sub.spec, problem.rtol, problem.spec.groups
+        self.single = of_one_group(sub.spec)
         kernel = problem.kernel
         self.parts = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
@@ -170,44 +229,45 @@ class _Layer:
         """Whether the layer's own matrix is less work than a search."""
         return self.plan.work * self.groups <= TUNING.at_once
 
-    def enclose(self, *, tried: bool = False) -> LayerBounds:
-        """Bounds by the supremum, then by rings, then by the layer's own matrix, unless that was tried before."""
-        spec, rtol = self.spec, self.rtol
-        search, whole = self._supremum()
-        found = self._near(whole, TUNING.steps if rtol >= 1e-3 else TUNING.more)
+    def enclose(self) -> LayerBounds:
+        """Bounds by the layer's own matrix if it is small; else by the supremum, by rings, and by that."""
+        if not self.is_small:
+            return self._enclose()
+        found = self._by_matrix(np.arange(self.groups), 0.0)
+        return found if found.within(self.rtol) else found.and_also(self._enclose(tried=True))
+
+    def _enclose(self, *, tried: bool = False) -> LayerBounds:
+        rtol, (search, whole) = self.rtol, self.supremum()
+        found = self._near(whole, TUNING.steps if rtol >= 1e-3 else TUNING.more, TUNING.applied)
         found = replace(found, cells=whole.cells, levels=whole.levels)
         if found.within(rtol) or found.upper == 0:
             return found
         rest = self._open_groups(search, found)
         work = self.plan.work * len(rest) if self.plan.memory <= self.ops.memory else math.inf
-        fewest = _fewest(spec, search) if reads_zeros(spec) else None
+        fewest = _fewest(self.spec, search) if reads_zeros(self.spec) else None
         if fewest is not None and not self.problem.is_late:
             found = self._by_rings(search, whole, fewest, found, only_one=work <= TUNING.soon)
         if not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3:
-            found = found.and_also(self._near(whole, TUNING.more))
+            found = found.and_also(self._near_closely(whole))
         if found.within(rtol) or tried or work > TUNING.work or self.problem.is_late:
             return found
-        return found.and_also(self.by_matrix(rest, found.lower))
+        return found.and_also(self._by_matrix(rest, found.lower))
 
-    def _supremum(self) -> tuple[Search, SearchResult]:
-        """The supremum over all sizes, and the search it was found by."""
-        problem, xp = self.problem, self.xp
-        # The kernel is in torch's order already.
-        everywhere = replace(self.spec, input_shape=None, layout=None)
-        blocks = polyphase.to_blocks(problem.kernel, everywhere, xp=xp)
-        constant = all(k == 1 for k in blocks.shape[3:])
-        rtol = problem.rtol if constant or not reads_zeros(self.spec) else max(0.97 * problem.rtol, 1e-3)
-        given = Problem(blocks, everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline)
-        return search_torus(given, grid_follows=not constant, ops=self.ops)
+    def _near_closely(self, whole: SearchResult) -> LayerBounds:
+        """More steps on the whole layer; of a larger one as few, in a larger window."""
+        size = max(self.single.stored_channels) * math.prod(x.pixels for x in self.sub.parts)
+        applied = TUNING.again * TUNING.applied
+        return self._near(whole, TUNING.more if size * TUNING.more <= applied else TUNING.steps, applied)
 
-    def _near(self, whole: SearchResult, steps: int) -> LayerBounds:
-        """From below near the wave of the supremum, which is the upper bound."""
-        single, xp = self.single, self.xp
+    def _near(self, whole: SearchResult, steps: int, applied: float) -> LayerBounds:
+        """From below near the wave of the supremum, which is the upper bound; of a large layer in a window."""
+        xp, channels = self.xp, max(self.single.stored_channels)
+        window = self.sub.window(applied / (max(steps, 1) * channels))
+        single = of_one_group(window.spec)
         kernel = self.parts[whole.block : whole.block + 1, ...]
         layer = Convolution(kernel, single, ops=self.ops)
         vectors = windowed_wave(kernel, single, whole.frequency.angles[0], ops=self.ops)
-        steps = min(steps, TUNING.applied // (max(layer.shape) * self.groups))
-        if steps > 0:
+        if steps > 0 and not self.problem.is_late:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
             trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.steps else kernel
             there, back = self._maps(Convolution(trial, single, ops=self.ops))
@@ -218,8 +278,7 @@ class _Layer:
         values, images = ritz_values_down(layer, vectors, single.transposed, ops=self.ops)
         u, v = (vectors, images) if single.transposed else (images, vectors)
         upper = host.mul_up(whole.upper, host.root_up(self.spec.padding_gain_sq))
-        u, v = (self._in_layer(x[:, 0, :], whole.block) for x in (u, v))
-        return LayerBounds(float(values[0, 0]), upper, u, v, "supremum")
+        return self._bounds(float(values[0, 0]), upper, layer, u[:, 0, :], v[:, 0, :], whole.block, window, "supremum")
 
     def _maps(self, layer: Convolution) -> tuple[LinearMap, LinearMap]:
         """From the large side to the small one, and back."""
@@ -254,7 +313,7 @@ class _Layer:
         proven = others.run(torus(search.blocks.shape[3:]), bound=target, max_cells=self.problem.max_cells)
         return np.setdiff1d(every, lower) if proven.upper <= target else every
 
-    def by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
+    def _by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
         """Bounds of the largest norm of some groups; the others' are no larger than ``lower``."""
         xp = self.xp
         kernels = arrays.rows(self.parts, groups, ops=self.ops)
@@ -262,14 +321,43 @@ class _Layer:
             kernels, self.single, self.plan, rtol=self.rtol, lower=lower, seed=self.problem.seed, ops=self.ops
         )
         best = int(xp.argmax(found.lower))
-        u, v = (self._in_layer(x[best : best + 1, :], int(groups[best])) for x in (found.u, found.v))
+        layer = Convolution(kernels[best : best + 1, ...], self.single, ops=self.ops)
+        u, v = (x[best : best + 1, :] for x in (found.u, found.v))
         upper = max(lower, float(xp.max(found.upper)))
-        return LayerBounds(float(found.lower[best]), upper, u, v, "matrix")
+        return self._bounds(float(found.lower[best]), upper, layer, u, v, int(groups[best]), self.sub, "matrix")
 
-    def _in_layer(self, x: Array, group: int) -> Array:
-        """A vector (1, n) of one group, as one of the layer."""
+    def _bounds(
+        self, lower: float, upper: float, layer: Convolution, u: Array, v: Array, group: int, sub: SubLayer, way: Way
+    ) -> LayerBounds:
+        """With the witness and the gradient of one group as those of the whole layer."""
+        xp = self.xp
+        gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
+        gradient = xp.reshape(self._among_groups(gradient, group), self.problem.kernel.shape)
+        inputs, outputs = witness_shapes(self.problem.spec)
+        pixels, lines = [x.pixel for x in sub.parts], [x.output for x in sub.parts]
+        whole_u = self._placed(u, group, layer.shapes[1], outputs, pixels if self.spec.transposed else lines)
+        whole_v = self._placed(v, group, layer.shapes[0], inputs, lines if self.spec.transposed else pixels)
+        return LayerBounds(lower, upper, whole_u, whole_v, gradient, way)
+
+    def _among_groups(self, x: Array, group: int) -> Array:
+        """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
         index = self.ops.from_numpy(np.asarray([group], dtype=np.int64), x)
-        return self.xp.reshape(arrays.one_hot(x, index, self.groups, xp=self.xp), (1, -1))
+        return arrays.one_hot(x, index, self.groups, xp=self.xp)
+
+    def _placed(
+        self, x: Array, group: int, shape: tuple[int, ...], whole: tuple[int, ...], at: list[tuple[int, int]]
+    ) -> Array:
+        """A vector (1, n) of a group's part, as one of the whole layer; empty where that is too large to be given."""
+        if whole == (0,):
+            return x[:, :0]
+        full = self.xp.zeros(whole, dtype=x.dtype, device=self.ops.device(x))
+        sizes = shape[1:]
+        where = tuple(
+            slice(first, first + step * (n - 1) + 1, step) for (first, step), n in zip(at, sizes, strict=True)
+        )
+        channels = slice(group * shape[0], (group + 1) * shape[0])
+        full[(channels, *where)] = self.xp.reshape(x, shape)
+        return self.xp.reshape(full, (1, -1))
 
 
 def _fewest(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:

@@ -121,7 +121,7 @@ def _away_from(
         drops.append(drop[best])
     index = product([np.arange(len(x)) for x in axes])
     # Far from the highest maximum, and from the others the less the lower they are.
-    highest = max(x.lower for x in maxima)
+    highest = max(x.lower for x in maxima) or 1.0
     gained = np.asarray([1 - x.lower / highest for x in maxima])
     total = gained + sum((drop[index[:, axis]] for axis, drop in enumerate(drops)), np.zeros((len(index), len(maxima))))
     for at in np.argsort(-total.min(axis=1), kind="stable"):
