@@ -104,7 +104,7 @@ class Layer:
         slack = EPS * (10 * max(matrix.shape) + taps) * float(np.linalg.norm(absolute))
         return Truth(max(value - slack, 0.0), value + slack).scaled(exponent + shift)
 
-    def proven(self) -> balls.Ends:
+    def proven(self) -> balls.Bounds:
         """Spectral norm in ball arithmetic: taps that meet in one entry are added there."""
         kernel = np.asarray(self.kernel).astype(np.float64)
         total: acb_mat | None = None
