@@ -178,13 +178,19 @@ def spec_of(drawn: Layer) -> ConvSpec:
     return ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry)
 
 
-def test_rings_of_the_library_are_long_enough() -> None:
-    """By looking at every tap; and no longer than the theorem asks."""
+def too_short() -> list[str]:
+    """Rings on which some entry of the layer has wrapped, or that are longer than the theorem asks."""
+    found = []
     for index in range(400):
         drawn = layer(index)
         for axis, points in zip(drawn.axes, rings.shortest(spec_of(drawn)), strict=True):
-            assert not axis.wraps(points * axis.unit), (drawn, points)
-            assert points * axis.unit <= axis.shortest, (drawn, points)
+            if axis.wraps(points * axis.unit) or points * axis.unit > axis.shortest:
+                found.append(f"{drawn}: {points} points")
+    return found
+
+
+def test_rings_of_the_library_are_long_enough() -> None:
+    assert too_short() == []
 
 
 RINGS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
@@ -331,7 +337,7 @@ class Mutation:
 
 MUTATIONS = {
     "length": Mutation(((rings, "_points", one_point_fewer),)),
-    "stride and dilation with a common factor": Mutation(((rings, "_points", closed_on_the_product),)),
+    "stride and dilation with a common factor": Mutation(((rings, "_points", closed_on_the_product),), too_short),
     "mirror images": Mutation(((ring_search, "dft", half_less_a_point),)),
     "phase of one tap": Mutation(
         ((gram_polynomial, "phases_at", phase_forgotten), (frequencies, "phases_at", phase_forgotten))
