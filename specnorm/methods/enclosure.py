@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -103,22 +103,12 @@ class Enclose(Method):
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Enclose the layers themselves, one after another (`search.layer`)."""
         xp = ops.xp
-        everywhere = replace(spec, input_shape=None, layout=None)
-
-        def fallback(blocks: Array) -> float:
-            return _of_fixed_cost(blocks, everywhere, ops=ops)
-
-        problems = (
-            LayerProblem(kernels[j : j + 1, ...], spec, self.rtol, self.max_cells, fallback, self._deadline())
-            for j in range(kernels.shape[0])
-        )
-        found = [enclose_layer(problem, ops=ops) for problem in problems]
+        found = enclosed_layers(kernels, spec, self.rtol, self.max_cells, self._deadline, ops=ops)
         # A witness of such a layer has no frequency.
         nowhere: list[tuple[float, ...]] = [()] * len(found)
         done = [x.within(self.rtol) for x in found]
         columns = _columns(found, done, [WAYS.index(x.way) for x in found], nowhere, like=kernels, ops=ops)
-        u, v = (xp.concat([getattr(x, name) for x in found], axis=0) for name in ("u", "v"))
-        gradient = xp.concat([x.gradient for x in found], axis=0)
+        u, v, gradient = (xp.concat([getattr(x, name) for x in found], axis=0) for name in ("u", "v", "gradient"))
         return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,))
 
     def _deadline(self) -> float:
@@ -127,8 +117,7 @@ class Enclose(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the norm at the witness."""
         if not self.needs(spec).blocks:
-            (gradient,) = residuals
-            return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
+            return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
@@ -141,6 +130,28 @@ def enclosed(
         return _of_fixed_cost(blocks, spec, ops=ops)
 
     return enclose_blocks(Problem(blocks, spec, rtol, max_cells, fallback, deadline), ops=ops)
+
+
+def enclosed_layers(
+    kernels: Array, spec: ConvSpec, rtol: float, max_cells: int, deadline: Callable[[], float], *, ops: ArrayOps
+) -> list[LayerBounds]:
+    """Bounds of the norms of layers (b, *shape) at their size, one after another (`search.layer`)."""
+    everywhere = replace(spec, input_shape=None, layout=None)
+
+    def fallback(blocks: Array) -> float:
+        return _of_fixed_cost(blocks, everywhere, ops=ops)
+
+    problems = (
+        LayerProblem(kernels[j : j + 1, ...], spec, rtol, max_cells, fallback, deadline())
+        for j in range(kernels.shape[0])
+    )
+    return [enclose_layer(problem, ops=ops) for problem in problems]
+
+
+def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
+    """Gradients (b, *shape) times their cotangents (b,)."""
+    (gradient,) = residuals
+    return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
 
 
 def _of_fixed_cost(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> float:

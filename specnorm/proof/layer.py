@@ -33,6 +33,39 @@ def ritz_values_down(layer: Convolution, vectors: Array, wide: bool, *, ops: Arr
     return values, arrays.normalise(images, xp=xp)[0]
 
 
+def residuals_up(layer: Convolution, u: Array, v: Array, values: Array, *, ops: ArrayOps) -> Array:
+    """How far a singular value is from each of some numbers at most, shape (b, k).
+
+    ``[[0, A], [A*, 0]]`` has the singular values of A, up to sign, for eigenvalues, and one within
+    ``||(A v - s u, A* u - s v)|| / ||(u, v)||`` of s.
+
+    Parameters
+    ----------
+    layer : Convolution
+    u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
+    values : array, shape (b, k)
+        s.
+    """
+    xp = ops.xp
+    s, unit, magnitude = values[:, :, None], rounding.unit(values, xp=xp), layer.absolute()
+
+    def length(x: Array) -> Array:
+        return rounding.up(xp.linalg.vector_norm(x, axis=-1), x.shape[-1], xp=xp)
+
+    total, weight = xp.zeros_like(values), xp.zeros_like(values)
+    sides = (
+        (layer.apply(v), u, magnitude.apply(xp.abs(v)), layer.roundings[0]),
+        (layer.adjoint(u), v, magnitude.adjoint(xp.abs(u)), layer.roundings[1]),
+    )
+    for image, other, terms, count in sides:
+        # The product, and two operations on each entry.
+        lost = rounding.SLACK * rounding.gamma(count + 4, unit) * (length(terms) + values * length(other))
+        total = total + rounding.up(length(image - s * other) + lost, 4, xp=xp) ** 2
+        weight = weight + rounding.down(xp.linalg.vector_norm(other, axis=-1), other.shape[-1], xp=xp) ** 2
+    ratio = rounding.up(total, 4, xp=xp) / rounding.down(xp.where(weight > 0, weight, xp.ones_like(weight)), 4, xp=xp)
+    return xp.where(weight > 0, rounding.up(xp.sqrt(ratio), 4, xp=xp), values)
+
+
 def gram_error(layer: Convolution, roundings: int, size: int, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Bound of the norm of what ``A*A``, or ``AA*``, is off as computed; and whether A is zero. Shapes (b,).
 
