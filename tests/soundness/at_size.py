@@ -20,6 +20,7 @@ from soundness.layers import LARGEST, Layer, layer
 from soundness.sample import as_if_large
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
+from specnorm.methods.power_top_k import PowerTopK
 from specnorm.proof.layer import ritz_values_down
 from specnorm.search import layer as layer_search
 
@@ -113,6 +114,35 @@ class AtSize:
             if (proven and bound < self.low) or (refuted and bound >= self.high):
                 self.wrong("certify", f"{proven} at {bound!r} (offset {offset:g}), the norm is {self.low}")
 
+    def exact(self) -> None:
+        """`conv_norm` within its tolerance."""
+        self.tally.claims["conv_norm"] += 1
+        try:
+            value = float(specnorm.conv_norm(self.drawn.kernel, **self.keywords))
+        except specnorm.Undecided:
+            self.tally.open["conv_norm: undecided"] += 1
+            return
+        slack = 1e-6 + self._roundings()
+        if not float(self.low) * (1 - slack) <= value <= float(self.high) * (1 + slack):
+            self.wrong("conv_norm", f"{value!r}, the norm is {self.low}")
+
+    def largest_singular_values(self) -> None:
+        """`PowerTopK`: none above the one of its rank, and each as near to some as it says."""
+        true = self.drawn.singular_values()
+        result = specnorm.measure(self.drawn.kernel, PowerTopK(k=min(3, len(true))), **self.keywords)
+        values, near = (np.asarray(x, dtype=np.float64) for x in (result.value, result.stats["residuals"]))
+        self.tally.claims["singular_values"] += 1
+        slack = (1e-13 * len(true) + self._roundings()) * true[0]
+        if (values > true[: len(values)] + slack).any():
+            self.wrong("singular_values", f"{values}, they are {true[:3]}")
+        # A matrix that is not square has zeros besides.
+        gaps = np.abs(np.append(true, 0.0)[None, :] - values[:, None]).min(axis=1)
+        if (gaps > near + slack).any():
+            self.wrong("singular_values", f"{values} within {near}, they are {true[:3]}")
+
+    def _roundings(self) -> float:
+        return 8 * float(np.finfo(self.drawn.kernel.dtype).eps)
+
     def projection(self, bound: float = 0.7) -> None:
         """What comes back, as rounded, has a norm of at most the bound."""
         at = bound * float(self.low if isinstance(self.low, float) else self.low.mid())
@@ -150,6 +180,10 @@ def check(index: int, modes: Sequence[PaddingMode] = ("zeros",), *, rigorous: bo
             claims.lower("power_norm", specnorm.power_norm(drawn.kernel, n_iter=20, **claims.keywords))
         if random.randint(16) == 0:
             claims.projection()
+        if random.randint(16) == 0:
+            claims.exact()
+        if random.randint(16) == 0:
+            claims.largest_singular_values()
     return claims.tally
 
 

@@ -104,6 +104,13 @@ class Layer:
         slack = EPS * (10 * max(matrix.shape) + taps) * float(np.linalg.norm(absolute))
         return Truth(max(value - slack, 0.0), value + slack).scaled(exponent + shift)
 
+    def singular_values(self) -> Float:
+        """All of them, descending."""
+        scaled, exponent = scale_to_one(self.kernel)
+        matrix = self._dense(scaled)
+        shift = int(np.frexp(np.max(np.abs(matrix), initial=0.0))[1])
+        return np.ldexp(np.linalg.svd(np.ldexp(matrix, -shift), compute_uv=False), exponent + shift)
+
     def proven(self) -> balls.Bounds:
         """Spectral norm in ball arithmetic: taps that meet in one entry are added there."""
         kernel = np.asarray(self.kernel).astype(np.float64)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 
@@ -15,6 +16,7 @@ pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
 from real_weights import MODELS, real_layers
 
+import specnorm
 from soundness.at_size import WAYS, AtSize, in_a_way, sample
 from soundness.layers import NAMES, Layer, layer
 
@@ -69,6 +71,29 @@ def test_trained_kernels() -> None:
                 claims.enclosure(1e-3)
             found += claims.tally.violations
     assert found == []
+
+
+LARGE: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((1000,), (1,)), ((5000,), (7,)), ((37,), (3,)), ((512, 40), (5, 2)), ((33, 1000), (16, 1)), ((64, 48), (1, 1)),
+    ((24, 20, 16), (1, 3, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sizes", "dilation"), LARGE)
+def test_closed_forms_of_large_layers(sizes: tuple[int, ...], dilation: tuple[int, ...]) -> None:
+    """Taps [a, b, a] an axis, with padding "same": b + 2 a cos(pi / (m + 1)), m the pixels of one residue."""
+    random = np.random.RandomState(sum(sizes))
+    for sign in (1.0, -1.0):
+        mixed = random.standard_normal((2, 3))
+        kernel, norm = mixed, float(np.linalg.norm(mixed, 2))
+        for n, r in zip(sizes, dilation, strict=True):
+            a, b = random.uniform(0.2, 1.0, size=2).tolist()
+            kernel = np.multiply.outer(kernel, np.array([sign * a, b, sign * a]))
+            norm *= b + 2 * a * math.cos(math.pi / (-(-n // r) + 1))
+        for way in ({}, {"padding": [(r, r) for r in dilation]}):
+            found = specnorm.enclose(kernel, sizes, rtol=1e-3, padding_mode="zeros", dilation=dilation, **way)
+            assert float(found.lower) <= norm * (1 + 1e-13)
+            assert norm * (1 - 1e-13) <= float(found.upper) <= 1.01 * norm
 
 
 def test_layers_are_as_adversarial_as_they_say() -> None:
