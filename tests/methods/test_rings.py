@@ -35,7 +35,7 @@ from specnorm.spec import ConvSpec
 Phases = tuple[float, ...]
 
 
-def plain(count: int, largest: int = 400) -> Iterator[tuple[Layer, NDArray[np.float64], list[int]]]:
+def plain(count: int, largest: int = 150) -> Iterator[tuple[Layer, NDArray[np.float64], list[int]]]:
     """Layers without groups whose ring is small enough to be written out; the kernel scaled; lengths of the ring."""
     found, index = 0, 0
     while found < count:
@@ -61,7 +61,7 @@ def norm(matrix: NDArray[np.float64] | Complex) -> float:
 
 def test_the_layer_is_a_part_of_the_ring() -> None:
     """Entry by entry, and the ring's norm is that of its symbol: so the symbol bounds the layer."""
-    for drawn, kernel, lengths in plain(60):
+    for drawn, kernel, lengths in plain(40):
         phases = phases_of(drawn.index, len(lengths))
         matrix = dense_matrix(kernel, drawn.input_shape, **drawn.geometry)
         # A transposed layer is the adjoint of the convolution on the ring.
@@ -74,7 +74,7 @@ def test_the_layer_is_a_part_of_the_ring() -> None:
 
 
 def test_every_longer_ring_will_do() -> None:
-    for drawn, kernel, lengths in plain(25, largest=150):
+    for drawn, kernel, lengths in plain(25):
         longer = [n + (1 + drawn.index % 3) * axis.unit for n, axis in zip(lengths, drawn.axes, strict=True)]
         truth = norm(dense_matrix(kernel, drawn.input_shape, **drawn.geometry))
         bound = ring_norm(kernel, drawn.axes, longer, phases_of(drawn.index, len(longer)))
