@@ -216,7 +216,8 @@ class _Walk:
             source = node.args[0]
             whole = not isinstance(source.meta.get("val"), tuple | list) or node.args[1] == 0
             pieces = _operator(source) in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
-            return Translation("select" if whole or pieces else "unknown")
+            same = whole and not pieces and _shape(source) == _shape(node)
+            return Translation("select" if whole or pieces else "unknown", {"shift": True} if same else {})
         if isinstance(first, Tensor) and first.dtype not in _FLOATING:
             return Translation("unknown", {"reason": f"its values are {str(first.dtype).rpartition('.')[2]}: steps"})
         rule = RULES.get(call.name)
