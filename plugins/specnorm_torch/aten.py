@@ -182,7 +182,9 @@ def _stack(call: Call) -> Translation:
 def _extreme(call: Call) -> Translation:
     """Entrywise maximum, minimum or choice of any of several values."""
     names = ("self", "other", "min", "max", "value", "src")
-    return Translation("extreme", {}, tuple(str(call[name].name) for name in names if call.is_data(name)))
+    choice = {"maximum": "max", "max": "max", "minimum": "min", "min": "min"}.get(call.name)
+    params = {} if choice is None else {"choice": choice}
+    return Translation("extreme", params, tuple(str(call[name].name) for name in names if call.is_data(name)))
 
 
 def _scatter(call: Call) -> Translation:

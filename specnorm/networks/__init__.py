@@ -8,7 +8,8 @@ plugin, the ONNX reader) build graphs.
 
 from __future__ import annotations
 
-from specnorm.networks.bounding import NetworkBound, RunBound, Step, UnknownNode, bound, verify
+from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
+from specnorm.networks.bounding import bound, verify
 from specnorm.networks.certificate import Certificate
 from specnorm.networks.graph import Graph, Layer, Node
 from specnorm.networks.measuring import Measure

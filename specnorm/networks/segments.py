@@ -69,7 +69,7 @@ def _joinable(links: Sequence[Link]) -> bool:
         return False
     if len({link.layer.spatial for link in links}) > 1 or len({_family(link) for link in links} - {"any"}) > 1:
         return False
-    if "alone" in {_family(link) for link in links}:
+    if "alone" in {_family(link) for link in links} or not _evenly_dilated(links):
         return False
     rows, columns, taps = _size(links)
     return min(rows, columns) <= WIDEST and rows * columns * taps <= ENTRIES
@@ -86,6 +86,14 @@ def _family(link: Link) -> str:
     return "circular" if periodic and not spec.transposed else "alone"
 
 
+def _evenly_dilated(links: Sequence[Link]) -> bool:
+    """Whether all kernels are dilated alike, so that T need not be: its symbol is then the plain one's at r theta."""
+    if max(links[0].spec.stride, default=1) > 1 and max(links[0].spec.dilation) > 1:
+        return False
+    axes = range(links[0].layer.spatial)
+    return all(len({link.spec.dilation[j] for link in links if link.spec.kernel_shape[j] > 1}) <= 1 for j in axes)
+
+
 def _size(links: Sequence[Link]) -> tuple[int, int, int]:
     """Rows, columns and taps of T."""
     widths = [links[0].spec.cin * math.prod(links[0].spec.stride), *(link.spec.cout for link in links)]
@@ -97,12 +105,18 @@ def _size(links: Sequence[Link]) -> tuple[int, int, int]:
 
 def _extent(link: Link) -> tuple[int, ...]:
     """Spatial size of the dense kernel."""
-    spec = link.spec
-    return tuple(r * (k - 1) + 1 for r, k in zip(spec.dilation, spec.kernel_shape, strict=True))
+    return tuple(r * (k - 1) + 1 for r, k in zip(_spread(link), link.spec.kernel_shape, strict=True))
+
+
+def _spread(link: Link) -> tuple[int, ...]:
+    """Dilation of the dense kernel: the layer's own where it has a stride, else none."""
+    return link.spec.dilation if max(link.spec.stride, default=1) > 1 else (1,) * link.layer.spatial
 
 
 def dense(link: Link) -> Weights:
-    """Kernel of a link as a plain stride-1 correlation: no groups, no dilation, not transposed, scaled.
+    """Kernel of a link as a plain stride-1 correlation: no groups, not transposed, scaled.
+
+    Without a stride it is not dilated either, since links of one part are dilated alike (`segments`).
 
     Returns
     -------
@@ -116,7 +130,7 @@ def dense(link: Link) -> Weights:
     kernel = kernel * link.alpha
     first, g = kernel.shape[0] // spec.groups, spec.groups
     whole = np.zeros((kernel.shape[0], kernel.shape[1] * g, *_extent(link)))
-    taps = tuple(slice(None, None, r) for r in spec.dilation)
+    taps = tuple(slice(None, None, r) for r in _spread(link))
     for at in range(g):
         rows, columns = slice(at * first, (at + 1) * first), slice(at * kernel.shape[1], (at + 1) * kernel.shape[1])
         whole[(rows, columns, *taps)] = kernel[rows]

@@ -175,7 +175,7 @@ def _scaled(call: Call, at: int, values: NDArray[np.float64], shape: Shape | Non
 def extreme(call: Call) -> Translated:
     """Largest or smallest of several values, entry by entry."""
     shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
-    return Translated("extreme", names(call), (shape,))
+    return Translated("extreme", names(call), (shape,), {"choice": call.operator.lower()})
 
 
 def where(call: Call) -> Translated:
