@@ -25,6 +25,8 @@ from geometries import table
 import specnorm
 from specnorm.backends import Backend
 
+pytestmark = pytest.mark.several  # torch's examples and JAX's, the command line and pictures
+
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FRAMEWORKS = ("torch", "jax", "cupy")

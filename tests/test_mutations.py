@@ -36,8 +36,6 @@ from specnorm.runtime.execution import Execution
 from specnorm.search import branch_and_bound, tuning
 from specnorm.search.incumbent import Incumbent
 
-pytestmark = pytest.mark.long
-
 OPS = Execution(NumpyBackend(), xp)
 
 Violations = list[str]

@@ -128,6 +128,7 @@ def kernels_for(lib: Lib) -> list[Case]:
     return [c for c in drawn if c.kernel.shape == (2, 2, 3)][:20] if lib.compiles else list(drawn)
 
 
+@pytest.mark.widths
 def test_backends(xp: Lib) -> None:
     """The same claims on every library."""
     kernels = kernels_for(xp)
