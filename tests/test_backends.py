@@ -23,7 +23,6 @@ ROOT = Path(__file__).parent.parent
 
 
 # -- the suite ---------------------------------------------------------------------------------------------------
-@pytest.mark.widths
 def test_conformance(xp: Lib) -> None:
     testing.check_backend(xp.backend)
 

@@ -30,7 +30,7 @@ from soundness.sample import OFFSETS, sample
 from soundness.truths import Truth, float_of
 from specnorm.methods import Enclose
 
-KERNELS = int(os.environ.get("SPECNORM_SOUNDNESS_KERNELS", "1200"))
+KERNELS = int(os.environ.get("SPECNORM_SOUNDNESS_KERNELS", "600"))
 CHUNK = 200 if KERNELS < 10_000 else 1000
 FIRST_OPEN = 1_000_000
 """Where the kernels of the smaller tests begin: none of the large sample."""
