@@ -97,7 +97,7 @@ def test_zero_kernel(xp: Lib, name: str) -> None:
         kernel = xp.asarray(np.zeros(SMALL.recipe.shape, dtype=dtype))
         value = xp.to_numpy(specnorm.measure(kernel, method, **geometry).value)
         assert (value == 0).all()
-        if name in PROMISES:
+        if name in PROMISES and not xp.compiles:  # there test_value_and_grad looks at it, with programs that it has
             _, gradient = specnorm.value_and_grad(kernel, method, **geometry)
             assert (xp.to_numpy(gradient) == 0).all()
 
@@ -217,8 +217,10 @@ def test_gradient_against_differences(xp: Lib, name: str) -> None:
 
     The upper end of an enclosure is no smooth function of the kernel; `test_enclosure` looks at its gradient.
     """
+    if xp.compiles:
+        pytest.skip("test_value_and_grad takes the same differences, of the shapes that it compiles anyway")
     promise = PROMISES[name]
-    for shape, sizes in ((SMALL.recipe.shape, SMALL.input_shape), ((4, 2, 3), (5,)))[: 1 if xp.compiles else 2]:
+    for shape, sizes in ((SMALL.recipe.shape, SMALL.input_shape), ((4, 2, 3), (5,))):
         dtype = xp.dtypes[-1]
         kernel = Recipe(shape, dtype=dtype, seed=8).kernel
         geometry = promise.geometry(Layer(Recipe(shape), sizes))
