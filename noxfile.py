@@ -40,7 +40,7 @@ PYTHON_MATTERS = (
 """What another Python could break: imports and entry points, texts and the command line, pickles and archives, child
 processes; and a call of each method. What the arrays hold is NumPy's work, and the same."""
 VERSIONS_MATTER = (
-    "tests/test_backends.py::test_conformance", "tests/test_backends.py::test_conformance_without_lapacks_own_order",
+    "tests/test_conformance.py",
     "tests/test_value_and_grad.py::test_agrees_with_numpy", "tests/test_value_and_grad.py::test_zero_kernel",
     "tests/methods/test_every_method.py::test_valid_and_tight",
     "tests/methods/test_every_method.py::test_agrees_with_numpy",
