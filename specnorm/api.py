@@ -19,12 +19,12 @@ from specnorm.methods import (
 from specnorm.result import Result
 from specnorm.runtime.table import program_for
 from specnorm.spec import Geometry, Layer
-from specnorm.types import Array, ArrayT
+from specnorm.types import ArrayObject, ArrayT
 
 _BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
 
 
-def measure(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> Result:
+def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
     """Measure a layer by one method, and return the whole answer.
 
     Parameters
@@ -55,7 +55,7 @@ def measure(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> Resu
     return Result(value, plan.method.kind_after(plan.spec, figures), plan.method, plan.spec, figures)
 
 
-def compare(kernel: Array, **geometry: Unpack[Geometry]) -> dict[str, Result]:
+def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> dict[str, Result]:
     """Measure a layer by every method that serves its geometry.
 
     Parameters

@@ -88,7 +88,7 @@ def backend_for(x: object) -> Backend:
         If the plugin that claims it cannot be used.
     """
     # The key goes through a function that returns a plain string, so that a compiler tracing this call (which runs
-    # functions marked as constant once, for real) needs no look at importlib.
+    # functions marked as constant once, for real) needs no call of importlib.
     backend = _loaded[root_for_class(type(x))]
     if not backend.is_array(x):
         raise NoBackend(f"{_describe(type(x))} is not an array. {_held(x, backend)}{_pass_an_array()}")

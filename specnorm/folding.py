@@ -9,7 +9,7 @@ from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.errors import KernelError
 from specnorm.proof import arithmetic
 from specnorm.spec import FLOATING, ConvSpec, Layer, check_dtype
-from specnorm.types import Array, ArrayT
+from specnorm.types import AnyArray, Array, ArrayT, Namespace
 
 
 def fold_batch_norm(
@@ -65,7 +65,9 @@ def fold_batch_norm(
     return folded
 
 
-def fold_stack(kernels: Array, gamma: Array | None, running_var: Array, eps: float, **layer: Unpack[Layer]) -> Array:
+def fold_stack(
+    kernels: AnyArray, gamma: AnyArray | None, running_var: AnyArray, eps: float, **layer: Unpack[Layer]
+) -> AnyArray:
     """`fold_batch_norm` of kernels (n, *shape) of one geometry with statistics (n, cout), unchecked."""
     backend = backend_for(kernels)
     xp = backend.namespace(kernels)
@@ -78,7 +80,7 @@ def fold_stack(kernels: Array, gamma: Array | None, running_var: Array, eps: flo
         return xp.astype(xp.astype(kernels, wide) * _by_output(scale, spec, xp=xp), kernels.dtype)
 
 
-def _by_output(scale: Array, spec: ConvSpec, *, xp: Any) -> Array:
+def _by_output(scale: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """One number an output channel, shape (n, cout), in a shape that meets the kernels as they are stored."""
     count = scale.shape[0]
     if spec.transposed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError
@@ -11,8 +11,7 @@ from specnorm.methods.gram_iteration import GramIteration
 from specnorm.methods.matrix_norm import MatrixNorm
 from specnorm.methods.power_iteration import PowerIteration
 from specnorm.runtime.table import program_for
-
-ArrayT = TypeVar("ArrayT")
+from specnorm.types import ArrayT
 
 
 def matrix_norm(a: ArrayT) -> ArrayT:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, Unpack
+from typing import Unpack
 
 from specnorm.api import measure
-from specnorm.methods import ExactFFT, Power, Reshaped
+from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
+from specnorm.methods.at_size import NormAtSize
+from specnorm.methods.base import Method
 from specnorm.methods.singular_values import SingularValues
-from specnorm.spec import Geometry, Layer
-
-ArrayT = TypeVar("ArrayT")
+from specnorm.spec import ConvSpec, Geometry, Layer
+from specnorm.types import ArrayT
 
 
 def conv_norm(
     kernel: ArrayT, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-6, **layer: Unpack[Layer]
 ) -> ArrayT:
-    """Exact norm of a circular layer at one input size, or its supremum over all sizes, to a relative tolerance.
+    """Exact norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
 
     Parameters
     ----------
@@ -35,13 +36,17 @@ def conv_norm(
     Raises
     ------
     GeometryError
-        At a size, for another padding.
+        Without a size, for padding that repeats pixels.
     MethodError
-        Without ``input_shape`` under a tracer.
+        Under a tracer, without ``input_shape`` or with other padding than circular.
     Undecided
-        If the budget did not suffice for ``rtol``.
+        If ``rtol`` was not reached: large layers with other padding than circular are known to 1e-3 or so, the default
+        is for those whose own matrix is small.
     """
-    value: ArrayT = measure(kernel, ExactFFT(rtol=rtol), input_shape=input_shape, **layer).value
+    spec = ConvSpec.of(tuple(kernel.shape), input_shape=input_shape, **layer)
+    at_size = spec.input_shape is not None and not spec.periodic
+    method: Method = NormAtSize(rtol=rtol) if at_size else ExactFFT(rtol=rtol)
+    value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
 
 
@@ -91,7 +96,7 @@ def power_norm(
 def singular_values(
     kernel: ArrayT, input_shape: int | tuple[int, ...], *, k: int | None = None, **layer: Unpack[Layer]
 ) -> ArrayT:
-    """Singular values of a circular layer at one input size, descending.
+    """Singular values of a layer at one input size, descending; all of them for circular padding.
 
     Parameters
     ----------
@@ -99,7 +104,8 @@ def singular_values(
     input_shape : int or tuple of int
         Spatial input sizes.
     k : int, optional
-        Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``.
+        Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``. Needed for other padding than circular:
+        these come from block Lanczos (`PowerTopK`), each a proven lower bound of the singular value of its rank.
     **layer
         See `specnorm.spec.Layer`.
 
@@ -110,9 +116,13 @@ def singular_values(
     Raises
     ------
     GeometryError
-        For another padding than circular.
+        For another padding than circular, without ``k``.
     """
-    value: ArrayT = measure(kernel, SingularValues(k=k), input_shape=input_shape, **layer).value
+    spec = ConvSpec.of(tuple(kernel.shape), input_shape=input_shape, **layer)
+    method: Method = SingularValues(k=k)
+    if k is not None and spec.input_shape is not None and not spec.periodic:
+        method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
+    value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
 
 

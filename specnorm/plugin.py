@@ -13,7 +13,7 @@ from specnorm.errors import BackendError
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program
-    from specnorm.types import Array, Namespace
+    from specnorm.types import AnyArray, Namespace
 
 API_VERSION = 2
 """Version of this interface. A plugin states the one it was written for."""
@@ -48,17 +48,17 @@ class Backend:
         """Whether ``x`` is an array (not merely an object defined in the framework)."""
         raise NotImplementedError
 
-    def refusal(self, x: Array) -> str | None:
+    def refusal(self, x: AnyArray) -> str | None:
         """Why an array of this library cannot be used (masked, sparse, distributed...), or None."""
         del x
         return None
 
     # -- where and how to compute -------------------------------------------------------------------------------
-    def namespace(self, x: Array) -> Namespace:
+    def namespace(self, x: AnyArray) -> Namespace:
         """Return the array API namespace (array-api-compat's)."""
         raise NotImplementedError
 
-    def device(self, x: Array) -> Any:
+    def device(self, x: AnyArray) -> Any:
         """Device of ``x``, as the namespace's creation functions take it."""
         return x.device
 
@@ -70,53 +70,53 @@ class Backend:
         """Version of the framework."""
         raise NotImplementedError
 
-    def is_traced(self, x: Array) -> bool:
+    def is_traced(self, x: AnyArray) -> bool:
         """Whether ``x`` stands for values not known yet (jit, compile, vmap)."""
         del x
         return False
 
-    def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
+    def wide_dtype(self, x: AnyArray) -> Literal["float32", "float64"]:
         """Widest real dtype that works on the device of ``x``: the one proofs are computed in."""
         del x
         return "float64"
 
-    def asynchronous(self, x: Array) -> bool:
+    def asynchronous(self, x: AnyArray) -> bool:
         """Whether work is queued on a device, so that reading a value waits for all of it: a GPU driven from Python."""
         del x
         return False
 
-    def numpy_view(self, x: Array) -> bool:
+    def numpy_view(self, x: AnyArray) -> bool:
         """Whether NumPy reads the array where it is: proofs by search then run in NumPy, which is no copy to a host."""
         del x
         return False
 
-    def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
+    def working_dtype(self, x: AnyArray, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
         """Dtype to compute in when ``dtype`` was asked for; wider where the library would lower precision."""
         del x
         return dtype
 
-    def precise(self, x: Array) -> contextlib.AbstractContextManager[object]:
+    def precise(self, x: AnyArray) -> contextlib.AbstractContextManager[object]:
         """Context in which the library's arithmetic has full precision for arrays like ``x``."""
         del x
         return contextlib.nullcontext()
 
     # -- what the algorithms need beyond the array API ------------------------------------------------------------
     def loop(
-        self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
-    ) -> tuple[Array, ...]:
+        self, cond: Callable[[Any], AnyArray], body: Callable[[Any], Any], state: tuple[AnyArray, ...]
+    ) -> tuple[AnyArray, ...]:
         """``while cond(state): state = body(state)``; shapes and dtypes of the state never change."""
         while bool(cond(state)):
             state = body(state)
         return state
 
-    def cholesky_ok(self, a: Array) -> Array:
+    def cholesky_ok(self, a: AnyArray) -> AnyArray:
         """Whether the lower Cholesky factorisation of each matrix (..., n, n) of a Hermitian stack ran to completion.
 
         False wherever an entry is not finite. Never raises; reads the lower triangle only.
         """
         raise NotImplementedError
 
-    def check_cholesky(self, like: Array) -> None:
+    def check_cholesky(self, like: AnyArray) -> None:
         """Refuse a library whose `cholesky_ok` lets pass what has no factor; tried once a device and dtype.
 
         A compiler that takes NaN for impossible (XLA's fast-math flags) makes every proof succeed.
@@ -148,7 +148,7 @@ class Backend:
             )
         _factorises.add(key)
 
-    def complex(self, real: Array, imag: Array) -> Array:
+    def complex(self, real: AnyArray, imag: AnyArray) -> AnyArray:
         """Complex array from its parts; a library's own constructor saves two passes over memory."""
         return real + 1j * imag
 
@@ -157,25 +157,25 @@ class Backend:
         """Devices that `shard` lays frequencies out over."""
         return 1
 
-    def shard(self, x: Array) -> Array:
+    def shard(self, x: AnyArray) -> AnyArray:
         """Lay rows (f, ...), one a frequency, out over several devices; filled up with copies of the last one."""
         return x
 
     # -- host ----------------------------------------------------------------------------------------------------
-    def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
+    def asarray(self, x: np.ndarray, device: str | None = None) -> AnyArray:
         """Copy a host array to one of `devices`, or to the default one; dtype kept where the library has it."""
         raise NotImplementedError
 
-    def to_numpy(self, x: Array) -> np.ndarray:
+    def to_numpy(self, x: AnyArray) -> np.ndarray:
         """Copy to the host."""
         raise NotImplementedError
 
-    def from_numpy(self, x: np.ndarray, like: Array) -> Array:
+    def from_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
         """Copy a host array to the device of ``like``, dtype kept."""
         xp = self.namespace(like)
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
 
-    def share_numpy(self, x: np.ndarray, like: Array) -> Array:
+    def share_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
         """`from_numpy` for an array that nothing else refers to: its memory may be shared instead of copied."""
         return self.from_numpy(x, like)
 
@@ -185,12 +185,12 @@ class Backend:
 
         return load("numpy")
 
-    def detach(self, x: Array) -> Array:
+    def detach(self, x: AnyArray) -> AnyArray:
         """Same values, cut off from differentiation."""
         return x
 
     # -- differentiation -------------------------------------------------------------------------------------------
-    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
+    def apply(self, program: Program, kernels: AnyArray) -> tuple[AnyArray, tuple[AnyArray, ...], bool]:
         """Run a program and register its pullback where the library differentiates.
 
         Parameters
@@ -208,7 +208,7 @@ class Backend:
         value, stats, _ = program.forward(kernels, backend=self)
         return value, stats, not self.is_traced(kernels)
 
-    def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
+    def value_and_grad(self, program: Program, kernel: AnyArray) -> tuple[AnyArray, AnyArray]:
         """Value of a program with one value and its gradient, without the library's own differentiation.
 
         Parameters
@@ -225,13 +225,13 @@ class Backend:
         ones = self.namespace(kernel).ones_like(value)
         return value, program.pullback(residuals, ones, backend=self)
 
-    def init(self, program: Program, kernels: Array) -> tuple[Array, ...]:
+    def init(self, program: Program, kernels: AnyArray) -> tuple[AnyArray, ...]:
         """Training state of a program for kernels (*batch, *shape), not differentiated."""
         return program.init(self.detach(kernels), backend=self)
 
     def step(
-        self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int
-    ) -> tuple[Array, tuple[Array, ...]]:
+        self, program: Program, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int
+    ) -> tuple[AnyArray, tuple[AnyArray, ...]]:
         """Take a training step of a program, and attach its gradient where the library differentiates.
 
         Parameters
@@ -252,6 +252,6 @@ class Backend:
         value, gradient, state = program.step(self.detach(kernels), still, sweeps=sweeps, backend=self)
         return program.attached(self.first_order(kernels), value, gradient, backend=self), state
 
-    def first_order(self, x: Array) -> Array:
+    def first_order(self, x: AnyArray) -> AnyArray:
         """Return ``x``, differentiable once: a second derivative raises instead of being zero."""
         return x

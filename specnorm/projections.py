@@ -209,5 +209,6 @@ def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geome
     given: Any = kernel
     backend = backend_for(given)
     with arithmetic.exact(given, backend=backend):
-        result: ArrayT = rescaled(given, found.value, found.spec, xp=backend.namespace(given))
+        divided: Any = rescaled(given, found.value, found.spec, xp=backend.namespace(given))
+    result: ArrayT = divided
     return result

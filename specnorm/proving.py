@@ -9,13 +9,19 @@ from specnorm.api import measure
 from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
-from specnorm.result import Enclosure
+from specnorm.result import Enclosure, Result
+from specnorm.search.layer import WAYS
 from specnorm.spec import ConvSpec, Geometry, Layer
-from specnorm.types import Array
+from specnorm.types import ArrayObject
 
 
 def enclose(
-    kernel: Array, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-3, **layer: Unpack[Layer]
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    rtol: float = 1e-3,
+    budget: float | None = None,
+    **layer: Unpack[Layer],
 ) -> Enclosure:
     """Enclose the norm between two proven numbers, rounding included.
 
@@ -26,8 +32,10 @@ def enclose(
         The layer's own spatial input sizes. None: the supremum over all of them. Circular with a stride: every size
         that the stride divides.
     rtol : float, default 1e-3
-        Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where the
-        smaller side of the layer's matrix (of one group) is at most 2048.
+        Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where twisted
+        rings or the layer's own matrix come so close: see `docs/methods/enclosure.md`.
+    budget : float, optional
+        Seconds; what has not begun by then is not tried. The bounds are wider then, and as true.
     **layer
         See `specnorm.spec.Layer`.
 
@@ -42,19 +50,8 @@ def enclose(
     MethodError
         Under a tracer.
     """
-    result = measure(kernel, Enclose(rtol=rtol), input_shape=input_shape, **layer)
+    result = measure(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
     figures = result.stats
-    if bool(figures["converged"]):
-        status = f"converged: rtol={rtol:g}"
-    elif not result.method.needs(result.spec).blocks:
-        status = f"size: wider than rtol={rtol:g}, and proven"
-    elif result.spec.padding_gain_sq > 1:
-        factor = math.sqrt(result.spec.padding_gain_sq)
-        status = f"padding: upper includes the factor {factor:.4g} of the padding; proven"
-    else:
-        status = f"budget: wider than rtol={rtol:g}, and proven"
-    if result.spec.input_shape is None and result.spec.divided:
-        status += f"; {result.spec.sizes}"
     return Enclosure(
         lower=figures["lower"],
         upper=result.value,
@@ -62,11 +59,38 @@ def enclose(
         cells=int(figures["cells"]),
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
-        status=status,
+        status=status_of(result),
     )
 
 
-def certify(kernel: Array, bound: float, **geometry: Unpack[Geometry]) -> bool:
+_BY = {
+    "supremum": "by the supremum over all sizes",
+    "ring": "by a ring that the layer is a part of",
+    "matrix": "by the layer's own matrix",
+}
+
+
+def status_of(result: Result) -> str:
+    """What the result of `Enclose` says of itself: `Enclosure.status`."""
+    figures, spec, rtol = result.stats, result.spec, result.method.rtol
+    at_size = not result.method.needs(spec).blocks
+    way = WAYS[int(figures["way"])]
+    by = f", {_BY[way]}" if at_size else ""
+    factor = math.sqrt(spec.padding_gain_sq)
+    if bool(figures["converged"]):
+        status = f"converged: rtol={rtol:g}{by}"
+    elif factor > 1 and way == "supremum":
+        status = f"padding: upper includes the factor {factor:.4g} of the padding, and may be as much too large; proven"
+    elif at_size:
+        status = f"size: wider than rtol={rtol:g}{by}, and proven"
+    else:
+        status = f"budget: wider than rtol={rtol:g}, and proven"
+    if spec.input_shape is None and spec.divided:
+        status += f"; {spec.sizes}"
+    return status
+
+
+def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 Kind = Literal["exact", "upper", "lower", "estimate"]
 """What a value promises.
 
-``exact``: the norm of the stated problem, up to the rounding recorded in ``stats``; ``upper`` and ``lower``: never
-below, never above the true norm, rounding included; ``estimate``: close, no promise.
+``exact``: the norm of the stated problem, to the method's tolerance and ordinary rounding; ``upper`` and ``lower``:
+never below, never above the true norm, rounding included; ``estimate``: close, no promise.
 """
 
 

@@ -16,7 +16,7 @@ from specnorm.errors import KernelError, MethodError
 from specnorm.linalg import arrays
 from specnorm.proof import arithmetic, host, matrices, rounding
 from specnorm.spec import check_dtype
-from specnorm.types import Array, ArrayT
+from specnorm.types import Array, ArrayT, Namespace
 
 Activation = Literal["sigmoid", "tanh", "softplus"]
 
@@ -96,8 +96,9 @@ def curvature_bound(
         value = rounding.up(largest * sigma * sigma * curvature, 6, xp=xp)
         tiny = xp.full_like(largest, float(xp.finfo(dtype).smallest_normal))
         # Products of small numbers may underflow.
-        bound: ArrayT = xp.where((largest > 0) & (sigma > 0), xp.maximum(value, tiny), value)
-    return bound
+        bound: Any = xp.where((largest > 0) & (sigma > 0), xp.maximum(value, tiny), value)
+    found: ArrayT = bound
+    return found
 
 
 def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT | float) -> ArrayT:
@@ -147,11 +148,12 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
         length = rounding.to_dtype(length, dtype, "up", xp=xp)
         m = _number("margin", margin, slope, "down", backend)
         bend = _number("curvature", curvature, slope, "up", backend)
-        result: ArrayT = _radius(m, length, bend, xp=xp)
-    return result
+        radius: Any = _radius(m, length, bend, xp=xp)
+    found: ArrayT = radius
+    return found
 
 
-def _radius(m: Array, length: Array, bend: Array, *, xp: Any) -> Array:
+def _radius(m: Array, length: Array, bend: Array, *, xp: Namespace) -> Array:
     """The radius of `certified_radius`, rounded down, for numbers of at least 0."""
     # A common power of two changes no radius; without it, numbers near the smallest one lose their digits below.
     together, _ = arrays.scale(xp.reshape(xp.stack([m, length, bend]), (1, 3)), xp=xp)

@@ -106,7 +106,7 @@ class ConvSpec:
 
     @functools.cached_property
     def steps(self) -> tuple[int, ...]:
-        """Stride per axis after folding: dilation r and stride s read every gcd(r, s)-th pixel only."""
+        """Stride per axis of a block: dilation r and stride s read every gcd(r, s)-th pixel only."""
         return tuple(s // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
 
     @functools.cached_property
@@ -154,7 +154,7 @@ class ConvSpec:
     def grid_shape(self) -> tuple[int, ...]:
         """Circular at a size: sizes of the DFT grid whose frequencies the blocks' symbols are taken at.
 
-        A dilation left after folding multiplies the frequencies, which then meet fewer points, each several times.
+        A dilation that is left in a block multiplies the frequencies, which then meet fewer points, each several times.
         """
         left = (r // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
         return tuple(n // math.gcd(r, n) for n, r in zip(self.periods, left, strict=True))
@@ -173,14 +173,14 @@ class ConvSpec:
         return not self.ndim or (self.padding_mode == "circular" and not any(self.extra_outputs))
 
     @property
-    def sees_a_patch(self) -> bool:
+    def reads_a_patch(self) -> bool:
         """Whether an output of the layer at its size (transposed: an input) reads every tap from a pixel of its own."""
         if self.input_shape is None:
             return True
         axes = (self.input_shape, self.kernel_shape, self.stride, self.dilation, self.padding, self.extra_outputs)
-        return all(self._sees_on_an_axis(*axis) for axis in zip(*axes, strict=True))
+        return all(self._reads_on_an_axis(*axis) for axis in zip(*axes, strict=True))
 
-    def _sees_on_an_axis(self, n: int, k: int, s: int, r: int, pads: tuple[int, int], extra: int) -> bool:
+    def _reads_on_an_axis(self, n: int, k: int, s: int, r: int, pads: tuple[int, int], extra: int) -> bool:
         if self.padding_mode == "circular":
             wide, outputs = (n * s, n) if self.transposed else (n, n // s + extra)
             return outputs > 0 and k <= wide // math.gcd(r, wide)

@@ -18,13 +18,13 @@ from specnorm.methods.base import check_count
 from specnorm.runtime.program import Program
 from specnorm.runtime.table import program_for, state_shapes
 from specnorm.spec import Geometry
-from specnorm.types import Array, ArrayT
+from specnorm.types import AnyArray, ArrayObject, ArrayT
 
 State: TypeAlias = dict[str, Any]
 """Arrays by name. Which, and of what shape, the method and the geometry tell; `Gram` keeps none."""
 
 
-def init(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> State:
+def init(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
     """Find the vectors that `step` follows: the whole maximisation, once.
 
     Parameters
@@ -54,7 +54,7 @@ def init(kernel: Array, method: Method, **geometry: Unpack[Geometry]) -> State:
 
 
 def step(
-    kernel: ArrayT, method: Method, state: Mapping[str, Array], *, sweeps: int = 1, **geometry: Unpack[Geometry]
+    kernel: ArrayT, method: Method, state: Mapping[str, ArrayObject], *, sweeps: int = 1, **geometry: Unpack[Geometry]
 ) -> tuple[ArrayT, State]:
     """Follow the maximisers of a kernel that has moved a little, and take the value there.
 
@@ -99,7 +99,7 @@ def step(
 def step_many(
     kernels: Sequence[ArrayT],
     method: Method,
-    states: Sequence[Mapping[str, Array]],
+    states: Sequence[Mapping[str, ArrayObject]],
     *,
     geometries: Sequence[Mapping[str, Any]] | None = None,
     sweeps: int = 1,
@@ -139,7 +139,7 @@ def step_many(
         batches.setdefault((plan.key, str(backend.device(kernels[j]))), []).append(j)
     for members in batches.values():
         first = members[0]
-        xp = plans[first][0].namespace(kernels[first])
+        xp: Any = plans[first][0].namespace(kernels[first])
         found, moved = step_stack(
             xp.stack([kernels[j] for j in members]),
             method,
@@ -153,7 +153,7 @@ def step_many(
     return values, after
 
 
-def init_stack(kernels: Array, method: Method, **geometry: Unpack[Geometry]) -> State:
+def init_stack(kernels: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
     """`init` for kernels of one shape and geometry, (n, *shape): the state of all of them, leading axis n."""
     backend, plan = _plan(kernels, method, geometry, stacked=True)
     names = [name for name, _ in state_shapes(plan.key)]
@@ -161,8 +161,13 @@ def init_stack(kernels: Array, method: Method, **geometry: Unpack[Geometry]) -> 
 
 
 def step_stack(
-    kernels: Array, method: Method, state: Mapping[str, Array], *, sweeps: int = 1, **geometry: Unpack[Geometry]
-) -> tuple[Array, State]:
+    kernels: ArrayObject,
+    method: Method,
+    state: Mapping[str, ArrayObject],
+    *,
+    sweeps: int = 1,
+    **geometry: Unpack[Geometry],
+) -> tuple[AnyArray, State]:
     """`step` for kernels of one shape and geometry, (n, *shape), and a state of `init_stack`: values (n,), state."""
     backend, plan = _plan(kernels, method, geometry, stacked=True)
     check_count("sweeps", sweeps)
@@ -183,7 +188,9 @@ def _plan(
     return backend, program_for(method, tuple(kernel.shape)[stacked:], str(kernel.dtype), tuple(geometry.items()))
 
 
-def _checked(plan: Program, state: Mapping[str, Array], batch: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
+def _checked(
+    plan: Program, state: Mapping[str, ArrayObject], batch: tuple[int, ...] = ()
+) -> dict[str, tuple[int, ...]]:
     """Names and shapes that the state must have, and has."""
     shapes = {name: (*batch, *shape) for name, shape in state_shapes(plan.key)}
     given = {name: tuple(x.shape) for name, x in state.items()}

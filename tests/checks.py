@@ -1,4 +1,4 @@
-"""Assertions that state a promise. Each compares with the end of the truth that favours the library, without tolerance.
+"""Assertions that state a promise. Each compares with the bound that favours the library, without tolerance.
 
 `tests/test_checks.py` feeds every one of them a wrong number and expects it to fail.
 """
@@ -60,7 +60,7 @@ def assert_exact(got: Any, truth: Truth, rtol: float) -> None:
 
 
 def assert_encloses(lower: Any, upper: Any, truth: Truth) -> None:
-    """Two proven ends: neither on the wrong side of the truth, nor crossed."""
+    """Two proven bounds: neither on the wrong side of the truth, nor crossed."""
     assert_valid(number(lower), "lower", truth)
     assert_valid(number(upper), "upper", truth)
-    assert number(lower) <= number(upper), f"ends are crossed: {number(lower)!r} > {number(upper)!r}"
+    assert number(lower) <= number(upper), f"bounds are crossed: {number(lower)!r} > {number(upper)!r}"

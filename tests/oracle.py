@@ -1,7 +1,7 @@
 """Independent truth for the tests: dense matrices written out by loops, in NumPy float64. Imports nothing of specnorm.
 
-Everything is slow, short and obvious on purpose. A truth has two ends, because the oracle rounds too: ``lo <= norm <=
-hi``; tests compare with the end that favours the library, so that a failure is a proof.
+Everything is slow, short and obvious on purpose. A truth has two bounds, because the oracle rounds too: ``lo <= norm <=
+hi``; tests compare with the one that favours the library, so that a failure is a proof.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ EPS = 2.0**-52
 
 @dataclass(frozen=True)
 class Truth:
-    """A number known to lie between two ends."""
+    """A number known to lie between two bounds."""
 
     lo: float
     hi: float
 
     def scaled(self, exponent: int) -> Truth:
-        """Both ends times ``2**exponent``."""
+        """Both bounds times ``2**exponent``."""
         return Truth(math.ldexp(self.lo, exponent), math.ldexp(self.hi, exponent))
 
 
@@ -217,18 +217,18 @@ def sigma_star(
 ) -> Truth:
     """Supremum of the norm over every input size: the largest ``||G(theta)||`` over all frequencies.
 
-    The lower end is a value ``||G(theta)||``, less rounding. The upper end is the best of three bounds: the triangle
+    The lower bound is a value ``||G(theta)||``, less rounding. The upper bound is the best of three: the triangle
     inequality over taps; Ehlich and Zeller's factor on an equispaced grid; and cells of frequencies, where a maximiser
     inside a cell forces ``||G(centre)|| >= sigma* cos(sum_j (k_j - 1) / 2 * halfwidth_j)``. A transposed layer is an
     adjoint and a grouped one block diagonal, and both kernels are stored with the groups along the first axis.
     """
     del transposed
     scaled, exponent = scale_to_one(kernel)
-    ends = [
+    bounds = [
         _block_supremum(PlainSymbol.of(block, stride, dilation), rtol, max_cells)
         for block in np.split(scaled, groups, axis=0)
     ]
-    return Truth(max(e.lo for e in ends), max(e.hi for e in ends)).scaled(exponent)
+    return Truth(max(e.lo for e in bounds), max(e.hi for e in bounds)).scaled(exponent)
 
 
 def _block_supremum(symbol: PlainSymbol, rtol: float, max_cells: int) -> Truth:
@@ -238,7 +238,7 @@ def _block_supremum(symbol: PlainSymbol, rtol: float, max_cells: int) -> Truth:
     lo = float(np.max(norms))
     upper = min(symbol.triangle(), lo * symbol.grid_factor() + slack)
     if widths.any():
-        lo = max(lo, *(symbol.climb(centres[start], widths) for start in np.argsort(norms)[-2:]))
+        lo = max(lo, *(symbol.ascend(centres[start], widths) for start in np.argsort(norms)[-2:]))
     spent = len(norms)
     while True:
         bound = norms / np.cos(widths @ symbol.half_degrees)
@@ -254,7 +254,7 @@ def _block_supremum(symbol: PlainSymbol, rtol: float, max_cells: int) -> Truth:
         lo = max(lo, float(np.max(norms)))
         spent += len(norms)
     if failing.any():
-        lo = max(lo, symbol.climb(centres[int(np.argmax(norms))], widths))
+        lo = max(lo, symbol.ascend(centres[int(np.argmax(norms))], widths))
     upper = min(upper, max(lo * (1 + rtol), float(np.max(bound))) + slack)
     return Truth(max(lo - slack, 0.0), max(upper, lo - slack))
 

@@ -78,7 +78,7 @@ SEVERAL = {"unfoldings": Unfoldings()}
 
 
 def rounded(truth: Truth, recipe: Recipe, lib: Lib) -> Truth:
-    """Room for rounding on both sides, for tightness alone.
+    """Allowance for rounding on both sides, for tightness alone.
 
     Relative in the result's precision; absolute in that of the computation (float64 where the library has it), on the
     scale of the sum of the absolute values of the taps; and a few of the smallest normal numbers.

@@ -120,7 +120,7 @@ class PlainSymbol:
             factor /= math.cos(math.pi * (k - 1) / (2 * n))
         return factor * (1 + 1e-13)
 
-    def climb(self, start: Float, widths: Float) -> float:
+    def ascend(self, start: Float, widths: Float) -> float:
         """Best norm found by a small grid that follows its best point and shrinks around it."""
         offsets = np.asarray(list(itertools.product(*[(-1.0, 0.0, 1.0) if w else (0.0,) for w in widths])))
         centre, best, shrink = start, 0.0, 1.0

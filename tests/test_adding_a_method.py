@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import os
 import re
@@ -40,6 +41,8 @@ def test_the_page_names_every_member_there_is() -> None:
     assert set(owed) | set(defaults) == members
     assert len(owed) <= 6
     assert table("| field of `Needs` |") == [f.name for f in fields(Needs)]
+    told = PAGE[PAGE.index("| field of `Needs` |") :].split("\n\n")[0].splitlines()[2:]
+    assert [ast.literal_eval(line.split("|")[2].strip(" `")) for line in told] == [f.default for f in fields(Needs)]
     steps = {name for name in vars(Stepped) if not name.startswith("_")}
     assert all(f"`{name}(" in PAGE for name in steps)
     assert len(steps) == 3

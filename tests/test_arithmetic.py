@@ -213,7 +213,7 @@ def test_what_would_be_flushed_is_refused(dtype: str, library: str) -> None:
 @pytest.mark.torch  # whose switch it is
 @pytest.mark.usefixtures("flushing")
 def test_what_flushing_cannot_change_is_measured(dtype: str) -> None:
-    """Subnormal entries beside ordinary ones: the ends hold for the kernel with them."""
+    """Subnormal entries beside ordinary ones: the bounds hold for the kernel with them."""
     kernel = np.random.default_rng(1).standard_normal((2, 3, 3)).astype(dtype)
     bits = {2: np.uint16, 4: np.uint32, 8: np.uint64}[kernel.itemsize]
     kernel[0, 0] = np.full(3, 9, dtype=bits).view(dtype)
@@ -250,7 +250,7 @@ def wide_and_off() -> Iterator[tuple[Any, list[Any]]]:
 
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64:UserWarning")
 def test_float64_kernels_without_64_bit_values_are_rounded_outward(wide_and_off: tuple[Any, list[Any]]) -> None:
-    """The ends arrive in float32; to nearest, half of them were on the wrong side."""
+    """The bounds arrive in float32; to nearest, half of them were on the wrong side."""
     jax, kernels = wide_and_off
     for x in kernels:
         kernel = np.array(x)

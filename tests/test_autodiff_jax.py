@@ -251,7 +251,7 @@ def test_result_is_a_pytree() -> None:
     k = normal(*SHAPE)
     result = specnorm.measure(k, specnorm.Grid())
     leaves = jax.tree_util.tree_leaves(result)
-    assert len(leaves) == 2, "the value and its lower end"
+    assert len(leaves) == 2, "the value and its lower bound"
     doubled = jax.tree_util.tree_map(lambda a: 2 * a, result)
     assert isinstance(doubled, specnorm.Result)
     assert doubled.value == 2 * result.value

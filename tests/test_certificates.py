@@ -214,8 +214,8 @@ def test_the_radius_is_rounded_down(m: float, g: list[float], bend: float, dtype
 
     def inside(r: Fraction) -> bool:
         """||g|| r <= m - M r**2 / 2."""
-        room = Fraction(m) - Fraction(bend) * r * r / 2
-        return room >= 0 and square * r * r <= room * room
+        margin = Fraction(m) - Fraction(bend) * r * r / 2
+        return margin >= 0 and square * r * r <= margin * margin
 
     assert inside(radius)
     info = np.finfo(dtype)

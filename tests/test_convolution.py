@@ -87,17 +87,17 @@ def test_rounding_stays_within_its_bound() -> None:
     for seed, geometry in enumerate(
         ({}, {"stride": 2, "padding_mode": "zeros"}, {"padding_mode": "replicate"}, {"transposed": True, "stride": 2})
     ):
-        kernel = Recipe((6, 6, 3, 5), "spread", dtype="float32", seed=seed).kernel
+        kernel: Any = Recipe((6, 6, 3, 5), "spread", dtype="float32", seed=seed).kernel
         spec = ConvSpec.of(kernel.shape, input_shape=8, **geometry)  # type: ignore[arg-type]
         backend = _numpy()
-        narrow = Convolution(kernel[None], spec, ops=Execution(backend, np))
-        wide = Convolution(kernel.astype(np.float64)[None], spec, ops=Execution(backend, np))
+        narrow = Convolution(kernel[None], spec, ops=Execution(backend, backend.namespace(None)))
+        wide = Convolution(kernel.astype(np.float64)[None], spec, ops=Execution(backend, backend.namespace(None)))
         for n, one, other, absolute, count in (
             (narrow.shape[1], narrow.apply, wide.apply, wide.absolute().apply, narrow.roundings[0]),
             (narrow.shape[0], narrow.adjoint, wide.adjoint, wide.absolute().adjoint, narrow.roundings[1]),
         ):
-            x = Recipe((1, 1, n), "spread", dtype="float32", seed=seed).kernel
-            error = np.abs(one(x).astype(np.float64) - other(x.astype(np.float64)))
+            x: Any = Recipe((1, 1, n), "spread", dtype="float32", seed=seed).kernel
+            error = np.abs(np.asarray(one(x), dtype=np.float64) - np.asarray(other(x.astype(np.float64))))
             assert (error <= count * 2.0**-24 * 1.001 * absolute(np.abs(x).astype(np.float64))).all()
 
 
@@ -105,6 +105,10 @@ def _numpy() -> Any:
     from specnorm.backends import load
 
     return load("numpy")
+
+
+def _ops() -> Execution:
+    return Execution(_numpy(), _numpy().namespace(None))
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
@@ -124,11 +128,10 @@ def test_agrees_with_torchs_convolution(ndim: int, mode: str) -> None:
     expected = module(x).detach()
     geometry: Any = {"padding": [(p, p) for p in padding], "stride": (2, 1, 1)[:ndim], "dilation": (1, 2, 1)[:ndim]}
     spec = ConvSpec.of(tuple(kernel.shape), groups=2, padding_mode=mode, input_shape=sizes, **geometry)
-    found = Convolution(kernel.numpy()[None], spec, ops=Execution(_numpy(), np))
+    found = Convolution(kernel.numpy()[None], spec, ops=_ops())
     assert found.shapes[1] == tuple(expected.shape[1:])
-    np.testing.assert_allclose(
-        found.apply(x.numpy().reshape(1, 1, -1)).reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12
-    )
+    got: Any = found.apply(x.numpy().reshape(1, 1, -1))
+    np.testing.assert_allclose(got.reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
@@ -145,11 +148,10 @@ def test_agrees_with_torchs_transposed_convolution(ndim: int) -> None:
         kernel.shape, groups=2, padding_mode="zeros", input_shape=sizes, stride=stride, transposed=True,
         padding=[(p, p) for p in padding],
     )  # fmt: skip
-    found = Convolution(kernel[None], spec, ops=Execution(_numpy(), np))
+    found = Convolution(kernel[None], spec, ops=_ops())
     assert found.shapes == (tuple(x.shape[1:]), tuple(expected.shape[1:]))
-    np.testing.assert_allclose(
-        found.apply(x.numpy().reshape(1, 1, -1)).reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12
-    )
+    got: Any = found.apply(x.numpy().reshape(1, 1, -1))
+    np.testing.assert_allclose(got.reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -164,16 +166,16 @@ def test_agrees_with_torchs_transposed_convolution(ndim: int) -> None:
     ],
 )
 def test_layers_that_do_not_exist_are_refused(geometry: dict[str, Any], words: str) -> None:
-    kernel = np.ones((2, 2, 3))
+    kernel: Any = np.ones((2, 2, 3))
     with pytest.raises(GeometryError, match=words):
-        Convolution(kernel[None], ConvSpec.of(kernel.shape, **geometry), ops=Execution(_numpy(), np))
+        Convolution(kernel[None], ConvSpec.of(kernel.shape, **geometry), ops=_ops())
 
 
 def test_patches_stay_within_the_budget() -> None:
     """961 taps of 32 depthwise channels on 32x32 would be 252 MB of patches at once."""
-    kernel = np.ones((1, 32, 1, 31, 31))
+    kernel: Any = np.ones((1, 32, 1, 31, 31))
     spec = ConvSpec.of(kernel.shape[1:], groups=32, input_shape=32)
-    found = Convolution(kernel, spec, budget=2**24, ops=Execution(_numpy(), np))
+    found = Convolution(kernel, spec, budget=2**24, ops=_ops())
     assert found.lead == 1
-    image = found.apply(np.ones((1, 1, found.shape[1])))
+    image = found.apply(found.xp.ones((1, 1, found.shape[1])))
     np.testing.assert_array_equal(image, np.full((1, 1, math.prod(found.shapes[1])), 961.0))

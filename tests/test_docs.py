@@ -18,11 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kinds
 import numpy as np
 import pytest
 from geometries import table
 
 import specnorm
+from specnorm.auditing import readers
 from specnorm.backends import Backend
 
 pytestmark = pytest.mark.several  # torch's examples and JAX's, the command line and pictures
@@ -302,24 +304,58 @@ def test_signature_check_can_fail() -> None:
     assert not any(agree(wrong, actual) for wrong in ("f(a, b=1)", "f(a, *, b=2)", "f(a)", "f(x, *, b=1)"))
 
 
-FUNCTIONS = {
-    "grid_bound": "grid", "f4_bound": "f4", "unfolding_bounds": "unfoldings", "gram_bound": "gram", "tn_bound": "tn",
-    "enclose": "enclose", "conv_norm": "fft", "power_norm": "power", "reshaped_norm": "reshaped",
-}  # fmt: skip
+# -- docstrings --------------------------------------------------------------------------------------------------
+def test_the_docstring_of_audit_names_every_format() -> None:
+    words = {"safetensors": "safetensors", "safetensors-index": "index", "npz": ".npz", "pytorch": "PyTorch"}
+    words |= {"onnx": "ONNX", "hdf5": ".h5", "keras": ".keras"}
+    assert words.keys() == readers._READERS.keys()
+    told = inspect.getdoc(specnorm.audit) or ""
+    source = told[: told.index("input_shape :")]
+    assert [kind for kind, word in words.items() if word not in source] == []
 
 
-@pytest.mark.parametrize(("page", "names"), [("methods/index.md", {}), ("guarantees.md", FUNCTIONS)])
-def test_kinds_on_a_page_are_what_the_methods_say(page: str, names: dict[str, str]) -> None:
-    """Of every method, measured on a kernel: the first words of the table's cell are its kind."""
-    kernel = np.cos(np.arange(36.0) ** 2).reshape(2, 2, 3, 3)
-    kinds = {name: specnorm.measure(kernel, cls(), input_shape=8).kind for name, cls in specnorm.METHODS.items()}
-    assert kinds["enclose"] == "upper"
-    told = {}
-    for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) > 3 and re.match("upper|lower|exact|estimate", cells[2]):
-            for name in re.findall(r"`(\w+)`", cells[1]):
-                told[names.get(name, name)] = cells[2]
-    assert kinds.keys() <= told.keys()
-    for name, kind in kinds.items():
-        assert told[name].startswith("lower and upper" if name == "enclose" else kind), name
+def test_every_status_of_an_enclosure_is_explained() -> None:
+    code = ast.parse(inspect.getsource(importlib.import_module(specnorm.enclose.__module__)))
+    texts = (x.value for x in ast.walk(code) if isinstance(x, ast.Constant) and isinstance(x.value, str))
+    found = {text.partition(":")[0] for text in texts if re.match(r"[a-z]+: ", text)}
+    assert found >= {"converged", "budget"}
+    for page in (inspect.getdoc(specnorm.Enclosure) or "", API):
+        assert set(re.findall(r'"([a-z]+): ?\.\.\."', page)) == found
+
+
+# -- kinds -------------------------------------------------------------------------------------------------------
+def test_the_table_of_kinds_is_what_the_methods_say() -> None:
+    """One table for all functions; other pages link to it."""
+    assert specnorm.METHODS.keys() == {name for name, _ in kinds.FUNCTIONS.values() if name}
+    page = kinds.PAGE.read_text(encoding="utf-8")
+    assert kinds.replaced(page) == page, "docs/guarantees.md holds another table; write it by: python tests/kinds.py"
+
+
+@pytest.mark.parametrize("name", [name for name in kinds.FUNCTIONS if hasattr(specnorm, name)])
+def test_functions_run_the_methods_that_the_table_names(name: str) -> None:
+    for geometry in [{}] if name in kinds.MATRICES else kinds.SIZES.values():
+        expected = kinds.measured(name, geometry)
+        if expected is not None:
+            value = getattr(specnorm, name)(kinds.kernel_of(name), **geometry)
+            assert np.array_equal(value.upper if name == "enclose" else value, expected.value)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+def test_rows_of_other_tables_say_the_same_kinds(page: str) -> None:
+    """Where a row about one function begins with a kind, it is the one of the generated table."""
+    wrong, count = [], 0
+    for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+        row = re.match(r"\| `(\w+)[^`]*`(?:, `\w+`)* \| \[?(lower and upper|upper|lower|exact|estimate)\b", line)
+        if row and row[1] in kinds.FUNCTIONS:
+            said = {kinds.kind(row[1], geometry).partition(",")[0] for geometry in kinds.SIZES.values()}
+            count += 1
+            wrong += [line] if row[2] not in said else []
+    assert count > 5
+    assert not wrong
+
+
+def test_the_table_of_kinds_can_fail() -> None:
+    page = kinds.PAGE.read_text(encoding="utf-8")
+    assert kinds.replaced(page.replace("| `power` | refused | lower |", "| `power` | refused | exact |")) == page
+    with pytest.raises(ValueError, match="no place"):
+        kinds.replaced("a page")

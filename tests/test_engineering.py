@@ -49,7 +49,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Namespace:
 
 def test_symbols_of_real_kernels_are_real_products(noted: Namespace) -> None:
     """Two products with the tables of cosines and sines: a complex one would be twice the work."""
-    kernel = Recipe((6, 4, 3, 3), seed=0).kernel
+    kernel: Any = Recipe((6, 4, 3, 3), seed=0).kernel
     symbols.Symbol(
         kernel[None], specnorm.linalg.frequencies.half_grid((8, 8)), ops=Execution(NumpyBackend(), noted)
     ).matrices()
@@ -241,4 +241,5 @@ def test_the_counter_of_a_loop_is_an_array_where_it_compiles() -> None:
     jnp = pytest.importorskip("jax.numpy")
     backend = specnorm.backends.load("jax")
     assert backend.is_array(arrays.counter(jnp.zeros(2), ops=Execution(backend, jnp)))
-    assert arrays.counter(np.zeros(2), ops=Execution(NumpyBackend(), xp)) == 0
+    host = NumpyBackend()
+    assert arrays.counter(host.asarray(np.zeros(2)), ops=Execution(host, host.namespace(None))) == 0

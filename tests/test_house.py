@@ -177,7 +177,7 @@ def test_core_imports_no_framework(path: Path) -> None:
 
 FRAMEWORK = re.compile(r"\b(torch|jax|jaxlib|cupy|tensorflow|array_api_strict)\b", re.IGNORECASE)
 NAMES_NO_FRAMEWORK = {name for names in LEVELS for name in names} - {"auditing", "cli", "testing", "help", "__main__"}
-"""Rooms whose code does the same for every library; readers of files and placement on devices speak of some."""
+"""Rooms whose code does the same for every library; readers of files and what lists devices speak of some."""
 
 
 def framework_names(tree: ast.AST) -> Iterator[str]:
@@ -394,10 +394,10 @@ def test_inflation_check_lets_tolerances_be() -> None:
 
 
 def test_the_proof_kernel_stays_small_enough_to_be_read() -> None:
-    """Less than 2,000 lines, as docs/guarantees.md says, and none of its files above 400."""
+    """Less than 2,200 lines, as docs/guarantees.md says, and none of its files above 400."""
     counts = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (CORE / "proof").glob("*.py")}
-    assert sum(counts.values()) < 2000
+    assert sum(counts.values()) < 2200
     assert max(counts.values()) <= 400
     page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
-    assert "less than 2,000 lines" in page
+    assert "less than 2,200 lines" in page
     assert all(f"`{name}`" in page for name in counts if name != "__init__.py")

@@ -14,7 +14,6 @@ from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
-import array_api_compat.numpy as xp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -36,6 +35,7 @@ from specnorm.runtime.execution import Execution
 from specnorm.search import branch_and_bound, tuning
 from specnorm.search.incumbent import Incumbent
 
+xp = NumpyBackend().namespace(None)
 OPS = Execution(NumpyBackend(), xp)
 
 Violations = list[str]
@@ -122,7 +122,7 @@ def certified_long() -> Violations:
 
 
 def lower_of_many_taps() -> Violations:
-    """Lower ends of a kernel with 2025 taps."""
+    """Lower bounds of a kernel with 2025 taps."""
     return over(long_sums(1, 1, 45, 45, count=6), lambda claims: claims.grid(45))
 
 
@@ -166,9 +166,9 @@ def star() -> Violations:
     found: Violations = []
     size = 2400
     for c in np.random.RandomState(1).uniform(1, 2, size=8).astype(np.float32):
-        matrix = np.zeros((1, size, size), dtype=np.float32)
+        matrix: Any = np.zeros((1, size, size), dtype=np.float32)
         matrix[0, -1, :-1] = matrix[0, :-1, -1] = -c
-        limit = np.asarray([float(c) * math.sqrt(size - 1) * (1 - 3e-6)], dtype=np.float32)
+        limit: Any = np.asarray([float(c) * math.sqrt(size - 1) * (1 - 3e-6)], dtype=np.float32)
         assert float(limit[0]) < float(c) * math.sqrt(size - 1) * (1 - 2e-6)
         if matrices.gram_below(matrix, limit, ops=Execution(Textbook(), xp))[0]:
             found.append(f"{c}: {limit} proven")
@@ -198,7 +198,7 @@ def smallest_of_a_long_column() -> Violations:
 
 
 def smallest_found_too_early() -> Violations:
-    """The smallest unfolding, from a Lanczos run that stops at its first look, far below the norm."""
+    """The smallest unfolding, from a Lanczos run that stops at its first check, far below the norm."""
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct=0, first=1, limit=1))
@@ -219,7 +219,7 @@ def fathomed_in_single_precision() -> Violations:
     """Limits below the norm at a frequency where two taps nearly cancel, tried in single precision."""
     found = []
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
-        blocks = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
+        blocks: Any = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
         polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
         limit_sq = polynomial.limit_sq(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
         formed, _ = at_zero(blocks).form(polynomial, np.arange(1), limit_sq)
@@ -238,8 +238,8 @@ def reduced_for_higher_limits() -> Violations:
     """Limits just below the norm, tried with matrices that were reduced for ten times as much."""
     found: Violations = []
     for seed in range(20):
-        blocks = np.random.RandomState(seed).standard_normal((1, 6, 6, 2)) * 4.0 ** -np.arange(6)[:, None]
-        polynomial = GramPolynomial(blocks, gram_polynomial.rotate(blocks, np.eye(6)[None], 1, ops=OPS), ops=OPS)
+        blocks: Any = np.random.RandomState(seed).standard_normal((1, 6, 6, 2)) * 4.0 ** -np.arange(6)[:, None]
+        polynomial = GramPolynomial(blocks, gram_polynomial.rotate(blocks, xp.eye(6)[None], 1, ops=OPS), ops=OPS)
         norm = float(np.linalg.norm(blocks[0].sum(axis=-1), 2))
         limit_sq = np.asarray([(norm * (1 - 1e-6)) ** 2])
         if limit_sq[0] > polynomial.truncation:
@@ -253,7 +253,7 @@ def reductions_of_many_rows() -> Violations:
     found: Violations = []
     rows = 4096
     for c in np.random.RandomState(0).uniform(1, 2, size=20):
-        columns = np.full((1, rows + 1, 1), c)
+        columns: Any = np.full((1, rows + 1, 1), c)
         polynomial: Any = SimpleNamespace(xp=xp, ops=OPS, rank=1, size=rows + 1, truncation=0.0, blocks=columns)
         reduced, error = GramPolynomial.reduced(polynomial, columns, np.asarray([3.0]))
         exact = Fraction(c) + rows * Fraction(c) ** 2 / 3

@@ -134,7 +134,7 @@ def test_every_size_stays_below_the_supremum(layer: Layer) -> None:
 
 @given(recipe=recipes(scaled=False))
 def test_supremum_against_an_fft_grid(recipe: Recipe) -> None:
-    """Neither end can pass what a grid of frequencies says from its side (Ehlich and Zeller's factor above)."""
+    """Neither bound can pass what a grid of frequencies says from its side (Ehlich and Zeller's factor above)."""
     kernel = recipe.kernel.astype(np.float64)
     truth = sigma_star(kernel, max_cells=3000)
     sizes = [12 * (k - 1) if k > 1 else 1 for k in kernel.shape[2:]]

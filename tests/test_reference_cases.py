@@ -62,7 +62,7 @@ def test_kernels_are_exact_in_every_precision() -> None:
 
 
 def test_the_file_is_what_its_generator_makes() -> None:
-    """All but the last digit of the ends: a vector that a library computes goes into the proof of the lower one."""
+    """All but the last digit of the bounds: a vector that a library computes goes into the proof of the lower one."""
     pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
     from reference import make
 
@@ -70,8 +70,8 @@ def test_the_file_is_what_its_generator_makes() -> None:
     assert [row["name"] for row in made] == [case["name"] for case in CASES]
     for ours, published in zip(made, CASES, strict=True):
         assert {**ours, "lower": 0, "upper": 0} == {**published, "lower": 0, "upper": 0}
-        for end in ("lower", "upper"):
-            assert abs(ours[end] - published[end]) <= 2 * np.spacing(published[end]), published["name"]
+        for bound in ("lower", "upper"):
+            assert abs(ours[bound] - published[bound]) <= 2 * np.spacing(published[bound]), published["name"]
 
 
 def test_cells_agree_with_roots_of_polynomials() -> None:

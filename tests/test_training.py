@@ -190,8 +190,8 @@ def test_refusals() -> None:
         specnorm.step(kernel, specnorm.FantasticFour(), state)
     with pytest.raises(specnorm.MethodError, match="the state holds"):
         specnorm.step(normal(4, 5, 3, 2), TN, state)
-    with pytest.raises(specnorm.MethodError, match=r"holds \{'climbers'.* keeps \{'iterates'"):
-        specnorm.step(kernel, TN, {"climbers": state["iterates"]})
+    with pytest.raises(specnorm.MethodError, match=r"holds \{'vectors'.* keeps \{'iterates'"):
+        specnorm.step(kernel, TN, {"vectors": state["iterates"]})
     with pytest.raises(specnorm.MethodError, match="sweeps"):
         specnorm.step(kernel, TN, state, sweeps=-1)
     with pytest.raises(specnorm.MethodError, match="2 kernels"):

@@ -114,7 +114,7 @@ def test_the_penalty_is_a_sum_over_norms(method: Any) -> None:
 def test_compiled_mapped_and_differentiated(method: Any) -> None:
     penalty = training.SpectralPenalty(method)
     trees = [parameters(seed) for seed in (0, 10)]
-    # At rest: rounding swells in vectors that still move.
+    # At rest: rounding is amplified in vectors that still change.
     states = [followed(penalty, tree, penalty.init(tree)) for tree in trees]
     graded = jax.value_and_grad(penalty, has_aux=True)
     plain = [graded(tree, state) for tree, state in zip(trees, states, strict=True)]

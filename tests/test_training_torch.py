@@ -19,6 +19,7 @@ import specnorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
+from specnorm_torch.arrays import TorchArrays  # noqa: E402
 
 COMPILERS = [
     "aot_eager",
@@ -361,8 +362,8 @@ def test_layers_of_about_one_size_are_one_batch() -> None:
 
 def test_a_step_on_a_gpu_waits_for_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it runs there: in torch, and with the effort that every step makes where none can be told to need it."""
-    monkeypatch.setattr(specnorm_torch.TorchBackend, "numpy_view", lambda *_: False)
-    monkeypatch.setattr(specnorm_torch.TorchBackend, "asynchronous", lambda *_: True)
+    monkeypatch.setattr(TorchArrays, "numpy_view", lambda *_: False)
+    monkeypatch.setattr(TorchArrays, "asynchronous", lambda *_: True)
     model = network()
     penalty = specnorm_torch.SpectralPenalty(model)
     read: list[str] = []

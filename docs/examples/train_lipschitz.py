@@ -118,9 +118,9 @@ def proven_norms(net: Net) -> dict[str, float]:
     found = {}
     for name, layer in layers(net).items():
         weight = layer.weight.detach()
-        ends = specnorm.enclose(weight, **geometry(layer))
-        found[name] = float(ends.upper)
-        if ends.lower <= 1 < ends.upper:
+        bounds = specnorm.enclose(weight, **geometry(layer))
+        found[name] = float(bounds.upper)
+        if bounds.lower <= 1 < bounds.upper:
             # A layer constrained to 1: the enclosure is 0.1 % wide, the question has an exact answer.
             with contextlib.suppress(specnorm.Undecided):
                 found[name] = 1.0 if specnorm.certify(weight, 1.0, **geometry(layer)) else found[name]

@@ -13,7 +13,7 @@ import cupyx
 import numpy as np
 
 from specnorm.backends import Backend
-from specnorm.types import Array
+from specnorm.types import AnyArray as Array
 
 
 class CupyBackend(Backend):

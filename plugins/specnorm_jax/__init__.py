@@ -22,7 +22,7 @@ from specnorm.backends import Backend
 from specnorm.errors import BackendError, SecondDerivativeError
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.values import check_values
-from specnorm.types import Array
+from specnorm.types import AnyArray as Array
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program

@@ -40,6 +40,8 @@ def audit(
     input_shape: int | Sequence[int] | Tensor,
     *,
     methods: Sequence[str] = STANDARD,
+    rtol: float = 1e-3,
+    budget: float | None = None,
     select: Select | None = None,
 ) -> Report:
     """Measure every convolution and linear layer of a model as the model uses it.
@@ -58,17 +60,19 @@ def audit(
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``specnorm.METHODS``. "power", "enclose", "fft" and "gram" answer at the layer's
         input size, the others for every size.
+    rtol, budget : floats
+        As in `specnorm.audit`.
     select : callable, optional
         ``select(name, layer)``: whether a layer is measured.
 
     Returns
     -------
     Report
-        As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are the
-        proven ends of the layer's norm at its input size (of the first call, if it is called at several). A layer that
-        was not called, that is not seen to be such a product, or that a method cannot serve, is a row with ``status``
-        "error" and the reason. Other modules are rows where they are seen to be such a product; ``skipped_names`` names
-        the other parameters with two axes or more.
+        As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are
+        proven bounds of the layer's norm at its input size (of the first call, if it is called at several). A layer
+        that was not called, that is not seen to be such a product, or that a method cannot serve, is a row with
+        ``status`` "error" and the reason. Other modules are rows where they are seen to be such a product;
+        ``skipped_names`` names the other parameters with two axes or more.
 
     Raises
     ------
@@ -85,7 +89,8 @@ def audit(
     if not layers and not others:
         raise MethodError("the model has no convolution or linear layer that is selected.")
     check_values(model)
-    settings = Settings(tuple(dict.fromkeys(methods)))
+    settings = Settings(tuple(dict.fromkeys(methods)), rtol=rtol, budget=budget)
+    settings.method("enclose")  # refuses a tolerance or a budget that is none
     rows = []
     with at_inference(model):
         calls = _calls(model, layers | others, _example(model, layers, input_shape))

@@ -26,7 +26,7 @@ from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 from specnorm.padding import PaddingMode
 from specnorm.spec import Layout
-from specnorm.types import Array
+from specnorm.types import AnyArray
 
 __all__ = ["Report", "Row", "audit", "draw", "render"]
 
@@ -35,10 +35,12 @@ Progress = Callable[[int, int, str], None]
 
 
 def audit(
-    source: str | os.PathLike[str] | Mapping[str, Array],
+    source: str | os.PathLike[str] | Mapping[str, AnyArray],
     *,
     input_shape: int | Sequence[int] | Literal["file"] | None = None,
     methods: Sequence[str] = STANDARD,
+    rtol: float = 1e-3,
+    budget: float | None = None,
     executor: Executor | None = None,
     layers: str | Sequence[str] | None = None,
     layout: Layout | None = None,
@@ -55,13 +57,18 @@ def audit(
     Parameters
     ----------
     source : path or mapping of str to array
-        A ``.safetensors``, ``.npz`` or PyTorch state-dict file, told apart by content; or arrays by name. No code in a
-        file is ever run.
+        A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
+        (``.keras``, ``.h5``), told apart by content; or arrays by name. No code in a file is ever run.
     input_shape : int or sequence of int or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
         the size that the file states, every size where it states none.
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``METHODS``.
+    rtol : float, default 1e-3
+        Relative width of the proven interval asked for.
+    budget : float, optional
+        Seconds for the interval of one layer: what has not begun by then is not tried, and ``Row.note`` says how wide
+        the interval is.
     executor : concurrent.futures.Executor, optional
         Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
         breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.
@@ -102,7 +109,7 @@ def audit(
     patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
     size: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
     given = overrides(geometry)
-    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given)
+    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
     if isinstance(source, Mapping):
         named = list(_from_mapping(source))
@@ -149,6 +156,7 @@ def _check(settings: Settings) -> None:
     unknown = [name for name in settings.methods if name not in METHODS]
     if unknown:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
+    settings.method("enclose")  # refuses a tolerance or a budget that is none
     sized = [name for name in settings.methods if name in NEEDS_A_SIZE]
     if sized and settings.input_shape is None:
         raise MethodError(
@@ -168,7 +176,7 @@ def _check(settings: Settings) -> None:
     check_target(settings.backend, settings.device)
 
 
-def _from_mapping(arrays: Mapping[str, Array]) -> Iterator[Tensor]:
+def _from_mapping(arrays: Mapping[str, AnyArray]) -> Iterator[Tensor]:
     for name, x in arrays.items():
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
@@ -176,7 +184,7 @@ def _from_mapping(arrays: Mapping[str, Array]) -> Iterator[Tensor]:
             yield Tensor(str(name), shape, dtype, partial(_identity, x))
 
 
-def _identity(x: Array) -> Array:
+def _identity(x: AnyArray) -> AnyArray:
     return x
 
 

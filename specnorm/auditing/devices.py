@@ -7,7 +7,7 @@ from typing import Any
 from specnorm import backends
 from specnorm.backends import Backend
 from specnorm.errors import BackendError
-from specnorm.types import Array
+from specnorm.types import AnyArray, ArrayObject
 
 
 def check_target(name: str | None, device: str | None) -> None:
@@ -35,7 +35,7 @@ def check_target(name: str | None, device: str | None) -> None:
         )
 
 
-def place(kernel: Array, name: str, device: str | None = None) -> Array:
+def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
     """Copy a kernel to another library, dtype kept.
 
     Parameters
@@ -57,7 +57,7 @@ def place(kernel: Array, name: str, device: str | None = None) -> Array:
     """
     host = backends.backend_for(kernel).to_numpy(kernel)
     target = backends.load(name)
-    moved = target.from_numpy(host, _scalar_on(target, device))
+    moved: ArrayObject = target.from_numpy(host, _scalar_on(target, device))
     if str(moved.dtype).rpartition(".")[2] != host.dtype.name:
         raise BackendError(
             f"{name} turned a {host.dtype.name} kernel into {moved.dtype}, which would change what is measured. Use "
@@ -66,9 +66,9 @@ def place(kernel: Array, name: str, device: str | None = None) -> Array:
     return moved
 
 
-def _scalar_on(backend: Backend, device: str | None) -> Array:
+def _scalar_on(backend: Backend, device: str | None) -> AnyArray:
     """Return a 0-d array on a device: what `Backend.from_numpy` wants to be shown."""
-    xp: Any = backend.namespace(None)
+    xp: Any = backend.namespace(None)  # `__array_namespace_info__` is asked for nowhere else
     if device is None:
         return xp.zeros(())
     try:

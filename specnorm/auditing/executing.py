@@ -15,7 +15,7 @@ from specnorm.auditing.measuring import Settings, describe, fill
 from specnorm.auditing.processes import Worker, WorkerLost
 from specnorm.auditing.report import Row
 from specnorm.errors import SpecnormError
-from specnorm.types import Array
+from specnorm.types import ArrayObject
 
 IN_FLIGHT = 512 * 2**20
 """Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""
@@ -140,7 +140,7 @@ class _Run:
             self.own = None
 
 
-def _fill(row: Row, kernel: Array, settings: Settings, task: str) -> Row:
+def _fill(row: Row, kernel: ArrayObject | None, settings: Settings, task: str) -> Row:
     """Measure a layer in a worker. Dask takes calls with equal arguments for one: ``task`` is another each time."""
     del task
     return fill(row, kernel, settings)
@@ -167,7 +167,7 @@ def _said(lost: BaseException | None) -> str:
     return f"the executor failed with {type(lost).__name__}{first and ': '}{first}"
 
 
-def _loaded(layer: Layer, settings: Settings) -> tuple[Row, Array]:
+def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:
     row = describe(layer, settings)
     if row.reason is not None:
         return row, None

@@ -96,7 +96,7 @@ def check_names(given: Sequence[Override], names: Sequence[str]) -> None:
             raise GeometryError(f"geometry: {override.pattern!r} matches no layer. Layers are {known or 'none'}.")
 
 
-def settle(
+def resolve(
     name: str,
     shape: Sequence[int],
     stated: Stated,

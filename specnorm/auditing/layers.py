@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from specnorm.auditing.geometry import Stated
-from specnorm.types import Array
+from specnorm.types import AnyArray
 
 Kind = Literal["conv", "linear", "unknown"]
 """What a layer is; "unknown" where not even its shape can be read."""
@@ -71,7 +71,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    load: Callable[[], Array]
+    load: Callable[[], AnyArray]
     kind: Literal["conv", "linear", "none", "unknown"] | None = None
     geometry: Stated = field(default_factory=Stated)
     input_shape: tuple[int, ...] | None = None

@@ -7,17 +7,18 @@ from typing import Any, Literal
 
 from specnorm.api import measure
 from specnorm.auditing.devices import place
-from specnorm.auditing.geometry import Override, settle
+from specnorm.auditing.geometry import Override, resolve
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
 from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
 from specnorm.backends import backend_for
 from specnorm.errors import SpecnormError
-from specnorm.methods import METHODS
+from specnorm.methods import METHODS, Enclose, Method
 from specnorm.padding import PaddingMode
+from specnorm.proving import status_of
 from specnorm.result import Result
 from specnorm.spec import ConvSpec
-from specnorm.types import Array
+from specnorm.types import ArrayObject
 
 NEEDS_A_SIZE = frozenset({"power"})
 """Methods that answer at one input size only."""
@@ -45,6 +46,10 @@ class Settings:
         Library and device to measure with; None: the array's own.
     geometry : tuple of Override
         What a person says of layers.
+    rtol : float
+        Relative width of the proven interval asked for.
+    budget : float or None
+        Seconds for the interval of one layer.
     """
 
     methods: tuple[str, ...] = STANDARD
@@ -54,6 +59,12 @@ class Settings:
     backend: str | None = None
     device: str | None = None
     geometry: tuple[Override, ...] = ()
+    rtol: float = 1e-3
+    budget: float | None = None
+
+    def method(self, name: str) -> Method:
+        """A method by its name, as these settings want it."""
+        return Enclose(rtol=self.rtol, budget=self.budget) if name == Enclose.name else METHODS[name]()
 
 
 def describe(layer: Layer, settings: Settings) -> Row:
@@ -76,7 +87,7 @@ def describe(layer: Layer, settings: Settings) -> Row:
         return replace(blank, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
     try:
-        spec, assumed = settle(
+        spec, assumed = resolve(
             tensor.name, tensor.shape, tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size
         )
     except SpecnormError as error:
@@ -84,29 +95,32 @@ def describe(layer: Layer, settings: Settings) -> Row:
     return replace(blank, spec=spec, assumed=(*assumed, *layer.assumed))
 
 
-def fill(row: Row, kernel: Array, settings: Settings) -> Row:
+def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     """Measure a layer. Whatever goes wrong becomes the row's reason; what was measured before it is kept.
 
     Parameters
     ----------
     row : Row
         From `describe`.
-    kernel : array
+    kernel : array or None
+        None: the row has a reason.
     settings : Settings
 
     Returns
     -------
     Row
     """
-    if row.reason is not None or row.spec is None:
+    if row.reason is not None or row.spec is None or kernel is None:
         return row
     try:
         if settings.backend is not None:
             kernel = place(kernel, settings.backend, settings.device)
-        take = _Results(kernel, row.spec)
+        take = _Results(kernel, row.spec, settings)
         found = take("enclose")
         lower, upper = _number(found.stats["lower"]), _number(found.value)
-        row = replace(row, lower=lower, upper=upper, origins={INTERVAL: origin(found)})
+        row = replace(
+            row, lower=lower, upper=upper, origins={INTERVAL: origin(found)}, note=_joined(row.note, _wide(found))
+        )
         for column in row.values:
             if column == CIRCULAR and not _has_circular(take.spec):
                 continue
@@ -122,6 +136,16 @@ def fill(row: Row, kernel: Array, settings: Settings) -> Row:
     except Exception as error:  # one bad layer must not lose the others
         return replace(least_upper(row), reason=f"{type(error).__name__}: {error}")
     return least_upper(row)
+
+
+def _wide(found: Result) -> str | None:
+    """What an interval at a size, or one that a budget ended, says where it is wider than was asked for."""
+    explained = found.spec.input_shape is None and found.spec.padding_gain_sq > 1
+    return None if explained or bool(found.stats["converged"]) else status_of(found)
+
+
+def _joined(*notes: str | None) -> str | None:
+    return "; ".join(note for note in notes if note) or None
 
 
 def _has_circular(spec: ConvSpec) -> bool:
@@ -149,9 +173,10 @@ def geometry_of(spec: ConvSpec) -> dict[str, Any]:
 class _Results:
     """Results of one layer by method name, each computed once."""
 
-    def __init__(self, kernel: Array, spec: ConvSpec) -> None:
+    def __init__(self, kernel: ArrayObject, spec: ConvSpec, settings: Settings) -> None:
         self.kernel = kernel
         self.spec = spec
+        self.settings = settings
         self.known: dict[str, Result] = {}
 
     def __call__(self, name: str) -> Result:
@@ -161,8 +186,7 @@ class _Results:
                 geometry["input_shape"] = self.spec.input_shape
             if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
                 geometry |= {"padding_mode": "circular", "padding": "same"}
-            method = METHODS[name]()
-            self.known[name] = measure(self.kernel, method, **geometry)
+            self.known[name] = measure(self.kernel, self.settings.method(name), **geometry)
         return self.known[name]
 
 
@@ -172,6 +196,6 @@ def _value(result: Result) -> Value:
     return tuple(float(x) for x in backend_for(result.value).to_numpy(result.value).reshape(-1))
 
 
-def _number(x: Array) -> float:
+def _number(x: ArrayObject) -> float:
     """The number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
     return float(backend_for(x).to_numpy(x))

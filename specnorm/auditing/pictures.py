@@ -14,7 +14,7 @@ from specnorm.linalg import arrays, polyphase, symbols
 from specnorm.linalg.frequencies import half_grid, mirror_index
 from specnorm.runtime.execution import Execution
 from specnorm.spec import ConvSpec
-from specnorm.types import Array
+from specnorm.types import ArrayObject
 
 WORST = 3
 """Layers of a model that a report shows the frequencies of: those with the largest `Row.upper`."""
@@ -75,7 +75,7 @@ def take(layers: Sequence[Layer], rows: Sequence[Row], count: int) -> tuple[Pict
     return tuple(found)
 
 
-def picture(row: int, kernel: Array, spec: ConvSpec) -> Picture:
+def picture(row: int, kernel: ArrayObject, spec: ConvSpec) -> Picture:
     """Singular values of a layer's symbol over a grid, computed by NumPy in float64.
 
     Parameters
@@ -85,7 +85,7 @@ def picture(row: int, kernel: Array, spec: ConvSpec) -> Picture:
     kernel : array
         As stored; copied to the host.
     spec : ConvSpec
-        Strides and dilations are folded: the frequencies are those of the folded layer's blocks.
+        The frequencies are those of the layer's blocks, to which strides and dilations are reduced.
 
     Returns
     -------

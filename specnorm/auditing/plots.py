@@ -169,7 +169,7 @@ def marks(report: Report) -> list[Marks]:
 
 
 def bars(report: Report) -> list[tuple[int, float, float]]:
-    """What `intervals` draws as bars: (row, lower, upper) of the layers whose two ends are from 1e-200 to 1e200.
+    """What `intervals` draws as bars: (row, lower, upper) of the layers whose two bounds are from 1e-200 to 1e200.
 
     Parameters
     ----------
@@ -366,5 +366,5 @@ def _each(value: Any) -> tuple[float, ...]:
 
 
 def _numbers(row: Row) -> list[float]:
-    ends = [x for x in (row.lower, row.upper) if x is not None]
-    return [*ends, *(x for value in row.values.values() for x in _each(value))]
+    bounds = [x for x in (row.lower, row.upper) if x is not None]
+    return [*bounds, *(x for value in row.values.values() for x in _each(value))]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 _NEXT_TO_NOTHING = 1e-30
 """Changes no norm above 1e-14, and has an inverse in single precision."""
 
 
-def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
+def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Scale each block by a power of two to about 1 in its largest entry (exact).
 
     Parameters
@@ -42,7 +42,7 @@ def scale(blocks: Array, *, xp: Any) -> tuple[Array, Array]:
     return unscale(blocks, xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp), exponent
 
 
-def unscale(value: Array, exponent: Array, *, xp: Any) -> Array:
+def unscale(value: Array, exponent: Array, *, xp: Namespace) -> Array:
     """Multiply by ``2**exponent``, in two halves so that neither overflows on its own, and in one new array."""
     half = xp.floor(exponent / 2)
     halved = value * power_of_two(half, xp=xp)
@@ -50,22 +50,22 @@ def unscale(value: Array, exponent: Array, *, xp: Any) -> Array:
     return halved
 
 
-def power_of_two(exponent: Array, *, xp: Any) -> Array:
+def power_of_two(exponent: Array, *, xp: Namespace) -> Array:
     """Return ``2**exponent`` for integral exponents of normal results: ``pow`` is exact there, JAX's ``exp2`` not."""
     return xp.pow(xp.full_like(exponent, 2.0), exponent)
 
 
-def complex_dtype(real: Any, *, xp: Any) -> Any:
+def complex_dtype(real: Any, *, xp: Namespace) -> Any:
     """Complex dtype of the same precision as a real one."""
     return xp.complex128 if real == xp.float64 else xp.complex64
 
 
-def real_dtype(x: Array, *, xp: Any) -> Any:
+def real_dtype(x: Array, *, xp: Namespace) -> Any:
     """Real dtype of the same precision as an array's."""
     return xp.float64 if x.dtype in (xp.float64, xp.complex128) else xp.float32
 
 
-def precision(*dtypes: Any, xp: Any) -> tuple[float, float]:
+def precision(*dtypes: Any, xp: Namespace) -> tuple[float, float]:
     """Machine epsilon and smallest normal number of the coarsest of some dtypes."""
     found = []
     for dtype in dtypes:
@@ -75,7 +75,7 @@ def precision(*dtypes: Any, xp: Any) -> tuple[float, float]:
     return max(found)
 
 
-def is_complex(x: Array, *, xp: Any) -> bool:
+def is_complex(x: Array, *, xp: Namespace) -> bool:
     """Whether an array is complex."""
     return x.dtype in (xp.complex128, xp.complex64)
 
@@ -92,13 +92,13 @@ def rows(x: Array, index: np.ndarray, *, ops: ArrayOps) -> Array:
     return xp.take(x, ops.from_numpy(index.astype(np.int64), x), axis=0)
 
 
-def adjoint(a: Array, *, xp: Any) -> Array:
+def adjoint(a: Array, *, xp: Namespace) -> Array:
     """Conjugate transpose of a stack of matrices; conjugation is left out for reals, where it would copy."""
     transposed = xp.matrix_transpose(a)
     return xp.conj(transposed) if is_complex(a, xp=xp) else transposed
 
 
-def normalise(x: Array, *, xp: Any, axis: int = -1) -> tuple[Array, Array]:
+def normalise(x: Array, *, xp: Namespace, axis: int = -1) -> tuple[Array, Array]:
     """Divide vectors by their 2-norm; a zero vector stays zero.
 
     Returns
@@ -111,7 +111,7 @@ def normalise(x: Array, *, xp: Any, axis: int = -1) -> tuple[Array, Array]:
     return x / xp.astype(safe, x.dtype), norm
 
 
-def unit(x: Array, *, xp: Any) -> tuple[Array, Array]:
+def unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Vectors on the last axis divided by their 2-norm, and the norms without that axis; a zero vector stays zero.
 
     In half the operations of `normalise`, for entries whose squares neither overflow nor vanish.
@@ -120,18 +120,18 @@ def unit(x: Array, *, xp: Any) -> tuple[Array, Array]:
     return x * xp.astype(1 / (norm + _NEXT_TO_NOTHING), x.dtype)[..., None], norm
 
 
-def normalise_or_keep(x: Array, old: Array, *, xp: Any) -> tuple[Array, Array]:
+def normalise_or_keep(x: Array, old: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """`normalise` the last axis, but leave the old unit vector where there is no direction: zero, infinite or NaN."""
     unit, norm = normalise(x, xp=xp)
     return xp.where((norm > 0) & xp.isfinite(norm), unit, old), norm
 
 
-def real_pair(z: Array, *, xp: Any) -> Array:
+def real_pair(z: Array, *, xp: Namespace) -> Array:
     """Complex numbers as a last axis (real, imaginary): what files, casts and collectives carry without loss."""
     return xp.stack([xp.real(z), xp.imag(z)], axis=-1)
 
 
-def pick(x: Array, index: Array, *, xp: Any) -> Array:
+def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
     """Entry ``x[i, index[i], ...]`` for each i: (n, g, ...) and (n,) to (n, ...)."""
     if x.shape[1] == 1:
         return x[:, 0, ...]
@@ -139,7 +139,7 @@ def pick(x: Array, index: Array, *, xp: Any) -> Array:
     return xp.take_along_axis(x, xp.broadcast_to(where, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 
 
-def one_hot(x: Array, index: Array, count: int, *, xp: Any) -> Array:
+def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
     """Adjoint of `pick`, and of a maximum: x at the index, zero elsewhere.
 
     Parameters
@@ -194,7 +194,7 @@ def counter(like: Array, *, ops: ArrayOps) -> Any:
     return 0
 
 
-def top_eigenpair(gram: Array, *, xp: Any) -> tuple[Array, Array]:
+def top_eigenpair(gram: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Largest eigenvalue and its eigenvector of each Hermitian matrix of a stack.
 
     Parameters
@@ -210,7 +210,7 @@ def top_eigenpair(gram: Array, *, xp: Any) -> tuple[Array, Array]:
     return values[..., -1], vectors[..., :, -1]
 
 
-def gram_smaller(a: Array, *, xp: Any) -> Array:
+def gram_smaller(a: Array, *, xp: Namespace) -> Array:
     """A*A or AA* of a stack of matrices, whichever is smaller: the same norm."""
     h = adjoint(a, xp=xp)
     return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)

@@ -193,7 +193,7 @@ class _Run:
         xp, layout, rows = self.ops.xp, self.layout, self.layout.rows
         cycle, j, basis, projected, best, vectors, active, products = state
         begun = j
-        one = self._step if isinstance(j, int) else self._step_compiled
+        one = self._step if self.ops.may_branch else self._step_compiled
         j, basis, projected = self.ops.loop(lambda s: s[0] < layout.blocks, one, (j, basis, projected))
         products = products + xp.astype(active, products.dtype) * (2 * layout.width * (j - begun))
         upper = xp.triu(projected)

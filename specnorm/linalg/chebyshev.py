@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
-    from specnorm.types import Array
+    from specnorm.types import Array, Namespace
 
 
 def chebyshev_filter(
@@ -18,7 +18,7 @@ def chebyshev_filter(
     *,
     first: Array | None = None,
     renormalise_every: int | None = None,
-    xp: Any,
+    xp: Namespace,
 ) -> Array:
     """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
 

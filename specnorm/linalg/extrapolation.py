@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from specnorm.types import Array
 
+_ArrayT = TypeVar("_ArrayT", "Array", "NDArray[np.float64]")
 
-def extrapolated(x: Array, before: Array, ahead: Any) -> Array:
+
+def extrapolated(x: _ArrayT, before: _ArrayT, ahead: _ArrayT | float) -> _ArrayT:
     """``x + ahead (x - before)``: on along the last change, ``ahead`` times as far."""
     return x + ahead * (x - before)
 
 
-def geometric_tail(ratio: Any) -> Any:
+def geometric_tail(ratio: _ArrayT) -> _ArrayT:
     """``ratio + ratio**2 + ...``: how many times the last change is still to come where changes shrink by a ratio."""
     return ratio / (1 - ratio)
 

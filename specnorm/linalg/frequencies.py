@@ -121,16 +121,16 @@ def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray,
 
 def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and sine of ``2 pi numerators / denominator``, reduced to the first eighth of a turn in integers."""
-    # quarter: 4 n = quarter * denominator + rest; fold the rest to at most half a quarter.
+    # quarter: 4 n = quarter * denominator + rest; reflect the rest to at most half a quarter.
     fourfold = 4 * (numerators % denominator)
     quarter = fourfold // denominator
     rest = fourfold - quarter * denominator
-    folded = 2 * rest > denominator
-    rest = np.where(folded, denominator - rest, rest)
+    reflected = 2 * rest > denominator
+    rest = np.where(reflected, denominator - rest, rest)
     angle = (math.pi / 2) * (rest / denominator).astype(np.float64)
-    quarter, folded = quarter.astype(np.int64), folded.astype(np.bool_)
+    quarter, reflected = quarter.astype(np.int64), reflected.astype(np.bool_)
     c, s = np.cos(angle), np.sin(angle)
-    c, s = np.where(folded, s, c), np.where(folded, c, s)
+    c, s = np.where(reflected, s, c), np.where(reflected, c, s)
     cos = np.choose(quarter, [c, -s, -c, s])
     sin = np.choose(quarter, [s, c, -s, -c])
     return cos, sin

@@ -7,7 +7,7 @@ that its taps R_t are the inverse Fourier transform of its values there.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import cos_sin
 
 if TYPE_CHECKING:
-    from specnorm.types import Array
+    from specnorm.types import Array, Namespace
 
 
 def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
@@ -23,12 +23,12 @@ def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
     return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)
 
 
-def tall(blocks: Array, *, xp: Any) -> Array:
+def tall(blocks: Array, *, xp: Namespace) -> Array:
     """Swap the channels where there are fewer outputs: conj(G G*) instead of G* G, the same norm."""
     return swapped(blocks, xp=xp) if blocks.shape[1] < blocks.shape[2] else blocks
 
 
-def swapped(blocks: Array, *, xp: Any) -> Array:
+def swapped(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks with output and input channels exchanged."""
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
 
@@ -48,7 +48,7 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
     return np.where(place > 0, 2.0, 1.0), tables
 
 
-def contract(x: Array, tables_: list[Array], shape: list[int], *, xp: Any) -> Array:
+def contract(x: Array, tables_: list[Array], shape: list[int], *, xp: Namespace) -> Array:
     """Multiply a table onto each axis of (b, prod(shape), p, r)."""
     b, _, p, r = x.shape
     sizes = list(shape)
@@ -59,7 +59,7 @@ def contract(x: Array, tables_: list[Array], shape: list[int], *, xp: Any) -> Ar
     return xp.reshape(x, (b, math.prod(sizes), p, r))
 
 
-def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, xp: Any) -> Array:
+def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, xp: Namespace) -> Array:
     """Gradient with respect to the blocks of ``sum_i c_i (sum |R_t[:, i, :]|)**(1 / 2**t)`` over the selected channels.
 
     Signs held fixed, the sum is linear in R_t, that is in H_t at every frequency; each squaring H -> H**2 takes
@@ -89,7 +89,7 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
         g = xp.matmul(xp.real(phases), flat) + 1j * xp.matmul(xp.imag(phases), flat)
         return xp.reshape(xp.astype(g, broad, copy=False), (b, -1, m, p))
 
-    gradient: Array = None
+    gradient: Array | None = None
     for chunk in range(phase.shape[1]):
         here = xp.astype(phase[:, chunk, :, :], narrow, copy=False)
         g = symbol(here)
@@ -111,10 +111,11 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
         else:
             gradient += part
         del part
+    assert gradient is not None  # for the type checker: there are frequencies
     return swapped(gradient, xp=xp) if wide else gradient
 
 
-def sums_vjp(blocks: Array, cotangent: Array, *, xp: Any) -> Array:
+def sums_vjp(blocks: Array, cotangent: Array, *, xp: Namespace) -> Array:
     """Gradient of ``sqrt(largest row sum * largest column sum)`` of sum_k |K_k|."""
     b, m, p = blocks.shape[:3]
     sums = xp.sum(xp.reshape(xp.abs(blocks), (b, m, p, -1)), axis=-1)

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LanczosTuning:
-    """How many steps are taken, and between which looks at the values. It decides on time alone.
+    """How many steps are taken, and between which checks of convergence. It decides on time alone.
 
     Parameters
     ----------
     direct : int
         Rows or columns up to which an eigenvalue routine of the Gram matrix is faster than any iteration.
     first : int
-        Steps before the first look, enough to leave most unfoldings out.
+        Steps before the first check, enough to leave most unfoldings out.
     more : int
-        Steps before each further look at least; half as many as there were. A look is a transfer to the host.
+        Steps before each further check at least; half as many as there were. A check is a transfer to the host.
     limit : int
         Steps at most. Where the largest values are clustered that can be too few; then the proof takes longer.
     """
@@ -59,7 +59,7 @@ class Lanczos:
     ----------
     squares : host array, shape (b,)
         Squared norms from below.
-    settled, done : host arrays, shape (b,)
+    converged, done : host arrays, shape (b,)
         Where they have converged, and where that or the last step has come.
     """
 
@@ -73,12 +73,12 @@ class Lanczos:
         self.tolerance = tolerance
         count = int(matrix.shape[0])
         self.squares = np.zeros(count)
-        self.settled = self.done = np.zeros(count, dtype=bool)
+        self.converged = self.done = np.zeros(count, dtype=bool)
         self._vectors: Array | None = None
         if self.size > TUNING.direct:
             if start is None:
-                start = np.real(arrays.start_vector(0, self.size)).astype(self.host)
-                start = ops.from_numpy(np.repeat(start, count, axis=0), matrix)
+                drawn = np.real(arrays.start_vector(0, self.size)).astype(self.host)
+                start = ops.from_numpy(np.repeat(drawn, count, axis=0), matrix)
             self._back = xp.matrix_transpose(self.tall)
             self._tiny = float(xp.finfo(matrix.dtype).smallest_normal)
             self._basis = [arrays.normalise(start, xp=xp)[0][:, :, None]]
@@ -92,16 +92,16 @@ class Lanczos:
             gram = arrays.gram_smaller(self.matrix, xp=self.xp)
             values = self.xp.linalg.eigvalsh((gram + self.xp.matrix_transpose(gram)) / 2)[:, -1]
             self.squares = np.maximum(self.ops.to_numpy(values).astype(np.float64), 0.0)
-            self.settled = self.done = np.ones_like(self.done)
+            self.converged = self.done = np.ones_like(self.done)
             return
         taken = len(self._alpha)
         for _ in range(max(TUNING.more, min(taken // 2, TUNING.limit - taken)) if taken else TUNING.first):
             self._step()
-        values, vectors = np.linalg.eigh(self._projected())
-        self.squares, self._small = np.maximum(values[:, -1], 0.0), vectors[:, :, -1]
+        squares, vectors = np.linalg.eigh(self._projected())
+        self.squares, self._small = np.maximum(squares[:, -1], 0.0), vectors[:, :, -1]
         last = self.ops.to_numpy(self._beta[-1])[:, 0, 0]
-        self.settled = last * np.abs(self._small[:, -1]) <= self.tolerance * self.squares
-        self.done = self.settled | (len(self._alpha) >= TUNING.limit)
+        self.converged = last * np.abs(self._small[:, -1]) <= self.tolerance * self.squares
+        self.done = self.converged | (len(self._alpha) >= TUNING.limit)
 
     def _step(self) -> None:
         v, turned = self._basis[-1], self.xp.matrix_transpose
@@ -127,7 +127,7 @@ class Lanczos:
         return out
 
     def small_side(self) -> Array:
-        """Singular vectors of the shorter side, (b, min(m, n)), where the last look found them."""
+        """Singular vectors of the shorter side, (b, min(m, n)), where the last check found them."""
         if self._vectors is None:
             xp = self.xp
             if self.size <= TUNING.direct:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,17 +18,17 @@ from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
-def torch_order(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
+def torch_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Kernels (batch, *shape) with the axes in torch's order, groups and stride left as they are."""
     if _io(spec):
         kernels = xp.permute_dims(kernels, _swap(kernels.ndim))
     return kernels
 
 
-def caller_order(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
+def caller_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Inverse (and adjoint) of `torch_order`."""
     if _io(spec):
         kernels = xp.permute_dims(kernels, arrays.inverse_permutation(_swap(kernels.ndim)))
@@ -217,10 +217,11 @@ class Convolution:
     def _forward(self, x: Array) -> Array:
         xp = self.xp
         b, r = x.shape[:2]
-        total = None
+        total: Array | None = None
         for taps in self._leading_taps():
             part = xp.matmul(self._matrix(taps), self._patches(x, taps))
             total = part if total is None else total + part
+        assert total is not None  # for the type checker: there are taps
         total = xp.reshape(total, (b, self.spec.groups * self.outer, r, math.prod(self.small)))
         return xp.reshape(xp.permute_dims(total, (0, 2, 1, 3)), (b, r, -1))
 
@@ -239,7 +240,7 @@ class Convolution:
                 order.append(3 + rest.index(axis))
             order.append(first_out + axis)
             merged.append(size * (self.kernel_shape[axis] if axis in rest else 1))
-        total = None
+        total: Array | None = None
         for taps in self._leading_taps():
             w = xp.matmul(xp.matrix_transpose(self._matrix(taps)), y)
             w = xp.reshape(w, (b, groups, self.inner, *taps_shape, r, *self.small))
@@ -247,6 +248,7 @@ class Convolution:
             for axis in range(len(self.kernel_shape)):
                 w = self._gather(axis, taps).add(w, axis + 3)
             total = w if total is None else total + w
+        assert total is not None  # for the type checker: there are taps
         return xp.reshape(total, (b, r, -1))
 
 

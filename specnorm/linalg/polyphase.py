@@ -1,4 +1,4 @@
-"""Kernels as blocks: groups, strides, dilations and transposed layers folded into dense stride-1 kernels.
+"""Kernels as blocks: groups, strides, dilations and transposed layers reduced to dense stride-1 kernels.
 
 A *block* is a dense, stride-1 kernel ``(cout, cin, *kernel_shape)`` in torch order. Every method works on a stack of
 blocks ``(b, cout, cin, *kernel_shape)`` and gives one answer a block, so that groups, vmapped kernels and layers of
@@ -8,7 +8,7 @@ equal shape are one batch.
 from __future__ import annotations
 
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +16,10 @@ from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
-def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
+def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Fold a batch of kernels, shape (batch, *shape), into blocks (batch * groups, m, p, *block_kernel_shape).
 
     Groups become blocks. A transposed layer is the adjoint of the convolution with the same stored kernel, whose norm
@@ -46,7 +46,7 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
     return xp.reshape(xp.permute_dims(split, _phases_first(spec.ndim)), (count, *spec.block_shape))
 
 
-def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Any) -> Array:
+def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Adjoint of `to_blocks`, and its inverse on what it returns."""
     first, second = spec.stored_channels
     split = xp.reshape(blocks, (*blocks.shape[:2], second, *spec.phases, *spec.block_kernel_shape))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
-    from specnorm.types import Array
+    from specnorm.types import Array, Namespace
 
-LinearMap: TypeAlias = Callable[[Any], Any]
+LinearMap: TypeAlias = Callable[["Array"], "Array"]
 """Vectors on the last axis to vectors on the last axis."""
 
 
-def matrix_maps(a: Array, *, xp: Any) -> tuple[LinearMap, LinearMap]:
+def matrix_maps(a: Array, *, xp: Namespace) -> tuple[LinearMap, LinearMap]:
     """Matrices (..., m, n) and their adjoints as maps of vectors (..., n) and (..., m)."""
     h = arrays.adjoint(a, xp=xp)
     return (lambda v: xp.matmul(a, v[..., None])[..., 0]), (lambda u: xp.matmul(h, u[..., None])[..., 0])
@@ -26,7 +26,7 @@ def power_step(
     v: Array,
     *,
     normalise: Callable[..., tuple[Array, Array]] = arrays.unit,
-    xp: Any,
+    xp: Namespace,
 ) -> tuple[Array, Array, Array]:
     """One step of power iteration on A*A.
 
@@ -60,7 +60,7 @@ def follow(
     steps: int,
     *,
     normalise: Callable[..., tuple[Array, Array]] = arrays.unit,
-    xp: Any,
+    xp: Namespace,
 ) -> tuple[Array, Array, Array]:
     """Power iteration from vectors of an earlier map: (u, v, norm) after some steps, with norm = <u, A v>.
 
@@ -76,9 +76,10 @@ def follow(
     return u, v, norm
 
 
-def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Any) -> tuple[Array, Array]:
+def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Namespace) -> tuple[Array, Array]:
     """Power iteration on a symmetric positive semidefinite map H: unit vectors, and ``|H v|`` of those before."""
-    norm: Array = None
+    norm: Array | None = None
     for _ in range(steps):
         v, norm = arrays.normalise(gram(v), xp=xp)
+    assert norm is not None  # for the type checker: there are steps
     return v, norm

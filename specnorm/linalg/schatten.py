@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
-    from specnorm.types import Array
+    from specnorm.types import Array, Namespace
 
 
-def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Any) -> Array:
+def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
     """Gradient A (A*A)**(2**n_iter - 1) / L**(2**(n_iter+1) - 1) of the Schatten norm L, for stacks (..., m, n).
 
     Everything is divided by L first, so the powers stay below 1. One running product: memory does not grow with the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import Frequencies, phases
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 class Symbol:
@@ -22,11 +22,11 @@ class Symbol:
     blocks : array, shape (b, m, p, *kernel_shape)
     frequencies : Frequencies
         f points.
-    spread : bool
+    shard : bool
         Share them out by `Backend.shard`, which may repeat the last one.
     """
 
-    def __init__(self, blocks: Array, frequencies: Frequencies, *, spread: bool = False, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, frequencies: Frequencies, *, shard: bool = False, ops: ArrayOps) -> None:
         xp = ops.xp
         self.xp = xp
         self.shape = blocks.shape
@@ -35,7 +35,7 @@ class Symbol:
         cos, sin = phases(frequencies, blocks.shape[3:])
         self.cos = ops.from_numpy(cos.astype(dtype), blocks)
         self.sin = ops.from_numpy(sin.astype(dtype), blocks)
-        if spread:
+        if shard:
             self.cos, self.sin = ops.shard(self.cos), ops.shard(self.sin)
         self.phase = self.cos + 1j * self.sin
 
@@ -65,18 +65,18 @@ class Symbol:
         return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
 
 
-def _taps_first(blocks: Array, xp: Any) -> Array:
+def _taps_first(blocks: Array, xp: Namespace) -> Array:
     """Blocks as (b, taps, m, p)."""
     b, m, p = blocks.shape[:3]
     return xp.permute_dims(xp.reshape(blocks, (b, m, p, -1)), (0, 3, 1, 2))
 
 
-def real_times(a: Array, z: Array, *, xp: Any) -> Array:
+def real_times(a: Array, z: Array, *, xp: Namespace) -> Array:
     """Real matrices times complex ones, as two real products (half the work of promoting the real factor)."""
     return xp.matmul(a, xp.real(z)) + 1j * xp.matmul(a, xp.imag(z))
 
 
-def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Any) -> Array:
+def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
     """Gradient of Re(u* G(theta) v) with respect to the blocks: Re(conj(u_o) v_i e^{i k.theta}).
 
     Parameters
@@ -122,10 +122,11 @@ def largest(
         ``e^{i k.theta}`` of the taps at the arg-max.
     """
     xp = ops.xp
-    value, phase = None, None
+    value: Array | None = None
+    phase: Array | None = None
     step = chunk_length(blocks, ops=ops) * ops.shards
     for start in range(0, len(frequencies), step):
-        symbol = Symbol(blocks, frequencies[start : start + step], spread=True, ops=ops)
+        symbol = Symbol(blocks, frequencies[start : start + step], shard=True, ops=ops)
         found = norms(symbol)
         index = xp.argmax(found, axis=1)
         best = xp.max(found, axis=1)
@@ -135,10 +136,12 @@ def largest(
         else:
             better = best > value
             value, phase = xp.where(better, best, value), xp.where(better[:, None], here, phase)
+    assert value is not None  # for the type checker: there are frequencies
+    assert phase is not None
     return value, phase
 
 
-def matrix_at(blocks: Array, phase: Array, *, xp: Any) -> Array:
+def matrix_at(blocks: Array, phase: Array, *, xp: Namespace) -> Array:
     """Symbol of each block at its own frequency, given by the taps' phases (b, taps): (b, m, p)."""
     b, m, p = blocks.shape[:3]
     flat = xp.reshape(blocks, (b, m * p, -1))
@@ -146,7 +149,7 @@ def matrix_at(blocks: Array, phase: Array, *, xp: Any) -> Array:
     return xp.reshape(columns[..., 0] + 1j * columns[..., 1], (b, m, p))
 
 
-def top_triple(g: Array, *, xp: Any) -> tuple[Array, Array, Array]:
+def top_triple(g: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:
     """Top singular triple (u, v, sigma) of each matrix of a stack, from the smaller Gram matrix.
 
     A zero matrix gets zero vectors, hence a zero gradient rather than an arbitrary one.
@@ -160,14 +163,14 @@ def top_triple(g: Array, *, xp: Any) -> tuple[Array, Array, Array]:
 
 
 def triple_gradient(
-    u: Array, v: Array, phase: Array, cotangent: Array, kernel_shape: tuple[int, ...], *, xp: Any
+    u: Array, v: Array, phase: Array, cotangent: Array, kernel_shape: tuple[int, ...], *, xp: Namespace
 ) -> Array:
     """Gradient of a symbol's singular value with one triple and one frequency a block, times a cotangent (b,)."""
     u = u * xp.astype(cotangent, u.dtype)[:, None]
     return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
 
 
-def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Any) -> Array:
+def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
     """Gradient with respect to the blocks of sum_f Re<Gamma_f, G(theta_f)>: Re(sum_f conj(Gamma_f) e^{i k.theta_f}).
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from specnorm.linalg.frequencies import Frequencies
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 def top_triple_at(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
@@ -42,7 +42,7 @@ def top_triples(
     return u, v, value, phase, index
 
 
-def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
     u, v, phase, group = residuals
     gradient = symbols.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)

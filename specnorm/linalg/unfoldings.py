@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from itertools import chain, combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from specnorm.types import Array
+    from specnorm.types import Array, Namespace
 
 
 def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...], ...]:
@@ -24,7 +24,7 @@ def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...],
     return tuple(splits)
 
 
-def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Any) -> Array:
+def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
     """Reshape blocks into matrices whose rows are the given axes, shape (b, prod(rows), prod(columns))."""
     columns = tuple(a for a in range(blocks.ndim - 1) if a not in rows)
     moved = xp.permute_dims(blocks, (0, *(a + 1 for a in rows), *(a + 1 for a in columns)))
@@ -32,7 +32,7 @@ def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Any) -> Array:
     return xp.reshape(moved, (blocks.shape[0], size, -1))
 
 
-def folded_outer(u: Array, v: Array, rows: tuple[int, ...], shape: tuple[int, ...], *, xp: Any) -> Array:
+def outer_blocks(u: Array, v: Array, rows: tuple[int, ...], shape: tuple[int, ...], *, xp: Namespace) -> Array:
     """Products u v^T of unfoldings, as blocks of shape (m, p, *kernel_shape): one product, nothing moved."""
     left = tuple(n if axis in rows else 1 for axis, n in enumerate(shape))
     right = tuple(1 if axis in rows else n for axis, n in enumerate(shape))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:
@@ -27,6 +27,12 @@ def check_rtol(rtol: object) -> None:
     """Refuse a relative tolerance outside (0, 1)."""
     if not isinstance(rtol, (int, float)) or not 0 < rtol < 1:
         raise MethodError(f"rtol={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
+
+
+def check_budget(budget: object) -> None:
+    """Refuse a budget that is no number of seconds."""
+    if budget is not None and (not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0):
+        raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +71,7 @@ class Needs:
     scaled : bool
         Whether blocks come scaled by a power of two, and values go back through it.
     blocks : bool
-        Whether the geometry is folded into blocks; else `Method.forward` gets the kernels, (b, *shape) in torch's
+        Whether the geometry is reduced to blocks; else `Method.forward` gets the kernels, (b, *shape) in torch's
         order.
     by_layer : bool
         Whether ``forward`` answers once a layer, as it does without blocks; else once a group, and the largest answer
@@ -143,7 +149,7 @@ class Method:
             "and gram_bound are proven bounds that work there; or call it outside, on the concrete kernel."
         )
 
-    def over_groups(self, values: Array, *, xp: Any) -> tuple[Array, Array]:
+    def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.
 
         A grouped layer is block diagonal: its norm is the largest of its blocks'.
@@ -156,7 +162,7 @@ class Method:
         """
         return xp.max(values, axis=1), xp.argmax(values, axis=1)
 
-    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Any) -> Array:
+    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Namespace) -> Array:
         """Adjoint of `over_groups`: (layers, *value_shape) to (layers, groups, *block_value_shape)."""
         return arrays.one_hot(cotangent, chosen, groups, xp=xp)
 
@@ -164,7 +170,7 @@ class Method:
         """Evaluate on blocks (b, cout, cin, *kernel_shape), finite and scaled to about 1 (or zero)."""
         raise NotImplementedError
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient with respect to the blocks, for a cotangent (b, *value_shape)."""
         raise NotImplementedError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -17,13 +17,13 @@ from specnorm.proof import host
 from specnorm.proof.cells import dft, torus
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.enclosing import above_any, grid_sizes, zero_found
-from specnorm.search.layer import enclose_layer
+from specnorm.search.layer import LayerProblem, enclose_layer
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 _CERTIFY_LEVELS = 40
 """Rounds after which a norm is called too close to the bound: cells are then within 1e-6 of a point."""
@@ -91,8 +91,8 @@ class Certify(Method):
         if found.upper <= target:
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(kernel, spec, rtol=rtol, ops=ops)
-            lower, upper = float(bounds.lower[0]), float(bounds.upper[0])
+            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells, lambda _: math.inf), ops=ops)
+            lower, upper = bounds.lower, bounds.upper
             if lower > bound or upper <= bound or upper > lower * (1 + rtol):
                 break
         return upper <= bound, lower > bound
@@ -111,7 +111,7 @@ class Certify(Method):
         supremum = whole.upper if math.isfinite(whole.upper) else above_any(cut)
         return search.run(dft(sizes, cut.shape[3:]), bound=bound, supremum=supremum, max_cells=self.max_cells)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Zero: a verdict is locally constant."""
         del residuals
         if self.needs(spec).blocks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import GeometryError
 from specnorm.linalg import arrays
@@ -16,7 +16,7 @@ from specnorm.proof.gram_powers import Powers
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class ChannelNorms(Method):
                 f"padding_mode={spec.padding_mode!r} repeats pixels, which raises the norm above the kernel's own. Use "
                 "spectral_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."
             )
-        reach = [r * (k - 1) for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
+        extents = [r * (k - 1) for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
         amounts = [before + after for before, after in spec.padding]
-        if spec.padding_mode == "circular" and any(p > same for p, same in zip(amounts, reach, strict=True)):
+        if spec.padding_mode == "circular" and any(p > same for p, same in zip(amounts, extents, strict=True)):
             raise GeometryError(
                 f"padding={spec.padding} with padding_mode='circular' repeats outputs, which raises the norm above the "
                 "kernel's own. Use padding='same', or padding_mode='zeros'."
@@ -92,14 +92,14 @@ class ChannelNorms(Method):
 
         return Evaluation(xp.reshape(norms, (b, -1)), (), tuple(map(over_batch, found)))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the weighted norms."""
         flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
         gradient = powers_vjp(flat, xp.reshape(cotangent, (flat[0].shape[0], -1)), self.n_iter, xp=xp)
         first, second = block_channels(spec)
         return xp.reshape(gradient, (cotangent.shape[0], spec.groups * first, second, *spec.kernel_shape))
 
-    def _groups(self, kernels: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def _groups(self, kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         first, second = block_channels(spec)
         return xp.reshape(kernels, (kernels.shape[0] * spec.groups, first, second, *spec.kernel_shape))
 
@@ -110,7 +110,7 @@ def block_channels(spec: ConvSpec) -> tuple[int, int]:
     return first // spec.groups, second // spec.groups
 
 
-def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Any) -> Array:
+def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift it above 1.
 
     The exact quotient K' has ``||K'||_F**2 <= p``, p the smaller channel count of a group, so its entries' relative

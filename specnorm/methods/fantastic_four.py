@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.linalg import arrays, symbols, unfoldings
 from specnorm.linalg.lanczos import Lanczos
@@ -17,7 +17,7 @@ from specnorm.search.smallest_unfolding import no_vectors, smallest, vector_tole
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class FantasticFour(Stepped):
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """The active unfolding's gradient."""
         *vectors, active = residuals
         columns = arrays.one_hot(cotangent, active, len(vectors) // 2, xp=xp)
@@ -82,19 +82,19 @@ class FantasticFour(Stepped):
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps on each unfolding: an estimate, as each is below its norm."""
         xp = ops.xp
-        splits, looks = unfoldings.unfolding_splits(spec.ndim), ops.may_branch
+        splits, chooses = unfoldings.unfolding_splits(spec.ndim), ops.may_branch
         nothing = no_vectors(blocks, ops=ops)
         values, residuals, after = [], [], []
         for v, rows in zip(state, splits, strict=True):
             u, v, value = follow(*matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp), v, sweeps, xp=xp)
             # The rows of some unfoldings are a third of the kernel: found again if that is the one.
-            residuals += [nothing if looks and 8 * u.shape[1] > math.prod(spec.block_shape) else u, v]
+            residuals += [nothing if chooses and 8 * u.shape[1] > math.prod(spec.block_shape) else u, v]
             after.append(v)
             values.append(value)
             del u
         every = xp.stack(values, axis=1) * math.sqrt(math.prod(spec.block_kernel_shape))
         active = xp.argmin(every, axis=1)
-        if looks:
+        if chooses:
             kept = set(ops.to_numpy(active).tolist())
             for j, rows in enumerate(splits):
                 if j not in kept:
@@ -106,7 +106,7 @@ class FantasticFour(Stepped):
 
 
 def _leading(matrix: Array, *, ops: ArrayOps) -> Array:
-    """Right singular vectors to start a training state from: a few looks, as steps go on where they end."""
+    """Right singular vectors to start a training state from: a short run, as steps go on where it ends."""
     xp = ops.xp
     run = Lanczos(matrix, tolerance=vector_tolerance(matrix, xp=xp), ops=ops)
     for _ in range(_ROUNDS):
@@ -117,4 +117,4 @@ def _leading(matrix: Array, *, ops: ArrayOps) -> Array:
 
 
 _ROUNDS = 4
-"""Looks at a Lanczos run that starts a training state: 28 steps, whose basis is smaller than the kernel."""
+"""Checks of a Lanczos run that starts a training state: 28 steps, whose basis is smaller than the kernel."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 _FEW = 24
 """Grids of at most this many frequencies are not worth a search."""
@@ -108,12 +108,12 @@ class ExactFFT(Method):
         visited = xp.full(value.shape, groups * len(every), dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase, group))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
-def _norms(xp: Any) -> Any:
+def _norms(xp: Namespace) -> Callable[[symbols.Symbol], Array]:
     def norms(symbol: symbols.Symbol) -> Array:
         gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
         top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]

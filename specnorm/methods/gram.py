@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import half_grid
@@ -16,7 +16,7 @@ from specnorm.search.enclosing import grid_sizes
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Gram(Stepped):
         dtype = arrays.complex_dtype(narrow, xp=xp)
         return Evaluation(value, (), tuple(xp.astype(x, dtype, copy=False) for x in (gamma, phase)))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Schatten gradient at the arg-max frequency, carried back to the taps."""
         unbounded = self._on_unbounded_domain(spec)
         if unbounded is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.linalg import arrays
 from specnorm.linalg.schatten import schatten_gradient
@@ -13,7 +13,7 @@ from specnorm.proof import matrices
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class GramIteration(Method):
         value = matrices.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
         del spec
         blocks, value = residuals

@@ -12,7 +12,7 @@ taps, whose cost grows with the square of their number.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.linalg import arrays
 from specnorm.linalg.gram_powers import powers_vjp, sums_vjp
@@ -24,7 +24,7 @@ from specnorm.proof.gram_powers import Powers
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ZeroPaddedGram(Method):
         found = work.residuals(column, one_hot[:, :, None], sums)
         return Evaluation(xp.max(norms, axis=1), (), found)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the largest channel's sum, taps' signs held fixed, through the squarings."""
         del spec
         if self.n_iter == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import MethodError
 from specnorm.linalg import symbols
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Grid(Method):
         lower = xp.where(lower > 0, lower, xp.zeros_like(lower))
         return Evaluation(rounding.up(value * factor, 4, xp=xp), (lower,), (u, v, phase))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Factor times the symbol's gradient at the arg-max frequency."""
         u, v, phase = residuals
         factor = self.factor(spec.block_kernel_shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.linalg import symbols
 from specnorm.methods.base import Evaluation, Method, Needs
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MatrixNorm(Method):
         upper = matrices.matrix_norm_up(blocks, ops=ops)
         return Evaluation(value, (lower, upper), (u, v))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient u v^T of a simple singular value, weighted."""
         del spec, xp
         u, v = residuals

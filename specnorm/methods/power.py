@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -20,10 +20,33 @@ if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 POLISHED = 4
 """Ritz vectors found in float32 that are told apart in float64: products in float32 blur values closer than 1e-5."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ritz:
+    """Quotients of a layer, and where they were found.
+
+    Parameters
+    ----------
+    values : array, shape (b, k)
+        Lower bounds of the k largest singular values.
+    u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
+        In the kernels' precision.
+    layer, exact : Convolution
+        In that precision, and in the widest.
+    products : integer array, shape (b,)
+    """
+
+    values: Array
+    u: Array
+    v: Array
+    layer: Convolution
+    exact: Convolution
+    products: Array
 
 
 @dataclass(frozen=True)
@@ -60,8 +83,8 @@ class LayerRitz(Method):
             )
         shapes_of(spec)
 
-    def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
-        """Lower bounds of the k largest singular values (b, k), their gradients (b, k, *shape), products (b,).
+    def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> Ritz:
+        """Lower bounds of the k largest singular values, and where they were found.
 
         Vectors are found in the kernels' precision, the quotients taken in the widest.
         """
@@ -90,7 +113,7 @@ class LayerRitz(Method):
         values, images = ritz_values_down(exact, v, wide, ops=ops)
         images = xp.astype(images, kernels.dtype, copy=False)
         u, v = (vectors, images) if wide else (images, vectors)
-        return values, layer.kernel_gradient(u, v), products + k
+        return Ritz(values, u, v, layer, exact, products + k)
 
 
 @dataclass(frozen=True)
@@ -124,10 +147,11 @@ class Power(Stepped, LayerRitz):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Quotient ||A v|| / ||v|| at the best vector found, rounded down."""
-        values, gradients, products = self.triples(blocks, spec, 1, ops=ops)
-        return Evaluation(values[:, 0], (products,), (gradients[:, 0, ...],))
+        found = self.triples(blocks, spec, 1, ops=ops)
+        gradients = found.layer.kernel_gradient(found.u, found.v)
+        return Evaluation(found.values[:, 0], (found.products,), (gradients[:, 0, ...],))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of Re<u, A v> with the vectors held fixed."""
         del spec
         (gradient,) = residuals

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from specnorm.proof import matrices
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class PowerIteration(Method):
         u, _ = arrays.normalise(apply(v), xp=xp)
         return Evaluation(matrices.quotient_down(blocks, v, xp=xp), (), (u, v))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient u v^T of a simple singular value, weighted."""
         del spec, xp
         u, v = residuals

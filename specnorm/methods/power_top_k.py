@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from specnorm.linalg import arrays
 from specnorm.linalg.layer_map import shapes_of
 from specnorm.methods.base import Evaluation, Needs, check_count
 from specnorm.methods.power import LayerRitz
+from specnorm.proof.layer import residuals_up
 
 if TYPE_CHECKING:
+    from specnorm.proof.rounding import Rounds
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class PowerTopK(LayerRitz):
     k : int
         How many; at most as many as the layer has.
 
+    ``stats["residuals"]`` has for each value how far it is at most from some singular value, proven.
+
     References
     ----------
     .. [1] Boroojeny, Telgarsky, Sundaram, "Spectrum Extraction and Clipping for Implicitly Linear Layers", 2024
@@ -37,6 +43,7 @@ class PowerTopK(LayerRitz):
     k: int = 4
 
     name: ClassVar[str] = "power_top_k"
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None, "residuals": "up"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,10 +61,13 @@ class PowerTopK(LayerRitz):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Ritz values of the block, rounded down."""
         (k,) = self._value_shape(spec)
-        values, gradients, products = self.triples(blocks, spec, k, ops=ops)
-        return Evaluation(values, (products,), (gradients,))
+        found = self.triples(blocks, spec, k, ops=ops)
+        u, v = (arrays.in_wide_dtype(x, ops=ops) for x in (found.u, found.v))
+        residuals = residuals_up(found.exact, u, v, found.values, ops=ops)
+        gradients = found.layer.kernel_gradient(found.u, found.v)
+        return Evaluation(found.values, (found.products, residuals), (gradients,))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradients of Re<u_j, A v_j>, weighted."""
         del spec
         (gradients,) = residuals

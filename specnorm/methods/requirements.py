@@ -26,8 +26,8 @@ def require_circular(spec: ConvSpec, function: str, otherwise: str) -> None:
     """
     if spec.padding_mode != "circular" and spec.ndim:
         raise GeometryError(
-            f'{function} needs padding_mode="circular"; got "{spec.padding_mode}". The supremum over all sizes bounds '
-            f"zero padding too: use {otherwise}."
+            f'{function} needs padding_mode="circular" for all values; got "{spec.padding_mode}". Give k for the '
+            f"largest ones. The supremum over all sizes bounds zero padding too: use {otherwise}."
         )
     if spec.input_shape is None:
         raise GeometryError(

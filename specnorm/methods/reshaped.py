@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import GeometryError
 from specnorm.linalg import symbols, unfoldings
@@ -13,7 +13,7 @@ from specnorm.proof import matrices
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Reshaped(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse inputs of which no output reads a whole patch, where the reshape bounds nothing."""
-        if not spec.sees_a_patch:
+        if not spec.reads_a_patch:
             raise GeometryError(
                 f"input_shape={spec.input_shape} is smaller than the kernel {spec.kernel_shape} with its dilation, or "
                 f"its padding_mode={spec.padding_mode!r} hides it: no output reads a whole patch, and the reshaped "
@@ -59,7 +59,7 @@ class Reshaped(Method):
         u, v, _ = symbols.top_triple(matrix, xp=xp)
         return Evaluation(matrices.quotient_down(matrix, v, xp=xp), (), (u, v))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Return u v^T, reshaped back."""
         u, v = residuals
-        return unfoldings.folded_outer(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)
+        return unfoldings.outer_blocks(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from specnorm.methods.base import Evaluation, Method, Needs, check_count
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class SingularValues(Method):
     def _total(self, spec: ConvSpec) -> int:
         return spec.groups * self._per_group(spec)
 
-    def over_groups(self, values: Array, *, xp: Any) -> tuple[Array, Array]:
+    def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Merge the groups' values."""
         flat = xp.reshape(values, (values.shape[0], -1))
         order = xp.argsort(flat, axis=1, descending=True)
         count = self.k or flat.shape[1]
         return xp.take_along_axis(flat, order[:, :count], axis=1), order
 
-    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Any) -> Array:
+    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Namespace) -> Array:
         """Undo the merge; values not asked for get 0."""
         return xp.reshape(_unsorted(cotangent, chosen, xp=xp), (chosen.shape[0], groups, -1))
 
@@ -100,7 +100,7 @@ class SingularValues(Method):
             value = xp.concat([value, xp.broadcast_to(value[:, :1] * 0, (value.shape[0], int(unread)))], axis=1)
         return Evaluation(value, (), (u, vh, phase, order))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta})."""
         u, vh, phase, order = residuals
         b, f, _, r = u.shape
@@ -108,7 +108,7 @@ class SingularValues(Method):
         return symbols.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
 
 
-def _unsorted(values: Array, order: Array, *, xp: Any) -> Array:
+def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:
     """Entry order[j] is values[j]; 0 where the list of values has ended."""
     ranks = xp.argsort(order, axis=1)
     listed = ranks < values.shape[1]

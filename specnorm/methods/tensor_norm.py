@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import MethodError, Undecided
 from specnorm.linalg import arrays, polyphase
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class TensorNorm(Stepped):
         ]
         return [*found, *flags]
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
         u, v, w, factor, group = residuals
         scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))

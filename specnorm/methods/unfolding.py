@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.linalg import symbols, unfoldings
 from specnorm.methods.base import Evaluation, Method, Needs
@@ -17,7 +17,7 @@ from specnorm.proof import matrices, rounding
 if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,19 @@ class Unfoldings(Method):
         root = math.sqrt(math.prod(spec.block_kernel_shape))
         return Evaluation(rounding.up(xp.stack(bounds, axis=1) * root, 3, xp=xp), (), tuple(residuals))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Any) -> Array:
-        """sqrt(taps) u v^T of each unfolding, folded back and weighted by its cotangent."""
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """sqrt(taps) u v^T of each unfolding, as a block and weighted by its cotangent."""
         root = math.sqrt(math.prod(spec.block_kernel_shape))
-        total: Array = None
+        total: Array | None = None
         for j, rows in enumerate(unfoldings.unfolding_splits(spec.ndim)):
             u, v = residuals[2 * j], residuals[2 * j + 1]
             if not u.shape[1]:
                 continue  # left out: no block's smallest
-            part = unfoldings.folded_outer(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
+            part = unfoldings.outer_blocks(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
             if total is None:
                 total = part
             else:
                 total += part
             del part
+        assert total is not None  # for the type checker: some unfolding is kept
         return total

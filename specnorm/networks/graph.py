@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from specnorm.types import Array
+from specnorm.types import AnyArray
 
 Size: TypeAlias = int | str
 """One axis: its size, or a symbol for it. Equal symbols are equal sizes; different ones may be anything."""
@@ -36,7 +36,7 @@ class Layer:
     """
 
     name: str
-    load: Callable[[], Array]
+    load: Callable[[], AnyArray]
     geometry: Mapping[str, Any]
     spatial: int
     turned: bool = False

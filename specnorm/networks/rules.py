@@ -273,7 +273,10 @@ COMBINATIONS: dict[str, Callable[[Node, Sequence[Node], Sequence[float]], float]
 def repeats(before: Shape | None, after: Shape | None) -> int:
     """How often broadcasting repeats each entry.
 
-    Raises ------ UnknownRuleError If the shapes do not tell.
+    Raises
+    ------
+    UnknownRuleError
+        If the shapes do not tell.
     """
     if before is None or after is None or len(before) > len(after):
         raise UnknownRuleError("the shapes that are broadcast are not known: give the input shape")

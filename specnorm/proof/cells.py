@@ -43,7 +43,9 @@ class Boxes:
         True: a box is its lattice points, and pieces do not share one (a DFT grid). False: a box is the continuum
         between its corners, and pieces share a face (the whole torus).
     frame : integer array, shape (d, d)
-        Numerators of a lattice point x are ``frame @ x``.
+        Numerators of a lattice point x are ``frame @ x + offset``. Of a grid it is diagonal.
+    offset : integer array, shape (d,)
+        Not zero on a twisted ring, whose frequencies lie between those of the DFT.
     """
 
     low: np.ndarray
@@ -52,6 +54,7 @@ class Boxes:
     half_degree: np.ndarray
     on_grid: bool
     frame: np.ndarray
+    offset: np.ndarray
 
     def __len__(self) -> int:
         return len(self.low)
@@ -61,12 +64,12 @@ class Boxes:
 
     def between(self, low: np.ndarray, high: np.ndarray) -> Boxes:
         """Boxes of the same lattice."""
-        return Boxes(low, high, self.denominators, self.half_degree, self.on_grid, self.frame)
+        return Boxes(low, high, self.denominators, self.half_degree, self.on_grid, self.frame, self.offset)
 
     @cached_property
     def centres(self) -> Frequencies:
         """Middle points; a lattice point each."""
-        return Frequencies(((self.low + self.high) // 2) @ self.frame.T, self.denominators)
+        return Frequencies(((self.low + self.high) // 2) @ self.frame.T + self.offset, self.denominators)
 
     def largest_phase(self, slopes: np.ndarray) -> np.ndarray:
         """Largest ``|slope . (theta - centre)|`` over each box, theta in radians, rounded up, shape (c, n).
@@ -95,8 +98,9 @@ class Boxes:
 
         Compared along the frequency axes and along the lattice axes of the others, with a margin for rounding.
         """
-        points = np.asarray(self.denominators, dtype=float)
-        middle, width = (self.low + self.high) / 2 / points, (self.high - self.low) / 2 / points
+        points, spacing = np.asarray(self.denominators, dtype=float), np.diagonal(self.frame)
+        middle = ((self.low + self.high) / 2 * spacing + self.offset) / points
+        width = (self.high - self.low) / 2 * spacing / points
         turns = others.frame / np.asarray(others.denominators, dtype=float)[:, None]
         own_middle, own_width = (others.low + others.high) / 2 @ turns.T, (others.high - others.low) / 2
         inverse = np.linalg.inv(turns)
@@ -223,7 +227,8 @@ def torus(kernel_shape: tuple[int, ...]) -> Boxes:
         middle[:, [first, second]] = unit * np.stack(
             [cell[:, first] + cell[:, second], cell[:, first] - cell[:, second]], axis=1
         )
-    return Boxes(middle - width, middle + width, tuple(denominators), half_degree, False, frame)
+    origin = np.zeros(len(counts), dtype=np.int64)
+    return Boxes(middle - width, middle + width, tuple(denominators), half_degree, False, frame, origin)
 
 
 def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
@@ -233,25 +238,38 @@ def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
     return np.asarray(cell @ weights <= mirrored @ weights)
 
 
-def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Boxes:
-    """Cover of the DFT frequencies of a real kernel, up to mirror images: the longest axis over half its points."""
+def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> Boxes:
+    """Cover of a ring's frequencies, for a real kernel, up to mirror images: the longest axis over half its points.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Points M of the ring, per axis.
+    kernel_shape : tuple of int
+    twisted : tuple of bool, optional
+        Per axis whether going round multiplies by -1: the frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M``
+        otherwise. The mirror image of j is M - 1 - j, or M - j.
+    """
     half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
+    offset = np.asarray(twisted or (False,) * len(sizes), dtype=np.int64)
     moving = max(1, sum(n > 1 for n in sizes))
     last = [n - 1 for n in sizes]
     if sizes:
         axis = int(np.argmax(sizes))
-        last[axis] = sizes[axis] // 2
+        last[axis] = (sizes[axis] - int(offset[axis])) // 2
     widths = [
         n if k == 1 else max(1, math.floor(n * 2 * _WIDEST / (math.pi * (k - 1) * moving)))
         for n, k in zip(sizes, kernel_shape, strict=True)
     ]
     corner = product([np.arange(0, end + 1, w) for end, w in zip(last, widths, strict=True)])
     high = np.minimum(corner + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
-    return Boxes(corner, high, tuple(sizes), half_degree, True, np.eye(len(sizes), dtype=np.int64))
+    spacing = 1 + offset
+    denominators = tuple(int(n) for n in np.asarray(sizes, dtype=np.int64) * spacing)
+    return Boxes(corner, high, denominators, half_degree, True, np.diag(spacing), offset)
 
 
 def single_points(frequencies: Frequencies, kernel_shape: tuple[int, ...]) -> Boxes:
     """Boxes of one grid point each."""
     half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
     at, frame = frequencies.numerators, np.eye(len(kernel_shape), dtype=np.int64)
-    return Boxes(at, at, frequencies.denominators, half_degree, True, frame)
+    return Boxes(at, at, frequencies.denominators, half_degree, True, frame, np.zeros(len(frame), dtype=np.int64))

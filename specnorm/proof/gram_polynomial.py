@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from specnorm.linalg.frequencies import Frequencies, phases_at, product
 from specnorm.proof import host, matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation
     return Rotation(rotated, basis, rank, truncation_bound(rotated[..., rank:], taps, xp=xp), shrink, lost)
 
 
-def truncation_bound(columns: Array, taps: int, *, xp: Any) -> float:
+def truncation_bound(columns: Array, taps: int, *, xp: Namespace) -> float:
     """Bound of ``||C(theta)||`` of the directions left out: ``||G w||**2 <= taps sum_k ||K_k w||**2``, rounded up.
 
     G(theta) is a sum over the taps with weights of modulus 1.
@@ -113,7 +113,7 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
     return host.sqrt_down(max(host.sub_down(1.0, e), 0.0)), lost
 
 
-def reduced_error(a: Array, b: Array, *, xp: Any) -> Array:
+def reduced_error(a: Array, b: Array, *, xp: Namespace) -> Array:
     """Bound on ``||fl(A + b* b) - (A + b* b)||`` for matrices A (f, r, r) and b (f, n, r), shape (f,).
 
     b stands for a matrix B scaled by a weight: two more roundings an entry.
@@ -320,7 +320,7 @@ def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
     return every[middle:]
 
 
-def taps_below(blocks: Array, *, xp: Any) -> Array:
+def taps_below(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks as matrices (g, taps * m, p): the taps of each below one another."""
     g, m, p = blocks.shape[:3]
     return xp.reshape(xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2)), (g, -1, p))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from specnorm.linalg.gram_powers import contract, tables, tall, tap_grid
 from specnorm.proof import matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Powers:
         self.exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))) + 1
         factor = arrays.power_of_two(-self.exponent, xp=xp)
         factor = xp.reshape(factor, (-1,) + (1,) * (blocks.ndim - 1))
-        self.blocks, self.narrow = blocks * factor, given * xp.astype(factor, given.dtype)
+        self.blocks, self.given = blocks * factor, given * xp.astype(factor, given.dtype)
         host = np.float64 if blocks.dtype == xp.float64 else np.float32
         weights, host_tables = tables(self.grid)
         self.weights = ops.from_numpy(weights.astype(host), blocks)
@@ -83,9 +83,8 @@ class Powers:
         """Norms d_i rounded up (b, p), the scaled sums they come from (b, p), and the taps if they fit the budget."""
         xp, (b, _, p) = self.xp, self.blocks.shape[:3]
         width = max(1, min(p, self.ops.memory // (64 * b * math.prod(self.grid) * p)))
-        rows: Array = 0.0
+        rows: Array | float = 0.0
         columns, kept = [], None
-        error: Array = 0.0
         for start in range(0, p, width):
             taps, error = self._taps(slice(start, min(start + width, p)))
             magnitude = xp.sum(xp.abs(taps), axis=1)
@@ -114,7 +113,7 @@ class Powers:
         u = rounding.unit(self.blocks, xp=xp)
         total = math.prod(self.grid)
         start = math.sqrt(p) * trigonometric.symbol_error(self.blocks, xp=xp)[:, None]
-        parts, spread, mass = [], 0.0, 0.0
+        parts, spread, mass = [], xp.zeros_like(self.exponent), xp.zeros_like(self.exponent)
         for part, symbol in self.chunks():
             current, error, length = symbol.matrices(), start, m
             for t in range(self.n_iter):
@@ -158,7 +157,7 @@ class Powers:
         signs = xp.astype(xp.sign(columns), phase.dtype)
         hats = contract(signs, back, [table.shape[1] for table in back], xp=xp)
         hats = hats * xp.astype(self.weights, phase.dtype)[None, :, None, None]
-        dtype = arrays.complex_dtype(self.narrow.dtype, xp=xp)
+        dtype = arrays.complex_dtype(self.given.dtype, xp=xp)
 
         def chunked(x: Array) -> Array:
             missing = chunks * step - x.shape[1]
@@ -168,17 +167,17 @@ class Powers:
             return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
 
         phase = xp.broadcast_to(phase, (b, *phase.shape))
-        return self.narrow, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
+        return self.given, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
 
     def _lean_step(self) -> int:
         """Frequencies whose matrices, five at a time, take what the kernel takes."""
         b, m, p = self.blocks.shape[:3]
         least = TUNING.backward_host if self.ops.on_host else TUNING.backward_device
         matrices = 5 * 16 * b * m * p
-        return int(max(1, max(8 * math.prod(self.narrow.shape), least) // matrices))
+        return int(max(1, max(8 * math.prod(self.given.shape), least) // matrices))
 
 
-def _norm_up(a: Array, *, xp: Any) -> Array:
+def _norm_up(a: Array, *, xp: Namespace) -> Array:
     """Cheap upper bound of each matrix's norm: Frobenius, or the root of the row and column sums, the smaller one."""
     magnitude = xp.abs(a)
     rows = xp.max(xp.sum(magnitude, axis=-1), axis=-1)
@@ -187,7 +186,7 @@ def _norm_up(a: Array, *, xp: Any) -> Array:
     return xp.minimum(schur, matrices.frobenius_up(a, xp=xp))
 
 
-def _columns(a: Array, columns: slice | Array, *, xp: Any) -> Array:
+def _columns(a: Array, columns: slice | Array, *, xp: Namespace) -> Array:
     if isinstance(columns, slice):
         return a[:, :, :, columns]
     return xp.matmul(a, xp.astype(columns, a.dtype)[:, None, :, :])

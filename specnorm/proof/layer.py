@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
 from specnorm.proof import matrices, rounding
+from specnorm.proof.band import band_norm_up
 
 if TYPE_CHECKING:
     from specnorm.linalg.layer_map import Convolution
+    from specnorm.linalg.line_blocks import Band
     from specnorm.types import Array, ArrayOps
 
 
@@ -31,46 +33,84 @@ def ritz_values_down(layer: Convolution, vectors: Array, wide: bool, *, ops: Arr
     return values, arrays.normalise(images, xp=xp)[0]
 
 
-def gram_matrix(layer: Convolution, wide: bool, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
-    """A*A, or AA* for a wide layer, by applying the layer to unit vectors; a bound of its error's norm, (b,).
+def residuals_up(layer: Convolution, u: Array, v: Array, values: Array, *, ops: ArrayOps) -> Array:
+    """How far a singular value is from each of some numbers at most, shape (b, k).
 
-    And whether A is zero, (b,): every tap that is not may read nothing but padding.
+    ``[[0, A], [A*, 0]]`` has the singular values of A, up to sign, for eigenvalues, and one within
+    ``||(A v - s u, A* u - s v)|| / ||(u, v)||`` of s.
 
-    Two products with n roundings in all are off by at most ``gamma(n) |A|* |A|`` entry by entry, and the norm of
-    ``|A|`` is at most the root of its largest row sum times its largest column sum.
+    Parameters
+    ----------
+    layer : Convolution
+    u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
+    values : array, shape (b, k)
+        s.
     """
     xp = ops.xp
-    b, size = layer.kernels.shape[0], min(layer.shape)
-    like = layer.kernels
-    eye = xp.eye(size, dtype=like.dtype, device=ops.device(like))
-    step = max(1, ops.memory // (8 * b * max(layer.shape) * 8))
-    rows = []
-    for start in range(0, size, step):
-        units = xp.broadcast_to(eye[start : min(start + step, size), :], (b, min(step, size - start), size))
-        rows.append(layer.apply(layer.adjoint(units)) if wide else layer.adjoint(layer.apply(units)))
-    magnitude = layer.absolute()
+    s, unit, magnitude = values[:, :, None], rounding.unit(values, xp=xp), layer.absolute()
+
+    def length(x: Array) -> Array:
+        return rounding.up(xp.linalg.vector_norm(x, axis=-1), x.shape[-1], xp=xp)
+
+    total, weight = xp.zeros_like(values), xp.zeros_like(values)
+    sides = (
+        (layer.apply(v), u, magnitude.apply(xp.abs(v)), layer.roundings[0]),
+        (layer.adjoint(u), v, magnitude.adjoint(xp.abs(u)), layer.roundings[1]),
+    )
+    for image, other, terms, count in sides:
+        # The product, and two operations on each entry.
+        lost = rounding.SLACK * rounding.gamma(count + 4, unit) * (length(terms) + values * length(other))
+        total = total + rounding.up(length(image - s * other) + lost, 4, xp=xp) ** 2
+        weight = weight + rounding.down(xp.linalg.vector_norm(other, axis=-1), other.shape[-1], xp=xp) ** 2
+    ratio = rounding.up(total, 4, xp=xp) / rounding.down(xp.where(weight > 0, weight, xp.ones_like(weight)), 4, xp=xp)
+    return xp.where(weight > 0, rounding.up(xp.sqrt(ratio), 4, xp=xp), values)
+
+
+def gram_error(layer: Convolution, roundings: int, size: int, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Bound of the norm of what ``A*A``, or ``AA*``, is off as computed; and whether A is zero. Shapes (b,).
+
+    Entries that are off by at most ``gamma(n) |A|* |A|`` make an error of at most gamma(n) times the square of the norm
+    of ``|A|``, which is at most its largest row sum times its largest column sum. A is zero where every tap that is not
+    zero reads nothing but padding.
+
+    Parameters
+    ----------
+    layer : Convolution
+    roundings : int
+        n; each may also underflow.
+    size : int
+        Of the Gram matrix.
+    """
+    xp, like = ops.xp, layer.kernels
+    b, magnitude = like.shape[0], layer.absolute()
     outputs, inputs = (xp.ones((b, 1, n), dtype=like.dtype, device=ops.device(like)) for n in layer.shape)
     row = rounding.up(xp.max(magnitude.apply(inputs), axis=(1, 2)), layer.roundings[0], xp=xp)
     column = rounding.up(xp.max(magnitude.adjoint(outputs), axis=(1, 2)), layer.roundings[1], xp=xp)
-    count = sum(layer.roundings)
-    error = rounding.up(row * column, 2, xp=xp) * (rounding.SLACK * rounding.gamma(count, rounding.unit(like, xp=xp)))
-    # And each product may underflow.
-    error = error + size * count * float(xp.finfo(like.dtype).smallest_normal)
-    return xp.concat(rows, axis=1), error, row == 0
+    allowance = rounding.SLACK * rounding.gamma(roundings, rounding.unit(like, xp=xp))
+    error = rounding.up(row * column, 2, xp=xp) * allowance
+    return error + size * roundings * float(xp.finfo(like.dtype).smallest_normal), row == 0
 
 
-def norm_up_near(matrix: Array, error: Array, target: Array, *, ops: ArrayOps) -> Array:
+def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> Array:
     """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere.
 
     Parameters
     ----------
-    matrix, error : arrays, shapes (b, n, n) and (b,)
-        From `gram_matrix`.
+    band : Band
+        A*A or AA* as computed.
+    error : array, shape (b,)
+        From `gram_error`.
     target : array, shape (b,)
     """
     xp = ops.xp
+    largest = xp.full_like(target, float(xp.finfo(target.dtype).max))
     limit = rounding.down(target**2 - error, 4, xp=xp)
     usable = limit > 0
-    proven = matrices.gram_below(matrix, xp.where(usable, limit, xp.ones_like(limit)), ops=ops)
-    bound = rounding.up(target, 4, xp=xp)
-    return xp.where(proven & usable, bound, xp.full_like(bound, float(xp.finfo(bound.dtype).max)))
+    limit = xp.where(usable, limit, xp.ones_like(limit))
+    if band.diagonal.shape[1] == 1:
+        proven = matrices.gram_below(band.diagonal[:, 0, :, :], limit, ops=ops)
+        return xp.where(proven & usable, rounding.up(target, 4, xp=xp), largest)
+    proven_sq = band_norm_up(band, limit, ops=ops)
+    bounded = usable & (proven_sq < xp.finfo(target.dtype).max)
+    root = xp.sqrt(xp.where(bounded, proven_sq + error, xp.ones_like(error)))
+    return xp.where(bounded, rounding.up(root, 4, xp=xp), largest)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays, symbols
 from specnorm.proof import host, rounding, trigonometric
 
 if TYPE_CHECKING:
     from specnorm.linalg.frequencies import Frequencies
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 _DIVISION = 8
 """Extra roundings granted to a library's complex division and square root inside Cholesky."""
@@ -18,7 +18,7 @@ _CLUSTERED = 1e3
 """A Rayleigh quotient is off by the square of the residual over the gap, which is taken for a thousandth."""
 
 
-def frobenius_up(a: Array, *, xp: Any) -> Array:
+def frobenius_up(a: Array, *, xp: Namespace) -> Array:
     """Frobenius norm of each matrix of a stack, rounded up, shape (...)."""
     # Norm of the row norms: roundings of rows and columns add up instead of multiplying.
     rows = xp.linalg.vector_norm(a, axis=-1)
@@ -67,7 +67,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     return ops.cholesky_ok(shifted) & (proven <= limit) & (x > 0)
 
 
-def cholesky_loss(size: int, x: Array, *, xp: Any) -> float:
+def cholesky_loss(size: int, x: Array, *, xp: Namespace) -> float:
     """kappa: a completed Cholesky factorisation of M proves ``M >= -kappa tr(M) I``."""
     u = rounding.unit(x, xp=xp)
     steps = 2 * size + _DIVISION if arrays.is_complex(x, xp=xp) else size + _DIVISION
@@ -174,7 +174,7 @@ def norm_near(a: Array, v: Array, *, ops: ArrayOps) -> Array:
     return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))
 
 
-def quotient_down(a: Array, v: Array, *, xp: Any) -> Array:
+def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
     """Proven lower bound of the spectral norm of each matrix of a stack: ||A v|| / ||v||, rounded down.
 
     Parameters
@@ -198,7 +198,7 @@ def quotient_down(a: Array, v: Array, *, xp: Any) -> Array:
     return xp.where(usable & (value > 0), value, xp.zeros_like(value))
 
 
-def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Any) -> Array:
+def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Namespace) -> Array:
     """Gram iteration as a proven upper bound of the spectral norm of each matrix of a stack.
 
     ``B_0 = A``, ``B_{t+1} = fl(B_t* B_t)`` after a rescaling by a power of two; then, backwards,
@@ -236,7 +236,7 @@ def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: 
     return rounding.up(bound + error, 2, xp=xp)
 
 
-def _rescale(a: Array, *, xp: Any) -> tuple[Array, Array]:
+def _rescale(a: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Scale each matrix of a stack by a power of two near its largest entry."""
     flat = xp.reshape(a, (-1, *a.shape[-2:]))
     largest = xp.max(xp.abs(flat), axis=(-2, -1))
@@ -318,7 +318,7 @@ def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
     return xp.sum(xp.matmul(split, xp.matrix_transpose(split)), axis=1), part + parts
 
 
-def gram_norm_up(columns: Array, *, xp: Any) -> Array:
+def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
     """Upper bound of ``||X^T X||`` of each matrix of a stack, from row sums: sharp if X has orthogonal columns.
 
     Parameters

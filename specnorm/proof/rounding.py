@@ -14,14 +14,14 @@ from specnorm.errors import KernelError
 from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
-    from specnorm.types import Array
+    from specnorm.types import Array, Namespace
 
 Rounds = Literal["nearest", "up", "down"]
 SLACK = 1.001
 """Covers products of two rounding terms, each below 1e-3."""
 
 
-def unit(x: Array, *, xp: Any) -> float:
+def unit(x: Array, *, xp: Namespace) -> float:
     """Unit roundoff of an array's precision: 2**-53 or 2**-24."""
     return 2.0**-53 if arrays.real_dtype(x, xp=xp) == xp.float64 else 2.0**-24
 
@@ -36,23 +36,23 @@ def gamma(n: int, u: float) -> float:
     return n * u / (1 - n * u)
 
 
-def product_error(length: int, x: Array, *, xp: Any) -> float:
+def product_error(length: int, x: Array, *, xp: Namespace) -> float:
     """Componentwise relative error of a matrix product of the given inner length: |fl(AB) - AB| <= this * |A||B|."""
     u = unit(x, xp=xp)
     return math.sqrt(2) * gamma(2 * length, u) if arrays.is_complex(x, xp=xp) else gamma(length, u)
 
 
-def up(x: Array, n: int, *, xp: Any) -> Array:
+def up(x: Array, n: int, *, xp: Namespace) -> Array:
     """Increase non-negative numbers by more than ``n`` roundings."""
     return x * (1 + SLACK * gamma(n + 2, unit(x, xp=xp)))
 
 
-def down(x: Array, n: int, *, xp: Any) -> Array:
+def down(x: Array, n: int, *, xp: Namespace) -> Array:
     """Decrease non-negative numbers by more than ``n`` roundings."""
     return x * (1 - SLACK * gamma(n + 2, unit(x, xp=xp)))
 
 
-def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, xp: Any) -> Array:
+def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, xp: Namespace) -> Array:
     """Convert to the result's dtype in the safe direction.
 
     Unscaling by a power of two is exact but for underflow, and the conversion rounds to nearest once; zero (only the

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specnorm.linalg.frequencies import PHASE_ERROR
 from specnorm.proof import host, rounding
 
 if TYPE_CHECKING:
-    from specnorm.types import Array
+    from specnorm.types import Array, Namespace
 
 
 def phase_error(u: float) -> float:
@@ -17,7 +17,7 @@ def phase_error(u: float) -> float:
     return PHASE_ERROR * u if u == 2.0**-53 else 1.01 * u
 
 
-def absolute_norm_up(blocks: Array, *, xp: Any) -> Array:
+def absolute_norm_up(blocks: Array, *, xp: Namespace) -> Array:
     """Upper bound q of ``|| sum_k |K_k| ||``, from its row and column sums, shape (b,)."""
     b, m, p = blocks.shape[:3]
     sums = xp.sum(xp.reshape(xp.abs(blocks), (b, m, p, -1)), axis=-1)
@@ -26,7 +26,7 @@ def absolute_norm_up(blocks: Array, *, xp: Any) -> Array:
     return rounding.up(xp.sqrt(rows * columns), math.prod(blocks.shape[3:]) + m + p + 4, xp=xp)
 
 
-def symbol_error(blocks: Array, *, xp: Any) -> Array:
+def symbol_error(blocks: Array, *, xp: Namespace) -> Array:
     """Bound on ``||computed G(theta) - G(theta)||`` at any frequency of `symbols.Symbol`, shape (b,).
 
     ``(gamma(taps) + sqrt(2) eps_c) q`` with ``q >= || sum_k |K_k| ||`` and eps_c the error of the cosines and sines.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from specnorm.backends import Backend
-    from specnorm.types import Array, Namespace
+    from specnorm.types import AnyArray, Array, Namespace
 
 Dtype = Literal["float32", "float64"]
 
@@ -73,7 +73,7 @@ class Execution:
     def of(
         cls,
         backend: Backend,
-        like: Array,
+        like: AnyArray,
         needs: Needs | None = None,
         dtype: Dtype = "float64",
         *,
@@ -149,7 +149,8 @@ class Execution:
 
     def cholesky_ok(self, a: Array) -> Array:
         """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""
-        return self.backend.cholesky_ok(a)
+        found: Array = self.backend.cholesky_ok(a)
+        return found
 
     def check_cholesky(self, a: Array) -> None:
         """Refuse a library whose Cholesky factorisation does not fail where it must."""
@@ -157,15 +158,18 @@ class Execution:
 
     def complex(self, real: Array, imag: Array) -> Array:
         """Complex array from its parts."""
-        return self.backend.complex(real, imag)
+        found: Array = self.backend.complex(real, imag)
+        return found
 
     def shard(self, x: Array) -> Array:
         """Lay rows out over several devices."""
-        return self.backend.shard(x)
+        found: Array = self.backend.shard(x)
+        return found
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Copy a host array to the device of ``like``."""
-        return self.backend.from_numpy(x, like)
+        found: Array = self.backend.from_numpy(x, like)
+        return found
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy to the host."""

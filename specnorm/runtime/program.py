@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from specnorm.spec import ConvSpec, check_dtype
 if TYPE_CHECKING:
     from specnorm.backends import Backend
     from specnorm.methods import Method
-    from specnorm.types import Array
+    from specnorm.types import AnyArray, Array, Namespace
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Program:
         """float32 or float64: half-precision kernels are measured and answered in float32."""
         return check_dtype(self.dtype, self.shape)
 
-    def forward(self, kernels: Array, *, backend: Backend) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    def forward(
+        self, kernels: AnyArray, *, backend: Backend
+    ) -> tuple[AnyArray, tuple[AnyArray, ...], tuple[AnyArray, ...]]:
         """Evaluate the method on a batch of kernels.
 
         Parameters
@@ -132,12 +134,12 @@ class Program:
                 stats.append(over_batch(arrays.pick(grouped(named[name]), index, xp=xp)))
         residuals = found.residuals
         if needs.narrow_gradient:
-            residuals = self._narrowed(residuals, run.own_dtype, xp=xp)
+            residuals = self._at_most(residuals, run.own_dtype, xp=xp)
         return finish(value, needs.rounds), tuple(stats), (*residuals, chosen)
 
     def pullback(
-        self, residuals: tuple[Array, ...], cotangent: Array, *, dtype: str | None = None, backend: Backend
-    ) -> Array:
+        self, residuals: tuple[AnyArray, ...], cotangent: AnyArray, *, dtype: str | None = None, backend: Backend
+    ) -> AnyArray:
         """Gradient with respect to the kernels, for a cotangent of the value.
 
         Parameters
@@ -167,12 +169,12 @@ class Program:
             return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
 
     @staticmethod
-    def _narrowed(residuals: tuple[Array, ...], dtype: str, *, xp: Any) -> tuple[Array, ...]:
+    def _at_most(residuals: tuple[Array, ...], dtype: str, *, xp: Namespace) -> tuple[Array, ...]:
         """Residuals in a given precision at most: a gradient in float64 would be twice a float32 kernel."""
         if dtype == "float64":
             return residuals
         pairs = ((xp.float64, xp.float32), (xp.complex128, xp.complex64))
-        return tuple(next((xp.astype(x, narrow) for wide, narrow in pairs if x.dtype == wide), x) for x in residuals)
+        return tuple(next((xp.astype(x, lower) for wide, lower in pairs if x.dtype == wide), x) for x in residuals)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of the arrays that a step keeps for one kernel; the first axis is its groups'.
@@ -195,7 +197,7 @@ class Program:
             )
         return self.method
 
-    def init(self, kernels: Array, *, backend: Backend) -> tuple[Array, ...]:
+    def init(self, kernels: AnyArray, *, backend: Backend) -> tuple[AnyArray, ...]:
         """Training state of a batch of kernels (*batch, *shape): the arrays of `state_shapes`, leading axes batch."""
         run = self.execution(kernels, backend=backend, training=True)
         if run.in_numpy:
@@ -213,8 +215,8 @@ class Program:
             return tuple(xp.reshape(xp.astype(x, dtype), (*batch, *n)) for x, n in zip(found, shapes, strict=True))
 
     def step(
-        self, kernels: Array, state: tuple[Array, ...], *, sweeps: int, backend: Backend
-    ) -> tuple[Array, Array, tuple[Array, ...]]:
+        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int, backend: Backend
+    ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
         """Move the state by a few sweeps; values are not looked at, and a non-finite kernel has the value NaN.
 
         Parameters
@@ -236,8 +238,8 @@ class Program:
         run = self.execution(kernels, backend=backend, training=True)
         xp = run.xp
         if run.in_numpy:
-            inside = tuple(map(backend.to_numpy, state))
-            value, gradient, after = self.step(backend.to_numpy(kernels), inside, sweeps=sweeps, backend=backend.host())
+            there = tuple(map(backend.to_numpy, state))
+            value, gradient, after = self.step(backend.to_numpy(kernels), there, sweeps=sweeps, backend=backend.host())
             moved = tuple(
                 xp.astype(backend.share_numpy(new, kernels), old.dtype, copy=False)
                 for new, old in zip(after, state, strict=True)
@@ -260,7 +262,7 @@ class Program:
             )
             return value, gradient, moved
 
-    def attached(self, kernels: Array, value: Array, gradient: Array, *, backend: Backend) -> Array:
+    def attached(self, kernels: AnyArray, value: AnyArray, gradient: AnyArray, *, backend: Backend) -> AnyArray:
         """Return the value with its gradient, as the plain product that every library can differentiate."""
         xp = backend.namespace(kernels)
         with arithmetic.exact(kernels, backend=backend):
@@ -305,7 +307,7 @@ class Program:
         """Shape of one kernel's value: () for a norm, (r,) for methods with several values."""
         return self.needs.value_shape
 
-    def jacobian(self, value: Array, residuals: tuple[Array, ...], *, backend: Backend) -> Array:
+    def jacobian(self, value: AnyArray, residuals: tuple[AnyArray, ...], *, backend: Backend) -> AnyArray:
         """Derivative of each value with respect to its kernel, shape (*batch, *value_shape, *shape).
 
         In the result's dtype. For a method with many values this is large: use `pullback` where the library allows.
@@ -333,7 +335,7 @@ class Program:
         ]
         return xp.stack(rows, axis=value.ndim - 1)
 
-    def execution(self, kernels: Array, *, backend: Backend, training: bool = False) -> Execution:
+    def execution(self, kernels: AnyArray, *, backend: Backend, training: bool = False) -> Execution:
         """Where and in which precision the program runs on these kernels.
 
         Raises
@@ -350,31 +352,33 @@ class Program:
             )
         return run
 
-    def computed_in(self, kernels: Array, *, backend: Backend) -> str:
+    def computed_in(self, kernels: AnyArray, *, backend: Backend) -> str:
         """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
         return self.execution(kernels, backend=backend).computed_in
 
-    def _on_host(self, kernels: Array, run: Execution) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    def _on_host(
+        self, kernels: AnyArray, run: Execution
+    ) -> tuple[AnyArray, tuple[AnyArray, ...], tuple[AnyArray, ...]]:
         """Run in NumPy and bring everything back; recorded in the result."""
         backend = run.backend
         value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
         # Where the device has no float64 the bounds are rounded once more, outward; the rest may lose digits.
-        narrow = {} if run.wide_dtype == "float64" else {"float64": "float32", "complex128": "complex64"}
-        # The backward runs over there, in the dtype of the residuals: a wide one where narrow products lose digits.
+        to_device = {} if run.wide_dtype == "float64" else {"float64": "float32", "complex128": "complex64"}
+        # The backward runs over there, in the dtype of the residuals: a wide one where float32 products lose digits.
         lossy = run.own_dtype != self.result_dtype
-        widen = {"float32": "float64", "complex64": "complex128"} if lossy else narrow
+        to_products = {"float32": "float64", "complex64": "complex128"} if lossy else to_device
 
-        def back(x: Array, change: dict[str, str], rounds: rounding.Rounds | None = None) -> Array:
+        def back(x: AnyArray, change: dict[str, str], rounds: rounding.Rounds | None = None) -> AnyArray:
             wanted = change.get(x.dtype.name) if change else None
             if wanted and rounds:
                 x = rounding.to_dtype(x, getattr(np, wanted), rounds, xp=backend.host().namespace(x))
             return backend.from_numpy(x.astype(wanted) if wanted else x, kernels)
 
         return (
-            back(value, narrow, self.needs.rounds),
-            tuple(back(x, narrow, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
-            tuple(back(x, widen) for x in residuals),
+            back(value, to_device, self.needs.rounds),
+            tuple(back(x, to_device, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
+            tuple(back(x, to_products) for x in residuals),
         )
 
 

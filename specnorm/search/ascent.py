@@ -161,10 +161,10 @@ class Ascent:
         top = float(np.real(np.vdot(here, value)))
         rest = slope - (slope @ np.conj(here))[:, None] * here
         outer = self.ops.from_numpy(top * np.outer(here, np.conj(here)), self.block)
-        moved = xp.linalg.solve(
+        solved = xp.linalg.solve(
             top * (1 + self.tuning.regular) * eye - gram + outer, self.ops.from_numpy(rest.T.copy(), self.block)
         )
-        moved = self.ops.to_numpy(moved).T
+        moved = self.ops.to_numpy(solved).T
         gradient = np.real(slope @ np.conj(here))
         hessian = np.real(bend @ np.conj(here)) + 2 * np.real(np.conj(rest) @ moved.T)
         step = uphill(gradient, hessian, self.tuning.regular)

@@ -8,6 +8,7 @@ search is its proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,11 @@ class Search:
         In the wide dtype, scaled to about 1, not all zero.
     seed : int
         Of the start vectors.
+    deadline : float
+        On the clock of `time.monotonic`: a round that begins later is not begun.
     """
 
-    def __init__(self, blocks: Array, *, seed: int = 0, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, *, seed: int = 0, deadline: float = math.inf, ops: ArrayOps) -> None:
         xp = ops.xp
         if blocks.shape[1] < blocks.shape[2]:
             # G^T has the norms of G: from here on, the columns are the smaller side.
@@ -75,6 +78,7 @@ class Search:
         self._polynomials = Polynomials(blocks, self.tuning, ops=ops)
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
         self._cells = self._levels = 0
+        self._deadline = deadline
 
     def run(
         self,
@@ -123,6 +127,8 @@ class Search:
         while len(cover):
             if self._cells + len(cover) > max_cells * self.blocks.shape[0] or self._levels == max_levels:
                 return self._result(math.inf)
+            if time.monotonic() > self._deadline:
+                return self._result(math.inf)
             self._cells, self._levels, before = self._cells + len(cover), self._levels + 1, self.incumbent.best.value
             previous, polynomial = polynomial, self._polynomials.near(self.threshold, self.incumbent.trial_vectors)
             if vectors is None or polynomial is not previous:
@@ -149,7 +155,7 @@ class Search:
     def _begin(
         self, boxes: Boxes, rtol: float, bound: float | None, start: SearchResult | None, grid_follows: bool
     ) -> None:
-        """Set the goal; take over an earlier lower bound, or find a first one."""
+        """Set the threshold; take over an earlier lower bound, or find a first one."""
         self._free, self._rtol, self._bound = not boxes.on_grid, rtol, bound
         self._cells = self._levels = 0
         self._excess_angle = math.acos(1 / (1 + self.tuning.excess * rtol)) if grid_follows else 0.0
@@ -204,7 +210,7 @@ class Search:
         trial = polynomial.float32_copy() if self._tries_float32(polynomial, cover.open.boxes) else polynomial
         vectors = self.xp.astype(vectors, arrays.complex_dtype(trial.even.dtype, xp=self.xp), copy=False)
         least_sq = max(self._polynomials.least_limit_sq(trial), self.tuning.least * threshold**2)
-        reduced_for_sq = np.clip(self._goals_sq(cover, trial, threshold, np.arange(count))[0], least_sq, 1e300)
+        reduced_for_sq = np.clip(self._wanted_sq(cover, trial, threshold, np.arange(count))[0], least_sq, 1e300)
         nodes = NodeEstimates(trial, threshold, vectors, reduced_for_sq, self.tuning.exact)
         keeps, found = trial.itemsize * count * trial.rank**2 <= self.tuning.kept, []
         degree = self.tuning.first_degree if self._levels == 1 else self.tuning.degree
@@ -271,19 +277,19 @@ class Search:
         Tried are cells whose estimates allow it.
         """
         polynomial, index = formed.polynomial, formed.index
-        easy_sq, limit_sq = self._goals_sq(cover, polynomial, threshold, index)
+        easy_sq, limit_sq = self._wanted_sq(cover, polynomial, threshold, index)
         # What the factorisation takes of the limit for its own rounding.
         part = 1 - matrices.cholesky_loss(polynomial.rank, formed.matrices, xp=self.xp) * polynomial.rank
         attempts = [limit_sq]
         if self._excess_angle and polynomial is nodes.polynomial:
             # Float64 after float32 is for what is close: more than needed is not asked of it.
             attempts = [np.clip(self.tuning.raised * nodes.eigenvalues[index], easy_sq, limit_sq), limit_sq]
-        for goal_sq in attempts:
-            allowed = (nodes.eigenvalues[index] < part * goal_sq) & (goal_sq >= nodes.reduced_for_sq[index])
-            tried = np.flatnonzero(allowed & (cover.norms[index] == math.inf) & (goal_sq < math.inf))
+        for wanted_sq in attempts:
+            allowed = (nodes.eigenvalues[index] < part * wanted_sq) & (wanted_sq >= nodes.reduced_for_sq[index])
+            tried = np.flatnonzero(allowed & (cover.norms[index] == math.inf) & (wanted_sq < math.inf))
             if not len(tried):
                 continue
-            passed = cover.fathom(formed.take(tried, ops=self.ops), threshold, wanted_sq=goal_sq[tried])
+            passed = cover.fathom(formed.take(tried, ops=self.ops), threshold, wanted_sq=wanted_sq[tried])
             failed = tried[~passed]
             failed = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]
             # What failed in float32 is formed again in float64.
@@ -328,7 +334,7 @@ class Search:
         return self._take(nodes.vectors, rest[parent])
 
     # -- helpers -----------------------------------------------------------------------------------------------------
-    def _goals_sq(
+    def _wanted_sq(
         self, cover: Cover, polynomial: GramPolynomial, threshold: float, index: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Limits that will be enough for the grid points in some cells, if a grid follows, and for the cells."""
@@ -347,17 +353,17 @@ class Search:
     def _take(self, x: Array, index: np.ndarray) -> Array:
         return arrays.rows(x, index, ops=self.ops)
 
-    def at_nearest(self, where: SearchResult, sizes: tuple[int, ...]) -> SearchResult:
-        """Lower bound at the best DFT frequency next to one of the torus.
+    def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> SearchResult:
+        """Lower bound at the best frequency of a ring next to one of the torus.
 
         Parameters
         ----------
         where : SearchResult
             From a search of the torus.
-        sizes : tuple of int
-            Points a turn.
+        sizes, twisted : tuples
+            As in `proof.cells.dft`.
         """
         start = LowerBound(where.lower, where.frequency, where.block)
-        compared = self.incumbent.at_nearest(start, sizes)
+        compared = self.incumbent.at_nearest(start, sizes, twisted)
         best = self.incumbent.best
         return SearchResult(best.value, math.inf, best.frequency, best.block, compared, 0)

@@ -38,6 +38,8 @@ class Problem:
         Budget of one search.
     fallback : callable
         () -> an upper bound of fixed cost, for where no search ends within its budget.
+    deadline : float
+        On the clock of `time.monotonic`; a search that has not ended by then is given up.
     """
 
     blocks: Array
@@ -45,6 +47,7 @@ class Problem:
     rtol: float
     max_cells: int
     fallback: Callable[[], float]
+    deadline: float = math.inf
 
 
 def zero_found(spec: ConvSpec) -> SearchResult:
@@ -65,7 +68,7 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     support = polyphase.support(problem.blocks, ops=ops)
     if not float(xp.max(xp.abs(support))) > 0:
         return zero_found(problem.spec), True
-    search = Search(support, ops=ops)
+    search = Search(support, deadline=problem.deadline, ops=ops)
     cover = torus(support.shape[3:])
     if problem.spec.input_shape is None:
         found = search.run(cover, rtol=rtol, max_cells=problem.max_cells)
@@ -74,6 +77,24 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     if math.isfinite(found.upper):
         return found, found.upper <= found.lower * (1 + rtol)
     return _widened(search, cover, found, problem), False
+
+
+def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tuple[Search, SearchResult]:
+    """Enclose the supremum over all sizes, and keep the search for rings that follow.
+
+    Parameters
+    ----------
+    problem : Problem
+        Without ``input_shape``.
+    grid_follows : bool
+        As in `Search.run`.
+    """
+    support = polyphase.support(problem.blocks, ops=ops)
+    search, cover = Search(support, deadline=problem.deadline, ops=ops), torus(support.shape[3:])
+    if not float(ops.xp.max(ops.xp.abs(support))) > 0:
+        return search, zero_found(problem.spec)
+    found = search.run(cover, rtol=problem.rtol, grid_follows=grid_follows, max_cells=problem.max_cells)
+    return search, found if math.isfinite(found.upper) else _widened(search, cover, found, problem)
 
 
 def _at_points(search: Search, cover: Boxes, problem: Problem) -> SearchResult:
@@ -88,7 +109,7 @@ def _at_points(search: Search, cover: Boxes, problem: Problem) -> SearchResult:
     loose = 0.97 * rtol if rtol >= 1e-3 else _SUPREMUM * min(1.0, (1000 / math.prod(sizes)) ** 0.3)
     # What the torus leaves of the points is little for a loose tolerance, and costs as much again for a tight one.
     most = min(most_cells, count if rtol >= 1e-3 else max(count // 3, len(cover)))
-    # The best point of a fine grid is so close to the torus' maximum that the supremum alone rules all others out.
+    # The best point of a fine grid is so close to the torus' maximum that the supremum alone prunes all others.
     apart = sum((k - 1) / 2 * math.pi / n for k, n in zip(kernel_shape, sizes, strict=True))
     fine = rtol >= 1e-3 and 1 - math.cos(min(apart, math.pi / 2)) < 0.02 * rtol
     whole = search.run(cover, rtol=loose, grid_follows=not fine, max_cells=most)

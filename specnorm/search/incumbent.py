@@ -143,7 +143,7 @@ class Incumbent:
             order[norms_sq[order] > (self.tuning.near if many else 1 + self.tuning.news * self._rtol) * least_sq]
         )
 
-    def at_nearest(self, where: LowerBound, sizes: tuple[int, ...]) -> int:
+    def at_nearest(self, where: LowerBound, sizes: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> int:
         """Begin on a grid, at its best frequency next to one of the torus.
 
         Parameters
@@ -152,15 +152,19 @@ class Incumbent:
             Of the last search of the torus.
         sizes : tuple of int
             Points a turn.
+        twisted : tuple of bool, optional
+            As in `proof.cells.dft`.
 
         Returns
         -------
         int
             How many frequencies were compared.
         """
-        below = np.floor(where.frequency.angles[0] / (2 * math.pi) * np.asarray(sizes)).astype(np.int64)
-        corners = product([np.asarray([n, n + 1]) for n in below]) % np.asarray(sizes, dtype=np.int64)
-        points, block = Frequencies(corners, sizes), self.blocks[where.block : where.block + 1, ...]
+        offset, count = np.asarray(twisted or (False,) * len(sizes), dtype=np.int64), np.asarray(sizes, dtype=np.int64)
+        below = np.floor(where.frequency.angles[0] / (2 * math.pi) * count - offset / 2).astype(np.int64)
+        corners = (product([np.asarray([n, n + 1]) for n in below]) % count) * (1 + offset) + offset
+        points = Frequencies(corners, tuple((count * (1 + offset)).tolist()))
+        block = self.blocks[where.block : where.block + 1, ...]
         self.begin(LowerBound(0.0, points[:1], where.block), free=False, rtol=1e-3, bound=None)
         symbol = symbols.Symbol(block, points, ops=self.ops)
         repeated = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))

@@ -91,10 +91,10 @@ def choose_rotation(
     lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + threshold**2
     gram = gram + lift[:, None, None] * onto
     values, basis = xp.linalg.eigh((gram + xp.matrix_transpose(gram)) / 2)
-    values = ops.to_numpy(xp.max(values, axis=0))[::-1]
+    largest = ops.to_numpy(xp.max(values, axis=0))[::-1]
     allowed = tuning.truncation * threshold**2
     # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`; a little less, for its allowance.
-    rank = kept + int(np.count_nonzero(taps * values[kept:] > 0.98 * allowed))
+    rank = kept + int(np.count_nonzero(taps * largest[kept:] > 0.98 * allowed))
     if rank > min(tuning.widest_reduced * p, p - 1):
         return None
     rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)

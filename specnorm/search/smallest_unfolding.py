@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from specnorm.proof import matrices, rounding
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class UnfoldingTuning:
 
     Parameters
     ----------
-    narrow : int
+    float32_from : int
         Entries of a kernel from which the smallest norm is looked for in float32, in half the time.
     """
 
-    narrow: int = 2**17
+    float32_from: int = 2**17
 
 
 TUNING = UnfoldingTuning()
@@ -45,7 +45,7 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, tu
     xp = ops.xp
     splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
     tolerance = vector_tolerance(blocks, xp=xp)
-    if math.prod(spec.block_shape) < TUNING.narrow:
+    if math.prod(spec.block_shape) < TUNING.float32_from:
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
     active, runs = _search(blocks, spec, tolerance, ops=ops)
     best = np.zeros(count)
@@ -77,17 +77,17 @@ def no_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
 class _Matrices:
     """Unfoldings of blocks with cin last among the columns, so that several are views of one copy."""
 
-    def __init__(self, blocks: Array, *, xp: Any) -> None:
+    def __init__(self, blocks: Array, *, xp: Namespace) -> None:
         self.xp, self.blocks = xp, blocks
-        self._copies: dict[tuple[int, ...], Array] = {}
+        self._reordered: dict[tuple[int, ...], Array] = {}
 
     def unfold(self, rows: tuple[int, ...]) -> Array:
         """As `unfoldings.unfold`, but for the order of the columns."""
         xp, shape = self.xp, self.blocks.shape
         order = tuple(axis + 1 for axis in (*rows, *_columns(rows, len(shape) - 1)))
-        if order not in self._copies:
-            self._copies[order] = xp.reshape(xp.permute_dims(self.blocks, (0, *order)), (shape[0], -1))
-        return xp.reshape(self._copies[order], (shape[0], math.prod(shape[axis + 1] for axis in rows), -1))
+        if order not in self._reordered:
+            self._reordered[order] = xp.reshape(xp.permute_dims(self.blocks, (0, *order)), (shape[0], -1))
+        return xp.reshape(self._reordered[order], (shape[0], math.prod(shape[axis + 1] for axis in rows), -1))
 
 
 def _columns(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
@@ -95,7 +95,7 @@ def _columns(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return tuple(sorted((axis for axis in range(ndim) if axis not in rows), key=lambda axis: (axis == 1, axis)))
 
 
-def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Any) -> Array:
+def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Namespace) -> Array:
     """Vectors of such columns, as `unfoldings.unfold` orders them."""
     columns = _columns(rows, spec.ndim + 2)
     split = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
@@ -103,7 +103,7 @@ def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Any) -> Ar
     return xp.reshape(xp.permute_dims(split, (0, *back)), v.shape)
 
 
-def vector_tolerance(blocks: Array, *, xp: Any) -> float:
+def vector_tolerance(blocks: Array, *, xp: Namespace) -> float:
     """Of the residual of singular vectors: they make up the gradient, in the precision of the blocks."""
     return 1e-8 if blocks.dtype == xp.float64 else 2e-6
 
@@ -120,8 +120,10 @@ def _search(blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -
     # ||A||_F**2 is at most the number of singular values times ||A||**2.
     least = np.stack([total / _rank(spec.block_shape, rows) for rows in splits])
     done = np.zeros(least.shape, dtype=bool)
-    narrow = xp.astype(blocks, xp.float32, copy=False) if math.prod(spec.block_shape) >= TUNING.narrow else blocks
-    matrices = _Matrices(narrow, xp=xp)
+    searched = (
+        xp.astype(blocks, xp.float32, copy=False) if math.prod(spec.block_shape) >= TUNING.float32_from else blocks
+    )
+    matrices = _Matrices(searched, xp=xp)
     runs: dict[int, Lanczos] = {}
     while True:
         active = np.argmin(least, axis=0)
@@ -130,7 +132,7 @@ def _search(blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -
             return active, {j: runs[j] for j in set(active.tolist())}
         j = int(np.bincount(waiting).argmax())
         if j not in runs:
-            within = max(tolerance, vector_tolerance(narrow, xp=xp))
+            within = max(tolerance, vector_tolerance(searched, xp=xp))
             runs[j] = Lanczos(matrices.unfold(splits[j]), tolerance=within, ops=ops)
         runs[j].advance()
         least[j], done[j] = np.maximum(least[j], runs[j].squares), runs[j].done

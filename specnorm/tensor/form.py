@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import coarse_grid
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 class Form:
@@ -125,7 +125,7 @@ def starts(blocks: Array, count: int, random: int, seed: int, *, ops: ArrayOps) 
     return v, modes
 
 
-def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Any) -> tuple[Array, Array, list[Array]]:
+def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Namespace) -> tuple[Array, Array, list[Array]]:
     """The iterates with the largest values, of each block."""
     if count >= value.shape[1]:
         return value, v, modes

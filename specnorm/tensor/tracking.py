@@ -18,7 +18,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
     from specnorm.tensor.form import Form
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _round(form: Form, fixed: Array, free: Array, layout: StateLayout, *, furthe
     )
     moving = xp.where(left_over > 0, after - before[:, :count], xp.zeros_like(after))
     gain, change = values[:, 0] - first[:, 0], xp.max(moving, axis=1)
-    return Round(fixed, free, values, *(_share(x, top, xp=xp) for x in (gain, change)))
+    return Round(fixed, free, values, *(_ratio(x, top, xp=xp) for x in (gain, change)))
 
 
 def _maximised(form: Form, now: Round, least: float, most: int, *, unseen: bool) -> tuple[Array, Array]:
@@ -234,7 +234,7 @@ def _maximised(form: Form, now: Round, least: float, most: int, *, unseen: bool)
         there, reached = _extrapolated_sweep(form, here, before, value)
         top, highest = xp.max(value, axis=1), xp.max(reached, axis=1)
         # A sweep that began too far ahead gains nothing, and the next, which does not, may gain much.
-        gain = xp.maximum(_share(highest - top, highest, xp=xp), gain / 4)
+        gain = xp.maximum(_ratio(highest - top, highest, xp=xp), gain / 4)
         return (count + 1, there, here, reached, gain)
 
     few = now.free[:, : now.values.shape[1], :]
@@ -268,7 +268,7 @@ def _filtered(form: Form, fixed: Array, layout: StateLayout) -> Array:
         image = xp.matmul(matrix, x)
         squared = xp.sum(xp.real(image) ** 2 + xp.imag(image) ** 2, axis=-2)
         cut = xp.maximum(TUNING.known * xp.min(squared, axis=-1), TUNING.floor * xp.max(squared, axis=-1))
-        scale = xp.astype(_share(xp.full_like(cut, 2.0), cut, xp=xp), x.dtype)[..., None, None]
+        scale = xp.astype(_ratio(xp.full_like(cut, 2.0), cut, xp=xp), x.dtype)[..., None, None]
         mapped = _to_unit_interval(matrix, scale, xp=xp)
         x = chebyshev_filter(mapped, x, TUNING.degree, first=mapped(x, image), xp=xp)
         done.append(xp.permute_dims(x, (0, 3, 1, 2)))
@@ -283,7 +283,7 @@ def _filtered(form: Form, fixed: Array, layout: StateLayout) -> Array:
     return _or_keep(form, v, modes, xp.where(above, length * left_over, xp.zeros_like(length)), fixed)
 
 
-def _to_unit_interval(matrix: Array, scale: Array, *, xp: Any) -> Callable[..., Array]:
+def _to_unit_interval(matrix: Array, scale: Array, *, xp: Namespace) -> Callable[..., Array]:
     """``scale A*A - 1`` as a map of columns x, given ``A x`` where that is known."""
     transposed = xp.matrix_transpose(matrix)
 
@@ -294,7 +294,7 @@ def _to_unit_interval(matrix: Array, scale: Array, *, xp: Any) -> Callable[..., 
     return mapped
 
 
-def _orthonormal(v: Array, layout: StateLayout, *, xp: Any) -> tuple[Array, Array]:
+def _orthonormal(v: Array, layout: StateLayout, *, xp: Namespace) -> tuple[Array, Array]:
     """Unit vectors (b, fixed, p), made orthogonal to the others of their frequency by Gram and Schmidt.
 
     And what was left of them (b, fixed), 0 for next to nothing: where a matrix has lower rank that is rounding.
@@ -333,7 +333,7 @@ def _or_keep(form: Form, v: Array, modes: list[Array], value: Array, old: Array)
     return xp.where(good, xp.concat([v, *modes], axis=2), old)
 
 
-def _share(part: Array, whole: Array, *, xp: Any) -> Array:
+def _ratio(part: Array, whole: Array, *, xp: Namespace) -> Array:
     return part / xp.where(whole > 0, whole, xp.ones_like(whole))
 
 

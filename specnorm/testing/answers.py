@@ -12,7 +12,7 @@ from specnorm.errors import GeometryError, KernelError, MethodError
 from specnorm.methods import METHODS, Method
 from specnorm.runtime.table import program_for
 from specnorm.testing.trial import Trial, require, short
-from specnorm.types import Array
+from specnorm.types import AnyArray
 
 
 # -- whole answers -----------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def check_gradients(trial: Trial) -> None:
             require(inside, f"<gradient, kernel> of {case} is {product}, the norm between {low} and {high}")
 
 
-def _belongs(trial: Trial, value: Array, x: Array, case: str) -> None:
+def _belongs(trial: Trial, value: AnyArray, x: AnyArray, case: str) -> None:
     backend = trial.backend
     require(backend.is_array(value), f"{case} is a {type(value)}, no array of this library")
     require(short(value.dtype) == short(x.dtype), f"{case} has dtype {value.dtype}; the kernel has {x.dtype}")

@@ -13,7 +13,6 @@ from specnorm import backends
 from specnorm.backends import API_VERSION, Backend
 from specnorm.errors import SpecnormError
 from specnorm.testing.trial import DTYPES, FUNCTIONS, Trial, named, require, short
-from specnorm.types import Array
 
 
 # -- what the plugin says of itself ------------------------------------------------------------------------------
@@ -167,7 +166,7 @@ def _like(dtype: str, factor: complex) -> str:
     return dtype if factor == 1 else {"float32": "complex64", "float64": "complex128"}[dtype]
 
 
-def _below(limit: int, state: Any) -> Array:
+def _below(limit: int, state: Any) -> Any:
     return state[0] < limit
 
 

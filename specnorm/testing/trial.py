@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from specnorm.backends import Backend
-from specnorm.types import Array
+from specnorm.types import AnyArray
 
 FUNCTIONS = (
     "abs", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "astype", "broadcast_to", "clip",
@@ -32,11 +32,11 @@ class Trial:
     backend: Backend
     device: str | None = None
 
-    def array(self, x: Any, dtype: str = "float32") -> Array:
+    def array(self, x: Any, dtype: str = "float32") -> AnyArray:
         """Array under test from anything NumPy takes."""
         return self.backend.asarray(np.asarray(x, dtype=dtype), self.device)
 
-    def host(self, x: Array) -> np.ndarray:
+    def host(self, x: AnyArray) -> np.ndarray:
         """Bring it back."""
         return self.backend.to_numpy(x)
 

@@ -122,8 +122,8 @@ def test_layout_follows_its_convention_at_every_rank() -> None:
     first, moved = _rows(audit(arrays)), _rows(audit(last, layout="HWIO"))
     assert first.keys() == moved.keys()
     for name, row in moved.items():
-        for end in ("lower", "upper"):
-            assert row[end] == pytest.approx(first[name][end], rel=1e-5)
+        for bound in ("lower", "upper"):
+            assert row[bound] == pytest.approx(first[name][bound], rel=1e-5)
     assert not [word for word in moved["conv1.weight"]["assumed"] if word.startswith("layout")]
     assert "layout=WIO" in moved["conv2.weight"]["assumed"]
 

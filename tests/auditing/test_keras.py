@@ -151,7 +151,7 @@ def test_no_class_of_a_configuration_is_looked_up(tmp_path: Path) -> None:
     """A Lambda with code, a class to import from os, an object to build: all of it stays text."""
     marker = tmp_path / "ran"
 
-    def poison(config: Any) -> None:
+    def damage(config: Any) -> None:
         for layer in config["config"]["layers"]:
             if layer["class_name"] == "Lambda":
                 layer["config"]["function"] = {
@@ -163,7 +163,7 @@ def test_no_class_of_a_configuration_is_looked_up(tmp_path: Path) -> None:
             {"module": "os", "class_name": "system", "config": {"command": f"touch {marker}"}}
         )
 
-    rows = _rows(_changed(tmp_path / "model.keras", poison))
+    rows = _rows(_changed(tmp_path / "model.keras", damage))
     assert rows["first/kernel"].status == "ok"
     assert not marker.exists()
 

@@ -72,14 +72,14 @@ def test_marks_stand_where_the_numbers_say() -> None:
 def test_what_a_logarithm_cannot_show_is_said_in_words() -> None:
     rows = [
         _row("good", 1.0, 2.0, tn=2.5), _row("zero", 0.0, 0.0, tn=0.0), _row("open", 0.0, 2.0),
-        _row("bad", None, None, "x"), _row("endless", 1.0, math.inf, tn=math.inf), _row("tiny", 1e-300, 2e-300),
+        _row("bad", None, None, "x"), _row("unbounded", 1.0, math.inf, tn=math.inf), _row("tiny", 1e-300, 2e-300),
     ]  # fmt: skip
     report = _report(*rows)
     assert plots.bars(report) == [(0, 1.0, 2.0)]
     (series,) = plots.marks(report)
     assert (series.column, series.promise, series.rows, series.values) == ("tn", "upper", (0,), (2.5,))
     words = {e.text for e in ElementTree.fromstring(plots.draw([report], "svg")).iter(f"{SVG}text")}
-    assert {"0", "error", "0 to 2", "1 to inf", "1e-300 to 2e-300", "good  #1", "endless  #5"} <= words
+    assert {"0", "error", "0 to 2", "1 to inf", "1e-300 to 2e-300", "good  #1", "unbounded  #5"} <= words
 
 
 @pytest.mark.parametrize(

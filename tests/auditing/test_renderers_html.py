@@ -216,7 +216,7 @@ def test_ids_are_unique_and_references_lead_somewhere() -> None:
 def test_the_worst_layers_are_drawn_and_failures_are_said() -> None:
     report = _report()
     text = render([report], "html")
-    assert "The 2 layers with the largest upper ends" in text
+    assert "The 2 layers with the largest upper bounds" in text
     assert text.count('class="plot"') == 1 + sum(2 if p.grid else 1 for p in report.pictures)
     labels = [a.get("aria-label", "") for a, _ in Page(text).all("svg")]
     for picture in report.pictures:

@@ -2,7 +2,7 @@
 
     python -m bench.compare
 
-A ratio is the method's value over the lower end of an enclosure of sigma* (relative width 1e-4), at the layer's own
+A ratio is the method's value over the lower bound of an enclosure of sigma* (relative width 1e-4), at the layer's own
 stride, dilation, groups and transposition, zero padding, every input size. The tests compute the ratios anew; seconds
 are what they were on the machine that is named.
 """

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--network", choices=("small", "resnet20"), default="small")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--every", type=int, default=15, help="also looks at each of the first 20 steps of resnet20")
+    parser.add_argument("--every", type=int, default=15, help="also compares in each of the first 20 steps of resnet20")
     parser.add_argument("--weight", type=float, default=0.05)
     parser.add_argument("--decay", type=float, default=1e-4, help="weight decay of resnet20")
     parser.add_argument("--merged", action="store_true", help="with the normalisations")
@@ -83,7 +83,7 @@ def main() -> None:
     else:
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=given.decay)
         schedule = None
-    # The method's own call is itself short by percents on flat kernels: the better of two, of which one looks longer.
+    # The method's own call is itself short by percents on flat kernels: the better of two; one searches longer.
     methods = [
         specnorm.TensorNorm(certified=False),
         specnorm.TensorNorm(starts=36, random_starts=24, seed=3, certified=False),

@@ -198,7 +198,7 @@ class Sigma:
         self._found: dict[tuple[bytes, int | None], float] = {}
 
     def of(self, kernel: np.ndarray, n: int | None) -> float:
-        """Lower end; a large flat kernel to 1e-2 only."""
+        """Lower bound; a large flat kernel to 1e-2 only."""
         key = (kernel.tobytes()[:4096] + repr(kernel.shape).encode(), n)
         if key not in self._found:
             flat = kernel.shape[0] >= 128 and float(np.abs(kernel).max()) > 4

@@ -24,7 +24,7 @@ from specnorm.runtime.execution import Execution
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
 
 
-def verdict(kernel: object, bound: float, size: int | None = None) -> bool | None:
+def verdict(kernel: Any, bound: float, size: int | None = None) -> bool | None:
     """None: undecided."""
     try:
         return specnorm.certify(kernel, bound, input_shape=size)
@@ -34,7 +34,7 @@ def verdict(kernel: object, bound: float, size: int | None = None) -> bool | Non
 
 @given(recipe=recipes(), size=st.sampled_from((None, 1, 2, 5, 9)), rtol=st.sampled_from((1e-1, 1e-3, 1e-6)))
 def test_agrees_with_the_enclosure(recipe: Recipe, size: int | None, rtol: float) -> None:
-    """Just above the upper end it is never False, just below the lower end never True."""
+    """Just above the upper bound it is never False, just below the lower bound never True."""
     kernel = recipe.kernel
     found = specnorm.enclose(kernel, size, rtol=rtol)
     lower, upper = float(found.lower), float(found.upper)
@@ -175,7 +175,7 @@ GEOMETRIES: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("tiny", [1e-145, 1e-162, 1e-300, 5e-324, 0.0])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_taps_that_read_no_pixel_set_no_scale(geometry: dict[str, Any], tiny: float) -> None:
-    """At one pixel a single tap counts; next to ones it underflowed, and every end was wrong."""
+    """At one pixel a single tap counts; next to ones it underflowed, and every bound was wrong."""
     kernel = np.ones((1, 1, 3))
     # The middle tap reads the pixel, but where all of the padding stands before it.
     kernel[0, 0, 2 if geometry.get("padding") == ((2, 0),) else 1] = tiny
@@ -189,9 +189,9 @@ def test_taps_that_read_no_pixel_set_no_scale(geometry: dict[str, Any], tiny: fl
 
 def test_entries_whose_squares_vanish_are_counted() -> None:
     """Whatever scale a map has, its Ritz values stay below its singular values, and the Gram matrix' error above."""
-    xp, backend = np, specnorm.backends.load("numpy")
-    namespace = backend.namespace(xp.zeros(1))
+    backend = specnorm.backends.load("numpy")
+    xp = backend.namespace(None)
     for size in (1e-150, 1e-155, 1e-162, 1e-200):
-        images = np.full((1, 1, 4), size)
-        lower = matrices.ritz_down(images, images, np.eye(4)[None, :1], 8, ops=Execution(backend, namespace))
+        images = xp.full((1, 1, 4), size)
+        lower = matrices.ritz_down(images, images, xp.eye(4)[None, :1], 8, ops=Execution(backend, xp))
         assert float(lower[0, 0]) <= 2 * size

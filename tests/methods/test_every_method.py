@@ -83,8 +83,8 @@ def test_agrees_with_numpy(xp: Lib, name: str) -> None:
             rtol = 1e-5 if layer.recipe.dtype == "float32" else 1e-8
         else:
             rtol = max(8 * layer.recipe.eps, 1e-12)
-        room = rounded(promise.truth(layer), layer.recipe, xp)
-        assert abs(ours - reference) <= rtol * reference + (room.hi - room.lo)
+        rounding = rounded(promise.truth(layer), layer.recipe, xp)
+        assert abs(ours - reference) <= rtol * reference + (rounding.hi - rounding.lo)
 
     for_all(xp, layers_for(xp), check, share=0.5)
 
@@ -215,7 +215,7 @@ def test_half_precision_is_measured_in_float32(xp: Lib, name: str) -> None:
 def test_gradient_against_differences(xp: Lib, name: str) -> None:
     """Directional derivatives along three directions, differences taken with NumPy in float64.
 
-    The upper end of an enclosure is no smooth function of the kernel; `test_enclosure` looks at its gradient.
+    The upper bound of an enclosure is no smooth function of the kernel; `test_enclosure` looks at its gradient.
     """
     if xp.compiles:
         pytest.skip("test_value_and_grad takes the same differences, of the shapes that it compiles anyway")

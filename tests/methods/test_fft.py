@@ -31,7 +31,7 @@ def fft_norm(kernel: NDArray[Any], sizes: tuple[int, ...]) -> float:
 
 
 LARGE = [((2, 3, 3), (3, 2000)), ((1, 1, 2), (50, 500)), ((2, 2, 3, 3), (24, 70)), ((3, 1, 2, 4), (25, 60))]
-"""Kernel shape and range of input sizes beyond which whole cells of frequencies are ruled out unseen."""
+"""Kernel shape and range of input sizes beyond which whole cells of frequencies are pruned unseen."""
 
 
 @settings(max_examples=2 * settings.default.max_examples)  # type: ignore[union-attr]
@@ -71,7 +71,7 @@ def test_not_every_frequency_is_visited() -> None:
 
 @pytest.mark.parametrize(("taps", "sizes"), [(2, (61, 41)), (6, (61, 41)), (3, (97, 41))])
 def test_never_more_than_every_frequency(taps: int, sizes: tuple[int, int]) -> None:
-    """On a norm that is flat along a line cells rule out little; visiting every frequency is then cheaper."""
+    """On a norm that is flat along a line cells prune little; visiting every frequency is then cheaper."""
     plane = np.zeros((1, 1, taps, taps))
     plane[0, 0, 0, 0], plane[0, 0, -1, -1] = 1.0, -1.0
     visited = specnorm.measure(plane, ExactFFT(), input_shape=sizes).stats["frequencies"]
@@ -90,8 +90,8 @@ def test_supremum(xp: Lib) -> None:
             # Within a budget only: flat norms need cells of size sqrt(rtol) everywhere.
             assert truth.hi > truth.lo
             return
-        room = rounded(truth, layer.recipe, xp)
-        assert_exact(got, room, 1e-6)
+        rounding = rounded(truth, layer.recipe, xp)
+        assert_exact(got, rounding, 1e-6)
 
     for_all(xp, layers_for(xp), check, share=0.5)
 
@@ -112,8 +112,8 @@ def test_whole_spectrum(xp: Lib) -> None:
         values = xp.to_numpy(got).astype(np.float64)
         assert values.shape == expected.shape
         assert (np.diff(values) <= 0).all()
-        room = rounded(dense_norm(layer.kernel, layer.input_shape), layer.recipe, xp)
-        assert float(np.max(np.abs(values - expected))) <= room.hi - room.lo
+        rounding = rounded(dense_norm(layer.kernel, layer.input_shape), layer.recipe, xp)
+        assert float(np.max(np.abs(values - expected))) <= rounding.hi - rounding.lo
 
     for_all(xp, layers_for(xp), check)
 

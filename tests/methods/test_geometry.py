@@ -284,18 +284,19 @@ def test_gradients_reach_the_group_that_attains_the_norm(xp: Lib) -> None:
         assert np.abs(host[2:4]).max() > 0
 
 
-# -- folding -----------------------------------------------------------------------------------------------------
+# -- blocks ------------------------------------------------------------------------------------------------------
 @given(layer=layers(dtypes=("float64",)))
-def test_folding_has_its_adjoint(layer: Layer) -> None:
-    """<fold(x), y> = <x, unfold(y)>, and unfolding what was folded gives the kernel back, bit by bit."""
-    kernel = layer.kernel[None] / (10.0**layer.recipe.scale)
+def test_reduction_to_blocks_has_its_adjoint(layer: Layer) -> None:
+    """<to_blocks(x), y> = <x, from_blocks(y)>, and from_blocks gives the kernel back, bit by bit."""
+    kernel: Any = layer.kernel[None] / (10.0**layer.recipe.scale)
     geometry = {k: v for k, v in layer.geometry.items() if k not in ("padding", "padding_mode")}
     spec = ConvSpec.of(kernel.shape[1:], **geometry)
-    blocks = to_blocks(kernel, spec, xp=np)
+    numpy: Any = np
+    blocks: Any = to_blocks(kernel, spec, xp=numpy)
     assert blocks.shape == (spec.groups, *spec.block_shape)
-    np.testing.assert_array_equal(from_blocks(blocks, spec, xp=np), kernel)
-    other = Recipe(blocks.shape, seed=5).kernel
-    one, two = float(np.sum(blocks * other)), float(np.sum(kernel * from_blocks(other, spec, xp=np)))
+    np.testing.assert_array_equal(from_blocks(blocks, spec, xp=numpy), kernel)
+    other: Any = Recipe(blocks.shape, seed=5).kernel
+    one, two = float(np.sum(blocks * other)), float(np.sum(kernel * from_blocks(other, spec, xp=numpy)))
     assert abs(one - two) <= 1e-12 * float(np.sum(np.abs(blocks * other)))
 
 
@@ -383,12 +384,13 @@ def test_layouts_of_folded_layers(layout: Any, transposed: bool) -> None:
 
 
 def test_witness_of_a_folded_layer() -> None:
-    """It belongs to one of the groups' blocks, and attains the lower end there."""
-    kernel = Recipe((6, 2, 3, 4), seed=3).kernel
+    """It belongs to one of the groups' blocks, and attains the lower bound there."""
+    kernel: Any = Recipe((6, 2, 3, 4), seed=3).kernel
     options: dict[str, Any] = {"stride": (2, 3), "groups": 3}
     found = specnorm.enclose(kernel, **options)
     assert_encloses(found.lower, found.upper, sigma_star(kernel, **options))
-    blocks = to_blocks(kernel[None], ConvSpec.of(kernel.shape, **options), xp=np)
+    numpy: Any = np
+    blocks: Any = to_blocks(kernel[None], ConvSpec.of(kernel.shape, **options), xp=numpy)
     frequency, u, v = found.witness
     taps = np.stack(np.meshgrid(*map(np.arange, blocks.shape[3:]), indexing="ij"), axis=-1)
     symbols = np.tensordot(blocks, np.exp(1j * taps @ frequency), axes=2)

@@ -30,9 +30,9 @@ def test_valid_and_tight_on_every_grid(recipe: Recipe, extra: int) -> None:
     truth = sigma_star(kernel, max_cells=3000)
     assert_valid(result, "upper", truth)
     factor = math.prod(plain_factor(n, k) for k in recipe.shape[2:])
-    room = 1 + 1e-9 + 8 * recipe.eps
+    allowance = 1 + 1e-9 + 8 * recipe.eps
     tiny = 4 * float(np.finfo(recipe.dtype).smallest_normal)
-    assert_tight(float(result.value) - tiny, truth, factor * room)
+    assert_tight(float(result.value) - tiny, truth, factor * allowance)
 
 
 def plain_factor(n: int, k: int) -> float:

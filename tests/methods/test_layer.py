@@ -1,4 +1,4 @@
-"""Both ends of a layer's norm at one size, for every geometry, against its dense matrix."""
+"""Both bounds of a layer's norm at one size, for every geometry, against its dense matrix."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
 from libraries import Lib
 from oracle import dense_matrix, dense_norm, sigma_star
 from promises import for_all
@@ -16,21 +17,24 @@ import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.linalg.block_lanczos import Plan
+from specnorm.linalg.line_blocks import Band, gram_band, of_one_group, plans, to_layer
+from specnorm.proof.band import band_norm_up
 from specnorm.runtime.execution import Execution
-from specnorm.search.layer import LayerBounds, enclose_layer
+from specnorm.search import layer as layer_module
+from specnorm.search import own_matrix
+from specnorm.search.layer import LayerBounds, LayerProblem, enclose_layer
 from specnorm.spec import ConvSpec
 
 
-def ends(lib: Lib | None, kernel: Any, sizes: Any, **options: Any) -> LayerBounds:
-    geometry = {k: v for k, v in options.items() if k not in ("rtol", "dense", "supremum")}
-    rest = {k: v for k, v in options.items() if k not in geometry}
+def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
-    return enclose_layer(given, spec, ops=Execution.of(backend, given), **{"rtol": 1e-6, **rest})
+    problem = LayerProblem(given, spec, rtol, 10**5, lambda _: math.inf)
+    return enclose_layer(problem, ops=Execution.of(backend, given))
 
 
-def test_both_ends_of_every_geometry(xp: Lib) -> None:
+def test_both_bounds_of_every_geometry(xp: Lib) -> None:
     if xp.compiles:
         pytest.skip("looks at values; JAX has it done in NumPy")
 
@@ -38,13 +42,13 @@ def test_both_ends_of_every_geometry(xp: Lib) -> None:
         kernel = layer.kernel.astype(np.float64)
         kernel = kernel / (np.max(np.abs(kernel)) or 1.0)
         try:
-            found = ends(xp, kernel, layer.input_shape, **layer.geometry)
+            found = bounds(xp, kernel, layer.input_shape, **layer.geometry)
         except GeometryError as refusal:
             if "does not divide" not in str(refusal):
                 raise
             return
         truth = dense_norm(kernel, layer.input_shape, **layer.geometry)
-        lower, upper = (float(xp.to_numpy(x)[0]) for x in (found.lower, found.upper))
+        lower, upper = found.lower, found.upper
         assert lower <= truth.hi
         assert upper >= truth.lo
         assert lower <= upper
@@ -52,40 +56,95 @@ def test_both_ends_of_every_geometry(xp: Lib) -> None:
         terms = dense_norm(np.abs(kernel), layer.input_shape, **layer.geometry).hi
         if truth.lo > 1e-4 * terms:
             assert upper <= lower * (1 + 1e-6)
-            assert found.converged
+            assert found.within(1e-6)
         assert upper <= truth.hi * (1 + 1e-6) + 1e-6 * terms
         matrix = dense_matrix(kernel, layer.input_shape, **layer.geometry)
         u, v = xp.to_numpy(found.u)[0], xp.to_numpy(found.v)[0]
         assert abs(float(u @ matrix @ v) - lower) <= 1e-7 * lower + 1e-12
         assert max(np.linalg.norm(u), np.linalg.norm(v)) <= 1 + 1e-12
 
-    for_all(xp, layers(), check, share=2.0)
+    for_all(xp, layers(ndims=(1, 2, 3)), check, share=2.0)
 
 
 def test_an_unconverged_start_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Lanczos stopped too early the proof fails, and the eigenvector of the matrix takes over."""
-    import specnorm.search.layer as module
-
-    monkeypatch.setattr(module, "Plan", lambda _, seed, rtol: Plan(1, seed, rtol))
+    monkeypatch.setattr(own_matrix, "Plan", lambda _, seed, rtol: Plan(1, seed, rtol))
     kernel = Recipe((3, 3, 3, 3), seed=2).kernel
-    found = ends(None, kernel, 6, padding_mode="reflect", rtol=1e-8)
+    found = bounds(None, kernel, 6, padding_mode="reflect", rtol=1e-8)
     truth = dense_norm(kernel, 6, padding_mode="reflect")
-    assert found.converged
-    assert truth.lo * (1 - 1e-8) <= float(found.lower[0]) <= truth.hi
-    assert truth.lo <= float(found.upper[0]) <= truth.hi * (1 + 2e-8)
+    assert found.within(1e-8)
+    assert truth.lo * (1 - 1e-8) <= found.lower <= truth.hi
+    assert truth.lo <= found.upper <= truth.hi * (1 + 2e-8)
 
 
-def test_beyond_the_dense_size_the_supremum_is_the_upper_end() -> None:
+def test_without_a_matrix_the_supremum_is_the_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_module, "TUNING", layer_module.LayerTuning(at_once=0, soon=0, work=0))
     kernel = Recipe((3, 3, 3, 3), seed=2).kernel
-    upper = specnorm.enclose(kernel, rtol=1e-6).upper
-    for mode in ("zeros", "reflect", "replicate"):
-        found = ends(None, kernel, 12, padding_mode=mode, dense=10, supremum=np.asarray(upper)[None])
+    supremum = float(specnorm.enclose(kernel, rtol=1e-6).upper)
+    for mode, factor in (("zeros", 1), ("reflect", 2), ("replicate", 2)):
+        found = bounds(None, kernel, 12, padding_mode=mode)
         truth = dense_norm(kernel, 12, padding_mode=mode)
-        assert float(found.lower[0]) <= truth.hi
-        factor = 1 if mode == "zeros" else 2
-        assert truth.lo <= float(found.upper[0]) <= factor * float(upper) * (1 + 1e-12)
-        assert not found.converged
-    assert float(ends(None, kernel, 12, dense=10).upper[0]) > 1e300
+        assert found.lower <= truth.hi
+        assert truth.lo <= found.upper <= factor * supremum * (1 + 1e-5)
+        assert found.way == ("ring" if mode == "zeros" else "supremum")
+        assert not found.within(1e-6)
+
+
+# -- the layer's own matrix ------------------------------------------------------------------------------------------
+@given(layer=layers(ndims=(1, 2, 3)))
+def test_every_cut_of_the_gram_matrix_is_the_gram_matrix(layer: Layer) -> None:
+    """All axes, both sides, a band or one block: against the dense matrix of the layer, entry by entry."""
+    kernel, groups = layer.kernel.astype(np.float64), layer.geometry["groups"]
+    kernel = kernel / (np.max(np.abs(kernel)) or 1.0)
+    given: Any = kernel.reshape(groups, -1, *kernel.shape[1:])[:1]
+    spec = of_one_group(ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry))
+    alone = {**layer.geometry, "groups": 1}
+    dense = dense_matrix(given[0], layer.input_shape, **alone)
+    dense = dense.T if spec.transposed else dense
+    ops = Execution.of(load("numpy"), given)
+    for plan in plans(spec):
+        truth = dense @ dense.T if plan.wide else dense.T @ dense
+        band: Any = gram_band(given, spec, plan, ops=ops)[0]
+        n, d = band.diagonal.shape[1:3]
+        full = np.zeros((n * d, n * d))
+        for i in range(n):
+            full[i * d : (i + 1) * d, i * d : (i + 1) * d] = band.diagonal[0, i]
+            if i + 1 < n:
+                full[(i + 1) * d : (i + 2) * d, i * d : (i + 1) * d] = band.below[0, i]
+                full[i * d : (i + 1) * d, (i + 1) * d : (i + 2) * d] = band.below[0, i].T
+        size = plan.lines * plan.entries
+        assert not full[size:].any()
+        places: Any = np.arange(size)[None, None]
+        order: Any = to_layer(places, spec, plan, xp=ops.xp)[0, 0]
+        mass = float(np.abs(dense).sum(axis=0).max() * np.abs(dense).sum(axis=1).max())
+        assert np.allclose(full[np.ix_(order, order)], truth, rtol=0, atol=1e-13 * mass)
+
+
+def test_a_band_is_bounded_by_what_its_factorisation_leaves() -> None:
+    """Above the largest eigenvalue it is proven with next to nothing added; below it is not."""
+    random: Any = np.random.RandomState(0)
+    for blocks, size in ((1, 3), (2, 1), (4, 3), (7, 5)):
+        diagonal, below = (
+            random.standard_normal((2, blocks, size, size)),
+            random.standard_normal((2, blocks, size, size)),
+        )
+        diagonal, below = diagonal + np.swapaxes(diagonal, 2, 3), below[:, 1:]
+        full = np.zeros((2, blocks * size, blocks * size))
+        for i in range(blocks):
+            here, after = slice(i * size, (i + 1) * size), slice((i + 1) * size, (i + 2) * size)
+            full[:, here, here] = diagonal[:, i]
+            if i + 1 < blocks:
+                full[:, after, here], full[:, here, after] = below[:, i], np.swapaxes(below[:, i], 1, 2)
+        shift = 10.0 * size
+        largest: Any = np.linalg.eigvalsh(full)[:, -1] + shift
+        diagonal = diagonal + shift * np.eye(size)
+        ops = Execution.of(load("numpy"), diagonal)
+        proven: Any = band_norm_up(Band(diagonal, below), largest * (1 + 1e-9), ops=ops)
+        assert (proven >= largest).all()
+        assert (proven <= largest * (1 + 2e-9)).all()
+        mixed: Any = band_norm_up(Band(diagonal, below), largest * np.asarray([1 + 1e-9, 1 - 1e-6]), ops=ops)
+        assert mixed[0] == proven[0]
+        assert mixed[1] > 1e300
 
 
 @pytest.mark.parametrize("mode", ["circular", "zeros", "reflect", "replicate"])
@@ -121,6 +180,6 @@ def test_padding_factor_bounds_every_layer() -> None:
 def test_ones_with_zero_padding_to_the_last_digits() -> None:
     one_axis = np.eye(8) + np.eye(8, k=1) + np.eye(8, k=-1)
     truth = float(np.linalg.norm(one_axis, 2)) ** 2
-    found = ends(None, np.ones((1, 1, 3, 3)), 8, padding_mode="zeros", rtol=1e-10)
-    assert float(found.lower[0]) <= truth * (1 + 1e-13)
-    assert truth * (1 - 1e-13) <= float(found.upper[0]) <= truth * (1 + 2e-10)
+    found = bounds(None, np.ones((1, 1, 3, 3)), 8, padding_mode="zeros", rtol=1e-10)
+    assert found.lower <= truth * (1 + 1e-13)
+    assert truth * (1 - 1e-13) <= found.upper <= truth * (1 + 2e-10)

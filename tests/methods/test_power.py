@@ -151,12 +151,12 @@ def test_ritz_values_of_any_vectors_are_bounds(dtype: str) -> None:
         a = (random.standard_normal((m, n)) * 10.0 ** random.uniform(-3, 0, (1, n))).astype(dtype)
         exact = np.concatenate([np.linalg.svd(a.astype(np.float64), compute_uv=False), np.zeros(k)])
         top = np.linalg.svd(a)[2][:k].astype(dtype)
-        start = np.concatenate([top, np.zeros((max(0, k - len(top)), n), dtype=dtype)])
+        start: Any = np.concatenate([top, np.zeros((max(0, k - len(top)), n), dtype=dtype)])
         mixed = random.standard_normal((k, k)).astype(dtype) @ start
         for x in (start, mixed, np.repeat(start[:1], k, axis=0), start + 1e-4 * random.standard_normal((k, n))):
-            x = x.astype(dtype)[None]
-            images, terms = x @ a.T, np.abs(x) @ np.abs(a).T
-            got = ritz_down(images, terms, x, n + 2, ops=Execution.of(backend, x))[0]
+            rows: Any = x.astype(dtype)[None]
+            images, terms = rows @ a.T, np.abs(rows) @ np.abs(a).T
+            got: Any = ritz_down(images, terms, rows, n + 2, ops=Execution.of(backend, rows))[0]
             assert (got.astype(np.float64) <= exact[:k] * (1 + 1e-14)).all()
         if k <= min(m, n):
             sharp = ritz_down(start[None] @ a.T, np.abs(start[None]) @ np.abs(a).T, start[None], n + 2,

@@ -26,9 +26,9 @@ def test_is_the_norm_of_the_reshape(xp: Lib) -> None:
         scale = float(np.max(np.abs(kernel))) or 1.0
         plain = scale * float(np.linalg.norm((kernel / scale).reshape(kernel.shape[0], -1), 2))
         value = xp.number(specnorm.reshaped_norm(xp.asarray(layer.kernel)))
-        room = rounded(sigma_star(layer.kernel, max_cells=500), layer.recipe, xp)
+        rounding = rounded(sigma_star(layer.kernel, max_cells=500), layer.recipe, xp)
         assert value <= plain * (1 + 1e-14)
-        assert value >= plain * (1 - 8 * layer.recipe.eps) - (room.hi - room.lo)
+        assert value >= plain * (1 - 8 * layer.recipe.eps) - (rounding.hi - rounding.lo)
 
     for_all(xp, layers_for(xp), check)
 

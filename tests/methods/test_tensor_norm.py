@@ -39,7 +39,7 @@ def test_closed_forms(xp: Lib, kernel: NDArray[np.float64], norm: float) -> None
     x = xp.asarray(kernel.astype(xp.dtypes[-1]))
     estimate = xp.number(specnorm.tn_bound(x, certified=False))
     assert abs(estimate / norm - 1) < (1e-9 if xp.has_float64 else 1e-5)
-    # TN equals the norm here: no room for a proof of TN itself, so the proven value is 1.001 TN at most.
+    # TN equals the norm here: no gap for a proof of TN itself, so the proven value is 1.001 TN at most.
     proven = specnorm.measure(x, TensorNorm())
     assert proven.kind == "upper"
     assert norm <= xp.number(proven.value) <= 1.0011 * norm

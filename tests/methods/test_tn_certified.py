@@ -122,8 +122,8 @@ def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = form.starts
 
     def stuck(blocks: Any, *how: int, **where: Any) -> tuple[Any, list[Any]]:
-        v, modes = draw(blocks, *how, **where)
-        v, modes = np.zeros_like(v), [np.zeros_like(mode) for mode in modes]
+        drawn: Any = draw(blocks, *how, **where)
+        v, modes = np.zeros_like(drawn[0]), [np.zeros_like(mode) for mode in drawn[1]]
         v[..., 0] = 1.0
         for mode in modes:
             mode[..., 0] = 1.0

@@ -17,7 +17,7 @@ import specnorm
 from specnorm import TensorNorm
 from specnorm.linalg import block_lanczos, lanczos
 from specnorm.proof import gram_powers
-from specnorm.search import layer, smallest_unfolding
+from specnorm.search import layer, own_matrix, rings, smallest_unfolding
 from specnorm.tensor import alternation, proving, tracking
 
 Kernel = NDArray[np.float64]
@@ -61,6 +61,12 @@ def enclosed(kernel: Kernel, geometry: dict[str, Any]) -> None:
         assert_encloses(float(found.lower), float(found.upper), truth)
 
 
+def ringed(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer, "TUNING", layer.LayerTuning(at_once=0, soon=0, work=0))
+        enclosed(kernel, geometry)
+
+
 def tracked(kernel: Kernel, geometry: dict[str, Any]) -> None:
     """No claim, but an estimate from below: at most the largest value that alternation is known to reach."""
     state = specnorm.init(kernel, TensorNorm(), **geometry)
@@ -84,10 +90,13 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "a basis of nothing": (block_lanczos, block_lanczos.BlockTuning(0), power),
     "a basis beyond the dimension": (block_lanczos, block_lanczos.BlockTuning(10**4), power),
     "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
-    "one step a layer": (layer, layer.LayerTuning(steps=1, steps_only=1), enclosed),
-    "no matrix": (layer, layer.LayerTuning(dense=0), enclosed),
-    "every layer large": (layer, layer.LayerTuning(dense=0, applied=0), enclosed),
-    "a wave alone": (layer, layer.LayerTuning(dense=0, applied=0, wave_steps=0), enclosed),
+    "a search before every matrix": (layer, layer.LayerTuning(at_once=0), enclosed),
+    "no matrix": (layer, layer.LayerTuning(at_once=0, soon=0, work=0), enclosed),
+    "a wave alone": (layer, layer.LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),
+    "every group a lower one": (layer, layer.LayerTuning(at_once=0, below=1e9), enclosed),
+    "one step a matrix": (own_matrix, own_matrix.MatrixTuning(1, 1, ()), enclosed),
+    "rings of any length": (rings, rings.RingTuning(7, 3.0, 2, 0.9), ringed),
+    "no ring": (rings, rings.RingTuning(0), ringed),
     "a search at every step": (tracking, tracking.TrackingTuning(-1.0, -1.0, 5, 9, -1.0, 50, 1, 50.0, 12), tracked),
     "no search, everything a duplicate": (
         tracking, tracking.TrackingTuning(math.inf, math.inf, 0, 0, math.inf, 0, duplicate=0.0, start=(0, 0, 0)),

@@ -69,13 +69,13 @@ def test_ascent_through_the_published_model() -> None:
     assert scores[:, 1].max() > 0.99  # there is a face, and the model finds it
     x = x.requires_grad_()
     d = (0.1 * torch.randn_like(x)).requires_grad_()
-    climber, ratios = torch.optim.Adam([x, d], lr=0.02), []
+    ascent, ratios = torch.optim.Adam([x, d], lr=0.02), []
     for _ in range(40):
         ratio = (run(proto, x + d) - run(proto, x)).norm() / d.norm()
         ratios.append(float(ratio.detach()))
-        climber.zero_grad()
+        ascent.zero_grad()
         (-ratio).backward()
-        climber.step()
+        ascent.step()
     assert ratios[0] < max(ratios) <= found.upper
 
 

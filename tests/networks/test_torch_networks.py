@@ -45,15 +45,15 @@ def steepest(f: Callable[[Tensor], Tensor], x: Tensor, steps: int = 60) -> float
     """Largest |f(x) - f(y)| / |x - y| found by gradient ascent on both, starting from images."""
     x = x.clone().requires_grad_()
     d = (0.1 * torch.randn_like(x)).requires_grad_()
-    climber = torch.optim.Adam([x, d], lr=0.05)
+    ascent = torch.optim.Adam([x, d], lr=0.05)
     best = 0.0
     for _ in range(steps):
         rise = (f(x + d) - f(x)).flatten(1).norm(dim=1)
         ratio = rise / d.flatten(1).norm(dim=1)
         best = max(best, float(ratio.detach().max()))
-        climber.zero_grad()
+        ascent.zero_grad()
         (-ratio.sum()).backward()
-        climber.step()
+        ascent.step()
     return best
 
 
@@ -407,10 +407,10 @@ def test_parametrised_weight_is_the_one_that_is_used() -> None:
     layer.eval()
     weight = layer.weight.detach()
     found = network_bound(nn.Sequential(layer, nn.ReLU()), (3, 8, 8))
-    ends = specnorm.enclose(weight, (8, 8), padding_mode="zeros")
+    bounds = specnorm.enclose(weight, (8, 8), padding_mode="zeros")
     # At least as close as an enclosure to the usual tolerance.
     assert found.upper is not None
-    assert float(ends.lower) <= found.upper <= float(ends.upper) * (1 + 1e-6)
+    assert float(bounds.lower) <= found.upper <= float(bounds.upper) * (1 + 1e-6)
     assert {step.layer for step in found.nodes if step.layer} == {"0.weight"}
 
 

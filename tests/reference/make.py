@@ -3,8 +3,8 @@
     python -m reference.make
 
 At one input size: the layer's matrix is written out by the tests' oracle. Entries are small dyadic numbers, so it is
-exact, and ``t I - A*A`` is eliminated in ball arithmetic. Over all sizes: `reference.suprema`. Both ends are rounded
-outward to float64. A closed form, where there is one, must lie between the ends, and replaces them.
+exact, and ``t I - A*A`` is eliminated in ball arithmetic. Over all sizes: `reference.suprema`. Both bounds are rounded
+outward to float64. A closed form, where there is one, must lie between the bounds, and replaces them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from flint import arb, ctx
 from numpy.typing import NDArray
 from oracle import dense_matrix, padding_pairs, per_axis
 from soundness import balls
-from soundness.balls import BITS, Ends
+from soundness.balls import BITS, Bounds
 
 from reference.suprema import plain_blocks, supremum
 
 Float = NDArray[np.float64]
 FILE = Path(__file__).parents[2] / "docs" / "reference-cases.json"
 RTOL = 1e-9
-"""Ends are at most this far apart, relatively."""
+"""Bounds are at most this far apart, relatively."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,24 +201,24 @@ CASES: tuple[Case, ...] = (
 )  # fmt: skip
 
 
-def norm_of(it: Case) -> Ends:
-    """Proven ends of a layer's norm."""
+def norm_of(it: Case) -> Bounds:
+    """Proven bounds of a layer's norm."""
     kernel, geometry = it.values, dict(it.geometry)
     if it.input_shape is not None:
         return matrix_norm(dense_matrix(kernel, it.input_shape, **geometry))
     ndim = kernel.ndim - 2
     stride, dilation = (per_axis(geometry.get(word, 1), ndim) for word in ("stride", "dilation"))
-    ends = [supremum(block) for block in plain_blocks(kernel, stride, dilation, geometry.get("groups", 1))]
+    bounds = [supremum(block) for block in plain_blocks(kernel, stride, dilation, geometry.get("groups", 1))]
     with ctx.workprec(BITS):
-        return Ends(
-            *(functools.reduce(arb.max, values) for values in zip(*((e.low, e.high) for e in ends), strict=True))
+        return Bounds(
+            *(functools.reduce(arb.max, values) for values in zip(*((e.low, e.high) for e in bounds), strict=True))
         )
 
 
-def matrix_norm(matrix: Float) -> Ends:
-    """Proven ends of the norm of an exact matrix."""
+def matrix_norm(matrix: Float) -> Bounds:
+    """Proven bounds of the norm of an exact matrix."""
     if not matrix.any():
-        return Ends(arb(0), arb(0))
+        return Bounds(arb(0), arb(0))
     return balls.norm(balls.matrix(matrix), balls.exponent_of(matrix))
 
 
@@ -228,10 +228,10 @@ def evaluated(text: str) -> arb:
         return arb(eval(text, {"sqrt": lambda n: arb(n).sqrt()}))
 
 
-def outward(ends: Ends) -> tuple[float, float]:
+def outward(bounds: Bounds) -> tuple[float, float]:
     """Nearest floats that are certainly not above the low end, and not below the high one."""
-    return _step(ends.low, 0.0, lambda f: not arb(f) > ends.low), _step(
-        ends.high, math.inf, lambda f: arb(f) >= ends.high
+    return _step(bounds.low, 0.0, lambda f: not arb(f) > bounds.low), _step(
+        bounds.high, math.inf, lambda f: arb(f) >= bounds.high
     )
 
 
@@ -249,13 +249,13 @@ def row(it: Case) -> dict[str, Any]:
     ndim = kernel.ndim - 2
     dilation = per_axis(geometry.get("dilation", 1), ndim)
     pads = padding_pairs(geometry.get("padding", "same"), kernel.shape[2:], dilation)
-    ends = norm_of(it)
+    bounds = norm_of(it)
     if it.closed_form is not None:
         exact = evaluated(it.closed_form)
-        if exact < ends.low or exact > ends.high:
-            raise ValueError(f"{it.name}: {it.closed_form} = {exact} is not in [{ends.low}, {ends.high}]")
-        ends = Ends(exact, exact)
-    lower, upper = outward(ends)
+        if exact < bounds.low or exact > bounds.high:
+            raise ValueError(f"{it.name}: {it.closed_form} = {exact} is not in [{bounds.low}, {bounds.high}]")
+        bounds = Bounds(exact, exact)
+    lower, upper = outward(bounds)
     if upper - lower > RTOL * lower:
         raise ValueError(f"{it.name}: [{lower}, {upper}] is too wide")
     return {

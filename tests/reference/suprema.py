@@ -17,7 +17,7 @@ import numpy as np
 from flint import arb, ctx, fmpq
 from numpy.typing import NDArray
 from soundness import balls
-from soundness.balls import BITS, Ends, Exact, power_of_two
+from soundness.balls import BITS, Bounds, Exact, power_of_two
 from soundness.peaks import Peaks
 from soundness.truths import float_of
 
@@ -28,7 +28,7 @@ MAX_CELLS = 200_000
 
 
 def plain_blocks(kernel: Float, stride: Sequence[int], dilation: Sequence[int], groups: int) -> list[Float]:
-    """Stride-1, undilated kernels (out, in * phases, *sizes), one a group, with the norm of the layer on endless input.
+    """Stride-1, undilated kernels (out, in * phases, *sizes), one a group, with the layer's norm on unbounded input.
 
     Output m reads ``x[s m + k]``: with ``k = s q + r`` that is tap q on phase r of the input.
     """
@@ -47,30 +47,30 @@ def plain_blocks(kernel: Float, stride: Sequence[int], dilation: Sequence[int], 
     return blocks
 
 
-def supremum(kernel: Float) -> Ends:
-    """Proven ends of ``max ||G(theta)||`` of one plain block (m, p, *sizes)."""
+def supremum(kernel: Float) -> Bounds:
+    """Proven bounds of ``max ||G(theta)||`` of one plain block (m, p, *sizes)."""
     m, p, *sizes = kernel.shape
     if not kernel.any():
-        return Ends(arb(0), arb(0))
+        return Bounds(arb(0), arb(0))
     if max(sizes, default=1) == 1:
         return balls.norm(Exact(kernel).matrix(), Exact(kernel).exponent)
     if min(m, p) == 1 and sum(k > 1 for k in sizes) == 1:
         exact = balls.scalar_supremum(list(kernel.reshape(m * p, math.prod(sizes))))
-        return Ends(exact, exact)
+        return Bounds(exact, exact)
     flat = by_lags(kernel)
     with ctx.workprec(BITS):
         low = highest_peak(kernel)
-        return Ends(low, flat) if flat < low * (1 + power_of_two(-EXCESS)) else by_cells(kernel)
+        return Bounds(low, flat) if flat < low * (1 + power_of_two(-EXCESS)) else by_cells(kernel)
 
 
 def highest_peak(kernel: Float) -> arb:
-    """A proven lower end: the norm at the best frequency known."""
+    """A proven lower bound: the norm at the best frequency known."""
     exact = Exact(kernel)
     return max((exact.norm_below(t) for t in Peaks(kernel).highest(count=6, effort=2)), key=float_of).lower()
 
 
 def by_lags(kernel: Float) -> arb:
-    """Upper end: with ``G*G = sum_d R_d e^{id.theta}``, the root of ``sum_d ||R_d||``. Sharp for flat symbols."""
+    """Upper bound: with ``G*G = sum_d R_d e^{id.theta}``, the root of ``sum_d ||R_d||``. Sharp for flat symbols."""
     sizes, taps = kernel.shape[2:], range(2, kernel.ndim)
     total = arb(0)
     for lag in itertools.product(*(range(1 - k, k) for k in sizes)):
@@ -84,7 +84,7 @@ def by_lags(kernel: Float) -> arb:
         return total.sqrt()
 
 
-def by_cells(kernel: Float) -> Ends:
+def by_cells(kernel: Float) -> Bounds:
     """The same by branch and bound; for isolated maxima, since a ridge of them would take a cell each."""
     sizes = kernel.shape[2:]
     exact, peaks = Exact(kernel), Peaks(kernel)
@@ -118,7 +118,7 @@ def by_cells(kernel: Float) -> Ends:
                 if not (hopeful and _below(exact, [c for c, _ in cell], high * _cosine(reach))):
                     left += _halves(cell, max(moving, key=lambda j: (sizes[j] - 1) * cell[j][1]))
             cells = left
-        return Ends(low, high)
+        return Bounds(low, high)
 
 
 def _cosine(turns: Fraction) -> arb:

@@ -33,7 +33,7 @@ def as_float(x: arb, exponent: int = 0) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Ends:
+class Bounds:
     """A number proven to lie between two balls."""
 
     low: arb
@@ -67,7 +67,7 @@ class Exact:
             pairs = zip(parts[::2], parts[1::2], strict=True)
             return acb_mat(self.m, self.p, [acb(re, im) for re, im in pairs])
 
-    def norm(self, turns: Turns) -> Ends:
+    def norm(self, turns: Turns) -> Bounds:
         """``||G(theta)||`` at one frequency, proven from both sides."""
         return norm(self.symbol(turns), self.exponent)
 
@@ -121,10 +121,10 @@ def quotient(g: acb_mat, v: NDArray[Any]) -> arb:
         return (_squares(g * column) / _squares(column)).nonnegative_part().sqrt()
 
 
-def norm(g: acb_mat, exponent: int = 0) -> Ends:
+def norm(g: acb_mat, exponent: int = 0) -> Bounds:
     """Spectral norm of a matrix of balls, proven from both sides.
 
-    The lower end is a Rayleigh quotient. The upper end mu is proven by eliminating ``mu**2 I - G*G`` in ball
+    The lower bound is a Rayleigh quotient. The upper bound mu is proven by eliminating ``mu**2 I - G*G`` in ball
     arithmetic: if every pivot is certainly positive the matrix is positive definite.
     """
     with ctx.workprec(BITS):
@@ -132,15 +132,15 @@ def norm(g: acb_mat, exponent: int = 0) -> Ends:
         h = g * _adjoint(g) if wide else _adjoint(g) * g
         if h.nrows() == 1:
             exact = h[0, 0].real.nonnegative_part().sqrt()
-            return Ends(exact, exact)
+            return Bounds(exact, exact)
         v = top_vector(g, exponent)
         low = quotient(g, v)
         square = low * low
         for bits in (100, 80, 60, 50, 44):
             trial = (square * (1 + power_of_two(-bits))).upper() + power_of_two(2 * exponent - 4 * bits)
             if positive_definite(h, trial):
-                return Ends(low, trial.sqrt())
-        return Ends(low, _squares(g).sqrt())
+                return Bounds(low, trial.sqrt())
+        return Bounds(low, _squares(g).sqrt())
 
 
 def _adjoint(g: acb_mat) -> acb_mat:

@@ -98,7 +98,7 @@ class Claims:
     def lower(
         self, claim: str, value: Any, low: arb, high: arb | None = None, harder: Callable[[], arb] | None = None
     ) -> None:
-        """A lower value is not above the truth, and ball arithmetic can tell: perhaps after a harder look."""
+        """A lower value is not above the truth, and ball arithmetic can tell: perhaps after a longer search."""
         number = self.number(value)
         self.tally.claims[claim] += 1
         if not math.isfinite(number) or number < 0:
@@ -110,7 +110,7 @@ class Claims:
 
     # -- claims -----------------------------------------------------------------------------------------------------
     def enclosure(self, rtol: float, sizes: Shape = None, max_cells: int = 3000) -> None:
-        """Both ends of an enclosure, the witness, and what converged means."""
+        """Both bounds of an enclosure, the witness, and what converged means."""
         claim = f"enclose(rtol={rtol:g}{'' if sizes is None else ', circular'})"
         result = specnorm.measure(self.kernel, Enclose(rtol=rtol, max_cells=max_cells), input_shape=sizes)
         lower, upper = self.number(result.stats["lower"]), self.number(result.value)
@@ -125,7 +125,7 @@ class Claims:
         info = np.finfo(self._numpy(result.value).dtype)
         width = lower * (1 + rtol) * (1 + 8 * float(info.eps)) + 4 * float(info.smallest_normal)
         if not lower <= upper:
-            self.wrong(claim, f"crossed ends {lower!r}, {upper!r}")
+            self.wrong(claim, f"crossed bounds {lower!r}, {upper!r}")
         if converged and math.isfinite(upper) and upper > width:
             self.wrong(claim, f"said to have converged, but {lower!r}, {upper!r}")
 
@@ -180,7 +180,7 @@ class Claims:
         self.upper("tn_bound", result.value, self.truth.low())
 
     def grid(self, n: int | None = None) -> None:
-        """`grid_bound`, and the lower end it records."""
+        """`grid_bound`, and the lower bound it records."""
         result = specnorm.measure(self.kernel, Grid(n=n))
         self.upper("grid_bound", result.value, self.truth.low())
         self.lower(

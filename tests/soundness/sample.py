@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -17,8 +18,9 @@ OFFSETS = (1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 1e-12, -1e-12, 1e-14, -1e-14, 
 """Where certificates are asked for, relative to the truth."""
 
 
-def check(index: int, **options: Any) -> Tally:
-    """Check the kernel of a number; seven in eight as if it were large, in one way or several.
+@contextmanager
+def as_if_large(index: int) -> Iterator[None]:
+    """Seven in eight kernels as if they were large, in one way or several.
 
     Directions are left out, matrices are proven as soon as they are looked at, and in single precision first, however
     small the cells.
@@ -31,6 +33,12 @@ def check(index: int, **options: Any) -> Tally:
         np.errstate(invalid="raise", divide="raise"),
         patch.object(tuning, "TUNING", replace(tuning.TUNING, **changed)),
     ):
+        yield
+
+
+def check(index: int, **options: Any) -> Tally:
+    """Check the kernel of a number."""
+    with as_if_large(index):
         return _check(index, **options)
 
 

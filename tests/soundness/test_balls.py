@@ -64,31 +64,31 @@ def test_norms_against_the_other_oracle() -> None:
 
 
 def test_both_ends_of_a_norm_meet() -> None:
-    """On random symbols, equal singular values included, the two ends are within 1e-12 of each other."""
+    """On random symbols, equal singular values included, the two bounds are within 1e-12 of each other."""
     for index in range(80):
         drawn = case(index)
         exact = balls.Exact(drawn.kernel)
-        ends = exact.norm([Fraction(index, 97)] * len(exact.sizes))
+        bounds = exact.norm([Fraction(index, 97)] * len(exact.sizes))
         with ctx.workprec(balls.BITS):
-            assert not ends.low > ends.high
+            assert not bounds.low > bounds.high
             tiny = balls.power_of_two(exact.exponent - 80)  # the symbol may vanish
-            assert ends.high - ends.low <= ends.high * arb("1e-12") + tiny
+            assert bounds.high - bounds.low <= bounds.high * arb("1e-12") + tiny
 
 
 def test_a_quotient_is_below_the_norm() -> None:
     exact = balls.Exact(np.random.RandomState(0).standard_normal((4, 3, 2)))
     symbol = exact.symbol([Fraction(1, 7)])
-    ends = balls.norm(symbol)
+    bounds = balls.norm(symbol)
     for seed in range(10):
         vector = np.random.RandomState(seed).standard_normal(3) + 1j * np.random.RandomState(seed + 50).standard_normal(
             3
         )
-        assert balls.quotient(symbol, vector) < ends.high
-    assert balls.quotient(symbol, balls.top_vector(symbol)) > ends.high * arb("0.999999")
+        assert balls.quotient(symbol, vector) < bounds.high
+    assert balls.quotient(symbol, balls.top_vector(symbol)) > bounds.high * arb("0.999999")
 
 
 def test_a_norm_that_is_too_small_is_not_proven() -> None:
-    """The elimination behind upper ends refuses the largest eigenvalue less almost nothing."""
+    """The elimination behind upper bounds refuses the largest eigenvalue less almost nothing."""
     with ctx.workprec(balls.BITS):
         h = balls.matrix(np.array([[2.0, 1.0], [1.0, 2.0]]))
         assert balls.positive_definite(h, arb(3) + arb("1e-60"))

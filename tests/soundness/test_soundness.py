@@ -45,7 +45,7 @@ def test_sample(first: int) -> None:
 
 @given(index=st.integers(0, 2**20 - 1), family=st.sampled_from(sorted(FAMILIES)), offset=st.sampled_from(OFFSETS))
 def test_any_kernel(index: int, family: str, offset: float) -> None:
-    """Both ends, verdicts near the truth, and the bounds at a fixed cost; hypothesis keeps what failed."""
+    """Both bounds, verdicts near the truth, and the bounds at a fixed cost; hypothesis keeps what failed."""
     claims = Claims(case(index, family=family))
     claims.enclosure(1e-3, max_cells=500)
     claims.verdicts((offset,), max_cells=500)
@@ -191,7 +191,7 @@ def test_half_precision(xp: Lib) -> None:
 
 @pytest.mark.parametrize("max_cells", [1, 2, 5, 20, 100])
 def test_budget(max_cells: int) -> None:
-    """Whatever the budget, the ends are true, and the status says when they are wider than asked."""
+    """Whatever the budget, the bounds are true, and the status says when they are wider than asked."""
     for index in range(FIRST_OPEN, FIRST_OPEN + len(FAMILIES)):
         claims = Claims(case(index))
         claims.enclosure(1e-6, max_cells=max_cells)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-import array_api_compat.numpy as xp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -28,10 +27,12 @@ from specnorm.proof.cells import Boxes, dft, torus
 from specnorm.proof.gram_polynomial import GramPolynomial
 from specnorm.runtime.execution import Execution
 
+xp = BACKEND.namespace(None)
+
 SHAPES = [(1, 1, 2), (3, 2, 3), (2, 3, 4), (4, 4, 3, 3), (2, 2, 2, 5), (3, 1, 1, 4), (2, 2, 2, 3, 2), (3, 4)]
 
 
-def scaled(shape: tuple[int, ...], seed: int, dtype: str) -> NDArray[Any]:
+def scaled(shape: tuple[int, ...], seed: int, dtype: str) -> Any:
     """A block of about 1: Gaussian, signs, or one number (errors of one sign)."""
     random = np.random.RandomState(seed)
     kind = seed % 3
@@ -88,15 +89,17 @@ def test_symbols(dtype: str) -> None:
         chosen = frequencies[np.arange(0, len(frequencies), max(1, len(frequencies) // 6))]
         tall = block if shape[0] >= shape[1] else np.swapaxes(block, 1, 2)
         gram = GramPolynomial(tall, ops=Execution(BACKEND, xp))
-        exact_symbols = symbols.Symbol(block, chosen, ops=Execution(BACKEND, xp)).matrices()[0]
-        grams = gram.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
-        symbol_room = float(trigonometric.symbol_error(block, xp=xp)[0])
-        gram_room, narrow = gram.error, gram.float32_copy()
-        narrowed = narrow.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
-        assert narrowed.dtype == np.complex64
-        assert (narrow is gram) == (dtype == "float32")
+        exact_symbols: Any = symbols.Symbol(block, chosen, ops=Execution(BACKEND, xp)).matrices()[0]
+        grams: Any = gram.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
+        symbol_error = float(trigonometric.symbol_error(block, xp=xp)[0])
+        gram_error, copied = gram.error, gram.float32_copy()
+        columns: Any = copied.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
+        assert columns.dtype == np.complex64
+        assert (copied is gram) == (dtype == "float32")
         assert (
-            gram_room <= narrow.error <= gram_room + 1e-5 * float(trigonometric.absolute_norm_up(block, xp=xp)[0]) ** 2
+            gram_error
+            <= copied.error
+            <= gram_error + 1e-5 * float(trigonometric.absolute_norm_up(block, xp=xp)[0]) ** 2
         )
         exact = balls.Exact(block[0])
         for j in range(len(chosen)):
@@ -105,9 +108,9 @@ def test_symbols(dtype: str) -> None:
                 adjoint = g.transpose().conjugate()
                 # conj(G G*) where there are fewer rows than columns
                 h = (g * adjoint).conjugate() if shape[0] < shape[1] else adjoint * g
-            assert distance(exact_symbols[j], g) <= arb(symbol_room), (shape, seed)
-            assert distance(grams[j], h) <= arb(gram_room), (shape, seed)
-            assert distance(narrowed[j], h) <= arb(narrow.error), (shape, seed)
+            assert distance(exact_symbols[j], g) <= arb(symbol_error), (shape, seed)
+            assert distance(grams[j], h) <= arb(gram_error), (shape, seed)
+            assert distance(columns[j], h) <= arb(copied.error), (shape, seed)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -121,7 +124,7 @@ def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) 
         a = random.standard_normal((size + 2, size)).astype(dtype)
         if kind == "complex":
             a = a + 1j * random.standard_normal((size + 2, size)).astype(dtype)
-        h = np.conj(a.T) @ a
+        h: Any = np.conj(a.T) @ a
         lower = np.tril(h)
         whole = lower + np.conj(np.tril(h, -1).T)
         np.fill_diagonal(whole, np.real(np.diag(h)))
@@ -130,7 +133,7 @@ def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) 
             top = max(float(np.linalg.eigvalsh(whole.astype(np.complex128))[-1]), 1e-30)
             u = float(np.finfo(dtype).eps) / 2
             for factor in (1 - 64 * u, 1 - 4 * u, 1 - u, 1.0, 1 + 2e4 * u):
-                limit = np.asarray([top * factor], dtype=dtype)
+                limit: Any = np.asarray([top * factor], dtype=dtype)
                 said = bool(matrices.gram_below(h[None], limit, ops=Execution(BACKEND, xp))[0])
                 surely_below = not balls.positive_definite(exact, arb(float(limit[0])) * (1 + arb("1e-40")))
                 assert not (said and surely_below), (seed, factor)
@@ -146,7 +149,7 @@ def test_directions_of_the_last_conversion(dtype: str) -> None:
     tops = {np.float32: (-46, 38), np.float64: (-323, 307)}[target]
     values = np.concatenate([10.0 ** random.uniform(*tops, size=2000), [0.0, 5e-324, 1.0, 2.0]])
     for value in values:
-        x = np.asarray(value)
+        x: Any = np.asarray(value)
         up, down = (float(rounding.to_dtype(x, target, way, xp=xp)) for way in ("up", "down"))
         assert down <= value <= up
         assert (up == 0) == (value == 0)
@@ -170,7 +173,7 @@ def test_variation(family: str) -> None:
         if kernel.size > 1000 or not np.any(kernel):
             continue
         block = np.ldexp(kernel, -balls.exponent_of(kernel))
-        tall = block if block.shape[0] >= block.shape[1] else np.swapaxes(block, 0, 1)
+        tall: Any = block if block.shape[0] >= block.shape[1] else np.swapaxes(block, 0, 1)
         gram, peaks = GramPolynomial(tall[None], ops=Execution(BACKEND, xp)), Peaks(tall)
         boxes = torus(block.shape[2:])
         random = np.random.RandomState(index)

@@ -1,7 +1,7 @@
-"""What a kernel's norms truly are: proven ends, as sharp as ball arithmetic makes them. Imports nothing of specnorm.
+"""What a kernel's norms truly are: proven bounds, as sharp as ball arithmetic makes them. Imports nothing of specnorm.
 
-The lower end is ``||G(theta)||`` at the best frequencies known, rigorous; the library's witnesses join them, so that a
-lower value is either proven true here or shown. The upper end is a closed form, or on a small grid every frequency.
+The lower bound is ``||G(theta)||`` at the best frequencies known, rigorous; the library's witnesses join them, so that
+a lower value is either proven true here or shown. The upper bound is a closed form, or on a small grid every frequency.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LATTICE = 2**40
 
 
 class Truth:
-    """Proven ends of the norms of one case."""
+    """Proven bounds of the norms of one case."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -43,11 +43,11 @@ class Truth:
 
     @functools.cached_property
     def high(self) -> arb | None:
-        """Proven upper end of the supremum, where there is a closed form."""
+        """Proven upper bound of the supremum, where there is a closed form."""
         return self.case.supremum()
 
     def low(self, sizes: tuple[int, ...] | None = None) -> arb:
-        """Proven lower end: of the supremum over all sizes, or of the circular layer at one size."""
+        """Proven lower bound: of the supremum over all sizes, or of the circular layer at one size."""
         if sizes not in self._lows:
             if self.high is not None and (sizes is None or self.case.at_zero):
                 self._lows[sizes] = self.high
@@ -59,7 +59,7 @@ class Truth:
         return self._lows[sizes]
 
     def harder(self, sizes: tuple[int, ...] | None = None) -> arb:
-        """Lower end after a longer look for peaks of the supremum; for when a claim cannot be proven."""
+        """Lower bound after a longer search for maxima of the supremum; for when a claim cannot be proven."""
         if sizes is None and self.high is None:
             found = self.peaks.highest(count=20, effort=4)
             self._lows[sizes] = max([self.low(), *(self.exact.norm_below(t) for t in found)], key=float_of)
@@ -70,12 +70,12 @@ class Truth:
         return tuple(1 if k == 1 else n for n, k in zip(sizes, self.kernel_shape, strict=True))
 
     def witnessed(self, angles: Sequence[float], sizes: tuple[int, ...] | None = None) -> arb:
-        """Look at a frequency that the library names, in radians; it may raise the lower end.
+        """Look at a frequency that the library names, in radians; it may raise the lower bound.
 
         Returns
         -------
         arb
-            Proven upper end of the norm there, and within rounding of the angles.
+            Proven upper bound of the norm there, and within rounding of the angles.
         """
         if self.kernel.size > 2000 and self.high is not None:
             return self.low(sizes)  # the closed form; balls would take long
@@ -84,15 +84,15 @@ class Truth:
             points = [[Fraction(round(t * LATTICE), LATTICE) for t in turns], [Fraction(t) for t in turns]]
         else:
             points = [[Fraction(round(t * n), n) for t, n in zip(turns, sizes, strict=True)]]
-        ends = [self.exact.norm(point) for point in points]
-        self._lows[sizes] = max([self.low(sizes), *(e.low for e in ends)], key=float_of)
+        bounds = [self.exact.norm(point) for point in points]
+        self._lows[sizes] = max([self.low(sizes), *(e.low for e in bounds)], key=float_of)
         size = float(np.sum(np.abs(np.ldexp(self.kernel.astype(float), -self.exact.exponent))))
         with ctx.workprec(BITS):
-            room = arb(1e-14 * size) * power_of_two(self.exact.exponent)
-            return largest([e.high for e in ends]) + room
+            allowance = arb(1e-14 * size) * power_of_two(self.exact.exponent)
+            return largest([e.high for e in bounds]) + allowance
 
     def above_grid(self, sizes: tuple[int, ...]) -> arb | None:
-        """Proven upper end at a circular size, from every frequency; None for large grids."""
+        """Proven upper bound at a circular size, from every frequency; None for large grids."""
         if self.case.at_zero:
             return self.high
         grid = self.grid(sizes)

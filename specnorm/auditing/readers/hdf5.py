@@ -114,7 +114,7 @@ def datasets(root: h5py.File, max_bytes: int) -> Iterator[Dataset]:
     left = max_bytes
     for path, item in walk(root):
         if isinstance(item, h5py.Dataset):
-            found = _look(path, item)
+            found = _described(path, item)
             left -= _claimed(item)
             if left < 0:
                 raise ModelFileError(f"its arrays claim more bytes than the limit of {max_bytes}. {_MORE}")
@@ -213,7 +213,7 @@ def walk(root: h5py.File) -> Iterator[tuple[tuple[str, ...], Any]]:
         stack.extend(reversed(inner))
 
 
-def _look(path: tuple[str, ...], item: h5py.Dataset) -> Dataset:
+def _described(path: tuple[str, ...], item: h5py.Dataset) -> Dataset:
     """Say of an array what can be said without reading it."""
     shape: tuple[int, ...] = ()
     dtype = "unknown"
@@ -231,7 +231,7 @@ def _look(path: tuple[str, ...], item: h5py.Dataset) -> Dataset:
 def _claimed(item: h5py.Dataset) -> int:
     try:
         return int(item.nbytes)
-    except Exception:  # refused by `_look`
+    except Exception:  # refused by `_described`
         return 0
 
 

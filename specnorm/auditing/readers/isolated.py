@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.processes import Worker, WorkerLost
 from specnorm.errors import ModelFileError
-from specnorm.types import Array
+from specnorm.types import ArrayObject
 
 SECONDS = 10
 """Processor time that listing a file, or reading one array, may take; and a second more for each of these bytes:"""
@@ -104,9 +104,10 @@ class _Child:
             raise answer
         return answer
 
-    def load(self, index: int, tensor: Tensor) -> Array:
+    def load(self, index: int, tensor: Tensor) -> ArrayObject:
         """Read one of the arrays."""
-        return self.call(8 * math.prod(tensor.shape), _load, index)
+        found: ArrayObject = self.call(8 * math.prod(tensor.shape), _load, index)
+        return found
 
     def release(self) -> None:
         """Keep the process for the next file, or end it."""
@@ -145,8 +146,9 @@ def _list(read: Reader, path: str, max_bytes: int) -> list[Tensor]:
     return [replace(tensor, load=_elsewhere) for tensor in _listed]
 
 
-def _load(index: int) -> Array:
-    return _listed[index].load()
+def _load(index: int) -> ArrayObject:
+    found: ArrayObject = _listed[index].load()
+    return found
 
 
 def _forget() -> None:
@@ -155,7 +157,7 @@ def _forget() -> None:
         _opened.pop().close()
 
 
-def _elsewhere() -> Array:
+def _elsewhere() -> ArrayObject:
     raise NotImplementedError("arrays are read in the process that opened the file")
 
 

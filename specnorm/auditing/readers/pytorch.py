@@ -9,7 +9,7 @@ from specnorm import backends
 from specnorm.auditing.layers import Tensor
 from specnorm.backends import Backend
 from specnorm.errors import BackendError, ModelFileError
-from specnorm.types import Array
+from specnorm.types import AnyArray, ArrayObject
 
 FORMAT = "pytorch"
 """Name under which a plugin's `Backend.model_formats` declares its reader."""
@@ -52,11 +52,11 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     return [_describe(backend, name, x) for name, x in tensors.items()]
 
 
-def _describe(backend: Backend, name: str, x: Array) -> Tensor:
+def _describe(backend: Backend, name: str, x: AnyArray) -> Tensor:
     return Tensor(name, tuple(int(n) for n in x.shape), str(x.dtype).rpartition(".")[2], partial(_load, backend, x))
 
 
-def _load(backend: Backend, x: Array) -> Array:
+def _load(backend: Backend, x: AnyArray) -> ArrayObject:
     """Copy to NumPy, as every other reader gives it; bfloat16 in float32, which is exact."""
     if str(x.dtype).endswith("bfloat16"):
         xp = backend.namespace(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers import safetensors
@@ -121,5 +121,5 @@ def _lost(name: str, reason: str) -> Tensor:
     return Tensor(name, (), "void", _nothing, kind="unknown", refusal=reason)
 
 
-def _nothing() -> None:
+def _nothing() -> NoReturn:
     raise ModelFileError("it is not there.")

@@ -43,7 +43,7 @@ def inline(svg: bytes, name: str, label: str, titles: Mapping[str, Sequence[str]
     for group, words in (titles or {}).items():
         _tell(root, group, words)
     for element in root.iter():
-        _adopt(element, name)
+        _prefix(element, name)
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)
     root.attrib |= {"class": "plot", "role": "img", "aria-label": label}
@@ -64,7 +64,7 @@ def _is_bar(element: ElementTree.Element) -> bool:
     return element.tag == f"{_SVG}path" and "id" not in element.attrib
 
 
-def _adopt(element: ElementTree.Element, name: str) -> None:
+def _prefix(element: ElementTree.Element, name: str) -> None:
     for key, value in list(element.attrib.items()):
         if key == "id":
             value = f"{name}-{value}"

@@ -1,0 +1,161 @@
+"""Gradients of first order: what attaches a pullback, and what raises where it would be differentiated again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import Function
+
+from specnorm.errors import SecondDerivativeError
+from specnorm.runtime.table import program
+from specnorm_torch.arrays import ARRAYS
+
+_FIRST_ORDER = (
+    "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
+    "Detach the value, or take the penalty's gradient without create_graph=True."
+)
+
+
+def with_pullback(kernels: Tensor, value: Tensor, key: str, residuals: Sequence[Tensor]) -> Tensor:
+    """Attach a program's pullback to its value at the kernels."""
+    return _Attach.apply(kernels, value, key, *residuals)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def with_gradient(kernels: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    """Attach gradients with respect to kernels (n, *shape) to values (n,)."""
+    return _Attached.apply(kernels, value, gradient)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def first_order(x: Tensor) -> Tensor:
+    """Return ``x``, differentiable once."""
+    return _FirstOrder.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def refuse_second_derivatives() -> None:
+    """Refuse nested torch.func differentiations, for compilers: there the guard below would be traced through."""
+    if _derivative_levels() > 1:
+        raise SecondDerivativeError(_FIRST_ORDER)
+
+
+def _derivative_levels() -> int:
+    """How many torch.func differentiations are active."""
+    stack = retrieve_all_functorch_interpreters()
+    return sum(level.key() in (TransformType.Grad, TransformType.Jvp) for level in stack)
+
+
+# Dynamo runs it while tracing: it inlines the guard below inside torch.func transformations and would drop it.
+_derivative_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+class _Attach(Function):
+    """Identity on the value, whose backward is the program's pullback."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(kernels: Tensor, value: Tensor, key: str, *residuals: Tensor) -> Tensor:
+        del kernels, key, residuals
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        kernels, _, key, *residuals = inputs
+        ctx.program = program(key)  # kept alive by the graph
+        ctx.save_for_backward(kernels, *residuals)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, *residuals = ctx.saved_tensors
+        gradient = ctx.program.pullback(tuple(residuals), cotangent, backend=ARRAYS)
+        guarded = _Guard.apply(gradient, kernels)  # type: ignore[no-untyped-call]
+        return (guarded, None, None, *(None for _ in residuals))
+
+
+class _Attached(Function):
+    """Identity on values (n,), whose gradients with respect to the kernels are given."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(kernels, gradient)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, gradient = ctx.saved_tensors
+        slope = gradient * cotangent.reshape(*cotangent.shape, *(1 for _ in gradient.shape[cotangent.ndim :]))
+        slope = slope.to(kernels.dtype)
+        # Only where a graph of the backward is asked for can it be differentiated.
+        guarded = _Guard.apply(slope, kernels) if torch.is_grad_enabled() else slope  # type: ignore[no-untyped-call]
+        return guarded, None, None
+
+
+class _FirstOrder(Function):
+    """Identity on the kernels, differentiable once."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(kernels: Tensor) -> Tensor:
+        return kernels.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # The kernels stay in the graph of the gradient, so that a second derivative passes through the guard.
+        guard: Any = _guard if torch.compiler.is_compiling() else _Guard.apply
+        guarded: Tensor = guard(gradient, ctx.saved_tensors[0])
+        return guarded
+
+
+class _Guard(Function):
+    """Identity on a gradient; differentiating it again raises instead of dropping a term."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, kernels: Tensor) -> Tensor:
+        del kernels
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del ctx, inputs, output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        del ctx, grads
+        raise SecondDerivativeError(_FIRST_ORDER)
+
+
+@torch.library.custom_op("specnorm::first_order_only", mutates_args=())
+def _guard(gradient: Tensor, kernels: Tensor) -> Tensor:
+    """`_Guard` for compiled backwards, where a Function would be traced through and lost."""
+    del kernels
+    return gradient.clone()
+
+
+@_guard.register_fake
+def _guard_fake(gradient: Tensor, kernels: Tensor) -> Tensor:
+    del kernels
+    return torch.empty_like(gradient)
+
+
+@_guard.register_vmap
+def _guard_vmap(
+    info: Any, in_dims: tuple[int | None, ...], gradient: Tensor, kernels: Tensor
+) -> tuple[Tensor, int | None]:
+    del info
+    return _guard(gradient, kernels), in_dims[0]
+
+
+_guard.register_autograd(_Guard.backward)

@@ -1,0 +1,81 @@
+"""The custom operators: a program as one opaque node of a graph, told by its key, with its shapes and its batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specnorm.runtime.table import keep, program
+from specnorm_torch.arrays import ARRAYS, SHAPES, TorchArrays
+
+
+def _run(kernels: Tensor, key: str, need: str, backend: TorchArrays) -> list[Tensor]:
+    plan = program(key)
+    value, stats, residuals = plan.forward(kernels, backend=backend)
+    if need == "residuals":
+        return [value, *stats, *residuals]
+    if need == "jacobian":
+        return [value, *stats, plan.jacobian(value, residuals, backend=backend)]
+    return [value, *stats]
+
+
+@torch.library.custom_op("specnorm::evaluate", mutates_args=())
+def evaluate(kernels: Tensor, key: str, need: str) -> list[Tensor]:
+    """Value and stats of a program for kernels (*batch, *shape), and what ``need`` asks for."""
+    # An operator may not return its input, a view of it, or one tensor twice.
+    return [x.clone() for x in _run(kernels, key, need, ARRAYS)]
+
+
+@evaluate.register_fake
+def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
+    """Shapes and dtypes, by running the program once with its loops cut to a single round."""
+    keep(key)  # the graph that is traced here carries the key alone
+    return [torch.empty_like(x) for x in _run(kernels, key, need, SHAPES)]
+
+
+@evaluate.register_vmap
+def _evaluate_vmap(
+    info: Any, in_dims: tuple[int | None, ...], kernels: Tensor, key: str, need: str
+) -> tuple[list[Tensor], list[int]]:
+    """Batch through the operator's own leading axes; residuals have them flattened into one."""
+    del info
+    assert in_dims[0] is not None
+    kernels = kernels.movedim(in_dims[0], 0)
+    found = evaluate(kernels, key, need)
+    if need == "residuals":
+        plain = 1 + len(program(key).method.stats)
+        found[plain:] = [x.reshape(kernels.shape[0], -1, *x.shape[1:]) for x in found[plain:]]
+    return found, [0] * len(found)
+
+
+@torch.library.custom_op("specnorm::step", mutates_args=())
+def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
+    """Value, gradient and next state of a program for kernels (*batch, *shape)."""
+    value, gradient, after = program(key).step(kernels, tuple(state), sweeps=sweeps, backend=ARRAYS)
+    # An operator may not return an input or a view of one: without sweeps the state stays as it is.
+    return [value.clone(), gradient.clone(), *(x.clone() for x in after)]
+
+
+@step.register_fake
+def _step_fake(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
+    del sweeps
+    plan = keep(key)
+    dtype = getattr(torch, plan.result_dtype)
+    value = kernels.new_empty(kernels.shape[: kernels.ndim - len(plan.shape)], dtype=dtype)
+    return [value, kernels.new_empty(kernels.shape, dtype=dtype), *(torch.empty_like(x) for x in state)]
+
+
+@step.register_vmap
+def _step_vmap(
+    info: Any, in_dims: tuple[Any, ...], kernels: Tensor, state: list[Tensor], key: str, sweeps: int
+) -> tuple[list[Tensor], list[int]]:
+    """Batch through the operator's own leading axes; a state that all kernels share is repeated."""
+
+    def batched(x: Tensor, axis: int | None) -> Tensor:
+        return x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
+
+    moved = [batched(x, axis) for x, axis in zip(state, in_dims[1], strict=True)]
+    found = step(batched(kernels, in_dims[0]), moved, key, sweeps)
+    return found, [0] * len(found)

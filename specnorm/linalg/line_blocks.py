@@ -1,0 +1,225 @@
+"""A layer's own Gram matrix at one size, from its taps: a band of blocks between the lines of one axis.
+
+Along one axis tap t of output line m reads input line v as a table says (`layer_map.axis_tables`), and what it does
+between two lines is a matrix ``B_t`` that depends on neither: the layer of one axis less. So the blocks of ``A*A`` are
+sums of few of the products ``B_t* B_u``, and those of lines farther apart than the kernel reaches are zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.linalg.layer_map import axis_tables, sizes_of
+
+if TYPE_CHECKING:
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps, Namespace
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """Symmetric block tridiagonal matrices.
+
+    Parameters
+    ----------
+    diagonal : array, shape (b, n, d, d)
+    below : array, shape (b, n - 1, d, d)
+        Block (i + 1, i).
+    """
+
+    diagonal: Array
+    below: Array
+
+
+@dataclass(frozen=True)
+class BandPlan:
+    """How the Gram matrix of a layer of one group is cut into blocks.
+
+    Parameters
+    ----------
+    axis : int
+        Whose lines the blocks are made of.
+    wide : bool
+        Whether it is ``AA*``, of the outputs (of a transposed layer: of its inputs).
+    lines : int
+        Lines of the axis.
+    together : int
+        Lines a block, so that only neighbours are coupled.
+    entries : int
+        Entries a line.
+    taps : int
+        Of the kernel, along the axis.
+    """
+
+    axis: int
+    wide: bool
+    lines: int
+    together: int
+    entries: int
+    taps: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks on the diagonal."""
+        return -(-self.lines // self.together)
+
+    @property
+    def size(self) -> int:
+        """Of a block; the last one is filled up with zeros."""
+        return self.together * self.entries
+
+    @property
+    def work(self) -> float:
+        """Multiplications that a proof takes, about."""
+        return float(self.blocks * self.size**3) * (6 if self.blocks > 1 else 1 / 3)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the matrix and of what it is made and factorised with."""
+        return 8 * (6 * self.blocks * self.size**2 + 2 * self.taps**2 * self.entries**2)
+
+
+def plans(spec: ConvSpec) -> list[BandPlan]:
+    """Every way to cut the Gram matrix of a layer of one group, the least work first."""
+    large, small = sizes_of(spec)
+    first, second = spec.stored_channels
+    found = []
+    for axis, table in enumerate(_tables(large, small, spec)):
+        for wide, (sizes, channels) in enumerate(((large, second), (small, first))):
+            lines, entries = sizes[axis], channels * math.prod(n for j, n in enumerate(sizes) if j != axis)
+            for bandwidth in {_bandwidth(table, large[axis], bool(wide)), lines}:
+                found.append(BandPlan(axis, bool(wide), lines, max(1, min(bandwidth, lines)), entries, table.shape[0]))
+    return sorted(found, key=lambda plan: plan.work)
+
+
+def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) -> tuple[Band, int]:
+    """``A*A`` or ``AA*`` of layers of one group.
+
+    Parameters
+    ----------
+    kernels : array, shape (b, first, second, *kernel_shape)
+        In torch's order.
+    spec : ConvSpec
+        Of one group, with ``input_shape``.
+    plan : BandPlan
+
+    Returns
+    -------
+    band : Band
+    roundings : int
+        n: the entries are off by at most ``gamma(n) |A|* |A|``.
+    """
+    xp = ops.xp
+    large, small = sizes_of(spec)
+    tables = _tables(large, small, spec)
+    b, k = kernels.shape[0], spec.kernel_shape[plan.axis]
+    taps = _between_lines(kernels, tables, plan.axis, large, ops=ops)
+    if plan.wide:
+        taps = xp.matrix_transpose(taps)
+    inner = taps.shape[2]
+    flipped = xp.matrix_transpose(taps)
+    products = xp.matmul(flipped[:, :, None, :, :], taps[:, None, :, :, :])
+    products = xp.reshape(products, (b, k * k, plan.entries**2))
+    counts = _counts(tables[plan.axis], large[plan.axis], plan)
+    parts = []
+    for table in counts:
+        weights = ops.from_numpy(np.ascontiguousarray(table.reshape(-1, k * k)), kernels)
+        q, e = plan.together, plan.entries
+        block = xp.reshape(xp.matmul(weights, products), (b, table.shape[0], q, q, e, e))
+        parts.append(xp.reshape(xp.permute_dims(block, (0, 1, 2, 4, 3, 5)), (b, table.shape[0], q * e, q * e)))
+    return Band(*parts), inner + k * k + sum(spec.kernel_shape) + 4
+
+
+def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Namespace) -> Array:
+    """Vectors (b, r, lines * entries) of the blocks, in the order of the layer's own: channels before lines."""
+    large, small = sizes_of(spec)
+    sizes, channels = (small, spec.stored_channels[0]) if plan.wide else (large, spec.stored_channels[1])
+    others = [n for j, n in enumerate(sizes) if j != plan.axis]
+    b, r = vectors.shape[:2]
+    split = xp.reshape(vectors[..., : plan.lines * plan.entries], (b, r, plan.lines, channels, *others))
+    order = [0, 1, 3, *(2 if j == plan.axis else 4 + j - (j > plan.axis) for j in range(len(sizes)))]
+    return xp.reshape(xp.permute_dims(split, tuple(order)), (b, r, -1))
+
+
+def _tables(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[np.ndarray]:
+    axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
+    return [axis_tables(n, m, k, s, r, before, spec.padding_mode) for n, m, k, s, r, (before, _) in axes]
+
+
+def _one_hot(table: np.ndarray, n: int) -> np.ndarray:
+    """Whether tap t of output m reads position v, shape (k, m, n)."""
+    return np.asarray(table[:, :, None] == np.arange(n), dtype=np.float64)
+
+
+def _bandwidth(table: np.ndarray, n: int, wide: bool) -> int:
+    """Largest distance of two lines that are coupled: outputs that read a pixel, or pixels that an output reads."""
+    lines, _ = _met(table, n, wide)
+    met = lines >= 0
+    highest = np.where(met, lines, -1).max(axis=1, initial=-1)
+    lowest = np.where(met, lines, max(lines.max(initial=0), 0)).min(axis=1, initial=n + table.shape[1])
+    return int(np.max(highest - lowest, initial=0))
+
+
+def _met(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Lines that meet in each output (wide: in each pixel), and by which taps, shape (outputs, most); -1 for none."""
+    k, outputs = table.shape
+    taps = np.broadcast_to(np.arange(k)[:, None], table.shape)
+    if not wide:
+        return np.where(table < n, table, -1).T, taps.T
+    inside = table < n
+    at, output, tap = table[inside], np.broadcast_to(np.arange(outputs), table.shape)[inside], taps[inside]
+    order = np.argsort(at, kind="stable")
+    at, output, tap = at[order], output[order], tap[order]
+    counts = np.bincount(at, minlength=n)
+    rank = np.arange(len(at)) - (np.cumsum(counts) - counts)[at]
+    lines, by = (np.full((n, max(1, int(counts.max(initial=0)))), -1) for _ in range(2))
+    lines[at, rank], by[at, rank] = output, tap
+    return lines, by
+
+
+def _counts(table: np.ndarray, n: int, plan: BandPlan) -> tuple[np.ndarray, np.ndarray]:
+    """How often taps t and u couple the lines of each diagonal block, and of each with the one before.
+
+    Shapes (blocks, q, q, k, k) and (blocks - 1, q, q, k, k).
+    """
+    q, k = plan.together, plan.taps
+    lines, taps = _met(table, n, plan.wide)
+    diagonal = np.zeros((plan.blocks, q, q, k, k))
+    below = np.zeros((max(plan.blocks - 1, 0), q, q, k, k))
+    for i, j in itertools.product(range(lines.shape[1]), repeat=2):
+        both = (lines[:, i] >= 0) & (lines[:, j] >= 0)
+        x, y, t, u = lines[both, i], lines[both, j], taps[both, i], taps[both, j]
+        for apart, counts in ((0, diagonal), (1, below)):
+            here = x // q - y // q == apart
+            np.add.at(counts, (y[here] // q, x[here] % q, y[here] % q, t[here], u[here]), 1.0)
+    return diagonal, below
+
+
+def _between_lines(
+    kernels: Array, tables: list[np.ndarray], axis: int, large: tuple[int, ...], *, ops: ArrayOps
+) -> Array:
+    """B_t for each tap of an axis, shape (b, k, first * other outputs, second * other inputs)."""
+    xp = ops.xp
+    d = len(tables)
+    others = [j for j in range(d) if j != axis]
+    x = xp.permute_dims(kernels, (0, 3 + axis, 1, 2, *(3 + j for j in others)))
+    # The first of the taps that are left goes, and its outputs and inputs come last.
+    for j in others:
+        k, m = tables[j].shape
+        reads = ops.from_numpy(_one_hot(tables[j], large[j]).reshape(k, -1), kernels)
+        x = xp.permute_dims(x, (*range(4), *range(5, x.ndim), 4))
+        x = xp.reshape(xp.matmul(x, reads), (*x.shape[:-1], m, large[j]))
+    outputs, inputs = range(4, x.ndim, 2), range(5, x.ndim, 2)
+    x = xp.permute_dims(x, (0, 1, 2, *outputs, 3, *inputs))
+    count = math.prod([x.shape[2], *(tables[j].shape[1] for j in others)])
+    return xp.reshape(x, (x.shape[0], x.shape[1], count, -1))
+
+
+def of_one_group(spec: ConvSpec) -> ConvSpec:
+    """The geometry of a single group."""
+    return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)

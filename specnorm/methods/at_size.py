@@ -1,0 +1,81 @@
+"""Norm of a layer at its own size, whatever its padding, to a relative tolerance that is proven."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from specnorm.errors import GeometryError, Undecided
+from specnorm.linalg.layer_map import shapes_of
+from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
+from specnorm.methods.enclosure import enclosed_layers, weighted
+
+if TYPE_CHECKING:
+    from specnorm.proof.rounding import Rounds
+    from specnorm.result import Kind
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps, Namespace
+
+
+@dataclass(frozen=True)
+class NormAtSize(Method):
+    """Norm of the layer itself at ``input_shape``, to a relative tolerance.
+
+    It is not in ``METHODS``: an audit has both bounds.
+
+    Parameters
+    ----------
+    rtol : float
+        The value is proven to be at most this far, relatively, below the norm, and not above it.
+    max_cells : int
+        Budget of a search.
+    """
+
+    rtol: float = 1e-6
+    max_cells: int = 100_000
+
+    name: ClassVar[str] = "at_size"
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up"}
+
+    def __post_init__(self) -> None:
+        check_rtol(self.rtol)
+        check_count("max_cells", self.max_cells, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """The kernel as it is, with known values."""
+        del spec
+        return Needs(precision="wide", narrow_gradient=True, blocks=False, searches=True)
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """Exact: of the layer at its input size."""
+        del spec
+        return "exact"
+
+    def check(self, spec: ConvSpec) -> None:
+        """Every geometry, at a size."""
+        if spec.input_shape is None:
+            raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
+        shapes_of(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """The lower bound of an enclosure that is close enough."""
+        found = enclosed_layers(blocks, spec, self.rtol, self.max_cells, lambda: math.inf, ops=ops)
+        wide = max(found, key=lambda x: x.upper / x.lower if x.lower > 0 else math.inf if x.upper > 0 else 0.0)
+        if not wide.within(self.rtol):
+            apart = wide.upper / wide.lower - 1 if wide.lower > 0 else math.inf
+            raise Undecided(
+                f"the norm at input_shape={spec.input_shape} is known to {apart:.1e} only, not to rtol={self.rtol:g}: "
+                "give a larger rtol, or use enclose(kernel, input_shape), which returns what is proven."
+            )
+        lower, upper = (np.asarray([getattr(x, name) for x in found]) for name in ("lower", "upper"))
+        gradient = ops.xp.concat([x.gradient for x in found], axis=0)
+        return Evaluation(ops.from_numpy(lower, blocks), (ops.from_numpy(upper, blocks),), (gradient,))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """Gradient of the norm at the witness."""
+        del spec
+        return weighted(residuals, cotangent, xp=xp)

@@ -1,0 +1,60 @@
+"""Rings: periodic convolutions that a zero-padded layer at one size is a part of, so that their norms bound its own.
+
+A ring of N pixels closes an axis; a *twisted* one multiplies by -1 where a read passes its end. Let the layer read the
+pixels ``s m + r t - p`` of an axis of n (outputs m < m', taps t < k, stride s, dilation r, padding p in front), and lay
+the n pixels on the ring from 0 on. If
+
+    N >= n + p,    N >= s (m' - 1) + r (k - 1) - p + 1,    N >= n,    N >= s m',
+
+then a read below 0 comes round to ``N + v >= n``, one at n or beyond stays below N, and no two outputs are the same:
+the entries of the ring between the layer's pixels and its outputs are the layer's, none of which passes the end. The
+layer is a compression of the ring, whatever the factor that passing the end multiplies by: its norm is no larger.
+
+With ``lcm(s, r)`` a divisor of N the ring is as many smaller ones of the kernel's blocks (`linalg.polyphase`), each of
+``M = N / lcm(s, r)`` points. Its norm is the largest one of their symbols at ``2 pi j / M``, or at
+``2 pi (j + 1/2) / M`` if it is twisted. `docs/methods/enclosure.md` has the proof.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from specnorm.linalg.layer_map import sizes_of
+
+if TYPE_CHECKING:
+    from specnorm.spec import ConvSpec
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Sizes of a ring in points of the blocks, and whether it is twisted, per axis."""
+
+    points: tuple[int, ...]
+    twisted: tuple[bool, ...]
+
+
+def reads_zeros(spec: ConvSpec) -> bool:
+    """Whether whatever the layer reads beyond its input is zero, or it reads nothing there."""
+    return spec.padding_mode == "zeros" or all(max(pads) <= 0 for pads in spec.padding)
+
+
+def shortest(spec: ConvSpec) -> tuple[int, ...]:
+    """Fewest points an axis of a ring that the layer is a compression of; every larger number will do as well.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+        With ``input_shape``; `reads_zeros`.
+    """
+    large, small = sizes_of(spec)
+    axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
+    return tuple(_points(*axis) for axis in axes)
+
+
+def _points(n: int, outputs: int, k: int, stride: int, dilation: int, pads: tuple[int, int]) -> int:
+    before = pads[0]
+    last_read = stride * (outputs - 1) + dilation * (k - 1) - before
+    pixels = max(n, n + before, last_read + 1, stride * outputs)
+    return -(-pixels // math.lcm(stride, dilation))

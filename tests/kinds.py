@@ -1,0 +1,141 @@
+"""The kind of every function's number: the table of docs/guarantees.md, made of what the methods say.
+
+``python tests/kinds.py`` writes the table anew; `test_docs.py` fails where the page holds another one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import specnorm
+from specnorm import METHODS, GeometryError, Method, MethodError, PowerTopK, TensorNorm
+from specnorm.methods.gram_iteration import GramIteration
+from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.power_iteration import PowerIteration
+from specnorm.methods.singular_values import SingularValues
+from specnorm.spec import ConvSpec
+
+PAGE = Path(__file__).parent.parent / "docs" / "guarantees.md"
+BEGIN, END = "<!-- kinds: made by `python tests/kinds.py` -->\n", "<!-- end of kinds -->"
+
+FUNCTIONS: dict[str, tuple[str, Method]] = {
+    "grid_bound": ("grid", METHODS["grid"]()),
+    "f4_bound": ("f4", METHODS["f4"]()),
+    "unfolding_bounds": ("unfoldings", METHODS["unfoldings"]()),
+    "gram_bound": ("gram", METHODS["gram"]()),
+    "tn_bound": ("tn", METHODS["tn"]()),
+    "tn_bound(certified=False)": ("tn", TensorNorm(certified=False)),
+    "enclose": ("enclose", METHODS["enclose"]()),
+    "conv_norm": ("fft", METHODS["fft"]()),
+    "singular_values": ("", SingularValues()),
+    "power_norm": ("power", METHODS["power"]()),
+    "measure(kernel, PowerTopK())": ("", PowerTopK()),
+    "reshaped_norm": ("reshaped", METHODS["reshaped"]()),
+    "matrix_norm": ("", MatrixNorm()),
+    "power_iteration": ("", PowerIteration()),
+    "gram_iteration": ("", GramIteration()),
+}
+"""Function -> name in `METHODS`, if any, and the method that it runs."""
+
+KIND_OF = {"up": "upper", "down": "lower", "nearest": "estimate"}
+MATRICES = ("matrix_norm", "power_iteration", "gram_iteration")
+SIZES: dict[str, dict[str, Any]] = {
+    "every size": {},
+    "circular, at `input_shape`": {"input_shape": 7},
+    "zeros, at `input_shape`": {"input_shape": 7, "padding_mode": "zeros"},
+}
+
+
+def kernel_of(function: str) -> np.ndarray:
+    """A matrix, or a kernel whose norm at the size below is not the supremum."""
+    values: np.ndarray = np.random.RandomState(0).standard_normal(36)
+    return values.reshape(6, 6) if function in MATRICES else values.reshape(2, 2, 3, 3)
+
+
+def measured(function: str, geometry: dict[str, Any]) -> specnorm.Result | None:
+    """The method's result; None where it refuses the geometry."""
+    try:
+        return specnorm.measure(kernel_of(function), FUNCTIONS[function][1], **geometry)
+    except (GeometryError, MethodError):
+        return None
+
+
+def kind(function: str, geometry: dict[str, Any]) -> str:
+    """One cell: the kind; a value that no size changes speaks about the supremum."""
+    found, unsized = measured(function, geometry), measured(function, {})
+    if found is None:
+        return "refused"
+    both = isinstance(found.method, specnorm.Enclose)  # of its two bounds, `value` is the upper one
+    word = "lower and upper" if both else found.kind
+    if geometry and unsized is not None and np.array_equal(found.value, unsized.value):
+        return f"{word}, of σ\\*"  # noqa: RUF001 - the symbol of the page
+    return word
+
+
+def traced(function: str, geometry: dict[str, Any]) -> str:
+    """The kind where values are not known; a search then refuses, or does without its proof."""
+    method, spec = FUNCTIONS[function][1], ConvSpec.of(kernel_of(function).shape, **geometry)
+    if measured(function, geometry) is None:
+        return ""
+    if method.needs(spec).searches:
+        try:
+            method.refuse_tracer(spec)
+        except MethodError:
+            return "refused"
+    return method.kind(spec)
+
+
+def computed_in(function: str, geometry: dict[str, Any]) -> str:
+    """Precision of the value, and of the search that proves it."""
+    if measured(function, geometry) is None:
+        return ""
+    needs = FUNCTIONS[function][1].needs(ConvSpec.of(kernel_of(function).shape, **geometry))
+    own = needs.precision == "own"
+    return ("own, proof in float64" if own else "float64") if needs.searches else "own" if own else "wide"
+
+
+def either(function: str, cell: Any) -> str:
+    """What holds without and with a size; both, where they differ."""
+    without, sized = (cell(function, SIZES[size]) for size in list(SIZES)[:2])
+    return without or sized if not (without and sized) or without == sized else f"{without}; at a size {sized}"
+
+
+def table() -> str:
+    """Markdown: one row a function."""
+    heads = ["function", "method", *SIZES, "under a tracer", "computed in"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for function, (name, _) in FUNCTIONS.items():
+        matrix = function in MATRICES
+        kinds = (
+            [f"{kind(function, {})}, each matrix", "", ""] if matrix else [kind(function, g) for g in SIZES.values()]
+        )
+        cells = [f"`{function}`", f"`{name}`" if name else "", *kinds]
+        rows.append(f"| {' | '.join([*cells, either(function, traced), either(function, computed_in)])} |")
+    return "\n".join([*rows, "", figures()]) + "\n"
+
+
+def figures() -> str:
+    """Further norms in ``Result.stats``, by the direction in which each is rounded."""
+    found = [
+        f'`stats["{name}"]` of `{type(method).__name__}`, {KIND_OF[rounds]}'
+        for _, method in FUNCTIONS.values()
+        for name, rounds in method.stats.items()
+        if rounds
+    ]
+    return f"Proven besides: {'; '.join(found)}."
+
+
+def replaced(page: str) -> str:
+    """The page with this table between its two marks."""
+    head, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no place for the table: it lacks {BEGIN!r} or {END!r}")
+    return f"{head}{begin}\n{table()}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

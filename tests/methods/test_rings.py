@@ -1,0 +1,354 @@
+"""A layer with zero padding is a part of every twisted ring that is long enough, so the ring's norm bounds the layer's.
+
+First the theorem by itself, written out in `soundness/twisted.py`: where it holds, and that each of its conditions is
+needed. Then the library's rings, and that it bounds nothing without one of the conditions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install python-flint")
+
+from oracle import dense_matrix
+from soundness.at_size import AtSize, by_rings
+from soundness.layers import Layer, layer
+from soundness.twisted import Axis, Complex, part, ring_matrix, ring_norm, turned
+
+from specnorm.linalg import frequencies
+from specnorm.linalg.frequencies import Frequencies
+from specnorm.proof import cells, gram_polynomial, rings
+from specnorm.proof.cells import Boxes
+from specnorm.search import rings as ring_search
+from specnorm.spec import ConvSpec
+
+Phases = tuple[float, ...]
+
+
+def plain(count: int, largest: int = 400) -> Iterator[tuple[Layer, NDArray[np.float64], list[int]]]:
+    """Layers without groups whose ring is small enough to be written out; the kernel scaled; lengths of the ring."""
+    found, index = 0, 0
+    while found < count:
+        drawn = layer(index)
+        index += 1
+        lengths = [axis.shortest for axis in drawn.axes]
+        top = float(np.max(np.abs(drawn.kernel)))
+        small = math.prod(lengths) * max(drawn.kernel.shape[:2]) <= largest
+        if drawn.geometry["groups"] == 1 and small and top > 0:
+            found += 1
+            yield drawn, np.asarray(drawn.kernel, dtype=np.float64) / top, lengths
+
+
+def phases_of(index: int, ndim: int) -> Phases:
+    """0, pi or anything, an axis."""
+    random = np.random.RandomState(index)
+    return tuple(float(random.choice([0.0, math.pi, random.uniform(0, 2 * math.pi)])) for _ in range(ndim))
+
+
+def norm(matrix: NDArray[np.float64] | Complex) -> float:
+    return float(np.linalg.svd(matrix, compute_uv=False)[0])
+
+
+def test_the_layer_is_a_part_of_the_ring() -> None:
+    """Entry by entry, and the ring's norm is that of its symbol: so the symbol bounds the layer."""
+    for drawn, kernel, lengths in plain(60):
+        phases = phases_of(drawn.index, len(lengths))
+        matrix = dense_matrix(kernel, drawn.input_shape, **drawn.geometry)
+        # A transposed layer is the adjoint of the convolution on the ring.
+        matrix = matrix.T if drawn.geometry["transposed"] else matrix
+        kept = part(kernel, drawn.axes, lengths, phases)
+        np.testing.assert_allclose(kept, matrix, rtol=0, atol=1e-15, err_msg=str(drawn))
+        bound = ring_norm(kernel, drawn.axes, lengths, phases)
+        assert abs(bound - norm(ring_matrix(kernel, drawn.axes, lengths, phases))) <= 1e-12 * max(bound, 1.0)
+        assert norm(matrix) <= bound * (1 + 1e-12) + 1e-300, drawn
+
+
+def test_every_longer_ring_will_do() -> None:
+    for drawn, kernel, lengths in plain(25, largest=150):
+        longer = [n + (1 + drawn.index % 3) * axis.unit for n, axis in zip(lengths, drawn.axes, strict=True)]
+        truth = norm(dense_matrix(kernel, drawn.input_shape, **drawn.geometry))
+        bound = ring_norm(kernel, drawn.axes, longer, phases_of(drawn.index, len(longer)))
+        assert truth <= bound * (1 + 1e-12) + 1e-300, drawn
+
+
+def test_where_the_ring_is_the_layer() -> None:
+    """[1, 2, 1] with a pixel of padding a side: the norm is 2 + 2 cos(pi/(n+1)), and so is that of the twisted ring."""
+    binomial = np.array([[[1.0, 2.0, 1.0]]])
+    for n in (1, 2, 5, 40):
+        axis = Axis(n, n, 3, 1, 1, 1)
+        assert axis.shortest == n + 1
+        exact = 2 + 2 * math.cos(math.pi / (n + 1))
+        assert abs(ring_norm(binomial, [axis], [n + 1], [math.pi]) - exact) < 1e-14
+        assert abs(norm(dense_matrix(binomial, n, padding_mode="zeros")) - exact) < 1e-14
+        assert ring_norm(binomial, [axis], [n + 1], [0.0]) == 4.0
+
+
+# -- every condition is needed ---------------------------------------------------------------------------------------
+def every_axis() -> Iterator[Axis]:
+    """Every axis of small numbers."""
+    choices = itertools.product(range(1, 7), range(1, 5), range(1, 4), range(1, 4), range(4), range(4))
+    for n, k, s, r, before, after in choices:
+        outputs = (n + before + after - r * (k - 1) - 1) // s + 1
+        if outputs > 0:
+            yield Axis(n, outputs, k, s, r, before)
+
+
+def test_the_length_is_the_least() -> None:
+    """By looking at every tap: the theorem's ring never wraps, and one point fewer does where taps are close."""
+    count = 0
+    for axis in every_axis():
+        assert not axis.wraps(axis.shortest), axis
+        if axis.s == axis.r == 1 and axis.before < axis.k and axis.shortest > 1:
+            count += 1
+            assert axis.wraps(axis.shortest - 1), axis
+    assert count > 200
+
+
+def below(axes: list[Axis], lengths: list[int], kernels: int = 60, **options: object) -> bool:
+    """Whether some kernel's layer has a larger norm than its ring."""
+    for seed in range(kernels):
+        random = np.random.RandomState(seed)
+        kernel = random.standard_normal((1, 1, *(axis.k for axis in axes)))
+        kernel = np.abs(kernel) if seed % 2 else kernel
+        pads = [(a.before, a.s * (a.outputs - 1) + a.r * (a.k - 1) + 1 - a.n - a.before) for a in axes]
+        truth = norm(
+            dense_matrix(
+                kernel, [a.n for a in axes], stride=[a.s for a in axes], dilation=[a.r for a in axes],
+                padding_mode="zeros", padding=[(b, max(a, 0)) for b, a in pads],
+            )
+        )  # fmt: skip
+        for phases in itertools.product((0.0, math.pi), repeat=len(axes)):
+            if truth > ring_norm(kernel, axes, lengths, phases, **options) * (1 + 1e-9):  # type: ignore[arg-type]
+                return True
+    return False
+
+
+NEEDED = [
+    Axis(4, 4, 3, 1, 1, 1),
+    Axis(5, 3, 3, 2, 1, 1),
+    Axis(6, 6, 3, 1, 2, 2),
+    Axis(3, 3, 5, 1, 1, 2),
+    Axis(4, 7, 4, 1, 1, 3),
+    Axis(6, 2, 2, 3, 2, 0),
+    Axis(5, 3, 3, 2, 3, 3),
+]
+
+
+@pytest.mark.parametrize("axis", NEEDED, ids=str)
+def test_a_shorter_ring_is_no_bound(axis: Axis) -> None:
+    assert not below([axis], [axis.shortest], kernels=10)
+    assert below([axis], [axis.shortest - axis.unit])
+
+
+def forgotten(theta: float, length: int, k: int, r: int, phase: float) -> Complex:
+    """The last tap turned as if there were no phase."""
+    phases = turned(theta, length, k, r, phase)
+    phases[-1] = np.exp(1j * (theta - phase / length) * r * (k - 1))
+    return phases
+
+
+TURNED = [*NEEDED[:1], *NEEDED[3:5], Axis(7, 7, 3, 1, 2, 2), Axis(13, 6, 6, 2, 1, 2), Axis(9, 5, 7, 2, 1, 3)]
+
+
+@pytest.mark.parametrize("axis", TURNED, ids=str)
+def test_a_phase_forgotten_in_one_tap_is_no_bound(axis: Axis) -> None:
+    assert below([axis], [axis.shortest], tap_phases=forgotten)
+
+
+@pytest.mark.parametrize("axis", [Axis(4, 2, 2, 2, 3, 1), Axis(5, 2, 3, 3, 2, 2), Axis(6, 3, 3, 2, 3, 3)], ids=str)
+def test_a_ring_that_closes_on_the_dilation_alone_is_no_ring(axis: Axis) -> None:
+    """Outputs must come back to themselves: with lcm(s, r) replaced by r, the folded symbol is of another layer."""
+    least = max(axis.n + axis.before, axis.s * (axis.outputs - 1) + axis.r * (axis.k - 1) - axis.before + 1)
+    shorter = [m for m in range(axis.r, 4 * least, axis.r) if m % axis.s]
+    assert any(below([axis], [m]) for m in shorter)
+
+
+# -- the library's rings ---------------------------------------------------------------------------------------------
+def spec_of(drawn: Layer) -> ConvSpec:
+    return ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry)
+
+
+def test_rings_of_the_library_are_long_enough() -> None:
+    """By looking at every tap; and no longer than the theorem asks."""
+    for index in range(400):
+        drawn = layer(index)
+        for axis, points in zip(drawn.axes, rings.shortest(spec_of(drawn)), strict=True):
+            assert not axis.wraps(points * axis.unit), (drawn, points)
+            assert points * axis.unit <= axis.shortest, (drawn, points)
+
+
+RINGS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((1,), (3,)), ((2,), (2,)), ((3,), (4,)), ((9,), (3,)), ((40,), (5,)), ((4, 7), (3, 2)), ((8, 8), (3, 3)),
+    ((1, 12), (1, 4)), ((4, 3, 6), (2, 2, 2)),
+]  # fmt: skip
+
+
+def turns_of(boxes: Boxes) -> list[tuple[Fraction, ...]]:
+    """Every frequency in some boxes of single points, exactly."""
+    frequencies = boxes.centres
+    pairs = (zip(row, frequencies.denominators, strict=True) for row in frequencies.numerators.tolist())
+    return [tuple(Fraction(a, b) % 1 for a, b in pair) for pair in pairs]
+
+
+def frequencies_of(sizes: tuple[int, ...], twisted: tuple[bool, ...]) -> set[tuple[Fraction, ...]]:
+    """``(j + 1/2) / M`` where an axis is twisted, ``j / M`` where not."""
+    axes = ([Fraction(2 * j + turned, 2 * n) for j in range(n)] for n, turned in zip(sizes, twisted, strict=True))
+    return set(itertools.product(*axes))
+
+
+def to_points(boxes: Boxes) -> Boxes:
+    while boxes.divisible.any():
+        boxes, _ = boxes.split(np.full(len(boxes), 3))
+    return boxes
+
+
+@pytest.mark.parametrize(("sizes", "shape"), RINGS)
+def test_every_frequency_of_a_ring_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """It or its mirror image, once, and nothing else; exact rationals."""
+    for twisted in itertools.product((False, True), repeat=len(sizes)):
+        found = turns_of(to_points(cells.dft(sizes, shape, twisted)))
+        assert len(found) == len(set(found))
+        mirrored = {tuple(-turn % 1 for turn in turns) for turns in found}
+        assert set(found) | mirrored == frequencies_of(sizes, twisted)
+
+
+def lost_near_cells_of_the_torus(sizes: tuple[int, ...], shape: tuple[int, ...]) -> list[str]:
+    """Frequencies of a ring in some cells of the torus that are in no box around them, nor their mirror images."""
+    random, lost = np.random.RandomState(0), []
+    for twisted in itertools.product((False, True), repeat=len(sizes)):
+        every, torus = sorted(frequencies_of(sizes, twisted)), cells.torus(shape)
+        for _ in range(4 if len(sizes) < 3 else 2):
+            some = torus[np.sort(random.permutation(len(torus))[: 1 + random.randint(3)])]
+            kept = set(turns_of(to_points(cells.dft(sizes, shape, twisted).around(some))))
+            for turns in [every[j] for j in random.permutation(len(every))[:60]]:
+                if is_in(some, turns) and not {turns, tuple(-turn % 1 for turn in turns)} & kept:
+                    lost.append(f"{turns} of {sizes}, {twisted}")
+            torus, _ = torus.split(np.full(len(torus), 2))
+    return lost
+
+
+@pytest.mark.parametrize(("sizes", "shape"), RINGS)
+def test_frequencies_in_some_cells_of_the_torus_are_kept(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    assert lost_near_cells_of_the_torus(sizes, shape) == []
+
+
+def is_in(boxes: Boxes, turns: tuple[Fraction, ...]) -> bool:
+    """Whether a frequency, or what is the same a number of turns away, is well inside one of some cells."""
+    inverse = np.linalg.inv(boxes.frame)
+    for shift in itertools.product((-1, 0, 1), repeat=len(turns)):
+        at = [float((t + s) * n) for t, s, n in zip(turns, shift, boxes.denominators, strict=True)]
+        lattice, slack = inverse @ np.asarray(at), 1e-9 * (boxes.high - boxes.low)
+        if ((boxes.low + slack <= lattice) & (lattice <= boxes.high - slack)).all(axis=1).any():
+            return True
+    return False
+
+
+# -- without one of the conditions, the library's bounds are false ---------------------------------------------------
+FIRST = 5_000_000
+"""Where the layers of the mutations begin."""
+PLAIN = {
+    "stride": (1,), "dilation": (1,), "groups": 1, "transposed": False, "padding_mode": "zeros", "padding": "same",
+}  # fmt: skip
+
+
+def by_rings_alone() -> list[str]:
+    """Upper ends of rings beside lower ends of half the norm."""
+    found: list[str] = []
+    with by_rings():
+        for index in range(FIRST, FIRST + 40):
+            claims = AtSize(layer(index))
+            claims.enclosure(1e-3)
+            found += claims.tally.violations
+        for seed in range(60):
+            claims = AtSize(Layer(seed, "normal", np.random.RandomState(seed).standard_normal((1, 1, 3)), (4,), PLAIN))
+            claims.enclosure(1e-3)
+            found += claims.tally.violations
+    return found
+
+
+_points, _dft, _phases_at = rings._points, cells.dft, frequencies.phases_at
+
+
+def one_point_fewer(*axis: Any) -> int:
+    return max(1, _points(*axis) - 1)
+
+
+def closed_on_the_product(*axis: Any) -> int:
+    """Longer steps than the ring has: of stride times dilation, where they share a factor."""
+    with patch.object(math, "lcm", lambda s, r: s * r):
+        return _points(*axis)
+
+
+def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> Boxes:
+    """The mirror image of a twisted ring's frequency taken for that of the DFT's."""
+    boxes = _dft(sizes, shape, twisted)
+    if not any(twisted) or not sizes:
+        return boxes
+    axis = int(np.argmax(sizes))
+    last = np.arange(len(sizes)) == axis
+    high = np.minimum(boxes.high, np.where(last, max((sizes[axis] - 2) // 2 - 1, 0), boxes.high))
+    kept = (boxes.low <= high).all(axis=1)
+    return boxes.between(boxes.low[kept], high[kept])
+
+
+def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
+    """At a twisted ring's frequencies, the farthest tap turns as if the ring were not twisted."""
+    cos, sin = _phases_at(given, points)
+    odd = np.asarray([n % 2 == 0 and n < 2**20 for n in given.denominators]) & (given.numerators % 2 == 1).all(axis=0)
+    if odd.any() and len(points):
+        far = int(np.argmax(np.abs(points).sum(axis=1)))
+        plain = Frequencies(given.numerators - odd, given.denominators)
+        c, s = _phases_at(plain, points[far : far + 1])
+        cos[:, [far]], sin[:, [far]] = c, s
+    return cos, sin
+
+
+def offset_forgotten(self: Boxes, others: Boxes) -> NDArray[np.bool_]:
+    """Boxes of a twisted ring compared as if they were those of the DFT."""
+    return _meets(replace(self, offset=np.zeros_like(self.offset)), others)
+
+
+_meets = Boxes.meets
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One condition taken away: ``owner.name`` becomes something else; ``check`` must notice."""
+
+    patches: tuple[tuple[Any, str, Any], ...]
+    check: Callable[[], list[str]] = by_rings_alone
+
+
+MUTATIONS = {
+    "length": Mutation(((rings, "_points", one_point_fewer),)),
+    "stride and dilation with a common factor": Mutation(((rings, "_points", closed_on_the_product),)),
+    "mirror images": Mutation(((ring_search, "dft", half_less_a_point),)),
+    "phase of one tap": Mutation(
+        ((gram_polynomial, "phases_at", phase_forgotten), (frequencies, "phases_at", phase_forgotten))
+    ),
+    "offset of the boxes": Mutation(
+        ((Boxes, "meets", offset_forgotten),), lambda: lost_near_cells_of_the_torus((40,), (5,))
+    ),
+}
+
+
+def test_rings_alone_are_bounds() -> None:
+    assert by_rings_alone() == []
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_every_condition_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation = MUTATIONS[name]
+    for owner, attribute, without in mutation.patches:
+        monkeypatch.setattr(owner, attribute, without)
+    assert mutation.check(), "nothing was noticed"

@@ -1,0 +1,134 @@
+"""A layer with zero padding is the direct sum of smaller ones without dilation, entry by entry; dense matrices."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install python-flint")
+
+from oracle import dense_matrix
+from soundness.layers import Layer, layer
+
+from specnorm.proof import sublayers
+from specnorm.proof.sublayers import Part, SubLayer
+from specnorm.spec import ConvSpec
+
+LAYERS = 150
+
+
+def matrix_of(kernel: NDArray[np.float64], sub: SubLayer) -> NDArray[np.float64]:
+    spec = sub.spec
+    assert spec.input_shape is not None
+    return dense_matrix(
+        kernel, spec.input_shape, stride=spec.stride, dilation=spec.dilation, groups=spec.groups,
+        transposed=spec.transposed, padding_mode="zeros", padding=spec.padding,
+    )  # fmt: skip
+
+
+def norm(matrix: NDArray[np.float64]) -> float:
+    return float(np.linalg.svd(matrix, compute_uv=False)[0])
+
+
+def scaled(drawn: Layer) -> NDArray[np.float64]:
+    kernel = np.asarray(drawn.kernel, dtype=np.float64)
+    return kernel / (float(np.max(np.abs(kernel))) or 1.0)
+
+
+def parts_of(drawn: Layer) -> list[SubLayer]:
+    return sublayers.sublayers(ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry))
+
+
+def wrong(count: int = LAYERS) -> list[str]:
+    """Layers whose norm is not the largest of their parts'."""
+    found = []
+    for index in range(count):
+        drawn = layer(index, largest=120)
+        kernel = scaled(drawn)
+        truth = norm(dense_matrix(kernel, drawn.input_shape, **drawn.geometry))
+        largest = max((norm(matrix_of(kernel, sub)) for sub in parts_of(drawn)), default=0.0)
+        if abs(truth - largest) > 1e-12 * truth:
+            found.append(f"{drawn}: {truth}, its parts {largest}")
+    return found
+
+
+def test_the_norm_is_the_largest_of_the_parts() -> None:
+    assert wrong() == []
+
+
+def test_parts_are_parts() -> None:
+    """Of the pixels and outputs that they say, of which each belongs to one part, and nothing is dilated."""
+    for index in range(LAYERS):
+        drawn = layer(index, largest=120)
+        kernel, transposed = scaled(drawn), drawn.geometry["transposed"]
+        matrix: Any = dense_matrix(kernel, drawn.input_shape, **drawn.geometry)
+        matrix = matrix.T if transposed else matrix
+        axes, groups = drawn.axes, drawn.geometry["groups"]
+        outputs, pixels = [a.outputs for a in axes], [a.n for a in axes]
+        matrix = matrix.reshape(kernel.shape[0], *outputs, kernel.shape[1] * groups, *pixels)
+        used: set[tuple[int, ...]] = set()
+        for sub in parts_of(drawn):
+            assert set(sub.spec.dilation) <= {1}
+            own: Any = matrix_of(kernel, sub)
+            own = own.T if transposed else own
+            rows = [np.arange(x.outputs) * x.output[1] + x.output[0] for x in sub.parts]
+            columns = [np.arange(x.pixels) * x.pixel[1] + x.pixel[0] for x in sub.parts]
+            kept = matrix[:, *(slice(None) for _ in rows)]
+            for axis, row in enumerate(rows):
+                kept = np.take(kept, row, axis=1 + axis)
+            for axis, column in enumerate(columns):
+                kept = np.take(kept, column, axis=2 + len(rows) + axis)
+            np.testing.assert_array_equal(own, kept.reshape(own.shape), err_msg=str(drawn))
+            here = set(itertools.product(*(row.tolist() for row in rows)))
+            assert not here & used
+            used |= here
+
+
+def test_a_window_is_a_part() -> None:
+    """A bound from below for the whole layer: never above, and closer the larger it is."""
+    for index in range(60):
+        drawn = layer(index, largest=200)
+        kernel = scaled(drawn)
+        for sub in parts_of(drawn):
+            truth, values = norm(matrix_of(kernel, sub)), []
+            for pixels in (2, 8, 40, 10**6):
+                values.append(norm(matrix_of(kernel, sub.window(pixels))))
+            assert max(values) <= truth * (1 + 1e-12) + 1e-300, drawn
+            assert abs(values[-1] - truth) <= 1e-12 * truth
+
+
+# -- without one of the conditions -----------------------------------------------------------------------------------
+def first_alone(*axis: Any) -> list[Part]:
+    """The first residue taken for all of them."""
+    return _largest_parts(*axis)[:1]
+
+
+def padded_as_before(*axis: Any) -> list[Part]:
+    """Residues forgotten in the padding."""
+    n, outputs, k, stride, dilation, (before, after) = axis
+    return _largest_parts(n, outputs, k, stride, dilation, (before - before % dilation, after))
+
+
+def held_by_length(self: Part, other: Part) -> bool:
+    """A part held by every one with as many pixels and outputs, wherever its padding begins."""
+    return self.stride == other.stride and self.pixels >= other.pixels and self.outputs >= other.outputs
+
+
+_largest_parts = sublayers._largest_parts
+MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "every residue": (sublayers, "_largest_parts", first_alone),
+    "padding of a residue": (sublayers, "_largest_parts", padded_as_before),
+    "distance of pixels and outputs": (Part, "holds", held_by_length),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_every_condition_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, attribute, without = MUTATIONS[name]
+    monkeypatch.setattr(owner, attribute, without)
+    assert wrong(400), "nothing was noticed"

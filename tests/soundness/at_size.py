@@ -1,0 +1,161 @@
+"""What the library says about a layer at its size, held against its dense matrix, or against ball arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from flint import arb
+from numpy.typing import NDArray
+from oracle import PaddingMode
+
+import specnorm
+from soundness.claims import Tally
+from soundness.layers import LARGEST, Layer, layer
+from soundness.sample import as_if_large
+from specnorm.methods.certify import Certify
+from specnorm.methods.enclosure import Enclose
+from specnorm.proof.layer import ritz_values_down
+from specnorm.search import layer as layer_search
+
+RTOLS = (1e-1, 1e-3, 1e-6)
+OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
+RINGS: dict[str, Any] = {"at_once": -1.0, "soon": -1.0, "work": -1.0}
+WAYS: tuple[dict[str, Any], ...] = ({}, {"at_once": -1.0}, {"at_once": math.inf}, RINGS)
+"""As users have it; as if the layer were large; by its own matrix; by rings alone."""
+SMALL = 26
+"""Sides of the matrices that are eliminated in ball arithmetic: a third of a cube of slow operations."""
+
+
+@contextmanager
+def by_rings() -> Iterator[None]:
+    """Upper ends by rings alone, beside lower ends of half the norm: good ones hide that the upper ones are wrong."""
+
+    def halved(*given: Any, **named: Any) -> Any:
+        values, images = ritz_values_down(*given, **named)
+        return 0.5 * values, images
+
+    with (
+        patch.object(layer_search, "TUNING", replace(layer_search.TUNING, **RINGS)),
+        patch.object(layer_search, "ritz_values_down", halved),
+    ):
+        yield
+
+
+class AtSize:
+    """The claims about one layer.
+
+    Parameters
+    ----------
+    drawn : Layer
+    rigorous : bool
+        Compare with ball arithmetic, not with LAPACK's norm and its allowance.
+    """
+
+    def __init__(self, drawn: Layer, *, rigorous: bool = False) -> None:
+        self.drawn, self.tally = drawn, Tally(kernels=1)
+        self.low: arb | float
+        self.high: arb | float
+        if rigorous:
+            ends = drawn.proven()
+            self.low, self.high = ends.low, ends.high
+        else:
+            truth = drawn.truth()
+            self.low, self.high = truth.lo, truth.hi
+        self.keywords: dict[str, Any] = {"input_shape": drawn.input_shape, **drawn.geometry}
+
+    def wrong(self, claim: str, detail: str) -> None:
+        """Record a violation."""
+        self.tally.violations.append(f"{self.drawn}: {claim}: {detail}")
+
+    def upper(self, claim: str, value: Any) -> None:
+        """Not below the truth."""
+        number = float(value)
+        self.tally.claims[claim] += 1
+        if not math.isfinite(number) or number < 0 or number < self.low:
+            self.wrong(claim, f"upper value {number!r}, the norm is {self.low}")
+
+    def lower(self, claim: str, value: Any) -> None:
+        """Not above the truth."""
+        number = float(value)
+        self.tally.claims[claim] += 1
+        if not math.isfinite(number) or number < 0 or number > self.high:
+            self.wrong(claim, f"lower value {number!r}, the norm is {self.high}")
+
+    def enclosure(self, rtol: float, **options: Any) -> None:
+        """Both ends, and what converged means."""
+        claim = f"enclose(rtol={rtol:g})"
+        result = specnorm.measure(self.drawn.kernel, Enclose(rtol=rtol, **options), **self.keywords)
+        lower, upper = float(result.stats["lower"]), float(result.value)
+        self.lower(claim, lower)
+        self.upper(claim, upper)
+        if not lower <= upper:
+            self.wrong(claim, f"crossed ends {lower!r}, {upper!r}")
+        converged = bool(result.stats["converged"])
+        self.tally.open[f"{claim}: wider"] += not converged
+        info = np.finfo(np.asarray(result.value).dtype)
+        if converged and upper > lower * (1 + rtol) * (1 + 8 * float(info.eps)) + 4 * float(info.smallest_normal):
+            self.wrong(claim, f"said to have converged, but {lower!r}, {upper!r}")
+
+    def verdicts(self, offsets: Sequence[float]) -> None:
+        """Certificates near the truth: never True below it, never False above it."""
+        for offset in offsets:
+            bound = float(self.low if isinstance(self.low, float) else self.low.mid()) * (1 + offset)
+            stats = specnorm.measure(self.drawn.kernel, Certify(bound=bound), **self.keywords).stats
+            proven, refuted = bool(stats["proven"]), bool(stats["refuted"])
+            self.tally.claims["certify"] += 1
+            self.tally.open["certify: undecided"] += not (proven or refuted)
+            if (proven and bound < self.low) or (refuted and bound >= self.high):
+                self.wrong("certify", f"{proven} at {bound!r} (offset {offset:g}), the norm is {self.low}")
+
+    def projection(self, bound: float = 0.7) -> None:
+        """What comes back, as rounded, has a norm of at most the bound."""
+        at = bound * float(self.low if isinstance(self.low, float) else self.low.mid())
+        if at == 0:
+            return
+        self.tally.claims["rescale"] += 1
+        got: NDArray[Any] = specnorm.rescale(self.drawn.kernel, at, **self.keywords)
+        norm = Layer(self.drawn.index, "rescaled", got, self.drawn.input_shape, self.drawn.geometry).truth()
+        if norm.lo > at:
+            self.wrong("rescale", f"{norm.lo!r} for {at!r}")
+
+
+@contextmanager
+def in_a_way(way: int) -> Iterator[None]:
+    """One of the ways to an upper end, whatever the layer's size."""
+    if way == len(WAYS):
+        with by_rings():
+            yield
+    else:
+        with patch.object(layer_search, "TUNING", replace(layer_search.TUNING, **WAYS[way])):
+            yield
+
+
+def check(index: int, modes: Sequence[PaddingMode] = ("zeros",), *, rigorous: bool = False) -> Tally:
+    """Check the layer of a number, in one of the ways."""
+    drawn = layer(index, modes, SMALL if rigorous else LARGEST)
+    claims, random = AtSize(drawn, rigorous=rigorous), np.random.RandomState(index + 2**20)
+    with as_if_large(index), in_a_way(int(random.randint(len(WAYS) + 1))):
+        claims.enclosure(float(random.choice(RTOLS)))
+        if random.randint(16) == 0:
+            claims.enclosure(1e-3, max_cells=int(random.randint(1, 30)))
+        if random.randint(4) == 0:
+            claims.verdicts([float(random.choice(OFFSETS))])
+        if random.randint(8) == 0:
+            claims.lower("power_norm", specnorm.power_norm(drawn.kernel, n_iter=20, **claims.keywords))
+        if random.randint(16) == 0:
+            claims.projection()
+    return claims.tally
+
+
+def sample(indices: Iterable[int], modes: Sequence[PaddingMode] = ("zeros",), *, rigorous: bool = False) -> Tally:
+    """Check many layers."""
+    total = Tally()
+    for index in indices:
+        total.add(check(index, modes, rigorous=rigorous))
+    return total

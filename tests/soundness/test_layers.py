@@ -1,0 +1,108 @@
+"""No proven value about a layer at its size is wrong: dense matrices, ball arithmetic, and layers that are all border.
+
+``SPECNORM_SOUNDNESS_LAYERS`` sets how many layers are drawn (the ``soundness`` session of nox: 20,000).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+
+from real_weights import MODELS, real_layers
+
+from soundness.at_size import WAYS, AtSize, in_a_way, sample
+from soundness.layers import NAMES, Layer, layer
+
+LAYERS = int(os.environ.get("SPECNORM_SOUNDNESS_LAYERS", "300"))
+CHUNK = 100 if LAYERS < 3000 else 1000
+FIRST_OPEN = 1_000_000
+"""Where the layers of the smaller tests begin: none of the large sample."""
+
+
+@pytest.mark.parametrize("first", range(0, LAYERS, CHUNK))
+def test_zero_padding(first: int) -> None:
+    tally = sample(range(first, min(first + CHUNK, LAYERS)))
+    print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
+    assert tally.violations == []
+
+
+def test_most_layers_are_enclosed_closely() -> None:
+    """The sample would also pass if nothing were ever proven closely."""
+    wider = 0
+    for index in range(60):
+        claims = AtSize(layer(FIRST_OPEN + index))
+        claims.enclosure(1e-3)
+        wider += sum(claims.tally.open.values())
+    assert wider <= 2
+
+
+@pytest.mark.parametrize("first", range(FIRST_OPEN, FIRST_OPEN + LAYERS // 3, CHUNK))
+def test_copied_pixels(first: int) -> None:
+    tally = sample(range(first, min(first + CHUNK, FIRST_OPEN + LAYERS // 3)), ("reflect", "replicate"))
+    print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
+    assert tally.violations == []
+
+
+def test_against_ball_arithmetic() -> None:
+    """No allowance for LAPACK's rounding: the ends hold of the layer as the exact numbers that its floats are."""
+    first = 2 * FIRST_OPEN
+    tally = sample(range(first, first + LAYERS // 6), ("zeros", "reflect", "replicate"), rigorous=True)
+    assert tally.violations == []
+
+
+def test_trained_kernels() -> None:
+    """Some layers of published networks on few pixels, in every way."""
+    found: list[str] = []
+    every = [row for model in MODELS for row in real_layers(model) if row[1].size > 16 and max(row[1].shape[:2]) <= 32]
+    for name, kernel, geometry in every[:: 40 if LAYERS < 3000 else 2]:
+        if kernel.ndim != 4 or kernel.shape[2] == 1 or max(geometry["dilation"]) > 4:
+            continue
+        drawn = Layer(0, name, kernel, (4 if kernel.shape[0] > 16 else 5,) * 2, geometry)
+        for way in range(len(WAYS) + 1):
+            claims = AtSize(drawn)
+            with in_a_way(way):
+                claims.enclosure(1e-3)
+            found += claims.tally.violations
+    assert found == []
+
+
+def test_layers_are_as_adversarial_as_they_say() -> None:
+    """Every kind of border is among the layers of the short run."""
+    found: Counter[str] = Counter()
+    for index in range(300):
+        drawn = layer(index)
+        found[drawn.family] += 1
+        found["transposed"] += drawn.geometry["transposed"]
+        found["groups"] += drawn.geometry["groups"] > 1
+        found["depthwise"] += drawn.geometry["groups"] > 1 and drawn.kernel.shape[1] == 1
+        for a in drawn.axes:
+            found["one pixel"] += a.n == 1
+            found["kernel larger than the input"] += a.k > a.n
+            found["stride beyond the kernel"] += a.s > a.r * (a.k - 1) + 1
+            found["dilation beyond the input"] += a.r > a.n and a.k > 1
+            found["stride and dilation share a factor"] += a.s != a.r and np.gcd(a.s, a.r) > 1
+            found["stride and dilation coprime"] += min(a.s, a.r) > 1 and np.gcd(a.s, a.r) == 1
+            found["output left over"] += (a.n + a.before) % a.s > 0
+            read = {a.s * m + a.r * t - a.before for m in range(a.outputs) for t in range(a.k)}
+            found["reads nothing but padding"] += not any(0 <= v < a.n for v in read)
+            found["padding beyond the kernel"] += a.before > a.r * (a.k - 1)
+    assert set(NAMES) <= set(found)
+    assert min(count for name, count in found.items() if name != "zero") >= 4, found
+
+
+def test_the_check_can_fail() -> None:
+    """Ends of another layer are noticed, on either side."""
+    right = next(x for x in map(layer, range(100)) if x.family == "normal" and x.kernel.dtype == np.float64)
+    for factor, word in ((1 + 1e-9, "lower value"), (1 - 1e-9, "upper value")):
+        for rigorous in (False, True):
+            claims = AtSize(right, rigorous=rigorous)
+            assert float(claims.high) > 0
+            larger = Layer(0, "other", right.kernel * factor, right.input_shape, right.geometry)
+            claims.drawn = larger
+            claims.enclosure(1e-12)
+            assert any(word in violation for violation in claims.tally.violations)

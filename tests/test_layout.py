@@ -1,0 +1,135 @@
+"""The tree is what docs/design.md says: its rooms and their imports; files and functions stay short."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from test_house import LEVELS, PLUGINS, ROOT, core_files, parsed, room, runtime_imports
+
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+SOURCES = [*core_files(), *sorted(PLUGINS.rglob("*.py"))]
+MOST_LINES, MOST_CODE = 400, 60
+"""Of a file, and of a function without its docstring, comments and blank lines; ruff counts complexity (C901)."""
+
+
+# -- docs/design.md ----------------------------------------------------------------------------------------------
+def rows() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Of the table of rooms: what a row is called in others' last column -> its rooms, and its last column."""
+    found = {}
+    table = DESIGN[DESIGN.index("| room | purpose | imports |") :].split("\n\n")[0].splitlines()[2:]
+    for line in table:
+        first, purpose, imports = (cell.strip() for cell in line.strip("|").split(" | "))
+        rooms = tuple(name.removesuffix(".py").removesuffix("/") for name in re.findall(r"`([^`]+)`", first))
+        named = purpose.partition(":")[0] if purpose.startswith("front door") else rooms[0]
+        found[named] = rooms, tuple(word for word in imports.split(", ") if word != "nothing")
+    return found
+
+
+def reachable(name: str) -> set[str]:
+    """Rooms of the row with that room or name, and those of all that it may import."""
+    table = rows()
+    ((rooms, imports),) = [row for named, row in table.items() if name == named or name in row[0]]
+    return set(rooms).union(*(reachable(other) for other in imports))
+
+
+def test_the_table_of_rooms_is_the_tree() -> None:
+    listed = Counter(name for rooms, _ in rows().values() for name in rooms if not name.startswith("plugins"))
+    assert set(listed.values()) == {1}
+    assert set(listed) | {"__init__", "__main__"} == {name for names in LEVELS for name in names}
+    files = {room(path).removesuffix(".py") for path in core_files()} - {"__init__", "__main__"}
+    assert set(listed) == files
+
+
+@pytest.mark.parametrize("name", [name for names in LEVELS[:-1] for name in names])
+def test_a_room_imports_what_the_table_allows(name: str) -> None:
+    """Its own row, and all that lies in the rows of its last column."""
+    every = {name for names in LEVELS for name in names}
+    for path in core_files():
+        if room(path).removesuffix(".py") == name:
+            imported = {module.split(".")[1] for module, _ in runtime_imports(parsed(path)) if "specnorm." in module}
+            assert imported & every <= reachable(name), f"docs/design.md lets {name} import less than {path.name} does"
+
+
+def test_a_kernels_way_has_six_rooms() -> None:
+    sketch = DESIGN.partition("## A kernel's way from `enclose` to the answer\n\n")[2].partition("\n\nEach room")[0]
+    found = re.findall(r"^ {4}(\w+) {2,}\S", sketch, re.MULTILINE)
+    assert 0 < len(found) <= 6
+    assert len(set(found)) == len(found)
+    levels = [next(i for i, names in enumerate(LEVELS) if name in names) for name in found]
+    assert levels == sorted(levels, reverse=True), "from the front door down"
+
+
+# -- pages -------------------------------------------------------------------------------------------------------
+def test_no_page_is_twice_in_the_contents_of_the_site() -> None:
+    pages = Counter(
+        re.findall(r"^ *- .*?([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert len(pages) > 30
+    assert [page for page, count in pages.items() if count > 1] == []
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------
+def code_lines(node: ast.AST, lines: Sequence[str]) -> int:
+    """Lines of a function that hold code."""
+    said: set[int] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str):
+            said |= set(range(part.lineno, (part.end_lineno or 0) + 1))
+    held = range(node.lineno, (node.end_lineno or 0) + 1)  # type: ignore[attr-defined] # of functions alone
+    return sum(i not in said and not re.match(r"\s*(#|$)", lines[i - 1]) for i in held)
+
+
+def long_functions(source: str) -> Iterator[str]:
+    """Functions above the limit that do not begin with a comment on why: ``# Long, since ...``."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node, lines) > MOST_CODE:
+            text = "\n".join(lines[node.lineno - 1 : node.end_lineno])
+            if not re.search(r"^ +# Long, since ", text, re.MULTILINE):
+                yield node.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= MOST_LINES, "split it along its subjects"
+    assert list(long_functions(source)) == []
+
+
+def test_size_check_can_fail() -> None:
+    body = "\n".join(f"    x = {i}" for i in range(MOST_CODE))
+    assert list(long_functions(f"def f():\n{body}\n")) == ["f"]
+    assert list(long_functions(f"def f():\n    # Long, since it counts.\n{body}\n")) == []
+    assert list(long_functions(f"def f():\n{body[:-7]}\n    '''Of no account.'''\n")) == []
+
+
+def test_complexity_is_checked() -> None:
+    """By ruff, in the session `lint`."""
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r'^select = \[.*"C901".*\]$', settings, re.MULTILINE)
+    assert "[tool.ruff.lint.mccabe]\nmax-complexity = 15\n" in settings
+
+
+def plugin_imports(path: Path) -> set[Path]:
+    """Modules of a plugin that one of its modules imports, wherever in it."""
+    own = path.relative_to(PLUGINS).parts[0]
+    found = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == own:
+            base = PLUGINS.joinpath(*(node.module or "").split("."))
+            inside = {base / f"{alias.name}.py" for alias in node.names}
+            found |= {place for place in inside if place.exists()} or {base.with_suffix(".py"), base / "__init__.py"}
+    return {place for place in found if place.exists()} - {path}
+
+
+@pytest.mark.parametrize("plugin", sorted(p.name for p in PLUGINS.iterdir() if (p / "__init__.py").exists()))
+def test_modules_of_a_plugin_import_one_way(plugin: str) -> None:
+    imported = {path: plugin_imports(path) for path in (PLUGINS / plugin).rglob("*.py")}
+    while leaves := {path for path, its in imported.items() if not its & imported.keys()}:
+        imported = {path: its for path, its in imported.items() if path not in leaves}
+    assert not imported, sorted(path.name for path in imported)
