@@ -28,6 +28,27 @@ DASK = "distributed>=2024.8"
 """An engine that audits can run on; not required."""
 DOCS_APART = "--ignore=tests/test_docs.py"
 """The examples of the documentation are run in `together`, where all that they need is installed."""
+PYTHON_MATTERS = (
+    "tests/test_house.py", "tests/test_parts.py", "tests/test_backends.py", "tests/test_errors.py", "tests/test_cli.py",
+    "tests/test_help.py", "tests/auditing/test_readers.py", "tests/auditing/test_checkpoints.py",
+    "tests/auditing/test_isolated.py", "tests/auditing/test_output.py", "tests/auditing/test_renderers.py",
+    "tests/auditing/test_executing.py::test_rows_are_those_of_an_audit_here",
+    "tests/methods/test_every_method.py::test_same_input_same_answer",
+    "tests/methods/test_every_method.py::test_memory_layout_does_not_matter",
+    "tests/test_value_and_grad.py::test_value_and_kind_of_arrays",
+)  # fmt: skip
+"""What another Python could break: imports and entry points, texts and the command line, pickles and archives, child
+processes; and a call of each method. What the arrays hold is NumPy's work, and the same."""
+VERSIONS_MATTER = (
+    "tests/test_conformance.py",
+    "tests/test_value_and_grad.py::test_agrees_with_numpy", "tests/test_value_and_grad.py::test_zero_kernel",
+    "tests/methods/test_every_method.py::test_valid_and_tight",
+    "tests/methods/test_every_method.py::test_agrees_with_numpy",
+    "tests/methods/test_every_method.py::test_half_precision_is_measured_in_float32",
+    "tests/methods/test_every_method.py::test_gradient_of_the_frameworks",
+    "tests/methods/test_every_method.py::test_foreign_byte_order_is_refused_or_right",
+)  # fmt: skip
+"""What an old array library could break: a function that it lacks, a value, a dtype, a gradient."""
 STRANGER = "./tests/thirdparty"
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 LINTERS = ("ruff>=0.11",)
@@ -57,19 +78,26 @@ nox.options.error_on_missing_interpreters = False
 # Two lanes: half of the sessions keep one core busy. What a session prints comes in one piece, when it is done.
 nox.options.parallel = 2
 nox.options.allow_parallel = True
+CORES = os.cpu_count() or 1
 
 
 def prepare(session: nox.Session, *packages: str) -> None:
     """Install into the session's environment, under the project's constraints."""
     session.env["PIP_CONSTRAINT"] = str(ROOT / "constraints.txt")
+    # What is imported is compiled then: of torch, JAX and SciPy that is a small part.
+    session.env["PIP_NO_COMPILE"] = "1"
     session.env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     session.install("-q", *packages)
 
 
-def pytest(session: nox.Session, *arguments: str, backends: str) -> None:
-    """Run tests on two cores; a backend that is named must be usable."""
+def pytest(session: nox.Session, *arguments: str, backends: str, cores: int = max(1, CORES // 2)) -> None:
+    """Run tests on the cores of one lane; a backend that is named must be usable.
+
+    One process where that is one core: two would collect, import and, with JAX, trace and compile twice.
+    """
     environment = {"SPECNORM_TEST_BACKENDS": backends}
-    session.run("pytest", "-n", "2", "--no-header", *arguments, *session.posargs, env=environment)
+    processes = str(cores if cores > 1 else 0)
+    session.run("pytest", "-n", processes, "--no-header", *arguments, *session.posargs, env=environment)
 
 
 def has_gpu() -> bool:
@@ -144,13 +172,10 @@ def together(session: nox.Session) -> None:
     prepare(session, STRANGER)
     if "types" in asked:
         session.run("mypy", "specnorm", "plugins", "tests", "noxfile.py")
-    if "cross" in asked:
-        everything = "numpy,strict,torch,jax"
-        # Each array finds its own plugin, mixed ones are refused.
-        pytest(session, "tests/test_backends.py", "-k", "not conformance", backends=everything)
-        pytest(session, "tests", DOCS_APART, "--ignore=tests/test_backends.py", "-m", "several", backends=everything)
-    if "docs" in asked:
-        pytest(session, "tests/test_docs.py", backends="numpy,torch,jax")
+    # The documentation's examples bear the mark too: one run collects once.
+    what = {("cross",): ["tests", DOCS_APART], ("docs",): ["tests/test_docs.py"], ("cross", "docs"): ["tests"]}
+    if chosen := what.get(tuple(word for word in ("cross", "docs") if word in asked)):
+        pytest(session, *chosen, "-m", "several", backends="numpy,strict,torch,jax")
 
 
 @nox.session(python=PYTHON)
@@ -164,11 +189,12 @@ def cupy(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def oldest(session: nox.Session) -> None:
-    """The oldest versions that pyproject.toml promises."""
+    """The oldest versions that pyproject.toml promises: what can depend on them, as `VERSIONS_MATTER` says."""
     prepare(session, "-e", ".[cli,jax]", *OLDEST, *TEST_TOOLS)
-    files = ("tests/test_backends.py", "tests/test_value_and_grad.py", "tests/methods/test_every_method.py")
-    pytest(session, *files, backends="numpy,jax32")
-    pytest(session, "tests/test_autodiff_jax.py", "-k", "compiled or pytree or second", backends="jax")
+    with faster_compilation(session):
+        pytest(session, *VERSIONS_MATTER, backends="numpy,jax32")
+        transforms = "(compiled and (f4 or tn)) or (second and f4) or pytree"
+        pytest(session, "tests/test_autodiff_jax.py", "-k", transforms, backends="jax")
 
 
 @nox.session(python=PYTHON, default=False)
@@ -178,7 +204,7 @@ def soundness(session: nox.Session) -> None:
     session.env["SPECNORM_SOUNDNESS_KERNELS"] = "100000"
     session.env["SPECNORM_SOUNDNESS_LAYERS"] = "20000"
     session.env["SPECNORM_HYPOTHESIS_PROFILE"] = "nightly"
-    pytest(session, "tests/soundness", "tests/test_mutations.py", backends="numpy")
+    pytest(session, "tests/soundness", "tests/test_mutations.py", backends="numpy", cores=CORES)
 
 
 @nox.session(python=PYTHON, default=False)
@@ -187,7 +213,7 @@ def operators(session: nox.Session) -> None:
     prepare(session, "-e", ".[cli,torch,onnx]", *TEST_TOOLS)
     session.env["SPECNORM_NETWORK_DRAWS"], session.env["SPECNORM_ONNX_DRAWS"] = "100000", "20000"
     files = (f"tests/networks/test_every_{name}_operator.py" for name in ("torch", "onnx"))
-    pytest(session, *files, "-rP", backends="numpy,torch")
+    pytest(session, *files, "-rP", backends="numpy,torch", cores=CORES)
 
 
 @nox.session(python=PYTHON, default=False)
@@ -363,15 +389,15 @@ def other_python(version: str) -> None:
 
         @nox.session(python=path, name=name)
         def present(session: nox.Session) -> None:
-            """NumPy alone, on this Python."""
+            """NumPy alone, on this Python: what can depend on it, as `PYTHON_MATTERS` says."""
             prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-            pytest(session, DOCS_APART, "--ignore=tests/soundness", "-m", "not long", backends="numpy")
+            pytest(session, *PYTHON_MATTERS, backends="numpy")
 
     else:
 
         @nox.session(venv_backend="none", name=name)
         def missing(session: nox.Session) -> None:
-            """NumPy alone, on this Python."""
+            """NumPy alone, on this Python: what can depend on it, as `PYTHON_MATTERS` says."""
             skip(session, f"Python {version} is not installed")
 
 

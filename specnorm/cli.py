@@ -18,13 +18,15 @@ from specnorm import backends, help
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, pictures, plots
 from specnorm.auditing.geometry import overrides
+from specnorm.auditing.network import verify_file
 from specnorm.auditing.output import check_output, replace_file
 from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report, violations
-from specnorm.errors import ModelFileError, SpecnormError
+from specnorm.errors import CertificateError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
+from specnorm.networks.table import lines
 from specnorm.spec import Layout
 from specnorm.text import visible
 
@@ -74,6 +76,7 @@ class Request:
     output_format: str
     output: Path | None
     plot: Path | None
+    certificate: Path | None
     fail_above: float | None
     jobs: int
     options: dict[str, Any]
@@ -133,7 +136,39 @@ def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
     if request.plot is not None:
         picture = partial(plots.draw, reports, request.plot.suffix[1:].lower())
         written = _write(request.plot, picture, complete=complete) and written
+    if request.certificate is not None:
+        written = _certify(reports, request.certificate) and written
     return written
+
+
+def _certify(reports: Sequence[Report], path: Path) -> bool:
+    """Write what proves the network's bound."""
+    networks = [report.network for report in reports]
+    found = networks[0].certificate if len(networks) == 1 and networks[0] is not None else None
+    if found is None:
+        _complain(f"{path} is not written: a certificate is of one ONNX file whose network has a bound.")
+        return False
+    return _write(path, found.dumps, complete=True)
+
+
+def verify_model(certificate: Path, model: str, input_shape: int | tuple[int, ...] | None) -> int:
+    """Prove a certificate anew and say what is proven.
+
+    Returns
+    -------
+    int
+        Exit code: 1 if it does not prove what it claims, or not of this model.
+    """
+    try:
+        found = verify_file(certificate, model, input_shape)
+    except CertificateError as error:
+        _complain(str(error))
+        return GATE_FAILED
+    except OSError as error:
+        _complain(f"{certificate} cannot be read: {error.strerror or error}.")
+        return TROUBLE
+    _print("\n".join(lines(found)) + "\n")
+    return OK
 
 
 def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) -> bool:
@@ -231,6 +266,10 @@ def _application() -> click.Group:
         help="Also draw every layer's interval; needs the extra 'plot'.",
     )  # fmt: skip
     @click.option(
+        "--certificate", type=click.Path(path_type=Path), callback=_output, metavar="FILE",
+        help="Also write what proves the network's bound, for 'specnorm verify'.",
+    )  # fmt: skip
+    @click.option(
         "--input-shape", callback=_sizes, metavar="N|NxM|file",
         help="Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm.",
     )  # fmt: skip
@@ -276,6 +315,7 @@ def _application() -> click.Group:
         output_format: str,
         output: Path | None,
         plot: Path | None,
+        certificate: Path | None,
         fail_above: float | None,
         jobs: int,
         layers: tuple[str, ...],
@@ -289,7 +329,18 @@ def _application() -> click.Group:
         """
         options["layers"] = layers or None
         options["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
-        return audit_models(Request(models, output_format, output, plot, fail_above, jobs, options))
+        return audit_models(Request(models, output_format, output, plot, certificate, fail_above, jobs, options))
+
+    @application.command("verify", epilog=help.EXIT_CODES)
+    @click.argument("certificate", type=click.Path(path_type=Path))
+    @click.argument("model", type=click.Path(path_type=str))
+    @click.option("--input-shape", callback=_sizes, metavar="N|NxM", help="As it was for the audit.")
+    def verify_command(certificate: Path, model: str, input_shape: int | tuple[int, ...] | None) -> int:
+        """Prove the CERTIFICATE of the network in MODEL, an ONNX file, anew.
+
+        Nothing is searched for: the certificate's numbers are put into the proof.
+        """
+        return verify_model(certificate, model, input_shape)
 
     return application
 

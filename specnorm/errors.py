@@ -47,6 +47,10 @@ class Undecided(SpecnormError):
     """A certificate could be neither proved nor refuted within rounding or the budget."""
 
 
+class CertificateError(SpecnormError):
+    """A certificate of a network is damaged, of another network, or does not prove what it claims."""
+
+
 class ModelFileError(SpecnormError):
     """A model file is unreadable, damaged, too large, or of a kind that is refused."""
 

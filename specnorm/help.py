@@ -30,7 +30,7 @@ Examples:
 EXIT_CODES = """\b
 Exit codes:
   0    every layer was measured, and the gate passed if there was one
-  1    --fail-above failed, whatever else happened
+  1    --fail-above failed, whatever else happened; verify: not proven
   2    wrong usage, an unreadable file, or a layer that could not be measured
   130  interrupted
 """
@@ -40,7 +40,7 @@ EPILOG = f"{EXAMPLES}\n\n{EXIT_CODES}"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Which layers": ("--layers", "--input-shape", "--geometry", "--layout", "--padding-mode"),
     "What is computed": ("--methods", "--rtol", "--budget", "--backend", "--device", "--jobs", "--max-bytes"),
-    "What comes out": ("--format", "--output", "--plot", "--fail-above"),
+    "What comes out": ("--format", "--output", "--plot", "--certificate", "--fail-above"),
 }
 """Headings of the help and their options, in this order. Options without a place come last."""
 

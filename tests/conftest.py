@@ -34,7 +34,14 @@ settings.register_profile("nightly", max_examples=1000, print_blob=True, **_COMM
 settings.load_profile(os.environ.get("SPECNORM_HYPOTHESIS_PROFILE", "ci"))
 
 
-@pytest.fixture(params=_PARAMS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give ``xp`` each library: JAX once, and as it comes too where the mark says that the width of floats matters."""
+    if "xp" in metafunc.fixturenames:
+        once = "jax" in _PARAMS and metafunc.definition.get_closest_marker("widths") is None
+        metafunc.parametrize("xp", [name for name in _PARAMS if not (once and name == "jax32")], indirect=True)
+
+
+@pytest.fixture
 def xp(request: pytest.FixtureRequest) -> Iterator[Lib]:
     """One array library, ready to make arrays; see `libraries.Lib`."""
     try:

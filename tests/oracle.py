@@ -6,11 +6,13 @@ hi``; tests compare with the one that favours the library, so that a failure is 
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from symbols import PlainSymbol
 Float = NDArray[np.float64]
 PaddingMode = Literal["circular", "zeros", "reflect", "replicate"]
 Padding = Literal["same"] | int | Sequence[tuple[int, int]]
+Function = TypeVar("Function", bound=Callable[..., "Truth"])
 EPS = 2.0**-52
 
 
@@ -155,6 +158,22 @@ def _convolution(
     return matrix.reshape(cout * math.prod(outputs), -1)
 
 
+def remembered(truth: Function) -> Function:
+    """Compute a truth once for each kernel and geometry: tests of several methods ask for the same ones."""
+    known: dict[tuple[object, ...], Truth] = {}
+
+    @functools.wraps(truth)
+    def looked_up(kernel: NDArray[Any], *args: Any, **geometry: Any) -> Truth:
+        values = np.asarray(kernel)
+        contents = hashlib.sha256(values.tobytes()).digest()
+        key = (values.dtype.str, values.shape, contents, repr(args), repr(sorted(geometry.items())))
+        if key not in known:
+            known[key] = truth(values, *args, **geometry)
+        return known[key]
+
+    return cast(Function, looked_up)
+
+
 def scale_to_one(kernel: NDArray[Any]) -> tuple[Float, int]:
     """Exact float64 copy divided by a power of two, largest entry about 1, and the exponent."""
     exact = np.asarray(kernel).astype(np.float64)
@@ -169,6 +188,7 @@ def all_singular_values(kernel: NDArray[Any], input_shape: int | Sequence[int], 
     return np.ldexp(np.asarray(values, dtype=np.float64), exponent)
 
 
+@remembered
 def dense_norm(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometry: Any) -> Truth:
     """Spectral norm of the layer at one input size, from its dense matrix.
 
@@ -184,6 +204,7 @@ def dense_norm(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometr
     return Truth(max(value - slack, 0.0), value + slack).scaled(exponent)
 
 
+@remembered
 def sigma_star(
     kernel: NDArray[Any],
     *,

@@ -249,6 +249,7 @@ def test_special_radii() -> None:
 
 
 # -- every library -------------------------------------------------------------------------------------------------
+@pytest.mark.widths
 def test_libraries_agree(xp: Lib) -> None:
     for dtype in xp.dtypes:
         random = np.random.RandomState(0)

@@ -11,8 +11,6 @@ from bench import compare
 STEP = 0.0015
 """One and a half of the last digit shown: libraries and machines round differently."""
 
-pytestmark = pytest.mark.long
-
 
 def shown(name: str) -> str:
     page = compare.PAGE.read_text(encoding="utf-8")

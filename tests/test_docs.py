@@ -27,6 +27,8 @@ import specnorm
 from specnorm.auditing import readers
 from specnorm.backends import Backend
 
+pytestmark = pytest.mark.several  # torch's examples and JAX's, the command line and pictures
+
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FRAMEWORKS = ("torch", "jax", "cupy")

@@ -35,8 +35,6 @@ from specnorm.runtime.execution import Execution
 from specnorm.search import branch_and_bound, tuning
 from specnorm.search.incumbent import Incumbent
 
-pytestmark = pytest.mark.long
-
 xp = NumpyBackend().namespace(None)
 OPS = Execution(NumpyBackend(), xp)
 

@@ -19,8 +19,6 @@ RESNET20 = Path(__file__).parent.parent / "docs" / "examples" / "resnet20" / "re
 FLOAT32 = 1 - 2e-7
 """A float32 value may lie this far below a truth known in float64, by its own rounding."""
 
-pytestmark = pytest.mark.long
-
 
 def dense(model: str) -> list[tuple[str, NDArray[np.float32]]]:
     """Full convolutions, grouped and pointwise ones left out, as one dense kernel each."""

@@ -18,8 +18,6 @@ import specnorm
 TN = specnorm.TensorNorm(certified=False)
 FIRST_STEPS = Path(__file__).parent / "data" / "first_steps" / "kernels.npz"
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture(params=[True, False], ids=["effort where it is needed", "the same at every step"])
 def _sees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

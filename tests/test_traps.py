@@ -89,6 +89,7 @@ def test_inputs_smaller_than_the_kernel_wrap(size: int) -> None:
 
 
 @pytest.mark.parametrize("stencil", [DIFFERENCE, LAPLACIAN, SOBEL], ids=["difference", "Laplacian", "Sobel"])
+@pytest.mark.widths
 def test_symbol_zero_at_a_frequency(xp: Lib, stencil: NDArray[np.float64]) -> None:
     """Rescaled Gram iteration divides zero by zero there; value and gradient must stay finite."""
     kernel = stencil.astype(xp.dtypes[-1])
@@ -105,6 +106,7 @@ def test_symbol_zero_at_a_frequency(xp: Lib, stencil: NDArray[np.float64]) -> No
 
 
 @pytest.mark.parametrize(("dtype", "scales"), [("float32", (1e-30, 1e-13, 1e9, 1e30)), ("float64", (1e-200, 1e200))])
+@pytest.mark.widths
 def test_scale(xp: Lib, dtype: str, scales: tuple[float, ...]) -> None:
     """Elsewhere: NaN at 1e-13 and 1e9, 0 at 1e-20, infinity at 1e30."""
     if dtype not in xp.dtypes:

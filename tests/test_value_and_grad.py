@@ -95,6 +95,7 @@ def test_value_and_kind_of_arrays(xp: Lib, name: str) -> None:
 
 
 @every
+@pytest.mark.widths
 def test_agrees_with_numpy(xp: Lib, name: str) -> None:
     method: Method = METHODS[name]()
     for shape in shapes(xp):
@@ -118,6 +119,7 @@ def test_zero_kernel(xp: Lib, name: str) -> None:
 
 
 @every
+@pytest.mark.widths
 def test_scales(xp: Lib, name: str) -> None:
     """A norm is homogeneous: the value scales, the gradient stays, far beyond where squares overflow."""
     method, shape, dtype = METHODS[name](), SHAPES["2-D"], xp.dtypes[-1]

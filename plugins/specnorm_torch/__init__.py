@@ -10,7 +10,7 @@ from specnorm_torch.baking import bake_, baked
 from specnorm_torch.certifying import certify_
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, spectral_norm, spectral_rescaling
 from specnorm_torch.modules import geometry_of
-from specnorm_torch.networks import network_bound
+from specnorm_torch.networks import network_bound, network_graph
 from specnorm_torch.penalty import SpectralPenalty
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "certify_",
     "geometry_of",
     "network_bound",
+    "network_graph",
     "spectral_norm",
     "spectral_rescaling",
 ]

@@ -81,10 +81,20 @@ def _select(call: Call) -> Translation:
     return Translation("select", {}, (str(call["self"].name),))
 
 
+def _identity(call: Call) -> Translation:
+    """The same entries in the same places."""
+    return Translation("select", {"shift": True}, (str(call["self"].name),))
+
+
+def _reshape(call: Call) -> Translation:
+    """The same entries, in the same order."""
+    return Translation("select", {"reshaped": True}, (str(call["self"].name),))
+
+
 def _dropout(call: Call) -> Translation:
     if call["train"]:
         return Translation("unknown", {"reason": "dropout is active: pass training=self.training"})
-    return Translation("select")
+    return Translation("select", {"shift": True})
 
 
 def _function(function: str) -> Rule:
@@ -100,9 +110,8 @@ def _parametric(function: str, **names: str) -> Rule:
 
 def _prelu(call: Call) -> Translation:
     weight: Tensor = call["weight"]
-    return Translation(
-        "pointwise", {"function": "leaky", "alpha": float(weight.abs().max()) if weight.numel() else 0.0}
-    )
+    low, high = (float(weight.min()), float(weight.max())) if weight.numel() else (0.0, 0.0)
+    return Translation("pointwise", {"function": "prelu", "low": low, "high": high})
 
 
 def _gelu(call: Call) -> Translation:
@@ -173,7 +182,9 @@ def _stack(call: Call) -> Translation:
 def _extreme(call: Call) -> Translation:
     """Entrywise maximum, minimum or choice of any of several values."""
     names = ("self", "other", "min", "max", "value", "src")
-    return Translation("extreme", {}, tuple(str(call[name].name) for name in names if call.is_data(name)))
+    choice = {"maximum": "max", "max": "max", "minimum": "min", "min": "min"}.get(call.name)
+    params = {} if choice is None else {"choice": choice}
+    return Translation("extreme", params, tuple(str(call[name].name) for name in names if call.is_data(name)))
 
 
 def _scatter(call: Call) -> Translation:
@@ -305,11 +316,12 @@ def _linear_resize(call: Call) -> Translation:
 
 
 _SELECTS = (
-    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "squeeze",
-    "unsqueeze", "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unbind", "clone",
-    "contiguous", "detach", "alias", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
-    "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "to", "type_as", "lift_fresh_copy", "positive",
+    "permute", "transpose", "t", "numpy_T", "slice", "select", "narrow", "split", "split_with_sizes", "chunk",
+    "tensor_split", "unbind", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "flip",
+    "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "to", "type_as", "lift_fresh_copy",
 )  # fmt: skip
+_IDENTITIES = ("clone", "contiguous", "detach", "alias", "positive")
+_RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")
 _FUNCTIONS = {
     "relu": "relu", "relu6": "clip", "sigmoid": "sigmoid", "tanh": "tanh", "silu": "silu",
     "mish": "mish", "selu": "selu", "log_sigmoid": "log_sigmoid", "log_sigmoid_forward":
@@ -319,6 +331,8 @@ _FUNCTIONS = {
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_SELECTS, _select),
+    **dict.fromkeys(_IDENTITIES, _identity),
+    **dict.fromkeys(_RESHAPES, _reshape),
     **{name: _function(function) for name, function in _FUNCTIONS.items()},
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "native_dropout"), _dropout),
     **dict.fromkeys(("add", "sub", "rsub"), _add),

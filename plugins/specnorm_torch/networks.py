@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Measure, NetworkBound, Node, bound
+from specnorm.networks import Graph, Layer, Measure, Method, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, RULES, Call, Translation
 from specnorm_torch.baking import baked
 from specnorm_torch.modules import check_values
@@ -37,8 +37,9 @@ def network_bound(
     *,
     rtol: float = 1e-3,
     bake: bool = False,
+    method: Method | None = None,
 ) -> NetworkBound:
-    """Bound the Lipschitz constant of a whole network from the certified norms of its layers.
+    """Bound the Lipschitz constant of a whole network: certified norms of layers, and of layers together.
 
     Parameters
     ----------
@@ -53,6 +54,8 @@ def network_bound(
         Trace a copy in which parametrisations and old-style hooks are plain weights (`specnorm_torch.baked`): they are
         faster to trace, and those that move buffers in ``eval()`` cannot be traced. The bound is then of the copy: of
         the model with its kernels as they are now.
+    method : Product, Scaled or Multipliers, optional
+        Of `specnorm.networks`. Default: ``Multipliers()``, which is never above ``Product()``.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def network_bound(
     MethodError
         If the module cannot be traced by ``torch.export`` or has no floating input.
     """
-    return bound(network_graph(baked(model) if bake else model, input_shape), Measure(rtol))
+    return bound(network_graph(baked(model) if bake else model, input_shape), Measure(rtol), method=method)
 
 
 def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Graph:
@@ -216,7 +219,11 @@ class _Walk:
             source = node.args[0]
             whole = not isinstance(source.meta.get("val"), tuple | list) or node.args[1] == 0
             pieces = _operator(source) in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
-            return Translation("select" if whole or pieces else "unknown")
+            same = whole and not pieces and _shape(source) == _shape(node)
+            params: dict[str, Any] = (
+                {"piece": node.args[1]} if pieces and node.args[1] >= 0 else {"shift": True} if same else {}
+            )
+            return Translation("select" if whole or pieces else "unknown", params)
         if isinstance(first, Tensor) and first.dtype not in _FLOATING:
             return Translation("unknown", {"reason": f"its values are {str(first.dtype).rpartition('.')[2]}: steps"})
         rule = RULES.get(call.name)

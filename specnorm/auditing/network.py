@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 from specnorm.auditing.layers import Tensor
+from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.onnx import OnnxTensors
 from specnorm.auditing.report import Row
-from specnorm.networks import Layer, Measure, NetworkBound, UnknownNode, bound
+from specnorm.errors import CertificateError
+from specnorm.networks import Certificate, Layer, Measure, NetworkBound, UnknownNode, bound, verify
 from specnorm.networks.measuring import Norm
 from specnorm.spec import ConvSpec
 
@@ -51,6 +54,46 @@ def network_of(
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
     return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason, 0.0),), {})
+
+
+def verify_file(
+    certificate: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    input_shape: int | tuple[int, ...] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> NetworkBound:
+    """Prove the certificate of a model file's network anew, without a search.
+
+    Parameters
+    ----------
+    certificate : path
+        As ``found.certificate.save`` or ``specnorm audit --certificate`` wrote it.
+    model : path
+        Of an ONNX file.
+    input_shape : int, tuple of int or None
+        As it was for the audit.
+    max_bytes : int, default 8 GiB
+        Refuse files whose arrays claim more than that in all.
+
+    Returns
+    -------
+    NetworkBound
+
+    Raises
+    ------
+    CertificateError
+        If the certificate is damaged, of another network, or does not prove what it claims.
+    ModelFileError
+        If the model cannot be read.
+    """
+    claim = Certificate.load(certificate)
+    with open_model(os.fspath(model), max_bytes) as tensors:
+        if not isinstance(tensors, OnnxTensors):
+            raise CertificateError(
+                f"{os.fspath(model)} holds weights and no graph: a certificate is of a network, so give its ONNX file, "
+                "or for a module call specnorm.networks.verify(certificate, specnorm_torch.network_graph(...))."
+            )
+        return verify(claim, tensors.graph(input_shape))
 
 
 def _key(spec: ConvSpec) -> ConvSpec | None:

@@ -1,13 +1,34 @@
 """Whole networks: a graph of layers, activations and joins -> a proven Lipschitz constant.
 
 `graph` says what a network is, `rules` by how much each node can stretch, `bounding` puts them together with the norms
-of the layers from `measuring`. Front-ends (the torch plugin, the ONNX reader) build graphs.
+of the layers from `measuring`. `runs` finds layers in a row, `recursion` proposes weights for them, and `segments`
+proves what they are worth; `methods` are the ways to do so, a `certificate` is one of them. Front-ends (the torch
+plugin, the ONNX reader) build graphs.
 """
 
 from __future__ import annotations
 
-from specnorm.networks.bounding import NetworkBound, Step, UnknownNode, bound
+from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
+from specnorm.networks.bounding import bound, verify
+from specnorm.networks.certificate import Certificate
 from specnorm.networks.graph import Graph, Layer, Node
 from specnorm.networks.measuring import Measure
+from specnorm.networks.methods import Method, Multipliers, Product, Scaled
 
-__all__ = ["Graph", "Layer", "Measure", "NetworkBound", "Node", "Step", "UnknownNode", "bound"]
+__all__ = [
+    "Certificate",
+    "Graph",
+    "Layer",
+    "Measure",
+    "Method",
+    "Multipliers",
+    "NetworkBound",
+    "Node",
+    "Product",
+    "RunBound",
+    "Scaled",
+    "Step",
+    "UnknownNode",
+    "bound",
+    "verify",
+]

@@ -4,136 +4,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from specnorm.errors import SpecnormError
+from specnorm.errors import CertificateError, SpecnormError
+from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
+from specnorm.networks.certificate import Certificate, RunWeights, digest
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.measuring import Measure
+from specnorm.networks.methods import Method, Multipliers, Product
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError
-from specnorm.networks.table import lines
+from specnorm.networks.runs import Run, runs
+from specnorm.networks.segments import Weights, constant_up
+from specnorm.networks.sorts import with_sorts
 from specnorm.proof import host
 
 
-@dataclass(frozen=True)
-class Step:
-    """One node of a network.
-
-    Parameters
-    ----------
-    name, operator, rule : str
-        The value, what the framework calls the operator, and the rule that was applied.
-    factor : float or None
-        Lipschitz constant of this node alone, rounded up; None for nodes with several inputs.
-    upper : float or None
-        Proven Lipschitz constant of the map from the network's inputs to this value; None: unknown from here or before.
-    heuristic : float or None
-        The same product with reshaped norms.
-    layer : str or None
-        Name of the kernel, for a layer.
-    """
-
-    name: str
-    operator: str
-    rule: str
-    factor: float | None
-    upper: float | None
-    heuristic: float | None
-    layer: str | None = None
-
-
-@dataclass(frozen=True)
-class UnknownNode:
-    """Where the bound ends.
-
-    Parameters
-    ----------
-    name, operator : str
-    reason : str
-    before : float
-        Proven Lipschitz constant of all of its inputs together: the bound up to there.
-    """
-
-    name: str
-    operator: str
-    reason: str
-    before: float
-
-
-@dataclass(frozen=True)
-class NetworkBound:
-    """Lipschitz constant of a network in 2-norms, from its layers' certified norms.
-
-    Parameters
-    ----------
-    upper : float or None
-        Proven: ``|f(x) - f(y)| <= upper |x - y|`` for all x and y, all inputs and all outputs together, in real
-        arithmetic. None if an output is unknown.
-    heuristic : float or None
-        What the same rules say with Miyato's heuristic (`reshaped_norm`) for each layer: *not* a bound, shown for
-        comparison. A product of lower bounds bounds a network from neither side.
-    outputs : mapping of str to float or None
-        ``upper`` of each output.
-    nodes : tuple of Step
-        In the order of computation.
-    unknown : tuple of UnknownNode
-        Nodes without a rule; what follows them is unknown, too.
-    input_shapes : mapping of str to tuple, or None
-        Shapes for which the bound holds; sizes that are symbols may be anything.
-    """
-
-    upper: float | None
-    heuristic: float | None
-    outputs: Mapping[str, float | None]
-    nodes: tuple[Step, ...]
-    unknown: tuple[UnknownNode, ...]
-    input_shapes: Mapping[str, tuple[int | str, ...] | None]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
-        return {
-            "upper": _finite(self.upper),
-            "heuristic": _finite(self.heuristic),
-            "input_shapes": {name: None if s is None else list(s) for name, s in self.input_shapes.items()},
-            "outputs": {name: _finite(value) for name, value in self.outputs.items()},
-            "unknown": [
-                {"name": u.name, "operator": u.operator, "reason": u.reason, "before": _finite(u.before)}
-                for u in self.unknown
-            ],
-            "nodes": [
-                {
-                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer,
-                    "factor": _finite(s.factor), "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
-                }
-                for s in self.nodes
-            ],
-        }  # fmt: skip
-
-    def __str__(self) -> str:
-        """Table of the nodes, and what follows from them."""
-        return "\n".join(lines(self, nodes=True))
-
-
-def bound(graph: Graph, measure: Measure | None = None) -> NetworkBound:
+def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> NetworkBound:
     """Bound the Lipschitz constant of a network.
 
     Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
     combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
-    root of the sum of squares (Cauchy-Schwarz).
+    root of the sum of squares (Cauchy-Schwarz). Layers in a row are bounded together where ``method`` does so and that
+    is less.
 
     Parameters
     ----------
     graph : Graph
     measure : Measure, optional
+    method : Product, Scaled, Multipliers or Certificate, optional
+        Default: ``Multipliers()``. None gives more than ``Product()``.
 
     Returns
     -------
     NetworkBound
+
+    Raises
+    ------
+    CertificateError
+        If the method is a certificate that does not fit the network.
     """
-    graph = graph.pruned()
-    passes = [_Pass(graph, measure or Measure(), name) for name in graph.inputs]
+    graph, measure = _prepared(graph), measure or Measure()
+    method = Multipliers() if method is None else method
+    passes = [_Pass(graph, measure, name, {}) for name in graph.inputs]
+    product = _result(graph, passes)
+    found = [] if isinstance(method, Product) else _shorter(graph, measure, method, passes)
+    if found:
+        shortcuts = {run.end: run for run, _ in found}
+        passes = [_Pass(graph, measure, name, shortcuts) for name in graph.inputs]
+    whole = replace(_result(graph, passes), product=product.upper, runs=tuple(run for run, _ in found))
+    if whole.upper is None or not math.isfinite(whole.upper):
+        return whole
+    weights = tuple(weights for _, weights in found)
+    return replace(whole, certificate=Certificate(whole.upper, digest(graph), measure.rtol, weights))
+
+
+def _prepared(graph: Graph) -> Graph:
+    return with_sorts(graph).pruned()
+
+
+def _result(graph: Graph, passes: list[_Pass]) -> NetworkBound:
     steps = [_combined([run.steps[node.name] for run in passes]) for node in graph.nodes]
     by_name = {step.name: step for step in steps}
     ends = [by_name[name] for name in graph.outputs]
@@ -148,10 +80,46 @@ def bound(graph: Graph, measure: Measure | None = None) -> NetworkBound:
     )
 
 
+def _shorter(graph: Graph, measure: Measure, method: Method, passes: list[_Pass]) -> list[tuple[RunBound, RunWeights]]:
+    """Runs whose constant is less than their product, and what proves it."""
+    found = []
+    # Held, or unknown before: nothing to gain.
+    useful = [run for run in runs(graph) if any(walk.steps[run.end].upper for walk in passes)]
+    layers_in_all = sum(len(run.links) for run in useful)
+    for run in useful:
+        parts = method.parts(run)
+        weights = method.weights(run, parts, len(run.links) / layers_in_all)
+        if weights is None:
+            continue
+        try:
+            product = _constant(run, [(at, at + 1) for at in range(len(run.links))], None, measure)
+            upper = _constant(run, parts, weights, measure)
+        except (SpecnormError, OSError, OverflowError):
+            continue  # the rules say so where they meet it
+        if upper < product:
+            layers = tuple(tuple(link.layer.name for link in run.links[first:last]) for first, last in parts)
+            joined = any(last - first > 1 for first, last in parts)
+            of = RunWeights(run.start, run.end, joined, tuple(weights))
+            found.append((RunBound(run.start, run.end, layers, product, upper), of))
+    return found
+
+
+def _constant(run: Run, parts: list[tuple[int, int]], weights: list[Weights] | None, measure: Measure) -> float:
+    """Proven constant of a run, from its parts and what follows the functions in them."""
+    ones = [np.ones(link.spec.cout) for link in run.links]
+    values = [np.ones(run.links[0].spec.cin), *(ones if weights is None else weights)]
+    total = [link.factor for link in run.links]
+    for first, last in parts:
+        before = values[first] if first == 0 else np.repeat(values[first], run.links[first - 1].repeat)
+        total.append(constant_up(run.links[first:last], [before, *values[first + 1 : last + 1]], measure))
+    # Weights of the last value are no part of the claim: divided by, whatever they are.
+    return host.mul_up(*total, host.div_up(1.0, float(np.min(values[-1]))))
+
+
 class _Pass:
     """Bounds of all nodes with respect to one input of the network."""
 
-    def __init__(self, graph: Graph, measure: Measure, wrt: str) -> None:
+    def __init__(self, graph: Graph, measure: Measure, wrt: str, shortcuts: Mapping[str, RunBound]) -> None:
         self.nodes = {node.name: node for node in graph.nodes}
         self.measure = measure
         self.steps: dict[str, Step] = {}
@@ -161,7 +129,15 @@ class _Pass:
                 one = float(node.name == wrt)
                 self.steps[node.name] = Step(node.name, node.operator, node.rule, None, one, one)
             else:
-                self.steps[node.name] = self._step(node)
+                self.steps[node.name] = self._shortened(self._step(node), shortcuts.get(node.name))
+
+    def _shortened(self, step: Step, run: RunBound | None) -> Step:
+        """A node at the end of layers that are bounded together."""
+        before = None if run is None else self.steps[run.start].upper
+        if run is None or before is None or step.upper is None:
+            return step
+        upper = host.mul_up(run.upper, before)
+        return replace(step, upper=upper) if upper < step.upper else step
 
     def _step(self, node: Node) -> Step:
         before = [self.steps[name] for name in node.inputs]
@@ -281,5 +257,39 @@ def _stacked(values: list[float | None]) -> float | None:
     return host.hypot_up(*known) if len(known) == len(values) and known else None
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def verify(certificate: Certificate, graph: Graph) -> NetworkBound:
+    """Prove a certificate anew, without a search.
+
+    Parameters
+    ----------
+    certificate : Certificate
+    graph : Graph
+        Of the network that it speaks of.
+
+    Returns
+    -------
+    NetworkBound
+        Proven here; ``upper`` is at most the certificate's.
+
+    Raises
+    ------
+    CertificateError
+        If the network is another one, or the bound cannot be proven.
+    """
+    here = digest(_prepared(graph))
+    if here != certificate.digest:
+        raise CertificateError(
+            f"The certificate is of another network: kernels, operators or shapes differ (SHA-256 "
+            f"{certificate.digest[:12]}..., here {here[:12]}...)."
+        )
+    upper: float | None = None
+    for rtol in (certificate.rtol, certificate.rtol / 10):
+        # Another machine's search may end elsewhere within the tolerance.
+        found = bound(graph, Measure(rtol), method=certificate)
+        upper = found.upper if upper is None or found.upper is None else min(upper, found.upper)
+        if found.upper is not None and found.upper <= certificate.upper:
+            return found
+    raise CertificateError(
+        f"The certificate claims {certificate.upper!r}; with its weights no less than {upper!r} is proven: "
+        "they are not those that it was proven with."
+    )

@@ -24,6 +24,8 @@ WORK = 2**25
 Others get the bound for every size."""
 CHEAP = 1000
 """Cells of a search up to which one to a hundredth of the tolerance costs little more."""
+ROUNDINGS = 64
+"""Roundings that are counted for each entry of a kernel that is scaled: twice as many as there can be."""
 LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
@@ -66,8 +68,9 @@ class Measure:
         geometry: dict[str, Any],
         sizes: tuple[tuple[int, ...], tuple[int, ...]] | None,
         scale: NDArray[np.float64] | None,
+        shrink: NDArray[np.float64] | None = None,
     ) -> Norm:
-        """Norm of a layer, with each output channel multiplied by ``scale``.
+        """Norm of a layer, with each output channel multiplied by ``scale``, each input channel divided by ``shrink``.
 
         Parameters
         ----------
@@ -78,6 +81,8 @@ class Measure:
             Spatial sizes before and after; None: every size.
         scale : array, shape (cout,), optional
             float64, correct to a few roundings.
+        shrink : array, shape (cin,), optional
+            float64, positive, exact.
 
         Raises
         ------
@@ -90,9 +95,10 @@ class Measure:
             repr(sorted(geometry.items())),
             sizes,
             None if scale is None else scale.tobytes(),
+            None if shrink is None else shrink.tobytes(),
         )
         if key not in self._found:
-            self._found[key] = self._measure(layer, geometry, sizes, scale)
+            self._found[key] = self._measure(layer, geometry, sizes, scale, shrink)
         return self._found[key]
 
     def _measure(
@@ -101,21 +107,25 @@ class Measure:
         geometry: dict[str, Any],
         sizes: tuple[tuple[int, ...], tuple[int, ...]] | None,
         scale: NDArray[np.float64] | None,
+        shrink: NDArray[np.float64] | None,
     ) -> Norm:
         kernel = layer.load().T if layer.turned else layer.load()
         spec = ConvSpec.of(tuple(kernel.shape), **geometry)
         size = _own_size(spec, sizes)
-        if scale is None and self.known is not None:
+        if scale is None and shrink is None and self.known is not None:
             found = self.known(layer, ConvSpec.of(tuple(kernel.shape), **geometry, input_shape=size))
             if found is not None:
                 return found
         lost = 0.0
-        if scale is not None:
-            kernel = np.asarray(backend_for(kernel).to_numpy(kernel), dtype=np.float64)
-            plain: Any = {name: geometry[name] for name in ("groups", "transposed") if name in geometry}
-            # gamma / sqrt(var + eps) is `scale` already: as gamma, over a variance of 1.
-            kernel = fold_batch_norm(kernel, scale, np.ones_like(scale), 0.0, **plain)
-            lost = _fold_error(kernel, spec)
+        if scale is not None or shrink is not None:
+            kernel = in_float64(kernel)
+            if scale is not None:
+                plain: Any = {name: geometry[name] for name in ("groups", "transposed") if name in geometry}
+                # gamma / sqrt(var + eps) is `scale` already: as gamma, over a variance of 1.
+                kernel = fold_batch_norm(kernel, scale, np.ones_like(scale), 0.0, **plain)
+            if shrink is not None:
+                kernel = kernel / _by_input(shrink, spec)
+            lost = fold_error(kernel, spec)
         if size is None and spec.divided:
             geometry = at_every_size(geometry)
         enclosure = enclose(kernel, size, rtol=self.rtol, **geometry)
@@ -145,13 +155,29 @@ def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | N
     return before if spec.groups * min(sides) ** 3 <= WORK and max(sides) <= LARGEST else None
 
 
-def _fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
+def fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
     """Norm of what rounding changed in a folded kernel, rounded up.
 
-    Each entry has a relative error of at most 16 roundings (of the scale and of the product), so their Frobenius norm
-    is at most that share of the kernel's; a layer's norm is at most the Frobenius norm times the root of the number of
-    taps (an unfolding bound), times the padding's factor.
+    Each entry has a relative error of at most `ROUNDINGS` roundings (of the scale, of the weights and of the products),
+    so their Frobenius norm is at most that share of the kernel's; a layer's norm is at most the Frobenius norm times
+    the root of the number of taps (an unfolding bound), times the padding's factor. Entries that underflow are off by
+    less than the smallest normal number each.
     """
     frobenius = host.raised(float(np.linalg.norm(kernel)), kernel.size + 2)
     taps = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
-    return host.mul_up(frobenius, taps, 16 * 2.0**-53)
+    return host.mul_up(taps, host.add_up(host.mul_up(frobenius, ROUNDINGS * 2.0**-53), kernel.size * 2.0**-1000))
+
+
+def in_float64(kernel: Any) -> NDArray[np.float64]:
+    """A kernel of any library as a NumPy array of doubles, exactly."""
+    return np.asarray(backend_for(kernel).to_numpy(kernel), dtype=np.float64)
+
+
+def _by_input(shrink: NDArray[np.float64], spec: ConvSpec) -> NDArray[np.float64]:
+    """One number an input channel, in a shape that meets the kernel as it is stored."""
+    ones = (1,) * spec.ndim
+    if spec.transposed:
+        return shrink.reshape(-1, 1, *ones)
+    each = shrink.reshape(spec.groups, 1, spec.cin // spec.groups)
+    wide = np.broadcast_to(each, (spec.groups, spec.cout // spec.groups, spec.cin // spec.groups))
+    return wide.reshape(spec.cout, spec.cin // spec.groups, *ones)

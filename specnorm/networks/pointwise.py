@@ -60,6 +60,53 @@ def slope(function: str, **parameters: float) -> float | None:
     return found if found is not None and math.isfinite(found) else None
 
 
+def interval(function: str, **parameters: float) -> tuple[float, float] | None:
+    """Smallest and largest slope of a function of one number, rounded outward; None as for `slope`.
+
+    Parameters
+    ----------
+    function, **parameters
+        As for `slope`.
+
+    Returns
+    -------
+    tuple of float, or None
+        Every difference quotient is between them. ``(-slope, slope)`` where the sign of the slope is not known.
+    """
+    steep = slope(function, **parameters)
+    if steep is None:
+        return None
+    if function in RISING:
+        return 0.0, steep
+    if function in LOWEST:
+        return LOWEST[function], steep
+    if function == "negative":
+        return -1.0, -1.0
+    if function == "leaky":
+        alpha = parameters.get("alpha", 0.01)
+        return min(alpha, 1.0), max(alpha, 1.0)
+    if function == "prelu":
+        return min(parameters["low"], 1.0), max(parameters["high"], 1.0)
+    if function == "elu" and parameters.get("alpha", 1.0) >= 0 and parameters.get("scale", 1.0) >= 0:
+        return 0.0, steep
+    return -steep, steep
+
+
+RISING = frozenset({
+    "arctan", "celu", "clip", "erf", "hardtanh", "log_sigmoid", "relu", "selu", "sigmoid", "softplus", "softshrink",
+    "softsign", "tanh", "tanhshrink", "threshold",
+})  # fmt: skip
+"""Functions that nowhere fall."""
+LOWEST = {
+    "gelu": -0.12892,  # phi'(x) + phi'(-x) = 1 for these three
+    "gelu_tanh": -0.12900,
+    "silu": -0.09985,
+    "hard_swish": -0.5000001,  # (2x + 3) / 6 at -3
+    "mish": -0.11253,
+}
+"""Smallest slope of functions that fall somewhere, rounded down."""
+
+
 def _celu(alpha: float = 1.0) -> float | None:
     """exp(x / alpha) below 0, which grows without end for alpha < 0."""
     return 1.0 if alpha > 0 else None
@@ -86,6 +133,11 @@ def _hardtanh(low: float = -1.0, high: float = 1.0) -> float | None:
     return 1.0 if low <= high else None
 
 
+def _prelu(low: float, high: float) -> float | None:
+    """A slope between ``low`` and ``high`` below 0, 1 above."""
+    return max(1.0, abs(low), abs(high)) if low <= high else None
+
+
 def _softshrink(lambd: float = 0.5) -> float | None:
     """For negative ``lambd`` it jumps."""
     return 1.0 if lambd >= 0 else None
@@ -107,6 +159,7 @@ PARAMETRIC: dict[str, Callable[..., float | None]] = {
     "hardtanh": _hardtanh,
     "leaky": _leaky,
     "linear": _linear,
+    "prelu": _prelu,
     "softplus": _softplus,
     "softshrink": _softshrink,
     "threshold": _threshold,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from specnorm.text import number, visible
 
 if TYPE_CHECKING:
-    from specnorm.networks.bounding import NetworkBound
+    from specnorm.networks.answer import NetworkBound
 
 
 def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
@@ -39,6 +39,12 @@ def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
         f"{visible(name)}: " + ("any shape" if shape is None else "x".join(visible(str(n)) for n in shape))
         for name, shape in bound.input_shapes.items()
     )
+    for run in bound.runs:
+        count = sum(map(len, run.layers))
+        text.append(
+            f"{count} layers from {visible(run.start)} to {visible(run.end)} together: at most "
+            f"{number(run.upper, 'upper')}, proven; their product is {number(run.product, 'upper')}."
+        )
     if bound.upper is not None:
         text.append(
             f"Network ({shapes}): Lipschitz constant at most {number(bound.upper, 'upper')}, proven. "

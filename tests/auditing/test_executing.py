@@ -28,8 +28,6 @@ from specnorm.auditing.processes import Worker, WorkerLost, Workers
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
 
-pytestmark = pytest.mark.long
-
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signals and /proc")
 
 

@@ -66,7 +66,7 @@ def test_a_large_layer_is_near_its_supremum() -> None:
         {"transposed": True, "stride": 2, "padding": 1}, {"transposed": True, "stride": 3, "dilation": 2, "padding": 0},
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_module, "TUNING", layer_module.LayerTuning(at_once=0, soon=0, work=0, applied=0))
+        patch.setattr(layer_module, "TUNING", layer_module.LayerTuning(at_once=0, soon=0, work=0, steps=0, more=0))
         for geometry in geometries:
             supremum = specnorm.enclose(kernel, padding_mode="zeros", **geometry).lower
             assert specnorm.enclose(kernel, 90, padding_mode="zeros", **geometry).lower > 0.97 * supremum, geometry

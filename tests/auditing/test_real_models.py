@@ -95,10 +95,11 @@ def test_rows_are_the_layers_with_their_geometry(model: str) -> None:
 @pytest.mark.parametrize("more", [0, 1])
 @pytest.mark.parametrize("model", MODELS)
 def test_rows_hold_torchs_own_operator(model: str, more: int) -> None:
-    """At two input sizes for every layer; the bound for every size is above both."""
+    """At two input sizes where the layer has strides, else at one; the bound for every size is above both."""
     everywhere = _everywhere(model)
     by_size: dict[int, list[tuple[str, NDArray[Any], dict[str, Any]]]] = {}
-    for layer in real_layers(model):
+    asked = [layer for layer in real_layers(model) if not more or max(layer[2]["stride"]) > 1]
+    for layer in asked:
         by_size.setdefault(_size(layer[1], layer[2], more), []).append(layer)
     checked = 0
     for size, layers in by_size.items():
@@ -115,4 +116,4 @@ def test_rows_hold_torchs_own_operator(model: str, more: int) -> None:
             assert row.upper <= 1.0011 * truth, (name, size)
             assert truth <= (everywhere[name].upper or 0) * (1 + 1e-12), (name, size)
             checked += 1
-    assert checked == len(real_layers(model))
+    assert checked == len(asked)

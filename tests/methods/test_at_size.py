@@ -70,12 +70,13 @@ def test_what_cannot_be_had_is_refused() -> None:
 def test_the_norms_gradient_is_that_of_the_dense_matrix() -> None:
     torch = pytest.importorskip("torch", exc_type=ImportError)
     kernel = Recipe((3, 2, 3, 3), seed=4).kernel
-    for mode, options in (("zeros", {"dilation": 2}), ("zeros", {"stride": 2}), ("reflect", {})):
+    layers: list[tuple[Any, dict[str, Any]]] = [("zeros", {"dilation": 2}), ("zeros", {"stride": 2}), ("reflect", {})]
+    for mode, options in layers:
         given = torch.tensor(kernel, requires_grad=True)
         specnorm.conv_norm(given, 7, padding_mode=mode, **options).backward()
         step, direction = 1e-6, Recipe(kernel.shape, seed=5).kernel
         ahead, back = (
-            np.linalg.norm(dense_matrix(kernel + s * direction, 7, padding_mode=mode, **options), 2)  # type: ignore[arg-type]
+            np.linalg.norm(dense_matrix(kernel + s * direction, 7, padding_mode=mode, **options), 2)
             for s in (step, -step)
         )
         assert abs(float((given.grad.numpy() * direction).sum()) - (ahead - back) / (2 * step)) < 1e-5 * abs(ahead)

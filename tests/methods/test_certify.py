@@ -68,6 +68,7 @@ def test_closed_forms(xp: Lib, kernel: NDArray[np.float64], norm: float) -> None
         assert verdict(array, norm * (1 - offset)) is not True
 
 
+@pytest.mark.widths
 def test_never_wrong(xp: Lib) -> None:
     def check(layer: Layer) -> None:
         kernel = xp.asarray(layer.kernel)

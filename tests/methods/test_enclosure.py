@@ -29,6 +29,7 @@ from specnorm.search import tuning
 from specnorm.search.branch_and_bound import Search
 
 
+@pytest.mark.widths
 def test_both_ends_hold(xp: Lib) -> None:
     """Around the supremum, and around the circular norm at a size; as narrow as asked where it says so."""
 
@@ -165,6 +166,7 @@ def test_same_input_same_answer(xp: Lib) -> None:
     assert (first.cells, first.levels, first.status) == (second.cells, second.levels, second.status)
 
 
+@pytest.mark.widths
 def test_answer_is_in_the_callers_library(xp: Lib) -> None:
     for dtype in xp.dtypes:
         kernel = xp.asarray(Recipe((3, 2, 3), dtype=dtype, seed=1).kernel)

@@ -78,6 +78,7 @@ def test_never_more_than_every_frequency(taps: int, sizes: tuple[int, int]) -> N
     assert int(visited) <= 3 * math.prod(sizes) / 2
 
 
+@pytest.mark.widths
 def test_supremum(xp: Lib) -> None:
     """Without an input size: the supremum over all of them, to a relative tolerance."""
 

@@ -267,12 +267,14 @@ def test_gradient_of_the_spectrum(geometry: dict[str, Any]) -> None:
     torch.testing.assert_close(kernel.grad, 2 * count * kernel.detach())
 
 
+@pytest.mark.widths
 def test_gradients_reach_the_group_that_attains_the_norm(xp: Lib) -> None:
     """Also where the groups' scales are far apart."""
     kernel = Recipe((6, 2, 3), dtype="float32", seed=1).kernel
     kernel[:2] *= 1e-30
     kernel[2:4] *= 1e15
-    for method in (specnorm.FantasticFour(), specnorm.Grid(), specnorm.TensorNorm(certified=False)):
+    methods = (specnorm.FantasticFour(), specnorm.Grid(), specnorm.TensorNorm(certified=False))
+    for method in methods[:2] if xp.compiles else methods:
         value, gradient = specnorm.value_and_grad(xp.asarray(kernel), method, groups=3)
         alone = xp.number(specnorm.measure(xp.asarray(kernel[2:4]), method).value)
         assert abs(xp.number(value) / alone - 1) < 1e-6

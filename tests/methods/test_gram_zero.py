@@ -46,6 +46,7 @@ def worst(shape: tuple[int, ...], n_iter: int) -> float:
 
 
 @pytest.mark.parametrize("n_iter", [None, 1, 2, 4])
+@pytest.mark.widths
 def test_valid_and_tight(xp: Lib, n_iter: int | None) -> None:
     if xp.compiles and n_iter is not None:
         pytest.skip("each count is a compilation")

@@ -42,6 +42,7 @@ def plain_factor(n: int, k: int) -> float:
     return min(other, 1 / cosine) if cosine > 1e-9 else other
 
 
+@pytest.mark.widths
 def test_recorded_lower_end(xp: Lib) -> None:
     """The result also records a lower bound of the supremum, within the factor of the upper one."""
 
@@ -99,6 +100,7 @@ def test_what_is_no_number_of_points_is_refused(n: Any) -> None:
         Grid(n=n)
 
 
+@pytest.mark.widths
 def test_one_tap_is_exact(xp: Lib) -> None:
     """A 1x1 kernel has one frequency and factor 1: the spectral norm, not the Frobenius norm (9.3 times it here)."""
     q = np.linalg.qr(Recipe((87, 87), seed=1).kernel)[0].astype(xp.dtypes[-1])[:, :, None, None]

@@ -37,6 +37,7 @@ def test_valid_and_tight(recipe: Recipe, n_iter: int) -> None:
     assert_tight(float(upper) - tiny, truth, rank ** (1 / 2 ** (n_iter + 1)) * (1 + 8 * recipe.eps + 1e-12))
 
 
+@pytest.mark.widths
 def test_on_every_library(xp: Lib) -> None:
     def check(layer: Layer) -> None:
         flat = layer.kernel.reshape(layer.recipe.shape[0], -1)

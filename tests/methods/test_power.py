@@ -48,6 +48,7 @@ def test_every_geometry(xp: Lib) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 3, 1000])
+@pytest.mark.widths
 def test_every_singular_value_from_below(xp: Lib, k: int) -> None:
     """The j-th value never above the j-th singular value; equal to it but for what Lanczos leaves."""
     method = PowerTopK(k=k)
@@ -68,7 +69,8 @@ def test_every_singular_value_from_below(xp: Lib, k: int) -> None:
             assert got >= expected - below
 
     if xp.compiles:
-        for shape, sizes in FEW_LAYERS:
+        # Every shape with one count, every count with one shape.
+        for shape, sizes in FEW_LAYERS if k == 3 else FEW_LAYERS[1:2]:
             check(Layer(Recipe(shape, dtype=xp.dtypes[-1], seed=2), sizes))
     else:
         for_all(xp, layers(max_matrix=60), check, share=0.6)

@@ -17,6 +17,7 @@ from specnorm import GeometryError, MethodError
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])
+@pytest.mark.widths
 def test_norm_at_most_one(xp: Lib, n_iter: int) -> None:
     if xp.compiles and n_iter != 1:
         pytest.skip("each count is a compilation")

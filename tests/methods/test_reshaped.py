@@ -17,6 +17,7 @@ import specnorm
 from specnorm import GeometryError
 
 
+@pytest.mark.widths
 def test_is_the_norm_of_the_reshape(xp: Lib) -> None:
     """As in ``torch.nn.utils.spectral_norm``, but rounded down."""
 

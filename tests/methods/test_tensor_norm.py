@@ -34,8 +34,8 @@ ROTATION = np.stack([np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])], axis=-1)
     ids=["sum", "difference", "ones 2-D", "ones 3-D", "matrix", "identity", "rotation: complex vectors needed"],
 )
 def test_closed_forms(xp: Lib, kernel: NDArray[np.float64], norm: float) -> None:
-    if xp.compiles and kernel.ndim == 5:
-        pytest.skip("one compilation less")
+    if xp.compiles and kernel.shape not in ((1, 1, 3, 3), (2, 2), ROTATION.shape):
+        pytest.skip("every shape is a compilation")
     x = xp.asarray(kernel.astype(xp.dtypes[-1]))
     estimate = xp.number(specnorm.tn_bound(x, certified=False))
     assert abs(estimate / norm - 1) < (1e-9 if xp.has_float64 else 1e-5)

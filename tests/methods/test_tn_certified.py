@@ -74,6 +74,7 @@ def test_above_the_norm_where_the_published_recipe_is_below(model: str, name: st
     ],
     ids=["ones", "difference", "identity", "rotation", "matrix"],
 )
+@pytest.mark.widths
 def test_no_gap_gets_the_fixed_factor(xp: Lib, kernel: NDArray[np.float64], norm: float) -> None:
     """Where TN is the norm itself, cells can prove nothing about it: 1.001 TN is proven instead.
 
@@ -86,6 +87,7 @@ def test_no_gap_gets_the_fixed_factor(xp: Lib, kernel: NDArray[np.float64], norm
     assert norm < xp.number(result.value) < norm * factor * (1 + 1e-5)
 
 
+@pytest.mark.widths
 def test_a_gap_gets_factor_one(xp: Lib) -> None:
     kernel = PLAIN.kernel.astype(xp.dtypes[-1])
     result = specnorm.measure(xp.asarray(kernel), TensorNorm())

@@ -40,6 +40,7 @@ def plain_unfoldings(kernel: NDArray[Any]) -> tuple[list[float], list[float]]:
     return sorted(separating), sorted(others)
 
 
+@pytest.mark.widths
 def test_every_split_is_there(xp: Lib) -> None:
     """2**d values that separate the channels, then the other 2**d - 1; each the split's norm, from above."""
 
@@ -63,6 +64,7 @@ def test_every_split_is_there(xp: Lib) -> None:
     for_all(xp, layers_for(xp), check)
 
 
+@pytest.mark.widths
 def test_f4_is_their_minimum(xp: Lib) -> None:
     kernel = xp.asarray(Recipe((4, 4, 3, 3), dtype=xp.dtypes[0], seed=3).kernel)
     assert xp.number(specnorm.f4_bound(kernel)) == float(np.min(xp.to_numpy(specnorm.unfolding_bounds(kernel))))
@@ -90,6 +92,7 @@ def test_splits_that_keep_the_channels_together_can_win() -> None:
     assert float(np.min(values)) >= sigma_star(kernel).lo
 
 
+@pytest.mark.widths
 def test_a_matrix_is_exact(xp: Lib) -> None:
     recipe = Recipe((3, 2), dtype=xp.dtypes[0], seed=2)
     exact = float(np.linalg.norm(recipe.kernel.astype(float), 2))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from specnorm.networks import Graph, Layer, Node, bound
 from specnorm.networks.axes import Window, average_norm_up, overlap, resize_norm_up
-from specnorm.networks.pointwise import PARAMETRIC, SLOPES, slope
+from specnorm.networks.pointwise import LOWEST, PARAMETRIC, RISING, SLOPES, interval, slope
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError, repeats
 from specnorm.proof import host
 
@@ -82,7 +82,7 @@ def test_slope_is_proven_and_tight(name: str) -> None:
     """On [-16, 16] by balls that cover it. Beyond, each derivative is within |x| exp(-|x|) < 2e-6 of 0 or 1."""
     balls = Balls()
     derivative: Any = derivatives()[name]
-    claimed = SLOPES[name]
+    claimed, lowest = SLOPES[name], LOWEST[name]
     waiting = [(Fraction(at), Fraction(at + 1)) for at in range(-16, 16)]
     seen = 0
     while waiting:
@@ -91,12 +91,14 @@ def test_slope_is_proven_and_tight(name: str) -> None:
         assert seen < 40_000
         middle, radius = (a + b) / 2, (b - a) / 2
         ball = balls.arb(float(middle), float(radius))
-        if not abs(derivative(ball, balls)) <= balls.arb(claimed):
+        here = derivative(ball, balls)
+        if not (here <= balls.arb(claimed) and here >= balls.arb(lowest)):
             assert radius > Fraction(1, 2**40), f"the slope of {name} exceeds {claimed} near {float(middle)}"
             waiting += [(a, middle), (middle, b)]
     x = np.linspace(-6, 6, 400_001)
     with np.errstate(over="ignore"):
-        assert claimed <= np.max(np.abs(derivative(x, Numbers))) * (1 + 2e-5)
+        assert claimed <= np.max(derivative(x, Numbers)) * (1 + 2e-5)
+        assert lowest >= np.min(derivative(x, Numbers)) - 2e-5
 
 
 def test_slope_proof_can_fail() -> None:
@@ -135,8 +137,39 @@ def test_slopes_of_differences(name: str) -> None:
         "mish": x * np.tanh(np.logaddexp(0, x)),
         "selu": 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0))),
     }
-    steep = np.max(np.abs(np.diff(functions[name]) / np.diff(x)))
+    slopes = np.diff(functions[name]) / np.diff(x)
+    steep = np.max(np.abs(slopes))
     assert steep * (1 - 1e-9) <= (slope(name) or 0.0) <= steep * 1.001
+    ends = interval(name)
+    assert ends is not None
+    assert ends[0] <= np.min(slopes) + 1e-9
+    assert ends[0] >= np.min(slopes) - 2e-3
+    assert np.max(slopes) * (1 - 1e-9) <= ends[1] <= max(np.max(slopes), 0) * 1.001 or name == "negative"
+
+
+@pytest.mark.parametrize("alpha", [-1.5, -0.3, 0.0, 0.4, 2.0])
+def test_interval_of_slopes_with_parameters(alpha: float) -> None:
+    """Between the slopes on both sides of the kink, whatever their signs."""
+    x = np.linspace(-5, 5, 10_001)
+    shapes: dict[str, tuple[dict[str, float], Any]] = {
+        "leaky": ({"alpha": alpha}, np.where(x > 0, x, alpha * x)),
+        "prelu": ({"low": alpha - 1, "high": alpha}, np.where(x > 0, x, alpha * x)),
+        "linear": ({"alpha": alpha}, alpha * np.clip(x, -1, 1)),
+        "elu": ({"alpha": alpha, "scale": 1.5}, 1.5 * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))),
+    }
+    for name, (given, y) in shapes.items():
+        slopes = np.diff(y) / np.diff(x)
+        ends = interval(name, **given)
+        assert ends is not None
+        assert ends[0] - 1e-9 <= np.min(slopes)
+        assert np.max(slopes) <= ends[1] + 1e-9
+    assert interval("leaky", alpha=math.inf) is None
+    assert interval("celu", alpha=-1.0) is None
+
+
+def test_functions_without_a_sign_are_not_called_rising() -> None:
+    assert not RISING & LOWEST.keys()
+    assert {*RISING, *LOWEST, "negative", "abs", "cos", "sin"} >= SLOPES.keys()
 
 
 def test_other_slopes() -> None:

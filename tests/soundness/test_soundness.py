@@ -30,7 +30,7 @@ from soundness.sample import OFFSETS, sample
 from soundness.truths import Truth, float_of
 from specnorm.methods import Enclose
 
-KERNELS = int(os.environ.get("SPECNORM_SOUNDNESS_KERNELS", "1200"))
+KERNELS = int(os.environ.get("SPECNORM_SOUNDNESS_KERNELS", "600"))
 CHUNK = 200 if KERNELS < 10_000 else 1000
 FIRST_OPEN = 1_000_000
 """Where the kernels of the smaller tests begin: none of the large sample."""
@@ -128,6 +128,7 @@ def kernels_for(lib: Lib) -> list[Case]:
     return [c for c in drawn if c.kernel.shape == (2, 2, 3)][:20] if lib.compiles else list(drawn)
 
 
+@pytest.mark.widths
 def test_backends(xp: Lib) -> None:
     """The same claims on every library."""
     kernels = kernels_for(xp)

@@ -262,7 +262,8 @@ class _Walk:
                 found = replace(found, rule="unknown", params={"reason": found.kernel.refusal})
         rule = found.rule if at == 0 or found.pieces else "unknown"
         shape = found.shapes[at] if at < len(found.shapes) else None
-        return Node(name, rule, operator, found.inputs, shape, found.params, layer)
+        params = {**found.params, "piece": at} if found.pieces else found.params
+        return Node(name, rule, operator, found.inputs, shape, params, layer)
 
     def _use(self, found: Translated, label: str) -> str:
         """Name of the row of a kernel with this geometry."""

@@ -73,8 +73,9 @@ def prelu(call: Call) -> Translated:
     slopes, shape = call.constant(1, 2**20), call.data().shape
     if slopes is not None and shape is not None and broadcast_shapes([shape, slopes.shape]) != shape:
         raise UnreadError(f"its slopes of shape {slopes.shape} do not fit {shape}")
-    alpha = float(np.max(np.abs(slopes.load()), initial=0.0)) if slopes is not None else math.nan
-    return one(call, "pointwise", call.data().shape, function="leaky", alpha=alpha)
+    known = np.zeros(1) if slopes is None or not slopes.size else slopes.load()
+    low, high = (math.nan, math.nan) if slopes is None else (float(np.min(known)), float(np.max(known)))
+    return one(call, "pointwise", call.data().shape, function="prelu", low=low, high=high)
 
 
 def add(call: Call) -> Constant | Translated:
@@ -174,7 +175,7 @@ def _scaled(call: Call, at: int, values: NDArray[np.float64], shape: Shape | Non
 def extreme(call: Call) -> Translated:
     """Largest or smallest of several values, entry by entry."""
     shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
-    return Translated("extreme", names(call), (shape,))
+    return Translated("extreme", names(call), (shape,), {"choice": call.operator.lower()})
 
 
 def where(call: Call) -> Translated:

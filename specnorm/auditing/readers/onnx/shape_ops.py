@@ -43,10 +43,12 @@ def reshape(call: Call) -> Constant | Translated:
     if x is None:
         raise UnreadError("an input is missing")
     new = None if given is None else reshaped(x.shape, given, allow_zero=bool(call.attribute("allowzero", 0)))
-    return _moved(call, new, lambda a: a.reshape(concrete(new) or ()))
+    return _moved(call, new, lambda a: a.reshape(concrete(new) or ()), reshaped=True)
 
 
-def _moved(call: Call, shape: Shape | None, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant | Translated:
+def _moved(
+    call: Call, shape: Shape | None, change: Callable[[NDArray[Any]], NDArray[Any]], **params: bool
+) -> Constant | Translated:
     """Entries in another order or shape, of data or of a constant."""
     x = call.input(0)
     if isinstance(x, Constant):
@@ -54,7 +56,7 @@ def _moved(call: Call, shape: Shape | None, change: Callable[[NDArray[Any]], NDA
         if known is None or math.prod(known) != x.size:
             raise UnreadError(f"{call.operator} of a constant to a shape that is not known")
         return x.mapped(known, change)
-    return one(call, "select", shape)
+    return one(call, "select", shape, **params)
 
 
 def transpose(call: Call) -> Constant | Translated:
@@ -77,7 +79,7 @@ def flatten(call: Call) -> Constant | Translated:
     axis += len(x.shape) if axis < 0 else 0
     known = [concrete(part) for part in (x.shape[:axis], x.shape[axis:])]
     shape = tuple(fresh() if part is None else math.prod(part) for part in known)
-    return _moved(call, shape, lambda a: a.reshape(concrete(shape) or ()))
+    return _moved(call, shape, lambda a: a.reshape(concrete(shape) or ()), reshaped=True)
 
 
 def squeeze(call: Call) -> Constant | Translated:
@@ -96,7 +98,7 @@ def squeeze(call: Call) -> Constant | Translated:
         ndim = len(x.shape) + len(axes or ())
         new, old = {int(a) % ndim for a in axes or ()}, iter(x.shape)
         shape = tuple(1 if at in new else next(old) for at in range(ndim))
-    return _moved(call, shape, lambda a: a.reshape(concrete(shape) or ()))
+    return _moved(call, shape, lambda a: a.reshape(concrete(shape) or ()), reshaped=True)
 
 
 def identity(call: Call) -> Constant | Translated:

@@ -1,0 +1,154 @@
+"""A network's bound: each node's step, where layers were bounded together, and what proves it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from specnorm.networks.certificate import Certificate
+from specnorm.networks.table import lines
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of a network.
+
+    Parameters
+    ----------
+    name, operator, rule : str
+        The value, what the framework calls the operator, and the rule that was applied.
+    factor : float or None
+        Lipschitz constant of this node alone, rounded up; None for nodes with several inputs.
+    upper : float or None
+        Proven Lipschitz constant of the map from the network's inputs to this value; None: unknown from here or before.
+    heuristic : float or None
+        The same product with reshaped norms.
+    layer : str or None
+        Name of the kernel, for a layer.
+    """
+
+    name: str
+    operator: str
+    rule: str
+    factor: float | None
+    upper: float | None
+    heuristic: float | None
+    layer: str | None = None
+
+
+@dataclass(frozen=True)
+class UnknownNode:
+    """Where the bound ends.
+
+    Parameters
+    ----------
+    name, operator : str
+    reason : str
+    before : float
+        Proven Lipschitz constant of all of its inputs together: the bound up to there.
+    """
+
+    name: str
+    operator: str
+    reason: str
+    before: float
+
+
+@dataclass(frozen=True)
+class RunBound:
+    """Layers and functions in a row, bounded together.
+
+    Parameters
+    ----------
+    start, end : str
+        The values between which they lie.
+    layers : tuple of tuple of str
+        Names of the kernels, those of one proof together.
+    product : float
+        What the rules give for them.
+    upper : float
+        Proven Lipschitz constant; less than ``product``.
+    """
+
+    start: str
+    end: str
+    layers: tuple[tuple[str, ...], ...]
+    product: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class NetworkBound:
+    """Lipschitz constant of a network in 2-norms, from its layers' certified norms.
+
+    Parameters
+    ----------
+    upper : float or None
+        Proven: ``|f(x) - f(y)| <= upper |x - y|`` for all x and y, all inputs and all outputs together, in real
+        arithmetic. None if an output is unknown.
+    heuristic : float or None
+        What the same rules say with Miyato's heuristic (`reshaped_norm`) for each layer: *not* a bound, shown for
+        comparison. A product of lower bounds bounds a network from neither side.
+    outputs : mapping of str to float or None
+        ``upper`` of each output.
+    nodes : tuple of Step
+        In the order of computation.
+    unknown : tuple of UnknownNode
+        Nodes without a rule; what follows them is unknown, too.
+    input_shapes : mapping of str to tuple, or None
+        Shapes for which the bound holds; sizes that are symbols may be anything.
+    product : float or None
+        What the rules give without `runs`; proven, too.
+    runs : tuple of RunBound
+        Where layers together have a smaller constant than the product of their norms.
+    certificate : Certificate or None
+        What proves ``upper`` anew without a search, see `verify`; None if an output is unknown.
+    """
+
+    upper: float | None
+    heuristic: float | None
+    outputs: Mapping[str, float | None]
+    nodes: tuple[Step, ...]
+    unknown: tuple[UnknownNode, ...]
+    input_shapes: Mapping[str, tuple[int | str, ...] | None]
+    product: float | None = None
+    runs: tuple[RunBound, ...] = ()
+    certificate: Certificate | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
+        return {
+            "upper": _finite(self.upper),
+            "heuristic": _finite(self.heuristic),
+            "product": _finite(self.product),
+            "runs": [
+                {
+                    "start": r.start, "end": r.end, "layers": [list(names) for names in r.layers],
+                    "product": _finite(r.product), "upper": _finite(r.upper),
+                }
+                for r in self.runs
+            ],
+            "input_shapes": {name: None if s is None else list(s) for name, s in self.input_shapes.items()},
+            "outputs": {name: _finite(value) for name, value in self.outputs.items()},
+            "unknown": [
+                {"name": u.name, "operator": u.operator, "reason": u.reason, "before": _finite(u.before)}
+                for u in self.unknown
+            ],
+            "nodes": [
+                {
+                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer,
+                    "factor": _finite(s.factor), "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
+                }
+                for s in self.nodes
+            ],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        """Table of the nodes, and what follows from them."""
+        return "\n".join(lines(self, nodes=True))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

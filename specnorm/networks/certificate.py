@@ -1,0 +1,190 @@
+"""What proves a network's bound anew without a search: the weights of its runs, as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specnorm.errors import CertificateError
+from specnorm.networks.graph import Graph
+from specnorm.networks.measuring import in_float64
+from specnorm.networks.methods import usable
+from specnorm.networks.runs import Run
+from specnorm.networks.segments import Weights, segments
+
+FORMAT = 1
+LONGEST = 2**28
+"""Bytes of a file that are read at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunWeights:
+    """The weights of one run.
+
+    Parameters
+    ----------
+    start, end : str
+        Names of its first and last node.
+    joined : bool
+        Whether links are bounded together where they can be.
+    weights : tuple of array
+        One number a channel of each link's value.
+    """
+
+    start: str
+    end: str
+    joined: bool
+    weights: tuple[Weights, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """A claim about one network, and what proves it. A method like any other: it proposes what was found before.
+
+    Parameters
+    ----------
+    upper : float
+        The Lipschitz constant that is claimed.
+    digest : str
+        Of the network: see `digest`.
+    rtol : float
+        Of the enclosures that proved it.
+    runs : tuple of RunWeights
+    """
+
+    upper: float
+    digest: str
+    rtol: float
+    runs: tuple[RunWeights, ...]
+
+    @property
+    def name(self) -> str:
+        """For the answer."""
+        return "multipliers" if any(run.joined for run in self.runs) else "scaled" if self.runs else "product"
+
+    def _of(self, run: Run) -> RunWeights | None:
+        return next((known for known in self.runs if (known.start, known.end) == (run.start, run.end)), None)
+
+    def parts(self, run: Run) -> list[tuple[int, int]]:
+        """As they were when the weights were found."""
+        known = self._of(run)
+        return segments(run, joined=known is not None and known.joined)
+
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
+        """As the certificate has them.
+
+        Raises
+        ------
+        CertificateError
+            If they do not fit the run.
+        """
+        del parts, share
+        known = self._of(run)
+        if known is None:
+            return None
+        sizes = [link.spec.cout for link in run.links]
+        if [len(each) for each in known.weights] != sizes or not all(map(usable, known.weights)):
+            raise CertificateError(
+                f"The weights from {run.start} to {run.end} do not fit {len(sizes)} layers with {sizes} channels."
+            )
+        return list(known.weights)
+
+    def save(self, path: str | Path) -> None:
+        """Write a file of JSON, which `Certificate.load` and ``specnorm verify`` read."""
+        Path(path).write_text(self.dumps(), encoding="utf-8")
+
+    def dumps(self) -> str:
+        """The file's text."""
+        return json.dumps(self.to_dict(), allow_nan=False) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; every number is read back as it was."""
+        return {
+            "specnorm_certificate": FORMAT,
+            "upper": self.upper,
+            "network_sha256": self.digest,
+            "rtol": self.rtol,
+            "runs": [
+                {"start": r.start, "end": r.end, "joined": r.joined, "weights": [w.tolist() for w in r.weights]}
+                for r in self.runs
+            ],
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> Certificate:
+        """Read a file that `save` wrote.
+
+        Raises
+        ------
+        CertificateError
+            If it is none.
+        """
+        try:
+            if Path(path).stat().st_size > LONGEST:
+                raise ValueError(f"it has more than {LONGEST} bytes")
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            raise CertificateError(
+                f"{Path(path).name} is no certificate of a network ({type(error).__name__}: {str(error)[:80]}): "
+                "expected the JSON that found.certificate.save wrote."
+            ) from error
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
+        """The inverse of `to_dict`."""
+        if data["specnorm_certificate"] != FORMAT:
+            raise ValueError(f"format {data['specnorm_certificate']!r}, expected {FORMAT}")
+        upper, rtol = float(data["upper"]), float(data["rtol"])
+        if not (0 <= upper < math.inf and 0 < rtol < 1):
+            raise ValueError("its claim is no number")
+        runs = tuple(
+            RunWeights(
+                str(r["start"]), str(r["end"]), bool(r["joined"]),
+                tuple(np.asarray(w, dtype=np.float64).reshape(-1) for w in r["weights"]),
+            )
+            for r in data["runs"]
+        )  # fmt: skip
+        return cls(upper, str(data["network_sha256"]), rtol, runs)
+
+
+def digest(graph: Graph) -> str:
+    """SHA-256 of a network: its nodes, their parameters, every kernel's bits.
+
+    Symbols for sizes are numbered in the order in which they occur.
+    """
+    symbols: dict[str, int] = {}
+    whole = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        whole.update(_text(value, symbols))
+
+    for node in graph.nodes:
+        add((node.name, node.rule, node.inputs, node.shape if node.shape is None else list(node.shape)))
+        add({name: value for name, value in node.params.items() if name != "reason"})
+        if node.layer is not None:
+            add((node.layer.name, node.layer.turned, node.layer.spatial, dict(node.layer.geometry)))
+            add(in_float64(node.layer.load()))
+    add(graph.outputs)
+    return whole.hexdigest()
+
+
+def _text(value: Any, symbols: dict[str, int]) -> bytes:
+    """Bytes of plain data, with the size of whatever could be read in two ways."""
+    if isinstance(value, np.ndarray):
+        return f"<{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes() + b">"
+    if isinstance(value, Mapping):
+        return b"{" + b"".join(_text((key, value[key]), symbols) for key in sorted(value)) + b"}"
+    if isinstance(value, list):  # a shape: sizes and symbols
+        sizes = [f"?{symbols.setdefault(n, len(symbols))}" if isinstance(n, str) else n for n in value]
+        return b"[" + b"".join(_text(n, symbols) for n in sizes) + b"]"
+    if isinstance(value, tuple):
+        return b"(" + b"".join(_text(each, symbols) for each in value) + b")"
+    said = repr(float(value)) if isinstance(value, np.floating) else repr(value)
+    return f"{len(said)}:{said}".encode()

@@ -1,0 +1,135 @@
+"""The methods by which a network is bounded, as values; each proposes weights for a run, and `segments` proves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from specnorm.errors import MethodError
+from specnorm.networks import recursion
+from specnorm.networks.runs import Run
+from specnorm.networks.segments import Weights, segments
+
+
+class Method(Protocol):
+    """What `bounding.bound` asks of a method."""
+
+    @property
+    def name(self) -> str:
+        """For the answer."""
+        ...
+
+    def parts(self, run: Run) -> list[tuple[int, int]]:
+        """Links that are bounded together."""
+        ...
+
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float) -> list[Weights] | None:
+        """One number a channel of each link's value; None: the run stays a product. ``share``: of the budget."""
+        ...
+
+
+@dataclass(frozen=True)
+class Product:
+    """The rules alone: norms of layers multiplied along a run."""
+
+    @property
+    def name(self) -> str:
+        """For the answer."""
+        return "product"
+
+    def parts(self, run: Run) -> list[tuple[int, int]]:
+        """Each link by itself."""
+        return segments(run, joined=False)
+
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
+        """None."""
+        del run, parts, share
+        return None
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Norms of layers multiplied along a run, in norms with a weight for each channel: ``||D_i W_i D_{i-1}^-1||``.
+
+    Parameters
+    ----------
+    steps : int, default 100
+        Of the search for weights; 0: its closed form.
+    seconds : float, default 60
+        Of the whole search, shared out by layers; after them no step is begun. The proof is not counted.
+    """
+
+    steps: int = 100
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        _check(self.steps, self.seconds)
+
+    @property
+    def name(self) -> str:
+        """For the answer."""
+        return "scaled"
+
+    def parts(self, run: Run) -> list[tuple[int, int]]:
+        """Each link by itself."""
+        return segments(run, joined=False)
+
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
+        """Found by gradient steps."""
+        return _found(run, parts, self.steps, share * self.seconds)
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Layers and the functions between them together: LipSDP with one multiplier a channel, proven as one norm.
+
+    Parameters
+    ----------
+    steps : int, default 100
+        Of the search for multipliers; 0: its closed form.
+    seconds : float, default 60
+        Of the whole search, shared out by layers; after them no step is begun. The proof is not counted.
+    """
+
+    steps: int = 100
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        _check(self.steps, self.seconds)
+
+    @property
+    def name(self) -> str:
+        """For the answer."""
+        return "multipliers"
+
+    def parts(self, run: Run) -> list[tuple[int, int]]:
+        """As many links together as one statement can speak of."""
+        return segments(run)
+
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
+        """Found by gradient steps."""
+        return _found(run, parts, self.steps, share * self.seconds)
+
+
+def _check(steps: int, seconds: float) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise MethodError(f"steps={steps!r}; expected a whole number of at least 0.")
+    if not seconds > 0:
+        raise MethodError(f"seconds={seconds!r}; expected a positive number.")
+
+
+def _found(run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: float) -> list[Weights] | None:
+    try:
+        with np.errstate(all="ignore"):
+            found = recursion.search(run, parts, steps, seconds)
+    except (np.linalg.LinAlgError, ValueError, OverflowError):  # a kernel of zeros, or far from 1
+        return None
+    return found if found is not None and all(map(usable, found)) else None
+
+
+def usable(weights: Weights) -> bool:
+    """Whether numbers can be weights: positive, and far from where arithmetic ends."""
+    return bool(np.all(np.isfinite(weights)) and np.all(weights > 1e-100) and np.all(weights < 1e100))

@@ -1,0 +1,211 @@
+"""ONNX files that are hostile, damaged or in parts: rows, or a message."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", exc_type=ImportError)
+from onnx import TensorProto, numpy_helper  # noqa: E402
+
+import specnorm  # noqa: E402
+from auditing.onnx_models import drawing, listed, model, node, norm, saved  # noqa: E402
+from specnorm.auditing.readers import open_model  # noqa: E402
+from specnorm.errors import ModelFileError  # noqa: E402
+
+RNG = np.random.RandomState(0)
+weights = drawing(RNG)
+
+
+# -- external data -------------------------------------------------------------------------------------------------
+def external(location: str, **entries: int) -> Any:
+    tensor = TensorProto(name="w", data_type=1, dims=[3, 3], data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, **entries}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    proto = model([node("MatMul", "x", "w")], {}, (1, 3))
+    proto.graph.initializer.append(tensor)
+    return proto
+
+
+def test_external_data(tmp_path: Path) -> None:
+    w = weights(3, 3)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "w.bin").write_bytes(b"12345678" + w.tobytes())
+    (row,) = specnorm.audit(saved(external("data/w.bin", offset=8, length=36), tmp_path / "m.onnx")).layers
+    assert row.lower is not None, row.reason
+    assert row.lower <= norm(w) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("location", "entries", "word"),
+    [
+        ("../w.bin", {}, "leaves the model's folder"),
+        ("link.bin", {}, "leaves the model's folder"),
+        ("{absolute}", {}, "relative to the model"),
+        ("pipe", {}, "not a regular file"),
+        ("inside.bin", {"offset": 8}, "which has 36"),
+        ("inside.bin", {"length": 35}, "takes 36 bytes"),
+        ("inside.bin", {"offset": -4}, "takes 36 bytes"),
+        ("missing.bin", {}, "cannot be read"),
+        ("a\0b", {}, "relative to the model"),
+        ("", {}, "relative to the model"),
+    ],
+)
+def test_external_data_stay_in_the_folder(tmp_path: Path, location: str, entries: dict[str, int], word: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "w.bin").write_bytes(weights(3, 3).tobytes())
+    (folder / "inside.bin").write_bytes(weights(3, 3).tobytes())
+    (folder / "link.bin").symlink_to(tmp_path / "w.bin")
+    os.mkfifo(folder / "pipe")
+    proto = external(location.format(absolute=tmp_path / "w.bin"), **entries)
+    (row,) = specnorm.audit(saved(proto, folder / "m.onnx")).layers
+    assert row.status == "error"
+    assert word in str(row.reason)
+
+
+# -- hostile files -------------------------------------------------------------------------------------------------
+def refused(path: Path, max_bytes: int = 2**30) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        listed(path, max_bytes)
+    return str(caught.value)
+
+
+def test_sizes_are_not_believed(tmp_path: Path) -> None:
+    proto = model([node("MatMul", "x", "w")], {"w": weights(3, 3)}, (1, 3))
+    proto.graph.initializer[0].dims[:] = [2**40, 2**40]
+    (row,) = specnorm.audit(saved(proto, tmp_path / "m.onnx")).layers
+    assert "does not fit" in str(row.reason)
+    proto.graph.initializer[0].dims[:] = [-3, -3]
+    path = saved(proto, tmp_path / "n.onnx")
+    assert all(tensor.refusal is not None for tensor in listed(path) if tensor.kind != "none")
+    assert "limit" in refused(path, 50)
+    big = model([node("MatMul", "x", "w")], {"w": weights(30, 30)}, (1, 30))
+    for at in range(20):
+        big.graph.initializer.append(numpy_helper.from_array(weights(2, 2), f"e{at}"))
+    path = saved(big, tmp_path / "o.onnx")
+    assert "limit" in refused(path, 3700)
+
+
+def hostile() -> dict[str, Callable[[], Any]]:
+    w = {"w": weights(2, 2, 3, 3)}
+    huge = 2**62
+    return {
+        "pads": lambda: model([node("Conv", "x", "w", pads=[huge, huge, huge, huge])], w, (1, 2, 4, 4)),
+        "strides of 0": lambda: model([node("Conv", "x", "w", strides=[0, 1])], w, (1, 2, 4, 4)),
+        "negative dilation": lambda: model([node("Conv", "x", "w", dilations=[-1, 1])], w, (1, 2, 4, 4)),
+        "groups": lambda: model([node("Conv", "x", "w", group=7)], w, (1, 2, 4, 4)),
+        "another kernel_shape": lambda: model([node("Conv", "x", "w", kernel_shape=[5, 5])], w, (1, 2, 4, 4)),
+        "rank": lambda: model([node("Conv", "x", "w")], w, (1, 2, 4)),
+        "input of 2**62": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("AveragePool", "a", kernel_shape=[huge, 3])], w, (1, 2, huge, huge)
+        ),
+        "pool over everything": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("AveragePool", "a", kernel_shape=[60000, 60000], pads=[9, 9, 9, 9])],
+            w,
+            (1, 2, 65000, 65000),
+        ),
+        "resize": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("Resize", "a", "", "s", mode="linear")],
+            {**w, "s": np.array([1, 1, 1e30, 1e30], np.float32)},
+            (1, 2, 9, 9),
+        ),
+        "scales that are no numbers": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("Resize", "a", "", "s")],
+            {**w, "s": np.array([1, 1, np.nan, np.inf], np.float32)},
+            (1, 2, 9, 9),
+        ),
+        "filled": lambda: model(
+            [node("ConstantOfShape", "n", out="c"), node("Conv", "x", "w", out="a"), node("Add", "a", "c")],
+            {**w, "n": np.array([huge, huge])},
+            (1, 2, 9, 9),
+        ),
+        "slope": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("LeakyRelu", "a", alpha=float("nan"))], w, (1, 2, 9, 9)
+        ),
+        "division by zero": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("Div", "a", "z")], {**w, "z": np.float32(0)}, (1, 2, 9, 9)
+        ),
+        "negative variance": lambda: model(
+            [node("Conv", "x", "w", out="a"), node("BatchNormalization", "a", "g", "g", "g", "v")],
+            {**w, "g": weights(2), "v": -np.ones(2, np.float32)},
+            (1, 2, 9, 9),
+        ),
+        "attributes of another type": lambda: model([node("Conv", "x", "w", strides="two", pads=1.5)], w, (1, 2, 4, 4)),
+        "one value twice": lambda: model([node("Conv", "x", "w"), node("Conv", "x", "w")], w, (1, 2, 4, 4)),
+        "a circle": lambda: model([node("Conv", "y", "w", out="a"), node("Relu", "a")], w, (1, 2, 4, 4)),
+        "a thousand layers": lambda: model(
+            [
+                node(
+                    "Conv", "x" if at == 0 else f"v{at - 1}", "w", pads=[1, 0, 2, 1], out="y" if at == 999 else f"v{at}"
+                )
+                for at in range(1000)
+            ],
+            w,
+            (1, 2, "h", "w"),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", hostile())
+def test_hostile_graphs_give_rows_or_messages(name: str, tmp_path: Path) -> None:
+    path = saved(hostile()[name](), tmp_path / "m.onnx")
+    try:
+        report = specnorm.audit(path, methods=["reshaped"])
+    except ModelFileError:
+        return
+    for row in report.layers:
+        assert (row.upper is not None) == (row.status == "ok")
+    assert report.network is not None
+    assert report.network.upper is None or report.network.upper > 0
+    assert str(report)
+    if name in ("a circle", "one value twice"):
+        assert "damaged" in report.network.unknown[0].reason
+    if name in ("slope", "division by zero", "negative variance"):
+        assert report.network.upper is None
+
+
+def test_cut_and_flipped_files_are_messages_or_rows(tmp_path: Path) -> None:
+    """Every cut and 600 random flips."""
+    nodes = [node("Conv", "x", "w", "b", out="a"), node("BatchNormalization", "a", "g", "b", "m", "v")]
+    arrays = {"w": weights(2, 2, 1, 1), **{name: weights(3) for name in "gbm"}, "v": abs(weights(3))}
+    content = model(nodes, arrays, (1, 2, 5, 5)).SerializeToString()
+    path = tmp_path / "m.onnx"
+    changed = [content[:at] for at in range(0, len(content), 7)]
+    for _ in range(600):
+        bad = bytearray(content)
+        for at in RNG.randint(0, len(bad), 1 + RNG.randint(4)):
+            bad[at] = RNG.randint(256)
+        changed.append(bytes(bad))
+    outcomes = set()
+    for bad in changed:
+        path.write_bytes(bad)
+        try:
+            with open_model(str(path)) as tensors:
+                graph = tensors.graph(None)  # type: ignore[attr-defined]
+                outcomes.add("read")
+                assert len({n.name for n in graph.nodes}) == len(graph.nodes)
+        except ModelFileError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+def test_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(model([node("MatMul", "x", "w")], {"w": weights(3, 3)}, (1, 3)), tmp_path / "m.onnx")
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    assert "specnorm-bounds[onnx]" in refused(path)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Protobuf hands them out as bytes, which no report could hold."""
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", [], [], [onnx.numpy_helper.from_array(np.ones((1, 1, 3)), "w")])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString().replace(b"Conv", b"Co\xff\xff"))
+    with pytest.raises(ModelFileError, match="damaged"):
+        specnorm.audit(path)

@@ -1,0 +1,210 @@
+"""Small networks at random, and what is true of them: dense matrices written out by loops, the quadratic form, masks.
+
+Nothing here is imported from `specnorm.networks` but the types that a network is given in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.networks import Graph, Layer, Node
+
+Matrix = NDArray[np.float64]
+FUNCTIONS: dict[str, tuple[dict[str, float], float, float]] = {
+    "relu": ({}, 0.0, 1.0),
+    "sigmoid": ({}, 0.0, 0.25),
+    "tanh": ({}, 0.0, 1.0),
+    "gelu": ({}, -0.1289, 1.1289),
+    "silu": ({}, -0.0998, 1.0998),
+    "abs": ({}, -1.0, 1.0),
+    "negative": ({}, -1.0, -1.0),
+    "leaky": ({"alpha": 0.2}, 0.2, 1.0),
+    "prelu": ({"low": -0.5, "high": 0.3}, -0.5, 1.0),
+}
+"""Name, parameters, and slopes that are reached."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """A convolution as torch stores it, and the function after it (None: none)."""
+
+    kernel: Matrix
+    stride: int
+    dilation: int
+    groups: int
+    transposed: bool
+    mode: str
+    pads: tuple[tuple[int, int], ...]
+    scale: Matrix | None
+    function: str | None
+
+    @property
+    def axes(self) -> int:
+        return self.kernel.ndim - 2
+
+    @property
+    def cin(self) -> int:
+        return self.kernel.shape[0] if self.transposed else self.kernel.shape[1] * self.groups
+
+    @property
+    def cout(self) -> int:
+        return self.kernel.shape[1] * self.groups if self.transposed else self.kernel.shape[0]
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        return (1.0, 1.0) if self.function is None else FUNCTIONS[self.function][1:]
+
+    def outputs(self, n: Sequence[int]) -> tuple[int, ...]:
+        sizes = zip(n, self.pads, self.kernel.shape[2:], strict=True)
+        if self.transposed:
+            return tuple((a - 1) * self.stride - sum(p) + self.dilation * (k - 1) + 1 for a, p, k in sizes)
+        return tuple((a + sum(p) - self.dilation * (k - 1) - 1) // self.stride + 1 for a, p, k in sizes)
+
+    def matrix(self, n: Sequence[int]) -> Matrix:
+        """Dense, outputs times inputs, channels first; by loops over outputs and taps."""
+        m = self.outputs(n)
+        first, second = self.kernel.shape[:2]
+        whole = np.zeros((self.cout, *m, self.cin, *n))
+        few, many = (n, m) if self.transposed else (m, n)  # where taps are read at, and from
+        for at in itertools.product(*map(range, few)):
+            for tap in itertools.product(*map(range, self.kernel.shape[2:])):
+                there = [self.stride * a + self.dilation * k - p[0] for a, k, p in zip(at, tap, self.pads, strict=True)]
+                if self.mode == "circular":
+                    there = [t % size for t, size in zip(there, many, strict=True)]
+                if not all(0 <= t < size for t, size in zip(there, many, strict=True)):
+                    continue
+                for a in range(first):
+                    for b in range(second):
+                        c = a // (first // self.groups) * second + b
+                        o, i, y, x = (c, a, there, at) if self.transposed else (a, c, at, there)
+                        whole[(o, *y, i, *x)] += self.kernel[(a, b, *tap)]
+        if self.scale is not None:
+            whole *= self.scale.reshape(-1, *(1,) * (whole.ndim - 1))
+        return whole.reshape(self.cout * math.prod(m), self.cin * math.prod(n))
+
+
+def draw(
+    seed: int, *, axes: int = 1, mode: str = "zeros", layers: int = 3, functions: Sequence[str] = ("relu",),
+    plain: bool = False, first: int = 1,
+) -> list[Conv]:  # fmt: skip
+    """A chain of convolutions of different sizes; ``plain``: stride 1 but for the first, and nothing else than pads."""
+    dice, numbers = random.Random(seed), np.random.default_rng(seed)
+    widths = [dice.choice([1, 2, 3]) * 2 for _ in range(layers + 1)]
+    found = []
+    for at, (cin, cout) in enumerate(itertools.pairwise(widths)):
+        k = tuple(dice.choice([1, 2, 3]) for _ in range(axes))
+        wrapped = mode == "circular"
+        stride = first if plain and not at else 1 if plain or wrapped else dice.choice([1, 1, 2])
+        dilation = 1 if plain or wrapped else dice.choice([1, 1, 2])
+        groups = 1 if plain else dice.choice([1, 2])
+        transposed = not plain and not wrapped and dice.random() < 0.25
+        reach = [dilation * (size - 1) for size in k]
+        start = [dice.randint(0, r) for r in reach]
+        pads = tuple((f, r - f) for f, r in zip(start, reach, strict=True))
+        if not wrapped and not transposed:
+            pads = tuple((dice.randint(0, r), dice.randint(0, r)) for r in reach)
+        shape = (cin, cout // groups, *k) if transposed else (cout, cin // groups, *k)
+        kernel = numbers.normal(size=shape) * numbers.uniform(0.2, 2, size=(shape[0], 1, *(1,) * axes))
+        scale = numbers.uniform(-2, 2, size=cout) if dice.random() < 0.5 else None
+        function = None if at == layers - 1 else dice.choice(list(functions))
+        found.append(Conv(kernel, stride, dilation, groups, transposed, mode, pads, scale, function))
+    return found
+
+
+def sizes_of(chain: Sequence[Conv], n: Sequence[int]) -> list[tuple[int, ...]]:
+    """Spatial sizes of the input and of each value; raises ValueError where one is empty."""
+    found = [tuple(n)]
+    for conv in chain:
+        found.append(conv.outputs(found[-1]))
+        if min(found[-1]) < 1:
+            raise ValueError("too small")
+    return found
+
+
+def graph_of(chain: Sequence[Conv], n: Sequence[int]) -> Graph:
+    """As a front-end would give it."""
+    sizes = sizes_of(chain, n)
+    nodes = [Node("x", "input", "input", (), (1, chain[0].cin, *sizes[0]))]
+
+    def add(name: str, rule: str, shape: Any, params: Any, layer: Layer | None = None) -> None:
+        nodes.append(Node(name, rule, rule, (nodes[-1].name,), shape, params, layer))
+
+    for at, conv in enumerate(chain):
+        shape = (1, conv.cout, *sizes[at + 1])
+        geometry = {
+            "stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups, "transposed": conv.transposed,
+            "padding_mode": conv.mode, "padding": conv.pads,
+        }  # fmt: skip
+        load = lambda conv=conv: conv.kernel  # noqa: E731
+        add(f"conv{at}", "layer", shape, {}, Layer(f"w{at}", load, geometry, conv.axes))
+        if conv.scale is not None:
+            add(f"norm{at}", "scale", shape, {"values": conv.scale, "channel": 1})
+        if conv.function is not None:
+            add(f"f{at}", "pointwise", shape, {"function": conv.function, **FUNCTIONS[conv.function][0]})
+    return Graph(tuple(nodes), (nodes[-1].name,))
+
+
+def smallest_eigenvalue(
+    matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], weights: Sequence[Matrix], constant: float
+) -> float:
+    """Of the quadratic form of LipSDP, scaled by its diagonal: not negative means |y| <= constant |x|.
+
+    |q_0 x|^2 + sum_i q_i^2 (z_i - a W_i z_{i-1}) (z_i - b W_i z_{i-1}) - |q_l W_l z_{l-1}|^2 / constant^2; the slopes after the last
+    map are not looked at.
+
+    Parameters
+    ----------
+    matrices : sequence of array
+    slopes : sequence of (float, float)
+    weights : sequence of array
+        One number an entry of each value.
+    constant : float
+    """  # noqa: E501
+    ends = np.cumsum([0, *(w.shape[1] for w in matrices)])
+    form = np.zeros((ends[-1], ends[-1]))
+    at = [slice(a, b) for a, b in itertools.pairwise(ends)]
+    form[at[0], at[0]] += np.diag(weights[0] ** 2)
+    for i, (matrix, (a, b)) in enumerate(zip(matrices[:-1], slopes, strict=False)):
+        q = np.diag(weights[i + 1] ** 2)
+        form[at[i + 1], at[i + 1]] += q
+        form[at[i + 1], at[i]] -= (a + b) / 2 * q @ matrix
+        form[at[i], at[i + 1]] -= (a + b) / 2 * matrix.T @ q
+        form[at[i], at[i]] += a * b * matrix.T @ q @ matrix
+    last = (weights[-1] / constant)[:, None] * matrices[-1]
+    form[at[-1], at[-1]] -= last.T @ last
+    root = 1 / np.concatenate(weights[:-1])
+    return float(np.linalg.eigvalsh(root[:, None] * form * root)[0])
+
+
+def from_below(matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], seed: int) -> float:
+    """Largest norm of a product with slopes at random or flipped one by one where that lifts it."""
+    numbers = np.random.default_rng(seed)
+    best = 0.0
+    for _ in range(6):
+        masks = [
+            numbers.choice(np.array(ends), size=w.shape[0]) for w, ends in zip(matrices[:-1], slopes, strict=False)
+        ]
+        value = _norm(matrices, masks)
+        for mask, ends in zip(masks, slopes, strict=False):
+            for entry in numbers.permutation(len(mask))[:10]:
+                old = mask[entry]
+                mask[entry] = ends[0] + ends[1] - old
+                tried = _norm(matrices, masks)
+                value, mask[entry] = (tried, mask[entry]) if tried > value else (value, old)
+        best = max(best, value)
+    return best
+
+
+def _norm(matrices: Sequence[Matrix], masks: Sequence[Matrix]) -> float:
+    whole = matrices[0]
+    for mask, matrix in zip(masks, matrices[1:], strict=True):
+        whole = matrix @ (mask[:, None] * whole)
+    return float(np.linalg.norm(whole, 2))

@@ -1,0 +1,143 @@
+"""A network's constant by multipliers against the dense inequality, and against masks and ascent from below.
+
+Each dropped term of the proof (a half, the order of taps, a leaf, a phase, the rounding) is noticed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from networks.dense_networks import FUNCTIONS, Conv, draw, from_below, graph_of, sizes_of, smallest_eigenvalue
+
+from specnorm.networks import Measure, Multipliers, Product, Scaled, bound, runs, segments
+
+MEASURE = Measure(1e-4)
+KINDS: dict[str, dict[str, Any]] = {
+    "zeros": {"plain": True},
+    "geometry": {"layers": 4},
+    "strided": {"plain": True, "first": 2},
+    "circular": {"mode": "circular"},
+    "two axes": {"axes": 2, "layers": 3},
+    "slopes": {"plain": True, "functions": tuple(FUNCTIONS), "layers": 4},
+    "slopes circular": {"functions": ("gelu", "abs", "prelu"), "mode": "circular", "layers": 4},
+}
+
+
+def chains(kind: str, count: int) -> list[tuple[list[Conv], tuple[int, ...]]]:
+    """Networks and input sizes."""
+    found: list[tuple[list[Conv], tuple[int, ...]]] = []
+    seeds = itertools.count()
+    while len(found) < count:
+        seed = next(seeds)
+        chain = draw(seed, **KINDS[kind])
+        n = tuple(3 + (seed + axis) % 4 for axis in range(chain[0].axes))
+        with contextlib.suppress(ValueError):  # nothing is left of an axis
+            if max(map(np.prod, sizes_of(chain, n))) <= 40:
+                found.append((chain, n))
+    return found
+
+
+def slack(chain: Sequence[Conv], n: tuple[int, ...], measure: Measure = MEASURE) -> list[float]:
+    """Smallest eigenvalue of the dense inequality of each part of more than one link, at its own input size."""
+    graph = graph_of(chain, n)
+    found = []
+    for run in runs.runs(graph):
+        parts = segments.segments(run)
+        weights = Multipliers(steps=6).weights(run, parts)
+        assert weights is not None
+        values = [np.ones(chain[0].cin), *weights]
+        # Links are the chain's layers.
+        assert [link.layer.name for link in run.links] == [f"w{at}" for at in range(len(chain))]
+        sizes = sizes_of(chain, n)
+        for first, last in parts:
+            if last - first < 2:
+                continue
+            constant = segments.constant_up(run.links[first:last], values[first : last + 1], measure)
+            s = constant ** (1 / (last - first))
+            matrices = [chain[at].matrix(sizes[at]) for at in range(first, last)]
+            wide = [
+                np.repeat(values[at], int(np.prod(sizes[at]))) * s ** -(at - first) for at in range(first, last + 1)
+            ]
+            # The last value's weight takes the constant, s^l.
+            slopes = [chain[at].slopes for at in range(first, last)]
+            steep = max(map(abs, slopes[-1]))
+            matrices[-1] = steep * matrices[-1]
+            found.append(smallest_eigenvalue(matrices, slopes, wide, constant * s ** -(last - first)))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dense_inequality_holds(kind: str) -> None:
+    """P >= 0 at the layers' own sizes, with matrices written out by loops; nowhere much looser than it must be."""
+    found = [value for chain, n in chains(kind, 6) for value in slack(chain, n)]
+    assert len(found) >= 5
+    assert min(found) >= -1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_network_is_bounded(kind: str) -> None:
+    """Products with masks stay below every method's bound, and no method is above the product."""
+    gained = []
+    for seed, (chain, n) in enumerate(chains(kind, 3)):
+        sizes = sizes_of(chain, n)
+        matrices = [conv.matrix(size) for conv, size in zip(chain, sizes, strict=False)]
+        reached = from_below(matrices, [conv.slopes for conv in chain], seed)
+        product, scaled, joint = (
+            bound(graph_of(chain, n), method=method) for method in (Product(), Scaled(steps=8), Multipliers(steps=8))
+        )
+        assert product.upper is not None
+        assert scaled.upper is not None
+        assert joint.upper is not None
+        assert reached * (1 - 1e-12) <= min(scaled.upper, joint.upper)
+        assert max(scaled.upper, joint.upper) <= product.upper == joint.product
+        gained.append(product.upper / joint.upper)
+    assert max(gained) > 1.2
+
+
+# -- dropped terms -------------------------------------------------------------------------------------------------
+def forgotten_half(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda slopes: tuple(0.5 * number for number in original(slopes))
+
+
+def forgotten_leaf(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda slopes: (original(slopes)[0], 0.0)
+
+
+def one_tap_moved(original: Callable[..., Any]) -> Callable[..., Any]:
+    def moved(links: Any) -> Any:
+        kernel = original(links)
+        return np.flip(kernel, axis=2) if links.layer.name == "w1" else kernel
+
+    return moved
+
+
+def one_phase_dropped(original: Callable[..., Any]) -> Callable[..., Any]:
+    def dropped(kernel: Any, stride: Any) -> Any:
+        whole = original(kernel, stride).copy()
+        if max(stride) > 1:
+            whole[:, 1::2] = 0
+        return whole
+
+    return dropped
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "mutation"),
+    [
+        ("zeros", "middle", forgotten_half),
+        ("slopes circular", "middle", forgotten_leaf),
+        ("zeros", "dense", one_tap_moved),
+        ("strided", "phased", one_phase_dropped),
+    ],
+)
+def test_a_dropped_term_is_noticed(
+    kind: str, name: str, mutation: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = chains(kind, 8)
+    monkeypatch.setattr(segments, name, mutation(getattr(segments, name)))
+    assert any(value < -1e-9 for chain, n in cases for value in slack(chain, n))

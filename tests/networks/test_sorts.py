@@ -1,0 +1,105 @@
+"""MaxMin and GroupSort in halves have norm 1; what only looks like them keeps its factor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", exc_type=ImportError)
+onnx = pytest.importorskip("onnx", exc_type=ImportError)
+from specnorm_torch import network_bound  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import specnorm  # noqa: E402
+
+SORTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "split": lambda x: torch.cat([torch.max(*x.split(2, 1)), torch.min(*x.split(2, 1))], 1),
+    "chunk": lambda x: pair(*x.chunk(2, 1)),
+    "along the pixels": lambda x: pair(*x.chunk(2, 3)),
+    "stacked": lambda x: stacked(*x.chunk(2, 1)),
+}
+LOOSE: dict[str, Callable[[Tensor], Tensor]] = {
+    "the larger twice": lambda x: torch.cat([torch.maximum(*x.chunk(2, 1)), torch.maximum(*x.chunk(2, 1))], 1),
+    "one half alone": lambda x: pair(x.chunk(2, 1)[0], x.chunk(2, 1)[0]),
+    "overlapping": lambda x: pair(x[:, :3], x[:, 1:]),
+    "of two values": lambda x: pair(x, torch.sin(x)),
+    "with a third": lambda x: torch.cat([pair(*x.chunk(2, 1)), x], 1),
+    "broadcast": lambda x: pair(*x.split([1, 3], 1)),
+}
+
+
+def pair(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], 1)
+
+
+def stacked(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack([torch.minimum(a, b), torch.maximum(a, b)], 2)
+
+
+class Function(nn.Module):
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x)
+
+
+def upper(f: Callable[[Tensor], Tensor]) -> float:
+    found = network_bound(Function(f), (4, 2, 4)).upper
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in SORTS if name != "split"])
+def test_sorting_halves_has_norm_one(name: str) -> None:
+    assert upper(SORTS[name]) == 1
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_what_only_looks_like_it_keeps_a_factor(name: str) -> None:
+    f = LOOSE[name]
+    x = torch.randn(40, 4, 2, 4, dtype=torch.float64)
+    y = x + 1e-3 * torch.randn_like(x)
+    reached = max(float((f(a[None]) - f(b[None])).norm() / (a - b).norm()) for a, b in zip(x, y, strict=True))
+    assert max(1.0, reached) < upper(f) <= 3
+
+
+def test_two_splits_are_not_recognised_and_still_bounded() -> None:
+    assert upper(SORTS["split"]) == pytest.approx(2)
+
+
+def test_sorting_between_layers() -> None:
+    """A network of such layers is as long as its convolutions; before, root of two to two a layer more."""
+    model = nn.Sequential(nn.Linear(6, 6), Function(SORTS["chunk"]), nn.Linear(6, 6), Function(SORTS["chunk"]))
+    product = math.prod(float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) for layer in (model[0], model[2]))
+    found = network_bound(model, (6,)).upper
+    assert found is not None
+    assert product * (1 - 1e-6) <= found <= product * (1 + 3e-3)
+
+
+def test_onnx_sorts_too(tmp_path: Path) -> None:
+    make, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+
+    def bound_of(ends: list[str]) -> float | None:
+        nodes = [
+            make("Conv", ["x", "w"], ["z"]), make("Split", ["z"], ["a", "b"], axis=1, num_outputs=2),
+            make(ends[0], ["a", "b"], ["c"]), make(ends[1], ["b", "a"], ["d"]),
+            make("Concat", ["c", "d"], ["y"], axis=1),
+        ]  # fmt: skip
+        kernel = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32)[:, :, None], "w")
+        graph = onnx.helper.make_graph(nodes, "g", [tensor("x", 1, [1, 4, 5])], [tensor("y", 1, [1, 4, 5])], [kernel])
+        path = tmp_path / "m.onnx"
+        path.write_bytes(
+            onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]).SerializeToString()
+        )
+        network = specnorm.audit(path).network
+        assert network is not None
+        return network.upper
+
+    assert bound_of(["Max", "Min"]) == pytest.approx(1, abs=2e-3)
+    assert bound_of(["Max", "Max"]) == pytest.approx(2, abs=4e-3)
