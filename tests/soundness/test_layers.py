@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,8 +91,9 @@ def test_closed_forms_of_large_layers(sizes: tuple[int, ...], dilation: tuple[in
             a, b = random.uniform(0.2, 1.0, size=2).tolist()
             kernel = np.multiply.outer(kernel, np.array([sign * a, b, sign * a]))
             norm *= b + 2 * a * math.cos(math.pi / (-(-n // r) + 1))
-        for way in ({}, {"padding": [(r, r) for r in dilation]}):
-            found = specnorm.enclose(kernel, sizes, rtol=1e-3, padding_mode="zeros", dilation=dilation, **way)
+        explicit: Any = tuple((r, r) for r in dilation)
+        for padding in ("same", explicit):
+            found = specnorm.enclose(kernel, sizes, rtol=1e-3, padding_mode="zeros", padding=padding, dilation=dilation)
             assert float(found.lower) <= norm * (1 + 1e-13)
             assert norm * (1 - 1e-13) <= float(found.upper) <= 1.01 * norm
 
