@@ -52,8 +52,8 @@ class BandPlan:
         Lines a block, so that only neighbours are coupled.
     entries : int
         Entries a line.
-    taps : int
-        Of the kernel, along the axis.
+    pairs : int
+        Pairs of taps that may couple two lines, at most.
     """
 
     axis: int
@@ -61,7 +61,7 @@ class BandPlan:
     lines: int
     together: int
     entries: int
-    taps: int
+    pairs: int
 
     @property
     def blocks(self) -> int:
@@ -75,13 +75,15 @@ class BandPlan:
 
     @property
     def work(self) -> float:
-        """Multiplications that a proof takes, about."""
-        return float(self.blocks * self.size**3) * (6 if self.blocks > 1 else 1 / 3)
+        """Multiplications that a proof takes, about; a pair of taps as much as ten thousand."""
+        return float(self.blocks * self.size**3) * (6 if self.blocks > 1 else 1 / 3) + 1e4 * self.pairs
 
     @property
     def memory(self) -> int:
         """Bytes of the matrix and of what it is made and factorised with."""
-        return 8 * (6 * self.blocks * self.size**2 + 2 * self.taps**2 * self.entries**2)
+        counts = 2 * self.blocks * self.together**2 * self.pairs
+        met = 3 * self.lines * self.pairs
+        return 8 * (6 * self.blocks * self.size**2 + 2 * self.entries**2 + counts + met)
 
 
 def plans(spec: ConvSpec) -> list[BandPlan]:
@@ -90,10 +92,15 @@ def plans(spec: ConvSpec) -> list[BandPlan]:
     first, second = spec.stored_channels
     found = []
     for axis, table in enumerate(_tables(large, small, spec)):
+        k, stride = table.shape[0], spec.stride[axis]
+        # Two outputs read a pixel by taps that are a multiple of the stride apart, unless padding repeats pixels.
+        apart = 2 * ((k - 1) // stride) + 1 if spec.padding_mode == "zeros" and spec.dilation[axis] == 1 else k
         for wide, (sizes, channels) in enumerate(((large, second), (small, first))):
             lines, entries = sizes[axis], channels * math.prod(n for j, n in enumerate(sizes) if j != axis)
+            pairs = k * min(k, apart if wide else k)
             for bandwidth in {_bandwidth(table, large[axis], bool(wide)), lines}:
-                found.append(BandPlan(axis, bool(wide), lines, max(1, min(bandwidth, lines)), entries, table.shape[0]))
+                together = max(1, min(bandwidth, lines))
+                found.append(BandPlan(axis, bool(wide), lines, together, entries, pairs))
     return sorted(found, key=lambda plan: plan.work)
 
 
@@ -117,22 +124,26 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
     xp = ops.xp
     large, small = sizes_of(spec)
     tables = _tables(large, small, spec)
-    b, k = kernels.shape[0], spec.kernel_shape[plan.axis]
+    b = kernels.shape[0]
     taps = _between_lines(kernels, tables, plan.axis, large, ops=ops)
     if plan.wide:
         taps = xp.matrix_transpose(taps)
     inner = taps.shape[2]
-    flipped = xp.matrix_transpose(taps)
-    products = xp.matmul(flipped[:, :, None, :, :], taps[:, None, :, :, :])
-    products = xp.reshape(products, (b, k * k, plan.entries**2))
-    counts = _counts(tables[plan.axis], large[plan.axis], plan)
+    pairs, counts = _counts(tables[plan.axis], large[plan.axis], plan)
     parts = []
     for table in counts:
-        weights = ops.from_numpy(np.ascontiguousarray(table.reshape(-1, k * k)), kernels)
         q, e = plan.together, plan.entries
-        block = xp.reshape(xp.matmul(weights, products), (b, table.shape[0], q, q, e, e))
+        total = xp.zeros((b, table.shape[0] * q * q, e * e), dtype=kernels.dtype, device=ops.device(kernels))
+        step = max(1, ops.memory // (4 * 8 * b * e * e))
+        for start in range(0, len(pairs), step):
+            few = slice(start, start + step)
+            left, right = (xp.take(taps, ops.from_numpy(pairs[few, side], kernels), axis=1) for side in (0, 1))
+            products = xp.reshape(xp.matmul(xp.matrix_transpose(left), right), (b, -1, e * e))
+            weights = np.ascontiguousarray(table[..., few].reshape(-1, products.shape[1]))
+            total = total + xp.matmul(ops.from_numpy(weights, kernels), products)
+        block = xp.reshape(total, (b, table.shape[0], q, q, e, e))
         parts.append(xp.reshape(xp.permute_dims(block, (0, 1, 2, 4, 3, 5)), (b, table.shape[0], q * e, q * e)))
-    return Band(*parts), inner + k * k + sum(spec.kernel_shape) + 4
+    return Band(*parts), inner + 2 * len(pairs) + sum(spec.kernel_shape) + 4
 
 
 def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Namespace) -> Array:
@@ -182,22 +193,26 @@ def _met(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, np.ndarray]
     return lines, by
 
 
-def _counts(table: np.ndarray, n: int, plan: BandPlan) -> tuple[np.ndarray, np.ndarray]:
-    """How often taps t and u couple the lines of each diagonal block, and of each with the one before.
+def _counts(table: np.ndarray, n: int, plan: BandPlan) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Pairs of taps that couple lines, shape (c, 2), and how often they do in each block.
 
-    Shapes (blocks, q, q, k, k) and (blocks - 1, q, q, k, k).
+    Shapes (blocks, q, q, c) of the diagonal blocks, and (blocks - 1, q, q, c) of those below.
     """
-    q, k = plan.together, plan.taps
+    q, k = plan.together, table.shape[0]
     lines, taps = _met(table, n, plan.wide)
-    diagonal = np.zeros((plan.blocks, q, q, k, k))
-    below = np.zeros((max(plan.blocks - 1, 0), q, q, k, k))
+    found = []
     for i, j in itertools.product(range(lines.shape[1]), repeat=2):
-        both = (lines[:, i] >= 0) & (lines[:, j] >= 0)
-        x, y, t, u = lines[both, i], lines[both, j], taps[both, i], taps[both, j]
-        for apart, counts in ((0, diagonal), (1, below)):
-            here = x // q - y // q == apart
-            np.add.at(counts, (y[here] // q, x[here] % q, y[here] % q, t[here], u[here]), 1.0)
-    return diagonal, below
+        both = (lines[:, i] >= 0) & (lines[:, j] >= 0) & (lines[:, i] // q - lines[:, j] // q <= 1)
+        both &= lines[:, i] // q >= lines[:, j] // q
+        found.append(np.stack([lines[both, i], lines[both, j], k * taps[both, i] + taps[both, j]]))
+    x, y, pair = np.concatenate(found, axis=1)
+    every, index = np.unique(pair, return_inverse=True)
+    diagonal = np.zeros((plan.blocks, q, q, len(every)))
+    below = np.zeros((max(plan.blocks - 1, 0), q, q, len(every)))
+    for apart, counts in ((0, diagonal), (1, below)):
+        here = x // q - y // q == apart
+        np.add.at(counts, (y[here] // q, x[here] % q, y[here] % q, index.reshape(-1)[here]), 1.0)
+    return np.stack(np.divmod(every, k), axis=1), (diagonal, below)
 
 
 def _between_lines(

@@ -74,7 +74,7 @@ class LayerTuning:
     steps: int = 4
     more: int = 48
     applied: float = 2.0**21
-    again: float = 4.0
+    again: float = 2.0
     witness: int = 2**23
     below: float = 0.9
 
@@ -265,12 +265,14 @@ class _Layer:
         window = self.sub.window(applied / (max(steps, 1) * channels))
         single = of_one_group(window.spec)
         kernel = self.parts[whole.block : whole.block + 1, ...]
-        layer = Convolution(kernel, single, ops=self.ops)
+        # Patches are copied once or twice on the way.
+        budget = self.ops.memory // 4
+        layer = Convolution(kernel, single, budget=budget, ops=self.ops)
         vectors = windowed_wave(kernel, single, whole.frequency.angles[0], ops=self.ops)
         if steps > 0 and not self.problem.is_late:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
             trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.steps else kernel
-            there, back = self._maps(Convolution(trial, single, ops=self.ops))
+            there, back = self._maps(Convolution(trial, single, budget=budget, ops=self.ops))
             plan, start = Plan(steps, self.problem.seed, min(1e-6, self.rtol / 100)), xp.astype(vectors, trial.dtype)
             size = vectors.shape[2]
             vectors, _ = top_vectors(lambda x: back(there(x)), trial, size, 1, plan, start=start, ops=self.ops)
