@@ -99,11 +99,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         specnorm.clip(k, 1e9, input_shape=input_shape, **g),
     ],
     "`conv_norm`": lambda k, input_shape=None, **g: specnorm.conv_norm(k, input_shape, **g),
-    "`singular_values`": lambda k, input_shape=None, **g: specnorm.singular_values(k, input_shape, **g),
+    "`singular_values`, all": lambda k, input_shape=None, **g: specnorm.singular_values(k, input_shape, **g),
+    "`singular_values(k=...)`": lambda k, input_shape=None, **g: specnorm.singular_values(k, input_shape, k=2, **g),
     "`reshaped_norm`": specnorm.reshaped_norm,
     "`power_norm`": lambda k, input_shape=None, **g: specnorm.power_norm(k, input_shape, **g) and 1.0,
 }
 """Functions with the same answer in every column, by what the table calls them; the first value is compared."""
+
+EXACT = [FUNCTIONS[name] for name in ("`conv_norm`", "`singular_values(k=...)`")]
+"""About the layer itself, whatever its padding adds."""
 
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {}, "stride": {"stride": 2}, "dilation": {"dilation": 2}, "groups": {"groups": 2},
@@ -133,6 +137,8 @@ def answer(function: Callable[..., Any], geometry: dict[str, Any]) -> str:
     if isinstance(value, list) and isinstance(value[0], specnorm.Enclosure):
         return "factor" if float(value[0].upper) > 1.3 * float(value[0].lower) else "yes"
     padding = ("padding", "padding_mode")
+    if function in EXACT:
+        return "yes"
     plain = function(kernel, **{k: v for k, v in geometry.items() if k not in padding})
     one, other = (float(np.max(x[0] if isinstance(x, list) else x)) for x in (value, plain))
     return "factor" if one > 1.3 * other else "yes"

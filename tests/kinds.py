@@ -12,6 +12,7 @@ import numpy as np
 
 import specnorm
 from specnorm import METHODS, GeometryError, Method, MethodError, PowerTopK, TensorNorm
+from specnorm.methods.at_size import NormAtSize
 from specnorm.methods.gram_iteration import GramIteration
 from specnorm.methods.matrix_norm import MatrixNorm
 from specnorm.methods.power_iteration import PowerIteration
@@ -39,6 +40,8 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "gram_iteration": ("", GramIteration()),
 }
 """Function -> name in `METHODS`, if any, and the method that it runs."""
+AT_SIZE: dict[str, Method] = {"conv_norm": NormAtSize()}
+"""What those run at a size instead, for other padding than circular."""
 
 KIND_OF = {"up": "upper", "down": "lower", "nearest": "estimate"}
 MATRICES = ("matrix_norm", "power_iteration", "gram_iteration")
@@ -55,10 +58,16 @@ def kernel_of(function: str) -> np.ndarray:
     return values.reshape(6, 6) if function in MATRICES else values.reshape(2, 2, 3, 3)
 
 
+def method_of(function: str, geometry: dict[str, Any]) -> Method:
+    """The method that a function runs."""
+    own = geometry.get("padding_mode", "circular") != "circular" and function in AT_SIZE
+    return AT_SIZE[function] if own else FUNCTIONS[function][1]
+
+
 def measured(function: str, geometry: dict[str, Any]) -> specnorm.Result | None:
     """The method's result; None where it refuses the geometry."""
     try:
-        return specnorm.measure(kernel_of(function), FUNCTIONS[function][1], **geometry)
+        return specnorm.measure(kernel_of(function), method_of(function, geometry), **geometry)
     except (GeometryError, MethodError):
         return None
 
@@ -77,7 +86,7 @@ def kind(function: str, geometry: dict[str, Any]) -> str:
 
 def traced(function: str, geometry: dict[str, Any]) -> str:
     """The kind where values are not known; a search then refuses, or does without its proof."""
-    method, spec = FUNCTIONS[function][1], ConvSpec.of(kernel_of(function).shape, **geometry)
+    method, spec = method_of(function, geometry), ConvSpec.of(kernel_of(function).shape, **geometry)
     if measured(function, geometry) is None:
         return ""
     if method.needs(spec).searches:
@@ -92,7 +101,7 @@ def computed_in(function: str, geometry: dict[str, Any]) -> str:
     """Precision of the value, and of the search that proves it."""
     if measured(function, geometry) is None:
         return ""
-    needs = FUNCTIONS[function][1].needs(ConvSpec.of(kernel_of(function).shape, **geometry))
+    needs = method_of(function, geometry).needs(ConvSpec.of(kernel_of(function).shape, **geometry))
     own = needs.precision == "own"
     return ("own, proof in float64" if own else "float64") if needs.searches else "own" if own else "wide"
 

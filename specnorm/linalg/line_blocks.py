@@ -52,6 +52,8 @@ class BandPlan:
         Lines a block, so that only neighbours are coupled.
     entries : int
         Entries a line.
+    taps : int
+        Entries of what the taps do between two lines.
     pairs : int
         Pairs of taps that may couple two lines, at most.
     """
@@ -61,6 +63,7 @@ class BandPlan:
     lines: int
     together: int
     entries: int
+    taps: int
     pairs: int
 
     @property
@@ -83,7 +86,7 @@ class BandPlan:
         """Bytes of the matrix and of what it is made and factorised with."""
         counts = 2 * self.blocks * self.together**2 * self.pairs
         met = 3 * self.lines * self.pairs
-        return 8 * (6 * self.blocks * self.size**2 + 2 * self.entries**2 + counts + met)
+        return 8 * (6 * self.blocks * self.size**2 + 2 * self.entries**2 + 3 * self.taps + counts + met)
 
 
 def plans(spec: ConvSpec) -> list[BandPlan]:
@@ -95,12 +98,14 @@ def plans(spec: ConvSpec) -> list[BandPlan]:
         k, stride = table.shape[0], spec.stride[axis]
         # Two outputs read a pixel by taps that are a multiple of the stride apart, unless padding repeats pixels.
         apart = 2 * ((k - 1) // stride) + 1 if spec.padding_mode == "zeros" and spec.dilation[axis] == 1 else k
+        between = [n * m for j, (n, m) in enumerate(zip(large, small, strict=True)) if j != axis]
+        taps = k * first * second * math.prod(between)
         for wide, (sizes, channels) in enumerate(((large, second), (small, first))):
             lines, entries = sizes[axis], channels * math.prod(n for j, n in enumerate(sizes) if j != axis)
             pairs = k * min(k, apart if wide else k)
             for bandwidth in {_bandwidth(table, large[axis], bool(wide)), lines}:
                 together = max(1, min(bandwidth, lines))
-                found.append(BandPlan(axis, bool(wide), lines, together, entries, pairs))
+                found.append(BandPlan(axis, bool(wide), lines, together, entries, taps, pairs))
     return sorted(found, key=lambda plan: plan.work)
 
 
