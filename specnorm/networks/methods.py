@@ -115,7 +115,7 @@ class Multipliers:
 
 
 def _check(steps: int, seconds: float) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+    if int(steps) != steps or steps < 0:
         raise MethodError(f"steps={steps!r}; expected a whole number of at least 0.")
     if not seconds > 0:
         raise MethodError(f"seconds={seconds!r}; expected a positive number.")

@@ -157,7 +157,7 @@ def value_and_gradient(
     gradient : list of array, array
         With respect to logs and logits.
     """
-    gram = run[0].symbols @ _adjoint(run[0].symbols)
+    gram: Vectors = run[0].symbols @ _adjoint(run[0].symbols)
     kept: list[_Kept] = []
     shares = np.where([stage.cut for stage in run[:-1]], 1.0, 1 / (1 + np.exp(-logits)))
     for stage, following, log, share in zip(run, run[1:], logs, shares, strict=False):
