@@ -64,11 +64,6 @@ class Certificate:
     rtol: float
     runs: tuple[RunWeights, ...]
 
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        return "multipliers" if any(run.joined for run in self.runs) else "scaled" if self.runs else "product"
-
     def _of(self, run: Run) -> RunWeights | None:
         return next((known for known in self.runs if (known.start, known.end) == (run.start, run.end)), None)
 
@@ -177,7 +172,7 @@ def digest(graph: Graph) -> str:
 
 def _text(value: Any, symbols: dict[str, int]) -> bytes:
     """Bytes of plain data, with the size of whatever could be read in two ways."""
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "tobytes"):
         return f"<{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes() + b">"
     if isinstance(value, Mapping):
         return b"{" + b"".join(_text((key, value[key]), symbols) for key in sorted(value)) + b"}"

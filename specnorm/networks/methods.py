@@ -17,11 +17,6 @@ from specnorm.networks.segments import Weights, segments
 class Method(Protocol):
     """What `bounding.bound` asks of a method."""
 
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        ...
-
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Links that are bounded together."""
         ...
@@ -34,11 +29,6 @@ class Method(Protocol):
 @dataclass(frozen=True)
 class Product:
     """The rules alone: norms of layers multiplied along a run."""
-
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        return "product"
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Each link by itself."""
@@ -68,11 +58,6 @@ class Scaled:
     def __post_init__(self) -> None:
         _check(self.steps, self.seconds)
 
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        return "scaled"
-
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Each link by itself."""
         return segments(run, joined=False)
@@ -99,11 +84,6 @@ class Multipliers:
 
     def __post_init__(self) -> None:
         _check(self.steps, self.seconds)
-
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        return "multipliers"
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """As many links together as one statement can speak of."""

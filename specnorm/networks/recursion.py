@@ -31,8 +31,8 @@ from specnorm.linalg.power import gram_power
 from specnorm.networks.runs import Run
 from specnorm.networks.segments import Weights, dense, middle, phased
 
-WORK = 2**33
-"""Products of numbers in one step, at most: a second or two."""
+WORK = 2**32
+"""Products of numbers in one step, at most: about a second."""
 POINTS = ((6, 0.6), (10, 0.4))
 """Grids, from coarse to fine: frequencies an axis, and the share of the steps."""
 FEWEST = 3

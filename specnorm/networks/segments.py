@@ -37,6 +37,9 @@ WIDEST = 768
 """Channels on the smaller side of T above which a segment is cut."""
 ENTRIES = 2**25
 """Most entries of T."""
+TOLERANCE = 2e-3
+"""Relative width to which T is enclosed, or `Measure.rtol` where that is wider: weights that are nearly the best make
+its norm nearly the same at many frequencies, which takes long to prove closely."""
 Weights = NDArray[np.float64]
 
 
@@ -238,7 +241,7 @@ def constant_up(links: Sequence[Link], weights: Sequence[Weights], measure: Meas
         norm = measure(link.layer, link.geometry, link.sizes, scale, shrink).upper
         return host.mul_up(norm, host.raised(link.alpha, 16), link.steepest)
     whole = joint_kernel(links, weights)
-    norm = float(enclose(whole, rtol=measure.rtol).upper)
+    norm = float(enclose(whole, rtol=max(measure.rtol, TOLERANCE)).upper)
     spec = ConvSpec.of(whole.shape)
     s = host.add_up(norm, fold_error(whole, spec))
     return host.mul_up(*[s] * len(links))
