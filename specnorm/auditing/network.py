@@ -15,8 +15,8 @@ from specnorm.networks import Certificate, Layer, Measure, Multipliers, NetworkB
 from specnorm.networks.measuring import Norm
 from specnorm.spec import ConvSpec
 
-SECONDS = 10.0
-"""For the search for multipliers, beside an audit that takes about as long."""
+QUICK = Multipliers(steps=60, seconds=10.0, widest=128)
+"""The network's method in an audit, whose layers take about as long."""
 
 
 def network_of(
@@ -52,7 +52,7 @@ def network_of(
     try:
         graph = tensors.graph(input_shape)
         if graph.inputs and graph.outputs:
-            return bound(graph, Measure(known=known), method=Multipliers(seconds=SECONDS))
+            return bound(graph, Measure(known=known), method=QUICK)
         reason = "no output of the graph depends on a floating input"
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"

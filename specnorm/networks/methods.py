@@ -11,7 +11,7 @@ import numpy as np
 from specnorm.errors import MethodError
 from specnorm.networks import recursion
 from specnorm.networks.runs import Run
-from specnorm.networks.segments import Weights, segments
+from specnorm.networks.segments import WIDEST, Weights, segments
 
 
 class Method(Protocol):
@@ -32,7 +32,7 @@ class Product:
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Each link by itself."""
-        return segments(run, joined=False)
+        return segments(run, widest=0)
 
     def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
         """None."""
@@ -60,7 +60,7 @@ class Scaled:
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Each link by itself."""
-        return segments(run, joined=False)
+        return segments(run, widest=0)
 
     def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
         """Found by gradient steps."""
@@ -77,17 +77,21 @@ class Multipliers:
         Of the search for multipliers; 0: its closed form.
     seconds : float, default 60
         Of the whole search, shared out by layers; after them no step is begun. The proof is not counted.
+    widest : int, default 768
+        Channels on the smaller side of the kernel T of which the proof is; longer runs are cut. Its time grows with the
+        third power.
     """
 
     steps: int = 100
     seconds: float = 60.0
+    widest: int = WIDEST
 
     def __post_init__(self) -> None:
         _check(self.steps, self.seconds)
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """As many links together as one statement can speak of."""
-        return segments(run)
+        return segments(run, widest=self.widest)
 
     def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
         """Found by gradient steps."""
