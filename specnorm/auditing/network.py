@@ -11,9 +11,12 @@ from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.onnx import OnnxTensors
 from specnorm.auditing.report import Row
 from specnorm.errors import CertificateError
-from specnorm.networks import Certificate, Layer, Measure, NetworkBound, UnknownNode, bound, verify
+from specnorm.networks import Certificate, Layer, Measure, Multipliers, NetworkBound, UnknownNode, bound, verify
 from specnorm.networks.measuring import Norm
 from specnorm.spec import ConvSpec
+
+QUICK = Multipliers(steps=60, seconds=10.0, widest=128)
+"""The network's method in an audit, whose layers take about as long."""
 
 
 def network_of(
@@ -49,7 +52,7 @@ def network_of(
     try:
         graph = tensors.graph(input_shape)
         if graph.inputs and graph.outputs:
-            return bound(graph, Measure(known=known))
+            return bound(graph, Measure(known=known), method=QUICK)
         reason = "no output of the graph depends on a floating input"
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"

@@ -98,8 +98,7 @@ def _shorter(graph: Graph, measure: Measure, method: Method, passes: list[_Pass]
             continue  # the rules say so where they meet it
         if upper < product:
             layers = tuple(tuple(link.layer.name for link in run.links[first:last]) for first, last in parts)
-            joined = any(last - first > 1 for first, last in parts)
-            of = RunWeights(run.start, run.end, joined, tuple(weights))
+            of = RunWeights(run.start, run.end, tuple(first for first, _ in parts), tuple(weights))
             found.append((RunBound(run.start, run.end, layers, product, upper), of))
     return found
 

@@ -17,7 +17,7 @@ from specnorm.networks.graph import Graph
 from specnorm.networks.measuring import in_float64
 from specnorm.networks.methods import usable
 from specnorm.networks.runs import Run
-from specnorm.networks.segments import Weights, segments
+from specnorm.networks.segments import Weights, parts_from, segments
 
 FORMAT = 1
 LONGEST = 2**28
@@ -32,15 +32,15 @@ class RunWeights:
     ----------
     start, end : str
         Names of its first and last node.
-    joined : bool
-        Whether links are bounded together where they can be.
+    parts : tuple of int
+        The first link of each part that is bounded together.
     weights : tuple of array
         One number a channel of each link's value.
     """
 
     start: str
     end: str
-    joined: bool
+    parts: tuple[int, ...]
     weights: tuple[Weights, ...]
 
 
@@ -64,18 +64,22 @@ class Certificate:
     rtol: float
     runs: tuple[RunWeights, ...]
 
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        return "multipliers" if any(run.joined for run in self.runs) else "scaled" if self.runs else "product"
-
     def _of(self, run: Run) -> RunWeights | None:
         return next((known for known in self.runs if (known.start, known.end) == (run.start, run.end)), None)
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
-        """As they were when the weights were found."""
+        """As they were when the weights were found.
+
+        Raises
+        ------
+        CertificateError
+            If no proof can speak of one of them.
+        """
         known = self._of(run)
-        return segments(run, joined=known is not None and known.joined)
+        try:
+            return segments(run, widest=0) if known is None else parts_from(run, known.parts)
+        except ValueError as error:
+            raise CertificateError(f"The weights from {run.start} to {run.end} prove nothing: {error}.") from error
 
     def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
         """As the certificate has them.
@@ -112,7 +116,7 @@ class Certificate:
             "network_sha256": self.digest,
             "rtol": self.rtol,
             "runs": [
-                {"start": r.start, "end": r.end, "joined": r.joined, "weights": [w.tolist() for w in r.weights]}
+                {"start": r.start, "end": r.end, "parts": list(r.parts), "weights": [w.tolist() for w in r.weights]}
                 for r in self.runs
             ],
         }
@@ -146,7 +150,7 @@ class Certificate:
             raise ValueError("its claim is no number")
         runs = tuple(
             RunWeights(
-                str(r["start"]), str(r["end"]), bool(r["joined"]),
+                str(r["start"]), str(r["end"]), tuple(map(int, r["parts"])),
                 tuple(np.asarray(w, dtype=np.float64).reshape(-1) for w in r["weights"]),
             )
             for r in data["runs"]
@@ -177,7 +181,7 @@ def digest(graph: Graph) -> str:
 
 def _text(value: Any, symbols: dict[str, int]) -> bytes:
     """Bytes of plain data, with the size of whatever could be read in two ways."""
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "tobytes"):
         return f"<{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes() + b">"
     if isinstance(value, Mapping):
         return b"{" + b"".join(_text((key, value[key]), symbols) for key in sorted(value)) + b"}"

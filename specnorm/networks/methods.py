@@ -11,16 +11,11 @@ import numpy as np
 from specnorm.errors import MethodError
 from specnorm.networks import recursion
 from specnorm.networks.runs import Run
-from specnorm.networks.segments import Weights, segments
+from specnorm.networks.segments import WIDEST, Weights, segments
 
 
 class Method(Protocol):
     """What `bounding.bound` asks of a method."""
-
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        ...
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Links that are bounded together."""
@@ -35,14 +30,9 @@ class Method(Protocol):
 class Product:
     """The rules alone: norms of layers multiplied along a run."""
 
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        return "product"
-
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Each link by itself."""
-        return segments(run, joined=False)
+        return segments(run, widest=0)
 
     def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
         """None."""
@@ -68,14 +58,9 @@ class Scaled:
     def __post_init__(self) -> None:
         _check(self.steps, self.seconds)
 
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        return "scaled"
-
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Each link by itself."""
-        return segments(run, joined=False)
+        return segments(run, widest=0)
 
     def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
         """Found by gradient steps."""
@@ -92,22 +77,21 @@ class Multipliers:
         Of the search for multipliers; 0: its closed form.
     seconds : float, default 60
         Of the whole search, shared out by layers; after them no step is begun. The proof is not counted.
+    widest : int, default 768
+        Channels on the smaller side of the kernel T of which the proof is; longer runs are cut. Its time grows with the
+        third power.
     """
 
     steps: int = 100
     seconds: float = 60.0
+    widest: int = WIDEST
 
     def __post_init__(self) -> None:
         _check(self.steps, self.seconds)
 
-    @property
-    def name(self) -> str:
-        """For the answer."""
-        return "multipliers"
-
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """As many links together as one statement can speak of."""
-        return segments(run)
+        return segments(run, widest=self.widest)
 
     def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
         """Found by gradient steps."""
@@ -115,7 +99,7 @@ class Multipliers:
 
 
 def _check(steps: int, seconds: float) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+    if int(steps) != steps or steps < 0:
         raise MethodError(f"steps={steps!r}; expected a whole number of at least 0.")
     if not seconds > 0:
         raise MethodError(f"seconds={seconds!r}; expected a positive number.")

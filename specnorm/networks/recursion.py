@@ -31,8 +31,8 @@ from specnorm.linalg.power import gram_power
 from specnorm.networks.runs import Run
 from specnorm.networks.segments import Weights, dense, middle, phased
 
-WORK = 2**33
-"""Products of numbers in one step, at most: a second or two."""
+WORK = 2**32
+"""Products of numbers in one step, at most: about a second."""
 POINTS = ((6, 0.6), (10, 0.4))
 """Grids, from coarse to fine: frequencies an axis, and the share of the steps."""
 FEWEST = 3
@@ -157,7 +157,7 @@ def value_and_gradient(
     gradient : list of array, array
         With respect to logs and logits.
     """
-    gram = run[0].symbols @ _adjoint(run[0].symbols)
+    gram: Vectors = run[0].symbols @ _adjoint(run[0].symbols)
     kept: list[_Kept] = []
     shares = np.where([stage.cut for stage in run[:-1]], 1.0, 1 / (1 + np.exp(-logits)))
     for stage, following, log, share in zip(run, run[1:], logs, shares, strict=False):

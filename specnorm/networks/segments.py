@@ -20,6 +20,7 @@ there and add a_i b_i q_i^2 |W_i z_{i-1}|^2 <= 0 outside. So the constant holds 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -34,20 +35,23 @@ from specnorm.proving import enclose
 from specnorm.spec import ConvSpec
 
 WIDEST = 768
-"""Channels on the smaller side of T above which a segment is cut."""
+"""Channels on the smaller side of T above which a segment is cut, unless told otherwise."""
 ENTRIES = 2**25
 """Most entries of T."""
+TOLERANCE = 2e-3
+"""Relative width to which T is enclosed, or `Measure.rtol` where that is wider: weights that are nearly the best make
+its norm nearly the same at many frequencies, which takes long to prove closely."""
 Weights = NDArray[np.float64]
 
 
-def segments(run: Run, *, joined: bool = True) -> list[tuple[int, int]]:
+def segments(run: Run, *, widest: int = WIDEST) -> list[tuple[int, int]]:
     """Cut a run into parts that are bounded each by one norm.
 
     Parameters
     ----------
     run : Run
-    joined : bool, default True
-        False: each link by itself.
+    widest : int
+        Channels on the smaller side of T above which it is cut; 0: each link by itself.
 
     Returns
     -------
@@ -57,12 +61,30 @@ def segments(run: Run, *, joined: bool = True) -> list[tuple[int, int]]:
     starts = [0]
     for at in range(1, len(run.links)):
         part = run.links[starts[-1] : at + 1]
-        if not (joined and _joinable(part)):
+        if not _joinable(part, widest):
             starts.append(at)
     return list(zip(starts, [*starts[1:], len(run.links)], strict=True))
 
 
-def _joinable(links: Sequence[Link]) -> bool:
+def parts_from(run: Run, starts: Sequence[int]) -> list[tuple[int, int]]:
+    """Parts that somebody else claims to be such.
+
+    Raises
+    ------
+    ValueError
+        If one statement cannot speak of one of them.
+    """
+    count = len(run.links)
+    if list(starts[:1]) != [0] or any(a >= b for a, b in itertools.pairwise([*starts, count])):
+        raise ValueError("the parts do not cover the run")
+    parts = list(zip(starts, [*starts[1:], count], strict=True))
+    for first, last in parts:
+        if not all(_joinable(run.links[first:end], ENTRIES) for end in range(first + 2, last + 1)):
+            raise ValueError(f"layers {first} to {last - 1} of the run cannot be bounded together")
+    return parts
+
+
+def _joinable(links: Sequence[Link], widest: int) -> bool:
     """Whether the last link can be bounded together with those before."""
     *before, last = links
     if not before[-1].open or before[-1].repeat != 1 or any(s > 1 for s in last.spec.stride):
@@ -72,7 +94,7 @@ def _joinable(links: Sequence[Link]) -> bool:
     if "alone" in {_family(link) for link in links} or not _evenly_dilated(links):
         return False
     rows, columns, taps = _size(links)
-    return min(rows, columns) <= WIDEST and rows * columns * taps <= ENTRIES
+    return min(rows, columns) <= widest and rows * columns * taps <= ENTRIES
 
 
 def _family(link: Link) -> str:
@@ -238,7 +260,7 @@ def constant_up(links: Sequence[Link], weights: Sequence[Weights], measure: Meas
         norm = measure(link.layer, link.geometry, link.sizes, scale, shrink).upper
         return host.mul_up(norm, host.raised(link.alpha, 16), link.steepest)
     whole = joint_kernel(links, weights)
-    norm = float(enclose(whole, rtol=measure.rtol).upper)
+    norm = float(enclose(whole, rtol=max(measure.rtol, TOLERANCE)).upper)
     spec = ConvSpec.of(whole.shape)
     s = host.add_up(norm, fold_error(whole, spec))
     return host.mul_up(*[s] * len(links))

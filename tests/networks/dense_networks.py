@@ -52,11 +52,11 @@ class Conv:
 
     @property
     def cin(self) -> int:
-        return self.kernel.shape[0] if self.transposed else self.kernel.shape[1] * self.groups
+        return int(self.kernel.shape[0] if self.transposed else self.kernel.shape[1] * self.groups)
 
     @property
     def cout(self) -> int:
-        return self.kernel.shape[1] * self.groups if self.transposed else self.kernel.shape[0]
+        return int(self.kernel.shape[1] * self.groups if self.transposed else self.kernel.shape[0])
 
     @property
     def slopes(self) -> tuple[float, float]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from networks.dense_networks import FUNCTIONS, Conv, draw, from_below, graph_of, sizes_of, smallest_eigenvalue
 
+from specnorm.errors import MethodError
 from specnorm.networks import Measure, Multipliers, Product, Scaled, bound, runs, segments
 
 MEASURE = Measure(1e-4)
@@ -74,7 +76,7 @@ def slack(chain: Sequence[Conv], n: tuple[int, ...], measure: Measure = MEASURE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_dense_inequality_holds(kind: str) -> None:
     """P >= 0 at the layers' own sizes, with matrices written out by loops; nowhere much looser than it must be."""
-    found = [value for chain, n in chains(kind, 6) for value in slack(chain, n)]
+    found = [value for chain, n in chains(kind, 8) for value in slack(chain, n)]
     assert len(found) >= 5
     assert min(found) >= -1e-12
 
@@ -97,6 +99,42 @@ def test_whole_network_is_bounded(kind: str) -> None:
         assert max(scaled.upper, joint.upper) <= product.upper == joint.product
         gained.append(product.upper / joint.upper)
     assert max(gained) > 1.2
+
+
+@pytest.mark.parametrize("method", [Scaled, Multipliers])
+def test_the_same_network_gives_the_same_numbers(method: Any) -> None:
+    chain, n = chains("zeros", 1)[0]
+    first, second = (bound(graph_of(chain, n), method=method(steps=5)) for _ in range(2))
+    assert first.upper == second.upper
+    assert first.certificate is not None
+    assert second.certificate is not None
+    assert first.certificate.to_dict() == second.certificate.to_dict()
+
+
+def test_budgets_are_checked() -> None:
+    for wrong in ({"steps": -1}, {"steps": 1.5}, {"seconds": 0.0}, {"seconds": float("nan")}):
+        for method in (Scaled, Multipliers):
+            with pytest.raises(MethodError, match="expected"):
+                method(**wrong)  # type: ignore[arg-type]
+
+
+def test_layers_of_zeros_leave_the_product() -> None:
+    chain, n = chains("zeros", 1)[0]
+    dead = [replace(chain[0], kernel=0 * chain[0].kernel), *chain[1:]]
+    found = bound(graph_of(dead, n), method=Multipliers(steps=3))
+    assert found.upper == found.product == 0
+    assert found.runs == ()
+
+
+@pytest.mark.parametrize("exponent", [-130, 130])
+def test_weights_far_from_one(exponent: int) -> None:
+    """A kernel of 1e-39 before one of 1e39: the constant is of the order of one, and stays proven."""
+    chain, n = chains("zeros", 1)[0]
+    power = 2.0**exponent
+    far = [replace(chain[0], kernel=power * chain[0].kernel), replace(chain[1], kernel=chain[1].kernel / power)]
+    near = bound(graph_of(chain, n), method=Multipliers(steps=5)).upper
+    found = bound(graph_of([*far, *chain[2:]], n), method=Multipliers(steps=5)).upper
+    assert found == pytest.approx(near, rel=1e-3)
 
 
 # -- dropped terms -------------------------------------------------------------------------------------------------

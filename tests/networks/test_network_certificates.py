@@ -108,6 +108,24 @@ def test_weights_for_another_run_prove_nothing(found: NetworkBound) -> None:
         verify(short, graph_of(CHAIN, SIZE))
 
 
+@pytest.mark.parametrize("parts", [(), (1,), (0, 0), (0, 2, 1), (0, 9)])
+def test_parts_that_do_not_cover_the_run_are_refused(found: NetworkBound, parts: tuple[int, ...]) -> None:
+    certificate = certificate_of(found)
+    wrong = replace(certificate, runs=(replace(certificate.runs[0], parts=parts),))
+    with pytest.raises(CertificateError, match="do not cover"):
+        verify(wrong, graph_of(CHAIN, SIZE))
+
+
+def test_parts_that_no_proof_speaks_of_are_refused() -> None:
+    """A strided layer cannot be behind another one in a part, whoever claims it."""
+    chain = [CHAIN[0], replace(CHAIN[1], stride=2), *CHAIN[2:]]
+    certificate = certificate_of(bound(graph_of(chain, SIZE), method=Multipliers(steps=10)))
+    (of,) = certificate.runs
+    assert of.parts == (0, 1)
+    with pytest.raises(CertificateError, match="cannot be bounded together"):
+        verify(replace(certificate, runs=(replace(of, parts=(0,)),)), graph_of(chain, SIZE))
+
+
 DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no field": lambda data: data.pop("upper"),
     "another format": lambda data: data.update(specnorm_certificate=2),
