@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
 import traceback
@@ -14,13 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from specnorm import backends, help
+from specnorm import backends, help, options
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, pictures, plots
-from specnorm.auditing.geometry import overrides
 from specnorm.auditing.network import verify_file
-from specnorm.auditing.output import check_output, replace_file
-from specnorm.auditing.processes import Workers, cpus
+from specnorm.auditing.output import replace_file
+from specnorm.auditing.processes import Workers
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report, violations
@@ -260,17 +257,19 @@ def _application() -> click.Group:
     @application.command("audit", cls=help.grouped(), epilog=help.EPILOG)
     @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
     @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", help="Form of the report.")
-    @click.option("--output", type=click.Path(path_type=Path), callback=_output, help="Write to this file instead.")
     @click.option(
-        "--plot", type=click.Path(path_type=Path), callback=_plot, metavar="FILE.png|svg",
+        "--output", type=click.Path(path_type=Path), callback=options.output, help="Write to this file instead."
+    )
+    @click.option(
+        "--plot", type=click.Path(path_type=Path), callback=options.plot, metavar="FILE.png|svg",
         help="Also draw every layer's interval; needs the extra 'plot'.",
     )  # fmt: skip
     @click.option(
-        "--certificate", type=click.Path(path_type=Path), callback=_output, metavar="FILE",
+        "--certificate", type=click.Path(path_type=Path), callback=options.output, metavar="FILE",
         help="Also write what proves the network's bound, for 'specnorm verify'.",
     )  # fmt: skip
     @click.option(
-        "--input-shape", callback=_sizes, metavar="N|NxM|file",
+        "--input-shape", callback=options.sizes, metavar="N|NxM|file",
         help="Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm.",
     )  # fmt: skip
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
@@ -281,29 +280,29 @@ def _application() -> click.Group:
         help="Default: as the file says, or zeros as an assumption.",
     )
     @click.option(
-        "--geometry", callback=_geometry, metavar="JSON|FILE",
+        "--geometry", callback=options.geometry, metavar="JSON|FILE",
         help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
     )  # fmt: skip
     @click.option(
-        "--methods", callback=_words, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
+        "--methods", callback=options.methods, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
         help=f"Columns, out of {', '.join(METHODS)}.",
     )  # fmt: skip
     @click.option(
-        "--rtol", type=float, default=1e-3, show_default=True, callback=_tolerance, metavar="R",
+        "--rtol", type=float, default=1e-3, show_default=True, callback=options.tolerance, metavar="R",
         help="Relative width of the proven interval asked for.",
     )  # fmt: skip
     @click.option(
-        "--budget", type=float, callback=_seconds, metavar="SECONDS",
+        "--budget", type=float, callback=options.seconds, metavar="SECONDS",
         help="Time for the interval of one layer; a row that it ends says how wide its interval is.",
     )  # fmt: skip
     @click.option(
-        "--fail-above", type=float, callback=_bound, metavar="L",
+        "--fail-above", type=float, callback=options.bound, metavar="L",
         help="Exit with 1 unless every layer is proven to have a norm of at most L.",
     )  # fmt: skip
     @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
     @click.option("--device", metavar="NAME", help="Device of that library.")
     @click.option(
-        "--jobs", callback=_jobs, default="1", metavar="N|auto",
+        "--jobs", callback=options.jobs, default="1", metavar="N|auto",
         help="Processes to measure in; auto: as many as processors. They share out the threads.",
     )  # fmt: skip
     @click.option(
@@ -319,7 +318,7 @@ def _application() -> click.Group:
         fail_above: float | None,
         jobs: int,
         layers: tuple[str, ...],
-        **options: Any,
+        **given: Any,
     ) -> int:
         """Bound the norm of every convolution and linear layer of MODEL.
 
@@ -327,14 +326,14 @@ def _application() -> click.Group:
 
         A file of weights does not tell strides and groups; the last line of the table says what was assumed.
         """
-        options["layers"] = layers or None
-        options["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
-        return audit_models(Request(models, output_format, output, plot, certificate, fail_above, jobs, options))
+        given["layers"] = layers or None
+        given["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
+        return audit_models(Request(models, output_format, output, plot, certificate, fail_above, jobs, given))
 
     @application.command("verify", epilog=help.EXIT_CODES)
     @click.argument("certificate", type=click.Path(path_type=Path))
     @click.argument("model", type=click.Path(path_type=str))
-    @click.option("--input-shape", callback=_sizes, metavar="N|NxM", help="As it was for the audit.")
+    @click.option("--input-shape", callback=options.sizes, metavar="N|NxM", help="As it was for the audit.")
     def verify_command(certificate: Path, model: str, input_shape: int | tuple[int, ...] | None) -> int:
         """Prove the CERTIFICATE of the network in MODEL, an ONNX file, anew.
 
@@ -343,107 +342,3 @@ def _application() -> click.Group:
         return verify_model(certificate, model, input_shape)
 
     return application
-
-
-def _tolerance(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    import click
-
-    if not 0 < value < 1:
-        raise click.BadParameter(f"{value:g} is not between 0 and 1.", ctx, param)
-    return value
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    import click
-
-    if value is not None and not value > 0:
-        raise click.BadParameter(f"{value:g} is no time: give seconds above 0.", ctx, param)
-    return value
-
-
-def _words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    import click
-
-    words = tuple(word.strip() for word in value.split(","))
-    for word in words:
-        if word not in METHODS:
-            raise click.BadParameter(f"{visible(word)!r} is not one of {', '.join(METHODS)}.", ctx, param)
-    return words
-
-
-def _geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    import click
-
-    if value is None:
-        return None
-    try:
-        text = value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8")
-        found: dict[str, Any] = json.loads(text, object_pairs_hook=_without_repeats)
-        overrides(found)
-    except OSError as error:
-        raise click.BadParameter(visible(f"{value} cannot be read: {error.strerror or error}."), ctx, param) from error
-    except json.JSONDecodeError as error:
-        raise click.BadParameter(visible(f"this is no JSON: {error}."), ctx, param) from error
-    except (SpecnormError, ValueError, RecursionError) as error:
-        raise click.BadParameter(visible(str(error)), ctx, param) from error
-    return found
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object of a JSON text; of two values under one name, one would be lost."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in one object.")
-    return found
-
-
-def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | str | None:
-    import click
-
-    if value is None or value == "file":
-        return value
-    words = value.replace("x", ",").split(",")
-    if not all(word.isascii() and word.isdigit() and len(word) < 10 and int(word) > 0 for word in words):
-        raise click.BadParameter(f"{visible(value)!r} is not a size such as 32 or 32x48.", ctx, param)
-    sizes = tuple(int(word) for word in words)
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
-def _jobs(ctx: click.Context, param: click.Parameter, value: str) -> int:
-    import click
-
-    if value == "auto":
-        return cpus()
-    if not (value.isascii() and value.isdigit() and len(value) < 5 and int(value) > 0):
-        raise click.BadParameter(f"{visible(value)!r} is neither a number of at least 1 nor auto.", ctx, param)
-    return int(value)
-
-
-def _bound(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    import click
-
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise click.BadParameter("give a number of at least 0.", ctx, param)
-    return value
-
-
-def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    import click
-
-    if value is not None:
-        try:
-            check_output(value)
-        except OSError as error:
-            raise click.BadParameter(visible(f"{error}."), ctx, param) from error
-    return value
-
-
-def _plot(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    import click
-
-    if value is not None:
-        try:
-            plots.check_plot(value)
-        except (ValueError, ImportError) as error:
-            raise click.BadParameter(visible(f"{error}."), ctx, param) from error
-    return _output(ctx, param, value)

@@ -40,6 +40,7 @@ LEVELS = (
     ),
     ("networks",),
     ("auditing",),
+    ("options",),
     ("__init__", "cli", "__main__"),
 )
 """Rooms from the ground up. A file may import rooms below its own, and its own neighbours."""
@@ -54,6 +55,7 @@ CORE_MAY_IMPORT = {"numpy", "array_api_compat", "specnorm"} | sys.stdlib_module_
 OPTIONAL = {
     "auditing": {"safetensors", "h5py", "onnx", "google", "rich", "click", "matplotlib", "jinja2", "markupsafe"},
     "cli": {"click", "rich"},
+    "options": {"click"},
     "help": {"click"},
     "__main__": {"click", "rich"},
     "testing": {"pytest"},
@@ -176,7 +178,14 @@ def test_core_imports_no_framework(path: Path) -> None:
 
 
 FRAMEWORK = re.compile(r"\b(torch|jax|jaxlib|cupy|tensorflow|array_api_strict)\b", re.IGNORECASE)
-NAMES_NO_FRAMEWORK = {name for names in LEVELS for name in names} - {"auditing", "cli", "testing", "help", "__main__"}
+NAMES_NO_FRAMEWORK = {name for names in LEVELS for name in names} - {
+    "auditing",
+    "cli",
+    "options",
+    "testing",
+    "help",
+    "__main__",
+}
 """Rooms whose code does the same for every library; readers of files and what lists devices speak of some."""
 
 

@@ -395,7 +395,7 @@ REASONS = {
     **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), _PRODUCT["reason"]),
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
     **dict.fromkeys(
-        ("pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"), "its slope has no bound"
+        ["pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"], "its slope has no bound"
     ),
 }
 """Why some operators are unknown."""

@@ -89,7 +89,7 @@ def verify_file(
     ModelFileError
         If the model cannot be read.
     """
-    claim = Certificate.load(certificate)
+    claim = Certificate.load(os.fspath(certificate))
     with open_model(os.fspath(model), max_bytes) as tensors:
         if not isinstance(tensors, OnnxTensors):
             raise CertificateError(

@@ -73,14 +73,16 @@ class Stage:
         start = self.vectors
         if start is None:
             start = random_vectors(0, gram.shape[:2])
-        apply = lambda v: np.matmul(gram, v[..., None])[..., 0]  # noqa: E731
-        self.vectors, values = gram_power(apply, start, POWERS if self.vectors is not None else 10 * POWERS, xp=np)
-        values = np.reshape(values, (-1,))
+        numpy: Any = np  # an array of NumPy's as one of the algorithms'
+        steps = POWERS if self.vectors is not None else 10 * POWERS
+        given: Any = start
+        found: Any = gram_power(lambda v: numpy.matmul(gram, v[..., None])[..., 0], given, steps, xp=numpy)
+        kept, values = found[0], np.reshape(found[1], (-1,))
         near = np.argsort(values)[-2:]
         exact, vectors = np.linalg.eigh(gram[near])
-        values[near], self.vectors[near] = exact[:, -1], vectors[:, :, -1]
-        at = int(np.argmax(values))
-        return float(values[at]), at, self.vectors[at]
+        values[near], kept[near] = exact[:, -1], vectors[:, :, -1]
+        at, self.vectors = int(np.argmax(values)), kept
+        return float(values[at]), at, kept[at]
 
 
 def stages(run: Run, parts: Sequence[tuple[int, int]], points: int) -> list[Stage] | None:

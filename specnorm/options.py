@@ -1,0 +1,132 @@
+"""What the command line's options may be: each callback returns a value, or refuses it in the user's words."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specnorm.auditing import plots
+from specnorm.auditing.geometry import overrides
+from specnorm.auditing.output import check_output
+from specnorm.auditing.processes import cpus
+from specnorm.errors import SpecnormError
+from specnorm.methods import METHODS
+from specnorm.text import visible
+
+if TYPE_CHECKING:
+    import click
+
+
+def tolerance(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """A relative width."""
+    import click
+
+    if not 0 < value < 1:
+        raise click.BadParameter(f"{value:g} is not between 0 and 1.", ctx, param)
+    return value
+
+
+def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """A time."""
+    import click
+
+    if value is not None and not value > 0:
+        raise click.BadParameter(f"{value:g} is no time: give seconds above 0.", ctx, param)
+    return value
+
+
+def methods(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Names in ``METHODS``."""
+    import click
+
+    words = tuple(word.strip() for word in value.split(","))
+    for word in words:
+        if word not in METHODS:
+            raise click.BadParameter(f"{visible(word)!r} is not one of {', '.join(METHODS)}.", ctx, param)
+    return words
+
+
+def geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """What is known of layers, in JSON or a file of it."""
+    import click
+
+    if value is None:
+        return None
+    try:
+        text = value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8")
+        found: dict[str, Any] = json.loads(text, object_pairs_hook=_without_repeats)
+        overrides(found)
+    except OSError as error:
+        raise click.BadParameter(visible(f"{value} cannot be read: {error.strerror or error}."), ctx, param) from error
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(visible(f"this is no JSON: {error}."), ctx, param) from error
+    except (SpecnormError, ValueError, RecursionError) as error:
+        raise click.BadParameter(visible(str(error)), ctx, param) from error
+    return found
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object of a JSON text; of two values under one name, one would be lost."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object.")
+    return found
+
+
+def sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | str | None:
+    """Spatial sizes, or ``file``."""
+    import click
+
+    if value is None or value == "file":
+        return value
+    words = value.replace("x", ",").split(",")
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 and int(word) > 0 for word in words):
+        raise click.BadParameter(f"{visible(value)!r} is not a size such as 32 or 32x48.", ctx, param)
+    sizes = tuple(int(word) for word in words)
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def jobs(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """A number of processes."""
+    import click
+
+    if value == "auto":
+        return cpus()
+    if not (value.isascii() and value.isdigit() and len(value) < 5 and int(value) > 0):
+        raise click.BadParameter(f"{visible(value)!r} is neither a number of at least 1 nor auto.", ctx, param)
+    return int(value)
+
+
+def bound(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """A norm."""
+    import click
+
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise click.BadParameter("give a number of at least 0.", ctx, param)
+    return value
+
+
+def output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """A file that can be written."""
+    import click
+
+    if value is not None:
+        try:
+            check_output(value)
+        except OSError as error:
+            raise click.BadParameter(visible(f"{error}."), ctx, param) from error
+    return value
+
+
+def plot(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """A picture that can be drawn and written."""
+    import click
+
+    if value is not None:
+        try:
+            plots.check_plot(value)
+        except (ValueError, ImportError) as error:
+            raise click.BadParameter(visible(f"{error}."), ctx, param) from error
+    return output(ctx, param, value)
