@@ -15,7 +15,7 @@ from specnorm.networks import Certificate, Layer, Measure, Multipliers, NetworkB
 from specnorm.networks.measuring import Norm
 from specnorm.spec import ConvSpec
 
-QUICK = Multipliers(steps=60, seconds=10.0, widest=128)
+QUICK = Multipliers(steps=40, seconds=5.0, widest=64)
 """The network's method in an audit, whose layers take about as long."""
 
 
@@ -89,7 +89,7 @@ def verify_file(
     ModelFileError
         If the model cannot be read.
     """
-    claim = Certificate.load(certificate)
+    claim = Certificate.load(os.fspath(certificate))
     with open_model(os.fspath(model), max_bytes) as tensors:
         if not isinstance(tensors, OnnxTensors):
             raise CertificateError(

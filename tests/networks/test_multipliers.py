@@ -115,7 +115,7 @@ def test_budgets_are_checked() -> None:
     for wrong in ({"steps": -1}, {"steps": 1.5}, {"seconds": 0.0}, {"seconds": float("nan")}):
         for method in (Scaled, Multipliers):
             with pytest.raises(MethodError, match="expected"):
-                method(**wrong)  # type: ignore[arg-type]
+                method(**wrong)
 
 
 def test_layers_of_zeros_leave_the_product() -> None:
