@@ -21,7 +21,6 @@ from specnorm.networks.segments import Weights, constant_up
 from specnorm.networks.sorts import with_sorts
 from specnorm.proof import host
 
-
 WORTHWHILE = 0.97
 """Of the product of a run: what a search must hope for before it is proven."""
 
