@@ -30,7 +30,7 @@ Examples:
 EXIT_CODES = """\b
 Exit codes:
   0    every layer was measured, and the gate passed if there was one
-  1    --fail-above failed, whatever else happened; verify: not proven
+  1    --fail-above failed, whatever else happened, or verify did not prove
   2    wrong usage, an unreadable file, or a layer that could not be measured
   130  interrupted
 """

@@ -15,7 +15,7 @@ from specnorm.networks import Certificate, Layer, Measure, Multipliers, NetworkB
 from specnorm.networks.measuring import Norm
 from specnorm.spec import ConvSpec
 
-QUICK = Multipliers(steps=60, seconds=10.0, widest=128)
+QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
 """The network's method in an audit, whose layers take about as long."""
 
 

