@@ -75,6 +75,7 @@ class Translation:
 
 Rule = Callable[[Call], Translation]
 _PRODUCT = {"reason": "it is a product of two values that depend on the input, which has no constant"}
+_STEEP = "its slope has no bound"
 
 
 def _select(call: Call) -> Translation:
@@ -394,8 +395,6 @@ REASONS = {
     **dict.fromkeys(("rms_norm", "local_response_norm", "normalize"), _NORMALISED),
     **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), _PRODUCT["reason"]),
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
-    **dict.fromkeys(
-        ["pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"], "its slope has no bound"
-    ),
+    **dict.fromkeys(["pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"], _STEEP),
 }
 """Why some operators are unknown."""

@@ -34,7 +34,7 @@ def layers(rows: list[Row], model: str | None = None) -> list[Row]:
 
 
 def gaps(rows: list[Row]) -> list[float]:
-    """Of upper and lower end; where nothing was proven in time, infinite."""
+    """Of upper and lower bound; where nothing was proven in time, infinite."""
     return [row["at_size"].get("gap", float("inf")) for row in rows]
 
 
@@ -69,7 +69,7 @@ def head(after: list[Row]) -> str:
         f"{len(layers(after))} layers, with the stride, dilation, groups and zero padding that its network gives it, "
         "at the size that it has there, or 32 pixels an axis where that is not known. *Gap* is upper/lower - 1, both "
         "proven. *Before* is the "
-        "library without rings, whose upper end was the supremum over all sizes, or the layer's matrix, written out; "
+        "library without rings, whose upper bound was the supremum over all sizes, or the layer's matrix, written out; "
         "[the method](../methods/enclosure.md) says what takes their place."
     )
 
@@ -126,7 +126,7 @@ def wide(after: list[Row]) -> str:
                 row["model"], f"`{row['name'].removesuffix('.weight')}`", shape, sizes, str(max(row["dilation"])),
                 str(max(row["stride"])), str(row["groups"]), said(found["gap"]), way(found["status"]),
             ])  # fmt: skip
-    header = ["model", "layer", "kernel", "at", "dilation", "stride", "groups", "gap", "upper end by"]
+    header = ["model", "layer", "kernel", "at", "dilation", "stride", "groups", "gap", "upper bound by"]
     parts = ["## Wider than asked", table(header, lines) if lines else "None."]
     if ended:
         told = (f"{count} of {model} ({why})" for (model, why), count in ended.items())
@@ -135,7 +135,7 @@ def wide(after: list[Row]) -> str:
 
 
 def way(status: str) -> str:
-    """Which way the upper end was proven, from a status."""
+    """Which way the upper bound was proven, from a status."""
     return next((part.removeprefix("by ") for part in status.split(", ") if part.startswith("by ")), "-")
 
 
@@ -198,7 +198,7 @@ def picture(curves: list[Row], folder: Path) -> None:
     names = list(dict.fromkeys((row["model"], row["name"]) for row in curves))
     styles = {
         "supremum": ("supremum of all sizes", "C3", "--"), "ring": ("ring", "C1", ":"),
-        "twisted": ("twisted ring", "C0", "-"), "upper": ("enclose, upper end", "C2", "-."),
+        "twisted": ("twisted ring", "C0", "-"), "upper": ("enclose, upper bound", "C2", "-."),
     }  # fmt: skip
     figure, axes = plt.subplots(2, len(names), figsize=(4 * len(names), 6), sharex=True)
     for column, (model, name) in enumerate(names):

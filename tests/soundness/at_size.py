@@ -35,7 +35,7 @@ SMALL = 26
 
 @contextmanager
 def by_rings() -> Iterator[None]:
-    """Upper ends by rings alone, beside lower ends of half the norm: good ones hide that the upper ones are wrong."""
+    """Upper bounds by rings alone, beside lower bounds of half the norm: good ones hide that the upper ones are wrong."""
 
     def halved(*given: Any, **named: Any) -> Any:
         values, images = ritz_values_down(*given, **named)
@@ -157,7 +157,7 @@ class AtSize:
 
 @contextmanager
 def in_a_way(way: int) -> Iterator[None]:
-    """One of the ways to an upper end, whatever the layer's size."""
+    """One of the ways to an upper bound, whatever the layer's size."""
     if way == len(WAYS):
         with by_rings():
             yield

@@ -52,7 +52,7 @@ def test_copied_pixels(first: int) -> None:
 
 
 def test_against_ball_arithmetic() -> None:
-    """No allowance for LAPACK's rounding: the ends hold of the layer as the exact numbers that its floats are."""
+    """No allowance for LAPACK's rounding: the bounds hold of the layer as the exact numbers that its floats are."""
     first = 2 * FIRST_OPEN
     tally = sample(range(first, first + LAYERS // 6), ("zeros", "reflect", "replicate"), rigorous=True)
     assert tally.violations == []
