@@ -203,7 +203,7 @@ def test_refusals_name_what_to_use() -> None:
         with pytest.raises(GeometryError, match=rf"padding_mode='{mode}'.*enclose.*power_norm"):
             specnorm.conv_norm(kernel, padding_mode=mode)
     with pytest.raises(GeometryError, match=r"grid_bound.*power_norm.*enclose"):
-        specnorm.conv_norm(kernel, 8, padding=0)
+        specnorm.measure(kernel, specnorm.ExactFFT(), input_shape=8, padding=0)
     others: list[dict[str, Any]] = [{"padding_mode": "reflect"}, {"padding_mode": "replicate"}, {"padding": 0}]
     for options in others:
         with pytest.raises(GeometryError, match=r"transposed.*Use padding_mode='zeros'"):

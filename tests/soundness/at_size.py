@@ -35,7 +35,7 @@ SMALL = 26
 
 @contextmanager
 def by_rings() -> Iterator[None]:
-    """Upper bounds by rings alone, beside lower bounds of half the norm: good ones hide that the upper ones are wrong."""
+    """Upper bounds by rings alone, beside lower bounds of half the norm: good ones hide that upper ones are wrong."""
 
     def halved(*given: Any, **named: Any) -> Any:
         values, images = ritz_values_down(*given, **named)
