@@ -21,8 +21,9 @@ from specnorm.networks.segments import Weights, constant_up
 from specnorm.networks.sorts import with_sorts
 from specnorm.proof import host
 
-WORTHWHILE = 0.97
-"""Of the product of a run: what a search must hope for before it is proven."""
+WORTHWHILE, HOPELESS = 0.97, 2.0
+"""Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by
+themselves, whose norms at their own size are below those that the search sees."""
 
 
 def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> NetworkBound:
@@ -96,9 +97,10 @@ def _shorter(graph: Graph, measure: Measure, method: Method, passes: list[_Pass]
             continue
         try:
             product = _constant(run, [(at, at + 1) for at in range(len(run.links))], None, measure)
-            # The last value is weighed by what the search hopes for; little of that is not worth a proof.
+            # The last value is weighed by what the search hopes for; with too little hope there is no proof.
             hoped = math.prod(link.factor for link in run.links) / float(np.min(weights[-1]))
-            upper = _constant(run, parts, weights, measure) if hoped < WORTHWHILE * product else product
+            limit = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
+            upper = _constant(run, parts, weights, measure) if hoped < limit * product else product
         except (SpecnormError, OSError, OverflowError):
             continue  # the rules say so where they meet it
         if upper < product:
