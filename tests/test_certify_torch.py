@@ -14,6 +14,8 @@ import specnorm
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch.certifying  # noqa: E402 - after the skip where torch is missing
 
+from specnorm.networks import Product  # noqa: E402
+
 nn = torch.nn
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
