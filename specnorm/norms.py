@@ -10,7 +10,7 @@ from specnorm.methods.at_size import NormAtSize
 from specnorm.methods.base import Method
 from specnorm.methods.singular_values import SingularValues
 from specnorm.spec import ConvSpec, Geometry, Layer
-from specnorm.types import ArrayT
+from specnorm.types import ArrayObject, ArrayT
 
 
 def conv_norm(
@@ -43,11 +43,18 @@ def conv_norm(
         If ``rtol`` was not reached: large layers with other padding than circular are known to 1e-3 or so, the default
         is for those whose own matrix is small.
     """
-    spec = ConvSpec.of(tuple(kernel.shape), input_shape=input_shape, **layer)
-    at_size = spec.input_shape is not None and not spec.periodic
-    method: Method = NormAtSize(rtol=rtol) if at_size else ExactFFT(rtol=rtol)
+    own = _is_no_circle(kernel, input_shape, layer)
+    method: Method = NormAtSize(rtol=rtol) if own else ExactFFT(rtol=rtol)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
+
+
+def _is_no_circle(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None, layer: Layer) -> bool:
+    """Whether a layer at a size has another norm than its symbols; what is no kernel is left to `measure` to refuse."""
+    shape = getattr(kernel, "shape", None)
+    if shape is None or input_shape is None:
+        return False
+    return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).periodic
 
 
 def power_norm(
@@ -118,9 +125,8 @@ def singular_values(
     GeometryError
         For another padding than circular, without ``k``.
     """
-    spec = ConvSpec.of(tuple(kernel.shape), input_shape=input_shape, **layer)
     method: Method = SingularValues(k=k)
-    if k is not None and spec.input_shape is not None and not spec.periodic:
+    if k is not None and _is_no_circle(kernel, input_shape, layer):
         method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value

@@ -173,7 +173,7 @@ UNSEEN = {
 """No output reads a whole patch of pixels, so the reshaped kernel is no lower bound."""
 
 REFUSED: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "conv_norm": not_a_circle,
+    "conv_norm": lambda case: not at_a_size(case) and not_a_circle(case),
     "power_norm": lambda case: not at_a_size(case),
     "reshaped_norm": lambda case: case["name"] in UNSEEN,
 }

@@ -16,8 +16,8 @@ FUNCTIONS = (
     "isfinite", "isnan", "log2", "matmul", "matrix_transpose", "max", "maximum", "min", "minimum",
     "moveaxis", "ones", "ones_like", "permute_dims", "pow", "real", "reshape", "sign", "sort", "sqrt", "stack", "sum",
     "take", "take_along_axis", "triu", "vecdot", "where", "zeros", "zeros_like",
-    "linalg.diagonal", "linalg.eigh", "linalg.eigvalsh", "linalg.qr", "linalg.solve", "linalg.svd", "linalg.trace",
-    "linalg.vector_norm",
+    "linalg.cholesky", "linalg.diagonal", "linalg.eigh", "linalg.eigvalsh", "linalg.qr", "linalg.solve", "linalg.svd",
+    "linalg.svdvals", "linalg.trace", "linalg.vector_norm",
 )  # fmt: skip
 """Every array API function that the core calls (standard 2024.12)."""
 

@@ -151,7 +151,7 @@ def test_budget(xp: Lib, max_cells: int) -> None:
 def test_status_says_what_was_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Recipe((4, 4, 3, 3), seed=3).kernel
     assert specnorm.enclose(kernel, rtol=1e-4).status == "converged: rtol=0.0001"
-    monkeypatch.setattr("specnorm.proving.Enclose", lambda rtol: Enclose(rtol=rtol, max_cells=5))
+    monkeypatch.setattr("specnorm.proving.Enclose", lambda rtol, budget: Enclose(rtol=rtol, max_cells=5, budget=budget))
     found = specnorm.enclose(kernel, rtol=1e-4)
     assert found.status.startswith("budget: ")
     assert_encloses(found.lower, found.upper, sigma_star(kernel))
