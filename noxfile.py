@@ -191,10 +191,10 @@ def cupy(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """The oldest versions that pyproject.toml promises: what can depend on them, as `VERSIONS_MATTER` says."""
     prepare(session, "-e", ".[cli,jax]", *OLDEST, *TEST_TOOLS)
-    with faster_compilation(session):
-        pytest(session, *VERSIONS_MATTER, backends="numpy,jax32")
-        transforms = "(compiled and (f4 or tn)) or (second and f4) or pytree"
-        pytest(session, "tests/test_autodiff_jax.py", "-k", transforms, backends="jax")
+    # As it comes: with less optimisation and the cache on disk, this JAX was seen to give a gradient of zero.
+    pytest(session, *VERSIONS_MATTER, backends="numpy,jax32")
+    transforms = "(compiled and (f4 or tn)) or (second and f4) or pytree"
+    pytest(session, "tests/test_autodiff_jax.py", "-k", transforms, backends="jax")
 
 
 @nox.session(python=PYTHON, default=False)
