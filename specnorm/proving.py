@@ -43,7 +43,8 @@ def enclose(
     -------
     Enclosure
         ``status`` tells whether rtol was reached; where it was not the bounds are wider, and as true. The witness of a
-        layer enclosed by its matrix has no frequency; its vectors are an output and an input.
+        layer enclosed by its matrix has no frequency; its vectors are an output and an input,
+        and empty where these have more than 8 million entries.
 
     Raises
     ------

@@ -130,7 +130,7 @@ class Convolution:
         self.kernels = xp.reshape(kernels, (b, spec.groups, self.outer, second, *taps))
         self.lead = self._lead(b * vectors * spec.groups * second, ops.memory if budget is None else budget)
         self.gathers: list[list[_Gather]] = []
-        for j, table in enumerate(_tables(self.large, self.small, spec)):
+        for j, table in enumerate(tables_of_axes(self.large, self.small, spec)):
             parts = [*table] if j < self.lead else [table.reshape(-1)]
             self.gathers.append([_Gather(part, self.large[j], like=kernels, ops=ops) for part in parts])
         loops = math.prod(self.kernel_shape[: self.lead])
@@ -267,7 +267,7 @@ class _Gather:
         xp = ops.xp
         self.xp, self.size, self.length = xp, size, len(table)
         self.plain = np.array_equal(table, np.arange(size))
-        readers = _inverse(table, size)
+        readers = readers_of(table, size)
         self.most_readers = len(readers)
         self.zero_read = bool((table == size).any())
         self.zero_added = bool((readers == len(table)).any())
@@ -293,7 +293,7 @@ class _Gather:
         return self.xp.concat([x, self.xp.zeros_like(first)], axis=axis)
 
 
-def _inverse(table: np.ndarray, size: int) -> np.ndarray:
+def readers_of(table: np.ndarray, size: int) -> np.ndarray:
     """Entries of a table that hold each position 0..size-1, shape (copies, size); len(table) where there are fewer."""
     order = np.argsort(table, kind="stable")
     held = table[order]
@@ -305,7 +305,7 @@ def _inverse(table: np.ndarray, size: int) -> np.ndarray:
     return readers
 
 
-def _tables(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[np.ndarray]:
+def tables_of_axes(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[np.ndarray]:
     """`axis_tables` of every axis."""
     axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
     return [axis_tables(n, m, k, s, r, before, spec.padding_mode) for n, m, k, s, r, (before, _) in axes]
@@ -320,7 +320,7 @@ def visible(spec: ConvSpec) -> np.ndarray | None:
         return None
     large, small = sizes_of(spec)
     seen = np.ones(spec.kernel_shape, dtype=np.bool_)
-    for axis, (table, n) in enumerate(zip(_tables(large, small, spec), large, strict=True)):
+    for axis, (table, n) in enumerate(zip(tables_of_axes(large, small, spec), large, strict=True)):
         read = (table < n).any(axis=1)
         seen &= read.reshape((-1,) + (1,) * (spec.ndim - 1 - axis))
     return None if seen.all() else seen

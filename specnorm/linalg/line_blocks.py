@@ -1,6 +1,6 @@
 """A layer's own Gram matrix at one size, from its taps: a band of blocks between the lines of one axis.
 
-Along one axis tap t of output line m reads input line v as a table says (`layer_map.axis_tables`), and what it does
+Along one axis tap t of output line m reads input line v as a table says (`layer_map.tables_of_axes`), and what it does
 between two lines is a matrix ``B_t`` that depends on neither: the layer of one axis less. So the blocks of ``A*A`` are
 sums of few of the products ``B_t* B_u``, and those of lines farther apart than the kernel reaches are zero.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg.layer_map import axis_tables, sizes_of
+from specnorm.linalg.layer_map import readers_of, sizes_of, tables_of_axes
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -94,7 +94,7 @@ def plans(spec: ConvSpec) -> list[BandPlan]:
     large, small = sizes_of(spec)
     first, second = spec.stored_channels
     found = []
-    for axis, table in enumerate(_tables(large, small, spec)):
+    for axis, table in enumerate(tables_of_axes(large, small, spec)):
         k, stride = table.shape[0], spec.stride[axis]
         # Two outputs read a pixel by taps that are a multiple of the stride apart, unless padding repeats pixels.
         apart = 2 * ((k - 1) // stride) + 1 if spec.padding_mode == "zeros" and spec.dilation[axis] == 1 else k
@@ -128,7 +128,7 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
     """
     xp = ops.xp
     large, small = sizes_of(spec)
-    tables = _tables(large, small, spec)
+    tables = tables_of_axes(large, small, spec)
     b = kernels.shape[0]
     taps = _between_lines(kernels, tables, plan.axis, large, ops=ops)
     if plan.wide:
@@ -148,7 +148,8 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
             total = total + xp.matmul(ops.from_numpy(weights, kernels), products)
         block = xp.reshape(total, (b, table.shape[0], q, q, e, e))
         parts.append(xp.reshape(xp.permute_dims(block, (0, 1, 2, 4, 3, 5)), (b, table.shape[0], q * e, q * e)))
-    return Band(*parts), inner + 2 * len(pairs) + sum(spec.kernel_shape) + 4
+    # Where padding repeats pixels, each entry of both factors is a sum over the taps of the other axes.
+    return Band(*parts), inner + 2 * len(pairs) + 2 * sum(spec.kernel_shape) + 4
 
 
 def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Namespace) -> Array:
@@ -160,11 +161,6 @@ def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Namespace) -
     split = xp.reshape(vectors[..., : plan.lines * plan.entries], (b, r, plan.lines, channels, *others))
     order = [0, 1, 3, *(2 if j == plan.axis else 4 + j - (j > plan.axis) for j in range(len(sizes)))]
     return xp.reshape(xp.permute_dims(split, tuple(order)), (b, r, -1))
-
-
-def _tables(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[np.ndarray]:
-    axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
-    return [axis_tables(n, m, k, s, r, before, spec.padding_mode) for n, m, k, s, r, (before, _) in axes]
 
 
 def _one_hot(table: np.ndarray, n: int) -> np.ndarray:
@@ -184,18 +180,11 @@ def _bandwidth(table: np.ndarray, n: int, wide: bool) -> int:
 def _met(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, np.ndarray]:
     """Lines that meet in each output (wide: in each pixel), and by which taps, shape (outputs, most); -1 for none."""
     k, outputs = table.shape
-    taps = np.broadcast_to(np.arange(k)[:, None], table.shape)
     if not wide:
-        return np.where(table < n, table, -1).T, taps.T
-    inside = table < n
-    at, output, tap = table[inside], np.broadcast_to(np.arange(outputs), table.shape)[inside], taps[inside]
-    order = np.argsort(at, kind="stable")
-    at, output, tap = at[order], output[order], tap[order]
-    counts = np.bincount(at, minlength=n)
-    rank = np.arange(len(at)) - (np.cumsum(counts) - counts)[at]
-    lines, by = (np.full((n, max(1, int(counts.max(initial=0)))), -1) for _ in range(2))
-    lines[at, rank], by[at, rank] = output, tap
-    return lines, by
+        return np.where(table < n, table, -1).T, np.broadcast_to(np.arange(k), (outputs, k))
+    readers = readers_of(table.reshape(-1), n).T
+    met = readers < table.size
+    return np.where(met, readers % outputs, -1), np.where(met, readers // outputs, -1)
 
 
 def _counts(table: np.ndarray, n: int, plan: BandPlan) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:

@@ -91,7 +91,7 @@ class Certify(Method):
         if found.upper <= target:
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells, lambda _: math.inf), ops=ops)
+            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells, above_any), ops=ops)
             lower, upper = bounds.lower, bounds.upper
             if lower > bound or upper <= bound or upper > lower * (1 + rtol):
                 break

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Enclose(Method):
-    """Proven interval around the norm: of the supremum over all sizes, or of a circular layer at one size.
+    """Proven interval around the norm: of the supremum over all sizes, or of the layer at one size.
 
     The value is the upper bound; the lower one is in the statistics.
 

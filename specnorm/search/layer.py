@@ -100,8 +100,6 @@ class LayerProblem:
         Blocks -> an upper bound of the supremum of fixed cost, for where no search ends within its budget.
     deadline : float
         On the clock of `time.monotonic`; what is not begun by then is not tried.
-    seed : int
-        Of start vectors.
     """
 
     kernel: Array
@@ -110,7 +108,6 @@ class LayerProblem:
     max_cells: int
     fallback: Callable[[Array], float]
     deadline: float = math.inf
-    seed: int = 0
 
     @property
     def is_late(self) -> bool:
@@ -184,7 +181,7 @@ def _zero(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
 
 
 def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the layer's input and output, or of the largest window of them whose vectors are given."""
+    """Shapes of the layer's input and output; (0,) where they are too large for their vectors to be given."""
     inputs, outputs = shapes_of(spec)
     fits = math.prod(inputs) + math.prod(outputs) <= TUNING.witness
     return (inputs, outputs) if fits else ((0,), (0,))
@@ -273,7 +270,7 @@ class _Layer:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
             trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.steps else kernel
             there, back = self._maps(Convolution(trial, single, budget=budget, ops=self.ops))
-            plan, start = Plan(steps, self.problem.seed, min(1e-6, self.rtol / 100)), xp.astype(vectors, trial.dtype)
+            plan, start = Plan(steps, 0, min(1e-6, self.rtol / 100)), xp.astype(vectors, trial.dtype)
             size = vectors.shape[2]
             vectors, _ = top_vectors(lambda x: back(there(x)), trial, size, 1, plan, start=start, ops=self.ops)
             vectors = xp.astype(vectors, kernel.dtype)
@@ -311,7 +308,8 @@ class _Layer:
         lower = np.flatnonzero(norms < TUNING.below * target)
         if not len(lower):
             return every
-        others = Search(arrays.rows(search.blocks, lower, ops=self.ops), ops=self.ops)
+        blocks = arrays.rows(search.blocks, lower, ops=self.ops)
+        others = Search(blocks, deadline=self.problem.deadline, ops=self.ops)
         proven = others.run(torus(search.blocks.shape[3:]), bound=target, max_cells=self.problem.max_cells)
         return np.setdiff1d(every, lower) if proven.upper <= target else every
 
@@ -319,9 +317,7 @@ class _Layer:
         """Bounds of the largest norm of some groups; the others' are no larger than ``lower``."""
         xp = self.xp
         kernels = arrays.rows(self.parts, groups, ops=self.ops)
-        found = enclose_by_matrix(
-            kernels, self.single, self.plan, rtol=self.rtol, lower=lower, seed=self.problem.seed, ops=self.ops
-        )
+        found = enclose_by_matrix(kernels, self.single, self.plan, rtol=self.rtol, lower=lower, ops=self.ops)
         best = int(xp.argmax(found.lower))
         layer = Convolution(kernels[best : best + 1, ...], self.single, ops=self.ops)
         u, v = (x[best : best + 1, :] for x in (found.u, found.v))

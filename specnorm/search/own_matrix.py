@@ -58,7 +58,7 @@ class GroupBounds:
 
 
 def enclose_by_matrix(
-    kernels: Array, spec: ConvSpec, plan: BandPlan, *, rtol: float, lower: float = 0.0, seed: int = 0, ops: ArrayOps
+    kernels: Array, spec: ConvSpec, plan: BandPlan, *, rtol: float, lower: float = 0.0, ops: ArrayOps
 ) -> GroupBounds:
     """Enclose the norms of layers of one group by Lanczos and a factorisation of their Gram matrices.
 
@@ -73,15 +73,13 @@ def enclose_by_matrix(
         Relative width asked for.
     lower : float
         Of the whole layer's norm: of a group below, no more is proven than that it is.
-    seed : int
-        Of Lanczos' start.
     """
     xp = ops.xp
     step = max(1, ops.memory // plan.memory)
     found = []
     for start in range(0, kernels.shape[0], step):
         few = kernels[start : min(start + step, kernels.shape[0]), ...]
-        found.append(_Groups(few, spec, plan, seed, ops=ops).enclose(rtol, lower))
+        found.append(_Groups(few, spec, plan, ops=ops).enclose(rtol, lower))
         lower = max(lower, float(xp.max(found[-1].lower)))
     return GroupBounds(*(xp.concat([getattr(x, name) for x in found], axis=0) for name in ("lower", "upper", "u", "v")))
 
@@ -89,8 +87,8 @@ def enclose_by_matrix(
 class _Groups:
     """A stack of groups whose matrices fit the memory together."""
 
-    def __init__(self, kernels: Array, spec: ConvSpec, plan: BandPlan, seed: int, *, ops: ArrayOps) -> None:
-        self.kernels, self.spec, self.plan, self.seed, self.ops, self.xp = kernels, spec, plan, seed, ops, ops.xp
+    def __init__(self, kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) -> None:
+        self.kernels, self.spec, self.plan, self.ops, self.xp = kernels, spec, plan, ops, ops.xp
         self.layer = Convolution(kernels, spec, ops=ops)
         # A transposed layer's inputs are the small side.
         self.wide = plan.wide != spec.transposed
@@ -128,7 +126,7 @@ class _Groups:
 
     def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
         size = self.layer.shape[0 if self.wide else 1]
-        plan = Plan(steps, self.seed, min(1e-6, rtol / 100))
+        plan = Plan(steps, 0, min(1e-6, rtol / 100))
         vectors, _ = top_vectors(self.gram, self.kernels, size, 1, plan, start=start, ops=self.ops)
         return vectors
 
