@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -12,65 +12,10 @@ import torch
 from torch import Tensor
 
 from specnorm.networks import Node
+from specnorm_torch.calls import Call, Translation
 
 MAX_ENTRIES = 2**24
 """Entries of an input whose copies are counted by running an operator on their numbers."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operator in an exported program.
-
-    Parameters
-    ----------
-    node : torch.fx.Node
-    name : str
-        Of the operator, without overload.
-    arguments : mapping
-        By name; what depends on the inputs is an fx node.
-    data : set of str
-        Names of fx nodes that do.
-    shape_of : callable
-    """
-
-    node: Any
-    name: str
-    arguments: Mapping[Any, Any]
-    data: set[str]
-    shape_of: Callable[[Any], tuple[int, ...] | None]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.arguments[name]
-
-    def is_data(self, name: str) -> bool:
-        """Whether an argument depends on the inputs."""
-        return isinstance(self.arguments.get(name), torch.fx.Node)
-
-    def shape(self, name: str = "") -> tuple[int, ...]:
-        """Shape of an argument, or of the result."""
-        value = self.arguments[name] if name else self.node
-        found = tuple(value.shape) if isinstance(value, Tensor) else self.shape_of(value)
-        if found is None:
-            raise ValueError("it has no shape")
-        return found
-
-
-@dataclass(frozen=True)
-class Translation:
-    """What becomes of an operator: a rule, its parameters, and its inputs if not all that depend on the network's.
-
-    ``before`` are nodes to add first; ``kernel``, ``weight``, ``geometry``, ``spatial``, ``turned`` describe a layer.
-    """
-
-    rule: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-    inputs: tuple[str, ...] = ()
-    before: tuple[Node, ...] = ()
-    kernel: Callable[[], Tensor] | None = None
-    weight: Tensor | None = None
-    geometry: Mapping[str, Any] = field(default_factory=dict)
-    spatial: int = 0
-    turned: bool = False
 
 
 Rule = Callable[[Call], Translation]
@@ -80,6 +25,14 @@ _STEEP = "its slope has no bound"
 
 def _select(call: Call) -> Translation:
     return Translation("select", {}, (str(call["self"].name),))
+
+
+def _slice(call: Call) -> Translation:
+    """Every step-th entry of an axis, from a start on."""
+    shape = call.shape("self")
+    axis = call["dim"] % len(shape)
+    first, _, step = slice(call["start"], call["end"], call["step"]).indices(shape[axis])
+    return Translation("select", {"slice": ((axis, first, step),)}, (str(call["self"].name),))
 
 
 def _identity(call: Call) -> Translation:
@@ -123,13 +76,15 @@ def _gelu(call: Call) -> Translation:
 def _add(call: Call) -> Translation:
     """Sum, also weighted, also with constants."""
     alpha, weighted = abs(float(call["alpha"])), "self" if call.name == "rsub" else "other"
+    less = (call.name != "add") != (float(call["alpha"]) < 0)
     names = {name: str(call[name].name) for name in ("self", "other") if call.is_data(name)}
     before: tuple[Node, ...] = ()
     if weighted in names and alpha != 1:
         source, names[weighted] = names[weighted], f"{call.node.name}.alpha"
         params = {"values": alpha, "exact": True}
         before = (Node(names[weighted], "scale", call.name, (source,), call.shape(weighted), params),)
-    return Translation("add", {"shift": True} if len(names) == 1 else {}, tuple(names.values()), before)
+    signs = tuple(-1 if name == weighted and less else 1 for name in names)
+    return Translation("add", {"shift": True} if len(names) == 1 else {"signs": signs}, tuple(names.values()), before)
 
 
 def _multiply(call: Call) -> Translation:
@@ -177,7 +132,9 @@ def _batch_norm(call: Call) -> Translation:
 
 
 def _stack(call: Call) -> Translation:
-    return Translation("stack", {}, tuple(str(x.name) for x in call["tensors"] if isinstance(x, torch.fx.Node)))
+    names = tuple(str(x.name) for x in call["tensors"] if isinstance(x, torch.fx.Node))
+    along = {} if call.name == "stack" else {"axis": call["dim"] % len(call.shape())}
+    return Translation("stack", along, names)
 
 
 def _extreme(call: Call) -> Translation:
@@ -317,7 +274,7 @@ def _linear_resize(call: Call) -> Translation:
 
 
 _SELECTS = (
-    "permute", "transpose", "t", "numpy_T", "slice", "select", "narrow", "split", "split_with_sizes", "chunk",
+    "permute", "transpose", "t", "numpy_T", "select", "narrow", "split", "split_with_sizes", "chunk",
     "tensor_split", "unbind", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "flip",
     "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "to", "type_as", "lift_fresh_copy",
 )  # fmt: skip
@@ -332,6 +289,7 @@ _FUNCTIONS = {
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_SELECTS, _select),
+    "slice": _slice,
     **dict.fromkeys(_IDENTITIES, _identity),
     **dict.fromkeys(_RESHAPES, _reshape),
     **{name: _function(function) for name, function in _FUNCTIONS.items()},

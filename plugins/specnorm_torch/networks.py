@@ -19,8 +19,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Measure, Method, NetworkBound, Node, bound
-from specnorm_torch.aten import REASONS, RULES, Call, Translation
+from specnorm_torch.aten import REASONS, RULES
 from specnorm_torch.baking import baked
+from specnorm_torch.calls import Call, Translation
 from specnorm_torch.modules import check_values
 from specnorm_torch.signatures import refusal
 

@@ -13,11 +13,12 @@ from specnorm.errors import CertificateError, SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
 from specnorm.networks.certificate import Certificate, RunWeights, digest
 from specnorm.networks.graph import Graph, Node, concrete
+from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError
-from specnorm.networks.runs import Run, runs
-from specnorm.networks.segments import Weights, constant_up
+from specnorm.networks.runs import runs
+from specnorm.networks.segments import constant_up
 from specnorm.networks.sorts import with_sorts
 from specnorm.proof import host
 
@@ -85,18 +86,16 @@ def _result(graph: Graph, passes: list[_Pass]) -> NetworkBound:
 
 
 def _shorter(graph: Graph, measure: Measure, method: Method, passes: list[_Pass]) -> list[tuple[RunBound, RunWeights]]:
-    """Runs whose constant is less than their product, and what proves it."""
+    """Runs whose constant is less than the rules', and what proves it."""
     found = []
-    # Held, or unknown before: nothing to gain.
-    useful = [run for run in runs(graph) if any(walk.steps[run.end].upper for walk in passes)]
-    layers_in_all = sum(len(run.links) for run in useful)
-    for run in useful:
+    useful = [(run, rules) for run in runs(graph) if (rules := _by_rules(run, passes)) is not None]
+    in_all = sum(len(run.links) for run, _ in useful)
+    for run, product in useful:
         parts = method.parts(run)
-        weights = method.weights(run, parts, len(run.links) / layers_in_all)
+        weights = method.weights(run, parts, len(run.links) / in_all)
         if weights is None:
             continue
         try:
-            product = _constant(run, [(at, at + 1) for at in range(len(run.links))], None, measure)
             # The last value is weighed by what the search hopes for; with too little hope there is no proof.
             hoped = math.prod(link.factor for link in run.links) / float(np.min(weights[-1]))
             limit = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
@@ -104,20 +103,28 @@ def _shorter(graph: Graph, measure: Measure, method: Method, passes: list[_Pass]
         except (SpecnormError, OSError, OverflowError):
             continue  # the rules say so where they meet it
         if upper < product:
-            layers = tuple(tuple(link.layer.name for link in run.links[first:last]) for first, last in parts)
+            layers = tuple(tuple(n for link in run.links[a:b] for n in link.names) for a, b in parts)
             of = RunWeights(run.start, run.end, tuple(first for first, _ in parts), tuple(weights))
             found.append((RunBound(run.start, run.end, layers, product, upper), of))
     return found
 
 
-def _constant(run: Run, parts: list[tuple[int, int]], weights: list[Weights] | None, measure: Measure) -> float:
+def _by_rules(run: Run, passes: list[_Pass]) -> float | None:
+    """The run's constant by the rules; None where there is nothing to gain: held, or unknown before."""
+    for walk in passes:
+        before, after = walk.steps[run.start].upper, walk.steps[run.end].upper
+        if before and after:
+            return host.div_up(after, before)
+    return None
+
+
+def _constant(run: Run, parts: list[tuple[int, int]], weights: list[Weights], measure: Measure) -> float:
     """Proven constant of a run, from its parts and what follows the functions in them."""
-    ones = [np.ones(link.spec.cout) for link in run.links]
-    values = [np.ones(run.links[0].spec.cin), *(ones if weights is None else weights)]
+    values = [np.ones(run.width), *weights]
     total = [link.factor for link in run.links]
     for first, last in parts:
         before = values[first] if first == 0 else np.repeat(values[first], run.links[first - 1].repeat)
-        total.append(constant_up(run.links[first:last], [before, *values[first + 1 : last + 1]], measure))
+        total.append(constant_up(run.part(first, last), [before, *values[first + 1 : last + 1]], measure))
     # Weights of the last value are no part of the claim: divided by, whatever they are.
     return host.mul_up(*total, host.div_up(1.0, float(np.min(values[-1]))))
 

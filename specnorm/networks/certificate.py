@@ -14,10 +14,10 @@ import numpy as np
 
 from specnorm.errors import CertificateError
 from specnorm.networks.graph import Graph
+from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import in_float64
 from specnorm.networks.methods import usable
-from specnorm.networks.runs import Run
-from specnorm.networks.segments import Weights, parts_from, segments
+from specnorm.networks.segments import parts_from, segments
 
 FORMAT = 1
 LONGEST = 2**28
@@ -93,7 +93,7 @@ class Certificate:
         known = self._of(run)
         if known is None:
             return None
-        sizes = [link.spec.cout for link in run.links]
+        sizes = [link.width for link in run.links]
         if [len(each) for each in known.weights] != sizes or not all(map(usable, known.weights)):
             raise CertificateError(
                 f"The weights from {run.start} to {run.end} do not fit {len(sizes)} layers with {sizes} channels."

@@ -10,8 +10,8 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.networks import recursion
-from specnorm.networks.runs import Run
-from specnorm.networks.segments import WIDEST, Weights, segments
+from specnorm.networks.links import Run, Weights
+from specnorm.networks.segments import WIDEST, segments
 
 
 class Method(Protocol):

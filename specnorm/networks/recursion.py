@@ -1,14 +1,19 @@
 """Search: weights that make a run's constant small. It proposes, and claims nothing; `segments` proves.
 
-At each frequency, with M_1 = G_1 G_1*, multipliers L_i and slopes in [a, b] (c and e as in `segments.middle`):
+At each frequency the values that later links read have a positive definite matrix F, the Schur complement of the
+quadratic form of `segments` where all earlier ones are eliminated. A link with map C from them, multipliers L and
+slopes in [a, b] (c and e as in `segments.middle`) makes of it
 
-    N_i = M_i (1 - e^2 L_i M_i)^-1,    X_i = L_i - c^2 L_i N_i L_i,    M_{i+1} = G_{i+1} X_i^-1 G_{i+1}*,
+    [[F - C* e^2 L C, -C* c L], [-L c C, L]],
 
-and the constant's square is the largest eigenvalue of the last M over all frequencies (ECLipsE [1]_, frequency by
-frequency). ``L_i = share D_i / ((c^2 + e^2) max_theta ||D_i^1/2 M_i D_i^1/2||)`` with 0 < share < 1 and D_i positive is
-feasible whatever D_i is, and ``share = 1/2``, ``D_i = 1`` is ECLipsE's closed form. From there gradient steps (Adam) on
-log D and the logit of the share: the largest eigenvalues are simple in general, so that the gradient is a sum of a few
-terms of rank one. Where a run is cut, c = 0 and X = L.
+from which what is read no more is eliminated. It is positive definite for
+
+    L = share D / max_theta ||(h D^1/2) C F^-1 C* (D^1/2 h)||,    h^2 = c^2 + e^2,    0 < share < 1,
+
+whatever the positive diagonal D is; ``share = 1/2``, ``D = 1`` is ECLipsE's closed form [1]_, frequency by frequency.
+From there gradient steps (Adam) on log D and the logit of the share: the largest eigenvalues are simple in general, so
+that the gradient comes from one frequency for each. Where a run is cut, F begins anew as L, with c = 0 and share 1. The
+constant's square is the largest eigenvalue of C F^-1 C* of the last link.
 
 .. [1] Xu, Sivaranjani, "ECLipsE: Efficient Compositional Lipschitz Constant Estimation for Deep Neural Networks",
    NeurIPS 2024.
@@ -17,125 +22,38 @@ terms of rank one. Where a run is cut, c = 0 and X = L.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.linalg.arrays import random_vectors
-from specnorm.linalg.frequencies import Frequencies, half_grid, phases
-from specnorm.linalg.power import gram_power
-from specnorm.networks.runs import Run
-from specnorm.networks.segments import Weights, dense, middle, phased
+from specnorm.networks.links import Run, Weights
+from specnorm.networks.stages import Stage, Vectors, stages
 
-WORK = 2**32
-"""Products of numbers in one step, at most: about a second."""
-POINTS = ((6, 0.6), (10, 0.4))
+RATE = 2**32
+"""Products of numbers in a second, about: what a budget of seconds is counted in, so that it ends at the same step on
+every machine."""
+POINTS = ((6, 0.5), (10, 0.5))
 """Grids, from coarse to fine: frequencies an axis, and the share of the steps."""
+FINEST = 16
+"""Frequencies an axis on which the multipliers of the end are made, lest they are infeasible between the others."""
 FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
-STEP = 0.1
+STEP = 0.07
 """Of Adam, in logarithms of multipliers; it falls to a tenth towards the end of each grid."""
-POWERS = 4
-"""Power steps on the eigenvectors of the step before; ten times as many at the first."""
 PATIENCE = 25
 """Steps without a gain of a thousandth after which a grid is left."""
-Vectors = NDArray[Any]
-
-
-@dataclass(eq=False)
-class Stage:
-    """One link at the frequencies of a grid.
-
-    Parameters
-    ----------
-    symbols : complex array, shape (f, m, p)
-    cut : bool
-        Whether a part ends behind it.
-    centre, leaf : float
-        c and e.
-    copies : int
-        Inputs of the next link for each channel.
-    """
-
-    symbols: NDArray[np.complex128]
-    cut: bool
-    centre: float
-    leaf: float
-    copies: int
-    vectors: Vectors | None = field(default=None)
-
-    def largest(self, gram: Vectors) -> tuple[float, int, Vectors]:
-        """Largest eigenvalue of a stack, where it is, and its vector; all vectors are kept for the next step."""
-        start = self.vectors
-        if start is None:
-            start = random_vectors(0, gram.shape[:2])
-        numpy: Any = np  # an array of NumPy's as one of the algorithms'
-        steps = POWERS if self.vectors is not None else 10 * POWERS
-        given: Any = start
-        found: Any = gram_power(lambda v: numpy.matmul(gram, v[..., None])[..., 0], given, steps, xp=numpy)
-        kept, values = found[0], np.reshape(found[1], (-1,))
-        near = np.argsort(values)[-2:]
-        exact, vectors = np.linalg.eigh(gram[near])
-        values[near], kept[near] = exact[:, -1], vectors[:, :, -1]
-        at, self.vectors = int(np.argmax(values)), kept
-        return float(values[at]), at, kept[at]
-
-
-def stages(run: Run, parts: Sequence[tuple[int, int]], points: int) -> list[Stage] | None:
-    """A run at the frequencies of a grid; None where one step would take long.
-
-    Parameters
-    ----------
-    run : Run
-    parts : sequence of (int, int)
-        From `segments.segments`.
-    points : int
-        Most frequencies an axis; fewer where that is too much work, and never more than twice the taps and two.
-    """
-    kernels = [phased(dense(link), link.spec.stride) for link in run.links]
-    while True:
-        grids = [_grid(kernels[first:last], points) for first, last in parts]
-        sizes = [len(grid) for grid, (first, last) in zip(grids, parts, strict=True) for _ in range(first, last)]
-        shapes = [(kernel.shape[0], kernel.shape[1]) for kernel in kernels]
-        if sum(f * m * (m * m + m * p) * 8 for f, (m, p) in zip(sizes, shapes, strict=True)) <= WORK:
-            break
-        if points <= FEWEST:
-            return None
-        points = max(FEWEST, points - 2)
-    found: list[Stage] = []
-    for (first, last), grid in zip(parts, grids, strict=True):
-        for at, (link, kernel) in enumerate(zip(run.links[first:last], kernels[first:last], strict=True), first + 1):
-            cut = at == last
-            centre, leaf = (0.0, link.steepest) if cut else middle(link.slopes)
-            following = run.links[at].spec.stride if at < len(run.links) else ()
-            found.append(Stage(_symbols(kernel, grid), cut, centre, leaf, link.repeat * math.prod(following)))
-    return found
-
-
-def _grid(kernels: Sequence[Weights], points: int) -> Frequencies:
-    extent = [max(axis) for axis in zip(*(kernel.shape[2:] for kernel in kernels), strict=True)]
-    return half_grid([1 if k == 1 else min(points, 2 * k + 2) for k in extent])
-
-
-def _symbols(kernel: Weights, grid: Frequencies) -> NDArray[np.complex128]:
-    cos, sin = phases(grid, kernel.shape[2:])
-    taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
-    return (cos @ taps + 1j * (sin @ taps)).reshape(-1, *kernel.shape[:2])
 
 
 @dataclass(eq=False)
 class _Kept:
     """What the way back needs of one stage."""
 
-    gram: Vectors
     multipliers: Weights
     largest: tuple[float, int, Vectors]
-    solved: Vectors
-    inner: Vectors
+    solved: Vectors | None
+    eliminated: Vectors | None
 
 
 def value_and_gradient(
@@ -159,62 +77,135 @@ def value_and_gradient(
     gradient : list of array, array
         With respect to logs and logits.
     """
-    gram: Vectors = run[0].symbols @ _adjoint(run[0].symbols)
+    shares = np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
+    kept = _forward(run, logs, shares)
+    return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]], *_back(run, kept, shares)
+
+
+def value_alone(run: Sequence[Stage], logs: Sequence[Weights], logits: Weights) -> tuple[float, list[Weights]]:
+    """The first two results of `value_and_gradient`."""
+    shares = np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
+    kept = _forward(run, logs, shares, tape=False)
+    return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]]
+
+
+def _forward(run: Sequence[Stage], logs: Sequence[Weights], shares: Weights, *, tape: bool = True) -> list[_Kept]:
     kept: list[_Kept] = []
-    shares = np.where([stage.cut for stage in run[:-1]], 1.0, 1 / (1 + np.exp(-logits)))
-    for stage, following, log, share in zip(run, run[1:], logs, shares, strict=False):
-        root = np.exp(log / 2)
-        norm, at, vector = stage.largest(root[:, None] * gram * root)
-        multipliers = share * np.exp(log) / (norm * (stage.centre**2 + stage.leaf**2))
-        inner = gram
-        right = _adjoint(following.symbols)
+    form: Vectors | None = None  # a diagonal
+    diagonal = np.ones(run[0].symbols.shape[2])
+    for stage, log, share in zip(run, [*logs, np.zeros(run[-1].symbols.shape[1])], shares, strict=True):
+        right = _adjoint(stage.symbols)
+        solved = right / diagonal[:, None] if form is None else np.linalg.solve(form, right)
+        weight = np.exp(log / 2) * stage.spread
+        gram = stage.symbols @ solved
+        norm, at, vector = stage.largest(weight[:, None] * gram * weight)
+        lam = share * np.exp(log) / norm
+        eliminated = None
         if stage.cut:
-            solved = right / np.repeat(multipliers, stage.copies)[:, None]
+            form, diagonal = None, np.repeat(lam, stage.copies)
+        elif not len(stage.kept) and not stage.leaf.any():
+            steep = stage.centre * lam
+            form, eliminated = np.diag(lam) - steep[:, None] * gram * steep, -solved * steep
         else:
-            if stage.leaf:
-                inner = np.linalg.solve(np.eye(len(log)) - stage.leaf**2 * gram * multipliers, gram)
-            x = -(stage.centre**2) * multipliers[:, None] * inner * multipliers
-            x[:, range(len(log)), range(len(log))] += multipliers
-            solved = np.linalg.solve(x, right)
-        kept.append(_Kept(gram, multipliers, (norm, at, vector * root), solved, inner))
-        gram = following.symbols @ solved
-    norm, at, vector = run[-1].largest(gram)
-    value = math.log(norm * run[-1].leaf ** 2)
-    logs_back, logits_back = _back(run, kept, shares, (at, vector, 1 / norm))
-    return value, [each.multipliers for each in kept], logs_back, logits_back
+            before = form if form is not None else diagonal * np.eye(len(diagonal))
+            form, eliminated = _eliminated(stage, before, lam)
+        kept.append(_Kept(lam, (norm, at, vector * weight), *((solved, eliminated) if tape else (None, None))))
+    return kept
 
 
-def _back(
-    run: Sequence[Stage], kept: Sequence[_Kept], shares: Weights, last: tuple[int, Vectors, float]
-) -> tuple[list[Weights], Weights]:
-    """The gradient: cotangents of each M are a few terms ``number * vector vector*`` at one frequency each."""
-    terms = [last]
+def _eliminated(stage: Stage, form: Vectors, lam: Weights) -> tuple[Vectors, Vectors]:
+    """F after a link, and ``F_rr^-1 F_rk`` (r: what is read no more; k: kept, the link last)."""
+    if stage.leaf.any():
+        form = form - _adjoint(stage.symbols) @ ((stage.leaf**2 * lam)[:, None] * stage.symbols)
+    joint: Vectors = -(stage.centre * lam)[:, None] * stage.symbols
+    gone, stay = _split(stage)
+    m, n = len(lam), len(stay)
+    new = np.zeros((joint.shape[0], n + m, n + m), dtype=joint.dtype)
+    new[:, n:, n:] = np.diag(lam)
+    between = _adjoint(joint)[:, gone]
+    if n:
+        wide = np.broadcast_to(form, (joint.shape[0], *form.shape[-2:]))
+        new[:, :n, :n] = wide[:, stay[:, None], stay]
+        new[:, n:, :n], new[:, :n, n:] = joint[:, :, stay], _adjoint(joint)[:, stay]
+        between = np.concatenate([wide[:, gone[:, None], stay], between], axis=2)
+    if not len(gone):
+        return new, between
+    inner = form if not n else form[..., gone[:, None], gone]
+    solved = np.linalg.solve(np.broadcast_to(inner, (joint.shape[0], *inner.shape[-2:])), between)
+    return new - _adjoint(between) @ solved, solved
+
+
+def _split(stage: Stage) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Which of the values before a link go, and which stay."""
+    return np.setdiff1d(np.arange(stage.symbols.shape[2]), stage.kept), stage.kept
+
+
+def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: Weights) -> tuple[list[Weights], Weights]:
+    """The gradient: F's cotangents, at the few frequencies where a largest eigenvalue is."""
     logs: list[Weights] = []
     logits = np.zeros(len(kept))
+    at_all: list[int] = []
+    cotangents: Vectors = np.zeros((0, 0, 0))
+    after: Weights | None = None  # of the diagonal that the next part begins with
     for i in range(len(kept) - 1, -1, -1):
         stage, each = run[i], kept[i]
-        lam = each.multipliers
+        lam, (norm, at, vector) = each.multipliers, each.largest
         of_lam = np.zeros(len(lam))
-        before: list[tuple[int, Vectors, float]] = []
-        for at, vector, number in terms:
-            u = each.solved[at] @ vector
-            if stage.cut:
-                of_lam -= number * np.sum(abs(u.reshape(len(lam), -1)) ** 2, axis=1)
-                continue
-            nw = each.inner[at] @ (lam * u)
-            c2, e2 = stage.centre**2, stage.leaf**2
-            of_lam -= number * (abs(u) ** 2 - c2 * (2 * (u.conj() * nw).real + e2 * abs(nw) ** 2))
-            w = lam * u
-            if e2:
-                w = np.linalg.solve(np.eye(len(lam)) - e2 * lam[:, None] * each.gram[at], w)
-            before.append((at, w, number * c2))
-        norm, at, vector = each.largest
+        before: Vectors = np.zeros((0, stage.symbols.shape[2], stage.symbols.shape[2]), dtype=np.complex128)
+        if stage.cut:
+            at_all = []
+            if after is not None:
+                of_lam = after.reshape(len(lam), -1).sum(axis=1)
+        elif at_all:
+            before, of_lam = _through(stage, each, lam, np.asarray(at_all), cotangents)
         total = float(np.sum(of_lam * lam))
-        before.append((at, vector, -total / norm))
-        logs.append(of_lam * lam - total / norm * (vector.conj() * (each.gram[at] @ vector)).real)
-        logits[i] = 0.0 if stage.cut else total * (1 - shares[i])
-        terms = before
-    return logs[::-1], logits
+        pull = 1.0 if i == len(kept) - 1 else -total  # d value / d log norm
+        assert each.solved is not None  # for the type checker: there is a tape
+        reached = each.solved[at] @ vector
+        new = -(pull / norm) * np.outer(reached, reached.conj())
+        at_all, cotangents = _with(at_all, before, at, new)
+        if i < len(kept) - 1:
+            shape = (vector.conj() * (stage.symbols[at] @ reached)).real / norm
+            logs.append(of_lam * lam - total * shape)
+            logits[i] = 0.0 if stage.cut else total * (1 - shares[i])
+        if stage.starts:
+            after = np.einsum("kii->i", cotangents).real
+    return logs[::-1], logits[:-1]
+
+
+def _with(at_all: list[int], cotangents: Vectors, at: int, new: Vectors) -> tuple[list[int], Vectors]:
+    if at in at_all:
+        cotangents[at_all.index(at)] += new
+        return at_all, cotangents
+    return [*at_all, at], np.concatenate([cotangents, new[None]])
+
+
+def _through(
+    stage: Stage, each: _Kept, lam: Weights, rows: NDArray[np.intp], cotangents: Vectors
+) -> tuple[Vectors, Weights]:
+    """Cotangents of F before a link, and of the link's multipliers, from those of F after it."""
+    gone, stay = _split(stage)
+    p, m = stage.symbols.shape[2], len(lam)
+    solved = each.eliminated
+    assert solved is not None  # for the type checker: it is no cut
+    t = solved[rows]
+    symbols = stage.symbols[rows]
+    # Of the matrix before elimination, values first: [[F, F_b], [F_b*, L]].
+    whole = np.zeros((len(rows), p + m, p + m), dtype=np.complex128)
+    behind = np.concatenate([stay, np.arange(p, p + m)])
+    whole[:, behind[:, None], behind] = cotangents
+    if len(gone):
+        up = t @ cotangents
+        whole[:, gone[:, None], behind] = -up
+        whole[:, behind[:, None], gone] = -_adjoint(up)
+        whole[:, gone[:, None], gone] = up @ _adjoint(t)
+    inner, between = whole[:, :p, :p], whole[:, :p, p:]
+    # Diagonals of C F_b and C F C*, F here the cotangents.
+    of_lam = np.einsum("kii->i", whole[:, p:, p:]).real
+    of_lam = of_lam - 2 * stage.centre * np.einsum("kmp,kpm->m", symbols, between).real
+    if stage.leaf.any():
+        of_lam = of_lam - stage.leaf**2 * np.einsum("kmp,kmp->m", symbols @ inner, symbols.conj()).real
+    return inner.copy(), of_lam
 
 
 def _adjoint(a: Vectors) -> Vectors:
@@ -231,48 +222,64 @@ def search(run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: floa
     steps : int
         Gradient steps; 0: the closed form.
     seconds : float
-        After which no step is begun.
+        Of `RATE` products each, after which no step is begun.
 
     Returns
     -------
     list of array, or None
-        One number a channel of each link's value. None where a step would take long.
+        One number a channel of each link's value. None where the closed form would take longer.
     """
-    end = time.monotonic() + seconds
-    sizes = [link.spec.cout for link in run.links[:-1]]
+    left = seconds * RATE
+    sizes = [link.width for link in run.links[:-1]]
     point = np.zeros(sum(sizes) + len(sizes))
     found: tuple[float, list[Weights]] | None = None
     for points, share in POINTS:
-        grid = stages(run, parts, points)
+        grid = _affordable(run, parts, points, left)
         if grid is None:
             break
-        point, value, multipliers = _descend(grid, sizes, point, max(1, round(steps * share)) if steps else 0, end)
+        each = sum(stage.work for stage in grid)
+        wanted = min(max(1, round(steps * share)) if steps else 0, int(left / each) - 1)
+        point, value, multipliers, done = _descend(grid, sizes, point, wanted)
         found = (value, multipliers)
-        if time.monotonic() > end:
-            break
+        left -= done * each
     if found is None:
         return None
+    finer = _affordable(run, parts, FINEST, max(left, seconds * RATE / 10))
     value, multipliers = found
+    if finer is not None:
+        *logs, logits = np.split(point, np.cumsum(sizes))
+        value, multipliers = value_alone(finer, logs, logits)
     # The last value is weighed by the constant, so that the norms of all parts are about 1.
-    last = np.full(run.links[-1].spec.cout, math.exp(-value / 2))
+    last = np.full(run.links[-1].width, math.exp(-value / 2))
     return [*(np.sqrt(each) for each in multipliers), last]
 
 
+def _affordable(run: Run, parts: Sequence[tuple[int, int]], points: int, left: float) -> list[Stage] | None:
+    """A grid whose steps are within what is left, with fewer points if need be."""
+    while points >= FEWEST:
+        grid = stages(run, parts, points)
+        if sum(stage.work for stage in grid) <= left:
+            return grid
+        points -= 2
+    return None
+
+
 def _descend(
-    grid: Sequence[Stage], sizes: Sequence[int], point: Weights, steps: int, end: float
-) -> tuple[Weights, float, list[Weights]]:
-    """Adam from a point: the best point seen, its value and its multipliers."""
+    grid: Sequence[Stage], sizes: Sequence[int], point: Weights, steps: int
+) -> tuple[Weights, float, list[Weights], int]:
+    """Adam from a point: the best point seen, its value and its multipliers, and how many were looked at."""
     ends = np.cumsum(sizes)
     first, second = np.zeros_like(point), np.zeros_like(point)
     best: tuple[float, Weights, list[Weights]] | None = None
-    since = 0
+    since = looked = 0
     for at in range(steps + 1):
         *logs, logits = np.split(point, ends)
         value, multipliers, logs_back, logits_back = value_and_gradient(grid, logs, logits)
+        looked += 1
         since = 0 if best is None or value < best[0] - 1e-3 else since + 1
         if best is None or value < best[0]:
             best = (value, point, multipliers)
-        if at == steps or since > PATIENCE or time.monotonic() > end:
+        if at == steps or since > PATIENCE:
             break
         slope = np.concatenate([*logs_back, logits_back])
         first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
@@ -280,4 +287,4 @@ def _descend(
         mean, spread = first / (1 - 0.9 ** (at + 1)), np.sqrt(second / (1 - 0.99 ** (at + 1)))
         point = point - step * mean / (spread + 1e-12)
     assert best is not None  # for the type checker: there is a first step
-    return best[1], best[0], best[2]
+    return best[1], best[0], best[2], looked

@@ -16,7 +16,7 @@ import pytest
 from networks.dense_networks import FUNCTIONS, Conv, draw, from_below, graph_of, sizes_of, smallest_eigenvalue
 
 from specnorm.errors import MethodError
-from specnorm.networks import Measure, Multipliers, Product, Scaled, bound, runs, segments
+from specnorm.networks import Measure, Multipliers, Product, Scaled, bound, links, runs, segments
 
 MEASURE = Measure(1e-4)
 KINDS: dict[str, dict[str, Any]] = {
@@ -44,22 +44,22 @@ def chains(kind: str, count: int) -> list[tuple[list[Conv], tuple[int, ...]]]:
     return found
 
 
-def slack(chain: Sequence[Conv], n: tuple[int, ...], measure: Measure = MEASURE) -> list[float]:
+def slack(chain: Sequence[Conv], n: tuple[int, ...], measure: Measure = MEASURE, steps: int = 6) -> list[float]:
     """Smallest eigenvalue of the dense inequality of each part of more than one link, at its own input size."""
     graph = graph_of(chain, n)
     found = []
     for run in runs.runs(graph):
         parts = segments.segments(run)
-        weights = Multipliers(steps=6).weights(run, parts)
+        weights = Multipliers(steps=steps).weights(run, parts)
         assert weights is not None
         values = [np.ones(chain[0].cin), *weights]
         # Links are the chain's layers.
-        assert [link.layer.name for link in run.links] == [f"w{at}" for at in range(len(chain))]
+        assert [name for link in run.links for name in link.names] == [f"w{at}" for at in range(len(chain))]
         sizes = sizes_of(chain, n)
         for first, last in parts:
             if last - first < 2:
                 continue
-            constant = segments.constant_up(run.links[first:last], values[first : last + 1], measure)
+            constant = segments.constant_up(run.part(first, last), values[first : last + 1], measure)
             s = constant ** (1 / (last - first))
             matrices = [chain[at].matrix(sizes[at]) for at in range(first, last)]
             wide = [
@@ -139,43 +139,44 @@ def test_weights_far_from_one(exponent: int) -> None:
 
 # -- dropped terms -------------------------------------------------------------------------------------------------
 def forgotten_half(original: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda slopes: tuple(0.5 * number for number in original(slopes))
+    return lambda *slopes: tuple(0.5 * number for number in original(*slopes))
 
 
 def forgotten_leaf(original: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda slopes: (original(slopes)[0], 0.0)
+    return lambda *slopes: (original(*slopes)[0], 0 * slopes[0])
 
 
 def one_tap_moved(original: Callable[..., Any]) -> Callable[..., Any]:
-    def moved(links: Any) -> Any:
-        kernel = original(links)
-        return np.flip(kernel, axis=2) if links.layer.name == "w1" else kernel
+    def moved(term: Any, axes: int, **options: Any) -> Any:
+        kernel, place = original(term, axes, **options)
+        return (np.flip(kernel, axis=2) if term.filter.layer.name == "w1" else kernel), place
 
     return moved
 
 
 def one_phase_dropped(original: Callable[..., Any]) -> Callable[..., Any]:
-    def dropped(kernel: Any, stride: Any) -> Any:
-        whole = original(kernel, stride).copy()
+    def dropped(kernel: Any, start: Any, stride: Any) -> Any:
+        whole, place = original(kernel, start, stride)
         if max(stride) > 1:
+            whole = whole.copy()
             whole[:, 1::2] = 0
-        return whole
+        return whole, place
 
     return dropped
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "mutation"),
+    ("kind", "place", "name", "mutation"),
     [
-        ("zeros", "middle", forgotten_half),
-        ("slopes circular", "middle", forgotten_leaf),
-        ("zeros", "dense", one_tap_moved),
-        ("strided", "phased", one_phase_dropped),
+        ("zeros", segments, "middle", forgotten_half),
+        ("slopes circular", segments, "middle", forgotten_leaf),
+        ("zeros", links.Term, "dense", one_tap_moved),
+        ("strided", links, "phased", one_phase_dropped),
     ],
 )
 def test_a_dropped_term_is_noticed(
-    kind: str, name: str, mutation: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    kind: str, place: Any, name: str, mutation: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = chains(kind, 8)
-    monkeypatch.setattr(segments, name, mutation(getattr(segments, name)))
-    assert any(value < -1e-9 for chain, n in cases for value in slack(chain, n))
+    monkeypatch.setattr(place, name, mutation(getattr(place, name)))
+    assert any(value < -1e-9 for chain, n in cases for value in slack(chain, n, steps=30))

@@ -85,7 +85,9 @@ def add(call: Call) -> Constant | Translated:
         raise UnreadError("Mean with constants")
     shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
     rule = "average" if call.operator == "Mean" else "add"
-    return Translated(rule, names(call), (shape,), {"shift": True} if len(values) == 1 and rule == "add" else {})
+    signs = (1, *(-1 if call.operator == "Sub" else 1 for _ in values[1:]))
+    told: dict[str, Any] = {"shift": True} if len(values) == 1 else {"signs": signs}
+    return Translated(rule, names(call), (shape,), told if rule == "add" else {})
 
 
 def _multiple(value: Value | None) -> tuple[Value | None, float]:

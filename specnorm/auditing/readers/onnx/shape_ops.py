@@ -152,7 +152,13 @@ def slice_of(call: Call) -> Constant | Translated:
     call.only(0)
     if any(isinstance(value, Data) for value in call.inputs[1:]) or x.shape is None:
         return one(call, "select", None)
-    return Translated("select", (x.name,), (sliced(x.shape, *slices(call, len(x.shape))),))
+    parts = slices(call, len(x.shape))
+    sizes = [n for axis in parts[2] if isinstance(n := x.shape[axis], int)]
+    told = {}
+    if len(sizes) == len(parts[2]) and min(parts[3], default=1) > 0:
+        pieces = zip(*parts, sizes, strict=True)
+        told = {"slice": tuple((axis, slice(a, b, step).indices(n)[0], step) for a, b, axis, step, n in pieces)}
+    return Translated("select", (x.name,), (sliced(x.shape, *parts),), told)
 
 
 def split(call: Call) -> Translated:
@@ -184,7 +190,7 @@ def concat(call: Call) -> Constant | Translated:
         sizes = [s[axis] for s in known]
         total = sum(n for n in sizes if isinstance(n, int)) if all(isinstance(n, int) for n in sizes) else fresh()
         shape = (*known[0][:axis], total, *known[0][axis + 1 :])
-    return Translated("stack", names(call), (shape,))
+    return Translated("stack", names(call), (shape,), {} if shape is None else {"axis": axis})
 
 
 def gather(call: Call) -> Constant | Translated:

@@ -1,0 +1,106 @@
+"""What is known of a node's value while a graph is read: a sum of terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from specnorm.networks.graph import Node, Shape, concrete
+from specnorm.networks.links import Link, Sizes, Term, Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A node's value: a sum of terms, and constants.
+
+    Parameters
+    ----------
+    terms : tuple of Term
+    width : int
+        Channels.
+    axis : int
+        Where they are.
+    """
+
+    terms: tuple[Term, ...]
+    width: int
+    axis: int
+
+    @property
+    def value(self) -> int | None:
+        """The value that it is, and nothing else."""
+        (first, *others) = self.terms or (None,)
+        whole = first is not None and first.plain and first.rows == first.reads == range(self.width)
+        return first.source if first is not None and whole and not others else None
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A value that terms read.
+
+    Parameters
+    ----------
+    node : str
+        Name of the node that it was first.
+    width : int
+    link : Link or None
+        None: nothing is known of how it came to be. Its terms number the values of the whole graph.
+    """
+
+    node: str
+    width: int
+    link: Link | None
+
+
+def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
+    """Whether padding and the convolution after it are one layer, as `bounding` has it."""
+    if node.layer is None or node.rule != "layer" or len(pad.params["pads"]) != node.layer.spatial:
+        return False
+    padding = node.layer.geometry.get("padding", ())
+    if isinstance(padding, str) or any(sum(pair) for pair in padding) or node.layer.geometry.get("transposed"):
+        return False
+    if pad.params["mode"] == "reflect":
+        sizes = concrete(None if source.shape is None else source.shape[len(source.shape) - node.layer.spatial :])
+        return sizes is not None and all(max(p) < n for p, n in zip(pad.params["pads"], sizes, strict=True))
+    return pad.params["mode"] in ("zeros", "circular", "replicate")
+
+
+def spatial(before: Shape | None, after: Shape | None, count: int) -> Sizes | None:
+    """Spatial sizes before and after a layer."""
+    ends = [concrete(None if shape is None else shape[len(shape) - count :]) for shape in (before, after)]
+    return None if ends[0] is None or ends[1] is None else (ends[0], ends[1])
+
+
+def flattened(node: Node, before: Shape | None, form: Form) -> int | None:
+    """Positions of each channel that become features, those of one channel next to each other."""
+    old, new = concrete(before), concrete(node.shape)
+    if old is None or new is None or len(old) < 3 or form.axis != 1 or len(new) != 2:
+        return None
+    return math.prod(old[2:]) if old[0] == new[0] and old[1] == form.width else None
+
+
+def of_rows(numbers: Weights, rows: range) -> Weights:
+    """Those of some rows."""
+    return numbers[rows.start : rows.stop]
+
+
+def moved(rows: range, by: int) -> range:
+    """Rows further down."""
+    return range(rows.start + by, rows.stop + by)
+
+
+def cropped(term: Term, kept: range) -> Term | None:
+    """An identity's part among some rows."""
+    first, last = max(term.rows.start, kept.start), min(term.rows.stop, kept.stop)
+    if first >= last:
+        return None
+    at = term.reads.start - term.rows.start
+    return replace(term, rows=range(first - kept.start, last - kept.start), reads=range(first + at, last + at))
+
+
+def outward(rounded: Callable[[float], float], numbers: Weights) -> Weights:
+    """Each number rounded, but 0."""
+    return np.array([rounded(float(number)) if number else 0.0 for number in numbers])

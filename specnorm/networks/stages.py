@@ -1,0 +1,131 @@
+"""Links at the frequencies of a grid: what `recursion` computes with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.linalg.arrays import random_vectors
+from specnorm.linalg.frequencies import Frequencies, half_grid, phases
+from specnorm.linalg.power import gram_power
+from specnorm.networks.links import Part, Run, Weights
+from specnorm.networks.segments import middle
+
+POWERS = 4
+"""Power steps on the eigenvectors of the step before; ten times as many at the first."""
+Vectors = NDArray[Any]
+
+
+@dataclass(eq=False)
+class Stage:
+    """One link at the frequencies of a grid.
+
+    Parameters
+    ----------
+    symbols : complex array, shape (f, m, p)
+        From all values that are kept before it.
+    starts : bool
+        Whether it is the first of its part.
+    cut : bool
+        Whether its part ends behind it.
+    centre, leaf : array, shape (m,)
+        c and e; behind a cut 0 and the largest slope.
+    kept : integer array
+        Which of the p inputs are read after it.
+    copies : int
+        Inputs of the next part for each channel.
+    """
+
+    symbols: NDArray[np.complex128]
+    starts: bool
+    cut: bool
+    centre: Weights
+    leaf: Weights
+    kept: NDArray[np.intp]
+    copies: int
+    vectors: Vectors | None = field(default=None)
+
+    @property
+    def spread(self) -> Weights:
+        """H."""
+        return np.sqrt(self.centre**2 + self.leaf**2)
+
+    @property
+    def work(self) -> float:
+        """Products of numbers in a step."""
+        f, m, p = self.symbols.shape
+        n = len(self.kept) + m
+        return float(f * 4 * (p**3 / 1.5 + 2 * p * p * m + 2 * m * m * p + (n**3 if len(self.kept) else m**3)))
+
+    def largest(self, gram: Vectors) -> tuple[float, int, Vectors]:
+        """Largest eigenvalue of a stack, where it is, and its vector; all vectors are kept for the next step."""
+        start = self.vectors
+        if start is None:
+            start = random_vectors(0, gram.shape[:2])
+        numpy: Any = np  # an array of NumPy's as one of the algorithms'
+        steps = POWERS if self.vectors is not None else 10 * POWERS
+        given: Any = start
+        found: Any = gram_power(lambda v: numpy.matmul(gram, v[..., None])[..., 0], given, steps, xp=numpy)
+        kept, values = found[0], np.reshape(found[1], (-1,))
+        near = np.argsort(values)[-2:]
+        exact, vectors = np.linalg.eigh(gram[near])
+        values[near], kept[near] = exact[:, -1], vectors[:, :, -1]
+        at, self.vectors = int(np.argmax(values)), kept
+        return float(values[at]), at, kept[at]
+
+
+def stages(run: Run, parts: Sequence[tuple[int, int]], points: int) -> list[Stage]:
+    """A run at the frequencies of a grid.
+
+    Parameters
+    ----------
+    run : Run
+    parts : sequence of (int, int)
+        From `segments.segments`.
+    points : int
+        Frequencies an axis, where there are taps.
+    """
+    found: list[Stage] = []
+    for first, last in parts:
+        part = run.part(first, last)
+        kernels = part.kernels()
+        grid = _grid([kernel for each in kernels for kernel, _ in each.values()], points)
+        widths = dict(enumerate(part.widths, first))
+        needed = {source: at for at, link in enumerate(part.links, first + 1) for source in link.sources}
+        alive = [first]
+        for at, (link, of) in enumerate(zip(part.links, kernels, strict=True), first + 1):
+            symbols = np.zeros((len(grid), link.width, sum(widths[s] for s in alive)), dtype=np.complex128)
+            ends = np.cumsum([0, *(widths[s] for s in alive)]).tolist()
+            columns = {s: slice(a, b) for s, a, b in zip(alive, ends, ends[1:], strict=False)}
+            for source, (kernel, place) in of.items():
+                symbols[:, :, columns[source]] = _symbols(kernel, place, grid)
+            staying = [s for s in alive if needed[s] > at]
+            kept = np.concatenate([np.arange(columns[s].start, columns[s].stop) for s in staying] or [np.arange(0)])
+            cut = at == last
+            centre, leaf = (np.zeros(link.width), link.steepest) if cut else middle(*link.slopes)
+            copies = math.prod(_next(run, parts, last).stride) if cut and last < len(run.links) else 1
+            stage = Stage(symbols, at == first + 1, cut, centre, leaf, kept, link.repeat * copies)
+            found.append(stage)
+            alive = [*staying, at]
+    return found
+
+
+def _next(run: Run, parts: Sequence[tuple[int, int]], first: int) -> Part:
+    return run.part(first, next(end for begin, end in parts if begin == first))
+
+
+def _grid(kernels: Sequence[Weights], points: int) -> Frequencies:
+    extent = [max(axis) for axis in zip(*(kernel.shape[2:] for kernel in kernels), strict=True)]
+    return half_grid([1 if k == 1 else points for k in extent])
+
+
+def _symbols(kernel: Weights, place: Sequence[int], grid: Frequencies) -> NDArray[np.complex128]:
+    cos, sin = phases(grid, kernel.shape[2:])
+    taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
+    found = (cos @ taps + 1j * (sin @ taps)).reshape(-1, *kernel.shape[:2])
+    return np.asarray(found * np.exp(1j * grid.angles @ np.asarray(place, dtype=float))[:, None, None])

@@ -1,0 +1,148 @@
+"""Sums, concatenation and strided shortcuts, bounded together: the dense inequality, masks, and dropped terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from networks.dense_sums import NETWORKS, Network, from_below, residual, smallest_eigenvalue
+
+from specnorm.networks import (
+    Graph,
+    Measure,
+    Multipliers,
+    Product,
+    Scaled,
+    bound,
+    links,
+    recursion,
+    runs,
+    segments,
+    stages,
+    verify,
+)
+
+MEASURE = Measure(1e-4)
+
+
+def slack(net: Network, graph: Graph, steps: int = 6) -> list[float]:
+    """Smallest eigenvalue of the dense inequality of each part with more than one link, at its own input size."""
+    found = []
+    number = {name: at for at, name in enumerate(net.names)}
+    for run in runs.runs(graph):
+        parts = segments.segments(run)
+        weights = Multipliers(steps=steps).weights(run, parts)
+        assert weights is not None
+        values = [np.ones(run.width), *weights]
+        names = [run.start, *(link.end for link in run.links)]
+        for first, last in parts:
+            part = run.part(first, last)
+            constant = segments.constant_up(part, values[first : last + 1], MEASURE)
+            depth = {first: 0}
+            for at, link in enumerate(part.links, first + 1):
+                depth[at] = 1 + max(depth[source] for source in link.sources)
+            power = constant ** (-1 / depth[last])
+            order = [number[names[at]] for at in range(first, last + 1)]
+            wide = []
+            for at in range(first, last + 1):
+                channels = values[at] * power ** depth[at]
+                wide.append(np.repeat(channels, np.prod(net.shapes[names[at]]) // len(channels)))
+            # The last value's weight takes the constant, as the others do.
+            found.append(smallest_eigenvalue(net, order, wide, constant * power ** depth[last]))
+    return found
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_dense_inequality_holds(kind: str) -> None:
+    """P >= 0 at the network's own size, with matrices written out by loops."""
+    found = [value for seed in range(3) for value in slack(*NETWORKS[kind](seed))]
+    assert len(found) >= 3
+    assert min(found) >= -1e-12
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_whole_network_is_bounded(kind: str) -> None:
+    """Masks stay below every method's bound, which is never above the rules'; and the certificate holds."""
+    gained = []
+    for seed in range(2):
+        net, graph = NETWORKS[kind](seed)
+        reached = from_below(net, seed)
+        product, scaled, joint = (
+            bound(graph, method=method) for method in (Product(), Scaled(steps=8), Multipliers(steps=8))
+        )
+        assert product.upper is not None
+        assert scaled.upper is not None
+        assert joint.upper is not None
+        assert joint.certificate is not None
+        assert reached * (1 - 1e-12) <= min(scaled.upper, joint.upper)
+        assert max(scaled.upper, joint.upper) <= product.upper == joint.product
+        assert verify(joint.certificate, graph).upper == joint.upper
+        gained.append(product.upper / joint.upper)
+    assert max(gained) > 1.2
+
+
+def test_gradient_is_that_of_differences() -> None:
+    for kind in ("residual, curved", "concatenated", "downsampled"):
+        (run, *_) = runs.runs(NETWORKS[kind](1)[1])
+        grid = stages.stages(run, segments.segments(run), 4)
+        numbers = np.random.default_rng(0)
+        ends = np.cumsum([link.width for link in run.links[:-1]])
+        point, way = numbers.normal(size=(2, ends[-1] + len(ends)))
+
+        def value(x: Any, grid: Any = grid, ends: Any = ends) -> tuple[float, Any]:
+            for stage in grid:
+                stage.vectors = None
+            *logs, logits = np.split(x, ends)
+            found, _, of_logs, of_logits = recursion.value_and_gradient(grid, logs, logits)
+            return found, np.concatenate([*of_logs, of_logits])
+
+        step = 1e-6
+        difference = (value(point + step * way)[0] - value(point - step * way)[0]) / (2 * step)
+        assert value(point)[1] @ way == pytest.approx(difference, rel=1e-5, abs=1e-7)
+
+
+def test_an_unsigned_sum_is_not_believed() -> None:
+    """A front-end that does not say how values are added has the triangle inequality."""
+    net, graph = residual(0)
+    nodes = tuple(n if n.rule != "add" else type(n)(n.name, n.rule, n.operator, n.inputs, n.shape) for n in graph.nodes)
+    assert all(len(link.sources) == 1 for run in runs.runs(Graph(nodes, graph.outputs)) for link in run.links)
+    assert net.names
+
+
+# -- dropped terms -------------------------------------------------------------------------------------------------
+def a_place_moved(original: Callable[..., Any]) -> Callable[..., Any]:
+    def moved(term: Any, axes: int, **options: Any) -> Any:
+        kernel, place = original(term, axes, **options)
+        return kernel, tuple(p + 1 for p in place) if term.filter is None else place
+
+    return moved
+
+
+def a_tap_too_early(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda kernel, start, stride: original(kernel, tuple(0 for _ in start), stride)
+
+
+def without_signs(original: Callable[..., Any]) -> Callable[..., Any]:
+    def unsigned(term: Any, axes: int, **options: Any) -> Any:
+        kernel, place = original(term, axes, **options)
+        return (kernel if term.filter is not None else abs(kernel)) * np.sign(term.alpha), place
+
+    return unsigned
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "name", "mutation"),
+    [
+        ("linear", links.Term, "dense", a_place_moved),
+        ("downsampled", links, "phased", a_tap_too_early),
+        ("bottleneck", links.Term, "dense", without_signs),
+    ],
+)
+def test_a_dropped_term_is_noticed(
+    kind: str, place: Any, name: str, mutation: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [NETWORKS[kind](seed) for seed in range(8)]
+    monkeypatch.setattr(place, name, mutation(getattr(place, name)))
+    assert any(value < -1e-9 for net, graph in cases for value in slack(net, graph, steps=20))
