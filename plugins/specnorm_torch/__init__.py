@@ -4,6 +4,7 @@ A program runs inside one opaque custom operator, so that ``torch.compile(fullgr
 see a single node; its pullback is attached by an ``autograd.Function`` made of ordinary operations.
 """
 
+from specnorm_torch.accuracy import certified_accuracy
 from specnorm_torch.auditing import audit
 from specnorm_torch.backend import BACKEND, TorchBackend
 from specnorm_torch.baking import bake_, baked
@@ -22,6 +23,7 @@ __all__ = [
     "audit",
     "bake_",
     "baked",
+    "certified_accuracy",
     "certify_",
     "geometry_of",
     "network_bound",

@@ -12,13 +12,17 @@ from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
 from specnorm.networks.bounding import bound, verify
 from specnorm.networks.certificate import Certificate
 from specnorm.networks.graph import Graph, Layer, Node
+from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Scaled
+from specnorm.networks.statements import averaged, step
 
 __all__ = [
     "Certificate",
+    "CertifiedAccuracy",
     "Graph",
     "Layer",
+    "Margins",
     "Measure",
     "Method",
     "Multipliers",
@@ -29,6 +33,9 @@ __all__ = [
     "Scaled",
     "Step",
     "UnknownNode",
+    "averaged",
     "bound",
+    "margins",
+    "step",
     "verify",
 ]

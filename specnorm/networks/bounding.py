@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +51,7 @@ def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None
     CertificateError
         If the method is a certificate that does not fit the network.
     """
-    graph, measure = _prepared(graph), measure or Measure()
+    graph, measure = prepared(graph), measure or Measure()
     method = Multipliers() if method is None else method
     passes = [_Pass(graph, measure, name, {}) for name in graph.inputs]
     product = _result(graph, passes)
@@ -66,7 +66,8 @@ def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None
     return replace(whole, certificate=Certificate(whole.upper, digest(graph), measure.rtol, weights))
 
 
-def _prepared(graph: Graph) -> Graph:
+def prepared(graph: Graph) -> Graph:
+    """The network as `bound` reads it: sorting found, and without what no output needs."""
     return with_sorts(graph).pruned()
 
 
@@ -120,13 +121,18 @@ def _by_rules(run: Run, passes: list[_Pass]) -> float | None:
 
 def _constant(run: Run, parts: list[tuple[int, int]], weights: list[Weights], measure: Measure) -> float:
     """Proven constant of a run, from its parts and what follows the functions in them."""
-    values = [np.ones(run.width), *weights]
-    total = [link.factor for link in run.links]
+    total = [*(link.factor for link in run.links), *constants(run, parts, weights, measure)]
+    # Weights of the last value are no part of the claim: divided by, whatever they are.
+    return host.mul_up(*total, host.div_up(1.0, float(np.min(weights[-1]))))
+
+
+def constants(run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[Weights], measure: Measure) -> list[float]:
+    """Proven constants of parts of a run, each in the weights of the values that it begins and ends with."""
+    values, found = [np.ones(run.width), *weights], []
     for first, last in parts:
         before = values[first] if first == 0 else np.repeat(values[first], run.links[first - 1].repeat)
-        total.append(constant_up(run.part(first, last), [before, *values[first + 1 : last + 1]], measure))
-    # Weights of the last value are no part of the claim: divided by, whatever they are.
-    return host.mul_up(*total, host.div_up(1.0, float(np.min(values[-1]))))
+        found.append(constant_up(run.part(first, last), [before, *values[first + 1 : last + 1]], measure))
+    return found
 
 
 class _Pass:
@@ -289,7 +295,7 @@ def verify(certificate: Certificate, graph: Graph) -> NetworkBound:
     CertificateError
         If the network is another one, or the bound cannot be proven.
     """
-    here = digest(_prepared(graph))
+    here = digest(prepared(graph))
     if here != certificate.digest:
         raise CertificateError(
             f"The certificate is of another network: kernels, operators or shapes differ (SHA-256 "

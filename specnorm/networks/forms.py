@@ -104,3 +104,8 @@ def cropped(term: Term, kept: range) -> Term | None:
 def outward(rounded: Callable[[float], float], numbers: Weights) -> Weights:
     """Each number rounded, but 0."""
     return np.array([rounded(float(number)) if number else 0.0 for number in numbers])
+
+
+def times(form: Form, number: float) -> Form:
+    """A number times a form."""
+    return replace(form, terms=tuple(replace(term, alpha=term.alpha * number) for term in form.terms))

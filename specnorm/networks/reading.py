@@ -15,7 +15,18 @@ import numpy as np
 
 from specnorm.errors import SpecnormError
 from specnorm.networks import pointwise
-from specnorm.networks.forms import Form, Value, cropped, flattened, is_padded_layer, moved, of_rows, outward, spatial
+from specnorm.networks.forms import (
+    Form,
+    Value,
+    cropped,
+    flattened,
+    is_padded_layer,
+    moved,
+    of_rows,
+    outward,
+    spatial,
+    times,
+)
 from specnorm.networks.graph import Graph, Node, Shape
 from specnorm.networks.links import Filter, Link, Term
 from specnorm.networks.rules import FACTORS, UnknownRuleError
@@ -44,6 +55,8 @@ class Reader:
         """Numbers of the values that something else than a link reads."""
         self._forms: dict[str, Form] = {}
         self._fresh: dict[tuple[str, int], Form] = {}
+        self._multiples: dict[str, tuple[str, float]] = {}
+        """Nodes that are a number times another one, whose channels are not known yet."""
         self._sole: set[str] = set()
         """Nodes that are the last value still, which nothing else reads."""
         for node in graph.nodes:
@@ -71,6 +84,10 @@ class Reader:
         """The form of a node with its channels on an axis; where none is known, a value of its own."""
         if name in self._forms:
             return self._forms[name] if self._forms[name].axis == axis else None
+        if name in self._multiples:
+            source, number = self._multiples[name]
+            form = self._form(source, axis)
+            return None if form is None else times(form, number)
         shape = self.nodes[name].shape
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
             return None
@@ -142,13 +159,14 @@ class Reader:
         """A product with one number a channel, or one number."""
         form = self._forms.get(node.inputs[0])
         numbers = np.asarray(node.params["values"], dtype=np.float64)
-        if form is None or node.shape != self.nodes[node.inputs[0]].shape or not bool(np.all(np.isfinite(numbers))):
+        if node.shape != self.nodes[node.inputs[0]].shape or not bool(np.all(np.isfinite(numbers))):
             return None
-        if self._repeat(form) > 1:
+        if form is None and numbers.size == 1:
+            self._multiples[node.name] = (node.inputs[0], float(numbers.reshape(-1)[0]))
+        if form is None or self._repeat(form) > 1:
             return None
         if numbers.size == 1:
-            number = float(numbers.reshape(-1)[0])
-            return replace(form, terms=tuple(replace(t, alpha=t.alpha * number) for t in form.terms))
+            return times(form, float(numbers.reshape(-1)[0]))
         if node.params.get("channel") != form.axis or numbers.shape != (form.width,):
             return None
         if any(term.scale is not None for term in form.terms):

@@ -1,0 +1,72 @@
+"""Certified accuracy of a classifier: the margins of its logits against proven constants of their differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from specnorm.errors import MethodError
+from specnorm.networks import CertifiedAccuracy, Measure, Method, margins
+from specnorm_torch.baking import baked
+from specnorm_torch.networks import network_graph
+
+
+def certified_accuracy(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    radii: Sequence[float],
+    *,
+    rtol: float = 1e-3,
+    bake: bool = False,
+    method: Method | None = None,
+    batch: int = 256,
+) -> CertifiedAccuracy:
+    """Share of samples whose label no change within a radius can move.
+
+    A sample is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, with L_yj the proven constant of the
+    difference of these two logits (`specnorm.networks.margins`).
+
+    Parameters
+    ----------
+    model : Module
+        A classifier that ends with a linear layer; run in ``eval()``, its mode is as before.
+    x : Tensor, shape (samples, ...)
+        Inputs, as the model takes them: radii are distances between such.
+    y : Tensor, shape (samples,)
+        Labels, whole numbers.
+    radii : sequence of float
+        In the 2-norm.
+    rtol, bake, method
+        As for `network_bound`.
+    batch : int, default 256
+        Samples at a time.
+
+    Returns
+    -------
+    CertifiedAccuracy
+        The constants are proven in real arithmetic; the logits are the model's own, whose rounding is not counted.
+
+    Raises
+    ------
+    MethodError
+        If the model does not end with a linear layer, has no bound, or samples and labels do not fit.
+    """
+    if x.ndim < 2 or y.shape != x.shape[:1] or not len(x):
+        raise MethodError(
+            f"x of shape {tuple(x.shape)} and y of shape {tuple(y.shape)}; expected samples along the first axis of "
+            "both, at least one."
+        )
+    graph = network_graph(baked(model) if bake else model, x[:1])
+    known = margins(graph, Measure(rtol), method=method)
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            logits = torch.cat([model(part) for part in torch.split(x, batch)])
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return CertifiedAccuracy.of(known, logits.double().cpu().numpy(), y.cpu().numpy(), radii)

@@ -1,0 +1,209 @@
+"""How fast the difference of two logits can change, and the radius that a margin certifies.
+
+``f_i - f_j = (w_i - w_j) h + const`` for the last layer's rows w and the features h, so that with weights q of the
+features (`segments`) its constant is that of ``q h`` times ``|(w_i - w_j) / q|``: never above root of two times the
+network's own, and less where rows are alike (Tsuzuku, Sato, Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018, bound
+it by the root of two).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.errors import MethodError
+from specnorm.networks.bounding import bound, constants, prepared
+from specnorm.networks.graph import Graph, Node
+from specnorm.networks.links import Run, Weights
+from specnorm.networks.measuring import ROUNDINGS, Measure
+from specnorm.networks.methods import Method, Multipliers
+from specnorm.networks.runs import runs
+from specnorm.proof import host
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Proven constants of logits and of their differences.
+
+    Parameters
+    ----------
+    upper : array, shape (classes, classes)
+        Of ``f_i - f_j``; 0 on the diagonal.
+    outputs : array, shape (classes,)
+        Of each logit.
+    whole : float
+        Of all logits together.
+    """
+
+    upper: Weights
+    outputs: Weights
+    whole: float
+
+    def radii(self, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Weights:
+        """Radius of the ball around each sample in which the label cannot change, rounded down; 0 where it is wrong.
+
+        Parameters
+        ----------
+        logits : array, shape (samples, classes)
+            Taken as exact: what the framework rounded in them is not counted.
+        labels : array, shape (samples,)
+
+        Returns
+        -------
+        array, shape (samples,)
+        """
+        logits = np.asarray(logits, dtype=np.float64)
+        labels = np.asarray(labels)
+        classes = len(self.upper)
+        if logits.ndim != 2 or logits.shape[1] != classes or labels.shape != logits.shape[:1]:
+            raise MethodError(
+                f"logits of shape {logits.shape} and labels of shape {labels.shape}; expected (samples, {classes}) and "
+                "(samples,)."
+            )
+        if labels.size and (not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes):
+            raise MethodError(f"labels from {labels.min()} to {labels.max()}; expected whole numbers 0..{classes - 1}.")
+        if not np.isfinite(logits).all():
+            raise MethodError("logits that are not finite; there is no margin.")
+        own = np.take_along_axis(logits, labels[:, None], axis=1)
+        margin = host.sub_down(own, logits)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            radius = np.where(margin > 0, host.below(margin / self.upper[labels]), 0.0)
+        radius[np.arange(len(labels)), labels] = np.inf
+        found: Weights = np.min(radius, axis=1, initial=np.inf)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class CertifiedAccuracy:
+    """How many samples of a set keep their label, whatever is added within a radius.
+
+    Parameters
+    ----------
+    radii : array, shape (radii,)
+        In the 2-norm of the network's input.
+    accuracy : array, shape (radii,)
+        Share of samples that are classified rightly in the whole ball; at radius 0 the accuracy.
+    radius : array, shape (samples,)
+        Certified for each sample; 0 where the label is wrong.
+    margins : Margins
+    """
+
+    radii: Weights
+    accuracy: Weights
+    radius: Weights
+    margins: Margins
+
+    @classmethod
+    def of(
+        cls, known: Margins, logits: NDArray[np.floating], labels: NDArray[np.integer], radii: Sequence[float]
+    ) -> CertifiedAccuracy:
+        """From the logits of samples.
+
+        Raises
+        ------
+        MethodError
+            If shapes, labels or radii are none.
+        """
+        asked = np.asarray(radii, dtype=np.float64).reshape(-1)
+        if not (np.isfinite(asked).all() and (asked >= 0).all()):
+            raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
+        radius = known.radii(logits, labels)
+        # Strictly less: at the radius itself two logits may be equal.
+        accuracy = [float(np.mean(radius > r)) if radius.size else 0.0 for r in asked]
+        return cls(asked, np.asarray(accuracy), radius, known)
+
+    def __str__(self) -> str:
+        """Table of radii and shares."""
+        rows = [
+            ("radius", "certified"),
+            *((f"{r:.6g}", f"{a:.2%}") for r, a in zip(self.radii, self.accuracy, strict=True)),
+        ]
+        return "\n".join(f"{r:>10}  {a:>9}" for r, a in rows)
+
+
+def margins(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> Margins:
+    """Bound each logit, and each difference of two.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of a classifier: one input, one output of shape (1, classes) that a matrix ends with.
+    measure : Measure, optional
+    method : Product, Scaled or Multipliers, optional
+        Default: ``Multipliers()``.
+
+    Returns
+    -------
+    Margins
+
+    Raises
+    ------
+    MethodError
+        If the network does not end with a matrix, or has no bound.
+    """
+    graph, measure = prepared(graph), measure or Measure()
+    method = Multipliers() if method is None else method
+    head = _head(graph)
+    assert head.layer is not None  # for the type checker: it was looked for
+    whole = bound(graph, measure, method=method)
+    features = bound(Graph(graph.nodes, head.inputs), measure, method=method)
+    if whole.upper is None or features.upper is None:
+        raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
+    kernel = np.asarray(head.layer.load(), dtype=np.float64)
+    rows = (kernel.T if head.layer.turned else kernel) * float(head.params.get("alpha", 1.0))
+    pairs, alone = _lengths(rows, np.ones(rows.shape[1]), features.upper)
+    run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
+    before = {step.name: step.upper for step in whole.nodes}
+    if run is not None and len(run.links) > 1:
+        weighted = _weighted(run, rows, measure, method, before[run.start] or 0.0)
+        if weighted is not None:
+            pairs, alone = np.minimum(pairs, weighted[0]), np.minimum(alone, weighted[1])
+    most = host.mul_up(host.root_up(2), whole.upper)
+    off = ~np.eye(len(rows), dtype=np.bool_)
+    return Margins(np.where(off, np.minimum(pairs, most), 0.0), np.minimum(alone, whole.upper), whole.upper)
+
+
+def _head(graph: Graph) -> Node:
+    nodes = {node.name: node for node in graph.nodes}
+    node = nodes[graph.outputs[0]] if len(graph.outputs) == len(graph.inputs) == 1 else None
+    while node is not None and node.params.get("shift") and len(node.inputs) == 1:
+        node = nodes[node.inputs[0]]
+    if node is None or node.rule != "layer" or node.layer is None or node.layer.spatial or len(node.shape or ()) != 2:
+        raise MethodError(
+            "Margins need a network with one input and one output that a matrix ends with, of shape (1, classes); this "
+            f"one ends with {'several outputs' if node is None else node.operator}."
+        )
+    return node
+
+
+def _weighted(
+    run: Run, rows: Weights, measure: Measure, method: Method, before: float
+) -> tuple[Weights, Weights] | None:
+    """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
+    last, head = len(run.links) - 1, run.links[-1].alone
+    if last not in run.blocks or head is None or head.scale is not None:
+        return None
+    parts = [(first, min(end, last)) for first, end in method.parts(run) if first < last] + [(last, last + 1)]
+    weights = method.weights(run, parts, 1.0)
+    if weights is None:
+        return None
+    ahead = constants(run, parts[:-1], weights, measure)
+    factors = [link.factor for link in run.links[:-1]]
+    of_features = np.repeat(weights[last - 1], run.links[last - 1].repeat)
+    return _lengths(rows, of_features, host.mul_up(before, *ahead, *factors))
+
+
+def _lengths(rows: Weights, weights: Weights, constant: float) -> tuple[Weights, Weights]:
+    """``constant |(w_i - w_j) / q|`` and ``constant |w_i / q|``, rounded up."""
+    wide = rows / weights
+    size = wide.shape[1]
+    alone = host.raised(np.linalg.norm(wide, axis=1), size + 2 + ROUNDINGS)
+    differences = np.stack([np.linalg.norm(wide - row, axis=1) for row in wide])
+    # Entries of both rows are off by a few roundings each, their difference by one.
+    lost = ROUNDINGS * math.ulp(1.0) * (alone[:, None] + alone)
+    pairs = host.above(constant * (host.raised(differences, size + 4) + lost))
+    return host.raised(pairs, 4), host.raised(host.above(constant * alone), 2)

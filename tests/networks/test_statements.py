@@ -1,0 +1,184 @@
+"""What a network's constant says besides: x - f(x), averaged maps, differences of logits, certified accuracy."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from networks.dense_networks import draw, graph_of
+
+from specnorm.errors import MethodError
+from specnorm.networks import (
+    CertifiedAccuracy,
+    Graph,
+    Layer,
+    Margins,
+    Multipliers,
+    Node,
+    Product,
+    averaged,
+    bound,
+    margins,
+    step,
+)
+
+QUICK = Multipliers(steps=30)
+
+
+def dense(*matrices: Any, function: str = "relu") -> Graph:
+    """A network of matrices with a function between."""
+    nodes = [Node("x", "input", "input", (), (1, matrices[0].shape[1]))]
+    for at, matrix in enumerate(matrices):
+        layer = Layer(f"w{at}", partial(np.asarray, matrix), {}, 0)
+        shape = (1, matrix.shape[0])
+        nodes.append(Node(f"y{at}", "layer", "linear", (nodes[-1].name,), shape, layer=layer))
+        if at < len(matrices) - 1:
+            nodes.append(Node(f"z{at}", "pointwise", function, (f"y{at}",), shape, {"function": function}))
+    return Graph(tuple(nodes), (nodes[-1].name,))
+
+
+def symmetric(*eigenvalues: float) -> Any:
+    numbers = np.random.default_rng(0)
+    q, _ = np.linalg.qr(numbers.normal(size=(len(eigenvalues),) * 2))
+    return q @ np.diag(eigenvalues) @ q.T
+
+
+def upper(graph: Graph) -> float:
+    found = bound(graph, method=QUICK).upper
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("size", [1.0, 0.5])
+def test_step_of_a_linear_map_is_exact(size: float) -> None:
+    """The largest |1 - t lambda|, where the triangle inequality has 1 + t max |lambda|."""
+    found = bound(step(dense(symmetric(0.2, 0.7, 1.9)), size), method=QUICK)
+    truth = max(abs(1 - size * value) for value in (0.2, 0.7, 1.9))
+    assert found.upper is not None
+    assert truth <= found.upper == pytest.approx(truth, rel=5e-3)
+    assert found.product == pytest.approx(1 + size * 1.9, rel=1e-3)
+
+
+def test_averaged_maps() -> None:
+    """(1 - a) I + a T is a-averaged where T is nonexpansive, and no better."""
+    t = symmetric(1.0, -1.0, 0.3)
+    f = 0.6 * np.eye(3) + 0.4 * t
+    assert upper(averaged(dense(f), 0.4)) == pytest.approx(1, abs=5e-3)
+    assert upper(averaged(dense(f), 0.2)) == pytest.approx(3, rel=1e-2)
+
+
+def test_a_gradient_step_is_nonexpansive() -> None:
+    """x - t W' relu(W x) with t |W|^2 <= 2: a gradient step of a convex function. The rules have 3."""
+    w = np.random.default_rng(1).normal(size=(6, 4))
+    w = w / np.linalg.norm(w, 2)
+    found = bound(step(dense(w, w.T), 1.9), method=Multipliers(steps=200))
+    assert found.upper is not None
+    assert 1 - 1e-9 <= found.upper <= 1.02
+    assert found.product == pytest.approx(2.9, rel=1e-3)
+
+
+def test_statements_need_fitting_shapes() -> None:
+    with pytest.raises(MethodError, match="same shape"):
+        step(dense(np.ones((2, 3))))
+    with pytest.raises(MethodError, match="positive"):
+        step(dense(np.eye(2)), 0.0)
+    with pytest.raises(MethodError, match="between 0 and 1"):
+        averaged(dense(np.eye(2)), 1.0)
+
+
+def test_margins_of_a_matrix_are_distances_of_its_rows() -> None:
+    w = np.random.default_rng(2).normal(size=(4, 7))
+    found = margins(dense(w))
+    for i, j in itertools.product(range(4), repeat=2):
+        truth = np.linalg.norm(w[i] - w[j])
+        assert truth <= found.upper[i, j] <= min(truth * (1 + 1e-9), math.sqrt(2) * found.whole * (1 + 1e-9)) or i == j
+    assert np.all(np.diag(found.upper) == 0)
+    assert np.allclose(found.outputs, np.linalg.norm(w, axis=1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", [Product(), QUICK])
+def test_margins_hold_and_are_below_root_two(method: Any) -> None:
+    """Against all masks of a small network; rows that are alike differ slowly."""
+    numbers = np.random.default_rng(3)
+    first, second = numbers.normal(size=(5, 4)), numbers.normal(size=(3, 5))
+    second[1] = second[0] + 0.1 * second[1]
+    found = margins(dense(first, second), method=method)
+    jacobians = [second @ (np.array(mask)[:, None] * first) for mask in itertools.product([0, 1], repeat=5)]
+    for i, j in itertools.permutations(range(3), 2):
+        reached = max(np.linalg.norm(m[i] - m[j]) for m in jacobians)
+        assert reached * (1 - 1e-12) <= found.upper[i, j] <= math.sqrt(2) * found.whole * (1 + 1e-12)
+    assert found.upper[0, 1] < 0.3 * found.upper[0, 2]
+    assert np.all(found.outputs >= [max(np.linalg.norm(m[i]) for m in jacobians) * (1 - 1e-12) for i in range(3)])
+
+
+def test_convolutional_margins_use_the_weights_of_the_features() -> None:
+    chain = draw(5, layers=3, plain=True)
+    graph = graph_of(chain, (6,))
+    end = next(node for node in graph.nodes if node.name == graph.outputs[0])
+    count = chain[-1].cout
+    head = np.random.default_rng(0).normal(size=(3, count))
+    nodes = (
+        *graph.nodes,
+        Node("mean", "mean", "mean", (end.name,), (1, count), {"axes": (2,)}),
+        Node("logits", "layer", "linear", ("mean",), (1, 3), layer=Layer("head", lambda: head, {}, 0)),
+    )
+    found, plain = (margins(Graph(nodes, ("logits",)), method=method) for method in (QUICK, Product()))
+    assert np.all(found.upper <= plain.upper)
+    assert found.upper[0, 1] < 0.9 * plain.upper[0, 1]
+
+
+def test_radii_are_margins_over_constants() -> None:
+    known = Margins(np.array([[0.0, 2.0, 4.0], [2.0, 0.0, 1.0], [4.0, 1.0, 0.0]]), np.ones(3), 1.0)
+    logits = np.array([[3.0, 1.0, -1.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
+    found = known.radii(logits, np.array([0, 2, 0]))
+    assert found[0] == pytest.approx(1.0)
+    assert found[0] <= 1.0
+    assert list(found[1:]) == [0.0, 0.0]
+    told = CertifiedAccuracy.of(known, logits, np.array([0, 2, 0]), [0, 0.5, 1.0])
+    assert told.accuracy == pytest.approx([1 / 3, 1 / 3, 0])
+    assert str(told).splitlines()[1].split() == ["0", "33.33%"]
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.ones((2, 4)), np.array([0, 1]), "expected"),
+        (np.ones((2, 3)), np.array([0, 3]), "expected whole numbers 0..2"),
+        (np.ones((2, 3)), np.array([0.0, 1.0]), "expected whole numbers"),
+        (np.full((2, 3), np.nan), np.array([0, 1]), "not finite"),
+    ],
+)
+def test_what_is_no_label_or_logit_is_refused(logits: Any, labels: Any, message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        margins(dense(np.eye(3))).radii(logits, labels)
+
+
+def test_margins_need_a_matrix_at_the_end() -> None:
+    with pytest.raises(MethodError, match="ends with"):
+        margins(graph_of(draw(3, layers=2, plain=True), (6,)))
+
+
+def test_certified_accuracy_of_a_module() -> None:
+    torch = pytest.importorskip("torch", exc_type=ImportError)
+    specnorm_torch = pytest.importorskip("specnorm_torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double().train()
+    x = torch.randn(40, 5, dtype=torch.float64)
+    y = model(x).argmax(1)
+    found = specnorm_torch.certified_accuracy(model, x, y, [0.0, 0.05, 1e9], batch=7)
+    assert model.training
+    assert found.accuracy[0] == 1
+    assert found.accuracy[2] == 0
+    # No label moves within its radius: towards each other class along the gradient.
+    for sample, label, radius in zip(x, y, found.radius, strict=True):
+        for other in set(range(3)) - {int(label)}:
+            at = sample.clone().requires_grad_()
+            logits = model(at)
+            (way,) = torch.autograd.grad(logits[other] - logits[label], at)
+            assert model(sample + 0.999 * radius * way / way.norm()).argmax() == label
+    with pytest.raises(MethodError, match="samples along the first axis"):
+        specnorm_torch.certified_accuracy(model, x, y[:3], [0.1])
