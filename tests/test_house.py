@@ -62,6 +62,8 @@ OPTIONAL = {
 }
 """Packages that a room may import besides, where it uses them (not at the top of a module)."""
 
+REQUIRED_BY_PLUGINS = {"numpy": ("threadpoolctl",)}
+"""Besides the library itself: what is small, and required."""
 OPTIONAL_IN_PLUGINS = {"jax": {"optax"}}
 """Packages that a plugin may import besides its library, where it uses them."""
 
@@ -226,6 +228,7 @@ def test_plugins_import_their_library_and_specnorm(path: Path) -> None:
         "specnorm",
         "numpy",
         "array_api_compat",
+        *REQUIRED_BY_PLUGINS.get(library, ()),
     } | sys.stdlib_module_names
     for module, top in runtime_imports(parsed(path)):
         more = set() if top else OPTIONAL_IN_PLUGINS.get(library, set())

@@ -24,12 +24,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.backends import backend_for
 from specnorm.networks.links import Run, Weights
 from specnorm.networks.stages import Stage, Vectors, stages
+from specnorm.proof import arithmetic
 
 RATE = 2**32
 """Products of numbers in a second, about: what a budget of seconds is counted in, so that it ends at the same step on
@@ -229,7 +232,13 @@ def search(run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: floa
     list of array, or None
         One number a channel of each link's value. None where the closed form would take longer.
     """
-    left = seconds * RATE
+    like: Any = run.links[0].slopes[0]
+    with arithmetic.exact(like, backend=backend_for(like)):
+        return _searched(run, parts, steps, seconds * RATE)
+
+
+def _searched(run: Run, parts: Sequence[tuple[int, int]], steps: int, whole: float) -> list[Weights] | None:
+    left = whole
     sizes = [link.width for link in run.links[:-1]]
     point = np.zeros(sum(sizes) + len(sizes))
     found: tuple[float, list[Weights]] | None = None
@@ -244,7 +253,7 @@ def search(run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: floa
         left -= done * each
     if found is None:
         return None
-    finer = _affordable(run, parts, FINEST, max(left, seconds * RATE / 10))
+    finer = _affordable(run, parts, FINEST, max(left, whole / 10))
     value, multipliers = found
     if finer is not None:
         *logs, logits = np.split(point, np.cumsum(sizes))
