@@ -13,6 +13,7 @@ from specnorm.linalg import polyphase
 from specnorm.linalg.frequencies import Frequencies, half_grid
 from specnorm.proof.cells import Boxes, dft, single_points, torus
 from specnorm.search.branch_and_bound import Search, SearchResult
+from specnorm.search.constant import enclose_constant
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -68,6 +69,9 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     support = polyphase.support(problem.blocks, ops=ops)
     if not float(xp.max(xp.abs(support))) > 0:
         return zero_found(problem.spec), True
+    constant = enclose_constant(support, rtol, ops=ops)
+    if constant is not None:
+        return constant, True
     search = Search(support, deadline=problem.deadline, ops=ops)
     cover = torus(support.shape[3:])
     if problem.spec.input_shape is None:
