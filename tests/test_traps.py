@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -364,42 +363,6 @@ def test_ones_at_zero_padding(size: int) -> None:
         assert 8.9457 < truth < 8.9459
     for bound in UPPER.values():
         assert float(bound(kernel)) >= truth * (1 + 1e-13)
-
-
-def peak_bytes(call: Callable[[], object]) -> int:
-    """Largest amount of memory that NumPy held during a call."""
-    call()
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize("method", [TensorNorm(), FantasticFour()], ids=["tn", "f4"])
-def test_memory_of_gradients(method: specnorm.Method) -> None:
-    """Differentiating through 100 sweeps held 200 times the kernel; an envelope needs the vectors of the last one.
-
-    The budget of a search is 256 MiB whatever the kernel, so the kernel is large enough to tell the two apart.
-    """
-    kernel = Recipe((256, 256, 3, 3), "rank_one", seed=1).kernel
-    assert 200 * kernel.nbytes > 2 * 300 * 2**20
-    assert peak_bytes(lambda: specnorm.value_and_grad(kernel, method)) < 300 * 2**20
-
-
-@pytest.mark.parametrize("method", [ExactFFT(), Gram(n_iter=2)], ids=["fft", "gram"])
-def test_memory_of_frequencies(method: specnorm.Method) -> None:
-    """The FFT grid of one layer held 2.8 to 4.8 GB; frequencies are taken in chunks of at most 256 MiB."""
-    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
-    assert peak_bytes(lambda: specnorm.measure(kernel, method, input_shape=32)) < 300 * 2**20
-
-
-def test_memory_of_the_layer_and_of_doubling_kernels() -> None:
-    """Patches, a Krylov basis, the taps of three products: each is made in parts."""
-    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
-    assert peak_bytes(lambda: specnorm.gram_bound(kernel)) < 300 * 2**20
-    assert peak_bytes(lambda: specnorm.power_norm(kernel, 24, padding_mode="zeros", n_iter=6)) < 300 * 2**20
 
 
 def test_every_refusal_names_what_to_use() -> None:

@@ -25,7 +25,8 @@ from specnorm_numpy import NumpyBackend
 
 import specnorm
 from soundness.claims import Claims
-from soundness.families import FAMILIES, Case, case
+from soundness.draws import Case
+from soundness.families import FAMILIES, case
 from soundness.sample import OFFSETS, sample
 from soundness.truths import Truth, float_of
 from specnorm.methods import Enclose
