@@ -7,6 +7,7 @@ one sign: long sums of one number.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -173,10 +174,16 @@ MUTATIONS = {
 }
 
 
+@functools.cache
+def as_it_is(check: Callable[[], Violations]) -> list[str]:
+    """What a check finds where no term is missing: the same for every mutation that it is to notice."""
+    return list(check())
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_every_allowance_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation = MUTATIONS[name]
-    assert mutation.check() == []
+    assert as_it_is(mutation.check) == []
     for owner, attribute, without in mutation.patches:
         monkeypatch.setattr(owner, attribute, without)
-    assert mutation.check(), "nothing was noticed"
+    assert next(mutation.check(), None), "nothing was noticed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
@@ -30,17 +30,16 @@ from specnorm.search.incumbent import Incumbent
 xp = NumpyBackend().namespace(None)
 OPS = Execution(NumpyBackend(), xp)
 
-Violations = list[str]
+Violations = Iterator[str]
+"""Found one by one: a mutation is noticed by the first."""
 
 
 def over(kernels: Iterable[Case], act: Callable[[Claims], None]) -> Violations:
     """Violations of one claim over kernels."""
-    found: Violations = []
     for kernel in kernels:
         claims = Claims(kernel)
         act(claims)
-        found += claims.tally.violations
-    return found
+        yield from claims.tally.violations
 
 
 def small() -> list[Case]:
@@ -50,7 +49,7 @@ def small() -> list[Case]:
 
 def below_the_truth() -> Violations:
     """Certificates far below the norm."""
-    return over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
+    yield from over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
 
 
 def below_the_truth_without_estimates() -> Violations:
@@ -62,7 +61,7 @@ def below_the_truth_without_estimates() -> Violations:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(branch_and_bound, "chebyshev", nothing_seen)
         patch.setattr(Incumbent, "raise_from", lambda *_: None)
-        return over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
+        yield from over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
 
 
 def decaying() -> list[Case]:
@@ -74,7 +73,7 @@ def below_the_truth_by_the_truncation() -> Violations:
     """Certificates between the norm of what is kept and the norm."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "TUNING", replace(tuning.TUNING, smallest_reduced=12))
-        return over(decaying(), lambda claims: claims.verdicts((-0.01, -0.003, -0.001), max_cells=300))
+        yield from over(decaying(), lambda claims: claims.verdicts((-0.01, -0.003, -0.001), max_cells=300))
 
 
 def below_the_truth_by_a_poor_basis() -> Violations:
@@ -83,7 +82,7 @@ def below_the_truth_by_a_poor_basis() -> Violations:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "TUNING", replace(tuning.TUNING, smallest_reduced=12))
         patch.setattr(xp.linalg, "eigh", lambda a: (eigh(a)[0], 0.9995 * eigh(a)[1]))
-        return over(decaying(), lambda claims: claims.verdicts((-0.0003,), max_cells=300))
+        yield from over(decaying(), lambda claims: claims.verdicts((-0.0003,), max_cells=300))
 
 
 def below_the_circle() -> Violations:
@@ -94,7 +93,7 @@ def below_the_circle() -> Violations:
             claims.verdicts((-1e-4,), (n,), max_cells=300)
 
     normal = [np.random.RandomState(seed).standard_normal((1, 1, 5)) for seed in range(30)]
-    return over([Case(seed, "normal", kernel, None) for seed, kernel in enumerate(normal)], act)
+    yield from over([Case(seed, "normal", kernel, None) for seed, kernel in enumerate(normal)], act)
 
 
 def constant(shape: tuple[int, ...], value: float, dtype: str) -> Case:
@@ -110,22 +109,22 @@ def long_sums(*shape: int, dtype: str = "float64", count: int = 12) -> list[Case
 
 def certified_long() -> Violations:
     """Certificates a few hundred roundings below the norm of a column so long that any order of summing loses more."""
-    return over(long_sums(300_000, 1, 2), lambda claims: claims.verdicts((-2e-14, -5e-14), max_cells=300))
+    yield from over(long_sums(300_000, 1, 2), lambda claims: claims.verdicts((-2e-14, -5e-14), max_cells=300))
 
 
 def lower_of_many_taps() -> Violations:
     """Lower bounds of a kernel with 2025 taps."""
-    return over(long_sums(1, 1, 45, 45, count=6), lambda claims: claims.grid(45))
+    yield from over(long_sums(1, 1, 45, 45, count=6), lambda claims: claims.grid(45))
 
 
 def tall_matrices() -> Violations:
     """Norms of a long column, from both sides."""
-    return over(long_sums(100_000, 1), lambda claims: claims.matrices(1))
+    yield from over(long_sums(100_000, 1), lambda claims: claims.matrices(1))
 
 
 def wide_matrices() -> Violations:
     """Norms of a row."""
-    return over(long_sums(1, 4000, count=40), lambda claims: claims.matrices(1))
+    yield from over(long_sums(1, 4000, count=40), lambda claims: claims.matrices(1))
 
 
 def tall_matrices_in_float32() -> Violations:
@@ -133,7 +132,7 @@ def tall_matrices_in_float32() -> Violations:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NumpyBackend, "wide_dtype", lambda *_: "float32")
         found = over(long_sums(100_000, 1, dtype="float32"), lambda claims: claims.matrices(1))
-    return [violation for violation in found if "gram_iteration" in violation]
+        yield from (violation for violation in found if "gram_iteration" in violation)
 
 
 class Textbook(NumpyBackend):
@@ -155,7 +154,6 @@ class Textbook(NumpyBackend):
 
 def star() -> Violations:
     """Certificates for matrices with one full row, below their largest eigenvalue ``c sqrt(n - 1)``."""
-    found: Violations = []
     size = 2400
     for c in np.random.RandomState(1).uniform(1, 2, size=8).astype(np.float32):
         matrix: Any = np.zeros((1, size, size), dtype=np.float32)
@@ -163,18 +161,17 @@ def star() -> Violations:
         limit: Any = np.asarray([float(c) * math.sqrt(size - 1) * (1 - 3e-6)], dtype=np.float32)
         assert float(limit[0]) < float(c) * math.sqrt(size - 1) * (1 - 2e-6)
         if matrices.gram_below(matrix, limit, ops=Execution(Textbook(), xp))[0]:
-            found.append(f"{c}: {limit} proven")
-    return found
+            yield f"{c}: {limit} proven"
 
 
 def rounded_answers() -> Violations:
     """Answers in float32 of bounds that are as sharp as float64 allows."""
     kernels = [case(index, family="stack", dtypes=("float32",), subnormal=False) for index in range(40)]
-    return over(kernels, lambda claims: claims.matrices(6))
+    yield from over(kernels, lambda claims: claims.matrices(6))
 
 
 def every_unfolding() -> Violations:
-    return over(small(), Claims.unfoldings)
+    yield from over(small(), Claims.unfoldings)
 
 
 def smallest_of_a_long_column() -> Violations:
@@ -186,7 +183,7 @@ def smallest_of_a_long_column() -> Violations:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrays, "gram_smaller", summed)
-        return [x for x in over(long_sums(100_000, 1), Claims.unfoldings) if "f4_bound" in x]
+        yield from (x for x in over(long_sums(100_000, 1), Claims.unfoldings) if "f4_bound" in x)
 
 
 def smallest_found_too_early() -> Violations:
@@ -194,7 +191,7 @@ def smallest_found_too_early() -> Violations:
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct=0, first=1, limit=1))
-        return [x for x in over(cases, Claims.unfoldings) if "f4_bound" in x]
+        yield from (x for x in over(cases, Claims.unfoldings) if "f4_bound" in x)
 
 
 def odd_grids() -> Violations:
@@ -204,20 +201,18 @@ def odd_grids() -> Violations:
         for n in (5, 7, 9):
             claims.grid(n)
 
-    return over([case(index, family="corners", dtypes=("float64",)) for index in range(12)], act)
+    yield from over([case(index, family="corners", dtypes=("float64",)) for index in range(12)], act)
 
 
 def fathomed_in_single_precision() -> Violations:
     """Limits below the norm at a frequency where two taps nearly cancel, tried in single precision."""
-    found = []
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
         blocks: Any = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
         polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
         limit_sq = polynomial.limit_sq(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
         formed, _ = at_zero(blocks).form(polynomial, np.arange(1), limit_sq)
         if math.isfinite(fathom.proven_norms(formed, limit_sq, ops=OPS)[0]):
-            found.append(f"{blocks.reshape(-1)}: the norm of its sum is not below itself")
-    return found
+            yield f"{blocks.reshape(-1)}: the norm of its sum is not below itself"
 
 
 def at_zero(blocks: Any) -> fathom.Cover:
@@ -228,7 +223,6 @@ def at_zero(blocks: Any) -> fathom.Cover:
 
 def reduced_for_higher_limits() -> Violations:
     """Limits just below the norm, tried with matrices that were reduced for ten times as much."""
-    found: Violations = []
     for seed in range(20):
         blocks: Any = np.random.RandomState(seed).standard_normal((1, 6, 6, 2)) * 4.0 ** -np.arange(6)[:, None]
         polynomial = GramPolynomial(blocks, gram_polynomial.rotate(blocks, xp.eye(6)[None], 1, ops=OPS), ops=OPS)
@@ -236,13 +230,12 @@ def reduced_for_higher_limits() -> Violations:
         limit_sq = np.asarray([(norm * (1 - 1e-6)) ** 2])
         if limit_sq[0] > polynomial.truncation:
             formed, _ = at_zero(blocks).form(polynomial, np.arange(1), 10 * limit_sq)
-            found += [f"{seed}: proven"] * bool(np.isfinite(fathom.proven_norms(formed, limit_sq, ops=OPS)[0]))
-    return found
+            if np.isfinite(fathom.proven_norms(formed, limit_sq, ops=OPS)[0]):
+                yield f"{seed}: proven"
 
 
 def reductions_of_many_rows() -> Violations:
     """Reduced matrices of long columns of one number, against rational arithmetic."""
-    found: Violations = []
     rows = 4096
     for c in np.random.RandomState(0).uniform(1, 2, size=20):
         columns: Any = np.full((1, rows + 1, 1), c)
@@ -250,13 +243,11 @@ def reductions_of_many_rows() -> Violations:
         reduced, error = GramPolynomial.reduced(polynomial, columns, np.asarray([3.0]))
         exact = Fraction(c) + rows * Fraction(c) ** 2 / 3
         if Fraction(float(reduced[0, 0, 0])) + Fraction(float(error[0])) < exact:
-            found.append(f"{c}: the reduced matrix is off by more than its error")
-    return found
+            yield f"{c}: the reduced matrix is off by more than its error"
 
 
 def outward() -> Violations:
     """Outward arithmetic on the host against rational and ball arithmetic."""
-    found: Violations = []
     for a, b in np.random.RandomState(0).uniform(0.5, 1.5, size=(200, 2)).tolist():
         x, y = Fraction(a), Fraction(b)
         cos, sin = (arb(a).cos(), arb(a).sin())
@@ -273,5 +264,4 @@ def outward() -> Violations:
             "sin_up": arb(float(host.sin_up(a))) >= sin,
             "raised": Fraction(host.raised(a * b * b * b, 3)) >= x * y**3,
         }
-        found += [f"{name} of {a} and {b}" for name, holds in held.items() if not holds]
-    return found
+        yield from (f"{name} of {a} and {b}" for name, holds in held.items() if not holds)
