@@ -18,7 +18,7 @@ import nox
 ROOT = Path(__file__).parent
 PYTHON = "3.11"
 OTHER_PYTHONS = ("3.12", "3.13")
-BACKENDS = ("numpy", "jax", "torch", "strict")
+BACKENDS = ("jax", "numpy", "torch", "strict")
 """In this order: the longest first."""
 
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")

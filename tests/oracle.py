@@ -282,7 +282,7 @@ def tensor_norm_best(kernel: NDArray[Any], starts: int = 20, sweeps: int = 200, 
             values = np.linalg.norm(rest, axis=1)
             moved = np.conj(rest) / np.where(values > 0, values, 1.0)[:, None]
             vectors[axis] = np.where(values[:, None] > 0, moved, vectors[axis])
-    return np.ldexp(values * math.sqrt(taps), exponent)
+    return np.asarray(np.ldexp(values * math.sqrt(taps), exponent))
 
 
 def finite_difference_gradient(

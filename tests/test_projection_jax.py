@@ -27,6 +27,10 @@ from jax_training import (  # noqa: E402 - after the skip where JAX is missing
 
 pytestmark = pytest.mark.usefixtures("jax32")
 
+F4 = specnorm.FantasticFour()
+"""Compiles in a quarter of TN's time, and each transformation compiles anew. TN's own are below and in
+`test_training_jax`."""
+
 
 def fit(tree: Any, transformation: Any, steps: int = 25) -> tuple[Any, list[dict[str, float]]]:
     """Towards parameters of larger norms; the proven norms after each fifth step."""
@@ -57,8 +61,8 @@ what the enclosure and rounding take."""
 
 @pytest.mark.parametrize(
     ("method", "bound"),
-    [(METHODS[0], 1.0), (METHODS[0], 5.0), (METHODS[1], 5.0), (METHODS[2], 1.0)],
-    ids=["tn-1", "tn-5", "f4-5", "gram-1"],
+    [(METHODS[0], 1.0), (METHODS[1], 5.0), (METHODS[2], 1.0)],
+    ids=["tn-1", "f4-5", "gram-1"],
 )
 def test_the_projection_keeps_the_norms_at_the_bound(method: Any, bound: float) -> None:
     """All along, in steps that move a kernel by several percent; then one call makes it certain."""
@@ -74,14 +78,14 @@ def test_the_projection_keeps_the_norms_at_the_bound(method: Any, bound: float) 
 def test_what_is_below_the_bound_is_left_alone() -> None:
     optax = optional("optax")
     free, _ = fit(parameters(), optax.adam(0.05), steps=5)
-    held, _ = fit(parameters(), optax.chain(optax.adam(0.05), training.project_spectral_norm(1e3)), steps=5)
+    held, _ = fit(parameters(), optax.chain(optax.adam(0.05), training.project_spectral_norm(1e3, method=F4)), steps=5)
     close(held, free, rtol=0.0)
     assert max(uppers(free).values()) > 5
 
 
 def test_the_projection_takes_some_layers_alone() -> None:
     optax = optional("optax")
-    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(1.0, layers="Conv_*"))
+    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(1.0, method=F4, layers="Conv_*"))
     tree, norms = fit(parameters(), chain, steps=5)
     assert all(norms[-1][name] < 1.1 for name in NAMES[:2])
     assert norms[-1]["Dense_0/kernel"] > 2
@@ -102,7 +106,7 @@ def test_the_projection_says_what_it_needs() -> None:
 def test_the_projection_under_vmap_and_scan() -> None:
     """An ensemble of two, trained in one compiled loop."""
     optax = optional("optax")
-    chain = optax.chain(optax.sgd(0.1), training.project_spectral_norm(1.0))
+    chain = optax.chain(optax.sgd(0.1), training.project_spectral_norm(1.0, method=F4))
     trees = stack([parameters(0), parameters(10)])
 
     def run(tree: Any) -> Any:
@@ -132,10 +136,10 @@ def test_flax_nnx() -> None:
             return self.dense(jax.nn.relu(self.conv(x)).mean((1, 2)))
 
     net = Net(nnx.Rngs(0))
-    penalty = training.SpectralPenalty()
+    penalty = training.SpectralPenalty(F4)
     state = penalty.init(nnx.state(net, nnx.Param))
     assert list(state) == ["conv/kernel", "dense/kernel"]
-    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(0.5))
+    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(0.5, method=F4))
     optimizer = nnx.Optimizer(net, chain, wrt=nnx.Param)
     images = normal(8, 6, 6, 1)
 
@@ -185,10 +189,10 @@ def test_equinox() -> None:
         ]
     )
     rule = training.equinox_layout
-    penalty = training.SpectralPenalty(rule=rule)
+    penalty = training.SpectralPenalty(F4, rule=rule)
     state = penalty.init(model)
     assert list(state) == ["layers/0/weight", "layers/3/weight"]
-    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(0.5, rule=rule))
+    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(0.5, method=F4, rule=rule))
     optimum = chain.init(eqx.filter(model, eqx.is_array))
     images = normal(5, 1, 6, 6)
 

@@ -93,14 +93,16 @@ def test_inputs_smaller_than_the_kernel_wrap(size: int) -> None:
 @pytest.mark.widths
 def test_symbol_zero_at_a_frequency(xp: Lib, stencil: NDArray[np.float64]) -> None:
     """Rescaled Gram iteration divides zero by zero there; value and gradient must stay finite."""
+    if xp.compiles and stencil is not DIFFERENCE:
+        pytest.skip("compiled for one axis alone; it is the same code for two")
     kernel = stencil.astype(xp.dtypes[-1])
     size = (4,) * (kernel.ndim - 2)
     truth = dense_norm(kernel, size)
-    for method in (Gram(), Gram(n_iter=12), ExactFFT()):
+    for method in (Gram(n_iter=12), ExactFFT(), Gram())[: 2 if xp.compiles else 3]:
         value, gradient = specnorm.value_and_grad(xp.asarray(kernel), method, input_shape=size)
         assert truth.lo * (1 - 1e-5) <= xp.number(value) <= truth.hi * 1.001
         assert np.isfinite(xp.to_numpy(gradient)).all()
-    for other in (Grid(), FantasticFour(), TensorNorm()):
+    for other in (FantasticFour(), Grid(), TensorNorm())[: 1 if xp.compiles else 3]:
         value, gradient = specnorm.value_and_grad(xp.asarray(kernel), other)
         assert xp.number(value) >= truth.lo * (1 - 1e-5)
         assert np.isfinite(xp.to_numpy(gradient)).all()
@@ -112,6 +114,8 @@ def test_scale(xp: Lib, dtype: str, scales: tuple[float, ...]) -> None:
     """Elsewhere: NaN at 1e-13 and 1e9, 0 at 1e-20, infinity at 1e30."""
     if dtype not in xp.dtypes:
         pytest.skip("no float64")
+    if xp.compiles:
+        pytest.skip("test_value_and_grad::test_scales shows it of every method, with programs that it has")
     for scale in scales:
         kernel = (scale * np.ones((1, 1, 3))).astype(dtype)
         exact = float(np.sum(kernel.astype(np.float64)))
