@@ -25,6 +25,8 @@ from torch_functions import (  # noqa: E402 - after the skip where torch is miss
     wanted_at,
 )  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("fresh_torch")
+
 
 @every
 def test_compiled_value_and_gradient(name: str) -> None:
