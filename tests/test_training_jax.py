@@ -28,6 +28,8 @@ from jax_training import (  # noqa: E402 - after the skip where JAX is missing
     uppers,
 )  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("jax32")
+
 
 # -- which leaves are kernels ------------------------------------------------------------------------------------
 def test_kernels_by_name_and_rank() -> None:
