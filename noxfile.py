@@ -18,7 +18,7 @@ import nox
 ROOT = Path(__file__).parent
 PYTHON = "3.11"
 OTHER_PYTHONS = ("3.12", "3.13")
-BACKENDS = ("numpy", "jax", "torch", "strict")
+BACKENDS = ("jax", "numpy", "torch", "strict")
 """In this order: the longest first."""
 
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
@@ -61,12 +61,7 @@ ZOO_NEEDS = ("einops", "huggingface_hub", "pyyaml", "safetensors")
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
-FRONT = tuple(
-    f"specnorm.{name}."
-    for name in (
-        "api", "backends", "errors", "matrices", "norms", "projections", "proving", "result", "spec", "training",
-    )
-)  # fmt: skip
+FRONT = ("api", "backends", "errors", "matrices", "norms", "projections", "proving", "result", "spec", "training")
 """Where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be inferred."""
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")
 
@@ -84,10 +79,10 @@ CORES = os.cpu_count() or 1
 def prepare(session: nox.Session, *packages: str) -> None:
     """Install into the session's environment, under the project's constraints."""
     session.env["PIP_CONSTRAINT"] = str(ROOT / "constraints.txt")
-    # What is imported is compiled then: of torch, JAX and SciPy that is a small part.
-    session.env["PIP_NO_COMPILE"] = "1"
     session.env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    session.install("-q", *packages)
+    # What is imported is compiled then, and kept: of torch, JAX and SciPy that is a small part.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
+    session.install("-q", "--no-compile", *packages)
 
 
 def pytest(session: nox.Session, *arguments: str, backends: str, cores: int = max(1, CORES // 2)) -> None:
@@ -325,7 +320,7 @@ def typing(session: nox.Session) -> None:
     found = json.loads(str(said))["typeCompleteness"]
     session.log(f"type completeness of all modules: {found['completenessScore']:.1%}; {found['exportedSymbolCounts']}")
     unknown = [x for x in found["symbols"] if not x["isTypeKnown"] or x["isTypeAmbiguous"]]
-    for name in (x["name"] for x in unknown if x["name"].startswith(FRONT)):
+    for name in (x["name"] for x in unknown if x["name"].removeprefix("specnorm.").partition(".")[0] in FRONT):
         session.error(f"the type of {name} is not stated")
 
 
@@ -384,21 +379,15 @@ def output(*command: str) -> str:
 
 def other_python(version: str) -> None:
     """Register a session for another Python; skipped, and saying so, where that is missing."""
-    name = f"python-{version}"
-    if path := interpreter(version):
+    path = interpreter(version)
 
-        @nox.session(python=path, name=name)
-        def present(session: nox.Session) -> None:
-            """NumPy alone, on this Python: what can depend on it, as `PYTHON_MATTERS` says."""
-            prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-            pytest(session, *PYTHON_MATTERS, backends="numpy")
-
-    else:
-
-        @nox.session(venv_backend="none", name=name)
-        def missing(session: nox.Session) -> None:
-            """NumPy alone, on this Python: what can depend on it, as `PYTHON_MATTERS` says."""
+    @nox.session(python=path, venv_backend=None if path else "none", name=f"python-{version}")
+    def on_it(session: nox.Session) -> None:
+        """NumPy alone, on this Python: what can depend on it, as `PYTHON_MATTERS` says."""
+        if path is None:
             skip(session, f"Python {version} is not installed")
+        prepare(session, "-e", ".[cli]", *TEST_TOOLS)
+        pytest(session, *PYTHON_MATTERS, backends="numpy")
 
 
 for _version in OTHER_PYTHONS:

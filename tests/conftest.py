@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import parts
 import pytest
@@ -55,6 +56,39 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Lib]:
         yield lib
     finally:
         manager.__exit__(None, None, None)
+
+
+@pytest.fixture
+def seeded_torch() -> None:
+    """Torch's generator, seeded."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def fresh_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Torch with its generator seeded, nothing compiled, and compiled code of its own.
+
+    Another process may be writing to the common cache, or may have died there.
+    """
+    import torch
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def jax32() -> Iterator[None]:
+    """JAX as it comes: in float32."""
+    try:
+        with opened("jax32"):
+            yield
+    except Unusable as reason:
+        pytest.skip(str(reason))
 
 
 # -- which libraries a test has a part in --------------------------------------------------------------------------

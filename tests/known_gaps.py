@@ -50,7 +50,7 @@ KNOWN_GAPS: dict[str, Gap] = {
         what="torch.compile(vmap(grad(lambda k: f(2 * k)))) raises InternalTorchDynamoError",
         why="Dynamo cannot trace an autograd.Function on an intermediate inside vmap(grad). Loud, and only where all "
         "three meet: compile(grad), compile(vmap) and vmap(grad) work, and so does compile(vmap(grad(f)))",
-        test="tests/test_autodiff_torch.py::test_compiled_vmap_of_grad_through_an_intermediate",
+        test="tests/test_compiled_torch.py::test_compiled_vmap_of_grad_through_an_intermediate",
         raises=Exception,
     ),
     "batched gradients of several values": Gap(
@@ -68,7 +68,7 @@ KNOWN_GAPS: dict[str, Gap] = {
         what='torch.compile(backend="eager") gives second derivatives without the specnorm term instead of raising',
         why="this debugging backend runs the traced graph in autograd, where Dynamo has inlined the guard. Those meant "
         'for use ("inductor", the default, and "aot_eager") raise',
-        test="tests/test_autodiff_torch.py::test_second_derivative_under_the_debugging_compiler",
+        test="tests/test_compiled_torch.py::test_second_derivative_under_the_debugging_compiler",
         raises=pytest.fail.Exception,
     ),
 }

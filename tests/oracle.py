@@ -270,21 +270,19 @@ def tensor_norm_best(kernel: NDArray[Any], starts: int = 20, sweeps: int = 200, 
     scaled, exponent = scale_to_one(kernel)
     taps = math.prod(scaled.shape[2:])
     random = np.random.RandomState(seed)
-    values = []
-    for _ in range(starts):
-        drawn: list[Any] = [random.standard_normal(n) + 1j * random.standard_normal(n) for n in scaled.shape]
-        vectors: list[Any] = [v / np.linalg.norm(v) for v in drawn]
-        value = 0.0
-        for _ in range(sweeps):
-            for axis in range(scaled.ndim):
-                rest: NDArray[Any] = np.moveaxis(scaled, axis, 0)
-                for other in reversed([v for j, v in enumerate(vectors) if j != axis]):
-                    rest = rest @ other
-                value = float(np.linalg.norm(rest))
-                if value > 0:
-                    vectors[axis] = np.conj(rest) / value
-        values.append(value)
-    return np.ldexp(np.asarray(values) * math.sqrt(taps), exponent)
+    drawn = [[random.standard_normal(n) + 1j * random.standard_normal(n) for n in scaled.shape] for _ in range(starts)]
+    vectors: list[Any] = [np.stack([v / np.linalg.norm(v) for v in axis]) for axis in zip(*drawn, strict=True)]
+    matrices = [np.moveaxis(scaled, axis, 0).reshape(n, -1).T for axis, n in enumerate(scaled.shape)]
+    for _ in range(sweeps):
+        for axis, matrix in enumerate(matrices):
+            products: Any = np.ones((starts, 1))
+            for other in (v for j, v in enumerate(vectors) if j != axis):
+                products = (products[:, :, None] * other[:, None, :]).reshape(starts, -1)
+            rest = products.real @ matrix + 1j * (products.imag @ matrix)
+            values = np.linalg.norm(rest, axis=1)
+            moved = np.conj(rest) / np.where(values > 0, values, 1.0)[:, None]
+            vectors[axis] = np.where(values[:, None] > 0, moved, vectors[axis])
+    return np.asarray(np.ldexp(values * math.sqrt(taps), exponent))
 
 
 def finite_difference_gradient(

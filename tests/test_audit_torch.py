@@ -12,13 +12,12 @@ import specnorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
+from torch_training import LAYERS, network  # noqa: E402
 
 nn = torch.nn
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 def convolutions() -> Any:
@@ -201,3 +200,46 @@ def test_what_scales_or_reads_bits_is_refused(forward: Any) -> None:
     (row,) = specnorm_torch.audit(kind(6, 4), (6,)).layers
     assert row.status == "error"
     assert row.upper is None
+
+
+# -- models of every kind of layer ------------------------------------------------------------------------------------
+def test_audit_knows_sizes_and_geometry() -> None:
+    model = network().train()
+    report = specnorm_torch.audit(model, (3, 8, 8))
+    assert model.training
+    assert all(m.training for m in model.modules())
+    rows: dict[str, Any] = {row.name: row for row in report.layers}
+    assert list(rows) == [f"{j}.weight" for j in LAYERS]
+    assert rows["5.weight"].spec.transposed
+    assert rows["5.weight"].spec.input_shape == (4, 4)
+    assert rows["3.weight"].spec.stride == (2, 2)
+    assert not any(row.assumed or row.reason for row in report.layers)
+    for j in LAYERS:
+        row = rows[f"{j}.weight"]
+        assert row.lower <= row.upper <= 1.002 * row.values["tn"]
+    assert "5.weight" in str(report)
+    assert report.to_dict()["summary"]["errors"] == 0
+
+
+def test_audit_keeps_what_it_cannot_serve_as_a_row() -> None:
+    class Net(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.used = torch.nn.Conv2d(2, 2, 3, padding=1)
+            self.unused = torch.nn.Conv2d(2, 2, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.used(x)
+
+    net = Net()
+    report = specnorm_torch.audit(net, (2, 5, 5), methods=("tn", "power", "fft"))
+    used, unused = report.layers
+    assert "did not call" in str(unused.reason)
+    assert unused.upper is not None, "what holds at every size is told"
+    assert used.reason is None
+    symbol = torch.fft.fft2(net.used.weight.detach().double(), (5, 5)).permute(2, 3, 0, 1)
+    circular = float(torch.linalg.matrix_norm(symbol, 2).max())
+    assert used.values["fft"] == pytest.approx(circular, rel=1e-6), "of the circular layer, as specnorm.audit answers"
+    assert used.values["power"] == pytest.approx(used.lower, rel=2e-3)
+    with pytest.raises(specnorm.MethodError, match="unknown"):
+        specnorm_torch.audit(Net(), (2, 5, 5), methods=("nothing",))

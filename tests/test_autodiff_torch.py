@@ -2,90 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from known_gaps import KNOWN_GAPS
 
 import specnorm
 
 torch: Any = pytest.importorskip("torch")
+from torch_functions import (  # noqa: E402 - after the skip where torch is missing
+    BATCHED,
+    FUNCTIONS,
+    SEVERAL,
+    SHAPE,
+    Function,
+    close,
+    compiled,
+    every,
+    expected_gradient,
+    kernel,
+    normal,
+    scalar,
+    wanted_at,
+)  # fmt: skip
 
-Function = Callable[[Any], Any]
-
-FUNCTIONS: dict[str, Function] = {
-    "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
-    "f4_bound": specnorm.f4_bound,
-    "unfolding_bounds": specnorm.unfolding_bounds,
-    "gram_bound": lambda k: specnorm.gram_bound(k, 7),
-    "grid_bound": specnorm.grid_bound,
-    "conv_norm": lambda k: specnorm.conv_norm(k, 7),
-    "singular_values": lambda k: specnorm.singular_values(k, 5, k=4),
-    "gram_bound, every size": specnorm.gram_bound,
-    "power_norm": lambda k: specnorm.power_norm(k, 7, padding_mode="zeros"),
-    "reshaped_norm": specnorm.reshaped_norm,
-    "matrix_norm": specnorm.matrix_norm,
-    "power_iteration": lambda k: specnorm.power_iteration(k, 400),
-    "gram_iteration": specnorm.gram_iteration,
-}
-"""Every differentiable function, on a 2-D kernel; for the last three it is a stack of matrices."""
-
-SEVERAL = ("unfolding_bounds", "singular_values", "matrix_norm", "power_iteration", "gram_iteration")
-"""Functions with more than one value."""
-
-SHAPE = (4, 3, 3, 2)
-COMPILER = "aot_eager"
-"""Traces the forward and the backward as the default compiler does, without generating code."""
-
-every = pytest.mark.parametrize("name", FUNCTIONS)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape))
-
-
-def kernel() -> Any:
-    return normal(*SHAPE)
-
-
-def scalar(name: str) -> Function:
-    """The function, its values weighted by a cotangent that is neither 1 nor constant."""
-    function = FUNCTIONS[name]
-
-    def weighted(k: Any) -> Any:
-        value = function(k)
-        weights = torch.linspace(0.5, 1.7, value.numel(), dtype=value.dtype) * (-1.0) ** torch.arange(value.numel())
-        return (value.reshape(-1) * weights).sum()
-
-    return weighted
-
-
-def expected_gradient(name: str, k: Any) -> Any:
-    """Gradient of `scalar` by torch.autograd, itself held against finite differences below."""
-    k = k.detach().clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(scalar(name)(k), k)
-    return gradient
-
-
-BATCHED = 1e-6
-"""A batch stops alternating when its slowest kernel has converged: TN's value, flat there, is known to 1e-13, its
-vectors, and so its gradient, to about the root of that."""
-
-
-def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
-    assert found.shape == expected.shape
-    assert found.dtype == expected.dtype
-    assert float((found - expected).abs().max()) <= rtol * float(expected.abs().max())
-    assert float(expected.abs().max()) > 1e-3, "a zero gradient proves nothing"
+pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
 # -- first derivatives -------------------------------------------------------------------------------------------
@@ -177,10 +119,6 @@ def test_func_transformations(name: str) -> None:
     assert jacobian.shape == (*FUNCTIONS[name](batch[0]).shape, *SHAPE)
 
 
-def wanted_at(name: str, batch: Any) -> Any:
-    return torch.stack([expected_gradient(name, k) for k in batch])
-
-
 def test_functional_call_of_a_module() -> None:
     """As a penalty is written with torch.func: a module's parameters in a dictionary."""
     module = torch.nn.Conv2d(3, 4, 3).double()
@@ -196,82 +134,6 @@ def test_functional_call_of_a_module() -> None:
     weight = module.weight
     reference = torch.autograd.grad(penalty({"weight": weight, "bias": module.bias}), weight)[0]
     close(found["weight"], reference)
-
-
-# -- torch.compile -----------------------------------------------------------------------------------------------
-def compiled(function: Function, backend: str = COMPILER) -> Function:
-    wrapped: Function = torch.compile(function, fullgraph=True, backend=backend)
-    return wrapped
-
-
-@every
-def test_compiled_value_and_gradient(name: str) -> None:
-    """Without a graph break."""
-    k = kernel().requires_grad_()
-    value = compiled(FUNCTIONS[name])(k)
-    close(value.detach(), FUNCTIONS[name](kernel()), 1e-12)
-    weighted = compiled(scalar(name))(k)
-    close(torch.autograd.grad(weighted, k)[0], expected_gradient(name, k))
-
-
-@every
-def test_compiled_transformations(name: str) -> None:
-    function, batch = scalar(name), normal(3, *SHAPE, seed=7)
-    wanted = wanted_at(name, batch)
-    close(compiled(torch.func.grad(function))(batch[0]), wanted[0])
-    close(compiled(torch.func.vmap(torch.func.grad(function)))(batch), wanted, BATCHED)
-
-
-def test_compiled_training_step() -> None:
-    """A layer, a penalty on its kernel and an optimizer, in float32, against the same step without compilation."""
-
-    def step(compile_it: bool) -> Any:
-        torch.manual_seed(0)
-        layer = torch.nn.Conv2d(3, 4, 3)
-
-        def loss(x: Any) -> Any:
-            return layer(x).square().mean() + 0.1 * specnorm.tn_bound(layer.weight, certified=False)
-
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-        run = compiled(loss) if compile_it else loss
-        for _ in range(3):
-            optimizer.zero_grad()
-            run(torch.ones(2, 3, 6, 6)).backward()
-            optimizer.step()
-        return layer.weight.detach()
-
-    close(step(True), step(False), 1e-5)
-
-
-def test_default_compiler_smoke() -> None:
-    """One function through inductor, which generates code."""
-    k = kernel().requires_grad_()
-    value = compiled(lambda x: scalar("f4_bound")(x) ** 2, "inductor")(k)
-    (found,) = torch.autograd.grad(value, k)
-    close(found, 2 * scalar("f4_bound")(kernel()) * expected_gradient("f4_bound", kernel()))
-
-
-def test_compiled_code_is_reused_for_new_values() -> None:
-    run = compiled(specnorm.f4_bound)
-    for seed in range(3):
-        k = normal(*SHAPE, seed=seed)
-        close(run(k), specnorm.f4_bound(k), 1e-12)
-
-
-@KNOWN_GAPS["compiled vmap of a gradient through an intermediate"].expected
-def test_compiled_vmap_of_grad_through_an_intermediate() -> None:
-    batch = normal(3, *SHAPE, seed=7)
-    function = compiled(torch.func.vmap(torch.func.grad(lambda k: specnorm.f4_bound(2 * k))))
-    close(function(batch), 2 * wanted_at("f4_bound", 2 * batch))
-
-
-def test_what_works_instead_of_that_gap() -> None:
-    """The gap is loud, and narrow."""
-    batch = normal(3, *SHAPE, seed=7)
-    single, wanted = scalar("f4_bound"), 2 * wanted_at("f4_bound", 2 * batch)
-    close(compiled(torch.func.grad(lambda k: single(2 * k)))(batch[0]), wanted[0])
-    close(torch.func.vmap(torch.func.grad(lambda k: single(2 * k)))(batch), wanted)
-    close(2 * compiled(torch.func.vmap(torch.func.grad(single)))(2 * batch), wanted)
 
 
 # -- second derivatives ------------------------------------------------------------------------------------------
@@ -340,55 +202,6 @@ def dual(function: Function, x: Any, direction: Any) -> Any:
         return torch.autograd.forward_ad.unpack_dual(result)
 
 
-@pytest.mark.parametrize("name", ["f4_bound", "tn_bound", "singular_values"])
-def test_compiled_second_derivatives_raise(name: str) -> None:
-    function, x = scalar(name), kernel()
-    func = torch.func
-
-    def twice() -> Any:
-        k = x.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(compiled(function)(k) ** 2, k, create_graph=True)
-        return torch.autograd.grad(gradient.square().sum() + k.pow(3).sum(), k)
-
-    ways: dict[str, Callable[[], Any]] = {
-        "grad of grad": lambda: compiled(func.grad(lambda k: func.grad(function)(k).square().sum()))(x),
-        "hessian": lambda: compiled(func.hessian(function))(x),
-        "jacrev of jacrev": lambda: compiled(func.jacrev(func.jacrev(function)))(x),
-        "double backward of a compiled function": twice,
-    }
-    for way, ask in ways.items():
-        torch._dynamo.reset()
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            pytest.fail(f"{way} of {name} gives {ask()}")
-
-
-@pytest.mark.parametrize("name", ["f4_bound", "tn_bound", "singular_values"])
-def test_compiled_forward_mode(name: str) -> None:
-    """Once compiled, one forward derivative comes out, and rightly; a derivative of it raises."""
-    function, x, direction = scalar(name), kernel(), normal(*SHAPE, seed=1)
-
-    def forward(k: Any) -> Any:
-        return torch.func.jvp(function, (k,), (direction,))[1]
-
-    close(compiled(forward)(x), (expected_gradient(name, x) * direction).sum())
-    for again in (torch.func.grad(forward), lambda k: torch.func.jvp(forward, (k,), (direction,))[1]):
-        torch._dynamo.reset()
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            pytest.fail(f"second derivative of {name}: {compiled(again)(x)}")
-
-
-@KNOWN_GAPS["second derivative under the debugging compiler"].expected
-def test_second_derivative_under_the_debugging_compiler() -> None:
-    k = kernel().requires_grad_()
-    value = compiled(lambda x: specnorm.f4_bound(x) ** 2 + x.pow(3).sum(), "eager")(k)
-    try:
-        (gradient,) = torch.autograd.grad(value, k, create_graph=True)
-        found = torch.autograd.grad(gradient.square().sum(), k)
-    except specnorm.SecondDerivativeError:
-        return
-    pytest.fail(f"a second derivative came out: {found}")
-
-
 # -- kinds of tensors --------------------------------------------------------------------------------------------
 def layouts() -> dict[str, Any]:
     """The same float32 numbers in other memory."""
@@ -441,7 +254,7 @@ def test_result_is_as_the_kernel(name: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "singular_values"])
 def test_half_precision(name: str, dtype: str) -> None:
-    """Values in float32, gradients in the kernel's dtype, also compiled and under vmap."""
+    """Values in float32, gradients in the kernel's dtype, also under vmap; one of the two dtypes compiled."""
     x = kernel().to(getattr(torch, dtype))
     same = x.float()
     function = scalar(name)
@@ -449,8 +262,9 @@ def test_half_precision(name: str, dtype: str) -> None:
     wanted = expected_gradient(name, same).to(x.dtype)
     close(expected_gradient(name, x), wanted, 2e-2)
     close(torch.func.vmap(torch.func.grad(function))(x[None])[0], wanted, 2e-2)
-    k = x.clone().requires_grad_()
-    close(torch.autograd.grad(compiled(function)(k), k)[0], wanted, 2e-2)
+    if dtype == "bfloat16":
+        k = x.clone().requires_grad_()
+        close(torch.autograd.grad(compiled(function)(k), k)[0], wanted, 2e-2)
 
 
 @every
@@ -482,38 +296,3 @@ def test_zero_kernel_in_training() -> None:
         assert float(value.detach()) == 0.0, name
         # Of several singular values at a tie, any orthonormal basis makes a subgradient.
         assert bool((gradient == 0).all() if name != "singular_values" else gradient.isfinite().all()), name
-
-
-# -- the operators -----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("need", ["value", "residuals", "jacobian"])
-def test_operator_is_well_formed(need: str) -> None:
-    """Schema, shapes without values, and compilation, by torch's own checker."""
-    specnorm.tn_bound(kernel())  # registers the operator and the program
-    plan = specnorm.runtime.table.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
-    for x in (kernel(), normal(3, *SHAPE)):
-        results = torch.library.opcheck(
-            torch.ops.specnorm.evaluate.default,
-            (x, plan.key, need),
-            test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_static"),
-        )
-        assert set(results.values()) == {"SUCCESS"}
-
-
-def test_guard_operator_is_well_formed() -> None:
-    specnorm.tn_bound(kernel())
-    utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
-    results = torch.library.opcheck(
-        torch.ops.specnorm.first_order_only.default, (kernel(), kernel()), test_utils=utilities
-    )
-    assert set(results.values()) == {"SUCCESS"}
-
-
-def test_fake_tensors_and_meta() -> None:
-    """Shapes without values: what shape inference and deferred initialisation ask for."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode():
-        for name, function in FUNCTIONS.items():
-            value = function(torch.empty(*SHAPE))
-            assert value.dtype == torch.float32, name
-            assert value.shape == FUNCTIONS[name](kernel().new_empty(0).new_zeros(SHAPE)).shape, name

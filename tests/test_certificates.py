@@ -251,7 +251,7 @@ def test_special_radii() -> None:
 # -- every library -------------------------------------------------------------------------------------------------
 @pytest.mark.widths
 def test_libraries_agree(xp: Lib) -> None:
-    for dtype in xp.dtypes:
+    for dtype in xp.dtypes[-1:] if xp.compiles else xp.dtypes:
         random = np.random.RandomState(0)
         last, g = random.standard_normal((3, 5)).astype(dtype), random.standard_normal((2, 4)).astype(dtype)
         norm = np.asarray(2.5, dtype=dtype)

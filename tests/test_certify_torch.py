@@ -17,12 +17,10 @@ import specnorm_torch.certifying  # noqa: E402 - after the skip where torch is m
 from specnorm.networks import Product  # noqa: E402
 
 nn = torch.nn
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("seeded_torch"),
+]
 
 
 class Counting(torch.nn.Module):  # type: ignore[misc]

@@ -47,7 +47,8 @@ def test_conformance_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_conformance_without_lapacks_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where NumPy hides what its Cholesky factorisation calls, the public one does."""
+    """Where NumPy hides what its Cholesky factorisation calls, the public one does: proofs alone call it."""
+    monkeypatch.setattr(testing, "CHECKS", {title: it for title, it in testing.CHECKS.items() if title != "gradients"})
     monkeypatch.setattr(specnorm_numpy, "_LAPACK", None)
     testing.check_backend(specnorm_numpy.BACKEND)
 
@@ -147,7 +148,9 @@ class Poor:
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )  # fmt: skip
 def test_suite_notices(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str) -> None:
-    """A checker that cannot fail proves nothing."""
+    """A checker that cannot fail proves nothing. Left out: what is long and looks at something else."""
+    long = {"values"} if "value_and_grad" in changes else {"values", "gradients"}
+    monkeypatch.setattr(testing, "CHECKS", {title: it for title, it in testing.CHECKS.items() if title not in long})
     broken = Broken(**changes)
     monkeypatch.setitem(backends._loaded, "numpy", broken)
     with pytest.raises(AssertionError, match=message):

@@ -101,6 +101,14 @@ def test_files_and_functions_stay_short(path: Path) -> None:
     assert list(long_functions(source)) == []
 
 
+def test_tests_and_sessions_stay_short() -> None:
+    """Files; a test may be one long function."""
+    files = [ROOT / "noxfile.py", *(ROOT / "tests").rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert len(lengths) > 150
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}, "split along their subjects"
+
+
 def test_size_check_can_fail() -> None:
     body = "\n".join(f"    x = {i}" for i in range(MOST_CODE))
     assert list(long_functions(f"def f():\n{body}\n")) == ["f"]

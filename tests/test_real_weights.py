@@ -70,7 +70,7 @@ def test_random_starts_fall_below_the_norm() -> None:
     assert worst < 0.95
 
 
-@pytest.mark.parametrize("size", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("size", [8, 32, 128])
 def test_the_audit_of_the_resnet(size: int) -> None:
     """Every row: circular norm <= TN <= F4, and the proven interval of the circular layer holds it."""
     pytest.importorskip("safetensors")

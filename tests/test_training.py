@@ -162,6 +162,8 @@ def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
         if name != "tn":
             for k in state:
                 np.testing.assert_allclose(xp.to_numpy(after[j][k]), xp.to_numpy(state[k]), atol=1e-4)
+        if xp.compiles:
+            continue
         # Lower iterates of TN may stand in another order: the value there tells.
         held, alone = (specnorm.step(kernel, method, x, sweeps=0, **layers[j])[0] for x in (after[j], state))
         assert xp.number(held) == pytest.approx(xp.number(alone), rel=1e-5)
@@ -202,9 +204,9 @@ def test_refusals() -> None:
         specnorm.init(kernel, "tn")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["tn", "f4", "power"])
+@pytest.mark.parametrize("name", ["f4", "power"])
 def test_jax_transformations(name: str) -> None:
-    """Under jit, grad and vmap the same numbers; a second derivative raises."""
+    """Under jit, grad and vmap the same numbers; a second derivative raises. TN's steps: `test_training_jax`."""
     jax = pytest.importorskip("jax")
     method, geometry = METHODS[name]
     kernel, moved = normal(4, 3, 3, 2), normal(4, 3, 3, 2) + 0.1 * normal(4, 3, 3, 2, seed=1)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,82 +16,9 @@ import specnorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
-from specnorm_torch.arrays import TorchArrays  # noqa: E402
+from torch_training import LAYERS, constrained, network, same_state, train  # noqa: E402
 
-COMPILERS = [
-    "aot_eager",
-    pytest.param(
-        "inductor",
-        marks=pytest.mark.skipif(
-            shutil.which("g++") is None or sys.platform == "win32", reason="inductor needs a C++ compiler: none here"
-        ),
-    ),
-]
-
-
-@pytest.fixture(autouse=True)
-def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # Compiled code of its own: another process may be writing to the common cache, or may have died there.
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    torch.manual_seed(0)
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-def network(dtype: Any = None) -> Any:
-    """Every kind of layer there is, small."""
-    nn = torch.nn
-    model = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=2, bias=False),
-        nn.ReLU(),
-        nn.ConvTranspose2d(6, 4, 2, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
-        nn.Conv2d(4, 4, 3, padding=1),
-        nn.Flatten(),
-        nn.Linear(4 * 8 * 8, 5),
-    )
-    return model.to(dtype) if dtype is not None else model
-
-
-LAYERS = (0, 3, 5, 7, 8, 10)
-
-
-def constrained(**options: Any) -> Any:
-    model = network()
-    for j in LAYERS:
-        specnorm_torch.spectral_norm(model[j], **options)
-    return model
-
-
-def train(model: Any, steps: int, penalty: Any = None, seed: int = 1, optimizer: Any = None, each: Any = None) -> Any:
-    """Follow a random teacher."""
-    torch.manual_seed(99)
-    teacher = network()
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for step in range(steps):
-        x = torch.randn(16, 3, 8, 8, generator=generator)
-        with torch.no_grad():
-            wanted = 3 * teacher(x)
-        optimizer.zero_grad()
-        loss = (model(x) - wanted).square().mean()
-        if penalty is not None:
-            loss = loss + 0.02 * penalty()
-        loss.backward()
-        optimizer.step()
-        if each is not None:
-            each(step)
-    return optimizer
-
-
-def same_state(a: Any, b: Any) -> bool:
-    one, other = a.state_dict(), b.state_dict()
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
 # -- the constraint ----------------------------------------------------------------------------------------------
@@ -303,169 +227,6 @@ def test_gradients_of_the_constrained_kernel(method: Any) -> None:
     assert torch.autograd.gradcheck(constraint, x, eps=1e-6, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["sum", "log", "hinge"])
-def test_gradients_of_the_penalty(form: Any) -> None:
-    """Against finite differences, through the normalisation too; batches of equal shapes lose none."""
-    model = network(torch.float64)
-    model[1].running_var.uniform_(0.5, 2)
-    penalty = specnorm_torch.SpectralPenalty(model, form=form, target=0.3).eval()
-    penalty().backward()
-    for parameter in [*(model[j].weight for j in LAYERS), model[1].weight]:
-        direction = torch.randn_like(parameter)
-        values = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                parameter.add_(direction, alpha=sign * 1e-6)
-                values.append(float(penalty()))
-                parameter.sub_(direction, alpha=sign * 1e-6)
-        slope = (values[0] - values[1]) / 2e-6
-        assert float((parameter.grad * direction).sum()) == pytest.approx(slope, rel=1e-5, abs=1e-7)
-
-
-def test_layers_of_about_one_size_are_one_batch() -> None:
-    """Filled up with channels of zeros: norms and gradients are those of each layer by itself."""
-    nn = torch.nn
-
-    def convolution(cin: int, cout: int, **geometry: Any) -> Any:
-        return nn.Sequential(nn.Conv2d(cin, cout, 3, **geometry), nn.BatchNorm2d(cout), nn.ReLU())
-
-    model = nn.Sequential(
-        *(convolution(*c) for c in ((3, 8), (8, 8), (8, 12), (12, 64))),
-        *(convolution(64, 64, groups=g) for g in (1, 2)),
-        nn.ConvTranspose2d(64, 8, 2, bias=False),
-        nn.ConvTranspose2d(8, 12, 2, bias=False),
-    ).double()
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.weight.data.uniform_(0.5, 2)
-            norm.running_var.uniform_(0.5, 2)
-    penalty = specnorm_torch.SpectralPenalty(model)
-    batches = {batch.shape: len(batch.members) for batch in penalty._batches}
-    # The four small ones are one; 52 times 64 channels of zeros are too many; groups stay as they are.
-    assert batches == {(64, 12, 3, 3): 4, (64, 64, 3, 3): 1, (64, 32, 3, 3): 1, (64, 12, 2, 2): 2}
-    penalty().backward()
-    together = {name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None}
-    model.zero_grad()
-    norms = penalty.norms()
-
-    def only(wanted: str, name: str, _: Any) -> bool:
-        return name == wanted
-
-    for name in penalty.names:
-        alone = specnorm_torch.SpectralPenalty(model, select=partial(only, name))
-        alone().backward()
-        assert norms[name] == pytest.approx(alone.norms()[name], rel=1e-6)
-    for name, x in model.named_parameters():
-        if x.grad is not None:
-            torch.testing.assert_close(together[name], x.grad, rtol=1e-3, atol=1e-4)
-
-
-def test_a_step_on_a_gpu_waits_for_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it runs there: in torch, and with the effort that every step makes where none can be told to need it."""
-    monkeypatch.setattr(TorchArrays, "numpy_view", lambda *_: False)
-    monkeypatch.setattr(TorchArrays, "asynchronous", lambda *_: True)
-    model = network()
-    penalty = specnorm_torch.SpectralPenalty(model)
-    read: list[str] = []
-    for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy", "cpu"):
-        monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: read.append(name))
-    penalty().backward()
-    monkeypatch.undo()
-    assert not read
-    assert penalty.norms().keys() == set(penalty.names)
-
-
-def test_second_derivatives_raise() -> None:
-    penalty = specnorm_torch.SpectralPenalty(network())
-    weight: Any = penalty._layers[0].weight
-    (gradient,) = torch.autograd.grad(penalty() ** 2, weight, create_graph=True)
-    with pytest.raises(specnorm.SecondDerivativeError):
-        torch.autograd.grad(gradient.square().sum() + weight.pow(3).sum(), weight)
-
-
-@pytest.mark.parametrize("compiler", COMPILERS)
-def test_compiled_training_step(compiler: str) -> None:
-    """Without a graph break, the same gradients and the same state as without compilation."""
-
-    def run(compile_it: bool) -> Any:
-        torch.manual_seed(0)
-        model = constrained().double()
-        penalty = specnorm_torch.SpectralPenalty(model)
-
-        def loss(x: Any) -> Any:
-            return model(x).square().mean() + 0.1 * penalty()
-
-        step = torch.compile(loss, fullgraph=True, backend=compiler) if compile_it else loss
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for _ in range(2):
-            optimizer.zero_grad()
-            step(torch.ones(2, 3, 8, 8, dtype=torch.float64)).backward()
-            assert all(p.grad is not None for p in model.parameters())
-            optimizer.step()
-        return {**model.state_dict(), **{f"penalty.{k}": v for k, v in penalty.state_dict().items()}}
-
-    eager, compiled = run(False), run(True)
-    assert eager.keys() == compiled.keys()
-    for k in eager:
-        torch.testing.assert_close(compiled[k], eager[k], rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize("compiler", COMPILERS)
-def test_compiled_step(compiler: str) -> None:
-    """`specnorm.step` itself, and its gradient, as without compilation."""
-    kernel, method = torch.randn(4, 3, 3, 2, dtype=torch.float64), specnorm.TensorNorm(certified=False)
-    state = specnorm.init(kernel, method)
-    moved = kernel + 0.1 * torch.randn_like(kernel)
-    compiled = torch.compile(lambda k, s: specnorm.step(k, method, s), fullgraph=True, backend=compiler)
-    found = []
-    for call in (compiled, lambda k, s: specnorm.step(k, method, s)):
-        x = moved.clone().requires_grad_()
-        value, after = call(x, state)
-        value.backward()
-        found.append((value.detach(), x.grad, after["iterates"]))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_func() -> None:
-    """functional_call with grad, and an ensemble under vmap, with a state each."""
-    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 3, 3)).eval()
-    parameters = dict(layer.named_parameters())
-    x = torch.randn(1, 2, 5, 5)
-
-    def loss(values: Any) -> Any:
-        return torch.func.functional_call(layer, values, (x,)).square().sum()
-
-    found = torch.func.grad(loss)(parameters)
-    loss(parameters).backward()
-    for k, p in parameters.items():
-        torch.testing.assert_close(found[k], p.grad)
-    kernels = torch.randn(4, 3, 2, 3, 3, dtype=torch.float64)
-    method = specnorm.TensorNorm(certified=False)
-    states = [specnorm.init(k, method) for k in kernels]
-    stacked = {k: torch.stack([s[k] for s in states]) for k in states[0]}
-    # Little, so that none needs a search: kernels of a batch share it.
-    moved = kernels + 1e-3 * torch.randn_like(kernels)
-    values, after = torch.func.vmap(lambda k, s: specnorm.step(k, method, s))(moved, stacked)
-    single = [specnorm.step(k, method, s) for k, s in zip(moved, states, strict=True)]
-    torch.testing.assert_close(values, torch.stack([v for v, _ in single]))
-    held = torch.func.vmap(lambda k, s: specnorm.step(k, method, s, sweeps=0)[0])(moved, after)
-    torch.testing.assert_close(
-        held, torch.stack([specnorm.step(k, method, s, sweeps=0)[0] for k, (_, s) in zip(moved, single, strict=True)])
-    )
-    gradient = torch.func.vmap(torch.func.grad(lambda k, s: specnorm.step(k, method, s)[0]))(moved, stacked)
-    torch.testing.assert_close((gradient * moved).sum((1, 2, 3, 4)), values)
-
-
-def test_step_operator_is_well_formed() -> None:
-    kernel, method = torch.randn(4, 3, 3, 2), specnorm.TensorNorm(certified=False)
-    state = list(specnorm.init(kernel, method).values())
-    key = specnorm.runtime.table.program_for(method, (4, 3, 3, 2), "torch.float32", ()).key
-    utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
-    results = torch.library.opcheck(torch.ops.specnorm.step.default, (kernel, state, key, 1), test_utils=utilities)
-    assert set(results.values()) == {"SUCCESS"}
-
-
 # -- following ---------------------------------------------------------------------------------------------------
 def test_the_state_follows_a_training_run() -> None:
     """Within 1 % of a TN that is computed anew, every tenth of 300 steps of SGD with momentum under the penalty.
@@ -493,34 +254,6 @@ def test_the_state_follows_a_training_run() -> None:
     moved = [float((model.get_submodule(n).weight - x).norm() / x.norm()) for n, x in start.items()]
     assert min(moved) > 0.05, "a network that hardly moves is easy to follow"
     assert max(worst.values()) < 0.01, worst
-
-
-def test_penalty_lowers_norms() -> None:
-    free, held = network(), network()
-    held.load_state_dict(free.state_dict())
-    penalty = specnorm_torch.SpectralPenalty(held, batch_norms=None)
-    train(free, 80)
-    train(held, 80, penalty)
-    assert penalty.kind == "estimate"
-    assert specnorm_torch.SpectralPenalty(held, specnorm.Gram(n_iter=1)).kind == "upper"
-    after = specnorm_torch.SpectralPenalty(free, batch_norms=None).norms()
-    assert sum(penalty.norms().values()) < 0.95 * sum(after.values())
-
-
-def test_normalisations_are_merged() -> None:
-    model = network()
-    model[1].running_var.fill_(0.25)
-    model[1].weight.data.fill_(3.0)
-    alone = specnorm_torch.SpectralPenalty(model, batch_norms=None).norms()
-    together = specnorm_torch.SpectralPenalty(model).norms()
-    assert together["0"] == pytest.approx(alone["0"] * 3 / (0.25 + 1e-5) ** 0.5, rel=1e-5)
-    assert {k: v for k, v in together.items() if k != "0"} == {k: v for k, v in alone.items() if k != "0"}
-    pairs = specnorm_torch.SpectralPenalty(model, batch_norms={"0": "1"}).norms()
-    assert pairs == together
-    chosen = specnorm_torch.SpectralPenalty(model, select=lambda name, _: name == "8")
-    assert chosen.names == ("8",)
-    with pytest.raises(specnorm.MethodError, match="nothing"):
-        specnorm_torch.SpectralPenalty(model, batch_norms={"nothing": "1"})
 
 
 # -- buffers -----------------------------------------------------------------------------------------------------
@@ -629,46 +362,3 @@ def test_two_processes_keep_one_state(tmp_path: Path) -> None:
     assert all(run.returncode == 0 for run in runs)
     assert len(digests[0]) == 64
     assert digests[0] == digests[1]
-
-
-# -- the audit of a model ----------------------------------------------------------------------------------------
-def test_audit_knows_sizes_and_geometry() -> None:
-    model = network().train()
-    report = specnorm_torch.audit(model, (3, 8, 8))
-    assert model.training
-    assert all(m.training for m in model.modules())
-    rows: dict[str, Any] = {row.name: row for row in report.layers}
-    assert list(rows) == [f"{j}.weight" for j in LAYERS]
-    assert rows["5.weight"].spec.transposed
-    assert rows["5.weight"].spec.input_shape == (4, 4)
-    assert rows["3.weight"].spec.stride == (2, 2)
-    assert not any(row.assumed or row.reason for row in report.layers)
-    for j in LAYERS:
-        row = rows[f"{j}.weight"]
-        assert row.lower <= row.upper <= 1.002 * row.values["tn"]
-    assert "5.weight" in str(report)
-    assert report.to_dict()["summary"]["errors"] == 0
-
-
-def test_audit_keeps_what_it_cannot_serve_as_a_row() -> None:
-    class Net(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.used = torch.nn.Conv2d(2, 2, 3, padding=1)
-            self.unused = torch.nn.Conv2d(2, 2, 3)
-
-        def forward(self, x: Any) -> Any:
-            return self.used(x)
-
-    net = Net()
-    report = specnorm_torch.audit(net, (2, 5, 5), methods=("tn", "power", "fft"))
-    used, unused = report.layers
-    assert "did not call" in str(unused.reason)
-    assert unused.upper is not None, "what holds at every size is told"
-    assert used.reason is None
-    symbol = torch.fft.fft2(net.used.weight.detach().double(), (5, 5)).permute(2, 3, 0, 1)
-    circular = float(torch.linalg.matrix_norm(symbol, 2).max())
-    assert used.values["fft"] == pytest.approx(circular, rel=1e-6), "of the circular layer, as specnorm.audit answers"
-    assert used.values["power"] == pytest.approx(used.lower, rel=2e-3)
-    with pytest.raises(specnorm.MethodError, match="unknown"):
-        specnorm_torch.audit(Net(), (2, 5, 5), methods=("nothing",))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -94,14 +93,16 @@ def test_inputs_smaller_than_the_kernel_wrap(size: int) -> None:
 @pytest.mark.widths
 def test_symbol_zero_at_a_frequency(xp: Lib, stencil: NDArray[np.float64]) -> None:
     """Rescaled Gram iteration divides zero by zero there; value and gradient must stay finite."""
+    if xp.compiles and stencil is not DIFFERENCE:
+        pytest.skip("compiled for one axis alone; it is the same code for two")
     kernel = stencil.astype(xp.dtypes[-1])
     size = (4,) * (kernel.ndim - 2)
     truth = dense_norm(kernel, size)
-    for method in (Gram(), Gram(n_iter=12), ExactFFT()):
+    for method in (Gram(n_iter=12), ExactFFT(), Gram())[: 2 if xp.compiles else 3]:
         value, gradient = specnorm.value_and_grad(xp.asarray(kernel), method, input_shape=size)
         assert truth.lo * (1 - 1e-5) <= xp.number(value) <= truth.hi * 1.001
         assert np.isfinite(xp.to_numpy(gradient)).all()
-    for other in (Grid(), FantasticFour(), TensorNorm()):
+    for other in (FantasticFour(), Grid(), TensorNorm())[: 1 if xp.compiles else 3]:
         value, gradient = specnorm.value_and_grad(xp.asarray(kernel), other)
         assert xp.number(value) >= truth.lo * (1 - 1e-5)
         assert np.isfinite(xp.to_numpy(gradient)).all()
@@ -113,6 +114,8 @@ def test_scale(xp: Lib, dtype: str, scales: tuple[float, ...]) -> None:
     """Elsewhere: NaN at 1e-13 and 1e9, 0 at 1e-20, infinity at 1e30."""
     if dtype not in xp.dtypes:
         pytest.skip("no float64")
+    if xp.compiles:
+        pytest.skip("test_value_and_grad::test_scales shows it of every method, with programs that it has")
     for scale in scales:
         kernel = (scale * np.ones((1, 1, 3))).astype(dtype)
         exact = float(np.sum(kernel.astype(np.float64)))
@@ -364,42 +367,6 @@ def test_ones_at_zero_padding(size: int) -> None:
         assert 8.9457 < truth < 8.9459
     for bound in UPPER.values():
         assert float(bound(kernel)) >= truth * (1 + 1e-13)
-
-
-def peak_bytes(call: Callable[[], object]) -> int:
-    """Largest amount of memory that NumPy held during a call."""
-    call()
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize("method", [TensorNorm(), FantasticFour()], ids=["tn", "f4"])
-def test_memory_of_gradients(method: specnorm.Method) -> None:
-    """Differentiating through 100 sweeps held 200 times the kernel; an envelope needs the vectors of the last one.
-
-    The budget of a search is 256 MiB whatever the kernel, so the kernel is large enough to tell the two apart.
-    """
-    kernel = Recipe((256, 256, 3, 3), "rank_one", seed=1).kernel
-    assert 200 * kernel.nbytes > 2 * 300 * 2**20
-    assert peak_bytes(lambda: specnorm.value_and_grad(kernel, method)) < 300 * 2**20
-
-
-@pytest.mark.parametrize("method", [ExactFFT(), Gram(n_iter=2)], ids=["fft", "gram"])
-def test_memory_of_frequencies(method: specnorm.Method) -> None:
-    """The FFT grid of one layer held 2.8 to 4.8 GB; frequencies are taken in chunks of at most 256 MiB."""
-    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
-    assert peak_bytes(lambda: specnorm.measure(kernel, method, input_shape=32)) < 300 * 2**20
-
-
-def test_memory_of_the_layer_and_of_doubling_kernels() -> None:
-    """Patches, a Krylov basis, the taps of three products: each is made in parts."""
-    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
-    assert peak_bytes(lambda: specnorm.gram_bound(kernel)) < 300 * 2**20
-    assert peak_bytes(lambda: specnorm.power_norm(kernel, 24, padding_mode="zeros", n_iter=6)) < 300 * 2**20
 
 
 def test_every_refusal_names_what_to_use() -> None:

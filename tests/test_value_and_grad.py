@@ -51,7 +51,8 @@ def test_against_finite_differences(xp: Lib, name: str) -> None:
     if name == "enclose":
         pytest.skip("its value lies up to rtol above the norm, whose gradient this is; see the next test")
     # One of these kernels takes the tensor norm's alternation 1300 rounds; before, the slope is not the gradient.
-    method: Method = specnorm.TensorNorm(max_iter=2_000) if name == "tn" else METHODS[name]()
+    patient = name == "tn" and not xp.compiles
+    method: Method = specnorm.TensorNorm(max_iter=2_000) if patient else METHODS[name]()
     for shape in shapes(xp):
         x, where = kernel(shape), geometry(name, shape)
         gradient = xp.to_numpy(specnorm.value_and_grad(xp.asarray(x), method, **where)[1])
@@ -81,7 +82,7 @@ def test_gradient_of_an_enclosure_is_that_of_the_norm(xp: Lib) -> None:
 def test_value_and_kind_of_arrays(xp: Lib, name: str) -> None:
     """The value is that of `measure`; the gradient has the kernel's shape, dtype, device; both are the library's."""
     method: Method = METHODS[name]()
-    for dtype in xp.dtypes:
+    for dtype in xp.dtypes[-1:] if xp.compiles else xp.dtypes:
         shape = SHAPES["2-D"]
         x, where = xp.asarray(kernel(shape, dtype)), geometry(name, shape)
         value, gradient = specnorm.value_and_grad(x, method, **where)
@@ -112,7 +113,7 @@ def test_agrees_with_numpy(xp: Lib, name: str) -> None:
 def test_zero_kernel(xp: Lib, name: str) -> None:
     """Value 0 and gradient 0: a layer initialised to zero stays where it is."""
     for shape in shapes(xp):
-        x = xp.asarray(np.zeros(shape, dtype=xp.dtypes[0]))
+        x = xp.asarray(np.zeros(shape, dtype=xp.dtypes[-1]))
         value, gradient = specnorm.value_and_grad(x, METHODS[name](), **geometry(name, shape))
         assert xp.number(value) == 0.0
         assert (xp.to_numpy(gradient) == 0.0).all()
@@ -138,6 +139,8 @@ def test_scales(xp: Lib, name: str) -> None:
 
 @every
 def test_gradient_is_in_the_kernels_layout(xp: Lib, name: str) -> None:
+    if xp.compiles:
+        pytest.skip("test_every_method::test_layouts compiles a layout, and looks at the gradient too")
     method, shape = METHODS[name](), SHAPES["2-D"]
     x = kernel(shape, xp.dtypes[-1])
     _, plain = specnorm.value_and_grad(xp.asarray(x), method, **geometry(name, shape))

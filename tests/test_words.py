@@ -1,14 +1,15 @@
-"""Texts and code keep to the field's words: those that the project has given up do not come back."""
+"""What texts and code may say: the field's words, no path of a machine, the right name to install."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_house import CORE, ROOT, parsed, repository_texts
+from test_house import CORE, ROOT, parsed
 
 GIVEN_UP = {
     r"(lower|upper|proven)[ _]ends?": "bound, bounds",
@@ -39,6 +40,22 @@ EXCEPT = {"docs/changelog.md", "tests/test_words.py"}
 """What was renamed, and this list."""
 
 SECTION = re.compile(r"^ *(Parameters|Returns|Yields|Raises|Notes|References) -{3,}", re.MULTILINE)
+
+
+def repository_texts() -> Iterator[tuple[str, str]]:
+    """Every text file that is in git, or is about to be (untracked and not ignored)."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        path = ROOT / name
+        try:
+            yield name, path.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
+            continue
 
 
 def test_no_text_says_a_word_that_was_given_up() -> None:
@@ -88,3 +105,28 @@ def test_word_checks_can_fail() -> None:
     assert [name for _, name in names(ast.parse("def f(owner): self.goal_sq = 1"))] == ["f", "owner", "goal_sq", "self"]
     assert SECTION.search("    Raises ------ ValueError")
     assert not SECTION.search("    Raises\n    ------\n")
+
+
+# -- paths and names -----------------------------------------------------------------------------------------------
+MACHINE_PATH = re.compile(r"(?<![\w.])/(work|root|home/\w+)/")
+WRONG_INSTALL = re.compile(r"pip\s+install\s+(?:-\S+\s+)*[`'\"]?specnorm(?!-bounds\b)")
+
+
+def test_no_text_holds_a_machine_path() -> None:
+    found = [f"{name}: {m.group()}" for name, text in repository_texts() for m in MACHINE_PATH.finditer(text)]
+    assert not found
+
+
+def test_no_text_installs_the_wrong_distribution() -> None:
+    """The index's name `specnorm` is somebody else's."""
+    found = [f"{name}: {m.group()}" for name, text in repository_texts() for m in WRONG_INSTALL.finditer(text)]
+    assert not found
+
+
+def test_text_checks_can_fail() -> None:
+    assert MACHINE_PATH.search("see /" + "work/main")
+    assert not MACHINE_PATH.search("a rate of work/root/second")
+    for wrong in ("specnorm", "specnorm[torch]", "'specnorm[cli]'", "-U specnorm", "specnorm-boundsy"):
+        assert WRONG_INSTALL.search("pip " + "install " + wrong), wrong
+    for right in ("specnorm-bounds", "'specnorm-bounds[torch]'", "./tests/thirdparty", "-e ."):
+        assert not WRONG_INSTALL.search("pip " + "install " + right), right

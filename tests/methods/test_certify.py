@@ -87,6 +87,22 @@ def test_never_wrong(xp: Lib) -> None:
     for_all(xp, layers_for(xp), check, share=0.3)
 
 
+@given(recipe=recipes(scaled=False), ratio=st.sampled_from((0.5, 0.99, 0.9999, 1.0, 1.0001, 1.01, 2.0)))
+def test_certificates_are_never_wrong(recipe: Recipe, ratio: float) -> None:
+    """True only if the norm is at most the bound, False only if it is above; undecided only close by."""
+    truth = sigma_star(recipe.kernel, max_cells=4000)
+    bound = ratio * truth.hi
+    try:
+        verdict = specnorm.certify(recipe.kernel, bound)
+    except Undecided:
+        assert 0.999 < ratio < 1.001
+        return
+    if verdict:
+        assert bound >= truth.lo
+    else:
+        assert bound < truth.hi
+
+
 @pytest.mark.parametrize("scale", [1e-310, 1e-305, 1e-300, 1e-200, 1e-30, 1.0, 1e30, 1e200, 1e300, 4e307])
 def test_every_magnitude(scale: float) -> None:
     """Kernels and bounds at both ends of the floats; bounds hundreds of decades away from the norm."""

@@ -1,4 +1,4 @@
-"""Enclosures and certificates: both bounds proven, and a verdict that is never wrong."""
+"""Enclosures: both bounds proven."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from specnorm_numpy import BACKEND
 from strategies import Layer, Recipe, layers, recipes
 
 import specnorm
-from specnorm import Enclose, ExactFFT, Undecided
+from specnorm import Enclose, ExactFFT
 from specnorm.linalg.frequencies import Frequencies, phases_at
 from specnorm.proof import fathom, host, matrices
 from specnorm.proof.cells import dft
@@ -105,35 +105,12 @@ def test_gradient_is_the_norms(xp: Lib) -> None:
     assert difference <= 1e-2 * float(np.linalg.norm(xp.to_numpy(exact)))
 
 
-@given(recipe=recipes(scaled=False), ratio=st.sampled_from((0.5, 0.99, 0.9999, 1.0, 1.0001, 1.01, 2.0)))
-def test_certificates_are_never_wrong(recipe: Recipe, ratio: float) -> None:
-    """True only if the norm is at most the bound, False only if it is above; undecided only close by."""
-    truth = sigma_star(recipe.kernel, max_cells=4000)
-    bound = ratio * truth.hi
-    try:
-        verdict = specnorm.certify(recipe.kernel, bound)
-    except Undecided:
-        assert 0.999 < ratio < 1.001
-        return
-    if verdict:
-        assert bound >= truth.lo
-    else:
-        assert bound < truth.hi
-
-
 @pytest.mark.parametrize("seed", [5, 335])
 def test_nearly_equal_singular_values(seed: int) -> None:
     """An isometry with a perturbation of 0.1 %: power steps hardly tell the vectors apart, but the rtol is reached."""
     kernel = Recipe((2, 4, 4), "orthogonal", seed=seed).kernel
     found = specnorm.enclose(kernel)
     assert float(found.upper) <= 1.0011 * sigma_star(kernel).hi, found.status
-
-
-@pytest.mark.parametrize("value", [1.0, 2.0, 9.0])
-def test_closed_forms(value: float) -> None:
-    kernel = value / 9 * np.ones((1, 1, 3, 3))
-    assert specnorm.certify(kernel, value * (1 + 1e-6))
-    assert not specnorm.certify(kernel, value * (1 - 1e-6))
 
 
 @pytest.mark.parametrize("max_cells", [1, 3, 30])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import specnorm
 from soundness import balls
-from soundness.families import Case
+from soundness.draws import Case
 from soundness.truths import Truth, float_of
 from specnorm import FantasticFour, Gram, Grid, Power, Reshaped, TensorNorm, Unfoldings
 from specnorm.methods.certify import Certify

@@ -15,7 +15,8 @@ from oracle import dense_norm, sigma_star
 
 from soundness import balls
 from soundness.claims import Claims
-from soundness.families import FAMILIES, Case, case
+from soundness.draws import Case
+from soundness.families import FAMILIES, case
 from soundness.truths import Truth
 
 HALF = Fraction(1, 2)

@@ -205,7 +205,8 @@ def offsets_in_radians(boxes: Boxes, offsets: NDArray[np.float64]) -> NDArray[np
 def test_torus_is_covered(shape: tuple[int, ...]) -> None:
     """Every frequency or its mirror image lies in a cell, within its radius of the centre; after splits too."""
     boxes, random = torus(shape), np.random.RandomState(0)
-    turns = np.where(np.asarray(shape) > 1, random.uniform(size=(300, len(shape))), 0.0)
+    count = 300 if len(shape) < 3 else 60
+    turns = np.where(np.asarray(shape) > 1, random.uniform(size=(count, len(shape))), 0.0)
     turns[:10] = np.where(np.asarray(shape) > 1, np.round(2 * turns[:10]) / 2 % 1, 0.0)
     half_degree = (np.asarray(shape) - 1) / 2
     for _ in range(4 if len(shape) < 3 else 3):

@@ -15,7 +15,7 @@ import numpy as np
 from flint import arb, ctx
 
 from soundness.balls import BITS, Exact, largest, power_of_two
-from soundness.families import Case
+from soundness.draws import Case
 from soundness.peaks import Peaks
 
 LATTICE = 2**40

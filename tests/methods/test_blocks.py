@@ -1,0 +1,132 @@
+"""Stride, dilation and groups reduce a layer to blocks: with an adjoint, alike in every library and layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_encloses, assert_exact
+from hypothesis import given
+from libraries import Lib
+from oracle import all_singular_values, dense_norm, sigma_star
+from promises import PROMISES
+from strategies import Layer, Recipe, layers
+
+import specnorm
+from specnorm import ConvSpec
+from specnorm.linalg.polyphase import from_blocks, to_blocks
+
+
+# -- blocks ------------------------------------------------------------------------------------------------------
+@given(layer=layers(dtypes=("float64",)))
+def test_reduction_to_blocks_has_its_adjoint(layer: Layer) -> None:
+    """<to_blocks(x), y> = <x, from_blocks(y)>, and from_blocks gives the kernel back, bit by bit."""
+    kernel: Any = layer.kernel[None] / (10.0**layer.recipe.scale)
+    geometry = {k: v for k, v in layer.geometry.items() if k not in ("padding", "padding_mode")}
+    spec = ConvSpec.of(kernel.shape[1:], **geometry)
+    numpy: Any = np
+    blocks: Any = to_blocks(kernel, spec, xp=numpy)
+    assert blocks.shape == (spec.groups, *spec.block_shape)
+    np.testing.assert_array_equal(from_blocks(blocks, spec, xp=numpy), kernel)
+    other: Any = Recipe(blocks.shape, seed=5).kernel
+    one, two = float(np.sum(blocks * other)), float(np.sum(kernel * from_blocks(other, spec, xp=numpy)))
+    assert abs(one - two) <= 1e-12 * float(np.sum(np.abs(blocks * other)))
+
+
+def test_a_geometry_made_by_hand_is_plain() -> None:
+    spec = ConvSpec(4, 2, (3, 5))
+    assert spec == ConvSpec.of((4, 2, 3, 5))
+    assert spec.block_shape == (4, 2, 3, 5)
+
+
+def test_every_library_folds_alike(xp: Lib) -> None:
+    """Everything at once, compiled where the library compiles; values and statistics of three groups."""
+    kernel = Recipe((6, 2, 3, 4), dtype=xp.dtypes[-1], seed=3).kernel
+    options: dict[str, Any] = TRACED
+    truth = sigma_star(kernel, **options)
+    for method in (specnorm.FantasticFour(), specnorm.Grid(), specnorm.Enclose(), specnorm.TensorNorm()):
+        got = specnorm.measure(xp.asarray(kernel), method, **options)
+        assert got.kind == "upper"
+        assert truth.lo <= xp.number(got.value) <= truth.hi * 4
+    at_size = dense_norm(kernel, (4, 2), **options)
+    assert xp.number(specnorm.gram_bound(xp.asarray(kernel), (4, 2), **options)) >= at_size.lo
+    rtol = 1e-9 if xp.has_float64 else 1e-4
+    assert_exact(xp.number(specnorm.conv_norm(xp.asarray(kernel), (4, 2), **options)), at_size, rtol)
+    spectrum = xp.to_numpy(specnorm.singular_values(xp.asarray(kernel), (4, 2), k=20, **options))
+    np.testing.assert_allclose(spectrum, all_singular_values(kernel, (4, 2), **options)[:20], rtol=10 * rtol)
+
+
+TRACED: dict[str, Any] = {"stride": (2, 3), "dilation": (2, 1), "groups": 3, "transposed": True}
+
+
+@pytest.mark.parametrize("name", ["grid", "gram", "reshaped"])
+def test_folding_under_jax(name: str) -> None:
+    """jit(vmap(value_and_grad)): shapes are static, and no value decides anything."""
+    jax = pytest.importorskip("jax")
+    kernel = Recipe((6, 2, 3, 4), dtype="float32", seed=3).kernel
+    options = {**TRACED, **({"input_shape": (4, 2)} if name == "gram" else {})}
+    method = PROMISES[name].method
+    value, gradient = specnorm.value_and_grad(kernel, method, **options)
+    both = jax.jit(jax.vmap(jax.value_and_grad(lambda k: specnorm.measure(k, method, **options).value)))
+    values, gradients = both(jax.numpy.asarray(np.stack([kernel, 2 * kernel])))
+    np.testing.assert_allclose(np.asarray(values), [float(value), 2 * float(value)], rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(gradients), np.stack([gradient, gradient]), atol=1e-4)
+
+
+def test_folding_under_torch() -> None:
+    """compile(fullgraph=True), vmap(grad), and the gradients of several values over groups."""
+    torch = pytest.importorskip("torch")
+    kernel = Recipe((6, 2, 3, 4), seed=3).kernel
+    value, gradient = specnorm.value_and_grad(kernel, specnorm.Grid(), **TRACED)
+
+    def bound(k: Any) -> Any:
+        return specnorm.grid_bound(k, **TRACED)
+
+    leaf = torch.tensor(kernel, requires_grad=True)
+    compiled = torch.compile(bound, fullgraph=True)(leaf)
+    compiled.backward()
+    assert abs(float(compiled.detach()) / float(value) - 1) < 1e-12
+    np.testing.assert_allclose(leaf.grad.numpy(), gradient, atol=1e-12)
+    batched = torch.func.vmap(torch.func.grad(bound))(torch.tensor(np.stack([kernel, kernel])))
+    np.testing.assert_allclose(batched.numpy(), np.stack([gradient, gradient]), atol=1e-12)
+
+    def several(k: Any) -> Any:
+        spectrum = specnorm.singular_values(k, (4, 2), k=7, **TRACED)
+        return torch.cat([spectrum, specnorm.unfolding_bounds(k, **TRACED)])
+
+    jacobian = torch.func.jacrev(several)(torch.tensor(kernel)).numpy()
+    direction = Recipe(kernel.shape, seed=4).kernel
+    step = 1e-6 * torch.tensor(direction)
+    expected = (several(torch.tensor(kernel) + step) - several(torch.tensor(kernel) - step)) / 2e-6
+    np.testing.assert_allclose(np.sum(jacobian * direction, axis=(1, 2, 3, 4)), expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["OIHW", "HWIO"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_layouts_of_folded_layers(layout: Any, transposed: bool) -> None:
+    """A layout orders the axes of torch's kernel, transposed or not."""
+    kernel = Recipe((4, 3, 3, 2), seed=4).kernel
+    options: dict[str, Any] = {"stride": (2, 1), "groups": 2, "transposed": transposed}
+    moved = kernel if layout == "OIHW" else np.transpose(kernel, (2, 3, 1, 0))
+    for call in (specnorm.grid_bound, specnorm.f4_bound):
+        assert float(call(moved, layout=layout, **options)) == float(call(kernel, **options))
+    for shrink in (specnorm.rescale, specnorm.clip):
+        shrunk = shrink(moved, 1.0, layout=layout, **options)
+        assert shrunk.shape == moved.shape
+        assert specnorm.certify(shrunk, 1.0, layout=layout, **options)
+
+
+def test_witness_of_a_folded_layer() -> None:
+    """It belongs to one of the groups' blocks, and attains the lower bound there."""
+    kernel: Any = Recipe((6, 2, 3, 4), seed=3).kernel
+    options: dict[str, Any] = {"stride": (2, 3), "groups": 3}
+    found = specnorm.enclose(kernel, **options)
+    assert_encloses(found.lower, found.upper, sigma_star(kernel, **options))
+    numpy: Any = np
+    blocks: Any = to_blocks(kernel[None], ConvSpec.of(kernel.shape, **options), xp=numpy)
+    frequency, u, v = found.witness
+    taps = np.stack(np.meshgrid(*map(np.arange, blocks.shape[3:]), indexing="ij"), axis=-1)
+    symbols = np.tensordot(blocks, np.exp(1j * taps @ frequency), axes=2)
+    attained = np.abs(np.conj(u) @ (symbols @ v).T)
+    assert float(np.max(attained)) >= float(found.lower) * (1 - 1e-12)

@@ -1,0 +1,44 @@
+"""Bounds of small torch modules, for the tests here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", exc_type=ImportError)
+from specnorm_torch import network_bound  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+
+def upper_of(model: nn.Module, given: Any, rtol: float = 1e-3) -> float:
+    """The bound, of a network without unknown parts."""
+    found = network_bound(model, given, rtol=rtol)
+    assert found.unknown == ()
+    assert found.upper is not None
+    return found.upper
+
+
+def prepared(model: nn.Module) -> nn.Module:
+    """Float64, with statistics that a training would leave."""
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.get_buffer("running_var").uniform_(0.05, 2)
+            module.weight.data.uniform_(-2, 2)
+            module.bias.data.normal_()
+    return model.double().eval()
+
+
+class Function(nn.Module):
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x)
+
+
+def jacobian_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    matrix = torch.autograd.functional.jacobian(lambda z: f(z[None])[0].flatten(), x)
+    return float(torch.linalg.matrix_norm(matrix.reshape(-1, x.numel()), 2))

@@ -1,0 +1,267 @@
+"""Checks that find no false bound as things are, each aimed at one allowance of a proof."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from flint import arb
+from numpy.typing import NDArray
+from specnorm_numpy import NumpyBackend
+
+from soundness.claims import Claims
+from soundness.draws import Case, constant_supremum
+from soundness.families import case
+from specnorm.linalg import arrays, lanczos
+from specnorm.linalg.frequencies import Frequencies
+from specnorm.proof import fathom, gram_polynomial, host, matrices
+from specnorm.proof.cells import single_points
+from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.runtime.execution import Execution
+from specnorm.search import branch_and_bound, tuning
+from specnorm.search.incumbent import Incumbent
+
+xp = NumpyBackend().namespace(None)
+OPS = Execution(NumpyBackend(), xp)
+
+Violations = Iterator[str]
+"""Found one by one: a mutation is noticed by the first."""
+
+
+def over(kernels: Iterable[Case], act: Callable[[Claims], None]) -> Violations:
+    """Violations of one claim over kernels."""
+    for kernel in kernels:
+        claims = Claims(kernel)
+        act(claims)
+        yield from claims.tally.violations
+
+
+def small() -> list[Case]:
+    """Small Gaussian kernels."""
+    return [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(30)]
+
+
+def below_the_truth() -> Violations:
+    """Certificates far below the norm."""
+    yield from over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
+
+
+def below_the_truth_without_estimates() -> Violations:
+    """Certificates below the norm, by a search that takes every cell for empty and never raises its incumbent."""
+
+    def nothing_seen(_: Any, vectors: Any, cut: Any, *__: Any, **___: Any) -> Any:
+        return np.zeros(len(cut)), vectors
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branch_and_bound, "chebyshev", nothing_seen)
+        patch.setattr(Incumbent, "raise_from", lambda *_: None)
+        yield from over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
+
+
+def decaying() -> list[Case]:
+    """Kernels with few large directions: the others are left out of the proofs."""
+    return [case(index, family="decaying", dtypes=("float64",), subnormal=False) for index in range(30)]
+
+
+def below_the_truth_by_the_truncation() -> Violations:
+    """Certificates between the norm of what is kept and the norm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "TUNING", replace(tuning.TUNING, smallest_reduced=12))
+        yield from over(decaying(), lambda claims: claims.verdicts((-0.01, -0.003, -0.001), max_cells=300))
+
+
+def below_the_truth_by_a_poor_basis() -> Violations:
+    """Certificates just below the norm, with a factorisation whose vectors are too short by half a thousandth."""
+    eigh = xp.linalg.eigh
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "TUNING", replace(tuning.TUNING, smallest_reduced=12))
+        patch.setattr(xp.linalg, "eigh", lambda a: (eigh(a)[0], 0.9995 * eigh(a)[1]))
+        yield from over(decaying(), lambda claims: claims.verdicts((-0.0003,), max_cells=300))
+
+
+def below_the_circle() -> Violations:
+    """Certificates just below a circular norm, whose frequency is no maximum of the torus."""
+
+    def act(claims: Claims) -> None:
+        for n in (17, 23, 31):
+            claims.verdicts((-1e-4,), (n,), max_cells=300)
+
+    normal = [np.random.RandomState(seed).standard_normal((1, 1, 5)) for seed in range(30)]
+    yield from over([Case(seed, "normal", kernel, None) for seed, kernel in enumerate(normal)], act)
+
+
+def constant(shape: tuple[int, ...], value: float, dtype: str) -> Case:
+    """A kernel of one number."""
+    closed_form = constant_supremum(shape[0] * shape[1], math.prod(shape[2:]))
+    return Case(0, "constant", np.full(shape, value, dtype=dtype), closed_form, at_zero=True)
+
+
+def long_sums(*shape: int, dtype: str = "float64", count: int = 12) -> list[Case]:
+    """Constants between 1 and 2: rounding errors of their sums have one sign, up or down, and add up."""
+    return [constant(shape, c, dtype) for c in np.random.RandomState(0).uniform(1, 2, size=count)]
+
+
+def certified_long() -> Violations:
+    """Certificates a few hundred roundings below the norm of a column so long that any order of summing loses more."""
+    yield from over(long_sums(300_000, 1, 2), lambda claims: claims.verdicts((-2e-14, -5e-14), max_cells=300))
+
+
+def lower_of_many_taps() -> Violations:
+    """Lower bounds of a kernel with 2025 taps."""
+    yield from over(long_sums(1, 1, 45, 45, count=6), lambda claims: claims.grid(45))
+
+
+def tall_matrices() -> Violations:
+    """Norms of a long column, from both sides."""
+    yield from over(long_sums(100_000, 1), lambda claims: claims.matrices(1))
+
+
+def wide_matrices() -> Violations:
+    """Norms of a row."""
+    yield from over(long_sums(1, 4000, count=40), lambda claims: claims.matrices(1))
+
+
+def tall_matrices_in_float32() -> Violations:
+    """Gram iteration of a long column, computed in float32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NumpyBackend, "wide_dtype", lambda *_: "float32")
+        found = over(long_sums(100_000, 1, dtype="float32"), lambda claims: claims.matrices(1))
+        yield from (violation for violation in found if "gram_iteration" in violation)
+
+
+class Textbook(NumpyBackend):
+    """Cholesky in the matrix's own precision, one column after the other (NumPy's own is in float64)."""
+
+    def cholesky_ok(self, a: Any) -> Any:
+        return np.asarray([self._completes(matrix.copy()) for matrix in a])
+
+    @staticmethod
+    def _completes(rest: NDArray[Any]) -> bool:
+        for j in range(len(rest)):
+            if not 0 < rest[j, j] < math.inf:
+                return False
+            below = j + 1 + np.flatnonzero(rest[j + 1 :, j])  # where the column is 0 nothing changes
+            column = rest[below, j] / np.sqrt(rest[j, j])
+            rest[np.ix_(below, below)] -= np.outer(column, column)
+        return True
+
+
+def star() -> Violations:
+    """Certificates for matrices with one full row, below their largest eigenvalue ``c sqrt(n - 1)``."""
+    size = 2400
+    for c in np.random.RandomState(1).uniform(1, 2, size=8).astype(np.float32):
+        matrix: Any = np.zeros((1, size, size), dtype=np.float32)
+        matrix[0, -1, :-1] = matrix[0, :-1, -1] = -c
+        limit: Any = np.asarray([float(c) * math.sqrt(size - 1) * (1 - 3e-6)], dtype=np.float32)
+        assert float(limit[0]) < float(c) * math.sqrt(size - 1) * (1 - 2e-6)
+        if matrices.gram_below(matrix, limit, ops=Execution(Textbook(), xp))[0]:
+            yield f"{c}: {limit} proven"
+
+
+def rounded_answers() -> Violations:
+    """Answers in float32 of bounds that are as sharp as float64 allows."""
+    kernels = [case(index, family="stack", dtypes=("float32",), subnormal=False) for index in range(40)]
+    yield from over(kernels, lambda claims: claims.matrices(6))
+
+
+def every_unfolding() -> Violations:
+    yield from over(small(), Claims.unfoldings)
+
+
+def smallest_of_a_long_column() -> Violations:
+    """The smallest unfolding of a long column, which has but one, with its products summed one after the other."""
+
+    def summed(a: Any, *, xp: Any) -> Any:
+        del xp
+        return np.cumsum(a.reshape(len(a), -1) ** 2, axis=1)[:, -1:, None]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays, "gram_smaller", summed)
+        yield from (x for x in over(long_sums(100_000, 1), Claims.unfoldings) if "f4_bound" in x)
+
+
+def smallest_found_too_early() -> Violations:
+    """The smallest unfolding, from a Lanczos run that stops at its first check, far below the norm."""
+    cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct=0, first=1, limit=1))
+        yield from (x for x in over(cases, Claims.unfoldings) if "f4_bound" in x)
+
+
+def odd_grids() -> Violations:
+    """Grids that miss the maximum by as much as the factor."""
+
+    def act(claims: Claims) -> None:
+        for n in (5, 7, 9):
+            claims.grid(n)
+
+    yield from over([case(index, family="corners", dtypes=("float64",)) for index in range(12)], act)
+
+
+def fathomed_in_single_precision() -> Violations:
+    """Limits below the norm at a frequency where two taps nearly cancel, tried in single precision."""
+    for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
+        blocks: Any = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
+        polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
+        limit_sq = polynomial.limit_sq(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
+        formed, _ = at_zero(blocks).form(polynomial, np.arange(1), limit_sq)
+        if math.isfinite(fathom.proven_norms(formed, limit_sq, ops=OPS)[0]):
+            yield f"{blocks.reshape(-1)}: the norm of its sum is not below itself"
+
+
+def at_zero(blocks: Any) -> fathom.Cover:
+    """A cover by the frequency zero alone."""
+    zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
+    return fathom.cover_blocks(blocks, single_points(zero, blocks.shape[3:]), 1e9, ops=OPS)
+
+
+def reduced_for_higher_limits() -> Violations:
+    """Limits just below the norm, tried with matrices that were reduced for ten times as much."""
+    for seed in range(20):
+        blocks: Any = np.random.RandomState(seed).standard_normal((1, 6, 6, 2)) * 4.0 ** -np.arange(6)[:, None]
+        polynomial = GramPolynomial(blocks, gram_polynomial.rotate(blocks, xp.eye(6)[None], 1, ops=OPS), ops=OPS)
+        norm = float(np.linalg.norm(blocks[0].sum(axis=-1), 2))
+        limit_sq = np.asarray([(norm * (1 - 1e-6)) ** 2])
+        if limit_sq[0] > polynomial.truncation:
+            formed, _ = at_zero(blocks).form(polynomial, np.arange(1), 10 * limit_sq)
+            if np.isfinite(fathom.proven_norms(formed, limit_sq, ops=OPS)[0]):
+                yield f"{seed}: proven"
+
+
+def reductions_of_many_rows() -> Violations:
+    """Reduced matrices of long columns of one number, against rational arithmetic."""
+    rows = 4096
+    for c in np.random.RandomState(0).uniform(1, 2, size=20):
+        columns: Any = np.full((1, rows + 1, 1), c)
+        polynomial: Any = SimpleNamespace(xp=xp, ops=OPS, rank=1, size=rows + 1, truncation=0.0, blocks=columns)
+        reduced, error = GramPolynomial.reduced(polynomial, columns, np.asarray([3.0]))
+        exact = Fraction(c) + rows * Fraction(c) ** 2 / 3
+        if Fraction(float(reduced[0, 0, 0])) + Fraction(float(error[0])) < exact:
+            yield f"{c}: the reduced matrix is off by more than its error"
+
+
+def outward() -> Violations:
+    """Outward arithmetic on the host against rational and ball arithmetic."""
+    for a, b in np.random.RandomState(0).uniform(0.5, 1.5, size=(200, 2)).tolist():
+        x, y = Fraction(a), Fraction(b)
+        cos, sin = (arb(a).cos(), arb(a).sin())
+        held = {
+            "mul_up": Fraction(host.mul_up(a, b)) >= x * y,
+            "add_up": Fraction(host.add_up(a, b)) >= x + y,
+            "div_up": Fraction(host.div_up(a, b)) >= x / y,
+            "sqrt_up": Fraction(host.sqrt_up(a)) ** 2 >= x,
+            "mul_down": Fraction(host.mul_down(a, b)) <= x * y,
+            "sub_down": Fraction(host.sub_down(a, b)) <= x - y,
+            "div_down": Fraction(host.div_down(a, b)) <= x / y,
+            "sqrt_down": Fraction(host.sqrt_down(a)) ** 2 <= x,
+            "cos_down": arb(float(host.cos_down(a))) <= cos,
+            "sin_up": arb(float(host.sin_up(a))) >= sin,
+            "raised": Fraction(host.raised(a * b * b * b, 3)) >= x * y**3,
+        }
+        yield from (f"{name} of {a} and {b}" for name, holds in held.items() if not holds)
