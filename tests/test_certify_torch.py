@@ -208,3 +208,15 @@ def test_a_long_thin_matrix_overflows_nowhere() -> None:
         state = specnorm.init(kernel, specnorm.TensorNorm(certified=False))
         value, _ = specnorm.step(kernel, specnorm.TensorNorm(certified=False), state)
     assert float(value) == pytest.approx(float(np.linalg.norm(kernel.astype(float), 2)), rel=1e-3)
+
+
+def test_tensors_of_the_inference_mode_are_written_to_there() -> None:
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(3, 3))
+    before = model[0].weight.clone()
+    with pytest.raises(specnorm.MethodError, match=r"0\.weight: it was made under torch.inference_mode"):
+        specnorm_torch.certify_(model, 0.5)
+    assert torch.equal(model[0].weight, before)
+    with torch.inference_mode():
+        assert specnorm_torch.certify_(model, 0.5) == ["0"]
+    assert torch.linalg.matrix_norm(model[0].weight, 2) <= 0.5

@@ -13,7 +13,15 @@ from specnorm.errors import MethodError, SpecnormError
 from specnorm.spec import ConvSpec, at_every_size
 from specnorm_torch.baking import Saved, bake_tensor, computed
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, check_bound
-from specnorm_torch.modules import at_inference, geometry_of, is_layer, parametrisations, weight_of
+from specnorm_torch.modules import (
+    at_inference,
+    check_module,
+    geometry_of,
+    is_layer,
+    is_quantised,
+    parametrisations,
+    weight_of,
+)
 from specnorm_torch.tracing import map_of, name_of
 
 
@@ -49,8 +57,12 @@ def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     Undecided
         If a norm could not be proven within the budget.
     """
+    check_module(model)
     if bound is not None:
         check_bound(bound)
+        packed = next((name for name, x in model.named_modules() if is_quantised(x)), None)
+        if packed is not None:
+            raise MethodError(f"{packed or name_of(model)} is quantised: certify the model before it is quantised.")
     plans: list[_Plan] = []
     shrunk: dict[int, Tensor] = {}
     with at_inference(model):
@@ -116,6 +128,11 @@ class _Plan:
             if layer and not computed(module):
                 _check_used(module)
             weight = weight_of(module) if layer else getattr(module, name)
+            if any(x.is_inference() for x in module.parameters()) and not torch.is_inference_mode_enabled():
+                raise MethodError(
+                    "it was made under torch.inference_mode(), so that it can be written to only there: call certify_ "
+                    "there too."
+                )
         except SpecnormError as error:
             raise type(error)(f"{label}: {error}") from error
         given = weight

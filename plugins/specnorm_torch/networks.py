@@ -22,7 +22,7 @@ from specnorm.networks import Graph, Layer, Measure, Method, NetworkBound, Node,
 from specnorm_torch.aten import REASONS, RULES
 from specnorm_torch.baking import baked
 from specnorm_torch.calls import Call, Translation
-from specnorm_torch.modules import check_values
+from specnorm_torch.modules import check_module, check_values
 from specnorm_torch.signatures import refusal
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -89,6 +89,7 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
     ------
     MethodError
     """
+    check_module(model)
     check_values(model)
     modes = {module: module.training for module in model.modules()}
     try:
