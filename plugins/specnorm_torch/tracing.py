@@ -74,7 +74,7 @@ def map_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         If the module computes anything else, by its class's name.
     """
     kwargs = kwargs or {}
-    if any(x.is_meta for x in _tensors((args, kwargs, list(module.parameters())))):
+    if any(x.is_meta for x in tensors((args, kwargs, list(module.parameters())))):
         raise GeometryError(f"{name_of(module)} has no values: it is on the device 'meta'. Load its weights first.")
     generator = torch.Generator().manual_seed(0)
     (first, *ends), (second, *others) = (_watched(module, args, kwargs, generator) for _ in range(2))
@@ -115,11 +115,11 @@ def _agrees(seen: Map, x: Tensor, y: Tensor) -> bool:
 
 
 def _watched(module: nn.Module, args: Any, kwargs: Any, generator: torch.Generator) -> tuple[Map, Tensor, Tensor]:
-    args, kwargs = (_replaced(given, generator) for given in (args, kwargs))
-    tensors = [x for x in _tensors((args, kwargs)) if x.is_floating_point()]
-    if not tensors:
+    args, kwargs = (replaced(given, generator) for given in (args, kwargs))
+    given = [x for x in tensors((args, kwargs)) if x.is_floating_point()]
+    if not given:
         raise _refused(module, "it is given no floating tensor")
-    watch, source = _Watch(tensors), tensors[0].clone()
+    watch, source = _Watch(given), given[0].clone()
     # Tensors of the inference mode do not count their changes.
     with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"), watch:
         out = module(*args, **kwargs)
@@ -147,11 +147,11 @@ class _Watch(TorchFunctionMode):
     Before the kernel, the input or its padding, in some order of the entries; after it, the product, shifted or not.
     """
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, given: list[Tensor]) -> None:
         super().__init__()
-        self.values = {id(tensors[0]): tensors[0]}
+        self.values = {id(given[0]): given[0]}
         # Held, so that no other tensor gets the number of one that is gone.
-        self.data = {id(x): x for x in tensors}
+        self.data = {id(x): x for x in given}
         self.versions = {key: _version(x) for key, x in self.data.items()}
         self.pads: tuple[int, ...] = ()
         self.mode = "zeros"
@@ -169,7 +169,7 @@ class _Watch(TorchFunctionMode):
         name = _name(func)
         if self._moved():
             self.looked["code that is not torch's"] = None
-        data = [x for x in _tensors((args, kwargs)) if id(x) in self.data]
+        data = [x for x in tensors((args, kwargs)) if id(x) in self.data]
         target = kwargs.get("out", args[0] if args and _changes(name) else None)
         known = self.kernel
         before = data[0] if len(data) == 1 else None
@@ -178,7 +178,7 @@ class _Watch(TorchFunctionMode):
         if not data or (name in _ASKED and not isinstance(out, Tensor)):
             return out
         changed = self._moved() or (isinstance(target, Tensor) and id(target) in self.data)
-        results = list(_tensors((out, target)))
+        results = list(tensors((out, target)))
         self.data |= {id(x): x for x in results}
         self.called[name] = None
         same = name not in _SHIFTS + _COPIES or (_form(out) == _form(before))
@@ -362,23 +362,23 @@ def _tuple(x: Any, ndim: int) -> tuple[int, ...]:
     return given * ndim if len(given) == 1 else given
 
 
-def _tensors(x: Any) -> Iterator[Tensor]:
+def tensors(x: Any) -> Iterator[Tensor]:
     """Tensors in nested arguments."""
     if isinstance(x, Tensor):
         yield x
     elif isinstance(x, Mapping):
-        yield from _tensors(list(x.values()))
+        yield from tensors(list(x.values()))
     elif isinstance(x, list | tuple):
         for item in x:
-            yield from _tensors(item)
+            yield from tensors(item)
 
 
-def _replaced(x: Any, generator: torch.Generator) -> Any:
+def replaced(x: Any, generator: torch.Generator) -> Any:
     """Arguments with random numbers for floating tensors."""
     if isinstance(x, Tensor) and x.is_floating_point():
         return torch.randn(x.shape, generator=generator, device="cpu").to(x)
     if isinstance(x, Mapping):
-        return {key: _replaced(value, generator) for key, value in x.items()}
+        return {key: replaced(value, generator) for key, value in x.items()}
     if isinstance(x, list | tuple):
-        return type(x)(_replaced(item, generator) for item in x) if type(x) in (list, tuple) else x
+        return type(x)(replaced(item, generator) for item in x) if type(x) in (list, tuple) else x
     return x

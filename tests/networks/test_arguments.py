@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from specnorm.networks import bound  # noqa: E402
 
 FIVE = torch.arange(5.0)
 BIG, TWO = torch.tensor([[10.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 10.0])
+
+
+def count(counted: list[int] = []) -> int:  # noqa: B006 - kept from call to call
+    """Return 1, 2, 3, ..."""
+    counted.append(0)
+    return len(counted)
 
 
 class Function(nn.Module):
@@ -78,6 +85,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "noise": (lambda x: x + torch.randn(1), "random"),
     "permuted": (lambda x: x[:, torch.randperm(4)], "random"),
     "random like shapes": (lambda x: x * torch.rand_like(torch.zeros_like(x)), "random"),
+    "complex": (lambda x: torch.view_as_complex(x.reshape(1, 2, 2)).abs(), "complex64: which have no rule"),
     "float8": (lambda x: x.to(torch.float8_e4m3fn).to(torch.float32), "float8"),
 }
 
@@ -86,6 +94,23 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 def test_what_no_constant_was_derived_for_is_refused_by_name(name: str) -> None:
     f, word = REFUSED[name]
     assert word in unknown(f)
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: np.random.default_rng().normal(size=4), random.random, count], ids=["NumPy", "Python", "a state"]
+)
+def test_what_torch_does_not_draw_is_no_constant(draw: Callable[[], Any]) -> None:
+    """Nor what a model counts: a trace sees one value of it."""
+    with pytest.raises(specnorm.MethodError, match="another output for the same input"):
+        network_bound(Function(lambda x: x * torch.as_tensor(draw())), (4,))
+
+
+def test_a_model_that_draws_in_training_alone_is_bounded() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.BatchNorm1d(3)).train()
+    state = {name: x.clone() for name, x in model.state_dict().items()}
+    assert network_bound(model, (3,)).upper is not None
+    assert all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
+    assert model.training
 
 
 @pytest.mark.parametrize("first", ["linear", "matmul"])
