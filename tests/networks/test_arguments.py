@@ -181,6 +181,36 @@ def test_onnx_reflection_across_an_axis(tmp_path: Path) -> None:
     assert found.upper == pytest.approx(2)  # of one pixel
 
 
+def test_quotients_of_integers_are_rounded_towards_zero(tmp_path: Path) -> None:
+    """1 + (-1) / 2 is 1, as in every runtime; with -1 it would be 0. What nobody defines is not computed."""
+    nodes = [
+        onnx_node("Div", ["a", "b"], ["1"]), onnx_node("Add", ["1", "c"], ["2"]),
+        onnx_node("Cast", ["2"], ["3"], to=1), onnx_node("Mul", ["x", "3"], ["y"]),
+    ]  # fmt: skip
+    for a, b, c, expected in ((-1, 2, 1, 1), (7, -2, 5, 2), (-7, -2, 0, 3), (7, 0, 1, None)):
+        constants = {"a": np.array([a]), "b": np.array([b]), "c": np.array([c])}
+        assert onnx_bound(tmp_path, nodes, constants, [1, 3]).upper == expected
+    nodes[0] = onnx_node("Cast", ["a"], ["1"], to=7)
+    constants = {"a": np.array([np.inf], np.float32), "c": np.array([1])}
+    assert onnx_bound(tmp_path, nodes, constants, [1, 3]).upper is None
+
+
+def test_a_file_of_two_operator_sets_is_refused(tmp_path: Path) -> None:
+    """Of 17 and 11 a runtime may take either, and a log-softmax means two things."""
+    onnx = pytest.importorskip("onnx", exc_type=ImportError)
+    from specnorm.auditing.readers.onnx import read
+
+    path = saved(tmp_path, [onnx_node("LogSoftmax", ["x"], ["y"], axis=1)], {}, [1, 2, 30])
+    model = onnx.load(path)
+    for domain in ("", "ai.onnx"):
+        twice = onnx.ModelProto()
+        twice.CopyFrom(model)
+        twice.opset_import.append(onnx.helper.make_opsetid(domain, 11))
+        path.write_bytes(twice.SerializeToString())
+        with path.open("rb") as file, pytest.raises(specnorm.ModelFileError, match="operator sets 11, 17"):
+            read(file, str(path), 10**6).graph(None)
+
+
 ONNX_REFUSED: dict[str, tuple[list[tuple[list[Any], dict[str, Any]]], str]] = {
     "random": ([(["RandomNormal", [], ["1"]], {"shape": [1, 4]}), (["Add", ["x", "1"], ["y"]], {})], "random"),
     "random choice": (
