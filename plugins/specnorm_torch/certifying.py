@@ -63,16 +63,18 @@ def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False
         packed = next((name for name, x in model.named_modules() if is_quantised(x)), None)
         if packed is not None:
             raise MethodError(f"{packed or name_of(model)} is quantised: certify the model before it is quantised.")
-    plans: list[_Plan] = []
     shrunk: dict[int, Tensor] = {}
-    with at_inference(model):
-        for prefix, module in model.named_modules():
-            for name in _constrained(prefix, module, bound):
-                plans.append(_Plan.of(prefix, module, name, bound, bake, shrunk))
-    if not plans:
+    asked = [
+        (prefix, module, name)
+        for prefix, module in model.named_modules()
+        for name in _constrained(prefix, module, bound)
+    ]
+    if not asked:
         raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
-    before = [Saved(module) for module in {id(plan.module): plan.module for plan in plans}.values()]
+    before = [Saved(module) for module in dict.fromkeys(module for _, module, _ in asked)]
     try:
+        with at_inference(model):
+            plans = [_Plan.of(*each, bound, bake, shrunk) for each in asked]
         for plan in plans:
             plan.write()
         with at_inference(model):
@@ -128,11 +130,6 @@ class _Plan:
             if layer and not computed(module):
                 _check_used(module)
             weight = weight_of(module) if layer else getattr(module, name)
-            if any(x.is_inference() for x in module.parameters()) and not torch.is_inference_mode_enabled():
-                raise MethodError(
-                    "it was made under torch.inference_mode(), so that it can be written to only there: call certify_ "
-                    "there too."
-                )
         except SpecnormError as error:
             raise type(error)(f"{label}: {error}") from error
         given = weight
@@ -153,7 +150,16 @@ class _Plan:
         """Make the tensor a plain parameter, and store the kernel."""
         if self.name in computed(self.module):
             bake_tensor(self.module, self.name)
-        getattr(self.module, self.name).copy_(self.kernel)
+        stored = getattr(self.module, self.name)
+        try:
+            with torch.inference_mode(stored.is_inference()), torch.no_grad():
+                stored.copy_(self.kernel)
+        except RuntimeError as error:  # expanded
+            first = str(error).partition(". ")[0]
+            raise MethodError(
+                f"{self.label}: {self.name} of {name_of(self.module)} cannot be written to: {first.rstrip('.')}. "
+                "Everything is as it was."
+            ) from error
 
     def check(self) -> None:
         """Compare the kernel that is used now with the proven one."""
@@ -190,6 +196,8 @@ def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
 
 def _check_used(module: nn.Module) -> Tensor:
     """The kernel that a layer uses at some input size, which has to be its weight, in its own geometry."""
+    if not torch.isfinite(weight_of(module)).all():
+        raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
     seen = map_of(module, (_input_of(module),))
     # At another size, only the size is another: the forward is torch's own.
     own = geometry_of(module, seen.geometry["input_shape"])
@@ -206,5 +214,6 @@ def _input_of(module: Any) -> Tensor:
     if isinstance(module, nn.Linear):
         return weight_of(module).new_zeros(1, module.in_features)
     reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    # Reflection needs more pixels than it adds.
-    return weight_of(module).new_zeros(1, module.in_channels, *(n + 1 for n in reach))
+    # Reflection needs more pixels than it adds, circular padding as many.
+    most = max(module._reversed_padding_repeated_twice)
+    return weight_of(module).new_zeros(1, module.in_channels, *(max(n, most) + 1 for n in reach))
