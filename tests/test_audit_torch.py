@@ -145,8 +145,9 @@ def test_layers_without_values() -> None:
         with pytest.raises(specnorm.SpecnormError, match="device 'meta'"):
             call()
     lazy = nn.Sequential(nn.LazyConv2d(2, 3))
-    with pytest.raises(specnorm.GeometryError, match=r"0\.weight has no shape yet"):
-        specnorm_torch.audit(lazy, (3, 8, 8))
+    for call in (lambda: specnorm_torch.audit(lazy, (3, 8, 8)), lambda: specnorm_torch.certify_(lazy, 1.0)):
+        with pytest.raises(specnorm.GeometryError, match=r"0\.weight has no shape yet"):
+            call()
     assert lazy[0].has_uninitialized_params(), "nothing was initialised"
 
 

@@ -16,6 +16,7 @@ from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, check_bou
 from specnorm_torch.modules import (
     at_inference,
     check_module,
+    check_values,
     geometry_of,
     is_layer,
     is_quantised,
@@ -71,6 +72,8 @@ def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     ]
     if not asked:
         raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
+    for prefix, module, _ in asked:
+        check_values(module, prefix)
     before = [Saved(module) for module in dict.fromkeys(module for _, module, _ in asked)]
     try:
         with at_inference(model):

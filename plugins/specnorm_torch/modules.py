@@ -172,18 +172,20 @@ def check_module(model: object) -> None:
         raise MethodError(f"{kind} was made by {made}, which hides its layers. Give the model that it was made of.")
 
 
-def check_values(model: nn.Module) -> None:
+def check_values(model: nn.Module, prefix: str = "") -> None:
     """Refuse a model that a run would initialise, or that cannot run: lazy layers, and the device "meta".
 
     Parameters
     ----------
     model : Module
+    prefix : str
+        Its name, for the message.
 
     Raises
     ------
     GeometryError
     """
-    for name, x in [*model.named_parameters(), *model.named_buffers()]:
+    for name, x in [*model.named_parameters(prefix), *model.named_buffers(prefix)]:
         if is_lazy(x):
             raise GeometryError(
                 f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
