@@ -6,6 +6,7 @@ import copy
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 
 import specnorm
@@ -106,8 +107,11 @@ def test_layers_of_other_classes_are_rows_too() -> None:
         warnings.simplefilter("ignore")
         quantised = torch.ao.quantization.quantize_dynamic(quantised, {"1"}, dtype=torch.qint8)
     rows = {row.name: row for row in specnorm_torch.audit(quantised, (4,)).layers}
+    assert list(rows) == ["0.weight", "1.weight"]
     assert rows["0.weight"].status == "ok"
     assert "quantised" in str(rows["1.weight"].reason)
+    with pytest.raises(specnorm.MethodError, match="1 is quantised"):
+        specnorm_torch.certify_(quantised, 1.0)
 
 
 def test_an_int_is_the_spatial_size() -> None:
@@ -140,8 +144,9 @@ def test_layers_without_values() -> None:
         with pytest.raises(specnorm.SpecnormError, match="device 'meta'"):
             call()
     lazy = nn.Sequential(nn.LazyConv2d(2, 3))
-    with pytest.raises(specnorm.GeometryError, match=r"0\.weight has no shape yet"):
-        specnorm_torch.audit(lazy, (3, 8, 8))
+    for call in (lambda: specnorm_torch.audit(lazy, (3, 8, 8)), lambda: specnorm_torch.certify_(lazy, 1.0)):
+        with pytest.raises(specnorm.GeometryError, match=r"0\.weight has no shape yet"):
+            call()
     assert lazy[0].has_uninitialized_params(), "nothing was initialised"
 
 
@@ -200,6 +205,135 @@ def test_what_scales_or_reads_bits_is_refused(forward: Any) -> None:
     (row,) = specnorm_torch.audit(kind(6, 4), (6,)).layers
     assert row.status == "error"
     assert row.upper is None
+
+
+def matrix_of(layer: Any, shape: tuple[int, ...]) -> Any:
+    """Of an affine map, by every basis vector."""
+    with torch.no_grad():
+        size = int(torch.Size(shape).numel())
+        basis = torch.eye(size, dtype=torch.float64).reshape(size, 1, *shape)
+        zero = layer(torch.zeros(1, *shape, dtype=torch.float64))
+        return torch.stack([(layer(x) - zero).reshape(-1) for x in basis], 1)
+
+
+def test_a_hook_that_pads_runs_once() -> None:
+    """The row is about the size that the layer is called with."""
+    layer = nn.Conv2d(1, 1, 3).double()
+    layer.register_forward_pre_hook(lambda _, args: nn.functional.pad(args[0], (1, 1, 1, 1)))
+    row: Any = specnorm_torch.audit(nn.Sequential(layer), (1, 3, 3)).layers[0]
+    norm = float(torch.linalg.matrix_norm(matrix_of(layer, (1, 3, 3)), 2))
+    assert row.spec.input_shape == (3, 3)
+    assert row.lower * (1 - 1e-12) <= norm <= row.upper * (1 + 1e-12)
+
+
+def scaled_(x: Any) -> None:
+    """Where nothing watches, as in compiled code of one's own."""
+    with torch._C.DisableTorchFunction():
+        x.mul_(1.008)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: torch._foreach_mul_([x], 1.008), scaled_], ids=["as one of a list", "unseen"]
+)
+def test_a_small_change_in_place_is_seen(change: Any) -> None:
+    """Smaller than what float32 leaves open when lengths are compared."""
+
+    class Changed(torch.nn.Linear):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            out = super().forward(x)
+            change(out)
+            return out
+
+    row: Any = specnorm_torch.audit(Changed(6, 4), (6,)).layers[0]
+    assert row.upper is None
+    assert "changes, the values of its input" in row.reason
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["in the layer", "in the model"])
+def test_autocast_rounds_the_kernel(around: bool) -> None:
+    """What is bounded is the kernel in use: 257/256 is 1 in bfloat16."""
+
+    class Cast(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Any) -> Any:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.inner(x)
+
+    class CastLinear(torch.nn.Linear):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(x)
+
+    layer = nn.Linear(2, 2) if around else CastLinear(2, 2)
+    layer.weight.data.fill_(257 / 256)
+    layer.bias.data.zero_()
+    model = Cast(nn.Sequential(layer)) if around else layer
+    row: Any = specnorm_torch.audit(model, (2,)).layers[0]
+    assert float(model(torch.ones(1, 2)).detach().norm() / 2**0.5) == 2.0
+    assert row.reason is None
+    assert row.lower <= 2.0 <= row.upper
+
+
+def test_autocast_around_certify_does_not_use_the_weight() -> None:
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(specnorm.MethodError, match="Linear does not use its weight as it stands"),
+    ):
+        specnorm_torch.certify_(nn.Linear(2, 2), 0.5)
+
+
+def test_what_is_no_module_that_can_be_looked_into() -> None:
+    model, x = convolutions(), torch.zeros(1, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = {"torch.jit": torch.jit.script(model), "torch.export": torch.export.export(model, (x,)).module()}
+    made["torch.jit (0)"] = nn.Sequential(made["torch.jit"])
+    for name, compiled in made.items():
+        for call in (
+            lambda m: specnorm_torch.audit(m, (3, 8, 8)),
+            lambda m: specnorm_torch.certify_(m, 1.0),
+            lambda m: specnorm_torch.network_bound(m, (3, 8, 8)),
+        ):
+            with pytest.raises(specnorm.MethodError) as raised:
+                call(compiled)
+            assert f"was made by {name}, which hides its layers" in str(raised.value)
+    with pytest.raises(specnorm.MethodError, match=r"OrderedDict is no torch\.nn\.Module"):
+        specnorm_torch.audit(model.state_dict(), (3, 8, 8))
+
+
+def test_a_model_compiled_by_torch_is_the_one_that_it_was_made_of() -> None:
+    model = convolutions()
+    rows = specnorm_torch.audit(torch.compile(model), (3, 8, 8)).layers
+    assert [(row.lower, row.upper) for row in rows] == [
+        (row.lower, row.upper) for row in specnorm_torch.audit(model, (3, 8, 8)).layers
+    ]
+
+
+def test_whole_numbers_of_numpy_are_sizes() -> None:
+    model, wanted = convolutions(), specnorm_torch.audit(convolutions(), 9).layers[0].spec
+    for given in (np.int64(9), (np.int64(3), 9, np.int32(9)), torch.Size((3, 9, 9))):
+        assert specnorm_torch.audit(model, given).layers[0].spec == wanted  # type: ignore[arg-type]
+
+
+def test_the_device_for_new_tensors_does_not_matter() -> None:
+    model = convolutions()
+    with torch.device("meta"):
+        rows = specnorm_torch.audit(model, 9).layers
+        assert specnorm_torch.certify_(copy.deepcopy(model), 0.5) == ["0", "2"]
+    assert rows == specnorm_torch.audit(model, 9).layers
+
+
+def test_kernels_that_are_not_finite_and_sparse_ones() -> None:
+    layer = nn.Linear(3, 2)
+    dense = specnorm_torch.audit(layer, (3,)).layers[0]
+    layer.weight = nn.Parameter(layer.weight.detach().to_sparse_csr(), requires_grad=False)
+    assert specnorm_torch.audit(layer, (3,)).layers[0].upper == dense.upper
+    broken = nn.Linear(3, 2)
+    broken.weight.data[0, 0] = torch.nan
+    assert "1 non-finite value" in str(specnorm_torch.audit(broken, (3,)).layers[0].reason)
 
 
 # -- models of every kind of layer ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,13 @@ def test_torch_objects() -> None:
     dense = torch.ones(2, 2, 3)
     with pytest.raises(specnorm.NoBackend, match=r"torch\.sparse_coo.*to_dense"):
         specnorm.f4_bound(dense.to_sparse())
+    with pytest.raises(specnorm.NoBackend, match="no shape yet: run its module once"):
+        specnorm.enclose(torch.nn.LazyConv2d(2, 3).weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nested = torch.nested.nested_tensor([dense, dense])
+    with pytest.raises(specnorm.NoBackend, match="tensor is nested"):
+        specnorm.enclose(nested)
     with pytest.raises(specnorm.NoBackend, match=r"Conv2d is not an array|No backend for torch"):
         specnorm.f4_bound(torch.nn.Conv2d(1, 1, 1))
     with pytest.raises(specnorm.NoBackend, match="dtype is not an array"):

@@ -206,3 +206,48 @@ def test_a_long_thin_matrix_overflows_nowhere() -> None:
         state = specnorm.init(kernel, specnorm.TensorNorm(certified=False))
         value, _ = specnorm.step(kernel, specnorm.TensorNorm(certified=False), state)
     assert float(value) == pytest.approx(float(np.linalg.norm(kernel.astype(float), 2)), rel=1e-3)
+
+
+def test_what_cannot_be_written_to_is_refused_by_name() -> None:
+    model = nn.Sequential(specnorm_torch.spectral_norm(nn.Linear(3, 3)), nn.Linear(3, 3))
+    model[1].weight = nn.Parameter(torch.randn(1, 3).expand(3, 3))
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    with pytest.raises(specnorm.MethodError, match=r"1: weight of Linear .* single memory location"):
+        specnorm_torch.certify_(model, 0.5)
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_tensors_of_the_inference_mode(inside: bool) -> None:
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(3, 3))
+    with torch.inference_mode(inside):
+        assert specnorm_torch.certify_(model, 0.5) == ["0"]
+    assert 0.4 < torch.linalg.matrix_norm(model[0].weight, 2) <= 0.5
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate", "zeros"])
+def test_padding_larger_than_the_kernel(mode: str) -> None:
+    """The input that is tried has as many pixels as the padding needs."""
+    layer = nn.Conv1d(1, 1, 3, padding=5, padding_mode=mode)
+    assert specnorm_torch.certify_(layer, 0.5) == [""]
+    assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
+
+
+def test_a_weight_that_is_not_finite() -> None:
+    layer = nn.Linear(3, 3)
+    layer.weight.data[0, 0] = torch.nan
+    with pytest.raises(specnorm.MethodError, match="weight: its weight holds NaN or infinity"):
+        specnorm_torch.certify_(layer, 0.5)
+
+
+def test_a_hook_that_writes_the_weight_is_undone() -> None:
+    layer = nn.Linear(3, 3)
+    before = layer.weight
+    values = before.detach().clone()
+    layer.register_forward_pre_hook(lambda module, _: setattr(module, "weight", nn.Parameter(torch.ones(3, 3))))
+    with pytest.raises(specnorm.MethodError, match="does not use the kernel"):
+        specnorm_torch.certify_(layer, 0.5)
+    assert layer.weight is before
+    assert torch.equal(before, values)

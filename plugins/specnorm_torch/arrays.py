@@ -30,7 +30,11 @@ class TorchArrays(Backend):
         return isinstance(x, Tensor)
 
     def refusal(self, x: Array) -> str | None:
-        """Sparse, quantised and distributed tensors."""
+        """Lazy, nested, sparse, quantised and distributed tensors."""
+        if isinstance(x, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer):
+            return "tensor has no shape yet: run its module once on an input, so that its lazy layers are initialised."
+        if x.is_nested:
+            return "tensor is nested; take its parts one by one: .unbind()."
         if x.layout != torch.strided:
             return f"tensor has layout {x.layout}; expected a dense one: call .to_dense() first."
         if x.is_quantized:

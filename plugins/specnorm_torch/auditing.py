@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from operator import index
 from typing import Any
 
 import torch
@@ -19,17 +20,20 @@ from specnorm.spec import ConvSpec
 from specnorm_torch.modules import (
     Select,
     at_inference,
+    check_module,
     check_values,
     computes_as_torch,
     geometry_of,
     is_layer,
     is_lazy,
+    is_quantised,
     layers_of,
     weight_of,
 )
-from specnorm_torch.tracing import map_of, name_of
+from specnorm_torch.tracing import Map, map_of, name_of
 
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
+_Call = tuple[tuple[Any, ...], dict[str, Any], tuple[str, torch.dtype, bool]]
+"""Arguments by place and by name, and the autocast around them."""
 _COMPUTED = ("", "_orig", "_g", "_v", "_u")
 """Ends of the names of the tensors that a hook of torch's computes a kernel from."""
 _MATRIX = 2
@@ -77,13 +81,14 @@ def audit(
     Raises
     ------
     MethodError
-        If a method is unknown, the model has no layer, or does not run on the input.
+        If a method is unknown, the model is no module or has no layer, or does not run on the input.
     GeometryError
         If a layer has no values yet: a lazy one, or one on the device "meta".
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
+    check_module(model)
     layers = dict(layers_of(model, select))
     others = {name: module for name, module in _others(model) if select is None or select(name, module)}
     if not layers and not others:
@@ -115,24 +120,23 @@ def audit(
 
 def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules that are no layers of torch's but hold matrices, or kernels that are packed: quantised ones."""
+    packed: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if is_layer(module) or "parametrizations" in name.split("."):
+        if is_layer(module) or "parametrizations" in name.split(".") or name.startswith(packed):
             continue
+        if is_quantised(module):
+            packed += (f"{name}.",)
         held = [x for x in module._parameters.values() if x is not None]
         parametrised: Any = getattr(module, "parametrizations", {})
-        if any(x.ndim >= _MATRIX for x in held if not is_lazy(x)) or len(parametrised) or _is_quantised(module):
+        if any(x.ndim >= _MATRIX for x in held if not is_lazy(x)) or len(parametrised) or is_quantised(module):
             yield name, module
-
-
-def _is_quantised(module: nn.Module) -> bool:
-    return hasattr(module, "_packed_params") or callable(getattr(module, "weight", None))
 
 
 def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequence[int] | Tensor) -> Tensor:
     """An input to run the model on."""
     if isinstance(given, Tensor):
         return given
-    if isinstance(given, int) and not isinstance(given, bool):
+    if not isinstance(given, Sequence) and _whole(given):
         first: Any = next(iter(layers.values()), None)
         if not isinstance(first, _ConvNd):
             raise MethodError(
@@ -141,12 +145,17 @@ def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequen
             )
         given = (first.in_channels, *[given for _ in first.kernel_size])
     shape: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
+    if not all(_whole(n) for n in shape):
         raise MethodError(
             f"input_shape={given!r} is no int, no sequence of positive ints such as (3, 32, 32), and no tensor."
         )
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    return torch.zeros(1, *shape).to(like)
+    return torch.zeros(1, *map(index, shape), dtype=like.dtype, device=like.device)
+
+
+def _whole(n: Any) -> bool:
+    """Whether it is a positive whole number, of Python's or another library's."""
+    return hasattr(n, "__index__") and not isinstance(n, bool) and getattr(n, "ndim", 0) == 0 and index(n) > 0
 
 
 def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> dict[str, _Call]:
@@ -155,9 +164,12 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> d
 
     def watch(name: str, layer: nn.Module) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            calls.setdefault(name, (args, kwargs))
+            if name not in calls:
+                on = next((x.device.type for x in layer.parameters()), "cpu")
+                calls[name] = (args, kwargs, (on, torch.get_autocast_dtype(on), torch.is_autocast_enabled(on)))
 
-        return layer.register_forward_pre_hook(hook, with_kwargs=True)
+        # Before the layer's own hooks, which run again where it is watched.
+        return layer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
     handles = [watch(name, layer) for name, layer in layers.items()]
     try:
@@ -175,6 +187,12 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> d
     return calls
 
 
+def _seen(module: nn.Module, call: _Call) -> Map:
+    args, kwargs, casting = call
+    with torch.autocast(*casting):
+        return map_of(module, args, kwargs)
+
+
 def _row(name: str, layer: nn.Module, call: _Call | None, settings: Settings) -> Row:
     """Measure one layer; whatever goes wrong becomes the row's reason, and what was measured before it is kept."""
     named = f"{name}.weight" if name else "weight"
@@ -182,7 +200,7 @@ def _row(name: str, layer: nn.Module, call: _Call | None, settings: Settings) ->
     row = Row(named, kind, (), None, values=dict.fromkeys(settings.methods))
     try:
         if call is not None:
-            seen = map_of(layer, *call)
+            seen = _seen(layer, call)
             weight, geometry = seen.weight, seen.geometry
         else:
             weight, geometry = weight_of(layer).detach(), {}
@@ -210,13 +228,13 @@ def _reason(row: Row) -> dict[str, Any]:
 def _row_of_another(name: str, module: nn.Module, call: _Call | None, settings: Settings) -> Row | None:
     """Measure a module of a class of its own, where it is seen to be a product; None: its arrays are skipped."""
     kind = name_of(module)
-    if _is_quantised(module):
+    if is_quantised(module):
         reason = f"{kind} is quantised: its map has steps. Audit the model before it is quantised."
         return Row(f"{name}.weight", "linear", (), None, values=dict.fromkeys(settings.methods), reason=reason)
     try:
         if call is None:
             return None
-        seen = map_of(module, *call)
+        seen = _seen(module, call)
         spec = ConvSpec.of(tuple(seen.weight.shape), **seen.geometry)
     except Exception:  # it computes something else: its arrays are counted and named as skipped
         return None

@@ -142,4 +142,6 @@ class Saved:
             table.update(content)
         for x, data, values in self.values:
             x.data = data
-            x.copy_(values)
+            if not torch.equal(x, values):
+                with torch.inference_mode(x.is_inference()), torch.no_grad():
+                    x.copy_(values)

@@ -13,7 +13,16 @@ from specnorm.errors import MethodError, SpecnormError
 from specnorm.spec import ConvSpec, at_every_size
 from specnorm_torch.baking import Saved, bake_tensor, computed
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, check_bound
-from specnorm_torch.modules import at_inference, geometry_of, is_layer, parametrisations, weight_of
+from specnorm_torch.modules import (
+    at_inference,
+    check_module,
+    check_values,
+    geometry_of,
+    is_layer,
+    is_quantised,
+    parametrisations,
+    weight_of,
+)
 from specnorm_torch.tracing import map_of, name_of
 
 
@@ -49,18 +58,26 @@ def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     Undecided
         If a norm could not be proven within the budget.
     """
+    check_module(model)
     if bound is not None:
         check_bound(bound)
-    plans: list[_Plan] = []
+        packed = next((name for name, x in model.named_modules() if is_quantised(x)), None)
+        if packed is not None:
+            raise MethodError(f"{packed or name_of(model)} is quantised: certify the model before it is quantised.")
     shrunk: dict[int, Tensor] = {}
-    with at_inference(model):
-        for prefix, module in model.named_modules():
-            for name in _constrained(prefix, module, bound):
-                plans.append(_Plan.of(prefix, module, name, bound, bake, shrunk))
-    if not plans:
+    asked = [
+        (prefix, module, name)
+        for prefix, module in model.named_modules()
+        for name in _constrained(prefix, module, bound)
+    ]
+    if not asked:
         raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
-    before = [Saved(module) for module in {id(plan.module): plan.module for plan in plans}.values()]
+    for prefix, module, _ in asked:
+        check_values(module, prefix)
+    before = [Saved(module) for module in dict.fromkeys(module for _, module, _ in asked)]
     try:
+        with at_inference(model):
+            plans = [_Plan.of(*each, bound, bake, shrunk) for each in asked]
         for plan in plans:
             plan.write()
         with at_inference(model):
@@ -136,7 +153,16 @@ class _Plan:
         """Make the tensor a plain parameter, and store the kernel."""
         if self.name in computed(self.module):
             bake_tensor(self.module, self.name)
-        getattr(self.module, self.name).copy_(self.kernel)
+        stored = getattr(self.module, self.name)
+        try:
+            with torch.inference_mode(stored.is_inference()), torch.no_grad():
+                stored.copy_(self.kernel)
+        except RuntimeError as error:  # expanded
+            first = str(error).partition(". ")[0]
+            raise MethodError(
+                f"{self.label}: {self.name} of {name_of(self.module)} cannot be written to: {first.rstrip('.')}. "
+                "Everything is as it was."
+            ) from error
 
     def check(self) -> None:
         """Compare the kernel that is used now with the proven one."""
@@ -173,6 +199,8 @@ def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
 
 def _check_used(module: nn.Module) -> Tensor:
     """The kernel that a layer uses at some input size, which has to be its weight, in its own geometry."""
+    if not torch.isfinite(weight_of(module)).all():
+        raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
     seen = map_of(module, (_input_of(module),))
     # At another size, only the size is another: the forward is torch's own.
     own = geometry_of(module, seen.geometry["input_shape"])
@@ -189,5 +217,6 @@ def _input_of(module: Any) -> Tensor:
     if isinstance(module, nn.Linear):
         return weight_of(module).new_zeros(1, module.in_features)
     reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    # Reflection needs more pixels than it adds.
-    return weight_of(module).new_zeros(1, module.in_channels, *(n + 1 for n in reach))
+    # Reflection needs more pixels than it adds, circular padding as many.
+    most = max(module._reversed_padding_repeated_twice)
+    return weight_of(module).new_zeros(1, module.in_channels, *(max(n, most) + 1 for n in reach))

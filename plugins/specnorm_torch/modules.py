@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from specnorm.errors import GeometryError
+from specnorm.errors import GeometryError, MethodError
 from specnorm_torch.tracing import crop, name_of
 
 Select: TypeAlias = Callable[[str, nn.Module], bool]
@@ -139,23 +139,53 @@ def at_inference(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a module holds packed integers."""
+    return hasattr(module, "_packed_params") or ".quantized." in type(module).__module__
+
+
 def is_lazy(x: object) -> bool:
     """Whether a tensor has no shape yet."""
     return isinstance(x, nn.UninitializedParameter | nn.UninitializedBuffer)
 
 
-def check_values(model: nn.Module) -> None:
+def check_module(model: object) -> None:
+    """Refuse what is no module, or one that torch made of another and that cannot be looked into.
+
+    Parameters
+    ----------
+    model : object
+
+    Raises
+    ------
+    MethodError
+    """
+    kind = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise MethodError(
+            f"{kind} is no torch.nn.Module. specnorm.audit reads files, and mappings of names to arrays such as a "
+            "state dict."
+        )
+    inner = next((name for name, x in model.named_modules() if isinstance(x, torch.jit.ScriptModule)), None)
+    if inner is not None or "eval" in vars(model):
+        made = "torch.export" if inner is None else f"torch.jit ({inner})" if inner else "torch.jit"
+        raise MethodError(f"{kind} was made by {made}, which hides its layers. Give the model that it was made of.")
+
+
+def check_values(model: nn.Module, prefix: str = "") -> None:
     """Refuse a model that a run would initialise, or that cannot run: lazy layers, and the device "meta".
 
     Parameters
     ----------
     model : Module
+    prefix : str
+        Its name, for the message.
 
     Raises
     ------
     GeometryError
     """
-    for name, x in [*model.named_parameters(), *model.named_buffers()]:
+    for name, x in [*model.named_parameters(prefix), *model.named_buffers(prefix)]:
         if is_lazy(x):
             raise GeometryError(
                 f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."

@@ -22,8 +22,9 @@ from specnorm.networks import Graph, Layer, Measure, Method, NetworkBound, Node,
 from specnorm_torch.aten import REASONS, RULES
 from specnorm_torch.baking import baked
 from specnorm_torch.calls import Call, Translation
-from specnorm_torch.modules import check_values
+from specnorm_torch.modules import at_inference, check_module, check_values
 from specnorm_torch.signatures import refusal
+from specnorm_torch.tracing import replaced, tensors
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
@@ -67,7 +68,8 @@ def network_bound(
     Raises
     ------
     MethodError
-        If the module cannot be traced by ``torch.export`` or has no floating input.
+        If the module cannot be traced by ``torch.export``, has no floating input, or its output for one input changes
+        from call to call.
     """
     return bound(network_graph(baked(model) if bake else model, input_shape), Measure(rtol), method=method)
 
@@ -89,15 +91,20 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
     ------
     MethodError
     """
+    check_module(model)
     check_values(model)
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            exported = torch.export.export(model, _example(model, input_shape), strict=False)
+            example = _example(model, input_shape)
+            exported = torch.export.export(model, example, strict=False)
             # An empty table decomposes nothing; it makes in-place operators functional.
-            return _Walk(exported.run_decompositions({})).graph()
+            graph = _Walk(exported.run_decompositions({})).graph()
+        if not any(node.rule == "random" for node in graph.nodes):
+            _check_repeats(model, example)
+        return graph
     except MethodError:
         raise
     except Exception as error:  # whatever the model's own code raises while it is traced
@@ -119,6 +126,21 @@ def _example(model: nn.Module, given: Any) -> tuple[Tensor, ...]:
         return given
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     return (torch.zeros(1, *given, dtype=like.dtype, device=like.device),)
+
+
+def _check_repeats(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Refuse a model whose output changes from call to call: what it drew or kept was a constant in the trace."""
+    inputs = replaced(example, torch.Generator().manual_seed(0))
+    with at_inference(model):
+        first, second = (list(tensors(model(*(x.clone() for x in inputs)))) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        near = torch.finfo(a.dtype).eps ** 0.5 if a.is_floating_point() or a.is_complex() else 0.0
+        largest = float(a.abs().max()) if near and a.numel() else 0.0
+        if a.shape != b.shape or not torch.allclose(a, b, near, near * largest, equal_nan=True):
+            raise MethodError(
+                f"{type(model).__name__} gives another output for the same input at its next call: it draws random "
+                "numbers outside of torch, or keeps a state. Make it a function of its inputs first."
+            )
 
 
 class _Walk:
@@ -226,7 +248,9 @@ class _Walk:
             )
             return Translation("select" if whole or pieces else "unknown", params)
         if isinstance(first, Tensor) and first.dtype not in _FLOATING:
-            return Translation("unknown", {"reason": f"its values are {str(first.dtype).rpartition('.')[2]}: steps"})
+            what = str(first.dtype).rpartition(".")[2]
+            why = "which have no rule here" if first.is_complex() else "steps"
+            return Translation("unknown", {"reason": f"its values are {what}: {why}"})
         rule = RULES.get(call.name)
         try:
             reason = REASONS.get(call.name) if rule is None else refusal(node.target._schema, call.arguments)

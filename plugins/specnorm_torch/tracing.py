@@ -74,10 +74,12 @@ def map_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         If the module computes anything else, by its class's name.
     """
     kwargs = kwargs or {}
-    if any(x.is_meta for x in _tensors((args, kwargs, list(module.parameters())))):
+    if any(x.is_meta for x in tensors((args, kwargs, list(module.parameters())))):
         raise GeometryError(f"{name_of(module)} has no values: it is on the device 'meta'. Load its weights first.")
     generator = torch.Generator().manual_seed(0)
     (first, *ends), (second, *others) = (_watched(module, args, kwargs, generator) for _ in range(2))
+    if not torch.isfinite(first.weight).all():
+        return first  # which no function of specnorm takes
     if first.geometry != second.geometry or not torch.equal(first.weight, second.weight):
         raise _refused(
             module,
@@ -91,7 +93,7 @@ def map_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
 
 def _agrees(seen: Map, x: Tensor, y: Tensor) -> bool:
     """Whether a difference of inputs becomes, in length, the difference of outputs: what was not seen shows here."""
-    geometry = seen.geometry
+    geometry, x = seen.geometry, x.to(seen.weight.dtype)
     with torch.no_grad():
         if not geometry["input_shape"]:
             wanted = x.reshape(-1, seen.weight.shape[1]) @ seen.weight.mT
@@ -113,12 +115,13 @@ def _agrees(seen: Map, x: Tensor, y: Tensor) -> bool:
 
 
 def _watched(module: nn.Module, args: Any, kwargs: Any, generator: torch.Generator) -> tuple[Map, Tensor, Tensor]:
-    args, kwargs = (_replaced(given, generator) for given in (args, kwargs))
-    tensors = [x for x in _tensors((args, kwargs)) if x.is_floating_point()]
-    if not tensors:
+    args, kwargs = (replaced(given, generator) for given in (args, kwargs))
+    given = [x for x in tensors((args, kwargs)) if x.is_floating_point()]
+    if not given:
         raise _refused(module, "it is given no floating tensor")
-    watch, source = _Watch(tensors), tensors[0].clone()
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"), watch:
+    watch, source = _Watch(given), given[0].clone()
+    # Tensors of the inference mode do not count their changes.
+    with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"), watch:
         out = module(*args, **kwargs)
     return watch.found(module, out), source if watch.operand is None else watch.operand, out
 
@@ -144,11 +147,12 @@ class _Watch(TorchFunctionMode):
     Before the kernel, the input or its padding, in some order of the entries; after it, the product, shifted or not.
     """
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, given: list[Tensor]) -> None:
         super().__init__()
-        self.values = {id(tensors[0]): tensors[0]}
+        self.values = {id(given[0]): given[0]}
         # Held, so that no other tensor gets the number of one that is gone.
-        self.data = {id(x): x for x in tensors}
+        self.data = {id(x): x for x in given}
+        self.versions = {key: _version(x) for key, x in self.data.items()}
         self.pads: tuple[int, ...] = ()
         self.mode = "zeros"
         self.ordered = False
@@ -163,24 +167,41 @@ class _Watch(TorchFunctionMode):
         del types
         kwargs = kwargs or {}
         name = _name(func)
-        data = [x for x in _tensors((args, kwargs)) if id(x) in self.data]
+        if self._moved():
+            self.looked["code that is not torch's"] = None
+        data = [x for x in tensors((args, kwargs)) if id(x) in self.data]
         target = kwargs.get("out", args[0] if args and _changes(name) else None)
-        changed = isinstance(target, Tensor) and id(target) in self.data
+        known = self.kernel
         before = data[0] if len(data) == 1 else None
         step = before is not None and id(before) in self.values and self._step(before, func, name, args, kwargs)
         out = func(*args, **kwargs)
         if not data or (name in _ASKED and not isinstance(out, Tensor)):
             return out
-        results = list(_tensors((out, target)))
+        changed = self._moved() or (isinstance(target, Tensor) and id(target) in self.data)
+        results = list(tensors((out, target)))
         self.data |= {id(x): x for x in results}
         self.called[name] = None
         same = name not in _SHIFTS + _COPIES or (_form(out) == _form(before))
+        if known is None and self.kernel is not None:
+            self._cast(out)
         if step and isinstance(out, Tensor) and same:
             merely = name in _SHIFTS + _COPIES + _ORDERS
             self.values = (self.values if merely else {}) | {id(out): out}
         elif changed or not results:
             self.looked[name] = None
+        # A view counts the changes of what it is a view of.
+        self.versions = {key: _version(x) for key, x in self.data.items()}
         return out
+
+    def _moved(self) -> bool:
+        """Whether anything that hangs on the input was changed in place since the last call."""
+        return any(_version(self.data[key]) != count for key, count in self.versions.items())
+
+    def _cast(self, out: Any) -> None:
+        """Under autocast the kernel is rounded to the dtype in which the product is computed."""
+        if self.kernel is not None and isinstance(out, Tensor) and out.dtype != self.kernel[0].dtype:
+            weight, given, geometry = self.kernel
+            self.kernel = weight.to(out.dtype), given, geometry
 
     def _step(self, value: Tensor, func: Any, name: str, args: Any, kwargs: Any) -> bool:
         """Whether a call that gets a value, and nothing else of the input, is understood; a kernel is noted."""
@@ -240,7 +261,8 @@ class _Watch(TorchFunctionMode):
             return False
         if weight.is_quantized or (not geometry["input_shape"] and weight.ndim != 2):
             return False
-        self.kernel = weight.detach().clone(), weight, geometry
+        plain = weight.detach()
+        self.kernel = (plain.clone() if plain.layout == torch.strided else plain.to_dense()), weight, geometry
         self.operand = value.detach().clone() if self.ordered else None
         return True
 
@@ -271,6 +293,8 @@ class _Watch(TorchFunctionMode):
 
     def found(self, module: nn.Module, out: Any) -> Map:
         """What was seen, once the module is done."""
+        if self._moved():
+            self.looked["code that is not torch's"] = None
         if self.looked:
             raise _refused(module, f"its forward looks at, or changes, the values of its input ({_list(self.looked)})")
         names = _list(self.called) or "nothing of torch's"
@@ -307,6 +331,11 @@ def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return pairs
 
 
+def _version(x: Tensor) -> int:
+    """How often a tensor was changed in place."""
+    return 0 if x.is_inference() else x._version
+
+
 def _form(x: Any) -> Any:
     return (x.shape, x.dtype) if isinstance(x, Tensor) else None
 
@@ -333,23 +362,23 @@ def _tuple(x: Any, ndim: int) -> tuple[int, ...]:
     return given * ndim if len(given) == 1 else given
 
 
-def _tensors(x: Any) -> Iterator[Tensor]:
+def tensors(x: Any) -> Iterator[Tensor]:
     """Tensors in nested arguments."""
     if isinstance(x, Tensor):
         yield x
     elif isinstance(x, Mapping):
-        yield from _tensors(list(x.values()))
+        yield from tensors(list(x.values()))
     elif isinstance(x, list | tuple):
         for item in x:
-            yield from _tensors(item)
+            yield from tensors(item)
 
 
-def _replaced(x: Any, generator: torch.Generator) -> Any:
+def replaced(x: Any, generator: torch.Generator) -> Any:
     """Arguments with random numbers for floating tensors."""
     if isinstance(x, Tensor) and x.is_floating_point():
-        return torch.randn(x.shape, generator=generator).to(x)
+        return torch.randn(x.shape, generator=generator, device="cpu").to(x)
     if isinstance(x, Mapping):
-        return {key: _replaced(value, generator) for key, value in x.items()}
+        return {key: replaced(value, generator) for key, value in x.items()}
     if isinstance(x, list | tuple):
-        return type(x)(_replaced(item, generator) for item in x) if type(x) in (list, tuple) else x
+        return type(x)(replaced(item, generator) for item in x) if type(x) in (list, tuple) else x
     return x

@@ -169,9 +169,9 @@ def test_one_storage_has_one_type_and_one_length(shared: tuple[str, int], zipped
 
 
 def test_a_long_pickle_of_nested_tuples_takes_no_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     _refused(files.checkpoint(b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"Ns.", {}))
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_without_torch_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

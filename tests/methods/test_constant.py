@@ -1,4 +1,4 @@
-"""Kernels with one tap, matrices: enclosed by Lanczos and one factorisation; the search is for what these leave wide."""
+"""Kernels with one tap, matrices: enclosed by Lanczos and one factorisation; the search is for what is left wide."""
 
 from __future__ import annotations
 

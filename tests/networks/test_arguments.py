@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from specnorm.networks import bound  # noqa: E402
 
 FIVE = torch.arange(5.0)
 BIG, TWO = torch.tensor([[10.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 10.0])
+
+
+def count(counted: list[int] = []) -> int:  # noqa: B006 - kept from call to call
+    """Return 1, 2, 3, ..."""
+    counted.append(0)
+    return len(counted)
 
 
 class Function(nn.Module):
@@ -78,6 +85,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "noise": (lambda x: x + torch.randn(1), "random"),
     "permuted": (lambda x: x[:, torch.randperm(4)], "random"),
     "random like shapes": (lambda x: x * torch.rand_like(torch.zeros_like(x)), "random"),
+    "complex": (lambda x: torch.view_as_complex(x.reshape(1, 2, 2)).abs(), "complex64: which have no rule"),
     "float8": (lambda x: x.to(torch.float8_e4m3fn).to(torch.float32), "float8"),
 }
 
@@ -86,6 +94,23 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 def test_what_no_constant_was_derived_for_is_refused_by_name(name: str) -> None:
     f, word = REFUSED[name]
     assert word in unknown(f)
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: np.random.default_rng().normal(size=4), random.random, count], ids=["NumPy", "Python", "a state"]
+)
+def test_what_torch_does_not_draw_is_no_constant(draw: Callable[[], Any]) -> None:
+    """Nor what a model counts: a trace sees one value of it."""
+    with pytest.raises(specnorm.MethodError, match="another output for the same input"):
+        network_bound(Function(lambda x: x * torch.as_tensor(draw())), (4,))
+
+
+def test_a_model_that_draws_in_training_alone_is_bounded() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.BatchNorm1d(3)).train()
+    state = {name: x.clone() for name, x in model.state_dict().items()}
+    assert network_bound(model, (3,)).upper is not None
+    assert all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
+    assert model.training
 
 
 @pytest.mark.parametrize("first", ["linear", "matmul"])
@@ -154,6 +179,36 @@ def test_onnx_reflection_across_an_axis(tmp_path: Path) -> None:
     assert found.upper == pytest.approx(math.sqrt(3))
     found = onnx_bound(tmp_path, [onnx_node("Pad", ["x", "p"], ["y"], mode="reflect")], pads, [1, 1, "n"])
     assert found.upper == pytest.approx(2)  # of one pixel
+
+
+def test_quotients_of_integers_are_rounded_towards_zero(tmp_path: Path) -> None:
+    """1 + (-1) / 2 is 1, as in every runtime; with -1 it would be 0. What nobody defines is not computed."""
+    nodes = [
+        onnx_node("Div", ["a", "b"], ["1"]), onnx_node("Add", ["1", "c"], ["2"]),
+        onnx_node("Cast", ["2"], ["3"], to=1), onnx_node("Mul", ["x", "3"], ["y"]),
+    ]  # fmt: skip
+    for a, b, c, expected in ((-1, 2, 1, 1), (7, -2, 5, 2), (-7, -2, 0, 3), (7, 0, 1, None)):
+        constants = {"a": np.array([a]), "b": np.array([b]), "c": np.array([c])}
+        assert onnx_bound(tmp_path, nodes, constants, [1, 3]).upper == expected
+    nodes[0] = onnx_node("Cast", ["a"], ["1"], to=7)
+    constants = {"a": np.array([np.inf], np.float32), "c": np.array([1])}
+    assert onnx_bound(tmp_path, nodes, constants, [1, 3]).upper is None
+
+
+def test_a_file_of_two_operator_sets_is_refused(tmp_path: Path) -> None:
+    """Of 17 and 11 a runtime may take either, and a log-softmax means two things."""
+    onnx = pytest.importorskip("onnx", exc_type=ImportError)
+    from specnorm.auditing.readers.onnx import read
+
+    path = saved(tmp_path, [onnx_node("LogSoftmax", ["x"], ["y"], axis=1)], {}, [1, 2, 30])
+    model = onnx.load(path)
+    for domain in ("", "ai.onnx"):
+        twice = onnx.ModelProto()
+        twice.CopyFrom(model)
+        twice.opset_import.append(onnx.helper.make_opsetid(domain, 11))
+        path.write_bytes(twice.SerializeToString())
+        with path.open("rb") as file, pytest.raises(specnorm.ModelFileError, match="operator sets 11, 17"):
+            read(file, str(path), 10**6).graph(None)
 
 
 ONNX_REFUSED: dict[str, tuple[list[tuple[list[Any], dict[str, Any]]], str]] = {

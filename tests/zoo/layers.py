@@ -224,6 +224,18 @@ class Unseen(torch.nn.Linear):  # type: ignore[misc]
         return out
 
 
+class Remembers(torch.nn.Linear):  # type: ignore[misc]
+    """Adds what it computed before."""
+
+    before: Any = None
+
+    def forward(self, x: Any) -> Any:
+        out = F.linear(x, self.weight)
+        shown = out if self.before is None else out + self.before
+        self.before = out.clone()
+        return shown
+
+
 class InPlace(torch.nn.Linear):  # type: ignore[misc]
     """Changes the result through a view."""
 

@@ -46,7 +46,8 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], str]] = {
     "dynamic": (lambda: z.DynamicConv(2, 2, 3, padding=1), (2, 4, 4), "sigmoid"),
     "branching": (lambda: z.Branching(5, 4), (5,), "values of its input"),
     "through NumPy": (lambda: z.ThroughNumpy(5, 4), (5,), "values of its input"),
-    "unseen": (lambda: z.Unseen(5, 4), (5,), "not that of the product"),
+    "unseen": (lambda: z.Unseen(5, 4), (5,), "code that is not torch's"),
+    "remembers": (lambda: z.Remembers(5, 4), (5,), "not that of the product"),
     "in place": (lambda: z.InPlace(5, 4), (5,), "values of its input"),
     "changes its input": (lambda: z.ChangesInput(5, 4), (5,), "values of its input"),
     "forward hook": (z.scaled_by_hook, (5,), "mul"),
@@ -147,7 +148,7 @@ def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
     model, shape = build(case)
     bound = 0.25
     state, x = copy.deepcopy(model.state_dict()), torch.randn(1, *shape, dtype=torch.float64)
-    before = None if case in ("drop connect", "moving") else model(x.clone())
+    before = None if case in ("drop connect", "moving", "remembers") else model(x.clone())
     kind = class_of(model[0])
     if case in WRITABLE or (bake and case in BAKED):
         assert specnorm_torch.certify_(model, bound, bake=bake) == ["0"]

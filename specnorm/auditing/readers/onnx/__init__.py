@@ -125,7 +125,8 @@ class _Walk:
         self.model = model
         self.reader = reader
         self.sizes = sizes
-        self.opset = max((o.version for o in model.opset_import if o.domain in _DOMAINS), default=1)
+        opsets = {o.version for o in model.opset_import if o.domain in _DOMAINS}
+        self.opset = max(opsets, default=1)
         self.nodes: list[Node] = []
         self.uses: dict[str, _Use] = {}
         """Kernels by the name of their row."""
@@ -139,6 +140,8 @@ class _Walk:
         self.values = self._walk(model.graph, scope, 0, self.nodes)
         if any(function.domain in _DOMAINS for function in model.functions):
             self.broken = "it defines operators of ONNX anew"
+        if len(opsets) > 1:
+            self.broken = f"it imports the operator sets {', '.join(map(str, sorted(opsets)[:4]))} of ONNX at once"
         if any(output.name not in self.values for output in model.graph.output):
             self.broken = self.broken or "nothing makes one of its outputs"
 

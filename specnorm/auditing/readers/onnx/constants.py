@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.calls import (
     MAX_FOLDED,
@@ -78,7 +80,10 @@ def folded(call: Call) -> Constant | Translated:
         elif call.operator == "Concat":
             found = np.concatenate([np.atleast_1d(x) for x in a], axis=axis)
         elif call.operator == "Cast":
-            found = a[0].astype(_CASTS[int(call.attribute("to"))])
+            to = np.dtype(_CASTS[int(call.attribute("to"))])
+            if to.kind == "i" and a[0].dtype.kind == "f" and not np.all(np.abs(a[0]) < 2.0**31):
+                return Translated("held")  # each runtime has its own integer for it
+            found = a[0].astype(to)
         elif call.operator == "Slice":
             starts, ends, axes, steps = slices(call, a[0].ndim)
             cuts = [slice(None)] * a[0].ndim
@@ -86,17 +91,20 @@ def folded(call: Call) -> Constant | Translated:
                 cuts[at] = slice(start, end if abs(end) < 2**31 else None, step)
             found = a[0][tuple(cuts)]
         elif call.operator in ("Add", "Sub", "Mul", "Div"):
-            whole = call.operator == "Div" and a[0].dtype.kind == "i"
-            apply = {
-                "Add": np.add,
-                "Sub": np.subtract,
-                "Mul": np.multiply,
-                "Div": np.floor_divide if whole else np.divide,
-            }
+            whole = call.operator == "Div" and a[0].dtype.kind in "iu"
+            if whole and not np.all(a[1]):
+                return Translated("held")
+            apply = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _quotient if whole else np.divide}
             found = apply[call.operator](a[0], a[1])
         else:
             return Translated("held")
     return constant_of(np.asarray(found), call.label) if found.size <= MAX_FOLDED else Translated("held")
+
+
+def _quotient(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Quotients of integers, rounded towards zero."""
+    found: NDArray[Any] = np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
+    return found.astype(a.dtype)
 
 
 def slices(call: Call, ndim: int) -> tuple[list[int], list[int], list[int], list[int]]:
