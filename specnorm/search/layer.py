@@ -30,6 +30,7 @@ from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.enclosing import Problem, search_torus
 from specnorm.search.own_matrix import enclose_by_matrix
 from specnorm.search.rings import bound_by_rings
+from specnorm.search.waves import by_waves
 
 if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
@@ -76,6 +77,8 @@ class LayerTuning:
     applied: float = 2.0**21
     again: float = 2.0
     witness: int = 2**23
+    near: float = 0.3
+    """Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough."""
     below: float = 0.9
 
 
@@ -202,12 +205,23 @@ class _Supremum:
             blocks = polyphase.to_blocks(problem.kernel, everywhere, xp=self._ops.xp)
             constant = all(k == 1 for k in blocks.shape[3:])
             loose = constant or not reads_zeros(problem.spec)
-            rtol = problem.rtol if loose else max(0.97 * problem.rtol, 1e-3)
+            rtol = problem.rtol if loose else self._close(problem)
             given = Problem(
                 blocks, everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline
             )
             self._found = search_torus(given, grid_follows=not constant, ops=self._ops)
         return self._found
+
+    @staticmethod
+    def _close(problem: LayerProblem) -> float:
+        """Tolerance: so that the supremum of a large layer needs nothing after it, if the layer is as near as most."""
+        parts = [x for sub in sublayers(problem.spec) for x in sub.parts]
+        apart = sum(
+            ((k - 1) * math.pi / max(1, min(x.pixels for x in parts[j :: problem.spec.ndim]))) ** 2 / 24
+            for j, k in enumerate(problem.spec.kernel_shape)
+        )
+        near = apart if apart < TUNING.near * problem.rtol else 0.0
+        return max(0.97 * problem.rtol - near, (1 - TUNING.near) * 1e-3)
 
 
 class _Layer:
@@ -259,9 +273,19 @@ class _Layer:
     def _near(self, whole: SearchResult, steps: int, applied: float) -> LayerBounds:
         """From below near the wave of the supremum, which is the upper bound; of a large layer in a window."""
         xp, channels = self.xp, max(self.single.stored_channels)
+        kernel = self.parts[whole.block : whole.block + 1, ...]
+        upper = host.mul_up(whole.upper, host.root_up(self.spec.padding_gain_sq))
+        if (
+            witness_shapes(self.problem.spec) == ((0,), (0,))
+            and reads_zeros(self.spec)
+            and set(self.spec.stride) == {1}
+        ):
+            lower, gradient = by_waves(kernel, self.single, whole.frequency.angles[0], ops=self.ops)
+            nothing = xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
+            gradient = xp.reshape(self._among_groups(gradient, whole.block), self.problem.kernel.shape)
+            return LayerBounds(lower, upper, nothing, nothing, gradient, "supremum")
         window = self.sub.window(applied / (max(steps, 1) * channels))
         single = of_one_group(window.spec)
-        kernel = self.parts[whole.block : whole.block + 1, ...]
         # Patches are copied once or twice on the way.
         budget = self.ops.memory // 4
         layer = Convolution(kernel, single, budget=budget, ops=self.ops)
@@ -276,7 +300,6 @@ class _Layer:
             vectors = xp.astype(vectors, kernel.dtype)
         values, images = ritz_values_down(layer, vectors, single.transposed, ops=self.ops)
         u, v = (vectors, images) if single.transposed else (images, vectors)
-        upper = host.mul_up(whole.upper, host.root_up(self.spec.padding_gain_sq))
         return self._bounds(float(values[0, 0]), upper, layer, u[:, 0, :], v[:, 0, :], whole.block, window, "supremum")
 
     def _maps(self, layer: Convolution) -> tuple[LinearMap, LinearMap]:
