@@ -29,7 +29,8 @@ from specnorm.proof.sublayers import SubLayer, sublayers
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.enclosing import Problem, search_torus
 from specnorm.search.own_matrix import enclose_by_matrix
-from specnorm.search.rings import bound_by_rings
+from specnorm.search.rings import away_from, bound_by_rings
+from specnorm.search.split_rings import SplitRing
 from specnorm.search.waves import by_waves
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class LayerTuning:
     applied: float = 2.0**21
     again: float = 2.0
     witness: int = 2**23
+    split: float = 2e8
+    """Those from which a ring is split first."""
+    splits: int = 4
+    """Groups up to which a ring is split for each."""
     near: float = 0.3
     """Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough."""
     below: float = 0.9
@@ -256,9 +261,12 @@ class _Layer:
         rest = self._open_groups(search, found)
         work = self.plan.work * len(rest) if self.plan.memory <= self.ops.memory else math.inf
         fewest = _fewest(self.spec, search) if reads_zeros(self.spec) else None
+        splits = work > TUNING.split and set(self.spec.stride) == {1} and len(rest) <= TUNING.splits
         if fewest is not None and not self.problem.is_late:
-            found = self._by_rings(search, whole, fewest, found, only_one=work <= TUNING.soon)
-        if not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3:
+            found = self._by_rings(search, whole, fewest, found, only_one=splits or work <= TUNING.soon)
+        if fewest is not None and splits and not found.within(rtol) and not self.problem.is_late:
+            found = self._by_split_ring(search, whole, fewest, rest, found)
+        elif not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3:
             found = found.and_also(self._near_closely(whole))
         if found.within(rtol) or tried or work > TUNING.work or self.problem.is_late:
             return found
@@ -319,6 +327,29 @@ class _Layer:
             only_one=only_one,
         )
         return replace(found, upper=upper, way="ring", cells=found.cells + cells, levels=found.levels + levels)
+
+    def _by_split_ring(
+        self, search: Search, whole: SearchResult, fewest: tuple[int, ...], rest: np.ndarray, found: LayerBounds
+    ) -> LayerBounds:
+        """By the best ring with its highest waves taken out; the lower bound is raised if that is not enough."""
+        ring = away_from([whole], fewest, tuple(search.blocks.shape[3:]), [])
+        if ring is None:
+            return found
+        rings = []
+        for group in rest:
+            given = (self.parts, search.blocks, search.incumbent.trial_vectors)
+            kernel, blocks, trial = (None if x is None else x[group : group + 1, ...] for x in given)
+            rings.append(SplitRing(kernel, blocks, self.single, ring, whole.upper, trial, ops=self.ops))
+        for last in (False, True):
+            upper = found.lower
+            for one in rings:
+                upper = max(upper, one.upper(found.lower, search.tuning.share * self.rtol))
+            if upper < found.upper:
+                found = replace(found, upper=upper, way="ring")
+            if last or found.within(self.rtol) or self.rtol < 1e-3:
+                return found
+            found = found.and_also(self._near_closely(whole))
+        return found
 
     def _open_groups(self, search: Search, found: LayerBounds) -> np.ndarray:
         """Groups whose norm is not proven to be below the layer's lower bound."""
