@@ -1,7 +1,7 @@
 """Sums of a few plane waves on the pixels of a zero-padded layer: their images, without a pass over its pixels.
 
-A wave is a product of one factor an axis, times a vector of channels. What tap k reads of it, and which outputs do, is a
-product of one table an axis too; so inner products of images are sums over pairs of taps of products of small tables,
+A wave is a product of one factor an axis, times a vector of channels. What tap k reads of it, and which outputs do, is
+a product of one table an axis too; so inner products of images are sums over pairs of taps of products of small tables,
 however many pixels there are.
 """
 

@@ -1,14 +1,14 @@
-"""A ring without its highest waves, and those by themselves: an upper bound of a zero-padded layer that is a part of it.
+"""A ring without its highest waves, and those by themselves: an upper bound of a zero-padded layer that is part of it.
 
 Let the symbol be ``G(theta) = E(theta) + X(theta) Y(theta)*`` at every frequency of a ring that the layer is a
 compression of (`proof.rings`), with ``||E(theta)|| <= t``. Restricted to the layer's pixels and outputs, the ring of E
-has a norm of at most t, and the rest is ``L R*``, where the columns of L and R are the waves of X and Y on the outputs and
-on the pixels. So
+has a norm of at most t, and the rest is ``L R*``, where the columns of L and R are the waves of X and Y on the outputs
+and on the pixels. So
 
     ||A||  <=  t + ||L R*||  <=  t + lambda_max(L*L + R*R) / 2,
 
-a matrix of as many rows as there are waves above t. Inner products of restricted waves are those of their channels, times
-a sum over the outputs, or the pixels, of each axis.
+a matrix of as many rows as there are waves above t. Inner products of restricted waves are those of their channels,
+times a sum over the outputs, or the pixels, of each axis.
 """
 
 from __future__ import annotations
@@ -211,7 +211,9 @@ class WaveGram:
         return bool(inner > 0) and bool(matrices.gram_below(self.matrix, rounding.down(inner, 2, xp=xp), ops=ops))
 
 
-def _overlaps(numerators: np.ndarray, ring: Ring, axis: int, n: int, shift: int, like: Array, *, ops: ArrayOps) -> Array:
+def _overlaps(
+    numerators: np.ndarray, ring: Ring, axis: int, n: int, shift: int, like: Array, *, ops: ArrayOps
+) -> Array:
     """``sum_x e^{i delta (x - shift)} / N`` over n positions, delta of each pair of frequencies, shape (w, w)."""
     points, step = ring.points[axis], 1 + ring.twisted[axis]
     cos, sin = cos_sin(np.outer(np.arange(points), np.arange(n) - shift), points)

@@ -265,7 +265,7 @@ class _Layer:
         if fewest is not None and not self.problem.is_late:
             found = self._by_rings(search, whole, fewest, found, only_one=splits or work <= TUNING.soon)
         if fewest is not None and splits and not found.within(rtol) and not self.problem.is_late:
-            found = self._by_split_ring(search, whole, fewest, rest, found)
+            found = self._by_split_ring(search, whole, rest, found)
         elif not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3:
             found = found.and_also(self._near_closely(whole))
         if found.within(rtol) or tried or work > TUNING.work or self.problem.is_late:
@@ -328,18 +328,17 @@ class _Layer:
         )
         return replace(found, upper=upper, way="ring", cells=found.cells + cells, levels=found.levels + levels)
 
-    def _by_split_ring(
-        self, search: Search, whole: SearchResult, fewest: tuple[int, ...], rest: np.ndarray, found: LayerBounds
-    ) -> LayerBounds:
+    def _by_split_ring(self, search: Search, whole: SearchResult, rest: np.ndarray, found: LayerBounds) -> LayerBounds:
         """By the best ring with its highest waves taken out; the lower bound is raised if that is not enough."""
-        ring = away_from([whole], fewest, tuple(search.blocks.shape[3:]), [])
+        ring = away_from([whole], shortest(self.single), self.spec.kernel_shape, [])
         if ring is None:
             return found
-        rings = []
+        trial, rings = search.incumbent.trial_vectors, []
         for group in rest:
-            given = (self.parts, search.blocks, search.incumbent.trial_vectors)
-            kernel, blocks, trial = (None if x is None else x[group : group + 1, ...] for x in given)
-            rings.append(SplitRing(kernel, blocks, self.single, ring, whole.upper, trial, ops=self.ops))
+            kernel = self.parts[group : group + 1, ...]
+            fits = trial is not None and trial.shape[-1] == min(kernel.shape[1:3])
+            near = trial[group : group + 1, ...] if trial is not None and fits else None
+            rings.append(SplitRing(kernel, self.single, ring, whole.upper, near, ops=self.ops))
         for last in (False, True):
             upper = found.lower
             for one in rings:

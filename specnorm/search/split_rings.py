@@ -1,4 +1,4 @@
-"""Upper bounds of a zero-padded layer by a ring whose highest waves are taken out. What they claim is `proof.split_rings`.
+"""Upper bounds of a zero-padded layer by a ring without its highest waves. What they claim is `proof.split_rings`.
 
 The fewer waves stay in, the closer is the bound; what is taken out makes a matrix to be factorised.
 """
@@ -56,21 +56,18 @@ class SplitRing:
     ----------
     kernel : array, shape (1, first, second, *kernel_shape)
         In torch's order, scaled to about 1.
-    blocks : array, shape (1, m, p, *kernel_shape)
-        With its symbol, or that transposed; p <= m.
     spec : ConvSpec
         With ``input_shape``.
     ring : Ring
     supremum : float
         Proven bound over all frequencies.
     trial_vectors : array, shape (1, h, p), optional
-        `search.incumbent.Incumbent.trial_vectors` of the blocks.
+        `search.incumbent.Incumbent.trial_vectors` of the kernel, the smaller channels last.
     """
 
     def __init__(
         self,
         kernel: Array,
-        blocks: Array,
         spec: ConvSpec,
         ring: Ring,
         supremum: float,
@@ -78,13 +75,16 @@ class SplitRing:
         *,
         ops: ArrayOps,
     ) -> None:
-        self.kernel, self.blocks, self.spec, self.ring, self.supremum = kernel, blocks, spec, ring, supremum
+        self.kernel, self.spec, self.ring, self.supremum = kernel, spec, ring, supremum
         self.ops, self.xp = ops, ops.xp
+        # The transposed symbol has the same norms.
+        wide = kernel.shape[1] < kernel.shape[2]
+        self.blocks = ops.xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim))) if wide else kernel
         self._splits: dict[float, tuple[Cover, Highest] | None] = {}
-        self._polynomials, self._trial_vectors = Polynomials(blocks, knobs.TUNING, ops=ops), trial_vectors
+        self._polynomials, self._trial_vectors = Polynomials(self.blocks, knobs.TUNING, ops=ops), trial_vectors
 
     def upper(self, lower: float, rtol: float) -> float:
-        """A bound of the norm, ``lower * (1 + rtol)`` if more and more waves taken out allow it; infinite if none is."""
+        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; infinite if none is."""
         for part in TUNING.parts:
             if part not in self._splits:
                 self._splits[part] = self._split(part * lower)

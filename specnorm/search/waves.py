@@ -1,4 +1,4 @@
-"""Lower bounds of large zero-padded layers: the best sum of the waves next to a frequency. What they claim is `proof.waves`.
+"""Lower bounds of large zero-padded layers by a sum of waves next to a frequency. What they claim is `proof.waves`.
 
 The two waves half a step of the shortest ring beside the frequency, on each axis, make a wave under a sine window. Each
 has the best channels at its own frequency, so that these turn with it: of 3x3 layers at 32 pixels the sum is within
