@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm.linalg import arrays, polyphase
 from specnorm.linalg.block_lanczos import Plan, top_vectors
-from specnorm.linalg.frequencies import coarse_grid
+from specnorm.linalg.frequencies import coarse_grid, half_grid
 from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.line_blocks import of_one_group, plans
 from specnorm.linalg.plane_wave import windowed_wave
@@ -31,7 +31,7 @@ from specnorm.search.enclosing import Problem, search_torus
 from specnorm.search.own_matrix import enclose_by_matrix
 from specnorm.search.rings import away_from, bound_by_rings
 from specnorm.search.split_rings import SplitRing
-from specnorm.search.waves import by_waves
+from specnorm.search.waves import WaveSum
 
 if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
@@ -54,9 +54,15 @@ class LayerTuning:
         Those up to which it is tried after one ring: less than a second.
     work : float
         Those up to which it is tried where nothing else came close enough: some seconds.
+    split : float
+        Those from which a ring is split first.
+    splits : int
+        Groups up to which a ring is split for each.
     steps : int
         Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
         trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4.
+    waves : int
+        Pixels an axis from which a sum of waves takes the place of these steps: it is as close.
     more : int
         Steps where the bounds are still apart, or closer ones are asked for.
     applied : float
@@ -66,25 +72,31 @@ class LayerTuning:
         Times as much where the bounds are still apart.
     witness : int
         Inputs and outputs up to which the vectors are given.
+    near : float
+        Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough.
     below : float
-        Part of the layer's lower bound up to which estimates of a group's norm count as clearly lower.
+        Part of the layer's lower bound up to which estimates of a group's norm count as lower.
+    tries : int
+        Proofs that they are, each without one more group.
+    few : int
+        Taps up to which the estimates of scalar symbols are on a finer grid.
     """
 
     at_once: float = 3e6
     soon: float = 2e9
     work: float = 3e10
     steps: int = 4
+    waves: int = 24
     more: int = 48
     applied: float = 2.0**21
     again: float = 2.0
     witness: int = 2**23
     split: float = 2e8
-    """Those from which a ring is split first."""
-    splits: int = 4
-    """Groups up to which a ring is split for each."""
+    splits: int = 12
     near: float = 0.3
-    """Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough."""
-    below: float = 0.9
+    below: float = 0.97
+    tries: int = 6
+    few: int = 32
 
 
 TUNING = LayerTuning()
@@ -258,15 +270,21 @@ class _Layer:
         found = replace(found, cells=whole.cells, levels=whole.levels)
         if found.within(rtol) or found.upper == 0:
             return found
-        rest = self._open_groups(search, found)
-        work = self.plan.work * len(rest) if self.plan.memory <= self.ops.memory else math.inf
         fewest = _fewest(self.spec, search) if reads_zeros(self.spec) else None
-        splits = work > TUNING.split and set(self.spec.stride) == {1} and len(rest) <= TUNING.splits
+        plain, affordable = set(self.spec.stride) == {1}, self.plan.memory <= self.ops.memory
+        only_one = plain or (affordable and self.plan.work * self.groups <= TUNING.soon)
         if fewest is not None and not self.problem.is_late:
-            found = self._by_rings(search, whole, fewest, found, only_one=splits or work <= TUNING.soon)
-        if fewest is not None and splits and not found.within(rtol) and not self.problem.is_late:
-            found = self._by_split_ring(search, whole, rest, found)
-        elif not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3:
+            found = self._by_rings(search, whole, fewest, found, only_one=only_one)
+        if found.within(rtol):
+            return found
+        rest = self._open_groups(search, found)
+        work = self.plan.work * len(rest) if affordable else math.inf
+        if fewest is not None and work > TUNING.split and not self.problem.is_late:
+            if plain and len(rest) <= TUNING.splits:
+                found = self._by_split_ring(search, whole, rest, found)
+            elif only_one and work > TUNING.work:
+                found = self._by_rings(search, whole, fewest, found, only_one=False)
+        if not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3 and not plain:
             found = found.and_also(self._near_closely(whole))
         if found.within(rtol) or tried or work > TUNING.work or self.problem.is_late:
             return found
@@ -283,21 +301,24 @@ class _Layer:
         xp, channels = self.xp, max(self.single.stored_channels)
         kernel = self.parts[whole.block : whole.block + 1, ...]
         upper = host.mul_up(whole.upper, host.root_up(self.spec.padding_gain_sq))
-        if (
-            witness_shapes(self.problem.spec) == ((0,), (0,))
-            and reads_zeros(self.spec)
-            and set(self.spec.stride) == {1}
-        ):
-            lower, gradient = by_waves(kernel, self.single, whole.frequency.angles[0], ops=self.ops)
+        plain, angles = reads_zeros(self.spec) and set(self.spec.stride) == {1}, whole.frequency.angles[0]
+        if plain and witness_shapes(self.problem.spec) == ((0,), (0,)):
+            lower, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
             nothing = xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
             gradient = xp.reshape(self._among_groups(gradient, whole.block), self.problem.kernel.shape)
             return LayerBounds(lower, upper, nothing, nothing, gradient, "supremum")
+        sizes = [x.pixels for x, k in zip(self.sub.parts, self.spec.kernel_shape, strict=True) if k > 1]
+        if plain and steps == TUNING.steps and min(sizes, default=0) >= TUNING.waves:
+            steps = 0
         window = self.sub.window(applied / (max(steps, 1) * channels))
         single = of_one_group(window.spec)
         # Patches are copied once or twice on the way.
         budget = self.ops.memory // 4
         layer = Convolution(kernel, single, budget=budget, ops=self.ops)
-        vectors = windowed_wave(kernel, single, whole.frequency.angles[0], ops=self.ops)
+        if plain and steps == 0:
+            vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
+        else:
+            vectors = windowed_wave(kernel, single, angles, ops=self.ops)
         if steps > 0 and not self.problem.is_late:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
             trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.steps else kernel
@@ -347,7 +368,10 @@ class _Layer:
                 found = replace(found, upper=upper, way="ring")
             if last or found.within(self.rtol) or self.rtol < 1e-3:
                 return found
-            found = found.and_also(self._near_closely(whole))
+            raised = found.and_also(self._near_closely(whole))
+            if not raised.lower > found.lower * (1 + 1e-2 * self.rtol):
+                return raised
+            found = raised
         return found
 
     def _open_groups(self, search: Search, found: LayerBounds) -> np.ndarray:
@@ -355,16 +379,26 @@ class _Layer:
         every, xp = np.arange(self.groups), self.xp
         if self.groups == 1 or not found.lower > 0:
             return every
-        symbols = Symbol(search.blocks, coarse_grid(tuple(search.blocks.shape[3:])), ops=self.ops).matrices()
+        kernel_shape = tuple(search.blocks.shape[3:])
+        # Scalar symbols cost next to nothing: a grid twice as fine tells better which are lower.
+        grid = coarse_grid(kernel_shape)
+        if search.blocks.shape[2] == 1 and math.prod(kernel_shape) <= TUNING.few:
+            grid = half_grid([1 if k == 1 else 4 * k for k in kernel_shape])
+        symbols = Symbol(search.blocks, grid, ops=self.ops).matrices()
         norms = self.ops.to_numpy(xp.max(xp.linalg.svdvals(symbols), axis=(1, 2)))
         target = host.div_down(found.lower, host.root_up(self.spec.padding_gain_sq))
         lower = np.flatnonzero(norms < TUNING.below * target)
-        if not len(lower):
-            return every
-        blocks = arrays.rows(search.blocks, lower, ops=self.ops)
-        others = Search(blocks, deadline=self.problem.deadline, ops=self.ops)
-        proven = others.run(torus(search.blocks.shape[3:]), bound=target, max_cells=self.problem.max_cells)
-        return np.setdiff1d(every, lower) if proven.upper <= target else every
+        for _ in range(TUNING.tries if len(lower) else 0):
+            blocks = arrays.rows(search.blocks, lower, ops=self.ops)
+            others = Search(blocks, deadline=self.problem.deadline, ops=self.ops)
+            proven = others.run(torus(kernel_shape), bound=target, max_cells=self.problem.max_cells)
+            if proven.upper <= target:
+                return np.setdiff1d(every, lower)
+            if proven.lower <= target or len(lower) == 1:
+                return every
+            # One of them is not lower after all.
+            lower = np.delete(lower, proven.block)
+        return every
 
     def _by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
         """Bounds of the largest norm of some groups; the others' are no larger than ``lower``."""
