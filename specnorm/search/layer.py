@@ -10,24 +10,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from specnorm.linalg import arrays, polyphase
 from specnorm.linalg.block_lanczos import Plan, top_vectors
-from specnorm.linalg.frequencies import coarse_grid, half_grid
 from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.line_blocks import of_one_group, plans
 from specnorm.linalg.plane_wave import windowed_wave
-from specnorm.linalg.symbols import Symbol
 from specnorm.proof import host
-from specnorm.proof.cells import torus
 from specnorm.proof.layer import ritz_values_down
 from specnorm.proof.rings import reads_zeros, shortest
 from specnorm.proof.sublayers import SubLayer, sublayers
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.enclosing import Problem, search_torus
+from specnorm.search.layer_tuning import TUNING
+from specnorm.search.open_groups import open_groups
 from specnorm.search.own_matrix import enclose_by_matrix
 from specnorm.search.rings import away_from, bound_by_rings
 from specnorm.search.split_rings import SplitRing
@@ -40,66 +39,6 @@ if TYPE_CHECKING:
 
 Way = Literal["supremum", "ring", "matrix"]
 WAYS: tuple[Way, ...] = ("supremum", "ring", "matrix")
-
-
-@dataclass(frozen=True)
-class LayerTuning:
-    """Effort for a layer at its size. It decides on time and on how wide the interval is.
-
-    Parameters
-    ----------
-    at_once : float
-        Multiplications of a proof by the layer's own matrix up to which nothing else is tried: a search takes longer.
-    soon : float
-        Those up to which it is tried after one ring: less than a second.
-    work : float
-        Those up to which it is tried where nothing else came close enough: some seconds.
-    split : float
-        Those from which a ring is split first.
-    splits : int
-        Groups up to which a ring is split for each.
-    steps : int
-        Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
-        trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4.
-    waves : int
-        Pixels an axis from which a sum of waves takes the place of these steps: it is as close.
-    more : int
-        Steps where the bounds are still apart, or closer ones are asked for.
-    applied : float
-        Pixels times channels times steps at most; of a larger layer a window is taken, which loses the less the larger
-        it is: by the square of its inverse size.
-    again : float
-        Times as much where the bounds are still apart.
-    witness : int
-        Inputs and outputs up to which the vectors are given.
-    near : float
-        Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough.
-    below : float
-        Part of the layer's lower bound up to which estimates of a group's norm count as lower.
-    tries : int
-        Proofs that they are, each without one more group.
-    few : int
-        Taps up to which the estimates of scalar symbols are on a finer grid.
-    """
-
-    at_once: float = 3e6
-    soon: float = 2e9
-    work: float = 3e10
-    steps: int = 4
-    waves: int = 24
-    more: int = 48
-    applied: float = 2.0**21
-    again: float = 2.0
-    witness: int = 2**23
-    split: float = 2e8
-    splits: int = 12
-    near: float = 0.3
-    below: float = 0.97
-    tries: int = 6
-    few: int = 32
-
-
-TUNING = LayerTuning()
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,16 +210,20 @@ class _Layer:
         if found.within(rtol) or found.upper == 0:
             return found
         fewest = _fewest(self.spec, search) if reads_zeros(self.spec) else None
-        plain, affordable = set(self.spec.stride) == {1}, self.plan.memory <= self.ops.memory
+        plain = set(self.spec.stride) == {1} and rtol >= TUNING.splits_down_to
+        affordable = self.plan.memory <= self.ops.memory
         only_one = plain or (affordable and self.plan.work * self.groups <= TUNING.soon)
         if fewest is not None and not self.problem.is_late:
             found = self._by_rings(search, whole, fewest, found, only_one=only_one)
         if found.within(rtol):
             return found
-        rest = self._open_groups(search, found)
+        # Of padding that repeats pixels, a group's norm may be larger than that of its symbol.
+        target = host.div_down(found.lower, host.root_up(self.spec.padding_gain_sq))
+        limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "deadline": self.problem.deadline}
+        rest = open_groups(search.blocks, target, **limits, ops=self.ops)
         work = self.plan.work * len(rest) if affordable else math.inf
-        if fewest is not None and work > TUNING.split and not self.problem.is_late:
-            if plain and len(rest) <= TUNING.splits:
+        if fewest is not None and not self.problem.is_late:
+            if plain and work > TUNING.split and len(rest) <= TUNING.splits:
                 found = self._by_split_ring(search, whole, rest, found)
             elif only_one and work > TUNING.work:
                 found = self._by_rings(search, whole, fewest, found, only_one=False)
@@ -302,7 +245,9 @@ class _Layer:
         kernel = self.parts[whole.block : whole.block + 1, ...]
         upper = host.mul_up(whole.upper, host.root_up(self.spec.padding_gain_sq))
         plain, angles = reads_zeros(self.spec) and set(self.spec.stride) == {1}, whole.frequency.angles[0]
-        if plain and witness_shapes(self.problem.spec) == ((0,), (0,)):
+        window = self.sub.window(applied / (max(steps, 1) * channels))
+        nowhere = witness_shapes(self.problem.spec) == ((0,), (0,))
+        if plain and nowhere and (self.rtol >= 1e-3 or window is not self.sub):
             lower, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
             nothing = xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
             gradient = xp.reshape(self._among_groups(gradient, whole.block), self.problem.kernel.shape)
@@ -373,32 +318,6 @@ class _Layer:
                 return raised
             found = raised
         return found
-
-    def _open_groups(self, search: Search, found: LayerBounds) -> np.ndarray:
-        """Groups whose norm is not proven to be below the layer's lower bound."""
-        every, xp = np.arange(self.groups), self.xp
-        if self.groups == 1 or not found.lower > 0:
-            return every
-        kernel_shape = tuple(search.blocks.shape[3:])
-        # Scalar symbols cost next to nothing: a grid twice as fine tells better which are lower.
-        grid = coarse_grid(kernel_shape)
-        if search.blocks.shape[2] == 1 and math.prod(kernel_shape) <= TUNING.few:
-            grid = half_grid([1 if k == 1 else 4 * k for k in kernel_shape])
-        symbols = Symbol(search.blocks, grid, ops=self.ops).matrices()
-        norms = self.ops.to_numpy(xp.max(xp.linalg.svdvals(symbols), axis=(1, 2)))
-        target = host.div_down(found.lower, host.root_up(self.spec.padding_gain_sq))
-        lower = np.flatnonzero(norms < TUNING.below * target)
-        for _ in range(TUNING.tries if len(lower) else 0):
-            blocks = arrays.rows(search.blocks, lower, ops=self.ops)
-            others = Search(blocks, deadline=self.problem.deadline, ops=self.ops)
-            proven = others.run(torus(kernel_shape), bound=target, max_cells=self.problem.max_cells)
-            if proven.upper <= target:
-                return np.setdiff1d(every, lower)
-            if proven.lower <= target or len(lower) == 1:
-                return every
-            # One of them is not lower after all.
-            lower = np.delete(lower, proven.block)
-        return every
 
     def _by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
         """Bounds of the largest norm of some groups; the others' are no larger than ``lower``."""

@@ -23,6 +23,7 @@ from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_module
 from specnorm.search import own_matrix
 from specnorm.search.layer import LayerBounds, LayerProblem, enclose_layer
+from specnorm.search.layer_tuning import LayerTuning
 from specnorm.spec import ConvSpec
 
 
@@ -78,7 +79,7 @@ def test_an_unconverged_start_is_made_good(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_without_a_matrix_the_supremum_is_the_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_module, "TUNING", layer_module.LayerTuning(at_once=0, soon=0, work=0))
+    monkeypatch.setattr(layer_module, "TUNING", LayerTuning(at_once=0, soon=0, work=0))
     kernel = Recipe((3, 3, 3, 3), seed=2).kernel
     supremum = float(specnorm.enclose(kernel, rtol=1e-6).upper)
     for mode, factor in (("zeros", 1), ("reflect", 2), ("replicate", 2)):
