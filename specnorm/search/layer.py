@@ -1,7 +1,8 @@
 """Proven bounds of a layer's norm at one input size, any geometry.
 
-From below by Lanczos on the layer. From above by the first of three that comes close enough: the supremum over all
-sizes, twisted rings (zero padding), the layer's own Gram matrix. Small layers have that done at once.
+From below by a sum of waves, or by Lanczos on the layer. From above by the first of four that comes close enough: the
+supremum over all sizes, twisted rings (zero padding), such a ring without its highest waves, the layer's own Gram
+matrix. Small layers have that done at once.
 """
 
 from __future__ import annotations
@@ -308,7 +309,7 @@ class _Layer:
         for last in (False, True):
             upper = found.lower
             for one in rings:
-                upper = max(upper, one.upper(found.lower, search.tuning.share * self.rtol))
+                upper = max(upper, one.upper(found.lower, search.tuning.share * self.rtol, self.problem.deadline))
             if upper < found.upper:
                 found = replace(found, upper=upper, way="ring")
             if last or found.within(self.rtol) or self.rtol < 1e-3:

@@ -6,6 +6,7 @@ The fewer waves stay in, the closer is the bound; what is taken out makes a matr
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,9 +84,14 @@ class SplitRing:
         self._splits: dict[float, tuple[Cover, Highest] | None] = {}
         self._polynomials, self._trial_vectors = Polynomials(self.blocks, knobs.TUNING, ops=ops), trial_vectors
 
-    def upper(self, lower: float, rtol: float) -> float:
-        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; infinite if none is."""
+    def upper(self, lower: float, rtol: float, deadline: float = math.inf) -> float:
+        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; infinite if none is.
+
+        Nothing is begun after the deadline, on the clock of `time.monotonic`.
+        """
         for part in TUNING.parts:
+            if time.monotonic() > deadline:
+                return math.inf
             if part not in self._splits:
                 self._splits[part] = self._split(part * lower)
             found = self._splits[part]
