@@ -261,13 +261,13 @@ class _Layer:
         # Patches are copied once or twice on the way.
         budget = self.ops.memory // 4
         layer = Convolution(kernel, single, budget=budget, ops=self.ops)
-        if plain and steps == 0:
+        if plain and min(sizes, default=0) >= TUNING.waves:
             vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
         else:
             vectors = windowed_wave(kernel, single, angles, ops=self.ops)
         if steps > 0 and not self.problem.is_late:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
-            trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.steps else kernel
+            trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.closer else kernel
             there, back = self._maps(Convolution(trial, single, budget=budget, ops=self.ops))
             plan, start = Plan(steps, 0, min(1e-6, self.rtol / 100)), xp.astype(vectors, trial.dtype)
             size = vectors.shape[2]
@@ -309,15 +309,15 @@ class _Layer:
         for last in (False, True):
             upper = found.lower
             for one in rings:
-                upper = max(upper, one.upper(found.lower, search.tuning.share * self.rtol, self.problem.deadline))
+                upper = max(
+                    upper,
+                    one.upper(found.lower, search.tuning.share * self.rtol, self.problem.deadline, first=not last),
+                )
             if upper < found.upper:
                 found = replace(found, upper=upper, way="ring")
             if last or found.within(self.rtol) or self.rtol < 1e-3:
                 return found
-            raised = found.and_also(self._near_closely(whole))
-            if not raised.lower > found.lower * (1 + 1e-2 * self.rtol):
-                return raised
-            found = raised
+            found = found.and_also(self._near(whole, TUNING.closer, TUNING.again * TUNING.applied))
         return found
 
     def _by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:

@@ -28,6 +28,8 @@ class LayerTuning:
         trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4.
     waves : int
         Pixels an axis from which a sum of waves takes the place of these steps: it is as close.
+    closer : int
+        Steps where few waves taken out of a ring are not enough.
     more : int
         Steps where the bounds are still apart, or closer ones are asked for.
     applied : float
@@ -46,6 +48,7 @@ class LayerTuning:
     work: float = 3e10
     steps: int = 4
     waves: int = 24
+    closer: int = 10
     more: int = 48
     applied: float = 2.0**21
     again: float = 2.0

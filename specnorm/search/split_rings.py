@@ -36,6 +36,8 @@ class SplitTuning:
     ----------
     parts : tuple of float
         Of the norm: waves above are taken out.
+    first : int
+        How many of these are tried before the lower bound is raised.
     waves : int
         Most that are taken out, mirror images included.
     wider : tuple of float
@@ -43,6 +45,7 @@ class SplitTuning:
     """
 
     parts: tuple[float, ...] = (0.93, 0.84, 0.72, 0.6)
+    first: int = 1
     waves: int = 1000
     wider: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
 
@@ -84,12 +87,13 @@ class SplitRing:
         self._splits: dict[float, tuple[Cover, Highest] | None] = {}
         self._polynomials, self._trial_vectors = Polynomials(self.blocks, knobs.TUNING, ops=ops), trial_vectors
 
-    def upper(self, lower: float, rtol: float, deadline: float = math.inf) -> float:
+    def upper(self, lower: float, rtol: float, deadline: float = math.inf, *, first: bool = False) -> float:
         """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; infinite if none is.
 
-        Nothing is begun after the deadline, on the clock of `time.monotonic`.
+        Nothing is begun after the deadline, on the clock of `time.monotonic`. At first few are taken out, and nothing
+        wider is tried.
         """
-        for part in TUNING.parts:
+        for part in TUNING.parts[: TUNING.first] if first else TUNING.parts:
             if time.monotonic() > deadline:
                 return math.inf
             if part not in self._splits:
@@ -99,7 +103,7 @@ class SplitRing:
                 break
             if self._is_below(found, lower * (1 + rtol)):
                 return lower * (1 + rtol)
-        known = [split for split in self._splits.values() if split is not None]
+        known = [] if first else [split for split in self._splits.values() if split is not None]
         for wider in TUNING.wider if known else ():
             if self._is_below(known[-1], lower * (1 + wider * rtol)):
                 return lower * (1 + wider * rtol)

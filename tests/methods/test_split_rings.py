@@ -19,7 +19,7 @@ from specnorm_numpy import NumpyBackend
 
 from specnorm.linalg.frequencies import Frequencies
 from specnorm.linalg.layer_map import sizes_of
-from specnorm.proof import split_rings
+from specnorm.proof import matrices, split_rings
 from specnorm.proof.cells import torus
 from specnorm.proof.fathom import Cover
 from specnorm.proof.rings import Ring, shortest
@@ -43,7 +43,8 @@ class Case:
     norm: float
 
     def split_ring(self) -> SplitRing:
-        kernel, ops = self.kernel[None, ...], execution()
+        kernel: Any = self.kernel[None, ...]
+        ops = execution()
         search = Search(kernel, ops=ops)
         whole = search.run(torus(kernel.shape[3:]), rtol=1e-2, max_cells=10_000)
         return SplitRing(kernel, self.spec, self.ring, whole.upper, ops=ops)
@@ -64,7 +65,7 @@ def cases(count: int, *, first: int = 0) -> Iterator[Case]:
         kernel = random.standard_normal((*random.randint(1, 4, size=2), *taps))
         kernel = np.abs(kernel) if seed % 3 == 0 else kernel
         kernel = kernel / np.abs(kernel).max()
-        geometry = {"padding_mode": "zeros", "padding": tuple(pads), "transposed": seed % 4 == 1}
+        geometry: dict[str, Any] = {"padding_mode": "zeros", "padding": tuple(pads), "transposed": seed % 4 == 1}
         shape = tuple(int(n) for n in sizes)
         try:
             matrix = dense_matrix(kernel, shape, **geometry)
@@ -79,7 +80,8 @@ def cases(count: int, *, first: int = 0) -> Iterator[Case]:
 def explicit(case: Case, highest: Highest) -> tuple[Matrix, Matrix]:
     """Columns of L and R: waves of X and Y on the small side's and the large side's positions, one after another."""
     pixels, outputs = sizes_of(case.spec)
-    left, right = [], []
+    left: list[NDArray[Any]] = []
+    right: list[NDArray[Any]] = []
     for wave, at in enumerate(highest.at):
         turns = highest.points.numerators[at] / np.asarray(highest.points.denominators)
         for sign in (1, -1):
@@ -124,7 +126,9 @@ def below_the_truth() -> list[str]:
         ring = case.split_ring()
         for part in (0.5, 0.8):
             split = ring._split(part * case.norm)
-            for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3) if split is not None else ():
+            if split is None:
+                continue
+            for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3):
                 bound = case.norm * (1 - below)
                 if ring._is_below(split, bound):
                     return [f"{case.spec}, {case.ring}: {bound} for {case.norm}, less waves above {part}"]
@@ -152,7 +156,7 @@ def test_what_is_asked_is_what_is_proven() -> None:
     found = ring._split(0.3 * case.norm)
     assert found is not None
     cover, highest = found
-    given: tuple[Any, ...] = (ring.kernel, case.spec)
+    given: tuple[Any, Any] = (ring.kernel, case.spec)
     shorter = Ring(tuple(n - 1 for n in shortest(case.spec)), case.ring.twisted)
     with pytest.raises(ValueError, match="compression"):
         split_norm_below(*given, shorter, cover, highest, case.norm, ops=execution())
@@ -162,8 +166,9 @@ def test_what_is_asked_is_what_is_proven() -> None:
         split_norm_below(*given, case.ring, cover, less, case.norm, ops=execution())
     both = Frequencies(np.asarray([[1], [4]]), (5,))
     assert len(first_of_mirrored(both)) == 1
+    none: Any = np.zeros((0, 1))
     with pytest.raises(ValueError, match="mirror"):
-        Highest(both, np.zeros(0, dtype=np.int64), np.zeros((0, 1)), np.zeros((0, 1)))
+        Highest(both, np.zeros(0, dtype=np.int64), none, none)
 
 
 # -- without one of the terms, false bounds are proven ----------------------------------------------------------------
@@ -226,5 +231,5 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     proven = [split_rings.rest_below(*x, ops=execution()) for x in given]
     assert len(proven) > 4
     assert not any(proven)
-    monkeypatch.setattr(split_rings.matrices, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
+    monkeypatch.setattr(matrices, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
     assert all(split_rings.rest_below(*x, ops=execution()) for x in given)

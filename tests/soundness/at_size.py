@@ -23,6 +23,7 @@ from specnorm.methods.enclosure import Enclose
 from specnorm.methods.power_top_k import PowerTopK
 from specnorm.proof.layer import ritz_values_down
 from specnorm.search import layer as layer_search
+from specnorm.search.layer_tuning import TUNING
 
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
@@ -49,7 +50,7 @@ def by_rings(*, split: bool = False) -> Iterator[None]:
         return (0.985 if split else 0.5) * values, images
 
     with (
-        patch.object(layer_search, "TUNING", replace(layer_search.TUNING, **(SPLIT if split else RINGS))),
+        patch.object(layer_search, "TUNING", replace(TUNING, **(SPLIT if split else RINGS))),
         patch.object(layer_search, "ritz_values_down", lowered),
     ):
         yield
@@ -169,7 +170,7 @@ def in_a_way(way: int) -> Iterator[None]:
         with by_rings(split=way > len(WAYS)):
             yield
     else:
-        with patch.object(layer_search, "TUNING", replace(layer_search.TUNING, **WAYS[way])):
+        with patch.object(layer_search, "TUNING", replace(TUNING, **WAYS[way])):
             yield
 
 
