@@ -166,8 +166,8 @@ def bands_below_the_truth() -> list[str]:
             near = np.abs(np.subtract.outer(*(np.arange(blocks * size) // size,) * 2)) <= 1
             full = (root @ root.T) * near
             split = full.reshape(blocks, size, blocks, size).transpose(0, 2, 1, 3)
-            diagonal = np.stack([split[i, i] for i in range(blocks)])[None]
-            below = np.stack([split[i + 1, i] for i in range(blocks - 1)])[None]
+            diagonal: Any = np.stack([split[i, i] for i in range(blocks)])[None]
+            below: Any = np.stack([split[i + 1, i] for i in range(blocks - 1)])[None]
             largest: Any = np.linalg.eigvalsh(full)[-1:]
             # Just above: the pivots of the last block are nearly zero, and what is carried to them is too small.
             given: Any = Band(diagonal, below)
