@@ -151,8 +151,8 @@ def test_second_derivative_under_the_debugging_compiler() -> None:
 @pytest.mark.parametrize("need", ["value", "residuals", "jacobian"])
 def test_operator_is_well_formed(need: str) -> None:
     """Schema, shapes without values, and compilation, by torch's own checker."""
-    specnorm.f4_bound(kernel())  # registers the operator and the program
-    plan = specnorm.runtime.table.program_for(specnorm.FantasticFour(), SHAPE, "torch.float64", ())
+    specnorm.tn_bound(kernel())  # registers the operator and the program
+    plan = specnorm.runtime.table.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
     for x in (kernel(), normal(3, *SHAPE)):
         results = torch.library.opcheck(
             torch.ops.specnorm.evaluate.default,

@@ -3,7 +3,8 @@
 Along an axis a layer reads the pixels ``s m + r t - p``. With ``g = gcd(s, r)`` only those congruent to -p modulo g are
 read; of these, outputs that are congruent modulo ``r / g`` read pixels that are, and no other outputs do. So the layer
 is a direct sum, and its norm the largest of its parts', each with stride ``s / g`` and no dilation. Outputs that read
-no pixel, and pixels that no output reads, are left out.
+no pixel, and pixels that no output reads, are left out. Along an axis with one tap all outputs are such parts, and the
+same.
 
 A layer whose pixels and outputs are consecutive ones of another layer of the same stride and kernel, at the same
 distance, is a compression of it: its norm is no larger. Such parts need no proof of their own.
@@ -146,6 +147,9 @@ def _largest_parts(n: int, outputs: int, k: int, stride: int, dilation: int, pad
             (unread + common * rest, common * step),
             (first, step),
         ).trimmed(k)
+        if part is not None and k == 1:
+            # Each output reads one pixel of its own, and all do the same.
+            part = replace(part, pixels=1, outputs=1)
         if part is not None and not any(other.holds(part) for other in found):
             found = [other for other in found if not part.holds(other)] + [part]
     return found

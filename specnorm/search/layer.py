@@ -1,7 +1,8 @@
 """Proven bounds of a layer's norm at one input size, any geometry.
 
-From below by Lanczos on the layer. From above by the first of three that comes close enough: the supremum over all
-sizes, twisted rings (zero padding), the layer's own Gram matrix. Small layers have that done at once.
+From below by a sum of waves, or by Lanczos on the layer. From above by the first of four that comes close enough: the
+supremum over all sizes, twisted rings (zero padding), such a ring without its highest waves, the layer's own Gram
+matrix. Small layers have that done at once.
 """
 
 from __future__ import annotations
@@ -10,26 +11,27 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from specnorm.linalg import arrays, polyphase
 from specnorm.linalg.block_lanczos import Plan, top_vectors
-from specnorm.linalg.frequencies import coarse_grid
 from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.line_blocks import of_one_group, plans
 from specnorm.linalg.plane_wave import windowed_wave
-from specnorm.linalg.symbols import Symbol
 from specnorm.proof import host
-from specnorm.proof.cells import torus
 from specnorm.proof.layer import ritz_values_down
 from specnorm.proof.rings import reads_zeros, shortest
 from specnorm.proof.sublayers import SubLayer, sublayers
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.enclosing import Problem, search_torus
+from specnorm.search.layer_tuning import TUNING
+from specnorm.search.open_groups import open_groups
 from specnorm.search.own_matrix import enclose_by_matrix
-from specnorm.search.rings import bound_by_rings
+from specnorm.search.rings import away_from, bound_by_rings
+from specnorm.search.split_rings import SplitRing
+from specnorm.search.waves import WaveSum
 
 if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
@@ -38,48 +40,6 @@ if TYPE_CHECKING:
 
 Way = Literal["supremum", "ring", "matrix"]
 WAYS: tuple[Way, ...] = ("supremum", "ring", "matrix")
-
-
-@dataclass(frozen=True)
-class LayerTuning:
-    """Effort for a layer at its size. It decides on time and on how wide the interval is.
-
-    Parameters
-    ----------
-    at_once : float
-        Multiplications of a proof by the layer's own matrix up to which nothing else is tried: a search takes longer.
-    soon : float
-        Those up to which it is tried after one ring: less than a second.
-    work : float
-        Those up to which it is tried where nothing else came close enough: some seconds.
-    steps : int
-        Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
-        trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4.
-    more : int
-        Steps where the bounds are still apart, or closer ones are asked for.
-    applied : float
-        Pixels times channels times steps at most; of a larger layer a window is taken, which loses the less the larger
-        it is: by the square of its inverse size.
-    again : float
-        Times as much where the bounds are still apart.
-    witness : int
-        Inputs and outputs up to which the vectors are given.
-    below : float
-        Part of the layer's lower bound up to which estimates of a group's norm count as clearly lower.
-    """
-
-    at_once: float = 3e6
-    soon: float = 2e9
-    work: float = 3e10
-    steps: int = 4
-    more: int = 48
-    applied: float = 2.0**21
-    again: float = 2.0
-    witness: int = 2**23
-    below: float = 0.9
-
-
-TUNING = LayerTuning()
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,12 +162,23 @@ class _Supremum:
             blocks = polyphase.to_blocks(problem.kernel, everywhere, xp=self._ops.xp)
             constant = all(k == 1 for k in blocks.shape[3:])
             loose = constant or not reads_zeros(problem.spec)
-            rtol = problem.rtol if loose else max(0.97 * problem.rtol, 1e-3)
+            rtol = problem.rtol if loose else self._close(problem)
             given = Problem(
                 blocks, everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline
             )
             self._found = search_torus(given, grid_follows=not constant, ops=self._ops)
         return self._found
+
+    @staticmethod
+    def _close(problem: LayerProblem) -> float:
+        """Tolerance: so that the supremum of a large layer needs nothing after it, if the layer is as near as most."""
+        parts = [x for sub in sublayers(problem.spec) for x in sub.parts]
+        apart = sum(
+            ((k - 1) * math.pi / max(1, min(x.pixels for x in parts[j :: problem.spec.ndim]))) ** 2 / 24
+            for j, k in enumerate(problem.spec.kernel_shape)
+        )
+        near = apart if apart < TUNING.near * problem.rtol else 0.0
+        return max(0.97 * problem.rtol - near, (1 - TUNING.near) * 1e-3)
 
 
 class _Layer:
@@ -239,12 +210,25 @@ class _Layer:
         found = replace(found, cells=whole.cells, levels=whole.levels)
         if found.within(rtol) or found.upper == 0:
             return found
-        rest = self._open_groups(search, found)
-        work = self.plan.work * len(rest) if self.plan.memory <= self.ops.memory else math.inf
         fewest = _fewest(self.spec, search) if reads_zeros(self.spec) else None
+        plain = set(self.spec.stride) == {1} and rtol >= TUNING.splits_down_to
+        affordable = self.plan.memory <= self.ops.memory
+        only_one = plain or (affordable and self.plan.work * self.groups <= TUNING.soon)
         if fewest is not None and not self.problem.is_late:
-            found = self._by_rings(search, whole, fewest, found, only_one=work <= TUNING.soon)
-        if not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3:
+            found = self._by_rings(search, whole, fewest, found, only_one=only_one)
+        if found.within(rtol):
+            return found
+        # Of padding that repeats pixels, a group's norm may be larger than that of its symbol.
+        target = host.div_down(found.lower, host.root_up(self.spec.padding_gain_sq))
+        limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "deadline": self.problem.deadline}
+        rest = open_groups(search.blocks, target, **limits, ops=self.ops)
+        work = self.plan.work * len(rest) if affordable else math.inf
+        if fewest is not None and not self.problem.is_late:
+            if plain and work > TUNING.split and len(rest) <= TUNING.splits:
+                found = self._by_split_ring(search, whole, rest, found)
+            elif only_one and work > TUNING.work:
+                found = self._by_rings(search, whole, fewest, found, only_one=False)
+        if not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3 and not plain:
             found = found.and_also(self._near_closely(whole))
         if found.within(rtol) or tried or work > TUNING.work or self.problem.is_late:
             return found
@@ -259,16 +243,31 @@ class _Layer:
     def _near(self, whole: SearchResult, steps: int, applied: float) -> LayerBounds:
         """From below near the wave of the supremum, which is the upper bound; of a large layer in a window."""
         xp, channels = self.xp, max(self.single.stored_channels)
+        kernel = self.parts[whole.block : whole.block + 1, ...]
+        upper = host.mul_up(whole.upper, host.root_up(self.spec.padding_gain_sq))
+        plain, angles = reads_zeros(self.spec) and set(self.spec.stride) == {1}, whole.frequency.angles[0]
+        window = self.sub.window(applied / (max(steps, 1) * channels))
+        nowhere = witness_shapes(self.problem.spec) == ((0,), (0,))
+        if plain and nowhere and (self.rtol >= 1e-3 or window is not self.sub):
+            lower, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
+            nothing = xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
+            gradient = xp.reshape(self._among_groups(gradient, whole.block), self.problem.kernel.shape)
+            return LayerBounds(lower, upper, nothing, nothing, gradient, "supremum")
+        sizes = [x.pixels for x, k in zip(self.sub.parts, self.spec.kernel_shape, strict=True) if k > 1]
+        if plain and steps == TUNING.steps and min(sizes, default=0) >= TUNING.waves:
+            steps = 0
         window = self.sub.window(applied / (max(steps, 1) * channels))
         single = of_one_group(window.spec)
-        kernel = self.parts[whole.block : whole.block + 1, ...]
         # Patches are copied once or twice on the way.
         budget = self.ops.memory // 4
         layer = Convolution(kernel, single, budget=budget, ops=self.ops)
-        vectors = windowed_wave(kernel, single, whole.frequency.angles[0], ops=self.ops)
+        if plain and min(sizes, default=0) >= TUNING.waves:
+            vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
+        else:
+            vectors = windowed_wave(kernel, single, angles, ops=self.ops)
         if steps > 0 and not self.problem.is_late:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
-            trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.steps else kernel
+            trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.closer else kernel
             there, back = self._maps(Convolution(trial, single, budget=budget, ops=self.ops))
             plan, start = Plan(steps, 0, min(1e-6, self.rtol / 100)), xp.astype(vectors, trial.dtype)
             size = vectors.shape[2]
@@ -276,7 +275,6 @@ class _Layer:
             vectors = xp.astype(vectors, kernel.dtype)
         values, images = ritz_values_down(layer, vectors, single.transposed, ops=self.ops)
         u, v = (vectors, images) if single.transposed else (images, vectors)
-        upper = host.mul_up(whole.upper, host.root_up(self.spec.padding_gain_sq))
         return self._bounds(float(values[0, 0]), upper, layer, u[:, 0, :], v[:, 0, :], whole.block, window, "supremum")
 
     def _maps(self, layer: Convolution) -> tuple[LinearMap, LinearMap]:
@@ -297,21 +295,30 @@ class _Layer:
         )
         return replace(found, upper=upper, way="ring", cells=found.cells + cells, levels=found.levels + levels)
 
-    def _open_groups(self, search: Search, found: LayerBounds) -> np.ndarray:
-        """Groups whose norm is not proven to be below the layer's lower bound."""
-        every, xp = np.arange(self.groups), self.xp
-        if self.groups == 1 or not found.lower > 0:
-            return every
-        symbols = Symbol(search.blocks, coarse_grid(tuple(search.blocks.shape[3:])), ops=self.ops).matrices()
-        norms = self.ops.to_numpy(xp.max(xp.linalg.svdvals(symbols), axis=(1, 2)))
-        target = host.div_down(found.lower, host.root_up(self.spec.padding_gain_sq))
-        lower = np.flatnonzero(norms < TUNING.below * target)
-        if not len(lower):
-            return every
-        blocks = arrays.rows(search.blocks, lower, ops=self.ops)
-        others = Search(blocks, deadline=self.problem.deadline, ops=self.ops)
-        proven = others.run(torus(search.blocks.shape[3:]), bound=target, max_cells=self.problem.max_cells)
-        return np.setdiff1d(every, lower) if proven.upper <= target else every
+    def _by_split_ring(self, search: Search, whole: SearchResult, rest: np.ndarray, found: LayerBounds) -> LayerBounds:
+        """By the best ring with its highest waves taken out; the lower bound is raised if that is not enough."""
+        ring = away_from([whole], shortest(self.single), self.spec.kernel_shape, [])
+        if ring is None:
+            return found
+        trial, rings = search.incumbent.trial_vectors, []
+        for group in rest:
+            kernel = self.parts[group : group + 1, ...]
+            fits = trial is not None and trial.shape[-1] == min(kernel.shape[1:3])
+            near = trial[group : group + 1, ...] if trial is not None and fits else None
+            rings.append(SplitRing(kernel, self.single, ring, whole.upper, near, ops=self.ops))
+        for last in (False, True):
+            upper = found.lower
+            for one in rings:
+                upper = max(
+                    upper,
+                    one.upper(found.lower, search.tuning.share * self.rtol, self.problem.deadline, first=not last),
+                )
+            if upper < found.upper:
+                found = replace(found, upper=upper, way="ring")
+            if last or found.within(self.rtol) or self.rtol < 1e-3:
+                return found
+            found = found.and_also(self._near(whole, TUNING.closer, TUNING.again * TUNING.applied))
+        return found
 
     def _by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
         """Bounds of the largest norm of some groups; the others' are no larger than ``lower``."""

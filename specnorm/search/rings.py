@@ -84,7 +84,7 @@ def bound_by_rings(
     maxima = [torus]
     tried: list[tuple[Ring, float]] = []
     for _ in range(0 if target <= 0 else 1 if only_one else TUNING.rings):
-        ring = _away_from(maxima, fewest, kernel_shape, [r for r, _ in tried])
+        ring = away_from(maxima, fewest, kernel_shape, [r for r, _ in tried])
         if ring is None:
             break
         nearest = search.at_nearest(torus, ring.points, ring.twisted)
@@ -106,7 +106,7 @@ def bound_by_rings(
     return min(found.upper, torus.upper), cells + found.cells, levels + found.levels
 
 
-def _away_from(
+def away_from(
     maxima: list[SearchResult], fewest: tuple[int, ...], kernel_shape: tuple[int, ...], tried: list[Ring]
 ) -> Ring | None:
     """The ring whose frequencies are farthest from some maxima: the norm falls off by the square of the distance."""

@@ -24,6 +24,7 @@ from specnorm.auditing.layers import Tensor
 from specnorm.auditing.report import Row
 from specnorm.errors import GeometryError
 from specnorm.search import layer as layer_module
+from specnorm.search.layer_tuning import LayerTuning
 from specnorm.spec import ConvSpec
 
 
@@ -53,7 +54,7 @@ def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int)
     stride = layer.geometry["stride"]
     sizes = tuple(n + more * s for n, s in zip(layer.input_shape, stride, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_module, "TUNING", layer_module.LayerTuning(at_once=0, soon=0, work=0))
+        patch.setattr(layer_module, "TUNING", LayerTuning(at_once=0, soon=0, work=0))
         row = _row(layer, input_shape=sizes)
     assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, sizes, **layer.geometry))
 
@@ -66,7 +67,7 @@ def test_a_large_layer_is_near_its_supremum() -> None:
         {"transposed": True, "stride": 2, "padding": 1}, {"transposed": True, "stride": 3, "dilation": 2, "padding": 0},
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_module, "TUNING", layer_module.LayerTuning(at_once=0, soon=0, work=0, steps=0, more=0))
+        patch.setattr(layer_module, "TUNING", LayerTuning(at_once=0, soon=0, work=0, steps=0, more=0))
         for geometry in geometries:
             supremum = specnorm.enclose(kernel, padding_mode="zeros", **geometry).lower
             assert specnorm.enclose(kernel, 90, padding_mode="zeros", **geometry).lower > 0.97 * supremum, geometry

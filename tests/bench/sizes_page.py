@@ -169,7 +169,8 @@ def against(curves: list[Row]) -> str:
     return (
         "## Against the size\n\nThe norm of three layers by Lanczos, to 1e-10, and how far above it lie: the supremum "
         "over all sizes; the shortest ring; the best of the four that multiply by 1 or -1 an axis; and what `enclose` "
-        f"proves to {RTOL:g}, which also tries longer rings and stops where that is reached. None is ever below.\n\n"
+        f"proves to {RTOL:g}, which also tries longer rings, takes the highest waves out of one, and stops where that "
+        "is reached. None is ever below.\n\n"
         "![norm against n, and what bounds it](sizes.svg)\n\n" + table(header, lines)
     )
 

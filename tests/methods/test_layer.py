@@ -18,11 +18,13 @@ from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.linalg.block_lanczos import Plan
 from specnorm.linalg.line_blocks import Band, gram_band, of_one_group, plans, to_layer
+from specnorm.proof import band
 from specnorm.proof.band import band_norm_up
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_module
 from specnorm.search import own_matrix
 from specnorm.search.layer import LayerBounds, LayerProblem, enclose_layer
+from specnorm.search.layer_tuning import LayerTuning
 from specnorm.spec import ConvSpec
 
 
@@ -78,7 +80,7 @@ def test_an_unconverged_start_is_made_good(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_without_a_matrix_the_supremum_is_the_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_module, "TUNING", layer_module.LayerTuning(at_once=0, soon=0, work=0))
+    monkeypatch.setattr(layer_module, "TUNING", LayerTuning(at_once=0, soon=0, work=0))
     kernel = Recipe((3, 3, 3, 3), seed=2).kernel
     supremum = float(specnorm.enclose(kernel, rtol=1e-6).upper)
     for mode, factor in (("zeros", 1), ("reflect", 2), ("replicate", 2)):
@@ -145,6 +147,40 @@ def test_a_band_is_bounded_by_what_its_factorisation_leaves() -> None:
         mixed: Any = band_norm_up(Band(diagonal, below), largest * np.asarray([1 + 1e-9, 1 - 1e-6]), ops=ops)
         assert mixed[0] == proven[0]
         assert mixed[1] > 1e300
+
+
+def bands_below_the_truth() -> list[str]:
+    """Bounds of a band that is factorised badly: every factor is too large by a thousandth, so that more fits in."""
+    ops = Execution.of(load("numpy"), np.ones(1))
+    cholesky, found = np.linalg.cholesky, []
+
+    def enlarged(matrix: Any) -> Any:
+        return 1.001 * cholesky(matrix)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops.xp.linalg, "cholesky", enlarged)
+        for seed in range(20):
+            random = np.random.RandomState(seed)
+            blocks, size = 2 + seed % 3, 2 + seed % 4
+            root: Any = random.standard_normal((blocks * size, blocks * size))
+            near = np.abs(np.subtract.outer(*(np.arange(blocks * size) // size,) * 2)) <= 1
+            full = (root @ root.T) * near
+            split = full.reshape(blocks, size, blocks, size).transpose(0, 2, 1, 3)
+            diagonal: Any = np.stack([split[i, i] for i in range(blocks)])[None]
+            below: Any = np.stack([split[i + 1, i] for i in range(blocks - 1)])[None]
+            largest: Any = np.linalg.eigvalsh(full)[-1:]
+            # Just above: the pivots of the last block are nearly zero, and what is carried to them is too small.
+            given: Any = Band(diagonal, below)
+            for factor in (1 + 1e-6, 1 - 1e-4, 1 - 1e-3):
+                if float(band_norm_up(given, largest * factor, ops=ops)[0]) < float(largest[0]) * (1 - 1e-12):
+                    found.append(f"{seed}: {factor}")
+    return found
+
+
+def test_what_a_bad_factorisation_leaves_over_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bands_below_the_truth() == []
+    monkeypatch.setattr(band, "_off", lambda rest, *_, xp: xp.zeros(rest.shape[:1]))
+    assert bands_below_the_truth()
 
 
 @pytest.mark.parametrize("mode", ["circular", "zeros", "reflect", "replicate"])

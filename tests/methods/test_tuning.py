@@ -17,7 +17,8 @@ import specnorm
 from specnorm import TensorNorm
 from specnorm.linalg import block_lanczos, lanczos
 from specnorm.proof import gram_powers
-from specnorm.search import layer, own_matrix, rings, smallest_unfolding
+from specnorm.search import layer, open_groups, own_matrix, rings, smallest_unfolding, split_rings
+from specnorm.search.layer_tuning import LayerTuning
 from specnorm.tensor import alternation, proving, tracking
 
 Kernel = NDArray[np.float64]
@@ -63,7 +64,13 @@ def enclosed(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 def ringed(kernel: Kernel, geometry: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer, "TUNING", layer.LayerTuning(at_once=0, soon=0, work=0))
+        patch.setattr(layer, "TUNING", LayerTuning(at_once=0, soon=0, work=0))
+        enclosed(kernel, geometry)
+
+
+def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer, "TUNING", LayerTuning(at_once=-1, soon=-1, work=-1, split=-1))
         enclosed(kernel, geometry)
 
 
@@ -90,10 +97,14 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "a basis of nothing": (block_lanczos, block_lanczos.BlockTuning(0), power),
     "a basis beyond the dimension": (block_lanczos, block_lanczos.BlockTuning(10**4), power),
     "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
-    "a search before every matrix": (layer, layer.LayerTuning(at_once=0), enclosed),
-    "no matrix": (layer, layer.LayerTuning(at_once=0, soon=0, work=0), enclosed),
-    "a wave alone": (layer, layer.LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),
-    "every group a lower one": (layer, layer.LayerTuning(at_once=0, below=1e9), enclosed),
+    "a search before every matrix": (layer, LayerTuning(at_once=0), enclosed),
+    "no matrix": (layer, LayerTuning(at_once=0, soon=0, work=0), enclosed),
+    "a wave alone": (layer, LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),
+    "every group a lower one": (open_groups, open_groups.GroupTuning(below=1e9), ringed),
+    "no group a lower one": (open_groups, open_groups.GroupTuning(below=0.0), ringed),
+    "a supremum that is never enough": (layer, LayerTuning(at_once=0, near=0.99, waves=1), enclosed),
+    "every wave taken out": (split_rings, split_rings.SplitTuning((0.9, 1e-9), 2, 10**6, (1.0,)), split),
+    "no wave taken out": (split_rings, split_rings.SplitTuning((0.9,), 1, 0, (1.0,)), split),
     "one step a matrix": (own_matrix, own_matrix.MatrixTuning(1, 1, ()), enclosed),
     "rings of any length": (rings, rings.RingTuning(7, 3.0, 2, 0.9), ringed),
     "no ring": (rings, rings.RingTuning(0), ringed),

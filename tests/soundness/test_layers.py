@@ -66,7 +66,7 @@ def test_trained_kernels() -> None:
         if kernel.ndim != 4 or kernel.shape[2] == 1 or max(geometry["dilation"]) > 4:
             continue
         drawn = Layer(0, name, kernel, (4 if kernel.shape[0] > 16 else 5,) * 2, geometry)
-        for way in range(len(WAYS) + 1):
+        for way in range(len(WAYS) + 2):
             claims = AtSize(drawn)
             with in_a_way(way):
                 claims.enclosure(1e-3)

@@ -1,0 +1,177 @@
+"""Upper bounds of a zero-padded layer by a ring without its highest waves. What they claim is `proof.split_rings`.
+
+The fewer waves stay in, the closer is the bound; what is taken out makes a matrix to be factorised.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.linalg import arrays
+from specnorm.linalg.symbols import Symbol
+from specnorm.proof.cells import dft
+from specnorm.proof.fathom import Cover, cover_blocks
+from specnorm.proof.split_rings import Highest, first_of_mirrored, split_norm_below
+from specnorm.search import tuning as knobs
+from specnorm.search.reduction import Polynomials
+
+if TYPE_CHECKING:
+    from specnorm.linalg.frequencies import Frequencies
+    from specnorm.proof.gram_polynomial import GramPolynomial
+    from specnorm.proof.rings import Ring
+    from specnorm.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
+
+
+@dataclass(frozen=True)
+class SplitTuning:
+    """How many waves are taken out. It decides on time and on how close the bound comes.
+
+    Parameters
+    ----------
+    parts : tuple of float
+        Of the norm: waves above are taken out.
+    first : int
+        How many of these are tried before the lower bound is raised.
+    waves : int
+        Most that are taken out, mirror images included.
+    wider : tuple of float
+        Tolerances, in those asked for, that are tried where none of them is enough.
+    """
+
+    parts: tuple[float, ...] = (0.93, 0.84, 0.72, 0.6)
+    first: int = 1
+    waves: int = 1000
+    wider: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+
+
+TUNING = SplitTuning()
+
+
+class SplitRing:
+    """One ring of a layer of one group without stride and dilation.
+
+    Parameters
+    ----------
+    kernel : array, shape (1, first, second, *kernel_shape)
+        In torch's order, scaled to about 1.
+    spec : ConvSpec
+        With ``input_shape``.
+    ring : Ring
+    supremum : float
+        Proven bound over all frequencies.
+    trial_vectors : array, shape (1, h, p), optional
+        `search.incumbent.Incumbent.trial_vectors` of the kernel, the smaller channels last.
+    """
+
+    def __init__(
+        self,
+        kernel: Array,
+        spec: ConvSpec,
+        ring: Ring,
+        supremum: float,
+        trial_vectors: Array | None = None,
+        *,
+        ops: ArrayOps,
+    ) -> None:
+        self.kernel, self.spec, self.ring, self.supremum = kernel, spec, ring, supremum
+        self.ops, self.xp = ops, ops.xp
+        # The transposed symbol has the same norms.
+        wide = kernel.shape[1] < kernel.shape[2]
+        self.blocks = ops.xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim))) if wide else kernel
+        self._splits: dict[float, tuple[Cover, Highest] | None] = {}
+        self._polynomials, self._trial_vectors = Polynomials(self.blocks, knobs.TUNING, ops=ops), trial_vectors
+
+    def upper(self, lower: float, rtol: float, deadline: float = math.inf, *, first: bool = False) -> float:
+        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; infinite if none is.
+
+        Nothing is begun after the deadline, on the clock of `time.monotonic`. At first few are taken out, and nothing
+        wider is tried.
+        """
+        for part in TUNING.parts[: TUNING.first] if first else TUNING.parts:
+            if time.monotonic() > deadline:
+                return math.inf
+            if part not in self._splits:
+                self._splits[part] = self._split(part * lower)
+            found = self._splits[part]
+            if found is None:
+                break
+            if self._is_below(found, lower * (1 + rtol)):
+                return lower * (1 + rtol)
+        known = [] if first else [split for split in self._splits.values() if split is not None]
+        for wider in TUNING.wider if known else ():
+            if self._is_below(known[-1], lower * (1 + wider * rtol)):
+                return lower * (1 + wider * rtol)
+        return math.inf
+
+    def _is_below(self, found: tuple[Cover, Highest], bound: float) -> bool:
+        cover, highest = found
+        return split_norm_below(self.kernel, self.spec, self.ring, cover, highest, bound, ops=self.ops)
+
+    def _split(self, part: float) -> tuple[Cover, Highest] | None:
+        """Take out the waves above a norm; None where they are too many."""
+        cover = self._cover(part)
+        if cover is None:
+            return None
+        points = first_of_mirrored(cover.open.boxes.centres)
+        highest = self._highest(points, part)
+        return None if highest is None else (cover, highest)
+
+    def _cover(self, part: float) -> Cover | None:
+        """A cover of the ring of which single frequencies are left; None where those are too many."""
+        boxes = dft(self.ring.points, tuple(self.blocks.shape[3:]), self.ring.twisted)
+        cover = cover_blocks(self.blocks, boxes, self.supremum, ops=self.ops)
+        polynomial = self._polynomials.near(part, self._trial_vectors)
+        tried = np.zeros(len(cover), dtype=bool)
+        while True:
+            self._fathom(cover, polynomial, np.flatnonzero(~tried), part)
+            cover.prune()
+            divisible = cover.open.boxes.divisible
+            if not divisible.any():
+                break
+            if len(cover) > 8 * TUNING.waves:
+                return None
+            parent = cover.split(np.full(len(cover), 2))
+            tried = ~divisible[parent]
+        if polynomial.truncation > 0:
+            self._fathom(cover, self._polynomials.whole, np.arange(len(cover)), part)
+            cover.prune()
+        return cover if len(cover) <= TUNING.waves else None
+
+    def _fathom(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, part: float) -> None:
+        """Try some open cells."""
+        limit_sq = cover.limits_sq(polynomial, part)[index]
+        index = index[limit_sq > self._polynomials.least_limit_sq(polynomial)]
+        for few in self._polynomials.parts(polynomial, len(index)):
+            chosen = index[few]
+            formed, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, part)[chosen])
+            cover.fathom(formed, part)
+
+    def _highest(self, points: Frequencies, part: float) -> Highest | None:
+        """Singular triples above a norm, with what they are above it; None where they are too many."""
+        xp, ops = self.xp, self.ops
+        g = Symbol(self.kernel, points, ops=ops).matrices()[0, ...]
+        wide = g.shape[-1] > g.shape[-2]
+        tall = arrays.adjoint(g, xp=xp) if wide else g
+        gram = arrays.gram_smaller(tall, xp=xp)
+        _, vectors = xp.linalg.eigh(xp.astype(gram, xp.complex64) if ops.exact_float32 else gram)
+        right = xp.matrix_transpose(xp.astype(vectors, g.dtype))
+        # Rows: the vectors, and their images.
+        image = xp.matmul(right, xp.matrix_transpose(tall))
+        norms = np.asarray(ops.to_numpy(xp.linalg.vector_norm(image, axis=-1)))
+        at, which = np.nonzero(norms > part)
+        if 2 * len(at) > TUNING.waves:
+            return None
+        flat = at * norms.shape[1] + which
+        v, u = (arrays.rows(xp.reshape(z, (-1, z.shape[-1])), flat, ops=ops) for z in (right, image))
+        above = norms[at, which]
+        root = ops.from_numpy(np.sqrt(above - part), self.kernel)
+        other = ops.from_numpy(np.sqrt(above - part) / above, self.kernel)
+        x, y = u * xp.astype(other, u.dtype)[:, None], v * xp.astype(root, v.dtype)[:, None]
+        # G = sum s u v*; of its adjoint, G* = sum s u v*.
+        return Highest(points, at, y, x) if wide else Highest(points, at, x, y)

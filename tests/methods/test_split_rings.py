@@ -1,0 +1,235 @@
+"""A ring without its highest waves, and those by themselves: bounds of a layer against its dense matrix.
+
+First the inequality itself, written out with explicit waves; then what the library proves with it, and that it proves
+false bounds without one of the terms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from oracle import dense_matrix
+from specnorm_numpy import NumpyBackend
+
+from specnorm.linalg.frequencies import Frequencies
+from specnorm.linalg.layer_map import sizes_of
+from specnorm.proof import matrices, split_rings
+from specnorm.proof.cells import torus
+from specnorm.proof.fathom import Cover
+from specnorm.proof.rings import Ring, shortest
+from specnorm.proof.split_rings import Highest, WaveGram, first_of_mirrored, split_norm_below
+from specnorm.runtime.execution import Execution
+from specnorm.search.branch_and_bound import Search
+from specnorm.search.split_rings import SplitRing
+from specnorm.spec import ConvSpec
+
+Matrix = NDArray[np.complex128]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer without stride and dilation, its ring and its norm."""
+
+    kernel: NDArray[np.float64]
+    spec: ConvSpec
+    ring: Ring
+    matrix: NDArray[np.float64]
+    norm: float
+
+    def split_ring(self) -> SplitRing:
+        kernel: Any = self.kernel[None, ...]
+        ops = execution()
+        search = Search(kernel, ops=ops)
+        whole = search.run(torus(kernel.shape[3:]), rtol=1e-2, max_cells=10_000)
+        return SplitRing(kernel, self.spec, self.ring, whole.upper, ops=ops)
+
+
+def execution() -> Any:
+    backend = NumpyBackend()
+    return Execution(backend, backend.namespace(None))
+
+
+def cases(count: int, *, first: int = 0) -> Iterator[Case]:
+    """Few pixels, any padding, more or fewer outputs than inputs, some transposed, smooth kernels among them."""
+    for seed in range(first, first + count):
+        random = np.random.RandomState(seed)
+        ndim = 1 + seed % 2
+        taps, sizes = random.randint(1, 5, size=ndim), random.randint(4, 9, size=ndim)
+        pads = [tuple(random.randint(0, k + 1, size=2).tolist()) for k in taps]
+        kernel = random.standard_normal((*random.randint(1, 4, size=2), *taps))
+        kernel = np.abs(kernel) if seed % 3 == 0 else kernel
+        kernel = kernel / np.abs(kernel).max()
+        geometry: dict[str, Any] = {"padding_mode": "zeros", "padding": tuple(pads), "transposed": seed % 4 == 1}
+        shape = tuple(int(n) for n in sizes)
+        try:
+            matrix = dense_matrix(kernel, shape, **geometry)
+            spec = ConvSpec.of(kernel.shape, input_shape=shape, **geometry)
+            points = tuple(int(n + random.randint(2)) for n in shortest(spec))
+        except Exception:
+            continue
+        ring = Ring(points, tuple(bool(x) for x in random.randint(2, size=ndim)))
+        yield Case(kernel, spec, ring, matrix, float(np.linalg.svd(matrix, compute_uv=False)[0]))
+
+
+def explicit(case: Case, highest: Highest) -> tuple[Matrix, Matrix]:
+    """Columns of L and R: waves of X and Y on the small side's and the large side's positions, one after another."""
+    pixels, outputs = sizes_of(case.spec)
+    left: list[NDArray[Any]] = []
+    right: list[NDArray[Any]] = []
+    for wave, at in enumerate(highest.at):
+        turns = highest.points.numerators[at] / np.asarray(highest.points.denominators)
+        for sign in (1, -1):
+            if sign == -1 and np.allclose(2 * turns, np.round(2 * turns)):
+                continue
+            for sizes, z, kept in ((outputs, highest.x, left), (pixels, highest.y, right)):
+                vector = np.asarray(z[wave]) if sign == 1 else np.asarray(z[wave]).conj()
+                for n, turn, points, (before, _) in zip(sizes, turns, case.ring.points, case.spec.padding, strict=True):
+                    where = np.arange(n) - (before if kept is left else 0)
+                    vector = np.multiply.outer(vector, np.exp(2j * np.pi * sign * turn * where) / math.sqrt(points))
+                kept.append(vector.reshape(-1))
+    return np.asarray(left).T, np.asarray(right).T
+
+
+def test_what_is_left_and_what_is_taken_out_make_the_layer() -> None:
+    """The theorem by itself: the layer less the explicit waves has a norm of at most t, and the sum bounds it."""
+    count = 0
+    for case in cases(24):
+        found = case.split_ring()._split(0.7 * case.norm)
+        assert found is not None
+        _, highest = found
+        if not len(highest.at):
+            continue
+        count += 1
+        left, right = explicit(case, highest)
+        matrix = case.matrix.T if case.spec.transposed else case.matrix
+        rest = matrix - left @ right.conj().T
+        assert np.abs(rest.imag).max() < 1e-12
+        assert np.linalg.norm(rest, 2) <= 0.7 * case.norm * (1 + 1e-4)
+        waves = WaveGram(case.spec, case.ring, highest, ops=execution())
+        gram = (left.conj().T @ left + right.conj().T @ right) / 2
+        ours, theirs = (np.linalg.eigvalsh(x) for x in (np.asarray(waves.matrix), gram))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12 * theirs[-1])
+        assert np.linalg.norm(left @ right.conj().T, 2) <= theirs[-1] * (1 + 1e-12)
+        assert 0 < waves.error < 1e-10
+    assert count > 10
+
+
+def below_the_truth() -> list[str]:
+    """The first bound that is proven and lower than the norm."""
+    for case in cases(24, first=100):
+        ring = case.split_ring()
+        for part in (0.5, 0.8):
+            split = ring._split(part * case.norm)
+            if split is None:
+                continue
+            for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3):
+                bound = case.norm * (1 - below)
+                if ring._is_below(split, bound):
+                    return [f"{case.spec}, {case.ring}: {bound} for {case.norm}, less waves above {part}"]
+    return []
+
+
+def test_no_bound_below_the_norm_is_proven() -> None:
+    assert below_the_truth() == []
+
+
+def test_bounds_are_closer_than_the_ring() -> None:
+    """The check would also pass if nothing were ever proven."""
+    close = total = 0
+    for case in cases(24, first=100):
+        ring = case.split_ring()
+        total += 1
+        close += ring.upper(case.norm * (1 - 1e-9), 0.01) <= 1.0100001 * case.norm
+    assert close > total / 4
+
+
+def test_what_is_asked_is_what_is_proven() -> None:
+    """A shorter ring, other frequencies than those left open, and a frequency beside its mirror image are refused."""
+    case = next(x for x in cases(40) if x.spec.ndim == 1 and x.norm > 0)
+    ring = case.split_ring()
+    found = ring._split(0.3 * case.norm)
+    assert found is not None
+    cover, highest = found
+    given: tuple[Any, Any] = (ring.kernel, case.spec)
+    shorter = Ring(tuple(n - 1 for n in shortest(case.spec)), case.ring.twisted)
+    with pytest.raises(ValueError, match="compression"):
+        split_norm_below(*given, shorter, cover, highest, case.norm, ops=execution())
+    few = highest.at < len(highest.points) - 1
+    less = Highest(highest.points[:-1], highest.at[few], highest.x[few], highest.y[few])
+    with pytest.raises(ValueError, match="leaves open"):
+        split_norm_below(*given, case.ring, cover, less, case.norm, ops=execution())
+    both = Frequencies(np.asarray([[1], [4]]), (5,))
+    assert len(first_of_mirrored(both)) == 1
+    none: Any = np.zeros((0, 1))
+    with pytest.raises(ValueError, match="mirror"):
+        Highest(both, np.zeros(0, dtype=np.int64), none, none)
+
+
+# -- without one of the terms, false bounds are proven ----------------------------------------------------------------
+_overlaps, _fathom, _gram = split_rings._overlaps, Cover.fathom, WaveGram.__init__
+
+
+def fewer_positions(numerators: Any, ring: Any, axis: int, n: int, *rest: Any, **named: Any) -> Any:
+    return _overlaps(numerators, ring, axis, n - 1, *rest, **named)
+
+
+def longer_ring(numerators: Any, ring: Any, *rest: Any, **named: Any) -> Any:
+    return _overlaps(numerators, replace(ring, points=tuple(2 * n for n in ring.points)), *rest, **named)
+
+
+def nothing_left(self: Cover, formed: Any, threshold: float, **named: Any) -> Any:
+    """Cells fathomed for a threshold as if they held nothing at all."""
+    done = _fathom(self, formed, threshold, **named)
+    self.upper = 0.0
+    return done
+
+
+def without_mirror_images(self: WaveGram, spec: Any, ring: Any, highest: Highest, *, ops: Any) -> None:
+    _gram(self, spec, ring, highest, ops=ops)
+    count = len(highest.at)
+    self.matrix = self.matrix[:count, :count]
+
+
+def halved(self: WaveGram, *given: Any, **named: Any) -> None:
+    _gram(self, *given, **named)
+    self.matrix = self.matrix / 2
+
+
+MUTATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
+    "a position": ((split_rings, "_overlaps", fewer_positions),),
+    "length of the ring": ((split_rings, "_overlaps", longer_ring),),
+    "what is left": ((Cover, "fathom", nothing_left), (split_rings, "rest_below", lambda *_, **__: True)),
+    "mirror images": ((WaveGram, "__init__", without_mirror_images),),
+    "both sides": ((WaveGram, "__init__", halved),),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_every_term_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, attribute, without in MUTATIONS[name]:
+        monkeypatch.setattr(owner, attribute, without)
+    assert below_the_truth(), "nothing was noticed"
+
+
+def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not proven where too little is taken out, unless factorisations are believed."""
+    given = []
+    for case in cases(10, first=300):
+        ring = case.split_ring()
+        split = ring._split(0.5 * case.norm)
+        assert split is not None
+        _, highest = split
+        nothing = Highest(highest.points, highest.at[:0], highest.x[:0], highest.y[:0])
+        if len(highest.at):
+            given += [(ring.kernel, nothing, 0.5 * case.norm), (ring.kernel, highest, 0.499 * case.norm)]
+    proven = [split_rings.rest_below(*x, ops=execution()) for x in given]
+    assert len(proven) > 4
+    assert not any(proven)
+    monkeypatch.setattr(matrices, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
+    assert all(split_rings.rest_below(*x, ops=execution()) for x in given)
