@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
-_SLACK = 2.0**-16
+_MORE = 2.0**-16
 """Part of t by which E may be larger where waves are taken out: an eigenvalue routine in float32 finds them."""
 
 
@@ -93,7 +93,7 @@ def split_norm_below(
     if cover.open.boxes.divisible.any() or not _same(first_of_mirrored(cover.open.boxes.centres), highest.points):
         raise ValueError("what is taken out is not at the frequencies that the cover leaves open")
     waves = WaveGram(spec, ring, highest, ops=ops)
-    limit = host.raised(cover.upper * (1 + _SLACK), 2)
+    limit = host.raised(cover.upper * (1 + _MORE), 2)
     rest = host.sub_down(bound, limit)
     return rest > 0 and waves.norm_below(rest, ops=ops) and rest_below(kernel, highest, limit, ops=ops)
 
