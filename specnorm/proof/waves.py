@@ -28,9 +28,9 @@ def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:
     share = math.sqrt(2) * rounding.gamma(2 * waves.roundings, u)
     magnitude, size = waves.magnitude(), xp.abs(a)
     squares = []
-    for exact, estimate in ((waves.image_inner(a), magnitude.image_inner(size)), (waves.inner(a), magnitude.inner(size))):
-        square = float(xp.real(exact)[0, 0])
-        lost = host.raised(float(xp.real(estimate)[0, 0]) * rounding.SLACK * share / (1 - share), 4)
+    for found, total in ((waves.image_inner(a), magnitude.image_inner(size)), (waves.inner(a), magnitude.inner(size))):
+        square = float(xp.real(found)[0, 0])
+        lost = host.raised(float(xp.real(total)[0, 0]) * rounding.SLACK * share / (1 - share), 4)
         squares.append((square, lost))
     (image, lost), (length, more) = squares
     above, below = host.sub_down(image, lost), host.add_up(length, more)
