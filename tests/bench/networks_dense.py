@@ -1,0 +1,65 @@
+"""Fully connected networks: multipliers beside PyPI's eclipse-nn, and LipSDP's optimum where that is small."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from lipsdp import lipsdp
+from specnorm_torch import network_graph
+from torch import nn
+
+from bench.networks import OPTIMUM
+from specnorm.networks import Multipliers, bound
+
+Row = dict[str, Any]
+
+
+def dense_network(widths: tuple[int, ...], seed: int = 0) -> nn.Sequential:
+    """Gaussian weights of variance 1/inputs, ReLU between, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        layer = nn.Linear(inputs, outputs, dtype=torch.float64)
+        layer.weight.data = torch.randn((outputs, inputs), generator=generator, dtype=torch.float64) / inputs**0.5
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def beside_others(widths: tuple[int, ...]) -> Row:
+    """Values and processor seconds of each."""
+    model = dense_network(widths)
+    weights = [layer.weight.detach().numpy() for layer in model if isinstance(layer, nn.Linear)]
+    graph = network_graph(model, widths[:1])
+    bound(graph, method=Multipliers(steps=0))  # imports
+    found: Row = {}
+    used = time.process_time()
+    answer = bound(graph)
+    found["specnorm"] = {"value": answer.upper, "processor": time.process_time() - used, "by": repr(Multipliers())}
+    found["product"] = {"value": answer.product}
+    for method in ("ECLipsE_Fast", "ECLipsE"):
+        found[method] = eclipse(model, method)
+    if sum(widths[:-1]) <= OPTIMUM:
+        used = time.process_time()
+        optimum = lipsdp(weights)
+        found["LipSDP"] = {"value": optimum, "processor": time.process_time() - used}
+    return found
+
+
+def eclipse(model: nn.Sequential, method: str) -> Row:
+    """Of eclipse-nn; ``fell_back``: its ECLipsE gave up a layer's program and told ECLipsE-Fast's value."""
+    import contextlib
+    import io
+
+    from eclipse_nn.LipConstEstimator import LipConstEstimator
+
+    LipConstEstimator(model=dense_network((3, 4, 4, 2))).estimate(method)  # imports
+    heard = io.StringIO()
+    estimator = LipConstEstimator(model=model)
+    used = time.process_time()
+    with contextlib.redirect_stdout(heard):
+        value = float(np.real(estimator.estimate(method)))
+    return {"value": value, "processor": time.process_time() - used, "fell_back": "Falling back" in heard.getvalue()}
