@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from specnorm.networks import Graph, Layer, Node, bound
 
-NETWORKS = [(6, 10, 10, 4), (5, 20, 12, 1), (8, 10, 20, 8), (4, 15, 3)]
+NETWORKS = [(5, 20, 12, 1), (8, 10, 20, 8), (4, 15, 3), (5, 8, 8, 8, 8, 3), (4, 6, 6, 6, 6, 6, 6, 6, 6, 2)]
 
 
 def matrices(widths: tuple[int, ...], seed: int) -> list[NDArray[np.float64]]:
