@@ -99,11 +99,13 @@ def dense(rows: list[Row]) -> str:
         if row["method"] != "dense" or "ended" in row:
             continue
         own, optimum = row["specnorm"], row.get("LipSDP")
-        clip = row["ECLipsE"]
+        given, mended = row["ECLipsE"], row.get("ECLipsE, Clarabel")
         lines.append([
             row["network"], number(row["product"]["value"]), number(own["value"]), span(own["processor"]),
             number(row["ECLipsE_Fast"]["value"]), span(row["ECLipsE_Fast"]["processor"]),
-            "gave up" if clip["fell_back"] else number(clip["value"]), span(clip["processor"]),
+            "gave up" if given["fell_back"] else number(given["value"]), span(given["processor"]),
+            *(["-", "-"] if mended is None or mended["fell_back"] else
+              [number(mended["value"]), span(mended["processor"])]),
             f"{number(optimum['value'])} (+{own['value'] / optimum['value'] - 1:.1%})" if optimum else "-",
         ])  # fmt: skip
     text = (
@@ -111,9 +113,22 @@ def dense(rows: list[Row]) -> str:
         "`Multipliers()` beside PyPI's `eclipse-nn` on the same weights, each with its processor time, and LipSDP's "
         "optimum with a multiplier for each neuron, by Clarabel (in parentheses: how far specnorm is above it). "
         "specnorm's and the product are proven, rounding included; the others' are as floating point has them. *Gave "
-        "up*: eclipse-nn's check of its solver (SCS) refused a layer, and it told ECLipsE-Fast's value instead."
+        "up*: eclipse-nn's check of its solver (SCS) refused a layer, and it told ECLipsE-Fast's value instead; the "
+        "column after it is the same program with Clarabel in place of SCS."
     )
-    header = ["widths", "product", "specnorm", "time", "ECLipsE-Fast", "time", "ECLipsE", "time", "LipSDP"]
+    header = [
+        "widths",
+        "product",
+        "specnorm",
+        "time",
+        "ECLipsE-Fast",
+        "time",
+        "ECLipsE",
+        "time",
+        "with Clarabel",
+        "time",
+        "LipSDP",
+    ]
     return f"## Dense networks\n\n{text}\n\n" + table(header, lines)
 
 
