@@ -124,7 +124,7 @@ def test_the_committed_networks_lie_in_order() -> None:
         found = {row["method"]: row["value"] for row in rows if row["network"] == name and "ended" not in row}
         ladder = [found[key] for key in ("below", "multipliers", "product") if key in found]
         assert ladder == sorted(ladder), name
-        assert len(ladder) > 1, name
+        assert "product" in found, name
         if "scaled" in found:
             assert ladder[0] <= found["scaled"] <= found["product"]
     dense = [row for row in rows if row["method"] == "dense" and "ended" not in row]

@@ -28,6 +28,8 @@ METHODS = ("product", "scaled", "multipliers", "below")
 NAMES = ("three", "resnet20", "dncnn25", "x - dncnn25", "rfb320")
 DENSE = ((10, 20, 20, 5), (20, 40, 40, 40, 10), (20, 40, 40, 40, 40, 40, 10), (30, 60, 60, 60, 60, 60, 60, 60, 60, 10))
 """Widths of the fully connected networks, with LipSDP's optimum where that takes no minutes."""
+SLOW = 150
+"""Neurons and inputs beyond which eclipse-nn's programs take minutes by Clarabel."""
 OPTIMUM = 60
 """Neurons and inputs up to which LipSDP is solved."""
 
@@ -95,7 +97,7 @@ def peak() -> int:
 # -- in a process of its own -----------------------------------------------------------------------------------------
 def one(name: str, method: str) -> Row:
     from bench.networks_models import NETWORKS
-    from specnorm.networks import Product, Scaled, bound
+    from specnorm.networks import Method, Product, Scaled, bound
 
     network = NETWORKS[name]
     function, graph = network.made()
@@ -106,7 +108,8 @@ def one(name: str, method: str) -> Row:
 
         found = reached(function, network.shape, network.steps)
     else:
-        value = {"product": Product(), "scaled": Scaled(), "multipliers": network.best}[method]
+        methods: dict[str, Method] = {"product": Product(), "scaled": Scaled(), "multipliers": network.best}
+        value = methods[method]
         answer = bound(graph, method=value)
         found = {"value": answer.upper, "by": repr(value), "runs": [list(map(list, run.layers)) for run in answer.runs]}
     return {**found, "processor": time.process_time() - used, "before": before, "peak": peak()}

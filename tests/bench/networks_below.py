@@ -40,7 +40,7 @@ def ascent(function: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> t
         if float(ratio.detach()) > best:
             best, at = float(ratio.detach()), x.detach().clone()
         adam.zero_grad()
-        (-ratio.log()).backward()  # type: ignore[no-untyped-call]
+        (-ratio.log()).backward()
         adam.step()
     return at, best
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from onnx_in_torch import run_onnx
 from real_weights import real_file
 from specnorm_torch import network_graph
 from torch import Tensor, nn
@@ -86,7 +85,8 @@ class ResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
-        return self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
+        y: Tensor = self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
+        return y
 
 
 def resnet20() -> nn.Module:
@@ -123,18 +123,20 @@ class Denoiser(nn.Module):
         self.noise = dncnn25()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x - self.noise(x)
+        y: Tensor = x - self.noise(x)
+        return y
 
 
 # -- others ----------------------------------------------------------------------------------------------------------
 def rfb320() -> Callable[[Tensor], Tensor]:
     import onnx
+    from onnx_in_torch import run_onnx
 
     return functools.partial(run_onnx, onnx.load(str(real_file("rfb320"))), dtype=torch.float64)
 
 
 def rfb320_graph() -> Graph:
-    with open_model(real_file("rfb320")) as tensors:
+    with open_model(str(real_file("rfb320"))) as tensors:
         assert isinstance(tensors, OnnxTensors)
         return tensors.graph(None)
 
@@ -150,7 +152,7 @@ def three() -> nn.Module:
     )
     for at, weight in enumerate(p for p in chain.parameters() if p.ndim > 1):
         weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
-    for layer in chain[::2]:
+    for layer in list(chain.children())[::2]:
         assert isinstance(layer, nn.Conv2d)
         assert layer.bias is not None
         layer.bias.data.zero_()

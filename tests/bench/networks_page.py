@@ -53,6 +53,11 @@ def cost(row: Row | None) -> str:
     return f"{span(row['processor'])}, {max(0, row['peak'] - row['before']) / 2**20:.0f} MiB"
 
 
+def quick(seconds: float) -> str:
+    """As `span`; the clock of processor time ticks in milliseconds."""
+    return span(seconds) if seconds >= 0.01 else "< 10 ms"
+
+
 def shown(row: Row | None, product: Row | None) -> str:
     if row is None:
         return "-"
@@ -102,7 +107,7 @@ def dense(rows: list[Row]) -> str:
         given, mended = row["ECLipsE"], row.get("ECLipsE, Clarabel")
         lines.append([
             row["network"], number(row["product"]["value"]), number(own["value"]), span(own["processor"]),
-            number(row["ECLipsE_Fast"]["value"]), span(row["ECLipsE_Fast"]["processor"]),
+            number(row["ECLipsE_Fast"]["value"]), quick(row["ECLipsE_Fast"]["processor"]),
             "gave up" if given["fell_back"] else number(given["value"]), span(given["processor"]),
             *(["-", "-"] if mended is None or mended["fell_back"] else
               [number(mended["value"]), span(mended["processor"])]),
