@@ -43,7 +43,7 @@ def one(rows: list[Row], network: str, method: str) -> Row | None:
 def number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if value < 1e4 else f"{value:.2e}"
+    return f"{value:.3g}" if value < 1e3 else f"{value:.2e}".replace("e+", "e")
 
 
 def cost(row: Row | None) -> str:
@@ -63,7 +63,7 @@ def shown(row: Row | None, product: Row | None) -> str:
         return "-"
     if product is None or row is product:
         return number(row["value"])
-    return f"{number(row['value'])} (1/{number(product['value'] / row['value'])})"
+    return f"{number(row['value'])} (1/{float(format(product['value'] / row['value'], '.3g')):,g})"
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------
@@ -88,7 +88,8 @@ def ladder(rows: list[Row]) -> str:
         values.append([TITLES[name], *proven, number(found["below"]["value"]) if found["below"] else "-"])
         costs.append([name, *(cost(found[key]) for key in ("product", "scaled", "multipliers"))])
     text = (
-        "Processor time of one thread, and how much the process grows by at most beyond what it held before (the "
+        "*-*: not measured, or not ended in time. Below, processor time of one thread, and how much the process grows by "
+        "at most beyond what it held before (the "
         "interpreter, torch and the network, some 370 MiB). Each method computes the product too."
     )
     return (
