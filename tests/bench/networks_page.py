@@ -43,7 +43,7 @@ def one(rows: list[Row], network: str, method: str) -> Row | None:
 def number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if value < 1e3 else f"{value:.2e}".replace("e+", "e")
+    return f"{value:.3g}" if value < 1e3 else f"{value:.2e}".replace("e+0", "e").replace("e+", "e")
 
 
 def cost(row: Row | None) -> str:
@@ -88,9 +88,9 @@ def ladder(rows: list[Row]) -> str:
         values.append([TITLES[name], *proven, number(found["below"]["value"]) if found["below"] else "-"])
         costs.append([name, *(cost(found[key]) for key in ("product", "scaled", "multipliers"))])
     text = (
-        "*-*: not measured, or not ended in time. Below, processor time of one thread, and how much the process grows by "
-        "at most beyond what it held before (the "
-        "interpreter, torch and the network, some 370 MiB). Each method computes the product too."
+        "*-*: not measured, or not ended in time. Below, processor time of one thread, and how much the process grows "
+        "by at most beyond what it held before (the interpreter, torch and the network, some 370 MiB). Each method "
+        "computes the product too."
     )
     return (
         table(["network", "product", "scaled", "multipliers", "reached from below"], values)
