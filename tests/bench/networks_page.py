@@ -50,11 +50,13 @@ def cost(row: Row | None) -> str:
     """Processor time, and memory beyond what is there before the call."""
     if row is None:
         return "-"
-    return f"{span(row['processor'])}, {max(0, row['peak'] - row['before']) / 2**20:.0f} MiB"
+    return f"{quick(row['processor'])}, {max(0, row['peak'] - row['before']) / 2**20:.0f} MiB"
 
 
 def quick(seconds: float) -> str:
     """As `span`; the clock of processor time ticks in milliseconds."""
+    if seconds >= 100:
+        return f"{seconds:.0f} s"
     return span(seconds) if seconds >= 0.01 else "< 10 ms"
 
 
