@@ -58,6 +58,8 @@ OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0
 ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2")
 ZOO_NEEDS = ("einops", "huggingface_hub", "pyyaml", "safetensors")
 """What those import, besides torch and torchvision."""
+CONES = "clarabel>=0.10,<0.12"
+"""Solves what `tests/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
@@ -123,7 +125,7 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session, backend: str) -> None:
     """One array library alone: no other framework is installed. NumPy runs every test, the others those with a part."""
     extras = f"cli,keras,onnx,plot,{backend}" if backend in ("torch", "jax") else "cli,keras,onnx,plot"
-    more = {"numpy": (DASK,), "strict": (STRANGER,), "jax": JAX_LIBRARIES, "torch": ()}[backend]
+    more = {"numpy": (DASK, CONES), "strict": (STRANGER,), "jax": JAX_LIBRARIES, "torch": ()}[backend]
     prepare(session, "-e", f".[{extras}]", *TEST_TOOLS)
     if more:
         prepare(session, *more)

@@ -8,10 +8,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the textbook methods are written in torch", exc_type=ImportError)
 
+from bench import networks, networks_page
 from bench.__main__ import COMMITTED, main, read
 from bench.libraries import LIBRARIES
 from bench.regressions import KEY, slower
@@ -112,3 +114,45 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     main(["page", str(tmp_path / COMMITTED.name)])
     made = (tmp_path / "index.md").read_text(encoding="utf-8")
     assert made == (COMMITTED.parent / "index.md").read_text(encoding="utf-8")
+
+
+# -- whole networks --------------------------------------------------------------------------------------------------
+def test_the_committed_networks_lie_in_order() -> None:
+    """What inputs reach, multipliers, scaled, product; and beside eclipse-nn never above."""
+    rows = networks.read(networks.FOLDER / networks.LINES)
+    for name in networks.NAMES:
+        found = {row["method"]: row["value"] for row in rows if row["network"] == name and "ended" not in row}
+        ladder = [found[key] for key in ("below", "multipliers", "product") if key in found]
+        assert ladder == sorted(ladder), name
+        assert "product" in found, name
+        if "scaled" in found:
+            assert ladder[0] <= found["scaled"] <= found["product"]
+    dense = [row for row in rows if row["method"] == "dense" and "ended" not in row]
+    assert dense
+    for row in dense:
+        others = [
+            row[key]["value"] for key in ("ECLipsE", "ECLipsE_Fast", "ECLipsE, Clarabel", "product") if key in row
+        ]
+        assert row["specnorm"]["value"] <= min(others)
+        if "LipSDP" in row:
+            assert row["LipSDP"]["value"] <= row["specnorm"]["value"] * (1 + 1e-6)
+
+
+def test_the_networks_page_is_made_of_its_lines(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="for the plots")
+    (tmp_path / networks.LINES).write_bytes((networks.FOLDER / networks.LINES).read_bytes())
+    networks_page.write(tmp_path)
+    made = (tmp_path / "networks.md").read_text(encoding="utf-8")
+    assert made == (networks.FOLDER / "networks.md").read_text(encoding="utf-8")
+
+
+def test_what_inputs_reach_of_a_matrix_is_its_norm() -> None:
+    """Of x -> Wx on images: every point has the norm; and a function with a kink is climbed."""
+    import torch
+    from bench.networks_below import reached, stretched
+
+    random = np.random.RandomState(0)
+    matrix = torch.tensor(random.standard_normal((5, 27)))
+    found = reached(lambda x: x.flatten(1) @ matrix.T, (3, 3, 3), 3)["value"]
+    assert found == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-3)
+    assert stretched(lambda x: 3 * torch.relu(x), torch.ones((1, 1, 2, 2), dtype=torch.float64)) == pytest.approx(3)

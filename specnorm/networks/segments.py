@@ -29,6 +29,7 @@ there and add a_i b_i q_i^2 |v_i|^2 <= 0 outside. So the constant holds at every
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,6 +46,8 @@ WIDEST = 768
 TOLERANCE = 2e-3
 """Relative width to which it is enclosed, or `Measure.rtol` where that is wider: weights that are nearly the best make
 its norm nearly the same at many frequencies, which takes long to prove closely."""
+SHARP = 1e-6
+"""The same of matrices, which have one frequency: it takes hardly longer, and is lost once for each layer."""
 CENTRE = 0.5
 """c of the sums: K's smallest eigenvalue may be that much further from 0, twice, than its largest."""
 
@@ -219,6 +222,8 @@ def _proven_up(part: Part, weights: Sequence[Weights], rtol: float) -> float:
     chain = part.chain
     kernel_of = chain_kernel if chain else hermitian_kernel
     whole = kernel_of(edges(part, weights))
+    if math.prod(whole.shape[2:]) == 1:
+        rtol = min(rtol, SHARP)
     sums = any(len(link.terms) > len(link.sources) for link in part.links)
     lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, ConvSpec.of(whole.shape))
     if chain:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +11,7 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
+from onnx_in_torch import run_onnx  # noqa: E402
 from specnorm_torch import network_bound  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -19,41 +19,6 @@ import specnorm  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"
 MODEL = DATA / "rfb320" / "version-RFB-320_simplified.onnx"
-
-
-def attributes(node: Any) -> Any:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
-def run(proto: Any, x: Tensor) -> Tensor:
-    """The model's operators in torch: all outputs as one vector a sample."""
-    values: dict[str, Any] = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in proto.graph.initializer} | {
-        "input": x
-    }
-    for node in proto.graph.node:
-        given: Any = [values[name] for name in node.input]
-        a = attributes(node)
-        if node.op_type == "Conv":
-            assert a["pads"][:2] == a["pads"][2:]
-            y: Any = F.conv2d(
-                given[0], given[1], given[2], a["strides"], a["pads"][:2], a["dilations"], int(a["group"])
-            )
-        elif node.op_type == "Concat":
-            y = torch.cat(given, a["axis"])
-        elif node.op_type == "Softmax":
-            y = torch.softmax(given[0], a["axis"])
-        elif node.op_type == "Transpose":
-            y = given[0].permute(a["perm"])
-        elif node.op_type == "Relu":
-            y = given[0].relu()
-        elif node.op_type == "Add":
-            y = given[0] + given[1]
-        else:
-            assert node.op_type == "Reshape"
-            y = given[0].reshape(given[1].tolist())
-        values[node.output[0]] = y
-    whole: Tensor = torch.cat([values[o.name].flatten() for o in proto.graph.output])
-    return whole
 
 
 def test_ascent_through_the_published_model() -> None:
@@ -65,13 +30,13 @@ def test_ascent_through_the_published_model() -> None:
     with np.load(DATA / "photograph" / "photograph.npz") as file:
         pixels = torch.tensor(file["rgb"], dtype=torch.float32)
     x = ((pixels - 127) / 128).permute(2, 0, 1)[None]  # as the model's authors feed it
-    scores = run(proto, x)[: 2 * 4420].reshape(-1, 2)
+    scores = run_onnx(proto, x)[: 2 * 4420].reshape(-1, 2)
     assert scores[:, 1].max() > 0.99  # there is a face, and the model finds it
     x = x.requires_grad_()
     d = (0.1 * torch.randn_like(x)).requires_grad_()
     ascent, ratios = torch.optim.Adam([x, d], lr=0.02), []
     for _ in range(40):
-        ratio = (run(proto, x + d) - run(proto, x)).norm() / d.norm()
+        ratio = (run_onnx(proto, x + d) - run_onnx(proto, x)).norm() / d.norm()
         ratios.append(float(ratio.detach()))
         ascent.zero_grad()
         (-ratio).backward()

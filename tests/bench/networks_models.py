@@ -1,0 +1,178 @@
+"""Published networks as torch modules in float64, their graphs, and inputs from which the ascent begins."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from real_weights import real_file
+from specnorm_torch import network_graph
+from torch import Tensor, nn
+
+from specnorm.auditing.readers import open_model
+from specnorm.auditing.readers.onnx import OnnxTensors
+from specnorm.networks import Graph, Multipliers
+
+TESTS = Path(__file__).parents[1]
+RESNET20 = TESTS.parent / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is measured of a network.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of one input.
+    build : callable
+        The module, or a function of tensors, in float64.
+    graph : callable, optional
+        Where it is not the module's.
+    best : Multipliers
+        The third method.
+    steps : int
+        Of the ascent.
+    """
+
+    shape: tuple[int, ...]
+    build: Callable[[], Callable[[Tensor], Tensor]]
+    graph: Callable[[], Graph] | None = None
+    best: Multipliers = field(default_factory=Multipliers)
+    steps: int = 100
+
+    def made(self) -> tuple[Callable[[Tensor], Tensor], Graph]:
+        """The function and its graph."""
+        function = self.build()
+        if self.graph is not None:
+            return function, self.graph()
+        assert isinstance(function, nn.Module)
+        return function, network_graph(function, self.shape)
+
+
+# -- ResNet-20 ---------------------------------------------------------------------------------------------------
+class Block(nn.Module):
+    """Two convolutions and a shortcut of option A: every second pixel, zeros as further channels."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.more = (out - channels) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + (F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more, self.more)) if self.more else x))
+
+
+class ResNet20(nn.Module):
+    """Of He et al. 2016, for CIFAR-10."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(Block(a, b, b // a), Block(b, b, 1), Block(b, b, 1))
+            for a, b in ((16, 16), (16, 32), (32, 64))
+        )
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        y: Tensor = self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
+        return y
+
+
+def resnet20() -> nn.Module:
+    from safetensors.torch import load_file
+
+    model = ResNet20()
+    weights = {name.removeprefix("module."): value for name, value in load_file(RESNET20).items()}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    return model.double().eval()
+
+
+# -- DnCNN ---------------------------------------------------------------------------------------------------------
+def dncnn25() -> nn.Sequential:
+    """17 convolutions with ReLU between: noise of an image with noise."""
+    state = torch.load(real_file("dncnn25"), weights_only=True)
+    layers: list[nn.Module] = []
+    for name in [name for name in state if name.endswith(".weight")]:
+        weight = state[name]
+        layers += [nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1), nn.ReLU()]
+        assert isinstance(layers[-2], nn.Conv2d)
+        assert layers[-2].bias is not None
+        layers[-2].weight.data.copy_(weight)
+        layers[-2].bias.data.copy_(state[name.removesuffix("weight") + "bias"])
+    return nn.Sequential(*layers[:-1]).double().eval()
+
+
+class Denoiser(nn.Module):
+    """The image without what the network calls noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = dncnn25()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x - self.noise(x)
+        return y
+
+
+# -- others ----------------------------------------------------------------------------------------------------------
+def rfb320() -> Callable[[Tensor], Tensor]:
+    import onnx
+    from onnx_in_torch import run_onnx
+
+    return functools.partial(run_onnx, onnx.load(str(real_file("rfb320"))), dtype=torch.float64)
+
+
+def rfb320_graph() -> Graph:
+    with open_model(str(real_file("rfb320"))) as tensors:
+        assert isinstance(tensors, OnnxTensors)
+        return tensors.graph(None)
+
+
+def three() -> nn.Module:
+    """The chain of docs/networks.md."""
+    chain = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 1, 3, padding=1),
+    )
+    for at, weight in enumerate(p for p in chain.parameters() if p.ndim > 1):
+        weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
+    for layer in list(chain.children())[::2]:
+        assert isinstance(layer, nn.Conv2d)
+        assert layer.bias is not None
+        layer.bias.data.zero_()
+    return chain.double().eval()
+
+
+NETWORKS = {
+    "three": Network((1, 16, 16), three),
+    "resnet20": Network((3, 32, 32), resnet20),
+    "dncnn25": Network((1, 40, 40), dncnn25),
+    "x - dncnn25": Network((1, 40, 40), Denoiser),
+    "rfb320": Network((3, 240, 320), rfb320, rfb320_graph, Multipliers(steps=40, seconds=5, widest=64), 40),
+}
+
+
+def inputs(shape: tuple[int, ...]) -> list[Any]:
+    """A photograph, every few pixels of it, and noise: (1, *shape) each, about 1 large."""
+    channels, height, width = shape
+    with np.load(TESTS / "data" / "photograph" / "photograph.npz") as file:
+        pixels = torch.tensor(file["rgb"], dtype=torch.float64).permute(2, 0, 1)[None]
+    small = F.interpolate(pixels[:, :channels], (height, width), mode="area")
+    noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return [(small - 127) / 128, noise]
