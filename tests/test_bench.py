@@ -147,7 +147,7 @@ def test_the_networks_page_is_made_of_its_lines(tmp_path: Path) -> None:
 
 
 def test_what_inputs_reach_of_a_matrix_is_its_norm() -> None:
-    """Of x -> Wx on images: every point has the norm; and a function with a kink is climbed."""
+    """Of x -> Wx on images: every point has the norm; and a function with a kink is ascended."""
     import torch
     from bench.networks_below import reached, stretched
 
