@@ -22,6 +22,8 @@ _WRAPPERS = (
     "params",
 )  # fmt: skip
 """Keys under which training scripts put the model; their content is read as if it were the whole file."""
+_NESTED = (dict, list, tuple)
+"""What tensors may lie in."""
 _TRAINING = re.compile(r".*optim.*|opt(_.*)?|.*sched.*", re.IGNORECASE)
 """Keys under which they put what belongs to the run."""
 
@@ -40,7 +42,8 @@ def read_checkpoint(path: str, byte_limit: int) -> dict[str, Tensor]:
     Returns
     -------
     dict of str to torch.Tensor
-        On the CPU, detached. Tensors in other nested dictionaries are named ``"outer.inner"``; those of optimizers and
+        On the CPU, detached. Tensors in other nested dictionaries are named ``"outer.inner"``, in lists
+        ``"outer.0.inner"``; those of optimizers and
         schedulers are left out.
 
     Raises
@@ -62,7 +65,7 @@ def read_checkpoint(path: str, byte_limit: int) -> dict[str, Tensor]:
             # Torch's own message goes on to advise weights_only=False.
             first = str(error).partition("\n")[0].partition(". ")[0]
             raise ModelFileError(f"torch cannot read it: {type(error).__name__}: {first}.") from error
-    if not isinstance(loaded, dict):
+    if not isinstance(loaded, _NESTED):
         raise ModelFileError(
             f"it holds a {type(loaded).__name__}, not a dictionary of tensors by name. Save model.state_dict()."
         )
@@ -93,20 +96,22 @@ def _version(text: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _tensors(loaded: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors by dotted name, outer ones first; a dictionary that contains itself is visited once.
+def _tensors(loaded: Any) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by dotted name, outer ones first, items of lists by number; what contains itself is visited once.
 
     Operators only, no methods: a pickle may have put attributes of their names on an OrderedDict.
     """
-    waiting: list[tuple[str, dict[Any, Any]]] = [("", loaded)]
+    waiting: list[tuple[str, Any]] = [("", loaded)]
     seen = {id(loaded)}
     while waiting:
         prefix, current = waiting.pop(0)
-        wrapper = next((key for key in _WRAPPERS if not prefix and key in current), None)
-        for key in current:
+        named = isinstance(current, dict)
+        wrapper = next((key for key in _WRAPPERS if named and not prefix and key in current), None)
+        for key in current if named else range(len(current)):
             value, name = current[key], f"{prefix}{key}"
             if isinstance(value, Tensor):
                 yield name, value
-            elif isinstance(value, dict) and id(value) not in seen and not _TRAINING.fullmatch(str(key)):
+            elif isinstance(value, _NESTED) and id(value) not in seen and not _TRAINING.fullmatch(str(key)):
                 seen.add(id(value))
-                waiting.append(("" if key == wrapper else f"{name}.", value))
+                # What stands in a list is told by its number, below the list's own name.
+                waiting.append(("" if key == wrapper and isinstance(value, dict) else f"{name}.", value))

@@ -162,6 +162,8 @@ def _as_layer(tensor: Tensor, names: set[str]) -> Layer | None:
         return Layer(tensor, kind, _WEIGHT_NORM)
     if _is_no_kernel(parts) or (tensor.name.endswith(".original0") and tensor.name[:-1] + "1" in names):
         return None
+    if parts[-1] == "weight_orig" and tensor.name[: -len("_orig")] in names:
+        return None  # the weight that the layer uses stands beside it
     if parts[-1] == "weight_orig" or (parts[-1].startswith("original") and "parametrizations" in parts):
         return Layer(tensor, kind, tensor.refusal, (*tensor.assumed, _RAW_PARAMETER))
     return Layer(tensor, kind, tensor.refusal, tensor.assumed)

@@ -86,6 +86,13 @@ def test_raw_parameters_say_so(name: str) -> None:
     assert "as stored" in layer.assumed[0]
 
 
+def test_a_weight_beside_its_original_is_the_row() -> None:
+    """torch's old spectral norm keeps both."""
+    layers, skipped = select([_tensor("a.weight_orig", (4, 3, 3)), _tensor("a.weight", (4, 3, 3))])
+    assert [layer.tensor.name for layer in layers] == ["a.weight"]
+    assert skipped == 1
+
+
 def test_what_the_file_says_comes_first() -> None:
     said = [
         replace(_tensor("a.bias", (4, 3, 3, 3)), kind="conv", assumed=("x",)),

@@ -148,7 +148,7 @@ def test_kernel_used_twice(tmp_path: Path) -> None:
 
 def test_weights_of_unread_operators_are_error_rows(tmp_path: Path) -> None:
     nodes = [
-        helper.make_node("LSTM", ["x", "w", "r"], ["a"], name="cell", hidden_size=2),
+        helper.make_node("Attention", ["x", "w", "r"], ["a"], name="cell"),
         node("Conv", "x", "k", out="y"),
         helper.make_node("Gather", ["table", "at"], ["t"]),
     ]
@@ -161,7 +161,37 @@ def test_weights_of_unread_operators_are_error_rows(tmp_path: Path) -> None:
     }
     report = specnorm.audit(saved(model(nodes, arrays, (5, 3, 3)), tmp_path / "m.onnx"))
     assert {row.name: row.status for row in report.layers} == {"k": "ok", "w": "error", "r": "error"}
-    assert "LSTM (cell)" in str(report.layers[-1].reason)
+    assert "Attention (cell)" in str(report.layers[-1].reason)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize(("operator", "labels"), [("RNN", "i"), ("GRU", "zrh"), ("LSTM", "iofc")])
+def test_each_gate_of_a_recurrent_operator_is_a_row(
+    operator: str, labels: str, directions: int, tmp_path: Path
+) -> None:
+    """Its biases, lengths and states are skipped; the gates are those that the standard stacks."""
+    both, rows = directions == 2, 2 * len(labels)
+    attributes: dict[str, Any] = {"hidden_size": 2, "direction": "bidirectional" if both else "forward"}
+    cell = helper.make_node(operator, ["x", "w", "r", "b", "", "h"], ["a"], name="cell", **attributes)
+    arrays: Arrays = {
+        "w": weights(directions, rows, 3),
+        "r": weights(directions, rows, 2),
+        "b": weights(directions, 2 * rows),
+        "h": weights(directions, 1, 2),
+    }
+    report = specnorm.audit(saved(model([cell], arrays, (5, 1, 3)), tmp_path / "m.onnx"))
+    found = {row.name: row for row in report.layers}
+    assert {row.status for row in report.layers} == {"ok"}
+    assert {row.kind for row in report.layers} == {"linear"}
+    expected = {}
+    for name in "wr":
+        for at in range(directions):
+            for j, label in enumerate(labels):
+                key = f"{name}.{at}.{label}" if both else f"{name}.{label}"
+                expected[key] = np.linalg.norm(arrays[name][at, 2 * j : 2 * j + 2], 2)
+    assert found.keys() == expected.keys()
+    for name, truth in expected.items():
+        assert found[name].upper == pytest.approx(truth, rel=1e-3)
 
 
 def test_sub_graphs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from specnorm.auditing.geometry import Stated
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers.onnx.calls import FLOATING, Call, Data, Translated, UnreadError, Value
 from specnorm.auditing.readers.onnx.operators import OPERATORS
+from specnorm.auditing.readers.onnx.recurrent import GATES, WEIGHTS, gates
 from specnorm.auditing.readers.onnx.signatures import RANDOM, refusal
 from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
 from specnorm.errors import ModelFileError
@@ -134,6 +135,8 @@ class _Walk:
         """Every initialiser."""
         self.unread: dict[str, str] = {}
         """Initialisers of operators that are not read, with the operator."""
+        self.recurrent: dict[str, tuple[str, int, Constant]] = {}
+        """Initialisers of recurrent operators: the operator, and which input it is."""
         self.broken: str | None = None
         """Why the graph makes no sense; its kernels are rows all the same."""
         scope = self._scope(model.graph, {}, top=True)
@@ -157,6 +160,12 @@ class _Walk:
         for name, c in self.constants.items():
             if name in used:
                 continue
+            if name in self.recurrent and name not in self.unread:
+                operator, at, value = self.recurrent[name]
+                rows = list(gates(value, operator, name, self.constants)) if at in WEIGHTS else []
+                if rows or at not in WEIGHTS:
+                    found += rows or [Tensor(name, c.shape, c.dtype, c.load, "none")]
+                    continue
             where = self.unread.get(name)
             if where is not None and c.dtype.startswith(FLOATING) and 2 <= len(c.shape) <= 5:
                 reason = f"it is a weight of {where}, which is not read as a layer."
@@ -303,8 +312,10 @@ class _Walk:
                 reason = str(error)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
                 reason = f"its attributes are not understood ({type(error).__name__})"
-        for value in call.inputs:
-            if isinstance(value, Constant):
+        for at, value in enumerate(call.inputs):
+            if isinstance(value, Constant) and ours and proto.op_type in GATES:
+                self.recurrent.setdefault(value.name, (proto.op_type, at, value))
+            elif isinstance(value, Constant):
                 self.unread.setdefault(value.name, f"{proto.op_type[:40]} ({call.label[:80]})")
         data = tuple(dict.fromkeys(value.name for value in call.inputs if isinstance(value, Data)))
         return Translated("unknown", data, (), {"reason": reason})
