@@ -178,6 +178,16 @@ class Link:
     factor: float = 1.0
     repeat: int = 1
     open: bool = True
+    groups: NDArray[np.intp] | None = None
+    """Number of the group of each channel, where the function sorts entries of channels of one group: it moves no two
+    vectors apart in any norm whose weights are one number a group. None: each channel by itself."""
+
+    def fits(self, weights: Weights) -> bool:
+        """Whether weights are one number a group."""
+        if self.groups is None:
+            return True
+        first = np.unique(self.groups, return_index=True)[1]
+        return bool(np.all(weights == weights[first][self.groups]))
 
     @property
     def steepest(self) -> Weights:

@@ -257,6 +257,8 @@ class Reader:
             return known if len(before) > 2 else None
         if form is None or node.shape is None:
             return None
+        if node.params.get("sorted") is not None and self._repeat(form) == 1:
+            return self._sorted(node, form)
         if node.params.get("shift") and node.shape == before:
             if name in self._sole and self.readers[node.name] == 1:
                 self._sole.add(node.name)
@@ -269,6 +271,15 @@ class Reader:
                 return None
             return self._changed(node, whole, lambda link: replace(link, repeat=repeat, open=False))
         return None
+
+    def _sorted(self, node: Node, form: Form) -> Form:
+        """Larger and smaller of two halves: slopes in [-1, 1] of the pair, in weights that both channels share."""
+        ones, at = np.ones(form.width), np.arange(form.width)
+        groups = at % (form.width // 2) if node.params["sorted"] == form.axis else at
+        link = Link(form.terms, form.width, (-ones, ones), node.name, groups=groups)
+        if self.readers[node.name] == 1:
+            self._sole.add(node.name)
+        return self._add(node.name, form.width, form.axis, link)
 
     def _sliced(self, node: Node, form: Form, axis: int, start: int, step: int) -> Form | None:
         before = self.nodes[node.inputs[0]].shape

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
-from specnorm.networks.links import Run, Weights
+from specnorm.networks.links import Link, Run, Weights
 from specnorm.networks.stages import Stage, Vectors, stages
 from specnorm.proof import arithmetic
 
@@ -248,7 +248,7 @@ def _searched(run: Run, parts: Sequence[tuple[int, int]], steps: int, whole: flo
             break
         each = sum(stage.work for stage in grid)
         wanted = min(max(1, round(steps * share)) if steps else 0, int(left / each) - 1)
-        point, value, multipliers, done = _descend(grid, sizes, point, wanted)
+        point, value, multipliers, done = _descend(grid, run.links[:-1], point, wanted)
         found = (value, multipliers)
         left -= done * each
     if found is None:
@@ -274,10 +274,10 @@ def _affordable(run: Run, parts: Sequence[tuple[int, int]], points: int, left: f
 
 
 def _descend(
-    grid: Sequence[Stage], sizes: Sequence[int], point: Weights, steps: int
+    grid: Sequence[Stage], links: Sequence[Link], point: Weights, steps: int
 ) -> tuple[Weights, float, list[Weights], int]:
     """Adam from a point: the best point seen, its value and its multipliers, and how many were looked at."""
-    ends = np.cumsum(sizes)
+    ends = np.cumsum([link.width for link in links])
     first, second = np.zeros_like(point), np.zeros_like(point)
     best: tuple[float, Weights, list[Weights]] | None = None
     since = looked = 0
@@ -290,6 +290,7 @@ def _descend(
             best = (value, point, multipliers)
         if at == steps or since > PATIENCE:
             break
+        logs_back = [_grouped(slope, link) for slope, link in zip(logs_back, links, strict=True)]
         slope = np.concatenate([*logs_back, logits_back])
         first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
         step = STEP * min(1.0, 0.1 + 1.8 * (1 - at / steps))
@@ -297,3 +298,12 @@ def _descend(
         point = point - step * mean / (spread + 1e-12)
     assert best is not None  # for the type checker: there is a first step
     return best[1], best[0], best[2], looked
+
+
+def _grouped(slope: Weights, link: Link) -> Weights:
+    """A gradient with respect to one number a group, at each of its channels."""
+    if link.groups is None:
+        return slope
+    sums: Weights = np.zeros(int(link.groups.max()) + 1)
+    np.add.at(sums, link.groups, slope)
+    return sums[link.groups]

@@ -34,6 +34,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from specnorm.errors import MethodError
 from specnorm.networks.links import Part, Run, Weights
 from specnorm.networks.measuring import Measure, fold_error
 from specnorm.networks.runs import joinable
@@ -68,7 +69,9 @@ def segments(run: Run, *, widest: int = WIDEST) -> list[tuple[int, int]]:
     """
     starts = [0]
     for before, end in itertools.pairwise(run.blocks):
-        if before > starts[-1] and (not widest or not joinable(run.part(starts[-1], end), widest)):
+        # Where slopes are as far below 0 as above, links tell each other nothing but the weights between them.
+        apart = before > 0 and not middle(*run.links[before - 1].slopes)[0].any()
+        if before > starts[-1] and (not widest or apart or not joinable(run.part(starts[-1], end), widest)):
             starts.append(before)
     return list(zip(starts, [*starts[1:], len(run.links)], strict=True))
 
@@ -203,6 +206,8 @@ def constant_up(part: Part, weights: Sequence[Weights], measure: Measure) -> flo
     -------
     float
     """
+    if not all(link.fits(weight) for link, weight in zip(part.links, weights[1:], strict=True)):
+        raise MethodError("weights that differ between channels which are sorted together prove nothing.")
     alone = part.links[0].alone if len(part.links) == 1 else None
     if alone is not None and alone.filter is not None:
         before, after = weights

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from specnorm.networks.graph import Graph, Node
+from specnorm.networks.graph import Graph, Node, Shape
 
 
 def with_sorts(graph: Graph) -> Graph:
@@ -44,4 +44,20 @@ def _sorted(node: Node, nodes: Mapping[str, Node]) -> Node | None:
     alike = one.shape is not None and all(each.shape == one.shape for each in (other, *ends))
     if not apart or not alike or one.inputs != other.inputs or len(one.inputs) != 1:
         return None
-    return Node(node.name, "select", node.operator, one.inputs, node.shape, {"sorted": True})
+    source = nodes[one.inputs[0]]
+    if source.rule == "select" and source.shape != node.shape and len(source.inputs) == 1:
+        # The operator that splits is a node too, with its first piece's shape.
+        before = nodes[source.inputs[0]]
+        source = before if before.shape == node.shape else source
+    told = {"sorted": _axis(source.shape, one.shape, node)}
+    return Node(node.name, "select", node.operator, (source.name,), node.shape, told)
+
+
+def _axis(whole: Shape | None, half: Shape | None, node: Node) -> int | None:
+    """The axis that is halved and put together again, all others as they were; None where there is no such."""
+    axis = node.params.get("axis")
+    if whole is None or half is None or axis is None or whole != node.shape or len(half) != len(whole):
+        return None
+    size, part = whole[axis], half[axis]
+    even = isinstance(size, int) and isinstance(part, int) and 2 * part == size
+    return int(axis) if even and (*half[:axis], size, *half[axis + 1 :]) == whole else None

@@ -10,10 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_torch import network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
+from specnorm.networks import Measure, Multipliers, Product, runs, segments, verify  # noqa: E402
+from specnorm.networks.sorts import with_sorts  # noqa: E402
 
 SORTS: dict[str, Callable[[Tensor], Tensor]] = {
     "split": lambda x: pair_of_two_splits(x),
@@ -85,9 +87,54 @@ def test_sorting_between_layers() -> None:
     model = nn.Sequential(layers[0], Function(SORTS["chunk"]), layers[1], Function(SORTS["chunk"]))
     first, second = (float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) for layer in layers)
     product = first * second
+    rules = network_bound(model, (6,), method=Product()).upper
     found = network_bound(model, (6,)).upper
+    assert rules is not None
     assert found is not None
-    assert product * (1 - 1e-6) <= found <= product * (1 + 3e-3)
+    assert product * (1 - 1e-6) <= rules <= product * (1 + 3e-3)
+    assert largest_jacobian(model.double(), 6) * (1 - 1e-9) <= found <= rules
+
+
+def largest_jacobian(model: nn.Module, size: int) -> float:
+    """Of a piecewise linear network, at points at random."""
+    points = torch.randn(200, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    jacobians = [torch.autograd.functional.jacobian(lambda x: model(x[None])[0], point) for point in points]
+    return max(float(torch.linalg.matrix_norm(jacobian, 2)) for jacobian in jacobians)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_go_through_sorted_channels(seed: int) -> None:
+    """Channels of different sizes between the layers: less than the product, and never below what is reached."""
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(4, 6, bias=False), Function(SORTS["chunk"]), nn.Linear(6, 6, bias=False), Function(SORTS["chunk"]),
+        nn.Linear(6, 3, bias=False),
+    ).double()  # fmt: skip
+    scales = torch.tensor([10.0, 1.0, 0.1] * 2, dtype=torch.float64)
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64))
+        for at in (0, 2):
+            model.get_parameter(f"{at}.weight").mul_(scales[:, None])
+            model.get_parameter(f"{at + 2}.weight").div_(scales)
+    found, rules = (network_bound(model, (4,), method=method) for method in (Multipliers(), Product()))
+    assert found.upper is not None
+    assert rules.upper is not None
+    assert largest_jacobian(model, 4) * (1 - 1e-9) <= found.upper < 0.2 * rules.upper
+    assert found.certificate is not None
+    assert verify(found.certificate, network_graph(model, (4,))).upper == found.upper
+
+
+def test_weights_of_their_own_prove_nothing_of_sorted_channels() -> None:
+    """A pair whose channels are weighed apart may be stretched: a certificate that says so is refused."""
+    model = nn.Sequential(nn.Linear(4, 4), Function(SORTS["chunk"]), nn.Linear(4, 2))
+    (run,) = runs.runs(with_sorts(network_graph(model, (4,))).pruned())
+    even, uneven = np.array([1.0, 2.0, 1.0, 2.0]), np.array([1.0, 2.0, 2.0, 1.0])
+    part = run.part(0, 1)
+    assert segments.constant_up(part, [np.ones(4), even], Measure()) > 0
+    with pytest.raises(specnorm.MethodError, match="sorted together"):
+        segments.constant_up(part, [np.ones(4), uneven], Measure())
 
 
 def test_onnx_sorts_too(tmp_path: Path) -> None:
