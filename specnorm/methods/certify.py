@@ -16,6 +16,7 @@ from specnorm.methods.enclosure import Enclose
 from specnorm.proof import host
 from specnorm.proof.cells import dft, torus
 from specnorm.search.branch_and_bound import Search, SearchResult
+from specnorm.search.constant import enclose_constant
 from specnorm.search.enclosing import above_any, grid_sizes, zero_found
 from specnorm.search.layer import LayerProblem, enclose_layer
 
@@ -102,6 +103,10 @@ class Certify(Method):
         cut = polyphase.support(blocks, ops=ops)
         if not float(xp.max(xp.abs(cut))) > 0:
             return zero_found(spec)
+        for rtol in (1e-3, 1e-9):
+            constant = enclose_constant(cut, rtol, ops=ops)
+            if constant is not None and (constant.upper <= bound or constant.lower > bound):
+                return constant
         search, cover = Search(cut, ops=ops), torus(cut.shape[3:])
         found = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
         if math.isfinite(found.upper) or spec.input_shape is None:

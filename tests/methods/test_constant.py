@@ -9,6 +9,7 @@ import pytest
 
 import specnorm
 from specnorm.linalg.lanczos import Lanczos
+from specnorm.methods import certify
 from specnorm.search import enclosing
 
 
@@ -65,6 +66,15 @@ def test_one_tap_of_a_layer() -> None:
 def test_no_torus_is_searched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(enclosing, "Search")
     assert specnorm.enclose(MATRICES[name]).cells == 1
+
+
+@pytest.mark.parametrize("name", ["square", "wide", "orthogonal", "two nearly equal"])
+def test_verdicts_need_no_search_either(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = float(np.linalg.norm(MATRICES[name], 2))
+    monkeypatch.delattr(certify, "Search")
+    for factor in (1 + 1e-2, 1 + 1e-7):
+        assert specnorm.certify(MATRICES[name], truth * factor)
+        assert not specnorm.certify(MATRICES[name], truth / factor)
 
 
 def test_witness_is_a_singular_pair() -> None:
