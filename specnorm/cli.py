@@ -242,7 +242,7 @@ def _application() -> click.Group:
 
     settings = {"help_option_names": ["-h", "--help"], "show_default": True}
 
-    @click.group(context_settings=settings, help=help.ABOUT, epilog=help.EPILOG)
+    @click.group(cls=help.auditing(), context_settings=settings, help=help.ABOUT, epilog=help.EPILOG)
     @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
     def application() -> None:
         """What is common to all commands: nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,6 +66,24 @@ def grouped() -> type[click.Command]:
                         formatter.write_dl(found)
 
     return Grouped
+
+
+def auditing() -> type[click.Group]:
+    """Class of the application: a file in the place of a command is audited."""
+    import click
+
+    class Auditing(click.Group):
+        """Commands, of which ``audit`` need not be said."""
+
+        def resolve_command(
+            self, ctx: click.Context, args: list[str]
+        ) -> tuple[str | None, click.Command | None, list[str]]:
+            """As `click.Group`, with ``audit`` put before what is a file and no command."""
+            if args and args[0] not in self.commands and Path(args[0]).is_file():
+                args = ["audit", *args]
+            return super().resolve_command(ctx, args)
+
+    return Auditing
 
 
 def add_completion(application: click.Group) -> None:

@@ -69,6 +69,24 @@ def test_table(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""  # no progress bar where nobody watches
 
 
+def test_a_file_in_the_place_of_a_command_is_audited(
+    model: Path, bad_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also several, with options behind; a command stays one where a file is called like it, and a typo is no file."""
+    assert cli.run(["audit", str(model), "--format", "csv"]) == 0
+    expected = capsys.readouterr().out
+    assert cli.run([str(model), "--format", "csv"]) == 0
+    assert capsys.readouterr().out == expected
+    assert cli.run([str(model), str(bad_model)]) == 2
+    assert "nan.weight" in capsys.readouterr().out
+    monkeypatch.chdir(model.parent)
+    Path("backends").write_bytes(model.read_bytes())
+    assert cli.run(["backends"]) in (0, 2)
+    assert "conv" not in capsys.readouterr().out
+    assert cli.run(["adit", str(model)]) == 2
+    assert "No such command 'adit'" in capsys.readouterr().err
+
+
 def test_json_and_csv_agree(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _norms(model, capsys)
     assert cli.run(["audit", str(model), "--format", "csv"]) == 0
