@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
 from specnorm.networks.links import Link, Run, Weights
-from specnorm.networks.stages import Stage, Vectors, stages
+from specnorm.networks.stages import Stage, Vectors, cost, stages
 from specnorm.proof import arithmetic
 
 RATE = 2**32
@@ -39,6 +39,8 @@ RATE = 2**32
 every machine."""
 POINTS = ((6, 0.5), (10, 0.5))
 """Grids, from coarse to fine: frequencies an axis, and the share of the steps."""
+MEMORY = 2**30
+"""Bytes of what is computed in a step."""
 FINEST = 16
 """Frequencies an axis on which the multipliers of the end are made, lest they are infeasible between the others."""
 FEWEST = 3
@@ -242,33 +244,33 @@ def _searched(run: Run, parts: Sequence[tuple[int, int]], steps: int, whole: flo
     sizes = [link.width for link in run.links[:-1]]
     point = np.zeros(sum(sizes) + len(sizes))
     found: tuple[float, list[Weights]] | None = None
-    for points, share in POINTS:
-        grid = _affordable(run, parts, points, left)
-        if grid is None:
+    for wanted, share in POINTS:
+        points = _affordable(run, parts, wanted, left)
+        if points is None:
             break
-        each = sum(stage.work for stage in grid)
-        wanted = min(max(1, round(steps * share)) if steps else 0, int(left / each) - 1)
-        point, value, multipliers, done = _descend(grid, run.links[:-1], point, wanted)
+        each = cost(run, parts, points).products
+        most = min(max(1, round(steps * share)) if steps else 0, int(left / each) - 1)
+        point, value, multipliers, done = _descend(stages(run, parts, points), run.links[:-1], point, most)
         found = (value, multipliers)
         left -= done * each
     if found is None:
         return None
-    finer = _affordable(run, parts, FINEST, max(left, whole / 10))
     value, multipliers = found
-    if finer is not None:
+    points = _affordable(run, parts, FINEST, max(left, whole / 10))
+    if points is not None:
         *logs, logits = np.split(point, np.cumsum(sizes))
-        value, multipliers = value_alone(finer, logs, logits)
+        value, multipliers = value_alone(stages(run, parts, points), logs, logits)
     # The last value is weighed by the constant, so that the norms of all parts are about 1.
     last = np.full(run.links[-1].width, math.exp(-value / 2))
     return [*(np.sqrt(each) for each in multipliers), last]
 
 
-def _affordable(run: Run, parts: Sequence[tuple[int, int]], points: int, left: float) -> list[Stage] | None:
-    """A grid whose steps are within what is left, with fewer points if need be."""
+def _affordable(run: Run, parts: Sequence[tuple[int, int]], points: int, left: float) -> int | None:
+    """Points of a grid whose steps are within what is left, with fewer if need be; None: there is none."""
     while points >= FEWEST:
-        grid = stages(run, parts, points)
-        if sum(stage.work for stage in grid) <= left:
-            return grid
+        step = cost(run, parts, points)
+        if step.products <= left and step.memory <= MEMORY:
+            return points
         points -= 2
     return None
 

@@ -55,13 +55,6 @@ class Stage:
         """H."""
         return np.sqrt(self.centre**2 + self.leaf**2)
 
-    @property
-    def work(self) -> float:
-        """Products of numbers in a step."""
-        f, m, p = self.symbols.shape
-        n = len(self.kept) + m
-        return float(f * 4 * (p**3 / 1.5 + 2 * p * p * m + 2 * m * m * p + (n**3 if len(self.kept) else m**3)))
-
     def largest(self, gram: Vectors) -> tuple[float, int, Vectors]:
         """Largest eigenvalue of a stack, where it is, and its vector; all vectors are kept for the next step."""
         start = self.vectors
@@ -77,6 +70,50 @@ class Stage:
         values[near], kept[near] = exact[:, -1], vectors[:, :, -1]
         at, self.vectors = int(np.argmax(values)), kept
         return float(values[at]), at, kept[at]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step on a grid takes.
+
+    Parameters
+    ----------
+    products : float
+        Of real numbers.
+    memory : float
+        Bytes.
+    """
+
+    products: float
+    memory: float
+
+
+def cost(run: Run, parts: Sequence[tuple[int, int]], points: int) -> Cost:
+    """What a step takes, from the widths alone: no kernel is read.
+
+    Parameters
+    ----------
+    run, parts, points
+        As for `stages`.
+    """
+    products = memory = 0.0
+    for first, last in parts:
+        part = run.part(first, last)
+        specs = [term.filter.spec for link in part.links for term in link.terms if term.filter is not None]
+        wide = [any(spec.kernel_shape[j] > 1 for spec in specs) for j in range(part.axes)]
+        f = len(half_grid([points if each else 1 for each in wide]))
+        widths = dict(enumerate(part.widths, first))
+        needed = {source: at for at, link in enumerate(part.links, first + 1) for source in link.sources}
+        alive = [first]
+        for at, link in enumerate(part.links, first + 1):
+            p, m = sum(widths[s] for s in alive), link.width
+            alive = [s for s in alive if needed[s] > at]
+            n = sum(widths[s] for s in alive)
+            solved = 0.0 if at == first + 1 and not n else p**3 / 1.5 + 2.0 * p * p * m
+            products += 4.0 * f * (solved + 2.0 * m * m * p + (n + m) ** 3 * bool(n))
+            memory += 16.0 * f * (2 * m * p + (n + m) ** 2 + p * (n + m) * bool(n))
+            alive.append(at)
+    return Cost(products, memory)
 
 
 def stages(run: Run, parts: Sequence[tuple[int, int]], points: int) -> list[Stage]:
