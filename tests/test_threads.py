@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ pytestmark = pytest.mark.skipif(not LIBRARIES.info(), reason="NumPy's BLAS has n
 def now() -> set[int]:
     """Threads of NumPy's BLAS; SciPy has another, which it may have loaded meanwhile."""
     found = ThreadpoolController().select(user_api="blas").info()
-    own = [library for library in found if "numpy" in library["filepath"]] or found
-    return {library["num_threads"] for library in own}
+    packages = Path(np.__file__).parents[1]
+    own = [each for each in found if each["filepath"].startswith(str(packages / "numpy"))] or found
+    return {each["num_threads"] for each in own}
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from specnorm.errors import MethodError
 from specnorm.networks import CertifiedAccuracy, Measure, Method, margins
 from specnorm_torch.baking import baked
+from specnorm_torch.modules import at_inference
 from specnorm_torch.networks import network_graph
 
 
@@ -52,7 +53,8 @@ def certified_accuracy(
     Raises
     ------
     MethodError
-        If the model does not end with a linear layer, has no bound, or samples and labels do not fit.
+        If the model does not end with a linear layer, has no bound, mixes the samples of a batch, or samples and
+        labels do not fit.
     """
     if x.ndim < 2 or y.shape != x.shape[:1] or not len(x):
         raise MethodError(
@@ -61,12 +63,9 @@ def certified_accuracy(
         )
     graph = network_graph(baked(model) if bake else model, x[:1])
     known = margins(graph, Measure(rtol), method=method)
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            logits = torch.cat([model(part) for part in torch.split(x, batch)])
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with at_inference(model):
+        logits = torch.cat([model(part) for part in torch.split(x, batch)])
+        alone = model(x[:1])
+    if not torch.allclose(alone, logits[:1], rtol=1e-2, atol=1e-2 * float(alone.abs().max())):
+        raise MethodError("the logits of a sample depend on the others of its batch; the constants are of one alone.")
     return CertifiedAccuracy.of(known, logits.double().cpu().numpy(), y.cpu().numpy(), radii)

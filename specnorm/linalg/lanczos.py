@@ -13,7 +13,7 @@ import numpy as np
 from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class LanczosTuning:
 
 
 TUNING = LanczosTuning()
+
+
+def vector_tolerance(matrix: Array, *, xp: Namespace) -> float:
+    """Of the residual of singular vectors: they make up gradients, in the precision of the matrix."""
+    return 1e-8 if matrix.dtype == xp.float64 else 2e-6
 
 
 class Lanczos:
@@ -102,6 +107,12 @@ class Lanczos:
         last = self.ops.to_numpy(self._beta[-1])[:, 0, 0]
         self.converged = last * np.abs(self._small[:, -1]) <= self.tolerance * self.squares
         self.done = self.converged | (len(self._alpha) >= TUNING.limit)
+
+    def finish(self) -> Lanczos:
+        """All steps that are left; the run itself."""
+        while not self.done.all():
+            self.advance()
+        return self
 
     def _step(self) -> None:
         v, turned = self._basis[-1], self.xp.matrix_transpose

@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import Frequencies
-from specnorm.linalg.lanczos import Lanczos
+from specnorm.linalg.lanczos import Lanczos, vector_tolerance
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -21,20 +21,14 @@ def top_triple_at(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tup
     xp = ops.xp
     phase = symbols.Symbol(block, frequency, ops=ops).phase
     if math.prod(block.shape[3:]) == 1 and ops.may_branch:
-        return (*_of_matrix(xp.reshape(block, block.shape[:3]), ops=ops), phase)
+        matrix = xp.reshape(block, block.shape[:3])
+        run = Lanczos(matrix, tolerance=vector_tolerance(matrix, xp=xp), ops=ops).finish()
+        if run.converged.all():
+            u, v = run.vectors()
+            value = xp.linalg.vector_norm(xp.matmul(matrix, v[..., None])[..., 0], axis=-1)
+            return u + 0j, v + 0j, value, phase
     u, v, value = symbols.top_triple(symbols.matrix_at(block, phase, xp=xp), xp=xp)
     return u, v, value, phase
-
-
-def _of_matrix(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
-    """Top singular triple of real matrices, as complex vectors: by Lanczos where that is less work."""
-    xp = ops.xp
-    run = Lanczos(matrix, tolerance=1e-8 if matrix.dtype == xp.float64 else 2e-6, ops=ops)
-    while not run.done.all():
-        run.advance()
-    u, v = run.vectors()
-    value = xp.linalg.vector_norm(xp.matmul(matrix, v[..., None])[..., 0], axis=-1)
-    return u + 0j, v + 0j, value
 
 
 def top_triples(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.linalg import arrays, symbols, unfoldings
-from specnorm.linalg.lanczos import Lanczos
+from specnorm.linalg.lanczos import Lanczos, vector_tolerance
 from specnorm.linalg.power import follow, matrix_maps
 from specnorm.methods.base import Evaluation, Needs, Stepped
 from specnorm.methods.unfolding import Unfoldings
-from specnorm.search.smallest_unfolding import no_vectors, smallest, vector_tolerance
+from specnorm.search.smallest_unfolding import no_vectors, smallest
 
 if TYPE_CHECKING:
     from specnorm.result import Kind

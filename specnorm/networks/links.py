@@ -22,6 +22,8 @@ from specnorm.networks.measuring import in_float64
 from specnorm.spec import ConvSpec
 
 Weights = NDArray[np.float64]
+Placed = tuple[Weights, tuple[int, ...]]
+"""A kernel, and the place of its first tap."""
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -100,7 +102,7 @@ class Term:
         periodic = spec.padding_mode == "circular" and not any(spec.extra_outputs) and max(spec.stride) == 1
         return "circular" if periodic and not spec.transposed else "alone"
 
-    def dense(self, axes: int, *, dilated: bool) -> tuple[Weights, tuple[int, ...]]:
+    def dense(self, axes: int, *, dilated: bool) -> Placed:
         """Kernel as a plain correlation, ``y[m] = sum_t kernel[t] x[stride m + start + t]``: no groups, scaled.
 
         Parameters
@@ -319,25 +321,26 @@ class Part:
         specs = [term.filter.spec for term in self._terms if term.filter is not None]
         return all(len({s.dilation[j] for s in specs if s.kernel_shape[j] > 1}) <= 1 for j in range(self.axes))
 
-    def kernels(self) -> list[dict[int, tuple[Weights, tuple[int, ...]]]]:
+    def kernels(self, *, absolute: bool = False) -> list[dict[int, Placed]]:
         """For each link: the number of a value it reads -> kernel on that value's channels, and the first tap's place.
 
         The first value's channels come with the phases of the stride, so that every kernel is a correlation of stride
         1. Where dilation is not looked at, places are 0.
+
+        Parameters
+        ----------
+        absolute : bool
+            Sums of the terms' absolute values: what relative errors of the terms refer to.
         """
-        return [self._joined(link, {}) for link in self.links]
+        return [self._joined(link, absolute) for link in self.links]
 
-    def magnitudes(self) -> list[dict[int, tuple[Weights, tuple[int, ...]]]]:
-        """`kernels`, of the sums of the terms' absolute values: what relative errors of the terms refer to."""
-        return [self._joined(link, {"absolute": True}) for link in self.links]
-
-    def _joined(self, link: Link, options: dict[str, bool]) -> dict[int, tuple[Weights, tuple[int, ...]]]:
+    def _joined(self, link: Link, absolute: bool) -> dict[int, Placed]:
         widths = dict(enumerate([self.width, *(each.width for each in self.links)], self.first))
-        found: dict[int, tuple[Weights, tuple[int, ...]]] = {}
+        found: dict[int, Placed] = {}
         for source in link.sources:
             terms = [term for term in link.terms if term.source == source]
             stride = self.stride if source == self.first else (1,) * self.axes
-            placed = [self._placed(term, stride, **options) for term in terms]
+            placed = [self._placed(term, stride, absolute) for term in terms]
             low = [min(start) for start in zip(*(start for _, start in placed), strict=True)]
             ends = [[s + n for s, n in zip(start, k.shape[2:], strict=True)] for k, start in placed]
             size = [max(e) - a for e, a in zip(zip(*ends, strict=True), low, strict=True)]
@@ -349,14 +352,12 @@ class Part:
             found[source] = (whole, tuple(low))
         return found
 
-    def _placed(
-        self, term: Term, stride: tuple[int, ...], *, absolute: bool = False
-    ) -> tuple[Weights, tuple[int, ...]]:
+    def _placed(self, term: Term, stride: tuple[int, ...], absolute: bool) -> Placed:
         kernel, start = term.dense(self.axes, dilated=not self.undilated)
         return phased(abs(kernel) if absolute else kernel, (0,) * self.axes if self.undilated else start, stride)
 
 
-def phased(kernel: Weights, start: tuple[int, ...], stride: tuple[int, ...]) -> tuple[Weights, tuple[int, ...]]:
+def phased(kernel: Weights, start: tuple[int, ...], stride: tuple[int, ...]) -> Placed:
     """A strided kernel on the phases of its input, which are channels then (polyphase).
 
     Position ``s m + start + t`` is phase ``(start + t) mod s`` of coarse pixel ``m + floor((start + t) / s)``.

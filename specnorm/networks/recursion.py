@@ -82,16 +82,20 @@ def value_and_gradient(
     gradient : list of array, array
         With respect to logs and logits.
     """
-    shares = np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
+    shares = _shares(run, logits)
     kept = _forward(run, logs, shares)
     return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]], *_back(run, kept, shares)
 
 
 def value_alone(run: Sequence[Stage], logs: Sequence[Weights], logits: Weights) -> tuple[float, list[Weights]]:
     """The first two results of `value_and_gradient`."""
-    shares = np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
-    kept = _forward(run, logs, shares, tape=False)
+    kept = _forward(run, logs, _shares(run, logits), tape=False)
     return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]]
+
+
+def _shares(run: Sequence[Stage], logits: Weights) -> Weights:
+    """Of each stage; all of it at a cut."""
+    return np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
 
 
 def _forward(run: Sequence[Stage], logs: Sequence[Weights], shares: Weights, *, tape: bool = True) -> list[_Kept]:

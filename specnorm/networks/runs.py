@@ -47,21 +47,22 @@ def _longest(
     start: int, values: Sequence[Value], readers: Sequence[set[int]], escaping: set[int], done: set[int]
 ) -> list[int]:
     """Numbers of the values from ``start`` to the last one that alone is read by others, those needed for it."""
-    reached = [start]
+    reached = {start}
     for at in range(start + 1, len(values)):
         link = values[at].link
-        if link is not None and link.terms and at not in done and set(link.sources) <= set(reached):
-            reached.append(at)
-    for end in reversed(reached[1:]):
-        needed = {end}
-        for at in reversed(reached):
-            if at in needed and at != start:
-                link = values[at].link
-                assert link is not None  # for the type checker: the first alone has none
-                needed.update(link.sources)
-        inner = needed - {start, end}
-        if not inner & escaping and all(readers[at] <= needed for at in inner):
-            return sorted(needed)
+        if link is not None and link.terms and at not in done and reached.issuperset(link.sources):
+            reached.add(at)
+    for end in sorted(reached - {start}, reverse=True):
+        needed, waiting = {start, end}, [end]
+        while waiting:
+            sources = set(_link(values[waiting.pop()]).sources) - needed
+            if any(at in escaping or max(readers[at]) > end for at in sources):
+                break
+            needed |= sources
+            waiting += sources
+        else:
+            if all(readers[at] <= needed for at in needed - {start, end}):
+                return sorted(needed)
     return [start]
 
 

@@ -113,7 +113,7 @@ def edges(part: Part, weights: Sequence[Weights], *, magnitudes: bool = False) -
     found: list[Edge] = []
     leaves, copies = len(part.links), part.widths[0] // part.width
     scales = [np.repeat(weights[0], copies), *weights[1:]]
-    kernels = part.magnitudes() if magnitudes else part.kernels()
+    kernels = part.kernels(absolute=magnitudes)
     ones = (1,) * part.axes
     for i, (link, from_sources) in enumerate(zip(part.links, kernels, strict=True), start=1):
         last = i == len(part.links)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from specnorm.linalg.arrays import random_vectors
 from specnorm.linalg.frequencies import Frequencies, half_grid, phases
 from specnorm.linalg.power import gram_power
-from specnorm.networks.links import Part, Run, Weights
+from specnorm.networks.links import Link, Part, Run, Weights
 from specnorm.networks.segments import middle
 
 POWERS = 4
@@ -103,16 +103,11 @@ def cost(run: Run, parts: Sequence[tuple[int, int]], points: int) -> Cost:
         wide = [any(spec.kernel_shape[j] > 1 for spec in specs) for j in range(part.axes)]
         f = len(half_grid([points if each else 1 for each in wide]))
         widths = dict(enumerate(part.widths, first))
-        needed = {source: at for at, link in enumerate(part.links, first + 1) for source in link.sources}
-        alive = [first]
-        for at, link in enumerate(part.links, first + 1):
-            p, m = sum(widths[s] for s in alive), link.width
-            alive = [s for s in alive if needed[s] > at]
-            n = sum(widths[s] for s in alive)
+        for at, link, alive, staying in _frontiers(part):
+            p, n, m = sum(widths[s] for s in alive), sum(widths[s] for s in staying), link.width
             solved = 0.0 if at == first + 1 and not n else p**3 / 1.5 + 2.0 * p * p * m
             products += 4.0 * f * (solved + 2.0 * m * m * p + (n + m) ** 3 * bool(n))
             memory += 16.0 * f * (2 * m * p + (n + m) ** 2 + p * (n + m) * bool(n))
-            alive.append(at)
     return Cost(products, memory)
 
 
@@ -133,23 +128,29 @@ def stages(run: Run, parts: Sequence[tuple[int, int]], points: int) -> list[Stag
         kernels = part.kernels()
         grid = _grid([kernel for each in kernels for kernel, _ in each.values()], points)
         widths = dict(enumerate(part.widths, first))
-        needed = {source: at for at, link in enumerate(part.links, first + 1) for source in link.sources}
-        alive = [first]
-        for at, (link, of) in enumerate(zip(part.links, kernels, strict=True), first + 1):
+        for (at, link, alive, staying), of in zip(_frontiers(part), kernels, strict=True):
             symbols = np.zeros((len(grid), link.width, sum(widths[s] for s in alive)), dtype=np.complex128)
             ends = np.cumsum([0, *(widths[s] for s in alive)]).tolist()
             columns = {s: slice(a, b) for s, a, b in zip(alive, ends, ends[1:], strict=False)}
             for source, (kernel, place) in of.items():
                 symbols[:, :, columns[source]] = _symbols(kernel, place, grid)
-            staying = [s for s in alive if needed[s] > at]
             kept = np.concatenate([np.arange(columns[s].start, columns[s].stop) for s in staying] or [np.arange(0)])
             cut = at == last
             centre, leaf = (np.zeros(link.width), link.steepest) if cut else middle(*link.slopes)
             copies = math.prod(_next(run, parts, last).stride) if cut and last < len(run.links) else 1
             stage = Stage(symbols, at == first + 1, cut, centre, leaf, kept, link.repeat * copies)
             found.append(stage)
-            alive = [*staying, at]
     return found
+
+
+def _frontiers(part: Part) -> Iterator[tuple[int, Link, list[int], list[int]]]:
+    """For each link: its value's number, itself, the values that are kept before it, and which of them after it."""
+    needed = {source: at for at, link in enumerate(part.links, part.first + 1) for source in link.sources}
+    alive = [part.first]
+    for at, link in enumerate(part.links, part.first + 1):
+        staying = [s for s in alive if needed[s] > at]
+        yield at, link, alive, staying
+        alive = [*staying, at]
 
 
 def _next(run: Run, parts: Sequence[tuple[int, int]], first: int) -> Part:

@@ -35,7 +35,8 @@ def step(graph: Graph, size: float = 1.0) -> Graph:
     MethodError
         If the shapes differ or are not known, or the size is not positive.
     """
-    _check_positive("size", size)
+    if not (size > 0 and math.isfinite(size)):
+        raise MethodError(f"size={size!r}; expected a positive number.")
     start, end = _ends(graph)
     return _joined(graph, _scaled(end, size, "specnorm.step"), start)
 
@@ -65,11 +66,6 @@ def averaged(graph: Graph, alpha: float) -> Graph:
     return _joined(
         graph, _scaled(end, 1 / alpha, "specnorm.output"), _scaled(start, (1 - alpha) / alpha, "specnorm.input")
     )
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise MethodError(f"{name}={value!r}; expected a positive number.")
 
 
 def _ends(graph: Graph) -> tuple[Node, Node]:

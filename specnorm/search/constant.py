@@ -40,10 +40,7 @@ def enclose_constant(blocks: Array, rtol: float, *, ops: ArrayOps) -> SearchResu
     if math.prod(taps) > 1 or min(m, p) < _SMALLEST:
         return None
     matrix = xp.reshape(blocks, (count, m, p))
-    run = Lanczos(matrix, tolerance=max(_RESIDUAL * rtol, 1e-9), ops=ops)
-    while not run.done.all():
-        run.advance()
-    vectors = run.small_side()
+    vectors = Lanczos(matrix, tolerance=max(_RESIDUAL * rtol, 1e-9), ops=ops).finish().small_side()
     tall = xp.matrix_transpose(matrix) if m < p else matrix
     lower = ops.to_numpy(matrices.quotient_down(tall, vectors, xp=xp))
     upper = float(np.max(ops.to_numpy(matrices.norm_near(matrix, vectors, ops=ops))))

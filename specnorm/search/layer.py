@@ -254,14 +254,15 @@ class _Layer:
             gradient = xp.reshape(self._among_groups(gradient, whole.block), self.problem.kernel.shape)
             return LayerBounds(lower, upper, nothing, nothing, gradient, "supremum")
         sizes = [x.pixels for x, k in zip(self.sub.parts, self.spec.kernel_shape, strict=True) if k > 1]
-        if plain and steps == TUNING.steps and min(sizes, default=0) >= TUNING.waves:
+        sums = plain and min(sizes, default=0) >= TUNING.waves
+        if sums and steps == TUNING.steps:
             steps = 0
         window = self.sub.window(applied / (max(steps, 1) * channels))
         single = of_one_group(window.spec)
         # Patches are copied once or twice on the way.
         budget = self.ops.memory // 4
         layer = Convolution(kernel, single, budget=budget, ops=self.ops)
-        if plain and min(sizes, default=0) >= TUNING.waves:
+        if sums:
             vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
         else:
             vectors = windowed_wave(kernel, single, angles, ops=self.ops)

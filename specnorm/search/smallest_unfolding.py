@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.linalg import arrays, unfoldings
-from specnorm.linalg.lanczos import Lanczos
+from specnorm.linalg.lanczos import Lanczos, vector_tolerance
 from specnorm.proof import matrices, rounding
 
 if TYPE_CHECKING:
@@ -103,11 +103,6 @@ def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Namespace)
     return xp.reshape(xp.permute_dims(split, (0, *back)), v.shape)
 
 
-def vector_tolerance(blocks: Array, *, xp: Namespace) -> float:
-    """Of the residual of singular vectors: they make up the gradient, in the precision of the blocks."""
-    return 1e-8 if blocks.dtype == xp.float64 else 2e-6
-
-
 def _search(blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -> tuple[np.ndarray, dict[int, Lanczos]]:
     """Which unfolding of each block has the smallest norm, up to 1e-6, and the runs that found them.
 
@@ -156,10 +151,7 @@ def _finished(
         index = ops.from_numpy(mine, blocks)
         blocks, start = xp.take(blocks, index, axis=0), xp.take(start, index, axis=0)
     matrix = _Matrices(blocks, xp=xp).unfold(rows)
-    run = Lanczos(matrix, xp.astype(start, blocks.dtype), tolerance=tolerance, ops=ops)
-    while not run.done.all():
-        run.advance()
-    return run
+    return Lanczos(matrix, xp.astype(start, blocks.dtype), tolerance=tolerance, ops=ops).finish()
 
 
 def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:

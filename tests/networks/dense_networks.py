@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,18 +186,24 @@ def smallest_eigenvalue(
 
 def from_below(matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], seed: int) -> float:
     """Largest norm of a product with slopes at random or flipped one by one where that lifts it."""
+    counts = [matrix.shape[0] for matrix in matrices[:-1]]
+    return largest_over_masks(lambda masks: _norm(matrices, masks), list(zip(counts, slopes, strict=False)), seed)
+
+
+def largest_over_masks(
+    norm: Callable[[Sequence[Matrix]], float], ends: Sequence[tuple[int, tuple[float, float]]], seed: int
+) -> float:
+    """Largest value found of a function of masks, each of a count of entries at one of two ends."""
     numbers = np.random.default_rng(seed)
     best = 0.0
     for _ in range(6):
-        masks = [
-            numbers.choice(np.array(ends), size=w.shape[0]) for w, ends in zip(matrices[:-1], slopes, strict=False)
-        ]
-        value = _norm(matrices, masks)
-        for mask, ends in zip(masks, slopes, strict=False):
-            for entry in numbers.permutation(len(mask))[:10]:
+        masks = [numbers.choice(np.array(pair), size=count) for count, pair in ends]
+        value = norm(masks)
+        for mask, (low, high) in zip(masks, [pair for _, pair in ends], strict=True):
+            for entry in numbers.permutation(len(mask))[:10] if low != high else ():
                 old = mask[entry]
-                mask[entry] = ends[0] + ends[1] - old
-                tried = _norm(matrices, masks)
+                mask[entry] = low + high - old
+                tried = norm(masks)
                 value, mask[entry] = (tried, mask[entry]) if tried > value else (value, old)
         best = max(best, value)
     return best

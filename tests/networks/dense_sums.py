@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from networks.dense_networks import FUNCTIONS, Conv, Matrix
+from networks.dense_networks import FUNCTIONS, Conv, Matrix, largest_over_masks
 
 from specnorm.networks import Graph, Layer, Node
 
@@ -257,27 +257,13 @@ def smallest_eigenvalue(net: Network, order: Sequence[int], weights: Sequence[Ma
 
 def from_below(net: Network, seed: int) -> float:
     """Largest norm of the network's Jacobian with slopes at random, flipped one by one where that lifts it."""
-    numbers = np.random.default_rng(seed)
-    best = 0.0
-    for _ in range(4):
-        masks = [
-            numbers.choice(np.array(slopes), size=len(next(iter(of.values()))) if of else 1)
-            for slopes, of in zip(net.slopes, net.sums, strict=True)
-        ]
-        value = _norm(net, masks)
-        for mask, ends in zip(masks[1:], net.slopes[1:], strict=True):
-            for entry in numbers.permutation(len(mask))[:6] if ends[0] != ends[1] else ():
-                old = mask[entry]
-                mask[entry] = ends[0] + ends[1] - old
-                tried = _norm(net, masks)
-                value, mask[entry] = (tried, mask[entry]) if tried > value else (value, old)
-        best = max(best, value)
-    return best
+    counts = [len(next(iter(of.values()))) for of in net.sums[1:]]
+    return largest_over_masks(lambda masks: _norm(net, masks), list(zip(counts, net.slopes[1:], strict=True)), seed)
 
 
 def _norm(net: Network, masks: Sequence[Matrix]) -> float:
     values: list[Matrix] = [np.eye(net.channels * math.prod(net.size))]
-    for mask, of in zip(masks[1:], net.sums[1:], strict=True):
+    for mask, of in zip(masks, net.sums[1:], strict=True):
         total = sum(matrix @ values[source] for source, matrix in of.items())
         values.append(mask[:, None] * np.asarray(total))
     return float(np.linalg.norm(values[-1], 2))

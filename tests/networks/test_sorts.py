@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
+from networks.torch_modules import Function  # noqa: E402
 from specnorm_torch import network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -46,15 +47,6 @@ def pair_of_two_splits(x: Tensor) -> Tensor:
 def stacked(a: Tensor, b: Tensor) -> Tensor:
     y: Tensor = torch.stack([torch.minimum(a, b), torch.maximum(a, b)], 2)
     return y
-
-
-class Function(nn.Module):
-    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.f = f
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.f(x)
 
 
 def upper(f: Callable[[Tensor], Tensor]) -> float:
