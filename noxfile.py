@@ -175,7 +175,8 @@ def together(session: nox.Session) -> None:
     # The documentation's examples bear the mark too: one run collects once.
     what = {("cross",): ["tests", DOCS_APART], ("docs",): ["tests/test_docs.py"], ("cross", "docs"): ["tests"]}
     if chosen := what.get(tuple(word for word in ("cross", "docs") if word in asked)):
-        pytest(session, *chosen, "-m", "several", backends="numpy,strict,torch,jax")
+        with faster_compilation(session):
+            pytest(session, *chosen, "-m", "several", backends="numpy,strict,torch,jax")
 
 
 @nox.session(python=PYTHON)
