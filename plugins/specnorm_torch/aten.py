@@ -160,6 +160,22 @@ def _reduce(rule: str) -> Rule:
     return lambda call: Translation(rule, {"axes": _axes(call)})
 
 
+def _end(call: Call) -> Translation:
+    """Largest or smallest along axes."""
+    kept = bool(call.arguments.get("keepdim", False))
+    return Translation("length", {"choice": call.name[-3:], "axes": tuple(_axes(call)), "kept": kept})
+
+
+def _sort(call: Call) -> Translation:
+    """Along an axis; or the first of them, in order."""
+    if not call.arguments.get("sorted", True):
+        return Translation("unknown", {"reason": "in which order its entries come depends on them"})
+    shape = call.shape("self")
+    axis = call["dim"] % max(len(shape), 1)
+    whole = bool(shape) and shape == call.shape()
+    return Translation("select", {"sorted": axis, "consecutive": shape[axis]} if whole else {})
+
+
 def _norm(call: Call) -> Translation:
     return Translation("length") if float(call["ord"]) == 2 else Translation("unknown")
 
@@ -324,9 +340,11 @@ RULES: dict[str, Rule] = {
     "sum": _reduce("sum"),
     **dict.fromkeys(
         ("amax", "amin", "max", "min"),
-        lambda call: _extreme(call) if "other" in call.arguments else Translation("length"),
+        lambda call: _extreme(call) if "other" in call.arguments else _end(call),
     ),
     "linalg_vector_norm": _norm,
+    "sort": _sort,
+    "topk": _sort,
     **dict.fromkeys(("softmax", "_softmax"), lambda _: Translation("softmax")),
     **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
     "linear": _matrix("weight", "input"),

@@ -250,7 +250,7 @@ class _Walk:
         if isinstance(first, Tensor) and first.dtype not in _FLOATING:
             what = str(first.dtype).rpartition(".")[2]
             why = "which have no rule here" if first.is_complex() else "steps"
-            return Translation("unknown", {"reason": f"its values are {what}: {why}"})
+            return Translation("unknown", {"reason": f"its values are {what}: {why}"} | _compared(call))
         rule = RULES.get(call.name)
         try:
             reason = REASONS.get(call.name) if rule is None else refusal(node.target._schema, call.arguments)
@@ -259,6 +259,14 @@ class _Walk:
             return rule(call)
         except Exception as error:  # whatever an unusual call breaks: it is named, and the others are kept
             return Translation("unknown", {"reason": f"its arguments are not understood ({error!r})"})
+
+
+def _compared(call: Call) -> dict[str, Any]:
+    """Which comparison with a number it is."""
+    other = call.arguments.get("other")
+    number = isinstance(other, int | float) or (isinstance(other, Tensor) and other.numel() == 1)
+    known = call.name in ("le", "lt", "ge", "gt") and number and call.is_data("self")
+    return {"compare": call.name, "with": float(other)} if known and other is not None else {}
 
 
 def _is_idle(node: Any) -> bool:

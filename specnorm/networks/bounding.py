@@ -178,6 +178,10 @@ class _Pass:
         if node.rule in COMBINATIONS:
             combine = COMBINATIONS[node.rule]
             both = (combine(node, sources, uppers), combine(node, sources, heuristics))
+            whole = self.steps.get(str(node.params.get("of")))
+            if whole is not None and whole.upper is not None and whole.heuristic is not None:
+                # Positive and negative part of one value.
+                both = (min(both[0], whole.upper), min(both[1], whole.heuristic))
             return Step(node.name, node.operator, node.rule, None, *both)
         if node.rule == "layer":
             return self._layer(node, None, node)

@@ -272,11 +272,19 @@ class Reader:
             return self._changed(node, whole, lambda link: replace(link, repeat=repeat, open=False))
         return None
 
+    def reflect(self, node: Node) -> Form | None:
+        """A choice between two linear maps of pairs."""
+        form = self._forms.get(node.inputs[0])
+        return None if form is None or self._repeat(form) > 1 else self._sorted(node, form)
+
     def _sorted(self, node: Node, form: Form) -> Form:
-        """Larger and smaller of two halves: slopes in [-1, 1] of the pair, in weights that both channels share."""
-        ones, at = np.ones(form.width), np.arange(form.width)
-        groups = at % (form.width // 2) if node.params["sorted"] == form.axis else at
-        link = Link(form.terms, form.width, (-ones, ones), node.name, groups=groups)
+        """Sorting along an axis: slopes in [-1, 1] of the group, in weights that all its channels share."""
+        steep, at = np.full(form.width, float(node.params.get("norm", 1.0))), np.arange(form.width)
+        count = node.params.get("consecutive")
+        groups = at
+        if node.params["sorted"] == form.axis:
+            groups = at % (form.width // 2) if count is None else at // count
+        link = Link(form.terms, form.width, (-steep, steep), node.name, groups=groups)
         if self.readers[node.name] == 1:
             self._sole.add(node.name)
         return self._add(node.name, form.width, form.axis, link)
@@ -348,6 +356,7 @@ _RULES: dict[str, Callable[[Reader, Node], Form | None]] = {
     "add": Reader.add,
     "stack": Reader.stack,
     "select": Reader.select,
+    "reflect": Reader.reflect,
     "pad": Reader.pad,
     "max_pool": Reader.keeping,
     "average_pool": Reader.keeping,

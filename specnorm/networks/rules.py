@@ -208,8 +208,18 @@ def length(node: Node, source: Node) -> float:
     return 1.0
 
 
+def reflect(node: Node, source: Node) -> float:
+    """The larger norm of two linear maps of pairs, between which the sign of a third chooses.
+
+    Both agree where that is 0, so that the choice is continuous; a segment crosses the border once.
+    """
+    del source
+    return float(node.params["norm"])
+
+
 FACTORS: dict[str, Callable[[Node, Node], float]] = {
     "select": select,
+    "reflect": reflect,
     "copies": copies,
     "pad": pad,
     "broadcast": broadcast,

@@ -20,23 +20,15 @@ from specnorm.auditing.readers.onnx import read
 from specnorm.auditing.readers.onnx.signatures import NEWEST, SIGNATURES
 from specnorm.networks import Graph
 
-CONSTANT = ("Constant", "ConstantOfShape", "DequantizeLinear", "Shape")
+CONSTANT = (
+    "Constant", "ConstantOfShape", "DequantizeLinear", "Shape", "Size", "Range", "Equal", "Greater", "GreaterOrEqual",
+    "Less", "LessOrEqual", "And", "Or", "Xor", "Not", "Floor", "Ceil", "Sqrt", "Mod", "ReduceProd",
+)  # fmt: skip
 """Operators whose result is no function of a floating input: a product with it is bounded."""
 FOLDED = (
-    "Gather",
-    "Concat",
-    "Cast",
-    "Slice",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-)
+    "Gather", "Concat", "Cast", "Slice", "Add", "Sub", "Mul", "Div", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
+    "Flatten", "Expand", "Tile", "Where", "Max", "Min", "Neg", "Abs",
+)  # fmt: skip
 """Operators that are evaluated where they are given constants."""
 
 EVALUATED = {"BatchNormalization": 15, "DequantizeLinear": 19}

@@ -21,7 +21,7 @@ from specnorm.auditing.readers.onnx.calls import (
     one,
     scalar,
 )
-from specnorm.auditing.readers.onnx.constants import folded, slices
+from specnorm.auditing.readers.onnx.folding import folded, slices
 from specnorm.auditing.readers.onnx.shapes import (
     broadcast_shapes,
     fresh,

@@ -74,6 +74,15 @@ SIGNATURES: dict[str, tuple[int, str, str]] = {
     "Constant": (1, "", "value value_float value_floats value_int value_ints"),
     "ConstantOfShape": (9, "*input", "value"),
     "Shape": (1, "*data", "end start"),
+    "Size": (1, "*data", ""),
+    # Of constants alone.
+    "Range": (11, "start limit delta", "stash_type"),
+    **dict.fromkeys(("Equal", "Greater", "Less", "And", "Or", "Xor"), (7, "A B", "")),
+    **dict.fromkeys(("GreaterOrEqual", "LessOrEqual"), (12, "A B", "")),
+    "Not": (1, "X", ""),
+    **dict.fromkeys(("Floor", "Ceil", "Sqrt"), (6, "X", "")),
+    "Mod": (10, "A B", "fmod"),
+    "ReduceProd": (1, "data axes", "axes keepdims noop_with_empty_axes"),
 }  # fmt: skip
 """Operator -> the first operator set whose meaning is known, its inputs and its attributes.
 
