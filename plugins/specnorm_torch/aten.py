@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from specnorm.networks import Node
+from specnorm.networks.graph import Offset
 from specnorm_torch.calls import Call, Translation
 
 MAX_ENTRIES = 2**24
@@ -75,16 +76,35 @@ def _gelu(call: Call) -> Translation:
 
 def _add(call: Call) -> Translation:
     """Sum, also weighted, also with constants."""
-    alpha, weighted = abs(float(call["alpha"])), "self" if call.name == "rsub" else "other"
-    less = (call.name != "add") != (float(call["alpha"]) < 0)
+    weighted = "self" if call.name == "rsub" else "other"
+    alpha = float(call["alpha"]) * (1 if call.name == "add" else -1)
     names = {name: str(call[name].name) for name in ("self", "other") if call.is_data(name)}
     before: tuple[Node, ...] = ()
-    if weighted in names and alpha != 1:
+    # A sum keeps signs; beside constants the sign is a factor.
+    factor = alpha if len(names) == 1 else abs(alpha)
+    if weighted in names and factor != 1:
         source, names[weighted] = names[weighted], f"{call.node.name}.alpha"
-        params = {"values": alpha, "exact": True}
+        params = {"values": factor, "exact": True}
         before = (Node(names[weighted], "scale", call.name, (source,), call.shape(weighted), params),)
-    signs = tuple(-1 if name == weighted and less else 1 for name in names)
-    return Translation("add", {"shift": True} if len(names) == 1 else {"signs": signs}, tuple(names.values()), before)
+    if len(names) == 1:
+        (constant,) = {"self", "other"} - set(names)
+        offset = _constant(call[constant], alpha if constant == weighted else 1.0)
+        return Translation("add", {"shift": True}, tuple(names.values()), before, offset=offset)
+    signs = tuple(-1 if name == weighted and alpha < 0 else 1 for name in names)
+    return Translation("add", {"signs": signs}, tuple(names.values()), before)
+
+
+def _constant(value: Any, factor: float = 1.0, spatial: int = 0) -> Offset | None:
+    """What is added: a number or tensor, times a number; ``spatial``: axes behind its own. None for none."""
+    if value is None:
+        return None
+
+    def load() -> tuple[Any, Any]:
+        numbers = torch.as_tensor(value).detach().to(torch.float64).cpu().numpy() * factor
+        numbers = numbers.reshape(*numbers.shape, *(1,) * spatial)
+        return numbers, abs(numbers) * (0.0 if abs(factor) == 1 else 2.0**-50)
+
+    return load
 
 
 def _multiply(call: Call) -> Translation:
@@ -128,7 +148,17 @@ def _batch_norm(call: Call) -> Translation:
     wide = 1 / torch.sqrt(variance.detach().to(torch.float64) + call["eps"])
     if call["weight"] is not None:
         wide = wide * call["weight"].detach().to(torch.float64)
-    return Translation("scale", {"values": wide.cpu().numpy(), "channel": 1})
+    spatial = len(call.shape()) - 2
+
+    def offset() -> tuple[Any, Any]:
+        ahead = call["running_mean"].detach().to(torch.float64) * wide
+        behind = torch.zeros_like(ahead) if call["bias"] is None else call["bias"].detach().to(torch.float64)
+        # A few roundings of the scale, the product and the difference.
+        both = ((behind - ahead), (behind.abs() + ahead.abs()) * 2.0**-47)
+        numbers, lost = (each.cpu().numpy().reshape(-1, *(1,) * spatial) for each in both)
+        return numbers, lost
+
+    return Translation("scale", {"values": wide.cpu().numpy(), "channel": 1}, offset=offset)
 
 
 def _stack(call: Call) -> Translation:
@@ -203,7 +233,8 @@ def _pad(call: Call) -> Translation:
     pairs = tuple((int(a), int(b)) for a, b in zip(amounts[::2], amounts[1::2], strict=True))[::-1]
     if min((a for pair in pairs for a in pair), default=0) < 0:
         return Translation("select") if mode == "zeros" else Translation("unknown")
-    return Translation("pad", {"mode": mode, "pads": pairs})
+    constant = float(call.arguments.get("value") or 0.0)
+    return Translation("pad", {"mode": mode, "pads": pairs} | ({"constant": constant} if constant else {}))
 
 
 def _per_axis(value: Any, ndim: int) -> tuple[int, ...]:
@@ -228,7 +259,7 @@ def _convolution(ndim: int, *, transposed: bool = False) -> Rule:
             "padding_mode": "zeros",
             "padding": pairs,
         }
-        return _layer(call["weight"], geometry, ndim)
+        return replace(_layer(call["weight"], geometry, ndim), offset=_constant(call["bias"], spatial=ndim))
 
     return translate
 
@@ -248,8 +279,12 @@ def _matrix(weight: str, data: str) -> Rule:
         if matrix.ndim != 2 or not call.is_data(x):
             return Translation("unknown", {"reason": f"its constant matrix has shape {tuple(matrix.shape)}"})
         # From the left the outputs are not the last axis of the result.
-        params = {"foldable": kernel == weight, "alpha": abs(float(call.arguments.get("alpha", 1)))}
-        return replace(_layer(matrix, {}, 0), params=params, turned=call.name != "linear")
+        params = {"foldable": kernel == weight, "alpha": float(call.arguments.get("alpha", 1))}
+        added = call.arguments.get("bias") if call.name == "linear" else call.arguments.get("self")
+        offset = None
+        if call.name in ("linear", "addmm"):
+            offset = _constant(added, float(call.arguments.get("beta", 1)))
+        return replace(_layer(matrix, {}, 0), params=params, turned=call.name != "linear", offset=offset)
 
     return translate
 

@@ -216,7 +216,7 @@ class _Walk:
         if found.kernel is not None:
             layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial, found.turned)
         shown = "batch_norm" if "batch_norm" in name else name
-        self._add(Node(node.name, found.rule, shown, inputs, _shape(node), found.params, layer))
+        self._add(Node(node.name, found.rule, shown, inputs, _shape(node), found.params, layer, found.offset))
 
     def _named(self, node: Any, found: Translation) -> str:
         """Name of a kernel, which no other kernel has."""

@@ -232,7 +232,7 @@ class _Pass:
             rule = f"{rule}, padded"
         norm = self.measure(node.layer, geometry, _spatial_sizes(node, source), scale)
         before = self.steps[source.name]
-        alpha = float(node.params.get("alpha", 1.0))
+        alpha = abs(float(node.params.get("alpha", 1.0)))
         factor = host.mul_up(alpha, norm.upper)
         upper = host.mul_up(factor, before.upper or 0.0)
         heuristic = host.mul_up(alpha, norm.heuristic, before.heuristic or 0.0)

@@ -144,7 +144,8 @@ def measured(rows: list[Row]) -> str:
     def every(key: str) -> str:
         return ", ".join(sorted({str(row[key]) for row in rows}))
 
-    versions = ", ".join(f"{key} {value}" for key, value in rows[-1]["versions"].items())
+    latest = {key: version for row in rows for key, version in row["versions"].items()}
+    versions = ", ".join(f"{key} {value}" for key, value in latest.items())
     return (
         f"Measured {every('date')}, commit {every('commit')}, {every('machine')}, one thread, other programs running; "
         f"{versions}. Lines in [{LINES}]({LINES}). `python -m bench.networks run` and `dense` in `tests` measure them "

@@ -17,6 +17,7 @@ from specnorm.auditing.readers.onnx.calls import (
     UnreadError,
     Value,
     names,
+    offset_of,
     one,
     scalar,
 )
@@ -86,8 +87,23 @@ def add(call: Call) -> Constant | Translated:
     shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
     rule = "average" if call.operator == "Mean" else "add"
     signs = (1, *(-1 if call.operator == "Sub" else 1 for _ in values[1:]))
-    told: dict[str, Any] = {"shift": True} if len(values) == 1 else {"signs": signs}
-    return Translated(rule, names(call), (shape,), told if rule == "add" else {})
+    if len(values) == 1 and rule == "add":
+        return _shifted(call, values[0], shape)
+    return Translated(rule, names(call), (shape,), {"signs": signs} if rule == "add" else {})
+
+
+def _shifted(call: Call, x: Data, shape: Shape | None) -> Translated:
+    """A value and constants; taken from constants it is multiplied by -1."""
+    constants = [(at, value) for at, value in enumerate(call.inputs) if value is not None and value is not x]
+    offset = None
+    if len(constants) == 1:
+        at, constant = constants[0]
+        offset = offset_of(constant, -1.0 if at and call.operator == "Sub" else 1.0)
+    if call.operator != "Sub" or call.input(0) is x:
+        return Translated("add", names(call), (shape,), {"shift": True}, offset=offset)
+    if shape is None or shape != x.shape:
+        return Translated("add", names(call), (shape,), {})
+    return Translated("scale", names(call), (shape,), {"values": np.array(-1.0), "exact": True}, offset=offset)
 
 
 def _multiple(value: Value | None) -> tuple[Value | None, float]:
