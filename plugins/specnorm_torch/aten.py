@@ -28,6 +28,11 @@ def _select(call: Call) -> Translation:
     return Translation("select", {}, (str(call["self"].name),))
 
 
+def _split(call: Call) -> Translation:
+    """Disjoint pieces, which are nodes of their own."""
+    return Translation("select", {"split": True}, (str(call["self"].name),))
+
+
 def _slice(call: Call) -> Translation:
     """Every step-th entry of an axis, from a start on."""
     shape = call.shape("self")
@@ -101,7 +106,7 @@ def _constant(value: Any, factor: float = 1.0, spatial: int = 0) -> Offset | Non
 
     def load() -> tuple[Any, Any]:
         numbers = torch.as_tensor(value).detach().to(torch.float64).cpu().numpy() * factor
-        numbers = numbers.reshape(*numbers.shape, *(1,) * spatial)
+        numbers = numbers.reshape((*numbers.shape, *(1,) * spatial))
         return numbers, abs(numbers) * (0.0 if abs(factor) == 1 else 2.0**-50)
 
     return load
@@ -325,9 +330,9 @@ def _linear_resize(call: Call) -> Translation:
 
 
 _SELECTS = (
-    "permute", "transpose", "t", "numpy_T", "select", "narrow", "split", "split_with_sizes", "chunk",
-    "tensor_split", "unbind", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "flip",
-    "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "to", "type_as", "lift_fresh_copy",
+    "permute", "transpose", "t", "numpy_T", "select", "narrow", "unbind", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle", "native_channel_shuffle", "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy",
+    "to", "type_as", "lift_fresh_copy",
 )  # fmt: skip
 _IDENTITIES = ("clone", "contiguous", "detach", "alias", "positive")
 _RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")
@@ -341,6 +346,7 @@ _FUNCTIONS = {
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_SELECTS, _select),
     "slice": _slice,
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), _split),
     **dict.fromkeys(_IDENTITIES, _identity),
     **dict.fromkeys(_RESHAPES, _reshape),
     **{name: _function(function) for name, function in _FUNCTIONS.items()},

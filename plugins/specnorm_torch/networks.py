@@ -244,7 +244,7 @@ class _Walk:
             pieces = _operator(source) in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
             same = whole and not pieces and _shape(source) == _shape(node)
             params: dict[str, Any] = (
-                {"piece": node.args[1]} if pieces and node.args[1] >= 0 else {"shift": True} if same else {}
+                _piece(source, node.args[1]) if pieces and node.args[1] >= 0 else {"shift": True} if same else {}
             )
             return Translation("select" if whole or pieces else "unknown", params)
         if isinstance(first, Tensor) and first.dtype not in _FLOATING:
@@ -267,6 +267,18 @@ def _compared(call: Call) -> dict[str, Any]:
     number = isinstance(other, int | float) or (isinstance(other, Tensor) and other.numel() == 1)
     known = call.name in ("le", "lt", "ge", "gt") and number and call.is_data("self")
     return {"compare": call.name, "with": float(other)} if known and other is not None else {}
+
+
+def _piece(source: Any, number: int) -> dict[str, Any]:
+    """Which piece of a value it is, and where the pieces of a split begin."""
+    whole, parts = _shape(source.args[0]), [tuple(part.shape) for part in source.meta["val"]]
+    found: dict[str, Any] = {"piece": number}
+    if whole is not None and all(len(part) == len(whole) for part in parts):
+        wide = [axis for axis, n in enumerate(whole) if parts[0][axis] != n] or [0]
+        sizes = [part[wide[0]] for part in parts]
+        if sum(sizes) == whole[wide[0]]:
+            found["pieces"] = (wide[0], tuple(sum(sizes[:at]) for at in range(len(sizes))))
+    return found
 
 
 def _is_idle(node: Any) -> bool:

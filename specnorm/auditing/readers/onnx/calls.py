@@ -163,9 +163,10 @@ def offset_of(value: Value | None, factor: float = 1.0, spatial: int = 0) -> Off
         return None
 
     def load() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        known = isinstance(value, Constant) and value.refusal is None
-        numbers = value.load().astype(np.float64) * factor if known else np.full((1,), np.nan)
-        numbers = numbers.reshape(*numbers.shape, *(1,) * spatial)
+        if not isinstance(value, Constant) or value.refusal is not None:
+            return np.full((1,), np.nan), np.zeros(1)
+        numbers = value.load().astype(np.float64) * factor
+        numbers = numbers.reshape((*numbers.shape, *(1,) * spatial))
         return numbers, abs(numbers) * (0.0 if abs(factor) == 1 else 2.0**-50)
 
     return load
