@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -13,15 +12,11 @@ from torch import Tensor
 
 from specnorm.networks import Node
 from specnorm.networks.graph import Offset
-from specnorm_torch.calls import Call, Translation
+from specnorm_torch.calls import Call, Rule, Translation
+from specnorm_torch.products import PRODUCT, divide, multiply, power, steep
 
 MAX_ENTRIES = 2**24
 """Entries of an input whose copies are counted by running an operator on their numbers."""
-
-
-Rule = Callable[[Call], Translation]
-_PRODUCT = {"reason": "it is a product of two values that depend on the input, which has no constant"}
-_STEEP = "its slope has no bound"
 
 
 def _select(call: Call) -> Translation:
@@ -110,41 +105,6 @@ def _constant(value: Any, factor: float = 1.0, spatial: int = 0) -> Offset | Non
         return numbers, abs(numbers) * (0.0 if abs(factor) == 1 else 2.0**-50)
 
     return load
-
-
-def _multiply(call: Call) -> Translation:
-    if call.is_data("self") and call.is_data("other"):
-        return (
-            _gated(call["self"], call["other"])
-            or _gated(call["other"], call["self"])
-            or Translation("unknown", _PRODUCT)
-        )
-    data, constant = ("self", "other") if call.is_data("self") else ("other", "self")
-    return _scaled(call, data, call[constant])
-
-
-def _gated(x: Any, gate: Any) -> Translation | None:
-    """``x * sigmoid(x)`` written out."""
-    name = getattr(gate.target, "_schema", None)
-    known = {"aten::sigmoid": "silu", "aten::hardsigmoid": "hard_swish"}
-    if name is not None and name.name in known and gate.args[0] is x:
-        return Translation("pointwise", {"function": known[name.name]}, (str(x.name),))
-    return None
-
-
-def _divide(call: Call) -> Translation:
-    return _scaled(call, "self", 1 / torch.as_tensor(call["other"], dtype=torch.float64))
-
-
-def _scaled(call: Call, data: str, constant: Any) -> Translation:
-    values = torch.as_tensor(constant, dtype=torch.float64).cpu()
-    exact = call.name == "mul"
-    ndim = len(call.shape())
-    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
-    if len(wide) == 1 and call.shape(data) == call.shape():
-        channel = ndim - values.ndim + wide[0]
-        return Translation("scale", {"values": values.reshape(-1).numpy(), "channel": channel, "exact": exact})
-    return Translation("scale", {"values": values.numpy(), "exact": exact})
 
 
 def _batch_norm(call: Call) -> Translation:
@@ -279,7 +239,7 @@ def _matrix(weight: str, data: str) -> Rule:
     def translate(call: Call) -> Translation:
         kernel, x = (weight, data) if call.is_data(data) else (data, weight)
         if call.is_data(kernel):
-            return Translation("unknown", _PRODUCT)
+            return Translation("unknown", PRODUCT)
         matrix: Tensor = call[kernel]
         if matrix.ndim != 2 or not call.is_data(x):
             return Translation("unknown", {"reason": f"its constant matrix has shape {tuple(matrix.shape)}"})
@@ -372,8 +332,11 @@ RULES: dict[str, Rule] = {
     "_prelu_kernel": _prelu,
     # torch multiplies by 1/6 in float32
     "hardsigmoid": lambda _: Translation("pointwise", {"function": "linear", "alpha": 0.16666668}),
-    "mul": _multiply,
-    "div": _divide,
+    **{name: steep(name) for name in ("exp", "log", "sqrt", "rsqrt", "reciprocal")},
+    "pow": power,
+    "square": power,
+    "mul": multiply,
+    "div": divide,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "slice_scatter": _scatter,
     "select_scatter": _scatter,
@@ -410,8 +373,8 @@ REASONS = {
         ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED
     ),
     **dict.fromkeys(("rms_norm", "local_response_norm", "normalize"), _NORMALISED),
-    **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), _PRODUCT["reason"]),
+    **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), PRODUCT["reason"]),
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
-    **dict.fromkeys(["pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"], _STEEP),
+    **dict.fromkeys(["var", "std"], "its slope has no bound"),
 }
 """Why some operators are unknown."""

@@ -69,3 +69,6 @@ class Translation:
     spatial: int = 0
     turned: bool = False
     offset: Offset | None = None
+
+
+Rule = Callable[[Call], Translation]

@@ -23,7 +23,7 @@ SIGNATURES: dict[str, str] = {
         (
             "t", "numpy_T", "squeeze", "detach", "alias", "lift_fresh_copy", "positive", "relu", "relu6", "sigmoid",
             "tanh", "silu", "mish", "selu", "log_sigmoid", "log_sigmoid_forward", "hardswish", "hardsigmoid", "abs",
-            "neg", "sin", "cos", "atan", "erf", "max", "min",
+            "neg", "sin", "cos", "atan", "erf", "max", "min", "exp", "log", "sqrt", "rsqrt", "reciprocal", "square",
         ),
         _SELF,
     ),
@@ -114,7 +114,8 @@ SIGNATURES: dict[str, str] = {
     **{f"{name}.Scalar": "*self other alpha" for name in ("add", "sub", "rsub")},
     "mul.Tensor": "*self *other",
     "mul.Scalar": "*self other",
-    "div.Tensor": "*self other",
+    "pow.Tensor_Scalar": "*self exponent",
+    "div.Tensor": "*self *other",
     "div.Scalar": "*self other",
     **dict.fromkeys(("maximum", "minimum", "max.other", "min.other"), "*self *other"),
     "masked_fill.Scalar": "*self mask value",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
 from specnorm.networks.bounding import bound, verify
+from specnorm.networks.boxes import within
 from specnorm.networks.certificate import Certificate
 from specnorm.networks.graph import Graph, Layer, Node
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
@@ -38,4 +39,5 @@ __all__ = [
     "margins",
     "step",
     "verify",
+    "within",
 ]

@@ -11,15 +11,18 @@ import numpy as np
 
 from specnorm.errors import CertificateError, SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
+from specnorm.networks.boxes import Values
 from specnorm.networks.certificate import Certificate, RunWeights, digest
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product
-from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError
+from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError, repeats
 from specnorm.networks.runs import runs
 from specnorm.networks.segments import constant_up
 from specnorm.networks.sorts import with_sorts
+from specnorm.networks.steep import HINT, is_steep
+from specnorm.networks.steep import factors as steep
 from specnorm.proof import host
 
 WORTHWHILE, HOPELESS = 0.97, 2.0
@@ -53,12 +56,13 @@ def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None
     """
     graph, measure = prepared(graph), measure or Measure()
     method = Multipliers() if method is None else method
-    passes = [_Pass(graph, measure, name, {}) for name in graph.inputs]
+    values = Values(graph)
+    passes = [_Pass(graph, measure, name, {}, values) for name in graph.inputs]
     product = _result(graph, passes)
     found = [] if isinstance(method, Product) else _shorter(graph, measure, method, passes)
     if found:
         shortcuts = {run.end: run for run, _ in found}
-        passes = [_Pass(graph, measure, name, shortcuts) for name in graph.inputs]
+        passes = [_Pass(graph, measure, name, shortcuts, values) for name in graph.inputs]
     whole = replace(_result(graph, passes), product=product.upper, runs=tuple(run for run, _ in found))
     if whole.upper is None or not math.isfinite(whole.upper):
         return whole
@@ -138,8 +142,11 @@ def constants(run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[Weig
 class _Pass:
     """Bounds of all nodes with respect to one input of the network."""
 
-    def __init__(self, graph: Graph, measure: Measure, wrt: str, shortcuts: Mapping[str, RunBound]) -> None:
+    def __init__(
+        self, graph: Graph, measure: Measure, wrt: str, shortcuts: Mapping[str, RunBound], values: Values
+    ) -> None:
         self.nodes = {node.name: node for node in graph.nodes}
+        self.values = values
         self.measure = measure
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
@@ -175,6 +182,8 @@ class _Pass:
 
     def _known(self, node: Node, uppers: list[float], heuristics: list[float]) -> Step:
         sources = [self.nodes[name] for name in node.inputs]
+        if is_steep(node.rule, node.params):
+            return self._steep(node, sources, uppers, heuristics)
         if node.rule in COMBINATIONS:
             combine = COMBINATIONS[node.rule]
             both = (combine(node, sources, uppers), combine(node, sources, heuristics))
@@ -199,6 +208,21 @@ class _Pass:
         factor = FACTORS[node.rule](node, source)
         both = (host.mul_up(factor, uppers[0]), host.mul_up(factor, heuristics[0]))
         return Step(node.name, node.operator, node.rule, factor, *both)
+
+    def _steep(self, node: Node, sources: list[Node], uppers: list[float], heuristics: list[float]) -> Step:
+        """What has a constant where its inputs lie in a range."""
+        known = [self.values[source.name] for source in sources]
+        ends = [(each.low, each.high) for each in known if each is not None]
+        wide = [host.root_up(repeats(source.shape, node.shape)) for source in sources]
+        factors = steep(node.rule, node.params, ends) if len(ends) == len(known) else [math.inf] * len(known)
+        factors = [host.mul_up(factor, more) for factor, more in zip(factors, wide, strict=True)]
+        if any(upper and not math.isfinite(factor) for factor, upper in zip(factors, uppers, strict=True)):
+            raise UnknownRuleError(f"{node.params.get('reason', 'its slope has no bound')}; {HINT}")
+        both = [
+            host.add_up(*(host.mul_up(f, u) for f, u in zip(factors, before, strict=True) if u))
+            for before in (uppers, heuristics)
+        ]
+        return Step(node.name, node.operator, node.rule, factors[0] if len(factors) == 1 else None, both[0], both[1])
 
     def _past_shifts(self, node: Node) -> Node:
         """The node before constants were added."""

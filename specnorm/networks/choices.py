@@ -120,7 +120,7 @@ def _choice(node: Node, nodes: Nodes) -> tuple[str, str, str] | None:
     sides: dict[bool, tuple[str, str]] = {}
     strict = set()
     for product in (nodes[name] for name in node.inputs):
-        if product.rule != "unknown" or product.operator != "mul" or len(product.inputs) != 2:
+        if product.rule != "product" or len(product.inputs) != 2:
             return None
         for value, gate in (product.inputs, product.inputs[::-1]):
             below = _compared(nodes[gate])

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.networks.pointwise import interval
+from specnorm.networks.steep import entries, is_steep
+from specnorm.networks.steep import image as steep_image
 from specnorm.proof import host
 
 Values = NDArray[np.float64]
@@ -38,8 +40,11 @@ def slopes(params: Mapping[str, Any], low: Values, high: Values) -> Ends | None:
     pair of array, or None
         Every difference quotient of two points of an interval is between them; None where none is known.
     """
-    given = {key: value for key, value in params.items() if key != "function"}
     name = str(params["function"])
+    if is_steep("pointwise", params):
+        most = entries("pointwise", params, [(low, high)])[0]
+        return -most, most
+    given = {key: value for key, value in params.items() if key != "function"}
     found = interval(name, **given)
     if found is None:
         return None
@@ -124,6 +129,8 @@ _ENDS: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1
 def image(params: Mapping[str, Any], low: Values, high: Values) -> Ends:
     """Interval that a function's values on intervals lie in; infinite where none is known."""
     name = str(params["function"])
+    if is_steep("pointwise", params):
+        return steep_image("pointwise", params, [(low, high)])
     given = {key: value for key, value in params.items() if key != "function"}
     if name == "relu":
         return np.maximum(low, 0.0), np.maximum(high, 0.0)

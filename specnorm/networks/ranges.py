@@ -17,65 +17,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.networks import curves
+from specnorm.networks import curves, steep
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.maps import LinearMap, linear_map, windows_max
+from specnorm.networks.regions import Ball, Box, Range, Values
 from specnorm.proof import arithmetic, host
 
-Values = NDArray[np.float64]
+__all__ = ["Ball", "Box", "Range", "ranges"]
 LARGEST = 2**23
 """Most entries of G; larger zonotopes become intervals."""
-
-
-@dataclass(frozen=True, eq=False)
-class Ball:
-    """All inputs together within a distance of a centre, in the 2-norm.
-
-    Parameters
-    ----------
-    centre : mapping of str to array
-        For each input of the network, in its shape.
-    radius : float
-    """
-
-    centre: Mapping[str, Values]
-    radius: float
-
-
-@dataclass(frozen=True, eq=False)
-class Box:
-    """Every entry of the inputs between two numbers, which may be infinite.
-
-    Parameters
-    ----------
-    low, high : mapping of str to array
-        For each input of the network, in its shape.
-    """
-
-    low: Mapping[str, Values]
-    high: Mapping[str, Values]
-
-
-@dataclass(frozen=True, eq=False)
-class Range:
-    """Where the entries of one value lie.
-
-    Parameters
-    ----------
-    low, high : array
-        In the value's shape, rounded outward; infinite where nothing is known.
-    """
-
-    low: Values
-    high: Values
-
-    def meet(self, low: Values, high: Values) -> Range:
-        """What lies in both."""
-        return Range(np.maximum(self.low, low), np.minimum(self.high, high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +174,10 @@ class _Walk:
             found = self._pooled(node, self.ranges[sources[0].name], shape)
         elif node.rule == "extreme" and len(zones) == 2 and all(concrete(s.shape) == shape for s in sources):
             found = self._extreme(node, [s.name for s in sources], zones)
+        elif steep.is_steep(node.rule, node.params):
+            ends = [(self.ranges[source.name].low, self.ranges[source.name].high) for source in sources]
+            whole = Range(*steep.image(node.rule, node.params, ends))
+            found = (_Zone(*_middle(whole.low, whole.high), np.zeros((0, *shape))), whole)
         elif node.params.get("pieces") is not None:
             found = self._piece(node, zones[0], shape)
         else:
@@ -250,9 +207,11 @@ class _Walk:
 
     def _shrink(self, name: str, image: Range) -> None:
         self.ranges[name] = self.ranges[name].meet(image.low, image.high)
-        if not len(self.zones[name].generators):
-            centre, half = _middle(self.ranges[name].low, self.ranges[name].high)
-            self.zones[name] = _Zone(centre, half, self.zones[name].generators)
+        zone, (centre, half) = self.zones[name], _middle(self.ranges[name].low, self.ranges[name].high)
+        # An interval where there is no zonotope, or none that is bounded.
+        lost = np.isinf(zone.spread) if len(zone.generators) else np.full(half.shape, True)
+        near = np.where(lost, centre, zone.centre), np.where(lost, half, zone.spread)
+        self.zones[name] = _Zone(*near, np.where(lost, 0.0, zone.generators))
 
     def _nearer(self, node: Node, linear: LinearMap | None, sources: Sequence[Node]) -> None:
         """By constants: no entry moves further than the value, nor than its row of the last map lets it."""
@@ -352,8 +311,7 @@ class _Walk:
         minus = linear_map(less, inputs)
         plus = linear_map(Node(less.name, "add", "add", tuple(names), shape, {"signs": (1, 1)}), inputs)
         if minus is None or plus is None or not max(len(zone.generators) for zone in zones):
-            centre, half = _middle(image.low, image.high)
-            return _Zone(centre, half, np.zeros((0, *shape))), image
+            return _Zone(*_middle(image.low, image.high), np.zeros((0, *shape))), image
         apart = self._through(minus, less, zones)
         half = self._half(apart)
         low = np.maximum(host.below(apart.centre - half), host.below(first.low - second.high))
@@ -377,12 +335,10 @@ class _Walk:
     def _pooled(self, node: Node, before: Range, shape: tuple[int, ...]) -> tuple[_Zone, Range | None] | None:
         if node.params.get("adaptive"):
             return None
-        ends = [windows_max(node, end, shape) for end in (before.low, before.high)]
-        low, high = ends
+        low, high = (windows_max(node, end, shape) for end in (before.low, before.high))
         if low is None or high is None:
             return None
-        centre, half = _middle(low, high)
-        return _Zone(centre, half, np.zeros((0, *shape))), Range(low, high)
+        return _Zone(*_middle(low, high), np.zeros((0, *shape))), Range(low, high)
 
 
 def _anything(shape: tuple[int, ...]) -> _Zone:

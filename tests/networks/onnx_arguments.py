@@ -33,7 +33,7 @@ def joined(operator: str) -> Callable[[Dice], Arguments]:
     def draw(d: Dice) -> Arguments:
         shape = sizes(d)
         found: Arguments = {name: Slot(part(d, shape)) for name in places(operator)}
-        if operator == "Div":
+        if operator == "Div" and d.random() < 0.5:
             found["B"] = numbers(d, found["B"].shape) + 5
         if operator == "Where":
             found["condition"] = numbers(d, part(d, shape)) > 0
@@ -385,7 +385,7 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     **{name: compared(name) for name in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
     **{name: compared(name, truths=True) for name in ("And", "Or", "Xor", "Not")},
     **dict.fromkeys(("Floor", "Ceil"), lambda d: {"X": numbers(d, sizes(d))}),
-    "Sqrt": lambda d: {"X": numbers(d, sizes(d)) ** 2},
+    "Pow": lambda d: {"X": Slot(sizes(d)), "Y": np.asarray(d.choice([1.0, 2.0, 3.0, 0.5, -0.5, -1.0, 0.3]))},
     "Mod": remainder,
     "Range": ranged,
     "ReduceProd": multiplied,

@@ -22,7 +22,7 @@ from specnorm.networks import Graph
 
 CONSTANT = (
     "Constant", "ConstantOfShape", "DequantizeLinear", "Shape", "Size", "Range", "Equal", "Greater", "GreaterOrEqual",
-    "Less", "LessOrEqual", "And", "Or", "Xor", "Not", "Floor", "Ceil", "Sqrt", "Mod", "ReduceProd",
+    "Less", "LessOrEqual", "And", "Or", "Xor", "Not", "Floor", "Ceil", "Mod", "ReduceProd",
 )  # fmt: skip
 """Operators whose result is no function of a floating input: a product with it is bounded."""
 FOLDED = (

@@ -27,7 +27,10 @@ from specnorm.auditing.readers.onnx.shapes import (
 from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.networks.graph import Shape, concrete
 from specnorm.networks.pointwise import SLOPES
+from specnorm.networks.steep import MOST
 from specnorm.proof import host
+
+QUOTIENT = "it divides by a value that depends on the input, which has no constant"
 
 
 def function(function: str, alpha: float | None = None) -> Operator:
@@ -158,7 +161,7 @@ def multiply(call: Call) -> Translated:
     if isinstance(a, Data) and isinstance(b, Data) and not (a.held and b.held):
         found = _gated(a, b) or _gated(b, a)
         if found is None:
-            raise UnreadError(PRODUCT)
+            return Translated("product", names(call), (shape,), {"reason": PRODUCT})
         function, number = found
         base = _multiple(a)[0] if _gated(a, b) else _multiple(b)[0]
         assert isinstance(base, Data)  # for the type checker: `_gated` looked
@@ -171,8 +174,36 @@ def multiply(call: Call) -> Translated:
     return _scaled(call, at, constant.load().astype(np.float64), shape, exact=True)
 
 
+def power(call: Call) -> Translated:
+    """Whole exponents, roots and inverses."""
+    exponent, shape = scalar(call.input(1)), call.data().shape
+    if exponent is None:
+        raise UnreadError("its exponent is not one number that is known")
+    if exponent == int(exponent) and 1 <= exponent <= MOST:
+        return one(call, "pointwise", shape, function="power", exponent=int(exponent))
+    function = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}.get(exponent)
+    if function is None:
+        raise UnreadError(f"a power of {exponent:.6g} has no rule")
+    return one(call, "pointwise", shape, function=function)
+
+
+def steep(function: str) -> Operator:
+    """A function whose slope is bounded on intervals alone."""
+    return lambda call: one(call, "pointwise", call.data().shape, function=function)
+
+
 def divide(call: Call) -> Translated:
-    """Division by constants."""
+    """Division by constants; by values that depend on the input, of one number or of such."""
+    below = call.input(1)
+    if isinstance(below, Data) and not below.held:
+        number, shape = scalar(call.input(0)), below.shape
+        if number is not None:
+            params = {"function": "reciprocal", "scale": number}
+            return Translated("pointwise", (below.name,), (shape,), params)
+        ends = [None if value is None else value.shape for value in (call.input(0), below)]
+        if not isinstance(call.input(0), Data):
+            raise UnreadError(QUOTIENT)
+        return Translated("quotient", names(call), (broadcast_shapes(ends),), {"reason": QUOTIENT})
     constant = call.constant(1, 2**24)
     if constant is None:
         raise UnreadError("an input is missing")
