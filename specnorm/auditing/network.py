@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from specnorm.auditing.layers import Tensor
@@ -20,7 +20,10 @@ QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
 
 
 def network_of(
-    tensors: Sequence[Tensor], rows: Sequence[Row], input_shape: int | tuple[int, ...] | None
+    tensors: Sequence[Tensor],
+    rows: Sequence[Row],
+    input_shape: int | tuple[int, ...] | None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> NetworkBound | None:
     """Bound the network of a model file.
 
@@ -32,6 +35,8 @@ def network_of(
         Measured; their upper bounds are used where the geometry is the same.
     input_shape : int, tuple of int or None
         Spatial sizes for axes of the network's inputs that the file leaves open.
+    progress : callable, optional
+        Called after each step of the search with (done, at most, where).
 
     Returns
     -------
@@ -52,7 +57,7 @@ def network_of(
     try:
         graph = tensors.graph(input_shape)
         if graph.inputs and graph.outputs:
-            return bound(graph, Measure(known=known), method=QUICK)
+            return bound(graph, Measure(known=known), method=replace(QUICK, progress=progress))
         reason = "no output of the graph depends on a floating input"
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
