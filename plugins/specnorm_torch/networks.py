@@ -40,6 +40,7 @@ def network_bound(
     rtol: float = 1e-3,
     bake: bool = False,
     method: Method | None = None,
+    radius: float | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a whole network: certified norms of layers, and of layers together.
 
@@ -58,6 +59,9 @@ def network_bound(
         the model with its kernels as they are now.
     method : Product, Scaled or Multipliers, optional
         Of `specnorm.networks`. Default: ``Multipliers()``, which is never above ``Product()``.
+    radius : float, optional
+        Bound the network near ``input_shape``, which is an input then (or a tuple of them), with its batch axis: for
+        all inputs within that 2-norm distance of it, all entries together. Never more than without.
 
     Returns
     -------
@@ -69,9 +73,20 @@ def network_bound(
     ------
     MethodError
         If the module cannot be traced by ``torch.export``, has no floating input, or its output for one input changes
-        from call to call.
+        from call to call; or if a radius is given without an input.
     """
-    return bound(network_graph(baked(model) if bake else model, input_shape), Measure(rtol), method=method)
+    given = (input_shape,) if isinstance(input_shape, Tensor) else tuple(input_shape)
+    if radius is not None and not all(isinstance(x, Tensor) for x in given):
+        raise MethodError(
+            f"radius={radius!r} and the input shape {given}: a bound near an input needs the input. Give it, or a "
+            "tuple of inputs, in place of the shape, with its batch axis."
+        )
+    graph = network_graph(baked(model) if bake else model, input_shape)
+    if radius is None:
+        return bound(graph, Measure(rtol), method=method)
+    floating = [x for x in given if isinstance(x, Tensor) and x.is_floating_point()]
+    centre = {name: x.detach().cpu().double().numpy() for name, x in zip(graph.inputs, floating, strict=True)}
+    return bound(graph, Measure(rtol), method=method, radius=radius, centre=centre)
 
 
 def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Graph:

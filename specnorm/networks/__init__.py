@@ -9,13 +9,13 @@ plugin, the ONNX reader) build graphs.
 from __future__ import annotations
 
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
-from specnorm.networks.bounding import bound, verify
 from specnorm.networks.boxes import within
 from specnorm.networks.certificate import Certificate
 from specnorm.networks.graph import Graph, Layer, Node
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Scaled
+from specnorm.networks.near import bound, verify
 from specnorm.networks.statements import averaged, step
 
 __all__ = [

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from specnorm.errors import CertificateError, SpecnormError
+from specnorm.errors import SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
 from specnorm.networks.boxes import Values
 from specnorm.networks.certificate import Certificate, RunWeights, digest
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Method, Multipliers, Product
+from specnorm.networks.methods import Method, Product
 from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError, repeats
 from specnorm.networks.runs import runs
 from specnorm.networks.segments import constant_up
@@ -30,8 +30,10 @@ WORTHWHILE, HOPELESS = 0.97, 2.0
 themselves, whose norms at their own size are below those that the search sees."""
 
 
-def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> NetworkBound:
-    """Bound the Lipschitz constant of a network.
+def bounded(
+    graph: Graph, measure: Measure, method: Method, candidates: Callable[[Graph], Sequence[Run]] = runs
+) -> NetworkBound:
+    """Bound the Lipschitz constant of a network, as the graph says.
 
     Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
     combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
@@ -41,25 +43,20 @@ def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None
     Parameters
     ----------
     graph : Graph
-    measure : Measure, optional
-    method : Product, Scaled, Multipliers or Certificate, optional
-        Default: ``Multipliers()``. None gives more than ``Product()``.
+    measure : Measure
+    method : Method
+    candidates : callable
+        Gives runs that may have a smaller constant than the rules'.
 
     Returns
     -------
     NetworkBound
-
-    Raises
-    ------
-    CertificateError
-        If the method is a certificate that does not fit the network.
     """
-    graph, measure = prepared(graph), measure or Measure()
-    method = Multipliers() if method is None else method
+    graph = prepared(graph)
     values = Values(graph)
     passes = [_Pass(graph, measure, name, {}, values) for name in graph.inputs]
     product = _result(graph, passes)
-    found = [] if isinstance(method, Product) else _shorter(graph, measure, method, passes)
+    found = [] if isinstance(method, Product) else _shorter(candidates(graph), measure, method, passes)
     if found:
         shortcuts = {run.end: run for run, _ in found}
         passes = [_Pass(graph, measure, name, shortcuts, values) for name in graph.inputs]
@@ -90,10 +87,12 @@ def _result(graph: Graph, passes: list[_Pass]) -> NetworkBound:
     )
 
 
-def _shorter(graph: Graph, measure: Measure, method: Method, passes: list[_Pass]) -> list[tuple[RunBound, RunWeights]]:
+def _shorter(
+    candidates: Sequence[Run], measure: Measure, method: Method, passes: list[_Pass]
+) -> list[tuple[RunBound, RunWeights]]:
     """Runs whose constant is less than the rules', and what proves it."""
     found = []
-    useful = [(run, rules) for run in runs(graph) if (rules := _by_rules(run, passes)) is not None]
+    useful = [(run, rules) for run in candidates if (rules := _by_rules(run, passes)) is not None]
     in_all = sum(len(run.links) for run, _ in useful)
     for run, product in useful:
         parts = method.parts(run)
@@ -182,7 +181,7 @@ class _Pass:
 
     def _known(self, node: Node, uppers: list[float], heuristics: list[float]) -> Step:
         sources = [self.nodes[name] for name in node.inputs]
-        if is_steep(node.rule, node.params):
+        if is_steep(node.rule, node.params) and node.params.get("slopes") is None:
             return self._steep(node, sources, uppers, heuristics)
         if node.rule in COMBINATIONS:
             combine = COMBINATIONS[node.rule]
@@ -211,10 +210,12 @@ class _Pass:
 
     def _steep(self, node: Node, sources: list[Node], uppers: list[float], heuristics: list[float]) -> Step:
         """What has a constant where its inputs lie in a range."""
-        known = [self.values[source.name] for source in sources]
-        ends = [(each.low, each.high) for each in known if each is not None]
+        ends = node.params.get("ranges")  # near one input
+        if ends is None:
+            known = [self.values[source.name] for source in sources]
+            ends = [(each.low, each.high) for each in known if each is not None]
         wide = [host.root_up(repeats(source.shape, node.shape)) for source in sources]
-        factors = steep(node.rule, node.params, ends) if len(ends) == len(known) else [math.inf] * len(known)
+        factors = steep(node.rule, node.params, ends) if len(ends) == len(sources) else [math.inf] * len(sources)
         factors = [host.mul_up(factor, more) for factor, more in zip(factors, wide, strict=True)]
         if any(upper and not math.isfinite(factor) for factor, upper in zip(factors, uppers, strict=True)):
             raise UnknownRuleError(f"{node.params.get('reason', 'its slope has no bound')}; {HINT}")
@@ -302,41 +303,3 @@ def _combined(steps: list[Step]) -> Step:
 def _stacked(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return host.hypot_up(*known) if len(known) == len(values) and known else None
-
-
-def verify(certificate: Certificate, graph: Graph) -> NetworkBound:
-    """Prove a certificate anew, without a search.
-
-    Parameters
-    ----------
-    certificate : Certificate
-    graph : Graph
-        Of the network that it speaks of.
-
-    Returns
-    -------
-    NetworkBound
-        Proven here; ``upper`` is at most the certificate's.
-
-    Raises
-    ------
-    CertificateError
-        If the network is another one, or the bound cannot be proven.
-    """
-    here = digest(prepared(graph))
-    if here != certificate.digest:
-        raise CertificateError(
-            f"The certificate is of another network: kernels, operators or shapes differ (SHA-256 "
-            f"{certificate.digest[:12]}..., here {here[:12]}...)."
-        )
-    upper: float | None = None
-    for rtol in (certificate.rtol, certificate.rtol / 10):
-        # Another machine's search may end elsewhere within the tolerance.
-        found = bound(graph, Measure(rtol), method=certificate)
-        upper = found.upper if upper is None or found.upper is None else min(upper, found.upper)
-        if found.upper is not None and found.upper <= certificate.upper:
-            return found
-    raise CertificateError(
-        f"The certificate claims {certificate.upper!r}; with its weights no less than {upper!r} is proven: "
-        "they are not those that it was proven with."
-    )

@@ -77,7 +77,9 @@ class Values:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+        # Slopes near an input are not those in the box.
+        plain = [replace(n, params={k: v for k, v in n.params.items() if k != "slopes"}) for n in graph.nodes]
+        self.graph = Graph(tuple(plain), graph.outputs)
         self._known: dict[str, Range] | None = None
 
     def __getitem__(self, name: str) -> Range | None:

@@ -43,7 +43,7 @@ def slopes(params: Mapping[str, Any], low: Values, high: Values) -> Ends | None:
     name = str(params["function"])
     if is_steep("pointwise", params):
         most = entries("pointwise", params, [(low, high)])[0]
-        return -most, most
+        return (-most, most) if np.isfinite(most).all() else None
     given = {key: value for key, value in params.items() if key != "function"}
     found = interval(name, **given)
     if found is None:

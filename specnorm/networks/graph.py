@@ -38,6 +38,8 @@ class Layer:
         Number of the kernel's spatial axes.
     turned : bool
         Whether a matrix is stored with its outputs last.
+    error : callable or None
+        Of a matrix that was computed: gives by how much each entry may be off.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Layer:
     geometry: Mapping[str, Any]
     spatial: int
     turned: bool = False
+    error: Callable[[], AnyArray] | None = None
 
 
 @dataclass(frozen=True, eq=False)

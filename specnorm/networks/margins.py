@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.networks.bounding import bound, constants, prepared
+from specnorm.networks.bounding import constants, prepared
 from specnorm.networks.graph import Graph, Node
 from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import ROUNDINGS, Measure
 from specnorm.networks.methods import Method, Multipliers
+from specnorm.networks.near import bound
 from specnorm.networks.runs import runs
 from specnorm.proof import host
 

@@ -177,13 +177,12 @@ class Reader:
         """A function of each entry: a new value, or the last one with a steeper function."""
         name = node.inputs[0]
         form = self._forms.get(name)
-        given = {key: value for key, value in node.params.items() if key != "function"}
-        found = pointwise.interval(str(node.params["function"]), **given)
+        found = None if form is None else pointwise.by_channel(node.params, form.axis, form.width)
         if form is None or found is None:
             return None
+        low, high = found
         if form.value is not None:
-            return self._steeper(node, form, found)
-        low, high = (np.full(form.width, end) for end in found)
+            return self._steeper(node, form, (float(low.min()), float(high.max())))
         made = self._add(node.name, form.width, form.axis, Link(form.terms, form.width, (low, high), node.name))
         if self.readers[node.name] == 1:
             self._sole.add(node.name)

@@ -214,6 +214,8 @@ def constant_up(part: Part, weights: Sequence[Weights], measure: Measure) -> flo
         scale, shrink = alone.scale, None if np.all(before == 1) else before
         steep = part.links[0].steepest
         steepest = float(steep.max())
+        if steepest == 0:
+            return 0.0
         after = after if np.all(steep == steepest) else after * (steep / steepest)
         if not np.all(after == 1):
             scale = after if scale is None else after * scale
@@ -229,7 +231,7 @@ def _proven_up(part: Part, weights: Sequence[Weights], rtol: float) -> float:
     whole = kernel_of(edges(part, weights))
     if math.prod(whole.shape[2:]) == 1:
         rtol = min(rtol, SHARP)
-    sums = any(len(link.terms) > len(link.sources) for link in part.links)
+    sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
     lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, ConvSpec.of(whole.shape))
     if chain:
         s = host.add_up(float(enclose(whole, rtol=rtol).upper), lost)

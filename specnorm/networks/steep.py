@@ -25,7 +25,7 @@ TINY = 2.0**-1000
 """Added to what may have underflowed."""
 MOST = 16
 """Largest whole exponent of a power."""
-HINT = "on a box of inputs it may have one: specnorm.networks.within(graph, low, high) states one"
+HINT = "on a box of inputs it may have one: specnorm.networks.within(graph, low, high) states one, radius= a ball"
 
 
 def _largest(low: Values, high: Values) -> Values:
@@ -148,7 +148,7 @@ def entries(rule: str, params: Mapping[str, Any], known: Sequence[Ends]) -> list
             inner = _over(_least(c, d))
             return [inner, np.asarray(host.raised(_largest(a, b) * inner * inner, 4) + TINY)]
         ((low, high),) = known
-        given = {key: value for key, value in params.items() if key != "function"}
+        given = {key: value for key, value in params.items() if key not in ("function", "slopes")}
         return [STEEP[str(params["function"])][0](low, high, **given)]
 
 
@@ -169,7 +169,7 @@ def image(rule: str, params: Mapping[str, Any], known: Sequence[Ends]) -> Ends:
             found = np.minimum.reduce(ends), np.maximum.reduce(ends)
         else:
             ((low, high),) = known
-            given = {key: value for key, value in params.items() if key != "function"}
+            given = {key: value for key, value in params.items() if key not in ("function", "slopes")}
             found = STEEP[str(params["function"])][1](low, high, **given)
         low, high = (np.where(np.isnan(end), side, end) for end, side in zip(found, (-np.inf, np.inf), strict=True))
         low, high = host.below(low), host.above(high)

@@ -63,7 +63,7 @@ class Chain:
         return [*found, z]
 
     def _after(self, v: Matrix, function: str | None, before: Matrix) -> Matrix:
-        z = v if function is None else VALUES[function](v)
+        z = v if function is None else sorted_pairs(v) if function == "maxmin" else VALUES[function](v)
         return z + before if self.skips and function is not None and z.shape == before.shape else z
 
     def jacobian(self, x: Matrix) -> Matrix:
@@ -71,7 +71,12 @@ class Chain:
         for matrix, bias, function in zip(self.matrices, self.biases, self.functions, strict=True):
             v, before = matrix @ z + bias, whole
             whole = matrix @ whole
-            if function is not None:
+            if function == "maxmin":
+                half = len(v) // 2
+                swap = v[:half] < v[half:]
+                order = np.concatenate([np.arange(half) + half * swap, np.arange(half) + half * ~swap])
+                whole = whole[order]
+            elif function is not None:
                 whole = DERIVATIVES[function](v)[:, None] * whole
                 if self.skips and len(v) == len(z):
                     whole = whole + before
@@ -93,9 +98,23 @@ class Chain:
         return best
 
 
+def sorted_pairs(v: Matrix) -> Matrix:
+    half = len(v) // 2
+    return np.concatenate([np.maximum(v[:half], v[half:]), np.minimum(v[:half], v[half:])])
+
+
 def _in_ball(x: Matrix, radius: float, numbers: Any) -> Matrix:
     d = numbers.normal(size=x.shape)
     return np.asarray(x + d / np.linalg.norm(d) * radius * numbers.uniform() ** (1 / len(x)))
+
+
+def _maxmin(at: int, shape: tuple[int, int]) -> list[Node]:
+    half, v = shape[1] // 2, f"v{at}"
+    pieces = [
+        Node(f"{v}.{k}", "select", "slice", (v,), (1, half), {"slice": ((1, k * half, 1),), "piece": k}) for k in (0, 1)
+    ]
+    ends = [Node(f"{v}.{c}", "extreme", c, (f"{v}.0", f"{v}.1"), (1, half), {"choice": c}) for c in ("max", "min")]
+    return [*pieces, *ends, Node(f"z{at}", "stack", "cat", (f"{v}.max", f"{v}.min"), shape, {"axis": 1})]
 
 
 def _exact(numbers: Matrix) -> tuple[Matrix, Matrix]:
@@ -114,7 +133,9 @@ def dense(seed: int, widths: Sequence[int], function: str = "relu", *, skips: bo
         layer = Layer(f"w{at}", partial(np.array, matrix), {}, 0)
         nodes.append(Node(f"v{at}", "layer", "linear", (before.name,), shape, {}, layer, partial(_exact, b)))
         names.append(nodes[-1].name)
-        if kind is not None:
+        if kind == "maxmin":
+            nodes += _maxmin(at, shape)
+        elif kind is not None:
             nodes.append(
                 Node(f"z{at}", "pointwise", kind, (f"v{at}",), shape, {"function": kind, **FUNCTIONS[kind][0]})
             )

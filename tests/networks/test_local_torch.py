@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
+import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from specnorm_torch import network_graph  # noqa: E402
+from specnorm_torch import network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from specnorm.auditing.readers import open_model  # noqa: E402
+from specnorm.auditing.readers.onnx import OnnxTensors  # noqa: E402
+from specnorm.errors import MethodError  # noqa: E402
 from specnorm.networks.ranges import Ball, ranges  # noqa: E402
 
 
@@ -79,3 +84,65 @@ def test_outputs_are_in_their_ranges() -> None:
         assert (values.max(axis=0) <= high + 1e-9).all(), name
         if name not in ("pad by ones", "permute"):
             assert (high - low).max() < 200, name
+
+
+def test_radius_of_a_module() -> None:
+    """The input is the centre; without one a radius is refused."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    x = torch.randn(1, 4).double()
+    near, everywhere = network_bound(model, x, radius=1e-4), network_bound(model, x)
+    jacobian = torch.autograd.functional.jacobian(model, x).reshape(2, 4)
+    assert near.upper is not None
+    assert everywhere.upper is not None
+    assert near.upper < everywhere.upper
+    assert near.upper == pytest.approx(float(torch.linalg.matrix_norm(jacobian, 2)), rel=1e-4)
+    assert "within 0.0001 of the input given" in str(near)
+    assert near.to_dict()["radius"] == 1e-4
+    with pytest.raises(MethodError, match="needs the input"):
+        network_bound(model, (4,), radius=0.1)
+
+
+def test_an_onnx_file_says_what_is_added(tmp_path: Path) -> None:
+    """Ranges around an input contain what the reference computes: biases, batch norm, pads, sums, pieces."""
+    onnx = pytest.importorskip("onnx", exc_type=ImportError)
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    numbers = np.random.default_rng(0)
+    sizes: dict[str, tuple[int, ...]] = {"w": (4, 2, 3, 3), "c": (4, 1, 1), "m": (100, 3), "d": (3,)}
+    sizes |= dict.fromkeys(("b", "scale", "shift", "mean"), (4,))
+    held = [numpy_helper.from_array(numbers.normal(size=size).astype(np.float32), name) for name, size in sizes.items()]
+    held.append(numpy_helper.from_array(np.array([0.5, 1, 2, 3], dtype=np.float32), "var"))
+    held.append(numpy_helper.from_array(np.array([2, 2]), "halves"))
+    held.append(numpy_helper.from_array(np.array([1, 100]), "flat"))
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["v"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["v", "scale", "shift", "mean", "var"], ["n"]),
+        node("Sub", ["c", "n"], ["s"]), node("Relu", ["s"], ["r"]),
+        node("Split", ["r", "halves"], ["p", "q"], axis=1), node("Max", ["p", "q"], ["larger"]),
+        node("Sub", ["larger", "q"], ["t"]), node("Concat", ["t", "r"], ["k"], axis=1),
+        node("Slice", ["k", "one", "five", "one"], ["u"]), node("Reshape", ["u", "flat"], ["f"]),
+        node("Gemm", ["f", "m", "d"], ["y"], alpha=-0.5, beta=2.0),
+    ]  # fmt: skip
+    held += [numpy_helper.from_array(np.array([n]), name) for name, n in (("one", 1), ("five", 5))]
+    value = helper.make_tensor_value_info
+    shapes = {"x": [1, 2, 5, 5], "y": [1, 3], "r": [1, 4, 5, 5], "k": [1, 6, 5, 5]}
+    ends = [value(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    whole = helper.make_graph(nodes, "ranges", ends[:1], ends[1:], held)
+    proto = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, str(tmp_path / "ranges.onnx"))
+    with open_model(str(tmp_path / "ranges.onnx"), 2**30) as tensors:
+        assert isinstance(tensors, OnnxTensors)
+        graph = tensors.graph(None)
+    x = numbers.normal(size=(1, 2, 5, 5)).astype(np.float32)
+    found = ranges(graph, Ball({"x": x.astype(np.float64)}, 0.2))
+    reference = ReferenceEvaluator(proto)
+    for _ in range(10):
+        d = numbers.normal(size=x.shape)
+        values = reference.run(None, {"x": (x + 0.2 * d / np.linalg.norm(d)).astype(np.float32)})
+        for name, reached in zip(("y", "r", "k"), values, strict=True):
+            assert (found[name].low - 1e-4 <= reached).all(), name
+            assert (reached <= found[name].high + 1e-4).all(), name
+            assert (found[name].high - found[name].low).max() < 20, name

@@ -123,6 +123,22 @@ def test_a_gate_has_a_constant_on_a_box() -> None:
         previous = upper
 
 
+def test_a_ball_does_too() -> None:
+    """Near an input; what is steep by itself and by a product."""
+    steep = Node("e", "pointwise", "exp", ("y",), (1, 4), {"function": "exp"})
+    graph = Graph((*gate().nodes, steep), ("e",))
+    centre, dice = np.array([[0.3, -0.2, 0.5, 0.1]]), np.random.default_rng(2)
+    wide, narrow = (bound(graph, radius=radius, centre=centre).upper for radius in (1.0, 0.1))
+    assert wide is not None
+    assert narrow is not None
+    steps = dice.normal(size=(400, 4))
+    points = centre + 0.1 * steps / np.linalg.norm(steps, axis=1)[:, None]
+    values = np.exp(run_gate(points))
+    apart = np.linalg.norm(values[1:] - values[:-1], axis=1) / np.linalg.norm(points[1:] - points[:-1], axis=1)
+    assert float(apart.max()) < narrow < wide
+    assert narrow < 4 * float(apart.max())
+
+
 def test_values_that_are_bounded_need_no_box() -> None:
     """The square of a sigmoid, as detectors have it: (2 s)^2 has slopes of at most 2 * 2 * 2 * 1/4."""
     nodes = (
