@@ -286,7 +286,7 @@ def _compared(call: Call) -> dict[str, Any]:
 
 def _piece(source: Any, number: int) -> dict[str, Any]:
     """Which piece of a value it is, and where the pieces of a split begin."""
-    whole, parts = _shape(source.args[0]), [tuple(part.shape) for part in source.meta["val"]]
+    whole, parts = _shape(source.all_input_nodes[0]), [tuple(part.shape) for part in source.meta["val"]]
     found: dict[str, Any] = {"piece": number}
     if whole is not None and all(len(part) == len(whole) for part in parts):
         wide = [axis for axis, n in enumerate(whole) if parts[0][axis] != n] or [0]
