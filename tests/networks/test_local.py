@@ -13,7 +13,19 @@ import pytest
 from networks.local_networks import Chain, convolutional, dense
 
 from specnorm.errors import CertificateError, MethodError
-from specnorm.networks import Certificate, Measure, Multipliers, Product, bound, curves, local, near, verify
+from specnorm.networks import (
+    Certificate,
+    Measure,
+    Multipliers,
+    Product,
+    bound,
+    curves,
+    local,
+    local_radii,
+    margins,
+    near,
+    verify,
+)
 from specnorm.networks.ranges import Ball, ranges
 
 METHOD = Multipliers(steps=6)
@@ -80,6 +92,32 @@ def test_several_radii_are_ordered_by_what_they_hold_for() -> None:
     known = [value for value in found if value is not None]
     assert len(known) == 4
     assert known == sorted(known)
+
+
+def test_radii_by_constants_of_each_ball() -> None:
+    """Larger than by constants everywhere, and no step towards another class changes the label within them."""
+    chain = dense(4, (5, 12, 12, 3))
+    x = np.random.default_rng(4).normal(size=(4, 5))
+    logits = np.array([chain.values(each)[-1] for each in x])
+    labels = logits.argmax(axis=1)
+    labels[0] = (labels[0] + 1) % 3
+    known = margins(chain.graph, method=METHOD)
+    before = known.radii(logits, labels)
+    found = local_radii(chain.graph, x, logits, labels, known, method=Multipliers(steps=3), tries=5)
+    assert found[0] == before[0] == 0
+    assert (found[1:] >= 2 * before[1:]).all()
+    numbers = np.random.default_rng(0)
+    for sample, label, radius in zip(x[1:], labels[1:], found[1:], strict=True):
+        for _ in range(20):
+            d = numbers.normal(size=5)
+            for _ in range(20):
+                d *= 0.999 * radius / np.linalg.norm(d)
+                values, jacobian = chain.values(sample + d)[-1], chain.jacobian(sample + d)
+                assert values.argmax() == label
+                nearest = np.argsort(values)[-2]
+                d = d + 0.3 * radius * (jacobian[nearest] - jacobian[label])
+    with pytest.raises(MethodError, match="expected 4 samples"):
+        local_radii(chain.graph, x[:, :4], logits, labels, known)
 
 
 # -- certificates ----------------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from specnorm_torch import network_bound, network_graph  # noqa: E402
+from specnorm_torch import certified_accuracy, network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from specnorm.auditing.readers import open_model  # noqa: E402
 from specnorm.auditing.readers.onnx import OnnxTensors  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
+from specnorm.networks import Multipliers  # noqa: E402
 from specnorm.networks.ranges import Ball, ranges  # noqa: E402
 
 
@@ -146,3 +147,14 @@ def test_an_onnx_file_says_what_is_added(tmp_path: Path) -> None:
             assert (found[name].low - 1e-4 <= reached).all(), name
             assert (reached <= found[name].high + 1e-4).all(), name
             assert (found[name].high - found[name].low).max() < 20, name
+
+
+def test_certified_accuracy_by_local_constants() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    x = torch.randn(3, 4).double()
+    y = model(x).argmax(1)
+    method = Multipliers(steps=3)
+    known, near = (certified_accuracy(model, x, y, [0.0], method=method, local=local) for local in (False, True))
+    assert (near.radius >= known.radius).all()
+    assert (near.radius > 1.5 * known.radius).any()
