@@ -117,7 +117,8 @@ def _drawn(
 
     def f(z: NDArray[np.float64]) -> NDArray[np.float64]:
         cuts = zip(shapes.items(), [0, *ends], ends, strict=False)
-        found = evaluator[0].run([result], {name: z[a:b].reshape(shape) for (name, shape), a, b in cuts})[0]
+        with np.errstate(all="ignore"):
+            found = evaluator[0].run([result], {name: z[a:b].reshape(shape) for (name, shape), a, b in cuts})[0]
         return np.asarray(found, dtype=np.float64).reshape(-1)
 
     try:
