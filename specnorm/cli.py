@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from specnorm import backends, help, options
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, pictures, plots
-from specnorm.auditing.network import verify_file
+from specnorm.auditing.network import residual_of, verify_file
 from specnorm.auditing.output import replace_file
 from specnorm.auditing.processes import Workers
 from specnorm.auditing.readers import MAX_BYTES
@@ -25,7 +25,7 @@ from specnorm.errors import CertificateError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.networks.table import lines
 from specnorm.spec import Layout
-from specnorm.text import visible
+from specnorm.text import number, visible
 
 if TYPE_CHECKING:
     import click
@@ -75,6 +75,7 @@ class Request:
     plot: Path | None
     certificate: Path | None
     fail_above: float | None
+    claim: str | None
     jobs: int
     options: dict[str, Any]
     """Keyword arguments of `audit`."""
@@ -115,7 +116,10 @@ def audit_models(request: Request) -> int:
                 _complain(str(error))
     complete = len(reports) == len(request.models)
     written = _emit(reports, request, complete=complete)
-    if request.fail_above is not None and not _gate(reports, request.fail_above):
+    passed = request.fail_above is None or _gate(reports, request.fail_above)
+    if request.claim is not None:
+        passed = _judge(reports, request.claim, request.options) and passed
+    if not passed:
         return GATE_FAILED
     bad_rows = any(row.status == "error" for report in reports for row in report.layers)
     return OK if complete and written and not bad_rows else TROUBLE
@@ -196,6 +200,27 @@ def _gate(reports: Sequence[Report], bound: float) -> bool:
         }[violation.kind]
         _complain(f"  {row.name}: {why}", prefix="")
     return False
+
+
+def _judge(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) -> bool:
+    """Say on stderr what is proven of each network; True if all of them are as claimed."""
+    residual, proven = claim == "residual-nonexpansive", True
+    size = None if options["input_shape"] == "file" else options["input_shape"]
+    for report in reports:
+        found = residual_of(report, size, options["max_bytes"]) if residual else report.network
+        words = f"{report.model}: {'x - f(x)' if residual else 'f'}"
+        if found is None:
+            why = (
+                "--layers chose a part of it" if options["layers"] else "the file holds no graph, so give an ONNX file"
+            )
+            _complain(f"{words} is not proven nonexpansive: {why}.")
+        elif found.upper is None:
+            _complain(f"{words} is not proven nonexpansive: {found.unknown[0].reason}.")
+        else:
+            verdict = "proven" if found.upper <= 1 else "not proven"
+            _complain(f"{words} is {verdict} nonexpansive: its constant is at most {number(found.upper, 'upper')}.")
+        proven = proven and found is not None and found.upper is not None and found.upper <= 1
+    return proven
 
 
 def _progress(model: str) -> AbstractContextManager[Tick | None]:
@@ -299,6 +324,10 @@ def _application() -> click.Group:
         "--fail-above", type=float, callback=options.bound, metavar="L",
         help="Exit with 1 unless every layer is proven to have a norm of at most L.",
     )  # fmt: skip
+    @click.option(
+        "--claim", type=click.Choice(["nonexpansive", "residual-nonexpansive"]),
+        help="Exit with 1 unless the network f of an ONNX file, or x - f(x), is proven to have a constant up to 1.",
+    )  # fmt: skip
     @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
     @click.option("--device", metavar="NAME", help="Device of that library.")
     @click.option(
@@ -316,6 +345,7 @@ def _application() -> click.Group:
         plot: Path | None,
         certificate: Path | None,
         fail_above: float | None,
+        claim: str | None,
         jobs: int,
         layers: tuple[str, ...],
         **given: Any,
@@ -328,7 +358,7 @@ def _application() -> click.Group:
         """
         given["layers"] = layers or None
         given["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
-        return audit_models(Request(models, output_format, output, plot, certificate, fail_above, jobs, given))
+        return audit_models(Request(models, output_format, output, plot, certificate, fail_above, claim, jobs, given))
 
     @application.command("verify", epilog=help.EXIT_CODES)
     @click.argument("certificate", type=click.Path(path_type=Path))

@@ -30,8 +30,8 @@ Examples:
 
 EXIT_CODES = """\b
 Exit codes:
-  0    every layer was measured, and the gate passed if there was one
-  1    --fail-above failed, whatever else happened, or verify did not prove
+  0    every layer was measured, and the gates passed if there were any
+  1    --fail-above or --claim failed, whatever else happened, or verify did not prove
   2    wrong usage, an unreadable file, or a layer that could not be measured
   130  interrupted
 """
@@ -41,7 +41,7 @@ EPILOG = f"{EXAMPLES}\n\n{EXIT_CODES}"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Which layers": ("--layers", "--input-shape", "--geometry", "--layout", "--padding-mode"),
     "What is computed": ("--methods", "--rtol", "--budget", "--backend", "--device", "--jobs", "--max-bytes"),
-    "What comes out": ("--format", "--output", "--plot", "--certificate", "--fail-above"),
+    "What comes out": ("--format", "--output", "--plot", "--certificate", "--fail-above", "--claim"),
 }
 """Headings of the help and their options, in this order. Options without a place come last."""
 

@@ -1,4 +1,6 @@
-"""What must hold on published networks: every dense convolution of ``tests/data``, and the audit of the ResNet-20."""
+"""What must hold on published networks: every dense convolution of ``tests/data`` (CI: a sample), and the audit of the
+ResNet-20.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checks import assert_encloses
+from nightly import sample
 from numpy.typing import NDArray
 from oracle import sigma_star, tensor_norm_best
 from real_weights import MODELS, real_layers
@@ -28,7 +31,7 @@ def dense(model: str) -> list[tuple[str, NDArray[np.float32]]]:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_estimate_is_never_below_the_norm(model: str) -> None:
     """TN from Fourier starts, before any proof: at or above a fine frequency search on every layer."""
-    for name, kernel in dense(model):
+    for name, kernel in sample(dense(model), 3):
         truth = sigma_star(kernel)
         value = float(specnorm.tn_bound(kernel, certified=False))
         assert value >= truth.lo * FLOAT32, (name, value / truth.lo)
@@ -37,7 +40,7 @@ def test_the_estimate_is_never_below_the_norm(model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_estimate_against_twenty_random_starts(model: str) -> None:
     """At most 0.5 % below the best of them, where single random starts are below the norm itself."""
-    for name, kernel in dense(model):
+    for name, kernel in sample(dense(model), 4):
         if kernel.size <= 40_000:
             best = float(np.max(tensor_norm_best(kernel, starts=20, sweeps=60)))
             assert float(specnorm.tn_bound(kernel, certified=False)) >= 0.995 * best, name
@@ -46,7 +49,7 @@ def test_the_estimate_against_twenty_random_starts(model: str) -> None:
 @pytest.mark.parametrize("model", ["resnet20", "espnet", "mini_xception"])
 def test_layers_as_they_are_used(model: str) -> None:
     """Every strided, dilated, grouped or transposed layer with its own geometry and zero padding."""
-    for name, kernel, geometry in real_layers(model):
+    for name, kernel, geometry in sample(real_layers(model), 2):
         folded = {key: geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
         if folded["groups"] == 1 and not folded["transposed"] and set(folded["stride"] + folded["dilation"]) <= {1}:
             continue

@@ -12,10 +12,12 @@ from specnorm_torch.certifying import certify_
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, spectral_norm, spectral_rescaling
 from specnorm_torch.modules import geometry_of
 from specnorm_torch.networks import network_bound, network_graph
+from specnorm_torch.nonexpansive import Nonexpansive, nonexpansive
 from specnorm_torch.penalty import SpectralPenalty
 
 __all__ = [
     "BACKEND",
+    "Nonexpansive",
     "SpectralNorm",
     "SpectralPenalty",
     "SpectralRescaling",
@@ -28,6 +30,7 @@ __all__ = [
     "geometry_of",
     "network_bound",
     "network_graph",
+    "nonexpansive",
     "spectral_norm",
     "spectral_rescaling",
 ]

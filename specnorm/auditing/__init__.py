@@ -147,7 +147,7 @@ def _audit(
                 progress(len(rows), len(found), row.name)
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
-    network = network_of(tensors, rows, size, progress) if patterns is None else None
+    network = network_of(tensors, rows, size, progress=progress) if patterns is None else None
     drawn = take(found, rows, pictures)
     made = environment(rows)
     return Report(_version(), model, tuple(rows), skipped, network, drawn, made)

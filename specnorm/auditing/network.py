@@ -9,9 +9,9 @@ from dataclasses import replace
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.onnx import OnnxTensors
-from specnorm.auditing.report import Row
-from specnorm.errors import CertificateError
-from specnorm.networks import Certificate, Layer, Measure, Multipliers, NetworkBound, UnknownNode, bound, verify
+from specnorm.auditing.report import Report, Row
+from specnorm.errors import CertificateError, MethodError
+from specnorm.networks import Certificate, Layer, Measure, Multipliers, NetworkBound, UnknownNode, bound, step, verify
 from specnorm.networks.measuring import Norm
 from specnorm.spec import ConvSpec
 
@@ -23,6 +23,8 @@ def network_of(
     tensors: Sequence[Tensor],
     rows: Sequence[Row],
     input_shape: int | tuple[int, ...] | None,
+    *,
+    residual: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> NetworkBound | None:
     """Bound the network of a model file.
@@ -35,6 +37,8 @@ def network_of(
         Measured; their upper bounds are used where the geometry is the same.
     input_shape : int, tuple of int or None
         Spatial sizes for axes of the network's inputs that the file leaves open.
+    residual : bool, default False
+        Bound what the network leaves of its input, ``x - f(x)``.
     progress : callable, optional
         Called after each step of the search with (done, at most, where).
 
@@ -57,11 +61,38 @@ def network_of(
     try:
         graph = tensors.graph(input_shape)
         if graph.inputs and graph.outputs:
-            return bound(graph, Measure(known=known), method=replace(QUICK, progress=progress))
+            method = replace(QUICK, progress=progress)
+            return bound(step(graph) if residual else graph, Measure(known=known), method=method)
         reason = "no output of the graph depends on a floating input"
+    except MethodError as error:
+        reason = str(error)
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
     return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason, 0.0),), {})
+
+
+def residual_of(report: Report, input_shape: int | tuple[int, ...] | None, max_bytes: int) -> NetworkBound | None:
+    """Bound ``x - f(x)`` for the network of a file that was audited, from the report's rows.
+
+    Parameters
+    ----------
+    report : Report
+        Of a file.
+    input_shape, max_bytes
+        As they were for the audit.
+
+    Returns
+    -------
+    NetworkBound or None
+        As `network_of`.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read any more.
+    """
+    with open_model(str(report.model), max_bytes) as tensors:
+        return network_of(tensors, report.layers, input_shape, residual=True)
 
 
 def verify_file(

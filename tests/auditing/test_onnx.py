@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 import specnorm  # noqa: E402
 from auditing.onnx_models import Arrays, drawing, matrix_of, model, node, norm, saved  # noqa: E402
+from specnorm import cli  # noqa: E402
 
 DATA = Path(__file__).parent.parent / "data"
 RNG = np.random.RandomState(0)
@@ -238,3 +239,30 @@ def test_published_model_against_the_reference_evaluator() -> None:
     )
     ratio = math.sqrt(rise) / float(np.linalg.norm(x - y))
     assert 0 < ratio <= found.upper
+
+
+@pytest.mark.parametrize(("scale", "shape"), [(1.5, (1, 1, "h", "w")), (1.5, (1, 1, 6, 6)), (0.5, (1, 1, "h", "w"))])
+def test_claims_about_a_network(
+    scale: float, shape: tuple[Any, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """c x for a number c: f is nonexpansive for c <= 1, x - f(x) for c <= 2; at every size if that is open."""
+    kernel = np.zeros((1, 1, 3, 3), np.float32)
+    kernel[0, 0, 1, 1] = scale
+    path = saved(model([node("Conv", "x", "w", pads=[1, 1, 1, 1])], {"w": kernel}, shape), tmp_path / "m.onnx")
+    for claim, code in (("nonexpansive", int(scale > 1)), ("residual-nonexpansive", 0)):
+        assert cli.run(["audit", str(path), "--claim", claim]) == code
+        said = capsys.readouterr().err
+        assert ("is not proven" if code else "is proven") in said
+        assert ("x - f(x)" if code == 0 and "residual" in claim else ": f is") in said
+
+
+def test_claims_need_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "m.npz"
+    np.savez(weights, w=np.zeros((2, 2, 3, 3), np.float32))
+    assert cli.run(["audit", str(weights), "--claim", "nonexpansive"]) == 1
+    assert "holds no graph" in capsys.readouterr().err
+    path = saved(
+        model([node("Exp", "x", out="e"), node("MatMul", "e", "w")], {"w": np.eye(3)}, (1, 3)), tmp_path / "e.onnx"
+    )
+    assert cli.run(["audit", str(path), "--claim", "residual-nonexpansive"]) == 1
+    assert "not proven nonexpansive" in capsys.readouterr().err

@@ -88,18 +88,21 @@ def cell(name: str, values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({worst:.3f})"
 
 
+def row(model: str, found: Mapping[str, list[float]]) -> str:
+    """Median and worst ratio of each method."""
+    return f"| {model} | {len(found['tn'])} | " + " | ".join(cell(name, found[name]) for name in METHODS) + " |"
+
+
 def table_of_models() -> str:
     """One row a network: median and worst ratio of each method."""
     rows = ["| network | layers | " + " | ".join(METHODS) + " |", "|---|" + "---|" * (len(METHODS) + 1)]
     every: dict[str, list[float]] = {name: [] for name in METHODS}
     for model in MODELS:
         found = ratios(model)
-        rows.append(
-            f"| {model} | {len(found['tn'])} | " + " | ".join(cell(name, found[name]) for name in METHODS) + " |"
-        )
+        rows.append(row(model, found))
         for name in METHODS:
             every[name] += found[name]
-    rows.append(f"| all | {len(every['tn'])} | " + " | ".join(cell(name, every[name]) for name in METHODS) + " |")
+    rows.append(row("all", every))
     return "\n".join(rows) + "\n"
 
 

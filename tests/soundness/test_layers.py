@@ -21,7 +21,7 @@ import specnorm
 from soundness.at_size import WAYS, AtSize, in_a_way, sample
 from soundness.layers import NAMES, Layer, layer
 
-LAYERS = int(os.environ.get("SPECNORM_SOUNDNESS_LAYERS", "300"))
+LAYERS = int(os.environ.get("SPECNORM_SOUNDNESS_LAYERS", "200"))
 CHUNK = 100 if LAYERS < 3000 else 1000
 FIRST_OPEN = 1_000_000
 """Where the layers of the smaller tests begin: none of the large sample."""
