@@ -150,7 +150,7 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
 
 
 def test_every_page_is_in_the_contents() -> None:
-    index = ROOT / "docs" / "index.md"
+    index = ROOT / "docs" / "contents.md"
     linked = {(index.parent / t).resolve() for t in targets(index.read_text(encoding="utf-8"))}
     missing = [name_of(p) for p in pages() if p != index and p.resolve() not in linked]
     assert not missing

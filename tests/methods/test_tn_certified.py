@@ -281,7 +281,7 @@ class TestTorch:
 
     def test_insisting_is_refused_under_compile_of_torch(self, torch: Any, kernel: Any) -> None:
         """Dynamo may wrap the error in one of its own; the advice is in it all the same."""
-        compiled = torch.compile(lambda k: specnorm.tn_bound(k, certified=True), fullgraph=True)
+        compiled = torch.compile(lambda k: specnorm.tn_bound(k, certified=True), fullgraph=True, backend="aot_eager")
         with pytest.raises(Exception, match=ALTERNATIVES) as caught:
             compiled(kernel)
         assert isinstance(caught.value, MethodError) or "MethodError" in str(caught.value)
@@ -308,7 +308,7 @@ class TestTorch:
 
     def test_default_warns_under_compile_of_torch(self, torch: Any, kernel: Any) -> None:
         with pytest.warns(EstimateWarning, match=r"certified=False.*grid_bound"):
-            torch.compile(lambda k: specnorm.tn_bound(k) + 0, fullgraph=True)(kernel)
+            torch.compile(lambda k: specnorm.tn_bound(k) + 0, fullgraph=True, backend="aot_eager")(kernel)
 
     def test_upper_under_autograd_of_torch(self, torch: Any, kernel: Any) -> None:
         del torch
