@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -12,19 +11,21 @@ import torch
 from torch import Tensor
 
 from specnorm.networks import Node
-from specnorm_torch.calls import Call, Translation
+from specnorm.networks.graph import Offset
+from specnorm_torch.calls import Call, Rule, Translation
+from specnorm_torch.products import PRODUCT, divide, multiply, power, steep
 
 MAX_ENTRIES = 2**24
 """Entries of an input whose copies are counted by running an operator on their numbers."""
 
 
-Rule = Callable[[Call], Translation]
-_PRODUCT = {"reason": "it is a product of two values that depend on the input, which has no constant"}
-_STEEP = "its slope has no bound"
-
-
 def _select(call: Call) -> Translation:
     return Translation("select", {}, (str(call["self"].name),))
+
+
+def _split(call: Call) -> Translation:
+    """Disjoint pieces, which are nodes of their own."""
+    return Translation("select", {"split": True}, (str(call["self"].name),))
 
 
 def _slice(call: Call) -> Translation:
@@ -75,51 +76,35 @@ def _gelu(call: Call) -> Translation:
 
 def _add(call: Call) -> Translation:
     """Sum, also weighted, also with constants."""
-    alpha, weighted = abs(float(call["alpha"])), "self" if call.name == "rsub" else "other"
-    less = (call.name != "add") != (float(call["alpha"]) < 0)
+    weighted = "self" if call.name == "rsub" else "other"
+    alpha = float(call["alpha"]) * (1 if call.name == "add" else -1)
     names = {name: str(call[name].name) for name in ("self", "other") if call.is_data(name)}
     before: tuple[Node, ...] = ()
-    if weighted in names and alpha != 1:
+    # A sum keeps signs; beside constants the sign is a factor.
+    factor = alpha if len(names) == 1 else abs(alpha)
+    if weighted in names and factor != 1:
         source, names[weighted] = names[weighted], f"{call.node.name}.alpha"
-        params = {"values": alpha, "exact": True}
+        params = {"values": factor, "exact": True}
         before = (Node(names[weighted], "scale", call.name, (source,), call.shape(weighted), params),)
-    signs = tuple(-1 if name == weighted and less else 1 for name in names)
-    return Translation("add", {"shift": True} if len(names) == 1 else {"signs": signs}, tuple(names.values()), before)
+    if len(names) == 1:
+        (constant,) = {"self", "other"} - set(names)
+        offset = _constant(call[constant], alpha if constant == weighted else 1.0)
+        return Translation("add", {"shift": True}, tuple(names.values()), before, offset=offset)
+    signs = tuple(-1 if name == weighted and alpha < 0 else 1 for name in names)
+    return Translation("add", {"signs": signs}, tuple(names.values()), before)
 
 
-def _multiply(call: Call) -> Translation:
-    if call.is_data("self") and call.is_data("other"):
-        return (
-            _gated(call["self"], call["other"])
-            or _gated(call["other"], call["self"])
-            or Translation("unknown", _PRODUCT)
-        )
-    data, constant = ("self", "other") if call.is_data("self") else ("other", "self")
-    return _scaled(call, data, call[constant])
+def _constant(value: Any, factor: float = 1.0, spatial: int = 0) -> Offset | None:
+    """What is added: a number or tensor, times a number; ``spatial``: axes behind its own. None for none."""
+    if value is None:
+        return None
 
+    def load() -> tuple[Any, Any]:
+        numbers = torch.as_tensor(value).detach().to(torch.float64).cpu().numpy() * factor
+        numbers = numbers.reshape((*numbers.shape, *(1,) * spatial))
+        return numbers, abs(numbers) * (0.0 if abs(factor) == 1 else 2.0**-50)
 
-def _gated(x: Any, gate: Any) -> Translation | None:
-    """``x * sigmoid(x)`` written out."""
-    name = getattr(gate.target, "_schema", None)
-    known = {"aten::sigmoid": "silu", "aten::hardsigmoid": "hard_swish"}
-    if name is not None and name.name in known and gate.args[0] is x:
-        return Translation("pointwise", {"function": known[name.name]}, (str(x.name),))
-    return None
-
-
-def _divide(call: Call) -> Translation:
-    return _scaled(call, "self", 1 / torch.as_tensor(call["other"], dtype=torch.float64))
-
-
-def _scaled(call: Call, data: str, constant: Any) -> Translation:
-    values = torch.as_tensor(constant, dtype=torch.float64).cpu()
-    exact = call.name == "mul"
-    ndim = len(call.shape())
-    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
-    if len(wide) == 1 and call.shape(data) == call.shape():
-        channel = ndim - values.ndim + wide[0]
-        return Translation("scale", {"values": values.reshape(-1).numpy(), "channel": channel, "exact": exact})
-    return Translation("scale", {"values": values.numpy(), "exact": exact})
+    return load
 
 
 def _batch_norm(call: Call) -> Translation:
@@ -128,7 +113,17 @@ def _batch_norm(call: Call) -> Translation:
     wide = 1 / torch.sqrt(variance.detach().to(torch.float64) + call["eps"])
     if call["weight"] is not None:
         wide = wide * call["weight"].detach().to(torch.float64)
-    return Translation("scale", {"values": wide.cpu().numpy(), "channel": 1})
+    spatial = len(call.shape()) - 2
+
+    def offset() -> tuple[Any, Any]:
+        ahead = call["running_mean"].detach().to(torch.float64) * wide
+        behind = torch.zeros_like(ahead) if call["bias"] is None else call["bias"].detach().to(torch.float64)
+        # A few roundings of the scale, the product and the difference.
+        both = ((behind - ahead), (behind.abs() + ahead.abs()) * 2.0**-47)
+        numbers, lost = (each.cpu().numpy().reshape(-1, *(1,) * spatial) for each in both)
+        return numbers, lost
+
+    return Translation("scale", {"values": wide.cpu().numpy(), "channel": 1}, offset=offset)
 
 
 def _stack(call: Call) -> Translation:
@@ -160,6 +155,22 @@ def _reduce(rule: str) -> Rule:
     return lambda call: Translation(rule, {"axes": _axes(call)})
 
 
+def _end(call: Call) -> Translation:
+    """Largest or smallest along axes."""
+    kept = bool(call.arguments.get("keepdim", False))
+    return Translation("length", {"choice": call.name[-3:], "axes": tuple(_axes(call)), "kept": kept})
+
+
+def _sort(call: Call) -> Translation:
+    """Along an axis; or the first of them, in order."""
+    if not call.arguments.get("sorted", True):
+        return Translation("unknown", {"reason": "in which order its entries come depends on them"})
+    shape = call.shape("self")
+    axis = call["dim"] % max(len(shape), 1)
+    whole = bool(shape) and shape == call.shape()
+    return Translation("select", {"sorted": axis, "consecutive": shape[axis]} if whole else {})
+
+
 def _norm(call: Call) -> Translation:
     return Translation("length") if float(call["ord"]) == 2 else Translation("unknown")
 
@@ -187,7 +198,8 @@ def _pad(call: Call) -> Translation:
     pairs = tuple((int(a), int(b)) for a, b in zip(amounts[::2], amounts[1::2], strict=True))[::-1]
     if min((a for pair in pairs for a in pair), default=0) < 0:
         return Translation("select") if mode == "zeros" else Translation("unknown")
-    return Translation("pad", {"mode": mode, "pads": pairs})
+    constant = float(call.arguments.get("value") or 0.0)
+    return Translation("pad", {"mode": mode, "pads": pairs} | ({"constant": constant} if constant else {}))
 
 
 def _per_axis(value: Any, ndim: int) -> tuple[int, ...]:
@@ -212,7 +224,7 @@ def _convolution(ndim: int, *, transposed: bool = False) -> Rule:
             "padding_mode": "zeros",
             "padding": pairs,
         }
-        return _layer(call["weight"], geometry, ndim)
+        return replace(_layer(call["weight"], geometry, ndim), offset=_constant(call["bias"], spatial=ndim))
 
     return translate
 
@@ -227,13 +239,17 @@ def _matrix(weight: str, data: str) -> Rule:
     def translate(call: Call) -> Translation:
         kernel, x = (weight, data) if call.is_data(data) else (data, weight)
         if call.is_data(kernel):
-            return Translation("unknown", _PRODUCT)
+            return Translation("unknown", PRODUCT)
         matrix: Tensor = call[kernel]
         if matrix.ndim != 2 or not call.is_data(x):
             return Translation("unknown", {"reason": f"its constant matrix has shape {tuple(matrix.shape)}"})
         # From the left the outputs are not the last axis of the result.
-        params = {"foldable": kernel == weight, "alpha": abs(float(call.arguments.get("alpha", 1)))}
-        return replace(_layer(matrix, {}, 0), params=params, turned=call.name != "linear")
+        params = {"foldable": kernel == weight, "alpha": float(call.arguments.get("alpha", 1))}
+        added = call.arguments.get("bias") if call.name == "linear" else call.arguments.get("self")
+        offset = None
+        if call.name in ("linear", "addmm"):
+            offset = _constant(added, float(call.arguments.get("beta", 1)))
+        return replace(_layer(matrix, {}, 0), params=params, turned=call.name != "linear", offset=offset)
 
     return translate
 
@@ -274,9 +290,9 @@ def _linear_resize(call: Call) -> Translation:
 
 
 _SELECTS = (
-    "permute", "transpose", "t", "numpy_T", "select", "narrow", "split", "split_with_sizes", "chunk",
-    "tensor_split", "unbind", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "flip",
-    "roll", "tril", "triu", "diagonal", "movedim", "_to_copy", "to", "type_as", "lift_fresh_copy",
+    "permute", "transpose", "t", "numpy_T", "select", "narrow", "unbind", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle", "native_channel_shuffle", "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy",
+    "to", "type_as", "lift_fresh_copy",
 )  # fmt: skip
 _IDENTITIES = ("clone", "contiguous", "detach", "alias", "positive")
 _RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")
@@ -290,6 +306,7 @@ _FUNCTIONS = {
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_SELECTS, _select),
     "slice": _slice,
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), _split),
     **dict.fromkeys(_IDENTITIES, _identity),
     **dict.fromkeys(_RESHAPES, _reshape),
     **{name: _function(function) for name, function in _FUNCTIONS.items()},
@@ -315,8 +332,11 @@ RULES: dict[str, Rule] = {
     "_prelu_kernel": _prelu,
     # torch multiplies by 1/6 in float32
     "hardsigmoid": lambda _: Translation("pointwise", {"function": "linear", "alpha": 0.16666668}),
-    "mul": _multiply,
-    "div": _divide,
+    **{name: steep(name) for name in ("exp", "log", "sqrt", "rsqrt", "reciprocal")},
+    "pow": power,
+    "square": power,
+    "mul": multiply,
+    "div": divide,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "slice_scatter": _scatter,
     "select_scatter": _scatter,
@@ -324,9 +344,11 @@ RULES: dict[str, Rule] = {
     "sum": _reduce("sum"),
     **dict.fromkeys(
         ("amax", "amin", "max", "min"),
-        lambda call: _extreme(call) if "other" in call.arguments else Translation("length"),
+        lambda call: _extreme(call) if "other" in call.arguments else _end(call),
     ),
     "linalg_vector_norm": _norm,
+    "sort": _sort,
+    "topk": _sort,
     **dict.fromkeys(("softmax", "_softmax"), lambda _: Translation("softmax")),
     **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
     "linear": _matrix("weight", "input"),
@@ -351,8 +373,8 @@ REASONS = {
         ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED
     ),
     **dict.fromkeys(("rms_norm", "local_response_norm", "normalize"), _NORMALISED),
-    **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), _PRODUCT["reason"]),
+    **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), PRODUCT["reason"]),
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
-    **dict.fromkeys(["pow", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "var", "std"], _STEEP),
+    **dict.fromkeys(["var", "std"], "its slope has no bound"),
 }
 """Why some operators are unknown."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from specnorm.networks import Node
+from specnorm.networks.graph import Offset
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Call:
 class Translation:
     """What becomes of an operator: a rule, its parameters, and its inputs if not all that depend on the network's.
 
-    ``before`` are nodes to add first; ``kernel``, ``weight``, ``geometry``, ``spatial``, ``turned`` describe a layer.
+    ``before`` are nodes to add first, ``offset`` is what is added; ``kernel``, ``weight``, ``geometry``, ``spatial``,
+    ``turned`` describe a layer.
     """
 
     rule: str
@@ -66,3 +68,7 @@ class Translation:
     geometry: Mapping[str, Any] = field(default_factory=dict)
     spatial: int = 0
     turned: bool = False
+    offset: Offset | None = None
+
+
+Rule = Callable[[Call], Translation]

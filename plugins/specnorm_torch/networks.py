@@ -40,6 +40,7 @@ def network_bound(
     rtol: float = 1e-3,
     bake: bool = False,
     method: Method | None = None,
+    radius: float | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a whole network: certified norms of layers, and of layers together.
 
@@ -58,6 +59,9 @@ def network_bound(
         the model with its kernels as they are now.
     method : Product, Scaled or Multipliers, optional
         Of `specnorm.networks`. Default: ``Multipliers()``, which is never above ``Product()``.
+    radius : float, optional
+        Bound the network near ``input_shape``, which is an input then (or a tuple of them), with its batch axis: for
+        all inputs within that 2-norm distance of it, all entries together. Never more than without.
 
     Returns
     -------
@@ -69,9 +73,20 @@ def network_bound(
     ------
     MethodError
         If the module cannot be traced by ``torch.export``, has no floating input, or its output for one input changes
-        from call to call.
+        from call to call; or if a radius is given without an input.
     """
-    return bound(network_graph(baked(model) if bake else model, input_shape), Measure(rtol), method=method)
+    given = (input_shape,) if isinstance(input_shape, Tensor) else tuple(input_shape)
+    if radius is not None and not all(isinstance(x, Tensor) for x in given):
+        raise MethodError(
+            f"radius={radius!r} and the input shape {given}: a bound near an input needs the input. Give it, or a "
+            "tuple of inputs, in place of the shape, with its batch axis."
+        )
+    graph = network_graph(baked(model) if bake else model, input_shape)
+    if radius is None:
+        return bound(graph, Measure(rtol), method=method)
+    floating = [x for x in given if isinstance(x, Tensor) and x.is_floating_point()]
+    centre = {name: x.detach().cpu().double().numpy() for name, x in zip(graph.inputs, floating, strict=True)}
+    return bound(graph, Measure(rtol), method=method, radius=radius, centre=centre)
 
 
 def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Graph:
@@ -135,7 +150,7 @@ def _check_repeats(model: nn.Module, example: tuple[Tensor, ...]) -> None:
         first, second = (list(tensors(model(*(x.clone() for x in inputs)))) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         near = torch.finfo(a.dtype).eps ** 0.5 if a.is_floating_point() or a.is_complex() else 0.0
-        largest = float(a.abs().max()) if near and a.numel() else 0.0
+        largest = float(torch.where(a.isfinite(), a.abs(), 0).max()) if near and a.numel() else 0.0
         if a.shape != b.shape or not torch.allclose(a, b, near, near * largest, equal_nan=True):
             raise MethodError(
                 f"{type(model).__name__} gives another output for the same input at its next call: it draws random "
@@ -216,7 +231,7 @@ class _Walk:
         if found.kernel is not None:
             layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial, found.turned)
         shown = "batch_norm" if "batch_norm" in name else name
-        self._add(Node(node.name, found.rule, shown, inputs, _shape(node), found.params, layer))
+        self._add(Node(node.name, found.rule, shown, inputs, _shape(node), found.params, layer, found.offset))
 
     def _named(self, node: Any, found: Translation) -> str:
         """Name of a kernel, which no other kernel has."""
@@ -244,13 +259,13 @@ class _Walk:
             pieces = _operator(source) in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
             same = whole and not pieces and _shape(source) == _shape(node)
             params: dict[str, Any] = (
-                {"piece": node.args[1]} if pieces and node.args[1] >= 0 else {"shift": True} if same else {}
+                _piece(source, node.args[1]) if pieces and node.args[1] >= 0 else {"shift": True} if same else {}
             )
             return Translation("select" if whole or pieces else "unknown", params)
         if isinstance(first, Tensor) and first.dtype not in _FLOATING:
             what = str(first.dtype).rpartition(".")[2]
             why = "which have no rule here" if first.is_complex() else "steps"
-            return Translation("unknown", {"reason": f"its values are {what}: {why}"})
+            return Translation("unknown", {"reason": f"its values are {what}: {why}"} | _compared(call))
         rule = RULES.get(call.name)
         try:
             reason = REASONS.get(call.name) if rule is None else refusal(node.target._schema, call.arguments)
@@ -259,6 +274,26 @@ class _Walk:
             return rule(call)
         except Exception as error:  # whatever an unusual call breaks: it is named, and the others are kept
             return Translation("unknown", {"reason": f"its arguments are not understood ({error!r})"})
+
+
+def _compared(call: Call) -> dict[str, Any]:
+    """Which comparison with a number it is."""
+    other = call.arguments.get("other")
+    number = isinstance(other, int | float) or (isinstance(other, Tensor) and other.numel() == 1)
+    known = call.name in ("le", "lt", "ge", "gt") and number and call.is_data("self")
+    return {"compare": call.name, "with": float(other)} if known and other is not None else {}
+
+
+def _piece(source: Any, number: int) -> dict[str, Any]:
+    """Which piece of a value it is, and where the pieces of a split begin."""
+    whole, parts = _shape(source.all_input_nodes[0]), [tuple(part.shape) for part in source.meta["val"]]
+    found: dict[str, Any] = {"piece": number}
+    if whole is not None and all(len(part) == len(whole) for part in parts):
+        wide = [axis for axis, n in enumerate(whole) if parts[0][axis] != n] or [0]
+        sizes = [part[wide[0]] for part in parts]
+        if sum(sizes) == whole[wide[0]]:
+            found["pieces"] = (wide[0], tuple(sum(sizes[:at]) for at in range(len(sizes))))
+    return found
 
 
 def _is_idle(node: Any) -> bool:

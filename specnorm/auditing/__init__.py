@@ -87,7 +87,8 @@ def audit(
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
     progress : callable, optional
-        Called after each layer with (done, in all, name).
+        Called after each layer with (done, in all, name), and after each step of the network's search with (done, at
+        most, between which values).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
     pictures : int, default 0
@@ -146,7 +147,7 @@ def _audit(
                 progress(len(rows), len(found), row.name)
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
-    network = network_of(tensors, rows, size) if patterns is None else None
+    network = network_of(tensors, rows, size, progress=progress) if patterns is None else None
     drawn = take(found, rows, pictures)
     made = environment(rows)
     return Report(_version(), model, tuple(rows), skipped, network, drawn, made)

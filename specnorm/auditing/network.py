@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from specnorm.auditing.layers import Tensor
@@ -20,7 +20,12 @@ QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
 
 
 def network_of(
-    tensors: Sequence[Tensor], rows: Sequence[Row], input_shape: int | tuple[int, ...] | None, *, residual: bool = False
+    tensors: Sequence[Tensor],
+    rows: Sequence[Row],
+    input_shape: int | tuple[int, ...] | None,
+    *,
+    residual: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> NetworkBound | None:
     """Bound the network of a model file.
 
@@ -34,6 +39,8 @@ def network_of(
         Spatial sizes for axes of the network's inputs that the file leaves open.
     residual : bool, default False
         Bound what the network leaves of its input, ``x - f(x)``.
+    progress : callable, optional
+        Called after each step of the search with (done, at most, where).
 
     Returns
     -------
@@ -54,7 +61,8 @@ def network_of(
     try:
         graph = tensors.graph(input_shape)
         if graph.inputs and graph.outputs:
-            return bound(step(graph) if residual else graph, Measure(known=known), method=QUICK)
+            method = replace(QUICK, progress=progress)
+            return bound(step(graph) if residual else graph, Measure(known=known), method=method)
         reason = "no output of the graph depends on a floating input"
     except MethodError as error:
         reason = str(error)

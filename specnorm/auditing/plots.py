@@ -161,7 +161,7 @@ def marks(report: Report) -> list[Marks]:
     """
     found = []
     for column in dict.fromkeys(name for row in report.layers for name in row.values):
-        pairs = [(i, x) for i, row in enumerate(report.layers) for x in _each(row.values.get(column)) if _shown(x)]
+        pairs = [(i, x) for i, row in enumerate(report.layers) for x in _each(row.values.get(column)) if is_drawn(x)]
         kinds = {row.promises[column] for row in report.layers if column in row.promises}
         promise = "estimate" if "estimate" in kinds else next(iter(sorted(kinds)), "")
         found.append(Marks(column, promise, tuple(i for i, _ in pairs), tuple(x for _, x in pairs)))
@@ -182,7 +182,7 @@ def bars(report: Report) -> list[tuple[int, float, float]]:
     return [
         (i, row.lower, row.upper)
         for i, row in enumerate(report.layers)
-        if row.lower is not None and row.upper is not None and _shown(row.lower) and _shown(row.upper)
+        if row.lower is not None and row.upper is not None and is_drawn(row.lower) and is_drawn(row.upper)
     ]
 
 
@@ -238,7 +238,7 @@ def _panel(axes: Axes, report: Report, position: int, pitch: float, *, titled: b
     axes.set_xlabel("spectral norm, logarithmic")
     if titled:
         axes.set_title(shortened(report.model or "a mapping of arrays", 80), loc="left")
-    spans = [[x for x in _numbers(row) if _shown(x)] for row in rows]
+    spans = [[x for x in _numbers(row) if is_drawn(x)] for row in rows]
     present = [i for i, span in enumerate(spans) if span]
     axes.hlines(
         present, [min(spans[i]) for i in present], [max(spans[i]) for i in present],
@@ -276,7 +276,7 @@ def _instead(row: Row) -> str:
     """What stands for a bar that a logarithmic axis cannot show."""
     if row.reason is not None:
         return "error"
-    if row.lower is None or row.upper is None or (_shown(row.lower) and _shown(row.upper)):
+    if row.lower is None or row.upper is None or (is_drawn(row.lower) and is_drawn(row.upper)):
         return ""
     return "0" if row.upper == 0 else f"{row.lower:g} to {row.upper:g}"
 
@@ -290,7 +290,7 @@ def _log_axis(panels: Sequence[Axes], reports: Sequence[Report]) -> None:
     """Limits and ticks for whatever there is to show: nothing, one value, 600 decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    values = [x for report in reports for row in report.layers for x in _numbers(row) if _shown(x)]
+    values = [x for report in reports for row in report.layers for x in _numbers(row) if is_drawn(x)]
     low, high = (min(values), max(values)) if values else (0.1, 10.0)
     pad = max(0.04 * (math.log10(high) - math.log10(low)), 0.02)
     low, high = low / 10**pad, high * 10**pad
@@ -357,7 +357,8 @@ def distinct(names: Sequence[str], length: int) -> list[str]:
     return [shortened(f"{'…' * (first > 0)}{name}{'…' * (last > 0)}", length) for name in kept]
 
 
-def _shown(x: float) -> bool:
+def is_drawn(x: float) -> bool:
+    """Whether a logarithmic axis can show a number."""
     return _LEAST <= x <= 1 / _LEAST
 
 

@@ -2,19 +2,22 @@
 
 `graph` says what a network is, `rules` by how much each node can stretch, `bounding` puts them together with the norms
 of the layers from `measuring`. `runs` finds layers in a row, `recursion` proposes weights for them, and `segments`
-proves what they are worth; `methods` are the ways to do so, a `certificate` is one of them. Front-ends (the torch
-plugin, the ONNX reader) build graphs.
+proves what they are worth; `methods` are the ways to do so, a `certificate` is one of them.
+`near` does so on a ball around one input, where `ranges` says what each value can be and `local` which slopes are
+left. Front-ends (the torch plugin, the ONNX reader) build graphs.
 """
 
 from __future__ import annotations
 
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
-from specnorm.networks.bounding import bound, verify
+from specnorm.networks.boxes import within
 from specnorm.networks.certificate import Certificate
 from specnorm.networks.graph import Graph, Layer, Node
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Scaled
+from specnorm.networks.near import bound, verify
+from specnorm.networks.radii import local_radii
 from specnorm.networks.statements import averaged, step
 
 __all__ = [
@@ -35,7 +38,9 @@ __all__ = [
     "UnknownNode",
     "averaged",
     "bound",
+    "local_radii",
     "margins",
     "step",
     "verify",
+    "within",
 ]

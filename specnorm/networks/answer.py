@@ -105,6 +105,8 @@ class NetworkBound:
         Where layers together have a smaller constant than the product of their norms.
     certificate : Certificate or None
         What proves ``upper`` anew without a search, see `verify`; None if an output is unknown.
+    radius : float or None
+        Of the ball around the given centre in which all constants hold; None: everywhere.
     """
 
     upper: float | None
@@ -116,6 +118,7 @@ class NetworkBound:
     product: float | None = None
     runs: tuple[RunBound, ...] = ()
     certificate: Certificate | None = None
+    radius: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
@@ -123,6 +126,7 @@ class NetworkBound:
             "upper": _finite(self.upper),
             "heuristic": _finite(self.heuristic),
             "product": _finite(self.product),
+            **({} if self.radius is None else {"radius": self.radius}),
             "runs": [
                 {
                     "start": r.start, "end": r.end, "layers": [list(names) for names in r.layers],

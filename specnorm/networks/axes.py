@@ -75,14 +75,15 @@ def average_norm_up(window: Window) -> float | None:
         return None
     known = window.size is not None and window.outputs is not None and max(window.size, window.outputs) <= LONGEST
     if known and (window.outputs or 0) * window.kernel <= WEIGHTS:
-        return weights_norm_up(tuple(_average_rows(window)))
+        return weights_norm_up(tuple(average_rows(window)))
     if window.ceil or window.dilation != 1 or not (window.count_padding or window.before == window.after == 0):
         return None
     classes = [len(range(r, window.kernel, window.stride)) for r in range(min(window.stride, window.kernel))]
     return host.root_up(Fraction(sum(c * c for c in classes), window.kernel**2))
 
 
-def _average_rows(window: Window) -> Iterable[tuple[tuple[int, Fraction], ...]]:
+def average_rows(window: Window) -> Iterable[tuple[tuple[int, Fraction], ...]]:
+    """Pixels and weights of each output, at a known size."""
     size, padded = window.size or 0, (window.size or 0) + window.before + window.after
     for m in range(window.outputs or 0):
         taps = [m * window.stride + j * window.dilation for j in range(window.kernel)]

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from specnorm.errors import CertificateError, SpecnormError
+from specnorm.errors import SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
+from specnorm.networks.boxes import Values
 from specnorm.networks.certificate import Certificate, RunWeights, digest
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Method, Multipliers, Product
-from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError
+from specnorm.networks.methods import Method, Product
+from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError, repeats
 from specnorm.networks.runs import runs
 from specnorm.networks.segments import constant_up
 from specnorm.networks.sorts import with_sorts
+from specnorm.networks.steep import HINT, is_steep
+from specnorm.networks.steep import factors as steep
 from specnorm.proof import host
 
 WORTHWHILE, HOPELESS = 0.97, 2.0
@@ -27,8 +30,10 @@ WORTHWHILE, HOPELESS = 0.97, 2.0
 themselves, whose norms at their own size are below those that the search sees."""
 
 
-def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> NetworkBound:
-    """Bound the Lipschitz constant of a network.
+def bounded(
+    graph: Graph, measure: Measure, method: Method, candidates: Callable[[Graph], Sequence[Run]] = runs
+) -> NetworkBound:
+    """Bound the Lipschitz constant of a network, as the graph says.
 
     Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
     combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
@@ -38,27 +43,23 @@ def bound(graph: Graph, measure: Measure | None = None, *, method: Method | None
     Parameters
     ----------
     graph : Graph
-    measure : Measure, optional
-    method : Product, Scaled, Multipliers or Certificate, optional
-        Default: ``Multipliers()``. None gives more than ``Product()``.
+    measure : Measure
+    method : Method
+    candidates : callable
+        Gives runs that may have a smaller constant than the rules'.
 
     Returns
     -------
     NetworkBound
-
-    Raises
-    ------
-    CertificateError
-        If the method is a certificate that does not fit the network.
     """
-    graph, measure = prepared(graph), measure or Measure()
-    method = Multipliers() if method is None else method
-    passes = [_Pass(graph, measure, name, {}) for name in graph.inputs]
+    graph = prepared(graph)
+    values = Values(graph)
+    passes = [_Pass(graph, measure, name, {}, values) for name in graph.inputs]
     product = _result(graph, passes)
-    found = [] if isinstance(method, Product) else _shorter(graph, measure, method, passes)
+    found = [] if isinstance(method, Product) else _shorter(candidates(graph), measure, method, passes)
     if found:
         shortcuts = {run.end: run for run, _ in found}
-        passes = [_Pass(graph, measure, name, shortcuts) for name in graph.inputs]
+        passes = [_Pass(graph, measure, name, shortcuts, values) for name in graph.inputs]
     whole = replace(_result(graph, passes), product=product.upper, runs=tuple(run for run, _ in found))
     if whole.upper is None or not math.isfinite(whole.upper):
         return whole
@@ -86,10 +87,12 @@ def _result(graph: Graph, passes: list[_Pass]) -> NetworkBound:
     )
 
 
-def _shorter(graph: Graph, measure: Measure, method: Method, passes: list[_Pass]) -> list[tuple[RunBound, RunWeights]]:
+def _shorter(
+    candidates: Sequence[Run], measure: Measure, method: Method, passes: list[_Pass]
+) -> list[tuple[RunBound, RunWeights]]:
     """Runs whose constant is less than the rules', and what proves it."""
     found = []
-    useful = [(run, rules) for run in runs(graph) if (rules := _by_rules(run, passes)) is not None]
+    useful = [(run, rules) for run in candidates if (rules := _by_rules(run, passes)) is not None]
     in_all = sum(len(run.links) for run, _ in useful)
     for run, product in useful:
         parts = method.parts(run)
@@ -138,8 +141,11 @@ def constants(run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[Weig
 class _Pass:
     """Bounds of all nodes with respect to one input of the network."""
 
-    def __init__(self, graph: Graph, measure: Measure, wrt: str, shortcuts: Mapping[str, RunBound]) -> None:
+    def __init__(
+        self, graph: Graph, measure: Measure, wrt: str, shortcuts: Mapping[str, RunBound], values: Values
+    ) -> None:
         self.nodes = {node.name: node for node in graph.nodes}
+        self.values = values
         self.measure = measure
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
@@ -175,9 +181,15 @@ class _Pass:
 
     def _known(self, node: Node, uppers: list[float], heuristics: list[float]) -> Step:
         sources = [self.nodes[name] for name in node.inputs]
+        if is_steep(node.rule, node.params) and node.params.get("slopes") is None:
+            return self._steep(node, sources, uppers, heuristics)
         if node.rule in COMBINATIONS:
             combine = COMBINATIONS[node.rule]
             both = (combine(node, sources, uppers), combine(node, sources, heuristics))
+            whole = self.steps.get(str(node.params.get("of")))
+            if whole is not None and whole.upper is not None and whole.heuristic is not None:
+                # Positive and negative part of one value.
+                both = (min(both[0], whole.upper), min(both[1], whole.heuristic))
             return Step(node.name, node.operator, node.rule, None, *both)
         if node.rule == "layer":
             return self._layer(node, None, node)
@@ -195,6 +207,23 @@ class _Pass:
         factor = FACTORS[node.rule](node, source)
         both = (host.mul_up(factor, uppers[0]), host.mul_up(factor, heuristics[0]))
         return Step(node.name, node.operator, node.rule, factor, *both)
+
+    def _steep(self, node: Node, sources: list[Node], uppers: list[float], heuristics: list[float]) -> Step:
+        """What has a constant where its inputs lie in a range."""
+        ends = node.params.get("ranges")  # near one input
+        if ends is None:
+            known = [self.values[source.name] for source in sources]
+            ends = [(each.low, each.high) for each in known if each is not None]
+        wide = [host.root_up(repeats(source.shape, node.shape)) for source in sources]
+        factors = steep(node.rule, node.params, ends) if len(ends) == len(sources) else [math.inf] * len(sources)
+        factors = [host.mul_up(factor, more) for factor, more in zip(factors, wide, strict=True)]
+        if any(upper and not math.isfinite(factor) for factor, upper in zip(factors, uppers, strict=True)):
+            raise UnknownRuleError(f"{node.params.get('reason', 'its slope has no bound')}; {HINT}")
+        both = [
+            host.add_up(*(host.mul_up(f, u) for f, u in zip(factors, before, strict=True) if u))
+            for before in (uppers, heuristics)
+        ]
+        return Step(node.name, node.operator, node.rule, factors[0] if len(factors) == 1 else None, both[0], both[1])
 
     def _past_shifts(self, node: Node) -> Node:
         """The node before constants were added."""
@@ -228,7 +257,7 @@ class _Pass:
             rule = f"{rule}, padded"
         norm = self.measure(node.layer, geometry, _spatial_sizes(node, source), scale)
         before = self.steps[source.name]
-        alpha = float(node.params.get("alpha", 1.0))
+        alpha = abs(float(node.params.get("alpha", 1.0)))
         factor = host.mul_up(alpha, norm.upper)
         upper = host.mul_up(factor, before.upper or 0.0)
         heuristic = host.mul_up(alpha, norm.heuristic, before.heuristic or 0.0)
@@ -274,41 +303,3 @@ def _combined(steps: list[Step]) -> Step:
 def _stacked(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return host.hypot_up(*known) if len(known) == len(values) and known else None
-
-
-def verify(certificate: Certificate, graph: Graph) -> NetworkBound:
-    """Prove a certificate anew, without a search.
-
-    Parameters
-    ----------
-    certificate : Certificate
-    graph : Graph
-        Of the network that it speaks of.
-
-    Returns
-    -------
-    NetworkBound
-        Proven here; ``upper`` is at most the certificate's.
-
-    Raises
-    ------
-    CertificateError
-        If the network is another one, or the bound cannot be proven.
-    """
-    here = digest(prepared(graph))
-    if here != certificate.digest:
-        raise CertificateError(
-            f"The certificate is of another network: kernels, operators or shapes differ (SHA-256 "
-            f"{certificate.digest[:12]}..., here {here[:12]}...)."
-        )
-    upper: float | None = None
-    for rtol in (certificate.rtol, certificate.rtol / 10):
-        # Another machine's search may end elsewhere within the tolerance.
-        found = bound(graph, Measure(rtol), method=certificate)
-        upper = found.upper if upper is None or found.upper is None else min(upper, found.upper)
-        if found.upper is not None and found.upper <= certificate.upper:
-            return found
-    raise CertificateError(
-        f"The certificate claims {certificate.upper!r}; with its weights no less than {upper!r} is proven: "
-        "they are not those that it was proven with."
-    )

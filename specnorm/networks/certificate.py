@@ -17,6 +17,7 @@ from specnorm.networks.graph import Graph
 from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import in_float64
 from specnorm.networks.methods import usable
+from specnorm.networks.ranges import Ball
 from specnorm.networks.segments import parts_from, segments
 
 FORMAT = 1
@@ -45,6 +46,21 @@ class RunWeights:
 
 
 @dataclass(frozen=True, eq=False)
+class Near:
+    """The inputs that a claim speaks of.
+
+    Parameters
+    ----------
+    ball : Ball
+    units : bool
+        Whether each unit is a channel of the runs.
+    """
+
+    ball: Ball
+    units: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """A claim about one network, and what proves it. A method like any other: it proposes what was found before.
 
@@ -57,12 +73,15 @@ class Certificate:
     rtol : float
         Of the enclosures that proved it.
     runs : tuple of RunWeights
+    near : Near or None
+        The ball that it speaks of; None: all inputs.
     """
 
     upper: float
     digest: str
     rtol: float
     runs: tuple[RunWeights, ...]
+    near: Near | None = None
 
     def _of(self, run: Run) -> RunWeights | None:
         return next((known for known in self.runs if (known.start, known.end) == (run.start, run.end)), None)
@@ -119,7 +138,7 @@ class Certificate:
                 {"start": r.start, "end": r.end, "parts": list(r.parts), "weights": [w.tolist() for w in r.weights]}
                 for r in self.runs
             ],
-        }
+        } | ({} if self.near is None else {"near": _said(self.near)})
 
     @classmethod
     def load(cls, path: str | Path) -> Certificate:
@@ -155,13 +174,34 @@ class Certificate:
             )
             for r in data["runs"]
         )  # fmt: skip
-        return cls(upper, str(data["network_sha256"]), rtol, runs)
+        near = None if data.get("near") is None else _near(data["near"])
+        return cls(upper, str(data["network_sha256"]), rtol, runs, near)
 
 
-def digest(graph: Graph) -> str:
+def _said(near: Near) -> dict[str, Any]:
+    centre = {
+        name: {"shape": list(x.shape), "values": np.asarray(x, dtype=np.float64).reshape(-1).tolist()}
+        for name, x in near.ball.centre.items()
+    }
+    return {"radius": near.ball.radius, "units": near.units, "centre": centre}
+
+
+def _near(data: Mapping[str, Any]) -> Near:
+    centre = {
+        str(name): np.asarray(x["values"], dtype=np.float64).reshape([int(n) for n in x["shape"]])
+        for name, x in data["centre"].items()
+    }
+    radius = float(data["radius"])
+    if not (0 <= radius < math.inf and all(np.isfinite(x).all() for x in centre.values())):
+        raise ValueError("its ball is none")
+    return Near(Ball(centre, radius), bool(data["units"]))
+
+
+def digest(graph: Graph, near: Near | None = None) -> str:
     """SHA-256 of a network: its nodes, their parameters, every kernel's bits.
 
-    Symbols for sizes are numbered in the order in which they occur.
+    Symbols for sizes are numbered in the order in which they occur. Near one input what is added counts, too, and the
+    ball.
     """
     symbols: dict[str, int] = {}
     whole = hashlib.sha256()
@@ -175,7 +215,11 @@ def digest(graph: Graph) -> str:
         if node.layer is not None:
             add((node.layer.name, node.layer.turned, node.layer.spatial, dict(node.layer.geometry)))
             add(in_float64(node.layer.load()))
+        if near is not None and node.offset is not None:
+            add(node.offset())
     add(graph.outputs)
+    if near is not None:
+        add(("near", near.ball.radius, near.units, {name: np.asarray(x) for name, x in near.ball.centre.items()}))
     return whole.hexdigest()
 
 

@@ -10,11 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from specnorm.types import AnyArray
 
 Size: TypeAlias = int | str
 """One axis: its size, or a symbol for it. Equal symbols are equal sizes; different ones may be anything."""
 Shape: TypeAlias = tuple[Size, ...]
+Offset: TypeAlias = Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""Gives constants that broadcast against a value, and by how much each may be off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +38,8 @@ class Layer:
         Number of the kernel's spatial axes.
     turned : bool
         Whether a matrix is stored with its outputs last.
+    error : callable or None
+        Of a matrix that was computed: gives by how much each entry may be off.
     """
 
     name: str
@@ -40,6 +47,7 @@ class Layer:
     geometry: Mapping[str, Any]
     spatial: int
     turned: bool = False
+    error: Callable[[], AnyArray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +70,9 @@ class Node:
         What the rule needs besides; see there. ``shift``: it adds constants, no more.
     layer : Layer or None
         For the rule "layer".
+    offset : callable or None
+        What is added after "layer", "scale" and "add"; no global constant depends on it. None: nothing, but for
+        ``shift`` of the rule "add", where it is not known then.
     """
 
     name: str
@@ -71,6 +82,7 @@ class Node:
     shape: Shape | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     layer: Layer | None = None
+    offset: Offset | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
-from specnorm.networks.measuring import in_float64
+from specnorm.networks.measuring import ROUNDINGS, in_float64
+from specnorm.proof import host
 from specnorm.spec import ConvSpec
 
 Weights = NDArray[np.float64]
@@ -84,6 +85,14 @@ class Term:
     def plain(self) -> bool:
         """Whether it is the identity, and neither scaled nor strided."""
         return self.filter is None and self.scale is None and self.alpha == 1 and max(self.stride, default=1) == 1
+
+    @property
+    def lost(self) -> Weights | float:
+        """What `ROUNDINGS` roundings of would be as much as the kernel's entries may be off, in its shape."""
+        if self.filter is None or self.filter.layer.error is None:
+            return 0.0
+        error = in_float64(self.filter.layer.error())[:, self.columns.start : self.columns.stop]
+        return host.raised(abs(error) * (abs(self.alpha) * 2.0**53 / ROUNDINGS), ROUNDINGS)
 
     @property
     def family(self) -> str:
@@ -208,10 +217,13 @@ class Link:
 
     @property
     def alone(self) -> Term | None:
-        """The only term, if that is a whole layer: its norm at its own size is known."""
+        """The only term, if that is a whole layer, as it is given: its norm at its own size is known."""
         (first, *others) = self.terms
         whole = (
-            first.filter is not None and len(first.columns) == first.filter.spec.cin and len(first.rows) == self.width
+            first.filter is not None
+            and first.filter.layer.error is None
+            and len(first.columns) == first.filter.spec.cin
+            and len(first.rows) == self.width
         )
         return first if whole and not others else None
 
@@ -298,6 +310,11 @@ class Part:
         return [term for link in self.links for term in link.terms]
 
     @property
+    def computed(self) -> bool:
+        """Whether entries of a kernel may be off."""
+        return any(term.filter is not None and term.filter.layer.error is not None for term in self._terms)
+
+    @property
     def families(self) -> set[str]:
         """Of all terms, without "any"."""
         return {term.family for term in self._terms} - {"any"}
@@ -354,7 +371,8 @@ class Part:
 
     def _placed(self, term: Term, stride: tuple[int, ...], absolute: bool) -> Placed:
         kernel, start = term.dense(self.axes, dilated=not self.undilated)
-        return phased(abs(kernel) if absolute else kernel, (0,) * self.axes if self.undilated else start, stride)
+        kernel = abs(kernel) + term.lost if absolute else kernel
+        return phased(kernel, (0,) * self.axes if self.undilated else start, stride)
 
 
 def phased(kernel: Weights, start: tuple[int, ...], stride: tuple[int, ...]) -> Placed:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.networks.bounding import bound, constants, prepared
+from specnorm.networks.bounding import constants, prepared
 from specnorm.networks.graph import Graph, Node
 from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import ROUNDINGS, Measure
 from specnorm.networks.methods import Method, Multipliers
+from specnorm.networks.near import bound
 from specnorm.networks.runs import runs
 from specnorm.proof import host
 
@@ -99,9 +100,14 @@ class CertifiedAccuracy:
 
     @classmethod
     def of(
-        cls, known: Margins, logits: NDArray[np.floating], labels: NDArray[np.integer], radii: Sequence[float]
+        cls,
+        known: Margins,
+        logits: NDArray[np.floating],
+        labels: NDArray[np.integer],
+        radii: Sequence[float],
+        radius: Weights | None = None,
     ) -> CertifiedAccuracy:
-        """From the logits of samples.
+        """From the logits of samples; ``radius``: of each, where more is known than the margins give.
 
         Raises
         ------
@@ -111,7 +117,7 @@ class CertifiedAccuracy:
         asked = np.asarray(radii, dtype=np.float64).reshape(-1)
         if not (np.isfinite(asked).all() and (asked >= 0).all()):
             raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
-        radius = known.radii(logits, labels)
+        radius = known.radii(logits, labels) if radius is None else radius
         # Strictly less: at the radius itself two logits may be equal.
         accuracy = [float(np.mean(radius > r)) if radius.size else 0.0 for r in asked]
         return cls(asked, np.asarray(accuracy), radius, known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from specnorm.errors import MethodError
 from specnorm.networks import recursion
 from specnorm.networks.links import Run, Weights
+from specnorm.networks.recursion import Progress
 from specnorm.networks.segments import WIDEST, segments
 
 
@@ -50,10 +51,13 @@ class Scaled:
         Of the search for weights; 0: its closed form.
     seconds : float, default 60
         Of the whole search, shared out by layers; after them no step is begun. The proof is not counted.
+    progress : callable, optional
+        Called after each step with (steps done, steps at most, between which values).
     """
 
     steps: int = 100
     seconds: float = 60.0
+    progress: Progress | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self.steps, self.seconds)
@@ -64,7 +68,7 @@ class Scaled:
 
     def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
         """Found by gradient steps."""
-        return _found(run, parts, self.steps, share * self.seconds)
+        return _found(run, parts, self.steps, share * self.seconds, self.progress)
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,14 @@ class Multipliers:
     widest : int, default 768
         Channels on the smaller side of the kernel T of which the proof is; longer runs are cut. Its time grows with the
         third power.
+    progress : callable, optional
+        Called after each step of the search with (steps done, steps at most, between which values).
     """
 
     steps: int = 100
     seconds: float = 60.0
     widest: int = WIDEST
+    progress: Progress | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self.steps, self.seconds)
@@ -95,7 +102,7 @@ class Multipliers:
 
     def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
         """Found by gradient steps."""
-        return _found(run, parts, self.steps, share * self.seconds)
+        return _found(run, parts, self.steps, share * self.seconds, self.progress)
 
 
 def _check(steps: int, seconds: float) -> None:
@@ -105,10 +112,12 @@ def _check(steps: int, seconds: float) -> None:
         raise MethodError(f"seconds={seconds!r}; expected a positive number.")
 
 
-def _found(run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: float) -> list[Weights] | None:
+def _found(
+    run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None
+) -> list[Weights] | None:
     try:
         with np.errstate(all="ignore"):
-            found = recursion.search(run, parts, steps, seconds)
+            found = recursion.search(run, parts, steps, seconds, progress)
     except (np.linalg.LinAlgError, ValueError, OverflowError):  # a kernel of zeros, or far from 1
         return None
     return found if found is not None and all(map(usable, found)) else None

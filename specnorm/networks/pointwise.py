@@ -8,9 +8,15 @@ intervals that cover the line but for its tails, where it is within 2e-6 of 0 or
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.proof import host
+
+Values = NDArray[np.float64]
 
 JUMP_FREE = 20.0
 """Threshold of softplus from which its jump is below 2.1e-9 / beta and is not counted."""
@@ -90,6 +96,30 @@ def interval(function: str, **parameters: float) -> tuple[float, float] | None:
     if function == "elu" and parameters.get("alpha", 1.0) >= 0 and parameters.get("scale", 1.0) >= 0:
         return 0.0, steep
     return -steep, steep
+
+
+def by_channel(params: Mapping[str, Any], axis: int, width: int) -> tuple[Values, Values] | None:
+    """Smallest and largest slope in each channel.
+
+    Parameters
+    ----------
+    params : mapping
+        Of a node of the rule "pointwise"; with ``slopes`` of each entry near one input.
+    axis, width : int
+        Where the channels are, and how many.
+
+    Returns
+    -------
+    pair of array, shape (width,), or None
+    """
+    near = params.get("slopes")
+    if near is None:
+        found = interval(str(params["function"]), **{name: v for name, v in params.items() if name != "function"})
+        return None if found is None else (np.full(width, found[0]), np.full(width, found[1]))
+    if near[0].shape[axis] != width:
+        return None
+    low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in near)
+    return low.min(axis=1), high.max(axis=1)
 
 
 RISING = frozenset({

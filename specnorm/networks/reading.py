@@ -177,13 +177,12 @@ class Reader:
         """A function of each entry: a new value, or the last one with a steeper function."""
         name = node.inputs[0]
         form = self._forms.get(name)
-        given = {key: value for key, value in node.params.items() if key != "function"}
-        found = pointwise.interval(str(node.params["function"]), **given)
+        found = None if form is None else pointwise.by_channel(node.params, form.axis, form.width)
         if form is None or found is None:
             return None
+        low, high = found
         if form.value is not None:
-            return self._steeper(node, form, found)
-        low, high = (np.full(form.width, end) for end in found)
+            return self._steeper(node, form, (float(low.min()), float(high.max())))
         made = self._add(node.name, form.width, form.axis, Link(form.terms, form.width, (low, high), node.name))
         if self.readers[node.name] == 1:
             self._sole.add(node.name)
@@ -272,11 +271,19 @@ class Reader:
             return self._changed(node, whole, lambda link: replace(link, repeat=repeat, open=False))
         return None
 
+    def reflect(self, node: Node) -> Form | None:
+        """A choice between two linear maps of pairs."""
+        form = self._forms.get(node.inputs[0])
+        return None if form is None or self._repeat(form) > 1 else self._sorted(node, form)
+
     def _sorted(self, node: Node, form: Form) -> Form:
-        """Larger and smaller of two halves: slopes in [-1, 1] of the pair, in weights that both channels share."""
-        ones, at = np.ones(form.width), np.arange(form.width)
-        groups = at % (form.width // 2) if node.params["sorted"] == form.axis else at
-        link = Link(form.terms, form.width, (-ones, ones), node.name, groups=groups)
+        """Sorting along an axis: slopes in [-1, 1] of the group, in weights that all its channels share."""
+        steep, at = np.full(form.width, float(node.params.get("norm", 1.0))), np.arange(form.width)
+        count = node.params.get("consecutive")
+        groups = at
+        if node.params["sorted"] == form.axis:
+            groups = at % (form.width // 2) if count is None else at // count
+        link = Link(form.terms, form.width, (-steep, steep), node.name, groups=groups)
         if self.readers[node.name] == 1:
             self._sole.add(node.name)
         return self._add(node.name, form.width, form.axis, link)
@@ -348,6 +355,7 @@ _RULES: dict[str, Callable[[Reader, Node], Form | None]] = {
     "add": Reader.add,
     "stack": Reader.stack,
     "select": Reader.select,
+    "reflect": Reader.reflect,
     "pad": Reader.pad,
     "max_pool": Reader.keeping,
     "average_pool": Reader.keeping,

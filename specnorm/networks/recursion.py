@@ -22,7 +22,7 @@ constant's square is the largest eigenvalue of C F^-1 C* of the last link.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from specnorm.networks.links import Link, Run, Weights
 from specnorm.networks.stages import Stage, Vectors, cost, stages
 from specnorm.proof import arithmetic
 
+Progress = Callable[[int, int, str], None]
 RATE = 2**32
 """Products of numbers in a second, about: what a budget of seconds is counted in, so that it ends at the same step on
 every machine."""
@@ -221,7 +222,9 @@ def _adjoint(a: Vectors) -> Vectors:
     return a.conj().swapaxes(-1, -2)
 
 
-def search(run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: float) -> list[Weights] | None:
+def search(
+    run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None = None
+) -> list[Weights] | None:
     """Weights of each link's values, for `segments.constant_up`.
 
     Parameters
@@ -232,6 +235,8 @@ def search(run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: floa
         Gradient steps; 0: the closed form.
     seconds : float
         Of `RATE` products each, after which no step is begun.
+    progress : callable, optional
+        Called after each step with (steps done, steps at most, between which values).
 
     Returns
     -------
@@ -240,11 +245,18 @@ def search(run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: floa
     """
     like: Any = run.links[0].slopes[0]
     with arithmetic.exact(like, backend=backend_for(like)):
-        return _searched(run, parts, steps, seconds * RATE)
+        return _searched(run, parts, steps, seconds * RATE, progress)
 
 
-def _searched(run: Run, parts: Sequence[tuple[int, int]], steps: int, whole: float) -> list[Weights] | None:
-    left = whole
+def _searched(
+    run: Run, parts: Sequence[tuple[int, int]], steps: int, whole: float, progress: Progress | None
+) -> list[Weights] | None:
+    left, before = whole, 0
+
+    def tick(at: int) -> None:
+        if progress is not None:
+            progress(min(before + at, steps), steps, f"{run.start} to {run.end}")
+
     sizes = [link.width for link in run.links[:-1]]
     point = np.zeros(sum(sizes) + len(sizes))
     found: tuple[float, list[Weights]] | None = None
@@ -254,9 +266,9 @@ def _searched(run: Run, parts: Sequence[tuple[int, int]], steps: int, whole: flo
             break
         each = cost(run, parts, points).products
         most = min(max(1, round(steps * share)) if steps else 0, int(left / each) - 1)
-        point, value, multipliers, done = _descend(stages(run, parts, points), run.links[:-1], point, most)
+        point, value, multipliers, done = _descend(stages(run, parts, points), run.links[:-1], point, most, tick)
         found = (value, multipliers)
-        left -= done * each
+        left, before = left - done * each, before + done - 1
     if found is None:
         return None
     value, multipliers = found
@@ -280,7 +292,7 @@ def _affordable(run: Run, parts: Sequence[tuple[int, int]], points: int, left: f
 
 
 def _descend(
-    grid: Sequence[Stage], links: Sequence[Link], point: Weights, steps: int
+    grid: Sequence[Stage], links: Sequence[Link], point: Weights, steps: int, tick: Callable[[int], None]
 ) -> tuple[Weights, float, list[Weights], int]:
     """Adam from a point: the best point seen, its value and its multipliers, and how many were looked at."""
     ends = np.cumsum([link.width for link in links])
@@ -291,6 +303,7 @@ def _descend(
         *logs, logits = np.split(point, ends)
         value, multipliers, logs_back, logits_back = value_and_gradient(grid, logs, logits)
         looked += 1
+        tick(at)
         since = 0 if best is None or value < best[0] - 1e-3 else since + 1
         if best is None or value < best[0]:
             best = (value, point, multipliers)

@@ -93,9 +93,11 @@ def scale(node: Node, source: Node) -> float:
 def pointwise(node: Node, source: Node) -> float:
     """The largest slope of the function, rounded up.
 
-    See the list of functions.
+    See the list of functions; near one input, that on the range of each entry there.
     """
     del source
+    if node.params.get("slopes") is not None:  # near one input
+        return float(max(np.max(np.abs(end), initial=0.0) for end in node.params["slopes"]))
     given = {name: value for name, value in node.params.items() if name != "function"}
     found = slope(str(node.params["function"]), **given)
     if found is None:
@@ -208,8 +210,18 @@ def length(node: Node, source: Node) -> float:
     return 1.0
 
 
+def reflect(node: Node, source: Node) -> float:
+    """The larger norm of two linear maps of pairs, between which the sign of a third chooses.
+
+    Both agree where that is 0, so that the choice is continuous; a segment crosses the border once.
+    """
+    del source
+    return float(node.params["norm"])
+
+
 FACTORS: dict[str, Callable[[Node, Node], float]] = {
     "select": select,
+    "reflect": reflect,
     "copies": copies,
     "pad": pad,
     "broadcast": broadcast,

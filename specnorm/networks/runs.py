@@ -69,7 +69,7 @@ def _longest(
 def _joinable_parts(values: Sequence[Value], numbers: Sequence[int]) -> Iterator[Sequence[int]]:
     """The values in a row, cut where no statement can speak of what lies between two cuts."""
     place = {number: at for at, number in enumerate(numbers)}
-    blocks = _blocks([[place[s] for s in _link(values[number]).sources] for number in numbers[1:]])
+    blocks = blocks_of([[place[s] for s in _link(values[number]).sources] for number in numbers[1:]])
     begin = 0
     for first, last in [*itertools.pairwise(blocks), (blocks[-1], None)]:
         if last is not None and joinable(_run(values, numbers[first : last + 1]).part(0, last - first), math.inf):
@@ -92,10 +92,10 @@ def _run(values: Sequence[Value], numbers: Sequence[int]) -> Run:
     first = values[numbers[0]]
     width = first.width * (1 if first.link is None else first.link.repeat)
     start = first.node if first.link is None else first.link.end
-    return Run(start, width, tuple(own), tuple(_blocks([link.sources for link in own])))
+    return Run(start, width, tuple(own), tuple(blocks_of([link.sources for link in own])))
 
 
-def _blocks(sources: Sequence[Sequence[int]]) -> list[int]:
+def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
     """Values past which no link reads: link i, from 1, makes value i of those with the numbers given."""
     count = len(sources)
     earliest = [min(each, default=at) for at, each in enumerate(sources)]

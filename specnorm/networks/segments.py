@@ -44,9 +44,9 @@ from specnorm.spec import ConvSpec
 
 WIDEST = 768
 """Channels on the smaller side of the kernel above which a run is cut, unless told otherwise."""
-TOLERANCE = 2e-3
-"""Relative width to which it is enclosed, or `Measure.rtol` where that is wider: weights that are nearly the best make
-its norm nearly the same at many frequencies, which takes long to prove closely."""
+TOLERANCE, TOLERANCE_OF_SUMS = 5e-4, 2e-3
+"""Relative width to which T and K are enclosed, or `Measure.rtol` where that is wider: weights that are nearly the best
+make the norm nearly the same at many frequencies, which takes long to prove closely."""
 SHARP = 1e-6
 """The same of matrices, which have one frequency: it takes hardly longer, and is lost once for each layer."""
 CENTRE = 0.5
@@ -214,12 +214,14 @@ def constant_up(part: Part, weights: Sequence[Weights], measure: Measure) -> flo
         scale, shrink = alone.scale, None if np.all(before == 1) else before
         steep = part.links[0].steepest
         steepest = float(steep.max())
+        if steepest == 0:
+            return 0.0
         after = after if np.all(steep == steepest) else after * (steep / steepest)
         if not np.all(after == 1):
             scale = after if scale is None else after * scale
         norm = measure(alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink).upper
         return host.mul_up(norm, host.raised(abs(alone.alpha), 16), steepest)
-    return _proven_up(part, weights, max(measure.rtol, TOLERANCE))
+    return _proven_up(part, weights, max(measure.rtol, TOLERANCE if part.chain else TOLERANCE_OF_SUMS))
 
 
 def _proven_up(part: Part, weights: Sequence[Weights], rtol: float) -> float:
@@ -229,7 +231,7 @@ def _proven_up(part: Part, weights: Sequence[Weights], rtol: float) -> float:
     whole = kernel_of(edges(part, weights))
     if math.prod(whole.shape[2:]) == 1:
         rtol = min(rtol, SHARP)
-    sums = any(len(link.terms) > len(link.sources) for link in part.links)
+    sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
     lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, ConvSpec.of(whole.shape))
     if chain:
         s = host.add_up(float(enclose(whole, rtol=rtol).upper), lost)

@@ -47,7 +47,8 @@ def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
         )
     if bound.upper is not None:
         text.append(
-            f"Network ({shapes}): Lipschitz constant at most {number(bound.upper, 'upper')}, proven. "
+            f"Network ({shapes}): Lipschitz constant at most {number(bound.upper, 'upper')}, proven"
+            f"{'' if bound.radius is None else f' within {bound.radius!r} of the input given'}. "
             f"Miyato's heuristic would have claimed {number(bound.heuristic)}."
         )
     else:

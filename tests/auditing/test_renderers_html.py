@@ -20,6 +20,7 @@ from auditing import files
 from specnorm.auditing import audit, plots
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Picture, Report, Row
+from specnorm.networks import NetworkBound, RunBound
 
 pytest.importorskip("jinja2")
 drawn = pytest.mark.skipif(not plots.installed(), reason=plots.NEEDS)
@@ -131,6 +132,21 @@ def test_every_mark_tells_its_row() -> None:
         assert titles.count(f"{row.name}: {row.lower!r} to {row.upper!r}, proven") == 3  # the bar and its ends
         assert titles.count(f"{row.name}: tn {row.values['tn']!r}") == 1
     assert len(titles) == 6 * len(measured)
+
+
+@drawn
+def test_the_network_s_numbers_are_on_one_axis() -> None:
+    """Product, layers together and the heuristic; only where there is a network."""
+    run = RunBound("x", "y", (("a", "b"),), 40.0, 8.0)
+    network = NetworkBound(8.0, 3.5, {"y": 8.0}, (), (), {"x": (1, 2)}, 40.0, (run,))
+    page = _page(replace(_report(), network=network))
+    titles = [text for _, text in page.all("title") if "proven" in text or "no bound" in text]
+    expected = ["product of layers: 40.0, proven", "layers together: 8.0, proven", "Miyato's heuristic: 3.5, no bound"]
+    assert [text for text in titles if text in expected] == expected
+    assert "Network" in [text for _, text in page.all("h3")]
+    assert "Network" not in [text for _, text in _page(_report()).all("h3")]
+    nothing = replace(network, upper=None, heuristic=None, product=None, runs=())
+    assert "Network" not in [text for _, text in _page(replace(_report(), network=nothing)).all("h3")]
 
 
 def test_it_says_how_each_number_was_obtained_and_by_which_versions() -> None:

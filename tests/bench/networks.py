@@ -28,6 +28,8 @@ METHODS = ("product", "scaled", "multipliers", "below")
 NAMES = ("three", "resnet20", "dncnn25", "x - dncnn25", "rfb320")
 DENSE = ((10, 20, 20, 5), (20, 40, 40, 40, 10), (20, 40, 40, 40, 40, 40, 10), (30, 60, 60, 60, 60, 60, 60, 60, 60, 10))
 """Widths of the fully connected networks, with LipSDP's optimum where that takes no minutes."""
+RADII = (0.01, 0.1, 1.0)
+"""Of the balls around one input on which they are bounded, too."""
 SLOW = 150
 """Neurons and inputs beyond which eclipse-nn's programs take minutes by Clarabel."""
 OPTIMUM = 60
@@ -70,6 +72,18 @@ def dense(limit: int, out: Path) -> None:
         row = {"network": name, "method": "dense", **apart(["net", name], limit), "limit": limit, **said()}
         kept(out, row)
         print(name, row, flush=True)
+
+
+def near(out: Path) -> None:
+    """Constants near one input alone, into the lines of the same networks."""
+    from specnorm_torch import network_graph
+
+    from bench.networks_dense import dense_network, near_noise
+
+    for row in read(out):
+        if row["method"] == "dense":
+            widths = tuple(map(int, row["network"].split("-")))
+            kept(out, {**row, "near": near_noise(network_graph(dense_network(widths), widths[:1]), widths[0])})
 
 
 def apart(words: list[str], limit: int) -> Row:
@@ -128,6 +142,8 @@ def main(words: list[str] | None = None) -> None:
     single = commands.add_parser("one", help="one method, here")
     single.add_argument("name", choices=NAMES)
     single.add_argument("method", choices=METHODS)
+    balls = commands.add_parser("near", help="fully connected networks near one input")
+    balls.add_argument("--out", type=Path, default=FOLDER / LINES)
     net = commands.add_parser("net", help="one fully connected network, here")
     net.add_argument("widths")
     commands.add_parser("page", help="write the page and its picture")
@@ -138,6 +154,8 @@ def main(words: list[str] | None = None) -> None:
         dense(given.limit, given.out)
     elif given.command == "one":
         print(json.dumps(one(given.name, given.method)))
+    elif given.command == "near":
+        near(given.out)
     elif given.command == "net":
         from bench.networks_dense import beside_others
 

@@ -15,8 +15,8 @@ from lipsdp import lipsdp
 from specnorm_torch import network_graph
 from torch import nn
 
-from bench.networks import OPTIMUM, SLOW
-from specnorm.networks import Multipliers, bound
+from bench.networks import OPTIMUM, RADII, SLOW
+from specnorm.networks import Graph, Multipliers, bound
 
 Row = dict[str, Any]
 
@@ -43,6 +43,7 @@ def beside_others(widths: tuple[int, ...]) -> Row:
     answer = bound(graph)
     found["specnorm"] = {"value": answer.upper, "processor": time.process_time() - used, "by": repr(Multipliers())}
     found["product"] = {"value": answer.product}
+    found["near"] = near_noise(graph, widths[0])
     for method in ("ECLipsE_Fast", "ECLipsE"):
         found[method] = eclipse(model, method)
     if found["ECLipsE"]["fell_back"] and sum(widths[:-1]) <= SLOW:
@@ -51,6 +52,17 @@ def beside_others(widths: tuple[int, ...]) -> Row:
         used = time.process_time()
         optimum = lipsdp(weights)
         found["LipSDP"] = {"value": optimum, "processor": time.process_time() - used}
+    return found
+
+
+def near_noise(graph: Graph, inputs: int) -> list[Row]:
+    """Constants on balls around one input, each with its radius."""
+    centre = np.random.default_rng(0).normal(size=(1, inputs))
+    found = []
+    for radius in RADII:
+        used = time.process_time()
+        answer = bound(graph, radius=radius, centre=centre)
+        found.append({"radius": radius, "value": answer.upper, "processor": time.process_time() - used})
     return found
 
 

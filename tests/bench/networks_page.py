@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.networks import LINES, NAMES, read
+from bench.networks import LINES, NAMES, RADII, read
 from bench.page import save, span, table
 
 Row = dict[str, Any]
@@ -115,6 +115,7 @@ def dense(rows: list[Row]) -> str:
             *(["-", "-"] if mended is None or mended["fell_back"] else
               [number(mended["value"]), span(mended["processor"])]),
             f"{number(optimum['value'])} (+{own['value'] / optimum['value'] - 1:.1%})" if optimum else "-",
+            *(number(each["value"]) for each in row.get("near", [])),
         ])  # fmt: skip
     text = (
         "Random fully connected ReLU networks, their widths from input to output, in float64; variance 1/width. "
@@ -122,7 +123,8 @@ def dense(rows: list[Row]) -> str:
         "optimum with a multiplier for each neuron, by Clarabel (in parentheses: how far specnorm is above it). "
         "specnorm's and the product are proven, rounding included; the others' are as floating point has them. *Gave "
         "up*: eclipse-nn's check of its solver (SCS) refused a layer, and it told ECLipsE-Fast's value instead; the "
-        "column after it is the same program with Clarabel in place of SCS."
+        "column after it is the same program with Clarabel in place of SCS. *Local*: on the ball of radius r around "
+        "one input of Gaussian noise, proven, in one to ten seconds."
     )
     header = [
         "widths",
@@ -136,6 +138,7 @@ def dense(rows: list[Row]) -> str:
         "with Clarabel",
         "time",
         "LipSDP",
+        *(f"local, r = {radius:g}" for radius in RADII),
     ]
     return f"## Dense networks\n\n{text}\n\n" + table(header, lines)
 
@@ -144,7 +147,8 @@ def measured(rows: list[Row]) -> str:
     def every(key: str) -> str:
         return ", ".join(sorted({str(row[key]) for row in rows}))
 
-    versions = ", ".join(f"{key} {value}" for key, value in rows[-1]["versions"].items())
+    latest = {key: version for row in rows for key, version in row["versions"].items()}
+    versions = ", ".join(f"{key} {value}" for key, value in latest.items())
     return (
         f"Measured {every('date')}, commit {every('commit')}, {every('machine')}, one thread, other programs running; "
         f"{versions}. Lines in [{LINES}]({LINES}). `python -m bench.networks run` and `dense` in `tests` measure them "

@@ -33,7 +33,7 @@ def joined(operator: str) -> Callable[[Dice], Arguments]:
     def draw(d: Dice) -> Arguments:
         shape = sizes(d)
         found: Arguments = {name: Slot(part(d, shape)) for name in places(operator)}
-        if operator == "Div":
+        if operator == "Div" and d.random() < 0.5:
             found["B"] = numbers(d, found["B"].shape) + 5
         if operator == "Where":
             found["condition"] = numbers(d, part(d, shape)) > 0
@@ -301,6 +301,38 @@ def filled(d: Dice) -> Arguments:
     return {"input": np.asarray(sizes(d), np.int64), "value": d.choice([None, value])}
 
 
+def compared(operator: str, *, truths: bool = False) -> Callable[[Dice], Arguments]:
+    """Of constants, half of them equal, or true."""
+
+    def draw(d: Dice) -> Arguments:
+        shape = sizes(d)
+        both = [np.asarray(numbers(d, part(d, shape))).round() for _ in range(2)]
+        return {name: x > 0 if truths else x for name, x in zip(places(operator), both, strict=False)}
+
+    return draw
+
+
+def remainder(d: Dice) -> Arguments:
+    shape, by_dividend = sizes(d), d.choice([None, 0, 1])
+    kind = d.choice([np.int64, np.int32, np.float64] if by_dividend else [np.int64, np.int32])
+    a, b = (10 * numbers(d, part(d, shape)) for _ in range(2))
+    return {"A": a.astype(kind), "B": np.where(abs(b) < 1, 3, b).astype(kind), "fmod": by_dividend}
+
+
+def ranged(d: Dice) -> Arguments:
+    whole = d.random() < 0.5
+    start, delta = (d.randint(-3, 3), d.choice([1, 2, -1])) if whole else (d.gauss(0, 2), d.choice([0.3, -1.5]))
+    limit = start + delta * d.randint(1, 5) + (0 if whole else 0.1 * delta)
+    kind = np.int64 if whole else np.float64
+    return {"start": kind(start), "limit": kind(limit), "delta": kind(delta)} | {"stash_type": d.choice([None, 1])}
+
+
+def multiplied(d: Dice) -> Arguments:
+    found = reduced(d)
+    shape = found["data"].shape
+    return found | {"data": np.asarray([d.randint(1, 3) for _ in range(math.prod(shape))], np.int64).reshape(shape)}
+
+
 DROPOUT = {"ratio": (None, 0.5), "seed": (None, 1), "training_mode": (None, False, False, True)}
 CAST = {"to": (1, 10, 11, 16, 7, 9), "saturate": (None, 0, 1), "round_mode": (None, "up", "down")}
 
@@ -350,5 +382,12 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "SpaceToDepth": blocked("SpaceToDepth"),
     "Constant": constant,
     "ConstantOfShape": filled,
+    **{name: compared(name) for name in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
+    **{name: compared(name, truths=True) for name in ("And", "Or", "Xor", "Not")},
+    **dict.fromkeys(("Floor", "Ceil"), lambda d: {"X": numbers(d, sizes(d))}),
+    "Pow": lambda d: {"X": Slot(sizes(d)), "Y": np.asarray(d.choice([1.0, 2.0, 3.0, 0.5, -0.5, -1.0, 0.3]))},
+    "Mod": remainder,
+    "Range": ranged,
+    "ReduceProd": multiplied,
     "Shape": lambda d: {"data": Slot(sizes(d)), "start": d.choice([None, 0, 1, -1]), "end": d.choice([None, 2, -1])},
 }  # fmt: skip

@@ -20,23 +20,15 @@ from specnorm.auditing.readers.onnx import read
 from specnorm.auditing.readers.onnx.signatures import NEWEST, SIGNATURES
 from specnorm.networks import Graph
 
-CONSTANT = ("Constant", "ConstantOfShape", "DequantizeLinear", "Shape")
+CONSTANT = (
+    "Constant", "ConstantOfShape", "DequantizeLinear", "Shape", "Size", "Range", "Equal", "Greater", "GreaterOrEqual",
+    "Less", "LessOrEqual", "And", "Or", "Xor", "Not", "Floor", "Ceil", "Mod", "ReduceProd",
+)  # fmt: skip
 """Operators whose result is no function of a floating input: a product with it is bounded."""
 FOLDED = (
-    "Gather",
-    "Concat",
-    "Cast",
-    "Slice",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-)
+    "Gather", "Concat", "Cast", "Slice", "Add", "Sub", "Mul", "Div", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
+    "Flatten", "Expand", "Tile", "Where", "Max", "Min", "Neg", "Abs",
+)  # fmt: skip
 """Operators that are evaluated where they are given constants."""
 
 EVALUATED = {"BatchNormalization": 15, "DequantizeLinear": 19}
@@ -125,7 +117,8 @@ def _drawn(
 
     def f(z: NDArray[np.float64]) -> NDArray[np.float64]:
         cuts = zip(shapes.items(), [0, *ends], ends, strict=False)
-        found = evaluator[0].run([result], {name: z[a:b].reshape(shape) for (name, shape), a, b in cuts})[0]
+        with np.errstate(all="ignore"):
+            found = evaluator[0].run([result], {name: z[a:b].reshape(shape) for (name, shape), a, b in cuts})[0]
         return np.asarray(found, dtype=np.float64).reshape(-1)
 
     try:

@@ -8,8 +8,27 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.networks import Graph, bound, within
+
 Vector = NDArray[np.float64]
 STEPS = (1e-3, 0.1, 2.0)
+
+BOXES = ((-1.5, 2.0), (0.5, 2.0))
+"""For operators that have a constant where their inputs lie in a box."""
+
+
+def somewhere(
+    graph: Graph, f: Callable[[Vector], Vector]
+) -> tuple[float, Callable[[Vector], Vector], list[float]] | None:
+    """A bound, the map that it is of, and where that has kinks; of the map on a box where there is none everywhere."""
+    found = bound(graph)
+    if found.upper is not None:
+        return found.upper, f, []
+    for low, high in BOXES if any("within(" in node.reason for node in found.unknown) else ():
+        upper = bound(within(graph, low, high)).upper
+        if upper is not None:
+            return upper, lambda z, low=low, high=high: f(np.clip(z, low, high)), [low, high]
+    return None
 
 
 def largest_stretch(

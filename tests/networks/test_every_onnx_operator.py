@@ -19,11 +19,10 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.drawing import Slot  # noqa: E402
 from networks.onnx_arguments import DRAWS, places  # noqa: E402
 from networks.onnx_calls import HISTORY, Drawn, draw, opset_of  # noqa: E402
-from networks.stretch import largest_stretch  # noqa: E402
+from networks.stretch import largest_stretch, somewhere  # noqa: E402
 
 from specnorm.auditing.readers.onnx.operators import OPERATORS  # noqa: E402
 from specnorm.auditing.readers.onnx.signatures import NEWEST, SIGNATURES, refusal  # noqa: E402
-from specnorm.networks import bound  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "200"))
 PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
@@ -31,10 +30,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
 
 def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
     """Bound, and what is reached; None if there is no bound."""
-    upper = bound(drawn.graph).upper
-    if upper is None:
+    found = somewhere(drawn.graph, drawn.f)
+    if found is None:
         return None
-    numbers = [0.0, *(float(v) for v in drawn.arguments.values() if isinstance(v, int | float))]
+    upper, f, kinks = found
+    numbers = [0.0, *kinks, *(float(v) for v in drawn.arguments.values() if isinstance(v, int | float))]
     # What a cast to float32, float16 or bfloat16 may add.
     unit = 16 * {1: 2.0**-23, 10: 2.0**-10, 16: 2.0**-7}.get(drawn.arguments.get("to", 11), 0.0)
     if drawn.operator == "DequantizeLinear":
@@ -43,7 +43,7 @@ def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
     lost = 2.0**-22 if drawn.operator in ("Erf", "Gelu") else 0.0
     with np.errstate(all="ignore"):
         size = sum(map(math.prod, drawn.shapes))
-        reached = largest_stretch(drawn.f, size, rng, numbers, relative=unit, absolute=lost)
+        reached = largest_stretch(f, size, rng, numbers, relative=unit, absolute=lost)
     return upper, reached
 
 

@@ -111,6 +111,18 @@ def test_the_same_network_gives_the_same_numbers(method: Any) -> None:
     assert first.certificate.to_dict() == second.certificate.to_dict()
 
 
+@pytest.mark.parametrize("method", [Scaled, Multipliers])
+def test_each_step_is_told(method: Any) -> None:
+    """And changes nothing; a search without a gain ends early."""
+    chain, n = chains("zeros", 1)[0]
+    told: list[tuple[int, int, str]] = []
+    found = bound(graph_of(chain, n), method=method(steps=300, progress=lambda *step: told.append(step)))
+    assert [step[0] for step in told] == sorted(step[0] for step in told)
+    assert {step[1:] for step in told} == {(300, f"x to {found.nodes[-1].name}")}
+    assert 10 < len(told) < 300
+    assert found.upper == bound(graph_of(chain, n), method=method(steps=300)).upper
+
+
 def test_budgets_are_checked() -> None:
     for wrong in ({"steps": -1}, {"steps": 1.5}, {"seconds": 0.0}, {"seconds": float("nan")}):
         for method in (Scaled, Multipliers):

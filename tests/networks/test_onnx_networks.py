@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx_in_torch import run_onnx  # noqa: E402
 from specnorm_torch import network_bound  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -100,3 +102,55 @@ def test_onnx_and_torch_agree(tmp_path: Path) -> None:
     assert there.heuristic == pytest.approx(here.heuristic, rel=1e-5)
     folded = [step.rule for step in there.nodes if step.layer == "a.weight"]
     assert folded == ["layer", "layer, scaled"] == [step.rule for step in here.nodes if step.layer == "a.weight"]
+
+
+def exported(nodes: list[Any], constants: dict[str, Any], shape: list[Any], folder: Path) -> Path:
+    arrays = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    given, made = helper.make_tensor_value_info("x", 1, shape), helper.make_tensor_value_info("y", 1, None)
+    graph = helper.make_graph(nodes, "g", [given], [made], arrays)
+    path = folder / "sizes.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    return path
+
+
+def test_arithmetic_on_sizes_gives_constants(tmp_path: Path) -> None:
+    """The head of a detector as exporters write it: sizes are read off, and a grid is made of them."""
+    make = helper.make_node
+    nodes = [
+        make("Conv", ["x", "w"], ["z"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        make("Shape", ["z"], ["s"]), make("Gather", ["s", "2"], ["h"]), make("Gather", ["s", "3"], ["v"]),
+        # (1, 2, 3, h, v)
+        make("Unsqueeze", ["h", "0"], ["h1"]), make("Unsqueeze", ["v", "0"], ["v1"]),
+        make("Concat", ["123", "h1", "v1"], ["split"], axis=0), make("Reshape", ["z", "split"], ["boxes"]),
+        # The grid: column numbers, as many rows as there are; -1 in a shape is 1.
+        make("Range", ["0s", "v", "1s"], ["columns"]), make("Cast", ["columns"], ["floats"], to=1),
+        make("Concat", ["h1", "minus"], ["wanted"], axis=0), make("Equal", ["wanted", "minus"], ["left"]),
+        make("Where", ["left", "1v", "wanted"], ["size"]), make("Expand", ["floats", "size"], ["grid"]),
+        make("Add", ["boxes", "grid"], ["places"]),
+        # A stride from the sizes, through floats.
+        make("Slice", ["s", "2v", "4v"], ["hv"]), make("Cast", ["hv"], ["f"], to=1), make("Div", ["32f", "f"], ["q"]),
+        make("Ceil", ["q"], ["strides"]), make("ReduceProd", ["hv"], ["pixels"], keepdims=0),
+        make("Gather", ["strides", "0s"], ["stride"]), make("Mul", ["places", "stride"], ["scaled"]),
+        make("Unsqueeze", ["pixels", "0"], ["p1"]), make("Concat", ["16", "p1"], ["flat"], axis=0),
+        make("Reshape", ["scaled", "flat"], ["y"]),
+    ]  # fmt: skip
+    integers = {"2": 2, "3": 3, "0": [0], "0s": 0, "1s": 1, "123": [1, 2, 3], "minus": [-1], "1v": [1], "2v": [2]}
+    constants: dict[str, Any] = {name: np.asarray(value, np.int64) for name, value in integers.items()}
+    constants |= {"4v": np.asarray([4]), "16": np.asarray([1, 6]), "32f": np.asarray([30.0], np.float32)}
+    kernel = np.sin(np.arange(54.0) ** 2).reshape(6, 1, 3, 3).astype(np.float32)
+    path = exported(nodes, constants | {"w": kernel}, [1, 1, "h", "v"], tmp_path)
+    found = specnorm.audit(path, input_shape=(16, 24)).network
+    assert found is not None
+    assert found.upper is not None
+    norm = specnorm.enclose(kernel, stride=2, padding=1, input_shape=(16, 24), rtol=1e-3).upper
+    assert found.upper == pytest.approx(4 * float(norm), rel=2e-3)  # 30 / 8, rounded up
+    assert found.nodes[-1].upper == found.upper
+    dice = np.random.default_rng(0)
+    one, other = dice.normal(size=(2, 1, 1, 16, 24)).astype(np.float32)
+    run: Any = ReferenceEvaluator(str(path)).run
+    a, b = (run(None, {"x": x})[0] for x in (one, other))
+    assert a.shape == (1, 6, 96)
+    assert 0.3 * found.upper < np.linalg.norm(a - b) / np.linalg.norm(one - other) <= found.upper
+    unsized = specnorm.audit(path).network
+    assert unsized is not None
+    assert "give the input shape" in unsized.unknown[0].reason

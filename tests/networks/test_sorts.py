@@ -23,6 +23,16 @@ SORTS: dict[str, Callable[[Tensor], Tensor]] = {
     "chunk": lambda x: pair(*x.chunk(2, 1)),
     "along the pixels": lambda x: pair(*x.chunk(2, 3)),
     "stacked": lambda x: stacked(*x.chunk(2, 1)),
+    "whole axis": lambda x: torch.sort(x, 1)[0],
+    "whole axis, falling": lambda x: x.sort(dim=2, descending=True, stable=True).values,
+    "groups": lambda x: in_groups(x, 4),
+    "neighbours": lambda x: neighbours(x),
+    "both signs": lambda x: torch.cat([torch.relu(-x), torch.relu(x)], 1),
+    "the largest": lambda x: x.topk(3, 1).values,
+    "reflected": lambda x: householder(x, torch.tensor([0.3, -2.0])),
+    "reflected, chosen": lambda x: householder(x, torch.tensor([1.7, 8.0]), choose=True),
+    "leaky": lambda x: torch.where(x > 0, x, 0.3 * x),
+    "leaky, by products": lambda x: x * (x >= 0) + (-0.7 * x) * (x < 0),
 }
 LOOSE: dict[str, Callable[[Tensor], Tensor]] = {
     "the larger twice": lambda x: torch.cat([torch.maximum(*x.chunk(2, 1)), torch.maximum(*x.chunk(2, 1))], 1),
@@ -31,6 +41,18 @@ LOOSE: dict[str, Callable[[Tensor], Tensor]] = {
     "of two values": lambda x: pair(x, torch.sin(x)),
     "with a third": lambda x: torch.cat([pair(*x.chunk(2, 1)), x], 1),
     "broadcast": lambda x: pair(*torch.split(x, [1, 3], 1)),
+    "both signs of two": lambda x: torch.cat([torch.relu(-x), torch.relu(torch.sin(x))], 1),
+    "neighbours apart": lambda x: torch.cat([x.view(-1, 2, 2, 8).amax(2), x.view(-1, 2, 2, 8).amin(1)], 1),
+}
+UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "a jump": lambda x: torch.where(x > 0, x, 0.3 * x + 1),
+    "a jump elsewhere": lambda x: torch.where(x > 1, x, 0.3 * x),
+    "by another value": lambda x: torch.where(torch.sin(x) > 0, x, 0.3 * x),
+    "unordered": lambda x: x.topk(3, 1, sorted=False).values,
+    "positions": lambda x: x.sort(1).indices.to(x.dtype),
+    "a reflection at another line": lambda x: householder(x, torch.tensor([0.3, -2.0]), half=0.4),
+    "two signs": lambda x: x * (x > 0) + (0.3 * x) * (x > 0),
+    "pieces of two values": lambda x: householder(torch.cat([x, x.flip(1)], 1)[:, 1:5], torch.ones(2), other=x.flip(1)),
 }
 
 
@@ -49,28 +71,84 @@ def stacked(a: Tensor, b: Tensor) -> Tensor:
     return y
 
 
-def upper(f: Callable[[Tensor], Tensor]) -> float:
-    found = network_bound(Function(f), (4, 2, 4)).upper
-    assert found is not None
-    return found
+def in_groups(x: Tensor, count: int, axis: int = 1) -> Tensor:
+    """GroupSort as deel-torchlip has it."""
+    shape = (*x.shape[:axis], x.shape[axis] // count, count, *x.shape[axis + 1 :])
+    y: Tensor = torch.sort(x.reshape(shape), dim=axis + 1)[0].reshape(x.shape)
+    return y
+
+
+def neighbours(x: Tensor) -> Tensor:
+    """GroupSort of two, as deel-torchlip has it."""
+    pairs = x.view(x.shape[0], -1, 2, *x.shape[2:])
+    ends = [torch.min(pairs, 2, keepdim=True)[0], torch.max(pairs, 2, keepdim=True)[0]]
+    y: Tensor = torch.cat(ends, dim=2).view(x.shape)
+    return y
+
+
+def householder(
+    z: Tensor, theta: Tensor, *, choose: bool = False, half: float = 0.5, other: Tensor | None = None
+) -> Tensor:
+    """Householder activations as deel-torchlip, orthogonium and the authors' code have them."""
+    theta = theta.view(1, -1, *(1,) * (z.ndim - 2)).to(z.dtype)
+    x, y = z.chunk(2, 1)
+    y = y if other is None else other.chunk(2, 1)[1]
+    sign = x * torch.sin(half * theta) - y * torch.cos(half * theta)
+    a, b = x * torch.cos(theta) + y * torch.sin(theta), x * torch.sin(theta) - y * torch.cos(theta)
+    both = (torch.where(sign <= 0, x, a), torch.where(sign <= 0, y, b))
+    if not choose:
+        both = (x * (sign <= 0) + a * (sign > 0), y * (sign <= 0) + b * (sign > 0))
+    turned: Tensor = torch.cat(both, 1)
+    return turned
+
+
+class Every(nn.Module):
+    """All of them side by side, traced once."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [f(x) for f in ALL.values()]
+
+
+ALL = {**SORTS, **LOOSE, **UNKNOWN}
+
+
+@pytest.fixture(scope="module")
+def uppers() -> dict[str, float | None]:
+    outputs = list(network_bound(Every(), (4, 2, 4), method=Product()).outputs.values())
+    return dict(zip(ALL, outputs, strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name in SORTS if name != "split"])
-def test_sorting_halves_has_norm_one(name: str) -> None:
-    assert upper(SORTS[name]) == 1
+def test_sorting_has_norm_one(name: str, uppers: dict[str, float | None]) -> None:
+    """Reflections, too, up to what their sines are rounded by."""
+    upper = uppers[name]
+    assert upper is not None
+    assert 1 <= upper <= (1 + 1e-7 if "reflected" in name else 1)
+    assert 0.5 <= reached(SORTS[name]) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_choice_that_jumps_has_no_constant(name: str, uppers: dict[str, float | None]) -> None:
+    assert uppers[name] is None
 
 
 @pytest.mark.parametrize("name", LOOSE)
-def test_what_only_looks_like_it_keeps_a_factor(name: str) -> None:
-    f = LOOSE[name]
-    x = torch.randn(40, 4, 2, 4, dtype=torch.float64)
-    y = x + 1e-3 * torch.randn_like(x)
-    reached = max(float((f(a[None]) - f(b[None])).norm() / (a - b).norm()) for a, b in zip(x, y, strict=True))
-    assert max(1.0, reached) < upper(f) <= 3
+def test_what_only_looks_like_it_keeps_a_factor(name: str, uppers: dict[str, float | None]) -> None:
+    upper = uppers[name]
+    assert upper is not None
+    assert max(1.0, reached(LOOSE[name])) < upper <= 3
 
 
-def test_two_splits_are_not_recognised_and_still_bounded() -> None:
-    assert upper(SORTS["split"]) == pytest.approx(2)
+def reached(f: Callable[[Tensor], Tensor]) -> float:
+    """Largest stretch of some small steps."""
+    generator = torch.Generator().manual_seed(0)
+    x, step = torch.randn(2, 40, 4, 2, 4, dtype=torch.float64, generator=generator)
+    ends = zip(x, x + 1e-3 * step, strict=True)
+    return max(float((f(a[None]) - f(b[None])).norm() / (a - b).norm()) for a, b in ends)
+
+
+def test_two_splits_are_not_recognised_and_still_bounded(uppers: dict[str, float | None]) -> None:
+    assert uppers["split"] == pytest.approx(2)
 
 
 def test_sorting_between_layers() -> None:
@@ -94,15 +172,24 @@ def largest_jacobian(model: nn.Module, size: int) -> float:
     return max(float(torch.linalg.matrix_norm(jacobian, 2)) for jacobian in jacobians)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_weights_go_through_sorted_channels(seed: int) -> None:
+BETWEEN: dict[str, tuple[Callable[[Tensor], Tensor], list[float]]] = {
+    "halves": (SORTS["chunk"], [10.0, 1.0, 0.1] * 2),
+    "neighbours": (neighbours, [10.0, 10.0, 1.0, 1.0, 0.1, 0.1]),
+    "groups of three": (lambda x: in_groups(x, 3), [10.0] * 3 + [0.1] * 3),
+    "reflected": (lambda x: householder(x, torch.tensor([0.3, 1.0, -2.0])), [10.0, 1.0, 0.1] * 2),
+}
+
+
+@pytest.mark.parametrize(("seed", "kind"), list(enumerate(BETWEEN)))
+def test_weights_go_through_sorted_channels(seed: int, kind: str) -> None:
     """Channels of different sizes between the layers: less than the product, and never below what is reached."""
     generator = torch.Generator().manual_seed(seed)
+    function, sizes = BETWEEN[kind]
     model = nn.Sequential(
-        nn.Linear(4, 6, bias=False), Function(SORTS["chunk"]), nn.Linear(6, 6, bias=False), Function(SORTS["chunk"]),
+        nn.Linear(4, 6, bias=False), Function(function), nn.Linear(6, 6, bias=False), Function(function),
         nn.Linear(6, 3, bias=False),
     ).double()  # fmt: skip
-    scales = torch.tensor([10.0, 1.0, 0.1] * 2, dtype=torch.float64)
+    scales = torch.tensor(sizes, dtype=torch.float64)
     with torch.no_grad():
         for layer in model:
             if isinstance(layer, nn.Linear):
@@ -127,6 +214,15 @@ def test_weights_of_their_own_prove_nothing_of_sorted_channels() -> None:
     assert segments.constant_up(part, [np.ones(4), even], Measure()) > 0
     with pytest.raises(specnorm.MethodError, match="sorted together"):
         segments.constant_up(part, [np.ones(4), uneven], Measure())
+
+
+def test_weights_of_groups() -> None:
+    """Those of three neighbours are one number."""
+    model = nn.Sequential(nn.Linear(4, 6), Function(lambda x: in_groups(x, 3)), nn.Linear(6, 2))
+    (run,) = runs.runs(with_sorts(network_graph(model, (4,))).pruned())
+    groups = run.links[0].groups
+    assert groups is not None
+    assert groups.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_onnx_sorts_too(tmp_path: Path) -> None:

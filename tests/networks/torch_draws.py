@@ -30,6 +30,11 @@ def joined(second: str = "other", **choices: tuple[Any, ...]) -> Callable[[Dice]
     return draw
 
 
+def quotient(d: Dice) -> Arguments:
+    found = joined()(d)
+    return found if d.random() < 0.5 else found | {"other": numbers(d, found["other"].shape) + 5}
+
+
 def along(name: str = "dim", low: int = 1, **more: Callable[[Dice, int], Any]) -> Callable[[Dice], Arguments]:
     """An axis, and arguments that depend on its size."""
 

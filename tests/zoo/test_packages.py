@@ -120,3 +120,29 @@ def test_proven_or_said(case: str) -> None:
     else:
         assert all(row.reason is not None and row.upper is None for row in report.layers)
         assert report.layers or report.skipped_names
+
+
+ACTIVATIONS: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], float]] = {
+    # name: the package, the module, the activation, its input, its constant
+    "GroupSort2": ("deel.torchlip", "", lambda m: m.GroupSort2(), (6, 3, 3), 1.0),
+    "GroupSort": ("deel.torchlip", "", lambda m: m.GroupSort(3), (6,), 1.0),
+    "FullSort": ("deel.torchlip", "", lambda m: m.FullSort(), (6, 3, 3), 1.0),
+    "MaxMin, both signs": ("deel.torchlip", "", lambda m: m.MaxMin(), (4,), 1.0),
+    "HouseHolder": (
+        "deel.torchlip", "", lambda m: m.HouseHolder(6, theta_initializer="normal"), (6, 3, 3), 1.0,
+    ),
+    "MaxMin": ("orthogonium", ".layers.custom_activations", lambda m: m.MaxMin(), (6, 3, 3), 1.0),
+    "HouseHolder, halved": (
+        "orthogonium", ".layers.custom_activations", lambda m: m.HouseHolder(6), (6, 3, 3), 0.5**0.5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.skipif("SPECNORM_ZOO" not in os.environ, reason="third-party packages: nox -s zoo")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", ACTIVATIONS)
+def test_activations_have_their_norm(case: str) -> None:
+    package, module, make, shape, wanted = ACTIVATIONS[case]
+    torch.manual_seed(0)
+    found = specnorm_torch.network_bound(make(importlib.import_module(package + module)), shape)
+    assert found.upper == pytest.approx(wanted, rel=1e-7)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from specnorm.auditing import plots, spectra
+from specnorm.auditing import ladders, plots, spectra
 from specnorm.auditing.renderers import table
 from specnorm.auditing.renderers.inline import inline
 from specnorm.auditing.report import INTERVAL, Picture, Report, Row
@@ -112,6 +112,7 @@ def _section(position: int, report: Report) -> dict[str, Any]:
         "columns": [("lower", "proven"), ("upper", "proven"), *promised, ("ratio", "tn / lower")],
         "rows": list(zip(report.layers, _numbers(report, methods), strict=True)),
         "intervals": _intervals(position, report),
+        "ladder": _ladder(position, report),
         "worst": [_worst(position, report, picture) for picture in report.pictures],
         "origins": _origins(report, methods),
         "geometry": _geometries(report),
@@ -224,6 +225,20 @@ def _intervals(position: int, report: Report) -> str | None:
         f"Proven interval of each of {len(report.layers)} layers, and what the methods say; the table has the numbers."
     )
     return inline(plots.draw([report], "svg", transparent=True), f"m{position}-plot", label, titles)
+
+
+def _ladder(position: int, report: Report) -> str | None:
+    """The network's numbers; None where there are not two of them to compare."""
+    steps = [] if report.network is None else ladders.rungs(report.network)
+    if report.network is None or len(steps) < 2 or not plots.installed():
+        return None
+    titles = {
+        f"{ladders.GROUP}-{at}": [f"{name}: {value!r}{', proven' if proven else ', no bound'}"]
+        for at, (name, value, proven) in enumerate(steps)
+    }
+    svg = plots.to_bytes(ladders.ladder(report.network), "svg", transparent=True)
+    label = "Lipschitz constant of the network: " + "; ".join(words for (words,) in titles.values())
+    return inline(svg, f"m{position}-ladder", label, titles)
 
 
 def _worst(position: int, report: Report, picture: Picture) -> dict[str, Any]:

@@ -275,7 +275,7 @@ class _Walk:
         rule = found.rule if at == 0 or found.pieces else "unknown"
         shape = found.shapes[at] if at < len(found.shapes) else None
         params = {**found.params, "piece": at} if found.pieces else found.params
-        return Node(name, rule, operator, found.inputs, shape, params, layer)
+        return Node(name, rule, operator, found.inputs, shape, params, layer, found.offset if at == 0 else None)
 
     def _use(self, found: Translated, label: str) -> str:
         """Name of the row of a kernel with this geometry."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.tensors import Constant
-from specnorm.networks.graph import Shape
+from specnorm.networks.graph import Offset, Shape
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 MAX_AMOUNT = 2**16
@@ -59,6 +60,8 @@ class Translated:
         of its input. ``turned``: a matrix that is stored with its outputs last.
     pieces : bool
         Whether the rule holds for every output, not for the first alone.
+    offset : callable or None
+        What is added.
     """
 
     rule: str
@@ -71,6 +74,7 @@ class Translated:
     sizes: Shape | None = None
     turned: bool = False
     pieces: bool = False
+    offset: Offset | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,21 @@ def one(call: Call, rule: str, shape: Shape | None, at: int = 0, **params: Any) 
     """A rule with one input."""
     call.only(at)
     return Translated(rule, (call.data(at).name,), (shape,), params)
+
+
+def offset_of(value: Value | None, factor: float = 1.0, spatial: int = 0) -> Offset | None:
+    """What is added: a constant times a number; ``spatial``: axes behind its own. NaN where it is not known."""
+    if value is None:
+        return None
+
+    def load() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if not isinstance(value, Constant) or value.refusal is not None:
+            return np.full((1,), np.nan), np.zeros(1)
+        numbers = value.load().astype(np.float64) * factor
+        numbers = numbers.reshape((*numbers.shape, *(1,) * spatial))
+        return numbers, abs(numbers) * (0.0 if abs(factor) == 1 else 2.0**-50)
+
+    return load
 
 
 def scalar(value: Value | None) -> float | None:

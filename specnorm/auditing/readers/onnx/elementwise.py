@@ -17,6 +17,7 @@ from specnorm.auditing.readers.onnx.calls import (
     UnreadError,
     Value,
     names,
+    offset_of,
     one,
     scalar,
 )
@@ -26,7 +27,10 @@ from specnorm.auditing.readers.onnx.shapes import (
 from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.networks.graph import Shape, concrete
 from specnorm.networks.pointwise import SLOPES
+from specnorm.networks.steep import MOST
 from specnorm.proof import host
+
+QUOTIENT = "it divides by a value that depends on the input, which has no constant"
 
 
 def function(function: str, alpha: float | None = None) -> Operator:
@@ -86,8 +90,23 @@ def add(call: Call) -> Constant | Translated:
     shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
     rule = "average" if call.operator == "Mean" else "add"
     signs = (1, *(-1 if call.operator == "Sub" else 1 for _ in values[1:]))
-    told: dict[str, Any] = {"shift": True} if len(values) == 1 else {"signs": signs}
-    return Translated(rule, names(call), (shape,), told if rule == "add" else {})
+    if len(values) == 1 and rule == "add":
+        return _shifted(call, values[0], shape)
+    return Translated(rule, names(call), (shape,), {"signs": signs} if rule == "add" else {})
+
+
+def _shifted(call: Call, x: Data, shape: Shape | None) -> Translated:
+    """A value and constants; taken from constants it is multiplied by -1."""
+    constants = [(at, value) for at, value in enumerate(call.inputs) if value is not None and value is not x]
+    offset = None
+    if len(constants) == 1:
+        at, constant = constants[0]
+        offset = offset_of(constant, -1.0 if at and call.operator == "Sub" else 1.0)
+    if call.operator != "Sub" or call.input(0) is x:
+        return Translated("add", names(call), (shape,), {"shift": True}, offset=offset)
+    if shape is None or shape != x.shape:
+        return Translated("add", names(call), (shape,), {})
+    return Translated("scale", names(call), (shape,), {"values": np.array(-1.0), "exact": True}, offset=offset)
 
 
 def _multiple(value: Value | None) -> tuple[Value | None, float]:
@@ -142,7 +161,7 @@ def multiply(call: Call) -> Translated:
     if isinstance(a, Data) and isinstance(b, Data) and not (a.held and b.held):
         found = _gated(a, b) or _gated(b, a)
         if found is None:
-            raise UnreadError(PRODUCT)
+            return Translated("product", names(call), (shape,), {"reason": PRODUCT})
         function, number = found
         base = _multiple(a)[0] if _gated(a, b) else _multiple(b)[0]
         assert isinstance(base, Data)  # for the type checker: `_gated` looked
@@ -155,8 +174,36 @@ def multiply(call: Call) -> Translated:
     return _scaled(call, at, constant.load().astype(np.float64), shape, exact=True)
 
 
+def power(call: Call) -> Translated:
+    """Whole exponents, roots and inverses."""
+    exponent, shape = scalar(call.input(1)), call.data().shape
+    if exponent is None:
+        raise UnreadError("its exponent is not one number that is known")
+    if exponent == int(exponent) and 1 <= exponent <= MOST:
+        return one(call, "pointwise", shape, function="power", exponent=int(exponent))
+    function = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}.get(exponent)
+    if function is None:
+        raise UnreadError(f"a power of {exponent:.6g} has no rule")
+    return one(call, "pointwise", shape, function=function)
+
+
+def steep(function: str) -> Operator:
+    """A function whose slope is bounded on intervals alone."""
+    return lambda call: one(call, "pointwise", call.data().shape, function=function)
+
+
 def divide(call: Call) -> Translated:
-    """Division by constants."""
+    """Division by constants; by values that depend on the input, of one number or of such."""
+    below = call.input(1)
+    if isinstance(below, Data) and not below.held:
+        number, shape = scalar(call.input(0)), below.shape
+        if number is not None:
+            params = {"function": "reciprocal", "scale": number}
+            return Translated("pointwise", (below.name,), (shape,), params)
+        ends = [None if value is None else value.shape for value in (call.input(0), below)]
+        if not isinstance(call.input(0), Data):
+            raise UnreadError(QUOTIENT)
+        return Translated("quotient", names(call), (broadcast_shapes(ends),), {"reason": QUOTIENT})
     constant = call.constant(1, 2**24)
     if constant is None:
         raise UnreadError("an input is missing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from specnorm.auditing.readers.onnx.calls import (
     Data,
     Translated,
     UnreadError,
+    offset_of,
 )
 from specnorm.auditing.readers.onnx.shapes import (
     fresh,
@@ -91,7 +93,8 @@ def convolution(call: Call) -> Translated:
         outputs = [pooled(n, k, s, r, before, after) for n, k, s, r, (before, after) in windows]
     shape = None if x.shape is None else (x.shape[0], channels, *outputs)
     return Translated(
-        "layer", (x.name,), (shape,), {}, weight, {**geometry, "padding": pads}, {**geometry, "padding": stated}, sizes
+        "layer", (x.name,), (shape,), {}, weight, {**geometry, "padding": pads}, {**geometry, "padding": stated}, sizes,
+        offset=offset_of(call.input(2), spatial=ndim),
     )  # fmt: skip
 
 
@@ -155,8 +158,12 @@ def gemm(call: Call) -> Translated:
         kept = x.shape[1 if call.attribute("transA" if flag == 0 else "transB", 0) else 0] if flag == 0 else None
         shape = (kept, columns) if kept is not None else (rows, fresh())
     right = isinstance(a, Data)
-    alpha = abs(float(call.attribute("alpha", 1.0)))
-    return _matrix(weight, x, shape, alpha, turned=right and not turned, foldable=right)
+    # Of a transposed input the last axis is not what the matrix reads.
+    foldable = right and not call.attribute("transA", 0)
+    found = _matrix(
+        weight, x, shape, float(call.attribute("alpha", 1.0)), turned=right and not turned, foldable=foldable
+    )
+    return replace(found, offset=offset_of(call.input(2), float(call.attribute("beta", 1.0))))
 
 
 def _matrix(
@@ -184,4 +191,15 @@ def batch_norm(call: Call) -> Translated:
         values = gamma.load().astype(np.float64) / spread
     if not np.all(np.isfinite(values)):
         raise UnreadError("its variances are negative or not finite")
-    return Translated("scale", (x.name,), (x.shape,), {"values": values, "channel": 1})
+    shift, mean = call.constant(2, 2**20), call.constant(3, 2**20)
+    spatial = 0 if x.shape is None else len(x.shape) - 2
+
+    def offset() -> tuple[Any, Any]:
+        ends = [np.zeros(1) if each is None else each.load().astype(np.float64) for each in (shift, mean)]
+        behind, ahead = ends[0], ends[1] * values
+        # A few roundings of the scale, the product and the difference.
+        both = (behind - ahead, (abs(behind) + abs(ahead)) * 2.0**-47)
+        numbers, lost = (each.reshape(-1, *(1,) * spatial) for each in both)
+        return numbers, lost
+
+    return Translated("scale", (x.name,), (x.shape,), {"values": values, "channel": 1}, offset=offset)

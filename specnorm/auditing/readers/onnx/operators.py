@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from specnorm.auditing.readers.onnx import constants, elementwise, layers, pooling, shape_ops
 from specnorm.auditing.readers.onnx.calls import Data, Operator, one
+from specnorm.auditing.readers.onnx.folding import FOLDS, folded
 
 
 def _or_folded(operator: Operator) -> Operator:
     """Fold if no input is data."""
-    return lambda call: operator(call) if any(isinstance(v, Data) for v in call.inputs) else constants.folded(call)
+    return lambda call: operator(call) if any(isinstance(v, Data) for v in call.inputs) else folded(call)
 
 
 def _same_shape(rule: str) -> Operator:
     return lambda call: one(call, rule, call.data().shape)
 
 
-OPERATORS: dict[str, Operator] = {
+_MOVING: dict[str, Operator] = {
     "Conv": layers.convolution,
     "ConvTranspose": layers.convolution,
     "MatMul": layers.matmul,
@@ -51,16 +52,21 @@ OPERATORS: dict[str, Operator] = {
     "Sin": elementwise.function("sin"),
     "Cos": elementwise.function("cos"),
     "Atan": elementwise.function("arctan"),
+    "Exp": elementwise.steep("exp"),
+    "Log": elementwise.steep("log"),
+    "Sqrt": elementwise.steep("sqrt"),
+    "Reciprocal": elementwise.steep("reciprocal"),
+    "Pow": elementwise.power,
     "Clip": elementwise.clip,
     "Selu": elementwise.selu,
     "Gelu": elementwise.gelu,
     "PRelu": elementwise.prelu,
-    "Add": _or_folded(elementwise.add),
-    "Sub": _or_folded(elementwise.add),
+    "Add": elementwise.add,
+    "Sub": elementwise.add,
     "Sum": elementwise.add,
     "Mean": elementwise.add,
-    "Mul": _or_folded(elementwise.multiply),
-    "Div": _or_folded(elementwise.divide),
+    "Mul": elementwise.multiply,
+    "Div": elementwise.divide,
     "Max": elementwise.extreme,
     "Min": elementwise.extreme,
     "Where": elementwise.where,
@@ -86,5 +92,13 @@ OPERATORS: dict[str, Operator] = {
     "Constant": constants.constant,
     "ConstantOfShape": constants.filled,
     "Shape": constants.shape_of,
+    "Size": constants.size_of,
+}
+_OWN = ("Gather", "Concat", "Cast", "Slice")
+"""Operators that fold by themselves: of large constants, too, or where one input is constant."""
+
+OPERATORS: dict[str, Operator] = {
+    **dict.fromkeys(FOLDS, folded),
+    **{name: _or_folded(rule) if name in FOLDS and name not in _OWN else rule for name, rule in _MOVING.items()},
 }
 """Operator -> translation. Everything else is unknown."""

@@ -14,6 +14,7 @@ from specnorm.auditing.readers.onnx.calls import (
     Operator,
     Translated,
     UnreadError,
+    scalar,
 )
 from specnorm.auditing.readers.onnx.layers import amounts, pads_of
 from specnorm.auditing.readers.onnx.shapes import (
@@ -155,4 +156,7 @@ def pad(call: Call) -> Translated:
             raise UnreadError("negative padding by repeated pixels")
         return Translated("select", (x.name,), (shape,))
     leading = 2 if not any(sum(p) for p in pairs[:2]) else 0
-    return Translated("pad", (x.name,), (shape,), {"mode": mode, "pads": tuple(pairs[leading:])})
+    given = call.input(2) if call.attribute("value") is None else call.attribute("value")
+    constant = given if isinstance(given, float) else 0.0 if given is None else scalar(given)
+    told = {} if constant == 0 else {"constant": math.nan if constant is None else constant}
+    return Translated("pad", (x.name,), (shape,), {"mode": mode, "pads": tuple(pairs[leading:]), **told})

@@ -21,7 +21,7 @@ from specnorm.auditing.readers.onnx.calls import (
     one,
     scalar,
 )
-from specnorm.auditing.readers.onnx.constants import folded, slices
+from specnorm.auditing.readers.onnx.folding import folded, slices
 from specnorm.auditing.readers.onnx.shapes import (
     broadcast_shapes,
     fresh,
@@ -167,6 +167,7 @@ def split(call: Call) -> Translated:
     call.only(0)
     sizes = call.numbers("split", 1) if not isinstance(call.input(1), Data) else None
     shapes: tuple[Shape | None, ...] = (None,) * call.outputs
+    told: dict[str, Any] = {}
     if x.shape is not None:
         axis = int(call.attribute("axis", 0)) % len(x.shape)
         n = x.shape[axis]
@@ -175,7 +176,9 @@ def split(call: Call) -> Translated:
             sizes = [max(min(each, n - each * at), 0) for at in range(call.outputs)]
         parts: list[Size] = [fresh() for _ in range(call.outputs)] if sizes is None else [int(s) for s in sizes]
         shapes = tuple((*x.shape[:axis], part, *x.shape[axis + 1 :]) for part in parts)
-    return Translated("select", (x.name,), shapes, pieces=True)
+        if sizes is not None and sum(sizes) == n:
+            told = {"pieces": (axis, tuple(int(sum(sizes[:at])) for at in range(len(sizes))))}
+    return Translated("select", (x.name,), shapes, told, pieces=True)
 
 
 def concat(call: Call) -> Constant | Translated:

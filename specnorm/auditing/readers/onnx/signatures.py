@@ -49,7 +49,10 @@ SIGNATURES: dict[str, tuple[int, str, str]] = {
     "Gelu": (20, "*X", "approximate"),
     "PRelu": (7, "*X slope", ""),
     **dict.fromkeys(("Add", "Sub", "Mul"), (7, "*A *B", "")),
-    "Div": (7, "*A B", ""),
+    "Div": (7, "*A *B", ""),
+    **dict.fromkeys(("Sqrt", "Reciprocal"), _ACTIVATION),
+    **dict.fromkeys(("Exp", "Log"), (6, "*input", "")),
+    "Pow": (7, "*X Y", ""),
     **dict.fromkeys(("Sum", "Mean", "Max", "Min"), (6, "*data_0 ...", "")),
     "Where": (9, "condition *X *Y", ""),
     "Softmax": (1, "*input", "axis"),
@@ -74,6 +77,15 @@ SIGNATURES: dict[str, tuple[int, str, str]] = {
     "Constant": (1, "", "value value_float value_floats value_int value_ints"),
     "ConstantOfShape": (9, "*input", "value"),
     "Shape": (1, "*data", "end start"),
+    "Size": (1, "*data", ""),
+    # Of constants alone.
+    "Range": (11, "start limit delta", "stash_type"),
+    **dict.fromkeys(("Equal", "Greater", "Less", "And", "Or", "Xor"), (7, "A B", "")),
+    **dict.fromkeys(("GreaterOrEqual", "LessOrEqual"), (12, "A B", "")),
+    "Not": (1, "X", ""),
+    **dict.fromkeys(("Floor", "Ceil"), (6, "X", "")),
+    "Mod": (10, "A B", "fmod"),
+    "ReduceProd": (1, "data axes", "axes keepdims noop_with_empty_axes"),
 }  # fmt: skip
 """Operator -> the first operator set whose meaning is known, its inputs and its attributes.
 

@@ -1,0 +1,184 @@
+"""A network's bound: everywhere, or on a ball around one input; and certificates of either, proven anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from specnorm.errors import CertificateError, MethodError
+from specnorm.networks.answer import NetworkBound
+from specnorm.networks.bounding import bounded, prepared
+from specnorm.networks.certificate import Certificate, Near, digest
+from specnorm.networks.graph import Graph
+from specnorm.networks.links import Run
+from specnorm.networks.local import localised, unit_run
+from specnorm.networks.measuring import Measure
+from specnorm.networks.methods import Method, Multipliers, Product
+from specnorm.networks.ranges import Ball, Range, ranges
+from specnorm.networks.runs import runs
+from specnorm.types import AnyArray
+
+Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
+ROUNDS = 3
+"""How often ranges are computed, each time with the constants that the ones before give."""
+
+
+def bound(
+    graph: Graph,
+    measure: Measure | None = None,
+    *,
+    method: Method | None = None,
+    radius: float | None = None,
+    centre: Centre | None = None,
+) -> NetworkBound:
+    """Bound the Lipschitz constant of a network.
+
+    Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
+    combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
+    root of the sum of squares (Cauchy-Schwarz). Layers in a row are bounded together where ``method`` does so and that
+    is less.
+
+    Parameters
+    ----------
+    graph : Graph
+    measure : Measure, optional
+    method : Product, Scaled, Multipliers or Certificate, optional
+        Default: ``Multipliers()``. None gives more than ``Product()``.
+    radius : float, optional
+        Bound the network on a ball instead: for all x and y within that 2-norm distance of ``centre``, all inputs
+        together. Never more than without; there are up to three searches then, one of them without.
+    centre : array, or mapping of str to array, optional
+        The network's input, or each of them by name, in the graph's shapes.
+
+    Returns
+    -------
+    NetworkBound
+
+    Raises
+    ------
+    CertificateError
+        If the method is a certificate that does not fit the network.
+    MethodError
+        If radius and centre are not given together, or do not fit the network.
+    """
+    measure = measure or Measure()
+    method = Multipliers() if method is None else method
+    if radius is None and centre is None:
+        return bounded(graph, measure, method)
+    ball = _ball(graph, radius, centre)
+    if isinstance(method, Certificate) and method.near is not None:
+        return _smallest(near(graph, ball, measure, method))
+    return _smallest([bounded(graph, measure, method), *near(graph, ball, measure, method)])
+
+
+def near(graph: Graph, ball: Ball, measure: Measure, method: Method) -> list[NetworkBound]:
+    """Bounds on a ball: with the slopes of each channel there, and of each unit where the network is small.
+
+    Parameters
+    ----------
+    graph : Graph
+    ball : Ball
+    measure : Measure
+    method : Method
+
+    Returns
+    -------
+    list of NetworkBound
+    """
+    wanted = method.near.units if isinstance(method, Certificate) and method.near is not None else None
+    found, answers = ranges_near(graph, ball, measure), []
+    for units in (False, True) if wanted is None else (wanted,):
+        # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
+        local = localised(graph.pruned() if units else prepared(graph), found)
+        run = None if not units or isinstance(method, Product) else unit_run(local)
+        if units and run is None:
+            continue
+        answer = bounded(local, measure, method, runs if run is None else partial(_alone, run))
+        if answer.certificate is not None:
+            where = Near(ball, units)
+            said = replace(answer.certificate, digest=digest(prepared(graph), where), near=where)
+            answer = replace(answer, certificate=said)
+        answers.append(replace(answer, radius=ball.radius))
+    return answers
+
+
+def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:
+    """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
+    read = local = prepared(graph)
+    found: dict[str, Range] = {}
+    for _ in range(ROUNDS):
+        nodes = bounded(local, measure, Product()).nodes
+        known = {step.name: step.upper for step in nodes if step.upper is not None and math.isfinite(step.upper)}
+        found = ranges(graph.pruned(), ball, known)
+        local = localised(read, found)
+    return found
+
+
+def _alone(run: Run, graph: Graph) -> list[Run]:
+    del graph
+    return [run]
+
+
+def _smallest(answers: list[NetworkBound]) -> NetworkBound:
+    if not answers:
+        raise CertificateError("The certificate is about single units, and the network is not read by such.")
+    return min(answers, key=lambda answer: math.inf if answer.upper is None else answer.upper)
+
+
+def _ball(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
+    if radius is None or centre is None:
+        raise MethodError(
+            f"radius={radius!r} and {'no' if centre is None else 'a'} centre: a bound near an input needs both."
+        )
+    if not isinstance(centre, Mapping):
+        if len(graph.inputs) != 1:
+            raise MethodError(f"The network has {len(graph.inputs)} inputs: give the centre of each by name.")
+        centre = {graph.inputs[0]: centre}
+    return Ball({name: np.asarray(x, dtype=np.float64) for name, x in centre.items()}, float(radius))
+
+
+def verify(certificate: Certificate, graph: Graph) -> NetworkBound:
+    """Prove a certificate anew, without a search.
+
+    Parameters
+    ----------
+    certificate : Certificate
+        One on a ball carries it; the ranges of all values there are computed anew.
+    graph : Graph
+        Of the network that it speaks of.
+
+    Returns
+    -------
+    NetworkBound
+        Proven here; ``upper`` is at most the certificate's.
+
+    Raises
+    ------
+    CertificateError
+        If the network is another one, or the bound cannot be proven.
+    """
+    where = certificate.near
+    here = digest(prepared(graph), where)
+    if here != certificate.digest:
+        raise CertificateError(
+            f"The certificate is of another network: kernels, operators or shapes differ"
+            f"{'' if where is None else ', or what is added, or the ball'} (SHA-256 "
+            f"{certificate.digest[:12]}..., here {here[:12]}...)."
+        )
+    upper: float | None = None
+    for rtol in (certificate.rtol, certificate.rtol / 10):
+        # Another machine's search may end elsewhere within the tolerance.
+        ball = (None, None) if where is None else (where.ball.radius, where.ball.centre)
+        found = bound(graph, Measure(rtol), method=certificate, radius=ball[0], centre=ball[1])
+        upper = found.upper if upper is None or found.upper is None else min(upper, found.upper)
+        if found.upper is not None and found.upper <= certificate.upper:
+            return found
+    raise CertificateError(
+        f"The certificate claims {certificate.upper!r}; with its weights no less than {upper!r} is proven: "
+        "they are not those that it was proven with."
+    )

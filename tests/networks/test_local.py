@@ -1,0 +1,228 @@
+"""A bound near one input holds in its ball, is never above the one everywhere, and is tight in small balls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks.local_networks import Chain, convolutional, dense
+
+from specnorm.errors import CertificateError, MethodError
+from specnorm.networks import (
+    Certificate,
+    Measure,
+    Multipliers,
+    Product,
+    bound,
+    curves,
+    local,
+    local_radii,
+    margins,
+    near,
+    verify,
+)
+from specnorm.networks.ranges import Ball, ranges
+
+METHOD = Multipliers(steps=6)
+MEASURE = Measure(1e-4)
+
+
+def centre(chain: Chain, seed: int) -> Any:
+    return np.random.default_rng(seed).normal(size=chain.shape)
+
+
+def networks() -> dict[str, Chain]:
+    found = {name: dense(seed, (4, 8, 8, 3), name) for seed, name in enumerate(("relu", "leaky", "tanh", "sigmoid"))}
+    found |= {"abs": dense(5, (4, 6, 3), "abs"), "silu": dense(6, (4, 6, 6, 3), "silu")}
+    found |= {"residual": dense(7, (5, 5, 5, 5, 2), skips=True), "maxmin": dense(8, (4, 8, 8, 3), "maxmin")}
+    drawn: dict[str, dict[str, Any]] = {"zeros": {"plain": True}, "geometry": {}, "circular": {"mode": "circular"}}
+    for kind, given in drawn.items():
+        chain = next(c for seed in range(20) if (c := convolutional(seed, n=4, **given)) is not None)
+        found[kind] = chain
+    return found
+
+
+NETWORKS = networks()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bound_holds_in_the_ball(name: str) -> None:
+    """Pairs at random and Jacobians along steps uphill within the ball stay below."""
+    chain = NETWORKS[name]
+    x = centre(chain, 0)
+    everywhere = bound(chain.graph, MEASURE, method=METHOD)
+    assert everywhere.upper is not None
+    for radius in (0.05, 0.6):
+        found = bound(chain.graph, MEASURE, method=METHOD, radius=radius, centre=x)
+        assert found.upper is not None
+        assert found.upper <= everywhere.upper
+        assert chain.stretch(x, radius, 1, steps=8) * (1 - 1e-9) <= found.upper
+        assert (found.radius == radius) == (found.upper < everywhere.upper)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("relu", 1.0001), ("leaky", 1.0001), ("tanh", 1.01), ("maxmin", 1.0001)])
+def test_small_balls_have_the_jacobian_s_norm(name: str, factor: float) -> None:
+    chain = NETWORKS[name]
+    x = centre(chain, 3)
+    # Where slopes are narrow the search begins far from its end.
+    found = bound(chain.graph, MEASURE, method=Multipliers() if name == "tanh" else METHOD, radius=1e-6, centre=x).upper
+    assert found is not None
+    assert found <= factor * float(np.linalg.norm(chain.jacobian(x), 2))
+
+
+def test_channels_gain_where_all_their_pixels_agree() -> None:
+    """Without units: a channel that is off everywhere is left out, one that is on everywhere is not."""
+    chain = dense(0, (4, 8, 8, 3))
+    x = centre(chain, 0)
+    graph = local.localised(chain.graph, ranges(chain.graph, Ball({"x": x}, 1e-3)))
+    alone, everywhere = bound(graph, MEASURE, method=METHOD).upper, bound(chain.graph, MEASURE, method=METHOD).upper
+    assert alone is not None
+    assert everywhere is not None
+    assert chain.stretch(x, 1e-3, 0) <= alone < 0.9 * everywhere
+
+
+def test_several_radii_are_ordered_by_what_they_hold_for() -> None:
+    chain = NETWORKS["relu"]
+    found = [bound(chain.graph, method=METHOD, radius=r, centre=centre(chain, 0)).upper for r in (0.0, 0.05, 0.4, 50)]
+    known = [value for value in found if value is not None]
+    assert len(known) == 4
+    assert known == sorted(known)
+
+
+def test_radii_by_constants_of_each_ball() -> None:
+    """Larger than by constants everywhere, and no step towards another class changes the label within them."""
+    chain = dense(4, (5, 12, 12, 3))
+    x = np.random.default_rng(4).normal(size=(4, 5))
+    logits = np.array([chain.values(each)[-1] for each in x])
+    labels = logits.argmax(axis=1)
+    labels[0] = (labels[0] + 1) % 3
+    known = margins(chain.graph, method=METHOD)
+    before = known.radii(logits, labels)
+    found = local_radii(chain.graph, x, logits, labels, known, method=Multipliers(steps=3), tries=5)
+    assert found[0] == before[0] == 0
+    assert (found[1:] >= 2 * before[1:]).all()
+    numbers = np.random.default_rng(0)
+    for sample, label, radius in zip(x[1:], labels[1:], found[1:], strict=True):
+        for _ in range(20):
+            d = numbers.normal(size=5)
+            for _ in range(20):
+                d *= 0.999 * radius / np.linalg.norm(d)
+                values, jacobian = chain.values(sample + d)[-1], chain.jacobian(sample + d)
+                assert values.argmax() == label
+                nearest = np.argsort(values)[-2]
+                d = d + 0.3 * radius * (jacobian[nearest] - jacobian[label])
+    with pytest.raises(MethodError, match="expected 4 samples"):
+        local_radii(chain.graph, x[:, :4], logits, labels, known)
+
+
+# -- certificates ----------------------------------------------------------------------------------------------------
+def test_certificate_carries_the_ball(tmp_path: Path) -> None:
+    """It is verified anew, with the ranges computed again; another ball, bias or claim is refused."""
+    chain = NETWORKS["relu"]
+    found = bound(chain.graph, method=METHOD, radius=0.2, centre=centre(chain, 0))
+    assert found.certificate is not None
+    found.certificate.save(tmp_path / "near.json")
+    claim = Certificate.load(tmp_path / "near.json")
+    assert claim.near is not None
+    assert claim.near.ball.radius == 0.2
+    again = verify(claim, chain.graph)
+    assert found.upper is not None
+    assert again.upper is not None
+    assert again.upper <= found.upper
+    assert again.radius == 0.2
+    data = json.loads((tmp_path / "near.json").read_text())
+    for change in ("radius", "centre", "upper"):
+        wrong = json.loads(json.dumps(data))
+        if change == "upper":
+            wrong["upper"] *= 0.99
+        elif change == "radius":
+            wrong["near"]["radius"] = 0.25
+        else:
+            wrong["near"]["centre"]["x"]["values"][0] += 1e-9
+        with pytest.raises(CertificateError):
+            verify(Certificate.from_dict(wrong), chain.graph)
+    moved = [
+        node if node.name != "v0" else replace(node, offset=lambda: (np.full(8, 0.1), np.zeros(8)))
+        for node in chain.graph.nodes
+    ]
+    with pytest.raises(CertificateError, match="what is added"):
+        verify(claim, replace(chain.graph, nodes=tuple(moved)))
+
+
+def test_biases_are_no_part_of_a_claim_about_all_inputs() -> None:
+    chain, other = (dense(0, (4, 6, 3), bias=size) for size in (0.5, 0.0))
+    claim = bound(chain.graph, method=METHOD).certificate
+    assert claim is not None
+    assert verify(claim, other.graph).upper == pytest.approx(claim.upper, rel=1e-3)
+
+
+def test_radius_and_centre_go_together() -> None:
+    graph, x = NETWORKS["relu"].graph, np.zeros((1, 4))
+    wrong: list[dict[str, Any]] = [
+        {"radius": 0.1}, {"centre": x}, {"radius": -1.0, "centre": x}, {"radius": 0.1, "centre": x[0]},
+        {"radius": 0.1, "centre": {"y": x}}, {"radius": 0.1, "centre": x * np.nan},
+    ]  # fmt: skip
+    for given in wrong:
+        with pytest.raises(MethodError):
+            bound(graph, method=Product(), **given)
+
+
+# -- what is computed for the proof ----------------------------------------------------------------------------------
+def test_matrices_that_are_multiplied_out_are_off_by_less_than_they_say() -> None:
+    """Of a network in which nothing switches: the product in rational numbers, entry by entry."""
+    chain = dense(1, (6, 9, 9, 4))
+    x = centre(chain, 1)
+    run = local.unit_run(local.localised(chain.graph, ranges(chain.graph, Ball({"x": x}, 1e-9))))
+    assert run is not None
+    assert len(run.links) == 1
+    (term,) = run.links[0].terms
+    assert term.filter is not None
+    assert term.filter.layer.error is not None
+    computed, error = term.filter.layer.load(), term.filter.layer.error()
+    exact = [[Fraction(int(i == j)) for j in range(6)] for i in range(6)]
+    for at, matrix in enumerate(chain.matrices):
+        exact = [
+            [
+                sum((Fraction(float(w)) * row[j] for w, row in zip(ws, exact, strict=True)), Fraction(0))
+                for j in range(6)
+            ]
+            for ws in matrix
+        ]
+        if at < len(chain.matrices) - 1:
+            exact = [row if on else [Fraction(0)] * 6 for row, on in zip(exact, chain.values(x)[at] > 0, strict=True)]
+    off = [
+        [abs(Fraction(float(c)) - e) / Fraction(float(r)) for c, e, r in zip(*rows, strict=True)]
+        for rows in zip(computed, exact, error, strict=True)
+    ]
+    assert 0 < max(map(max, off)) < 1
+    assert float(np.max(error)) < 1e-13
+
+
+def test_a_range_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the radius, or a ReLU declared fixed though it can switch: a pair of the ball is above the bound."""
+    chain = NETWORKS["relu"]
+    x = centre(chain, 0)
+    reached = chain.stretch(x, 0.3, 0)
+    honest = curves.slopes
+
+    def halved(graph: Any, ball: Any, constants: Any = None) -> Any:
+        return ranges(graph, Ball(ball.centre, ball.radius / 2), constants)
+
+    def fixed(params: Any, low: Any, high: Any) -> Any:
+        # By the sign in the middle, where it may switch only just.
+        near = np.minimum(abs(low), abs(high)) < 0.45 * (high - low)
+        middle = (low + high) / 2
+        return honest(params, np.where(near, middle, low), np.where(near, middle, high))
+
+    assert (bound(chain.graph, method=METHOD, radius=0.3, centre=x).upper or 0.0) >= reached
+    with monkeypatch.context() as patch:
+        patch.setattr(near, "ranges", halved)
+        assert (bound(chain.graph, method=METHOD, radius=0.3, centre=x).upper or 9.9) < reached
+    with monkeypatch.context() as patch:
+        patch.setattr(curves, "slopes", fixed)
+        assert (bound(chain.graph, method=METHOD, radius=0.3, centre=x).upper or 9.9) < reached

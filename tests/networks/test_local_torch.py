@@ -1,0 +1,160 @@
+"""Values and constants near an input, of torch modules: what the front-end says of biases, padding and pieces is so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", exc_type=ImportError)
+import numpy as np  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from specnorm_torch import certified_accuracy, network_bound, network_graph  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from specnorm.auditing.readers import open_model  # noqa: E402
+from specnorm.auditing.readers.onnx import OnnxTensors  # noqa: E402
+from specnorm.errors import MethodError  # noqa: E402
+from specnorm.networks import Multipliers  # noqa: E402
+from specnorm.networks.ranges import Ball, ranges  # noqa: E402
+
+
+def pair(a: Tensor, b: Tensor) -> Tensor:
+    y: Tensor = torch.cat([torch.maximum(a, b), torch.minimum(a, b)], 1)
+    return y
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sums": lambda h: (1.5 - h) + 2 * torch.sub(h, torch.arange(6.0).double(), alpha=3),
+    "division": lambda h: h / torch.arange(1, 7).double(),
+    "addmm": lambda h: torch.addmm(torch.ones(6).double(), h.reshape(-1, 6), torch.eye(6).double(), beta=2, alpha=-3),
+    "mean": lambda h: h.mean((2, 3)) + h.sum((1, 3), keepdim=True).flatten(1)[:, :4],
+    "max_pool": lambda h: F.max_pool2d(h, 3, 2, 1),
+    "max_pool ceil": lambda h: F.max_pool2d(h, 2, 2, ceil_mode=True),
+    "avg_pool": lambda h: F.avg_pool2d(h, 3, 2, 1),
+    "avg_pool inside": lambda h: F.avg_pool2d(h, 3, 2, 1, count_include_pad=False),
+    "adaptive": lambda h: F.adaptive_avg_pool2d(h, (2, 4)),
+    "pad": lambda h: F.pad(h, (1, 2, 0, 1)),
+    "pad by ones": lambda h: F.pad(h, (1, 2, 0, 1), value=1.0),
+    "reflect": lambda h: F.pad(h, (1, 2, 0, 1), mode="reflect"),
+    "replicate": lambda h: F.pad(h, (1, 2, 0, 1), mode="replicate"),
+    "circular": lambda h: F.pad(h, (1, 2, 0, 1), mode="circular"),
+    "chunk": lambda h: pair(*h.chunk(2, 1)),
+    "slices": lambda h: pair(h[:, ::2], h[:, 1::2]),
+    "uneven split": lambda h: torch.split(h, [1, 2, 1], 1)[2] - torch.split(h, [1, 2, 1], 1)[0],
+    "expand": lambda h: h[:, :1].expand(1, 4, 6, 6) + h,
+    "functions": lambda h: torch.tanh(h) + torch.sigmoid(2 * h) - F.silu(h) + F.hardtanh(h) + F.leaky_relu(h, 0.3),
+    "curved": lambda h: F.gelu(h) + F.mish(h) + F.hardswish(h) + F.prelu(h, torch.tensor([-0.2]).double()) + abs(h),
+    "permute": lambda h: h.permute(0, 1, 3, 2) + h,
+}
+
+
+class Network(nn.Module):
+    """All of `FUNCTIONS`, since tracing takes long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.norm.running_mean = torch.tensor([0.3, -0.5, 0.1, 0.0])
+        self.norm.running_var = torch.tensor([0.5, 2.0, 1.0, 1.0])
+        with torch.no_grad():
+            self.norm.bias.copy_(torch.tensor([0.1, 0.2, -0.7, 0.0]))
+        self.double()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        h = self.norm(self.conv(x))
+        return tuple(function(h) for function in FUNCTIONS.values())
+
+
+def test_outputs_are_in_their_ranges() -> None:
+    torch.manual_seed(0)
+    model = Network().eval()
+    x = torch.randn(1, 2, 6, 6).double()
+    graph = network_graph(model, x)
+    found = ranges(graph, Ball({graph.inputs[0]: x.numpy()}, 0.5))
+    reached: list[tuple[Tensor, ...]] = []
+    for seed in range(20):
+        d = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).double()
+        with torch.no_grad():
+            reached.append(model(x + 0.5 * d / d.norm()))
+    for at, name in enumerate(FUNCTIONS):
+        low, high = found[graph.outputs[at]].low, found[graph.outputs[at]].high
+        values = torch.stack([each[at] for each in reached]).numpy()
+        assert (low - 1e-9 <= values.min(axis=0)).all(), name
+        assert (values.max(axis=0) <= high + 1e-9).all(), name
+        if name not in ("pad by ones", "permute"):
+            assert (high - low).max() < 200, name
+
+
+def test_radius_of_a_module() -> None:
+    """The input is the centre; without one a radius is refused."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    x = torch.randn(1, 4).double()
+    near, everywhere = network_bound(model, x, radius=1e-4), network_bound(model, x)
+    jacobian = torch.autograd.functional.jacobian(model, x).reshape(2, 4)
+    assert near.upper is not None
+    assert everywhere.upper is not None
+    assert near.upper < everywhere.upper
+    assert near.upper == pytest.approx(float(torch.linalg.matrix_norm(jacobian, 2)), rel=1e-4)
+    assert "within 0.0001 of the input given" in str(near)
+    assert near.to_dict()["radius"] == 1e-4
+    with pytest.raises(MethodError, match="needs the input"):
+        network_bound(model, (4,), radius=0.1)
+
+
+def test_an_onnx_file_says_what_is_added(tmp_path: Path) -> None:
+    """Ranges around an input contain what the reference computes: biases, batch norm, pads, sums, pieces."""
+    onnx = pytest.importorskip("onnx", exc_type=ImportError)
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    numbers = np.random.default_rng(0)
+    sizes: dict[str, tuple[int, ...]] = {"w": (4, 2, 3, 3), "c": (4, 1, 1), "m": (100, 3), "d": (3,)}
+    sizes |= dict.fromkeys(("b", "scale", "shift", "mean"), (4,))
+    held = [numpy_helper.from_array(numbers.normal(size=size).astype(np.float32), name) for name, size in sizes.items()]
+    held.append(numpy_helper.from_array(np.array([0.5, 1, 2, 3], dtype=np.float32), "var"))
+    held.append(numpy_helper.from_array(np.array([2, 2]), "halves"))
+    held.append(numpy_helper.from_array(np.array([1, 100]), "flat"))
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["v"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["v", "scale", "shift", "mean", "var"], ["n"]),
+        node("Sub", ["c", "n"], ["s"]), node("Relu", ["s"], ["r"]),
+        node("Split", ["r", "halves"], ["p", "q"], axis=1), node("Max", ["p", "q"], ["larger"]),
+        node("Sub", ["larger", "q"], ["t"]), node("Concat", ["t", "r"], ["k"], axis=1),
+        node("Slice", ["k", "one", "five", "one"], ["u"]), node("Reshape", ["u", "flat"], ["f"]),
+        node("Gemm", ["f", "m", "d"], ["y"], alpha=-0.5, beta=2.0),
+    ]  # fmt: skip
+    held += [numpy_helper.from_array(np.array([n]), name) for name, n in (("one", 1), ("five", 5))]
+    value = helper.make_tensor_value_info
+    shapes = {"x": [1, 2, 5, 5], "y": [1, 3], "r": [1, 4, 5, 5], "k": [1, 6, 5, 5]}
+    ends = [value(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    whole = helper.make_graph(nodes, "ranges", ends[:1], ends[1:], held)
+    proto = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, str(tmp_path / "ranges.onnx"))
+    with open_model(str(tmp_path / "ranges.onnx"), 2**30) as tensors:
+        assert isinstance(tensors, OnnxTensors)
+        graph = tensors.graph(None)
+    x = numbers.normal(size=(1, 2, 5, 5)).astype(np.float32)
+    found = ranges(graph, Ball({"x": x.astype(np.float64)}, 0.2))
+    reference = ReferenceEvaluator(proto)
+    for _ in range(10):
+        d = numbers.normal(size=x.shape)
+        values = reference.run(None, {"x": (x + 0.2 * d / np.linalg.norm(d)).astype(np.float32)})
+        for name, reached in zip(("y", "r", "k"), values, strict=True):
+            assert (found[name].low - 1e-4 <= reached).all(), name
+            assert (reached <= found[name].high + 1e-4).all(), name
+            assert (found[name].high - found[name].low).max() < 20, name
+
+
+def test_certified_accuracy_by_local_constants() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    x = torch.randn(3, 4).double()
+    y = model(x).argmax(1)
+    method = Multipliers(steps=3)
+    known, near = (certified_accuracy(model, x, y, [0.0], method=method, local=local) for local in (False, True))
+    assert (near.radius >= known.radius).all()
+    assert (near.radius > 1.5 * known.radius).any()

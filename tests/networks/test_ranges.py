@@ -1,0 +1,181 @@
+"""Values of a network lie in their ranges, for every input of a ball or a box, and rounding is counted."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from networks.local_networks import VALUES, Chain, convolutional, dense
+
+from specnorm.errors import MethodError
+from specnorm.networks import Graph, Layer, Node, curves, maps, ranges
+from specnorm.networks.ranges import Ball, Box
+from specnorm.proof import host
+
+KINDS: dict[str, dict[str, Any]] = {
+    "zeros": {"plain": True},
+    "geometry": {"layers": 3},
+    "circular": {"mode": "circular"},
+    "two axes": {"axes": 2, "layers": 2},
+}
+
+
+def chains() -> list[Chain]:
+    found = [dense(seed, (4, 8, 8, 3), function) for seed, function in enumerate(["relu", "leaky", "tanh", "sigmoid"])]
+    found += [dense(9, (5, 5, 5, 2), skips=True), dense(10, (5, 5, 5, 2), "silu", skips=True)]
+    drawn = [convolutional(seed, **kind) for kind in KINDS.values() for seed in range(4)]
+    return [*found, *(chain for chain in drawn if chain is not None)]
+
+
+def samples(chain: Chain, region: Ball | Box, seed: int) -> list[Any]:
+    """Points of a region, most of them at its border, many along rows of the maps."""
+    numbers = np.random.default_rng(seed)
+    found = []
+    rows = np.concatenate([m for m in chain.matrices if m.shape[1] == math.prod(chain.shape)])
+    for row in [*rows, *numbers.normal(size=(20, rows.shape[1]))]:
+        for sign in (-1, 1):
+            if isinstance(region, Ball):
+                step = sign * region.radius * row / max(np.linalg.norm(row), 1e-300)
+                found.append(region.centre["x"].reshape(-1) + step * (1 - 1e-12))
+            else:
+                ends = (region.low["x"].reshape(-1), region.high["x"].reshape(-1))
+                found.append(np.where(sign * row > 0, ends[1], ends[0]))
+    return found
+
+
+@pytest.mark.parametrize("zonotopes", [True, False])
+@pytest.mark.parametrize("kind", ["ball", "box"])
+def test_values_are_in_their_ranges(kind: str, zonotopes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not zonotopes:
+        monkeypatch.setattr(ranges, "LARGEST", 0)
+    tight = []
+    for seed, chain in enumerate(chains()):
+        x = np.random.default_rng(seed).normal(size=chain.shape)
+        radius = [0.01, 0.3, 2.0][seed % 3]
+        region: Ball | Box = Ball({"x": x}, radius)
+        if kind == "box":
+            region = Box({"x": x - radius / 2}, {"x": x + radius})
+        found = ranges.ranges(chain.graph, region)
+        for point in samples(chain, region, seed):
+            values = chain.values(point)
+            for name, value in zip([*chain.names, chain.graph.outputs[0]], values, strict=True):
+                low, high = (end.reshape(-1) for end in (found[name].low, found[name].high))
+                slack = 1e-11 * (1 + abs(value).max())
+                assert (low - slack <= value).all(), (seed, name)
+                assert (value <= high + slack).all(), (seed, name)
+        # The first map's ranges are attained.
+        first = np.array([chain.values(point)[0] for point in samples(chain, region, seed)])
+        width = (found[chain.names[0]].high - found[chain.names[0]].low).reshape(-1)
+        tight.append(float(((first.max(axis=0) - first.min(axis=0)) / np.maximum(width, 1e-300)).min()))
+    if zonotopes or kind == "box":
+        assert min(tight) > 0.999
+
+
+def test_constants_make_ranges_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without zonotopes, a ball's ranges by rows and constants are those of the ball, not of the box around it."""
+    monkeypatch.setattr(ranges, "LARGEST", 0)
+    chain = dense(0, (30, 4, 2))
+    x = np.random.default_rng(0).normal(size=chain.shape)
+    box = ranges.ranges(chain.graph, Ball({"x": x}, 0.1))["v0"]
+    ball = ranges.ranges(chain.graph, Ball({"x": x}, 0.1), {"x": 1.0})["v0"]
+    attained = 0.2 * np.linalg.norm(chain.matrices[0], axis=1)
+    assert (ball.high - ball.low)[0] == pytest.approx(attained, rel=1e-6)
+    assert ((ball.high - ball.low)[0] >= attained * (1 - 1e-13)).all()
+    assert ((box.high - box.low)[0] > 2 * attained).all()
+
+
+def exact(chain: Chain, x: Any) -> list[list[Any]]:
+    """Values before each function at a point, as balls of 300 bits."""
+    flint: Any = pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+    flint.ctx.prec = 300
+    z, found = [flint.arb(float(entry)) for entry in x.reshape(-1)], []
+    for matrix, bias, function in zip(chain.matrices, chain.biases, chain.functions, strict=True):
+        v = [
+            sum((flint.arb(float(w)) * entry for w, entry in zip(row, z, strict=True)), flint.arb(float(b)))
+            for row, b in zip(matrix, bias, strict=True)
+        ]
+        found.append(v)
+        z = v if function is None else [e.max(0) if function == "relu" else e.tanh() for e in v]
+    return found
+
+
+@pytest.mark.parametrize("function", ["relu", "tanh"])
+def test_rounding_is_counted(function: str) -> None:
+    """At one point the exact values, in ball arithmetic, lie within ranges that are a few roundings wide."""
+    widths = []
+    for seed in range(3):
+        chain = dense(seed, (20, 20, 20, 3), function)
+        x = np.random.default_rng(seed).normal(size=chain.shape)
+        found = ranges.ranges(chain.graph, Ball({"x": x}, 0.0))
+        for name, values in zip(chain.names, exact(chain, x), strict=True):
+            for low, high, value in zip(
+                *(end.reshape(-1) for end in (found[name].low, found[name].high)), values, strict=True
+            ):
+                assert value >= float(low)
+                assert value <= float(high)
+                widths.append(float(high - low))
+    assert max(widths) < 1e-11
+
+
+def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "raised", lambda x, _: x)
+    monkeypatch.setattr(ranges, "linear_map", lambda *given: _unrounded(*given))
+    with pytest.raises(AssertionError):
+        test_rounding_is_counted("relu")
+
+
+def _unrounded(node: Node, sources: Any) -> Any:
+    found = maps.linear_map(node, sources)
+    assert found is not None
+    return maps.LinearMap(found.apply, found.absolute, 0)
+
+
+def test_what_has_no_rule_can_be_anything() -> None:
+    nodes = [Node("x", "input", "input", (), (1, 3))]
+    nodes += [
+        Node("u", "unknown", "exp", ("x",), (1, 3)),
+        Node("r", "pointwise", "relu", ("u",), (1, 3), {"function": "relu"}),
+    ]
+    nodes += [Node("t", "pointwise", "tanh", ("u",), (1, 3), {"function": "tanh"})]
+    nodes += [Node("a", "add", "add", ("x",), (1, 3), {"shift": True})]  # what is added is not known
+    nodes += [
+        Node("m", "layer", "linear", ("r",), (1, 2), {}, Layer("w", lambda: np.array([[1.0, 0, 0], [0, 0, 0]]), {}, 0))
+    ]
+    found = ranges.ranges(Graph(tuple(nodes), ("m",)), Ball({"x": np.zeros((1, 3))}, 1.0))
+    assert (found["u"].low == -np.inf).all()
+    assert (found["r"].low == 0).all()
+    assert (found["r"].high == np.inf).all()
+    assert (abs(found["t"].high) <= 1).all()
+    assert (found["a"].high == np.inf).all()
+    assert found["m"].high.tolist()[0][0] == np.inf
+    assert abs(found["m"].high[0][1]) < 1e-290  # it does not read what is not known
+
+
+def test_regions_are_checked() -> None:
+    graph = dense(0, (3, 2)).graph
+    wrong: list[Ball | Box] = [
+        Ball({"x": np.zeros(3)}, 1.0), Ball({}, 1.0), Ball({"x": np.zeros((1, 3))}, -1.0),
+        Ball({"x": np.full((1, 3), np.nan)}, 1.0), Box({"x": np.ones((1, 3))}, {"x": np.zeros((1, 3))}),
+    ]  # fmt: skip
+    for region in wrong:
+        with pytest.raises(MethodError):
+            ranges.ranges(graph, region)
+
+
+def test_slopes_hold_and_are_reached() -> None:
+    """Difference quotients on an interval are between the slopes, and come close to both."""
+    functions: dict[str, Any] = {"relu": {}, "leaky": {"alpha": 0.2}, "tanh": {}, "sigmoid": {}, "abs": {}}
+    for (name, given), (a, b) in itertools.product(
+        functions.items(), [(-2, -1), (-1, 0), (-1, 2), (0, 1), (0.5, 3), (-4, 3)]
+    ):
+        ends = curves.slopes({"function": name, **given}, np.array([float(a)]), np.array([float(b)]))
+        assert ends is not None
+        x = np.linspace(a, b, 2001)
+        quotients = np.diff(VALUES[name](x)) / np.diff(x)
+        assert ends[0][0] <= quotients.min() + 1e-9
+        assert ends[1][0] >= quotients.max() - 1e-9
+        assert ends[0][0] == pytest.approx(quotients.min(), abs=2e-3)
+        assert ends[1][0] == pytest.approx(quotients.max(), abs=2e-3)
