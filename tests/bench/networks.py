@@ -76,14 +76,12 @@ def dense(limit: int, out: Path) -> None:
 
 def near(out: Path) -> None:
     """Constants near one input alone, into the lines of the same networks."""
-    from specnorm_torch import network_graph
-
     from bench.networks_dense import dense_network, near_noise
 
     for row in read(out):
         if row["method"] == "dense":
             widths = tuple(map(int, row["network"].split("-")))
-            kept(out, {**row, "near": near_noise(network_graph(dense_network(widths), widths[:1]), widths[0])})
+            kept(out, {**row, "near": near_noise(dense_network(widths), widths[0])})
 
 
 def apart(words: list[str], limit: int) -> Row:

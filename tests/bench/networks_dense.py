@@ -12,22 +12,23 @@ from unittest import mock
 import numpy as np
 import torch
 from lipsdp import lipsdp
-from specnorm_torch import network_graph
+from specnorm_torch import network_bound, network_graph
 from torch import nn
 
 from bench.networks import OPTIMUM, RADII, SLOW
-from specnorm.networks import Graph, Multipliers, bound
+from specnorm.networks import Multipliers, bound
 
 Row = dict[str, Any]
 
 
 def dense_network(widths: tuple[int, ...], seed: int = 0) -> nn.Sequential:
-    """Gaussian weights of variance 1/inputs, ReLU between, in float64."""
-    generator = torch.Generator().manual_seed(seed)
+    """Gaussian weights of variance 1/inputs and biases of 1/100, ReLU between, in float64."""
+    generator, others = (torch.Generator().manual_seed(number) for number in (seed, seed + 1))
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layer = nn.Linear(inputs, outputs, dtype=torch.float64)
         layer.weight.data = torch.randn((outputs, inputs), generator=generator, dtype=torch.float64) / inputs**0.5
+        layer.bias.data = torch.randn(outputs, generator=others, dtype=torch.float64) / 10
         layers += [layer, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -43,7 +44,7 @@ def beside_others(widths: tuple[int, ...]) -> Row:
     answer = bound(graph)
     found["specnorm"] = {"value": answer.upper, "processor": time.process_time() - used, "by": repr(Multipliers())}
     found["product"] = {"value": answer.product}
-    found["near"] = near_noise(graph, widths[0])
+    found["near"] = near_noise(model, widths[0])
     for method in ("ECLipsE_Fast", "ECLipsE"):
         found[method] = eclipse(model, method)
     if found["ECLipsE"]["fell_back"] and sum(widths[:-1]) <= SLOW:
@@ -55,13 +56,16 @@ def beside_others(widths: tuple[int, ...]) -> Row:
     return found
 
 
-def near_noise(graph: Graph, inputs: int) -> list[Row]:
-    """Constants on balls around one input, each with its radius."""
-    centre = np.random.default_rng(0).normal(size=(1, inputs))
-    found = []
+def near_noise(model: nn.Sequential, inputs: int) -> list[Row]:
+    """The norm of the Jacobian at one input, and constants on balls around it, each with its radius."""
+    centre = torch.randn((1, inputs), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    jacobian: Any = torch.autograd.functional.jacobian(model, centre)
+    found = [
+        {"radius": 0.0, "value": float(torch.linalg.matrix_norm(jacobian.reshape(-1, inputs), 2)), "processor": 0.0}
+    ]
     for radius in RADII:
         used = time.process_time()
-        answer = bound(graph, radius=radius, centre=centre)
+        answer = network_bound(model, centre, radius=radius)
         found.append({"radius": radius, "value": answer.upper, "processor": time.process_time() - used})
     return found
 
