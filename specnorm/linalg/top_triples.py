@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
 
-def top_triple_at(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
-    """Top singular triple of one block at one frequency, and the taps' phases there."""
+def top_triple_at(
+    block: Array, frequency: Frequencies, vectors: tuple[Array, Array] | None = None, *, ops: ArrayOps
+) -> tuple[Array, Array, Array, Array]:
+    """Top singular triple of one block at one frequency, and the taps' phases there; real vectors may be known."""
     xp = ops.xp
-    phase = symbols.Symbol(block, frequency, ops=ops).phase
+    symbol = symbols.Symbol(block, frequency, ops=ops)
+    phase = symbol.phase
+    if vectors is not None:
+        u, v = (x + 0j for x in vectors)
+        return u, v, xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1), phase
     if math.prod(block.shape[3:]) == 1 and ops.may_branch:
         matrix = xp.reshape(block, block.shape[:3])
-        run = Lanczos(matrix, tolerance=vector_tolerance(matrix, xp=xp), ops=ops).finish()
+        run = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops).finish()
         if run.converged.all():
             u, v = run.vectors()
             value = xp.linalg.vector_norm(xp.matmul(matrix, v[..., None])[..., 0], axis=-1)
@@ -32,22 +38,22 @@ def top_triple_at(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tup
 
 
 def top_triples(
-    layers: list[Array], at: list[tuple[int, Frequencies]], *, ops: ArrayOps
+    layers: list[Array], at: list[tuple[int, Frequencies, tuple[Array, Array] | None]], *, ops: ArrayOps
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Top singular triple of one block of each layer at one frequency: u, v, sigma, phases and the block's index.
 
     Parameters
     ----------
     layers : list of arrays, shape (g, m, p, *kernel_shape)
-    at : list of (block index, frequency)
+    at : list of (block index, frequency, its singular vectors if they are known)
     """
     xp = ops.xp
     found = [
-        top_triple_at(blocks[index : index + 1, ...], frequency, ops=ops)
-        for blocks, (index, frequency) in zip(layers, at, strict=True)
+        top_triple_at(blocks[index : index + 1, ...], frequency, vectors, ops=ops)
+        for blocks, (index, frequency, vectors) in zip(layers, at, strict=True)
     ]
     u, v, value, phase = (xp.concat(list(x), axis=0) for x in zip(*found, strict=True))
-    index = ops.from_numpy(np.asarray([index for index, _ in at], dtype=np.int64), layers[0])
+    index = ops.from_numpy(np.asarray([index for index, _, _ in at], dtype=np.int64), layers[0])
     return u, v, value, phase, index
 
 

@@ -94,7 +94,7 @@ class Enclose(Method):
             enclosed(layer, spec, self.rtol, self.max_cells, deadline=self._deadline(), ops=ops) for layer in layers
         ]
         bounds = [f for f, _ in found]
-        u, v, _, phase, group = top_triples(layers, [(f.block, f.frequency) for f in bounds], ops=ops)
+        u, v, _, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f in bounds], ops=ops)
         done = [done and spec.padding_gain_sq == 1 for _, done in found]
         frequencies = [f.frequency.angles[0] for f in bounds]
         stats = _columns(bounds, done, [0] * len(bounds), frequencies, like=blocks, ops=ops)

@@ -83,7 +83,8 @@ class ExactFFT(Method):
             every = half_grid(grid_sizes(spec, spec.block_kernel_shape))
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
             budget = min(budget, 2 * len(every))
-            if not ops.may_branch or len(every) <= _FEW:
+            # Of a matrix there is one frequency, whose norm Lanczos finds sooner.
+            if not ops.may_branch or 1 < len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         found = [enclosed(layer, spec, self.rtol, budget, ops=ops) for layer in layers]
@@ -94,7 +95,7 @@ class ExactFFT(Method):
                 f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells (many are needed where "
                 "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
             )
-        u, v, value, phase, group = top_triples(layers, [(f.block, f.frequency) for f, _ in found], ops=ops)
+        u, v, value, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f, _ in found], ops=ops)
         visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
         return Evaluation(value, (visited,), (u, v, phase, group))
 

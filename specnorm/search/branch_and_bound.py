@@ -45,6 +45,8 @@ class SearchResult:
         Index of the block.
     cells, levels : int
         Cells visited, and rounds.
+    vectors : tuple of arrays, shapes (1, m) and (1, p), optional
+        Singular vectors there, where the search has them.
     """
 
     lower: float
@@ -53,6 +55,7 @@ class SearchResult:
     block: int
     cells: int
     levels: int
+    vectors: tuple[Array, Array] | None = None
 
 
 class Search:

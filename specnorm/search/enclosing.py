@@ -97,6 +97,9 @@ def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tupl
     search, cover = Search(support, deadline=problem.deadline, ops=ops), torus(support.shape[3:])
     if not float(ops.xp.max(ops.xp.abs(support))) > 0:
         return search, zero_found(problem.spec)
+    constant = enclose_constant(support, problem.rtol, close=False, ops=ops)
+    if constant is not None:
+        return search, constant
     found = search.run(cover, rtol=problem.rtol, grid_follows=grid_follows, max_cells=problem.max_cells)
     return search, found if math.isfinite(found.upper) else _widened(search, cover, found, problem)
 
