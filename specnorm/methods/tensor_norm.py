@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import MethodError, Undecided
 from specnorm.linalg import arrays, polyphase
-from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, deadline_in
 from specnorm.tensor import one_tap
 from specnorm.tensor.alternation import maximise
 from specnorm.tensor.form import Form, starts
@@ -44,6 +44,8 @@ class TensorNorm(Stepped):
     certified : bool or None
         None: prove ``sigma* <= value`` where values are known, else an estimate; True: prove or raise; False: the
         estimate.
+    budget : float, optional
+        Seconds for the proof; what has not begun by then is not tried.
 
     References
     ----------
@@ -56,12 +58,14 @@ class TensorNorm(Stepped):
     max_iter: int = 200
     seed: int = 0
     certified: bool | None = None
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         check_count("starts", self.starts, least=1)
         check_count("random_starts", self.random_starts)
         check_count("max_iter", self.max_iter, least=1)
         check_count("seed", self.seed)
+        check_budget(self.budget)
 
     name: ClassVar[str] = "tn"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
@@ -124,11 +128,14 @@ class TensorNorm(Stepped):
         def again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
             return maximise(block, v, modes, self.max_iter, ops=ops)
 
-        found, factor, proven = certified(blocks, found, again, seed=self.seed, ops=ops)
+        found, factor, proven = certified(
+            blocks, found, again, seed=self.seed, deadline=deadline_in(self.budget), ops=ops
+        )
         if self.certified and not proven:
+            limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
             raise Undecided(
-                f"tn_bound could not be certified within {TUNING.cells} cells; grid_bound and f4_bound are proven "
-                "bounds, and enclose(kernel) returns what is proven."
+                f"tn_bound could not be certified within {limit}; grid_bound and f4_bound are proven bounds, and "
+                "enclose(kernel) returns what is proven."
             )
         device = ops.device(blocks)
         flags = [
