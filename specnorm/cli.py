@@ -18,7 +18,6 @@ from specnorm import backends, help, options
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, pictures, plots
 from specnorm.auditing.measuring import BUDGET
-from specnorm.auditing.network import verify_file
 from specnorm.auditing.output import replace_file
 from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
@@ -26,7 +25,6 @@ from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report, violations
 from specnorm.errors import CertificateError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
-from specnorm.networks.table import lines
 from specnorm.spec import Layout
 from specnorm.text import visible
 
@@ -177,6 +175,9 @@ def verify_model(certificate: Path, model: str, input_shape: int | tuple[int, ..
     int
         Exit code: 1 if it does not prove what it claims, or not of this model.
     """
+    from specnorm.auditing.network import verify_file
+    from specnorm.networks.table import lines
+
     try:
         found = verify_file(certificate, model, input_shape)
     except CertificateError as error:

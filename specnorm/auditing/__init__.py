@@ -15,7 +15,6 @@ from specnorm.auditing.executing import measured
 from specnorm.auditing.geometry import check_names, overrides
 from specnorm.auditing.layers import Tensor, all_layers, select
 from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
-from specnorm.auditing.network import network_of
 from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment
@@ -146,7 +145,11 @@ def _audit(
                 progress(len(rows), len(found), row.name)
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
-    network = network_of(tensors, rows, size) if patterns is None else None
+    network = None
+    if patterns is None and type(tensors) is not list:  # a plain list has no graph: nothing of networks is imported
+        from specnorm.auditing.network import network_of
+
+        network = network_of(tensors, rows, size)
     drawn = take(found, rows, pictures)
     made = environment(rows)
     return Report(_version(), model, tuple(rows), skipped, network, drawn, made)
