@@ -12,18 +12,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+
 from specnorm import backends, help, options
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, pictures, plots
+<<<<<<< HEAD
 from specnorm.auditing.network import residual_of, verify_file
+=======
+from specnorm.auditing.measuring import BUDGET
+>>>>>>> helper-E
 from specnorm.auditing.output import replace_file
-from specnorm.auditing.processes import Workers
+from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report, violations
 from specnorm.errors import CertificateError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
-from specnorm.networks.table import lines
 from specnorm.spec import Layout
 from specnorm.text import number, visible
 
@@ -75,8 +80,13 @@ class Request:
     plot: Path | None
     certificate: Path | None
     fail_above: float | None
+<<<<<<< HEAD
     claim: str | None
     jobs: int
+=======
+    jobs: int | None
+    """Processes; None: as many as pay."""
+>>>>>>> helper-E
     options: dict[str, Any]
     """Keyword arguments of `audit`."""
 
@@ -107,7 +117,9 @@ def audit_models(request: Request) -> int:
         Exit code.
     """
     reports: list[Report] = []
-    with Workers(request.jobs) if request.jobs > 1 else nullcontext() as executor:
+    # On a device one process is enough.
+    here = request.options.get("backend") in (None, "numpy")
+    with _executor(request.jobs or (cpus() if here else 1), WORTH if request.jobs is None else 0) as executor:
         for model in request.models:
             try:
                 with _progress(model) as tick:
@@ -123,6 +135,21 @@ def audit_models(request: Request) -> int:
         return GATE_FAILED
     bad_rows = any(row.status == "error" for report in reports for row in report.layers)
     return OK if complete and written and not bad_rows else TROUBLE
+
+
+WORTH = 4 * 2**20
+"""Bytes of kernels from which processes of their own save more than the half second that they take to start."""
+
+
+@contextmanager
+def _executor(count: int, worth: int) -> Iterator[Workers | None]:
+    """So many processes, where they pay; and one BLAS thread in each and here, so that no number changes a bit."""
+    with backends.load("numpy").precise(np.empty(0)):
+        if count == 1:
+            yield None
+            return
+        with Workers(count, worth) as workers:
+            yield workers
 
 
 def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
@@ -160,6 +187,9 @@ def verify_model(certificate: Path, model: str, input_shape: int | tuple[int, ..
     int
         Exit code: 1 if it does not prove what it claims, or not of this model.
     """
+    from specnorm.auditing.network import verify_file
+    from specnorm.networks.table import lines
+
     try:
         found = verify_file(certificate, model, input_shape)
     except CertificateError as error:
@@ -231,9 +261,17 @@ def _progress(model: str) -> AbstractContextManager[Tick | None]:
 @contextmanager
 def _bar(model: str) -> Iterator[Tick]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    text, times = TextColumn("{task.description}", markup=False), (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (text, BarColumn(), MofNCompleteColumn(), *times)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(visible(Path(model).name), total=None)
 
@@ -317,8 +355,8 @@ def _application() -> click.Group:
         help="Relative width of the proven interval asked for.",
     )  # fmt: skip
     @click.option(
-        "--budget", type=float, callback=options.seconds, metavar="SECONDS",
-        help="Time for the interval of one layer; a row that it ends says how wide its interval is.",
+        "--budget", type=float, callback=options.seconds, default=BUDGET, metavar="SECONDS",
+        help="Time for the interval of one layer; a row that it ends says how wide its interval is. inf: all it takes.",
     )  # fmt: skip
     @click.option(
         "--fail-above", type=float, callback=options.bound, metavar="L",
@@ -331,8 +369,8 @@ def _application() -> click.Group:
     @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
     @click.option("--device", metavar="NAME", help="Device of that library.")
     @click.option(
-        "--jobs", callback=options.jobs, default="1", metavar="N|auto",
-        help="Processes to measure in; auto: as many as processors. They share out the threads.",
+        "--jobs", callback=options.jobs, default="auto", metavar="N|auto",
+        help="Processes to measure in, a thread each; auto: as many as processors.",
     )  # fmt: skip
     @click.option(
         "--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
@@ -345,8 +383,12 @@ def _application() -> click.Group:
         plot: Path | None,
         certificate: Path | None,
         fail_above: float | None,
+<<<<<<< HEAD
         claim: str | None,
         jobs: int,
+=======
+        jobs: int | None,
+>>>>>>> helper-E
         layers: tuple[str, ...],
         **given: Any,
     ) -> int:

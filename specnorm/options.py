@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from specnorm.auditing import plots
 from specnorm.auditing.geometry import overrides
 from specnorm.auditing.output import check_output
-from specnorm.auditing.processes import cpus
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
 from specnorm.text import visible
@@ -88,12 +87,12 @@ def sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return sizes[0] if len(sizes) == 1 else sizes
 
 
-def jobs(ctx: click.Context, param: click.Parameter, value: str) -> int:
-    """A number of processes."""
+def jobs(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """A number of processes; None: as many as pay."""
     import click
 
     if value == "auto":
-        return cpus()
+        return None
     if not (value.isascii() and value.isdigit() and len(value) < 5 and int(value) > 0):
         raise click.BadParameter(f"{visible(value)!r} is neither a number of at least 1 nor auto.", ctx, param)
     return int(value)

@@ -232,6 +232,10 @@ class ArrayOps(Protocol):
         """Widest real dtype of the device: what proofs are computed in."""
 
     @property
+    def own_dtype(self) -> Literal["float32", "float64"]:
+        """The kernel's own precision: of gradients, and of the vectors that make them up."""
+
+    @property
     def exact_float32(self) -> bool:
         """Whether products of float32 numbers have float32's precision."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 import specnorm
-from specnorm.auditing.measuring import Settings, fill
+from specnorm.auditing.measuring import BUDGET, Settings, fill
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.methods import METHODS
@@ -45,7 +45,7 @@ def audit(
     *,
     methods: Sequence[str] = STANDARD,
     rtol: float = 1e-3,
-    budget: float | None = None,
+    budget: float | None = BUDGET,
     select: Select | None = None,
 ) -> Report:
     """Measure every convolution and linear layer of a model as the model uses it.

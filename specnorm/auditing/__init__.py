@@ -14,8 +14,7 @@ from specnorm.auditing.devices import check_target
 from specnorm.auditing.executing import measured
 from specnorm.auditing.geometry import check_names, overrides
 from specnorm.auditing.layers import Tensor, all_layers, select
-from specnorm.auditing.measuring import NEEDS_A_SIZE, Settings
-from specnorm.auditing.network import network_of
+from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment
@@ -40,7 +39,7 @@ def audit(
     input_shape: int | Sequence[int] | Literal["file"] | None = None,
     methods: Sequence[str] = STANDARD,
     rtol: float = 1e-3,
-    budget: float | None = None,
+    budget: float | None = BUDGET,
     executor: Executor | None = None,
     layers: str | Sequence[str] | None = None,
     layout: Layout | None = None,
@@ -66,9 +65,9 @@ def audit(
         Columns, by their names in ``METHODS``.
     rtol : float, default 1e-3
         Relative width of the proven interval asked for.
-    budget : float, optional
-        Seconds for the interval of one layer: what has not begun by then is not tried, and ``Row.note`` says how wide
-        the interval is.
+    budget : float or None, default 60
+        Seconds for the interval of one layer, and for each column that is searched for: what has not begun by then is
+        not tried, and ``Row.note`` says how wide the interval is. None: as long as it takes.
     executor : concurrent.futures.Executor, optional
         Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
         breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.
@@ -147,7 +146,15 @@ def _audit(
                 progress(len(rows), len(found), row.name)
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
+<<<<<<< HEAD
     network = network_of(tensors, rows, size, progress=progress) if patterns is None else None
+=======
+    network = None
+    if patterns is None and type(tensors) is not list:  # a plain list has no graph: nothing of networks is imported
+        from specnorm.auditing.network import network_of
+
+        network = network_of(tensors, rows, size)
+>>>>>>> helper-E
     drawn = take(found, rows, pictures)
     made = environment(rows)
     return Report(_version(), model, tuple(rows), skipped, network, drawn, made)

@@ -6,13 +6,13 @@ import math
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.measuring import Settings, describe, fill
-from specnorm.auditing.processes import Worker, WorkerLost
+from specnorm.auditing.processes import Worker, WorkerLost, Workers
 from specnorm.auditing.report import Row
 from specnorm.errors import SpecnormError
 from specnorm.types import ArrayObject
@@ -21,22 +21,23 @@ IN_FLIGHT = 512 * 2**20
 """Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""
 
 
-def measured(found: Iterable[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
+def measured(found: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
     """Measure layers and give their rows in order; `IN_FLIGHT` bytes of kernels are in memory at once.
 
     Parameters
     ----------
-    found : iterable of Layer
+    found : sequence of Layer
     settings : Settings
     executor : Executor or None
-        None: here, one layer after the other.
+        None, or `Workers` that are not worth it: here, one layer after the other.
 
     Yields
     ------
     Row
         ``note`` says how a layer was measured that the executor lost.
     """
-    if executor is None:
+    worth = executor.worth if isinstance(executor, Workers) else 0
+    if executor is None or (worth and (len(found) < 2 or sum(map(_bytes, found)) < worth)):
         for layer in found:
             yield fill(*_loaded(layer, settings), settings)
         return

@@ -12,8 +12,8 @@ from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
 from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
 from specnorm.backends import backend_for
-from specnorm.errors import SpecnormError
-from specnorm.methods import METHODS, Enclose, Method
+from specnorm.errors import SpecnormError, Undecided
+from specnorm.methods import METHODS, Enclose, ExactFFT, Method, TensorNorm
 from specnorm.padding import PaddingMode
 from specnorm.proving import status_of
 from specnorm.result import Result
@@ -26,6 +26,10 @@ AT_A_SIZE = NEEDS_A_SIZE | {"fft", "gram", "enclose"}
 """Methods that answer at the input size where one is given; the others for every size at once."""
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 """Methods that answer at one input size for a circular layer only."""
+
+
+BUDGET = 60.0
+"""Seconds of a layer's search, unless others are given."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Settings:
     rtol : float
         Relative width of the proven interval asked for.
     budget : float or None
-        Seconds for the interval of one layer.
+        Seconds for the interval of one layer, and for each column that is searched for.
     """
 
     methods: tuple[str, ...] = STANDARD
@@ -64,7 +68,10 @@ class Settings:
 
     def method(self, name: str) -> Method:
         """A method by its name, as these settings want it."""
-        return Enclose(rtol=self.rtol, budget=self.budget) if name == Enclose.name else METHODS[name]()
+        if name == Enclose.name:
+            return Enclose(rtol=self.rtol, budget=self.budget)
+        found = METHODS[name]()
+        return replace(found, budget=self.budget) if isinstance(found, TensorNorm | ExactFFT) else found
 
 
 def describe(layer: Layer, settings: Settings) -> Row:
@@ -124,7 +131,11 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         for column in row.values:
             if column == CIRCULAR and not _has_circular(take.spec):
                 continue
-            result = take("fft" if column == CIRCULAR else column)
+            try:
+                result = take("fft" if column == CIRCULAR else column)
+            except Undecided as error:
+                row = replace(row, note=_joined(row.note, f"{column}: {error}"))
+                continue
             row = replace(
                 row,
                 values={**row.values, column: _value(result)},

@@ -145,12 +145,14 @@ class Workers(Executor):
     Parameters
     ----------
     count : int
-        Processes. The processor's threads are shared out among them, unless the environment says otherwise.
+        Processes. Each takes one thread, unless the environment says otherwise: how many there are changes no answer.
+    worth : int
+        Bytes of kernels from which they are worth being started; of fewer an audit uses none.
     """
 
-    def __init__(self, count: int) -> None:
-        threads = str(max(1, cpus() // count))
-        self._environment = dict.fromkeys(_THREAD_VARIABLES, threads)
+    def __init__(self, count: int, worth: int = 0) -> None:
+        self.worth = worth
+        self._environment = dict.fromkeys(_THREAD_VARIABLES, "1")
         self._threads = ThreadPoolExecutor(count)
         self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         for _ in range(count):

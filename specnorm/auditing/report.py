@@ -6,12 +6,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm.auditing.layers import Kind
-from specnorm.networks import NetworkBound
 from specnorm.result import Kind as Promise
 from specnorm.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from specnorm.networks import NetworkBound
 
 Value = float | tuple[float, ...] | None
 """What a method said about a layer: several numbers for methods with several values, None if it did not run."""

@@ -6,7 +6,7 @@ Only estimates: `rounding` proves what comes out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,15 +41,15 @@ class LanczosTuning:
 TUNING = LanczosTuning()
 
 
-def vector_tolerance(matrix: Array, *, xp: Namespace) -> float:
+def vector_tolerance(dtype: Any, *, xp: Namespace) -> float:
     """Of the residual of singular vectors: they make up gradients, in the precision of the matrix."""
-    return 1e-8 if matrix.dtype == xp.float64 else 2e-6
+    return 1e-8 if dtype == xp.float64 else 2e-6
 
 
 class Lanczos:
     """The largest singular value of each matrix of a stack, in steps.
 
-    Three-term recurrence on the smaller Gram matrix, which is not formed. Vectors lose their orthogonality, which
+    Three-term recurrence on the smaller Gram matrix, formed or not. Vectors lose their orthogonality, which
     repeats values that have converged and spoils none.
 
     Parameters
@@ -57,6 +57,8 @@ class Lanczos:
     matrix : array, shape (b, m, n)
     start : array, shape (b, min(m, n)), optional
         From another run; random without.
+    gram : array, shape (b, min(m, n), min(m, n)), optional
+        Of the shorter side, where it is formed anyway: a step is one product with it, in its precision, instead of two.
     tolerance : float
         Of the residual. A value is off by its square over the gap to the next one, a vector by the residual over it.
 
@@ -68,13 +70,22 @@ class Lanczos:
         Where they have converged, and where that or the last step has come.
     """
 
-    def __init__(self, matrix: Array, start: Array | None = None, *, tolerance: float, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        matrix: Array,
+        start: Array | None = None,
+        *,
+        gram: Array | None = None,
+        tolerance: float,
+        ops: ArrayOps,
+    ) -> None:
         xp = ops.xp
         self.xp, self.ops, self.matrix = xp, ops, matrix
         self.wide = matrix.shape[-1] > matrix.shape[-2]
         self.tall = xp.matrix_transpose(matrix) if self.wide else matrix
         self.size = int(self.tall.shape[-1])
-        self.host = np.float64 if matrix.dtype == xp.float64 else np.float32
+        self._gram, self._like = gram, matrix if gram is None else gram
+        self.host = np.float64 if self._like.dtype == xp.float64 else np.float32
         self.tolerance = tolerance
         count = int(matrix.shape[0])
         self.squares = np.zeros(count)
@@ -83,12 +94,17 @@ class Lanczos:
         if self.size > TUNING.direct:
             if start is None:
                 drawn = np.real(arrays.start_vector(0, self.size)).astype(self.host)
-                start = ops.from_numpy(np.repeat(drawn, count, axis=0), matrix)
+                start = ops.from_numpy(np.repeat(drawn, count, axis=0), self._like)
             self._back = xp.matrix_transpose(self.tall)
-            self._tiny = float(xp.finfo(matrix.dtype).smallest_normal)
-            self._basis = [arrays.normalise(start, xp=xp)[0][:, :, None]]
+            self._tiny = float(xp.finfo(self._like.dtype).smallest_normal)
+            self._basis = [arrays.normalise(xp.astype(start, self._like.dtype, copy=False), xp=xp)[0][:, :, None]]
             self._alpha: list[Array] = []
             self._beta: list[Array] = []
+
+    @property
+    def steps(self) -> int:
+        """Taken so far; none where an eigenvalue routine is faster."""
+        return len(self._alpha) if self.size > TUNING.direct else 0
 
     def advance(self) -> None:
         """Some steps; one transfer to the host."""
@@ -116,7 +132,7 @@ class Lanczos:
 
     def _step(self) -> None:
         v, turned = self._basis[-1], self.xp.matrix_transpose
-        w = self._back @ (self.tall @ v)
+        w = self._back @ (self.tall @ v) if self._gram is None else self._gram @ v
         alpha = turned(v) @ w
         w -= alpha * v
         if self._beta:
@@ -144,9 +160,9 @@ class Lanczos:
             if self.size <= TUNING.direct:
                 self._vectors = arrays.top_eigenpair(arrays.gram_smaller(self.tall, xp=xp), xp=xp)[1]
             else:
-                weights = self.ops.from_numpy(self._small[:, :, None].astype(self.host), self.matrix)
+                weights = self.ops.from_numpy(self._small[:, :, None].astype(self.host), self._like)
                 combined = xp.matmul(xp.concat(self._basis[:-1], axis=2), weights)[:, :, 0]
-                self._vectors = arrays.normalise(combined, xp=xp)[0]
+                self._vectors = arrays.normalise(xp.astype(combined, self.matrix.dtype, copy=False), xp=xp)[0]
         return self._vectors
 
     def vectors(self) -> tuple[Array, Array]:

@@ -16,38 +16,66 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
 
-def top_triple_at(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
-    """Top singular triple of one block at one frequency, and the taps' phases there."""
+_LANCZOS_FROM = 192
+"""Rows and columns from which Lanczos with a complex matrix is faster than the eigenvalues of its Gram matrix."""
+
+
+def top_triple_at(
+    block: Array, frequency: Frequencies, vectors: tuple[Array, Array] | None = None, *, ops: ArrayOps
+) -> tuple[Array, Array, Array, Array]:
+    """Top singular triple of one block at one frequency, and the taps' phases there; real vectors may be known."""
     xp = ops.xp
-    phase = symbols.Symbol(block, frequency, ops=ops).phase
-    if math.prod(block.shape[3:]) == 1 and ops.may_branch:
-        matrix = xp.reshape(block, block.shape[:3])
-        run = Lanczos(matrix, tolerance=vector_tolerance(matrix, xp=xp), ops=ops).finish()
-        if run.converged.all():
-            u, v = run.vectors()
-            value = xp.linalg.vector_norm(xp.matmul(matrix, v[..., None])[..., 0], axis=-1)
-            return u + 0j, v + 0j, value, phase
-    u, v, value = symbols.top_triple(symbols.matrix_at(block, phase, xp=xp), xp=xp)
+    symbol = symbols.Symbol(block, frequency, ops=ops)
+    phase = symbol.phase
+    if vectors is not None:
+        u, v = (x + 0j for x in vectors)
+        return u, v, xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1), phase
+    matrix = symbols.matrix_at(block, phase, xp=xp)
+    found = _by_lanczos(matrix, math.prod(block.shape[3:]) == 1, ops=ops) if ops.may_branch else None
+    u, v, value = found or symbols.top_triple(matrix, xp=xp)
     return u, v, value, phase
 
 
+def _by_lanczos(matrix: Array, is_real: bool, *, ops: ArrayOps) -> tuple[Array, Array, Array] | None:
+    """Top singular triple of complex matrices (b, m, p); None where an eigenvalue routine is faster, or none is found.
+
+    A complex matrix is iterated with as a real one of twice the size, ``[[Re, -Im], [Im, Re]]``, whose vectors are
+    (Re, Im).
+    """
+    xp, (m, p) = ops.xp, matrix.shape[1:]
+    if not is_real and min(m, p) < _LANCZOS_FROM:
+        return None
+    real, imag = xp.real(matrix), xp.imag(matrix)
+    if not is_real:
+        upper, lower = xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)
+        real = xp.concat([upper, lower], axis=1)
+    run = Lanczos(real, tolerance=vector_tolerance(real.dtype, xp=xp), ops=ops).finish()
+    if not run.converged.all():
+        return None
+    u, v = run.vectors()
+    value = xp.linalg.vector_norm(xp.matmul(real, v[..., None])[..., 0], axis=-1)
+    if is_real:
+        return u + 0j, v + 0j, value
+    return ops.complex(u[:, :m], u[:, m:]), ops.complex(v[:, :p], v[:, p:]), value
+
+
 def top_triples(
-    layers: list[Array], at: list[tuple[int, Frequencies]], *, ops: ArrayOps
+    layers: list[Array], at: list[tuple[int, Frequencies, tuple[Array, Array] | None]], *, ops: ArrayOps
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Top singular triple of one block of each layer at one frequency: u, v, sigma, phases and the block's index.
 
     Parameters
     ----------
     layers : list of arrays, shape (g, m, p, *kernel_shape)
-    at : list of (block index, frequency)
+    at : list of (block index, frequency, its singular vectors if they are known)
     """
     xp = ops.xp
     found = [
-        top_triple_at(blocks[index : index + 1, ...], frequency, ops=ops)
-        for blocks, (index, frequency) in zip(layers, at, strict=True)
+        top_triple_at(blocks[index : index + 1, ...], frequency, vectors, ops=ops)
+        for blocks, (index, frequency, vectors) in zip(layers, at, strict=True)
     ]
     u, v, value, phase = (xp.concat(list(x), axis=0) for x in zip(*found, strict=True))
-    index = ops.from_numpy(np.asarray([index for index, _ in at], dtype=np.int64), layers[0])
+    index = ops.from_numpy(np.asarray([index for index, _, _ in at], dtype=np.int64), layers[0])
     return u, v, value, phase, index
 
 

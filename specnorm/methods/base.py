@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -33,6 +35,11 @@ def check_budget(budget: object) -> None:
     """Refuse a budget that is no number of seconds."""
     if budget is not None and (not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0):
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
+
+
+def deadline_in(budget: float | None) -> float:
+    """When a budget that begins now ends, on the clock of `time.monotonic`."""
+    return math.inf if budget is None else time.monotonic() + budget
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,7 +104,7 @@ class Certify(Method):
         if not float(xp.max(xp.abs(cut))) > 0:
             return zero_found(spec)
         for rtol in (1e-3, 1e-9):
-            constant = enclose_constant(cut, rtol, ops=ops)
+            constant = enclose_constant(cut, rtol, close=False, ops=ops)
             if constant is not None and (constant.upper <= bound or constant.lower > bound):
                 return constant
         search, cover = Search(cut, ops=ops), torus(cut.shape[3:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +12,7 @@ import numpy as np
 from specnorm.linalg import polyphase
 from specnorm.linalg.layer_map import shapes_of
 from specnorm.linalg.top_triples import top_gradient, top_triples
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.grid import Grid
 from specnorm.search.branch_and_bound import SearchResult
@@ -25,6 +24,10 @@ if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
+
+
+_BRIEF = 2e10
+"""Multiplications of a bound on a grid that are done although a deadline has passed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Enclose(Method):
     max_cells : int
         Budget of one search for each group; a wider one may follow.
     budget : float, optional
-        Seconds for one layer; what has not begun by then is not tried.
+        Seconds for one layer; what has not begun by then is not tried. At the end `FantasticFour` may follow, whose
+        cost is fixed.
     """
 
     rtol: float = 1e-3
@@ -94,7 +98,7 @@ class Enclose(Method):
             enclosed(layer, spec, self.rtol, self.max_cells, deadline=self._deadline(), ops=ops) for layer in layers
         ]
         bounds = [f for f, _ in found]
-        u, v, _, phase, group = top_triples(layers, [(f.block, f.frequency) for f in bounds], ops=ops)
+        u, v, _, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f in bounds], ops=ops)
         done = [done and spec.padding_gain_sq == 1 for _, done in found]
         frequencies = [f.frequency.angles[0] for f in bounds]
         stats = _columns(bounds, done, [0] * len(bounds), frequencies, like=blocks, ops=ops)
@@ -112,7 +116,7 @@ class Enclose(Method):
         return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,))
 
     def _deadline(self) -> float:
-        return math.inf if self.budget is None else time.monotonic() + self.budget
+        return deadline_in(self.budget)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the norm at the witness."""
@@ -127,7 +131,7 @@ def enclosed(
     """Bounds of the largest norm of one layer's blocks, and whether they are within rtol (`search.enclosing`)."""
 
     def fallback() -> float:
-        return _of_fixed_cost(blocks, spec, ops=ops)
+        return _of_fixed_cost(blocks, spec, math.isfinite(deadline), ops=ops)
 
     return enclose_blocks(Problem(blocks, spec, rtol, max_cells, fallback, deadline), ops=ops)
 
@@ -138,14 +142,13 @@ def enclosed_layers(
     """Bounds of the norms of layers (b, *shape) at their size, one after another (`search.layer`)."""
     everywhere = replace(spec, input_shape=None, layout=None)
 
-    def fallback(blocks: Array) -> float:
-        return _of_fixed_cost(blocks, everywhere, ops=ops)
+    def enclosed_by(kernel: Array, deadline: float) -> LayerBounds:
+        def fallback(blocks: Array) -> float:
+            return _of_fixed_cost(blocks, everywhere, math.isfinite(deadline), ops=ops)
 
-    problems = (
-        LayerProblem(kernels[j : j + 1, ...], spec, rtol, max_cells, fallback, deadline())
-        for j in range(kernels.shape[0])
-    )
-    return [enclose_layer(problem, ops=ops) for problem in problems]
+        return enclose_layer(LayerProblem(kernel, spec, rtol, max_cells, fallback, deadline), ops=ops)
+
+    return [enclosed_by(kernels[j : j + 1, ...], deadline()) for j in range(kernels.shape[0])]
 
 
 def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
@@ -154,9 +157,12 @@ def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -
     return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
 
 
-def _of_fixed_cost(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> float:
-    """An upper bound of the supremum that no search is needed for."""
-    return min(float(ops.xp.max(m.forward(blocks, spec, ops=ops).value)) for m in (FantasticFour(), Grid()))
+def _of_fixed_cost(blocks: Array, spec: ConvSpec, brief: bool, *, ops: ArrayOps) -> float:
+    """An upper bound of the supremum that no search is needed for; a brief one takes seconds."""
+    points = math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
+    work = points * (math.prod(blocks.shape) + 8 * math.prod(blocks.shape[:3]) * min(blocks.shape[1:3]))
+    methods = (FantasticFour(),) if brief and work > _BRIEF else (FantasticFour(), Grid())
+    return min(float(ops.xp.max(m.forward(blocks, spec, ops=ops).value)) for m in methods)
 
 
 def _columns(

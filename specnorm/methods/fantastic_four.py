@@ -108,7 +108,7 @@ class FantasticFour(Stepped):
 def _leading(matrix: Array, *, ops: ArrayOps) -> Array:
     """Right singular vectors to start a training state from: a short run, as steps go on where it ends."""
     xp = ops.xp
-    run = Lanczos(matrix, tolerance=vector_tolerance(matrix, xp=xp), ops=ops)
+    run = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops)
     for _ in range(_ROUNDS):
         run.advance()
         if run.done.all():

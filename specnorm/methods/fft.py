@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -13,7 +14,7 @@ from specnorm.linalg import arrays, polyphase, symbols
 from specnorm.linalg.frequencies import Frequencies, half_grid
 from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
 from specnorm.methods.enclosure import enclosed
 from specnorm.search.enclosing import grid_sizes
 
@@ -41,6 +42,8 @@ class ExactFFT(Method):
         The value is at most this far, relatively, below the norm.
     max_cells : int
         Budget of the search.
+    budget : float, optional
+        Seconds for the search; what has not begun by then is not tried.
 
     References
     ----------
@@ -49,6 +52,7 @@ class ExactFFT(Method):
 
     rtol: float = 1e-6
     max_cells: int = 100_000
+    budget: float | None = None
 
     name: ClassVar[str] = "fft"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
@@ -56,6 +60,7 @@ class ExactFFT(Method):
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
         check_count("max_cells", self.max_cells, least=1)
+        check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
         """One search for all groups, for the supremum: no fixed set of frequencies gives that."""
@@ -83,18 +88,22 @@ class ExactFFT(Method):
             every = half_grid(grid_sizes(spec, spec.block_kernel_shape))
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
             budget = min(budget, 2 * len(every))
-            if not ops.may_branch or len(every) <= _FEW:
+            # Of a matrix there is one frequency, whose norm Lanczos finds sooner.
+            if not ops.may_branch or 1 < len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
-        found = [enclosed(layer, spec, self.rtol, budget, ops=ops) for layer in layers]
+        deadline = deadline_in(self.budget)
+        found = [enclosed(layer, spec, self.rtol, budget, deadline=deadline, ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
-            if spec.input_shape is not None and len(every) <= self.max_cells:
+            late = time.monotonic() > deadline
+            if spec.input_shape is not None and len(every) <= self.max_cells and not late:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
+            limit = f"{self.budget:g} s" if late else f"{self.max_cells} cells"
             raise Undecided(
-                f"the norm is not known to rtol={self.rtol:g} within {self.max_cells} cells (many are needed where "
+                f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where "
                 "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
             )
-        u, v, value, phase, group = top_triples(layers, [(f.block, f.frequency) for f, _ in found], ops=ops)
+        u, v, value, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f, _ in found], ops=ops)
         visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
         return Evaluation(value, (visited,), (u, v, phase, group))
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import MethodError, Undecided
 from specnorm.linalg import arrays, polyphase
-from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, deadline_in
+from specnorm.tensor import one_tap
 from specnorm.tensor.alternation import maximise
 from specnorm.tensor.form import Form, starts
-from specnorm.tensor.proving import TUNING, certified
+from specnorm.tensor.proving import LIFT, TUNING, certified
 from specnorm.tensor.tracking import start_state, state_layout, track
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class TensorNorm(Stepped):
     certified : bool or None
         None: prove ``sigma* <= value`` where values are known, else an estimate; True: prove or raise; False: the
         estimate.
+    budget : float, optional
+        Seconds for the proof; what has not begun by then is not tried.
 
     References
     ----------
@@ -55,12 +58,14 @@ class TensorNorm(Stepped):
     max_iter: int = 200
     seed: int = 0
     certified: bool | None = None
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         check_count("starts", self.starts, least=1)
         check_count("random_starts", self.random_starts)
         check_count("max_iter", self.max_iter, least=1)
         check_count("seed", self.seed)
+        check_budget(self.budget)
 
     name: ClassVar[str] = "tn"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
@@ -83,11 +88,13 @@ class TensorNorm(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Maximise from all starts at once, keep the best of each layer, and prove it."""
         xp = ops.xp
+        if math.prod(spec.block_kernel_shape) == 1 and ops.may_branch:
+            matrices = self._of_matrices(blocks, spec, ops=ops)
+            if matrices is not None:
+                return matrices
         v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
         value, residuals, count = maximise(blocks, v, modes, self.max_iter, ops=ops)
-        value, *residuals = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (value, *residuals))
-        group = xp.argmax(value, axis=1)
-        value, *residuals = (arrays.pick(x, group, xp=xp) for x in (value, *residuals))
+        group, value, *residuals = _largest([value, *residuals], spec.groups, xp=xp)
         factor, proven = xp.ones_like(value), xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches and not ops.traced:
             certified = [
@@ -100,6 +107,20 @@ class TensorNorm(Stepped):
         count = xp.broadcast_to(count, value.shape)
         return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, group))
 
+    def _of_matrices(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
+        """TN of kernels with one tap, their norm; None if that was to be proven and is not."""
+        xp = ops.xp
+        value, vectors, steps = one_tap.norms(blocks, ops=ops)
+        group, best, *residuals = _largest([value, *vectors], spec.groups, xp=xp)
+        factor, proven = xp.ones_like(best), xp.zeros(best.shape, dtype=xp.bool, device=ops.device(blocks))
+        if self.needs(spec).searches:
+            factor = one_tap.proven_factor(best, vectors[1], blocks, ops=ops)
+            proven = factor <= LIFT
+            if not xp.all(proven):
+                return None
+        count = xp.full(best.shape, steps, dtype=xp.int32, device=ops.device(blocks))
+        return Evaluation(best * factor, (count, factor, proven), (*residuals, factor, group))
+
     def _certify(self, blocks: Array, found: list[Array], *, ops: ArrayOps) -> list[Array]:
         """`certified` for the blocks of one layer: value, u, v, weights, block, factor, proven; leading axis 1."""
         xp = ops.xp
@@ -107,11 +128,14 @@ class TensorNorm(Stepped):
         def again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
             return maximise(block, v, modes, self.max_iter, ops=ops)
 
-        found, factor, proven = certified(blocks, found, again, seed=self.seed, ops=ops)
+        found, factor, proven = certified(
+            blocks, found, again, seed=self.seed, deadline=deadline_in(self.budget), ops=ops
+        )
         if self.certified and not proven:
+            limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
             raise Undecided(
-                f"tn_bound could not be certified within {TUNING.cells} cells; grid_bound and f4_bound are proven "
-                "bounds, and enclose(kernel) returns what is proven."
+                f"tn_bound could not be certified within {limit}; grid_bound and f4_bound are proven bounds, and "
+                "enclose(kernel) returns what is proven."
             )
         device = ops.device(blocks)
         flags = [
@@ -169,6 +193,13 @@ class TensorNorm(Stepped):
             value, u, v, weights = (arrays.pick(x, group, xp=xp) for x in (value, u, v, weights))
         residuals = (xp.conj(u), v, weights, xp.ones_like(value), group)
         return Evaluation(value * math.sqrt(form.taps), (), residuals), state
+
+
+def _largest(found: list[Array], groups: int, *, xp: Namespace) -> list[Array]:
+    """Which group of each layer has the largest value, and what was found of it; values come first."""
+    value, *others = (xp.reshape(x, (-1, groups, *x.shape[1:])) for x in found)
+    group = xp.argmax(value, axis=1)
+    return [group, *(arrays.pick(x, group, xp=xp) for x in (value, *others))]
 
 
 def _parts(spec: ConvSpec) -> tuple[int, ...]:

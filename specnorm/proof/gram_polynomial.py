@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,8 @@ class GramPolynomial:
         Of a wide real dtype, scaled to about 1; p <= m.
     rotation : Rotation, optional
         Of these blocks. None: every direction, unrotated.
+    tick : callable, optional
+        Called before each lag: what it raises ends the construction.
 
     Attributes
     ----------
@@ -151,7 +154,14 @@ class GramPolynomial:
         Whether it is the `float32_copy` of another.
     """
 
-    def __init__(self, blocks: Array, rotation: Rotation | None = None, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        rotation: Rotation | None = None,
+        *,
+        tick: Callable[[], None] | None = None,
+        ops: ArrayOps,
+    ) -> None:
         xp = ops.xp
         self.xp, self.ops, self.blocks, self.rotation = xp, ops, blocks, rotation
         g, m, p = blocks.shape[:3]
@@ -166,14 +176,14 @@ class GramPolynomial:
             self._shrink, self._lost = rotation.shrink, rotation.lost
         tapwise = xp.reshape(columns, (g, taps, m, p))
         self.lags = half_lags(blocks.shape[3:])
-        self.even, self.odd = self._correlate(xp.reshape(tapwise, (g, *blocks.shape[3:], m, p)))
+        self.even, self.odd = self._correlate(xp.reshape(tapwise, (g, *blocks.shape[3:], m, p)), tick)
         self.norms = self._coefficient_norms()
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
         self._norm = float(xp.max(trigonometric.absolute_norm_up(rotated, xp=xp)))
         terms = m + 2 * taps + len(self.lags) + 4
         self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=xp))
 
-    def _correlate(self, taps: Array) -> tuple[Array, Array]:
+    def _correlate(self, taps: Array, tick: Callable[[], None] | None) -> tuple[Array, Array]:
         """First `rank` columns of ``R_d + R_d^T`` and ``R_d - R_d^T``, shape (g, L, p * rank); of lag 0, R_0 and 0.
 
         Parameters
@@ -193,6 +203,8 @@ class GramPolynomial:
 
         even, odd = [], []
         for lag in self.lags.tolist():
+            if tick is not None:
+                tick()
             here, there = shifted(lag), shifted([-d for d in lag])
             forward = summed(here, there)
             if not any(lag):

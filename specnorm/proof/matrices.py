@@ -139,39 +139,54 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
     return rounding.up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
 
 
-def norm_near(a: Array, v: Array, *, ops: ArrayOps) -> Array:
-    """Proven upper bound just above ||A v|| / ||v|| for each real matrix of a stack; infinite where there is no proof.
-
-    As `matrix_norm_up`, but the limit is the Rayleigh quotient of the Gram matrix H at v, raised by what its residual
-    lets expect. The trace of H, whose entries are sums of squares, bounds ``||A||_F**2``.
+class GramProof:
+    """The smaller Gram matrix H of each real matrix of a stack, and proofs of the norms by it.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
         Scaled to about 1.
-    v : array, shape (..., min(m, n))
-        Near the top singular vector of the shorter side; trusted for nothing.
 
-    Returns
-    -------
-    array, shape (...)
+    Attributes
+    ----------
+    gram : array, shape (..., min(m, n), min(m, n))
+        H as computed; to be read, not written to.
     """
-    xp = ops.xp
-    size, length = min(a.shape[-2:]), max(a.shape[-2:])
-    gram = arrays.gram_smaller(a, xp=xp)
-    trace = rounding.up(xp.linalg.trace(gram), length + size + 8, xp=xp)
-    lost = trace * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
-    v = arrays.normalise(v, xp=xp)[0][..., None]
-    image = xp.matmul(gram, v)
-    square = xp.matmul(xp.matrix_transpose(v), image)
-    residual = xp.linalg.vector_norm(image - square * v, axis=(-2, -1))
-    square = square[..., 0, 0]
-    share = residual / xp.where(square > 0, square, xp.ones_like(square))
-    allowance = 2 * size * cholesky_loss(size, a, xp=xp) + 48 * rounding.unit(a, xp=xp)
-    limit = square * (1 + allowance + xp.minimum(share, _CLUSTERED * share**2))
-    bound = rounding.up(xp.sqrt(limit + lost), 6, xp=xp)
-    proven = gram_below(gram, limit, ops=ops)
-    return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))
+
+    def __init__(self, a: Array, *, ops: ArrayOps) -> None:
+        self._ops, self._length = ops, max(a.shape[-2:])
+        self.gram = arrays.gram_smaller(a, xp=ops.xp)
+
+    def norm_near(self, v: Array) -> Array:
+        """Proven upper bound just above ||A v|| / ||v|| for each matrix; infinite where there is no proof.
+
+        As `matrix_norm_up`, but the limit is the Rayleigh quotient of H at v, raised by what its residual lets expect.
+        The trace of H, whose entries are sums of squares, bounds ``||A||_F**2``.
+
+        Parameters
+        ----------
+        v : array, shape (..., min(m, n))
+            Near the top singular vector of the shorter side; trusted for nothing.
+
+        Returns
+        -------
+        array, shape (...)
+        """
+        ops, xp, gram, length = self._ops, self._ops.xp, self.gram, self._length
+        size = int(gram.shape[-1])
+        trace = rounding.up(xp.linalg.trace(gram), length + size + 8, xp=xp)
+        lost = trace * (rounding.SLACK * rounding.product_error(length, gram, xp=xp))
+        v = arrays.normalise(v, xp=xp)[0][..., None]
+        image = xp.matmul(gram, v)
+        square = xp.matmul(xp.matrix_transpose(v), image)
+        residual = xp.linalg.vector_norm(image - square * v, axis=(-2, -1))
+        square = square[..., 0, 0]
+        share = residual / xp.where(square > 0, square, xp.ones_like(square))
+        allowance = 2 * size * cholesky_loss(size, gram, xp=xp) + 48 * rounding.unit(gram, xp=xp)
+        limit = square * (1 + allowance + xp.minimum(share, _CLUSTERED * share**2))
+        bound = rounding.up(xp.sqrt(limit + lost), 6, xp=xp)
+        proven = gram_below(gram, limit, ops=ops)
+        return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))
 
 
 def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:

@@ -3,8 +3,8 @@
 Along an axis a layer reads the pixels ``s m + r t - p``. With ``g = gcd(s, r)`` only those congruent to -p modulo g are
 read; of these, outputs that are congruent modulo ``r / g`` read pixels that are, and no other outputs do. So the layer
 is a direct sum, and its norm the largest of its parts', each with stride ``s / g`` and no dilation. Outputs that read
-no pixel, and pixels that no output reads, are left out. Along an axis with one tap all outputs are such parts, and the
-same.
+no pixel, and pixels that no output reads, are left out. Along an axis whose stride is at least the kernel's size (one
+tap, patches) each output is such a part, and those away from the border are the same.
 
 A layer whose pixels and outputs are consecutive ones of another layer of the same stride and kernel, at the same
 distance, is a compression of it: its norm is no larger. Such parts need no proof of their own.
@@ -52,6 +52,16 @@ class Part:
         pixels = self.stride * outputs + other.before - self.before
         inside = outputs + other.outputs <= self.outputs and pixels + other.pixels <= self.pixels
         return self.stride == other.stride and inside
+
+    def single_outputs(self, k: int) -> list[Part]:
+        """Outputs that read pixels of their own, one by one: the first, the second, the last, which hold the others."""
+        found = []
+        for m in sorted({0, min(1, self.outputs - 1), self.outputs - 1}):
+            output = (self.output[0] + self.output[1] * m, self.output[1])
+            one = replace(self, outputs=1, before=self.before - self.stride * m, output=output).trimmed(k)
+            if one is not None:
+                found.append(one)
+        return found
 
     def trimmed(self, k: int) -> Part | None:
         """Without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
@@ -147,9 +157,7 @@ def _largest_parts(n: int, outputs: int, k: int, stride: int, dilation: int, pad
             (unread + common * rest, common * step),
             (first, step),
         ).trimmed(k)
-        if part is not None and k == 1:
-            # Each output reads one pixel of its own, and all do the same.
-            part = replace(part, pixels=1, outputs=1)
-        if part is not None and not any(other.holds(part) for other in found):
-            found = [other for other in found if not part.holds(other)] + [part]
+        for one in () if part is None else part.single_outputs(k) if k <= stride else (part,):
+            if not any(other.holds(one) for other in found):
+                found = [other for other in found if not one.holds(other)] + [one]
     return found

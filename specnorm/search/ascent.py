@@ -13,6 +13,7 @@ from specnorm.linalg.frequencies import Frequencies, phases, product
 from specnorm.linalg.power import matrix_maps, power_step
 
 if TYPE_CHECKING:
+    from specnorm.search.clock import Clock
     from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
 
@@ -35,6 +36,8 @@ class Ascent:
         How close to the maximum to come.
     best : float
         A norm found elsewhere: what will not get as high is given up.
+    clock : Clock
+        Ends the ascent where it is.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class Ascent:
         free: bool,
         rtol: float,
         best: float,
+        clock: Clock,
         ops: ArrayOps,
     ) -> None:
+        self.clock = clock
         self.block, self.trial_block, self.tuning, self.ops, self.xp = block, trial_block, tuning, ops, ops.xp
         self.rtol, self.best = rtol, best
         self.free = free and block.ndim > 3
@@ -72,6 +77,8 @@ class Ascent:
         point, right, value = self._alternate(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
         for _ in range(self.tuning.newton if self.rtol < self.tuning.tight else 0):
+            if self.clock.is_late:
+                break
             trial, vector = self._newton(point, right)
             _, candidate, norms = self._power(self.ops.to_numpy(self._phase(trial)), vector, steps=1)
             now = float(norms[0])
@@ -98,7 +105,7 @@ class Ascent:
                 point = nearby(theta[highest : highest + 1]) if moved else starts[index[highest : highest + 1]]
             gain = now - values
             going = self._promising(now, gain, gains, round_, max(self.best, value))
-            if not len(going):
+            if not len(going) or self.clock.is_late:
                 break
             if len(going) < len(index):
                 left, right = (arrays.rows(x, going, ops=self.ops) for x in (left, right))

@@ -8,7 +8,7 @@ search is its proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from specnorm.linalg.frequencies import Frequencies
 from specnorm.proof import matrices
 from specnorm.proof.fathom import CentreMatrices, Cover, cover_blocks
 from specnorm.search import tuning as knobs
+from specnorm.search.clock import Clock, OutOfTime
 from specnorm.search.estimates import NodeEstimates, chebyshev, lift
 from specnorm.search.incumbent import Incumbent, LowerBound
 from specnorm.search.reduction import Polynomials
@@ -45,6 +46,8 @@ class SearchResult:
         Index of the block.
     cells, levels : int
         Cells visited, and rounds.
+    vectors : tuple of arrays, shapes (1, m) and (1, p), optional
+        Singular vectors there, where the search has them.
     """
 
     lower: float
@@ -53,6 +56,7 @@ class SearchResult:
     block: int
     cells: int
     levels: int
+    vectors: tuple[Array, Array] | None = None
 
 
 class Search:
@@ -65,7 +69,7 @@ class Search:
     seed : int
         Of the start vectors.
     deadline : float
-        On the clock of `time.monotonic`: a round that begins later is not begun.
+        On the clock of `time.monotonic`; what is not begun by then is not tried.
     """
 
     def __init__(self, blocks: Array, *, seed: int = 0, deadline: float = math.inf, ops: ArrayOps) -> None:
@@ -74,11 +78,11 @@ class Search:
             # G^T has the norms of G: from here on, the columns are the smaller side.
             blocks = xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
         self.blocks, self.xp, self.ops, self.tuning = blocks, ops.xp, ops, knobs.TUNING
-        self.incumbent = Incumbent(blocks, self.tuning, seed=seed, ops=ops)
-        self._polynomials = Polynomials(blocks, self.tuning, ops=ops)
+        self.clock = Clock(deadline)
+        self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
+        self._polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
         self._cells = self._levels = 0
-        self._deadline = deadline
 
     def run(
         self,
@@ -122,13 +126,25 @@ class Search:
         cover = cover_blocks(
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
+        try:
+            found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels)
+        except OutOfTime:
+            if not self.incumbent.best.value > 0 and self._free:
+                self.incumbent.multistart(raises=True)
+            return self._result(math.inf)
+        if grid_follows and math.isfinite(found.upper):
+            self._torus = cover.fathomed
+        return found
+
+    def _refine(self, cover: Cover, max_cells: int, max_levels: int | None) -> SearchResult:
+        """Estimate, ascend, prove and cut, until no cell is open."""
+        self.clock.check()
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
         while len(cover):
-            if self._cells + len(cover) > max_cells * self.blocks.shape[0] or self._levels == max_levels:
+            if self._cells + len(cover) > max_cells or self._levels == max_levels:
                 return self._result(math.inf)
-            if time.monotonic() > self._deadline:
-                return self._result(math.inf)
+            self.clock.check()
             self._cells, self._levels, before = self._cells + len(cover), self._levels + 1, self.incumbent.best.value
             previous, polynomial = polynomial, self._polynomials.near(self.threshold, self.incumbent.trial_vectors)
             if vectors is None or polynomial is not previous:
@@ -147,8 +163,6 @@ class Search:
             if not self._may_end(cover, before):
                 return self._result(math.inf)
             vectors = self._branch(cover, nodes, rest)
-        if grid_follows:
-            self._torus = cover.fathomed
         return self._result(cover.upper)
 
     # -- what is to be proven ----------------------------------------------------------------------------------------
@@ -198,7 +212,7 @@ class Search:
             return vectors
         limit_sq = cover.limits_sq(float32, threshold)
         index = np.flatnonzero((limit_sq >= self._polynomials.least_limit_sq(float32)) & (limit_sq < math.inf))
-        for part in self._polynomials.parts(float32, len(index)):
+        for part in self._parts(float32, len(index)):
             formed, _ = cover.form(float32, index[part], limit_sq[index[part]])
             cover.fathom(formed, threshold)
         return self._take(vectors, cover.prune())
@@ -214,7 +228,7 @@ class Search:
         nodes = NodeEstimates(trial, threshold, vectors, reduced_for_sq, self.tuning.exact)
         keeps, found = trial.itemsize * count * trial.rank**2 <= self.tuning.kept, []
         degree = self.tuning.first_degree if self._levels == 1 else self.tuning.degree
-        for part in self._polynomials.parts(trial, count):
+        for part in self._parts(trial, count):
             index = np.arange(count)[part]
             formed, columns = cover.form(trial, index, reduced_for_sq[part])
             cut = self.tuning.cut * reduced_for_sq[part]
@@ -246,7 +260,7 @@ class Search:
         likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & (cover.norms == math.inf)
         hopeful = np.flatnonzero(likely)
         if polynomial is not nodes.polynomial or (not nodes.kept and threshold > nodes.threshold):
-            for part in self._polynomials.parts(polynomial, len(hopeful)):
+            for part in self._parts(polynomial, len(hopeful)):
                 index = hopeful[part]
                 formed, _ = cover.form(polynomial, index, nodes.reduced_for_sq[index])
                 self._prove(cover, nodes, formed, threshold)
@@ -266,7 +280,7 @@ class Search:
         if not len(stuck):
             return
         whole = self._polynomials.whole
-        for part in self._polynomials.parts(whole, len(stuck)):
+        for part in self._parts(whole, len(stuck)):
             index = stuck[part]
             formed, _ = cover.form(whole, index, np.zeros(len(index)))
             cover.fathom(formed, threshold)
@@ -312,7 +326,7 @@ class Search:
         if not len(points):
             return
         whole = self._polynomials.whole
-        for part in self._polynomials.parts(whole, len(points)):
+        for part in self._parts(whole, len(points)):
             here = points[part]
             columns = whole.columns_at(here.boxes.centres, here.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
@@ -349,6 +363,12 @@ class Search:
         loose = self._bound is not None or self._rtol >= self.tuning.rtol_float32
         large = float(boxes.radius.min(initial=math.inf)) > self.tuning.radius_float32
         return self._free and polynomial.rank >= self.tuning.smallest_float32 and loose and large
+
+    def _parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
+        """Slices of so many cells that fit the memory budget, as long as there is time."""
+        for part in self._polynomials.parts(polynomial, count):
+            self.clock.check()
+            yield part
 
     def _take(self, x: Array, index: np.ndarray) -> Array:
         return arrays.rows(x, index, ops=self.ops)

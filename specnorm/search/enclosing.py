@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
+_SHARE = 0.7
+"""Of the time, for the tolerance asked for; the rest is for wider ones."""
+_WIDER = (0.5, 0.1, 0.02)
+"""Tolerances that are tried in that rest, each after the one before."""
 _SUPREMUM = 2e-3
 """Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
 
@@ -50,6 +55,11 @@ class Problem:
     fallback: Callable[[], float]
     deadline: float = math.inf
 
+    def search(self, support: Array, *, ops: ArrayOps) -> Search:
+        """A search that leaves some of the time."""
+        now = time.monotonic()
+        return Search(support, deadline=now + _SHARE * (self.deadline - now), ops=ops)
+
 
 def zero_found(spec: ConvSpec) -> SearchResult:
     """The norm of a zero kernel."""
@@ -72,7 +82,7 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     constant = enclose_constant(support, rtol, ops=ops)
     if constant is not None:
         return constant, True
-    search = Search(support, deadline=problem.deadline, ops=ops)
+    search = problem.search(support, ops=ops)
     cover = torus(support.shape[3:])
     if problem.spec.input_shape is None:
         found = search.run(cover, rtol=rtol, max_cells=problem.max_cells)
@@ -94,11 +104,17 @@ def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tupl
         As in `Search.run`.
     """
     support = polyphase.support(problem.blocks, ops=ops)
-    search, cover = Search(support, deadline=problem.deadline, ops=ops), torus(support.shape[3:])
+    search, cover = problem.search(support, ops=ops), torus(support.shape[3:])
     if not float(ops.xp.max(ops.xp.abs(support))) > 0:
         return search, zero_found(problem.spec)
+    constant = enclose_constant(support, problem.rtol, close=False, ops=ops)
+    if constant is not None:
+        return search, constant
     found = search.run(cover, rtol=problem.rtol, grid_follows=grid_follows, max_cells=problem.max_cells)
-    return search, found if math.isfinite(found.upper) else _widened(search, cover, found, problem)
+    if math.isinf(found.upper):
+        found = _widened(search, cover, found, problem)
+    search.clock.deadline = problem.deadline
+    return search, found
 
 
 def _at_points(search: Search, cover: Boxes, problem: Problem) -> SearchResult:
@@ -142,12 +158,27 @@ def above_any(blocks: Array) -> float:
 
 
 def _widened(search: Search, cover: Boxes, found: SearchResult, problem: Problem) -> SearchResult:
-    """Prove what the budget allows: ten times wider each time, at the end by a bound of fixed cost."""
-    rtol, cells = problem.rtol, found.cells
-    while rtol < 1:
-        rtol *= 10
-        wider = search.run(cover, rtol=rtol, start=found, max_cells=problem.max_cells)
+    """Prove what the budget allows, at the end by a bound of fixed cost.
+
+    Of cells: ten times wider each time. Of time: at first what takes least, then closer.
+    """
+    cells, best, late = found.cells, found, search.clock.is_late
+    search.clock.deadline = problem.deadline
+    for rtol in _WIDER if late else _ten_times_wider(problem.rtol):
+        if rtol <= problem.rtol:
+            break
+        wider = search.run(cover, rtol=rtol, start=best, max_cells=problem.max_cells)
         cells += wider.cells
         if math.isfinite(wider.upper):
-            return replace(wider, cells=cells)
-    return replace(found, upper=problem.fallback(), cells=cells)
+            best = wider
+        if math.isfinite(wider.upper) != late:
+            break
+    upper = best.upper if math.isfinite(best.upper) else problem.fallback()
+    return replace(best, upper=upper, cells=cells)
+
+
+def _ten_times_wider(rtol: float) -> list[float]:
+    found = [10 * rtol]
+    while found[-1] < 1:
+        found.append(10 * found[-1])
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from specnorm.search.estimates import lift, unrotated
 if TYPE_CHECKING:
     from specnorm.proof.cells import Cells
     from specnorm.proof.gram_polynomial import GramPolynomial
+    from specnorm.search.clock import Clock
     from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
 
@@ -43,6 +44,8 @@ class Incumbent:
         In the wide dtype, scaled to about 1, not all zero; p <= m.
     seed : int
         Of the start vectors.
+    clock : Clock
+        Ascents end early by it.
 
     Attributes
     ----------
@@ -51,8 +54,9 @@ class Incumbent:
         Right vectors at coarse frequencies where the norm is large.
     """
 
-    def __init__(self, blocks: Array, tuning: Tuning, *, seed: int, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, tuning: Tuning, *, seed: int, clock: Clock, ops: ArrayOps) -> None:
         self.blocks, self.tuning, self.seed, self.xp, self.ops = blocks, tuning, seed, ops.xp, ops
+        self._clock = clock
         self._norms = SymbolNorms(blocks, ops=ops)
         self._float32: Array | None = None
         self._right = self.start_vectors(1, blocks.shape[2])
@@ -176,7 +180,8 @@ class Incumbent:
     def _ascend(self, starts: Frequencies, vectors: Array, block: int) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
         one, trial = (x[block : block + 1, ...] for x in (self.blocks, self._trial_blocks()))
-        ascent = Ascent(one, trial, self.tuning, free=self._free, rtol=self._rtol, best=self.best.value, ops=self.ops)
+        given: dict[str, Any] = {"free": self._free, "rtol": self._rtol, "best": self.best.value, "clock": self._clock}
+        ascent = Ascent(one, trial, self.tuning, **given, ops=self.ops)
         self._note(*ascent.run(starts, vectors), block)
 
     def _trial_blocks(self) -> Array:

@@ -25,6 +25,7 @@ from specnorm.proof.layer import ritz_values_down
 from specnorm.proof.rings import reads_zeros, shortest
 from specnorm.proof.sublayers import SubLayer, sublayers
 from specnorm.search.branch_and_bound import Search, SearchResult
+from specnorm.search.constant import SMALLEST, enclose_matrices
 from specnorm.search.enclosing import Problem, search_torus
 from specnorm.search.layer_tuning import TUNING
 from specnorm.search.open_groups import open_groups
@@ -198,7 +199,10 @@ class _Layer:
         return self.plan.work * self.groups <= TUNING.at_once
 
     def enclose(self) -> LayerBounds:
-        """Bounds by the layer's own matrix if it is small; else by the supremum, by rings, and by that."""
+        """Bounds by the layer's own matrix if it is of one patch, or small; else by the supremum, rings, and that."""
+        patch = self._by_patch()
+        if patch is not None:
+            return patch
         if not self.is_small:
             return self._enclose()
         found = self._by_matrix(np.arange(self.groups), 0.0)
@@ -320,6 +324,21 @@ class _Layer:
                 return found
             found = found.and_also(self._near(whole, TUNING.closer, TUNING.again * TUNING.applied))
         return found
+
+    def _by_patch(self) -> LayerBounds | None:
+        """Of a layer with one output (transposed: input) an axis: the matrix of the taps that it reads."""
+        if not reads_zeros(self.spec) or any(x.outputs > 1 for x in self.sub.parts):
+            return None
+        read = tuple(slice(x.before, x.before + x.pixels) for x in self.sub.parts)
+        taps = self.parts[(..., *read)]
+        matrix = self.xp.reshape(taps, (*taps.shape[:2], -1))
+        if min(matrix.shape[1:]) < SMALLEST:
+            return None
+        found = enclose_matrices(matrix, self.rtol, ops=self.ops)
+        layer = Convolution(self.parts[found.index : found.index + 1, ...], self.single, ops=self.ops)
+        u, v = (found.v, found.u) if self.spec.transposed else (found.u, found.v)
+        bounds = self._bounds(found.lower, found.upper, layer, u, v, found.index, self.sub, "matrix")
+        return bounds if bounds.within(self.rtol) else None
 
     def _by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
         """Bounds of the largest norm of some groups; the others' are no larger than ``lower``."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.proof.gram_polynomial import GramPolynomial, Rotation, rotate, taps_below
+from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.search.tuning import Tuning
@@ -21,10 +22,11 @@ class Polynomials:
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1; p <= m.
+    clock : Clock, optional
     """
 
-    def __init__(self, blocks: Array, tuning: Tuning, *, ops: ArrayOps) -> None:
-        self.blocks, self.tuning, self.ops = blocks, tuning, ops
+    def __init__(self, blocks: Array, tuning: Tuning, *, clock: Clock | None = None, ops: ArrayOps) -> None:
+        self.blocks, self.tuning, self.ops, self.clock = blocks, tuning, ops, clock or Clock()
         self._reduced: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
 
@@ -32,7 +34,7 @@ class Polynomials:
     def whole(self) -> GramPolynomial:
         """Nothing left out."""
         if self._whole is None:
-            self._whole = GramPolynomial(self.blocks, ops=self.ops)
+            self._whole = GramPolynomial(self.blocks, tick=self.clock.check, ops=self.ops)
         return self._whole
 
     def near(self, threshold: float, trial_vectors: Array | None) -> GramPolynomial:
@@ -41,7 +43,10 @@ class Polynomials:
             return self.whole if threshold <= 0 or self._reduced is None else self._reduced
         if self._reduced is None or self._reduced.truncation > 0.6 * threshold**2:
             rotation = choose_rotation(self.blocks, threshold, trial_vectors, self.tuning, ops=self.ops)
-            self._reduced = self.whole if rotation is None else GramPolynomial(self.blocks, rotation, ops=self.ops)
+            if rotation is None:
+                self._reduced = self.whole
+            else:
+                self._reduced = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
         return self._reduced
 
     def least_limit_sq(self, polynomial: GramPolynomial) -> float:

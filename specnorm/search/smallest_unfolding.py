@@ -44,7 +44,7 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, tu
     """
     xp = ops.xp
     splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
-    tolerance = vector_tolerance(blocks, xp=xp)
+    tolerance = vector_tolerance(blocks.dtype, xp=xp)
     if math.prod(spec.block_shape) < TUNING.float32_from:
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
     active, runs = _search(blocks, spec, tolerance, ops=ops)
@@ -127,7 +127,7 @@ def _search(blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -
             return active, {j: runs[j] for j in set(active.tolist())}
         j = int(np.bincount(waiting).argmax())
         if j not in runs:
-            within = max(tolerance, vector_tolerance(searched, xp=xp))
+            within = max(tolerance, vector_tolerance(searched.dtype, xp=xp))
             runs[j] = Lanczos(matrices.unfold(splits[j]), tolerance=within, ops=ops)
         runs[j].advance()
         least[j], done[j] = np.maximum(least[j], runs[j].squares), runs[j].done
@@ -163,7 +163,7 @@ def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
 def _proven(run: Lanczos, *, ops: ArrayOps) -> np.ndarray:
     """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
     matrix, v = (arrays.in_wide_dtype(x, ops=ops) for x in (run.matrix, run.small_side()))
-    found = ops.to_numpy(matrices.norm_near(matrix, v, ops=ops))
+    found = ops.to_numpy(matrices.GramProof(matrix, ops=ops).norm_near(v))
     if not np.isfinite(found).all():
         found = np.minimum(found, ops.to_numpy(matrices.matrix_norm_up(matrix, ops=ops)))
     return np.asarray(found, dtype=np.float64)

@@ -72,7 +72,7 @@ def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
 
 
 def certified(
-    blocks: Array, found: list[Array], maximise: Maximise, *, seed: int, ops: ArrayOps
+    blocks: Array, found: list[Array], maximise: Maximise, *, seed: int, deadline: float = math.inf, ops: ArrayOps
 ) -> tuple[list[Array], float, bool]:
     """Prove ``sigma* <= value`` for the blocks of one layer, restarting the maximisation from whatever refutes it.
 
@@ -86,6 +86,8 @@ def certified(
     maximise : callable
     seed : int
         Of the search.
+    deadline : float
+        Of the search, on the clock of `time.monotonic`.
 
     Returns
     -------
@@ -97,7 +99,8 @@ def certified(
     xp = ops.xp
     if not float(found[0][0]) > 0:
         return found, 1.0, True
-    search = Search(polyphase.support(xp.astype(blocks, xp.float64), ops=ops), seed=seed, ops=ops)
+    wide = polyphase.support(xp.astype(blocks, xp.float64), ops=ops)
+    search = Search(wide, seed=seed, deadline=deadline, ops=ops)
     for _ in range(TUNING.restarts):
         proof = prove(search, float(found[0][0]))
         if proof.refuted is None:

@@ -157,7 +157,7 @@ def test_it_says_how_each_number_was_obtained_and_by_which_versions() -> None:
         "circular"
     ] * 3
     assert origins[0][1:3] == ["proven interval", "the layer at 8x8"]
-    assert origins[0][3] == "Enclose(rtol=0.001, max_cells=100000, budget=None)"
+    assert origins[0][3] == "Enclose(rtol=0.001, max_cells=100000, budget=60.0)"
     assert origins[0][4] == "float64 numpy, cpu"
     assert sum(int(row[5]) for row in origins if row[0] == "tn") == 4
     made = dict(zip([t for _, t in page.all("dt")][-5:], [t for _, t in page.all("dd")][-5:], strict=True))

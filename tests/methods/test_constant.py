@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checks import assert_encloses
+from oracle import dense_norm
 
 import specnorm
+from specnorm import TensorNorm
 from specnorm.linalg.lanczos import Lanczos
 from specnorm.methods import certify
-from specnorm.search import enclosing
+from specnorm.search import enclosing, layer
+from specnorm.tensor import one_tap, proving
 
 
 def orthogonal(n: int, seed: int = 0) -> Any:
@@ -75,6 +79,90 @@ def test_verdicts_need_no_search_either(name: str, monkeypatch: pytest.MonkeyPat
     for factor in (1 + 1e-2, 1 + 1e-7):
         assert specnorm.certify(MATRICES[name], truth * factor)
         assert not specnorm.certify(MATRICES[name], truth / factor)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", [name for name in MATRICES if name not in ("large", "small")])
+def test_tn_is_the_norm_and_needs_no_search(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix's TN is its norm: proven as it stands, where a search would need a thousandth more."""
+    matrix = MATRICES[name].astype(dtype)
+    truth = float(np.linalg.norm(matrix.astype(np.float64), 2))
+    monkeypatch.delattr(proving, "Search")
+    for certified in (None, True):
+        assert truth <= float(specnorm.tn_bound(matrix, certified=certified)) * (1 + 1e-13)
+    result = specnorm.measure(matrix, TensorNorm())
+    assert result.kind == "upper"
+    assert float(result.value) <= truth * (1 + (3e-6 if dtype == "float32" else 1e-10))
+    estimate = specnorm.measure(matrix, TensorNorm(certified=False))
+    assert float(estimate.value) == pytest.approx(truth, rel=1e-5)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), np.array([[3.0, 0.0], [4.0, 0.0]]), np.zeros((2, 5)), np.ones((1, 1))])
+def test_tn_of_a_small_matrix(matrix: Any) -> None:
+    norm = float(np.linalg.norm(matrix, 2))
+    result = specnorm.measure(matrix[:, :, None, None], TensorNorm())
+    assert (result.kind, bool(result.stats["proven"])) == ("upper", True)
+    assert norm <= float(result.value) <= norm * (1 + 1e-12)
+
+
+def test_tn_of_groups_is_the_largest_and_its_gradient_is_that_groups() -> None:
+    kernel = RNG.standard_normal((12, 4, 1, 1))
+    norms = [float(np.linalg.norm(kernel[j : j + 4, :, 0, 0], 2)) for j in (0, 4, 8)]
+    value, gradient = specnorm.value_and_grad(kernel, TensorNorm(), groups=3)
+    assert float(value) == pytest.approx(max(norms), rel=1e-12)
+    assert float(np.sum(kernel * gradient)) == pytest.approx(max(norms), rel=1e-9)
+    zero = [j for j in range(3) if not gradient[4 * j : 4 * j + 4].any()]
+    assert sorted({0, 1, 2} - set(zero)) == [int(np.argmax(norms))]
+
+
+def test_tn_that_the_factorisation_does_not_prove_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the factor would be more than a thousandth, cells prove that."""
+    matrix = RNG.standard_normal((9, 7))
+    monkeypatch.setattr(one_tap, "proven_factor", lambda value, *_, **__: 2 * np.ones_like(value))
+    result = specnorm.measure(matrix, TensorNorm())
+    assert (result.kind, float(result.stats["factor"])) == ("upper", 1.001)
+    assert float(result.value) == pytest.approx(1.001 * float(np.linalg.norm(matrix, 2)), rel=1e-9)
+
+
+AT_A_SIZE: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((76, 65, 1, 1), {"input_shape": (1, 3)}),
+    ((80, 96, 1, 1), {"input_shape": (4, 6), "stride": 3, "padding": 1}),
+    ((66, 70, 1, 1), {"input_shape": 2, "stride": 2, "transposed": True}),
+    ((132, 70, 1, 1), {"input_shape": 2, "groups": 2}),
+    ((70, 9, 3, 3), {"input_shape": 7, "stride": 3, "padding": 0}),
+    ((70, 9, 3, 3), {"input_shape": (5, 4), "stride": 4, "padding": 2}),
+    ((70, 80, 3), {"input_shape": 2, "padding": 1}),
+    ((70, 80, 3), {"input_shape": 7, "stride": 3, "padding": 0, "transposed": True}),
+]
+
+
+@pytest.mark.parametrize(("shape", "at"), AT_A_SIZE)
+def test_a_layer_of_one_patch_needs_no_search(
+    shape: tuple[int, ...], at: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each output reads pixels of its own, a zero-padded layer is a sum of matrices, at whatever size."""
+    kernel = RNG.standard_normal(shape)
+    at = {"padding_mode": "zeros", "padding": 0, **at}
+    truth = dense_norm(kernel, **at)
+    if shape != (70, 80, 3) or "transposed" in at:
+        monkeypatch.delattr(layer, "search_torus")
+    for rtol in (1e-3, 1e-8):
+        found = specnorm.enclose(kernel, rtol=rtol, **at)
+        assert_encloses(float(found.lower), float(found.upper), truth)
+        assert float(found.upper) <= float(found.lower) * (1 + rtol)
+    u, v = (np.asarray(x).reshape(-1) for x in found.witness[1:])
+    assert np.linalg.norm(u) == pytest.approx(1)
+    assert np.linalg.norm(v) == pytest.approx(1)
+    value, gradient = specnorm.value_and_grad(kernel, specnorm.Enclose(rtol=1e-8), **at)
+    assert float(np.sum(kernel * gradient)) == pytest.approx(float(value), rel=1e-6)
+
+
+@pytest.mark.parametrize("at", [{"input_shape": 6}, {"input_shape": 6, "stride": 2}])
+def test_circular_norm_of_a_matrix_at_a_size(at: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = RNG.standard_normal((90, 70, 1, 1))
+    monkeypatch.delattr(enclosing, "Search")
+    truth = float(np.linalg.norm(kernel[:, :, 0, 0], 2))
+    assert float(specnorm.conv_norm(kernel, **at)) == pytest.approx(truth, rel=1e-9)
 
 
 def test_witness_is_a_singular_pair() -> None:

@@ -6,30 +6,45 @@ before memory is allocated for it.
 
 from __future__ import annotations
 
+import importlib
 import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers import keras_files, npz, onnx, pytorch, safetensors, sharded
+from specnorm.auditing.readers import pytorch
 from specnorm.auditing.readers.isolated import Reader, in_child
 from specnorm.errors import ModelFileError
 
 MAX_BYTES = 8 * 2**30
 """Default limit on what a file's arrays may take in memory."""
 
+
+@dataclass(frozen=True)
+class _Imported:
+    """A reader in a module that is imported when a file is of its kind."""
+
+    module: str
+    name: str = "read"
+
+    def __call__(self, file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
+        reader: Reader = getattr(importlib.import_module(f"{__name__}.{self.module}"), self.name)
+        return reader(file, path, max_bytes)
+
+
 _READERS: dict[str, Reader] = {
-    "safetensors": safetensors.read,
-    "safetensors-index": sharded.read,
-    "npz": npz.read,
-    "pytorch": pytorch.read,
-    "onnx": onnx.read,
-    "hdf5": keras_files.read_hdf5,
-    "keras": keras_files.read_archive,
+    "safetensors": _Imported("safetensors"),
+    "safetensors-index": _Imported("sharded"),
+    "npz": _Imported("npz"),
+    "pytorch": _Imported("pytorch"),
+    "onnx": _Imported("onnx"),
+    "hdf5": _Imported("keras_files", "read_hdf5"),
+    "keras": _Imported("keras_files", "read_archive"),
 }
 _ISOLATED = frozenset({"hdf5", "keras"})
 """Formats whose library can be made to loop for ever."""
@@ -65,6 +80,8 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
         try:
             place = Path(path)
             if place.is_dir():
+                from specnorm.auditing.readers import sharded
+
                 place = sharded.index_of(place)
             # A named pipe would block, a device never end.
             if not stat.S_ISREG(place.stat().st_mode):

@@ -1,0 +1,108 @@
+"""A budget of seconds: what it ends is proven as far as it got, and nothing is begun after it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import specnorm
+from specnorm import ExactFFT, TensorNorm
+from specnorm.errors import Undecided
+from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.search import clock
+from specnorm.search.branch_and_bound import Search
+
+KERNEL = np.random.default_rng(0).standard_normal((8, 8, 5, 5))
+TRUTH = float(specnorm.enclose(KERNEL, rtol=1e-4).lower)
+
+
+def late_after(checks: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A clock that jumps after so many looks at it; how often it was looked at afterwards."""
+    looks, after = itertools.count(), [0]
+
+    def monotonic() -> float:
+        if next(looks) < checks:
+            return time.monotonic()
+        after[0] += 1
+        return time.monotonic() + 1e6
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=monotonic))
+    return after
+
+
+@pytest.mark.parametrize("checks", [0, 1, 5, 14, 20, 30, 45])
+@pytest.mark.parametrize("at", [{}, {"input_shape": 9}, {"input_shape": 9, "padding_mode": "zeros", "padding": 2}])
+def test_whenever_time_is_up_the_bounds_hold(checks: int, at: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = specnorm.enclose(KERNEL, **at)
+    late_after(checks, monkeypatch)
+    found = specnorm.enclose(KERNEL, budget=1e3, **at)
+    assert 0 < float(found.lower) <= float(whole.upper)
+    assert float(whole.lower) <= float(found.upper) < 40 * TRUTH
+
+
+def test_a_deadline_ends_the_making_of_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large kernel they alone may take longer than there is: a round is too coarse a step."""
+    made: list[int] = []
+    correlate = GramPolynomial._correlate
+
+    def watched(self: GramPolynomial, *given: Any) -> Any:
+        found = correlate(self, *given)
+        made.append(len(self.lags))
+        return found
+
+    monkeypatch.setattr(GramPolynomial, "_correlate", watched)
+    after = late_after(4, monkeypatch)
+    found = specnorm.enclose(KERNEL, budget=1e3)
+    assert not made
+    assert after[0] < 20
+    assert float(found.lower) <= TRUTH * 1.001 <= float(found.upper) * 1.001
+    assert found.status == "budget: wider than rtol=0.001, and proven"
+
+
+def test_what_is_left_of_the_time_is_for_wider_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tolerance asked for may take seven tenths of it; then wide bounds come first, closer ones after them."""
+    tried: list[float] = []
+    run = Search.run
+
+    def watched(self: Any, *given: Any, **how: Any) -> Any:
+        tried.append(how["rtol"])
+        if len(tried) == 1:
+            self.clock.deadline = 0.0
+        return run(self, *given, **how)
+
+    monkeypatch.setattr(Search, "run", watched)
+    found = specnorm.enclose(KERNEL, rtol=1e-2, budget=1e3)
+    assert tried == [1e-2, 0.5, 0.1, 0.02]
+    assert TRUTH <= float(found.upper) <= 1.02 * float(found.lower)
+
+
+def test_proofs_of_tn_end_too() -> None:
+    assert specnorm.measure(KERNEL, TensorNorm(budget=1e-9)).kind == "estimate"
+    with pytest.raises(Undecided, match=r"and 1e-09 s; grid_bound"):
+        specnorm.measure(KERNEL, TensorNorm(budget=1e-9, certified=True))
+
+
+@pytest.mark.parametrize("at", [{}, {"input_shape": 40}])
+def test_exact_norms_are_not_known_then(at: dict[str, Any]) -> None:
+    with pytest.raises(Undecided, match="within 1e-09 s"):
+        specnorm.measure(KERNEL, ExactFFT(budget=1e-9), **at)
+
+
+def test_an_audit_says_what_is_proven_and_what_is_missing() -> None:
+    """No error: the interval is wide and says so, the proven column is an estimate, the exact one is empty."""
+    report = specnorm.audit({"k": KERNEL}, budget=1e-9, input_shape=40, methods=("tn", "fft"))
+    (row,) = report.layers
+    assert row.status == "ok"
+    assert row.lower is not None
+    assert row.upper is not None
+    assert row.lower <= row.upper
+    assert row.values["fft"] is None
+    assert row.promises["tn"] == "estimate"
+    assert row.note is not None
+    assert "wider than rtol=0.001" in row.note
+    assert "fft: the norm is not known to rtol=1e-06 within 1e-09 s" in row.note
