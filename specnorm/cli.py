@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,21 +16,17 @@ import numpy as np
 
 from specnorm import backends, help, options
 from specnorm.auditing import Progress as Tick
-from specnorm.auditing import audit, pictures, plots
-<<<<<<< HEAD
-from specnorm.auditing.network import residual_of, verify_file
-=======
+from specnorm.auditing import audit, gates, pictures, plots
 from specnorm.auditing.measuring import BUDGET
->>>>>>> helper-E
 from specnorm.auditing.output import replace_file
 from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
-from specnorm.auditing.report import STANDARD, Report, violations
+from specnorm.auditing.report import STANDARD, Report
 from specnorm.errors import CertificateError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.spec import Layout
-from specnorm.text import number, visible
+from specnorm.text import visible
 
 if TYPE_CHECKING:
     import click
@@ -80,13 +76,9 @@ class Request:
     plot: Path | None
     certificate: Path | None
     fail_above: float | None
-<<<<<<< HEAD
     claim: str | None
-    jobs: int
-=======
     jobs: int | None
     """Processes; None: as many as pay."""
->>>>>>> helper-E
     options: dict[str, Any]
     """Keyword arguments of `audit`."""
 
@@ -128,10 +120,7 @@ def audit_models(request: Request) -> int:
                 _complain(str(error))
     complete = len(reports) == len(request.models)
     written = _emit(reports, request, complete=complete)
-    passed = request.fail_above is None or _gate(reports, request.fail_above)
-    if request.claim is not None:
-        passed = _judge(reports, request.claim, request.options) and passed
-    if not passed:
+    if not _gates(reports, request):
         return GATE_FAILED
     bad_rows = any(row.status == "error" for report in reports for row in report.layers)
     return OK if complete and written and not bad_rows else TROUBLE
@@ -214,43 +203,13 @@ def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) ->
     return True
 
 
-def _gate(reports: Sequence[Report], bound: float) -> bool:
-    """Say on stderr which layers are not proven to stay within the bound; True if there are none."""
-    found = [violation for report in reports for violation in violations(report.layers, bound)]
-    if not found:
-        return True
-    in_all = sum(len(report.layers) for report in reports)
-    _complain(f"gate failed: {len(found)} of {in_all} layers are not proven to have a norm of at most {bound!r}:")
-    for violation in found:
-        row = violation.row
-        why = {
-            "refuted": f"lower = {row.lower!r} > {bound!r}: the norm is above it",
-            "unproven": f"upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven",
-            "error": f"error: {row.reason}",
-        }[violation.kind]
-        _complain(f"  {row.name}: {why}", prefix="")
-    return False
-
-
-def _judge(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) -> bool:
-    """Say on stderr what is proven of each network; True if all of them are as claimed."""
-    residual, proven = claim == "residual-nonexpansive", True
-    size = None if options["input_shape"] == "file" else options["input_shape"]
-    for report in reports:
-        found = residual_of(report, size, options["max_bytes"]) if residual else report.network
-        words = f"{report.model}: {'x - f(x)' if residual else 'f'}"
-        if found is None:
-            why = (
-                "--layers chose a part of it" if options["layers"] else "the file holds no graph, so give an ONNX file"
-            )
-            _complain(f"{words} is not proven nonexpansive: {why}.")
-        elif found.upper is None:
-            _complain(f"{words} is not proven nonexpansive: {found.unknown[0].reason}.")
-        else:
-            verdict = "proven" if found.upper <= 1 else "not proven"
-            _complain(f"{words} is {verdict} nonexpansive: its constant is at most {number(found.upper, 'upper')}.")
-        proven = proven and found is not None and found.upper is not None and found.upper <= 1
-    return proven
+def _gates(reports: Sequence[Report], request: Request) -> bool:
+    """Say on stderr what the gates found; True if all passed."""
+    failed = [] if request.fail_above is None else gates.norms(reports, request.fail_above)
+    proven, found = (True, []) if request.claim is None else gates.claims(reports, request.claim, request.options)
+    for line in (*failed, *found):
+        _complain(line, prefix="" if line.startswith("  ") else "specnorm: ")
+    return proven and not failed
 
 
 def _progress(model: str) -> AbstractContextManager[Tick | None]:
@@ -383,12 +342,8 @@ def _application() -> click.Group:
         plot: Path | None,
         certificate: Path | None,
         fail_above: float | None,
-<<<<<<< HEAD
         claim: str | None,
-        jobs: int,
-=======
         jobs: int | None,
->>>>>>> helper-E
         layers: tuple[str, ...],
         **given: Any,
     ) -> int:

@@ -146,15 +146,11 @@ def _audit(
                 progress(len(rows), len(found), row.name)
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
-<<<<<<< HEAD
-    network = network_of(tensors, rows, size, progress=progress) if patterns is None else None
-=======
     network = None
     if patterns is None and type(tensors) is not list:  # a plain list has no graph: nothing of networks is imported
         from specnorm.auditing.network import network_of
 
-        network = network_of(tensors, rows, size)
->>>>>>> helper-E
+        network = network_of(tensors, rows, size, progress=progress)
     drawn = take(found, rows, pictures)
     made = environment(rows)
     return Report(_version(), model, tuple(rows), skipped, network, drawn, made)

@@ -59,8 +59,9 @@ def beside_others(widths: tuple[int, ...]) -> Row:
 def near_noise(model: nn.Sequential, inputs: int) -> list[Row]:
     """The norm of the Jacobian at one input, and constants on balls around it, each with its radius."""
     centre = torch.randn((1, inputs), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    jacobian: Any = torch.autograd.functional.jacobian(model, centre)
-    found = [
+    differentiated: Any = torch.autograd.functional.jacobian
+    jacobian = differentiated(model, centre)
+    found: list[Row] = [
         {"radius": 0.0, "value": float(torch.linalg.matrix_norm(jacobian.reshape(-1, inputs), 2)), "processor": 0.0}
     ]
     for radius in RADII:

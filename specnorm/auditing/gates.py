@@ -1,0 +1,62 @@
+"""Verdicts on reports, in words: which layers are not proven to stay within a bound, and what is proven of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from specnorm.auditing.report import Report, violations
+from specnorm.text import number
+
+
+def norms(reports: Sequence[Report], bound: float) -> list[str]:
+    """Lines that name the layers not proven to have a norm of at most ``bound``; none if there are none."""
+    found = [violation for report in reports for violation in violations(report.layers, bound)]
+    if not found:
+        return []
+    in_all = sum(len(report.layers) for report in reports)
+    text = [f"gate failed: {len(found)} of {in_all} layers are not proven to have a norm of at most {bound!r}:"]
+    for violation in found:
+        row = violation.row
+        why = {
+            "refuted": f"lower = {row.lower!r} > {bound!r}: the norm is above it",
+            "unproven": f"upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven",
+            "error": f"error: {row.reason}",
+        }[violation.kind]
+        text.append(f"  {row.name}: {why}")
+    return text
+
+
+def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) -> tuple[bool, list[str]]:
+    """Whether each network is proven to be as claimed, and a line on each.
+
+    Parameters
+    ----------
+    reports : sequence of Report
+    claim : {"nonexpansive", "residual-nonexpansive"}
+        About f, or x - f(x).
+    options : mapping
+        Keyword arguments of the audit.
+
+    Returns
+    -------
+    bool, list of str
+    """
+    from specnorm.auditing.network import residual_of
+
+    residual, proven, text = claim == "residual-nonexpansive", True, []
+    size = None if options["input_shape"] == "file" else options["input_shape"]
+    for report in reports:
+        found = residual_of(report, size, options["max_bytes"]) if residual else report.network
+        words = f"{report.model}: {'x - f(x)' if residual else 'f'}"
+        if found is None:
+            a_part = options["layers"] is not None
+            why = "--layers chose a part of it" if a_part else "the file holds no graph, so give an ONNX file"
+            text.append(f"{words} is not proven nonexpansive: {why}.")
+        elif found.upper is None:
+            text.append(f"{words} is not proven nonexpansive: {found.unknown[0].reason}.")
+        else:
+            verdict = "proven" if found.upper <= 1 else "not proven"
+            text.append(f"{words} is {verdict} nonexpansive: its constant is at most {number(found.upper, 'upper')}.")
+        proven = proven and found is not None and found.upper is not None and found.upper <= 1
+    return proven, text
