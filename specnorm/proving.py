@@ -10,7 +10,7 @@ from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.result import Enclosure, Result
-from specnorm.search.layer import WAYS
+from specnorm.search.layer_bounds import WAYS
 from specnorm.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject
 

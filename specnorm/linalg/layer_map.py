@@ -167,8 +167,8 @@ class Convolution:
         y = xp.reshape(y, (b, r, groups, self.outer, small))
         parts = []
         for taps in self._leading_taps():
-            patches = xp.reshape(self._patches(x, taps), (b, groups, -1, r, small))
-            patches = xp.permute_dims(patches, (0, 3, 1, 4, 2))
+            patches = xp.reshape(self._patches(x, taps), (b, groups, -1, small, r))
+            patches = xp.permute_dims(patches, (0, 4, 1, 3, 2))
             parts.append(xp.matmul(y, patches))
         # (b, r, groups, outer, lead taps, inner * other taps), the inner channels to the front of all taps.
         total = xp.stack(parts, axis=4)
@@ -196,13 +196,16 @@ class Convolution:
         return self.xp.reshape(part, (*part.shape[:3], -1))
 
     def _patches(self, x: Array, taps: tuple[int, ...]) -> Array:
-        """What the outputs read: (b, r, inputs) -> (b, groups, inner * other taps, r * outputs)."""
+        """What the outputs read: (b, r, inputs) -> (b, groups, inner * other taps, outputs * r).
+
+        The vectors come last, so that what is moved together lies together.
+        """
         xp, groups, rest = self.xp, self.spec.groups, range(self.lead, len(self.kernel_shape))
         b, r = x.shape[:2]
-        x = xp.reshape(x, (b, r, groups * self.inner, *self.large))
+        x = xp.reshape(xp.matrix_transpose(x), (b, groups * self.inner, *self.large, r))
         for axis in range(len(self.kernel_shape)):
-            x = self._gather(axis, taps).read(x, axis + 3)
-        shape, position, tap_axes, out_axes = [b, r, groups, self.inner], 4, [], []
+            x = self._gather(axis, taps).read(x, axis + 2)
+        shape, position, tap_axes, out_axes = [b, groups, self.inner], 3, [], []
         for axis, size in enumerate(self.small):
             if axis in rest:
                 shape.append(self.kernel_shape[axis])
@@ -211,8 +214,8 @@ class Convolution:
             shape.append(size)
             out_axes.append(position)
             position += 1
-        x = xp.permute_dims(xp.reshape(x, tuple(shape)), (0, 2, 3, *tap_axes, 1, *out_axes))
-        return xp.reshape(x, (b, groups, -1, r * math.prod(self.small)))
+        x = xp.permute_dims(xp.reshape(x, (*shape, r)), (0, 1, 2, *tap_axes, *out_axes, position))
+        return xp.reshape(x, (b, groups, -1, math.prod(self.small) * r))
 
     def _forward(self, x: Array) -> Array:
         xp = self.xp
@@ -222,19 +225,17 @@ class Convolution:
             part = xp.matmul(self._matrix(taps), self._patches(x, taps))
             total = part if total is None else total + part
         assert total is not None  # for the type checker: there are taps
-        total = xp.reshape(total, (b, self.spec.groups * self.outer, r, math.prod(self.small)))
-        return xp.reshape(xp.permute_dims(total, (0, 2, 1, 3)), (b, r, -1))
+        return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
 
     def _backward(self, y: Array) -> Array:
         xp, groups, small = self.xp, self.spec.groups, math.prod(self.small)
         b, r = y.shape[:2]
-        y = xp.permute_dims(xp.reshape(y, (b, r, groups, self.outer, small)), (0, 2, 3, 1, 4))
-        y = xp.reshape(y, (b, groups, self.outer, r * small))
+        y = xp.reshape(xp.matrix_transpose(y), (b, groups, self.outer, small * r))
         rest = list(range(self.lead, len(self.kernel_shape)))
         taps_shape = tuple(self.kernel_shape[axis] for axis in rest)
-        # From (b, groups, inner, *taps, r, *outputs) each axis' taps go in front of its outputs.
-        first_out = 3 + len(rest) + 1
-        order, merged = [0, 3 + len(rest), 1, 2], []
+        # From (b, groups, inner, *taps, *outputs, r) each axis' taps go in front of its outputs.
+        first_out = 3 + len(rest)
+        order, merged = [0, 1, 2], []
         for axis, size in enumerate(self.small):
             if axis in rest:
                 order.append(3 + rest.index(axis))
@@ -243,13 +244,14 @@ class Convolution:
         total: Array | None = None
         for taps in self._leading_taps():
             w = xp.matmul(xp.matrix_transpose(self._matrix(taps)), y)
-            w = xp.reshape(w, (b, groups, self.inner, *taps_shape, r, *self.small))
-            w = xp.reshape(xp.permute_dims(w, tuple(order)), (b, r, groups * self.inner, *merged))
+            w = xp.reshape(w, (b, groups, self.inner, *taps_shape, *self.small, r))
+            w = xp.permute_dims(w, (*order, w.ndim - 1))
+            w = xp.reshape(w, (b, groups * self.inner, *merged, r))
             for axis in range(len(self.kernel_shape)):
-                w = self._gather(axis, taps).add(w, axis + 3)
+                w = self._gather(axis, taps).add(w, axis + 2)
             total = w if total is None else total + w
         assert total is not None  # for the type checker: there are taps
-        return xp.reshape(total, (b, r, -1))
+        return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
 
 
 class _Gather:

@@ -133,23 +133,37 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
     taps = _between_lines(kernels, tables, plan.axis, large, ops=ops)
     if plan.wide:
         taps = xp.matrix_transpose(taps)
-    inner = taps.shape[2]
+    inner, q, e = taps.shape[2], plan.together, plan.entries
     pairs, counts = _counts(tables[plan.axis], large[plan.axis], plan)
-    parts = []
+    # Pairs that stand in the same blocks, equally often, are one product.
+    every, alike = np.unique(
+        np.concatenate([x.reshape(math.prod(x.shape[:3]), len(pairs)) for x in counts]), axis=1, return_inverse=True
+    )
+    members = [np.flatnonzero(alike.reshape(-1) == i) for i in range(every.shape[1])]
+    total = xp.zeros((b, len(every), e * e), dtype=kernels.dtype, device=ops.device(kernels))
+    step = max(1, ops.memory // (4 * 8 * b * e * e))
+    for start in range(0, len(members), step):
+        products = [_met_by(taps, pairs[few], ops=ops) for few in members[start : start + step]]
+        weights = ops.from_numpy(np.ascontiguousarray(every[:, start : start + step]), kernels)
+        total = total + xp.matmul(weights, xp.stack(products, axis=1))
+    parts, first = [], 0
     for table in counts:
-        q, e = plan.together, plan.entries
-        total = xp.zeros((b, table.shape[0] * q * q, e * e), dtype=kernels.dtype, device=ops.device(kernels))
-        step = max(1, ops.memory // (4 * 8 * b * e * e))
-        for start in range(0, len(pairs), step):
-            few = slice(start, start + step)
-            left, right = (xp.take(taps, ops.from_numpy(pairs[few, side], kernels), axis=1) for side in (0, 1))
-            products = xp.reshape(xp.matmul(xp.matrix_transpose(left), right), (b, -1, e * e))
-            weights = np.ascontiguousarray(table[..., few].reshape(-1, products.shape[1]))
-            total = total + xp.matmul(ops.from_numpy(weights, kernels), products)
-        block = xp.reshape(total, (b, table.shape[0], q, q, e, e))
-        parts.append(xp.reshape(xp.permute_dims(block, (0, 1, 2, 4, 3, 5)), (b, table.shape[0], q * e, q * e)))
+        n = table.shape[0]
+        block = xp.reshape(total[:, first : first + n * q * q, :], (b, n, q, q, e, e))
+        parts.append(xp.reshape(xp.permute_dims(block, (0, 1, 2, 4, 3, 5)), (b, n, q * e, q * e)))
+        first += n * q * q
     # Where padding repeats pixels, each entry of both factors is a sum over the taps of the other axes.
-    return Band(*parts), inner + 2 * len(pairs) + 2 * sum(spec.kernel_shape) + 4
+    longest = inner * max(map(len, members), default=1)
+    return Band(*parts), longest + 2 * len(members) + 2 * sum(spec.kernel_shape) + 4
+
+
+def _met_by(taps: Array, pairs: np.ndarray, *, ops: ArrayOps) -> Array:
+    """Sum of ``B_t* B_u`` over pairs (t, u), shape (b, e * e)."""
+    xp, (b, _, _, e) = ops.xp, taps.shape
+    left, right = (
+        xp.reshape(xp.take(taps, ops.from_numpy(pairs[:, side], taps), axis=1), (b, -1, e)) for side in (0, 1)
+    )
+    return xp.reshape(xp.matmul(xp.matrix_transpose(left), right), (b, e * e))
 
 
 def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Namespace) -> Array:

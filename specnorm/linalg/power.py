@@ -14,6 +14,11 @@ LinearMap: TypeAlias = Callable[["Array"], "Array"]
 """Vectors on the last axis to vectors on the last axis."""
 
 
+def composed(first: LinearMap, second: LinearMap) -> LinearMap:
+    """The second map of the first."""
+    return lambda x: second(first(x))
+
+
 def matrix_maps(a: Array, *, xp: Namespace) -> tuple[LinearMap, LinearMap]:
     """Matrices (..., m, n) and their adjoints as maps of vectors (..., n) and (..., m)."""
     h = arrays.adjoint(a, xp=xp)

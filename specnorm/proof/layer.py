@@ -69,9 +69,8 @@ def residuals_up(layer: Convolution, u: Array, v: Array, values: Array, *, ops: 
 def gram_error(layer: Convolution, roundings: int, size: int, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Bound of the norm of what ``A*A``, or ``AA*``, is off as computed; and whether A is zero. Shapes (b,).
 
-    Entries that are off by at most ``gamma(n) |A|* |A|`` make an error of at most gamma(n) times the square of the norm
-    of ``|A|``, which is at most its largest row sum times its largest column sum. A is zero where every tap that is not
-    zero reads nothing but padding.
+    Entries that are off by at most ``gamma(n) |A|* |A|`` make an error of at most gamma(n) times `magnitude_sq`. A is
+    zero where every tap that is not zero reads nothing but padding.
 
     Parameters
     ----------
@@ -82,13 +81,19 @@ def gram_error(layer: Convolution, roundings: int, size: int, *, ops: ArrayOps) 
         Of the Gram matrix.
     """
     xp, like = ops.xp, layer.kernels
+    magnitude = magnitude_sq(layer, ops=ops)
+    error = magnitude * (rounding.SLACK * rounding.gamma(roundings, rounding.unit(like, xp=xp)))
+    return error + size * roundings * float(xp.finfo(like.dtype).smallest_normal), magnitude == 0
+
+
+def magnitude_sq(layer: Convolution, *, ops: ArrayOps) -> Array:
+    """Upper bound of ``|| |A| ||**2``: the largest row sum times the largest column sum, shape (b,)."""
+    xp, like = ops.xp, layer.kernels
     b, magnitude = like.shape[0], layer.absolute()
     outputs, inputs = (xp.ones((b, 1, n), dtype=like.dtype, device=ops.device(like)) for n in layer.shape)
     row = rounding.up(xp.max(magnitude.apply(inputs), axis=(1, 2)), layer.roundings[0], xp=xp)
     column = rounding.up(xp.max(magnitude.adjoint(outputs), axis=(1, 2)), layer.roundings[1], xp=xp)
-    allowance = rounding.SLACK * rounding.gamma(roundings, rounding.unit(like, xp=xp))
-    error = rounding.up(row * column, 2, xp=xp) * allowance
-    return error + size * roundings * float(xp.finfo(like.dtype).smallest_normal), row == 0
+    return rounding.up(row * column, 2, xp=xp)
 
 
 def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> Array:

@@ -88,14 +88,25 @@ def split_norm_below(
         At those.
     bound : float
     """
+    limit = limit_of_rest(spec, ring, cover, highest)
+    waves = WaveGram(spec, ring, highest, ops=ops)
+    rest = host.sub_down(bound, limit)
+    return rest > 0 and waves.norm_below(rest, ops=ops) and rest_below(kernel, highest, limit, ops=ops)
+
+
+def limit_of_rest(spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest) -> float:
+    """t: what the ring's symbols are below where nothing is taken out, and are to be proven below where it is.
+
+    Raises
+    ------
+    ValueError
+        If the ring is too short for the layer, or other frequencies are open than those where waves are taken out.
+    """
     if any(n < least for n, least in zip(ring.points, shortest(spec), strict=True)):
         raise ValueError("the layer is no compression of this ring")
     if cover.open.boxes.divisible.any() or not _same(first_of_mirrored(cover.open.boxes.centres), highest.points):
         raise ValueError("what is taken out is not at the frequencies that the cover leaves open")
-    waves = WaveGram(spec, ring, highest, ops=ops)
-    limit = host.raised(cover.upper * (1 + _MORE), 2)
-    rest = host.sub_down(bound, limit)
-    return rest > 0 and waves.norm_below(rest, ops=ops) and rest_below(kernel, highest, limit, ops=ops)
+    return host.raised(cover.upper * (1 + _MORE), 2)
 
 
 def _same(one: Frequencies, other: Frequencies) -> bool:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,27 +20,28 @@ from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.line_blocks import of_one_group, plans
 from specnorm.linalg.plane_wave import windowed_wave
+from specnorm.linalg.power import composed
 from specnorm.proof import host
 from specnorm.proof.layer import ritz_values_down
 from specnorm.proof.rings import reads_zeros, shortest
 from specnorm.proof.sublayers import SubLayer, sublayers
+from specnorm.search import tuning as knobs
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import SMALLEST, enclose_matrices
 from specnorm.search.enclosing import Problem, search_torus
+from specnorm.search.layer_bounds import LayerBounds, Way
 from specnorm.search.layer_tuning import TUNING
 from specnorm.search.open_groups import open_groups
 from specnorm.search.own_matrix import enclose_by_matrix
 from specnorm.search.rings import away_from, bound_by_rings
 from specnorm.search.split_rings import SplitRing
+from specnorm.search.subspace import enclose_by_subspace, most_vectors
 from specnorm.search.waves import WaveSum
 
 if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
-
-Way = Literal["supremum", "ring", "matrix"]
-WAYS: tuple[Way, ...] = ("supremum", "ring", "matrix")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,51 +75,6 @@ class LayerProblem:
     def is_late(self) -> bool:
         """Whether the deadline has passed."""
         return time.monotonic() > self.deadline
-
-
-@dataclass(frozen=True, eq=False)
-class LayerBounds:
-    """Two proven bounds of ``||A||``.
-
-    Parameters
-    ----------
-    lower, upper : float
-    u, v : arrays, shapes (1, outputs) and (1, inputs)
-        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
-    gradient : array, shape (1, *shape)
-        Of ``<u, A v>`` with respect to the kernel.
-    way : {"supremum", "ring", "matrix"}
-        What the upper bound is of.
-    cells, levels : int
-        Of all searches.
-    """
-
-    lower: float
-    upper: float
-    u: Array
-    v: Array
-    gradient: Array
-    way: Way
-    cells: int = 0
-    levels: int = 0
-
-    def within(self, rtol: float) -> bool:
-        """Whether the bounds are so close."""
-        return self.upper <= self.lower * (1 + rtol)
-
-    def and_also(self, other: LayerBounds) -> LayerBounds:
-        """The better of both bounds."""
-        low = self if self.lower >= other.lower else other
-        high = self if self.upper <= other.upper else other
-        cells, levels = self.cells + other.cells, self.levels + other.levels
-        return LayerBounds(low.lower, high.upper, low.u, low.v, low.gradient, high.way, cells, levels)
-
-    def beside(self, other: LayerBounds) -> LayerBounds:
-        """Of a direct sum of two layers: the larger norm."""
-        low = self if self.lower >= other.lower else other
-        high = self if self.upper >= other.upper else other
-        cells, levels = max(self.cells, other.cells), max(self.levels, other.levels)
-        return LayerBounds(low.lower, high.upper, low.u, low.v, low.gradient, high.way, cells, levels)
 
 
 def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
@@ -159,8 +115,7 @@ class _Supremum:
         if self._found is None:
             problem = self._problem
             # The kernel is in torch's order already.
-            everywhere = replace(problem.spec, input_shape=None, layout=None)
-            blocks = polyphase.to_blocks(problem.kernel, everywhere, xp=self._ops.xp)
+            everywhere, blocks = replace(problem.spec, input_shape=None, layout=None), self.blocks()
             constant = all(k == 1 for k in blocks.shape[3:])
             loose = constant or not reads_zeros(problem.spec)
             rtol = problem.rtol if loose else self._close(problem)
@@ -169,6 +124,11 @@ class _Supremum:
             )
             self._found = search_torus(given, grid_follows=not constant, ops=self._ops)
         return self._found
+
+    def blocks(self) -> Array:
+        """Of the whole layer, as they are searched."""
+        everywhere = replace(self._problem.spec, input_shape=None, layout=None)
+        return polyphase.to_blocks(self._problem.kernel, everywhere, xp=self._ops.xp)
 
     @staticmethod
     def _close(problem: LayerProblem) -> float:
@@ -189,6 +149,7 @@ class _Layer:
         self.problem, self.sub, self.supremum, self.ops, self.xp = problem, sub, supremum, ops, ops.xp
         self.spec, self.rtol, self.groups = sub.spec, problem.rtol, problem.spec.groups
         self.single = of_one_group(sub.spec)
+        self.closeness = knobs.TUNING.share * problem.rtol
         kernel = problem.kernel
         self.parts = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
@@ -228,8 +189,8 @@ class _Layer:
         rest = open_groups(search.blocks, target, **limits, ops=self.ops)
         work = self.plan.work * len(rest) if affordable else math.inf
         if fewest is not None and not self.problem.is_late:
-            if plain and work > TUNING.split and len(rest) <= TUNING.splits:
-                found = self._by_split_ring(search, whole, rest, found)
+            if work > TUNING.split and len(rest) <= TUNING.splits:
+                found = self._by_parts_of_rings(search, whole, rest, found, plain=plain)
             elif only_one and work > TUNING.work:
                 found = self._by_rings(search, whole, fewest, found, only_one=False)
         if not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3 and not plain:
@@ -300,30 +261,90 @@ class _Layer:
         )
         return replace(found, upper=upper, way="ring", cells=found.cells + cells, levels=found.levels + levels)
 
-    def _by_split_ring(self, search: Search, whole: SearchResult, rest: np.ndarray, found: LayerBounds) -> LayerBounds:
-        """By the best ring with its highest waves taken out; the lower bound is raised if that is not enough."""
-        ring = away_from([whole], shortest(self.single), self.spec.kernel_shape, [])
-        if ring is None:
+    def _by_parts_of_rings(
+        self, search: Search, whole: SearchResult, rest: np.ndarray, found: LayerBounds, *, plain: bool
+    ) -> LayerBounds:
+        """By the best ring with its highest waves taken out, which are met with the pixels or with the layer."""
+        rings, near = self._split_rings(search, whole, rest), []
+        few = most_vectors(self.single) >= TUNING.vectors
+
+        def split(found: LayerBounds, *, first: bool) -> LayerBounds:
+            done = found.within(self.rtol) or not plain
+            limits = (found.lower, self.closeness, self.problem.deadline)
+            return found if done else self._lowered(found, [x.upper(*limits, first=first) for x in rings])
+
+        found = split(found, first=True) if rings else found
+        if found.within(self.rtol) or not rings:
             return found
-        trial, rings = search.incumbent.trial_vectors, []
-        for group in rest:
-            kernel = self.parts[group : group + 1, ...]
-            fits = trial is not None and trial.shape[-1] == min(kernel.shape[1:3])
-            near = trial[group : group + 1, ...] if trial is not None and fits else None
-            rings.append(SplitRing(kernel, self.single, ring, whole.upper, near, ops=self.ops))
-        for last in (False, True):
-            upper = found.lower
-            for one in rings:
-                upper = max(
-                    upper,
-                    one.upper(found.lower, search.tuning.share * self.rtol, self.problem.deadline, first=not last),
-                )
-            if upper < found.upper:
-                found = replace(found, upper=upper, way="ring")
-            if last or found.within(self.rtol) or self.rtol < 1e-3:
-                return found
+        if few:
+            for group in rest:
+                vectors, found = self._lanczos(whole, int(group), found)
+                near.append(vectors)
+        elif self.rtol >= 1e-3 and plain:
             found = found.and_also(self._near(whole, TUNING.closer, TUNING.again * TUNING.applied))
-        return found
+        found = split(found, first=True)
+        if few and not found.within(self.rtol):
+            found = self._by_subspace(rings, near, rest, found)
+        return split(found, first=False) if self.rtol >= 1e-3 else found
+
+    def _split_rings(self, search: Search, whole: SearchResult, rest: np.ndarray) -> list[SplitRing]:
+        """The ring of each group; none where blocks are not those of the layer without its dilation."""
+        strided = set(self.spec.stride) != {1}
+        dilated = strided and set(self.problem.spec.dilation) != {1}
+        blocks = self.supremum.blocks() if strided else self.parts
+        fewest, trial = shortest(self.single), search.incumbent.trial_vectors
+        ring = away_from([whole], fewest, tuple(blocks.shape[3:]), [])
+        if ring is None or dilated or any(n < least for n, least in zip(ring.points, fewest, strict=True)):
+            return []
+        fits = trial is not None and trial.shape[-1] == min(blocks.shape[1:3])
+        near = [trial[at : at + 1, ...] if trial is not None and fits else None for at in rest]
+        return [
+            SplitRing(blocks[at : at + 1, ...], self.single, ring, whole.upper, vectors, ops=self.ops)
+            for at, vectors in zip(rest, near, strict=True)
+        ]
+
+    def _lowered(self, found: LayerBounds, uppers: list[float]) -> LayerBounds:
+        """With the upper bound of the largest of some groups, where it is lower."""
+        upper = max(found.lower, *uppers)
+        return replace(found, upper=upper, way="ring") if upper < found.upper else found
+
+    def _lanczos(self, whole: SearchResult, group: int, found: LayerBounds) -> tuple[Array, LayerBounds]:
+        """Vectors of the small side near a group's top ones, shape (1, k, size), and bounds with theirs."""
+        kernel, single = self.parts[group : group + 1, ...], self.single
+        layer = Convolution(kernel, single, ops=self.ops)
+        down, up = self._maps(layer)
+        start = down(windowed_wave(kernel, single, whole.frequency.angles[0], ops=self.ops))
+        steps = TUNING.ritz if self.rtol >= 1e-3 else TUNING.more
+        plan, gram = Plan(steps, 0, min(1e-6, self.rtol / 100)), composed(up, down)
+        near, _ = top_vectors(
+            gram, kernel, start.shape[2], 1, plan, several=TUNING.several, start=start, ops=self.ops
+        )  # fmt: skip
+        return near, self._raised(found, layer, near[:, :1, :], group)
+
+    def _by_subspace(
+        self, rings: list[SplitRing], near: list[Array], rest: np.ndarray, found: LayerBounds
+    ) -> LayerBounds:
+        """By few vectors: those near the top ones, the highest waves, and where the layer takes them."""
+        uppers = []
+        for ring, vectors, group in zip(rings, near, rest, strict=True):
+            layer = Convolution(self.parts[group : group + 1, ...], self.single, ops=self.ops)
+            limits = (found.lower, self.closeness, self.problem.deadline)
+            lower, upper, vector = enclose_by_subspace(ring, layer, vectors, *limits, ops=self.ops)
+            uppers.append(upper)
+            found = self._raised(found, layer, vector, int(group)) if lower > found.lower else found
+        return self._lowered(found, uppers)
+
+    def _raised(self, found: LayerBounds, layer: Convolution, vector: Array, group: int) -> LayerBounds:
+        """With the quotient of a vector (1, 1, size of the small side), where it is higher."""
+        transposed = self.single.transposed
+        values, images = ritz_values_down(layer, vector, not transposed, ops=self.ops)
+        lower = float(values[0, 0])
+        if lower <= found.lower:
+            return found
+        u, v = (images, vector) if transposed else (vector, images)
+        return found.and_also(
+            self._bounds(lower, math.inf, layer, u[:, 0, :], v[:, 0, :], group, self.sub, found.way)
+        )  # fmt: skip
 
     def _by_patch(self) -> LayerBounds | None:
         """Of a layer with one output (transposed: input) an axis: the matrix of the taps that it reads."""

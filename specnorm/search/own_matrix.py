@@ -9,6 +9,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution
 from specnorm.linalg.line_blocks import Band, BandPlan, gram_band, to_layer
+from specnorm.linalg.power import composed
 from specnorm.proof import matrices, rounding
 from specnorm.proof.layer import gram_error, norm_up_near, ritz_values_down
 
@@ -93,7 +94,7 @@ class _Groups:
         # A transposed layer's inputs are the small side.
         self.wide = plan.wide != spec.transposed
         there, back = self.layer.apply, self.layer.adjoint
-        self.gram: LinearMap = _composed(back, there) if self.wide else _composed(there, back)
+        self.gram: LinearMap = composed(back, there) if self.wide else composed(there, back)
 
     def enclose(self, rtol: float, lower: float) -> GroupBounds:
         xp, plan = self.xp, self.plan
@@ -149,7 +150,3 @@ class _Groups:
         squared = xp.maximum(values, xp.zeros_like(values)) * allowance + error
         target = xp.sqrt(squared) * (1 + 32 * rounding.unit(error, xp=xp))
         return norm_up_near(band, error, target, ops=self.ops)
-
-
-def _composed(first: LinearMap, second: LinearMap) -> LinearMap:
-    return lambda x: second(first(x))

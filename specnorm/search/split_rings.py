@@ -96,9 +96,7 @@ class SplitRing:
         for part in TUNING.parts[: TUNING.first] if first else TUNING.parts:
             if time.monotonic() > deadline:
                 return math.inf
-            if part not in self._splits:
-                self._splits[part] = self._split(part * lower)
-            found = self._splits[part]
+            found = self.split(part, lower)
             if found is None:
                 break
             if self._is_below(found, lower * (1 + rtol)):
@@ -108,6 +106,12 @@ class SplitRing:
             if self._is_below(known[-1], lower * (1 + wider * rtol)):
                 return lower * (1 + wider * rtol)
         return math.inf
+
+    def split(self, part: float, norm: float) -> tuple[Cover, Highest] | None:
+        """Take out the waves above a part of the norm, as first given; None where they are too many."""
+        if part not in self._splits:
+            self._splits[part] = self._split(part * norm)
+        return self._splits[part]
 
     def _is_below(self, found: tuple[Cover, Highest], bound: float) -> bool:
         cover, highest = found

@@ -17,7 +17,7 @@ import specnorm
 from specnorm import TensorNorm
 from specnorm.linalg import block_lanczos, lanczos
 from specnorm.proof import gram_powers
-from specnorm.search import layer, open_groups, own_matrix, rings, smallest_unfolding, split_rings
+from specnorm.search import layer, open_groups, own_matrix, rings, smallest_unfolding, split_rings, subspace
 from specnorm.search.layer_tuning import LayerTuning
 from specnorm.tensor import alternation, proving, tracking
 
@@ -105,6 +105,8 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "a supremum that is never enough": (layer, LayerTuning(at_once=0, near=0.99, waves=1), enclosed),
     "every wave taken out": (split_rings, split_rings.SplitTuning((0.9, 1e-9), 2, 10**6, (1.0,)), split),
     "no wave taken out": (split_rings, split_rings.SplitTuning((0.9,), 1, 0, (1.0,)), split),
+    "any subspace": (subspace, subspace.SubspaceTuning((0.9, 1e-3), 1e12, 9, 1, 10**6, -1.0, 1e-14), split),
+    "no subspace": (subspace, subspace.SubspaceTuning((2.0,), 1e12, 0), split),
     "one step a matrix": (own_matrix, own_matrix.MatrixTuning(1, 1, ()), enclosed),
     "rings of any length": (rings, rings.RingTuning(7, 3.0, 2, 0.9), ringed),
     "no ring": (rings, rings.RingTuning(0), ringed),

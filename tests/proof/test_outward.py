@@ -76,10 +76,10 @@ def test_inflation_check_lets_tolerances_be() -> None:
 
 
 def test_the_proof_kernel_stays_small_enough_to_be_read() -> None:
-    """Less than 2,600 lines, as docs/guarantees.md says, and none of its files above 400."""
+    """Less than 2,700 lines, as docs/guarantees.md says, and none of its files above 400."""
     counts = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (CORE / "proof").glob("*.py")}
-    assert sum(counts.values()) < 2600
+    assert sum(counts.values()) < 2700
     assert max(counts.values()) <= 400
     page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
-    assert "less than 2,600 lines" in page
+    assert "less than 2,700 lines" in page
     assert all(f"`{name}`" in page for name in counts if name != "__init__.py")

@@ -1,0 +1,57 @@
+"""Two proven bounds of a layer's norm at its size, and how those of its parts are put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from specnorm.types import Array
+
+Way = Literal["supremum", "ring", "matrix"]
+WAYS: tuple[Way, ...] = ("supremum", "ring", "matrix")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerBounds:
+    """Two proven bounds of ``||A||``.
+
+    Parameters
+    ----------
+    lower, upper : float
+    u, v : arrays, shapes (1, outputs) and (1, inputs)
+        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
+    gradient : array, shape (1, *shape)
+        Of ``<u, A v>`` with respect to the kernel.
+    way : {"supremum", "ring", "matrix"}
+        What the upper bound is of.
+    cells, levels : int
+        Of all searches.
+    """
+
+    lower: float
+    upper: float
+    u: Array
+    v: Array
+    gradient: Array
+    way: Way
+    cells: int = 0
+    levels: int = 0
+
+    def within(self, rtol: float) -> bool:
+        """Whether the bounds are so close."""
+        return self.upper <= self.lower * (1 + rtol)
+
+    def and_also(self, other: LayerBounds) -> LayerBounds:
+        """The better of both bounds."""
+        low = self if self.lower >= other.lower else other
+        high = self if self.upper <= other.upper else other
+        cells, levels = self.cells + other.cells, self.levels + other.levels
+        return LayerBounds(low.lower, high.upper, low.u, low.v, low.gradient, high.way, cells, levels)
+
+    def beside(self, other: LayerBounds) -> LayerBounds:
+        """Of a direct sum of two layers: the larger norm."""
+        low = self if self.lower >= other.lower else other
+        high = self if self.upper >= other.upper else other
+        cells, levels = max(self.cells, other.cells), max(self.levels, other.levels)
+        return LayerBounds(low.lower, high.upper, low.u, low.v, low.gradient, high.way, cells, levels)
