@@ -146,7 +146,8 @@ def tests(session: nox.Session, backend: str) -> None:
 @contextmanager
 def faster_compilation(session: nox.Session) -> Iterator[None]:
     """Let JAX compile with its older emitters and optimise less: most of its tests' time is compilation."""
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+    words = ("backend_optimization_level=0", "cpu_use_fusion_emitters=false", "llvm_disable_expensive_passes=true")
+    flags = " ".join(f"--xla_{word}" for word in words)
     before = dict(session.env)
     # A JAX that knows a flag no more ends the process.
     if output(str(Path(session.bin) / "python"), "-c", _COMPILES, XLA_FLAGS=flags):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 State: TypeAlias = "tuple[Array, ...]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockTuning:
     """How the basis is chosen: it decides on time and on how close the vectors come.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LanczosTuning:
     """How many steps are taken, and between which checks of convergence. It decides on time alone.
 

@@ -18,7 +18,8 @@ from specnorm.proof.cells import dft, torus
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
 from specnorm.search.enclosing import above_any, grid_sizes, zero_found
-from specnorm.search.layer import LayerProblem, enclose_layer
+from specnorm.search.layer import enclose_layer
+from specnorm.search.layer_bounds import LayerProblem
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds

@@ -17,8 +17,8 @@ from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.grid import Grid
 from specnorm.search.branch_and_bound import SearchResult
 from specnorm.search.enclosing import Problem, enclose_blocks
-from specnorm.search.layer import LayerProblem, enclose_layer
-from specnorm.search.layer_bounds import WAYS, LayerBounds
+from specnorm.search.layer import enclose_layer
+from specnorm.search.layer_bounds import WAYS, LayerBounds, LayerProblem
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds

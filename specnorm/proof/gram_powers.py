@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GramTuning:
     """Memory of the engine: it decides on time and rounding.
 

@@ -8,9 +8,7 @@ matrix. Small layers have that done at once.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +27,7 @@ from specnorm.search import tuning as knobs
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import SMALLEST, enclose_matrices
 from specnorm.search.enclosing import Problem, search_torus
-from specnorm.search.layer_bounds import LayerBounds, Way
+from specnorm.search.layer_bounds import LayerBounds, LayerProblem, Way
 from specnorm.search.layer_tuning import TUNING
 from specnorm.search.open_groups import open_groups
 from specnorm.search.own_matrix import enclose_by_matrix
@@ -42,39 +40,6 @@ if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
-
-
-@dataclass(frozen=True, eq=False)
-class LayerProblem:
-    """One layer at its size, and how closely its norm is to be enclosed.
-
-    Parameters
-    ----------
-    kernel : array, shape (1, *shape)
-        In torch's order, scaled to about 1, with known values.
-    spec : ConvSpec
-        With ``input_shape``.
-    rtol : float
-        Relative width asked for.
-    max_cells : int
-        Budget of one search.
-    fallback : callable
-        Blocks -> an upper bound of the supremum of fixed cost, for where no search ends within its budget.
-    deadline : float
-        On the clock of `time.monotonic`; what is not begun by then is not tried.
-    """
-
-    kernel: Array
-    spec: ConvSpec
-    rtol: float
-    max_cells: int
-    fallback: Callable[[Array], float]
-    deadline: float = math.inf
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the deadline has passed."""
-        return time.monotonic() > self.deadline
 
 
 def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:

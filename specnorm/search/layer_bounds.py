@@ -1,15 +1,52 @@
-"""Two proven bounds of a layer's norm at its size, and how those of its parts are put together."""
+"""A layer at its size as a problem, and two proven bounds of its norm: how those of its parts are put together."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from specnorm.spec import ConvSpec
     from specnorm.types import Array
 
 Way = Literal["supremum", "ring", "matrix"]
 WAYS: tuple[Way, ...] = ("supremum", "ring", "matrix")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProblem:
+    """One layer at its size, and how closely its norm is to be enclosed.
+
+    Parameters
+    ----------
+    kernel : array, shape (1, *shape)
+        In torch's order, scaled to about 1, with known values.
+    spec : ConvSpec
+        With ``input_shape``.
+    rtol : float
+        Relative width asked for.
+    max_cells : int
+        Budget of one search.
+    fallback : callable
+        Blocks -> an upper bound of the supremum of fixed cost, for where no search ends within its budget.
+    deadline : float
+        On the clock of `time.monotonic`; what is not begun by then is not tried.
+    """
+
+    kernel: Array
+    spec: ConvSpec
+    rtol: float
+    max_cells: int
+    fallback: Callable[[Array], float]
+    deadline: float = math.inf
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() > self.deadline
 
 
 @dataclass(frozen=True, eq=False)

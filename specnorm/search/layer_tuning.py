@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerTuning:
     """Effort for a layer at its size. It decides on time and on how wide the interval is.
 

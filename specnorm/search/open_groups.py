@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GroupTuning:
     """How groups are told apart. It decides on time alone.
 

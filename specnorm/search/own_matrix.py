@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MatrixTuning:
     """Effort for a layer's own matrix. It decides on time and on how wide the interval is.
 

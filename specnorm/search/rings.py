@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from specnorm.search.branch_and_bound import Search, SearchResult
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RingTuning:
     """Which rings are tried. It decides on time and on how wide the interval is.
 

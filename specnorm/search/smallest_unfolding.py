@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnfoldingTuning:
     """Precision of the search. It decides on time, and on which of two nearly equal unfoldings is proven.
 

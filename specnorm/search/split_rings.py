@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SplitTuning:
     """How many waves are taken out. It decides on time and on how close the bound comes.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SubspaceTuning:
     """How many vectors are taken. It decides on time and on how close the bound comes.
 

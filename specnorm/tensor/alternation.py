@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AlternationTuning:
     """How long to go on, and with what. It decides on time and how near the maximum a value comes.
 

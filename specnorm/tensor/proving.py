@@ -21,7 +21,7 @@ LIFT = 1.001
 """The fixed factor of a value that cannot be proven by itself: the contract's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProvingTuning:
     """Budgets of the proof: they decide on time, and on which values are proven at all.
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrackingTuning:
     """When a step searches, and how long. It decides on time and on how closely a state tracks TN.
 

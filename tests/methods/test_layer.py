@@ -23,8 +23,8 @@ from specnorm.proof.band import band_norm_up
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_module
 from specnorm.search import own_matrix
-from specnorm.search.layer import LayerProblem, enclose_layer
-from specnorm.search.layer_bounds import LayerBounds
+from specnorm.search.layer import enclose_layer
+from specnorm.search.layer_bounds import LayerBounds, LayerProblem
 from specnorm.search.layer_tuning import LayerTuning
 from specnorm.spec import ConvSpec
 
