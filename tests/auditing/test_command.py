@@ -90,7 +90,7 @@ def test_an_interruption_in_a_search_leaves_what_was_there(
 
 
 def test_an_audit_imports_what_its_file_needs(model: Path) -> None:
-    """Arrays by name have no network, and need no reader of graphs and configurations: a fifth of the first call."""
+    """Arrays by name have no network, and need no reader of graphs and configurations."""
     code = (
         "import sys, specnorm.cli; assert specnorm.cli.run(['audit', sys.argv[1]]) == 0; "
         "rooms = ('specnorm.networks', 'specnorm.auditing.readers.onnx', 'specnorm.auditing.readers.keras'); "

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 LINES = "networks.jsonl"
 METHODS = ("product", "scaled", "multipliers", "below")
-NAMES = ("three", "resnet20", "dncnn25", "x - dncnn25", "rfb320")
+NAMES = ("three", "constrained", "resnet20", "dncnn25", "x - dncnn25", "rfb320")
 DENSE = ((10, 20, 20, 5), (20, 40, 40, 40, 10), (20, 40, 40, 40, 40, 40, 10), (30, 60, 60, 60, 60, 60, 60, 60, 60, 10))
 """Widths of the fully connected networks, with LipSDP's optimum where that takes no minutes."""
 RADII = (0.01, 0.1, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from real_weights import real_file
-from specnorm_torch import network_graph
+from specnorm_torch import certify_, network_graph, spectral_norm
 from torch import Tensor, nn
 
 from specnorm.auditing.readers import open_model
@@ -20,6 +21,8 @@ from specnorm.auditing.readers.onnx import OnnxTensors
 from specnorm.networks import Graph, Multipliers
 
 TESTS = Path(__file__).parents[1]
+TRAINED = 400
+"""Steps of the network that is trained here."""
 RESNET20 = TESTS.parent / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 
 
@@ -159,8 +162,29 @@ def three() -> nn.Module:
     return chain.double().eval()
 
 
+def constrained() -> nn.Module:
+    """Eight 3x3 convolutions of 16 channels, each kept at norm 1 while they learn to take noise from a photograph."""
+    torch.manual_seed(0)
+    widths = (1, *(16,) * 7, 1)
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise(widths):
+        layers += [spectral_norm(nn.Conv2d(a, b, 3, padding=1)), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    (image, _) = inputs((1, 160, 160))
+    adam = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(TRAINED):
+        corners = torch.randint(0, 160 - 24, (16, 2)).tolist()
+        clean = torch.cat([image[:, :, i : i + 24, j : j + 24] for i, j in corners]).float()
+        adam.zero_grad()
+        (model(clean + 0.2 * torch.randn_like(clean)) - clean).square().mean().backward()
+        adam.step()
+    certify_(model, 1.0)
+    return model.double().eval()
+
+
 NETWORKS = {
     "three": Network((1, 16, 16), three),
+    "constrained": Network((1, 40, 40), constrained),
     "resnet20": Network((3, 32, 32), resnet20),
     "dncnn25": Network((1, 40, 40), dncnn25),
     "x - dncnn25": Network((1, 40, 40), Denoiser),

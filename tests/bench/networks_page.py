@@ -14,6 +14,7 @@ NOTES = Path(__file__).with_name("networks_notes.md")
 PICTURE = "networks.svg"
 TITLES = {
     "three": "three 3x3 convolutions of 8 channels, of [Whole networks](../networks.md)",
+    "constrained": "eight 3x3 convolutions of 16 channels, trained to denoise a photograph with each kept at norm 1",
     "resnet20": "ResNet-20 for CIFAR-10: 19 convolutions, batch norm, shortcuts of option A, head",
     "dncnn25": "DnCNN: 17 convolutions, the noise in an image",
     "x - dncnn25": "x - DnCNN(x), the image without it",
