@@ -18,7 +18,6 @@ from specnorm.proof.cells import dft, torus
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
 from specnorm.search.enclosing import above_any, grid_sizes, zero_found
-from specnorm.search.layer import enclose_layer
 from specnorm.search.layer_bounds import LayerProblem
 
 if TYPE_CHECKING:
@@ -86,6 +85,8 @@ class Certify(Method):
 
     def _decide_at_size(self, kernel: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> tuple[bool, bool]:
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
+        from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size alone
+
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
         target = _without_padding(bound, spec)

@@ -17,7 +17,6 @@ from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.grid import Grid
 from specnorm.search.branch_and_bound import SearchResult
 from specnorm.search.enclosing import Problem, enclose_blocks
-from specnorm.search.layer import enclose_layer
 from specnorm.search.layer_bounds import WAYS, LayerBounds, LayerProblem
 
 if TYPE_CHECKING:
@@ -146,6 +145,8 @@ def enclosed_layers(
     def enclosed_by(kernel: Array, deadline: float) -> LayerBounds:
         def fallback(blocks: Array) -> float:
             return _of_fixed_cost(blocks, everywhere, math.isfinite(deadline), ops=ops)
+
+        from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size alone
 
         return enclose_layer(LayerProblem(kernel, spec, rtol, max_cells, fallback, deadline), ops=ops)
 
