@@ -29,7 +29,8 @@ def _audited(model: str, **options: Any) -> dict[str, Row]:
         pytest.skip(f"{NEEDS[model]} is not installed")
     path = real_file(model)
     given = None if model in STATES_ITS_GEOMETRY else json.loads((path.parent / "geometry.json").read_text())
-    return {row.name: row for row in audit(path, methods=(), geometry=given, **options).layers}
+    # Of layers that are chosen by name, all of them here, there is no network to be bounded.
+    return {row.name: row for row in audit(path, layers="*", methods=(), geometry=given, **options).layers}
 
 
 @functools.cache

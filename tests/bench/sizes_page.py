@@ -181,7 +181,7 @@ def measured(before: list[Row], after: list[Row], curves: list[Row]) -> str:
         "## How it was measured\n\nOne thread, every layer in a process of its own with limits on time and memory "
         f"(6 GiB); the fastest of three calls below a second. {new['machine']}, NumPy {new['versions']['numpy']}. "
         f"Before: {old['date']} at commit {old['commit']}; after: {new['date']} at commit {new['commit']}; the norm "
-        f"against n: commit {curve['commit']}. Other programs ran: processor time, not the clock's. Lines in "
+        f"against n: commit {curve['commit']}. Before, other programs ran. Processor time, not the clock's. Lines in "
         "[sizes-before.jsonl](sizes-before.jsonl), [sizes-after.jsonl](sizes-after.jsonl) and "
         "[sizes-curves.jsonl](sizes-curves.jsonl). In `tests`, `python -m bench.sizes run --out FILE` and `python -m "
         "bench.sizes curves --out FILE` measure them again, `python -m bench.sizes page` makes this page."
