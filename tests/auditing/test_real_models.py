@@ -30,7 +30,7 @@ def _audited(model: str, **options: Any) -> dict[str, Row]:
     path = real_file(model)
     given = None if model in STATES_ITS_GEOMETRY else json.loads((path.parent / "geometry.json").read_text())
     # Of layers that are chosen by name, all of them here, there is no network to be bounded.
-    return {row.name: row for row in audit(path, layers="*", methods=(), geometry=given, **options).layers}
+    return {row.name: row for row in audit(path, methods=(), geometry=given, **{"layers": "*", **options}).layers}
 
 
 @functools.cache
