@@ -256,6 +256,29 @@ def test_claims_about_a_network(
         assert ("x - f(x)" if code == 0 and "residual" in claim else ": f is") in said
 
 
+@pytest.mark.parametrize(
+    ("scale", "roi", "coordinates", "reached"),
+    [(1.5, [], "align_corners", 1.2), (1.0, [0, 1, 1, 1], "tf_crop_and_resize", 1.7)],
+    ids=["align_corners", "tf_crop_and_resize"],
+)
+def test_resizing_that_runtimes_do_in_their_own_way(
+    scale: float, roi: list[int], coordinates: str, reached: float, tmp_path: Path
+) -> None:
+    """Refused by name: the rule's 1.155 and 1 are below what onnx's reference evaluator does to three pixels."""
+    resize = node("Resize", "x", "roi", "scales", mode="linear", coordinate_transformation_mode=coordinates)
+    arrays = {"roi": np.array(roi, np.float32), "scales": np.array([1, scale], np.float32)}
+    proto = model([resize], arrays, (1, 3))
+    assert norm(matrix_of(proto, (1, 3))) > reached
+    nodes = [node("Gemm", "x", "w", out="h"), node("Resize", "h", "roi", "scales", mode="linear",
+                                                   coordinate_transformation_mode=coordinates)]  # fmt: skip
+    report = specnorm.audit(
+        saved(model(nodes, {"w": np.eye(3, dtype=np.float32), **arrays}, (1, 3)), tmp_path / "m.onnx")
+    )
+    assert report.network is not None
+    assert report.network.upper is None
+    assert coordinates in report.network.unknown[0].reason
+
+
 def test_claims_need_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = tmp_path / "m.npz"
     np.savez(weights, w=np.zeros((2, 2, 3, 3), np.float32))

@@ -121,6 +121,11 @@ def resize(call: Call) -> Translated:
             raise UnreadError("the shape of its input is not known: give the input shape")
     if min(scales) <= 0:
         raise UnreadError("a scale that is not positive")
+    if coordinates == "tf_crop_and_resize":
+        raise UnreadError("tf_crop_and_resize reads the region that roi states, which has no rule")
+    whole = all(not isinstance(n, int) or (n * f).denominator == 1 for n, f in zip(x.shape, scales, strict=True))
+    if coordinates == "align_corners" and not whole:
+        raise UnreadError("align_corners where size times scale is no whole number: runtimes take other corners")
     exact = (coordinates, nearest) == ("asymmetric", "floor") or (
         coordinates in ("half_pixel", "pytorch_half_pixel") and nearest.startswith("round")
     )
