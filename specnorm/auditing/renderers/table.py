@@ -136,8 +136,15 @@ def notes(report: Report) -> list[str]:
         notes += lines(report.network)
     notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
     for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
-        notes.append(f"{', '.join(visible(row.name) for row in report.layers if row.note == note)}: {visible(note)}.")
+        names = [visible(row.name) for row in report.layers if row.note == note]
+        notes.append(f"{_some(names)}: {visible(note).rstrip('.')}.")
     return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many there are besides."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _count(n: int, what: str) -> str:
@@ -152,8 +159,7 @@ def _assumed(rows: Sequence[Row]) -> list[str]:
         groups.setdefault(row.assumed, []).append(visible(row.name))
     lines = []
     for words, names in groups.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        of = "" if len(groups) == 1 else f" of {', '.join(names[:NAMED])}{more}"
+        of = "" if len(groups) == 1 else f" of {_some(names)}"
         if words:
             lines.append(f"Assumed{of}, since the file does not say: {', '.join(map(visible, words))}.")
     return lines
