@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from specnorm.networks.steep import MOST
+from specnorm.networks.steep import power_params
 from specnorm_torch.calls import Call, Rule, Translation
 
 PRODUCT = {"reason": "it is a product of two values that depend on the input, which has no constant"}
@@ -42,12 +42,10 @@ def _gated(x: Any, gate: Any) -> Translation | None:
 def power(call: Call) -> Translation:
     """Whole exponents, roots and inverses."""
     exponent = 2.0 if call.name == "square" else float(call["exponent"])
-    if exponent == int(exponent) and 1 <= exponent <= MOST:
-        return Translation("pointwise", {"function": "power", "exponent": int(exponent)})
-    function = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}.get(exponent)
-    if function is None:
+    params = power_params(exponent)
+    if params is None:
         return Translation("unknown", {"reason": f"a power of {exponent:.6g} has no rule"})
-    return Translation("pointwise", {"function": function})
+    return Translation("pointwise", params)
 
 
 def divide(call: Call) -> Translation:

@@ -33,12 +33,7 @@ themselves, whose norms at their own size are below those that the search sees."
 def bounded(
     graph: Graph, measure: Measure, method: Method, candidates: Callable[[Graph], Sequence[Run]] = runs
 ) -> NetworkBound:
-    """Bound the Lipschitz constant of a network, as the graph says.
-
-    Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
-    combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
-    root of the sum of squares (Cauchy-Schwarz). Layers in a row are bounded together where ``method`` does so and that
-    is less.
+    """Bound the Lipschitz constant of a network with the slopes that the graph states; see `near.bound`.
 
     Parameters
     ----------

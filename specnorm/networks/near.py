@@ -76,7 +76,9 @@ def bound(
     return _smallest([bounded(graph, measure, method), *near(graph, ball, measure, method)])
 
 
-def near(graph: Graph, ball: Ball, measure: Measure, method: Method) -> list[NetworkBound]:
+def near(
+    graph: Graph, ball: Ball, measure: Measure, method: Method, found: Mapping[str, Range] | None = None
+) -> list[NetworkBound]:
     """Bounds on a ball: with the slopes of each channel there, and of each unit where the network is small.
 
     Parameters
@@ -85,13 +87,15 @@ def near(graph: Graph, ball: Ball, measure: Measure, method: Method) -> list[Net
     ball : Ball
     measure : Measure
     method : Method
+    found : mapping of str to Range, optional
+        From `ranges_near`, where it is known already.
 
     Returns
     -------
     list of NetworkBound
     """
     wanted = method.near.units if isinstance(method, Certificate) and method.near is not None else None
-    found, answers = ranges_near(graph, ball, measure), []
+    found, answers = ranges_near(graph, ball, measure) if found is None else found, []
     for units in (False, True) if wanted is None else (wanted,):
         # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
         local = localised(graph.pruned() if units else prepared(graph), found)

@@ -119,8 +119,9 @@ def _largest(of: Graph, x: Weights, least: float, measure: Measure, method: Meth
 
 def _holds(of: Graph, ball: Ball, measure: Measure, method: Method) -> bool:
     """Whether no difference of logits reaches 0 in a ball: by its range, or by the constant."""
-    found = ranges_near(of, ball, measure).get(of.outputs[0])
-    if found is not None and bool((found.low > 0).all()):
+    found = ranges_near(of, ball, measure)
+    apart = found.get(of.outputs[0])
+    if apart is not None and bool((apart.low > 0).all()):
         return True
-    uppers = [answer.upper for answer in near(of, ball, measure, method)]
+    uppers = [answer.upper for answer in near(of, ball, measure, method, found)]
     return any(upper is not None and host.mul_up(upper, ball.radius) < 1 for upper in uppers)

@@ -113,6 +113,14 @@ JOINS = ("product", "quotient")
 """Rules of nodes with two inputs."""
 
 
+def power_params(exponent: float) -> dict[str, Any] | None:
+    """Parameters of the rule ``pointwise`` for a power of each entry: whole exponents, roots and inverses, or none."""
+    if 1 <= exponent <= MOST and exponent == int(exponent):
+        return {"function": "power", "exponent": int(exponent)}
+    function = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}.get(exponent)
+    return None if function is None else {"function": function}
+
+
 def is_steep(rule: str, params: Mapping[str, Any]) -> bool:
     """Whether a node's constant depends on where its inputs lie."""
     return rule in JOINS or (rule == "pointwise" and params.get("function") in STEEP)

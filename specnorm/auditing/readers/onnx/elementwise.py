@@ -27,7 +27,7 @@ from specnorm.auditing.readers.onnx.shapes import (
 from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.networks.graph import Shape, concrete
 from specnorm.networks.pointwise import SLOPES
-from specnorm.networks.steep import MOST
+from specnorm.networks.steep import power_params
 from specnorm.proof import host
 
 QUOTIENT = "it divides by a value that depends on the input, which has no constant"
@@ -179,12 +179,10 @@ def power(call: Call) -> Translated:
     exponent, shape = scalar(call.input(1)), call.data().shape
     if exponent is None:
         raise UnreadError("its exponent is not one number that is known")
-    if exponent == int(exponent) and 1 <= exponent <= MOST:
-        return one(call, "pointwise", shape, function="power", exponent=int(exponent))
-    function = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}.get(exponent)
-    if function is None:
+    params = power_params(exponent)
+    if params is None:
         raise UnreadError(f"a power of {exponent:.6g} has no rule")
-    return one(call, "pointwise", shape, function=function)
+    return one(call, "pointwise", shape, **params)
 
 
 def steep(function: str) -> Operator:
