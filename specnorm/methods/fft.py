@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -16,6 +15,7 @@ from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
 from specnorm.methods.enclosure import enclosed
+from specnorm.search.clock import Clock
 from specnorm.search.enclosing import grid_sizes
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class ExactFFT(Method):
         deadline = deadline_in(self.budget)
         found = [enclosed(layer, spec, self.rtol, budget, deadline=deadline, ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
-            late = time.monotonic() > deadline
+            late = Clock(deadline).is_late
             if spec.input_shape is not None and len(every) <= self.max_cells and not late:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
             limit = f"{self.budget:g} s" if late else f"{self.max_cells} cells"

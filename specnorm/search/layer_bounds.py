@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -46,7 +47,7 @@ class LayerProblem:
     @property
     def is_late(self) -> bool:
         """Whether the deadline has passed."""
-        return time.monotonic() > self.deadline
+        return Clock(self.deadline).is_late
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ The fewer waves stay in, the closer is the bound; what is taken out makes a matr
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from specnorm.proof.cells import dft
 from specnorm.proof.fathom import Cover, cover_blocks
 from specnorm.proof.split_rings import Highest, first_of_mirrored, split_norm_below
 from specnorm.search import tuning as knobs
+from specnorm.search.clock import Clock
 from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class SplitRing:
         wider is tried.
         """
         for part in TUNING.parts[: TUNING.first] if first else TUNING.parts:
-            if time.monotonic() > deadline:
+            if Clock(deadline).is_late:
                 return math.inf
             found = self.split(part, lower)
             if found is None:

@@ -7,7 +7,6 @@ would take a hundred times as long.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.layer_map import sizes_of
 from specnorm.proof.layer import ritz_values_down
 from specnorm.proof.subspace import OnSubspace, off_subspace_up, waves_on_outputs
+from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.linalg.layer_map import Convolution
@@ -90,7 +90,7 @@ def enclose_by_subspace(
     """
     best = near[:, :1, :]
     for part in TUNING.parts:
-        found = None if time.monotonic() > deadline else ring.split(part, lower)
+        found = None if Clock(deadline).is_late else ring.split(part, lower)
         if found is None or 2 * len(found[1].at) > most_vectors(ring.spec):
             break
         cover, highest = found
@@ -107,7 +107,7 @@ def enclose_by_subspace(
             if on.norm_below(off, lower * (1 + rtol)):
                 return lower, lower * (1 + rtol), best
             more = _residuals(on, off, lower * (1 + rtol), ops=ops)
-            if more is None or time.monotonic() > deadline:
+            if more is None or Clock(deadline).is_late:
                 break
             on = OnSubspace(layer, more, on, ops=ops)
     return lower, math.inf, best
