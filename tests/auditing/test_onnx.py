@@ -289,3 +289,17 @@ def test_claims_need_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     assert cli.run(["audit", str(path), "--claim", "residual-nonexpansive"]) == 1
     assert "not proven nonexpansive" in capsys.readouterr().err
+
+
+def test_a_transposed_input_ends_a_run(tmp_path: Path) -> None:
+    """Its matrix reads another axis than weights of channels are about, so that the product of norms stays."""
+    nodes = [
+        node("Gemm", "x", "w", out="h", transA=1),
+        node("Relu", "h", out="r"),
+        node("Gemm", "r", "v"),
+    ]
+    arrays = {"w": weights(4, 6), "v": weights(6, 4)}
+    report = specnorm.audit(saved(model(nodes, arrays, (4, 4)), tmp_path / "m.onnx"))
+    assert report.network is not None
+    assert report.network.runs == ()
+    assert report.network.upper == pytest.approx(norm(arrays["w"]) * norm(arrays["v"]), rel=1e-2)
