@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from specnorm import networks
+from specnorm.auditing import network
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers import open_model
 
@@ -37,6 +40,12 @@ def model(
     constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in arrays.items()]
     graph = helper.make_graph(nodes, "g", given, made, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def by_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an audit bound a network by the product alone: layers together take a thousand layers minutes."""
+    product = networks.Product()
+    monkeypatch.setattr(network, "bound", lambda graph, measure, **_: networks.bound(graph, measure, method=product))
 
 
 def saved(proto: Any, path: Path) -> Path:

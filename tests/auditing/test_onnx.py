@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 import specnorm  # noqa: E402
-from auditing.onnx_models import Arrays, drawing, matrix_of, model, node, norm, saved  # noqa: E402
+from auditing.onnx_models import Arrays, by_product, drawing, matrix_of, model, node, norm, saved  # noqa: E402
 from specnorm import cli  # noqa: E402
 
 DATA = Path(__file__).parent.parent / "data"
@@ -214,8 +214,12 @@ def test_sub_graphs(tmp_path: Path) -> None:
 
 
 # -- the real model ------------------------------------------------------------------------------------------------
-def test_published_model_against_the_reference_evaluator() -> None:
-    """Ultra-Light-Fast face detector: 52 convolutions, all of them found; the bound holds for pairs of images."""
+def test_published_model_against_the_reference_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ultra-Light-Fast face detector: 52 convolutions, all of them found; the bound holds for pairs of images.
+
+    Its layers together are bounded by the session `audit`, which takes half a minute for it.
+    """
+    by_product(monkeypatch)
     (path,) = (DATA / "rfb320").glob("*.onnx")
     report = specnorm.audit(path, methods=["reshaped"])
     assert report.summary["conv"] == 52
