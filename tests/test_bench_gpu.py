@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -74,14 +75,14 @@ def test_what_fails_or_hangs_hides_nothing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(gpu_run, "ROUNDS", tuple(((part, "torch", 3.0),) for part in ("suite", "shapes", "training")))
     begun: list[Row] = []
 
-    def popen(command: list[str], *rest: Any, real: Any = gpu_run.subprocess.Popen, **more: Any) -> Any:
+    def popen(command: list[str], *rest: Any, real: Any = subprocess.Popen, **more: Any) -> Any:
         if command[1:3] != ["-m", "bench.gpu"]:
             return real(command, *rest, **more)
         begun.append({"rows": len(read(out)) if out.exists() else 0})
         part = command[3]
         return real([sys.executable, "-c", scripts[part].replace("PART", part)], *rest, **more)
 
-    monkeypatch.setattr(gpu_run.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
     begin = time.monotonic()
     gpu_run.run(out, "cpu", "smoke", 1.0)
     assert time.monotonic() - begin < 50

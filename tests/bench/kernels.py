@@ -37,7 +37,8 @@ def stretched(kernels: list[np.ndarray], channels: int) -> np.ndarray:
         out[here, here] = part / np.abs(part).max() * 0.9**j
     state = np.random.RandomState(0)
     left, right = (np.linalg.qr(state.standard_normal((channels, channels)))[0] for _ in range(2))
-    return np.asarray(np.einsum("ao,oikl,ib->abkl", left, out, right, optimize=True), dtype=np.float32)
+    mixed = np.einsum("ao,oikl,ib->abkl", left, out, right, optimize=True)
+    return np.ascontiguousarray(mixed, dtype=np.float32)
 
 
 def flat(channels: int, seed: int = 0) -> np.ndarray:
