@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from bench import load, scaling
+from bench import gpu_page, load, scaling
+from bench.__main__ import read
 
 
 def test_a_task_beside_busy_processes_is_timed_and_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +55,23 @@ def test_a_layer_and_an_audit_are_measured_on_one_core(tmp_path: Path, monkeypat
     page = (tmp_path / "scaling.md").read_text(encoding="utf-8")
     assert "`enclose`, 256 channels, flat" in page
     assert (tmp_path / "scaling.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+@pytest.mark.parametrize("name", ["load", "scaling", "gpu"])
+def test_a_committed_page_is_made_of_its_lines(name: str, tmp_path: Path) -> None:
+    """And there is none where nothing was measured."""
+    lines = load.FOLDER / f"{name}.jsonl"
+    if not lines.exists():
+        assert not (load.FOLDER / f"{name}.md").exists()
+        return
+    pytest.importorskip("matplotlib", reason="for the plot")
+    (tmp_path / lines.name).write_bytes(lines.read_bytes())
+    if name == "gpu":
+        gpu_page.write(read(tmp_path / lines.name), tmp_path / lines.name)
+    else:
+        {"load": load, "scaling": scaling}[name].write(tmp_path)
+    made = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+    assert made == (load.FOLDER / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_what_a_task_does_wrong_is_told() -> None:
