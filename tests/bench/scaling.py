@@ -47,6 +47,14 @@ print(json.dumps({"times": times, "peak_bytes": peak, "upper": float(found.upper
 """
 
 
+ON_CORES = """
+import os, sys
+os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Takes some cores and becomes another command."""
+
+
 def prepare(folder: Path, names: list[str], smoke: bool) -> None:
     """A file for each task."""
     for name in names:
@@ -80,12 +88,12 @@ def measure(name: str, file: Path, cores: int) -> Row:
 def watched(command: list[str], cores: int) -> tuple[float, int | None, str]:
     """Seconds of a command on so many cores, memory of all its processes at most, and what it printed."""
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
-    mine = sorted(os.sched_getaffinity(0))[:cores]
+    mine = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
-            command, stdout=out, stderr=errors, env=environment, cwd=Path(__file__).parents[1],
-            preexec_fn=lambda: os.sched_setaffinity(0, mine),
+            [sys.executable, "-ISc", ON_CORES, mine, *command],
+            stdout=out, stderr=errors, env=environment, cwd=Path(__file__).parents[1],
         )  # fmt: skip
         peak = 0
         while process.poll() is None:
