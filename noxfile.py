@@ -353,7 +353,7 @@ def published() -> list[Path]:
 
 @nox.session(python=PYTHON, default=False)
 def bench(session: nox.Session) -> None:
-    """The benchmark suite, some fifteen minutes on one thread, and what got slower than the committed figures."""
+    """The benchmark suite, some ten minutes on one thread, and what got slower than the committed figures."""
     prepare(session, "-e", ".[cli,torch,jax,plot]", *TEST_TOOLS)
     out = Path(session.create_tmp()) / "suite.jsonl"
     session.chdir("tests")

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from specnorm.backends import GROUP, Backend, backend_for
 
 LIBRARIES = {"numpy": "numpy", "strict": "strict", "torch": "torch", "jax": "jax", "jax32": "jax", "cupy": "cupy"}
 """Test id -> the name that selects it. ``jax`` runs with 64-bit values enabled, ``jax32`` is JAX as it comes."""
+
+DEVICE = os.environ.get("SPECNORM_TEST_DEVICE", "cpu")
+"""Where torch's arrays lie: "cuda" runs the tests that take a library's arrays on a GPU. JAX takes its first device."""
 
 _MODULES = {"strict": "array_api_strict", "jax32": "jax"}
 _INSTALL = {"strict": "pip install ./tests/thirdparty"}
@@ -65,7 +69,7 @@ class Lib:
         if self.name == "strict":
             return self.xp.asarray(x, device=self.xp.Device("device1"))
         if self.name == "torch":
-            return self.xp.from_numpy(x)
+            return self.xp.from_numpy(x).to(DEVICE)
         return self.xp.asarray(x)
 
     def to_numpy(self, x: Any) -> NDArray[Any]:

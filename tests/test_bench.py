@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the textbook methods are written in torch", exc_type=ImportError)
 
-from bench import networks, networks_page
+from bench import networks, networks_page, price, yardsticks
 from bench.__main__ import COMMITTED, main, read
 from bench.libraries import LIBRARIES
 from bench.regressions import KEY, slower
@@ -21,9 +21,13 @@ from bench.regressions import KEY, slower
 Row = dict[str, Any]
 ALWAYS = {*KEY, "yardstick", "date", "commit", "machine", "versions", "clock"}
 SECTIONS = {
-    "tensor norm", "uniform grid", "unfoldings", "circular", "gram", "power", "tolerance", "libraries", "network",
+    "tensor norm", "uniform grid", "unfoldings", "circular", "gram", "gram, zeros", "power", "PROPACK", "rescaling",
+    "rescaling, backward", "tolerance", "libraries", "network",
 }  # fmt: skip
-UPPER = ("tn_bound, proven", "enclose 1e-3", "f4_bound", "grid_bound", "gram_bound", "enclose 1e-01")
+UPPER = (
+    "tn_bound, proven", "enclose 1e-3", "f4_bound", "grid_bound", "gram_bound", "gram_bound, 3 steps",
+    "gram_bound, 5 steps", "enclose 1e-01",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,8 @@ def check_rows(rows: list[Row]) -> None:
         if row["section"] == "network":
             continue
         assert math.isfinite(row["value"])
+        if row["section"].startswith("rescaling"):
+            continue
         assert row["value_over_norm"] > (1 - 1e-6 if row["contestant"] in UPPER else 0.5)
         if "faster" in row:
             low, high = row["faster_range"]
@@ -114,6 +120,43 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     main(["page", str(tmp_path / COMMITTED.name)])
     made = (tmp_path / "index.md").read_text(encoding="utf-8")
     assert made == (COMMITTED.parent / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_of_the_price_page_are_made_of_its_lines(tmp_path: Path) -> None:
+    for name in ("price.md", "price-1.jsonl", "price-2.jsonl"):
+        (tmp_path / name).write_bytes((COMMITTED.parent / name).read_bytes())
+    price.write(tmp_path)
+    assert (tmp_path / "price.md").read_text("utf-8") == (COMMITTED.parent / "price.md").read_text("utf-8")
+
+
+def test_a_textbook_method_is_as_its_formula_says() -> None:
+    """Gram steps are a Schatten norm at a size, and fall towards the norm without one; the others on 1x1 kernels."""
+    import torch
+
+    kernel = torch.tensor(np.random.RandomState(0).standard_normal((5, 4, 3, 3)))
+    norm = float(yardsticks.rfft_svd(kernel, 12))
+    symbols = torch.fft.fft2(kernel, s=(12, 12)).permute(2, 3, 0, 1)
+    assert norm == pytest.approx(float(torch.linalg.matrix_norm(symbols, 2).max()), rel=1e-9)
+    schatten = float((torch.linalg.svdvals(symbols) ** 64).sum(-1).max() ** (1 / 64))
+    assert float(yardsticks.gram_rfft(kernel, 12)) == pytest.approx(schatten, rel=1e-9)
+    assert float(yardsticks.gram_rfft(kernel.transpose(0, 1), 12)) == pytest.approx(schatten, rel=1e-9)
+    bounds = [float(yardsticks.gram_conv(kernel, steps)) for steps in (1, 2, 3)]
+    assert norm < bounds[2] < bounds[1] < bounds[0]
+    flat = kernel[:, :, 1:2, 1:2]  # 1x1: row sums of the Gram matrix
+    sums = (flat[:, :, 0, 0].mT @ flat[:, :, 0, 0]).abs().sum(1)
+    assert float(yardsticks.gram_conv(flat, 1)) == pytest.approx(float(sums.max().sqrt()))
+    scaled = torch.linalg.vector_norm(flat[:, :, 0, 0] * sums.rsqrt())
+    assert float(yardsticks.aol(flat)) == pytest.approx(float(scaled))
+    assert float(yardsticks.hopm_lean(flat)) == pytest.approx(float(torch.linalg.matrix_norm(flat[:, :, 0, 0], 2)))
+    assert float(yardsticks.hopm_einsum(flat)) == pytest.approx(float(yardsticks.hopm_lean(flat)))
+
+
+def test_propack_is_as_near_as_it_is_said_to_be() -> None:
+    import torch
+
+    pytest.importorskip("scipy", reason="PROPACK is SciPy's")
+    kernel = torch.tensor(np.random.RandomState(0).standard_normal((5, 4, 3, 3)))
+    assert float(yardsticks.propack(kernel, 12)) == pytest.approx(float(yardsticks.rfft_svd(kernel, 12)), rel=1e-6)
 
 
 # -- whole networks --------------------------------------------------------------------------------------------------

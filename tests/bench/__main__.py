@@ -1,8 +1,11 @@
 """The benchmark suite: run it, compare it with the committed figures, put them on the page.
 
-python -m bench run --size full --out FILE       # some fifteen minutes on one thread; "smoke" takes seconds
+python -m bench run --size full --out FILE       # some ten minutes on one thread; "smoke" takes seconds
 python -m bench compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
 python -m bench page [COMMITTED]                 # docs/benchmarks/index.md and its plots
+python -m bench scaling --out FILE               # on 1, 2, 4, 8 and 16 cores, some three minutes
+python -m bench gpu --out FILE                   # all that is measured on a GPU, within eight minutes
+python -m bench gpu-page FILE                    # gpu.md beside it
 """
 
 from __future__ import annotations
@@ -31,9 +34,34 @@ def main(words: list[str] | None = None) -> int:
     compare.add_argument("old", type=Path, nargs="?", default=COMMITTED)
     page = commands.add_parser("page", help="write the page and the plots")
     page.add_argument("file", type=Path, nargs="?", default=COMMITTED)
+    gpu = commands.add_parser("gpu", help="measure on a GPU")
+    gpu.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a trial of the same code")
+    gpu.add_argument("--size", choices=("smoke", "full"), default="full")
+    gpu.add_argument("--minutes", type=float, default=7.75)
+    gpu.add_argument("--parts", nargs="+", help="some parts only, such as shapes")
+    gpu.add_argument("--out", type=Path, required=True)
+    scaling = commands.add_parser("scaling", help="measure on few and many cores")
+    scaling.add_argument("--size", choices=("smoke", "full"), default="full")
+    scaling.add_argument("--out", type=Path, required=True)
+    commands.add_parser("gpu-page", help="write gpu.md").add_argument("file", type=Path)
     given = parser.parse_args(words)
     if given.command == "run":
         return measure(given)
+    if given.command == "gpu":
+        from bench.gpu_run import run as run_on_gpu
+
+        run_on_gpu(given.out, given.device, given.size, given.minutes, given.parts)
+        return 0
+    if given.command == "scaling":
+        from bench.scaling import run as run_on_cores
+
+        run_on_cores(given.out, given.size == "smoke")
+        return 0
+    if given.command == "gpu-page":
+        from bench import gpu_page
+
+        gpu_page.write(read(given.file), given.file)
+        return 0
     if given.command == "compare":
         from bench.regressions import slower
 

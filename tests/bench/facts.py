@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
@@ -21,12 +22,15 @@ def date() -> str:
 
 def git(*words: str) -> str:
     """What a git command prints; nothing where there is none."""
-    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def commit() -> str:
-    """Short name of the commit."""
-    return git("rev-parse", "--short", "HEAD")
+    """Short name of the commit; where the tree was copied without its history, what SPECNORM_COMMIT says."""
+    return git("rev-parse", "--short", "HEAD") or os.environ.get("SPECNORM_COMMIT", "unknown")
 
 
 def processor() -> str:
