@@ -45,6 +45,10 @@ class LayerTuning:
         Inputs and outputs up to which the vectors are given.
     near : float
         Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough.
+    loose : float
+        Tolerance of the supremum where the layer will be far below it, and a ring is searched anyway.
+    tiny : int
+        Pixels an axis up to which no ring is close enough, and a subspace is tried at once.
     """
 
     at_once: float = 3e6
@@ -64,6 +68,8 @@ class LayerTuning:
     splits: int = 12
     splits_down_to: float = 1e-4
     near: float = 0.3
+    loose: float = 0.01
+    tiny: int = 12
 
 
 TUNING = LayerTuning()
