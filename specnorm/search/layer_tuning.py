@@ -43,10 +43,6 @@ class LayerTuning:
         Times as much where the bounds are still apart.
     witness : int
         Inputs and outputs up to which the vectors are given.
-    near : float
-        Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough.
-    loose : float
-        Tolerance of the supremum where the layer will be far below it, and a ring is searched anyway.
     tiny : int
         Pixels an axis up to which no ring is close enough, and a subspace is tried at once.
     """
@@ -67,8 +63,6 @@ class LayerTuning:
     split: float = 2e8
     splits: int = 12
     splits_down_to: float = 1e-4
-    near: float = 0.3
-    loose: float = 0.01
     tiny: int = 12
 
 

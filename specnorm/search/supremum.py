@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.linalg import polyphase
 from specnorm.proof.rings import reads_zeros
 from specnorm.proof.sublayers import sublayers
 from specnorm.search.enclosing import Problem, search_torus
-from specnorm.search.layer_tuning import TUNING
 
 if TYPE_CHECKING:
     from specnorm.search.branch_and_bound import Search, SearchResult
     from specnorm.search.layer_bounds import LayerProblem
     from specnorm.types import Array, ArrayOps
+
+
+@dataclass(frozen=True, eq=False)
+class SupremumTuning:
+    """How closely the supremum is searched for. It decides on time alone.
+
+    Parameters
+    ----------
+    near : float
+        Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough.
+    loose : float
+        Tolerance where the layer will be farther below. Wider ones leave the ring more frequencies than they save.
+    """
+
+    near: float = 0.3
+    loose: float = 0.01
+
+
+TUNING = SupremumTuning()
 
 
 class Supremum:

@@ -239,8 +239,13 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_has_failed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor at a lower bound; a higher one is another question."""
     (case,) = cases(1)
-    ring, tried = case.split_ring(), []
-    monkeypatch.setattr(SplitRing, "_is_below", lambda _self, _found, bound: bool(tried.append(bound)))
+    ring, tried = case.split_ring(), list[float]()
+
+    def fails(_self: Any, _found: Any, bound: float) -> bool:
+        tried.append(bound)
+        return False
+
+    monkeypatch.setattr(SplitRing, "_is_below", fails)
     for norm in (1.0, 1.0, 0.99, 1.01):
         ring.upper(norm * case.norm, 0.0, first=True)
     assert tried == [case.norm, 1.01 * case.norm]
