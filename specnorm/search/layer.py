@@ -145,11 +145,15 @@ class _Layer:
             return found
         return found.and_also(self._by_matrix(rest, found.lower))
 
+    @property
+    def _size(self) -> int:
+        """Pixels times channels."""
+        return max(self.single.stored_channels) * math.prod(x.pixels for x in self.sub.parts)
+
     def _near_closely(self, whole: SearchResult) -> LayerBounds:
         """More steps on the whole layer; of a larger one as few, in a larger window."""
-        size = max(self.single.stored_channels) * math.prod(x.pixels for x in self.sub.parts)
         applied = TUNING.again * TUNING.applied
-        return self._near(whole, TUNING.more if size * TUNING.more <= applied else TUNING.steps, applied)
+        return self._near(whole, TUNING.more if self._size * TUNING.more <= applied else TUNING.steps, applied)
 
     def _near(self, whole: SearchResult, steps: int, applied: float) -> LayerBounds:
         """From below near the wave of the supremum, which is the upper bound; of a large layer in a window."""
@@ -226,7 +230,8 @@ class _Layer:
         if few:
             for group in set(rest.tolist()) - set(self._near_top):
                 found = self._lanczos(whole, group, found)
-        elif self.rtol >= 1e-3 and plain:
+        elif self.rtol >= 1e-3 and plain and self._size * TUNING.closer <= TUNING.again * TUNING.applied:
+            # In a window of a larger layer more steps come no closer than the waves on all of it.
             found = found.and_also(self._near(whole, TUNING.closer, TUNING.again * TUNING.applied))
         if not self.is_tiny:
             found = split(found, first=True)
