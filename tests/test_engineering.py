@@ -90,6 +90,13 @@ def test_half_of_the_frequencies_are_looked_at(n: int, monkeypatch: pytest.Monke
     assert seen == [n * (n // 2 + 1)] * 3
 
 
+def test_few_frequencies_of_three_axes_are_looked_at() -> None:
+    """At 32 pixels an axis 17,408 were, one by one, and as many again for a tolerance of 1e-6."""
+    kernel = np.random.RandomState(0).randn(6, 6, 3, 3, 3)
+    found = specnorm.measure(kernel, specnorm.ExactFFT(), input_shape=32, **CIRCULAR)
+    assert int(found.stats["frequencies"]) < 8000
+
+
 def test_factorisations_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """One stack for all frequencies that fit the memory budget, and one for all unfoldings of a shape's groups."""
     stacks: list[int] = []

@@ -154,11 +154,15 @@ class Boxes:
         parent : integer array
             Index of each child's parent.
         """
-        width = (self.high - self.low) * np.abs(
-            (self.half_degree / np.asarray(self.denominators, dtype=float)) @ np.abs(self.frame)
-        )
-        share = width / np.maximum(width.max(axis=1, keepdims=True, initial=0.0), 1e-300)
-        pieces = np.clip(np.ceil(ratio[:, None] * share - 1e-9).astype(np.int64), 1, self._most)
+        turns = np.abs((self.half_degree / np.asarray(self.denominators, dtype=float)) @ np.abs(self.frame))
+        half = (self.high - self.low + 1) // 2
+        radii = half * turns
+        share = radii / np.maximum(radii.max(axis=1, keepdims=True, initial=0.0), 1e-300)
+        pieces = np.ceil(ratio[:, None] * share - 1e-9).astype(np.int64)
+        if self.on_grid:
+            # Pieces of an odd number of points: with one less they would be no smaller.
+            pieces = -(-(self.high - self.low + 1) // (2 * (half // np.maximum(pieces, 1)) + 1))
+        pieces = np.clip(pieces, 1, self._most)
         # Where an axis of the largest share cannot be cut any more, another one is.
         stuck = (pieces.prod(axis=1) == 1) & self.divisible
         pieces[stuck] = np.minimum(2, self._most[stuck])
@@ -252,15 +256,14 @@ def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], twisted: tuple[bo
     """
     half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
     offset = np.asarray(twisted or (False,) * len(sizes), dtype=np.int64)
-    moving = max(1, sum(n > 1 for n in sizes))
     last = [n - 1 for n in sizes]
     if sizes:
         axis = int(np.argmax(sizes))
         last[axis] = (sizes[axis] - int(offset[axis])) // 2
-    widths = [
-        n if k == 1 else max(1, math.floor(n * 2 * _WIDEST / (math.pi * (k - 1) * moving)))
-        for n, k in zip(sizes, kernel_shape, strict=True)
-    ]
+    # An odd number of points, so that the middle one is the centre, and the radius of a first cell, or near it.
+    moving = max(1, sum(n > 1 for n in sizes))
+    half = [round(_WIDEST * n / (math.pi * max(k - 1, 1) * moving)) for n, k in zip(sizes, kernel_shape, strict=True)]
+    widths = [n if k == 1 else 2 * m + 1 for m, n, k in zip(half, sizes, kernel_shape, strict=True)]
     corner = product([np.arange(0, end + 1, w) for end, w in zip(last, widths, strict=True)])
     high = np.minimum(corner + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
     spacing = 1 + offset

@@ -291,13 +291,10 @@ def _around_open(
     boxes: Boxes, torus: list[tuple[Cells, np.ndarray]], supremum: float, threshold: float
 ) -> tuple[Boxes, np.ndarray]:
     """Grid boxes around the cells of a torus that the grid lemma does not fathom, and the blocks of those cells."""
-    low, high, block = [], [], []
-    for cells, norms in torus:
-        still = norms > grid_lemma(threshold, supremum, cells.boxes.radius)
-        low.append(cells.boxes.low[still])
-        high.append(cells.boxes.high[still])
-        block.append(cells.block[still])
-    ends = np.unique(np.concatenate([np.concatenate(low), np.concatenate(high)], axis=1), axis=0)
+    rest = [cells[norms > grid_lemma(threshold, supremum, cells.boxes.radius)] for cells, norms in torus]
+    block = np.unique(np.concatenate([cells.block for cells in rest]))
+    if sum(map(len, rest)) == sum(len(cells) for cells, _ in torus):
+        return boxes, block
+    ends = np.unique(np.concatenate([np.concatenate([x.boxes.low, x.boxes.high], axis=1) for x in rest]), axis=0)
     half = ends.shape[1] // 2
-    around = boxes.around(torus[0][0].boxes.between(ends[:, :half], ends[:, half:]))
-    return around, np.unique(np.concatenate(block))
+    return boxes.around(torus[0][0].boxes.between(ends[:, :half], ends[:, half:])), block

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
-from specnorm.proof import matrices, rounding
+from specnorm.proof import host, matrices, rounding, trigonometric
 from specnorm.proof.band import band_norm_up
 
 if TYPE_CHECKING:
@@ -25,10 +25,13 @@ def ritz_values_down(layer: Convolution, vectors: Array, wide: bool, *, ops: Arr
     wide : bool
         Whether they are inputs of the adjoint.
     """
-    xp = ops.xp
-    magnitude = layer.absolute()
+    xp, (b, groups, *shape) = ops.xp, layer.kernels.shape
     images = layer.adjoint(vectors) if wide else layer.apply(vectors)
-    terms = magnitude.adjoint(xp.abs(vectors)) if wide else magnitude.apply(xp.abs(vectors))
+    # || |A| |x| || is at most || |A| || ||x||, and |A| a layer of the kernel's magnitudes.
+    most = trigonometric.absolute_norm_up(xp.reshape(layer.kernels, (b * groups, *shape)), xp=xp)
+    most = xp.max(xp.reshape(most, (b, groups)), axis=1) * host.root_up(layer.spec.padding_gain_sq)
+    terms = rounding.up(most[:, None] * xp.linalg.vector_norm(vectors, axis=-1), vectors.shape[2] + 4, xp=xp)
+    terms = terms[:, :, None]
     values = matrices.ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
     return values, arrays.normalise(images, xp=xp)[0]
 

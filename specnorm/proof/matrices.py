@@ -275,8 +275,8 @@ def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: A
     ----------
     images : array, shape (b, k, m)
         A x as computed.
-    terms : array, shape (b, k, m)
-        ``|A| |x|``, computed by the same operations.
+    terms : array, shape (b, k, any)
+        ``|A| |x|``, computed by the same operations, or anything as long or longer.
     vectors : array, shape (b, k, n)
         Any vectors, near unit length.
     count : int

@@ -139,7 +139,7 @@ class OnSubspace:
         self._ops = ops
         self.gram = xp.matmul(z, xp.matrix_transpose(z))
         self.rest = again - xp.matmul(self.gram, q)
-        self._lengths = xp.matmul(q, xp.matrix_transpose(q))
+        self._lengths, self._far = (xp.matmul(x, xp.matrix_transpose(x)) for x in (q, self.rest))
         size = host.sqrt_up(float(magnitude_sq(layer, ops=ops)[0]))
         held, met, far, d = (float(matrices.frobenius_up(x, xp=xp)) for x in (q, z, self.rest, self.gram))
         u = rounding.unit(q, xp=xp)
@@ -159,7 +159,7 @@ class OnSubspace:
         """``gram + F*F / gap + lam (1 - Q*Q)``, which is to have no eigenvalue above lam, shape (k, k)."""
         xp = self._ops.xp
         eye = xp.eye(self.gram.shape[0], dtype=self.gram.dtype, device=self._ops.device(self.gram))
-        return self.gram + xp.matmul(self.rest, xp.matrix_transpose(self.rest)) / gap + lam * (eye - self._lengths)
+        return self.gram + self._far / gap + lam * (eye - self._lengths)
 
     def norm_below(self, off: float, bound: float) -> bool:
         """Whether a bound of the layer's norm is proven, with `off_subspace_up` of the basis or of a part of it."""

@@ -80,7 +80,7 @@ class Search:
         self.blocks, self.xp, self.ops, self.tuning = blocks, ops.xp, ops, knobs.TUNING
         self.clock = Clock(deadline)
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
-        self._polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
+        self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
         self._cells = self._levels = 0
 
@@ -146,7 +146,7 @@ class Search:
                 return self._result(math.inf)
             self.clock.check()
             self._cells, self._levels, before = self._cells + len(cover), self._levels + 1, self.incumbent.best.value
-            previous, polynomial = polynomial, self._polynomials.near(self.threshold, self.incumbent.trial_vectors)
+            previous, polynomial = polynomial, self.polynomials.near(self.threshold, self.incumbent.trial_vectors)
             if vectors is None or polynomial is not previous:
                 vectors = self.incumbent.start_vectors(len(cover), polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)
@@ -178,7 +178,7 @@ class Search:
         first = LowerBound(0.0, boxes.centres[:1], 0)
         if start is not None:
             first = LowerBound(start.lower, start.frequency, start.block)
-        self.incumbent.begin(first, free=self._free, rtol=rtol, bound=bound)
+        self.incumbent.begin(first, free=self._free, rtol=min(rtol, self.tuning.close), bound=bound)
         if self.blocks.shape[2] >= self.tuning.smallest_reduced:
             self.incumbent.multistart(raises=start is None and bound is None and self._free)
 
@@ -211,7 +211,7 @@ class Search:
             # Where float32 is not to be trusted, this would be to prove everything twice in float64.
             return vectors
         limit_sq = cover.limits_sq(float32, threshold)
-        index = np.flatnonzero((limit_sq >= self._polynomials.least_limit_sq(float32)) & (limit_sq < math.inf))
+        index = np.flatnonzero((limit_sq >= self.polynomials.least_limit_sq(float32)) & (limit_sq < math.inf))
         for part in self._parts(float32, len(index)):
             formed, _ = cover.form(float32, index[part], limit_sq[index[part]])
             cover.fathom(formed, threshold)
@@ -223,7 +223,7 @@ class Search:
         cover.fathom_by_supremum(threshold)
         trial = polynomial.float32_copy() if self._tries_float32(polynomial, cover.open.boxes) else polynomial
         vectors = self.xp.astype(vectors, arrays.complex_dtype(trial.even.dtype, xp=self.xp), copy=False)
-        least_sq = max(self._polynomials.least_limit_sq(trial), self.tuning.least * threshold**2)
+        least_sq = max(self.polynomials.least_limit_sq(trial), self.tuning.least * threshold**2)
         reduced_for_sq = np.clip(self._wanted_sq(cover, trial, threshold, np.arange(count))[0], least_sq, 1e300)
         nodes = NodeEstimates(trial, threshold, vectors, reduced_for_sq, self.tuning.exact)
         keeps, found = trial.itemsize * count * trial.rank**2 <= self.tuning.kept, []
@@ -279,7 +279,7 @@ class Search:
         stuck = np.flatnonzero((cover.norms == math.inf) & near & hard)
         if not len(stuck):
             return
-        whole = self._polynomials.whole
+        whole = self.polynomials.whole
         for part in self._parts(whole, len(stuck)):
             index = stuck[part]
             formed, _ = cover.form(whole, index, np.zeros(len(index)))
@@ -325,7 +325,7 @@ class Search:
         points = cover.open[np.flatnonzero(~cover.open.boxes.divisible)]
         if not len(points):
             return
-        whole = self._polynomials.whole
+        whole = self.polynomials.whole
         for part in self._parts(whole, len(points)):
             here = points[part]
             columns = whole.columns_at(here.boxes.centres, here.block)
@@ -366,7 +366,7 @@ class Search:
 
     def _parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
         """Slices of so many cells that fit the memory budget, as long as there is time."""
-        for part in self._polynomials.parts(polynomial, count):
+        for part in self.polynomials.parts(polynomial, count):
             self.clock.check()
             yield part
 

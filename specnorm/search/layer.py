@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm.linalg import arrays, polyphase
+from specnorm.linalg import arrays
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.line_blocks import of_one_group, plans
@@ -24,9 +24,7 @@ from specnorm.proof.layer import ritz_values_down
 from specnorm.proof.rings import reads_zeros, shortest
 from specnorm.proof.sublayers import SubLayer, sublayers
 from specnorm.search import tuning as knobs
-from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import SMALLEST, enclose_matrices
-from specnorm.search.enclosing import Problem, search_torus
 from specnorm.search.layer_bounds import LayerBounds, LayerProblem, Way
 from specnorm.search.layer_tuning import TUNING
 from specnorm.search.open_groups import open_groups
@@ -34,17 +32,19 @@ from specnorm.search.own_matrix import enclose_by_matrix
 from specnorm.search.rings import away_from, bound_by_rings
 from specnorm.search.split_rings import SplitRing
 from specnorm.search.subspace import enclose_by_subspace, most_vectors
+from specnorm.search.supremum import Supremum
 from specnorm.search.waves import WaveSum
 
 if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
+    from specnorm.search.branch_and_bound import Search, SearchResult
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
 
 def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
-    whole = _Supremum(problem, ops=ops)
+    whole = Supremum(problem, ops=ops)
     found: LayerBounds | None = None
     for sub in sublayers(problem.spec):
         here = _Layer(problem, sub, whole, ops=ops).enclose()
@@ -69,48 +69,10 @@ def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (inputs, outputs) if fits else ((0,), (0,))
 
 
-class _Supremum:
-    """The supremum over all sizes, and the search it was found by, once they are asked for."""
-
-    def __init__(self, problem: LayerProblem, *, ops: ArrayOps) -> None:
-        self._problem, self._ops = problem, ops
-        self._found: tuple[Search, SearchResult] | None = None
-
-    def __call__(self) -> tuple[Search, SearchResult]:
-        if self._found is None:
-            problem = self._problem
-            # The kernel is in torch's order already.
-            everywhere, blocks = replace(problem.spec, input_shape=None, layout=None), self.blocks()
-            constant = all(k == 1 for k in blocks.shape[3:])
-            loose = constant or not reads_zeros(problem.spec)
-            rtol = problem.rtol if loose else self._close(problem)
-            given = Problem(
-                blocks, everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline
-            )
-            self._found = search_torus(given, grid_follows=not constant, ops=self._ops)
-        return self._found
-
-    def blocks(self) -> Array:
-        """Of the whole layer, as they are searched."""
-        everywhere = replace(self._problem.spec, input_shape=None, layout=None)
-        return polyphase.to_blocks(self._problem.kernel, everywhere, xp=self._ops.xp)
-
-    @staticmethod
-    def _close(problem: LayerProblem) -> float:
-        """Tolerance: so that the supremum of a large layer needs nothing after it, if the layer is as near as most."""
-        parts = [x for sub in sublayers(problem.spec) for x in sub.parts]
-        apart = sum(
-            ((k - 1) * math.pi / max(1, min(x.pixels for x in parts[j :: problem.spec.ndim]))) ** 2 / 24
-            for j, k in enumerate(problem.spec.kernel_shape)
-        )
-        near = apart if apart < TUNING.near * problem.rtol else 0.0
-        return max(0.97 * problem.rtol - near, (1 - TUNING.near) * 1e-3)
-
-
 class _Layer:
     """The groups of one layer that is no sum of others, and the ways to bound their norm."""
 
-    def __init__(self, problem: LayerProblem, sub: SubLayer, supremum: _Supremum, *, ops: ArrayOps) -> None:
+    def __init__(self, problem: LayerProblem, sub: SubLayer, supremum: Supremum, *, ops: ArrayOps) -> None:
         self.problem, self.sub, self.supremum, self.ops, self.xp = problem, sub, supremum, ops, ops.xp
         self.spec, self.rtol, self.groups = sub.spec, problem.rtol, problem.spec.groups
         self.single = of_one_group(sub.spec)
@@ -118,11 +80,20 @@ class _Layer:
         kernel = problem.kernel
         self.parts = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
+        self._near_top: dict[int, Array] = {}
 
     @property
     def is_small(self) -> bool:
         """Whether the layer's own matrix is less work than a search."""
         return self.plan.work * self.groups <= TUNING.at_once
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether a ring, with or without its highest waves, is known to stay apart, and a subspace not to."""
+        moving = [x.pixels for x, k in zip(self.sub.parts, self.spec.kernel_shape, strict=True) if k > 1]
+        plain = reads_zeros(self.spec) and set(self.spec.stride) == {1} and self.rtol >= TUNING.splits_down_to
+        affordable = self.plan.work > TUNING.split and most_vectors(self.single) >= TUNING.vectors
+        return plain and affordable and self.groups == 1 and min(moving, default=0) <= TUNING.tiny
 
     def enclose(self) -> LayerBounds:
         """Bounds by the layer's own matrix if it is of one patch, or small; else by the supremum, rings, and that."""
@@ -130,13 +101,23 @@ class _Layer:
         if patch is not None:
             return patch
         if not self.is_small:
-            return self._enclose()
+            return self._closely(self._enclose())
         found = self._by_matrix(np.arange(self.groups), 0.0)
-        return found if found.within(self.rtol) else found.and_also(self._enclose(tried=True))
+        return found if found.within(self.rtol) else self._closely(found.and_also(self._enclose(tried=True)))
+
+    def _closely(self, found: LayerBounds) -> LayerBounds:
+        """With the supremum as closely as was asked for, where nothing else came close."""
+        if found.within(self.rtol) or self.problem.is_late or not self.supremum.is_loose:
+            return found
+        upper = host.mul_up(self.supremum.closely(), host.root_up(self.spec.padding_gain_sq))
+        return replace(found, upper=upper, way="supremum") if upper < found.upper else found
 
     def _enclose(self, *, tried: bool = False) -> LayerBounds:
         rtol, (search, whole) = self.rtol, self.supremum()
-        found = self._near(whole, TUNING.steps if rtol >= 1e-3 else TUNING.more, TUNING.applied)
+        if self.is_tiny:
+            found = self._lanczos(whole, whole.block, self._nothing(whole))
+        else:
+            found = self._near(whole, TUNING.steps if rtol >= 1e-3 else TUNING.more, TUNING.applied)
         found = replace(found, cells=whole.cells, levels=whole.levels)
         if found.within(rtol) or found.upper == 0:
             return found
@@ -144,7 +125,7 @@ class _Layer:
         plain = set(self.spec.stride) == {1} and rtol >= TUNING.splits_down_to
         affordable = self.plan.memory <= self.ops.memory
         only_one = plain or (affordable and self.plan.work * self.groups <= TUNING.soon)
-        if fewest is not None and not self.problem.is_late:
+        if fewest is not None and not self.is_tiny and not self.problem.is_late:
             found = self._by_rings(search, whole, fewest, found, only_one=only_one)
         if found.within(rtol):
             return found
@@ -164,11 +145,15 @@ class _Layer:
             return found
         return found.and_also(self._by_matrix(rest, found.lower))
 
+    @property
+    def _size(self) -> int:
+        """Pixels times channels."""
+        return max(self.single.stored_channels) * math.prod(x.pixels for x in self.sub.parts)
+
     def _near_closely(self, whole: SearchResult) -> LayerBounds:
         """More steps on the whole layer; of a larger one as few, in a larger window."""
-        size = max(self.single.stored_channels) * math.prod(x.pixels for x in self.sub.parts)
         applied = TUNING.again * TUNING.applied
-        return self._near(whole, TUNING.more if size * TUNING.more <= applied else TUNING.steps, applied)
+        return self._near(whole, TUNING.more if self._size * TUNING.more <= applied else TUNING.steps, applied)
 
     def _near(self, whole: SearchResult, steps: int, applied: float) -> LayerBounds:
         """From below near the wave of the supremum, which is the upper bound; of a large layer in a window."""
@@ -230,7 +215,7 @@ class _Layer:
         self, search: Search, whole: SearchResult, rest: np.ndarray, found: LayerBounds, *, plain: bool
     ) -> LayerBounds:
         """By the best ring with its highest waves taken out, which are met with the pixels or with the layer."""
-        rings, near = self._split_rings(search, whole, rest), []
+        rings = self._split_rings(search, whole, rest)
         few = most_vectors(self.single) >= TUNING.vectors
 
         def split(found: LayerBounds, *, first: bool) -> LayerBounds:
@@ -238,18 +223,20 @@ class _Layer:
             limits = (found.lower, self.closeness, self.problem.deadline)
             return found if done else self._lowered(found, [x.upper(*limits, first=first) for x in rings])
 
-        found = split(found, first=True) if rings else found
+        if rings and not self.is_tiny:
+            found = split(found, first=True)
         if found.within(self.rtol) or not rings:
             return found
         if few:
-            for group in rest:
-                vectors, found = self._lanczos(whole, int(group), found)
-                near.append(vectors)
-        elif self.rtol >= 1e-3 and plain:
+            for group in set(rest.tolist()) - set(self._near_top):
+                found = self._lanczos(whole, group, found)
+        elif self.rtol >= 1e-3 and plain and self._size * TUNING.closer <= TUNING.again * TUNING.applied:
+            # In a window of a larger layer more steps come no closer than the waves on all of it.
             found = found.and_also(self._near(whole, TUNING.closer, TUNING.again * TUNING.applied))
-        found = split(found, first=True)
+        if not self.is_tiny:
+            found = split(found, first=True)
         if few and not found.within(self.rtol):
-            found = self._by_subspace(rings, near, rest, found)
+            found = self._by_subspace(rings, rest, found)
         return split(found, first=False) if self.rtol >= 1e-3 else found
 
     def _split_rings(self, search: Search, whole: SearchResult, rest: np.ndarray) -> list[SplitRing]:
@@ -257,24 +244,24 @@ class _Layer:
         strided = set(self.spec.stride) != {1}
         dilated = strided and set(self.problem.spec.dilation) != {1}
         blocks = self.supremum.blocks() if strided else self.parts
-        fewest, trial = shortest(self.single), search.incumbent.trial_vectors
+        fewest = shortest(self.single)
         ring = away_from([whole], fewest, tuple(blocks.shape[3:]), [])
         if ring is None or dilated or any(n < least for n, least in zip(ring.points, fewest, strict=True)):
             return []
-        fits = trial is not None and trial.shape[-1] == min(blocks.shape[1:3])
-        near = [trial[at : at + 1, ...] if trial is not None and fits else None for at in rest]
-        return [
-            SplitRing(blocks[at : at + 1, ...], self.single, ring, whole.upper, vectors, ops=self.ops)
-            for at, vectors in zip(rest, near, strict=True)
-        ]
+        given = (self.single, ring, whole.upper, search)
+        return [SplitRing(blocks[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
 
     def _lowered(self, found: LayerBounds, uppers: list[float]) -> LayerBounds:
         """With the upper bound of the largest of some groups, where it is lower."""
         upper = max(found.lower, *uppers)
         return replace(found, upper=upper, way="ring") if upper < found.upper else found
 
-    def _lanczos(self, whole: SearchResult, group: int, found: LayerBounds) -> tuple[Array, LayerBounds]:
-        """Vectors of the small side near a group's top ones, shape (1, k, size), and bounds with theirs."""
+    def _nothing(self, whole: SearchResult) -> LayerBounds:
+        """The supremum, and no lower bound yet."""
+        return replace(_zero(self.problem, ops=self.ops), upper=whole.upper, way="supremum")
+
+    def _lanczos(self, whole: SearchResult, group: int, found: LayerBounds) -> LayerBounds:
+        """Bounds with vectors of the small side near a group's top ones, shape (1, k, size), which are kept."""
         kernel, single = self.parts[group : group + 1, ...], self.single
         layer = Convolution(kernel, single, ops=self.ops)
         down, up = self._maps(layer)
@@ -284,19 +271,21 @@ class _Layer:
         near, _ = top_vectors(
             gram, kernel, start.shape[2], 1, plan, several=TUNING.several, start=start, ops=self.ops
         )  # fmt: skip
-        return near, self._raised(found, layer, near[:, :1, :], group)
+        self._near_top[group] = near
+        return self._raised(found, layer, near[:, :1, :], group)
 
-    def _by_subspace(
-        self, rings: list[SplitRing], near: list[Array], rest: np.ndarray, found: LayerBounds
-    ) -> LayerBounds:
+    def _by_subspace(self, rings: list[SplitRing], rest: np.ndarray, found: LayerBounds) -> LayerBounds:
         """By few vectors: those near the top ones, the highest waves, and where the layer takes them."""
         uppers = []
-        for ring, vectors, group in zip(rings, near, rest, strict=True):
-            layer = Convolution(self.parts[group : group + 1, ...], self.single, ops=self.ops)
+        for ring, group in zip(rings, rest.tolist(), strict=True):
+            layer, vectors = (
+                Convolution(self.parts[group : group + 1, ...], self.single, ops=self.ops),
+                self._near_top[group],
+            )
             limits = (found.lower, self.closeness, self.problem.deadline)
             lower, upper, vector = enclose_by_subspace(ring, layer, vectors, *limits, ops=self.ops)
             uppers.append(upper)
-            found = self._raised(found, layer, vector, int(group)) if lower > found.lower else found
+            found = self._raised(found, layer, vector, group) if lower > found.lower else found
         return self._lowered(found, uppers)
 
     def _raised(self, found: LayerBounds, layer: Convolution, vector: Array, group: int) -> LayerBounds:

@@ -43,8 +43,8 @@ class LayerTuning:
         Times as much where the bounds are still apart.
     witness : int
         Inputs and outputs up to which the vectors are given.
-    near : float
-        Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough.
+    tiny : int
+        Pixels an axis up to which no ring is close enough, and a subspace is tried at once.
     """
 
     at_once: float = 3e6
@@ -63,7 +63,7 @@ class LayerTuning:
     split: float = 2e8
     splits: int = 12
     splits_down_to: float = 1e-4
-    near: float = 0.3
+    tiny: int = 12
 
 
 TUNING = LayerTuning()

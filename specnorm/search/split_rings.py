@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.linalg import arrays
+from specnorm.linalg.chebyshev import top_vectors
+from specnorm.linalg.layer_map import sizes_of
 from specnorm.linalg.symbols import Symbol
 from specnorm.proof.cells import dft
 from specnorm.proof.fathom import Cover, cover_blocks
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from specnorm.linalg.frequencies import Frequencies
     from specnorm.proof.gram_polynomial import GramPolynomial
     from specnorm.proof.rings import Ring
+    from specnorm.search.branch_and_bound import Search
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
@@ -36,17 +39,26 @@ class SplitTuning:
     ----------
     parts : tuple of float
         Of the norm: waves above are taken out.
+    deeper : tuple of float
+        The same on fewer pixels, where the border takes more off each wave.
+    pixels : int
+        Of an axis, down to which the first are right.
     first : int
         How many of these are tried before the lower bound is raised.
     waves : int
         Most that are taken out, mirror images included.
+    together : int
+        Waves of one frequency that are looked for before all are.
     wider : tuple of float
         Tolerances, in those asked for, that are tried where none of them is enough.
     """
 
-    parts: tuple[float, ...] = (0.93, 0.84, 0.72, 0.6)
+    parts: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+    deeper: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
+    pixels: int = 24
     first: int = 1
     waves: int = 1000
+    together: int = 8
     wider: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
 
 
@@ -65,8 +77,10 @@ class SplitRing:
     ring : Ring
     supremum : float
         Proven bound over all frequencies.
-    trial_vectors : array, shape (1, h, p), optional
-        `search.incumbent.Incumbent.trial_vectors` of the kernel, the smaller channels last.
+    search : Search, optional
+        Of the kernel among others, for what it has computed already.
+    group : int
+        Which of its blocks the kernel is.
     """
 
     def __init__(
@@ -75,7 +89,8 @@ class SplitRing:
         spec: ConvSpec,
         ring: Ring,
         supremum: float,
-        trial_vectors: Array | None = None,
+        search: Search | None = None,
+        group: int = 0,
         *,
         ops: ArrayOps,
     ) -> None:
@@ -84,8 +99,17 @@ class SplitRing:
         # The transposed symbol has the same norms.
         wide = kernel.shape[1] < kernel.shape[2]
         self.blocks = ops.xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim))) if wide else kernel
+        moving = [n for n, k in zip(sizes_of(spec)[0], spec.kernel_shape, strict=True) if k > 1]
+        self.parts = TUNING.parts if min(moving, default=0) >= TUNING.pixels else TUNING.deeper
         self._splits: dict[float, tuple[Cover, Highest] | None] = {}
-        self._polynomials, self._trial_vectors = Polynomials(self.blocks, knobs.TUNING, ops=ops), trial_vectors
+        self._failed: dict[float, float] = {}
+        self._polynomials, self._trial_vectors = Polynomials(self.blocks, knobs.TUNING, ops=ops), None
+        trial = None if search is None else search.incumbent.trial_vectors
+        if trial is not None and trial.shape[-1] == self.blocks.shape[2]:
+            self._trial_vectors = trial[group : group + 1, ...]
+        alike = search is not None and search.blocks.shape == self.blocks.shape
+        if search is not None and alike and bool(ops.xp.all(search.blocks == self.blocks)):
+            self.blocks, self._polynomials = search.blocks, search.polynomials
 
     def upper(self, lower: float, rtol: float, deadline: float = math.inf, *, first: bool = False) -> float:
         """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; infinite if none is.
@@ -93,14 +117,18 @@ class SplitRing:
         Nothing is begun after the deadline, on the clock of `time.monotonic`. At first few are taken out, and nothing
         wider is tried.
         """
-        for part in TUNING.parts[: TUNING.first] if first else TUNING.parts:
+        for part in self.parts[: TUNING.first] if first else self.parts:
             if Clock(deadline).is_late:
                 return math.inf
             found = self.split(part, lower)
             if found is None:
                 break
-            if self._is_below(found, lower * (1 + rtol)):
-                return lower * (1 + rtol)
+            # What has failed once is not tried again.
+            bound = lower * (1 + rtol)
+            if self._failed.get(part, 0.0) < bound:
+                if self._is_below(found, bound):
+                    return bound
+                self._failed[part] = bound
         known = [] if first else [split for split in self._splits.values() if split is not None]
         for wider in TUNING.wider if known else ():
             if self._is_below(known[-1], lower * (1 + wider * rtol)):
@@ -130,7 +158,7 @@ class SplitRing:
         """A cover of the ring of which single frequencies are left; None where those are too many."""
         boxes = dft(self.ring.points, tuple(self.blocks.shape[3:]), self.ring.twisted)
         cover = cover_blocks(self.blocks, boxes, self.supremum, ops=self.ops)
-        polynomial = self._polynomials.near(part, self._trial_vectors)
+        polynomial = self._polynomials.near(part, self._trial_vectors).float32_copy()
         tried = np.zeros(len(cover), dtype=bool)
         while True:
             self._fathom(cover, polynomial, np.flatnonzero(~tried), part)
@@ -143,7 +171,7 @@ class SplitRing:
             parent = cover.split(np.full(len(cover), 2))
             tried = ~divisible[parent]
         if polynomial.truncation > 0:
-            self._fathom(cover, self._polynomials.whole, np.arange(len(cover)), part)
+            self._fathom(cover, self._polynomials.whole.float32_copy(), np.arange(len(cover)), part)
             cover.prune()
         return cover if len(cover) <= TUNING.waves else None
 
@@ -163,7 +191,7 @@ class SplitRing:
         wide = g.shape[-1] > g.shape[-2]
         tall = arrays.adjoint(g, xp=xp) if wide else g
         gram = arrays.gram_smaller(tall, xp=xp)
-        _, vectors = xp.linalg.eigh(xp.astype(gram, xp.complex64) if ops.exact_float32 else gram)
+        vectors = self._top(xp.astype(gram, xp.complex64) if ops.exact_float32 else gram, part)
         right = xp.matrix_transpose(xp.astype(vectors, g.dtype))
         # Rows: the vectors, and their images.
         image = xp.matmul(right, xp.matrix_transpose(tall))
@@ -179,3 +207,13 @@ class SplitRing:
         x, y = u * xp.astype(other, u.dtype)[:, None], v * xp.astype(root, v.dtype)[:, None]
         # G = sum s u v*; of its adjoint, G* = sum s u v*.
         return Highest(points, at, y, x) if wide else Highest(points, at, x, y)
+
+    def _top(self, gram: Array, part: float) -> Array:
+        """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all those with a value above a part squared."""
+        xp, few = self.xp, TUNING.together
+        if gram.shape[-1] >= 4 * few:
+            cut = np.full(gram.shape[0], part**2 / 2)
+            values, vectors = top_vectors(gram, few, cut, ops=self.ops)
+            if float(xp.max(values[:, 0])) <= part**2 / 2:
+                return vectors
+        return xp.linalg.eigh(gram)[1]

@@ -76,6 +76,8 @@ class Tuning:
     news: float = 0.2
     """Tolerances by which another estimate must exceed the incumbent to be worth one."""
 
+    close: float = 1e-3
+    """Tolerance to which an incumbent is raised, however wide the interval may be: what follows starts from it."""
     rounds: int = 40
     """Most rounds of an ascent."""
     newton: int = 8

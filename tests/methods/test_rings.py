@@ -228,6 +228,21 @@ def test_every_frequency_of_a_ring_is_covered(sizes: tuple[int, ...], shape: tup
         assert set(found) | mirrored == frequencies_of(sizes, twisted)
 
 
+@pytest.mark.parametrize(("sizes", "shape"), RINGS)
+def test_pieces_of_a_ring_are_as_small_as_was_asked(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """A box of three points is cut into three: one of two would be as large."""
+    for ratio in (2, 3):
+        boxes = cells.dft(tuple(3 * n for n in sizes), shape)
+        pieces, parent = boxes.split(np.full(len(boxes), ratio))
+        cut = boxes.divisible[parent]
+        assert (ratio * pieces.radius[cut] <= boxes.radius[parent][cut] * (1 + 1e-9)).all()
+
+
+def test_a_ring_of_three_axes_has_few_first_cells() -> None:
+    """33 points an axis were 18,513 cells of one point each; the torus has 1,732."""
+    assert len(cells.dft((33, 33, 33), (3, 3, 3), (True, True, True))) < 1000
+
+
 def lost_near_cells_of_the_torus(sizes: tuple[int, ...], shape: tuple[int, ...]) -> list[str]:
     """Frequencies of a ring in some cells of the torus that are in no box around them, nor their mirror images."""
     random, lost = np.random.RandomState(0), []

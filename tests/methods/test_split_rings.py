@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from oracle import dense_matrix
 from specnorm_numpy import NumpyBackend
 
+from specnorm.linalg.chebyshev import top_vectors
 from specnorm.linalg.frequencies import Frequencies
 from specnorm.linalg.layer_map import sizes_of
 from specnorm.proof import matrices, split_rings
@@ -233,3 +234,31 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(proven)
     monkeypatch.setattr(matrices, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
     assert all(split_rings.rest_below(*x, ops=execution()) for x in given)
+
+
+def test_what_has_failed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor at a lower bound; a higher one is another question."""
+    (case,) = cases(1)
+    ring, tried = case.split_ring(), list[float]()
+
+    def fails(_self: Any, _found: Any, bound: float) -> bool:
+        tried.append(bound)
+        return False
+
+    monkeypatch.setattr(SplitRing, "_is_below", fails)
+    for norm in (1.0, 1.0, 0.99, 1.01):
+        ring.upper(norm * case.norm, 0.0, first=True)
+    assert tried == [case.norm, 1.01 * case.norm]
+
+
+def test_few_waves_of_a_frequency_are_found_without_all_others() -> None:
+    """Eigenvectors by a filter: those above the cut, as by an eigenvalue routine."""
+    ops, random = execution(), np.random.RandomState(0)
+    basis, _ = np.linalg.qr(random.randn(5, 40, 40) + 1j * random.randn(5, 40, 40))
+    values = np.concatenate([[4.0, 3.0, 3.0, 2.5], np.linspace(0.0, 1.0, 36)])
+    gram: Any = (basis * values) @ basis.conj().transpose(0, 2, 1)
+    found, vectors = top_vectors(gram, 8, np.full(5, 1.2), ops=ops)
+    np.testing.assert_allclose(np.asarray(found)[:, ::-1][:, :4], np.broadcast_to(values[:4], (5, 4)), rtol=1e-6)
+    top = np.asarray(vectors)[:, :, -4:]
+    inside = np.linalg.norm(basis[:, :, :4].conj().transpose(0, 2, 1) @ top, axis=(1, 2))
+    np.testing.assert_allclose(inside, 2.0, rtol=1e-6)

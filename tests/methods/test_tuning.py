@@ -17,7 +17,7 @@ import specnorm
 from specnorm import TensorNorm
 from specnorm.linalg import block_lanczos, lanczos
 from specnorm.proof import gram_powers
-from specnorm.search import layer, open_groups, own_matrix, rings, smallest_unfolding, split_rings, subspace
+from specnorm.search import layer, open_groups, own_matrix, rings, smallest_unfolding, split_rings, subspace, supremum
 from specnorm.search.layer_tuning import LayerTuning
 from specnorm.tensor import alternation, proving, tracking
 
@@ -102,9 +102,15 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "a wave alone": (layer, LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),
     "every group a lower one": (open_groups, open_groups.GroupTuning(below=1e9), ringed),
     "no group a lower one": (open_groups, open_groups.GroupTuning(below=0.0), ringed),
-    "a supremum that is never enough": (layer, LayerTuning(at_once=0, near=0.99, waves=1), enclosed),
-    "every wave taken out": (split_rings, split_rings.SplitTuning((0.9, 1e-9), 2, 10**6, (1.0,)), split),
-    "no wave taken out": (split_rings, split_rings.SplitTuning((0.9,), 1, 0, (1.0,)), split),
+    "no Lanczos": (layer, LayerTuning(at_once=0, waves=1), enclosed),
+    "a supremum that is never enough": (supremum, supremum.SupremumTuning(near=0.99), ringed),
+    "a supremum that is hardly searched": (supremum, supremum.SupremumTuning(loose=3.0), ringed),
+    "every layer a small one": (layer, LayerTuning(at_once=-1, soon=-1, work=-1, split=-1, tiny=10**6), enclosed),
+    "every wave taken out": (
+        split_rings, split_rings.SplitTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
+    ),
+    "no wave taken out": (split_rings, split_rings.SplitTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
+    "one wave of a frequency": (split_rings, split_rings.SplitTuning((0.5,), (0.5,), 0, 1, together=1), split),
     "any subspace": (subspace, subspace.SubspaceTuning((0.9, 1e-3), 1e12, 9, 1, 10**6, -1.0, 1e-14), split),
     "no subspace": (subspace, subspace.SubspaceTuning((2.0,), 1e12, 0), split),
     "one step a matrix": (own_matrix, own_matrix.MatrixTuning(1, 1, ()), enclosed),

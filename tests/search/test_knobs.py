@@ -45,6 +45,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "starts": (1, 100),
     "near": (0.0, 2.0),
     "news": (-1.0, 1e6),
+    "close": (0.0, 1.0),
     "rounds": (1, 200),
     "newton": (0, 50),
     "tight": (0.0, 1.0),

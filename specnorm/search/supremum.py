@@ -1,0 +1,91 @@
+"""The supremum over all sizes of a layer that runs at one: how closely it is searched for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from specnorm.linalg import polyphase
+from specnorm.proof.rings import reads_zeros
+from specnorm.proof.sublayers import sublayers
+from specnorm.search.enclosing import Problem, search_torus
+
+if TYPE_CHECKING:
+    from specnorm.search.branch_and_bound import Search, SearchResult
+    from specnorm.search.layer_bounds import LayerProblem
+    from specnorm.types import Array, ArrayOps
+
+
+@dataclass(frozen=True, eq=False)
+class SupremumTuning:
+    """How closely the supremum is searched for. It decides on time alone.
+
+    Parameters
+    ----------
+    near : float
+        Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough.
+    loose : float
+        Tolerance where the layer will be farther below. Wider ones leave the ring more frequencies than they save.
+    """
+
+    near: float = 0.3
+    loose: float = 0.01
+
+
+TUNING = SupremumTuning()
+
+
+class Supremum:
+    """The supremum over all sizes, and the search it was found by, once they are asked for.
+
+    Attributes
+    ----------
+    is_loose : bool
+        Whether it is known less closely than was asked for: at this size the layer will be far below it, and a ring
+        that is searched anyway needs no more than a bound.
+    """
+
+    def __init__(self, problem: LayerProblem, *, ops: ArrayOps) -> None:
+        self._problem, self._ops = problem, ops
+        self._found: tuple[Search, SearchResult] | None = None
+        self.is_loose = False
+
+    def __call__(self) -> tuple[Search, SearchResult]:
+        """As closely as what follows needs it."""
+        if self._found is None:
+            problem, blocks = self._problem, self.blocks()
+            constant = all(k == 1 for k in blocks.shape[3:])
+            rtol = problem.rtol if constant or not reads_zeros(problem.spec) else self._tolerance()
+            self.is_loose = rtol > problem.rtol
+            self._found = self._search(rtol, grid_follows=not constant)
+        return self._found
+
+    def closely(self) -> float:
+        """To the tolerance that was asked for."""
+        return self._search(self._problem.rtol, grid_follows=False)[1].upper
+
+    def _search(self, rtol: float, *, grid_follows: bool) -> tuple[Search, SearchResult]:
+        problem, blocks = self._problem, self.blocks()
+        # The kernel is in torch's order already.
+        everywhere = replace(problem.spec, input_shape=None, layout=None)
+        given = Problem(blocks, everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline)
+        return search_torus(given, grid_follows=grid_follows, ops=self._ops)
+
+    def blocks(self) -> Array:
+        """Of the whole layer, as they are searched."""
+        everywhere = replace(self._problem.spec, input_shape=None, layout=None)
+        return polyphase.to_blocks(self._problem.kernel, everywhere, xp=self._ops.xp)
+
+    def _tolerance(self) -> float:
+        """So that the supremum of a large layer needs nothing after it, if the layer is as near as most."""
+        spec, rtol = self._problem.spec, self._problem.rtol
+        parts = [x for sub in sublayers(spec) for x in sub.parts]
+        apart = sum(
+            ((k - 1) * math.pi / max(1, min(x.pixels for x in parts[j :: spec.ndim]))) ** 2 / 24
+            for j, k in enumerate(spec.kernel_shape)
+        )
+        if apart > rtol:
+            return max(rtol, TUNING.loose)
+        near = apart if apart < TUNING.near * rtol else 0.0
+        return max(0.97 * rtol - near, (1 - TUNING.near) * 1e-3)
