@@ -7,10 +7,10 @@ import functools
 import math
 from typing import Any, ClassVar
 
-import array_api_compat.numpy
 import numpy as np
 
 from specnorm.backends import Backend
+from specnorm_numpy.namespace import NAMESPACE
 from specnorm_numpy.threads import one_thread
 
 _BATCH = 2**18
@@ -59,16 +59,17 @@ class NumpyBackend(Backend):
 
     def refusal(self, x: Any) -> str | None:
         """np.matrix and masked arrays change what the operators mean."""
-        if isinstance(x, (np.matrix, np.ma.MaskedArray)):
+        # Only a subclass makes it worth to import masked arrays.
+        if type(x) is not np.ndarray and isinstance(x, (np.matrix, np.ma.MaskedArray)):
             return f"{type(x).__name__} is not supported: its operators mean other things. Pass np.asarray(x)."
         if not x.dtype.isnative:
             return f"array has foreign byte order ({x.dtype.str}). Pass x.astype(x.dtype.newbyteorder('='))."
         return None
 
     def namespace(self, x: Any) -> Any:
-        """array-api-compat's NumPy."""
+        """NumPy's functions under the standard's names."""
         del x
-        return array_api_compat.numpy
+        return NAMESPACE
 
     def device(self, x: Any) -> Any:
         """Return "cpu"."""
