@@ -282,7 +282,7 @@ def cover_blocks(
     if torus and supremum is not None:
         boxes, block = _around_open(boxes, torus, supremum, threshold)
         upper = threshold
-    every = boxes if len(block) == 1 else boxes[np.tile(np.arange(len(boxes)), len(block))]
+    every = boxes[np.tile(np.arange(len(boxes)), len(block))]
     cells = Cells(every, np.repeat(block, len(boxes)), supremum)
     return Cover(blocks, cells, upper=upper, keeps=keeps, ops=ops)
 
