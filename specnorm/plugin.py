@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -108,6 +108,10 @@ class Backend:
         while bool(cond(state)):
             state = body(state)
         return state
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """``map``: of parts of one large layer, which a library may compute at once."""
+        return map(function, items)
 
     def cholesky_ok(self, a: AnyArray) -> AnyArray:
         """Whether the lower Cholesky factorisation of each matrix (..., n, n) of a Hermitian stack ran to completion.

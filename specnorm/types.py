@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -254,6 +254,10 @@ class ArrayOps(Protocol):
         self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
     ) -> tuple[Array, ...]:
         """``while cond(state): state = body(state)``."""
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Function of each item, in order, perhaps computed at once."""
+        ...
 
     def cholesky_ok(self, a: Array) -> Array:
         """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""

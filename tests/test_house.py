@@ -286,6 +286,18 @@ def test_import_is_cheap() -> None:
     assert ours < 48_000, f"import specnorm makes {ours} calls beyond the {numpy} of import numpy"
 
 
+def test_a_first_call_imports_what_it_computes_with() -> None:
+    """NumPy's f2py and `testing`, which array-api-compat loads with it, take longer than NumPy."""
+    code = (
+        "import sys, numpy as np, specnorm\n"
+        "specnorm.enclose(np.eye(3)[:, :, None]), specnorm.conv_norm(np.eye(3)[:, :, None], 8)\n"
+        "print(' '.join(sorted(sys.modules)))"
+    )
+    loaded = set(python(code).split())
+    assert "specnorm_numpy" in loaded
+    assert not loaded & {"array_api_compat", "numpy.f2py", "numpy.testing"}
+
+
 @pytest.mark.parametrize("name", specnorm.__all__)
 def test_public_name_exists_and_is_documented(name: str) -> None:
     assert getattr(specnorm, name) is not None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
-import array_api_compat.numpy
 import numpy as np
 
 from specnorm.backends import Backend
-from specnorm_numpy.threads import one_thread
+from specnorm_numpy import threads
+from specnorm_numpy.namespace import NAMESPACE
 
 _BATCH = 2**18
 """Bytes of the matrices that are factorised in one call."""
@@ -19,6 +20,8 @@ _LAPACK: Any = getattr(getattr(np.linalg, "_umath_linalg", None), "cholesky_up",
 """What ``np.linalg.cholesky`` calls; it alone takes an output, and puts NaN where there is no factor. Not public."""
 _SMALL = 2**20
 """Entries of a kernel up to which one thread is faster, or hardly slower: 256 by 256 channels with 3x3 taps."""
+_LARGE = 128
+"""Size from which factorisations are worth a thread: a tenth of a millisecond each."""
 _HEAP = 31 * 2**20
 """Bytes that `_keep_freed_memory` asks for."""
 
@@ -46,6 +49,19 @@ def _upper_factors(a: Any, out: Any) -> Any:
     return out
 
 
+def _factorised(flat: Any) -> Any:
+    """Whether each matrix of a stack (f, n, n) has a Cholesky factor."""
+    ok = np.zeros(len(flat), dtype=np.bool_)
+    step = min(len(flat), max(1, _BATCH // (flat.itemsize * max(1, flat.shape[-1]) ** 2)))
+    buffer = np.empty((step, *flat.shape[1:]), dtype=flat.dtype)
+    with np.errstate(all="ignore"):
+        for first in range(0, len(flat), max(1, step)):
+            part = flat[first : first + step]
+            factors = _upper_factors(part.swapaxes(-1, -2), buffer[: len(part)].swapaxes(-1, -2))
+            ok[first : first + step] = np.isfinite(np.diagonal(factors, axis1=-2, axis2=-1)).all(axis=-1)
+    return ok
+
+
 class NumpyBackend(Backend):
     """NumPy arrays and scalars."""
 
@@ -59,16 +75,17 @@ class NumpyBackend(Backend):
 
     def refusal(self, x: Any) -> str | None:
         """np.matrix and masked arrays change what the operators mean."""
-        if isinstance(x, (np.matrix, np.ma.MaskedArray)):
+        # Only a subclass makes it worth to import masked arrays.
+        if type(x) is not np.ndarray and isinstance(x, (np.matrix, np.ma.MaskedArray)):
             return f"{type(x).__name__} is not supported: its operators mean other things. Pass np.asarray(x)."
         if not x.dtype.isnative:
             return f"array has foreign byte order ({x.dtype.str}). Pass x.astype(x.dtype.newbyteorder('='))."
         return None
 
     def namespace(self, x: Any) -> Any:
-        """array-api-compat's NumPy."""
+        """NumPy's functions under the standard's names."""
         del x
-        return array_api_compat.numpy
+        return NAMESPACE
 
     def device(self, x: Any) -> Any:
         """Return "cpu"."""
@@ -81,7 +98,7 @@ class NumpyBackend(Backend):
 
     def precise(self, x: Any) -> contextlib.AbstractContextManager[object]:
         """Arithmetic is precise as it comes; small kernels are computed with by one BLAS thread."""
-        return one_thread() if np.size(x) <= _SMALL else contextlib.nullcontext()
+        return threads.one_thread() if np.size(x) <= _SMALL else contextlib.nullcontext()
 
     def cholesky_ok(self, a: Any) -> Any:
         """Some at a time, in one buffer. NaN and infinities reach the diagonal; so does the NaN of what is refused.
@@ -91,15 +108,13 @@ class NumpyBackend(Backend):
         """
         _keep_freed_memory()
         flat = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
-        ok = np.zeros(len(flat), dtype=np.bool_)
-        step = min(len(flat), max(1, _BATCH // (flat.itemsize * max(1, flat.shape[-1]) ** 2)))
-        buffer = np.empty((step, *flat.shape[1:]), dtype=flat.dtype)
-        with np.errstate(all="ignore"):
-            for first in range(0, len(flat), max(1, step)):
-                part = flat[first : first + step]
-                factors = _upper_factors(part.swapaxes(-1, -2), buffer[: len(part)].swapaxes(-1, -2))
-                ok[first : first + step] = np.isfinite(np.diagonal(factors, axis1=-2, axis2=-1)).all(axis=-1)
-        return ok.reshape(a.shape[:-2])
+        shares = min(threads.workers(), len(flat)) if flat.shape[-1] >= _LARGE else 1
+        ok = threads.in_order(_factorised, np.array_split(flat, shares)) if shares > 1 else [_factorised(flat)]
+        return np.concatenate(list(ok)).reshape(a.shape[:-2])
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Over a pool of threads."""
+        return threads.in_order(function, items)
 
     def complex(self, real: Any, imag: Any) -> Any:
         """Fill an empty array, without temporaries."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
+
+_LEFT = 1e-2
+"""Part of a vector's length outside of the basis down to which it is orthogonal to it after two passes."""
+_VECTORS, _VALUES = 1e-2, 0.1
+"""How far off vectors may be by their residuals, and values in tolerances, where a run ends without another restart."""
 
 State: TypeAlias = "tuple[Array, ...]"
 
@@ -48,7 +53,7 @@ class Plan:
     seed : int
         Of the start vectors.
     rtol : float
-        Stop where a whole restart gained relatively less than this.
+        Stop where a whole restart gained relatively less than this, or where the residuals tell that one would.
     """
 
     n_iter: int
@@ -204,11 +209,23 @@ class _Run:
         vectors = xp.where(active[:, None, None], ritz[:, : self.several, :], vectors)
         found = values[:, : self.k]
         gained = xp.any(found - best > self.plan.rtol * found[:, :1], axis=-1)
+        if self.ops.may_branch and rows > self.k:
+            gained = gained & ~self._close(values, small)
         basis = xp.concat([ritz, basis[:, rows:, :], self._zeros(self.b, rows - keep, self.size)], axis=1)
         eye = xp.eye(rows, dtype=self.like.dtype, device=self.device)
         leading = xp.where(self._block_of_row < layout.kept, values, xp.zeros_like(values))
         projected = eye * leading[:, None, :]
         return cycle + 1, j * 0 + layout.kept, basis, projected, found, vectors, active & gained, products
+
+    def _close(self, values: Array, small: Array) -> Array:
+        """Whether the values, and their vectors for a gradient, are as close as is asked for, going by residuals."""
+        xp, rtol = self.ops.xp, self.plan.rtol
+        residual = xp.linalg.vector_norm(xp.matmul(self._coupling, small[:, -self.layout.width :, : self.k]), axis=-2)
+        # A vector is off by the residual over the gap below the values, a value by the residual times as much.
+        gap = values[:, self.k - 1 : self.k] - values[:, self.k : self.k + 1]
+        off = residual / xp.where(gap > 0, gap, xp.ones_like(gap))
+        near = (off <= _VECTORS) & (off * residual <= _VALUES * rtol * values[:, :1])
+        return xp.all(near & (gap > 0), axis=-1)
 
     def _step(self, state: State) -> State:
         """In place; nothing is met with vectors that are not there yet."""
@@ -236,16 +253,36 @@ class _Run:
     def _next(self, v: Array, basis: Array, j: Array) -> tuple[Array, Array]:
         """The next vectors of the basis, and inner products of H v with those before."""
         xp = self.ops.xp
-        w = self.gram(v)
+        w = image = self.gram(v)
         norm = xp.linalg.vector_norm(w, axis=-1, keepdims=True)
         norm = xp.where(norm > 0, norm, xp.ones_like(norm))
-        w, first = self._without(w, basis)
-        w, second = self._without(w, basis)
+        # But for rounding, a restart's first block meets all before it, and later ones the last two.
+        local = slice(max(0, (j - 1) * self.layout.width), None) if self._meets_two(j) else slice(None)
+        w, first = self._without(w, basis[:, local, :])
         # An invariant subspace is exhausted: go on with a direction that changes from step to step, at 64 roundings.
         rounding = 32 * float(xp.finfo(self.like.dtype).eps)
         w = w + norm * (rounding / self.size**0.5) * xp.cos(self._angles * (j + 1))
-        w, _ = self._without(self._orthonormal(w), basis)
-        return self._orthonormal(w), first + second
+        w, inner = self._without(w, basis)
+        if self._meets_two(j):
+            inner[:, local, :] += first
+        else:
+            inner = inner + first
+        if self._cancelled(w, norm):
+            w, _ = self._without(self._orthonormal(w), basis)
+        w = self._orthonormal(w)
+        if self.ops.may_branch:
+            self._coupling = xp.matmul(w, xp.matrix_transpose(image))
+        return w, inner
+
+    def _meets_two(self, j: Any) -> bool:
+        return self.ops.may_branch and bool(j != self.layout.kept)
+
+    def _cancelled(self, w: Array, norm: Array) -> bool:
+        """Whether little may be left of some vectors; taken for so where to look would be to wait for a device."""
+        if not (self.ops.may_branch and self.ops.on_host and self.layout.width == 1):
+            return True
+        left = self.ops.xp.linalg.vector_norm(w, axis=-1, keepdims=True)
+        return not bool(self.ops.xp.all(left > _LEFT * norm))
 
     def _orthonormal(self, w: Array) -> Array:
         xp = self.ops.xp

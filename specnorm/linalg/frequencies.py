@@ -6,6 +6,7 @@ tables are rounded once on their way to the device.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ import numpy as np
 PHASE_ERROR = 8.0
 """Absolute error of the cosines and sines of `phases`, in units of 2**-53: two roundings and a constant in an angle of
 at most pi/4, on a slope of at most 1, make less than 2; vectorised libraries promise 4 units in the last place."""
+
+
+_COS_SIGN, _SIN_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0]), np.asarray([1.0, 1.0, -1.0, -1.0])
+"""In each quarter of a turn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +96,14 @@ def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([r[i] for r, i in zip(ranges, index, strict=True)], axis=-1).astype(np.int64)
 
 
+@functools.cache
+def signs(axes: int) -> np.ndarray:
+    """Signs of some axes, up to a common one, shape (2 ** (axes - 1), axes); read only."""
+    found = np.asarray(1 - 2 * product([np.arange(1), *[np.arange(2)] * (axes - 1)][:axes]))
+    found.flags.writeable = False
+    return found
+
+
 def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and sine of ``k . theta`` for every tap k of the kernel.
 
@@ -128,9 +141,7 @@ def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.nd
     reflected = 2 * rest > denominator
     rest = np.where(reflected, denominator - rest, rest)
     angle = (math.pi / 2) * (rest / denominator).astype(np.float64)
-    quarter, reflected = quarter.astype(np.int64), reflected.astype(np.bool_)
+    quarter = quarter.astype(np.int64)
     c, s = np.cos(angle), np.sin(angle)
-    c, s = np.where(reflected, s, c), np.where(reflected, c, s)
-    cos = np.choose(quarter, [c, -s, -c, s])
-    sin = np.choose(quarter, [s, c, -s, -c])
-    return cos, sin
+    swapped = reflected.astype(np.bool_) ^ (quarter % 2 == 1)
+    return np.where(swapped, s, c) * _COS_SIGN[quarter], np.where(swapped, c, s) * _SIN_SIGN[quarter]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg.layer_map import readers_of, sizes_of, tables_of_axes
+from specnorm.linalg.layer_map import sizes_of, tables_of_axes
+from specnorm.linalg.taps import readers_of
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.linalg import arrays
-from specnorm.linalg.layer_map import axis_tables, sizes_of
+from specnorm.linalg.layer_map import sizes_of
+from specnorm.linalg.taps import axis_tables
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from specnorm.linalg.frequencies import Frequencies, product
+from specnorm.linalg.frequencies import Frequencies, product, signs
 from specnorm.proof import host
 
 _DEPTH = 40
@@ -26,6 +26,8 @@ _PAIRS = 2**14
 """Pairs of boxes that may be compared: that takes as long as a few cells do."""
 _WIDEST = 0.55
 """Radius of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
+_KEPT = ("centres", "radius")
+"""What some of the boxes take over from all of them, where it is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,9 @@ class Boxes:
         return len(self.low)
 
     def __getitem__(self, index: np.ndarray | slice) -> Boxes:
-        return self.between(self.low[index], self.high[index])
+        chosen = self.between(self.low[index], self.high[index])
+        chosen.__dict__.update({name: known[index] for name, known in self.__dict__.items() if name in _KEPT})
+        return chosen
 
     def between(self, low: np.ndarray, high: np.ndarray) -> Boxes:
         """Boxes of the same lattice."""
@@ -90,8 +94,7 @@ class Boxes:
     @cached_property
     def radius(self) -> np.ndarray:
         """Largest sum over the axes of half-degree times distance from the centre, rounded up, shape (c,)."""
-        signs = 1 - 2 * product([np.arange(1), *[np.arange(2)] * (len(self.half_degree) - 1)][: len(self.half_degree)])
-        return np.asarray(self.largest_phase(signs * self.half_degree).max(axis=1))
+        return np.asarray(self.largest_phase(signs(len(self.half_degree)) * self.half_degree).max(axis=1))
 
     def meets(self, others: Boxes) -> np.ndarray:
         """Which of these boxes, of a grid, may share a frequency with one of some others or a mirror image, shape (c,).
@@ -166,19 +169,16 @@ class Boxes:
         # Where an axis of the largest share cannot be cut any more, another one is.
         stuck = (pieces.prod(axis=1) == 1) & self.divisible
         pieces[stuck] = np.minimum(2, self._most[stuck])
-        lows, highs, parents = [], [], []
-        codes = pieces @ (int(pieces.max(initial=1)) + 1) ** np.arange(pieces.shape[1], dtype=np.int64)
-        for code, first in zip(*np.unique(codes, return_index=True), strict=True):
-            rows, pattern = np.flatnonzero(codes == code), pieces[first]
-            low, width = self.low[rows, None, :], (self.high - self.low)[rows, None, :] + int(self.on_grid)
-            piece = product([np.arange(n) for n in pattern])[None]
-            shape = (len(rows) * piece.shape[1], len(pattern))
-            lows.append((low + width * piece // pattern).reshape(shape))
-            highs.append((low + width * (piece + 1) // pattern - int(self.on_grid)).reshape(shape))
-            parents.append(np.repeat(rows, piece.shape[1]))
-        if not lows:
-            return self, np.arange(len(self))
-        return self.between(np.concatenate(lows), np.concatenate(highs)), np.concatenate(parents)
+        count = pieces.prod(axis=1)
+        parent = np.repeat(np.arange(len(self)), count)
+        # Number of a piece among its parent's, and from it the place along each axis, the last one fastest.
+        number = np.arange(len(parent)) - np.repeat(np.cumsum(count) - count, count)
+        parts, place = pieces[parent], np.empty((len(parent), pieces.shape[1]), dtype=np.int64)
+        for axis in reversed(range(pieces.shape[1])):
+            number, place[:, axis] = np.divmod(number, parts[:, axis])
+        low, on_grid = self.low[parent], int(self.on_grid)
+        width = self.high[parent] - low + on_grid
+        return self.between(low + width * place // parts, low + width * (place + 1) // parts - on_grid), parent
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +204,7 @@ class Cells:
         return Cells(self.boxes[index], self.block[index], self.supremum)
 
 
+@lru_cache(maxsize=8)
 def torus(kernel_shape: tuple[int, ...]) -> Boxes:
     """Cover of all frequencies of a real kernel, up to mirror images. An axis with one tap is one point."""
     half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -146,6 +146,10 @@ class Execution:
     ) -> tuple[Array, ...]:
         """``while cond(state): state = body(state)``."""
         return self.backend.loop(cond, body, state)
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Function of each item, in order."""
+        return self.backend.map(function, items)
 
     def cholesky_ok(self, a: Array) -> Array:
         """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""

@@ -8,9 +8,9 @@ search is its proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from specnorm.proof.cells import Boxes, Cells
     from specnorm.proof.gram_polynomial import GramPolynomial
     from specnorm.types import Array, ArrayOps
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,14 +230,15 @@ class Search:
         nodes = NodeEstimates(trial, threshold, vectors, reduced_for_sq, self.tuning.exact)
         keeps, found = trial.itemsize * count * trial.rank**2 <= self.tuning.kept, []
         degree = self.tuning.first_degree if self._levels == 1 else self.tuning.degree
-        for part in self._parts(trial, count):
-            index = np.arange(count)[part]
-            formed, columns = cover.form(trial, index, reduced_for_sq[part])
+
+        def of(part: slice) -> tuple[slice, CentreMatrices, np.ndarray, np.ndarray, Array]:
+            formed, columns = cover.form(trial, np.arange(count)[part], reduced_for_sq[part])
             cut = self.tuning.cut * reduced_for_sq[part]
-            nodes.eigenvalues[part], vector = chebyshev(
-                formed.matrices, vectors[part, ...], cut, degree, self.blocks, ops=self.ops
-            )
-            nodes.norms_sq[part], _ = lift(trial, columns, vector, nodes.eigenvalues[part], ops=self.ops)
+            eigenvalues, vector = chebyshev(formed.matrices, vectors[part, ...], cut, degree, self.blocks, ops=self.ops)
+            return part, formed, eigenvalues, lift(trial, columns, vector, eigenvalues, ops=self.ops)[0], vector
+
+        for part, formed, eigenvalues, norms_sq, vector in self._mapped(of, self._parts(trial, count), trial):
+            nodes.eigenvalues[part], nodes.norms_sq[part] = eigenvalues, norms_sq
             found.append(vector)
             if keeps:
                 nodes.kept.append(formed)
@@ -369,6 +372,12 @@ class Search:
         for part in self.polynomials.parts(polynomial, count):
             self.clock.check()
             yield part
+
+    def _mapped(
+        self, function: Callable[[slice], Part], parts: Iterator[slice], polynomial: GramPolynomial
+    ) -> Iterator[Part]:
+        """A function of each part, over several threads where matrices are large."""
+        return (self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map)(function, parts)
 
     def _take(self, x: Array, index: np.ndarray) -> Array:
         return arrays.rows(x, index, ops=self.ops)

@@ -125,9 +125,10 @@ class Incumbent:
             index = chosen[cells.block[chosen] == block]
             starts, right = cells.boxes[index].centres, vectors[:0, ...]
             if len(index):
-                columns = polynomial.columns_at(starts, cells.block[index])
-                few = arrays.rows(vectors, index, ops=self.ops)
-                _, full = lift(polynomial, columns, few, eigenvalues[index], ops=self.ops)
+                full = arrays.rows(vectors, index, ops=self.ops)
+                if polynomial.rank < polynomial.size:
+                    columns = polynomial.columns_at(starts, cells.block[index])
+                    _, full = lift(polynomial, columns, full, eigenvalues[index], ops=self.ops)
                 right = unrotated(polynomial, full, block, ops=self.ops)
             if coarse is not None and coarse[2] == block:
                 starts = nearby(np.concatenate([coarse[0].angles, starts.angles]))

@@ -52,6 +52,9 @@ class Tuning:
     rtol_float32: float = 1e-4
     """Tolerance down to which it is."""
 
+    smallest_shared: int = 128
+    """Size of matrices from which parts of a round are worth a thread each."""
+
     smallest_reduced: int = 40
     """Channels below which to choose a basis takes longer than smaller matrices save."""
     truncation: float = 0.5

@@ -236,3 +236,12 @@ def test_refusals() -> None:
             Power(**values)
     with pytest.raises(MethodError, match="k=0"):
         PowerTopK(k=0)
+
+
+def test_a_run_ends_where_the_residuals_tell_that_a_restart_gains_nothing() -> None:
+    """One direction far above the others: 24 steps converge, and no restart has to show it."""
+    state = np.random.RandomState(0)
+    kernel = np.multiply.outer(np.outer(state.standard_normal(8), state.standard_normal(8)), np.ones((3, 3)))
+    found = specnorm.measure(kernel, Power(), input_shape=6)
+    assert int(found.stats["products"]) <= 2 * 24 + 1
+    assert_tight(float(found.value), dense_norm(kernel, 6), 1 - 1e-9)

@@ -34,6 +34,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "smallest_float32": (1, 10**9),
     "radius_float32": (-1.0, 10.0),
     "rtol_float32": (0.0, 1.0),
+    "smallest_shared": (1, 10**9),
     "smallest_reduced": (1, 10**9),
     "truncation": (1e-6, 0.999),
     "widest_reduced": (0.0, 1.0),
