@@ -170,7 +170,7 @@ def verify(certificate: Certificate, graph: Graph) -> NetworkBound:
     here = digest(prepared(graph), where)
     if here != certificate.digest:
         raise CertificateError(
-            f"The certificate is of another network: kernels, operators or shapes differ"
+            f"The certificate is of another network: kernels, operators, shapes or the range of its inputs differ"
             f"{'' if where is None else ', or what is added, or the ball'} (SHA-256 "
             f"{certificate.digest[:12]}..., here {here[:12]}...)."
         )
