@@ -168,7 +168,12 @@ def _certify(reports: Sequence[Report], path: Path) -> bool:
     return _write(path, found.dumps, complete=True)
 
 
-def verify_model(certificate: Path, model: str, input_shape: int | tuple[int, ...] | None) -> int:
+def verify_model(
+    certificate: Path,
+    model: str,
+    input_shape: int | tuple[int, ...] | None,
+    input_range: tuple[float, float] | None,
+) -> int:
     """Prove a certificate anew and say what is proven.
 
     Returns
@@ -180,7 +185,7 @@ def verify_model(certificate: Path, model: str, input_shape: int | tuple[int, ..
     from specnorm.networks.table import lines
 
     try:
-        found = verify_file(certificate, model, input_shape)
+        found = verify_file(certificate, model, input_shape, input_range=input_range)
     except CertificateError as error:
         _complain(str(error))
         return GATE_FAILED
@@ -294,6 +299,10 @@ def _application() -> click.Group:
         "--input-shape", callback=options.sizes, metavar="N|NxM|file",
         help="Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm.",
     )  # fmt: skip
+    @click.option(
+        "--input-range", type=(float, float), default=None, callback=options.ends, metavar="LOW HIGH",
+        help="Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one.",
+    )  # fmt: skip
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
     @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
     @click.option(
@@ -361,11 +370,20 @@ def _application() -> click.Group:
     @click.argument("certificate", type=click.Path(path_type=Path))
     @click.argument("model", type=click.Path(path_type=str))
     @click.option("--input-shape", callback=options.sizes, metavar="N|NxM", help="As it was for the audit.")
-    def verify_command(certificate: Path, model: str, input_shape: int | tuple[int, ...] | None) -> int:
+    @click.option(
+        "--input-range", type=(float, float), default=None, callback=options.ends, metavar="LOW HIGH",
+        help="As it was for the audit.",
+    )  # fmt: skip
+    def verify_command(
+        certificate: Path,
+        model: str,
+        input_shape: int | tuple[int, ...] | None,
+        input_range: tuple[float, float] | None,
+    ) -> int:
         """Prove the CERTIFICATE of the network in MODEL, an ONNX file, anew.
 
         Nothing is searched for: the certificate's numbers are put into the proof.
         """
-        return verify_model(certificate, model, input_shape)
+        return verify_model(certificate, model, input_shape, input_range)
 
     return application

@@ -40,7 +40,16 @@ EPILOG = f"{EXAMPLES}\n\n{EXIT_CODES}"
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Which layers": ("--layers", "--input-shape", "--geometry", "--layout", "--padding-mode"),
-    "What is computed": ("--methods", "--rtol", "--budget", "--backend", "--device", "--jobs", "--max-bytes"),
+    "What is computed": (
+        "--input-range",
+        "--methods",
+        "--rtol",
+        "--budget",
+        "--backend",
+        "--device",
+        "--jobs",
+        "--max-bytes",
+    ),
     "What comes out": ("--format", "--output", "--plot", "--certificate", "--fail-above", "--claim"),
 }
 """Headings of the help and their options, in this order. Options without a place come last."""

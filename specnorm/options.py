@@ -87,6 +87,17 @@ def sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def ends(ctx: click.Context, param: click.Parameter, value: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Two numbers, the smaller one first."""
+    import click
+
+    if value is not None and not value[0] < value[1]:
+        raise click.BadParameter(
+            f"{value[0]:g} {value[1]:g} is no range: give two numbers, the smaller one first.", ctx, param
+        )
+    return value
+
+
 def jobs(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
     """A number of processes; None: as many as pay."""
     import click

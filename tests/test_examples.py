@@ -34,9 +34,11 @@ def test_four_ways_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for run in runs:
         # The attack and the certificate look at the same images here.
         for radius in program.RADII:
-            assert run.certified[radius] <= run.attacked[radius] <= run.accuracy
+            assert run.certified[radius] <= run.certified_together[radius] <= run.attacked[radius] <= run.accuracy
         assert run.losses[-1] < run.losses[0]
+        assert run.together < run.lipschitz
     free, reshaped, _, constrained = runs
+    assert free.together < 0.6 * free.lipschitz
     assert max(constrained.norms.values()) <= 1
     assert constrained.lipschitz <= 1.000001
     assert max(reshaped.norms.values()) > 1.2

@@ -37,6 +37,7 @@ def audit(
     source: str | os.PathLike[str] | Mapping[str, AnyArray],
     *,
     input_shape: int | Sequence[int] | Literal["file"] | None = None,
+    input_range: tuple[float, float] | None = None,
     methods: Sequence[str] = STANDARD,
     rtol: float = 1e-3,
     budget: float | None = BUDGET,
@@ -61,6 +62,9 @@ def audit(
     input_shape : int or sequence of int or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
         the size that the file states, every size where it states none.
+    input_range : (float, float), optional
+        Between which every entry of the network's inputs lies: squares, products and the like have a constant there.
+        Only for files that hold a graph.
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``METHODS``.
     rtol : float, default 1e-3
@@ -111,12 +115,13 @@ def audit(
     given = overrides(geometry)
     settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
+    box = _checked(input_range, patterns)
     if isinstance(source, Mapping):
         named = list(_from_mapping(source))
-        return _audit(None, "the mapping", named, patterns, settings, executor, progress, pictures)
+        return _audit(None, "the mapping", named, patterns, settings, executor, progress, pictures, box)
     path = os.fspath(source)
     with open_model(path, max_bytes) as tensors:
-        return _audit(path, path, tensors, patterns, settings, executor, progress, pictures)
+        return _audit(path, path, tensors, patterns, settings, executor, progress, pictures, box)
 
 
 def _audit(
@@ -128,7 +133,13 @@ def _audit(
     executor: Executor | None,
     progress: Progress | None,
     pictures: int,
+    box: tuple[float, float] | None,
 ) -> Report:
+    if box is not None and type(tensors) is list:
+        raise ModelFileError(
+            f"{label} holds weights and no graph, and input_range is about a network's inputs: give its ONNX file, or "
+            "leave input_range out."
+        )
     found, skipped = select(tensors, patterns)
     if not found:
         # An empty report would pass every gate.
@@ -150,7 +161,7 @@ def _audit(
     if patterns is None and type(tensors) is not list:  # a plain list has no graph: nothing of networks is imported
         from specnorm.auditing.network import network_of
 
-        network = network_of(tensors, rows, size, progress=progress)
+        network = network_of(tensors, rows, size, input_range=box, progress=progress)
     drawn = take(found, rows, pictures)
     made = environment(rows)
     return Report(_version(), model, tuple(rows), skipped, network, drawn, made)
@@ -178,6 +189,20 @@ def _check(settings: Settings) -> None:
     ):
         raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
     check_target(settings.backend, settings.device)
+
+
+def _checked(between: tuple[float, float] | None, patterns: Sequence[str] | None) -> tuple[float, float] | None:
+    """Two numbers, the smaller one first."""
+    if between is None:
+        return None
+    ends = tuple(float(end) for end in between)
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
+    if patterns is not None:
+        raise MethodError(
+            "input_range is about the whole network, and layers chooses a part of it: leave one of them out."
+        )
+    return ends[0], ends[1]
 
 
 def _from_mapping(arrays: Mapping[str, AnyArray]) -> Iterator[Tensor]:

@@ -47,7 +47,7 @@ def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) ->
     residual, proven, text = claim == "residual-nonexpansive", True, []
     size = None if options["input_shape"] == "file" else options["input_shape"]
     for report in reports:
-        found = residual_of(report, size, options["max_bytes"]) if residual else report.network
+        found = residual_of(report, size, options["max_bytes"], options["input_range"]) if residual else report.network
         words = f"{report.model}: {'x - f(x)' if residual else 'f'}"
         if found is None:
             a_part = options["layers"] is not None

@@ -11,7 +11,19 @@ from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.onnx import OnnxTensors
 from specnorm.auditing.report import Report, Row
 from specnorm.errors import CertificateError, MethodError
-from specnorm.networks import Certificate, Layer, Measure, Multipliers, NetworkBound, UnknownNode, bound, step, verify
+from specnorm.networks import (
+    Certificate,
+    Graph,
+    Layer,
+    Measure,
+    Multipliers,
+    NetworkBound,
+    UnknownNode,
+    bound,
+    step,
+    verify,
+    within,
+)
 from specnorm.networks.measuring import Norm
 from specnorm.spec import ConvSpec
 
@@ -24,6 +36,7 @@ def network_of(
     rows: Sequence[Row],
     input_shape: int | tuple[int, ...] | None,
     *,
+    input_range: tuple[float, float] | None = None,
     residual: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> NetworkBound | None:
@@ -37,6 +50,8 @@ def network_of(
         Measured; their upper bounds are used where the geometry is the same.
     input_shape : int, tuple of int or None
         Spatial sizes for axes of the network's inputs that the file leaves open.
+    input_range : (float, float), optional
+        Between which all entries of the inputs lie; None: anything.
     residual : bool, default False
         Bound what the network leaves of its input, ``x - f(x)``.
     progress : callable, optional
@@ -59,7 +74,7 @@ def network_of(
         return Norm(row.upper, heuristic)
 
     try:
-        graph = tensors.graph(input_shape)
+        graph = _in_range(tensors.graph(input_shape), input_range)
         if graph.inputs and graph.outputs:
             method = replace(QUICK, progress=progress)
             return bound(step(graph) if residual else graph, Measure(known=known), method=method)
@@ -71,14 +86,23 @@ def network_of(
     return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason, 0.0),), {})
 
 
-def residual_of(report: Report, input_shape: int | tuple[int, ...] | None, max_bytes: int) -> NetworkBound | None:
+def _in_range(graph: Graph, input_range: tuple[float, float] | None) -> Graph:
+    return graph if input_range is None else within(graph, *input_range)
+
+
+def residual_of(
+    report: Report,
+    input_shape: int | tuple[int, ...] | None,
+    max_bytes: int,
+    input_range: tuple[float, float] | None = None,
+) -> NetworkBound | None:
     """Bound ``x - f(x)`` for the network of a file that was audited, from the report's rows.
 
     Parameters
     ----------
     report : Report
         Of a file.
-    input_shape, max_bytes
+    input_shape, max_bytes, input_range
         As they were for the audit.
 
     Returns
@@ -92,7 +116,7 @@ def residual_of(report: Report, input_shape: int | tuple[int, ...] | None, max_b
         If the file cannot be read any more.
     """
     with open_model(str(report.model), max_bytes) as tensors:
-        return network_of(tensors, report.layers, input_shape, residual=True)
+        return network_of(tensors, report.layers, input_shape, input_range=input_range, residual=True)
 
 
 def verify_file(
@@ -100,6 +124,7 @@ def verify_file(
     model: str | os.PathLike[str],
     input_shape: int | tuple[int, ...] | None = None,
     max_bytes: int = MAX_BYTES,
+    input_range: tuple[float, float] | None = None,
 ) -> NetworkBound:
     """Prove the certificate of a model file's network anew, without a search.
 
@@ -113,6 +138,8 @@ def verify_file(
         As it was for the audit.
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
+    input_range : (float, float), optional
+        As it was for the audit.
 
     Returns
     -------
@@ -132,7 +159,7 @@ def verify_file(
                 f"{os.fspath(model)} holds weights and no graph: a certificate is of a network, so give its ONNX file, "
                 "or for a module call specnorm.networks.verify(certificate, specnorm_torch.network_graph(...))."
             )
-        return verify(claim, tensors.graph(input_shape))
+        return verify(claim, _in_range(tensors.graph(input_shape), input_range))
 
 
 def _key(spec: ConvSpec) -> ConvSpec | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from specnorm.networks.certificate import Certificate
@@ -107,6 +107,9 @@ class NetworkBound:
         What proves ``upper`` anew without a search, see `verify`; None if an output is unknown.
     radius : float or None
         Of the ball around the given centre in which all constants hold; None: everywhere.
+    input_ranges : mapping of str to (float, float), or None
+        Of inputs whose entries all lie between two numbers: all constants hold there. None: in a box of arrays. Other
+        inputs may be anything.
     """
 
     upper: float | None
@@ -119,14 +122,17 @@ class NetworkBound:
     runs: tuple[RunBound, ...] = ()
     certificate: Certificate | None = None
     radius: float | None = None
+    input_ranges: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
+        ranges = {name: _ends(between) for name, between in self.input_ranges.items()}
         return {
             "upper": _finite(self.upper),
             "heuristic": _finite(self.heuristic),
             "product": _finite(self.product),
             **({} if self.radius is None else {"radius": self.radius}),
+            **({"input_ranges": ranges} if ranges else {}),
             "runs": [
                 {
                     "start": r.start, "end": r.end, "layers": [list(names) for names in r.layers],
@@ -152,6 +158,10 @@ class NetworkBound:
     def __str__(self) -> str:
         """Table of the nodes, and what follows from them."""
         return "\n".join(lines(self, nodes=True))
+
+
+def _ends(between: tuple[float, float] | None) -> list[float | None] | None:
+    return None if between is None else [_finite(end) for end in between]
 
 
 def _finite(value: float | None) -> float | None:

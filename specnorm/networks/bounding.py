@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm.errors import SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
-from specnorm.networks.boxes import Values
+from specnorm.networks.boxes import Values, stated
 from specnorm.networks.certificate import Certificate, RunWeights, digest
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.links import Run, Weights
@@ -79,6 +79,7 @@ def _result(graph: Graph, passes: list[_Pass]) -> NetworkBound:
         tuple(steps),
         tuple(unknown.values()),
         {node.name: node.shape for node in graph.nodes if node.rule == "input"},
+        input_ranges=stated(graph),
     )
 
 

@@ -64,6 +64,22 @@ def _boxed(node: Node, low: Given, high: Given) -> Node:
     return replace(node, params={**node.params, "low": ends[0], "high": ends[1]})
 
 
+def stated(graph: Graph) -> dict[str, tuple[float, float] | None]:
+    """The box of each input that has one: the ends that all its entries have, None where they differ.
+
+    Parameters
+    ----------
+    graph : Graph
+        From `within`.
+    """
+    found: dict[str, tuple[float, float] | None] = {}
+    for node in graph.nodes:
+        if node.rule == "input" and "low" in node.params:
+            low, high = (np.unique(node.params[end]) for end in ("low", "high"))
+            found[node.name] = (float(low[0]), float(high[0])) if len(low) == len(high) == 1 else None
+    return found
+
+
 def _is_any(end: NDArray[np.float64]) -> bool:
     return not bool(np.isnan(end).any())
 

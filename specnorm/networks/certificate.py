@@ -75,6 +75,8 @@ class Certificate:
     runs : tuple of RunWeights
     near : Near or None
         The ball that it speaks of; None: all inputs.
+    units : bool
+        Of all inputs, whether the weights are of single units.
     """
 
     upper: float
@@ -82,6 +84,7 @@ class Certificate:
     rtol: float
     runs: tuple[RunWeights, ...]
     near: Near | None = None
+    units: bool = False
 
     def _of(self, run: Run) -> RunWeights | None:
         return next((known for known in self.runs if (known.start, known.end) == (run.start, run.end)), None)
@@ -138,7 +141,9 @@ class Certificate:
                 {"start": r.start, "end": r.end, "parts": list(r.parts), "weights": [w.tolist() for w in r.weights]}
                 for r in self.runs
             ],
-        } | ({} if self.near is None else {"near": _said(self.near)})
+            **({"units": True} if self.units else {}),
+            **({} if self.near is None else {"near": _said(self.near)}),
+        }
 
     @classmethod
     def load(cls, path: str | Path) -> Certificate:
@@ -175,7 +180,7 @@ class Certificate:
             for r in data["runs"]
         )  # fmt: skip
         near = None if data.get("near") is None else _near(data["near"])
-        return cls(upper, str(data["network_sha256"]), rtol, runs, near)
+        return cls(upper, str(data["network_sha256"]), rtol, runs, near, bool(data.get("units", False)))
 
 
 def _said(near: Near) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Functions of one number on intervals: their slopes, their values, and lines along which they lie.
 
-The host's exp and tanh are taken to be good to `CLOSE` of their values, which is hundreds of units in the last place.
+The host's exp, tanh and erf are taken to be good to `CLOSE` of their values, which is hundreds of units in the last
+place.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.networks import turning
 from specnorm.networks.pointwise import interval
 from specnorm.networks.steep import entries, is_steep
 from specnorm.networks.steep import image as steep_image
@@ -60,6 +62,8 @@ def slopes(params: Mapping[str, Any], low: Values, high: Values) -> Ends | None:
         steep = np.where(near == 0, found[1], host.raised(steep, ROUNDINGS) + 2.0**-1000)
         flat = np.where(flat > 2.0**-900, flat - 2 * ROUNDINGS * 2.0**-52 * flat, 0.0)
         return np.maximum(least, flat), np.minimum(most, steep)
+    if name in turning.CURVES:
+        return turning.slopes(turning.CURVES[name], found, low, high)
     return least, most
 
 
@@ -121,6 +125,9 @@ _PLAIN: dict[str, Callable[..., Values]] = {
     "sigmoid": _sigmoid,
     "tanh": lambda x: np.tanh(x),
     "silu": _silu,
+    "gelu": lambda x: np.asarray(0.5 * x * (1 + turning.erf(x / math.sqrt(2)))),
+    "gelu_tanh": lambda x: np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x)))),
+    "mish": lambda x: np.asarray(x * np.tanh(np.logaddexp(0.0, x))),
 }
 """Values of curved functions."""
 _ENDS: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softsign": (-1.0, 1.0)}

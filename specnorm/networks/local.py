@@ -25,9 +25,10 @@ from specnorm.networks import curves
 from specnorm.networks.graph import Graph, Layer, Node, concrete
 from specnorm.networks.links import Filter, Link, Run, Term, Weights
 from specnorm.networks.maps import linear_map
+from specnorm.networks.pointwise import interval
 from specnorm.networks.ranges import Range
 from specnorm.networks.runs import blocks_of
-from specnorm.networks.steep import JOINS
+from specnorm.networks.steep import JOINS, is_steep
 from specnorm.proof import arithmetic, host
 from specnorm.spec import ConvSpec
 
@@ -47,6 +48,20 @@ def localised(graph: Graph, found: Mapping[str, Range]) -> Graph:
         Of its values.
     """
     return Graph(tuple(_sloped(node, found) for node in graph.nodes), graph.outputs)
+
+
+def anywhere(graph: Graph) -> dict[str, Range]:
+    """Ranges of values that may be anything."""
+    shapes = {node.name: concrete(node.shape) for node in graph.nodes}
+    wide = {name: np.full(shape, math.inf) for name, shape in shapes.items() if shape is not None}
+    return {name: Range(-high, high) for name, high in wide.items()}
+
+
+def rises(graph: Graph) -> bool:
+    """Whether a function of the network has a smallest slope above 0."""
+    curved = [dict(node.params) for node in graph.nodes if node.rule == "pointwise" and "slopes" not in node.params]
+    known = [interval(str(params.pop("function")), **params) for params in curved if not is_steep("pointwise", params)]
+    return any(ends is not None and ends[0] > 0 for ends in known)
 
 
 def _sloped(node: Node, found: Mapping[str, Range]) -> Node:

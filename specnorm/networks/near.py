@@ -16,7 +16,7 @@ from specnorm.networks.bounding import bounded, prepared
 from specnorm.networks.certificate import Certificate, Near, digest
 from specnorm.networks.graph import Graph
 from specnorm.networks.links import Run
-from specnorm.networks.local import localised, unit_run
+from specnorm.networks.local import anywhere, localised, rises, unit_run
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product
 from specnorm.networks.ranges import Ball, Range, ranges
@@ -69,11 +69,11 @@ def bound(
     measure = measure or Measure()
     method = Multipliers() if method is None else method
     if radius is None and centre is None:
-        return bounded(graph, measure, method)
+        return _smallest(_everywhere(graph, measure, method))
     ball = _ball(graph, radius, centre)
     if isinstance(method, Certificate) and method.near is not None:
         return _smallest(near(graph, ball, measure, method))
-    return _smallest([bounded(graph, measure, method), *near(graph, ball, measure, method)])
+    return _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method)])
 
 
 def near(
@@ -109,6 +109,23 @@ def near(
             answer = replace(answer, certificate=said)
         answers.append(replace(answer, radius=ball.radius))
     return answers
+
+
+def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
+    """By channels; and by units where a network is small and a slope above 0 says more of those: leaky ReLU, PReLU."""
+    wanted = method.units if isinstance(method, Certificate) else None
+    answers = [] if wanted else [bounded(graph, measure, method)]
+    if isinstance(method, Product) or wanted is False or not rises(graph):
+        return answers
+    local = localised(graph.pruned(), anywhere(graph))
+    run = unit_run(local)
+    if run is None:
+        return answers
+    answer = bounded(local, measure, method, partial(_alone, run))
+    if answer.certificate is not None:
+        said = replace(answer.certificate, digest=digest(prepared(graph)), units=True)
+        answer = replace(answer, certificate=said)
+    return [*answers, answer]
 
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:
@@ -170,7 +187,7 @@ def verify(certificate: Certificate, graph: Graph) -> NetworkBound:
     here = digest(prepared(graph), where)
     if here != certificate.digest:
         raise CertificateError(
-            f"The certificate is of another network: kernels, operators or shapes differ"
+            f"The certificate is of another network: kernels, operators, shapes or the range of its inputs differ"
             f"{'' if where is None else ', or what is added, or the ball'} (SHA-256 "
             f"{certificate.digest[:12]}..., here {here[:12]}...)."
         )

@@ -25,7 +25,10 @@ TINY = 2.0**-1000
 """Added to what may have underflowed."""
 MOST = 16
 """Largest whole exponent of a power."""
-HINT = "on a box of inputs it may have one: specnorm.networks.within(graph, low, high) states one, radius= a ball"
+HINT = (
+    "on a box of inputs it may have one: specnorm.networks.within(graph, low, high) or --input-range states one, "
+    "radius= a ball"
+)
 
 
 def _largest(low: Values, high: Values) -> Values:

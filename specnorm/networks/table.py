@@ -35,8 +35,14 @@ def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
         ]  # fmt: skip
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         text += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows] + [""]
+    box = {
+        name: " in a given box" if ends is None else f" in [{_short(ends[0])}, {_short(ends[1])}]"
+        for name, ends in bound.input_ranges.items()
+    }
     shapes = ", ".join(
-        f"{visible(name)}: " + ("any shape" if shape is None else "x".join(visible(str(n)) for n in shape))
+        f"{visible(name)}: "
+        + ("any shape" if shape is None else "x".join(visible(str(n)) for n in shape))
+        + box.get(name, "")
         for name, shape in bound.input_shapes.items()
     )
     for run in bound.runs:
@@ -61,3 +67,8 @@ def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
         known = [(name, value) for name, value in bound.outputs.items() if value is not None]
         text += [f"  Output {visible(name)}: at most {number(value, 'upper')}, proven." for name, value in known]
     return text
+
+
+def _short(end: float) -> str:
+    """The very number."""
+    return repr(float(end)).removesuffix(".0")

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.linalg import arrays
-from specnorm.linalg.frequencies import Frequencies, phases_at, product
+from specnorm.linalg.frequencies import Frequencies, phases_at
+from specnorm.linalg.lags import paired_taps
 from specnorm.proof import host, matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class GramPolynomial:
     error : float
         Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated.
     lags : integer array, shape (L, d)
-        Half of all lags, the zero lag first.
+        Half of all lags that two taps other than 0 have, the zero lag first.
     norms : float array, shape (L,)
         Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up); infinite if something is left out.
     is_float32 : bool
@@ -175,48 +176,50 @@ class GramPolynomial:
             columns, self.rank, self.truncation = rotation.columns, rotation.rank, rotation.truncation
             self._shrink, self._lost = rotation.shrink, rotation.lost
         tapwise = xp.reshape(columns, (g, taps, m, p))
-        self.lags = half_lags(blocks.shape[3:])
-        self.even, self.odd = self._correlate(xp.reshape(tapwise, (g, *blocks.shape[3:], m, p)), tick)
+        self.lags, self.even, self.odd = self._correlate(tapwise, blocks.shape[3:], tick)
         self.norms = self._coefficient_norms()
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
         self._norm = float(xp.max(trigonometric.absolute_norm_up(rotated, xp=xp)))
         terms = m + 2 * taps + len(self.lags) + 4
         self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=xp))
 
-    def _correlate(self, taps: Array, tick: Callable[[], None] | None) -> tuple[Array, Array]:
-        """First `rank` columns of ``R_d + R_d^T`` and ``R_d - R_d^T``, shape (g, L, p * rank); of lag 0, R_0 and 0.
+    def _correlate(
+        self, taps: Array, shape: tuple[int, ...], tick: Callable[[], None] | None
+    ) -> tuple[np.ndarray, Array, Array]:
+        """Lags, and first `rank` columns of ``R_d + R_d^T`` and ``R_d - R_d^T``, (g, L, p * rank); of lag 0, R_0 and 0.
+
+        Taps that are 0 are passed over: products with them are 0, and add nothing.
 
         Parameters
         ----------
-        taps : array, shape (g, *kernel_shape, m, p)
+        taps : array, shape (g, taps, m, p)
+        shape : tuple of int
+            Of the kernel.
         """
-        xp, g, (m, p) = self.xp, taps.shape[0], taps.shape[-2:]
+        xp, ops, (g, _, _, p) = self.xp, self.ops, taps.shape
+        # What is no number is used, too.
+        used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
 
         def summed(a: Array, b: Array) -> Array:
-            a, b = (xp.reshape(x, (g, -1, m, p)) for x in (a, b))
             return xp.sum(xp.matmul(xp.matrix_transpose(a), b[..., : self.rank]), axis=1)
 
-        def shifted(lag: list[int]) -> Array:
-            """Taps that have another one at this lag."""
-            ends = (slice(max(0, -d), k + min(0, -d)) for d, k in zip(lag, taps.shape[1:-2], strict=True))
-            return taps[(slice(None), *ends, ...)]
-
-        even, odd = [], []
-        for lag in self.lags.tolist():
+        lags, even, odd = [], [], []
+        for lag, *pairs in paired_taps(used.reshape(shape)):
             if tick is not None:
                 tick()
-            here, there = shifted(lag), shifted([-d for d in lag])
+            here, there = (xp.take(taps, ops.from_numpy(each, self.blocks), axis=1) for each in pairs)
             forward = summed(here, there)
-            if not any(lag):
+            if not lag.any():
                 backward = xp.zeros_like(forward)
             elif self.rank == p:
                 backward = xp.matrix_transpose(forward)
             else:
                 backward = summed(there, here)
+            lags.append(lag)
             even.append(forward + backward)
-            odd.append(forward - backward if any(lag) else backward)
-        stacked = [xp.reshape(xp.stack(x, axis=1), (g, len(self.lags), p * self.rank)) for x in (even, odd)]
-        return stacked[0], stacked[1]
+            odd.append(forward - backward if lag.any() else backward)
+        stacked = [xp.reshape(xp.stack(x, axis=1), (g, len(lags), p * self.rank)) for x in (even, odd)]
+        return np.stack(lags), stacked[0], stacked[1]
 
     def _coefficient_norms(self) -> np.ndarray:
         """Bounds of ``||R_d||`` for the coefficients as computed.
@@ -323,13 +326,6 @@ class GramPolynomial:
         if self.rank < self.size:
             return np.full(len(spread), math.inf)
         return host.raised(2 * np.minimum(2.0, spread) @ self.norms[1:], spread.shape[1] + 1)
-
-
-def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
-    """Lags d with |d_j| < k_j, one of each pair (d, -d), zero first, shape (L, d)."""
-    every = product([np.arange(1 - k, k) for k in kernel_shape])
-    middle = len(every) // 2
-    return every[middle:]
 
 
 def taps_below(blocks: Array, *, xp: Namespace) -> Array:

@@ -65,12 +65,16 @@ def test_bound_holds_in_the_ball(name: str) -> None:
         assert (found.radius == radius) == (found.upper < everywhere.upper)
 
 
-@pytest.mark.parametrize(("name", "factor"), [("relu", 1.0001), ("leaky", 1.0001), ("tanh", 1.01), ("maxmin", 1.0001)])
+@pytest.mark.parametrize(
+    ("name", "factor"), [("relu", 1.0001), ("leaky", 1.0001), ("tanh", 1.01), ("silu", 1.01), ("maxmin", 1.0001)]
+)
 def test_small_balls_have_the_jacobian_s_norm(name: str, factor: float) -> None:
     chain = NETWORKS[name]
     x = centre(chain, 3)
     # Where slopes are narrow the search begins far from its end.
-    found = bound(chain.graph, MEASURE, method=Multipliers() if name == "tanh" else METHOD, radius=1e-6, centre=x).upper
+    found = bound(
+        chain.graph, MEASURE, method=Multipliers() if name in ("tanh", "silu") else METHOD, radius=1e-6, centre=x
+    ).upper
     assert found is not None
     assert found <= factor * float(np.linalg.norm(chain.jacobian(x), 2))
 

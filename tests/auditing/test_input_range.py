@@ -1,0 +1,115 @@
+"""`--input-range`: the network of a file on inputs between two numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", exc_type=ImportError)
+pytest.importorskip("click")
+pytest.importorskip("rich")
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+import specnorm  # noqa: E402
+from auditing.files import save_npz  # noqa: E402
+from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
+from specnorm import cli  # noqa: E402
+
+WEIGHTS = drawing(np.random.RandomState(3))(4, 4)
+NODES = [node("MatMul", "x", "w", out="a"), node("Mul", "a", "a", out="s"), node("Mul", "s", "x")]
+"""``x (x W)^2``: no constant, but on a range."""
+
+
+@pytest.fixture
+def cubic(tmp_path: Path) -> Path:
+    return saved(model(NODES, {"w": WEIGHTS}, (1, 4)), tmp_path / "cubic.onnx")
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 2.0), (-3.0, -2.0)])
+def test_a_bound_on_the_range_and_no_further(cubic: Path, ends: tuple[float, float]) -> None:
+    """Above every quotient of two inputs in the range, below some beside it."""
+    found = specnorm.audit(cubic, input_range=ends).network
+    assert found is not None
+    assert found.upper is not None
+    run: Any = ReferenceEvaluator(onnx.load(str(cubic)))
+    random = np.random.default_rng(0)
+
+    def steepest(low: float, high: float) -> float:
+        x = [random.uniform(low, high, (1, 4)).astype(np.float32) for _ in range(200)]
+        x += [random.choice([low, high], (1, 4)).astype(np.float32) for _ in range(50)]
+        y = [run.run(["y"], {"x": each})[0] for each in x]
+        # float32 rounds both.
+        return max(
+            float(np.linalg.norm(y[i] - y[j]) / np.linalg.norm(x[i] - x[j]))
+            for i in range(len(x))
+            for j in range(i)
+            if np.linalg.norm(x[i] - x[j]) > 0.1
+        )
+
+    assert steepest(*ends) < found.upper * (1 + 1e-5)
+    assert steepest(10 * min(ends[0], -1.0), 10 * max(ends[1], 1.0)) > found.upper
+    assert found.input_ranges == {"x": ends}
+
+
+def test_the_command_says_the_range_and_its_certificate_holds_there(
+    cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proof = str(tmp_path / "proof.json")
+    assert cli.run(["audit", str(cubic)]) == 0
+    assert "--input-range" in capsys.readouterr().out  # what to do
+    assert cli.run(["audit", str(cubic), "--input-range", "-0.5", "1", "--certificate", proof]) == 0
+    assert "(x: 1x4 in [-0.5, 1]): Lipschitz constant at most" in capsys.readouterr().out
+    assert cli.run(["verify", proof, str(cubic), "--input-range", "-0.5", "1"]) == 0
+    assert "in [-0.5, 1]" in capsys.readouterr().out
+    for others in ([], ["--input-range", "-0.5", "1.25"]):
+        assert cli.run(["verify", proof, str(cubic), *others]) == 1
+        assert "range of its inputs" in capsys.readouterr().err
+    assert cli.run(["audit", str(cubic), "--input-range", "0", "inf", "--format", "json"]) == 0
+    network = json.loads(capsys.readouterr().out)["summary"]["network"]
+    assert network["upper"] is None
+    assert network["input_ranges"] == {"x": [0.0, None]}
+
+
+def test_a_claim_is_about_the_range(cubic: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--input-range", "-0.001", "0.001", "--claim"]
+    assert cli.run(["audit", str(cubic), *small, "nonexpansive"]) == 0
+    assert cli.run(["audit", str(cubic), *small, "residual-nonexpansive"]) == 1
+    assert "at most 1.0" in capsys.readouterr().err  # 1 and some millionths, which took the range
+    assert cli.run(["audit", str(cubic), "--claim", "nonexpansive"]) == 1
+
+
+@pytest.mark.parametrize("ends", [("1", "0"), ("1", "1"), ("nan", "1"), ("0", "nan")])
+def test_ends_that_are_no_range(cubic: Path, ends: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(cubic), "--input-range", *ends]) == 2
+    assert "the smaller one first" in capsys.readouterr().err
+    with pytest.raises(specnorm.SpecnormError, match="the smaller one first"):
+        specnorm.audit(cubic, input_range=(float(ends[0]), float(ends[1])))
+
+
+def test_without_a_whole_network_there_is_no_range(
+    cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = save_npz(tmp_path / "w.npz", {"w": WEIGHTS})
+    assert cli.run(["audit", str(arrays), "--input-range", "0", "1"]) == 2
+    assert "holds weights and no graph" in capsys.readouterr().err
+    assert cli.run(["audit", str(cubic), "--layers", "w", "--input-range", "0", "1"]) == 2
+    assert "layers chooses a part" in capsys.readouterr().err
+
+
+def test_arrays_are_a_box(cubic: Path) -> None:
+    from specnorm.auditing.readers import open_model
+    from specnorm.auditing.readers.onnx import OnnxTensors
+    from specnorm.networks import bound, within
+
+    with open_model(str(cubic)) as tensors:
+        assert isinstance(tensors, OnnxTensors)
+        found = bound(within(tensors.graph(None), 0, np.array([1.0, 1.0, 1.0, 2.0])))
+    assert found.input_ranges == {"x": None}
+    assert "x: 1x4 in a given box" in str(found)
+    assert found.upper is not None
+    assert math.isfinite(found.upper)

@@ -1,0 +1,89 @@
+"""Functions that rise everywhere, such as leaky ReLU: in small networks their slopes are [alpha, 1], unit by unit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from networks.dense_networks import draw, graph_of, sizes_of
+from networks.local_networks import dense
+
+from specnorm.errors import CertificateError
+from specnorm.networks import Certificate, Graph, Layer, Multipliers, Node, Product, bound, verify
+
+
+def leaky(widths: tuple[int, ...], seed: int, alpha: float) -> tuple[list[Any], Graph]:
+    random = np.random.default_rng(seed)
+    weights = [random.standard_normal((m, n)) / n**0.5 for n, m in itertools.pairwise(widths)]
+    nodes = [Node("v0", "input", "input", (), (1, widths[0]))]
+    for at, weight in enumerate(weights):
+        layer = Layer(f"w{at}", partial(np.asarray, weight), {}, 0)
+        nodes.append(Node(f"u{at}", "layer", "product", (nodes[-1].name,), (1, len(weight)), layer=layer))
+        if at < len(weights) - 1:
+            given = {"function": "leaky", "alpha": alpha}
+            nodes.append(Node(f"z{at}", "pointwise", "leaky", (f"u{at}",), (1, len(weight)), given))
+    return weights, Graph(tuple(nodes), (nodes[-1].name,))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.5])
+def test_within_1_percent_of_lipsdp_with_both_slopes(alpha: float) -> None:
+    pytest.importorskip("clarabel", reason="it solves LipSDP's cone program")
+    from lipsdp import lipsdp
+
+    weights, graph = leaky((6, 12, 12, 12, 5), 0, alpha)
+    optimum = lipsdp(weights, alpha)
+    found = bound(graph).upper
+    assert found is not None
+    assert optimum * (1 - 1e-6) <= found <= optimum * 1.01
+    assert found < 0.96 * lipsdp(weights)  # what slopes from 0 on would give
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_no_product_of_slopes_is_above(mode: str) -> None:
+    """Zero-padded and other convolutions at their size: dense matrices, slopes at random, 1 or alpha."""
+    for seed in (0, 1, 2):
+        chain = draw(seed, functions=("leaky",), mode=mode, plain=True)
+        sizes = sizes_of(chain, (5,))
+        found = bound(graph_of(chain, (5,)), method=Multipliers(steps=6)).upper
+        assert found is not None
+        random, best = np.random.default_rng(seed), 0.0
+        for share in np.linspace(0, 1, 60):
+            whole = np.eye(chain[0].cin * 5)
+            for conv, size in zip(chain, sizes, strict=False):
+                whole = conv.matrix(size) @ whole
+                if conv.function is not None:
+                    whole *= random.choice([1.0, 0.2], size=(len(whole), 1), p=[share, 1 - share])
+            best = max(best, float(np.linalg.norm(whole, 2)))
+        assert best <= found
+
+
+def test_certificates_of_units() -> None:
+    _, graph = leaky((4, 6, 6, 3), 1, 0.3)
+    found = bound(graph)
+    assert found.upper is not None
+    assert found.certificate is not None
+    assert found.certificate.units
+    again = Certificate.from_dict(json.loads(found.certificate.dumps()))
+    assert verify(again, graph).upper == pytest.approx(found.upper, rel=1e-3)
+    # Slopes from 0 on, and channels, prove less.
+    with pytest.raises(CertificateError):
+        verify(again, leaky((4, 6, 6, 3), 1, 0.0)[1])
+    with pytest.raises(CertificateError):
+        verify(replace(again, units=False), graph)
+    with pytest.raises(CertificateError):
+        verify(replace(again, upper=again.upper * 0.99), graph)
+
+
+def test_other_networks_are_bounded_once() -> None:
+    for function in ("relu", "tanh"):
+        found = bound(dense(0, (4, 6, 3), function).graph, method=Multipliers(steps=1))
+        assert found.certificate is not None
+        assert not found.certificate.units
+    found = bound(leaky((4, 6, 3), 0, 0.2)[1], method=Product())
+    assert found.certificate is not None
+    assert not found.certificate.units
