@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import jax
@@ -178,11 +179,26 @@ def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: i
             f"the state is of the kernels {sorted(states)}, and the tree has {sorted(found)}. Give the state that init "
             "returned for this tree, rule and layers."
         )
-    arrays, geometries = [k.array for k in found.values()], [k.geometry for k in found.values()]
-    values, after = specnorm.step_many(
-        arrays, method, [states[name] for name in found], geometries=geometries, sweeps=sweeps
+    values, after = _stepped(
+        method,
+        tuple(tuple((word, _frozen(x)) for word, x in k.geometry.items()) for k in found.values()),
+        sweeps,
+        [k.array for k in found.values()],
+        [states[name] for name in found],
     )
     return dict(zip(found, values, strict=True)), dict(zip(found, after, strict=True))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _stepped(
+    method: Method, geometries: tuple[tuple[tuple[str, Any], ...], ...], sweeps: int, arrays: list[Any], states: Any
+) -> tuple[list[Any], list[States]]:
+    """Compiled as one program, also outside ``jit``: there each operation would be a program of its own."""
+    return specnorm.step_many(arrays, method, states, geometries=[dict(g) for g in geometries], sweeps=sweeps)
+
+
+def _frozen(x: Any) -> Any:
+    return tuple(map(_frozen, x)) if isinstance(x, (list, tuple)) else x
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
-    from specnorm.types import Array, Namespace
+    from specnorm.types import Array, ArrayOps
 
 
 def chebyshev_filter(
@@ -18,7 +18,7 @@ def chebyshev_filter(
     *,
     first: Array | None = None,
     renormalise_every: int | None = None,
-    xp: Namespace,
+    ops: ArrayOps,
 ) -> Array:
     """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
 
@@ -40,9 +40,13 @@ def chebyshev_filter(
     -------
     array
     """
+    xp = ops.xp
     before, x = x, mapped(x) if first is None else first
+    if renormalise_every is None:
+        x, _ = arrays.repeated(lambda s: (2 * mapped(s[0]) - s[1], s[0]), degree - 1, (x, before), ops=ops)
+        return x
     for step in range(1, degree + 1):
-        if renormalise_every is not None and step % renormalise_every == 0:
+        if step % renormalise_every == 0:
             x, norm = arrays.normalise(x, xp=xp)
             before = before / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), before.dtype)
         if step < degree:
