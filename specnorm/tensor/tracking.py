@@ -123,7 +123,7 @@ def start_state(form: Form, starts: Array, seed: int) -> Array:
     fixed = form.ops.from_numpy(host, form.by_row)
     fixed = xp.broadcast_to(fixed, (form.b, *fixed.shape[1:]))
     filters, sweeps, most = TUNING.start
-    (fixed,) = arrays.repeated(lambda x: (_filtered(form, *x, layout),), filters, (fixed,), ops=form.ops)
+    (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], layout),), filters, (fixed,), ops=form.ops)
     starts = xp.concat([starts] * -(-layout.free // starts.shape[1]), axis=1)
     now = _round(form, fixed, starts, layout, further=sweeps)
     gain, least = xp.ones_like(now.gain), 16 * float(xp.finfo(form.by_row.dtype).eps)
@@ -157,7 +157,7 @@ def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
         # One body for rounds and searches: what is written twice is compiled twice.
         count, fixed, free, *_ = state
         searching = 1 * (count >= rounds)
-        (fixed,) = arrays.repeated(lambda x: (_filtered(form, *x, layout),), searching, (fixed,), ops=ops)
+        (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], layout),), searching, (fixed,), ops=ops)
         return (count + 1, *_round(form, fixed, free, layout, further=searching * TUNING.further))
 
     fixed, free = vectors[:, : layout.fixed, :], vectors[:, layout.fixed :, :]
