@@ -51,8 +51,8 @@ Each method written plainly from its paper, on the same kernels as its counterpa
 thread. *Value*: divided by the layer's norm, proven to 1e-4, smallest to largest over the kernels; an upper bound below
 1 is wrong. *Faster*: how many times as fast the counterpart is, median of the paired ratios."""
 BETWEEN = """All of specnorm's upper values are proven, rounding included, where values are known; `enclose` gives both
-ends. The published ones come from floating-point arithmetic that nobody bounds, and need no library but an array library.
-`torch.nn.utils.parametrizations.spectral_norm` ([Miyato et al. 2018](https://arxiv.org/abs/1802.05957)) divides by the
+ends. The published ones come from floating-point arithmetic that nobody bounds, and need no library but one of
+arrays. `torch.nn.utils.parametrizations.spectral_norm` ([Miyato et al. 2018](https://arxiv.org/abs/1802.05957)) divides by the
 norm of the [reshaped kernel](methods/reshaped.md), a lower bound: it makes no convolution 1-Lipschitz
 ([tutorial](tutorials/one-lipschitz.md)).
 
@@ -62,8 +62,8 @@ Random ReLU networks, beside [eclipse-nn](https://pypi.org/project/eclipse-nn/) 
 ([ECLipsE](https://arxiv.org/abs/2404.04375)) and the optimum of
 [LipSDP](https://arxiv.org/abs/1906.04893) by a cone solver: smaller is closer. *Product* and *specnorm* are
 proven, rounding included; the others are what floating point and the solver say."""
-TAIL = """Convolutional and residual networks, which those codes do not take: [whole networks](benchmarks/networks.md). What
-a proof costs: [price](benchmarks/price.md)."""
+TAIL = """Convolutional and residual networks, which those codes do not take: [whole networks](benchmarks/networks.md).
+What a proof costs: [price](benchmarks/price.md)."""
 
 
 def read(name: str) -> list[Row]:
