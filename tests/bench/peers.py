@@ -52,7 +52,8 @@ thread. *Value*: divided by the layer's norm, proven to 1e-4, smallest to larges
 1 is wrong. *Faster*: how many times as fast the counterpart is, median of the paired ratios."""
 BETWEEN = """All of specnorm's upper values are proven, rounding included, where values are known; `enclose` gives both
 ends. The published ones come from floating-point arithmetic that nobody bounds, and need no library but one of
-arrays. `torch.nn.utils.parametrizations.spectral_norm` ([Miyato et al. 2018](https://arxiv.org/abs/1802.05957)) divides by the
+arrays. `torch.nn.utils.parametrizations.spectral_norm`
+([Miyato et al. 2018](https://arxiv.org/abs/1802.05957)) divides by the
 norm of the [reshaped kernel](methods/reshaped.md), a lower bound: it makes no convolution 1-Lipschitz
 ([tutorial](tutorials/one-lipschitz.md)).
 
