@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import jax
@@ -79,7 +78,13 @@ def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: i
             f"the state is of the kernels {sorted(states)}, and the tree has {sorted(found)}. Give the state that init "
             "returned for this tree, rule and layers."
         )
-    values, after = _stepped(
+    known = [
+        k.array for k in found.values() if isinstance(k.array, jax.Array) and not isinstance(k.array, jax.core.Tracer)
+    ]
+    places = {frozenset(x.devices()) for x in known}
+    # One program runs in one place.
+    call = _compiled if len(places) < 2 else _stepped
+    values, after = call(
         method,
         tuple(tuple((word, _frozen(x)) for word, x in k.geometry.items()) for k in found.values()),
         sweeps,
@@ -89,12 +94,14 @@ def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: i
     return dict(zip(found, values, strict=True)), dict(zip(found, after, strict=True))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
 def _stepped(
     method: Method, geometries: tuple[tuple[tuple[str, Any], ...], ...], sweeps: int, arrays: list[Any], states: Any
 ) -> tuple[list[Any], list[States]]:
-    """Compiled as one program, also outside ``jit``: there each operation would be a program of its own."""
     return specnorm.step_many(arrays, method, states, geometries=[dict(g) for g in geometries], sweeps=sweeps)
+
+
+_compiled = jax.jit(_stepped, static_argnums=(0, 1, 2))
+"""Also outside of the user's ``jit``, where each operation would be a program of its own."""
 
 
 def _frozen(x: Any) -> Any:
