@@ -218,7 +218,7 @@ def operators(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, default=False)
 def zoo(session: nox.Session) -> None:
-    """Layer classes of orthogonium, deel-torchlip and timm: each is proven, and its dense matrix agrees, or refused."""
+    """Layers of orthogonium, deel-torchlip and timm: proven, the dense matrix agrees, or refused; and a tutorial."""
     prepare(session, "-e", ".[torch]", *TEST_TOOLS, *ZOO_NEEDS)
     # Without what they require: it would bring another build of torch.
     session.install("-q", "--no-deps", *ZOO)

@@ -6,6 +6,7 @@ import math
 from typing import Any, Unpack
 
 from specnorm.api import measure
+from specnorm.backends import backend_for
 from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
@@ -44,7 +45,8 @@ def enclose(
     Enclosure
         ``status`` tells whether rtol was reached; where it was not the bounds are wider, and as true. The witness of a
         layer enclosed by its matrix has no frequency; its vectors are an output and an input,
-        and empty where these have more than 8 million entries.
+        and empty where these have more than 8 million entries. Bounds of a torch tensor carry no gradient;
+        the value of ``measure(kernel, Enclose())`` does.
 
     Raises
     ------
@@ -52,10 +54,10 @@ def enclose(
         Under a tracer.
     """
     result = measure(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures = result.stats
+    figures, backend = result.stats, backend_for(result.value)
     return Enclosure(
         lower=figures["lower"],
-        upper=result.value,
+        upper=backend.as_proven(result.value),
         witness=(figures["frequency"], figures["u"], figures["v"]),
         cells=int(figures["cells"]),
         levels=int(figures["levels"]),

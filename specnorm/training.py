@@ -17,6 +17,7 @@ from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.runtime.program import Program
 from specnorm.runtime.table import program_for, state_shapes
+from specnorm.runtime.zero_channels import batches, moved, padded
 from specnorm.spec import Geometry
 from specnorm.types import AnyArray, ArrayObject, ArrayT
 
@@ -133,23 +134,19 @@ def step_many(
     values: list[Any] = [None] * len(kernels)
     after: list[State] = [{} for _ in kernels]
     plans = [_plan(kernel, method, geometry) for kernel, geometry in zip(kernels, layers, strict=True)]
-    batches: dict[tuple[str, str], list[int]] = {}
-    for j, (backend, plan) in enumerate(plans):
-        _checked(plan, states[j])
-        batches.setdefault((plan.key, str(backend.device(kernels[j]))), []).append(j)
-    for members in batches.values():
-        first = members[0]
-        xp: Any = plans[first][0].namespace(kernels[first])
-        found, moved = step_stack(
-            xp.stack([kernels[j] for j in members]),
-            method,
-            {name: xp.stack([states[j][name] for j in members]) for name in states[first]},
-            sweeps=sweeps,
-            **layers[first],
-        )
+    names = [list(_checked(plan, state)) for (_, plan), state in zip(plans, states, strict=True)]
+    devices = [f"{backend.name} {backend.device(kernel)}" for (backend, _), kernel in zip(plans, kernels, strict=True)]
+    merge = any(backend.static_shapes for backend, _ in plans)
+    for members, wide in batches([plan for _, plan in plans], layers, devices, merge=merge):
+        backend = plans[members[0]][0]
+        xp: Any = backend.namespace(kernels[members[0]])
+        stack = xp.stack([padded(kernels[j], wide.shape, xp=xp) for j in members])
+        inside = [moved(tuple(states[j][name] for name in names[j]), plans[j][1], wide, xp=xp) for j in members]
+        found, reached = _step_stack(backend, wide, stack, tuple(map(xp.stack, zip(*inside, strict=True))), sweeps)
         for place, j in enumerate(members):
             values[j] = found[place, ...]
-            after[j] = {name: x[place, ...] for name, x in moved.items()}
+            own = moved(tuple(x[place, ...] for x in reached), wide, plans[j][1], xp=xp)
+            after[j] = dict(zip(names[j], own, strict=True))
     return values, after
 
 
@@ -172,11 +169,17 @@ def step_stack(
     backend, plan = _plan(kernels, method, geometry, stacked=True)
     check_count("sweeps", sweeps)
     shapes = _checked(plan, state, (kernels.shape[0],))
-    if not shapes:
-        each = [measure(kernels[j, ...], method, **geometry).value for j in range(kernels.shape[0])]
-        return backend.namespace(kernels).stack(each), {}
-    value, after = backend.step(plan, kernels, tuple(state[name] for name in shapes), sweeps)
+    value, after = _step_stack(backend, plan, kernels, tuple(state[name] for name in shapes), sweeps)
     return value, dict(zip(shapes, after, strict=True))
+
+
+def _step_stack(
+    backend: Backend, plan: Program, kernels: Any, state: tuple[Any, ...], sweeps: int
+) -> tuple[Any, tuple[Any, ...]]:
+    if state:
+        return backend.step(plan, kernels, state, sweeps)
+    each = [backend.apply(plan, kernels[j, ...])[0] for j in range(kernels.shape[0])]
+    return backend.namespace(kernels).stack(each), ()
 
 
 def _plan(

@@ -296,3 +296,18 @@ def test_zero_kernel_in_training() -> None:
         assert float(value.detach()) == 0.0, name
         # Of several singular values at a tie, any orthonormal basis makes a subgradient.
         assert bool((gradient == 0).all() if name != "singular_values" else gradient.isfinite().all()), name
+
+
+def test_proven_bounds_of_a_parameter_are_read_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """Of a value with a gradient torch warns, once a process unless told otherwise; `measure` keeps the gradient."""
+    kernel = torch.nn.Parameter(torch.ones(2, 2, 3))
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        found = specnorm.enclose(kernel)
+        assert 0 < float(found.lower) <= float(found.upper)
+        assert specnorm.certify(specnorm.rescale(kernel, 1.0), 1.0)
+    finally:
+        torch.set_warn_always(always)
+    assert [str(warning.message) for warning in recwarn] == []
+    assert specnorm.measure(kernel, specnorm.Enclose()).value.requires_grad

@@ -63,7 +63,9 @@ def _norms(model: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[st
 def test_table(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["audit", str(model)]) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[0] == str(model)
+    title, verdict, *_ = out.splitlines()
+    assert title == str(model)
+    assert "layers proven" in verdict
     assert "| conv1.weight | 4x3x3x3 |" in out
     assert "circular" not in out
     assert err == ""  # no progress bar where nobody watches

@@ -212,6 +212,46 @@ def test_equinox() -> None:
     assert certified(training.rescale(model, 0.5, rule), 0.5, rule)
 
 
+def test_equinox_modules_tell_their_geometry() -> None:
+    eqx = optional("equinox")
+    keys = jax.random.split(jax.random.key(0), 4)
+    model = {
+        "down": eqx.nn.Conv1d(4, 4, 3, stride=2, groups=2, padding=1, key=keys[0]),
+        "words": eqx.nn.Embedding(5, 3, key=keys[1]),
+        "norm": eqx.nn.LayerNorm((4, 5)),
+        "each": eqx.filter_vmap(lambda key: eqx.nn.Conv1d(2, 2, 3, key=key))(keys[2:]),
+        "head": eqx.nn.Linear(3, 2, key=keys[3]),
+    }
+    rule = training.equinox_layout
+    found = training.kernels(eqx.filter(model, eqx.is_array), rule)
+    assert list(found) == ["down/weight", "head/weight"]
+    stated = {"stride": (2,), "dilation": (1,), "groups": 2, "padding_mode": "zeros", "padding": ((1, 1),)}
+    assert found["down/weight"].geometry == stated
+    # The layer itself is at the bound, not half of it.
+    kernel, geometry = training.kernels(training.rescale(model, 0.1, rule), rule)["down/weight"]
+    assert float(specnorm.enclose(kernel, **geometry).lower) > 0.099
+
+
+def test_geometry_is_told_by_name() -> None:
+    tree = {"down": {"kernel": normal(3, 2, 4)}, "up": {"kernel": normal(3, 2, 4)}}
+    rule = training.with_geometry({"*": {"groups": 2}, "d*/kernel": {"stride": 2, "groups": 1}})
+    found = training.kernels(tree, rule)
+    assert {name: dict(k.geometry) for name, k in found.items()} == {
+        "down/kernel": {"layout": "WIO", "stride": 2, "groups": 1},
+        "up/kernel": {"layout": "WIO", "groups": 2},
+    }
+    with pytest.raises(specnorm.GeometryError, match="'side/' matches no layer"):
+        training.kernels(tree, training.with_geometry({"side/": {"stride": 2}}))
+    with pytest.raises(specnorm.GeometryError, match="'strides'"):
+        training.with_geometry({"*": {"strides": 2}})
+
+
+def test_flax_attention_is_left_out() -> None:
+    heads = {name: {"kernel": normal(4, 2, 2)} for name in ("query", "key", "value", "out")}
+    tree = {"attention": heads, "out": {"kernel": normal(3, 2, 4)}}
+    assert list(training.kernels(tree)) == ["out/kernel"]
+
+
 def test_the_documentation_runs_with_optax() -> None:
     """Blocks of the page that need Optax, which its other examples do without."""
     optional("optax")

@@ -22,6 +22,7 @@ from jax_training import (  # noqa: E402 - after the skip where JAX is missing
     followed,
     jnp,
     methods,
+    normal,
     parameters,
     stack,
     training,
@@ -102,6 +103,38 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     slope = sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree_util.tree_leaves, (gradient, direction)), strict=True))
     close((at(1e-2) - at(-1e-2)) / 2e-2, float(slope), rtol=1e-2)
     assert not gradient["Conv_0"]["bias"].any()
+
+
+def test_what_training_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of several widths are one program, and their start none: NumPy's steps, zero channels and all."""
+    traced, started = [], []
+
+    def advance(self: Any, blocks: Any, *given: Any, real: Any = specnorm.TensorNorm.advance, **named: Any) -> Any:
+        traced.append(blocks.shape)
+        return real(self, blocks, *given, **named)
+
+    def start(self: Any, blocks: Any, *given: Any, real: Any = specnorm.TensorNorm.start, **named: Any) -> Any:
+        started.append(type(blocks))
+        return real(self, blocks, *given, **named)
+
+    monkeypatch.setattr(specnorm.TensorNorm, "advance", advance)
+    monkeypatch.setattr(specnorm.TensorNorm, "start", start)
+    widths = [(2, 5), (5, 5), (5, 7)]
+    tree = {f"{j}": {"kernel": normal(3, *n, seed=j)} for j, n in enumerate(widths)}
+    penalty = training.SpectralPenalty()
+    state = penalty.init(tree)
+    assert started == [np.ndarray] * 3
+    _, state = penalty(tree, state)
+    gradient, _ = jax.grad(penalty, has_aux=True)(tree, state)
+    norms, _ = penalty.norms(tree, state)
+    assert traced == [(3, 7, 5, 3)]
+    for name, kernel in training.kernels(tree).items():
+        array, before = np.asarray(kernel.array), {k: np.asarray(x) for k, x in state[name].items()}
+        value, _ = specnorm.step(array, specnorm.TensorNorm(), before, layout="WIO")
+        slope = specnorm.value_and_grad(array, specnorm.TensorNorm(certified=False), layout="WIO")[1]
+        close(norms[name], value, rtol=1e-5)
+        found = gradient[name.partition("/")[0]]["kernel"]
+        assert np.linalg.norm(found - slope) <= 5e-3 * np.linalg.norm(slope)
 
 
 def test_the_state_is_carried_by_scan() -> None:

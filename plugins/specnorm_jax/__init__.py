@@ -198,10 +198,13 @@ class JaxBackend(Backend):
         return found
 
     def init(self, program: Program, kernels: Array) -> tuple[Array, ...]:
-        """Run compiled."""
+        """Run in NumPy where values are known: once a run, so that compiling would take longer than computing."""
         _check(program, kernels)
-        found: tuple[Array, ...] = _compiled_init(program, self.detach(kernels))
-        return found
+        if self.is_traced(kernels) or not kernels.is_fully_addressable:
+            traced: tuple[Array, ...] = _compiled_init(program, self.detach(kernels))
+            return traced
+        found = program.init(self.to_numpy(kernels), backend=self.host())
+        return tuple(self.from_numpy(x, kernels) for x in found)
 
     def step(
         self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int

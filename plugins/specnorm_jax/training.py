@@ -1,16 +1,13 @@
 """Training with JAX: penalties and projections on trees of parameters (Flax, Equinox, or any other pytree).
 
-Which leaves are kernels, and with which geometry, is said by a *rule*: a function of a leaf's path and the leaf, which
-returns specnorm's geometry keywords, or None for a leaf that is no kernel. `flax_layout` and `equinox_layout` are
-rules.
+Which leaves are kernels, and with which geometry, is said by a rule of `specnorm_jax.kernels`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import jax
@@ -19,115 +16,18 @@ import jax.numpy as jnp
 import specnorm
 from specnorm.errors import KernelError, MethodError
 from specnorm.methods import Method, TensorNorm
+from specnorm_jax.kernels import Kernel, Rule, equinox_layout, flax_layout, kernels, name_of, with_geometry
 
 if TYPE_CHECKING:
     import optax
 
+__all__ = [
+    "Kernel", "ProjectionState", "Rule", "SpectralPenalty", "States", "equinox_layout", "flax_layout", "kernels",
+    "project_spectral_norm", "rescale", "with_geometry",
+]  # fmt: skip
+
 Tree = TypeVar("Tree")
-Rule: TypeAlias = Callable[[str, Any], Mapping[str, Any] | None]
 _TENSOR_NORM = TensorNorm()
-_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
-
-
-class Kernel(NamedTuple):
-    """A leaf that is a kernel, and its geometry: ``specnorm.enclose(kernel.array, **kernel.geometry)``."""
-
-    array: Any
-    geometry: Mapping[str, Any]
-
-
-# -- which leaves are kernels ------------------------------------------------------------------------------------
-def flax_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
-    """Rule for Flax (NNX and Linen): leaves named ``kernel`` with 2 to 5 axes, in the layouts ``IO`` to ``DHWIO``.
-
-    Parameters
-    ----------
-    path : str
-        The leaf's path, ``"Conv_0/kernel"``.
-    leaf : array
-
-    Returns
-    -------
-    dict or None
-        Stride 1 and one group: also for a strided or grouped convolution the bounds of that are bounds. Kernels of
-        attention (``DenseGeneral``) and parameters stacked over layers are told from convolutions by their names only:
-        leave them out by ``layers``, or by a rule of your own.
-    """
-    if path.rpartition("/")[2] != "kernel" or leaf.ndim not in _LAYOUTS:
-        return None
-    return {"layout": _LAYOUTS[leaf.ndim]}
-
-
-def equinox_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
-    """Rule for Equinox: leaves named ``weight`` with 2 to 5 axes, in torch's order ``(out, in // groups, ...)``.
-
-    Parameters
-    ----------
-    path : str
-        The leaf's path, ``"layers/0/weight"``.
-    leaf : array
-
-    Returns
-    -------
-    dict or None
-        Stride 1 and one group: also for strided, grouped and transposed convolutions the bounds of that are bounds.
-        ``Embedding``, and ``LayerNorm`` over several axes, have weights of the same name and rank: leave them out by
-        ``layers``, or by a rule of your own.
-    """
-    if path.rpartition("/")[2] != "weight" or leaf.ndim not in _LAYOUTS:
-        return None
-    return {}
-
-
-def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[str, Kernel]:
-    """Find the kernels of a tree of parameters.
-
-    Parameters
-    ----------
-    tree : pytree
-        Parameters of Flax (``nnx.state(model, nnx.Param)``, ``variables["params"]``), an Equinox model, or any other.
-        Leaves that are not real floating arrays are passed over.
-    rule : callable, default `flax_layout`
-        From (path, leaf) to geometry keywords of specnorm, or None for a leaf that is no kernel.
-    layers : str, default "*"
-        Shell pattern that the path must match as well, ``"encoder/*"``; a star matches slashes too.
-
-    Returns
-    -------
-    dict of str to Kernel
-        By path, in the tree's order. Paths are joined by ``/``; the ``value`` at the end of NNX's is left out.
-
-    Raises
-    ------
-    KernelError
-        If no leaf is a kernel.
-    """
-    found: dict[str, Kernel] = {}
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for keys, leaf in leaves:
-        name = _name(keys)
-        geometry = _geometry(name, leaf, rule, layers)
-        if geometry is not None:
-            found[name] = Kernel(leaf, geometry)
-    if not found:
-        some = ", ".join(repr(_name(keys)) for keys, _ in leaves[:4]) or "none"
-        raise KernelError(
-            f"none of the tree's {len(leaves)} leaves ({some}, ...) is a kernel by the rule "
-            f"{getattr(rule, '__name__', rule)!r} with layers={layers!r}. Give another rule (equinox_layout for "
-            "Equinox), or a function of (path, leaf) that returns geometry keywords."
-        )
-    return found
-
-
-def _name(keys: tuple[Any, ...]) -> str:
-    name: str = jax.tree_util.keystr(keys, simple=True, separator="/")
-    return name.removesuffix("/value")
-
-
-def _geometry(name: str, leaf: Any, rule: Rule, layers: str) -> Mapping[str, Any] | None:
-    if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) and fnmatchcase(name, layers)):
-        return None
-    return rule(name, leaf)
 
 
 # -- certified, after training -----------------------------------------------------------------------------------
@@ -157,7 +57,7 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
         name: specnorm.rescale(kernel.array, bound, **kernel.geometry)
         for name, kernel in kernels(tree, rule, layers=layers).items()
     }
-    changed: Tree = jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(_name(keys), leaf), tree)
+    changed: Tree = jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(name_of(keys), leaf), tree)
     return changed
 
 
@@ -178,11 +78,34 @@ def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: i
             f"the state is of the kernels {sorted(states)}, and the tree has {sorted(found)}. Give the state that init "
             "returned for this tree, rule and layers."
         )
-    arrays, geometries = [k.array for k in found.values()], [k.geometry for k in found.values()]
-    values, after = specnorm.step_many(
-        arrays, method, [states[name] for name in found], geometries=geometries, sweeps=sweeps
+    known = [
+        k.array for k in found.values() if isinstance(k.array, jax.Array) and not isinstance(k.array, jax.core.Tracer)
+    ]
+    places = {frozenset(x.devices()) for x in known}
+    # One program runs in one place.
+    call = _compiled if len(places) < 2 else _stepped
+    values, after = call(
+        method,
+        tuple(tuple((word, _frozen(x)) for word, x in k.geometry.items()) for k in found.values()),
+        sweeps,
+        [k.array for k in found.values()],
+        [states[name] for name in found],
     )
     return dict(zip(found, values, strict=True)), dict(zip(found, after, strict=True))
+
+
+def _stepped(
+    method: Method, geometries: tuple[tuple[tuple[str, Any], ...], ...], sweeps: int, arrays: list[Any], states: Any
+) -> tuple[list[Any], list[States]]:
+    return specnorm.step_many(arrays, method, states, geometries=[dict(g) for g in geometries], sweeps=sweeps)
+
+
+_compiled = jax.jit(_stepped, static_argnums=(0, 1, 2))
+"""Also outside of the user's ``jit``, where each operation would be a program of its own."""
+
+
+def _frozen(x: Any) -> Any:
+    return tuple(map(_frozen, x)) if isinstance(x, (list, tuple)) else x
 
 
 @dataclass(frozen=True)
@@ -346,7 +269,7 @@ def project_spectral_norm(
         if params is None:
             raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
         found = kernels(params, rule, layers=layers)
-        steps = {_name(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+        steps = {name_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
         moved = {
             name: kernel._replace(array=jax.lax.stop_gradient((kernel.array + steps[name]).astype(kernel.array.dtype)))
             for name, kernel in found.items()
@@ -354,7 +277,7 @@ def project_spectral_norm(
         norms, after = _step(moved, method, state.kernels, sweeps)
 
         def projected(keys: tuple[Any, ...], step: Any) -> Any:
-            name = _name(keys)
+            name = name_of(keys)
             if name not in found:
                 return step
             norm, kernel = norms[name], found[name].array

@@ -120,6 +120,10 @@ class TorchArrays(Backend):
         """Return ``x.detach()``."""
         return x.detach()
 
+    def as_proven(self, x: Array) -> Array:
+        """Without a gradient: torch warns of ``float(x)`` otherwise."""
+        return x.detach()
+
 
 class _ShapesOnly(TorchArrays):
     """Stands in while shapes are inferred: values are unknown, loops run once."""

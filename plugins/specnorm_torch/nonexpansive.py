@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from specnorm.errors import MethodError
+from specnorm.methods.base import check_count
 from specnorm.networks import Measure, Method, NetworkBound, bound, step
 from specnorm_torch.baking import baked
 from specnorm_torch.modules import at_inference
@@ -96,8 +97,7 @@ def nonexpansive(
     MethodError
         If the model cannot be traced, or has not one input and one output (with ``residual`` of one shape).
     """
-    if steps < 1:
-        raise MethodError(f"steps={steps}; expected at least 1.")
+    check_count("steps", steps, least=1)
     model = baked(model) if bake else model
     graph = network_graph(model, input_shape)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:

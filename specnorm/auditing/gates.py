@@ -9,6 +9,30 @@ from specnorm.auditing.report import Report, violations
 from specnorm.text import number
 
 
+def verdict(report: Report) -> str:
+    """What a report proves, in one sentence: of how many layers, how large the norms are, the network's constant."""
+    rows = report.layers
+    if not rows:
+        return "No layer was measured."
+    measured = [row for row in rows if row.upper is not None and row.lower is not None]
+    parts = [f"{len(measured)} of {len(rows)} layers proven"]
+    if measured:
+        above = [row for row in measured if row.lower is not None and row.lower > 1]
+        open_ = sum(row.upper is not None and row.upper > 1 for row in measured) - len(above)
+        largest = f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}"
+        if not above and not open_:
+            parts.append("each nonexpansive" if len(measured) == len(rows) else "each of these nonexpansive")
+        elif 2 * len(above) <= len(measured):
+            counts = ((len(above), "above 1"), (open_, "not decided to be at most 1"))
+            parts.append(", ".join(f"{n} {what}" for n, what in counts if n))
+        parts.append(largest)
+    if report.network is not None:
+        upper = report.network.upper
+        words = "no constant of the network" if upper is None else "the network's constant is at most "
+        parts.append(words + ("" if upper is None else number(upper, "upper")))
+    return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
+
+
 def norms(reports: Sequence[Report], bound: float) -> list[str]:
     """Lines that name the layers not proven to have a norm of at most ``bound``; none if there are none."""
     found = [violation for report in reports for violation in violations(report.layers, bound)]

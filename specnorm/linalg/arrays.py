@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -214,3 +214,22 @@ def gram_smaller(a: Array, *, xp: Namespace) -> Array:
     """A*A or AA* of a stack of matrices, whichever is smaller: the same norm."""
     h = adjoint(a, xp=xp)
     return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)
+
+
+def repeated(
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]], count: Any, state: tuple[Array, ...], *, ops: ArrayOps
+) -> tuple[Array, ...]:
+    """Apply ``body`` to a state so many times. Where a loop compiles, the body is compiled once.
+
+    Parameters
+    ----------
+    body : callable
+        Keeps the state's shapes and dtypes.
+    count : int, or 0-d integer array where a loop compiles
+    state : tuple of arrays
+    ops : ArrayOps
+    """
+    _, *found = ops.loop(
+        lambda s: s[0] < count, lambda s: (s[0] + 1, *body(s[1:])), (counter(state[0], ops=ops), *state)
+    )
+    return tuple(found)

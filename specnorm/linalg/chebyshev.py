@@ -10,7 +10,7 @@ from specnorm.linalg import arrays
 
 if TYPE_CHECKING:
     from specnorm.linalg.power import LinearMap
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import Array, ArrayOps
 
 _DEGREE = 4
 """Of a filter of vectors: eigenvalues above twice the cut grow 577 times as much as those below it."""
@@ -23,7 +23,7 @@ def chebyshev_filter(
     *,
     first: Array | None = None,
     renormalise_every: int | None = None,
-    xp: Namespace,
+    ops: ArrayOps,
 ) -> Array:
     """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
 
@@ -45,9 +45,13 @@ def chebyshev_filter(
     -------
     array
     """
+    xp = ops.xp
     before, x = x, mapped(x) if first is None else first
+    if renormalise_every is None:
+        x, _ = arrays.repeated(lambda s: (2 * mapped(s[0]) - s[1], s[0]), degree - 1, (x, before), ops=ops)
+        return x
     for step in range(1, degree + 1):
-        if renormalise_every is not None and step % renormalise_every == 0:
+        if step % renormalise_every == 0:
             x, norm = arrays.normalise(x, xp=xp)
             before = before / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), before.dtype)
         if step < degree:
@@ -77,7 +81,7 @@ def top_vectors(gram: Array, count: int, cut: np.ndarray, *, ops: ArrayOps) -> t
     x = xp.astype(xp.broadcast_to(ops.from_numpy(drawn, xp.real(gram)), (*gram.shape[:2], count)), gram.dtype)
     # Twice half the degree: vectors do not become dependent in between.
     for _ in range(2):
-        x = chebyshev_filter(lambda y: xp.matmul(gram, y) * scale - y, x, _DEGREE, xp=xp)
+        x = chebyshev_filter(lambda y: xp.matmul(gram, y) * scale - y, x, _DEGREE, ops=ops)
         x, _ = xp.linalg.qr(x)
     values, turned = xp.linalg.eigh(xp.matmul(arrays.adjoint(x, xp=xp), xp.matmul(gram, x)))
     return values, xp.matmul(x, turned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -210,4 +210,16 @@ class Stepped(Method):
 
         A vector that a zero or non-finite kernel would destroy is kept. No sweep: evaluate where the state stands.
         """
+        raise NotImplementedError
+
+    def state_class(self, spec: ConvSpec) -> Hashable:
+        """What zero channels leave of a state's layout: states of one class can be taken to each other's channels.
+
+        None: this method's states cannot be taken so.
+        """
+        del spec
+        return None
+
+    def with_channels(self, state: tuple[Array, ...], channels: int, wider: int, *, xp: Namespace) -> tuple[Array, ...]:
+        """State (..., *shape) of blocks with other input channels: more, by zeros, or fewer, by cutting zeros off."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ is approached from below by alternating maximisation, so the computed value is a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -162,6 +162,19 @@ class TensorNorm(Stepped):
         p, *sizes = _parts(spec)
         layout = state_layout(p, tuple(sizes))
         return {"iterates": (layout.fixed + layout.free, p + sum(sizes), 2)}
+
+    def state_class(self, spec: ConvSpec) -> Hashable:
+        """Iterates at the same frequencies, as many, and as many taps: zero channels stay zero in every product."""
+        p, *sizes = _parts(spec)
+        return state_layout(p, tuple(sizes)), tuple(sizes)
+
+    def with_channels(self, state: tuple[Array, ...], channels: int, wider: int, *, xp: Namespace) -> tuple[Array, ...]:
+        """Zeros at the end of the right vectors, which come first."""
+        (x,) = state
+        kept, spatial = x[..., : min(channels, wider), :], x[..., channels:, :]
+        more = xp.zeros_like(kept[..., :1, :])
+        more = xp.broadcast_to(more, (*more.shape[:-2], max(0, wider - channels), 2))
+        return (xp.concat([kept, more, spatial], axis=-2),)
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Where the iterates get to from the starts of a whole maximisation."""

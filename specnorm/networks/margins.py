@@ -122,6 +122,17 @@ class CertifiedAccuracy:
         accuracy = [float(np.mean(radius > r)) if radius.size else 0.0 for r in asked]
         return cls(asked, np.asarray(accuracy), radius, known)
 
+    def curve(self) -> tuple[Weights, Weights]:
+        """Radii at which the certified accuracy falls, ascending from 0, and what it is from each on."""
+        falls = np.unique(np.concatenate([[0.0], self.radius[np.isfinite(self.radius)]]))
+        ranks = np.searchsorted(np.sort(self.radius), falls, side="right")
+        return falls, 1.0 - ranks / max(1, len(self.radius)) if len(self.radius) else np.zeros(len(falls))
+
+    def to_csv(self) -> str:
+        """Lines of ``radius,certified``, the numbers to the last digit."""
+        rows = (f"{float(r)!r},{float(a)!r}" for r, a in zip(self.radii, self.accuracy, strict=True))
+        return "\n".join(["radius,certified", *rows, ""])
+
     def __str__(self) -> str:
         """Table of radii and shares."""
         rows = [

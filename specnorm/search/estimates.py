@@ -80,7 +80,7 @@ def chebyshev(
     def mapped(x: Array) -> Array:
         return xp.matmul(gram, x[..., None])[..., 0] * scale - x
 
-    vectors = chebyshev_filter(mapped, vectors, degree, renormalise_every=3, xp=xp)
+    vectors = chebyshev_filter(mapped, vectors, degree, renormalise_every=3, ops=ops)
     vectors, _ = arrays.normalise(vectors, xp=xp)
     vectors, norm = gram_power(lambda x: xp.matmul(gram, x[..., None])[..., 0], vectors, 1, xp=xp)
     # ||H v|| for the unit v before is at most lambda_max.

@@ -18,7 +18,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class TrackingTuning:
         Part of a vector that must be left without the others of its block; below, it is rounding.
     small_matrix : int
         Entries of a matrix up to which all sample frequencies are filtered at once: then calls cost more than products.
+        Where chunks would be compiled one by one, all are.
     duplicate : float
         Overlap of two iterates' rank-one tensors from which the lower one is dropped.
     start : tuple of (filters, sweeps, most)
@@ -122,8 +123,7 @@ def start_state(form: Form, starts: Array, seed: int) -> Array:
     fixed = form.ops.from_numpy(host, form.by_row)
     fixed = xp.broadcast_to(fixed, (form.b, *fixed.shape[1:]))
     filters, sweeps, most = TUNING.start
-    for _ in range(filters):
-        fixed = _filtered(form, fixed, layout)
+    (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], layout),), filters, (fixed,), ops=form.ops)
     starts = xp.concat([starts] * -(-layout.free // starts.shape[1]), axis=1)
     now = _round(form, fixed, starts, layout, further=sweeps)
     gain, least = xp.ones_like(now.gain), 16 * float(xp.finfo(form.by_row.dtype).eps)
@@ -145,22 +145,25 @@ def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
     xp, ops, layout = form.xp, form.ops, state_layout(form.p, form.lengths)
     # Where reading a number means waiting for it, everything is done exactly once.
     unseen = ops.asynchronous
-    now = _round(form, vectors[:, : layout.fixed, :], vectors[:, layout.fixed :, :], layout)
-    for _ in range(rounds - 1):
-        now = _round(form, now.fixed, now.free, layout)
 
-    def lost(state: tuple[Array, ...]) -> Array:
+    def lost(state: tuple[Array, ...]) -> Any:
         count, _, _, _, gain, change = state
-        return (count < TUNING.searches) & xp.any((gain > TUNING.search_gain) | (change > TUNING.search_change))
+        if unseen:
+            return count < rounds + 1
+        moved = xp.any((gain > TUNING.search_gain) | (change > TUNING.search_change))
+        return (count < rounds) | ((count < rounds + TUNING.searches) & moved)
 
-    def search(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return (
-            state[0] + 1,
-            *_round(form, _filtered(form, state[1], layout), state[2], layout, further=TUNING.further),
-        )
+    def onward(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        # One body for rounds and searches: what is written twice is compiled twice.
+        count, fixed, free, *_ = state
+        searching = 1 * (count >= rounds)
+        (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], layout),), searching, (fixed,), ops=ops)
+        return (count + 1, *_round(form, fixed, free, layout, further=searching * TUNING.further))
 
-    state = (arrays.counter(vectors, ops=ops), *now)
-    _, *found = search(state) if unseen else ops.loop(lost, search, state)
+    fixed, free = vectors[:, : layout.fixed, :], vectors[:, layout.fixed :, :]
+    nothing = xp.zeros((form.b, min(TUNING.highest, layout.free)), dtype=form.by_row.dtype, device=ops.device(vectors))
+    state = (arrays.counter(vectors, ops=ops), fixed, free, nothing, nothing[:, 0], nothing[:, 0])
+    _, *found = ops.loop(lost, onward, state)
     now = Round(*found)
     few, values = _maximised(form, now, TUNING.sweep_gain, TUNING.sweeps, unseen=unseen)
     highest = arrays.pick(few, xp.argmax(values, axis=1), xp=xp)[:, None, :]
@@ -187,7 +190,7 @@ class Round(NamedTuple):
     change: Array
 
 
-def _round(form: Form, fixed: Array, free: Array, layout: StateLayout, *, further: int = 0) -> Round:
+def _round(form: Form, fixed: Array, free: Array, layout: StateLayout, *, further: Any = 0) -> Round:
     """Sweep every iterate once, and on; a subspace iteration at the sample frequencies.
 
     The highest iterates that are no duplicates are the new free ones.
@@ -203,9 +206,14 @@ def _round(form: Form, fixed: Array, free: Array, layout: StateLayout, *, furthe
     fixed = _or_keep(form, subspace, [x[:, :count, :] for x in modes], after * left_over, fixed)
     v, modes, value = form.onward(rows, modes, weights)
     del rows
-    moved, old = _or_keep(form, v, modes, value, vectors), vectors
-    for _ in range(further):
-        (moved, value), old = _extrapolated_sweep(form, moved, old, value), moved
+
+    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        here, before, reached = state
+        there, reached = _extrapolated_sweep(form, here, before, reached)
+        return there, here, reached
+
+    moved = _or_keep(form, v, modes, value, vectors)
+    moved, _, value = arrays.repeated(sweep, further, (moved, vectors, value), ops=form.ops)
     v, modes = form.split(moved)
     duplicate = _duplicates(v, form.weights(modes), value, ops=form.ops)
     top = xp.max(value, axis=1)
@@ -260,7 +268,8 @@ def _filtered(form: Form, fixed: Array, layout: StateLayout) -> Array:
     v, modes = form.split(fixed)
     v = xp.reshape(v, (form.b, layout.block_size, layout.frequencies, form.p))
     weights = form.weights([x[:, : layout.frequencies, :] for x in modes])
-    chunk = layout.frequencies if form.m * form.p <= TUNING.small_matrix else max(1, form.taps // 4)
+    few = form.m * form.p > TUNING.small_matrix and form.ops.may_branch
+    chunk = max(1, form.taps // 4) if few else layout.frequencies
     done, amplified = [], []
     for first in range(0, layout.frequencies, chunk):
         matrix = form.matrices(weights[:, first : first + chunk, :])
@@ -270,7 +279,7 @@ def _filtered(form: Form, fixed: Array, layout: StateLayout) -> Array:
         cut = xp.maximum(TUNING.known * xp.min(squared, axis=-1), TUNING.floor * xp.max(squared, axis=-1))
         scale = xp.astype(_ratio(xp.full_like(cut, 2.0), cut, xp=xp), x.dtype)[..., None, None]
         mapped = _to_unit_interval(matrix, scale, xp=xp)
-        x = chebyshev_filter(mapped, x, TUNING.degree, first=mapped(x, image), xp=xp)
+        x = chebyshev_filter(mapped, x, TUNING.degree, first=mapped(x, image), ops=form.ops)
         done.append(xp.permute_dims(x, (0, 3, 1, 2)))
         amplified.append(xp.permute_dims(squared >= cut[..., None], (0, 2, 1)))
     v = xp.reshape(xp.concat(done, axis=2), (form.b, layout.fixed, form.p))

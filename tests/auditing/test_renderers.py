@@ -117,6 +117,26 @@ def test_table_says_what_it_shows() -> None:
     assert "for the input shape 8x9" in render([audit({"k": np.ones((2, 2, 3, 3))}, input_shape=(8, 9))], "table")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ([0.5, 0.9], "2 of 2 layers proven: each nonexpansive, the largest norm is at most 0.900900."),
+        (
+            [0.5, 1.0, 2.0],
+            "3 of 3 layers proven: 1 above 1, 1 not decided to be at most 1, the largest norm is at most 2.00200.",
+        ),
+        ([3.0, 2.0], "2 of 2 layers proven: the largest norm is at most 3.00300."),
+        ([0.5, np.nan], "1 of 2 layers proven: each of these nonexpansive, the largest norm is at most 0.500500."),
+        ([np.nan], "0 of 1 layers proven."),
+    ],
+    ids=str,
+)
+def test_table_begins_with_a_verdict(sizes: list[float], words: str) -> None:
+    pytest.importorskip("rich")
+    arrays = {f"{j}.weight": np.full((1, 1), size) for j, size in enumerate(sizes)}
+    assert render([audit(arrays, methods=[])], "table").splitlines()[0] == words
+
+
 def test_table_rounds_outwards() -> None:
     pytest.importorskip("rich")
     (row,) = (report := audit({"k": np.eye(2) / 3})).layers

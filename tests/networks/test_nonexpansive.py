@@ -93,8 +93,9 @@ def test_the_model_is_as_before() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(MethodError, match="expected at least 1"):
-        nonexpansive(denoiser(1.0), (1, 8, 8), steps=0)
+    for steps in (0, 2.5, True, "10"):
+        with pytest.raises(MethodError, match="give an integer of at least 1"):
+            nonexpansive(denoiser(1.0), (1, 8, 8), steps=steps)  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="same shape"):
         nonexpansive(nn.Linear(3, 2), (3,), residual=True)
 

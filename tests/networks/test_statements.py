@@ -175,6 +175,9 @@ def test_certified_accuracy_of_a_module() -> None:
     assert model.training
     assert found.accuracy[0] == 1
     assert found.accuracy[2] == 0
+    assert found.to_csv().splitlines()[:2] == ["radius,certified", "0.0,1.0"]
+    for radius, share in zip(*found.curve(), strict=True):
+        assert share == pytest.approx(np.mean(found.radius > radius))
     # No label moves within its radius: towards each other class along the gradient.
     for sample, label, radius in zip(x, y, found.radius, strict=True):
         for other in set(range(3)) - {int(label)}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+from specnorm.auditing.gates import verdict
 from specnorm.auditing.report import CIRCULAR, STANDARD, Report, Row, Value
 from specnorm.text import number, visible
 
@@ -74,7 +75,7 @@ def cells(row: Row, methods: Sequence[str]) -> list[str]:
 
 def _report(report: Report) -> str:
     methods = columns(report)
-    title = [visible(report.model)] if report.model is not None else []
+    title = [*([visible(report.model)] if report.model is not None else []), verdict(report), ""]
     rows = [[visible(row.name), *cells(row, methods)] for row in report.layers]
     lines = _table(["layer", "shape", "lower", "upper", *methods, "ratio"], rows)
     return "\n".join([*title, *lines, "", *notes(report), ""])

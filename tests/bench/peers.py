@@ -1,0 +1,129 @@
+"""docs/compare.md, from the committed lines of the benchmarks: ``python -m bench.peers`` in ``tests`` writes it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "compare.md"
+
+
+class Peer(NamedTuple):
+    """A published method, and what answers the same question here."""
+
+    section: str
+    contestant: str
+    title: str
+    source: str
+    promise: str
+    here: str
+
+
+PEERS = (
+    Peer("tensor norm", "hopm", "TN by HOPM", "[Grishina et al. 2024](https://arxiv.org/abs/2409.11859)",
+         "upper, if the maximum was found; nothing tells", "tn_bound, proven"),
+    Peer("uniform grid", "uniform_grid", "LipGrid", "[Araujo et al. 2021](https://arxiv.org/abs/2006.08391)",
+         "upper, rounding left out", "grid_bound"),
+    Peer("unfoldings", "unfolding_power", "Fantastic Four", "[Singla & Feizi 2021](https://arxiv.org/abs/1911.10258)",
+         "upper, if the power steps have converged", "f4_bound"),
+    Peer("circular", "fft_svd", "FFT and SVD", "[Sedghi et al. 2019](https://arxiv.org/abs/1805.10408)",
+         "exact, circular at one size", "conv_norm"),
+    Peer("gram", "gram_fft", "Gram iteration", "[Delattre et al. 2023](https://arxiv.org/abs/2305.16173)",
+         "upper, circular at one size", "gram_bound"),
+    Peer("power", "power_at_size", "Power method on the layer", "[Ryu et al. 2019](https://arxiv.org/abs/1905.05406)",
+         "lower", "power_norm, 20 steps"),
+)  # fmt: skip
+"""What `bench.yardsticks` has written from the papers, and their promises as published."""
+
+HEAD = """# How it compares
+
+Published methods for the spectral norm of a convolution layer, and for the Lipschitz constant of a network, beside
+specnorm's, from the committed lines of the [benchmarks](benchmarks/index.md). `python -m bench.peers` in `tests` makes
+this page; nothing on it is typed by hand but the promises and sources.
+
+## Layers
+
+Each method written plainly from its paper, on the same kernels as its counterpart here, in turn in one process, on one
+thread. *Value*: divided by the layer's norm, proven to 1e-4, smallest to largest over the kernels; an upper bound below
+1 is wrong. *Faster*: how many times as fast the counterpart is, median of the paired ratios."""
+BETWEEN = """All of specnorm's upper values are proven, rounding included, where values are known; `enclose` gives both
+ends. The published ones come from floating-point arithmetic that nobody bounds, and need no library but one of
+arrays. `torch.nn.utils.parametrizations.spectral_norm`
+([Miyato et al. 2018](https://arxiv.org/abs/1802.05957)) divides by the
+norm of the [reshaped kernel](methods/reshaped.md), a lower bound: it makes no convolution 1-Lipschitz
+([tutorial](tutorials/one-lipschitz.md)).
+
+## Dense networks
+
+Random ReLU networks, beside [eclipse-nn](https://pypi.org/project/eclipse-nn/) as PyPI has it
+([ECLipsE](https://arxiv.org/abs/2404.04375)) and the optimum of
+[LipSDP](https://arxiv.org/abs/1906.04893) by a cone solver: smaller is closer. *Product* and *specnorm* are
+proven, rounding included; the others are what floating point and the solver say."""
+TAIL = """Convolutional and residual networks, which those codes do not take: [whole networks](benchmarks/networks.md).
+What a proof costs: [price](benchmarks/price.md)."""
+
+
+def read(name: str) -> list[Row]:
+    """Lines of a committed file."""
+    text = (DOCS / "benchmarks" / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """As Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _values(rows: list[Row], section: str, contestant: str) -> list[Row]:
+    mine = (section, "torch cpu", contestant)
+    return [row for row in rows if (row["section"], row["library"], row["contestant"]) == mine and "skipped" not in row]
+
+
+def _span(rows: list[Row]) -> str:
+    values = [row["value_over_norm"] for row in rows if row.get("value_over_norm")]
+    return f"{min(values):.4f} to {max(values):.4f}" if values else "-"
+
+
+def layers(rows: list[Row]) -> str:
+    """A line a published method."""
+    lines = []
+    for peer in PEERS:
+        theirs, ours = (_values(rows, peer.section, name) for name in (peer.contestant, peer.here))
+        times = [row["faster"] for row in ours if row.get("faster")]
+        faster = f"{statistics.median(times):.3g}x" if times else "-"
+        lines.append(
+            [f"{peer.title} ({peer.source})", peer.promise, _span(theirs), f"`{peer.here}`", _span(ours), faster]
+        )
+    lines.append(["-", "-", "-", "`enclose`, upper", _span(_values(rows, "circular", "enclose 1e-3")), "-"])
+    return table(["published", "promises", "value", "here", "value", "faster"], lines)
+
+
+def dense(rows: list[Row]) -> str:
+    """A line a network."""
+    names = ("product", "specnorm", "ECLipsE_Fast", "ECLipsE", "ECLipsE, Clarabel", "LipSDP")
+    lines = []
+    for row in rows:
+        if row["method"] == "dense":
+            found = (row.get(name) for name in names)
+            lines.append(
+                [row["network"], *("-" if x is None or x.get("fell_back") else f"{x['value']:.3g}" for x in found)]
+            )
+    return table(["widths", "product", "specnorm", "ECLipsE-Fast", "ECLipsE", "with Clarabel", "LipSDP"], lines)
+
+
+def page() -> str:
+    """The page's text."""
+    suite, networks = read("suite.jsonl"), read("networks.jsonl")
+    days = sorted({row["date"] for row in suite + networks})
+    measured = f"Measured {days[0]} to {days[-1]} on {suite[0]['machine']}."
+    parts = [HEAD, layers(suite), BETWEEN, dense(networks), TAIL, measured]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
