@@ -28,7 +28,7 @@ from specnorm.networks.forms import (
     times,
 )
 from specnorm.networks.graph import Graph, Node, Shape
-from specnorm.networks.links import Filter, Link, Term
+from specnorm.networks.links import Filter, Link, Term, Weights
 from specnorm.networks.rules import FACTORS, UnknownRuleError
 from specnorm.proof import host
 from specnorm.spec import ConvSpec
@@ -169,6 +169,8 @@ class Reader:
             return times(form, float(numbers.reshape(-1)[0]))
         if node.params.get("channel") != form.axis or numbers.shape != (form.width,):
             return None
+        if node.params.get("exact") and (steeper := self._steeper_by(node, form, numbers)) is not None:
+            return steeper
         if any(term.scale is not None for term in form.terms):
             return None
         return replace(form, terms=tuple(replace(t, scale=of_rows(numbers, t.rows)) for t in form.terms))
@@ -197,6 +199,15 @@ class Reader:
             return replace(link, slopes=(outward(host.below, low), outward(host.above, high)))
 
         return self._changed(node, form, change)
+
+    def _steeper_by(self, node: Node, form: Form, numbers: Weights) -> Form | None:
+        """The last value, whose functions are as many times as steep: what is scaled needs no value of its own."""
+        link = None if form.value is None else self.values[form.value].link
+        if link is None or not link.open or link.groups is not None:
+            return None
+        ends = [end * numbers for end in link.slopes]
+        low, high = outward(host.below, np.minimum(*ends)), outward(host.above, np.maximum(*ends))
+        return self._changed(node, form, lambda link: replace(link, slopes=(low, high)))
 
     def _changed(self, node: Node, form: Form, change: Callable[[Link], Link]) -> Form | None:
         """The last value after one more node, if nothing else reads it as it was."""

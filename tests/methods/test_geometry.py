@@ -57,7 +57,7 @@ def test_upper_values_hold_for_the_layer_at_its_size(xp: Lib, name: str, plain: 
             else:
                 assert lib.number(got.value) >= rounded(truth, layer.recipe, lib).lo * (1 - 1e-4)
 
-    for_all(lib, layers(plain=plain, around=True), check, share=2.0)
+    for_all(lib, layers(plain=plain, around=True), check)
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "any"])
@@ -76,7 +76,7 @@ def test_other_values_hold_for_the_layer_at_its_size(xp: Lib, name: str, plain: 
             roomy = rounded(truth, layer.recipe, lib)
             assert roomy.lo * (1 - 1e-6) <= got <= roomy.hi * (1 + 1e-6)
 
-    for_all(lib, layers(plain=plain, around=True), check, share=2.0)
+    for_all(lib, layers(plain=plain, around=True), check)
 
 
 @pytest.mark.parametrize("name", [n for n, p in PROMISES.items() if p.about == "supremum"])

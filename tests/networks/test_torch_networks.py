@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
@@ -300,3 +302,34 @@ def test_one_value_as_two_outputs_counts_twice() -> None:
             return y, y
 
     assert network_bound(Twice(), (2,)).upper == pytest.approx(3 * math.sqrt(2))
+
+
+class Residual(nn.Module):
+    """x - 2 W diag(t) relu(W^T x + b): for t = 1 / (sums of |W^T W|), 1-Lipschitz (SLL, Araujo et al. 2023)."""
+
+    def __init__(self, weight: Tensor, scales: Tensor) -> None:
+        super().__init__()
+        self.weight, self.scales = nn.Parameter(weight), nn.Parameter(scales)
+        self.bias = nn.Parameter(torch.linspace(-1, 1, len(weight), dtype=weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.scales * torch.relu(F.linear(x, self.weight) + self.bias)
+        return x - 2 * F.linear(inner, self.weight.T)
+
+
+@pytest.mark.parametrize("signs", [1.0, -1.0, 0.0])
+def test_units_that_are_scaled_after_their_activation(signs: float) -> None:
+    """Each unit's slopes are scaled with it: above every choice of units, and 1 where the theorem says so."""
+    numbers = torch.Generator().manual_seed(0)
+    weight = torch.randn(7, 9, generator=numbers, dtype=torch.float64)
+    scales = 1 / (weight @ weight.T).abs().sum(1)
+    scales *= signs or torch.tensor([1.0, -1.0, 0.0, 1.0, -1.0, 1.0, -1.0])
+    found = network_bound(Residual(weight, scales), (9,))
+    assert found.upper is not None
+    masks = np.array(list(itertools.product([0.0, 1.0], repeat=7)))
+    w, t = weight.numpy(), scales.numpy()
+    slopes = np.eye(9) - 2 * np.einsum("um,ku,un->kmn", w, masks * t, w)
+    reached = float(np.linalg.norm(slopes, 2, axis=(1, 2)).max())
+    assert reached * (1 - 1e-12) <= found.upper <= reached * (1.002 if signs else 1.2)
+    if signs == 1.0:
+        assert reached <= 1 + 1e-12
