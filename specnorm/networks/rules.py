@@ -119,6 +119,17 @@ def max_pool(node: Node, source: Node) -> float:
     return host.root_up(math.prod(axes.overlap(window) for window in _windows(node, source)))
 
 
+def l2_pool(node: Node, source: Node) -> float:
+    """The root of ``times`` an average of squares: sqrt(times o / k), o as for max-pooling.
+
+    A window's value is sqrt(times / k) times the norm of its k entries, which moves by at most the norm of their
+    change; each pixel is counted o times. 1 for windows that do not overlap, and times = k. Attained by constants.
+    """
+    windows = _windows(node, source)
+    counted = math.prod(axes.overlap(window) for window in windows)
+    return host.root_up(Fraction(node.params["times"]) * counted / math.prod(window.kernel for window in windows))
+
+
 def average_pool(node: Node, source: Node) -> float:
     """The norm of one matrix of weights an axis, multiplied.
 
@@ -229,6 +240,7 @@ FACTORS: dict[str, Callable[[Node, Node], float]] = {
     "pointwise": pointwise,
     "max_pool": max_pool,
     "average_pool": average_pool,
+    "l2_pool": l2_pool,
     "mean": global_average,
     "sum": total,
     "length": length,

@@ -14,6 +14,7 @@ from typing import Any
 from specnorm.networks.choices import chosen
 from specnorm.networks.graph import Graph, Node, concrete
 from specnorm.networks.pieces import Nodes, are_apart, halved_axis, split_value
+from specnorm.networks.root_pooling import pooled_root
 
 
 def with_sorts(graph: Graph) -> Graph:
@@ -34,7 +35,7 @@ def with_sorts(graph: Graph) -> Graph:
     for node in graph.nodes:
         nodes[node.name] = node
         found = _halves(node, nodes) or _pairs(node, nodes) or _both_signs(node, nodes) or _grouped(node, nodes)
-        nodes[node.name] = found or chosen(node, nodes) or node
+        nodes[node.name] = found or chosen(node, nodes) or pooled_root(node, nodes) or node
     return Graph(tuple(nodes.values()), graph.outputs)
 
 

@@ -333,3 +333,26 @@ def test_units_that_are_scaled_after_their_activation(signs: float) -> None:
     assert reached * (1 - 1e-12) <= found.upper <= reached * (1.002 if signs else 1.2)
     if signs == 1.0:
         assert reached <= 1 + 1e-12
+
+
+@pytest.mark.parametrize(("kernel", "stride", "norm"), [(2, 2, 1.0), (2, 1, 2.0), (3, 2, 2.0), (3, 1, 3.0)])
+def test_euclidean_pooling(kernel: int, stride: int, norm: float) -> None:
+    """Of order 2, written out by torch as squares, an average, signs and a root; constants attain its norm."""
+    pool = nn.LPPool2d(2, kernel, stride)
+    upper = network_bound(pool, (2, 9, 9)).upper
+    assert upper is not None
+    assert upper == pytest.approx(norm, rel=1e-12)
+    for x in (torch.ones(2, 9, 9, dtype=torch.float64), images(1, 2, 9, 9)[0]):
+        assert jacobian_norm(pool, x) <= upper * (1 + 1e-9)
+    assert jacobian_norm(pool, torch.ones(2, 9, 9, dtype=torch.float64)) >= 0.7 * upper
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: torch.sqrt(F.avg_pool2d(x**2 - 1, 2)), lambda x: torch.sqrt(-F.avg_pool2d(x**2, 2)),
+    lambda x: torch.sqrt(F.avg_pool2d(x**3, 2)), lambda x: torch.sqrt(F.avg_pool2d(x, 2)),
+    lambda x: torch.sqrt(F.avg_pool2d(x**2, 2, padding=1, count_include_pad=False)),
+    lambda x: torch.sqrt(F.avg_pool2d(x**2, 2) - 0.1),
+], ids=["shifted square", "negative", "cube", "no square", "smaller windows", "shifted"])  # fmt: skip
+def test_what_is_no_euclidean_pooling(make: Callable[[Tensor], Tensor]) -> None:
+    """A root whose slope has no bound."""
+    assert network_bound(Function(make), (2, 8, 8)).upper is None
