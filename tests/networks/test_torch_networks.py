@@ -304,7 +304,7 @@ def test_one_value_as_two_outputs_counts_twice() -> None:
     assert network_bound(Twice(), (2,)).upper == pytest.approx(3 * math.sqrt(2))
 
 
-class Residual(nn.Module):
+class ScaledUnits(nn.Module):
     """x - 2 W diag(t) relu(W^T x + b): for t = 1 / (sums of |W^T W|), 1-Lipschitz (SLL, Araujo et al. 2023)."""
 
     def __init__(self, weight: Tensor, scales: Tensor) -> None:
@@ -324,7 +324,7 @@ def test_units_that_are_scaled_after_their_activation(signs: float) -> None:
     weight = torch.randn(7, 9, generator=numbers, dtype=torch.float64)
     scales = 1 / (weight @ weight.T).abs().sum(1)
     scales *= signs or torch.tensor([1.0, -1.0, 0.0, 1.0, -1.0, 1.0, -1.0])
-    found = network_bound(Residual(weight, scales), (9,))
+    found = network_bound(ScaledUnits(weight, scales), (9,))
     assert found.upper is not None
     masks = np.array(list(itertools.product([0.0, 1.0], repeat=7)))
     w, t = weight.numpy(), scales.numpy()
