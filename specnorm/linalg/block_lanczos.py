@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LEFT = 1e-2
 """Part of a vector's length outside of the basis down to which it is orthogonal to it after two passes."""
-_VECTORS, _VALUES = 1e-2, 0.1
+_VECTORS, _VALUES = 1e-5, 0.1
 """How far off vectors may be by their residuals, and values in tolerances, where a run ends without another restart."""
 
 State: TypeAlias = "tuple[Array, ...]"
