@@ -185,7 +185,7 @@ class Method:
 class Stepped(Method):
     """Base of the methods that are stepped in training, with vectors kept from step to step: three members more.
 
-    The base keeps nothing: each step is then a measurement by itself.
+    Two others have defaults. The base keeps nothing: each step is then a measurement by itself.
     """
 
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
