@@ -20,7 +20,7 @@ Function = Callable[[Any], Any]
 FUNCTIONS: dict[str, Function] = {
     "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
     "tn_bound, proven": specnorm.tn_bound,
-    "enclose": lambda k: specnorm.enclose(k).upper,
+    "enclose": lambda k: specnorm.measure(k, Enclose()).value,
     "f4_bound": specnorm.f4_bound,
     "gram_bound": lambda k: specnorm.gram_bound(k, 7),
     "grid_bound": specnorm.grid_bound,
