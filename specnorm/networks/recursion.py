@@ -109,6 +109,8 @@ def _forward(run: Sequence[Stage], logs: Sequence[Weights], shares: Weights, *, 
         weight = np.exp(log / 2) * stage.spread
         gram = stage.symbols @ solved
         norm, at, vector = stage.largest(weight[:, None] * gram * weight)
+        if norm <= 0:  # a layer of zeros: any multipliers will do
+            norm = 1.0
         lam = share * np.exp(log) / norm
         eliminated = None
         if stage.cut:

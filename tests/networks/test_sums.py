@@ -103,6 +103,18 @@ def test_gradient_is_that_of_differences() -> None:
         assert value(point)[1] @ way == pytest.approx(difference, rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.parametrize("scales", [(0.0, 0.5), (0.5, 0.0)])
+def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
+    """Blocks begin at zero in many trainings; the layers around them are still bounded together."""
+    net = Network(0, 2, (5,))
+    u = net.conv("x", 3, 3)
+    z = net.function(net.conv(u, 3, 3, scale=scales[0]), "gelu")
+    z = net.function(net.add(u, net.conv(z, 3, 3, scale=scales[1])), "relu")
+    found = bound(net.graph(net.conv(z, 2, 3)), method=Multipliers(steps=8))
+    assert found.upper is not None
+    assert from_below(net, 0) <= found.upper < 0.99 * found.product
+
+
 def test_an_unsigned_sum_is_not_believed() -> None:
     """A front-end that does not say how values are added has the triangle inequality."""
     net, graph = residual(0)
