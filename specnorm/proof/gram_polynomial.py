@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
 
+_PAIRED = 4 * 2**20
+"""Bytes of products of taps that are formed at once; those of one lag may be more."""
+
+
 @dataclass(frozen=True, eq=False)
 class Rotation:
     """A stack of blocks with the channels in another basis, whose last directions may be left out. Made by `rotate`.
@@ -149,8 +153,9 @@ class GramPolynomial:
         Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated.
     lags : integer array, shape (L, d)
         Half of all lags that two taps other than 0 have, the zero lag first.
-    norms : float array, shape (L,)
-        Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up); infinite if something is left out.
+    norms : float array, shape (L - 1,)
+        Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up) for d other than 0; infinite if
+        something is left out.
     is_float32 : bool
         Whether it is the `float32_copy` of another.
     """
@@ -188,50 +193,47 @@ class GramPolynomial:
     ) -> tuple[np.ndarray, Array, Array]:
         """Lags, and first `rank` columns of ``R_d + R_d^T`` and ``R_d - R_d^T``, (g, L, p * rank); of lag 0, R_0 and 0.
 
-        Taps that are 0 are passed over: products with them are 0, and add nothing.
-
-        Parameters
-        ----------
-        taps : array, shape (g, taps, m, p)
-        shape : tuple of int
-            Of the kernel.
+        Taps (g, taps, m, p) that are 0 are passed over: products with them are 0, and add nothing. A sum over pairs of
+        taps has at most as many terms that are not 0 as there are taps, in whatever order.
         """
         xp, ops, (g, _, _, p) = self.xp, self.ops, taps.shape
         # What is no number is used, too.
         used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
 
-        def summed(a: Array, b: Array) -> Array:
-            return xp.sum(xp.matmul(xp.matrix_transpose(a), b[..., : self.rank]), axis=1)
+        def summed(first: np.ndarray, second: np.ndarray, sums: Array) -> Array:
+            a, b = (xp.take(taps, ops.from_numpy(each, taps), axis=1) for each in (first, second))
+            of_pairs = xp.matmul(xp.matrix_transpose(a), b[..., : self.rank])
+            return xp.matmul(sums, xp.reshape(of_pairs, (g, sums.shape[1], p * self.rank)))
 
-        lags, even, odd = [], [], []
-        for lag, *pairs in paired_taps(used.reshape(shape)):
+        found = []
+        for some in paired_taps(used.reshape(shape), max(1, _PAIRED // (8 * g * p * self.rank))):
             if tick is not None:
                 tick()
-            here, there = (xp.take(taps, ops.from_numpy(each, self.blocks), axis=1) for each in pairs)
-            forward = summed(here, there)
-            if not lag.any():
-                backward = xp.zeros_like(forward)
+            sums = xp.astype(ops.from_numpy(some.sums, taps), taps.dtype)
+            forward = summed(some.here, some.there, sums)
+            if not some.lags.any():
+                backward = forward
             elif self.rank == p:
-                backward = xp.matrix_transpose(forward)
+                square = xp.reshape(forward, (g, sums.shape[0], p, p))
+                backward = xp.reshape(xp.matrix_transpose(square), forward.shape)
             else:
-                backward = summed(there, here)
-            lags.append(lag)
-            even.append(forward + backward)
-            odd.append(forward - backward if lag.any() else backward)
-        stacked = [xp.reshape(xp.stack(x, axis=1), (g, len(lags), p * self.rank)) for x in (even, odd)]
-        return np.stack(lags), stacked[0], stacked[1]
+                backward = summed(some.there, some.here, sums)
+            found.append((some.lags, forward + backward, forward - backward))
+        lags, even, odd = zip(*found, strict=True)
+        return np.concatenate(lags), xp.concat(list(even), axis=1), xp.concat(list(odd), axis=1)
 
     def _coefficient_norms(self) -> np.ndarray:
-        """Bounds of ``||R_d||`` for the coefficients as computed.
+        """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
 
-        ``R_d + R_d^T`` and ``R_d - R_d^T`` are orthogonal and have together twice the square of R_d. A sum of squares
-        passes through at most ``p * rank + 2`` roundings.
+        ``|E|**2 + |O|**2 = 4 |R_d|**2``. Were it a little off: ``(E + O) / 2`` and ``(E - O) / 2``, which stand for R_d
+        and R_d^T, have norms that add up to at most ``sqrt(|E|**2 + |O|**2)``. A sum of squares passes through at most
+        ``p * rank + 2`` roundings.
         """
         xp = self.xp
         if self.rank < self.size:
-            return np.full(len(self.lags), math.inf)
-        squares = xp.sum(self.even**2, axis=-1) + xp.sum(self.odd**2, axis=-1)
-        norms = rounding.up(xp.sqrt(xp.max(squares, axis=0) / 2), self.size * self.rank + 4, xp=xp)
+            return np.full(len(self.lags) - 1, math.inf)
+        squares = xp.sum(self.even[:, 1:, :] ** 2, axis=-1) + xp.sum(self.odd[:, 1:, :] ** 2, axis=-1)
+        norms = rounding.up(xp.sqrt(xp.max(squares, axis=0)) / 2, self.size * self.rank + 4, xp=xp)
         return np.asarray(self.ops.to_numpy(norms), dtype=np.float64)
 
     @property
@@ -325,7 +327,7 @@ class GramPolynomial:
         """
         if self.rank < self.size:
             return np.full(len(spread), math.inf)
-        return host.raised(2 * np.minimum(2.0, spread) @ self.norms[1:], spread.shape[1] + 1)
+        return host.raised(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
 
 
 def taps_below(blocks: Array, *, xp: Namespace) -> Array:

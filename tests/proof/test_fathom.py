@@ -126,6 +126,21 @@ def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) 
         assert np.linalg.norm(columns - (symbol.conj().T @ symbol)[:, :rank], 2) <= found.error + 1e-13
 
 
+def test_the_variation_is_the_formula_s() -> None:
+    """V of docs/guarantees.md, from Frobenius norms of the coefficients that are made here by plain sums."""
+    blocks = blocks_of(1, 5, 4, 3, 3)
+    polynomial, boxes = GramPolynomial(blocks, ops=OPS), torus((3, 3))
+    spread = boxes.largest_phase(polynomial.lags[1:])
+    expected = np.zeros(len(boxes))
+    for j, lag in enumerate(polynomial.lags[1:].tolist()):
+        pairs = [(a, tuple(np.add(a, lag))) for a in np.ndindex(3, 3) if set(np.add(a, lag)) <= {0, 1, 2}]
+        coefficient = sum(blocks[(0, ..., *a)].T @ blocks[(0, ..., *b)] for a, b in pairs)
+        expected += 2 * np.minimum(2, spread[:, j]) * np.linalg.norm(coefficient)
+    found = polynomial.variation_sq(spread)
+    assert np.all(found >= expected * (1 - 1e-13))
+    assert np.all(found <= expected * (1 + 1e-12))
+
+
 def test_a_cover_is_no_proof_before_it_is_done() -> None:
     blocks = blocks_of(0, 2, 2, 3)
     cover = cover_blocks(blocks, torus((3,)), keeps=True, ops=OPS)
