@@ -21,17 +21,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import arrays
+from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import Frequencies, phases_at
-from specnorm.linalg.lags import paired_taps
+from specnorm.linalg.lags import autocorrelations
 from specnorm.proof import host, matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
-
-
-_PAIRED = 4 * 2**20
-"""Bytes of products of taps that are formed at once; those of one lag may be more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,51 +172,17 @@ class GramPolynomial:
         self._shrink, self._lost = 1.0, 0.0
         self._float32_copy: GramPolynomial | None = None
         self.is_float32 = False
-        columns = taps_below(blocks, xp=xp)
+        columns = taps_below(blocks, xp=xp) if rotation is None else rotation.columns
         if rotation is not None:
-            columns, self.rank, self.truncation = rotation.columns, rotation.rank, rotation.truncation
+            self.rank, self.truncation = rotation.rank, rotation.truncation
             self._shrink, self._lost = rotation.shrink, rotation.lost
         tapwise = xp.reshape(columns, (g, taps, m, p))
-        self.lags, self.even, self.odd = self._correlate(tapwise, blocks.shape[3:], tick)
+        self.lags, self.even, self.odd = autocorrelations(tapwise, self.rank, blocks.shape[3:], tick=tick, ops=ops)
         self.norms = self._coefficient_norms()
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
         self._norm = float(xp.max(trigonometric.absolute_norm_up(rotated, xp=xp)))
         terms = m + 2 * taps + len(self.lags) + 4
         self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=xp))
-
-    def _correlate(
-        self, taps: Array, shape: tuple[int, ...], tick: Callable[[], None] | None
-    ) -> tuple[np.ndarray, Array, Array]:
-        """Lags, and first `rank` columns of ``R_d + R_d^T`` and ``R_d - R_d^T``, (g, L, p * rank); of lag 0, R_0 and 0.
-
-        Taps (g, taps, m, p) that are 0 are passed over: products with them are 0, and add nothing. A sum over pairs of
-        taps has at most as many terms that are not 0 as there are taps, in whatever order.
-        """
-        xp, ops, (g, _, _, p) = self.xp, self.ops, taps.shape
-        # What is no number is used, too.
-        used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
-
-        def summed(first: np.ndarray, second: np.ndarray, sums: Array) -> Array:
-            a, b = (xp.take(taps, ops.from_numpy(each, taps), axis=1) for each in (first, second))
-            of_pairs = xp.matmul(xp.matrix_transpose(a), b[..., : self.rank])
-            return xp.matmul(sums, xp.reshape(of_pairs, (g, sums.shape[1], p * self.rank)))
-
-        found = []
-        for some in paired_taps(used.reshape(shape), max(1, _PAIRED // (8 * g * p * self.rank))):
-            if tick is not None:
-                tick()
-            sums = xp.astype(ops.from_numpy(some.sums, taps), taps.dtype)
-            forward = summed(some.here, some.there, sums)
-            if not some.lags.any():
-                backward = forward
-            elif self.rank == p:
-                square = xp.reshape(forward, (g, sums.shape[0], p, p))
-                backward = xp.reshape(xp.matrix_transpose(square), forward.shape)
-            else:
-                backward = summed(some.there, some.here, sums)
-            found.append((some.lags, forward + backward, forward - backward))
-        lags, even, odd = zip(*found, strict=True)
-        return np.concatenate(lags), xp.concat(list(even), axis=1), xp.concat(list(odd), axis=1)
 
     def _coefficient_norms(self) -> np.ndarray:
         """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
@@ -328,6 +290,45 @@ class GramPolynomial:
         if self.rank < self.size:
             return np.full(len(spread), math.inf)
         return host.raised(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
+
+
+class SymbolGram(GramPolynomial):
+    """``G* G`` formed at each frequency anew, without coefficients and so without a bound of its variation.
+
+    With ``S = sum_k |K_k|``, G loses ``(gamma(taps + 1) + sqrt(2) eps_c) S`` entrywise, once for each factor, and the
+    product ``sqrt(2) gamma(m + 1) S^T S``: an entry's parts are sums of 2 m terms in two products. As one of the two
+    ``sqrt(2) eps_c`` is at most 12 u, that is within `autocorrelation_error` of ``3 m + 2 taps + 16`` roundings.
+
+    Parameters
+    ----------
+    blocks : array, shape (1, m, p, *kernel_shape)
+        As of `GramPolynomial`; one.
+    """
+
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+        (_, m, p), shape = blocks.shape[:3], blocks.shape[3:]
+        self.xp, self.ops, self.blocks, self.rotation = ops.xp, ops, blocks, None
+        self.size, self.rank, self.truncation, self._shrink, self._lost = p, p, 0.0, 1.0, 0.0
+        self._float32_copy, self.is_float32, self.even = self, False, blocks
+        self.lags, self.norms = np.zeros((1, len(shape)), dtype=np.int64), np.zeros(0)
+        self._norm = float(ops.xp.max(trigonometric.absolute_norm_up(blocks, xp=ops.xp)))
+        terms = 3 * m + 2 * math.prod(shape) + 16
+        self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=ops.xp))
+
+    def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
+        """All of H, complex, shape (f, p, p)."""
+        xp, (_, m, p) = self.xp, self.blocks.shape[:3]
+        symbol = symbols.Symbol(self.blocks, frequencies, ops=self.ops)
+        taps = xp.matrix_transpose(xp.reshape(self.blocks, (m * p, -1)))
+        real, imag = (xp.reshape(xp.matmul(w, taps), (len(block), m, p)) for w in (symbol.cos, symbol.sin))
+        turned = xp.matrix_transpose(real)
+        cross = xp.matmul(turned, imag)
+        square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
+        return self.ops.complex(square, cross - xp.matrix_transpose(cross))
+
+    def variation_sq(self, spread: np.ndarray) -> np.ndarray:
+        """No bound."""
+        return np.full(len(spread), math.inf)
 
 
 def taps_below(blocks: Array, *, xp: Namespace) -> Array:

@@ -285,7 +285,7 @@ class Search:
         stuck = np.flatnonzero((cover.norms == math.inf) & near & hard)
         if not len(stuck):
             return
-        whole = self.polynomials.whole
+        whole = self.polynomials.whole_for(len(stuck))
         for part in self._parts(whole, len(stuck)):
             index = stuck[part]
             formed, _ = cover.form(whole, index, np.zeros(len(index)))
