@@ -118,7 +118,8 @@ class NumpyBackend(Backend):
 
     def complex(self, real: Any, imag: Any) -> Any:
         """Fill an empty array, without temporaries."""
-        out = np.empty(np.broadcast_shapes(real.shape, imag.shape), dtype=np.result_type(real, np.complex64))
+        shape = real.shape if real.shape == imag.shape else np.broadcast_shapes(real.shape, imag.shape)
+        out = np.empty(shape, dtype=np.complex128 if real.dtype == np.float64 else np.complex64)
         out.real, out.imag = real, imag
         return out
 

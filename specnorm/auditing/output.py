@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from pathlib import Path
 
 
@@ -41,6 +39,9 @@ def replace_file(path: Path, content: str | bytes) -> None:
     ------
     OSError
     """
+    import secrets  # here, since most reports are printed
+    import shutil
+
     check_output(path)
     target = path.resolve()
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")

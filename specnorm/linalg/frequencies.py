@@ -115,7 +115,15 @@ def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.nd
     cos, sin : float64 arrays, shape (f, taps)
         Taps in the row-major order of the kernel's spatial axes.
     """
-    return phases_at(frequencies, product([np.arange(k) for k in kernel_shape]))
+    return phases_at(frequencies, tap_points(tuple(kernel_shape)))
+
+
+@functools.lru_cache(maxsize=32)
+def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
+    """Places of a kernel's taps, in row-major order, shape (taps, d); read only."""
+    found = product([np.arange(k) for k in kernel_shape])
+    found.flags.writeable = False
+    return found
 
 
 def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -132,7 +132,7 @@ class Boxes:
             boxes = boxes.between(low, high)
         return boxes
 
-    @property
+    @cached_property
     def divisible(self) -> np.ndarray:
         """Whether a box can be split, shape (c,)."""
         return np.asarray((self._most > 1).any(axis=1))

@@ -235,8 +235,9 @@ class Cover:
 
     def prune(self) -> np.ndarray:
         """Take away the cells that are done with. Positions of those that stay."""
-        rest, done = np.flatnonzero(self.norms == math.inf), np.flatnonzero(self.norms < math.inf)
+        rest: np.ndarray = (self.norms == math.inf).nonzero()[0]
         if self._keeps:
+            done = (self.norms < math.inf).nonzero()[0]
             self._fathomed.append((self.open[done], self.norms[done]))
         self._open(self.open[rest])
         return rest

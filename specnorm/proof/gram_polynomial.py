@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import arrays
+from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import Frequencies, phases_at
-from specnorm.linalg.lags import paired_taps
+from specnorm.linalg.lags import autocorrelations
 from specnorm.proof import host, matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
@@ -149,8 +149,9 @@ class GramPolynomial:
         Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated.
     lags : integer array, shape (L, d)
         Half of all lags that two taps other than 0 have, the zero lag first.
-    norms : float array, shape (L,)
-        Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up); infinite if something is left out.
+    norms : float array, shape (L - 1,)
+        Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up) for d other than 0; infinite if
+        something is left out.
     is_float32 : bool
         Whether it is the `float32_copy` of another.
     """
@@ -171,67 +172,30 @@ class GramPolynomial:
         self._shrink, self._lost = 1.0, 0.0
         self._float32_copy: GramPolynomial | None = None
         self.is_float32 = False
-        columns = taps_below(blocks, xp=xp)
+        columns = taps_below(blocks, xp=xp) if rotation is None else rotation.columns
         if rotation is not None:
-            columns, self.rank, self.truncation = rotation.columns, rotation.rank, rotation.truncation
+            self.rank, self.truncation = rotation.rank, rotation.truncation
             self._shrink, self._lost = rotation.shrink, rotation.lost
         tapwise = xp.reshape(columns, (g, taps, m, p))
-        self.lags, self.even, self.odd = self._correlate(tapwise, blocks.shape[3:], tick)
+        self.lags, self.even, self.odd = autocorrelations(tapwise, self.rank, blocks.shape[3:], tick=tick, ops=ops)
         self.norms = self._coefficient_norms()
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
         self._norm = float(xp.max(trigonometric.absolute_norm_up(rotated, xp=xp)))
         terms = m + 2 * taps + len(self.lags) + 4
         self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=xp))
 
-    def _correlate(
-        self, taps: Array, shape: tuple[int, ...], tick: Callable[[], None] | None
-    ) -> tuple[np.ndarray, Array, Array]:
-        """Lags, and first `rank` columns of ``R_d + R_d^T`` and ``R_d - R_d^T``, (g, L, p * rank); of lag 0, R_0 and 0.
-
-        Taps that are 0 are passed over: products with them are 0, and add nothing.
-
-        Parameters
-        ----------
-        taps : array, shape (g, taps, m, p)
-        shape : tuple of int
-            Of the kernel.
-        """
-        xp, ops, (g, _, _, p) = self.xp, self.ops, taps.shape
-        # What is no number is used, too.
-        used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
-
-        def summed(a: Array, b: Array) -> Array:
-            return xp.sum(xp.matmul(xp.matrix_transpose(a), b[..., : self.rank]), axis=1)
-
-        lags, even, odd = [], [], []
-        for lag, *pairs in paired_taps(used.reshape(shape)):
-            if tick is not None:
-                tick()
-            here, there = (xp.take(taps, ops.from_numpy(each, self.blocks), axis=1) for each in pairs)
-            forward = summed(here, there)
-            if not lag.any():
-                backward = xp.zeros_like(forward)
-            elif self.rank == p:
-                backward = xp.matrix_transpose(forward)
-            else:
-                backward = summed(there, here)
-            lags.append(lag)
-            even.append(forward + backward)
-            odd.append(forward - backward if lag.any() else backward)
-        stacked = [xp.reshape(xp.stack(x, axis=1), (g, len(lags), p * self.rank)) for x in (even, odd)]
-        return np.stack(lags), stacked[0], stacked[1]
-
     def _coefficient_norms(self) -> np.ndarray:
-        """Bounds of ``||R_d||`` for the coefficients as computed.
+        """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
 
-        ``R_d + R_d^T`` and ``R_d - R_d^T`` are orthogonal and have together twice the square of R_d. A sum of squares
-        passes through at most ``p * rank + 2`` roundings.
+        ``|E|**2 + |O|**2 = 4 |R_d|**2``. Were it a little off: ``(E + O) / 2`` and ``(E - O) / 2``, which stand for R_d
+        and R_d^T, have norms that add up to at most ``sqrt(|E|**2 + |O|**2)``. A sum of squares passes through at most
+        ``p * rank + 2`` roundings.
         """
         xp = self.xp
         if self.rank < self.size:
-            return np.full(len(self.lags), math.inf)
-        squares = xp.sum(self.even**2, axis=-1) + xp.sum(self.odd**2, axis=-1)
-        norms = rounding.up(xp.sqrt(xp.max(squares, axis=0) / 2), self.size * self.rank + 4, xp=xp)
+            return np.full(len(self.lags) - 1, math.inf)
+        squares = xp.sum(self.even[:, 1:, :] ** 2, axis=-1) + xp.sum(self.odd[:, 1:, :] ** 2, axis=-1)
+        norms = rounding.up(xp.sqrt(xp.max(squares, axis=0)) / 2, self.size * self.rank + 4, xp=xp)
         return np.asarray(self.ops.to_numpy(norms), dtype=np.float64)
 
     @property
@@ -325,7 +289,46 @@ class GramPolynomial:
         """
         if self.rank < self.size:
             return np.full(len(spread), math.inf)
-        return host.raised(2 * np.minimum(2.0, spread) @ self.norms[1:], spread.shape[1] + 1)
+        return host.raised(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
+
+
+class SymbolGram(GramPolynomial):
+    """``G* G`` formed at each frequency anew, without coefficients and so without a bound of its variation.
+
+    With ``S = sum_k |K_k|``, G loses ``(gamma(taps + 1) + sqrt(2) eps_c) S`` entrywise, once for each factor, and the
+    product ``sqrt(2) gamma(m + 1) S^T S``: an entry's parts are sums of 2 m terms in two products. As one of the two
+    ``sqrt(2) eps_c`` is at most 12 u, that is within `autocorrelation_error` of ``3 m + 2 taps + 16`` roundings.
+
+    Parameters
+    ----------
+    blocks : array, shape (1, m, p, *kernel_shape)
+        As of `GramPolynomial`; one.
+    """
+
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+        (_, m, p), shape = blocks.shape[:3], blocks.shape[3:]
+        self.xp, self.ops, self.blocks, self.rotation = ops.xp, ops, blocks, None
+        self.size, self.rank, self.truncation, self._shrink, self._lost = p, p, 0.0, 1.0, 0.0
+        self._float32_copy, self.is_float32, self.even = self, False, blocks
+        self.lags, self.norms = np.zeros((1, len(shape)), dtype=np.int64), np.zeros(0)
+        self._norm = float(ops.xp.max(trigonometric.absolute_norm_up(blocks, xp=ops.xp)))
+        terms = 3 * m + 2 * math.prod(shape) + 16
+        self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=ops.xp))
+
+    def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
+        """All of H, complex, shape (f, p, p)."""
+        xp, (_, m, p) = self.xp, self.blocks.shape[:3]
+        symbol = symbols.Symbol(self.blocks, frequencies, ops=self.ops)
+        taps = xp.matrix_transpose(xp.reshape(self.blocks, (m * p, -1)))
+        real, imag = (xp.reshape(xp.matmul(w, taps), (len(block), m, p)) for w in (symbol.cos, symbol.sin))
+        turned = xp.matrix_transpose(real)
+        cross = xp.matmul(turned, imag)
+        square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
+        return self.ops.complex(square, cross - xp.matrix_transpose(cross))
+
+    def variation_sq(self, spread: np.ndarray) -> np.ndarray:
+        """No bound."""
+        return np.full(len(spread), math.inf)
 
 
 def taps_below(blocks: Array, *, xp: Namespace) -> Array:

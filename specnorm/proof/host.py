@@ -33,7 +33,7 @@ def below(x: Real) -> Real:
 
 
 def _towards(x: Any, end: float) -> Any:
-    return np.nextafter(x, end) if np.ndim(x) else math.nextafter(x, end)
+    return math.nextafter(x, end) if isinstance(x, float) else np.nextafter(x, end)
 
 
 def raised(x: Real, roundings: int) -> Real:

@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.extrapolation import contraction, extrapolated, geometric_tail
-from specnorm.linalg.frequencies import Frequencies, phases, product
+from specnorm.linalg.frequencies import Frequencies, phases, tap_points
 from specnorm.linalg.power import matrix_maps, power_step
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Ascent:
         self.block, self.trial_block, self.tuning, self.ops, self.xp = block, trial_block, tuning, ops, ops.xp
         self.rtol, self.best = rtol, best
         self.free = free and block.ndim > 3
-        self.taps = product([np.arange(k) for k in block.shape[3:]]).astype(float)
+        self.taps = tap_points(tuple(block.shape[3:])).astype(float)
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
         """Ascend by alternating power steps at a frequency with steps of the frequency, then by Newton on both.
@@ -127,7 +127,7 @@ class Ascent:
         ahead = self.tuning.promise * gain**2 / np.maximum(gains - gain, 1e-3 * np.abs(gain) + 1e-300)
         hope = now + ahead if round_ > 1 else now * (1 + self.tuning.first_hope / (1 + round_))
         least = highest * (1 + max(0.05 * self.rtol, 10 * self.tuning.progress))
-        return np.flatnonzero((gain > 0) & (hope > least))
+        return ((gain > 0) & (hope > least)).nonzero()[0]
 
     def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
         """Power steps at some frequencies: left and right vectors, and the norms from below."""
@@ -187,7 +187,7 @@ class Ascent:
         xp, (m, p), shape = self.xp, self.block.shape[1:3], self.block.shape[3:]
         flat = xp.permute_dims(xp.reshape(self.block[0, ...], (m, p, -1)), (2, 0, 1))
         cos, sin = (x[0] for x in phases(point, shape))
-        points = product([np.arange(k) for k in shape]).astype(float)
+        points = tap_points(tuple(shape)).astype(float)
         # One weight a tap for G, its first and its second derivatives.
         first = 1j * points
         orders = [

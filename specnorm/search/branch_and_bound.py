@@ -226,7 +226,8 @@ class Search:
         trial = polynomial.float32_copy() if self._tries_float32(polynomial, cover.open.boxes) else polynomial
         vectors = self.xp.astype(vectors, arrays.complex_dtype(trial.even.dtype, xp=self.xp), copy=False)
         least_sq = max(self.polynomials.least_limit_sq(trial), self.tuning.least * threshold**2)
-        reduced_for_sq = np.clip(self._wanted_sq(cover, trial, threshold, np.arange(count))[0], least_sq, 1e300)
+        wanted_sq, _ = self._wanted_sq(cover, trial, threshold, slice(None))
+        reduced_for_sq = np.minimum(np.maximum(wanted_sq, least_sq), 1e300)
         nodes = NodeEstimates(trial, threshold, vectors, reduced_for_sq, self.tuning.exact)
         keeps, found = trial.itemsize * count * trial.rank**2 <= self.tuning.kept, []
         degree = self.tuning.first_degree if self._levels == 1 else self.tuning.degree
@@ -259,6 +260,8 @@ class Search:
             return
         for formed in nodes.kept:
             self._prove(cover, nodes, formed, threshold)
+        if polynomial is nodes.polynomial and nodes.kept and not polynomial.truncation > 0:
+            return
         limit_sq = cover.limits_sq(polynomial, threshold)
         likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & (cover.norms == math.inf)
         hopeful = np.flatnonzero(likely)
@@ -282,7 +285,7 @@ class Search:
         stuck = np.flatnonzero((cover.norms == math.inf) & near & hard)
         if not len(stuck):
             return
-        whole = self.polynomials.whole
+        whole = self.polynomials.whole_for(len(stuck))
         for part in self._parts(whole, len(stuck)):
             index = stuck[part]
             formed, _ = cover.form(whole, index, np.zeros(len(index)))
@@ -303,7 +306,7 @@ class Search:
             attempts = [np.clip(self.tuning.raised * nodes.eigenvalues[index], easy_sq, limit_sq), limit_sq]
         for wanted_sq in attempts:
             allowed = (nodes.eigenvalues[index] < part * wanted_sq) & (wanted_sq >= nodes.reduced_for_sq[index])
-            tried = np.flatnonzero(allowed & (cover.norms[index] == math.inf) & (wanted_sq < math.inf))
+            tried = (allowed & (cover.norms[index] == math.inf) & (wanted_sq < math.inf)).nonzero()[0]
             if not len(tried):
                 continue
             passed = cover.fathom(formed.take(tried, ops=self.ops), threshold, wanted_sq=wanted_sq[tried])
@@ -325,10 +328,9 @@ class Search:
 
     def _evaluate_points(self, cover: Cover) -> None:
         """Evaluate single frequencies exactly that neither passed nor were seen above: they are not converged."""
-        points = cover.open[np.flatnonzero(~cover.open.boxes.divisible)]
-        if not len(points):
+        if cover.open.boxes.divisible.all():
             return
-        whole = self.polynomials.whole
+        points, whole = cover.open[np.flatnonzero(~cover.open.boxes.divisible)], self.polynomials.whole
         for part in self._parts(whole, len(points)):
             here = points[part]
             columns = whole.columns_at(here.boxes.centres, here.block)
@@ -352,7 +354,7 @@ class Search:
 
     # -- helpers -----------------------------------------------------------------------------------------------------
     def _wanted_sq(
-        self, cover: Cover, polynomial: GramPolynomial, threshold: float, index: np.ndarray
+        self, cover: Cover, polynomial: GramPolynomial, threshold: float, index: np.ndarray | slice
     ) -> tuple[np.ndarray, np.ndarray]:
         """Limits that will be enough for the grid points in some cells, if a grid follows, and for the cells."""
         limit_sq = cover.limits_sq(polynomial, threshold)[index]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.proof.gram_polynomial import GramPolynomial, Rotation, rotate, taps_below
+from specnorm.proof.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate, taps_below
 from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Polynomials:
         self.blocks, self.tuning, self.ops, self.clock = blocks, tuning, ops, clock or Clock()
         self._reduced: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
+        self._symbol: SymbolGram | None = None
+        self._cells = 0
 
     @property
     def whole(self) -> GramPolynomial:
@@ -36,6 +38,15 @@ class Polynomials:
         if self._whole is None:
             self._whole = GramPolynomial(self.blocks, tick=self.clock.check, ops=self.ops)
         return self._whole
+
+    def whole_for(self, count: int) -> GramPolynomial:
+        """Nothing left out, for so many cells: ``G* G`` of a few large ones takes less than all coefficients."""
+        self._cells += count
+        pairs, large = math.prod(self.blocks.shape[3:]) ** 2, self.blocks.shape[2] >= self.tuning.smallest_shared
+        if self._whole is not None or self.blocks.shape[0] > 1 or not large or self._cells > self.tuning.few * pairs:
+            return self.whole
+        self._symbol = self._symbol or SymbolGram(self.blocks, ops=self.ops)
+        return self._symbol
 
     def near(self, threshold: float, trial_vectors: Array | None) -> GramPolynomial:
         """For norms around a threshold; trial vectors are directions to keep."""

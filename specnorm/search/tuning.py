@@ -65,6 +65,9 @@ class Tuning:
     """A limit must exceed the truncation bound by this factor to be worth a reduced matrix; above 1."""
     least: float = 0.3
     """Part of the squared threshold that matrices are reduced for at least: estimates of lower cells matter little."""
+    few: float = 0.15
+    """Cells with nothing left out, by pairs of taps, up to which their matrices are formed one by one: as many as take
+    half as long as all coefficients."""
     stuck: float = 0.9
     """Part of the squared threshold above which a limit that fails tells of the truncation, not of the norm."""
 

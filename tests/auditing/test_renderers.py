@@ -58,11 +58,21 @@ def test_numbers_as_text(value: float | None, promise: str, expected: str) -> No
     ],
 )  # fmt: skip
 def test_control_characters_are_shown_as_escapes(name: str, shown: str) -> None:
-    pytest.importorskip("rich")
     assert visible(name) == shown
     text = render([audit(_named(name))], "table")
     assert f"| {shown} |" in text
     assert text.replace("\n", "").isprintable()
+
+
+def test_columns_of_a_table_are_as_wide_as_what_is_seen() -> None:
+    """A wide character takes two columns, a combining mark none."""
+    names = ["plain", "\u5c64.\u6b0a\u91cd", "e\u0301te\u0301"]
+    lines = render([audit({name: np.ones((2, 2), dtype=np.float32) for name in names})], "table").splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    first = [line.split("|")[1] for line in table]
+    assert first == [" layer   ", "-" * 9, " plain   ", f" {names[1]} ", f" {names[2]}     "]
+    assert table[0].split("|")[3:6] == ["   lower ", "   upper ", "      tn "], "numbers stand on the right"
+    assert len({line.count("|") for line in table}) == 1
 
 
 @pytest.mark.parametrize("start", list("=+-@\t\r\n"))
@@ -105,7 +115,6 @@ def test_json_is_an_object_or_a_list() -> None:
 
 
 def test_table_says_what_it_shows() -> None:
-    pytest.importorskip("rich")
     arrays = {**files.kernels(), "bad.weight": np.full((2, 2), np.inf), "x" * 300: np.ones((2, 2), dtype=np.float32)}
     text = render([audit(arrays, methods=["tn", "unfoldings"])], "table")
     assert "x" * 300 in text
@@ -138,7 +147,6 @@ def test_table_begins_with_a_verdict(sizes: list[float], words: str) -> None:
 
 
 def test_table_rounds_outwards() -> None:
-    pytest.importorskip("rich")
     (row,) = (report := audit({"k": np.eye(2) / 3})).layers
     (line,) = [line for line in render([report], "table").splitlines() if line.startswith("| k")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]

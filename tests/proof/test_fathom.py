@@ -15,7 +15,7 @@ from specnorm.linalg.frequencies import Frequencies, half_grid
 from specnorm.proof import fathom
 from specnorm.proof.cells import dft, single_points, torus
 from specnorm.proof.fathom import Cover, cover_blocks
-from specnorm.proof.gram_polynomial import GramPolynomial, rotate
+from specnorm.proof.gram_polynomial import GramPolynomial, SymbolGram, rotate
 from specnorm.runtime.execution import Execution
 
 OPS = Execution(BACKEND, BACKEND.namespace(None))
@@ -54,13 +54,13 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     basis: Any = np.linalg.qr(random.standard_normal((1, 4, 4)))[0]
     truth = sigma_star(blocks[0], max_cells=3000)
     polynomials = [GramPolynomial(blocks, ops=OPS), GramPolynomial(blocks, rotate(blocks, basis, 2, ops=OPS), ops=OPS)]
-    polynomials.append(polynomials[0].float32_copy())
+    polynomials += [polynomials[0].float32_copy(), SymbolGram(blocks, ops=OPS)]
     fathomed = 0
     for _ in range(12):
         threshold = truth.hi * float(random.uniform(0.6, 1.3))
         cover = cover_blocks(blocks, torus((3, 2)), keeps=True, ops=OPS)
         for _ in range(4):
-            polynomial = polynomials[random.randint(3)]
+            polynomial = polynomials[random.randint(4)]
             index = np.flatnonzero(random.uniform(size=len(cover)) < 0.8)
             reduced_for_sq = polynomial.truncation + threshold**2 * random.uniform(0.01, 1, size=len(index))
             formed, _ = cover.form(polynomial, index, reduced_for_sq)
@@ -124,6 +124,39 @@ def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) 
     for theta, columns in zip(points.angles, formed, strict=True):
         symbol = (blocks[0] * np.exp(1j * (taps @ theta))).sum(axis=(2, 3)) @ turn
         assert np.linalg.norm(columns - (symbol.conj().T @ symbol)[:, :rank], 2) <= found.error + 1e-13
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gram_matrices_of_symbols(dtype: str) -> None:
+    """G* G within the error that is told, of which float32 shows something; Hermitian; no bound of a variation."""
+    blocks = blocks_of(2, 40, 30, 3, 3).astype(dtype)
+    found, points = SymbolGram(blocks, ops=OPS), half_grid((6, 5))
+    taps = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), axis=-1)
+    wide, furthest = blocks[0].astype(np.float64), 0.0
+    formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
+    assert formed.dtype == ("complex64" if dtype == "float32" else "complex128")
+    for theta, computed in zip(points.angles, formed, strict=True):
+        symbol = (wide * np.exp(1j * (taps @ theta))).sum(axis=(2, 3))
+        furthest = max(furthest, float(np.linalg.norm(computed - symbol.conj().T @ symbol, 2)))
+        np.testing.assert_array_equal(computed.imag, -computed.imag.T)
+    assert furthest <= found.error
+    assert dtype == "float64" or furthest > found.error * 1e-5
+    assert np.all(found.variation_sq(np.zeros((2, 0))) == np.inf)
+
+
+def test_the_variation_is_the_formula_s() -> None:
+    """V of docs/guarantees.md, from Frobenius norms of the coefficients that are made here by plain sums."""
+    blocks = blocks_of(1, 5, 4, 3, 3)
+    polynomial, boxes = GramPolynomial(blocks, ops=OPS), torus((3, 3))
+    spread = boxes.largest_phase(polynomial.lags[1:])
+    expected = np.zeros(len(boxes))
+    for j, lag in enumerate(polynomial.lags[1:].tolist()):
+        pairs = [(a, tuple(np.add(a, lag))) for a in np.ndindex(3, 3) if set(np.add(a, lag)) <= {0, 1, 2}]
+        coefficient = sum(blocks[(0, ..., *a)].T @ blocks[(0, ..., *b)] for a, b in pairs)
+        expected += 2 * np.minimum(2, spread[:, j]) * np.linalg.norm(coefficient)
+    found = polynomial.variation_sq(spread)
+    assert np.all(found >= expected * (1 - 1e-13))
+    assert np.all(found <= expected * (1 + 1e-12))
 
 
 def test_a_cover_is_no_proof_before_it_is_done() -> None:

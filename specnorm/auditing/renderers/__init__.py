@@ -25,7 +25,7 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
     -------
     str
     """
-    # Imported on demand: tables need rich, pages Jinja2, the others nothing.
+    # Imported on demand: pages need Jinja2.
     module = importlib.import_module(f"{__name__}.{output_format}")
     text: str = module.render(reports, many=many)
     return text

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from unicodedata import combining, east_asian_width
 
 from specnorm.auditing.gates import verdict
 from specnorm.auditing.report import CIRCULAR, STANDARD, Report, Row, Value
@@ -13,8 +13,6 @@ NAMED = 3
 """Layers that a note names before it counts the others."""
 WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
 """What a promise is called."""
-_WIDTH = 10_000
-"""Wider than any table: names are never cut."""
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
@@ -83,19 +81,20 @@ def _report(report: Report) -> str:
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table, of which all columns but the first two are numbers."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    widths = [max(map(_width, column)) for column in zip(headings, *rows, strict=True)]
+    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
+    head, *body = ([_filled(text, widths[j], j > 1) for j, text in enumerate(row)] for row in (headings, *rows))
+    return [f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in body)]
 
-    table = Table(box=box.MARKDOWN)
-    for position, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if position < 2 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text is never read as markup
-    text = io.StringIO()
-    Console(file=text, width=_WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(table)
-    return [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
+
+def _filled(text: str, width: int, right: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if right else text + space
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: two for a wide character, none for a mark that combines with the one before."""
+    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)
 
 
 def _cell(value: Value, promise: str) -> str:
