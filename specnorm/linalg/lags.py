@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from specnorm.linalg.frequencies import product
@@ -27,6 +29,13 @@ def paired_taps(used: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
     list of (lag, here, there)
         ``there - here`` is the lag; taps by their numbers in the kernel's order. The zero lag is always in it.
     """
+    return _paired(used.shape, used.tobytes())
+
+
+@lru_cache(maxsize=4)
+def _paired(shape: tuple[int, ...], marks: bytes) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """`paired_taps` of bools as bytes: a thousand small arrays of a 7x7 kernel take longer than products with them."""
+    used = np.frombuffer(marks, dtype=bool).reshape(shape)
     number = np.where(used, np.arange(used.size).reshape(used.shape), -1)
     found = []
     for lag in half_lags(used.shape):
