@@ -15,6 +15,7 @@ import numpy as np
 
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import cos_sin, half_grid
+from specnorm.linalg.lags import absolute_sums_vjp
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
@@ -219,6 +220,22 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
         del part
     assert gradient is not None  # for the type checker: there are frequencies
     return swapped(gradient, xp=xp) if wide else gradient
+
+
+def first_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
+    """`powers_vjp` after one product: gradient of ``sum_i c_i (sum |R_1[:, i, :]|)**(1/2)``, by lags.
+
+    Parameters
+    ----------
+    residuals : tuple of arrays
+        Blocks, signs (b, L, p, p) of R_1 and sums (b, p).
+    cotangent : array, shape (b, p)
+    """
+    blocks, signs, sums = residuals
+    safe = xp.where(sums > 0, sums, xp.ones_like(sums))
+    slope = xp.where(sums > 0, xp.astype(cotangent, sums.dtype) / (2 * xp.sqrt(safe)), xp.zeros_like(sums))
+    gradient = absolute_sums_vjp(tall(blocks, xp=xp), signs, xp.astype(slope, signs.dtype), xp=xp)
+    return swapped(gradient, xp=xp) if blocks.shape[1] < blocks.shape[2] else gradient
 
 
 def sums_vjp(blocks: Array, cotangent: Array, *, xp: Namespace) -> Array:

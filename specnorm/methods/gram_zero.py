@@ -77,7 +77,7 @@ class ZeroPaddedGram(Method):
         norms, sums, kept = work.channel_norms()
         index = xp.argmax(norms, axis=1)
         one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), index, norms.shape[1], xp=xp)
-        column = work.taps(one_hot[:, :, None]) if kept is None else xp.matmul(kept, one_hot[:, None, :, None])
+        column = work.taps(one_hot[:, :, None])[0] if kept is None else xp.matmul(kept, one_hot[:, None, :, None])
         found = work.residuals(column, one_hot[:, :, None], sums)
         return Evaluation(xp.max(norms, axis=1), (), found)
 

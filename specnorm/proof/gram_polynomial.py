@@ -23,7 +23,7 @@ import numpy as np
 
 from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import Frequencies, phases_at
-from specnorm.linalg.lags import paired_taps
+from specnorm.linalg.lags import correlations
 from specnorm.proof import host, matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
@@ -188,8 +188,6 @@ class GramPolynomial:
     ) -> tuple[np.ndarray, Array, Array]:
         """Lags, and first `rank` columns of ``R_d + R_d^T`` and ``R_d - R_d^T``, (g, L, p * rank); of lag 0, R_0 and 0.
 
-        Taps that are 0 are passed over: products with them are 0, and add nothing.
-
         Parameters
         ----------
         taps : array, shape (g, taps, m, p)
@@ -199,25 +197,11 @@ class GramPolynomial:
         xp, ops, (g, _, _, p) = self.xp, self.ops, taps.shape
         # What is no number is used, too.
         used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
-
-        def summed(a: Array, b: Array) -> Array:
-            return xp.sum(xp.matmul(xp.matrix_transpose(a), b[..., : self.rank]), axis=1)
-
         lags, even, odd = [], [], []
-        for lag, *pairs in paired_taps(used.reshape(shape)):
-            if tick is not None:
-                tick()
-            here, there = (xp.take(taps, ops.from_numpy(each, self.blocks), axis=1) for each in pairs)
-            forward = summed(here, there)
-            if not lag.any():
-                backward = xp.zeros_like(forward)
-            elif self.rank == p:
-                backward = xp.matrix_transpose(forward)
-            else:
-                backward = summed(there, here)
+        for lag, forward, backward in correlations(taps, used.reshape(shape), self.rank, tick=tick, ops=ops):
             lags.append(lag)
-            even.append(forward + backward)
-            odd.append(forward - backward if lag.any() else backward)
+            even.append(forward + backward if lag.any() else forward)
+            odd.append(forward - backward if lag.any() else xp.zeros_like(forward))
         stacked = [xp.reshape(xp.stack(x, axis=1), (g, len(lags), p * self.rank)) for x in (even, odd)]
         return np.stack(lags), stacked[0], stacked[1]
 

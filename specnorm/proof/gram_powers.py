@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from specnorm.linalg import arrays
-from specnorm.linalg.gram_powers import PowerGrid
+from specnorm.linalg.gram_powers import PowerGrid, tall
+from specnorm.linalg.lags import correlations
 from specnorm.proof import matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Namespace
+    from specnorm.types import Array, ArrayOps
 
 
 class Powers(PowerGrid):
@@ -23,7 +26,7 @@ class Powers(PowerGrid):
         rows: Array | float = 0.0
         columns, kept = [], None
         for start in range(0, p, width):
-            taps, error = self._taps(slice(start, min(start + width, p)))
+            taps, error = self.taps(slice(start, min(start + width, p)))
             magnitude = xp.sum(xp.abs(taps), axis=1)
             rows = rows + xp.sum(magnitude, axis=2)
             columns.append(xp.sum(magnitude, axis=1))
@@ -40,12 +43,8 @@ class Powers(PowerGrid):
         )
         return arrays.unscale(norms, self.exponent[:, None], xp=xp), sums, kept
 
-    def taps(self, selector: Array) -> Array:
-        """Columns ``R_t s`` for vectors s as the columns of (b, p, r): (b, grid, p, r)."""
-        return self._taps(selector)[0]
-
-    def _taps(self, columns: slice | Array) -> tuple[Array, Array]:
-        """Columns of the taps, and a bound on what all rounding errors together add to the norm at a frequency."""
+    def taps(self, columns: slice | Array) -> tuple[Array, Array]:
+        """Columns of the taps (b, grid, p, r), or ``R_t s`` for vectors s (b, p, r); a bound on what all errors add."""
         xp, (m, p) = self.xp, self.blocks.shape[1:3]
         u = rounding.unit(self.blocks, xp=xp)
         total = math.prod(self.grid)
@@ -59,13 +58,13 @@ class Powers(PowerGrid):
                 lost = squares * (rounding.SLACK * rounding.product_error(length, current, xp=xp))
                 right = current
                 if t == self.n_iter - 1:
-                    right = _columns(current, columns, xp=xp)
-                product, length = xp.matmul(arrays.adjoint(current, xp=xp), right), p
-                norm = matrices.frobenius_up(product, xp=xp)
+                    vectors = None if isinstance(columns, slice) else xp.astype(columns, current.dtype)[:, None, :, :]
+                    right = current[:, :, :, columns] if vectors is None else xp.matmul(current, vectors)
+                current, length = xp.matmul(arrays.adjoint(current, xp=xp), right), p
+                norm = matrices.frobenius_up(current, xp=xp)
                 # ||X||**2 = ||X* X||, where all of it is at hand, or at most ||X||_F**2.
-                square = norm + lost if right is current else squares
+                square = norm + lost if isinstance(columns, slice) and right.shape[-1] == p else squares
                 error = rounding.up(2 * xp.sqrt(square) * error + error**2 + lost, 8, xp=xp)
-                current = product
             weights = self.weights[part]
             spread = spread + xp.sum(error**2 * weights, axis=1)
             # Without all columns at hand: ||X* X||_F <= ||X||_F**2.
@@ -82,7 +81,26 @@ class Powers(PowerGrid):
         return taps, rounding.up(lost, 4, xp=xp) + tiny
 
 
-def _columns(a: Array, columns: slice | Array, *, xp: Namespace) -> Array:
-    if isinstance(columns, slice):
-        return a if columns == slice(0, a.shape[-1]) else a[:, :, :, columns]
-    return xp.matmul(a, xp.astype(columns, a.dtype)[:, None, :, :])
+def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
+    """One product, lag by lag: norms d_i rounded up (b, p), the sums they come from, and R_d of `half_lags`.
+
+    Each entry sums at most m products for each of at most ``taps`` pairs of taps: with ``A = sum_k |K_k|`` the errors
+    of channel i add up to at most gamma(m + taps) times entry i of ``A^T A 1``.
+    """
+    xp = ops.xp
+    wide = arrays.in_wide_dtype(tall(blocks, xp=xp), ops=ops)
+    b, m, p = wide.shape[:3]
+    shape, u = wide.shape[3:], rounding.unit(wide, xp=xp)
+    taps = xp.permute_dims(xp.reshape(wide, (b, m, p, -1)), (0, 3, 1, 2))
+    lags = xp.stack([r for _, r, _ in correlations(taps, np.ones(shape, dtype=bool), p, ops=ops)], axis=1)
+    count = taps.shape[1]
+    magnitude = xp.abs(lags)
+    across = xp.sum(magnitude[:, 1:, ...], axis=1)
+    sums = xp.sum(magnitude[:, 0, ...], axis=2) + xp.sum(across, axis=2) + xp.sum(across, axis=1)
+    mass = xp.sum(xp.abs(taps), axis=1)
+    mass = xp.matmul(xp.matrix_transpose(mass), xp.sum(mass, axis=2)[..., None])[..., 0]
+    tiny = m * p * 2.0 ** len(shape) * count**2 * float(xp.finfo(wide.dtype).smallest_normal)
+    error = rounding.up(mass, 2 * count + m + p, xp=xp) * (rounding.SLACK * rounding.gamma(m + count, u)) + tiny
+    norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
+    norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) > 0, norms, xp.zeros_like(norms))
+    return norms, xp.where(sums > error, sums, xp.zeros_like(sums)), lags
