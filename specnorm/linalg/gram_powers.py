@@ -37,7 +37,7 @@ def swapped(blocks: Array, *, xp: Namespace) -> Array:
 
 
 def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Multiplicity of each frequency of the half grid; for each axis ``e^{-2 pi i m j / N}``, taps m by points j."""
+    """Multiplicity of each frequency of the half grid; for each axis that times ``e^{-2 pi i m j / N}``, m by j."""
     if not grid:
         return np.ones(1), []
     halved = int(np.argmax(grid))
@@ -46,16 +46,17 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
     tables = []
     for n, count in zip(grid, counts, strict=True):
         cos, sin = cos_sin(np.arange(n)[:, None] * np.arange(count)[None, :], n)
-        tables.append((cos, -sin))
-    # Every axis is odd: off zero on the halved axis, a frequency stands for its mirror image too.
+        # Every axis is odd: off zero on the halved axis, a frequency stands for its mirror image too.
+        weights = np.where((np.arange(count) > 0) & (count < n), 2.0, 1.0)
+        tables.append((cos * weights, -sin * weights))
     return np.where(place > 0, 2.0, 1.0), tables
 
 
-def contract(x: Array, tables_: list[Array], shape: list[int], *, xp: Namespace) -> Array:
-    """Multiply a table onto each axis of (b, prod(shape), p, r)."""
+def contract(x: Array, tables_: dict[int, Array], shape: list[int], *, xp: Namespace) -> Array:
+    """Multiply tables onto axes of (b, prod(shape), p, r)."""
     b, _, p, r = x.shape
     sizes = list(shape)
-    for axis, table in enumerate(tables_):
+    for axis, table in tables_.items():
         before, after = math.prod(sizes[:axis]), math.prod(sizes[axis + 1 :])
         x = xp.matmul(table, xp.reshape(x, (b, before, sizes[axis], after * p * r)))
         sizes[axis] = table.shape[0]
@@ -120,9 +121,23 @@ class PowerGrid:
             yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
 
     def transform(self, x: Array) -> Array:
-        """Sum over the (half) grid with ``e^{-i m.theta}``, axis by axis: (b, f, p, r) -> (b, taps, p, r)."""
+        """Real part of the sum over the whole grid with ``e^{-i m.theta}``: (b, f, p, r) -> (b, taps, p, r).
+
+        The halved axis comes last, where the products are fewest, and real.
+        """
+        xp, (b, _, p, r) = self.xp, x.shape
+        if not self.grid:
+            return xp.real(x)
+        halved = int(np.argmax(self.grid))
         shape = [table.shape[1] for table in self.tables]
-        return contract(x, self.tables, shape, xp=self.xp)
+        others = {axis: table for axis, table in enumerate(self.tables) if axis != halved}
+        x = contract(x, others, shape, xp=xp)
+        before, after = math.prod(self.grid[:halved]), math.prod(self.grid[halved + 1 :]) * p * r
+        x = xp.reshape(x, (b, before, shape[halved], after))
+        table = self.tables[halved]
+        table = xp.concat([xp.real(table), -xp.imag(table)], axis=1)
+        taps = xp.matmul(table, xp.concat([xp.real(x), xp.imag(x)], axis=2))
+        return xp.reshape(taps, (b, math.prod(self.grid), p, r))
 
     def residuals(self, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
         """What `powers_vjp` needs: leading axis b, then the chunks of frequencies."""
@@ -135,8 +150,7 @@ class PowerGrid:
         phase = xp.concat([symbol.phase for _, symbol in self.chunks()], axis=0)
         back = [xp.conj(xp.matrix_transpose(table)) for table in self.tables]
         signs = xp.astype(xp.sign(columns), phase.dtype)
-        hats = contract(signs, back, [table.shape[1] for table in back], xp=xp)
-        hats = hats * xp.astype(self.weights, phase.dtype)[None, :, None, None]
+        hats = contract(signs, dict(enumerate(back)), [table.shape[1] for table in back], xp=xp)
         dtype = arrays.complex_dtype(self.given.dtype, xp=xp)
 
         def chunked(x: Array) -> Array:

@@ -123,9 +123,11 @@ def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namesp
     # All lags, the transposed matrix at each: those that a tap meets the others at are a box of them.
     table = xp.concat([xp.flip(ahead, axis=1), table[:, :1, ...], xp.matrix_transpose(ahead)], axis=1)
     table = xp.reshape(table, (b, *(2 * k - 1 for k in shape), p, p))
+    del ahead
     flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2)), (b, m, count * p))
     found = []
     for place in product([np.arange(k) for k in shape]).tolist():
         box = tuple(slice(k - 1 - at, 2 * k - 1 - at) for at, k in zip(place, shape, strict=True))
         found.append(xp.matmul(flat, xp.reshape(table[(slice(None), *box)], (b, count * p, p))))
+    del table, flat
     return xp.reshape(xp.stack(found, axis=-1), blocks.shape)

@@ -70,9 +70,9 @@ class Powers(PowerGrid):
             # Without all columns at hand: ||X* X||_F <= ||X||_F**2.
             whole = squares if current.shape[-1] < p else norm
             mass = mass + xp.sum(whole**2 * weights, axis=1)
-            parts.append(current * xp.astype(weights, current.dtype)[None, :, None, None])
-        x = xp.concat(parts, axis=1)
-        taps = xp.real(self.transform(x)) / total
+            parts.append(current)
+        taps = self.transform(xp.concat(parts, axis=1) if len(parts) > 1 else parts[0])
+        taps /= total
         # Parseval for the errors of the products; for the transform, the sum over taps of its error in each.
         c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + trigonometric.phase_error(u)) for n in self.grid) + 4 * u
         lost = rounding.up(xp.sqrt(rounding.up(spread, len(self.points) + 2, xp=xp)), 2, xp=xp)
