@@ -137,7 +137,10 @@ def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray,
     turns = np.zeros((len(frequencies), len(points)), dtype=kind)
     for axis in range(points.shape[1]):
         turns = (turns + numerators[:, [axis]] * points[:, axis]) % common
-    return cos_sin(turns, common)
+    if common > turns.size:
+        return cos_sin(turns, common)
+    cos, sin = cos_sin(np.arange(common), common)
+    return cos[turns], sin[turns]
 
 
 def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.ndarray]:

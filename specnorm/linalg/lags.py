@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from specnorm.linalg.frequencies import product
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 _KEPT = 64
 """Taps up to which the pairs are kept: 2016 of them."""
@@ -39,8 +40,7 @@ class PairedTaps:
     here, there : integer arrays, shape (n,)
         Taps by their numbers in the kernel's order; ``there - here`` is a lag.
     sums : float array, shape (L, n)
-        1 where a pair has a lag, else 0: times something of each pair, its sum for each lag. For the zero lag 1/2,
-        since its pairs are the same the other way round.
+        1 where a pair has a lag, else 0: times something of each pair, its sum for each lag.
     """
 
     lags: np.ndarray
@@ -87,46 +87,42 @@ def _paired_taps(shape: tuple[int, ...], used: bytes, most: int) -> tuple[Paired
 
 def _together(some: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> PairedTaps:
     lags, here, there = zip(*some, strict=True)
-    weights = np.diag([1.0 if lag.any() else 0.5 for lag in lags])
-    sums = np.repeat(weights, [len(x) for x in here], axis=1)
+    sums = np.repeat(np.eye(len(lags)), [len(x) for x in here], axis=1)
     return PairedTaps(np.stack(lags), np.concatenate(here), np.concatenate(there), sums)
 
 
-def autocorrelations(
-    taps: Array, rank: int, shape: tuple[int, ...], *, tick: Callable[[], None] | None = None, ops: ArrayOps
-) -> tuple[np.ndarray, Array, Array]:
-    """Sums ``R_d`` of products of taps d apart, for each lag d of `half_lags` that two taps other than 0 have.
+def correlations(
+    taps: Array, used: np.ndarray, rank: int, *, tick: Callable[[], None] | None = None, ops: ArrayOps
+) -> Iterator[tuple[np.ndarray, Array, Array]]:
+    """Channel autocorrelations ``R_d = sum_k K_k^T K_{k+d}``, some lags of `half_lags` at once, zero first, by itself.
 
-    A sum has at most as many terms as there are taps, each a product of inner length m, and one more for R_d^T.
+    Taps that are 0 are passed over: products with them are 0, and add nothing. A sum has at most as many terms as
+    there are taps, each a product of inner length m.
 
     Parameters
     ----------
     taps : array, shape (g, taps, m, p)
+    used : bool array, shape kernel_shape
+        Whether a tap is other than 0.
     rank : int
         Columns that are wanted.
-    shape : tuple of int
-        Of the kernel.
     tick : callable, optional
         Called now and then, at most once a lag: what it raises ends the work.
 
-    Returns
-    -------
+    Yields
+    ------
     lags : integer array, shape (L, d)
-        The zero lag first.
-    even, odd : arrays, shape (g, L, p * rank)
-        First columns of ``R_d + R_d^T`` and ``R_d - R_d^T``; of lag 0, R_0 and 0.
+    forward, backward : arrays, shape (g, L, p * rank)
+        First columns of R_d and of ``R_{-d} = R_d^T``.
     """
     xp, (g, _, m, p) = ops.xp, taps.shape
-    # What is no number is used, too.
-    used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
 
     def summed(first: np.ndarray, second: np.ndarray, sums: Array) -> Array:
         a, b = (xp.take(taps, ops.from_numpy(each, taps), axis=1) for each in (first, second))
         of_pairs = xp.matmul(xp.matrix_transpose(a), b[..., :rank])
         return xp.matmul(sums, xp.reshape(of_pairs, (g, sums.shape[1], p * rank)))
 
-    found = []
-    for some in paired_taps(used.reshape(shape), _PAIRED // (8 * g * p * (2 * m + rank))):
+    for some in paired_taps(used, _PAIRED // (8 * g * p * (2 * m + rank))):
         if tick is not None:
             tick()
         sums = xp.astype(ops.from_numpy(some.sums, taps), taps.dtype)
@@ -138,6 +134,65 @@ def autocorrelations(
             backward = xp.reshape(xp.matrix_transpose(square), forward.shape)
         else:
             backward = summed(some.there, some.here, sums)
-        found.append((some.lags, forward + backward, forward - backward))
+        yield some.lags, forward, backward
+
+
+def autocorrelations(
+    taps: Array, rank: int, shape: tuple[int, ...], *, tick: Callable[[], None] | None = None, ops: ArrayOps
+) -> tuple[np.ndarray, Array, Array]:
+    """Even and odd parts of a kernel's `correlations`, for each lag that two taps other than 0 have.
+
+    Parameters
+    ----------
+    taps, rank, tick
+        As there.
+    shape : tuple of int
+        Of the kernel.
+
+    Returns
+    -------
+    lags : integer array, shape (L, d)
+        The zero lag first.
+    even, odd : arrays, shape (g, L, p * rank)
+        First columns of ``R_d + R_d^T`` and ``R_d - R_d^T``; of lag 0, R_0 and 0.
+    """
+    xp = ops.xp
+    # What is no number is used, too.
+    used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
+    found = [
+        (lags, forward + backward if lags.any() else forward, forward - backward)
+        for lags, forward, backward in correlations(taps, used.reshape(shape), rank, tick=tick, ops=ops)
+    ]
     lags, even, odd = zip(*found, strict=True)
     return np.concatenate(lags), xp.concat(list(even), axis=1), xp.concat(list(odd), axis=1)
+
+
+def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namespace) -> Array:
+    """Gradient of ``sum_i w_i sum_{d,j} |R_d[i, j]|`` over all lags with respect to the blocks.
+
+    The sum takes ``(w_i + w_j) |R_d[i, j]|`` of each pair of lags, so with T that times R_d's sign, and its transpose
+    for -d, the gradient of a tap is ``sum_l K_l T_{k-l}``.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+    signs : array, shape (b, L, p, p)
+        Of R_d, in the order of `half_lags`.
+    weights : array, shape (b, p)
+    """
+    b, m, p = blocks.shape[:3]
+    shape = tuple(blocks.shape[3:])
+    count = math.prod(shape)
+    table = signs * (weights[:, None, :, None] + weights[:, None, None, :])
+    ahead = table[:, 1:, ...]
+    # All lags, the transposed matrix at each: those that a tap meets the others at are a box of them.
+    table = xp.concat([xp.flip(ahead, axis=1), table[:, :1, ...], xp.matrix_transpose(ahead)], axis=1)
+    table = xp.reshape(table, (b, *(2 * k - 1 for k in shape), p, p))
+    del ahead
+    flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2)), (b, m, count * p))
+    found = []
+    for place in product([np.arange(k) for k in shape]).tolist():
+        box = tuple(slice(k - 1 - at, 2 * k - 1 - at) for at, k in zip(place, shape, strict=True))
+        found.append(xp.matmul(flat, xp.reshape(table[(slice(None), *box)], (b, count * p, p))))
+    del table, flat
+    return xp.reshape(xp.stack(found, axis=-1), blocks.shape)

@@ -37,13 +37,14 @@ class Symbol:
         self.sin = ops.from_numpy(sin.astype(dtype), blocks)
         if shard:
             self.cos, self.sin = ops.shard(self.cos), ops.shard(self.sin)
-        self.phase = self.cos + 1j * self.sin
+        self._complex = ops.complex
+        self.phase = ops.complex(self.cos, self.sin)
 
     def matrices(self) -> Array:
         """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""
         xp, (b, m, p) = self.xp, self.shape[:3]
         taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
-        g = xp.matmul(self.cos, taps) + 1j * xp.matmul(self.sin, taps)
+        g = self._complex(xp.matmul(self.cos, taps), xp.matmul(self.sin, taps))
         return xp.reshape(g, (b, -1, m, p))
 
     def apply(self, v: Array) -> Array:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import GeometryError
 from specnorm.linalg import arrays
-from specnorm.linalg.gram_powers import powers_vjp
+from specnorm.linalg.gram_powers import first_vjp, powers_vjp
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof.gram_powers import Powers
+from specnorm.proof.gram_powers import Powers, lag_norms
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -48,7 +48,9 @@ class ChannelNorms(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """An upper bound of each channel, from the kernel as it is."""
-        return Needs(rounds="up", precision="mixed", blocks=False, value_shape=self._value_shape(spec))
+        return Needs(
+            rounds="up", precision="mixed", small_products=True, blocks=False, value_shape=self._value_shape(spec)
+        )
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper: the largest of them bounds the norm."""
@@ -79,23 +81,34 @@ class ChannelNorms(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """All channels' norms; each group is a block of its own."""
         xp = ops.xp
-        b = blocks.shape[0]
+        if self.n_iter == 1:
+            groups = self._groups(blocks, spec, xp=xp)
+            norms, sums, lags = lag_norms(groups, ops=ops)
+            found: tuple[Array, ...] = (groups, xp.astype(xp.sign(lags), groups.dtype, copy=False), sums)
+            return self._evaluation(norms, found, spec, xp=xp)
         work = Powers(self._groups(blocks, spec, xp=xp), self.n_iter, ops=ops)
         norms, sums, kept = work.channel_norms()
         p = norms.shape[1]
         eye = xp.eye(p, dtype=norms.dtype, device=ops.device(blocks))
         eye = xp.broadcast_to(eye, (norms.shape[0], p, p))
-        found = work.residuals(work.taps(eye) if kept is None else kept, eye, sums)
+        found = work.residuals(work.taps(eye)[0] if kept is None else kept, eye, sums)
+        return self._evaluation(norms, found, spec, xp=xp)
+
+    @staticmethod
+    def _evaluation(norms: Array, residuals: tuple[Array, ...], spec: ConvSpec, *, xp: Namespace) -> Evaluation:
+        """Norms (b * groups, p) and what their gradient needs, with the groups as an axis of its own."""
 
         def over_batch(x: Array) -> Array:
-            return xp.reshape(x, (b, spec.groups, *x.shape[1:]))
+            return xp.reshape(x, (-1, spec.groups, *x.shape[1:]))
 
-        return Evaluation(xp.reshape(norms, (b, -1)), (), tuple(map(over_batch, found)))
+        return Evaluation(xp.reshape(norms, (-1, spec.groups * norms.shape[1])), (), tuple(map(over_batch, residuals)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the weighted norms."""
         flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
-        gradient = powers_vjp(flat, xp.reshape(cotangent, (flat[0].shape[0], -1)), self.n_iter, xp=xp)
+        weights = xp.reshape(cotangent, (flat[0].shape[0], -1))
+        first_only = self.n_iter == 1
+        gradient = first_vjp(flat, weights, xp=xp) if first_only else powers_vjp(flat, weights, self.n_iter, xp=xp)
         first, second = block_channels(spec)
         return xp.reshape(gradient, (cotangent.shape[0], spec.groups * first, second, *spec.kernel_shape))
 

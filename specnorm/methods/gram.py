@@ -12,6 +12,7 @@ from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
 from specnorm.methods.gram_zero import ZeroPaddedGram
 from specnorm.proof import matrices, trigonometric
 from specnorm.search.enclosing import grid_sizes
+from specnorm.search.pruned import largest_bound
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -49,7 +50,7 @@ class Gram(Stepped):
     def needs(self, spec: ConvSpec) -> Needs:
         """An upper bound; what is proven is computed in the widest precision here."""
         del spec
-        return Needs(rounds="up", precision="mixed")
+        return Needs(rounds="up", precision="mixed", small_products=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
@@ -70,13 +71,13 @@ class Gram(Stepped):
             return unbounded.forward(blocks, spec, ops=ops)
         narrow, blocks = blocks.dtype, arrays.in_wide_dtype(blocks, ops=ops)
         count = self._circular_count()
-        error = trigonometric.symbol_error(blocks, xp=xp)[:, None]
 
         def bound(symbol: symbols.Symbol) -> Array:
+            error = trigonometric.symbol_error(symbol.blocks, xp=xp)[:, None]
             return matrices.gram_iteration_up(symbol.matrices(), count, error, xp=xp)
 
         frequencies = half_grid(grid_sizes(spec, spec.block_kernel_shape))
-        value, phase = symbols.largest(bound, blocks, frequencies, ops=ops)
+        value, phase = largest_bound(bound, blocks, frequencies, count, ops=ops)
         gamma = schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
         dtype = arrays.complex_dtype(narrow, xp=xp)
         return Evaluation(value, (), tuple(xp.astype(x, dtype, copy=False) for x in (gamma, phase)))

@@ -4,6 +4,8 @@ The Gram matrix of a convolution is a convolution: ``R_1[i, j, m] = sum_{o,k} K[
 axis, and each further product doubles the degree. By the Schur test every channel's sum of absolute values counts:
 ``sigma*^(2^t) <= max_i sum_{j,m} |R_t[i,j,m]|``.
 
+With as many outputs as inputs G G* serves as well as G* G, and its sums are others: the lower value counts.
+
 R_t is the inverse Fourier transform of ``H_t = (G* G)^(2^(t-1))`` on a grid of ``2^t (k_j - 1) + 1`` points an axis,
 where nothing aliases. So the products are products of small matrices, one for each frequency, and not of taps with
 taps, whose cost grows with the square of their number.
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.linalg import arrays
-from specnorm.linalg.gram_powers import powers_vjp, sums_vjp
+from specnorm.linalg.gram_powers import powers_vjp, sums_vjp, swapped
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.proof import trigonometric
@@ -67,25 +69,40 @@ class ZeroPaddedGram(Method):
         requirements.require_countable_taps(self.n_iter, spec.block_kernel_shape)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Largest channel norm, with the signs of that channel's taps for the gradient."""
+        """Largest channel norm, with the signs of that channel's taps for the gradient; of two sides the lower one."""
         xp = ops.xp
         del spec
         if self.n_iter == 0:
             wide = arrays.in_wide_dtype(blocks, ops=ops)
             return Evaluation(trigonometric.absolute_norm_up(wide, xp=xp), (), (blocks,))
-        work = Powers(blocks, self.n_iter, ops=ops)
+        b = blocks.shape[0]
+        both = blocks.shape[1] == blocks.shape[2]
+        # The sums of G G* are other ones than those of G* G, and as cheap where there are as many of them.
+        work = Powers(xp.concat([blocks, swapped(blocks, xp=xp)], axis=0) if both else blocks, self.n_iter, ops=ops)
         norms, sums, kept = work.channel_norms()
         index = xp.argmax(norms, axis=1)
         one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), index, norms.shape[1], xp=xp)
-        column = work.taps(one_hot[:, :, None]) if kept is None else xp.matmul(kept, one_hot[:, None, :, None])
+        column = work.taps(one_hot[:, :, None])[0] if kept is None else xp.matmul(kept, one_hot[:, None, :, None])
+        del kept
         found = work.residuals(column, one_hot[:, :, None], sums)
-        return Evaluation(xp.max(norms, axis=1), (), found)
+        value = xp.max(norms, axis=1)
+        if not both:
+            return Evaluation(value, (), found)
+        other = value[b:] < value[:b]
+
+        def chosen(x: Array) -> Array:
+            return xp.where(xp.reshape(other, (b,) + (1,) * (x.ndim - 1)), x[b:, ...], x[:b, ...])
+
+        return Evaluation(chosen(value), (), (*map(chosen, found), other))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the largest channel's sum, taps' signs held fixed, through the squarings."""
         del spec
         if self.n_iter == 0:
             return sums_vjp(residuals[0], cotangent, xp=xp)
-        blocks, *_ = residuals
+        blocks, hats, selector, sums, phase, *other = residuals
         weights = xp.broadcast_to(cotangent[:, None], (blocks.shape[0], min(blocks.shape[1:3])))
-        return powers_vjp(residuals, weights, self.n_iter, xp=xp)
+        gradient = powers_vjp((blocks, hats, selector, sums, phase), weights, self.n_iter, xp=xp)
+        if not other:
+            return gradient
+        return xp.where(xp.reshape(other[0], (-1,) + (1,) * (blocks.ndim - 1)), swapped(gradient, xp=xp), gradient)

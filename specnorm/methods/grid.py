@@ -12,12 +12,16 @@ from specnorm.linalg import symbols
 from specnorm.linalg.frequencies import half_grid
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.proof import matrices, rounding, trigonometric
+from specnorm.search.pruned import largest_bound
 
 if TYPE_CHECKING:
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
+
+_PRODUCTS = 5
+"""Gram products that leave frequencies out; those that are left cost an eigenvalue and a factorisation each."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Grid(Method):
     def needs(self, spec: ConvSpec) -> Needs:
         """An upper bound."""
         del spec
-        return Needs(rounds="up", precision="wide", narrow_gradient=True)
+        return Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size (`ConvSpec.sizes`)."""
@@ -80,16 +84,16 @@ class Grid(Method):
         """Prove the norm at every grid frequency and lift the largest."""
         xp = ops.xp
         sizes = self.sizes(spec.block_kernel_shape)
-        error = trigonometric.symbol_error(blocks, xp=xp)
 
         def bound(symbol: symbols.Symbol) -> Array:
-            return matrices.matrix_norm_up(symbol.matrices(), error[:, None], ops=ops)
+            error = trigonometric.symbol_error(symbol.blocks, xp=xp)[:, None]
+            return matrices.matrix_norm_up(symbol.matrices(), error, ops=ops)
 
-        value, phase = symbols.largest(bound, blocks, half_grid(sizes), ops=ops)
+        value, phase = largest_bound(bound, blocks, half_grid(sizes), _PRODUCTS, ops=ops)
         factor = self.factor(spec.block_kernel_shape)
         g = symbols.matrix_at(blocks, phase, xp=xp)
         u, v, _ = symbols.top_triple(g, xp=xp)
-        lower = matrices.quotient_down(g, v, xp=xp) - error * rounding.SLACK
+        lower = matrices.quotient_down(g, v, xp=xp) - trigonometric.symbol_error(blocks, xp=xp) * rounding.SLACK
         lower = xp.where(lower > 0, lower, xp.zeros_like(lower))
         return Evaluation(rounding.up(value * factor, 4, xp=xp), (lower,), (u, v, phase))
 

@@ -3,81 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import arrays, symbols
-from specnorm.linalg.frequencies import half_grid
-from specnorm.linalg.gram_powers import contract, tables, tall, tap_grid
+from specnorm.linalg import arrays
+from specnorm.linalg.gram_powers import PowerGrid, tall
+from specnorm.linalg.lags import correlations
 from specnorm.proof import matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import Array, ArrayOps
 
 
-@dataclass(frozen=True, eq=False)
-class GramTuning:
-    """Memory of the engine: it decides on time and rounding.
-
-    Parameters
-    ----------
-    backward_host, backward_device : int
-        Bytes that a chunk of the backward may take even if the kernel is smaller. On the host a quarter MiB, which
-        stays in the cache; on a device 16 MiB, as small launches wait for one another.
-    """
-
-    backward_host: int = 2**18
-    backward_device: int = 2**24
-
-
-TUNING = GramTuning()
-
-
-class Powers:
-    """``H_t = (G* G)**(2**(t-1))`` of a stack of blocks on the grid of its own taps, and those taps.
-
-    Parameters
-    ----------
-    blocks : array, shape (b, cout, cin, *kernel_shape)
-        In the kernel's precision; all is computed in the widest. With fewer outputs than inputs, G G* takes the place
-        of G* G.
-    n_iter : int
-        t >= 1.
-    """
-
-    def __init__(self, blocks: Array, n_iter: int, *, ops: ArrayOps) -> None:
-        xp = ops.xp
-        self.n_iter, self.xp, self.ops = n_iter, ops.xp, ops
-        given, blocks = blocks, arrays.in_wide_dtype(tall(blocks, xp=xp), ops=ops)
-        self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
-        self.points = half_grid(self.grid)
-
-        def frobenius(symbol: symbols.Symbol) -> Array:
-            return matrices.frobenius_up(symbol.matrices(), xp=xp)
-
-        # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        largest, _ = symbols.largest(frobenius, blocks, self.points, ops=ops)
-        self.exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))) + 1
-        factor = arrays.power_of_two(-self.exponent, xp=xp)
-        factor = xp.reshape(factor, (-1,) + (1,) * (blocks.ndim - 1))
-        self.blocks, self.given = blocks * factor, given * xp.astype(factor, given.dtype)
-        host = np.float64 if blocks.dtype == xp.float64 else np.float32
-        weights, host_tables = tables(self.grid)
-        self.weights = ops.from_numpy(weights.astype(host), blocks)
-        self.tables = [
-            ops.complex(*(ops.from_numpy(np.ascontiguousarray(part.astype(host)), blocks) for part in table))
-            for table in host_tables
-        ]
-
-    def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
-        """Frequencies within the memory budget, with their place among all."""
-        step = symbols.chunk_length(self.blocks, ops=self.ops)
-        for start in range(0, len(self.points), step):
-            part = slice(start, min(start + step, len(self.points)))
-            yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
+class Powers(PowerGrid):
+    """A `PowerGrid` whose taps are known with all rounding errors, and the channels' norms that they prove."""
 
     def channel_norms(self) -> tuple[Array, Array, Array | None]:
         """Norms d_i rounded up (b, p), the scaled sums they come from (b, p), and the taps if they fit the budget."""
@@ -86,7 +26,7 @@ class Powers:
         rows: Array | float = 0.0
         columns, kept = [], None
         for start in range(0, p, width):
-            taps, error = self._taps(slice(start, min(start + width, p)))
+            taps, error = self.taps(slice(start, min(start + width, p)))
             magnitude = xp.sum(xp.abs(taps), axis=1)
             rows = rows + xp.sum(magnitude, axis=2)
             columns.append(xp.sum(magnitude, axis=1))
@@ -103,12 +43,8 @@ class Powers:
         )
         return arrays.unscale(norms, self.exponent[:, None], xp=xp), sums, kept
 
-    def taps(self, selector: Array) -> Array:
-        """Columns ``R_t s`` for vectors s as the columns of (b, p, r): (b, grid, p, r)."""
-        return self._taps(selector)[0]
-
-    def _taps(self, columns: slice | Array) -> tuple[Array, Array]:
-        """Columns of the taps, and a bound on what all rounding errors together add to the norm at a frequency."""
+    def taps(self, columns: slice | Array) -> tuple[Array, Array]:
+        """Columns of the taps (b, grid, p, r), or ``R_t s`` for vectors s (b, p, r); a bound on what all errors add."""
         xp, (m, p) = self.xp, self.blocks.shape[1:3]
         u = rounding.unit(self.blocks, xp=xp)
         total = math.prod(self.grid)
@@ -116,22 +52,27 @@ class Powers:
         parts, spread, mass = [], xp.zeros_like(self.exponent), xp.zeros_like(self.exponent)
         for part, symbol in self.chunks():
             current, error, length = symbol.matrices(), start, m
+            norm = matrices.frobenius_up(current, xp=xp)
             for t in range(self.n_iter):
-                squares = rounding.up(matrices.frobenius_up(current, xp=xp) ** 2, 2, xp=xp)
+                squares = rounding.up(norm**2, 2, xp=xp)
                 lost = squares * (rounding.SLACK * rounding.product_error(length, current, xp=xp))
-                error = rounding.up(2 * _norm_up(current, xp=xp) * error + error**2 + lost, 6, xp=xp)
                 right = current
                 if t == self.n_iter - 1:
-                    right = _columns(current, columns, xp=xp)
+                    vectors = None if isinstance(columns, slice) else xp.astype(columns, current.dtype)[:, None, :, :]
+                    right = current[:, :, :, columns] if vectors is None else xp.matmul(current, vectors)
                 current, length = xp.matmul(arrays.adjoint(current, xp=xp), right), p
+                norm = matrices.frobenius_up(current, xp=xp)
+                # ||X||**2 = ||X* X||, where all of it is at hand, or at most ||X||_F**2.
+                square = norm + lost if isinstance(columns, slice) and right.shape[-1] == p else squares
+                error = rounding.up(2 * xp.sqrt(square) * error + error**2 + lost, 8, xp=xp)
             weights = self.weights[part]
             spread = spread + xp.sum(error**2 * weights, axis=1)
             # Without all columns at hand: ||X* X||_F <= ||X||_F**2.
-            whole = squares if current.shape[-1] < p else matrices.frobenius_up(current, xp=xp)
+            whole = squares if current.shape[-1] < p else norm
             mass = mass + xp.sum(whole**2 * weights, axis=1)
-            parts.append(current * xp.astype(weights, current.dtype)[None, :, None, None])
-        x = xp.concat(parts, axis=1)
-        taps = xp.real(self._transform(x)) / total
+            parts.append(current)
+        taps = self.transform(xp.concat(parts, axis=1) if len(parts) > 1 else parts[0])
+        taps /= total
         # Parseval for the errors of the products; for the transform, the sum over taps of its error in each.
         c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + trigonometric.phase_error(u)) for n in self.grid) + 4 * u
         lost = rounding.up(xp.sqrt(rounding.up(spread, len(self.points) + 2, xp=xp)), 2, xp=xp)
@@ -139,54 +80,28 @@ class Powers:
         tiny = 4.0**self.n_iter * m * p * total * float(xp.finfo(self.blocks.dtype).smallest_normal)
         return taps, rounding.up(lost, 4, xp=xp) + tiny
 
-    def _transform(self, x: Array) -> Array:
-        """Sum over the (half) grid with ``e^{-i m.theta}``, axis by axis: (b, f, p, r) -> (b, taps, p, r)."""
-        shape = [table.shape[1] for table in self.tables]
-        return contract(x, self.tables, shape, xp=self.xp)
 
-    def residuals(self, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
-        """What `linalg.gram_powers.powers_vjp` needs: leading axis b, then the chunks of frequencies."""
-        xp, b = self.xp, columns.shape[0]
-        compiles = not self.ops.may_branch
-        # Every chunk is compiled by itself.
-        step = symbols.chunk_length(self.blocks, ops=self.ops) if compiles else self._lean_step()
-        chunks = -(-len(self.points) // step)
-        step = -(-len(self.points) // chunks)
-        phase = xp.concat([symbol.phase for _, symbol in self.chunks()], axis=0)
-        back = [xp.conj(xp.matrix_transpose(table)) for table in self.tables]
-        signs = xp.astype(xp.sign(columns), phase.dtype)
-        hats = contract(signs, back, [table.shape[1] for table in back], xp=xp)
-        hats = hats * xp.astype(self.weights, phase.dtype)[None, :, None, None]
-        dtype = arrays.complex_dtype(self.given.dtype, xp=xp)
+def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
+    """One product, lag by lag: norms d_i rounded up (b, p), the sums they come from, and R_d of `half_lags`.
 
-        def chunked(x: Array) -> Array:
-            missing = chunks * step - x.shape[1]
-            if missing:
-                zeros = xp.zeros((b, missing, *x.shape[2:]), dtype=x.dtype, device=self.ops.device(x))
-                x = xp.concat([x, zeros], axis=1)
-            return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
-
-        phase = xp.broadcast_to(phase, (b, *phase.shape))
-        return self.given, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
-
-    def _lean_step(self) -> int:
-        """Frequencies whose matrices, five at a time, take what the kernel takes."""
-        b, m, p = self.blocks.shape[:3]
-        least = TUNING.backward_host if self.ops.on_host else TUNING.backward_device
-        matrices = 5 * 16 * b * m * p
-        return int(max(1, max(8 * math.prod(self.given.shape), least) // matrices))
-
-
-def _norm_up(a: Array, *, xp: Namespace) -> Array:
-    """Cheap upper bound of each matrix's norm: Frobenius, or the root of the row and column sums, the smaller one."""
-    magnitude = xp.abs(a)
-    rows = xp.max(xp.sum(magnitude, axis=-1), axis=-1)
-    columns = xp.max(xp.sum(magnitude, axis=-2), axis=-1)
-    schur = rounding.up(xp.sqrt(rows * columns), a.shape[-1] + a.shape[-2] + 8, xp=xp)
-    return xp.minimum(schur, matrices.frobenius_up(a, xp=xp))
-
-
-def _columns(a: Array, columns: slice | Array, *, xp: Namespace) -> Array:
-    if isinstance(columns, slice):
-        return a[:, :, :, columns]
-    return xp.matmul(a, xp.astype(columns, a.dtype)[:, None, :, :])
+    Each entry sums at most m products for each of at most ``taps`` pairs of taps: with ``A = sum_k |K_k|`` the errors
+    of channel i add up to at most gamma(m + taps) times entry i of ``A^T A 1``.
+    """
+    xp = ops.xp
+    wide = arrays.in_wide_dtype(tall(blocks, xp=xp), ops=ops)
+    b, m, p = wide.shape[:3]
+    shape, u = wide.shape[3:], rounding.unit(wide, xp=xp)
+    taps = xp.permute_dims(xp.reshape(wide, (b, m, p, -1)), (0, 3, 1, 2))
+    every = [r for _, r, _ in correlations(taps, np.ones(shape, dtype=bool), p, ops=ops)]
+    lags = xp.reshape(xp.concat(every, axis=1), (b, -1, p, p))
+    count = taps.shape[1]
+    magnitude = xp.abs(lags)
+    across = xp.sum(magnitude[:, 1:, ...], axis=1)
+    sums = xp.sum(magnitude[:, 0, ...], axis=2) + xp.sum(across, axis=2) + xp.sum(across, axis=1)
+    mass = xp.sum(xp.abs(taps), axis=1)
+    mass = xp.matmul(xp.matrix_transpose(mass), xp.sum(mass, axis=2)[..., None])[..., 0]
+    tiny = m * p * 2.0 ** len(shape) * count**2 * float(xp.finfo(wide.dtype).smallest_normal)
+    error = rounding.up(mass, 2 * count + m + p, xp=xp) * (rounding.SLACK * rounding.gamma(m + count, u)) + tiny
+    norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
+    norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) > 0, norms, xp.zeros_like(norms))
+    return norms, xp.where(sums > error, sums, xp.zeros_like(sums)), lags

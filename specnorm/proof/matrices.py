@@ -9,6 +9,8 @@ from specnorm.linalg import arrays, symbols
 from specnorm.proof import host, rounding, trigonometric
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from specnorm.linalg.frequencies import Frequencies
     from specnorm.types import Array, ArrayOps, Namespace
 
@@ -20,9 +22,10 @@ _CLUSTERED = 1e3
 
 def frobenius_up(a: Array, *, xp: Namespace) -> Array:
     """Frobenius norm of each matrix of a stack, rounded up, shape (...)."""
-    # Norm of the row norms: roundings of rows and columns add up instead of multiplying.
-    rows = xp.linalg.vector_norm(a, axis=-1)
-    return rounding.up(xp.linalg.vector_norm(rows, axis=-1), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
+    # Row by row: roundings of rows and columns add up instead of multiplying.
+    squares = xp.vecdot(a, a)
+    rows = xp.real(squares) if arrays.is_complex(a, xp=xp) else squares
+    return rounding.up(xp.sqrt(xp.sum(rows, axis=-1)), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
 
 
 def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
@@ -214,7 +217,26 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
 
 
 def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Namespace) -> Array:
-    """Gram iteration as a proven upper bound of the spectral norm of each matrix of a stack.
+    """Proven upper bounds, shape (...), of the norms of matrices by so many Gram products: `GramIterates`.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+    n_iter : int
+        0 is the Frobenius norm.
+    error : array or float
+        As in `matrix_norm_up`.
+    """
+    if a.shape[-1] > a.shape[-2]:
+        a = xp.matrix_transpose(a)
+    iterates = GramIterates(a, xp=xp)
+    for _ in range(n_iter):
+        iterates.square()
+    return rounding.up(iterates.norms_up() + error, 2, xp=xp)
+
+
+class GramIterates:
+    """Gram iteration of a stack of matrices, product by product, with a proven bound of their norms after each.
 
     ``B_0 = A``, ``B_{t+1} = fl(B_t* B_t)`` after a rescaling by a power of two; then, backwards,
     ``U_T = ||B_T||_F`` and ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error of the product (Delattre et al.,
@@ -223,45 +245,39 @@ def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: 
     Parameters
     ----------
     a : array, shape (..., m, n)
-    n_iter : int
-        Number of Gram products; 0 is the Frobenius norm.
-    error : array or float
-        As in `matrix_norm_up`.
-
-    Returns
-    -------
-    array, shape (...)
+        Scaled to about 1; or an error is added to the bounds that covers squares which vanish.
     """
-    if a.shape[-1] > a.shape[-2]:
-        a = xp.matrix_transpose(a)
-    history = []
-    current = a
-    for _ in range(n_iter):
-        current, exponent = _rescale(current, xp=xp)
-        lost = (
-            rounding.SLACK
-            * rounding.product_error(current.shape[-2], current, xp=xp)
-            * rounding.up(frobenius_up(current, xp=xp) ** 2, 2, xp=xp)
-        )
-        history.append((exponent, lost))
-        current = xp.matmul(arrays.adjoint(current, xp=xp), current)
-    bound = frobenius_up(current, xp=xp)
-    for exponent, lost in reversed(history):
-        bound = arrays.unscale(rounding.up(xp.sqrt(bound + lost), 4, xp=xp), exponent, xp=xp)
-    return rounding.up(bound + error, 2, xp=xp)
 
+    def __init__(self, a: Array, *, xp: Namespace) -> None:
+        self._xp, self._current, self._frobenius = xp, a, frobenius_up(a, xp=xp)
+        self._history: list[tuple[Array, Array]] = []
 
-def _rescale(a: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Scale each matrix of a stack by a power of two near its largest entry."""
-    flat = xp.reshape(a, (-1, *a.shape[-2:]))
-    largest = xp.max(xp.abs(flat), axis=(-2, -1))
-    exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
-    # A symbol can cancel down to subnormal numbers, whose inverse would overflow.
-    limit = math.log2(float(xp.finfo(largest.dtype).max)) - 2
-    exponent = xp.clip(exponent, -limit, limit)
-    factor = arrays.power_of_two(-exponent, xp=xp)
-    scaled = flat * xp.astype(factor, flat.dtype)[:, None, None]
-    return xp.reshape(scaled, a.shape), xp.reshape(exponent, a.shape[:-2])
+    def square(self) -> None:
+        """One more product."""
+        xp, norm = self._xp, self._frobenius
+        exponent = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm))))
+        # A symbol can cancel down to subnormal numbers, whose inverse would overflow.
+        limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
+        exponent = xp.clip(exponent, -limit, limit)
+        factor = arrays.power_of_two(-exponent, xp=xp)
+        a = self._current * xp.astype(factor, self._current.dtype)[..., None, None]
+        lost = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
+        self._history.append((exponent, lost * rounding.product_error(a.shape[-2], a, xp=xp)))
+        self._current = xp.matmul(arrays.adjoint(a, xp=xp), a)
+        self._frobenius = frobenius_up(self._current, xp=xp)
+
+    def norms_up(self) -> Array:
+        """Proven upper bounds of the matrices' norms, shape (...)."""
+        bound = self._frobenius
+        for exponent, lost in reversed(self._history):
+            root = rounding.up(self._xp.sqrt(bound + lost), 4, xp=self._xp)
+            bound = arrays.unscale(root, exponent, xp=self._xp)
+        return bound
+
+    def take(self, index: np.ndarray, *, ops: ArrayOps) -> None:
+        """Go on with some matrices of a stack (f, m, n), by their numbers on the host."""
+        self._current, self._frobenius = (arrays.rows(x, index, ops=ops) for x in (self._current, self._frobenius))
+        self._history = [(arrays.rows(x, index, ops=ops), arrays.rows(y, index, ops=ops)) for x, y in self._history]
 
 
 def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: ArrayOps) -> Array:

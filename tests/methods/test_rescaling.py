@@ -10,10 +10,14 @@ from libraries import Lib
 from numpy.typing import NDArray
 from oracle import dense_norm, finite_difference_gradient, sigma_star
 from promises import for_all
+from specnorm_numpy import BACKEND
 from strategies import Layer, Recipe, layers, recipes
 
 import specnorm
 from specnorm import GeometryError, MethodError
+from specnorm.linalg.symbols import Symbol
+from specnorm.proof.gram_powers import Powers, lag_norms
+from specnorm.runtime.execution import Execution
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])
@@ -85,6 +89,29 @@ def test_aol_by_its_formula() -> None:
                 product += kernel[:, :, k].T @ kernel[:, :, k + lag]
         sums += np.abs(product).sum(axis=1)
     np.testing.assert_allclose(specnorm.spectral_rescaling(kernel), kernel / np.sqrt(sums)[None, :, None], rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (3, 7, 3, 3), (6, 6, 2, 3, 2), (9, 2), (4, 3, 1, 7)])
+def test_one_product_is_taken_lag_by_lag(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    """No frequency is visited; in single precision the allowances cover what is lost, and are small."""
+    families = ("normal", "ones", "spread")
+    blocks: Any = np.stack([Recipe(shape, family, dtype="float32", seed=3).kernel for family in families])
+
+    def refused(symbol: Symbol) -> None:
+        raise AssertionError(f"{symbol} was visited")
+
+    for single in (False, True):
+        ops = Execution(BACKEND, BACKEND.namespace(None), wide_dtype="float32" if single else "float64")
+        found: Any = lag_norms(blocks, ops=ops)
+        by_lags, sums, _ = found
+        by_frequencies: Any = Powers(blocks, 1, ops=ops).channel_norms()[0]
+        exact: Any = lag_norms(blocks, ops=Execution(BACKEND, BACKEND.namespace(None)))[1] ** 0.5
+        assert (by_lags >= exact).all()
+        assert (by_lags <= exact * (1 + (1e-3 if single else 1e-12))).all()
+        assert (by_lags <= by_frequencies).all()
+        np.testing.assert_allclose(sums, exact**2, rtol=1e-5 if single else 1e-14)
+    monkeypatch.setattr(Symbol, "matrices", refused)
+    assert np.isfinite(specnorm.spectral_rescaling(blocks[0])).all()
 
 
 def test_zero_channels_stay_zero() -> None:

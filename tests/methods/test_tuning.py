@@ -15,8 +15,7 @@ from strategies import Recipe
 
 import specnorm
 from specnorm import TensorNorm
-from specnorm.linalg import block_lanczos, lanczos
-from specnorm.proof import gram_powers
+from specnorm.linalg import block_lanczos, gram_powers, lanczos
 from specnorm.search import layer, open_groups, own_matrix, rings, smallest_unfolding, split_rings, subspace, supremum
 from specnorm.search.layer_tuning import LayerTuning
 from specnorm.tensor import alternation, proving, tracking

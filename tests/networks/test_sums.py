@@ -112,6 +112,7 @@ def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
     z = net.function(net.add(u, net.conv(z, 3, 3, scale=scales[1])), "relu")
     found = bound(net.graph(net.conv(z, 2, 3)), method=Multipliers(steps=8))
     assert found.upper is not None
+    assert found.product is not None
     assert from_below(net, 0) <= found.upper < 0.99 * found.product
 
 

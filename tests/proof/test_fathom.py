@@ -35,7 +35,8 @@ class Noting:
         return getattr(np, name)
 
     def matmul(self, a: Any, b: Any) -> Any:
-        self.pairs += a.shape[1] if a.ndim == b.ndim == 4 else 0
+        if a.ndim == b.ndim > 2:
+            self.pairs += a.shape[1] if a.ndim == 4 else 1
         return np.matmul(a, b)
 
 

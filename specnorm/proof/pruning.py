@@ -1,0 +1,89 @@
+"""The largest of proven bounds over many frequencies, where cheaper proven bounds leave out most of them.
+
+A frequency whose norm is proven to be at most the largest bound met so far cannot matter: what is returned bounds the
+norm at every frequency, and is the largest bound itself wherever the cheaper ones are no smaller than it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.linalg import symbols
+from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.proof.matrices import GramIterates
+
+if TYPE_CHECKING:
+    from specnorm.linalg.frequencies import Frequencies
+    from specnorm.types import Array, ArrayOps
+
+
+class LargestBound:
+    """The largest bound of one block, told once every frequency is visited or left out by proof.
+
+    Parameters
+    ----------
+    bound : callable
+        Takes a `symbols.Symbol` of one block and f frequencies, returns proven bounds (1, f).
+    block : array, shape (1, m, p, *kernel_shape)
+        In the wide dtype, scaled to about 1; p <= m.
+    frequencies : Frequencies
+    """
+
+    def __init__(
+        self, bound: Callable[[symbols.Symbol], Array], block: Array, frequencies: Frequencies, *, ops: ArrayOps
+    ) -> None:
+        self._bound, self._block, self._frequencies, self._ops = bound, block, frequencies, ops
+        # In single precision a frequency costs half as much, and few come so close to the largest bound.
+        self._polynomial = GramPolynomial(block, ops=ops).float32_copy()
+        self._open = np.ones(len(frequencies), dtype=bool)
+        self._value = -math.inf
+        self._found: tuple[Array, Array] | None = None
+
+    def result(self) -> tuple[Array, Array]:
+        """Value (1,) and the phase (1, taps) where it was met."""
+        if self._found is None or self._open.any():
+            raise ValueError("frequencies that are neither visited nor left out may hold a larger bound")
+        return self._found
+
+    def visit(self, index: np.ndarray) -> None:
+        """Compute the bound at some frequencies, by their numbers."""
+        if len(index):
+            found = symbols.largest(self._bound, self._block, self._frequencies[index], ops=self._ops)
+            value = float(found[0][0])
+            if self._found is None or value > self._value:
+                self._value, self._found = value, found
+            self._open[index] = False
+
+    def leave_out(self, index: np.ndarray, products: int, few: int) -> np.ndarray:
+        """Leave out frequencies whose norms Gram iteration proves to be no larger. The numbers of the others.
+
+        Parameters
+        ----------
+        index : integer array
+        products : int
+            At most, the polynomial's own included. The best frequency is visited after the first and the last.
+        few : int
+            That are not worth another product.
+        """
+        polynomial, ops = self._polynomial, self._ops
+        columns = polynomial.columns_at(self._frequencies[index], np.zeros(len(index), dtype=np.int64))
+        iterates = GramIterates(columns, xp=ops.xp)
+        for product in range(products):
+            if product:
+                iterates.square()
+            norms = polynomial.norm_up(np.asarray(ops.to_numpy(iterates.norms_up()), dtype=np.float64))
+            top = int(np.argmax(norms))
+            if product in (0, products - 1) and not norms[top] <= self._value:
+                self.visit(index[top : top + 1])
+            kept = np.flatnonzero(~(norms <= self._value))
+            if len(kept) < len(index):
+                self._open[index[norms <= self._value]] = False
+                index = index[kept]
+                iterates.take(kept, ops=ops)
+            if len(index) <= few:
+                break
+        return index

@@ -1,0 +1,79 @@
+"""The largest of proven bounds over many frequencies: which are tried first, and where leaving out pays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.linalg import symbols
+from specnorm.linalg.gram_powers import tall
+from specnorm.proof.pruning import LargestBound
+
+if TYPE_CHECKING:
+    from specnorm.linalg.frequencies import Frequencies
+    from specnorm.types import Array, ArrayOps
+
+_FEW = 4
+"""Frequencies that are not worth another product of all."""
+_SAMPLE = 24
+"""Frequencies that are tried first, or up to sixteen times as many."""
+_WORTH = 4000
+"""Entries of symbols, for each lag of the kernel, from which on the Gram polynomial costs less than it saves."""
+
+
+def largest_bound(
+    bound: Callable[[symbols.Symbol], Array], blocks: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
+) -> tuple[Array, Array]:
+    """`symbols.largest` of a proven bound of the symbol's norm, with frequencies left out where values are known.
+
+    Parameters
+    ----------
+    bound : callable
+        Takes a `symbols.Symbol` of g blocks and f frequencies, returns (g, f): the same for a block and its transpose.
+    blocks : array, shape (b, m, p, *kernel_shape)
+        In the wide dtype, scaled to about 1.
+    frequencies : Frequencies
+    products : int
+        Gram products after which a frequency that is still possible is visited; 0: nothing is left out.
+
+    Returns
+    -------
+    value : array, shape (b,)
+    phase : complex array, shape (b, taps)
+    """
+    if not ops.may_branch or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
+        return symbols.largest(bound, blocks, frequencies, ops=ops)
+    blocks = tall(blocks, xp=ops.xp)
+    found = [_largest(bound, blocks[j : j + 1, ...], frequencies, products, ops=ops) for j in range(blocks.shape[0])]
+    values, phases = zip(*found, strict=True)
+    return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0)
+
+
+def _pays(blocks: Array, count: int, *, memory: int) -> bool:
+    """Whether the Gram polynomial of a block, one product for each pair of taps, fits and costs less than it saves."""
+    channels, shape = blocks.shape[1:3], blocks.shape[3:]
+    lags = math.prod(2 * k - 1 for k in shape) // 2 + 1
+    if 32 * lags * min(channels) ** 2 > memory or 4 * count < math.prod(shape) ** 2:
+        return False
+    return bool(count * math.prod(channels) >= _WORTH * lags)
+
+
+def _largest(
+    bound: Callable[[symbols.Symbol], Array], block: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
+) -> tuple[Array, Array]:
+    """Of one block: a sample, then the rest; where nothing is left out of the sample, the rest as it is."""
+    largest = LargestBound(bound, block, frequencies, ops=ops)
+    count, step = len(frequencies), symbols.chunk_length(block, ops=ops)
+    stride = max(min(16, count // _SAMPLE), -(-count // step), 1)
+    every = np.arange(count)
+    sample, rest = every[::stride], every[every % stride > 0]
+    left = largest.leave_out(sample, products, _FEW)
+    largest.visit(left)
+    pays = 2 * len(left) < len(sample)
+    for start in range(0, len(rest), step):
+        some = rest[start : start + step]
+        largest.visit(largest.leave_out(some, products, _FEW) if pays else some)
+    return largest.result()

@@ -1,0 +1,119 @@
+"""Frequencies are left out of a largest bound by proof alone, and leaving them out changes no value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from specnorm_numpy import BACKEND
+
+import specnorm
+from specnorm import Gram, Grid
+from specnorm.linalg.frequencies import half_grid
+from specnorm.linalg.symbols import Symbol
+from specnorm.proof.matrices import GramIterates, gram_iteration_up
+from specnorm.proof.pruning import LargestBound
+from specnorm.runtime.execution import Execution
+from specnorm.search import pruned
+
+OPS = Execution(BACKEND, BACKEND.namespace(None))
+
+
+def decaying(seed: int, *shape: int) -> NDArray[np.float32]:
+    """Spectra that fall as a trained layer's do."""
+    kernel = np.random.RandomState(seed).standard_normal(shape)
+    kernel += 2 * kernel.mean(axis=tuple(range(2, kernel.ndim)), keepdims=True)
+    return np.asarray(kernel * (0.8 ** np.arange(shape[1])).reshape(1, -1, *[1] * (kernel.ndim - 2)), dtype=np.float32)
+
+
+def norms(blocks: NDArray[np.float64], sizes: tuple[int, ...]) -> NDArray[np.float64]:
+    """At the frequencies of the half grid, by an FFT and dense singular values."""
+    symbols = np.moveaxis(np.fft.fftn(blocks[0], s=sizes, axes=range(2, blocks.ndim - 1)), (0, 1), (-2, -1))
+    where = half_grid(sizes).numerators
+    return np.asarray(np.linalg.norm(symbols[tuple(where.T)], ord=2, axis=(-2, -1)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int) -> None:
+    blocks: Any = decaying(seed, 6, 5, 3, 2).astype(np.float64)[None] / 4
+    sizes = (16, 12)
+    truth, frequencies = norms(blocks, sizes), half_grid(sizes)
+    for products in (1, 2, 4, 7):
+        largest = LargestBound(
+            lambda symbol: gram_iteration_up(symbol.matrices(), 12, 1e-9, xp=OPS.xp), blocks, frequencies, ops=OPS
+        )
+        largest.visit(np.asarray([int(np.argsort(truth)[-20])]))
+        met = truth[np.argsort(truth)[-20]]
+        every = np.arange(len(frequencies))
+        left = largest.leave_out(every[:60], products, 0)
+        # The best of these are visited on the way.
+        met = max(met * 6**2.0**-13, truth[:60].max() * 6**2.0**-13)
+        out = np.setdiff1d(every[:60], left)
+        assert len(out) > 0
+        assert truth[out].max() <= met * (1 + 1e-8)
+        with pytest.raises(ValueError, match="neither visited nor left out"):
+            largest.result()
+        largest.visit(np.union1d(left, every[60:]))
+        value, _ = largest.result()
+        assert truth.max() <= float(value[0]) <= truth.max() * 6**2.0**-13 + 1e-8
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128", "float32", "float64"])
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e15])
+def test_iterates_bound_the_norm_after_every_product(dtype: str, size: float) -> None:
+    state = np.random.RandomState(3)
+    a = state.standard_normal((9, 7, 5)) + 1j * state.standard_normal((9, 7, 5))
+    a[4] = 0
+    stack = (a.real if dtype.startswith("float") else a).astype(dtype) * np.asarray(size, dtype=dtype)
+    index = np.arange(9)
+    iterates = GramIterates(stack, xp=OPS.xp)
+    for product in range(8):
+        exact = np.linalg.norm(stack[index].astype(np.complex128), ord=2, axis=(-2, -1))
+        bound = iterates.norms_up()
+        assert (bound >= exact).all()
+        assert (bound <= exact * 5**2.0 ** -(product + 1) * (1 + 1e-4)).all()
+        if product == 3:
+            index = index[1::2]
+            iterates.take(np.arange(9)[1::2], ops=OPS)
+        iterates.square()
+
+
+@pytest.mark.parametrize("shape", [(12, 16, 3, 3), (16, 12, 3), (3, 8, 8, 2, 2)])
+def test_values_and_gradients_are_those_of_a_visit_to_all(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    """Groups too: (groups, out, in, taps)."""
+    groups = shape[0] if len(shape) == 5 else 1
+    kernel = decaying(5, shape[0] * shape[1], *shape[2:]) if groups > 1 else decaying(5, *shape)
+    size = 600 if kernel.ndim == 3 else 40
+    methods: list[tuple[Any, Any]] = [(Gram(n_iter=t), size) for t in (0, 1, 5, 12)] + [(Grid(n=size), None)]
+    for method, n in methods:
+        found = []
+        for worth in (1, 10**12):
+            monkeypatch.setattr(pruned, "_WORTH", worth)
+            found.append(specnorm.value_and_grad(kernel, method, input_shape=n, groups=groups))
+        (value, gradient), (whole, expected) = found
+        np.testing.assert_allclose(value, whole, rtol=1e-12)
+        np.testing.assert_allclose(gradient, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_few_frequencies_are_visited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is computed at a handful of a decaying kernel's 545 frequencies, and at all where they are equal."""
+    visited = 0
+    plain = Symbol.matrices
+
+    def counted(self: Symbol) -> Any:
+        nonlocal visited
+        visited += self.cos.shape[0]
+        return plain(self)
+
+    monkeypatch.setattr(Symbol, "matrices", counted)
+    shift = np.zeros((16, 16, 3, 3))
+    shift[np.arange(16), np.arange(16), 1, np.arange(16) % 3] = 1
+    for kernel, least, most in ((decaying(1, 16, 16, 3, 3), 1, 40), (shift, 545, 560)):
+        for method, n in ((Gram(), 32), (Grid(n=32), None)):
+            visited = 0
+            specnorm.measure(kernel, method, input_shape=n)
+            assert least <= visited <= most
