@@ -58,7 +58,7 @@ SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
 """What pyproject.toml promises to work with. Older torch is left out: its wheels bring CUDA packages."""
 ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2")
-ZOO_NEEDS = ("einops", "huggingface_hub", "pyyaml", "safetensors")
+ZOO_NEEDS = ("einops", "huggingface_hub", "pillow", "pyyaml", "safetensors")
 """What those import, besides torch and torchvision."""
 CONES = "clarabel>=0.10,<0.12"
 """Solves what `tests/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
@@ -219,7 +219,7 @@ def operators(session: nox.Session) -> None:
 @nox.session(python=PYTHON, default=False)
 def zoo(session: nox.Session) -> None:
     """Layers of orthogonium, deel-torchlip and timm: proven, the dense matrix agrees, or refused; and a tutorial."""
-    prepare(session, "-e", ".[torch]", *TEST_TOOLS, *ZOO_NEEDS)
+    prepare(session, "-e", ".[cli,torch]", *TEST_TOOLS, *ZOO_NEEDS)
     # Without what they require: it would bring another build of torch.
     session.install("-q", "--no-deps", *ZOO)
     session.run(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import specnorm
+from specnorm.tensor.form import Form
 
 jax: Any = pytest.importorskip("jax")
 from jax_training import (  # noqa: E402 - after the skip where JAX is missing
@@ -107,7 +108,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 def test_what_training_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of several widths are one program, and their start none: NumPy's steps, zero channels and all."""
-    traced, started = [], []
+    traced, started, sweeps = [], [], []
 
     def advance(self: Any, blocks: Any, *given: Any, real: Any = specnorm.TensorNorm.advance, **named: Any) -> Any:
         traced.append(blocks.shape)
@@ -117,14 +118,23 @@ def test_what_training_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
         started.append(type(blocks))
         return real(self, blocks, *given, **named)
 
+    def rows(self: Any, *given: Any, real: Any = Form.rows) -> Any:
+        sweeps.append(given)
+        return real(self, *given)
+
+    monkeypatch.setattr(Form, "rows", rows)
     monkeypatch.setattr(specnorm.TensorNorm, "advance", advance)
     monkeypatch.setattr(specnorm.TensorNorm, "start", start)
     widths = [(2, 5), (5, 5), (5, 7)]
     tree = {f"{j}": {"kernel": normal(3, *n, seed=j)} for j, n in enumerate(widths)}
     penalty = training.SpectralPenalty()
-    state = penalty.init(tree)
+    with jax.no_tracing():
+        state = penalty.init(tree)
     assert started == [np.ndarray] * 3
+    sweeps.clear()
     _, state = penalty(tree, state)
+    # One body for every sweep of all iterates, and one for those of the highest.
+    assert len(sweeps) == 2
     gradient, _ = jax.grad(penalty, has_aux=True)(tree, state)
     norms, _ = penalty.norms(tree, state)
     assert traced == [(3, 7, 5, 3)]

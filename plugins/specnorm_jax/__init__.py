@@ -199,12 +199,13 @@ class JaxBackend(Backend):
 
     def init(self, program: Program, kernels: Array) -> tuple[Array, ...]:
         """Run in NumPy where values are known: once a run, so that compiling would take longer than computing."""
-        _check(program, kernels)
         if self.is_traced(kernels) or not kernels.is_fully_addressable:
+            _check(program, kernels)
             traced: tuple[Array, ...] = _compiled_init(program, self.detach(kernels))
             return traced
         found = program.init(self.to_numpy(kernels), backend=self.host())
-        return tuple(self.from_numpy(x, kernels) for x in found)
+        # ``jnp.asarray`` would compile a conversion for each shape.
+        return tuple(jax.device_put(x, self.device(kernels)) for x in found)
 
     def step(
         self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int
@@ -212,8 +213,8 @@ class JaxBackend(Backend):
         """Run compiled."""
         still = tuple(self.detach(x) for x in state)
         value, gradient, after = _compiled_step(program, sweeps, self.detach(kernels), still)
-        gradient, after = self.detach(gradient), tuple(self.detach(x) for x in after)
-        return program.attached(self.first_order(kernels), self.detach(value), gradient, backend=self), after
+        after = tuple(self.detach(x) for x in after)
+        return _attached(self.first_order(kernels), self.detach(value), self.detach(gradient)), after
 
     def first_order(self, x: Array) -> Array:
         """Guarded by a custom rule."""
@@ -343,6 +344,22 @@ def _first_order(kernels: Array) -> Array:
 
 
 _first_order.defvjp(lambda x: (x, x), lambda x, cotangent: (_guarded(cotangent, x),))
+
+
+@jax.custom_vjp
+def _attached(kernels: Array, value: Array, gradient: Array) -> Array:
+    """Value with its gradient: as a rule, which is less to compile than the product that other libraries are given."""
+    del kernels, gradient
+    return value
+
+
+def _attached_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
+    kernels, gradient = residuals
+    cotangent = jnp.reshape(cotangent, (*cotangent.shape, *(1,) * (gradient.ndim - cotangent.ndim)))
+    return (cotangent * gradient).astype(kernels.dtype), None, None
+
+
+_attached.defvjp(lambda kernels, value, gradient: (value, (kernels, gradient)), _attached_bwd)
 
 
 def _flatten(result: Result) -> tuple[tuple[Any, ...], Any]:

@@ -31,6 +31,10 @@ _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new
 """Operators that read the shape of a value and not what is in it."""
 _ALIKE = ("expand_as", "to", "type_as")
 """Operators that do so with all but the first."""
+_FOURIER = (
+    "Fourier transforms have no rule. A layer that multiplies by a matrix at each frequency, as Cayley layers do, is a "
+    "circular convolution at its input size: give the model a Conv with padding_mode='circular' and its kernel instead"
+)
 
 
 def network_bound(
@@ -265,7 +269,8 @@ class _Walk:
         if isinstance(first, Tensor) and first.dtype not in _FLOATING:
             what = str(first.dtype).rpartition(".")[2]
             why = "which have no rule here" if first.is_complex() else "steps"
-            return Translation("unknown", {"reason": f"its values are {what}: {why}"} | _compared(call))
+            told = _FOURIER if call.name.startswith("fft_") else f"its values are {what}: {why}"
+            return Translation("unknown", {"reason": told} | _compared(call))
         rule = RULES.get(call.name)
         try:
             reason = REASONS.get(call.name) if rule is None else refusal(node.target._schema, call.arguments)

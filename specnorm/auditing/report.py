@@ -240,9 +240,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what ``--format json`` writes."""
+        from specnorm.auditing.gates import verdict
+
         return {
             "version": self.version,
             "model": self.model,
+            "verdict": verdict(self),
             "layers": [row.to_dict() for row in self.layers],
             "summary": self.summary,
         }

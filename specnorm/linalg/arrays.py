@@ -117,7 +117,12 @@ def unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     In half the operations of `normalise`, for entries whose squares neither overflow nor vanish.
     """
     norm = xp.sqrt(xp.real(xp.vecdot(x, x)))
-    return x * xp.astype(1 / (norm + _NEXT_TO_NOTHING), x.dtype)[..., None], norm
+    return x * xp.astype(inverse(norm), x.dtype)[..., None], norm
+
+
+def inverse(norm: Array) -> Array:
+    """One over the norms of vectors; of a zero vector, finite."""
+    return 1 / (norm + _NEXT_TO_NOTHING)
 
 
 def normalise_or_keep(x: Array, old: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -137,6 +142,17 @@ def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
         return x[:, 0, ...]
     where = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
     return xp.take_along_axis(x, xp.broadcast_to(where, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
+
+
+def take_rows(stacks: Sequence[Array], order: Array, *, ops: ArrayOps) -> list[Array]:
+    """Rows ``x[i, order[i, j], :]`` of each of some stacks: (b, s, n) and (b, k) to (b, k, n)."""
+    xp, (b, s, _) = ops.xp, stacks[0].shape
+    index = order
+    if b > 1:
+        offsets = ops.from_numpy(s * np.arange(b, dtype=np.int64)[:, None], order)
+        index = order + xp.astype(offsets, order.dtype, copy=False)
+    index = xp.reshape(index, (-1,))
+    return [xp.reshape(xp.take(xp.reshape(x, (b * s, -1)), index, axis=0), (b, -1, x.shape[2])) for x in stacks]
 
 
 def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
@@ -214,6 +230,13 @@ def gram_smaller(a: Array, *, xp: Namespace) -> Array:
     """A*A or AA* of a stack of matrices, whichever is smaller: the same norm."""
     h = adjoint(a, xp=xp)
     return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)
+
+
+def either(known: Any, x: Array, y: Array, *, xp: Namespace) -> Array:
+    """Return x where a condition, a Python bool or a 0-d array where a loop compiles, holds, else y."""
+    if isinstance(known, bool):
+        return x if known else y
+    return xp.where(known, x, y)
 
 
 def repeated(

@@ -190,11 +190,11 @@ class TensorNorm(Stepped):
         """Move every iterate; the value is the highest one's."""
         xp = ops.xp
         form = Form(blocks, ops=ops)
-        highest = ops.complex(state[0][..., 0], state[0][..., 1])
+        vectors = ops.complex(state[0][..., 0], state[0][..., 1])
+        v, *modes = form.split(vectors)
         if sweeps:
-            vectors, highest = track(form, highest, sweeps)
+            vectors, (v, *modes) = track(form, vectors, sweeps)
             state = (arrays.real_pair(vectors, xp=xp),)
-        v, modes = form.split(highest)
         weights = form.weights(modes)
         u, value = form.left(v, weights)
         top = xp.argmax(value, axis=1)

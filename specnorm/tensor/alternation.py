@@ -86,7 +86,7 @@ def _alternate(
     for sweeps, kept in tuning.halving:
         if v.shape[1] > kept:
             for _ in range(sweeps):
-                v, modes, value = form.sweep(v, modes)
+                v, modes, value, *_ = form.sweep(v, modes)
             value, v, modes = best(value, v, modes, kept, xp=xp)
             count += sweeps
 
@@ -107,13 +107,13 @@ def _alternate(
             arrays.unit(extrapolated(x, y, xp.astype(ahead, x.dtype)[..., None]), xp=xp)[0]
             for x, y in zip(now, before, strict=True)
         ]
-        v, modes, new = form.sweep(trial[0], trial[1:])
+        v, modes, new, *_ = form.sweep(trial[0], trial[1:])
         worse = (new < value)[..., None]
         v, *modes = (xp.where(worse, x, y) for x, y in zip(now, (v, *modes), strict=True))
         first = xp.maximum(new, value)
-        v, modes, second = form.sweep(v, modes)
+        v, modes, second, *_ = form.sweep(v, modes)
         before = [v, *modes]
-        v, modes, value = form.sweep(v, modes)
+        v, modes, value, *_ = form.sweep(v, modes)
         change, earlier = gain(value, second), gain(second, first)
         # Values converge at the square of the rate of the vectors.
         rate_sq = change / xp.where(earlier > 0, earlier, xp.ones_like(earlier))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,28 @@ from specnorm.linalg.frequencies import coarse_grid
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
+
+
+class Sweep(NamedTuple):
+    """What a sweep leaves.
+
+    Parameters
+    ----------
+    v : array, shape (b, s, p)
+    modes : list of arrays, shape (b, s, k_j)
+    value : array, shape (b, s)
+        Of the form there.
+    before : array, shape (b, s)
+        Value where the sweep began, with u at its best.
+    image : array, shape (b, s, p)
+        The best v for the spatial vectors that the sweep began with, times the value there.
+    """
+
+    v: Array
+    modes: list[Array]
+    value: Array
+    before: Array
+    image: Array
 
 
 class Form:
@@ -41,44 +63,46 @@ class Form:
     def left(self, v: Array, weights: Array) -> tuple[Array, Array]:
         """Best u for the other vectors, shape (b, s, m), and the form's value there, (b, s)."""
         xp = self.xp
-        pairs = xp.reshape(v[..., None] * weights[:, :, None, :], (*v.shape[:2], self.p * self.taps))
-        return arrays.unit(xp.conj(self._through(pairs, self.by_row, transposed=True)), xp=xp)
+        y = self._planes(self._pairs(v, weights), self.by_row)
+        return arrays.unit(xp.conj(self._complex(y)), xp=xp)
 
-    def rows(self, u: Array) -> Array:
-        """Contract the output channels, shape (b, s, p, taps)."""
-        return self.xp.reshape(self._through(u, self.by_row), (*u.shape[:2], self.p, self.taps))
+    def rows(self, v: Array, weights: Array) -> tuple[Array, Array]:
+        """Contract the output channels with the best u, shape (b, s, p, taps), and the form's value there, (b, s)."""
+        xp, count = self.xp, v.shape[1]
+        y = self._planes(self._pairs(v, weights), self.by_row)
+        squares = xp.vecdot(y, y)
+        value = xp.sqrt(squares[:, :count] + squares[:, count:])
+        factor = arrays.inverse(value)
+        u = y * xp.concat([factor, -factor], axis=1)[..., None]
+        return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps)), value
 
-    def right(self, rows: Array, weights: Array) -> tuple[Array, Array]:
-        """Best v for the other vectors, shape (b, s, p), and the form's value there."""
+    def right(self, rows: Array, weights: Array) -> Array:
+        """Best v for the other vectors times the form's value there, shape (b, s, p)."""
         xp = self.xp
-        return arrays.unit(xp.conj(xp.matmul(rows, weights[..., None])[..., 0]), xp=xp)
+        return xp.conj(xp.matmul(rows, weights[..., None])[..., 0])
 
-    def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
+    def sweep(self, v: Array, modes: list[Array]) -> Sweep:
         """Update u, then the spatial vectors with v at its best, then v. Never decreases the form."""
-        weights = self.weights(modes)
-        u, _ = self.left(v, weights)
-        return self.onward(self.rows(u), modes, weights)
-
-    def onward(self, rows: Array, modes: list[Array], weights: Array) -> tuple[Array, list[Array], Array]:
-        """Second half of a sweep, from the rows that u leaves: (v, modes, value)."""
         xp = self.xp
-        seen = xp.conj(xp.matmul(rows, weights[..., None]))
-        c = xp.conj(xp.matmul(xp.matrix_transpose(rows), seen))
+        weights = self.weights(modes)
+        rows, before = self.rows(v, weights)
+        image = self.right(rows, weights)
+        c = xp.conj(xp.matmul(xp.matrix_transpose(rows), image[..., None]))
         modes = self._spatial(xp.reshape(c, (*c.shape[:2], *self.lengths)), modes)
-        v, value = self.right(rows, self.weights(modes))
-        return v, modes, value
+        v, value = arrays.unit(self.right(rows, self.weights(modes)), xp=xp)
+        return Sweep(v, modes, value, before, image)
 
     def matrices(self, weights: Array) -> Array:
         """The form at fixed spatial vectors, (b, s, m, p)."""
         xp = self.xp
         taps = xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps))
-        return xp.reshape(self._through(weights, taps, transposed=True), (*weights.shape[:2], self.m, self.p))
+        found = self._complex(self._planes(weights, taps))
+        return xp.reshape(found, (*weights.shape[:2], self.m, self.p))
 
-    def split(self, vectors: Array) -> tuple[Array, list[Array]]:
-        """Right and spatial vectors of iterates (b, s, p + sum of sizes)."""
+    def split(self, vectors: Array) -> list[Array]:
+        """Right vectors and spatial vectors of iterates (b, s, p + sum of sizes)."""
         ends = list(itertools.accumulate([self.p, *self.lengths]))
-        v, *modes = (vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends]))
-        return v, modes
+        return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
         """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
@@ -94,13 +118,21 @@ class Form:
             modes[axis], _ = arrays.unit(rest, xp=xp)
         return modes
 
-    def _through(self, x: Array, matrix: Array, *, transposed: bool = False) -> Array:
-        """Complex rows (b, s, n) times a real matrix (b, n, k), or its transpose, as one real product."""
-        xp, count = self.xp, x.shape[1]
+    def _pairs(self, v: Array, weights: Array) -> Array:
+        return self.xp.reshape(v[..., None] * weights[:, :, None, :], (*v.shape[:2], self.p * self.taps))
+
+    def _planes(self, x: Array, matrix: Array) -> Array:
+        """Complex rows (b, s, n) times the transpose of a real matrix (b, k, n): real parts (b, s, k), then imaginary.
+
+        From the left: BLAS takes half as long again for a product with a transpose on the right.
+        """
+        xp = self.xp
         y = xp.concat([xp.real(x), xp.imag(x)], axis=1)
-        # A product from the left: BLAS takes half as long again for one with a transpose on the right.
-        y = xp.matrix_transpose(xp.matmul(matrix, xp.matrix_transpose(y))) if transposed else xp.matmul(y, matrix)
-        return self.ops.complex(y[:, :count, :], y[:, count:, :])
+        return xp.matrix_transpose(xp.matmul(matrix, xp.matrix_transpose(y)))
+
+    def _complex(self, planes: Array) -> Array:
+        count = planes.shape[1] // 2
+        return self.ops.complex(planes[:, :count, :], planes[:, count:, :])
 
 
 def starts(blocks: Array, count: int, random: int, seed: int, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
@@ -116,8 +148,8 @@ def starts(blocks: Array, count: int, random: int, seed: int, *, ops: ArrayOps) 
     v, *modes = map(per_block, _waves(seed, p, tuple(sizes), host))
     form = Form(blocks, ops=ops)
     weights = form.weights(modes)
-    u, _ = form.left(v, weights)
-    v, value = form.right(form.rows(u), weights)
+    rows, _ = form.rows(v, weights)
+    v, value = arrays.unit(form.right(rows, weights), xp=xp)
     _, v, modes = best(value, v, modes, count, xp=xp)
     if sizes and random:
         extra = map(per_block, _random(seed, random, p, tuple(sizes), host))

@@ -29,7 +29,7 @@ from specnorm.linalg.frequencies import full_grid
 from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
-    from specnorm.tensor.form import Form
+    from specnorm.tensor.form import Form, Sweep
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -120,19 +120,19 @@ def start_state(form: Form, starts: Array, seed: int) -> Array:
     host = _sample_iterates(
         seed, form.p, form.lengths, "complex128" if form.by_row.dtype == xp.float64 else "complex64"
     )
-    fixed = form.ops.from_numpy(host, form.by_row)
-    fixed = xp.broadcast_to(fixed, (form.b, *fixed.shape[1:]))
+    given = form.ops.from_numpy(host, form.by_row)
+    fixed, *sampled = form.split(xp.broadcast_to(given, (form.b, *given.shape[1:])))
     filters, sweeps, most = TUNING.start
-    (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], layout),), filters, (fixed,), ops=form.ops)
-    starts = xp.concat([starts] * -(-layout.free // starts.shape[1]), axis=1)
-    now = _round(form, fixed, starts, layout, further=sweeps)
+    (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], sampled, layout),), filters, (fixed,), ops=form.ops)
+    free = form.split(xp.concat([starts] * -(-layout.free // starts.shape[1]), axis=1))
+    now = _round(form, fixed, sampled, free, layout, further=sweeps)
     gain, least = xp.ones_like(now.gain), 16 * float(xp.finfo(form.by_row.dtype).eps)
     few, _ = _maximised(form, now._replace(gain=gain), least, most, unseen=False)
-    return xp.concat([now.fixed, few, now.free[:, few.shape[1] :, :]], axis=1)[:, : layout.fixed + layout.free, :]
+    return _state(now, sampled, few, xp=xp)[:, : layout.fixed + layout.free, :]
 
 
-def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
-    """Vectors of the next state, and those (b, 1, p + sum of sizes) of the highest iterate.
+def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, list[Array]]:
+    """Vectors of the next state, and those of the highest iterate: right and spatial ones, (b, 1, n) each.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
     unseen = ops.asynchronous
 
     def lost(state: tuple[Array, ...]) -> Any:
-        count, _, _, _, gain, change = state
+        count, gain, change, *_ = state
         if unseen:
             return count < rounds + 1
         moved = xp.any((gain > TUNING.search_gain) | (change > TUNING.search_change))
@@ -155,19 +155,21 @@ def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, Array]:
 
     def onward(state: tuple[Array, ...]) -> tuple[Array, ...]:
         # One body for rounds and searches: what is written twice is compiled twice.
-        count, fixed, free, *_ = state
+        count, _, _, _, fixed, *free = state
         searching = 1 * (count >= rounds)
-        (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], layout),), searching, (fixed,), ops=ops)
-        return (count + 1, *_round(form, fixed, free, layout, further=searching * TUNING.further))
+        (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], sampled, layout),), searching, (fixed,), ops=ops)
+        now = _round(form, fixed, sampled, free, layout, further=searching * TUNING.further)
+        return (count + 1, now.gain, now.change, now.values, now.fixed, *now.free)
 
-    fixed, free = vectors[:, : layout.fixed, :], vectors[:, layout.fixed :, :]
+    fixed, *sampled = form.split(vectors[:, : layout.fixed, :])
+    free = form.split(vectors[:, layout.fixed :, :])
     nothing = xp.zeros((form.b, min(TUNING.highest, layout.free)), dtype=form.by_row.dtype, device=ops.device(vectors))
-    state = (arrays.counter(vectors, ops=ops), fixed, free, nothing, nothing[:, 0], nothing[:, 0])
-    _, *found = ops.loop(lost, onward, state)
-    now = Round(*found)
+    state = (arrays.counter(vectors, ops=ops), nothing[:, 0], nothing[:, 0], nothing, fixed, *free)
+    _, gain, change, values, fixed, *free = ops.loop(lost, onward, state)
+    now = Round(fixed, free, values, gain, change)
     few, values = _maximised(form, now, TUNING.sweep_gain, TUNING.sweeps, unseen=unseen)
-    highest = arrays.pick(few, xp.argmax(values, axis=1), xp=xp)[:, None, :]
-    return xp.concat([now.fixed, few, now.free[:, few.shape[1] :, :]], axis=1), highest
+    top = xp.argmax(values, axis=1)
+    return _state(now, sampled, few, xp=xp), [arrays.pick(x, top, xp=xp)[:, None, :] for x in few]
 
 
 class Round(NamedTuple):
@@ -175,8 +177,10 @@ class Round(NamedTuple):
 
     Parameters
     ----------
-    fixed, free : arrays, shape (b, s, p + sum of sizes)
-        Iterates; free ones from the highest down.
+    fixed : array, shape (b, s, p)
+        Right vectors of the fixed-frequency iterates, whose spatial vectors never change.
+    free : list of arrays, shape (b, s, n)
+        Right vectors and spatial vectors of the free iterates, from the highest down.
     values : array, shape (b, h)
         Of the highest free iterates.
     gain, change : arrays, shape (b,)
@@ -184,43 +188,52 @@ class Round(NamedTuple):
     """
 
     fixed: Array
-    free: Array
+    free: list[Array]
     values: Array
     gain: Array
     change: Array
 
 
-def _round(form: Form, fixed: Array, free: Array, layout: StateLayout, *, further: Any = 0) -> Round:
+def _state(now: Round, sampled: list[Array], few: list[Array], *, xp: Namespace) -> Array:
+    """Vectors of all iterates, one after the other: the highest free ones have moved on to ``few``."""
+    others = [x[:, few[0].shape[1] :, :] for x in now.free]
+    return xp.concat([xp.concat(x, axis=2) for x in ([now.fixed, *sampled], few, others)], axis=1)
+
+
+def _round(
+    form: Form, fixed: Array, sampled: list[Array], free: list[Array], layout: StateLayout, *, further: Any = 0
+) -> Round:
     """Sweep every iterate once, and on; a subspace iteration at the sample frequencies.
 
     The highest iterates that are no duplicates are the new free ones.
     """
-    xp, count = form.xp, layout.fixed
-    vectors = xp.concat([fixed, free], axis=1)
-    v, modes = form.split(vectors)
-    weights = form.weights(modes)
-    u, before = form.left(v, weights)
-    rows = form.rows(u)
-    subspace, after = form.right(rows[:, :count, ...], weights[:, :count, :])
-    subspace, left_over = _orthonormal(subspace, layout, xp=xp)
-    fixed = _or_keep(form, subspace, [x[:, :count, :] for x in modes], after * left_over, fixed)
-    v, modes, value = form.onward(rows, modes, weights)
-    del rows
+    xp, ops, count = form.xp, form.ops, layout.fixed
+    vectors = [xp.concat([x, y], axis=1) for x, y in zip([fixed, *sampled], free, strict=True)]
+    kinds = len(vectors)
 
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        here, before, reached = state
-        there, reached = _extrapolated_sweep(form, here, before, reached)
-        return there, here, reached
+        done, reached, before, image, *both = state
+        there, ahead, value, now = _extrapolated_sweep(form, both[:kinds], both[kinds:], reached)
+        first = done == 0
+        before, image = (
+            arrays.either(first, x, y, xp=xp) for x, y in ((now.before, before), (now.image[:, :count, :], image))
+        )
+        return (done + 1, value, before, image, *there, *ahead)
 
-    moved = _or_keep(form, v, modes, value, vectors)
-    moved, _, value = arrays.repeated(sweep, further, (moved, vectors, value), ops=form.ops)
-    v, modes = form.split(moved)
-    duplicate = _duplicates(v, form.weights(modes), value, ops=form.ops)
+    # One body for the first sweep and further ones: what is written twice is compiled twice.
+    nothing = xp.real(vectors[0][:, :, 0]) * 0
+    state = (arrays.counter(fixed, ops=ops), nothing, nothing, fixed, *vectors, *vectors)
+    _, value, before, image, *both = ops.loop(lambda s: s[0] < 1 + further, sweep, state)
+    moved = both[:kinds]
+    subspace, after = arrays.unit(image, xp=xp)
+    subspace, left_over = _orthonormal(subspace, layout, xp=xp)
+    fixed = _or_keep(subspace, after * left_over, fixed, xp=xp)
+    duplicate = _duplicates(moved, value, ops=ops)
     top = xp.max(value, axis=1)
     # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
     rank = xp.floor(4096 * xp.where(duplicate, value - 2 * top[:, None], value))
-    order = xp.argsort(-rank, axis=1)[:, : free.shape[1]]
-    free = xp.take_along_axis(moved, xp.broadcast_to(order[..., None], (*order.shape, moved.shape[2])), axis=1)
+    order = xp.argsort(-rank, axis=1)[:, : free[0].shape[1]]
+    free = arrays.take_rows(moved, order, ops=ops)
     values, first = (
         xp.take_along_axis(value, order[:, : TUNING.highest], axis=1),
         xp.take_along_axis(before, order[:, :1], axis=1),
@@ -230,75 +243,83 @@ def _round(form: Form, fixed: Array, free: Array, layout: StateLayout, *, furthe
     return Round(fixed, free, values, *(_ratio(x, top, xp=xp) for x in (gain, change)))
 
 
-def _maximised(form: Form, now: Round, least: float, most: int, *, unseen: bool) -> tuple[Array, Array]:
+def _maximised(form: Form, now: Round, least: float, most: int, *, unseen: bool) -> tuple[list[Array], Array]:
     """The highest free iterates after sweeps until the highest gains less, and their values."""
-    xp, ops = form.xp, form.ops
+    xp, ops, kinds = form.xp, form.ops, len(now.free)
 
     def rising(state: tuple[Array, ...]) -> Array:
-        return (state[0] < most) & xp.any(state[4] > least)
+        return (state[0] < most) & xp.any(state[2] > least)
 
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, here, before, value, gain = state
-        there, reached = _extrapolated_sweep(form, here, before, value)
+        count, value, gain, *both = state
+        there, ahead, reached, _ = _extrapolated_sweep(form, both[:kinds], both[kinds:], value)
         top, highest = xp.max(value, axis=1), xp.max(reached, axis=1)
         # A sweep that began too far ahead gains nothing, and the next, which does not, may gain much.
         gain = xp.maximum(_ratio(highest - top, highest, xp=xp), gain / 4)
-        return (count + 1, there, here, reached, gain)
+        return (count + 1, reached, gain, *there, *ahead)
 
-    few = now.free[:, : now.values.shape[1], :]
-    state = (arrays.counter(few, ops=ops), few, few, now.values, now.gain)
-    _, few, _, values, _ = sweep(state) if unseen else ops.loop(rising, sweep, state)
-    return few, values
+    few = [x[:, : now.values.shape[1], :] for x in now.free]
+    state = (arrays.counter(few[0], ops=ops), now.values, now.gain, *few, *few)
+    _, values, _, *both = sweep(state) if unseen else ops.loop(rising, sweep, state)
+    return both[:kinds], values
 
 
-def _extrapolated_sweep(form: Form, here: Array, before: Array, value: Array) -> tuple[Array, Array]:
-    """A sweep from ahead of where the last change points to, unless that is lower: vectors and values.
+def _extrapolated_sweep(
+    form: Form, here: list[Array], start: list[Array], value: Array
+) -> tuple[list[Array], list[Array], Array, Sweep]:
+    """A sweep from ``start``, unless it ends lower than ``value``: vectors, where the next sweep starts, values.
 
-    Sweeps converge geometrically, and slowly where maxima are nearly equal. Of vectors only the directions count.
+    The next one starts ahead of where the last change points to: sweeps converge geometrically, and slowly where maxima
+    are nearly equal. Of vectors only the directions count.
     """
     xp = form.xp
-    v, modes, reached = form.sweep(*form.split(extrapolated(here, before, TUNING.ahead)))
-    better = (reached >= value) & (reached > 0) & xp.isfinite(reached)
-    return xp.where(better[..., None], xp.concat([v, *modes], axis=2), here), xp.where(better, reached, value)
+    now = form.sweep(start[0], start[1:])
+    # Vectors that a form that vanishes or is not finite would destroy are kept.
+    better = (now.value >= value) & (now.value > 0) & xp.isfinite(now.value)
+    there = [xp.where(better[..., None], x, y) for x, y in zip([now.v, *now.modes], here, strict=True)]
+    ahead = [extrapolated(x, y, TUNING.ahead) for x, y in zip(there, here, strict=True)]
+    return there, ahead, xp.where(better, now.value, value), now
 
 
-def _filtered(form: Form, fixed: Array, layout: StateLayout) -> Array:
-    """Fixed-frequency iterates after a Chebyshev filter, which separates close singular values in few products."""
+def _filtered(form: Form, fixed: Array, sampled: list[Array], layout: StateLayout) -> Array:
+    """Right vectors at the sample frequencies after a Chebyshev filter.
+
+    It separates close singular values in few products.
+    """
     xp = form.xp
-    v, modes = form.split(fixed)
-    v = xp.reshape(v, (form.b, layout.block_size, layout.frequencies, form.p))
-    weights = form.weights([x[:, : layout.frequencies, :] for x in modes])
+    v = xp.reshape(fixed, (form.b, layout.frequencies, layout.block_size, form.p))
+    weights = form.weights([x[:, :: layout.block_size, :] for x in sampled])
     few = form.m * form.p > TUNING.small_matrix and form.ops.may_branch
     chunk = max(1, form.taps // 4) if few else layout.frequencies
     done, amplified = [], []
     for first in range(0, layout.frequencies, chunk):
         matrix = form.matrices(weights[:, first : first + chunk, :])
-        x = xp.permute_dims(v[:, :, first : first + chunk, :], (0, 2, 3, 1))
-        image = xp.matmul(matrix, x)
-        squared = xp.sum(xp.real(image) ** 2 + xp.imag(image) ** 2, axis=-2)
+        x = v[:, first : first + chunk, ...]
+        image = xp.matmul(x, xp.matrix_transpose(matrix))
+        squared = xp.real(xp.vecdot(image, image))
         cut = xp.maximum(TUNING.known * xp.min(squared, axis=-1), TUNING.floor * xp.max(squared, axis=-1))
         scale = xp.astype(_ratio(xp.full_like(cut, 2.0), cut, xp=xp), x.dtype)[..., None, None]
         mapped = _to_unit_interval(matrix, scale, xp=xp)
         x = chebyshev_filter(mapped, x, TUNING.degree, first=mapped(x, image), ops=form.ops)
-        done.append(xp.permute_dims(x, (0, 3, 1, 2)))
-        amplified.append(xp.permute_dims(squared >= cut[..., None], (0, 2, 1)))
-    v = xp.reshape(xp.concat(done, axis=2), (form.b, layout.fixed, form.p))
+        done.append(x)
+        amplified.append(squared >= cut[..., None])
+    v = xp.reshape(xp.concat(done, axis=1), (form.b, layout.fixed, form.p))
     # A filter of this degree may amplify a vector until its squares overflow.
     largest = xp.max(xp.abs(v), axis=-1, keepdims=True)
     v, length = arrays.unit(v / xp.astype(xp.where(largest > 0, largest, xp.ones_like(largest)), v.dtype), xp=xp)
     v, left_over = _orthonormal(v, layout, xp=xp)
     # Below the cut a filter mixes singular vectors at will.
-    above = xp.reshape(xp.concat(amplified, axis=2), (form.b, layout.fixed))
-    return _or_keep(form, v, modes, xp.where(above, length * left_over, xp.zeros_like(length)), fixed)
+    above = xp.reshape(xp.concat(amplified, axis=1), (form.b, layout.fixed))
+    return _or_keep(v, xp.where(above, length * left_over, xp.zeros_like(length)), fixed, xp=xp)
 
 
 def _to_unit_interval(matrix: Array, scale: Array, *, xp: Namespace) -> Callable[..., Array]:
-    """``scale A*A - 1`` as a map of columns x, given ``A x`` where that is known."""
+    """``scale A*A - 1`` as a map of rows x, given ``A x`` where that is known."""
     transposed = xp.matrix_transpose(matrix)
 
     def mapped(x: Array, image: Array | None = None) -> Array:
-        image = xp.matmul(matrix, x) if image is None else image
-        return xp.conj(xp.matmul(transposed, xp.conj(image))) * scale - x
+        image = xp.matmul(x, transposed) if image is None else image
+        return xp.conj(xp.matmul(xp.conj(image), matrix)) * scale - x
 
     return mapped
 
@@ -308,21 +329,25 @@ def _orthonormal(v: Array, layout: StateLayout, *, xp: Namespace) -> tuple[Array
 
     And what was left of them (b, fixed), 0 for next to nothing: where a matrix has lower rank that is rounding.
     """
-    block, lengths = [v[:, : layout.frequencies, :]], [xp.ones_like(xp.real(v[:, : layout.frequencies, 0]))]
+    v = xp.reshape(v, (-1, layout.frequencies, layout.block_size, v.shape[2]))
+    block, lengths = [v[:, :, 0, :]], [xp.ones_like(xp.real(v[:, :, 0, 0]))]
     for j in range(1, layout.block_size):
-        x = v[:, j * layout.frequencies : (j + 1) * layout.frequencies, :]
+        x = v[:, :, j, :]
         for other in block:
             x = x - xp.vecdot(other, x)[..., None] * other
         x, length = arrays.unit(x, xp=xp)
         block.append(x)
         lengths.append(xp.where(length > TUNING.remainder, length, xp.zeros_like(length)))
-    return xp.concat(block, axis=1), xp.concat(lengths, axis=1)
+    shape = (v.shape[0], layout.fixed)
+    return xp.reshape(xp.stack(block, axis=2), (*shape, v.shape[3])), xp.reshape(xp.stack(lengths, axis=2), shape)
 
 
-def _duplicates(v: Array, weights: Array, value: Array, *, ops: ArrayOps) -> Array:
+def _duplicates(vectors: list[Array], value: Array, *, ops: ArrayOps) -> Array:
     """Which iterates (b, s) stand where a higher one stands."""
     xp = ops.xp
-    overlap = xp.matmul(v, arrays.adjoint(v, xp=xp)) * xp.matmul(weights, arrays.adjoint(weights, xp=xp))
+    # Inner products of rank-one tensors are products of their vectors'.
+    overlap = math.prod(xp.matmul(x, arrays.adjoint(x, xp=xp)) for x in vectors[1:])
+    overlap = xp.matmul(vectors[0], arrays.adjoint(vectors[0], xp=xp)) * overlap
     alike = xp.real(overlap) ** 2 + xp.imag(overlap) ** 2 > TUNING.duplicate**2
     earlier = ops.from_numpy(_earlier(value.shape[1]), value)
     here, there = value[:, :, None], value[:, None, :]
@@ -335,11 +360,9 @@ def _earlier(count: int) -> np.ndarray:
     return np.tri(count, k=-1, dtype=bool).T[None, ...].copy()
 
 
-def _or_keep(form: Form, v: Array, modes: list[Array], value: Array, old: Array) -> Array:
-    """Vectors one after the other; the old ones where the form vanished or was not finite."""
-    xp = form.xp
-    good = ((value > 0) & xp.isfinite(value))[..., None]
-    return xp.where(good, xp.concat([v, *modes], axis=2), old)
+def _or_keep(v: Array, value: Array, old: Array, *, xp: Namespace) -> Array:
+    """New right vectors; the old ones where the form vanished or was not finite."""
+    return xp.where(((value > 0) & xp.isfinite(value))[..., None], v, old)
 
 
 def _ratio(part: Array, whole: Array, *, xp: Namespace) -> Array:
@@ -352,7 +375,7 @@ def _sample_iterates(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> n
     layout = state_layout(p, sizes)
     angles = _sample_frequencies(sizes, _short(p, sizes))
     angles = angles[np.arange(layout.frequencies) * len(angles) // layout.frequencies]
-    modes = waves(np.tile(angles, (layout.block_size, 1)), sizes)
+    modes = waves(np.repeat(angles, layout.block_size, axis=0), sizes)
     return np.concatenate(units([arrays.random_vectors(seed + 101, (layout.fixed, p)), *modes], dtype), axis=2)
 
 

@@ -156,6 +156,17 @@ def test_table_rounds_outwards() -> None:
     assert Decimal(cells[3]) >= Decimal(row.upper)
 
 
+def test_every_report_begins_with_the_verdict() -> None:
+    """In words, as the table has it: in Markdown under the heading, in HTML too, in JSON a field."""
+    report = dataclasses.replace(audit(files.kernels(), methods=["tn"]), model="m.npz")
+    _, words, *_ = render([report], "table").splitlines()
+    assert re.fullmatch(r"\d of \d layers proven: .*the largest norm is at most [\d.]+\.", words)
+    assert json.loads(render([report], "json"))["verdict"] == words
+    assert render([report], "markdown").splitlines()[:4] == ["## `m.npz`", "", words, ""]
+    pytest.importorskip("jinja2")
+    assert f'</h2>\n<p class="lead">{words}</p>' in render([report], "html")
+
+
 # -- Markdown ------------------------------------------------------------------------------------------------------
 def _rendered(text: str) -> str:
     """Markdown as HTML, with the tables and links of GitHub."""

@@ -109,12 +109,14 @@ def test_onnx_and_torch_agree(tmp_path: Path) -> None:
     assert folded == ["layer", "layer, scaled"] == [step.rule for step in here.nodes if step.layer == "a.weight"]
 
 
-def exported(nodes: list[Any], constants: dict[str, Any], shape: list[Any], folder: Path) -> Path:
+def exported(nodes: list[Any], constants: dict[str, Any], shape: list[Any], folder: Path, *, opset: int = 17) -> Path:
     arrays = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     given, made = helper.make_tensor_value_info("x", 1, shape), helper.make_tensor_value_info("y", 1, None)
     graph = helper.make_graph(nodes, "g", [given], [made], arrays)
     path = folder / "sizes.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    # A version of the format that older runtimes read.
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    path.write_bytes(proto.SerializeToString())
     return path
 
 
@@ -159,3 +161,38 @@ def test_arithmetic_on_sizes_gives_constants(tmp_path: Path) -> None:
     unsized = specnorm.audit(path).network
     assert unsized is not None
     assert "give the input shape" in unsized.unknown[0].reason
+
+
+@pytest.mark.parametrize(("told", "shape", "norm"), [
+    ({"kernel_shape": [2, 2], "strides": [2, 2]}, (1, 1, 8, 8), 1.0),
+    ({"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "p": 2}, (1, 1, 9, 7), 2.0),
+    ({"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}, (1, 1, 7, 7), 3.0),
+    ({"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, (1, 1, 8, 8), 1.0),
+    ({"kernel_shape": [2, 2], "dilations": [2, 2]}, (1, 1, 8, 8), 2.0),
+    ({"kernel_shape": [2, 2], "strides": [2, 2]}, (1, 1, "h", "w"), 1.0),
+    ({"kernel_shape": [3, 3], "p": 1}, (1, 1, 8, 8), "p=1"),
+    ({"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, (1, 1, 8, 7), "ceil_mode"),
+    ({"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, (1, 1, "h", "w"), "ceil_mode"),
+])  # fmt: skip
+def test_euclidean_pooling(told: dict[str, Any], shape: tuple[Any, ...], norm: float | str, tmp_path: Path) -> None:
+    """Of order 2 and of whole windows; onnxruntime's outputs move by no more, and for constants by that much."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["z"]), helper.make_node("LpPool", ["z"], ["y"], **told)]
+    path = exported(nodes, {"w": np.ones((1, 1, 1, 1), np.float32)}, list(shape), tmp_path, opset=18)
+    found = specnorm.audit(path).network
+    assert found is not None
+    if isinstance(norm, str):
+        assert found.upper is None
+        assert [u.operator for u in found.unknown] == ["LpPool"]
+        assert norm in found.unknown[0].reason
+        return
+    assert found.upper is not None
+    assert found.upper == pytest.approx(norm, rel=2e-3)
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    sides = [8 if isinstance(n, str) else n for n in shape]
+    base = np.ones(sides, np.float32)
+    reached = []
+    for moved in (1.25 * base, base + 0.1 * np.random.default_rng(0).normal(size=sides).astype(np.float32)):
+        a, b = (session.run(None, {"x": x})[0] for x in (base, moved))
+        reached.append(float(np.linalg.norm(b - a) / np.linalg.norm(moved - base)))
+    assert 0.7 * found.upper < max(reached) <= found.upper * (1 + 1e-5)

@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], str]] = 
     "SOC": (
         "orthogonium", ".layers.conv.adaptiveSOC", lambda m: m.AdaptiveSOCConv2d(4, 4, 3, padding=1), (4, 6, 6), PROVEN
     ),
+    "Cayley": ("orthogonium", ".legacy.cayley_ortho_conv", lambda m: m.Cayley(4, 4, 3), (4, 6, 6), REFUSED),
     "OrthoLinear": ("orthogonium", ".layers", lambda m: m.OrthoLinear(6, 4), (6,), MOVING),
     "UnitNormLinear": ("orthogonium", ".layers", lambda m: m.UnitNormLinear(6, 4), (6,), PROVEN),
     "SLL, dense": ("orthogonium", ".layers.conv.SLL", lambda m: m.SDPBasedLipschitzDense(5, 5, 7), (5,), REFUSED),

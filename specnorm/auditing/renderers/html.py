@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 from specnorm.auditing import ladders, plots, spectra
+from specnorm.auditing.gates import verdict
 from specnorm.auditing.renderers import table
 from specnorm.auditing.renderers.inline import inline
 from specnorm.auditing.report import INTERVAL, Picture, Report, Row
@@ -106,6 +107,7 @@ def _section(position: int, report: Report) -> dict[str, Any]:
     return {
         "id": f"m{position}",
         "model": visible(report.model) if report.model is not None else "a mapping of names to arrays",
+        "verdict": verdict(report),
         "summary": report.summary,
         "number": number,
         "notes": table.notes(report),

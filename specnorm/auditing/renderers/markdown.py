@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from specnorm.auditing.gates import verdict
 from specnorm.auditing.renderers import table
 from specnorm.auditing.report import Report
 from specnorm.text import visible
@@ -14,7 +15,7 @@ _PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
-    """One heading, table and block of notes a model.
+    """One heading, verdict, table and block of notes a model.
 
     Parameters
     ----------
@@ -54,6 +55,7 @@ def _report(report: Report) -> str:
     marks = ["---", "---", *["---:"] * (len(headings) - 2)]
     rows = [[code(row.name), *table.cells(row, methods)] for row in report.layers]
     title = [f"## {code(report.model)}", ""] if report.model is not None else []
+    title += [verdict(report), ""]
     return "\n".join([*title, _line(headings), _line(marks), *map(_line, rows), "", *_block(table.notes(report)), ""])
 
 

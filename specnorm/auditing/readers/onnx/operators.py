@@ -24,6 +24,7 @@ _MOVING: dict[str, Operator] = {
     "BatchNormalization": layers.batch_norm,
     "MaxPool": pooling.pool,
     "AveragePool": pooling.pool,
+    "LpPool": pooling.pool,
     "GlobalAveragePool": pooling.over_everything("mean"),
     "GlobalMaxPool": pooling.over_everything("length"),
     "ReduceMean": pooling.reduce("mean"),

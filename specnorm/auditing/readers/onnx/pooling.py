@@ -26,7 +26,7 @@ from specnorm.auditing.readers.onnx.shapes import (
 
 
 def pool(call: Call) -> Translated:
-    """Maximum or average over windows."""
+    """Maximum, average or Euclidean norm over windows."""
     x = call.data(0)
     kernel = tuple(int(n) for n in call.attribute("kernel_shape"))
     ndim = len(kernel)
@@ -38,17 +38,27 @@ def pool(call: Call) -> Translated:
     sizes = None if x.shape is None else x.shape[2:]
     pads = pads_of(call, kernel, stride, dilation, sizes)
     average = call.operator == "AveragePool"
+    if call.operator == "LpPool" and int(call.attribute("p", 2)) != 2:
+        raise UnreadError(
+            f"p={call.attribute('p')}: of the p-norms over windows only the Euclidean one, p=2, has a rule"
+        )
     if pads is None and average:
         raise UnreadError("its padding depends on the input's size: give the input shape")
     ceil = bool(call.attribute("ceil_mode", 0))
     found = pads or ((None, None),) * ndim
-    axes = zip(sizes or (), kernel, stride, dilation, found, strict=False)
-    outputs = [pooled(n, k, s, r, before, after, ceil=ceil) for n, k, s, r, (before, after) in axes]
+    axes = list(zip(sizes or (), kernel, stride, dilation, found, strict=False))
+    outputs, whole = ([pooled(n, k, s, r, *pad, ceil=c) for n, k, s, r, pad in axes] for c in (ceil, False))
     shape = None if x.shape is None else (*x.shape[:2], *outputs)
     params = {
         "kernel": kernel, "stride": stride, "dilation": dilation, "padding": pads or ((0, 0),) * ndim, "ceil": ceil,
         "count_padding": bool(call.attribute("count_include_pad", 0)),
     }  # fmt: skip
+    if call.operator == "LpPool":
+        # onnxruntime sums what is there, onnx's reference and torch weigh it as a whole window.
+        if ceil and (not outputs or outputs != whole or any(isinstance(n, str) for n in outputs)):
+            raise UnreadError("ceil_mode=1 adds a window that ends outside, or may: runtimes disagree on its weights")
+        # The root of the sum of squares, where `l2_pool` takes an average.
+        return Translated("l2_pool", (x.name,), (shape,), {**params, "times": math.prod(kernel)})
     return Translated("average_pool" if average else "max_pool", (x.name,), (shape,), params)
 
 

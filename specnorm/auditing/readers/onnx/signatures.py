@@ -21,6 +21,7 @@ SIGNATURES: dict[str, tuple[int, str, str]] = {
     "BatchNormalization": (7, "*X scale B input_mean input_var", "epsilon momentum training_mode spatial"),
     "MaxPool": (1, "*X", "auto_pad ceil_mode dilations kernel_shape pads storage_order strides"),
     "AveragePool": (1, "*X", "auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides"),
+    "LpPool": (2, "*X", "auto_pad ceil_mode dilations kernel_shape p pads strides"),
     "GlobalAveragePool": (1, "*X", ""),
     "GlobalMaxPool": (1, "*X", ""),
     "ReduceMean": _AXES,
