@@ -75,25 +75,34 @@ class ZeroPaddedGram(Method):
         if self.n_iter == 0:
             wide = arrays.in_wide_dtype(blocks, ops=ops)
             return Evaluation(trigonometric.absolute_norm_up(wide, xp=xp), (), (blocks,))
-        b = blocks.shape[0]
-        both = blocks.shape[1] == blocks.shape[2]
+        if blocks.shape[1] != blocks.shape[2]:
+            return self._of_side(blocks, ops=ops)
         # The sums of G G* are other ones than those of G* G, and as cheap where there are as many of them.
-        work = Powers(xp.concat([blocks, swapped(blocks, xp=xp)], axis=0) if both else blocks, self.n_iter, ops=ops)
+        b, other = blocks.shape[0], swapped(blocks, xp=xp)
+        if ops.may_branch:
+            sides = [self._of_side(x, ops=ops) for x in (blocks, other)]
+            values, kept = [x.value for x in sides], [x.residuals for x in sides]
+        else:
+            found = self._of_side(xp.concat([blocks, other], axis=0), ops=ops)
+            values = [found.value[:b], found.value[b:]]
+            kept = [tuple(x[part, ...] for x in found.residuals) for part in (slice(0, b), slice(b, 2 * b))]
+        lower = values[1] < values[0]
+
+        def chosen(one: Array, two: Array) -> Array:
+            return xp.where(xp.reshape(lower, (b,) + (1,) * (one.ndim - 1)), two, one)
+
+        return Evaluation(chosen(*values), (), (*map(chosen, *kept), lower))
+
+    def _of_side(self, blocks: Array, *, ops: ArrayOps) -> Evaluation:
+        """By the sums of the side with fewer channels; the second one where there are as many."""
+        xp = ops.xp
+        work = Powers(blocks, self.n_iter, ops=ops)
         norms, sums, kept = work.channel_norms()
         index = xp.argmax(norms, axis=1)
         one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), index, norms.shape[1], xp=xp)
         column = work.taps(one_hot[:, :, None])[0] if kept is None else xp.matmul(kept, one_hot[:, None, :, None])
         del kept
-        found = work.residuals(column, one_hot[:, :, None], sums)
-        value = xp.max(norms, axis=1)
-        if not both:
-            return Evaluation(value, (), found)
-        other = value[b:] < value[:b]
-
-        def chosen(x: Array) -> Array:
-            return xp.where(xp.reshape(other, (b,) + (1,) * (x.ndim - 1)), x[b:, ...], x[:b, ...])
-
-        return Evaluation(chosen(value), (), (*map(chosen, found), other))
+        return Evaluation(xp.max(norms, axis=1), (), work.residuals(column, one_hot[:, :, None], sums))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the largest channel's sum, taps' signs held fixed, through the squarings."""

@@ -11,6 +11,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.gram_powers import PowerGrid, tall
 from specnorm.linalg.lags import correlations
 from specnorm.proof import matrices, rounding, trigonometric
+from specnorm.proof.gram_polynomial import taps_below
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
@@ -91,7 +92,7 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     wide = arrays.in_wide_dtype(tall(blocks, xp=xp), ops=ops)
     b, m, p = wide.shape[:3]
     shape, u = wide.shape[3:], rounding.unit(wide, xp=xp)
-    taps = xp.permute_dims(xp.reshape(wide, (b, m, p, -1)), (0, 3, 1, 2))
+    taps = xp.reshape(taps_below(wide, xp=xp), (b, -1, m, p))
     every = [r for _, r, _ in correlations(taps, np.ones(shape, dtype=bool), p, ops=ops)]
     lags = xp.reshape(xp.concat(every, axis=1), (b, -1, p, p))
     count = taps.shape[1]
