@@ -29,7 +29,7 @@ def frobenius_up(a: Array, *, xp: Namespace) -> Array:
 
 
 def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
-    """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky factorisation.
+    """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky; False means undecided.
 
     A factorisation of ``M = x I - H`` that completes proves ``M >= -kappa tr(M) I`` (Rump, BIT 46, 2006, theorem 2.3;
     for complex matrices with sqrt(2) gamma(2n + 8), see the documentation's 'Guarantees'). x is the limit less that
@@ -41,11 +41,6 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
         Only the lower triangle is read.
     limit : array, shape (...)
         In the precision of H.
-
-    Returns
-    -------
-    boolean array, shape (...)
-        False means undecided.
     """
     xp = ops.xp
     ops.check_cholesky(gram)
@@ -92,16 +87,7 @@ class SymbolNorms:
         self._errors: list[float] = ops.to_numpy(trigonometric.symbol_error(blocks, xp=ops.xp)).tolist()
 
     def norm_down(self, block: int, point: Frequencies, right: Array) -> float:
-        """Proven lower bound of one block's norm at one frequency: a quotient, less the symbol's error.
-
-        Parameters
-        ----------
-        block : int
-        point : Frequencies
-            One point.
-        right : array, shape (1, p)
-            Any vector.
-        """
+        """Lower bound of a block's norm at a point: a quotient with any vector (1, p), less the symbol's error."""
         one, xp = self._blocks[block : block + 1, ...], self._ops.xp
         phase = symbols.Symbol(one, point, ops=self._ops).phase
         quotient = quotient_down(symbols.matrix_at(one, phase, xp=xp), right, xp=xp)
@@ -121,10 +107,6 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
         Scaled to about 1.
     error : array or float
         Bound on ``||A - a||`` for a matrix A of which ``a`` is a computed version; broadcasts with the result.
-
-    Returns
-    -------
-    array, shape (...)
     """
     xp = ops.xp
     u = rounding.unit(a, xp=xp)
@@ -170,10 +152,6 @@ class GramProof:
         ----------
         v : array, shape (..., min(m, n))
             Near the top singular vector of the shorter side; trusted for nothing.
-
-        Returns
-        -------
-        array, shape (...)
         """
         ops, xp, gram, length = self._ops, self._ops.xp, self.gram, self._length
         size = int(gram.shape[-1])
@@ -200,10 +178,6 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
     a : array, shape (..., m, n)
     v : array, shape (..., n)
         Any vector; the closer to the top right singular vector the better.
-
-    Returns
-    -------
-    array, shape (...)
     """
     image = xp.matmul(a, v[..., None])[..., 0]
     m, n = a.shape[-2:]
@@ -355,10 +329,6 @@ def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
     Parameters
     ----------
     columns : array, shape (g, n, p)
-
-    Returns
-    -------
-    array, shape (g,)
     """
     n, size = columns.shape[-2:]
     gram = xp.matmul(xp.matrix_transpose(columns), columns)
