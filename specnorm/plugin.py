@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 API_VERSION = 2
 """Version of this interface. A plugin states the one it was written for."""
 
-_factorises: set[tuple[type[Backend], str, str]] = set()
+_factorises: set[tuple[type[Backend], str, Any]] = set()
 """Backends, devices and dtypes whose Cholesky factorisation has been seen to fail where it must."""
 
 
@@ -134,10 +134,10 @@ class Backend:
         ------
         BackendError
         """
-        dtype = str(like.dtype).rpartition(".")[2]
-        key = (type(self), str(self.device(like)), dtype)
+        key = (type(self), str(self.device(like)), like.dtype)
         if key in _factorises:
             return
+        dtype = str(like.dtype).rpartition(".")[2]
         bad = np.zeros((5, 4, 4), dtype=dtype) + np.eye(4, dtype=dtype)
         bad[0, 3, 2] = bad[0, 2, 3] = 2
         bad[1] *= -1

@@ -51,11 +51,12 @@ def chebyshev_filter(
         x, _ = arrays.repeated(lambda s: (2 * mapped(s[0]) - s[1], s[0]), degree - 1, (x, before), ops=ops)
         return x
     for step in range(1, degree + 1):
+        if step == degree:
+            break
         if step % renormalise_every == 0:
             x, norm = arrays.normalise(x, xp=xp)
             before = before / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), before.dtype)
-        if step < degree:
-            x, before = 2 * mapped(x) - before, x
+        x, before = 2 * mapped(x) - before, x
     return x
 
 

@@ -26,5 +26,5 @@ def geometric_tail(ratio: _ArrayT) -> _ArrayT:
 
 def contraction(change: np.ndarray, before: np.ndarray, *, largest: float) -> np.ndarray:
     """Ratios by which the last two changes (s, d) shrink, as least squares has it, between 0 and ``largest`` (host)."""
-    ratio = np.sum(change * before, axis=1) / np.maximum(np.sum(before * before, axis=1), 1e-300)
-    return np.asarray(np.clip(ratio, 0.0, largest))
+    ratio = (change * before).sum(axis=1) / np.maximum((before * before).sum(axis=1), 1e-300)
+    return np.asarray(np.minimum(np.maximum(ratio, 0.0), largest))

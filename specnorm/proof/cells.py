@@ -198,7 +198,7 @@ class Cells:
     supremum: float | None
 
     def __len__(self) -> int:
-        return len(self.boxes)
+        return len(self.block)
 
     def __getitem__(self, index: np.ndarray | slice) -> Cells:
         return Cells(self.boxes[index], self.block[index], self.supremum)

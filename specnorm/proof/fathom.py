@@ -163,7 +163,7 @@ class Cover:
         self.open, self.norms, self._limits = cells, np.full(len(cells), math.inf), None
 
     def __len__(self) -> int:
-        return len(self.open)
+        return len(self.norms)
 
     @property
     def fathomed(self) -> list[tuple[Cells, np.ndarray]] | None:

@@ -57,6 +57,8 @@ class Ascent:
         self.rtol, self.best = rtol, best
         self.free = free and block.ndim > 3
         self.taps = tap_points(tuple(block.shape[3:])).astype(float)
+        self.pairs = (self.taps[:, :, None] * self.taps[:, None, :]).reshape(len(self.taps), -1)
+        self._columns = ops.xp.matrix_transpose(ops.xp.reshape(trial_block, (math.prod(block.shape[1:3]), -1)))
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
         """Ascend by alternating power steps at a frequency with steps of the frequency, then by Newton on both.
@@ -112,7 +114,7 @@ class Ascent:
                 theta, index, now, gain = theta[going], index[going], now[going], gain[going]
             values, gains = now, gain
             if self.free:
-                higher = newton_step(self._weights(left, right), self.taps, theta, self.tuning.regular)
+                higher = newton_step(self._weights(left, right), self.taps, self.pairs, theta, self.tuning.regular)
                 move, last = higher - theta, move[going]
                 # Alternation converges geometrically: every other time on to where the last two moves point.
                 ratio = contraction(move, last, largest=self.tuning.slowest) if round_ % 2 else np.zeros(len(move))
@@ -135,8 +137,7 @@ class Ascent:
         weights = self.ops.from_numpy(
             phases.astype(np.complex128 if self.trial_block.dtype == xp.float64 else np.complex64), self.trial_block
         )
-        flat = xp.matrix_transpose(xp.reshape(self.trial_block, (m * p, -1)))
-        real, imag = (xp.matmul(part, flat) for part in (xp.real(weights), xp.imag(weights)))
+        real, imag = xp.matmul(xp.real(weights), self._columns), xp.matmul(xp.imag(weights), self._columns)
         g = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
         apply, adjoint = matrix_maps(g, xp=xp)
         for _ in range(steps - 1):
@@ -273,7 +274,9 @@ def nearby(theta: np.ndarray) -> Frequencies:
     return Frequencies(points, (_LATTICE,) * theta.shape[1])
 
 
-def newton_step(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray, regular: float) -> np.ndarray:
+def newton_step(
+    weights: np.ndarray, taps: np.ndarray, pairs: np.ndarray, theta: np.ndarray, regular: float
+) -> np.ndarray:
     """A safeguarded Newton step on each of some ``|sum_k w_k e^{i k.theta}|**2`` (host, tiny).
 
     Parameters
@@ -281,6 +284,8 @@ def newton_step(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray, regula
     weights : complex array, shape (s, n)
     taps : float array, shape (n, d)
         The k.
+    pairs : float array, shape (n, d * d)
+        Products of their coordinates.
     theta : float array, shape (s, d)
 
     Returns
@@ -289,7 +294,6 @@ def newton_step(weights: np.ndarray, taps: np.ndarray, theta: np.ndarray, regula
         No lower than at the start.
     """
     terms = weights * np.exp(1j * (theta @ taps.T))
-    pairs = (taps[:, :, None] * taps[:, None, :]).reshape(len(taps), -1)
     total = terms.sum(axis=1, keepdims=True)
     here = np.abs(total[:, 0])
     first = 1j * (terms @ taps)

@@ -81,7 +81,7 @@ def chebyshev(
         return xp.matmul(gram, x[..., None])[..., 0] * scale - x
 
     vectors = chebyshev_filter(mapped, vectors, degree, renormalise_every=3, ops=ops)
-    vectors, _ = arrays.normalise(vectors, xp=xp)
+    vectors, _ = arrays.unit(vectors, xp=xp)
     vectors, norm = gram_power(lambda x: xp.matmul(gram, x[..., None])[..., 0], vectors, 1, xp=xp)
     # ||H v|| for the unit v before is at most lambda_max.
     return ops.to_numpy(norm[:, 0]).astype(float), vectors
