@@ -47,6 +47,16 @@ class Symbol:
         g = self._complex(xp.matmul(self.cos, taps), xp.matmul(self.sin, taps))
         return xp.reshape(g, (b, -1, m, p))
 
+    def gram(self) -> Array:
+        """``G* G`` at every frequency, shape (b, f, p, p): real products, two of them of a matrix with itself."""
+        xp, (b, m, p) = self.xp, self.shape[:3]
+        taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
+        real, imag = (xp.reshape(xp.matmul(w, taps), (b, -1, m, p)) for w in (self.cos, self.sin))
+        turned = xp.matrix_transpose(real)
+        cross = xp.matmul(turned, imag)
+        square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
+        return self._complex(square, cross - xp.matrix_transpose(cross))
+
     def apply(self, v: Array) -> Array:
         """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
         xp, (b, m, p) = self.xp, self.shape[:3]

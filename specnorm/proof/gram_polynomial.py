@@ -23,7 +23,7 @@ import numpy as np
 
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import Frequencies, phases_at
-from specnorm.linalg.lags import autocorrelations
+from specnorm.linalg.lags import autocorrelations, taps_below
 from specnorm.proof import host, matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
@@ -57,14 +57,7 @@ class Rotation:
 
 
 def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation:
-    """Rotate the channels, and bound what that loses and what is left out.
-
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    basis : array, shape (g, p, p)
-    rank : int
-    """
+    """Rotate the channels of blocks (g, m, p, *kernel_shape), and bound what that loses and what is left out."""
     xp = ops.xp
     columns, taps = taps_below(blocks, xp=xp), math.prod(blocks.shape[3:])
     rotated = xp.matmul(columns, basis)
@@ -88,7 +81,6 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
     Parameters
     ----------
     columns : array, shape (g, taps * m, p)
-        The taps of each block below one another.
     basis : array, shape (g, p, p)
         V; nearly orthogonal.
     taps : int
@@ -317,21 +309,9 @@ class SymbolGram(GramPolynomial):
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
         """All of H, complex, shape (f, p, p)."""
-        xp, (_, m, p) = self.xp, self.blocks.shape[:3]
-        symbol = symbols.Symbol(self.blocks, frequencies, ops=self.ops)
-        taps = xp.matrix_transpose(xp.reshape(self.blocks, (m * p, -1)))
-        real, imag = (xp.reshape(xp.matmul(w, taps), (len(block), m, p)) for w in (symbol.cos, symbol.sin))
-        turned = xp.matrix_transpose(real)
-        cross = xp.matmul(turned, imag)
-        square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
-        return self.ops.complex(square, cross - xp.matrix_transpose(cross))
+        del block
+        return symbols.Symbol(self.blocks, frequencies, ops=self.ops).gram()[0, ...]
 
     def variation_sq(self, spread: np.ndarray) -> np.ndarray:
         """No bound."""
         return np.full(len(spread), math.inf)
-
-
-def taps_below(blocks: Array, *, xp: Namespace) -> Array:
-    """Blocks as matrices (g, taps * m, p): the taps of each below one another."""
-    g, m, p = blocks.shape[:3]
-    return xp.reshape(xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2)), (g, -1, p))
