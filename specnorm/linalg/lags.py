@@ -196,3 +196,9 @@ def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namesp
         found.append(xp.matmul(flat, xp.reshape(table[(slice(None), *box)], (b, count * p, p))))
     del table, flat
     return xp.reshape(xp.stack(found, axis=-1), blocks.shape)
+
+
+def taps_below(blocks: Array, *, xp: Namespace) -> Array:
+    """Blocks as matrices (g, taps * m, p): the taps of each below one another."""
+    g, m, p = blocks.shape[:3]
+    return xp.reshape(xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2)), (g, -1, p))

@@ -23,7 +23,7 @@ import numpy as np
 
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import Frequencies, phases_at
-from specnorm.linalg.lags import autocorrelations
+from specnorm.linalg.lags import autocorrelations, taps_below
 from specnorm.proof import host, matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
@@ -329,9 +329,3 @@ class SymbolGram(GramPolynomial):
     def variation_sq(self, spread: np.ndarray) -> np.ndarray:
         """No bound."""
         return np.full(len(spread), math.inf)
-
-
-def taps_below(blocks: Array, *, xp: Namespace) -> Array:
-    """Blocks as matrices (g, taps * m, p): the taps of each below one another."""
-    g, m, p = blocks.shape[:3]
-    return xp.reshape(xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2)), (g, -1, p))

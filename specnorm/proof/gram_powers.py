@@ -9,9 +9,8 @@ import numpy as np
 
 from specnorm.linalg import arrays
 from specnorm.linalg.gram_powers import PowerGrid, tall
-from specnorm.linalg.lags import correlations
+from specnorm.linalg.lags import correlations, taps_below
 from specnorm.proof import matrices, rounding, trigonometric
-from specnorm.proof.gram_polynomial import taps_below
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
