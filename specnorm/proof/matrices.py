@@ -193,13 +193,7 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
 def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Namespace) -> Array:
     """Proven upper bounds, shape (...), of the norms of matrices by so many Gram products: `GramIterates`.
 
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-    n_iter : int
-        0 is the Frobenius norm.
-    error : array or float
-        As in `matrix_norm_up`.
+    None is the Frobenius norm; ``error`` is that of `matrix_norm_up`.
     """
     if a.shape[-1] > a.shape[-2]:
         a = xp.matrix_transpose(a)

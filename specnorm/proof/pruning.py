@@ -24,13 +24,8 @@ if TYPE_CHECKING:
 class LargestBound:
     """The largest bound of one block, told once every frequency is visited or left out by proof.
 
-    Parameters
-    ----------
-    bound : callable
-        Takes a `symbols.Symbol` of one block and f frequencies, returns proven bounds (1, f).
-    block : array, shape (1, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1; p <= m.
-    frequencies : Frequencies
+    ``bound`` takes a `symbols.Symbol` of one block and f frequencies and returns proven bounds (1, f). The block is
+    (1, m, p, *kernel_shape) in the wide dtype, scaled to about 1, and p <= m.
     """
 
     def __init__(
@@ -61,13 +56,8 @@ class LargestBound:
     def leave_out(self, index: np.ndarray, products: int, few: int) -> np.ndarray:
         """Leave out frequencies whose norms Gram iteration proves to be no larger. The numbers of the others.
 
-        Parameters
-        ----------
-        index : integer array
-        products : int
-            At most, the polynomial's own included. The best frequency is visited after the first and the last.
-        few : int
-            That are not worth another product.
+        Of at most so many products, the polynomial's own included; a few frequencies left are not worth another one.
+        The best frequency is visited after the first and the last.
         """
         polynomial, ops = self._polynomial, self._ops
         columns = polynomial.columns_at(self._frequencies[index], np.zeros(len(index), dtype=np.int64))
