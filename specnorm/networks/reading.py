@@ -33,9 +33,6 @@ from specnorm.networks.rules import FACTORS, UnknownRuleError
 from specnorm.proof import host
 from specnorm.spec import ConvSpec
 
-KEEPING = frozenset({"max_pool", "average_pool", "resize", "pad"})
-"""Rules of nodes that treat each channel by itself and alike."""
-
 
 class Reader:
     """Reads a graph; see `values` and `escaping`.
@@ -370,6 +367,7 @@ _RULES: dict[str, Callable[[Reader, Node], Form | None]] = {
     "pad": Reader.pad,
     "max_pool": Reader.keeping,
     "average_pool": Reader.keeping,
+    "l2_pool": Reader.keeping,
     "resize": Reader.keeping,
     "mean": Reader.keeping,
 }

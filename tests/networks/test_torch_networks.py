@@ -19,7 +19,7 @@ from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
-from specnorm.networks import Graph, Layer, Node, bound  # noqa: E402
+from specnorm.networks import Graph, Layer, Multipliers, Node, bound  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 
@@ -345,6 +345,19 @@ def test_euclidean_pooling(kernel: int, stride: int, norm: float) -> None:
     for x in (torch.ones(2, 9, 9, dtype=torch.float64), images(1, 2, 9, 9)[0]):
         assert jacobian_norm(pool, x) <= upper * (1 + 1e-9)
     assert jacobian_norm(pool, torch.ones(2, 9, 9, dtype=torch.float64)) >= 0.7 * upper
+
+
+def test_weights_go_through_euclidean_pooling() -> None:
+    """As through a maximum: each treats a channel by itself, and both constants are 1 here."""
+    layers = [nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)]
+    found = []
+    for pool in (nn.LPPool2d(2, 2), nn.MaxPool2d(2)):
+        net = nn.Sequential(layers[0], nn.ReLU(), layers[1], pool, nn.ReLU(), layers[2]).double()
+        found.append(network_bound(net, (2, 8, 8), method=Multipliers(steps=5)))
+    assert found[0].upper == found[1].upper
+    assert found[0].upper is not None
+    assert found[0].product is not None
+    assert found[0].upper < 0.99 * found[0].product
 
 
 @pytest.mark.parametrize("make", [
