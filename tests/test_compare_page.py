@@ -13,7 +13,7 @@ def test_the_page_is_made_of_the_committed_lines() -> None:
 def test_a_value_that_is_no_bound_is_shown() -> None:
     rows = [
         {"section": "tensor norm", "library": "torch cpu", "contestant": name, "value_over_norm": value, "faster": 2.0}
-        for name, value in (("hopm", 0.964), ("hopm", 1.2), ("tn_bound, proven", 1.0))
+        for name, value in (("hopm_einsum", 0.964), ("hopm_einsum", 1.2), ("tn_bound, proven", 1.0))
     ]
     line = next(line for line in peers.layers(rows).splitlines() if line.startswith("| TN by HOPM"))
     assert "| 0.9640 to 1.2000 |" in line

@@ -118,8 +118,7 @@ def _aims(rows: list[Row]) -> list[tuple[str, str, str]]:
     ):
         row = one(rows, "circular", contestant="conv_norm", name="64 channels", family=family, n=n)
         if row:
-            which = "FFT + SVD at all n² frequencies" if row["yardstick"] == "fft_svd" else "`rfft2` + `svdvals`"
-            what = f"`conv_norm` and {which}, 64 channels, n = {n}, {family}, float32"
+            what = f"`conv_norm` and `rfft2` + `svdvals`, 64 channels, n = {n}, {family}, float32"
             found.append((what, f"≥ {factor}x" if factor else "-", times(row)))
     for row in pick(rows, "circular", contestant="conv_norm", name="64 channels", family="trained-like", n=1024):
         if "peak_bytes" in row:
@@ -157,9 +156,7 @@ def tensor_norms(rows: list[Row]) -> str:
         ])  # fmt: skip
     header = ["kernel", "shape", "HOPM", "estimate", "proven", "`enclose` 1e-3"]
     header += ["value: HOPM", "estimate", "proven", "`enclose`, upper"]
-    old = any(row["yardstick"] == "hopm" for row in rows)
-    how = "in four passes over the kernel a sweep, 1.3 to 3.5 times as slow" if old else "by einsum, at least as fast"
-    text = f"HOPM: 100 sweeps from a random start, {how} as the published code."
+    text = "HOPM: 100 sweeps from a random start, by einsum, at least as fast as the published code."
     return f"## The tensor norm, and the norm itself\n\n{text}\n\n" + table(header, lines)
 
 
@@ -186,16 +183,12 @@ def circular(rows: list[Row]) -> str:
         "MiB: FFT",
         "`conv_norm`",
     ]
-    old = any(row["yardstick"] == "fft_svd" for row in rows)
-    which = (
-        "The lines of these commits were measured at all n² frequencies, twice as many as a real kernel needs: *Where "
-        "an aim is missed* has the ratios to half of them."
-        if old
-        else "At half the frequencies, since a real kernel's symbol at the others is conjugate, and in float32."
+    text = (
+        "FFT of the padded kernel and all singular values (torch), where a call takes at most a few seconds: at half "
+        "the frequencies, since a real kernel's symbol at the others is conjugate, and in float32."
     )
-    text = "FFT of the padded kernel and all singular values (torch), where a call takes at most a few seconds."
     picture = "![seconds against the input size](circular.svg)"
-    return f"## Circular layers at one size\n\n{text} {which}\n\n{picture}\n\n" + table(header, lines)
+    return f"## Circular layers at one size\n\n{text}\n\n{picture}\n\n" + table(header, lines)
 
 
 def unfoldings(rows: list[Row]) -> str:
@@ -221,7 +214,6 @@ OTHERS = (
     "uniform grid", "gram", "gram, zeros", "power", "PROPACK", "rescaling", "rescaling, backward",
 )  # fmt: skip
 TEXTBOOK = {
-    "gram_fft": "Gram iteration: FFT, 6 steps, at all n² frequencies.",
     "gram_rfft": "Gram iteration, circular: five steps at half the frequencies, as published; no rounding is counted.",
     "gram_conv": "Zero padding, every size: three steps by torch's convolution.",
     "power_at_size": "Power method: 100 steps; *as near* is `power_norm` with as few steps as reach what those do.",

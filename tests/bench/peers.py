@@ -24,18 +24,18 @@ class Peer(NamedTuple):
 
 
 PEERS = (
-    Peer("tensor norm", "hopm", "TN by HOPM", "[Grishina et al. 2024](https://arxiv.org/abs/2409.11859)",
+    Peer("tensor norm", "hopm_einsum", "TN by HOPM", "[Grishina et al. 2024](https://arxiv.org/abs/2409.11859)",
          "upper, if the maximum was found; nothing tells", "tn_bound, proven"),
     Peer("uniform grid", "uniform_grid", "LipGrid", "[Araujo et al. 2021](https://arxiv.org/abs/2006.08391)",
          "upper, rounding left out", "grid_bound"),
     Peer("unfoldings", "unfolding_power", "Fantastic Four", "[Singla & Feizi 2021](https://arxiv.org/abs/1911.10258)",
          "upper, if the power steps have converged", "f4_bound"),
-    Peer("circular", "fft_svd", "FFT and SVD", "[Sedghi et al. 2019](https://arxiv.org/abs/1805.10408)",
+    Peer("circular", "rfft_svd", "FFT and SVD", "[Sedghi et al. 2019](https://arxiv.org/abs/1805.10408)",
          "exact, circular at one size", "conv_norm"),
-    Peer("gram", "gram_fft", "Gram iteration", "[Delattre et al. 2023](https://arxiv.org/abs/2305.16173)",
-         "upper, circular at one size", "gram_bound"),
+    Peer("gram", "gram_rfft", "Gram iteration", "[Delattre et al. 2023](https://arxiv.org/abs/2305.16173)",
+         "upper, circular at one size", "gram_bound, 5 steps"),
     Peer("power", "power_at_size", "Power method on the layer", "[Ryu et al. 2019](https://arxiv.org/abs/1905.05406)",
-         "lower", "power_norm, 20 steps"),
+         "lower", "power_norm, as near"),
 )  # fmt: skip
 """What `bench.yardsticks` has written from the papers, and their promises as published."""
 

@@ -146,18 +146,13 @@ def write(folder: Path) -> None:
     page = (folder / "price.md").read_text(encoding="utf-8")
     for threads, title in ((1, "1 thread"), (2, "2 threads")):
         text = (folder / f"price-{threads}.jsonl").read_text(encoding="utf-8")
-        rows = [ratio_named(json.loads(line)) for line in text.splitlines()]
+        rows = [json.loads(line) for line in text.splitlines()]
         first = rows[0]
         versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
         where = f"{title}: {first['date']} at commit {first['commit']}, {first['machine']}, {first['clock']} time"
         parts = [f"{where}; {versions}.", table(rows), aims(rows), circular(rows)]
         page = replaced(page, title, "\n\n".join(part for part in parts if part) + "\n")
     (folder / "price.md").write_text(page, encoding="utf-8")
-
-
-def ratio_named(row: dict[str, Any]) -> dict[str, Any]:
-    """A line; one of before it had the yardstick of the authors' code has ratios to the fastest form alone."""
-    return row if "ratio" in row else {**row, "yardstick": "hopm_lean", "ratio": row["ratio_to_hopm_lean"]}
 
 
 def medians(rows: list[dict[str, Any]], family: str, channels: int, contestant: str) -> float:
