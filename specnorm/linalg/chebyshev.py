@@ -60,7 +60,7 @@ def chebyshev_filter(
     return x
 
 
-def top_vectors(gram: Array, count: int, cut: np.ndarray, *, ops: ArrayOps) -> tuple[Array, Array]:
+def top_eigenvectors(gram: Array, count: int, cut: np.ndarray, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Largest eigenvalues of some Hermitian matrices from below, ascending, and orthonormal vectors.
 
     Parameters

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg.frequencies import product
+from specnorm.linalg.frequencies import product, tap_points
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
@@ -191,7 +191,7 @@ def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namesp
     del ahead
     flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2)), (b, m, count * p))
     found = []
-    for place in product([np.arange(k) for k in shape]).tolist():
+    for place in tap_points(shape).tolist():
         box = tuple(slice(k - 1 - at, 2 * k - 1 - at) for at, k in zip(place, shape, strict=True))
         found.append(xp.matmul(flat, xp.reshape(table[(slice(None), *box)], (b, count * p, p))))
     del table, flat

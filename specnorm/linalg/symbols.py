@@ -42,20 +42,22 @@ class Symbol:
 
     def matrices(self) -> Array:
         """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""
-        xp, (b, m, p) = self.xp, self.shape[:3]
-        taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
-        g = self._complex(xp.matmul(self.cos, taps), xp.matmul(self.sin, taps))
-        return xp.reshape(g, (b, -1, m, p))
+        return self._complex(*self._planes())
 
     def gram(self) -> Array:
         """``G* G`` at every frequency, shape (b, f, p, p): real products, two of them of a matrix with itself."""
-        xp, (b, m, p) = self.xp, self.shape[:3]
-        taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
-        real, imag = (xp.reshape(xp.matmul(w, taps), (b, -1, m, p)) for w in (self.cos, self.sin))
+        xp, (real, imag) = self.xp, self._planes()
         turned = xp.matrix_transpose(real)
         cross = xp.matmul(turned, imag)
         square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
         return self._complex(square, cross - xp.matrix_transpose(cross))
+
+    def _planes(self) -> tuple[Array, Array]:
+        """Real and imaginary parts of G, (b, f, m, p) each."""
+        xp, (b, m, p) = self.xp, self.shape[:3]
+        taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
+        real, imag = (xp.reshape(xp.matmul(wave, taps), (b, -1, m, p)) for wave in (self.cos, self.sin))
+        return real, imag
 
     def apply(self, v: Array) -> Array:
         """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
@@ -145,8 +147,8 @@ def largest(
         if value is None or phase is None:
             value, phase = best, here
         else:
-            better = best > value
-            value, phase = xp.where(better, best, value), xp.where(better[:, None], here, phase)
+            phase = xp.where((best > value)[:, None], here, phase)
+            value = xp.maximum(value, best)  # what is no number stays
     assert value is not None  # for the type checker: there are frequencies
     assert phase is not None
     return value, phase

@@ -49,7 +49,8 @@ class LargestBound:
         if len(index):
             found = symbols.largest(self._bound, self._block, self._frequencies[index], ops=self._ops)
             value = float(found[0][0])
-            if self._found is None or value > self._value:
+            # What is no number stays: it bounds nothing, and nothing is left out for it.
+            if self._found is None or math.isnan(value) or value > self._value:
                 self._value, self._found = value, found
             self._open[index] = False
 

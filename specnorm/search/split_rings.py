@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.linalg import arrays
-from specnorm.linalg.chebyshev import top_vectors
+from specnorm.linalg.chebyshev import top_eigenvectors
 from specnorm.linalg.layer_map import sizes_of
 from specnorm.linalg.symbols import Symbol
 from specnorm.proof.cells import dft
@@ -213,7 +213,7 @@ class SplitRing:
         xp, few = self.xp, TUNING.together
         if gram.shape[-1] >= 4 * few:
             cut = np.full(gram.shape[0], part**2 / 2)
-            values, vectors = top_vectors(gram, few, cut, ops=self.ops)
+            values, vectors = top_eigenvectors(gram, few, cut, ops=self.ops)
             if float(xp.max(values[:, 0])) <= part**2 / 2:
                 return vectors
         return xp.linalg.eigh(gram)[1]

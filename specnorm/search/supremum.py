@@ -48,6 +48,8 @@ class Supremum:
 
     def __init__(self, problem: LayerProblem, *, ops: ArrayOps) -> None:
         self._problem, self._ops = problem, ops
+        # The kernel is in torch's order already.
+        self._everywhere = replace(problem.spec, input_shape=None, layout=None)
         self._found: tuple[Search, SearchResult] | None = None
         self.is_loose = False
 
@@ -67,15 +69,14 @@ class Supremum:
 
     def _search(self, rtol: float, *, grid_follows: bool) -> tuple[Search, SearchResult]:
         problem, blocks = self._problem, self.blocks()
-        # The kernel is in torch's order already.
-        everywhere = replace(problem.spec, input_shape=None, layout=None)
-        given = Problem(blocks, everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline)
+        given = Problem(
+            blocks, self._everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline
+        )
         return search_torus(given, grid_follows=grid_follows, ops=self._ops)
 
     def blocks(self) -> Array:
         """Of the whole layer, as they are searched."""
-        everywhere = replace(self._problem.spec, input_shape=None, layout=None)
-        return polyphase.to_blocks(self._problem.kernel, everywhere, xp=self._ops.xp)
+        return polyphase.to_blocks(self._problem.kernel, self._everywhere, xp=self._ops.xp)
 
     def _tolerance(self) -> float:
         """So that the supremum of a large layer needs nothing after it, if the layer is as near as most."""

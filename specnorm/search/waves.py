@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.linalg import symbols
-from specnorm.linalg.frequencies import product
+from specnorm.linalg.frequencies import product, tap_points
 from specnorm.linalg.layer_map import sizes_of
 from specnorm.linalg.waves import Waves
 from specnorm.proof.waves import quotient_of_waves_down
@@ -81,7 +81,7 @@ def _best_channels(kernel: Array, spec: ConvSpec, sides: list[np.ndarray], *, op
     xp = ops.xp
     index = product([np.arange(len(side)) for side in sides])
     points = np.stack([side[index[:, j]] for j, side in enumerate(sides)], axis=1)
-    phase = np.exp(1j * points @ product([np.arange(k) for k in spec.kernel_shape]).T.astype(float))
+    phase = np.exp(1j * points @ tap_points(spec.kernel_shape).T.astype(float))
     real, imag = (ops.from_numpy(np.ascontiguousarray(x.T), kernel) for x in (phase.real, phase.imag))
     first, second = kernel.shape[1:3]
     flat = xp.reshape(kernel, (first * second, -1))

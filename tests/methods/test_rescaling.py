@@ -114,6 +114,16 @@ def test_one_product_is_taken_lag_by_lag(monkeypatch: pytest.MonkeyPatch, shape:
     assert np.isfinite(specnorm.spectral_rescaling(blocks[0])).all()
 
 
+def test_lags_that_lose_every_small_term_are_allowed_for() -> None:
+    """1 + e**2 + e**2 + ... with e**2 half a unit: a sum that meets the 1 stays as it is, beyond other roundings."""
+    small = np.float32(2.0**-12.5)
+    blocks: Any = np.full((1, 2**16, 1), small)
+    blocks[0, 0, 0] = 1
+    norms, *_ = lag_norms(blocks, ops=Execution(BACKEND, BACKEND.namespace(None), wide_dtype="float32"))
+    truth = (1 + (2**16 - 1) * float(small) ** 2) ** 0.5
+    assert truth <= float(norms[0, 0]) <= 1.02 * truth
+
+
 def test_zero_channels_stay_zero() -> None:
     kernel = Recipe((4, 4, 3), seed=3).kernel
     kernel[:, 1] = 0

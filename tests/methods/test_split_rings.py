@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from oracle import dense_matrix
 from specnorm_numpy import NumpyBackend
 
-from specnorm.linalg.chebyshev import top_vectors
+from specnorm.linalg.chebyshev import top_eigenvectors
 from specnorm.linalg.frequencies import Frequencies
 from specnorm.linalg.layer_map import sizes_of
 from specnorm.proof import matrices, split_rings
@@ -257,7 +257,7 @@ def test_few_waves_of_a_frequency_are_found_without_all_others() -> None:
     basis, _ = np.linalg.qr(random.randn(5, 40, 40) + 1j * random.randn(5, 40, 40))
     values = np.concatenate([[4.0, 3.0, 3.0, 2.5], np.linspace(0.0, 1.0, 36)])
     gram: Any = (basis * values) @ basis.conj().transpose(0, 2, 1)
-    found, vectors = top_vectors(gram, 8, np.full(5, 1.2), ops=ops)
+    found, vectors = top_eigenvectors(gram, 8, np.full(5, 1.2), ops=ops)
     np.testing.assert_allclose(np.asarray(found)[:, ::-1][:, :4], np.broadcast_to(values[:4], (5, 4)), rtol=1e-6)
     top = np.asarray(vectors)[:, :, -4:]
     inside = np.linalg.norm(basis[:, :, :4].conj().transpose(0, 2, 1) @ top, axis=(1, 2))

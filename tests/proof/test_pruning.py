@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from specnorm_numpy import BACKEND
 
 import specnorm
 from specnorm import Gram, Grid
+from specnorm.linalg import symbols
 from specnorm.linalg.frequencies import half_grid
 from specnorm.linalg.symbols import Symbol
 from specnorm.proof.matrices import GramIterates, gram_iteration_up
@@ -33,6 +35,28 @@ def norms(blocks: NDArray[np.float64], sizes: tuple[int, ...]) -> NDArray[np.flo
     symbols = np.moveaxis(np.fft.fftn(blocks[0], s=sizes, axes=range(2, blocks.ndim - 1)), (0, 1), (-2, -1))
     where = half_grid(sizes).numerators
     return np.asarray(np.linalg.norm(symbols[tuple(where.T)], ord=2, axis=(-2, -1)))
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_bound_that_is_no_number_is_not_passed_over(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes up, by itself or among others: the largest is no number either, and nothing is left out."""
+    blocks: Any = decaying(0, 6, 5, 3, 2).astype(np.float64)[None] / 4
+    frequencies = half_grid((4, 2))
+    poor: Any = Symbol(blocks, frequencies[at : at + 1], ops=OPS).phase
+
+    def bound(symbol: Symbol) -> Any:
+        found: Any = gram_iteration_up(symbol.matrices(), 12, 1e-9, xp=OPS.xp)
+        here: Any = symbol.phase
+        return np.where((here == poor).all(axis=1), np.nan, found)
+
+    monkeypatch.setattr(symbols, "chunk_length", lambda *_, **__: 1)
+    assert math.isnan(float(symbols.largest(bound, blocks, frequencies, ops=OPS)[0][0]))
+    largest = LargestBound(bound, blocks, frequencies, ops=OPS)
+    every = np.arange(len(frequencies))
+    for index in np.split(every, len(every)):
+        largest.visit(index)
+    assert math.isnan(float(largest.result()[0][0]))
+    assert len(largest.leave_out(every, 4, 0)) == len(every)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -78,6 +102,17 @@ def test_iterates_bound_the_norm_after_every_product(dtype: str, size: float) ->
             index = index[1::2]
             iterates.take(np.arange(9)[1::2], ops=OPS)
         iterates.square()
+
+
+def test_products_that_lose_every_small_term_are_allowed_for() -> None:
+    """1 + e**2 + e**2 + ... with e**2 half a unit: a sum that meets the 1 stays as it is, beyond other roundings."""
+    small = np.float32(2.0**-12.5)
+    column = np.full((1, 2**16, 1), small)
+    column[0, 0, 0] = 1
+    truth = math.sqrt(1 + (2**16 - 1) * float(small) ** 2)
+    iterates = GramIterates(column, xp=OPS.xp)  # type: ignore[arg-type]
+    iterates.square()
+    assert truth <= float(iterates.norms_up()[0]) <= 1.02 * truth
 
 
 @pytest.mark.parametrize("shape", [(12, 16, 3, 3), (16, 12, 3), (3, 8, 8, 2, 2)])
