@@ -132,7 +132,7 @@ class Search:
             found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels)
         except OutOfTime:
             if not self.incumbent.best.value > 0 and self._free:
-                self.incumbent.multistart(raises=True)
+                self.incumbent.multistart()
             return self._result(math.inf)
         if grid_follows and math.isfinite(found.upper):
             self._torus = cover.fathomed
@@ -177,12 +177,12 @@ class Search:
         self._excess_angle = math.acos(1 / (1 + self.tuning.excess * rtol)) if grid_follows else 0.0
         if self._free:
             self._torus = None
-        first = LowerBound(0.0, boxes.centres[:1], 0)
-        if start is not None:
-            first = LowerBound(start.lower, start.frequency, start.block)
+        nothing = LowerBound(0.0, boxes.centres[:1], 0)
+        first = nothing if start is None else LowerBound(start.lower, start.frequency, start.block)
         self.incumbent.begin(first, free=self._free, rtol=min(rtol, self.tuning.close), bound=bound)
-        if self.blocks.shape[2] >= self.tuning.smallest_reduced:
-            self.incumbent.multistart(raises=start is None and bound is None and self._free)
+        begins = self.incumbent.trial_vectors is None or (self._free and start is None and bound is None)
+        if begins and self.blocks.shape[2] >= self.tuning.smallest_reduced:
+            self.incumbent.multistart()
 
     @property
     def threshold(self) -> float:

@@ -76,17 +76,14 @@ class Incumbent:
             Only what is higher than this matters.
         """
         self.best, self._free, self._rtol, self._bound = start, free, rtol, bound
-        self._waiting: tuple[Frequencies, Array, int] | None = None
 
     def start_vectors(self, count: int, size: int) -> Array:
         """Return ``count`` times the same complex vector, shape (count, size)."""
         start = arrays.start_vector(self.seed, size)
         return self.ops.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
-    def multistart(self, *, raises: bool) -> None:
-        """Power steps at coarse frequencies: trial vectors, and a first norm."""
-        if self.trial_vectors is not None and not raises:
-            return
+    def multistart(self) -> None:
+        """Power steps at coarse frequencies, and an ascent from the highest if frequencies may move: trial vectors."""
         xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
         frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._trial_blocks()
         symbol = symbols.Symbol(blocks, frequencies, ops=self.ops)
@@ -94,15 +91,30 @@ class Incumbent:
         v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
         v, norms = gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), v, 3, xp=xp)
         host, vectors = self.ops.to_numpy(norms)[:, :, 0], self.ops.to_numpy(v)
-        order = np.argsort(-host, axis=1, kind="stable")[:, : self.tuning.trials]
+        count = self.tuning.trials + 1 + len(frequencies.denominators)
+        order = np.argsort(-host, axis=1, kind="stable")[:, :count]
         chosen = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
-        if raises:
+        if self._free:
             block, best = divmod(int(np.argmax(host)), len(frequencies))
             right = xp.astype(v[block, best : best + 1, :], arrays.complex_dtype(self.blocks.dtype, xp=xp), copy=False)
-            self._waiting = (frequencies[best : best + 1], right, block)
-            # The ascent from there waits for the first cells.
-            self._note(*self._waiting)
+            self._ascend(frequencies[best : best + 1], right, block)
+            near = self._around_best()
+            chosen[self.best.block] = np.concatenate([near, chosen[self.best.block]])[: chosen.shape[1]]
         self.trial_vectors = self.ops.from_numpy(chosen, self.blocks)
+
+    def _around_best(self) -> np.ndarray:
+        """Right vectors at the incumbent's frequency and one step along each axis, shape (1 + d, p) (host).
+
+        Between them, top vectors change almost linearly: what they span, these of the cells there lie in.
+        """
+        xp, block, blocks = self.xp, self.best.block, self._trial_blocks()
+        angles = self.best.frequency.angles
+        steps = np.concatenate([np.zeros_like(angles), self.tuning.around * np.eye(angles.shape[1])])
+        symbol = symbols.Symbol(blocks[block : block + 1, ...], nearby(angles + steps), ops=self.ops)
+        start = xp.astype(self._right, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
+        vectors = xp.broadcast_to(start, (1, len(steps), start.shape[-1]))
+        vectors, _ = gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), vectors, 3, xp=xp)
+        return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
 
     def raise_from(
         self, polynomial: GramPolynomial, cells: Cells, norms_sq: np.ndarray, eigenvalues: np.ndarray, vectors: Array
@@ -119,22 +131,13 @@ class Incumbent:
         vectors : array, shape (c, rank)
         """
         chosen = self._worth_an_ascent(norms_sq)
-        coarse, self._waiting = self._waiting, None
-        blocks = {*cells.block[chosen].tolist(), *([] if coarse is None else [coarse[2]])}
-        for block in sorted(blocks):
+        for block in np.unique(cells.block[chosen]).tolist():
             index = chosen[cells.block[chosen] == block]
-            starts, right = cells.boxes[index].centres, vectors[:0, ...]
-            if len(index):
-                full = arrays.rows(vectors, index, ops=self.ops)
-                if polynomial.rank < polynomial.size:
-                    columns = polynomial.columns_at(starts, cells.block[index])
-                    _, full = lift(polynomial, columns, full, eigenvalues[index], ops=self.ops)
-                right = unrotated(polynomial, full, block, ops=self.ops)
-            if coarse is not None and coarse[2] == block:
-                starts = nearby(np.concatenate([coarse[0].angles, starts.angles]))
-                first = self.xp.astype(coarse[1], right.dtype)
-                right = self.xp.concat([first, right], axis=0) if len(index) else first
-            self._ascend(starts, right, block)
+            starts, full = cells.boxes[index].centres, arrays.rows(vectors, index, ops=self.ops)
+            if polynomial.rank < polynomial.size:
+                columns = polynomial.columns_at(starts, cells.block[index])
+                _, full = lift(polynomial, columns, full, eigenvalues[index], ops=self.ops)
+            self._ascend(starts, unrotated(polynomial, full, block, ops=self.ops), block)
 
     def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
         """Positions of the centres to start from, the highest first."""
