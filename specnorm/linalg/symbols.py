@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import Frequencies, phases
+from specnorm.linalg.lags import taps_below
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
@@ -59,29 +61,25 @@ class Symbol:
         real, imag = (xp.reshape(xp.matmul(wave, taps), (b, -1, m, p)) for wave in (self.cos, self.sin))
         return real, imag
 
+    @functools.cached_property
+    def _taps_below(self) -> Array:
+        return taps_below(self.blocks, xp=self.xp)
+
     def apply(self, v: Array) -> Array:
         """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
-        xp, (b, m, p) = self.xp, self.shape[:3]
+        xp, (b, m) = self.xp, self.shape[:2]
         # (b, taps*m, p) @ (b, p, f): every tap applied to every vector, then weighted by its phase.
-        taps = xp.reshape(_taps_first(self.blocks, xp), (b, -1, p))
-        out = xp.reshape(real_times(taps, xp.matrix_transpose(v), xp=xp), (b, -1, m, v.shape[1]))
+        out = xp.reshape(real_times(self._taps_below, xp.matrix_transpose(v), xp=xp), (b, -1, m, v.shape[1]))
         weights = xp.matrix_transpose(self.phase)
         return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
 
     def apply_adjoint(self, u: Array) -> Array:
         """G(theta_f)* u_f, shape (b, f, m) -> (b, f, p)."""
-        xp, (b, m, p) = self.xp, self.shape[:3]
-        taps = xp.matrix_transpose(_taps_first(self.blocks, xp))
-        out = real_times(xp.reshape(taps, (b, -1, m)), xp.matrix_transpose(u), xp=xp)
-        out = xp.reshape(out, (b, -1, p, u.shape[1]))
+        xp, (b, f, _) = self.xp, u.shape
+        # Every vector weighted by the phase of every tap, (b, taps*m, f), and one product sums over the taps.
         weights = xp.conj(xp.matrix_transpose(self.phase))
-        return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
-
-
-def _taps_first(blocks: Array, xp: Namespace) -> Array:
-    """Blocks as (b, taps, m, p)."""
-    b, m, p = blocks.shape[:3]
-    return xp.permute_dims(xp.reshape(blocks, (b, m, p, -1)), (0, 3, 1, 2))
+        weighted = xp.reshape(weights[None, :, None, :] * xp.matrix_transpose(u)[:, None, :, :], (b, -1, f))
+        return xp.matrix_transpose(real_times(xp.matrix_transpose(self._taps_below), weighted, xp=xp))
 
 
 def real_times(a: Array, z: Array, *, xp: Namespace) -> Array:

@@ -95,9 +95,9 @@ class Incumbent:
         order = np.argsort(-host, axis=1, kind="stable")[:, :count]
         chosen = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
         if self._free:
-            block, best = divmod(int(np.argmax(host)), len(frequencies))
-            right = xp.astype(v[block, best : best + 1, :], arrays.complex_dtype(self.blocks.dtype, xp=xp), copy=False)
-            self._ascend(frequencies[best : best + 1], right, block)
+            block = int(np.argmax(host.max(axis=1)))
+            starts = self.ops.from_numpy(chosen[block, : self.tuning.trials], self.blocks)
+            self._ascend(frequencies[order[block, : self.tuning.trials]], starts, block)
             near = self._around_best()
             chosen[self.best.block] = np.concatenate([near, chosen[self.best.block]])[: chosen.shape[1]]
         self.trial_vectors = self.ops.from_numpy(chosen, self.blocks)

@@ -72,11 +72,11 @@ class Tuning:
     stuck: float = 0.9
     """Part of the squared threshold above which a limit that fails tells of the truncation, not of the norm."""
 
-    trials: int = 2
-    """Trial vectors of coarse frequencies with the largest norms that are kept in the basis, beside those around the
-    incumbent."""
+    trials: int = 4
+    """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
+    basis beside those around the incumbent."""
     around: float = 0.06
-    """Angle between the frequencies of these."""
+    """Angle between the frequencies of the latter."""
     many: int = 48
     """Cells of a round from which a norm counts as flat, with many local maxima."""
     starts: int = 12

@@ -42,7 +42,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "least": (0.0, 1.0),
     "few": (0.0, 1e6),
     "stuck": (0.0, 1.0),
-    "trials": (0, 1000),
+    "trials": (1, 1000),
     "around": (0.0, 3.0),
     "many": (0, 10**9),
     "starts": (1, 100),
