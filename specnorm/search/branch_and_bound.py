@@ -144,7 +144,7 @@ class Search:
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
         while len(cover):
-            if self._cells + len(cover) > max_cells or self._levels == max_levels:
+            if self._refuted() or self._cells + len(cover) > max_cells or self._levels == max_levels:
                 return self._result(math.inf)
             self.clock.check()
             self._cells, self._levels, before = self._cells + len(cover), self._levels + 1, self.incumbent.best.value
@@ -156,9 +156,9 @@ class Search:
                 break
             nodes = self._estimate(cover, polynomial, vectors)
             self._ascend(cover, nodes)
-            if not self._refuted:
+            if not self._refuted():
                 self._fathom(cover, polynomial, nodes)
-            if self._refuted:
+            if self._refuted():
                 return self._result(math.inf)
             rest = cover.prune()
             self._evaluate_points(cover)
@@ -191,7 +191,6 @@ class Search:
             return self._bound
         return self.incumbent.best.value * (1 + self.tuning.share * self._rtol)
 
-    @property
     def _refuted(self) -> bool:
         return self._bound is not None and self.incumbent.best.value > self._bound
 

@@ -83,9 +83,12 @@ class Incumbent:
         return self.ops.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
     def multistart(self) -> None:
-        """Power steps at coarse frequencies, and an ascent from the highest if frequencies may move: trial vectors."""
+        """Trial vectors: power steps at coarse frequencies, and at those around the maximum to which the highest lead.
+
+        On a grid, or where a bound is far above, there is no need of the latter.
+        """
         xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
-        frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._trial_blocks()
+        frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._trial_blocks(self.tuning.close)
         symbol = symbols.Symbol(blocks, frequencies, ops=self.ops)
         v = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
         v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
@@ -95,11 +98,14 @@ class Incumbent:
         order = np.argsort(-host, axis=1, kind="stable")[:, :count]
         chosen = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
         if self._free:
+            # Where a bound is to be proven the norm need not be known closely, only where it is.
+            rtol = self._rtol if self._bound is None else self.tuning.close
             block = int(np.argmax(host.max(axis=1)))
             starts = self.ops.from_numpy(chosen[block, : self.tuning.trials], self.blocks)
-            self._ascend(frequencies[order[block, : self.tuning.trials]], starts, block)
-            near = self._around_best()
-            chosen[self.best.block] = np.concatenate([near, chosen[self.best.block]])[: chosen.shape[1]]
+            self._ascend(frequencies[order[block, : self.tuning.trials]], starts, block, rtol)
+            if self.best.value > self.tuning.doubtful * (self._bound or 0.0):
+                near = self._around_best()
+                chosen[self.best.block] = np.concatenate([near, chosen[self.best.block]])[: chosen.shape[1]]
         self.trial_vectors = self.ops.from_numpy(chosen, self.blocks)
 
     def _around_best(self) -> np.ndarray:
@@ -107,7 +113,7 @@ class Incumbent:
 
         Between them, top vectors change almost linearly: what they span, these of the cells there lie in.
         """
-        xp, block, blocks = self.xp, self.best.block, self._trial_blocks()
+        xp, block, blocks = self.xp, self.best.block, self._trial_blocks(self.tuning.close)
         angles = self.best.frequency.angles
         steps = np.concatenate([np.zeros_like(angles), self.tuning.around * np.eye(angles.shape[1])])
         symbol = symbols.Symbol(blocks[block : block + 1, ...], nearby(angles + steps), ops=self.ops)
@@ -137,7 +143,7 @@ class Incumbent:
             if polynomial.rank < polynomial.size:
                 columns = polynomial.columns_at(starts, cells.block[index])
                 _, full = lift(polynomial, columns, full, eigenvalues[index], ops=self.ops)
-            self._ascend(starts, unrotated(polynomial, full, block, ops=self.ops), block)
+            self._ascend(starts, unrotated(polynomial, full, block, ops=self.ops), block, self._rtol)
 
     def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
         """Positions of the centres to start from, the highest first."""
@@ -178,19 +184,19 @@ class Incumbent:
         repeated = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(repeated), axis=-1)[0, :]
         best = int(self.xp.argmax(norms))
-        self._ascend(points[best : best + 1], self._right, where.block)
+        self._ascend(points[best : best + 1], self._right, where.block, self._rtol)
         return len(points)
 
-    def _ascend(self, starts: Frequencies, vectors: Array, block: int) -> None:
+    def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
-        one, trial = (x[block : block + 1, ...] for x in (self.blocks, self._trial_blocks()))
-        given: dict[str, Any] = {"free": self._free, "rtol": self._rtol, "best": self.best.value, "clock": self._clock}
+        one, trial = (x[block : block + 1, ...] for x in (self.blocks, self._trial_blocks(rtol)))
+        given: dict[str, Any] = {"free": self._free, "rtol": rtol, "best": self.best.value, "clock": self._clock}
         ascent = Ascent(one, trial, self.tuning, **given, ops=self.ops)
         self._note(*ascent.run(starts, vectors), block)
 
-    def _trial_blocks(self) -> Array:
+    def _trial_blocks(self, rtol: float) -> Array:
         """The blocks, or their float32 copy where the tolerance and free frequencies allow it."""
-        if not self._free or self._rtol < self.tuning.tight:
+        if not self._free or rtol < self.tuning.tight:
             return self.blocks
         if self._float32 is None:
             self._float32 = self.xp.astype(self.blocks, self.xp.float32)

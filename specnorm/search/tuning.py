@@ -77,6 +77,8 @@ class Tuning:
     basis beside those around the incumbent."""
     around: float = 0.06
     """Angle between the frequencies of the latter."""
+    doubtful: float = 0.95
+    """Part of a bound below which an incumbent needs none of the latter: cells around it pass by far."""
     many: int = 48
     """Cells of a round from which a norm counts as flat, with many local maxima."""
     starts: int = 12

@@ -44,6 +44,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "stuck": (0.0, 1.0),
     "trials": (1, 1000),
     "around": (0.0, 3.0),
+    "doubtful": (0.0, 2.0),
     "many": (0, 10**9),
     "starts": (1, 100),
     "near": (0.0, 2.0),
