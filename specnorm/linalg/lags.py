@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,8 @@ _KEPT = 64
 """Taps up to which the pairs are kept: 2016 of them."""
 _PAIRED = 2**20
 """Bytes of pairs of taps and of their products at once, about a cache; those of one lag may be more."""
+_LARGE = 2**14
+"""Entries of a tap from which two are multiplied as they lie: to lay some side by side would take longer than calls."""
 _PAIRS = 256
 """Pairs at once: their sums are a matrix of as many columns, most of it zeros."""
 
@@ -68,7 +71,7 @@ def paired_taps(used: np.ndarray, most: int) -> tuple[PairedTaps, ...]:
     return find(used.shape, used.tobytes(), min(most, _PAIRS))
 
 
-@lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)
 def _paired_taps(shape: tuple[int, ...], used: bytes, most: int) -> tuple[PairedTaps, ...]:
     number = np.where(np.frombuffer(used, dtype=np.bool_), np.arange(len(used)), -1).reshape(shape)
     found: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = []
@@ -118,6 +121,10 @@ def correlations(
     xp, (g, _, m, p) = ops.xp, taps.shape
 
     def summed(first: np.ndarray, second: np.ndarray, sums: Array) -> Array:
+        if sums.shape[0] == 1 and m * p >= _LARGE:
+            pairs = zip(first.tolist(), second.tolist(), strict=True)
+            products = [xp.matmul(xp.matrix_transpose(taps[:, i, ...]), taps[:, j, :, :rank]) for i, j in pairs]
+            return xp.reshape(functools.reduce(operator.add, products), (g, 1, p * rank))
         a, b = (xp.take(taps, ops.from_numpy(each, taps), axis=1) for each in (first, second))
         of_pairs = xp.matmul(xp.matrix_transpose(a), b[..., :rank])
         return xp.matmul(sums, xp.reshape(of_pairs, (g, sums.shape[1], p * rank)))

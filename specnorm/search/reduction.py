@@ -96,17 +96,19 @@ def choose_rotation(
     if p < tuning.smallest_reduced:
         return None
     columns, taps = taps_below(blocks, xp=xp), math.prod(blocks.shape[3:])
-    gram = xp.matmul(xp.matrix_transpose(columns), columns)
+    # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
+    low = xp.astype(columns, xp.float32)
+    gram = xp.astype(xp.matmul(xp.matrix_transpose(low), low), blocks.dtype)
     # The trial vectors first, then the large directions of what is orthogonal to them.
     span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
     span = span[:, : min(p // 2, span.shape[1]), :]
     first, _ = xp.linalg.qr(xp.matrix_transpose(span))
     kept = first.shape[-1]
-    onto = xp.matmul(first, xp.matrix_transpose(first))
-    project = xp.eye(p, dtype=gram.dtype, device=ops.device(gram)) - onto
-    gram = xp.matmul(project, xp.matmul(gram, project))
+    across, turned = xp.matmul(gram, first), xp.matrix_transpose(first)
+    gram = gram - xp.matmul(across, turned)
+    gram = gram - xp.matmul(first, xp.matmul(turned, gram))
     lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + threshold**2
-    gram = gram + lift[:, None, None] * onto
+    gram = gram + lift[:, None, None] * xp.matmul(first, turned)
     values, basis = xp.linalg.eigh((gram + xp.matrix_transpose(gram)) / 2)
     largest = ops.to_numpy(xp.max(values, axis=0))[::-1]
     allowed = tuning.truncation * threshold**2
