@@ -242,6 +242,8 @@ def _matrix(weight: str, data: str) -> Rule:
         if call.is_data(kernel):
             return Translation("unknown", PRODUCT)
         matrix: Tensor = call[kernel]
+        if matrix.ndim > 2:
+            return product("self", "other")(call)
         if matrix.ndim != 2 or not call.is_data(x):
             return Translation("unknown", {"reason": f"its constant matrix has shape {tuple(matrix.shape)}"})
         # From the left the outputs are not the last axis of the result.

@@ -201,8 +201,9 @@ class _Walk:
         elif spec is not None and spec.kind == InputKind.CONSTANT_TENSOR:
             self.known[node.name] = self.exported.constants[spec.target]
         elif spec is not None and isinstance(node.meta.get("val"), Tensor):
-            floating = node.meta["val"].is_floating_point()
-            self._add(Node(node.name, "input" if floating else "held", "input", (), _shape(node)))
+            rule = "input" if node.meta["val"].is_floating_point() else "unknown" if _is_complex(node) else "held"
+            told = {"reason": "it is complex: make its real and imaginary parts the input"} if rule == "unknown" else {}
+            self._add(Node(node.name, rule, "input", (), _shape(node), told))
         else:
             self.known[node.name] = node.meta.get("val")
 

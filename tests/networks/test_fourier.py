@@ -148,6 +148,7 @@ EXACT: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], float]] = {
         (2, 2),
         11.22356,
     ),
+    "a stack of two": (lambda x: x @ torch.stack([torch.eye(2), 3 * torch.eye(2)]).double(), (2, 2, 2), 3.0),
     "a stack": (lambda x: torch.bmm(x, 2 * torch.eye(2).double()[None]), (2, 2), 2.0),
 }
 
@@ -284,6 +285,16 @@ def test_certified_accuracy_of_a_classifier() -> None:
     rows = head.weight.detach().numpy()
     gap = float(np.linalg.norm(rows[0] - rows[1]))
     assert found.margins.upper[0, 1] == pytest.approx(gap, rel=1e-9)
+
+
+def test_complex_inputs_are_not_held() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor, z: Tensor) -> Tensor:
+            return x + z.real
+
+    found = network_bound(Sum(), (torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.complex64)))
+    assert found.upper is None
+    assert "make its real and imaginary parts the input" in found.unknown[0].reason
 
 
 def test_norms_of_stacks_of_matrices() -> None:
