@@ -12,9 +12,11 @@ import math
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from specnorm.proof import host
 from specnorm_torch.calls import Call, Rule, Translation
 from specnorm_torch.products import PRODUCT
 
@@ -140,6 +142,20 @@ def multiplied(call: Call) -> Translation:
     return _matrices(call[name], constant.reshape(-1, 1, 1), _weights(call, name))
 
 
+def divided(call: Call) -> Translation:
+    """A complex value over one constant for each entry: at most one over its absolute value, rounded up."""
+    if call.is_data("other"):
+        return Translation("unknown", {"reason": "it divides by a value that depends on the input"})
+    if call.shape("self") != call.shape():
+        return Translation("unknown", {"reason": "a complex value that is repeated has no rule"})
+    constant = torch.as_tensor(call["other"], dtype=torch.complex128).resolve_conj().reshape(-1)
+    with np.errstate(divide="ignore"):
+        inverse = 1 / np.abs(constant.detach().cpu().numpy())
+    # The absolute value and the quotient: a few roundings, and the next number where they are subnormal.
+    rounded = torch.from_numpy(host.above(host.raised(inverse, 4)).reshape(-1, 1, 1))
+    return _matrices(call["self"], rounded, _weights(call))
+
+
 def product(first: str, second: str) -> Rule:
     """Product with a stack of constant matrices, from either side."""
 
@@ -223,6 +239,7 @@ COMPLEX: dict[str, Rule] = {
     **dict.fromkeys(("view_as_real", "view_as_complex"), _parts),
     **dict.fromkeys(("add", "sub", "rsub"), added),
     "mul": multiplied,
+    "div": divided,
     "matmul": product("self", "other"),
     "mm": product("self", "mat2"),
     "bmm": product("self", "mat2"),

@@ -20,7 +20,7 @@ from specnorm.networks import Multipliers, bound, verify, within  # noqa: E402
 from specnorm.networks.measuring import norm_of_matrices_up  # noqa: E402
 
 fft = torch.fft
-COUNT = int(os.environ.get("SPECNORM_FOURIER_DRAWS", "2"))
+COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800")) // 400
 
 
 class Function(nn.Module):
@@ -141,6 +141,8 @@ EXACT: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], float]] = {
     "three axes": (lambda x: fft.irfftn(fft.rfftn(x, dim=(1, 2, 3)), (2, 4, 3), (1, 2, 3)), (2, 4, 3), 1.0),
     "centred": (lambda x: fft.ifft2(fft.ifftshift(fft.fftshift(fft.fft2(x)), dim=(0, 1, 2, 3))).real, (2, 4, 3), 1.0),
     "a filter": (lambda x: fft.irfft(fft.rfft(x) * torch.tensor([1, 3j, 2]), 4), (4,), 3.0),
+    "divided": (lambda x: fft.ifft(fft.fft(x, norm="forward") / (3 + 4j)).real * 20, (4,), 1.0),
+    "divided by numbers": (lambda x: fft.fft(x) / torch.tensor([2.0, -0.5, 1, 4]), (4,), 4.0),
     "shifted": (lambda x: fft.irfft(1j - fft.rfft(x), 4), (4,), 1.0),
     "a spectrum": (lambda x: torch.view_as_real(fft.rfft2(x, norm="ortho")), (4, 3), 1.0),
     "real matrices": (
@@ -172,6 +174,8 @@ def test_the_symmetry_of_real_kernels_is_not_taken_for_granted() -> None:
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "absolute values": (lambda x: fft.rfft(x).abs(), "abs has no rule for such"),
     "a product": (lambda x: fft.irfft(fft.rfft(x) * fft.rfft(x), 4), "product of two values"),
+    "a quotient": (lambda x: 1 / fft.rfft(x), "reciprocal has no rule"),
+    "a quotient of two values": (lambda x: fft.rfft(x) / fft.rfft(x), "divides by a value"),
     "a product of matrices": (lambda x: fft.rfft(x).mT @ fft.rfft(x), "product of two values"),
     "an equation of two values": (lambda x: torch.einsum("bhc,bhc->bh", x, x), "product of two values"),
     "a sum of entries": (lambda x: fft.rfft(x).sum(), "sum has no rule for such"),
