@@ -171,6 +171,16 @@ def test_the_symmetry_of_real_kernels_is_not_taken_for_granted() -> None:
     assert 1 <= upper(f, (3, 3, 4)) / truth(f, (3, 3, 4)) <= 2
 
 
+def test_a_transform_over_entries_that_weigh_more_and_less() -> None:
+    """What it makes of them weighs as the least; the largest weight would claim too little."""
+
+    def f(x: Tensor) -> Tensor:
+        y: Tensor = fft.irfft(fft.fft(fft.rfft(x), norm="ortho"), 5)
+        return y
+
+    assert (4 / 5) ** 0.5 * 1.2 < truth(f, (4,)) <= upper(f, (4,)) == pytest.approx((8 / 5) ** 0.5)
+
+
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "absolute values": (lambda x: fft.rfft(x).abs(), "abs has no rule for such"),
     "a product": (lambda x: fft.irfft(fft.rfft(x) * fft.rfft(x), 4), "product of two values"),
