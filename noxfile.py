@@ -213,7 +213,7 @@ def operators(session: nox.Session) -> None:
     prepare(session, "-e", ".[cli,torch,onnx]", *TEST_TOOLS)
     session.env["SPECNORM_NETWORK_DRAWS"], session.env["SPECNORM_ONNX_DRAWS"] = "100000", "20000"
     files = (f"tests/networks/test_every_{name}_operator.py" for name in ("torch", "onnx"))
-    pytest(session, *files, "-rP", backends="numpy,torch", cores=CORES)
+    pytest(session, *files, "tests/networks/test_fourier.py", "-rP", backends="numpy,torch", cores=CORES)
 
 
 @nox.session(python=PYTHON, default=False)

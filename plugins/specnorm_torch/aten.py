@@ -13,6 +13,7 @@ from torch import Tensor
 from specnorm.networks import Node
 from specnorm.networks.graph import Offset
 from specnorm_torch.calls import Call, Rule, Translation
+from specnorm_torch.fourier import COMPLEX, TRANSFORMS, einsum, product
 from specnorm_torch.products import PRODUCT, divide, multiply, power, steep
 
 MAX_ENTRIES = 2**24
@@ -241,6 +242,8 @@ def _matrix(weight: str, data: str) -> Rule:
         if call.is_data(kernel):
             return Translation("unknown", PRODUCT)
         matrix: Tensor = call[kernel]
+        if matrix.ndim > 2:
+            return product("self", "other")(call)
         if matrix.ndim != 2 or not call.is_data(x):
             return Translation("unknown", {"reason": f"its constant matrix has shape {tuple(matrix.shape)}"})
         # From the left the outputs are not the last axis of the result.
@@ -292,9 +295,9 @@ def _linear_resize(call: Call) -> Translation:
 _SELECTS = (
     "permute", "transpose", "t", "numpy_T", "select", "narrow", "unbind", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle", "native_channel_shuffle", "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy",
-    "to", "type_as", "lift_fresh_copy",
+    "to", "type_as", "lift_fresh_copy", "fft_fftshift", "fft_ifftshift",
 )  # fmt: skip
-_IDENTITIES = ("clone", "contiguous", "detach", "alias", "positive")
+_IDENTITIES = ("clone", "contiguous", "detach", "alias", "positive", "_conj", "resolve_conj", "resolve_neg")
 _RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")
 _FUNCTIONS = {
     "relu": "relu", "relu6": "clip", "sigmoid": "sigmoid", "tanh": "tanh", "silu": "silu",
@@ -355,6 +358,10 @@ RULES: dict[str, Rule] = {
     "mm": _matrix("mat2", "self"),
     "matmul": _matrix("other", "self"),
     "addmm": _matrix("mat2", "mat1"),
+    "bmm": product("self", "mat2"),
+    "einsum": einsum,
+    **{name: COMPLEX[name] for name in ("view_as_real", "view_as_complex")},
+    **TRANSFORMS,
     **{f"conv{n}d": _convolution(n) for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": _convolution(n, transposed=True) for n in (1, 2, 3)},
     **{f"max_pool{n}d{end}": _pool(n, "max_pool") for n in (1, 2, 3) for end in ("", "_with_indices")},
@@ -373,7 +380,7 @@ REASONS = {
         ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED
     ),
     **dict.fromkeys(("rms_norm", "local_response_norm", "normalize"), _NORMALISED),
-    **dict.fromkeys(("bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), PRODUCT["reason"]),
+    **dict.fromkeys(("baddbmm", "scaled_dot_product_attention"), PRODUCT["reason"]),
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
     **dict.fromkeys(["var", "std"], "its slope has no bound"),
 }

@@ -27,6 +27,8 @@ class Call:
     data : set of str
         Names of fx nodes that do.
     shape_of : callable
+    weights : mapping
+        Of the entries of complex values, by fx name, where they are not all 1; see `fourier`.
     """
 
     node: Any
@@ -34,6 +36,7 @@ class Call:
     arguments: Mapping[Any, Any]
     data: set[str]
     shape_of: Callable[[Any], tuple[int, ...] | None]
+    weights: Mapping[str, Tensor]
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -44,7 +47,10 @@ class Call:
 
     def shape(self, name: str = "") -> tuple[int, ...]:
         """Shape of an argument, or of the result."""
-        value = self.arguments[name] if name else self.node
+        return self.shape_at(self.arguments[name] if name else self.node)
+
+    def shape_at(self, value: Any) -> tuple[int, ...]:
+        """Shape of a constant, or of an fx node's value."""
         found = tuple(value.shape) if isinstance(value, Tensor) else self.shape_of(value)
         if found is None:
             raise ValueError("it has no shape")
@@ -56,7 +62,7 @@ class Translation:
     """What becomes of an operator: a rule, its parameters, and its inputs if not all that depend on the network's.
 
     ``before`` are nodes to add first, ``offset`` is what is added; ``kernel``, ``weight``, ``geometry``, ``spatial``,
-    ``turned`` describe a layer.
+    ``turned`` describe a layer, ``weights`` the entries of a complex value.
     """
 
     rule: str
@@ -69,6 +75,7 @@ class Translation:
     spatial: int = 0
     turned: bool = False
     offset: Offset | None = None
+    weights: Tensor | None = None
 
 
 Rule = Callable[[Call], Translation]

@@ -22,6 +22,7 @@ from specnorm.networks import Graph, Layer, Measure, Method, NetworkBound, Node,
 from specnorm_torch.aten import REASONS, RULES
 from specnorm_torch.baking import baked
 from specnorm_torch.calls import Call, Translation
+from specnorm_torch.fourier import COMPLEX
 from specnorm_torch.modules import at_inference, check_module, check_values
 from specnorm_torch.signatures import refusal
 from specnorm_torch.tracing import replaced, tensors
@@ -31,10 +32,6 @@ _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new
 """Operators that read the shape of a value and not what is in it."""
 _ALIKE = ("expand_as", "to", "type_as")
 """Operators that do so with all but the first."""
-_FOURIER = (
-    "Fourier transforms have no rule. A layer that multiplies by a matrix at each frequency, as Cayley layers do, is a "
-    "circular convolution at its input size: give the model a Conv with padding_mode='circular' and its kernel instead"
-)
 
 
 def network_bound(
@@ -173,6 +170,8 @@ class _Walk:
         """fx names of values that do, each the name of a node."""
         self.nodes: list[Node] = []
         self.kernels: dict[str, Tensor | None] = {}
+        self.weights: dict[str, Tensor] = {}
+        """Of the entries of complex values, by fx name; see `fourier`."""
 
     def graph(self) -> Graph:
         """The whole graph."""
@@ -202,8 +201,9 @@ class _Walk:
         elif spec is not None and spec.kind == InputKind.CONSTANT_TENSOR:
             self.known[node.name] = self.exported.constants[spec.target]
         elif spec is not None and isinstance(node.meta.get("val"), Tensor):
-            floating = node.meta["val"].is_floating_point()
-            self._add(Node(node.name, "input" if floating else "held", "input", (), _shape(node)))
+            rule = "input" if node.meta["val"].is_floating_point() else "unknown" if _is_complex(node) else "held"
+            told = {"reason": "it is complex: make its real and imaginary parts the input"} if rule == "unknown" else {}
+            self._add(Node(node.name, rule, "input", (), _shape(node), told))
         else:
             self.known[node.name] = node.meta.get("val")
 
@@ -226,8 +226,10 @@ class _Walk:
             like = torch.fx.node.map_arg((node.args, node.kwargs), self._like)
             self.known[node.name] = node.target(*like[0], **like[1])
             return
-        call = Call(node, name, _arguments(node, self.known), self.data, _shape)
+        call = Call(node, name, _arguments(node, self.known), self.data, _shape, self.weights)
         found = self._translated(node, call)
+        if found.weights is not None:
+            self.weights[node.name] = found.weights
         inputs = tuple(found.inputs or dict.fromkeys(n for n in used if n in self.data))
         for extra in found.before:
             self._add(extra)
@@ -254,8 +256,6 @@ class _Walk:
         )
 
     def _translated(self, node: Any, call: Call) -> Translation:
-        value = node.meta.get("val")
-        first = value[0] if isinstance(value, tuple | list) and value else value
         if node.target is operator.getitem:
             # Only the first of several results is what the rules speak of, unless all are pieces of the input.
             source = node.args[0]
@@ -266,12 +266,14 @@ class _Walk:
                 _piece(source, node.args[1]) if pieces and node.args[1] >= 0 else {"shift": True} if same else {}
             )
             return Translation("select" if whole or pieces else "unknown", params)
-        if isinstance(first, Tensor) and first.dtype not in _FLOATING:
+        first = _first(node)
+        if isinstance(first, Tensor) and first.dtype not in _FLOATING and not first.is_complex():
             what = str(first.dtype).rpartition(".")[2]
-            why = "which have no rule here" if first.is_complex() else "steps"
-            told = _FOURIER if call.name.startswith("fft_") else f"its values are {what}: {why}"
-            return Translation("unknown", {"reason": told} | _compared(call))
-        rule = RULES.get(call.name)
+            return Translation("unknown", {"reason": f"its values are {what}: steps"} | _compared(call))
+        is_complex = any(_is_complex(n) for n in (node, *(n for n in node.all_input_nodes if n.name in self.data)))
+        rule = (COMPLEX if is_complex else RULES).get(call.name)
+        if is_complex and rule is None:
+            return Translation("unknown", {"reason": f"its values are complex: {call.name} has no rule for such"})
         try:
             reason = REASONS.get(call.name) if rule is None else refusal(node.target._schema, call.arguments)
             if rule is None or reason is not None:
@@ -327,9 +329,19 @@ def _arguments(node: Any, known: dict[str, Any]) -> dict[Any, Any]:
     return {"overload": schema.overload_name} | defaults | dict(zip(names, given[0], strict=False)) | dict(given[1])
 
 
-def _shape(node: Any) -> tuple[int, ...] | None:
+def _first(node: Any) -> Any:
+    """The value of an fx node, or the first of several."""
     value = node.meta.get("val")
-    value = value[0] if isinstance(value, tuple | list) and value else value
+    return value[0] if isinstance(value, tuple | list) and value else value
+
+
+def _is_complex(node: Any) -> bool:
+    value = _first(node)
+    return isinstance(value, Tensor) and value.is_complex()
+
+
+def _shape(node: Any) -> tuple[int, ...] | None:
+    value = _first(node)
     return tuple(int(n) for n in value.shape) if isinstance(value, Tensor) else None
 
 

@@ -13,6 +13,7 @@ _WINDOW = "*self kernel_size stride padding dilation ceil_mode"
 _AVERAGE = "*self kernel_size stride padding ceil_mode count_include_pad"
 _CONVOLUTION = "*input weight bias stride padding dilation groups"
 _TRANSPOSED = "*input weight bias stride padding output_padding groups dilation"
+_TRANSFORM = "*self s dim norm"
 _TO = "non_blocking copy memory_format"
 _VEC = "*input output_size scale_factors"
 _CORNERS = "*input output_size align_corners scale_factors"
@@ -124,6 +125,12 @@ SIGNATURES: dict[str, str] = {
     "where.ScalarOther": "condition *self other",
     "where.ScalarSelf": "condition self *other",
     "_native_batch_norm_legit_no_training": "*input weight bias running_mean running_var momentum eps",
+    # Complex numbers, and Fourier transforms.
+    **dict.fromkeys(("_conj", "resolve_conj", "resolve_neg", "view_as_real", "view_as_complex"), _SELF),
+    **{f"fft_{kind}": "*self n dim norm" for kind in ("fft", "ifft", "rfft", "irfft")},
+    **{f"fft_{kind}{n}": _TRANSFORM for kind in ("fft", "ifft", "rfft", "irfft") for n in ("2", "n")},
+    "fft_fftshift": _DIM,
+    "fft_ifftshift": _DIM,
     # Reductions.
     "mean": "*self dtype",
     "mean.dim": "*self dim keepdim dtype",
@@ -142,6 +149,8 @@ SIGNATURES: dict[str, str] = {
     "linear": "*input *weight bias",
     "mm": "*self *mat2",
     "matmul": "*self *other",
+    "bmm": "*self *mat2",
+    "einsum": "equation *tensors",
     "addmm": "self *mat1 *mat2 beta alpha",
     **{f"conv{n}d{end}": _CONVOLUTION for n in (1, 2, 3) for end in ("", ".padding")},
     "conv_transpose1d": _TRANSPOSED,

@@ -189,6 +189,10 @@ class _Pass:
             return Step(node.name, node.operator, node.rule, None, *both)
         if node.rule == "layer":
             return self._layer(node, None, node)
+        if node.rule == "matrices" and node.layer is not None:
+            factor = self.measure.matrices(node.layer)
+            both = (host.mul_up(factor, uppers[0]), host.mul_up(factor, heuristics[0]))
+            return Step(node.name, node.operator, node.rule, factor, *both, node.layer.name)
         if node.rule == "random":
             raise UnknownRuleError("it draws random numbers, so that the network is no function of its inputs")
         if len(sources) != 1 or node.rule not in FACTORS:

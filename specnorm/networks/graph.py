@@ -31,7 +31,8 @@ class Layer:
     name : str
         Of the kernel, as a user knows it.
     load : callable
-        Gives the kernel, in torch's order.
+        Gives the kernel, in torch's order; for the rule "matrices" a stack (b, m, n), of complex ones (b, m, n, 2) with
+        real and imaginary parts.
     geometry : mapping
         Keywords of specnorm's functions, with padding and without ``input_shape``.
     spatial : int
@@ -69,7 +70,7 @@ class Node:
     params : mapping
         What the rule needs besides; see there. ``shift``: it adds constants, no more.
     layer : Layer or None
-        For the rule "layer".
+        For the rules "layer" and "matrices".
     offset : callable or None
         What is added after "layer", "scale" and "add"; no global constant depends on it. None: nothing, but for
         ``shift`` of the rule "add", where it is not known then.

@@ -15,8 +15,11 @@ from specnorm.backends import backend_for
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
 from specnorm.norms import reshaped_norm
-from specnorm.proof import host
+from specnorm.proof import arithmetic, host
+from specnorm.proof.matrices import matrix_norm_up
 from specnorm.proving import enclose
+from specnorm.runtime.execution import Execution
+from specnorm.runtime.values import check_values
 from specnorm.spec import ConvSpec, at_every_size
 
 WORK = 2**25
@@ -26,6 +29,8 @@ CHEAP = 1000
 """Cells of a search up to which one to a hundredth of the tolerance costs little more."""
 ROUNDINGS = 64
 """Roundings that are counted for each entry of a kernel that is scaled: twice as many as there can be."""
+AT_ONCE = 2**22
+"""Entries of matrices that are factorised together."""
 LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
@@ -61,6 +66,7 @@ class Measure:
     rtol: float = 1e-3
     known: Callable[[Layer, ConvSpec], Norm | None] | None = None
     _found: dict[Any, Norm] = field(default_factory=dict)
+    _stacks: dict[str, float] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -100,6 +106,12 @@ class Measure:
         if key not in self._found:
             self._found[key] = self._measure(layer, geometry, sizes, scale, shrink)
         return self._found[key]
+
+    def matrices(self, layer: Layer) -> float:
+        """Proven upper bound of the largest norm of a stack of matrices; see `norm_of_matrices_up`."""
+        if layer.name not in self._stacks:
+            self._stacks[layer.name] = norm_of_matrices_up(layer.load())
+        return self._stacks[layer.name]
 
     def _measure(
         self,
@@ -153,6 +165,40 @@ def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | N
             return before
     sides = (spec.cin // spec.groups * math.prod(before), spec.cout // spec.groups * math.prod(after))
     return before if spec.groups * min(sides) ** 3 <= WORK and max(sides) <= LARGEST else None
+
+
+def norm_of_matrices_up(stack: Any) -> float:
+    """Proven upper bound of the largest spectral norm of a stack of matrices, rounding counted.
+
+    Parameters
+    ----------
+    stack : array, shape (b, m, n) or (b, m, n, 2)
+        Of real numbers; the second holds real and imaginary parts.
+
+    Raises
+    ------
+    KernelError, BackendError
+        As `check_values`.
+    """
+    step = max(1, AT_ONCE // max(math.prod(stack.shape[1:]), 1))
+    parts = (in_float64(stack[at : at + step]) for at in range(0, len(stack), step))
+    return max((_largest_up(part) for part in parts if part.size), default=0.0)
+
+
+def _largest_up(part: NDArray[np.float64]) -> float:
+    numbers: Any = part[None]
+    backend = backend_for(numbers)
+    check_values(numbers, part.shape, backend=backend)
+    largest = float(np.max(np.abs(part)))
+    if not largest:
+        return 0.0
+    exponent = math.frexp(largest)[1]
+    scaled = np.ldexp(part, -exponent)
+    a: Any = np.ascontiguousarray(scaled).view(np.complex128)[..., 0] if part.ndim == 4 else scaled
+    # Entries that underflow are off by less than the smallest normal number each.
+    with arithmetic.exact(numbers, backend=backend):
+        upper: Any = matrix_norm_up(a, part.size * 2.0**-1000, ops=Execution.of(backend, numbers))
+    return host.above(math.ldexp(float(np.max(upper)), exponent))
 
 
 def fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:

@@ -221,6 +221,16 @@ def length(node: Node, source: Node) -> float:
     return 1.0
 
 
+def fourier(node: Node, source: Node) -> float:
+    """The root of ``squared``: the number by which a Fourier transform is not unitary.
+
+    Complex values are measured by the root of the sum of w |z|^2, w = 2 for entries of a one-sided spectrum that stand
+    for their mirror images, too, and else 1: no less than the 2-norm. The front-end says by how much weights differ.
+    """
+    del source
+    return host.root_up(node.params["squared"])
+
+
 def reflect(node: Node, source: Node) -> float:
     """The larger norm of two linear maps of pairs, between which the sign of a third chooses.
 
@@ -233,6 +243,7 @@ def reflect(node: Node, source: Node) -> float:
 FACTORS: dict[str, Callable[[Node, Node], float]] = {
     "select": select,
     "reflect": reflect,
+    "fourier": fourier,
     "copies": copies,
     "pad": pad,
     "broadcast": broadcast,

@@ -347,6 +347,7 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "AveragePool": pooled,
     "LpPool": lambda d: pooled(d) | {"p": d.choice([None, 2, 2, 1, 3])},
     "GlobalAveragePool": lambda d: {"X": Slot(image(d, d.choice([1, 2])))},
+    "GlobalLpPool": lambda d: {"X": Slot(image(d, d.choice([1, 2]))), "p": d.choice([None, 2, 2, 1, 3])},
     "GlobalMaxPool": lambda d: {"X": Slot(image(d, d.choice([1, 2])))},
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), reduced),
     "Resize": resized,

@@ -15,10 +15,23 @@ from networks.onnx_arguments import DRAWS, places
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from specnorm.auditing.readers.onnx import read
 from specnorm.auditing.readers.onnx.signatures import NEWEST, SIGNATURES
 from specnorm.networks import Graph
+
+
+class GlobalLpPool(OpRun):
+    """Which onnx's reference lacks."""
+
+    op_domain = ""
+
+    def _run(self, x: NDArray[np.float64], p: int | None = None) -> tuple[NDArray[np.float64]]:
+        sides = x.shape[2:]
+        found: NDArray[np.float64] = (abs(x.reshape(*x.shape[:2], -1)) ** (p or 2)).sum(-1) ** (1 / (p or 2))
+        return (found.reshape(*x.shape[:2], *(1 for _ in sides)),)
+
 
 CONSTANT = (
     "Constant", "ConstantOfShape", "DequantizeLinear", "Shape", "Size", "Range", "Equal", "Greater", "GreaterOrEqual",
@@ -122,7 +135,7 @@ def _drawn(
         return np.asarray(found, dtype=np.float64).reshape(-1)
 
     try:
-        evaluator.append(ReferenceEvaluator(known))
+        evaluator.append(ReferenceEvaluator(known, new_ops=[GlobalLpPool]))
         if not f(np.linspace(-1, 1, ends[-1])).size:
             return None
     except Exception:  # whatever the reference makes of what it does not support

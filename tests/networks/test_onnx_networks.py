@@ -196,3 +196,15 @@ def test_euclidean_pooling(told: dict[str, Any], shape: tuple[Any, ...], norm: f
         a, b = (session.run(None, {"x": x})[0] for x in (base, moved))
         reached.append(float(np.linalg.norm(b - a) / np.linalg.norm(moved - base)))
     assert 0.7 * found.upper < max(reached) <= found.upper * (1 + 1e-5)
+
+
+def test_the_norm_of_an_image(tmp_path: Path) -> None:
+    """Of order 2 alone, at every size; attained by a multiple of itself."""
+    given: list[tuple[dict[str, Any], float | None]] = [({}, 3.0), ({"p": 2}, 3.0), ({"p": 1}, None)]
+    for told, upper in given:
+        nodes = [helper.make_node("Conv", ["x", "w"], ["z"]), helper.make_node("GlobalLpPool", ["z"], ["y"], **told)]
+        path = exported(nodes, {"w": np.full((1, 1, 1, 1), -3, np.float32)}, [1, 1, "h", "w"], tmp_path)
+        found = specnorm.audit(path).network
+        assert found is not None
+        assert found.upper == (None if upper is None else pytest.approx(upper, rel=2e-3))
+        assert upper is not None or "p=1" in found.unknown[0].reason

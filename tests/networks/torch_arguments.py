@@ -12,10 +12,12 @@ from networks.torch_draws import (
     alone,
     along,
     batch_norm,
+    bmm,
     catted,
     clamped,
     converted,
     diagonal,
+    einsum,
     expanded,
     expanded_as,
     flattened,
@@ -26,6 +28,7 @@ from networks.torch_draws import (
     joined,
     masked,
     matrix,
+    maybe_complex,
     moved,
     narrowed,
     one_of,
@@ -36,19 +39,23 @@ from networks.torch_draws import (
     repeated,
     rolled,
     select_scatter,
+    shifted,
     shuffled,
     slice_scatter,
     stacked,
+    transformed,
     where,
     where_number,
 )  # fmt: skip
 from networks.torch_windows import SMALL, adaptive, convolution, numbers, padded, resized, window
+from specnorm_torch.fourier import COMPLEX
 from specnorm_torch.signatures import SIGNATURES
 
 ANY_DTYPE = (*FLOATS[1:], torch.int32, torch.bool, torch.float8_e4m3fn, torch.complex64)
 CPU = (torch.device("cpu"), torch.device("cpu", 0))
 COPY = (False, True)
 THREE = (1, 2, 3)
+TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
 
 DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     **{key: alone() for key, words in SIGNATURES.items() if words == "*self"},
@@ -177,6 +184,14 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "mm": matrix("self", "mat2", plain=True),
     "matmul": matrix("self", "other"),
     "addmm": addmm,
+    "bmm": bmm,
+    "einsum": einsum,
+    "view_as_real": lambda d: {"self": Slot(sizes(d, 0), is_complex=True)},
+    "view_as_complex": lambda d: {"self": Slot((*sizes(d, 0, 2), 2))},
+    **{f"fft_{kind}": transformed(several=False, full=False) for kind in TRANSFORMS},
+    **{f"fft_{kind}{n}": transformed(several=True, full=n == "n") for kind in TRANSFORMS for n in ("2", "n")},
+    "fft_fftshift": shifted,
+    "fft_ifftshift": shifted,
     **{f"conv{n}d": convolution(n) for n in THREE},
     **{f"conv{n}d.padding": convolution(n, words=True) for n in THREE},
     "conv_transpose1d": convolution(1, transposed=True),
@@ -195,3 +210,4 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
         for n, name in enumerate(("linear1d", "bilinear2d", "trilinear3d"), 1) for vec in (False, True)
     },
 }  # fmt: skip
+DRAWS |= {key: maybe_complex(made) for key, made in DRAWS.items() if key.partition(".")[0] in COMPLEX}

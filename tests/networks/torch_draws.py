@@ -275,3 +275,51 @@ def converted(**more: tuple[Any, ...]) -> Callable[[Dice], Arguments]:
         "memory_format": (None, torch.preserve_format, torch.contiguous_format),
     }
     return alone(**(choices | more))
+
+
+def maybe_complex(made: Callable[[Dice], Arguments]) -> Callable[[Dice], Arguments]:
+    """The same call, sometimes of complex values."""
+
+    def draw(d: Dice) -> Arguments:
+        found = made(d)
+        if d.random() < 0.7:
+            return found
+        return {name: [_complex(y) for y in x] if isinstance(x, list) else _complex(x) for name, x in found.items()}
+
+    return draw
+
+
+def _complex(x: Any) -> Any:
+    return Slot(x.shape, is_complex=True) if isinstance(x, Slot) else x
+
+
+def transformed(*, several: bool, full: bool) -> Callable[[Dice], Arguments]:
+    """A Fourier transform along an axis, or along several."""
+
+    def draw(d: Dice) -> Arguments:
+        shape = sizes(d)
+        found: Arguments = {"self": Slot(shape), "norm": d.choice([None, "backward", "ortho", "forward"])}
+        if not several:
+            return found | {"dim": axis(d, shape), "n": d.choice([None, *range(1, 6)])}
+        dims = some_axes(d, shape)
+        sized = d.choice([None, [d.choice([-1, *range(1, 6)]) for _ in dims]])
+        return found | {"dim": None if full and d.random() < 0.3 else dims, "s": sized}
+
+    return draw
+
+
+def shifted(d: Dice) -> Arguments:
+    shape = sizes(d)
+    return {"self": Slot(shape), "dim": d.choice([None, some_axes(d, shape)])}
+
+
+def bmm(d: Dice) -> Arguments:
+    b, n, k, m = (d.randint(1, 3) for _ in range(4))
+    return {"self": Slot((b, n, k)), "mat2": Slot((b, k, m))}
+
+
+def einsum(d: Dice) -> Arguments:
+    known = dict(zip("abcd", [d.randint(1, 2) for _ in range(4)], strict=True))
+    equation = d.choice(["ab,bc->ac", "abc,acd->abd", "ab,ab->ba", "a b, cb -> ca", "ab,c->abc", "ab,ab->a", "ab,bc"])
+    terms = equation.replace(" ", "").partition("->")[0].split(",")
+    return {"equation": equation, "tensors": [Slot(tuple(known[x] for x in term)) for term in terms]}

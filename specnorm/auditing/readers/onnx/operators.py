@@ -26,6 +26,7 @@ _MOVING: dict[str, Operator] = {
     "AveragePool": pooling.pool,
     "LpPool": pooling.pool,
     "GlobalAveragePool": pooling.over_everything("mean"),
+    "GlobalLpPool": pooling.over_everything("length"),
     "GlobalMaxPool": pooling.over_everything("length"),
     "ReduceMean": pooling.reduce("mean"),
     "ReduceSum": pooling.reduce("sum"),

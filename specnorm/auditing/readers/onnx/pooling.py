@@ -38,10 +38,8 @@ def pool(call: Call) -> Translated:
     sizes = None if x.shape is None else x.shape[2:]
     pads = pads_of(call, kernel, stride, dilation, sizes)
     average = call.operator == "AveragePool"
-    if call.operator == "LpPool" and int(call.attribute("p", 2)) != 2:
-        raise UnreadError(
-            f"p={call.attribute('p')}: of the p-norms over windows only the Euclidean one, p=2, has a rule"
-        )
+    if call.operator == "LpPool":
+        _euclidean(call)
     if pads is None and average:
         raise UnreadError("its padding depends on the input's size: give the input shape")
     ceil = bool(call.attribute("ceil_mode", 0))
@@ -62,11 +60,20 @@ def pool(call: Call) -> Translated:
     return Translated("average_pool" if average else "max_pool", (x.name,), (shape,), params)
 
 
+def _euclidean(call: Call) -> None:
+    if int(call.attribute("p", 2)) != 2:
+        raise UnreadError(
+            f"p={call.attribute('p')}: of the p-norms over windows only the Euclidean one, p=2, has a rule"
+        )
+
+
 def over_everything(rule: str) -> Operator:
     """Over all spatial axes."""
 
     def translate(call: Call) -> Translated:
         x = call.data(0)
+        if call.operator == "GlobalLpPool":
+            _euclidean(call)
         if x.shape is None:
             return Translated(rule if rule == "length" else "select", (x.name,), (None,))
         shape = (*x.shape[:2], *(1 for _ in x.shape[2:]))

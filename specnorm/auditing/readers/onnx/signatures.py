@@ -23,6 +23,7 @@ SIGNATURES: dict[str, tuple[int, str, str]] = {
     "AveragePool": (1, "*X", "auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides"),
     "LpPool": (2, "*X", "auto_pad ceil_mode dilations kernel_shape p pads strides"),
     "GlobalAveragePool": (1, "*X", ""),
+    "GlobalLpPool": (2, "*X", "p"),
     "GlobalMaxPool": (1, "*X", ""),
     "ReduceMean": _AXES,
     "ReduceSum": _AXES,
