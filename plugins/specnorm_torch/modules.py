@@ -114,27 +114,24 @@ def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[
 
 @contextlib.contextmanager
 def at_inference(model: nn.Module) -> Iterator[None]:
-    """Put a model in ``eval()``, without gradients; modes, buffers and computed weights are as before afterwards."""
+    """Put a model in ``eval()``, without gradients; modes, buffers and attributes are as before afterwards."""
     modes = {module: module.training for module in model.modules()}
-    buffers = [
-        (held, name, x, x.detach().clone() if isinstance(x, Tensor) and not is_lazy(x) else None)
-        for held in (module._buffers for module in modes)
-        for name, x in held.items()
-    ]
-    # What hooks compute lies there: old-style weight normalisation.
-    computed = [(module, name, x) for module in modes for name, x in vars(module).items() if isinstance(x, Tensor)]
+    buffers = [(x, x.detach().clone()) for x in model.buffers() if not is_lazy(x)]
+    # What hooks compute lies in attributes (old-style weight normalisation), and what a first call makes.
+    kept = [(held, dict(held)) for module in modes for held in (vars(module), module._parameters, module._buffers)]
     try:
         model.eval()
         with torch.no_grad():
             yield
     finally:
-        for held, name, x, values in buffers:
-            held[name] = x
-            if x is not None and values is not None and not (x.is_meta or torch.equal(x, values)):
+        for held, before in kept:
+            for name in held.keys() - before.keys():
+                del held[name]
+            held.update(before)
+        for x, values in buffers:
+            if not (x.is_meta or torch.equal(x, values)):
                 with torch.no_grad():
                     x.copy_(values)
-        for module, name, x in computed:
-            vars(module)[name] = x
         for module, mode in modes.items():
             module.training = mode
 

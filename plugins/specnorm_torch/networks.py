@@ -109,13 +109,15 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
     """
     check_module(model)
     check_values(model)
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-        with torch.no_grad(), warnings.catch_warnings():
+        with at_inference(model), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            example = _example(model, input_shape)
-            exported = torch.export.export(model, example, strict=False)
+            warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
+            example, known = _example(model, input_shape), _tensor_names(model)
+            try:
+                exported = torch.export.export(model, example, strict=False)
+            finally:
+                _refuse_first_call(model, known)
             # An empty table decomposes nothing; it makes in-place operators functional.
             graph = _Walk(exported.run_decompositions({})).graph()
         if not any(node.rule == "random" for node in graph.nodes):
@@ -130,9 +132,24 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
             "depend on values, or the input shape not fit: give an input that it runs on. Parametrisations "
             "and hooks that cannot be traced are made plain weights by bake=True."
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+
+
+def _tensor_names(model: nn.Module) -> set[str]:
+    """Names of all tensors that its modules hold, in attributes too."""
+    return {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in model.named_modules()
+        for name, x in (vars(module) | module._parameters | module._buffers).items()
+        if isinstance(x, Tensor)
+    }
+
+
+def _refuse_first_call(model: nn.Module, known: set[str]) -> None:
+    """Refuse a model that made tensors while it was traced: they are no values."""
+    made = sorted(_tensor_names(model) - known)
+    if made:
+        told = f"{type(model).__name__} makes {', '.join(made)} at its first call"
+        raise MethodError(f"{told}. Call it once on an input, then ask again.")
 
 
 def _example(model: nn.Module, given: Any) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from specnorm.errors import MethodError
 from specnorm.methods.base import check_count
 from specnorm.networks import Measure, Method, NetworkBound, bound, step
+from specnorm.text import number
 from specnorm_torch.baking import baked
 from specnorm_torch.modules import at_inference
 from specnorm_torch.networks import network_graph
@@ -50,11 +51,15 @@ class Nonexpansive:
     def __str__(self) -> str:
         """One sentence."""
         upper = self.bound.upper
-        known = "its constant is not known" if upper is None else f"its constant is at most {upper:.6g}, proven"
+        known = (
+            "its constant is not known"
+            if upper is None
+            else f"its constant is at most {number(upper, 'upper')}, proven"
+        )
         verdict = {True: "is nonexpansive", False: "is not nonexpansive", None: "may be nonexpansive or not"}[
             self.proven
         ]
-        return f"{self.statement} {verdict}: {known}; a pair of inputs reaches {self.reached:.6g}."
+        return f"{self.statement} {verdict}: {known}; a pair of inputs reaches {number(self.reached, 'lower')}."
 
 
 def nonexpansive(

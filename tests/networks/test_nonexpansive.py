@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -105,3 +106,14 @@ def test_bad_input_is_refused() -> None:
 
     with pytest.raises(MethodError, match="1 inputs and 2 outputs"):
         nonexpansive(Two(), (3,))
+
+
+def test_the_sentence_keeps_what_it_promises() -> None:
+    """A bound just above 1 is not told as 1, nor what is reached as more than it was."""
+    model = nn.Conv2d(1, 1, 1, bias=False).double()
+    model.weight.data.fill_(1 + 4e-6)
+    found = nonexpansive(model, (1, 4, 4))
+    assert found.proven is not True
+    upper, reached = (float(x) for x in re.findall(r"(?:at most|reaches) ([\d.]+\d)", str(found)))
+    assert upper >= 1 + 4e-6
+    assert reached <= found.reached

@@ -240,6 +240,29 @@ def test_mode_and_state_are_as_before() -> None:
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
 
+class MadeAtFirst(nn.Module):
+    """Twice its input, by a parameter and a tensor that it makes at its first call, as published Cayley layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("scale", None)
+
+    def forward(self, x: Any) -> Any:
+        if self.scale is None:
+            self.scale, self.ones = nn.Parameter(torch.tensor(2.0)), torch.ones(x.shape[1:])
+        return self.scale * self.ones * x
+
+
+def test_what_a_first_call_makes_is_not_made_by_the_trace() -> None:
+    model = nn.Sequential(MadeAtFirst())
+    with pytest.raises(MethodError, match=r"0\.ones, 0\.scale at its first call"):
+        network_bound(model, (3, 4, 4))
+    assert model[0].scale is None
+    assert not hasattr(model[0], "ones")
+    model(torch.ones(1, 3, 4, 4))
+    assert network_bound(model, (3, 4, 4)).upper == pytest.approx(2.0)
+
+
 def test_control_flow_on_values_is_refused_with_advice() -> None:
     def f(x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
