@@ -243,6 +243,9 @@ def test_mode_and_state_are_as_before() -> None:
 class MadeAtFirst(nn.Module):
     """Twice its input, by a parameter and a tensor that it makes at its first call, as published Cayley layers do."""
 
+    scale: Any
+    ones: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.register_parameter("scale", None)
