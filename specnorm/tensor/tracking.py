@@ -30,7 +30,7 @@ from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
     from specnorm.tensor.form import Form, Sweep
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import Array, Namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +156,8 @@ def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, list[Array]]:
     def onward(state: tuple[Array, ...]) -> tuple[Array, ...]:
         # One body for rounds and searches: what is written twice is compiled twice.
         count, _, _, _, vectors = state
-        searching = 1 * (count >= rounds)
-        (vectors,) = arrays.repeated(lambda x: (_filtered(form, x[0], layout),), searching, (vectors,), ops=ops)
+        searching = count >= rounds
+        (vectors,) = arrays.applied(lambda x: (_filtered(form, x[0], layout),), searching, (vectors,), ops=ops)
         return (count + 1, *_round(form, vectors, layout, further=searching * TUNING.further))
 
     nothing = xp.zeros((form.b, min(TUNING.highest, layout.free)), dtype=form.by_row.dtype, device=ops.device(vectors))
@@ -196,22 +196,22 @@ def _round(form: Form, vectors: Array, layout: StateLayout, *, further: Any = 0)
     xp, ops, count = form.xp, form.ops, layout.fixed
 
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        done, reached, before, image, here, start = state
+        done, reached, before_sq, image, here, start = state
         there, ahead, value, now = _extrapolated_sweep(form, here, start, reached)
         first = done == 0
-        before, image = (
-            arrays.either(first, x, y, xp=xp) for x, y in ((now.before, before), (now.image[:, :count, :], image))
+        before_sq, image = (
+            arrays.either(first, x, y, xp=xp) for x, y in ((now.before_sq, before_sq), (now.image[:, :count, :], image))
         )
-        return (done + 1, value, before, image, there, ahead)
+        return (done + 1, value, before_sq, image, there, ahead)
 
     # One body for the first sweep and further ones: what is written twice is compiled twice.
-    nothing, fixed = xp.real(vectors[:, :, 0]) * 0, vectors[:, :count, : form.p]
+    nothing = xp.zeros(vectors.shape[:2], dtype=form.by_row.dtype, device=ops.device(vectors))
+    fixed = vectors[:, :count, : form.p]
     state = (arrays.counter(vectors, ops=ops), nothing, nothing, fixed, vectors, vectors)
-    _, value, before, image, moved, _ = ops.loop(lambda s: s[0] < 1 + further, sweep, state)
-    subspace, after = arrays.unit(image, xp=xp)
-    subspace, left_over = _orthonormal(subspace, layout, xp=xp)
+    _, value, before_sq, image, moved, _ = ops.loop(lambda s: s[0] < 1 + further, sweep, state)
+    subspace, after, left_over = _orthonormal(image, layout, xp=xp)
     fixed = _or_keep(subspace, after * left_over, fixed, xp=xp)
-    duplicate = _duplicates(form.split(moved), value, ops=ops)
+    duplicate = form.duplicates(moved, value, TUNING.duplicate)
     top = xp.max(value, axis=1)
     # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
     rank = xp.floor(4096 * xp.where(duplicate, value - 2 * top[:, None], value))
@@ -219,9 +219,9 @@ def _round(form: Form, vectors: Array, layout: StateLayout, *, further: Any = 0)
     (free,) = arrays.take_rows([moved], order, ops=ops)
     values, first = (
         xp.take_along_axis(value, order[:, : TUNING.highest], axis=1),
-        xp.take_along_axis(before, order[:, :1], axis=1),
+        xp.sqrt(xp.take_along_axis(before_sq, order[:, :1], axis=1)),
     )
-    moving = xp.where(left_over > 0, after - before[:, :count], xp.zeros_like(after))
+    moving = xp.where(left_over > 0, after - xp.sqrt(before_sq[:, :count]), xp.zeros_like(after))
     gain, change = (_ratio(x, top, xp=xp) for x in (values[:, 0] - first[:, 0], xp.max(moving, axis=1)))
     return Round(gain, change, values, _with_fixed(fixed, vectors, free, xp=xp))
 
@@ -294,7 +294,7 @@ def _filtered(form: Form, vectors: Array, layout: StateLayout) -> Array:
     for first in range(0, layout.frequencies, chunk):
         matrix = form.matrices(weights[:, first : first + chunk, :])
         x = v[:, first : first + chunk, ...]
-        image = xp.matmul(x, xp.matrix_transpose(matrix))
+        image = xp.matrix_transpose(xp.matmul(matrix, xp.matrix_transpose(x)))
         squared = xp.real(xp.vecdot(image, image))
         cut = xp.maximum(TUNING.known * xp.min(squared, axis=-1), TUNING.floor * xp.max(squared, axis=-1))
         scale = xp.astype(_ratio(xp.full_like(cut, 2.0), cut, xp=xp), x.dtype)[..., None, None]
@@ -305,8 +305,8 @@ def _filtered(form: Form, vectors: Array, layout: StateLayout) -> Array:
     v = xp.reshape(xp.concat(done, axis=1), (form.b, layout.fixed, form.p))
     # A filter of this degree may amplify a vector until its squares overflow.
     largest = xp.max(xp.abs(v), axis=-1, keepdims=True)
-    v, length = arrays.unit(v / xp.astype(xp.where(largest > 0, largest, xp.ones_like(largest)), v.dtype), xp=xp)
-    v, left_over = _orthonormal(v, layout, xp=xp)
+    v = v / xp.astype(xp.where(largest > 0, largest, xp.ones_like(largest)), v.dtype)
+    v, length, left_over = _orthonormal(v, layout, xp=xp)
     # Below the cut a filter mixes singular vectors at will.
     above = xp.reshape(xp.concat(amplified, axis=1), (form.b, layout.fixed))
     fixed = _or_keep(v, xp.where(above, length * left_over, xp.zeros_like(length)), fixed, xp=xp)
@@ -315,49 +315,33 @@ def _filtered(form: Form, vectors: Array, layout: StateLayout) -> Array:
 
 def _to_unit_interval(matrix: Array, scale: Array, *, xp: Namespace) -> Callable[..., Array]:
     """``scale A*A - 1`` as a map of rows x, given ``A x`` where that is known."""
-    transposed = xp.matrix_transpose(matrix)
 
     def mapped(x: Array, image: Array | None = None) -> Array:
-        image = xp.matmul(x, transposed) if image is None else image
+        image = xp.matrix_transpose(xp.matmul(matrix, xp.matrix_transpose(x))) if image is None else image
         return xp.conj(xp.matmul(xp.conj(image), matrix)) * scale - x
 
     return mapped
 
 
-def _orthonormal(v: Array, layout: StateLayout, *, xp: Namespace) -> tuple[Array, Array]:
+def _orthonormal(v: Array, layout: StateLayout, *, xp: Namespace) -> tuple[Array, Array, Array]:
     """Unit vectors (b, fixed, p), made orthogonal to the others of their frequency by Gram and Schmidt.
 
-    And what was left of them (b, fixed), 0 for next to nothing: where a matrix has lower rank that is rounding.
+    Also their lengths before (b, fixed), and what was left of them at length 1 (b, fixed), 0 for next to nothing: where
+    a matrix has lower rank that is rounding.
     """
-    v = xp.reshape(v, (-1, layout.frequencies, layout.block_size, v.shape[2]))
-    block, lengths = [v[:, :, 0, :]], [xp.ones_like(xp.real(v[:, :, 0, 0]))]
+    shape, p = (v.shape[0], layout.fixed), v.shape[2]
+    v, before = arrays.unit(xp.reshape(v, (-1, p)), xp=xp)
+    v = xp.reshape(v, (-1, layout.block_size, p))
+    block, lengths = [v[:, 0, :]], [xp.ones_like(xp.real(v[:, 0, 0]))]
     for j in range(1, layout.block_size):
-        x = v[:, :, j, :]
+        x = v[:, j, :]
         for other in block:
-            x = x - xp.vecdot(other, x)[..., None] * other
+            x = x - xp.vecdot(other, x)[:, None] * other
         x, length = arrays.unit(x, xp=xp)
         block.append(x)
         lengths.append(xp.where(length > TUNING.remainder, length, xp.zeros_like(length)))
-    shape = (v.shape[0], layout.fixed)
-    return xp.reshape(xp.stack(block, axis=2), (*shape, v.shape[3])), xp.reshape(xp.stack(lengths, axis=2), shape)
-
-
-def _duplicates(vectors: list[Array], value: Array, *, ops: ArrayOps) -> Array:
-    """Which iterates (b, s) stand where a higher one stands."""
-    xp = ops.xp
-    # Inner products of rank-one tensors are products of their vectors'.
-    overlap = math.prod(xp.matmul(x, arrays.adjoint(x, xp=xp)) for x in vectors[1:])
-    overlap = xp.matmul(vectors[0], arrays.adjoint(vectors[0], xp=xp)) * overlap
-    alike = xp.real(overlap) ** 2 + xp.imag(overlap) ** 2 > TUNING.duplicate**2
-    earlier = ops.from_numpy(_earlier(value.shape[1]), value)
-    here, there = value[:, :, None], value[:, None, :]
-    return xp.any(alike & ((here > there) | ((here == there) & earlier)), axis=1)
-
-
-@functools.lru_cache(maxsize=64)
-def _earlier(count: int) -> np.ndarray:
-    """Whether i < j, shape (1, count, count)."""
-    return np.tri(count, k=-1, dtype=bool).T[None, ...].copy()
+    found, left_over = xp.stack(block, axis=1), xp.stack(lengths, axis=1)
+    return xp.reshape(found, (*shape, p)), xp.reshape(before, shape), xp.reshape(left_over, shape)
 
 
 def _or_keep(v: Array, value: Array, old: Array, *, xp: Namespace) -> Array:
