@@ -202,7 +202,8 @@ def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Namespac
 def _each_vector(lengths: tuple[int, ...], dtype: str) -> np.ndarray:
     """Ones where an entry, real or imaginary part, is of an iterate's first vector, of its second ..., (1, k, 1, n)."""
     number = np.repeat(np.arange(len(lengths)), lengths)
-    return (np.tile(number, 2) == np.arange(len(lengths))[:, None]).astype(dtype)[None, :, None, :]
+    found: np.ndarray = np.tile(number, 2) == np.arange(len(lengths))[:, None]
+    return found.astype(dtype)[None, :, None, :]
 
 
 @functools.lru_cache(maxsize=64)
