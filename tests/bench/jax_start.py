@@ -10,6 +10,7 @@ import numpy as np
 from specnorm_jax.training import SpectralPenalty
 
 done: Any = jax.block_until_ready
+forgotten: Any = jax.clear_caches
 SHAPES = ((3, 3, 3, 16), (3, 3, 16, 16), (3, 3, 16, 32), (3, 3, 32, 32))
 LIGHT = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 """What docs/training-jax.md names."""
@@ -23,7 +24,7 @@ def main() -> None:
     state = done(penalty.init(tree))
     print(f"init, {len(SHAPES)} kernels: {time.process_time() - begin:.1f} s")
     for options in (None, LIGHT):
-        jax.clear_caches()
+        forgotten()
         begin = time.process_time()
         step = jax.jit(jax.value_and_grad(penalty, has_aux=True), compiler_options=options)
         (_, after), _ = done(step(tree, state))
