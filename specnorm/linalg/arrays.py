@@ -45,8 +45,10 @@ def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
 def unscale(value: Array, exponent: Array, *, xp: Namespace) -> Array:
     """Multiply by ``2**exponent``, in two halves so that neither overflows on its own, and in one new array."""
     half = xp.floor(exponent / 2)
-    halved = value * power_of_two(half, xp=xp)
-    halved *= power_of_two(exponent - half, xp=xp)
+    factor = power_of_two(half, xp=xp)
+    halved = value * factor
+    # The other half is as large, or 1 more: a factor of 1 or 2.
+    halved *= factor * (exponent - 2 * half + 1)
     return halved
 
 
@@ -237,6 +239,14 @@ def either(known: Any, x: Array, y: Array, *, xp: Namespace) -> Array:
     if isinstance(known, bool):
         return x if known else y
     return xp.where(known, x, y)
+
+
+def applied(
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]], wanted: Any, state: tuple[Array, ...], *, ops: ArrayOps
+) -> tuple[Array, ...]:
+    """Apply ``body`` to a state where a condition holds, a Python bool or a 0-d array where a loop compiles."""
+    _, *found = ops.loop(lambda s: s[0], lambda s: (s[0] & False, *body(s[1:])), (wanted, *state))
+    return tuple(found)
 
 
 def repeated(

@@ -149,8 +149,8 @@ class TensorNorm(Stepped):
         u, v, w, factor, group = residuals
         scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
         rows = arrays.real_pair(u * xp.astype(scaled, u.dtype)[:, None], xp=xp)
-        columns = arrays.real_pair(xp.reshape(v[:, :, None] * w[:, None, :], (v.shape[0], -1)), xp=xp)
-        gradient = xp.matmul(rows, xp.matrix_transpose(columns))
+        columns = xp.reshape(v[:, :, None] * w[:, None, :], (v.shape[0], -1))
+        gradient = xp.matmul(rows, xp.stack([xp.real(columns), xp.imag(columns)], axis=1))
         gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
         return xp.reshape(gradient, (-1, *spec.block_shape))
 

@@ -83,10 +83,22 @@ def _alternate(
     form = Form(blocks, ops=ops)
     tol = tuning.tolerances[blocks.dtype != xp.float32]
     value, count = xp.zeros(v.shape[:2], dtype=blocks.dtype, device=ops.device(blocks)), 0
+
+    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        value, _, *vectors = state
+        here = vectors[: len(vectors) // 2]
+        v, modes, new, *_ = form.sweep(here[0], here[1:])
+        return (new, value, v, *modes, *here)
+
+    def swept(value: Array, here: tuple[Array, ...], sweeps: int) -> tuple[Array, Array, list[Array]]:
+        """Values after some sweeps and one before, then vectors likewise. In a loop: its body is compiled once."""
+        value, before, *vectors = arrays.repeated(sweep, sweeps, (value, value, *here, *here), ops=ops)
+        return value, before, vectors
+
     for sweeps, kept in tuning.halving:
         if v.shape[1] > kept:
-            for _ in range(sweeps):
-                v, modes, value, *_ = form.sweep(v, modes)
+            value, _, vectors = swept(value, (v, *modes), sweeps)
+            v, *modes = vectors[: len(vectors) // 2]
             value, v, modes = best(value, v, modes, kept, xp=xp)
             count += sweeps
 
@@ -109,16 +121,14 @@ def _alternate(
         ]
         v, modes, new, *_ = form.sweep(trial[0], trial[1:])
         worse = (new < value)[..., None]
-        v, *modes = (xp.where(worse, x, y) for x, y in zip(now, (v, *modes), strict=True))
+        here = tuple(xp.where(worse, x, y) for x, y in zip(now, (v, *modes), strict=True))
         first = xp.maximum(new, value)
-        v, modes, second, *_ = form.sweep(v, modes)
-        before = [v, *modes]
-        v, modes, value, *_ = form.sweep(v, modes)
+        value, second, vectors = swept(first, here, 2)
         change, earlier = gain(value, second), gain(second, first)
         # Values converge at the square of the rate of the vectors.
         rate_sq = change / xp.where(earlier > 0, earlier, xp.ones_like(earlier))
         rate = xp.sqrt(xp.clip(rate_sq, 0.0, tuning.largest_ratio**2))
-        return (count + 3, change, geometric_tail(rate), value, v, *modes, *before)
+        return (count + 3, change, geometric_tail(rate), value, *vectors)
 
     done = xp.full((), count, dtype=xp.int32, device=ops.device(blocks))
     here = (v, *modes)

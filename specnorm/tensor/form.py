@@ -25,8 +25,8 @@ class Sweep(NamedTuple):
     modes : list of arrays, shape (b, s, k_j)
     value : array, shape (b, s)
         Of the form there.
-    before : array, shape (b, s)
-        Value where the sweep began, with u at its best.
+    before_sq : array, shape (b, s)
+        Value where the sweep began, with u at its best, squared.
     image : array, shape (b, s, p)
         The best v for the spatial vectors that the sweep began with, times the value there.
     """
@@ -34,7 +34,7 @@ class Sweep(NamedTuple):
     v: Array
     modes: list[Array]
     value: Array
-    before: Array
+    before_sq: Array
     image: Array
 
 
@@ -50,6 +50,7 @@ class Form:
         self.b, self.m, self.p, *self.sizes = blocks.shape
         self.taps = math.prod(self.sizes)
         self.lengths = tuple(self.sizes or [1])
+        self._dtype = "float64" if blocks.dtype == xp.float64 else "float32"
         self.by_row = xp.reshape(blocks, (self.b, self.m, self.p * self.taps))
 
     def weights(self, modes: list[Array]) -> Array:
@@ -63,34 +64,38 @@ class Form:
     def left(self, v: Array, weights: Array) -> tuple[Array, Array]:
         """Best u for the other vectors, shape (b, s, m), and the form's value there, (b, s)."""
         xp = self.xp
-        y = self._planes(self._pairs(v, weights), self.by_row)
-        return arrays.unit(xp.conj(self._complex(y)), xp=xp)
+        y = self._planes(self._pairs(xp.conj(v), xp.conj(weights)), self.by_row)
+        return arrays.unit(self._complex(y), xp=xp)
 
     def rows(self, v: Array, weights: Array) -> tuple[Array, Array]:
-        """Contract the output channels with the best u, shape (b, s, p, taps), and the form's value there, (b, s)."""
+        """Contract the output channels with the best u, shape (b, s, p, taps), and the form's value squared, (b, s)."""
         xp, count = self.xp, v.shape[1]
-        y = self._planes(self._pairs(v, weights), self.by_row)
+        y = self._planes(self._pairs(xp.conj(v), xp.conj(weights)), self.by_row)
         squares = xp.vecdot(y, y)
-        value = xp.sqrt(squares[:, :count] + squares[:, count:])
-        factor = arrays.inverse(value)
-        u = y * xp.concat([factor, -factor], axis=1)[..., None]
-        return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps)), value
+        squared = squares[:, :count] + squares[:, count:]
+        factor = arrays.inverse(xp.sqrt(squared))
+        u = y * xp.concat([factor, factor], axis=1)[..., None]
+        return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps)), squared
 
-    def right(self, rows: Array, weights: Array) -> Array:
+    def right(self, rows: Array, modes: list[Array]) -> Array:
         """Best v for the other vectors times the form's value there, shape (b, s, p)."""
-        xp = self.xp
-        return xp.conj(xp.matmul(rows, weights[..., None])[..., 0])
+        xp, rest = self.xp, rows
+        for mode in reversed(modes):
+            rest = xp.reshape(rest, (*rows.shape[:2], -1, mode.shape[2]))
+            rest = xp.matmul(rest, mode[..., None])[..., 0]
+        return xp.conj(rest)
 
     def sweep(self, v: Array, modes: list[Array]) -> Sweep:
         """Update u, then the spatial vectors with v at its best, then v. Never decreases the form."""
         xp = self.xp
         weights = self.weights(modes)
-        rows, before = self.rows(v, weights)
-        image = self.right(rows, weights)
-        c = xp.conj(xp.matmul(xp.matrix_transpose(rows), image[..., None]))
+        rows, before_sq = self.rows(v, weights)
+        image = self.right(rows, modes)
+        c = xp.matmul(image[:, :, None, :], rows)
         modes = self._spatial(xp.reshape(c, (*c.shape[:2], *self.lengths)), modes)
-        v, value = arrays.unit(self.right(rows, self.weights(modes)), xp=xp)
-        return Sweep(v, modes, value, before, image)
+        # Of vectors of all blocks in a row, less is compiled than of a stack of a few.
+        found, value = arrays.unit(xp.reshape(self.right(rows, modes), (-1, self.p)), xp=xp)
+        return Sweep(xp.reshape(found, v.shape), modes, xp.reshape(value, v.shape[:2]), before_sq, image)
 
     def matrices(self, weights: Array) -> Array:
         """The form at fixed spatial vectors, (b, s, m, p)."""
@@ -101,21 +106,44 @@ class Form:
 
     def split(self, vectors: Array) -> list[Array]:
         """Right vectors and spatial vectors of iterates (b, s, p + sum of sizes)."""
-        ends = list(itertools.accumulate([self.p, *self.lengths]))
-        return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
+        return [vectors[:, :, : self.p], *self.modes(vectors[:, :, self.p :])]
+
+    def modes(self, spatial: Array) -> list[Array]:
+        """Spatial vectors (b, s, sum of sizes), axis by axis."""
+        ends = list(itertools.accumulate(self.lengths))
+        return [spatial[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
+
+    def duplicates(self, vectors: Array, value: Array, overlap: float) -> Array:
+        """Which iterates, vectors (b, s, p + sum of sizes), stand where one with a higher value stands, shape (b, s).
+
+        Where the inner product of their rank-one tensors, the product of that of their vectors, is above ``overlap``.
+        """
+        xp, kinds, s = self.xp, 1 + len(self.lengths), vectors.shape[1]
+        real, imag = xp.real(vectors), xp.imag(vectors)
+        # Real and imaginary parts, of all vectors of an iterate, in one real product.
+        x = xp.concat([real, imag], axis=2)
+        rows = xp.concat([x, xp.concat([imag, -real], axis=2)], axis=1)
+        entries = self.ops.from_numpy(_each_vector((self.p, *self.lengths), self._dtype), value)
+        each = xp.reshape(x[:, None, :, :] * entries, (self.b, kinds * s, -1))
+        products = xp.reshape(xp.matmul(rows, xp.matrix_transpose(each)), (self.b, 2, s, kinds, s))
+        alike = xp.prod(xp.sum(products**2, axis=1), axis=2) > overlap**2
+        earlier = self.ops.from_numpy(_earlier(s), value)
+        here, there = value[:, :, None], value[:, None, :]
+        return xp.any(alike & ((here > there) | ((here == there) & earlier)), axis=1)
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
-        """Best vector of one axis after the other for the conjugate spatial form c, shape (b, s, *sizes)."""
+        """Best vector of one axis after the other for the spatial form c, shape (b, s, *sizes)."""
         xp, modes, count = self.xp, list(modes), len(modes)
         for axis in range(count):
             rest = c
+            # Axes behind this one are the last when their turn comes, those before it the last but one.
             for other in reversed(range(count)):
-                if other != axis:
-                    if other + 3 < rest.ndim:
-                        rest = xp.moveaxis(rest, other + 2, -1)
-                    factor = xp.conj(modes[other])[(..., *(None,) * (rest.ndim - 4), slice(None), None)]
-                    rest = xp.matmul(rest, factor)[..., 0]
-            modes[axis], _ = arrays.unit(rest, xp=xp)
+                lead = (..., *(None,) * (rest.ndim - 4))
+                if other > axis:
+                    rest = xp.matmul(rest, modes[other][(*lead, slice(None), None)])[..., 0]
+                elif other < axis:
+                    rest = xp.matmul(modes[other][(*lead, None, slice(None))], rest)[..., 0, :]
+            modes[axis], _ = arrays.unit(xp.conj(rest), xp=xp)
         return modes
 
     def _pairs(self, v: Array, weights: Array) -> Array:
@@ -149,7 +177,7 @@ def starts(blocks: Array, count: int, random: int, seed: int, *, ops: ArrayOps) 
     form = Form(blocks, ops=ops)
     weights = form.weights(modes)
     rows, _ = form.rows(v, weights)
-    v, value = arrays.unit(form.right(rows, weights), xp=xp)
+    v, value = arrays.unit(form.right(rows, modes), xp=xp)
     _, v, modes = best(value, v, modes, count, xp=xp)
     if sizes and random:
         extra = map(per_block, _random(seed, random, p, tuple(sizes), host))
@@ -168,6 +196,20 @@ def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Namespac
         return xp.take_along_axis(x, index, axis=1)
 
     return xp.take_along_axis(value, order, axis=1), taken(v), [taken(x) for x in modes]
+
+
+@functools.lru_cache(maxsize=64)
+def _each_vector(lengths: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Ones where an entry, real or imaginary part, is of an iterate's first vector, of its second ..., (1, k, 1, n)."""
+    number = np.repeat(np.arange(len(lengths)), lengths)
+    found: np.ndarray = np.tile(number, 2) == np.arange(len(lengths))[:, None]
+    return found.astype(dtype)[None, :, None, :]
+
+
+@functools.lru_cache(maxsize=64)
+def _earlier(count: int) -> np.ndarray:
+    """Whether i < j, shape (1, count, count)."""
+    return np.tri(count, k=-1, dtype=bool).T[None, ...].copy()
 
 
 @functools.lru_cache(maxsize=256)

@@ -30,7 +30,7 @@ from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
     from specnorm.tensor.form import Form, Sweep
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import Array, Namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +121,14 @@ def start_state(form: Form, starts: Array, seed: int) -> Array:
         seed, form.p, form.lengths, "complex128" if form.by_row.dtype == xp.float64 else "complex64"
     )
     given = form.ops.from_numpy(host, form.by_row)
-    fixed, *sampled = form.split(xp.broadcast_to(given, (form.b, *given.shape[1:])))
+    free = [starts] * -(-layout.free // starts.shape[1])
+    vectors = xp.concat([xp.broadcast_to(given, (form.b, *given.shape[1:])), *free], axis=1)
     filters, sweeps, most = TUNING.start
-    (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], sampled, layout),), filters, (fixed,), ops=form.ops)
-    free = form.split(xp.concat([starts] * -(-layout.free // starts.shape[1]), axis=1))
-    now = _round(form, fixed, sampled, free, layout, further=sweeps)
+    (vectors,) = arrays.repeated(lambda x: (_filtered(form, x[0], layout),), filters, (vectors,), ops=form.ops)
+    now = _round(form, vectors, layout, further=sweeps)
     gain, least = xp.ones_like(now.gain), 16 * float(xp.finfo(form.by_row.dtype).eps)
-    few, _ = _maximised(form, now._replace(gain=gain), least, most, unseen=False)
-    return _state(now, sampled, few, xp=xp)[:, : layout.fixed + layout.free, :]
+    vectors, _ = _maximised(form, now._replace(gain=gain), layout, least, most, unseen=False)
+    return vectors[:, : layout.fixed + layout.free, :]
 
 
 def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, list[Array]]:
@@ -155,21 +155,18 @@ def track(form: Form, vectors: Array, rounds: int) -> tuple[Array, list[Array]]:
 
     def onward(state: tuple[Array, ...]) -> tuple[Array, ...]:
         # One body for rounds and searches: what is written twice is compiled twice.
-        count, _, _, _, fixed, *free = state
-        searching = 1 * (count >= rounds)
-        (fixed,) = arrays.repeated(lambda x: (_filtered(form, x[0], sampled, layout),), searching, (fixed,), ops=ops)
-        now = _round(form, fixed, sampled, free, layout, further=searching * TUNING.further)
-        return (count + 1, now.gain, now.change, now.values, now.fixed, *now.free)
+        count, _, _, _, vectors = state
+        searching = count >= rounds
+        (vectors,) = arrays.applied(lambda x: (_filtered(form, x[0], layout),), searching, (vectors,), ops=ops)
+        return (count + 1, *_round(form, vectors, layout, further=searching * TUNING.further))
 
-    fixed, *sampled = form.split(vectors[:, : layout.fixed, :])
-    free = form.split(vectors[:, layout.fixed :, :])
     nothing = xp.zeros((form.b, min(TUNING.highest, layout.free)), dtype=form.by_row.dtype, device=ops.device(vectors))
-    state = (arrays.counter(vectors, ops=ops), nothing[:, 0], nothing[:, 0], nothing, fixed, *free)
-    _, gain, change, values, fixed, *free = ops.loop(lost, onward, state)
-    now = Round(fixed, free, values, gain, change)
-    few, values = _maximised(form, now, TUNING.sweep_gain, TUNING.sweeps, unseen=unseen)
+    state = (arrays.counter(vectors, ops=ops), nothing[:, 0], nothing[:, 0], nothing, vectors)
+    _, *found = ops.loop(lost, onward, state)
+    vectors, values = _maximised(form, Round(*found), layout, TUNING.sweep_gain, TUNING.sweeps, unseen=unseen)
     top = xp.argmax(values, axis=1)
-    return _state(now, sampled, few, xp=xp), [arrays.pick(x, top, xp=xp)[:, None, :] for x in few]
+    best = arrays.pick(vectors[:, layout.fixed :, :], top, xp=xp)[:, None, :]
+    return vectors, form.split(best)
 
 
 class Round(NamedTuple):
@@ -177,116 +174,118 @@ class Round(NamedTuple):
 
     Parameters
     ----------
-    fixed : array, shape (b, s, p)
-        Right vectors of the fixed-frequency iterates, whose spatial vectors never change.
-    free : list of arrays, shape (b, s, n)
-        Right vectors and spatial vectors of the free iterates, from the highest down.
-    values : array, shape (b, h)
-        Of the highest free iterates.
     gain, change : arrays, shape (b,)
         What the highest free iterate gained, and the most that a fixed one did, over the highest value.
+    values : array, shape (b, h)
+        Of the highest free iterates.
+    vectors : array, shape (b, s, p + sum of sizes)
+        Right vectors and spatial vectors: fixed-frequency iterates, then free ones from the highest down.
     """
 
-    fixed: Array
-    free: list[Array]
-    values: Array
     gain: Array
     change: Array
+    values: Array
+    vectors: Array
 
 
-def _state(now: Round, sampled: list[Array], few: list[Array], *, xp: Namespace) -> Array:
-    """Vectors of all iterates, one after the other: the highest free ones have moved on to ``few``."""
-    others = [x[:, few[0].shape[1] :, :] for x in now.free]
-    return xp.concat([xp.concat(x, axis=2) for x in ([now.fixed, *sampled], few, others)], axis=1)
-
-
-def _round(
-    form: Form, fixed: Array, sampled: list[Array], free: list[Array], layout: StateLayout, *, further: Any = 0
-) -> Round:
+def _round(form: Form, vectors: Array, layout: StateLayout, *, further: Any = 0) -> Round:
     """Sweep every iterate once, and on; a subspace iteration at the sample frequencies.
 
     The highest iterates that are no duplicates are the new free ones.
     """
     xp, ops, count = form.xp, form.ops, layout.fixed
-    vectors = [xp.concat([x, y], axis=1) for x, y in zip([fixed, *sampled], free, strict=True)]
-    kinds = len(vectors)
 
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        done, reached, before, image, *both = state
-        there, ahead, value, now = _extrapolated_sweep(form, both[:kinds], both[kinds:], reached)
+        done, reached, before_sq, image, here, start = state
+        there, ahead, value, now = _extrapolated_sweep(form, here, start, reached)
         first = done == 0
-        before, image = (
-            arrays.either(first, x, y, xp=xp) for x, y in ((now.before, before), (now.image[:, :count, :], image))
+        before_sq, image = (
+            arrays.either(first, x, y, xp=xp) for x, y in ((now.before_sq, before_sq), (now.image[:, :count, :], image))
         )
-        return (done + 1, value, before, image, *there, *ahead)
+        return (done + 1, value, before_sq, image, there, ahead)
 
     # One body for the first sweep and further ones: what is written twice is compiled twice.
-    nothing = xp.real(vectors[0][:, :, 0]) * 0
-    state = (arrays.counter(fixed, ops=ops), nothing, nothing, fixed, *vectors, *vectors)
-    _, value, before, image, *both = ops.loop(lambda s: s[0] < 1 + further, sweep, state)
-    moved = both[:kinds]
-    subspace, after = arrays.unit(image, xp=xp)
-    subspace, left_over = _orthonormal(subspace, layout, xp=xp)
+    nothing = xp.zeros(vectors.shape[:2], dtype=form.by_row.dtype, device=ops.device(vectors))
+    fixed = vectors[:, :count, : form.p]
+    state = (arrays.counter(vectors, ops=ops), nothing, nothing, fixed, vectors, vectors)
+    _, value, before_sq, image, moved, _ = ops.loop(lambda s: s[0] < 1 + further, sweep, state)
+    subspace, after, left_over = _orthonormal(image, layout, xp=xp)
     fixed = _or_keep(subspace, after * left_over, fixed, xp=xp)
-    duplicate = _duplicates(moved, value, ops=ops)
+    duplicate = form.duplicates(moved, value, TUNING.duplicate)
     top = xp.max(value, axis=1)
     # In steps, so that mirror images, which have equal values but for rounding, stay in their order.
     rank = xp.floor(4096 * xp.where(duplicate, value - 2 * top[:, None], value))
-    order = xp.argsort(-rank, axis=1)[:, : free[0].shape[1]]
-    free = arrays.take_rows(moved, order, ops=ops)
+    order = xp.argsort(-rank, axis=1)[:, : vectors.shape[1] - count]
+    (free,) = arrays.take_rows([moved], order, ops=ops)
     values, first = (
         xp.take_along_axis(value, order[:, : TUNING.highest], axis=1),
-        xp.take_along_axis(before, order[:, :1], axis=1),
+        xp.sqrt(xp.take_along_axis(before_sq, order[:, :1], axis=1)),
     )
-    moving = xp.where(left_over > 0, after - before[:, :count], xp.zeros_like(after))
-    gain, change = values[:, 0] - first[:, 0], xp.max(moving, axis=1)
-    return Round(fixed, free, values, *(_ratio(x, top, xp=xp) for x in (gain, change)))
+    moving = xp.where(left_over > 0, after - xp.sqrt(before_sq[:, :count]), xp.zeros_like(after))
+    gain, change = (_ratio(x, top, xp=xp) for x in (values[:, 0] - first[:, 0], xp.max(moving, axis=1)))
+    return Round(gain, change, values, _with_fixed(fixed, vectors, free, xp=xp))
 
 
-def _maximised(form: Form, now: Round, least: float, most: int, *, unseen: bool) -> tuple[list[Array], Array]:
-    """The highest free iterates after sweeps until the highest gains less, and their values."""
-    xp, ops, kinds = form.xp, form.ops, len(now.free)
+def _with_fixed(fixed: Array, vectors: Array, free: Array, *, xp: Namespace) -> Array:
+    """Iterates with other right vectors at the sample frequencies, and other free ones."""
+    sampled = vectors[:, : fixed.shape[1], fixed.shape[2] :]
+    return xp.concat([xp.concat([fixed, sampled], axis=2), free], axis=1)
+
+
+def _maximised(
+    form: Form, now: Round, layout: StateLayout, least: float, most: int, *, unseen: bool
+) -> tuple[Array, Array]:
+    """Vectors of all iterates after sweeps of the highest free ones until the highest gains less, and their values."""
+    xp, ops, vectors, value = form.xp, form.ops, now.vectors, now.values
+    first, end = layout.fixed, layout.fixed + value.shape[1]
+    few = slice(first, end)
+    if ops.may_branch:
+        vectors, few = vectors[:, few, :], slice(None)
+    else:
+        # A sweep of a few iterates would be compiled anew. All are swept; those that are infinitely high stay.
+        high = xp.full(vectors.shape[:2], math.inf, dtype=value.dtype, device=ops.device(value))
+        value = xp.concat([high[:, :first], value, high[:, end:]], axis=1)
 
     def rising(state: tuple[Array, ...]) -> Array:
         return (state[0] < most) & xp.any(state[2] > least)
 
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, value, gain, *both = state
-        there, ahead, reached, _ = _extrapolated_sweep(form, both[:kinds], both[kinds:], value)
-        top, highest = xp.max(value, axis=1), xp.max(reached, axis=1)
+        count, value, gain, here, start = state
+        there, ahead, reached, _ = _extrapolated_sweep(form, here, start, value)
+        top, highest = xp.max(value[:, few], axis=1), xp.max(reached[:, few], axis=1)
         # A sweep that began too far ahead gains nothing, and the next, which does not, may gain much.
         gain = xp.maximum(_ratio(highest - top, highest, xp=xp), gain / 4)
-        return (count + 1, reached, gain, *there, *ahead)
+        return (count + 1, reached, gain, there, ahead)
 
-    few = [x[:, : now.values.shape[1], :] for x in now.free]
-    state = (arrays.counter(few[0], ops=ops), now.values, now.gain, *few, *few)
-    _, values, _, *both = sweep(state) if unseen else ops.loop(rising, sweep, state)
-    return both[:kinds], values
+    state = (arrays.counter(vectors, ops=ops), value, now.gain, vectors, vectors)
+    _, value, _, vectors, _ = sweep(state) if unseen else ops.loop(rising, sweep, state)
+    if ops.may_branch:
+        vectors = xp.concat([now.vectors[:, :first, :], vectors, now.vectors[:, end:, :]], axis=1)
+    return vectors, value[:, few]
 
 
-def _extrapolated_sweep(
-    form: Form, here: list[Array], start: list[Array], value: Array
-) -> tuple[list[Array], list[Array], Array, Sweep]:
+def _extrapolated_sweep(form: Form, here: Array, start: Array, value: Array) -> tuple[Array, Array, Array, Sweep]:
     """A sweep from ``start``, unless it ends lower than ``value``: vectors, where the next sweep starts, values.
 
     The next one starts ahead of where the last change points to: sweeps converge geometrically, and slowly where maxima
     are nearly equal. Of vectors only the directions count.
     """
     xp = form.xp
-    now = form.sweep(start[0], start[1:])
+    v, *modes = form.split(start)
+    now = form.sweep(v, modes)
     # Vectors that a form that vanishes or is not finite would destroy are kept.
     better = (now.value >= value) & (now.value > 0) & xp.isfinite(now.value)
-    there = [xp.where(better[..., None], x, y) for x, y in zip([now.v, *now.modes], here, strict=True)]
-    ahead = [extrapolated(x, y, TUNING.ahead) for x, y in zip(there, here, strict=True)]
-    return there, ahead, xp.where(better, now.value, value), now
+    there = xp.where(better[..., None], xp.concat([now.v, *now.modes], axis=2), here)
+    return there, extrapolated(there, here, TUNING.ahead), xp.where(better, now.value, value), now
 
 
-def _filtered(form: Form, fixed: Array, sampled: list[Array], layout: StateLayout) -> Array:
-    """Right vectors at the sample frequencies after a Chebyshev filter.
+def _filtered(form: Form, vectors: Array, layout: StateLayout) -> Array:
+    """Iterates whose right vectors at the sample frequencies went through a Chebyshev filter.
 
     It separates close singular values in few products.
     """
     xp = form.xp
+    fixed, *sampled = form.split(vectors[:, : layout.fixed, :])
     v = xp.reshape(fixed, (form.b, layout.frequencies, layout.block_size, form.p))
     weights = form.weights([x[:, :: layout.block_size, :] for x in sampled])
     few = form.m * form.p > TUNING.small_matrix and form.ops.may_branch
@@ -295,7 +294,7 @@ def _filtered(form: Form, fixed: Array, sampled: list[Array], layout: StateLayou
     for first in range(0, layout.frequencies, chunk):
         matrix = form.matrices(weights[:, first : first + chunk, :])
         x = v[:, first : first + chunk, ...]
-        image = xp.matmul(x, xp.matrix_transpose(matrix))
+        image = xp.matrix_transpose(xp.matmul(matrix, xp.matrix_transpose(x)))
         squared = xp.real(xp.vecdot(image, image))
         cut = xp.maximum(TUNING.known * xp.min(squared, axis=-1), TUNING.floor * xp.max(squared, axis=-1))
         scale = xp.astype(_ratio(xp.full_like(cut, 2.0), cut, xp=xp), x.dtype)[..., None, None]
@@ -306,58 +305,43 @@ def _filtered(form: Form, fixed: Array, sampled: list[Array], layout: StateLayou
     v = xp.reshape(xp.concat(done, axis=1), (form.b, layout.fixed, form.p))
     # A filter of this degree may amplify a vector until its squares overflow.
     largest = xp.max(xp.abs(v), axis=-1, keepdims=True)
-    v, length = arrays.unit(v / xp.astype(xp.where(largest > 0, largest, xp.ones_like(largest)), v.dtype), xp=xp)
-    v, left_over = _orthonormal(v, layout, xp=xp)
+    v = v / xp.astype(xp.where(largest > 0, largest, xp.ones_like(largest)), v.dtype)
+    v, length, left_over = _orthonormal(v, layout, xp=xp)
     # Below the cut a filter mixes singular vectors at will.
     above = xp.reshape(xp.concat(amplified, axis=1), (form.b, layout.fixed))
-    return _or_keep(v, xp.where(above, length * left_over, xp.zeros_like(length)), fixed, xp=xp)
+    fixed = _or_keep(v, xp.where(above, length * left_over, xp.zeros_like(length)), fixed, xp=xp)
+    return _with_fixed(fixed, vectors, vectors[:, layout.fixed :, :], xp=xp)
 
 
 def _to_unit_interval(matrix: Array, scale: Array, *, xp: Namespace) -> Callable[..., Array]:
     """``scale A*A - 1`` as a map of rows x, given ``A x`` where that is known."""
-    transposed = xp.matrix_transpose(matrix)
 
     def mapped(x: Array, image: Array | None = None) -> Array:
-        image = xp.matmul(x, transposed) if image is None else image
+        image = xp.matrix_transpose(xp.matmul(matrix, xp.matrix_transpose(x))) if image is None else image
         return xp.conj(xp.matmul(xp.conj(image), matrix)) * scale - x
 
     return mapped
 
 
-def _orthonormal(v: Array, layout: StateLayout, *, xp: Namespace) -> tuple[Array, Array]:
+def _orthonormal(v: Array, layout: StateLayout, *, xp: Namespace) -> tuple[Array, Array, Array]:
     """Unit vectors (b, fixed, p), made orthogonal to the others of their frequency by Gram and Schmidt.
 
-    And what was left of them (b, fixed), 0 for next to nothing: where a matrix has lower rank that is rounding.
+    Also their lengths before (b, fixed), and what was left of them at length 1 (b, fixed), 0 for next to nothing: where
+    a matrix has lower rank that is rounding.
     """
-    v = xp.reshape(v, (-1, layout.frequencies, layout.block_size, v.shape[2]))
-    block, lengths = [v[:, :, 0, :]], [xp.ones_like(xp.real(v[:, :, 0, 0]))]
+    shape, p = (v.shape[0], layout.fixed), v.shape[2]
+    v, before = arrays.unit(xp.reshape(v, (-1, p)), xp=xp)
+    v = xp.reshape(v, (-1, layout.block_size, p))
+    block, lengths = [v[:, 0, :]], [xp.ones_like(xp.real(v[:, 0, 0]))]
     for j in range(1, layout.block_size):
-        x = v[:, :, j, :]
+        x = v[:, j, :]
         for other in block:
-            x = x - xp.vecdot(other, x)[..., None] * other
+            x = x - xp.vecdot(other, x)[:, None] * other
         x, length = arrays.unit(x, xp=xp)
         block.append(x)
         lengths.append(xp.where(length > TUNING.remainder, length, xp.zeros_like(length)))
-    shape = (v.shape[0], layout.fixed)
-    return xp.reshape(xp.stack(block, axis=2), (*shape, v.shape[3])), xp.reshape(xp.stack(lengths, axis=2), shape)
-
-
-def _duplicates(vectors: list[Array], value: Array, *, ops: ArrayOps) -> Array:
-    """Which iterates (b, s) stand where a higher one stands."""
-    xp = ops.xp
-    # Inner products of rank-one tensors are products of their vectors'.
-    overlap = math.prod(xp.matmul(x, arrays.adjoint(x, xp=xp)) for x in vectors[1:])
-    overlap = xp.matmul(vectors[0], arrays.adjoint(vectors[0], xp=xp)) * overlap
-    alike = xp.real(overlap) ** 2 + xp.imag(overlap) ** 2 > TUNING.duplicate**2
-    earlier = ops.from_numpy(_earlier(value.shape[1]), value)
-    here, there = value[:, :, None], value[:, None, :]
-    return xp.any(alike & ((here > there) | ((here == there) & earlier)), axis=1)
-
-
-@functools.lru_cache(maxsize=64)
-def _earlier(count: int) -> np.ndarray:
-    """Whether i < j, shape (1, count, count)."""
-    return np.tri(count, k=-1, dtype=bool).T[None, ...].copy()
+    found, left_over = xp.stack(block, axis=1), xp.stack(lengths, axis=1)
+    return xp.reshape(found, (*shape, p)), xp.reshape(before, shape), xp.reshape(left_over, shape)
 
 
 def _or_keep(v: Array, value: Array, old: Array, *, xp: Namespace) -> Array:
