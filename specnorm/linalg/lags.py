@@ -123,7 +123,7 @@ def correlations(
     def summed(first: np.ndarray, second: np.ndarray, sums: Array) -> Array:
         if sums.shape[0] == 1 and m * p >= _LARGE:
             pairs = zip(first.tolist(), second.tolist(), strict=True)
-            products = [xp.matmul(xp.matrix_transpose(taps[:, i, ...]), taps[:, j, :, :rank]) for i, j in pairs]
+            products = (xp.matmul(xp.matrix_transpose(taps[:, i, ...]), taps[:, j, :, :rank]) for i, j in pairs)
             return xp.reshape(functools.reduce(operator.add, products), (g, 1, p * rank))
         a, b = (xp.take(taps, ops.from_numpy(each, taps), axis=1) for each in (first, second))
         of_pairs = xp.matmul(xp.matrix_transpose(a), b[..., :rank])

@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
 from networks.fourier_draws import drawn  # noqa: E402
+from networks.torch_modules import Function  # noqa: E402
 from specnorm_torch import certified_accuracy, network_bound, network_graph, nonexpansive  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -21,15 +22,6 @@ from specnorm.networks.measuring import norm_of_matrices_up  # noqa: E402
 
 fft = torch.fft
 COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800")) // 400
-
-
-class Function(nn.Module):
-    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.f = f
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.f(x)
 
 
 def truth(f: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> float:

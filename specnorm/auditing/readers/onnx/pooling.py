@@ -61,6 +61,7 @@ def pool(call: Call) -> Translated:
 
 
 def _euclidean(call: Call) -> None:
+    """Refuse other norms over windows than the Euclidean one."""
     if int(call.attribute("p", 2)) != 2:
         raise UnreadError(
             f"p={call.attribute('p')}: of the p-norms over windows only the Euclidean one, p=2, has a rule"
