@@ -73,7 +73,7 @@ def _of_two(node: Node, nodes: Nodes) -> Node | None:
     if not are_apart(one, other):
         return None
     source = split_value(one, node.shape, nodes)
-    axis = halved_axis(source.shape, one.shape, node)
+    axis = halved_axis(source.shape, one, node)
     if axis is None or one.shape != other.shape:
         return None
     by_name = [np.array(np.broadcast_arrays(*_both(part, names))) for part in parts if part is not None]

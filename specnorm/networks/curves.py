@@ -163,7 +163,7 @@ def image(params: Mapping[str, Any], low: Values, high: Values) -> Ends:
         ends_of = [_PLAIN[name](end) for end in (low, high)]
         lost = CLOSE
         return np.maximum(ends_of[0] - lost, _ENDS[name][0]), np.minimum(ends_of[1] + lost, _ENDS[name][1])
-    if name in ("silu", "gelu", "gelu_tanh", "mish", "hard_swish"):
+    if name in ("silu", "swish", "gelu", "gelu_tanh", "mish", "hard_swish"):
         # x times a number between 0 and 1; hard swish with libraries' 1/6 in float32.
         most = np.maximum(high, 0.0)
         return np.minimum(low, 0.0), host.raised(most, 2**28) if name == "hard_swish" else most

@@ -131,6 +131,7 @@ LOWEST = {
     "gelu": -0.12892,  # phi'(x) + phi'(-x) = 1 for these three
     "gelu_tanh": -0.12900,
     "silu": -0.09985,
+    "swish": -0.09985,  # of every alpha
     "hard_swish": -0.5000001,  # (2x + 3) / 6 at -3
     "mish": -0.11253,
 }
@@ -178,6 +179,12 @@ def _softplus(beta: float = 1.0, threshold: float = JUMP_FREE) -> float | None:
     return 1.0 if beta and threshold >= JUMP_FREE else None
 
 
+def _swish(alpha: float) -> float:
+    """``x sigmoid(alpha x)``, whose slope at x is that of SiLU at alpha x; 1/2 for alpha = 0."""
+    del alpha
+    return SLOPES["silu"]
+
+
 def _threshold(threshold: float, value: float) -> float | None:
     """The identity above ``threshold``, else ``value``."""
     return 1.0 if threshold == value else None
@@ -192,6 +199,7 @@ PARAMETRIC: dict[str, Callable[..., float | None]] = {
     "prelu": _prelu,
     "softplus": _softplus,
     "softshrink": _softshrink,
+    "swish": _swish,
     "threshold": _threshold,
 }
 """Largest slopes of functions with parameters; None for parameters without one."""

@@ -52,7 +52,7 @@ def _halves(node: Node, nodes: Nodes) -> Node | None:
     if not are_apart(one, other) or one.shape is None or not all(each.shape == one.shape for each in (other, *ends)):
         return None
     source = split_value(one, node.shape, nodes)
-    told = {"sorted": halved_axis(source.shape, one.shape, node)}
+    told = {"sorted": halved_axis(source.shape, one, node)}
     return Node(node.name, "select", node.operator, (source.name,), node.shape, told)
 
 

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from specnorm.auditing.geometry import Stated
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers.onnx.calls import FLOATING, Call, Data, Translated, UnreadError, Value
 from specnorm.auditing.readers.onnx.operators import OPERATORS
 from specnorm.auditing.readers.onnx.recurrent import GATES, WEIGHTS, gates
+from specnorm.auditing.readers.onnx.shapes import symbol
 from specnorm.auditing.readers.onnx.signatures import RANDOM, refusal
 from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
 from specnorm.errors import ModelFileError
@@ -79,7 +82,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer):
         raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
     walk = _Walk(model, Tensors(Path(path).parent, max_bytes), None)
-    return OnnxTensors(walk.tensors(), lambda sizes: (walk if sizes is None else _again(walk, sizes)).graph())
+    return OnnxTensors(walk.tensors(), lambda sizes: (walk if sizes is None else walk.again(sizes)).graph())
 
 
 def _is_text(message: Any) -> bool:
@@ -97,10 +100,6 @@ def _is_text(message: Any) -> bool:
     return True
 
 
-def _again(walk: _Walk, sizes: int | tuple[int, ...]) -> _Walk:
-    return _Walk(walk.model, Tensors(walk.reader.folder, walk.reader.limit), sizes)
-
-
 @dataclass(frozen=True)
 class _Use:
     """A kernel in one operator."""
@@ -109,6 +108,11 @@ class _Use:
     geometry: Mapping[str, Any]
     sizes: tuple[int, ...] | None
     where: str
+
+    def is_of(self, other: _Use) -> bool:
+        """Whether the other one is the same numbers in the same geometry, at whatever size."""
+        one, two = ((c.name, c.shape, c.dtype, c.steps, c.refusal) for c in (self.constant, other.constant))
+        return one == two and self.geometry == other.geometry
 
 
 class _Walk:
@@ -120,12 +124,17 @@ class _Walk:
     reader : Tensors
     sizes : int or tuple of int, optional
         Spatial sizes of inputs where the file leaves them open.
+    rows : mapping of str to _Use, optional
+        Of a walk without these sizes: a kernel keeps the name of its row, and no other one gets it.
     """
 
-    def __init__(self, model: Any, reader: Tensors, sizes: int | tuple[int, ...] | None) -> None:
+    def __init__(
+        self, model: Any, reader: Tensors, sizes: int | tuple[int, ...] | None, rows: Mapping[str, _Use] | None = None
+    ) -> None:
         self.model = model
         self.reader = reader
         self.sizes = sizes
+        self.rows = rows or {}
         opsets = {o.version for o in model.opset_import if o.domain in _DOMAINS}
         self.opset = max(opsets, default=1)
         self.nodes: list[Node] = []
@@ -133,6 +142,8 @@ class _Walk:
         """Kernels by the name of their row."""
         self.constants: dict[str, Constant] = {}
         """Every initialiser."""
+        self.taken: set[str] = set()
+        """Names of constants, and of nodes, whose names constants get that are computed: no two are alike."""
         self.unread: dict[str, str] = {}
         """Initialisers of operators that are not read, with the operator."""
         self.recurrent: dict[str, tuple[str, int, Constant]] = {}
@@ -148,6 +159,10 @@ class _Walk:
         if any(output.name not in self.values for output in model.graph.output):
             self.broken = self.broken or "nothing makes one of its outputs"
 
+    def again(self, sizes: int | tuple[int, ...]) -> _Walk:
+        """The same model with sizes for what it leaves open."""
+        return _Walk(self.model, Tensors(self.reader.folder, self.reader.limit), sizes, self.uses)
+
     def tensors(self) -> list[Tensor]:
         """Rows and skipped tensors, kernels first in the graph's order."""
         found, used = [], set()
@@ -162,7 +177,7 @@ class _Walk:
                 continue
             if name in self.recurrent and name not in self.unread:
                 operator, at, value = self.recurrent[name]
-                rows = list(gates(value, operator, name, self.constants)) if at in WEIGHTS else []
+                rows = list(gates(value, operator, name, self.taken | self.uses.keys())) if at in WEIGHTS else []
                 if rows or at not in WEIGHTS:
                     found += rows or [Tensor(name, c.shape, c.dtype, c.load, "none")]
                     continue
@@ -184,10 +199,11 @@ class _Walk:
     def _scope(self, graph: Any, outer: dict[str, Value], *, top: bool) -> dict[str, Value]:
         scope = dict(outer)
         for proto in graph.initializer:
-            scope[proto.name] = self._constant(proto, proto.name)
+            scope[proto.name] = self._constant(proto, self._alone(proto.name))
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
-            scope[name] = Constant(name, tuple(sparse.dims), "float32", list, "it is stored as a sparse tensor.")  # type: ignore[arg-type]
+            refused = Constant(self._alone(name), tuple(sparse.dims), "float32", lambda: np.zeros(0))
+            scope[name] = refused.refused("it is stored as a sparse tensor.")
         for given in graph.input:
             if given.name in scope and given.name not in outer:
                 continue  # before version 4 of the format, initialisers are inputs with a default
@@ -199,9 +215,14 @@ class _Walk:
                 self.nodes.append(Node(given.name, rule, "input", (), shape))
         return scope
 
-    def _constant(self, proto: Any, name: str) -> Constant:
-        while name in self.constants:
+    def _alone(self, name: str) -> str:
+        """A name that no constant and no node had until now; the same one whatever sizes are known."""
+        while name in self.taken:
             name = f"{name}'"
+        self.taken.add(name)
+        return name
+
+    def _constant(self, proto: Any, name: str) -> Constant:
         self.constants[name] = self.reader.describe(proto, name)
         return self.constants[name]
 
@@ -218,16 +239,17 @@ class _Walk:
             wanted = spatial[axis - 2] if axis >= 2 else None
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 sizes.append(int(dim.dim_value))
-            elif axis == 0:
-                sizes.append(1)
+            elif axis == 0 and len(dims) > 1:
+                sizes.append(1)  # one sample; the entries of a vector are none
             else:
-                sizes.append(wanted if wanted is not None else (dim.dim_param[:40] or f"{name[:40]}.{axis}"))
+                own = symbol(dim.dim_param) if dim.dim_param else f"{name}.{axis}"
+                sizes.append(own if wanted is None else wanted)
         return tuple(sizes)
 
     def _walk(self, graph: Any, scope: dict[str, Value], depth: int, nodes: list[Node]) -> dict[str, Value]:
         names = {node.name for node in self.nodes} if depth == 0 else set()
         for position, proto in enumerate(graph.node):
-            label = proto.name or f"{proto.op_type}_{position}"
+            label = self._alone(proto.name or f"{proto.op_type}_{position}")
             missing = next((name for name in proto.input if name and name not in scope), None)
             if missing is not None:
                 self.broken = self.broken or f"{label[:80]} uses {missing[:80]!r}, which nothing before it makes"
@@ -247,12 +269,16 @@ class _Walk:
                 # Constant, or made of shapes and integers; a broken graph gives no bound.
                 shapes = tuple(value.name for value in inputs if isinstance(value, Data))
                 found = replace(found, rule="held", inputs=shapes, kernel=None)
-            outputs = [name for name in proto.output if name]
+            # An output that is left out has an empty name, and keeps its place.
+            outputs = [(at, name) for at, name in enumerate(proto.output) if name]
             if isinstance(found, Constant):
-                scope.update(dict.fromkeys(outputs[:1], found))
+                scope.update({name: found for at, name in outputs if at == 0})
                 continue
-            for at, name in enumerate(outputs):
-                node = self._node(name, proto.op_type, label, found, at)
+            ours = proto.domain in _DOMAINS
+            # The namespace is a part of the name.
+            operator = proto.op_type if ours else f"{proto.domain}.{proto.op_type}"
+            for at, name in outputs:
+                node = self._node(name, operator, label, found, at)
                 if node.name in names:
                     self.broken = self.broken or f"two of its values are called {name[:80]!r}"
                     node = replace(node, name=f"{name} ({len(nodes)})")
@@ -260,7 +286,9 @@ class _Walk:
                 nodes.append(node)
                 held = bool(found.inputs or found.rule == "held") and found.rule != "random"
                 held = held and all(value.held for value in inputs if isinstance(value, Data))
-                scope[name] = Data(node.name, node.shape, held, call)
+                # Patterns look back at what made a value: only at what is understood.
+                known = ours and found.rule != "unknown" and at == 0
+                scope[name] = Data(node.name, node.shape, held, call if known else None)
         return scope
 
     def _node(self, name: str, operator: str, label: str, found: Translated, at: int) -> Node:
@@ -274,7 +302,8 @@ class _Walk:
                 found = replace(found, rule="unknown", params={"reason": found.kernel.refusal})
         rule = found.rule if at == 0 or found.pieces else "unknown"
         shape = found.shapes[at] if at < len(found.shapes) else None
-        params = {**found.params, "piece": at} if found.pieces else found.params
+        # Pieces are told apart by where they begin.
+        params = {**found.params, "piece": at} if found.pieces and "pieces" in found.params else found.params
         return Node(name, rule, operator, found.inputs, shape, params, layer, found.offset if at == 0 else None)
 
     def _use(self, found: Translated, label: str) -> str:
@@ -284,18 +313,12 @@ class _Walk:
         sizes = concrete(found.sizes)
         name = kernel.name
         use = _Use(kernel, found.stated, sizes, label)
-        while name in self.uses:
-            old = self.uses[name]
-            if (
-                old.geometry == use.geometry
-                and old.constant.shape == kernel.shape
-                and old.constant.steps == kernel.steps
-            ):
-                if old.sizes != sizes:
-                    self.uses[name] = replace(old, sizes=None)
-                return name
+        while (old := self.uses.get(name, self.rows.get(name))) is None or not old.is_of(use):
+            if old is None and (name == kernel.name or name not in self.taken):
+                break
             name = f"{name} ({label})"
-        self.uses[name] = use
+        here = self.uses.get(name, use)
+        self.uses[name] = here if here.sizes == sizes else replace(here, sizes=None)
         return name
 
     def _translate(self, proto: Any, call: Call) -> Constant | Translated:

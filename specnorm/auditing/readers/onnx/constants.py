@@ -65,5 +65,5 @@ def filled(call: Call) -> Constant | Translated:
     if not 0 <= math.prod(shape) <= MAX_FOLDED or min(shape, default=0) < 0:
         return Translated("held")
     proto = call.attributes.get("value")
-    value = 0.0 if proto is None else np.ravel(call.describe(proto.t, f"{call.label} value").load())[0]
+    value = np.float32(0) if proto is None else np.ravel(call.describe(proto.t, call.label).load())[0]
     return constant_of(np.full(shape, value), call.label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from specnorm.auditing.readers.onnx.shapes import (
     broadcast_shapes,
 )
 from specnorm.auditing.readers.onnx.tensors import Constant
-from specnorm.networks.graph import Shape, concrete
+from specnorm.networks.graph import Offset, Shape, concrete
 from specnorm.networks.pointwise import SLOPES
 from specnorm.networks.steep import power_params
 from specnorm.proof import host
@@ -48,9 +49,10 @@ def clip(call: Call) -> Translated:
     """Between constants, which may be larger than the input."""
     ends = [value for value in call.inputs[1:] if value is not None]
     shape = call.data().shape
-    if all(value.shape is not None and math.prod(concrete(value.shape) or (2,)) == 1 for value in ends):
+    wide = broadcast_shapes([shape, *(value.shape for value in ends)])
+    if wide == shape and all(math.prod(concrete(value.shape) or (2,)) == 1 for value in ends):
         return one(call, "pointwise", shape, function="clip")
-    return Translated("extreme", names(call)[:1], (broadcast_shapes([shape, *(value.shape for value in ends)]),))
+    return Translated("extreme", names(call)[:1], (wide,))
 
 
 def selu(call: Call) -> Translated:
@@ -61,6 +63,14 @@ def selu(call: Call) -> Translated:
     )
     steep = host.mul_up(abs(gamma), max(1.0, abs(alpha)))
     return one(call, "pointwise", call.data().shape, function="linear", alpha=steep)
+
+
+def swish(call: Call) -> Translated:
+    """``x * sigmoid(alpha x)``: SiLU where alpha is 1."""
+    alpha, shape = float(call.attribute("alpha", 1.0)), call.data().shape
+    if alpha == 1:
+        return one(call, "pointwise", shape, function="silu")
+    return one(call, "pointwise", shape, function="swish", alpha=alpha)
 
 
 def gelu(call: Call) -> Translated:
@@ -92,7 +102,26 @@ def add(call: Call) -> Constant | Translated:
     signs = (1, *(-1 if call.operator == "Sub" else 1 for _ in values[1:]))
     if len(values) == 1 and rule == "add":
         return _shifted(call, values[0], shape)
-    return Translated(rule, names(call), (shape,), {"signs": signs} if rule == "add" else {})
+    constants = [value for value in call.inputs if isinstance(value, Constant)]
+    offset = _sum_of(constants) if constants else None
+    return Translated(rule, names(call), (shape,), {"signs": signs} if rule == "add" else {}, offset=offset)
+
+
+def _sum_of(constants: Sequence[Constant]) -> Offset:
+    """Several constants, added: what a sum of values and constants adds to the values."""
+
+    def load() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        numbers, lost = np.zeros(1), np.zeros(1)
+        for constant in constants:
+            part = offset_of(constant)
+            assert part is not None  # for the type checker: there is a constant
+            more, off = part()
+            numbers = numbers + more
+            # One rounding a sum, of what is there so far.
+            lost = lost + off + abs(numbers) * 2.0**-52
+        return numbers, lost * (1 + 2.0**-40)
+
+    return load
 
 
 def _shifted(call: Call, x: Data, shape: Shape | None) -> Translated:
@@ -165,6 +194,8 @@ def multiply(call: Call) -> Translated:
         function, number = found
         base = _multiple(a)[0] if _gated(a, b) else _multiple(b)[0]
         assert isinstance(base, Data)  # for the type checker: `_gated` looked
+        if base.shape != shape:  # a number of the pattern has axes of its own
+            return Translated("product", names(call), (shape,), {"reason": PRODUCT})
         steep = host.mul_up(SLOPES[function], host.raised(abs(number), 2))
         return Translated("pointwise", (base.name,), (base.shape,), {"function": "linear", "alpha": steep})
     at = 0 if isinstance(a, Data) else 1
@@ -176,13 +207,21 @@ def multiply(call: Call) -> Translated:
 
 def power(call: Call) -> Translated:
     """Whole exponents, roots and inverses."""
-    exponent, shape = scalar(call.input(1)), call.data().shape
+    exponent, shape = scalar(call.input(1)), _one_shape(call, 0)
     if exponent is None:
         raise UnreadError("its exponent is not one number that is known")
     params = power_params(exponent)
     if params is None:
         raise UnreadError(f"a power of {exponent:.6g} has no rule")
     return one(call, "pointwise", shape, **params)
+
+
+def _one_shape(call: Call, at: int) -> Shape | None:
+    """Shape of an input, which the other one may not make wider: a number may come with axes of its own."""
+    shape = call.data(at).shape
+    if broadcast_shapes([None if value is None else value.shape for value in call.inputs]) != shape:
+        raise UnreadError(f"a constant of {call.operator} has more axes than its input")
+    return shape
 
 
 def steep(function: str) -> Operator:
@@ -194,8 +233,9 @@ def divide(call: Call) -> Translated:
     """Division by constants; by values that depend on the input, of one number or of such."""
     below = call.input(1)
     if isinstance(below, Data) and not below.held:
-        number, shape = scalar(call.input(0)), below.shape
+        number = scalar(call.input(0))
         if number is not None:
+            shape = _one_shape(call, 1)
             params = {"function": "reciprocal", "scale": number}
             return Translated("pointwise", (below.name,), (shape,), params)
         ends = [None if value is None else value.shape for value in (call.input(0), below)]
@@ -222,7 +262,9 @@ def _scaled(call: Call, at: int, values: NDArray[np.float64], shape: Shape | Non
 def extreme(call: Call) -> Translated:
     """Largest or smallest of several values, entry by entry."""
     shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
-    return Translated("extreme", names(call), (shape,), {"choice": call.operator.lower()})
+    # Which end is chosen of values alone: what reads it takes the values for all there are.
+    alone = all(isinstance(value, Data) for value in call.inputs)
+    return Translated("extreme", names(call), (shape,), {"choice": call.operator.lower()} if alone else {})
 
 
 def where(call: Call) -> Translated:

@@ -21,6 +21,8 @@ Array = NDArray[Any]
 Fold = Callable[[Call, Sequence[Array]], Array | None]
 """Gives None for what is not evaluated."""
 
+_ROUNDED = ("Add", "Sub", "Mul", "Div", "Mod", "Range", "Sqrt")
+"""Operators that round floating numbers to their type."""
 _CASTS = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 11: np.float64}
 
 
@@ -31,6 +33,8 @@ def folded(call: Call) -> Constant | Translated:
         if any(isinstance(v, Data) and not v.held for v in values):
             raise UnreadError(f"{call.operator} has no rule here")
         return Translated("held", names(call))
+    if call.operator in _ROUNDED and any(isinstance(v, Constant) and v.dtype == "bfloat16" for v in values):
+        return Translated("held")  # it is read as float32, in which other numbers come out
     given = [v.load() for v in values if isinstance(v, Constant)]
     if sum(x.size for x in given) > MAX_FOLDED:
         return Translated("held")
@@ -70,7 +74,7 @@ def _cast(call: Call, a: Sequence[Array]) -> Array | None:
 def _slice(call: Call, a: Sequence[Array]) -> Array:
     cuts = [slice(None)] * a[0].ndim
     for start, end, at, step in zip(*slices(call, a[0].ndim), strict=True):
-        cuts[at] = slice(start, end if abs(end) < 2**31 else None, step)
+        cuts[at] = slice(start, end, step)  # ends far outside are clamped, to either side
     found: Array = a[0][tuple(cuts)]
     return found
 

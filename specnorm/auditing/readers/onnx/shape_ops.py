@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from specnorm.auditing.readers.onnx.shapes import (
     sliced,
     times,
 )
-from specnorm.auditing.readers.onnx.tensors import STEPS, Constant
+from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.networks.graph import Shape, Size, concrete
 
 
@@ -55,7 +56,7 @@ def _moved(
         known = concrete(shape)
         if known is None or math.prod(known) != x.size:
             raise UnreadError(f"{call.operator} of a constant to a shape that is not known")
-        return x.mapped(known, change)
+        return x.mapped(known, change, call.label)
     return one(call, "select", shape, **params)
 
 
@@ -89,6 +90,8 @@ def squeeze(call: Call) -> Constant | Translated:
     if x is None or x.shape is None:
         return one(call, "select", None)
     if call.operator == "Squeeze":
+        if axes is not None and not axes:
+            raise UnreadError("it has axes, and none of them: runtimes disagree on what it takes away")
         ndim = len(x.shape)
         gone = {int(a) % ndim for a in axes} if axes else {at for at, n in enumerate(x.shape) if n == 1}
         if not axes and concrete(x.shape) is None:
@@ -116,7 +119,9 @@ def cast(call: Call) -> Constant | Translated:
     x, to = call.input(0), int(call.attribute("to", 0))
     if isinstance(x, Constant):
         if x.dtype.startswith(FLOATING) and to in (1, 11) and not (x.dtype == "float64" and to == 1):
-            return x  # exact
+            wide = "float32" if to == 1 else "float64"
+            # Exact; what is computed of it is then rounded as the wider type is.
+            return x if x.dtype == wide else replace(x, dtype=wide, load=lambda: x.load().astype(wide))
         return folded(call)
     if to not in (1, 10, 11, 16):
         raise UnreadError("it casts to integers: steps")
@@ -141,7 +146,7 @@ def dequantize(call: Call) -> Constant | Translated:
         # An integer times a float32 is exact in float64.
         return np.asarray((a.astype(np.float64) - centre) * scale.load().astype(np.float64).reshape(shape))
 
-    return Constant(x.name, x.shape, "float64", lambda: change(x.load()), x.refusal, (*x.steps, next(STEPS)))
+    return Constant(x.name, x.shape, "float64", lambda: change(x.load()), x.refusal, (*x.steps, call.label))
 
 
 def slice_of(call: Call) -> Constant | Translated:
@@ -166,6 +171,10 @@ def split(call: Call) -> Translated:
     x = call.data()
     call.only(0)
     sizes = call.numbers("split", 1) if not isinstance(call.input(1), Data) else None
+    if call.attribute("num_outputs", call.outputs) != call.outputs or (
+        sizes is not None and (len(sizes) != call.outputs or min(sizes) < 0)
+    ):
+        raise UnreadError("its sizes or num_outputs do not fit its outputs")
     shapes: tuple[Shape | None, ...] = (None,) * call.outputs
     told: dict[str, Any] = {}
     if x.shape is not None:

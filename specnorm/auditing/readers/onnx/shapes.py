@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 
 from specnorm.networks.graph import Shape, Size, concrete
@@ -15,6 +16,11 @@ _count = itertools.count()
 def fresh() -> str:
     """A size about which nothing is known."""
     return f"?{next(_count)}"
+
+
+def symbol(name: str) -> str:
+    """A size by the name that the file gives it, so that neither other names nor arithmetic give the same symbol."""
+    return name if re.fullmatch(r"\w+", name) else repr(name)
 
 
 def _symbol(text: str) -> str:

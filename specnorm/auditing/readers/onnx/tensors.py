@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import stat
@@ -36,7 +35,6 @@ _TYPES: dict[int, tuple[str, str, str]] = {
 _OTHERS = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2"}
 _EXTERNAL = 1
 MAX_AXES = 8
-STEPS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Constant:
     Parameters
     ----------
     name : str
-        Of the initialiser that it comes from.
+        Of the initialiser that it comes from, or of the node that computed it: no other constant of the model has it.
     shape : tuple of int
     dtype : str
         Of what ``load`` returns.
@@ -60,8 +58,8 @@ class Constant:
     dtype: str
     load: Callable[[], NDArray[Any]]
     refusal: str | None = None
-    steps: tuple[int, ...] = ()
-    """Numbers of what was done to it since."""
+    steps: tuple[str, ...] = ()
+    """What was done to it since, each in words that say nothing else: constants alike in name and steps are alike."""
 
     @property
     def size(self) -> int:
@@ -72,10 +70,10 @@ class Constant:
         """The same, which cannot be read."""
         return replace(self, refusal=self.refusal or reason)
 
-    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant:
+    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]], step: str) -> Constant:
         """The same with its array changed when it is read."""
         load = self.load
-        return replace(self, shape=shape, load=lambda: change(load()), steps=(*self.steps, next(STEPS)))
+        return replace(self, shape=shape, load=lambda: change(load()), steps=(*self.steps, step))
 
 
 def constant_of(array: NDArray[Any], name: str) -> Constant:
