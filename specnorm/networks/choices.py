@@ -94,11 +94,11 @@ def _norm(sign: Numbers, *rows: Numbers) -> float | None:
 
     a, b = (np.array([rows[at], rows[2 + at]]).transpose(2, 0, 1) for at in (0, 1))
     border = np.array([sign[1], -sign[0]]).T
-    length = np.linalg.norm(border, axis=1)
-    largest = float(max(np.max(np.linalg.norm(m, axis=(1, 2))) for m in (a, b)))
+    length = host.norm_up(border)
+    largest = float(max(np.max(host.norm_up(m.reshape(len(m), -1))) for m in (a, b)))
     if not (0 < length.min() <= length.max() < np.inf and SMALLEST < largest < 1 / SMALLEST):
         return None
-    jump = np.linalg.norm(np.einsum("kij,kj->ki", a - b, border / length[:, None]), axis=1)
+    jump = host.norm_up(np.einsum("kij,kj->ki", a - b, border / length[:, None]))
     if float(jump.max()) > JUMP * largest:
         return None
     # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, t the sum of squares and d the determinant.

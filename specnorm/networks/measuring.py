@@ -218,7 +218,7 @@ def fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
     the root of the number of taps (an unfolding bound), times the padding's factor. Entries that underflow are off by
     less than the smallest normal number each.
     """
-    frobenius = host.raised(float(np.linalg.norm(kernel)), kernel.size + 2)
+    frobenius = float(host.norm_up(kernel.reshape(-1)))
     taps = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
     return host.mul_up(taps, host.add_up(host.mul_up(frobenius, ROUNDINGS * 2.0**-53), kernel.size * 2.0**-1000))
 

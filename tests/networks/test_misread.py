@@ -5,12 +5,18 @@ Truth is what inputs reach: dense matrices, and rational numbers where floats en
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 
-from specnorm.networks import Graph, Layer, Measure, Node, bound
+from specnorm.networks import Graph, Layer, Measure, Node, Product, bound, margins
+from specnorm.networks.measuring import fold_error
+from specnorm.proof import fathom, host
+from specnorm.spec import ConvSpec
 
 
 def dense(*matrices: Any, name: str = "w") -> Graph:
@@ -64,3 +70,63 @@ def test_one_measure_serves_two_stacks_of_matrices() -> None:
         layer = Layer("w", partial(np.asarray, stack), {}, 0)
         nodes = (Node("x", "input", "input", (), (2, 3)), Node("y", "matrices", "matmul", ("x",), (2, 3), layer=layer))
         assert size <= upper(Graph(nodes, ("y",)), measure) < 1.01 * size
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-162, 3e-165, 1e-300, 5e-320, 1e160, 1e300])
+def test_radii_of_small_and_large_kernels(size: float) -> None:
+    """Squares of 1e-162 vanish, those of 1e160 overflow: a radius of 2e161 was certified for 0.707."""
+    rows = size * np.array([[1.0, 0.25], [0.0, 1.0], [0.5, -0.75]])
+    logits = size * np.array([[1.0, 0.0, -0.5]])
+    known = margins(dense(rows), method=Product())
+    (radius,) = known.radii(logits, np.array([0]))
+    own, *others = ([Fraction(float(x)) for x in (*row, logit)] for row, logit in zip(rows, logits[0], strict=True))
+    apart = [[a - b for a, b in zip(own, other, strict=True)] for other in others]
+    truth_sq = min(margin**2 / (p * p + q * q) for p, q, margin in apart)
+    assert Fraction(float(radius)) ** 2 <= truth_sq
+    assert Fraction(float(radius)) ** 2 >= truth_sq * Fraction(99, 100)
+
+
+@pytest.mark.parametrize("exponent", [-1000, -600, -500, 500, 900])
+def test_what_folding_loses_is_as_large_as_the_kernel(exponent: int) -> None:
+    """It is a share of the kernel's norm, however small or large that is."""
+    kernel = np.random.default_rng(0).normal(size=(3, 4, 3, 3))
+    spec = ConvSpec.of(kernel.shape)
+    moved = math.ldexp(fold_error(np.ldexp(kernel, exponent), spec), -exponent)
+    assert moved >= fold_error(kernel, spec) * (1 - 1e-9)
+    assert moved <= fold_error(kernel, spec) * (1 + 1e-9) or exponent < -900
+
+
+@pytest.mark.parametrize("exponent", [-1074, -1040, -560, -537, 0, 511, 980])
+def test_a_norm_rounded_up(exponent: int) -> None:
+    """Against sums of squares in rational numbers; one vector among others of another size."""
+    numbers = np.random.default_rng(0)
+    scale = np.ldexp(1.0, exponent) * np.array([[1.0], [2.0**-40], [0.0], [2.0**23]])
+    draws = [numbers.normal(size=(4, int(numbers.integers(1, 40)))) * scale for _ in range(20)]
+    for vector, norm in ((v, n) for each in draws for v, n in zip(each, host.norm_up(each), strict=True)):
+        truth_sq = sum(Fraction(float(x)) ** 2 for x in vector)
+        assert Fraction(float(norm)) ** 2 >= truth_sq
+        if truth_sq:
+            below = Fraction(float(norm)) * Fraction(1 - 1e-13) - Fraction(2.0**-1070)
+            assert below < 0 or below**2 <= truth_sq
+        else:
+            assert norm == 0
+
+
+def test_a_norm_of_what_is_no_number() -> None:
+    with np.errstate(invalid="ignore"):
+        found = host.norm_up(np.array([[1.0, math.nan], [math.inf, 1.0], [0.0, 0.0], [1e308, 1.7e308]]))
+    assert math.isnan(found[0])
+    assert found[1] == math.inf
+    assert found[2] == 0
+    assert found[3] == math.inf
+    assert host.norm_up(np.zeros((2, 0))).tolist() == [0, 0]
+
+
+def test_nothing_is_proven_of_what_is_no_number() -> None:
+    """The root of NaN, and 0 times NaN, were 0: an upper bound of anything."""
+    assert math.isnan(host.sqrt_up(math.nan))
+    assert math.isnan(host.mul_up(0.0, math.nan))
+    assert math.isnan(host.mul_up(math.nan, 2.0, 0.0))
+    assert host.mul_up(0.0, math.inf) == 0 == host.sqrt_up(0.0) == host.sqrt_up(-1e-30)
+    lemma = fathom.grid_lemma(1.0, math.nan, np.array([0.1]))
+    assert not (lemma >= 0).any()
