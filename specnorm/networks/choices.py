@@ -45,7 +45,10 @@ def _of_one(node: Node, nodes: Nodes) -> Node | None:
     if any(part is None for part in parts) or len(names) != 1:
         return None
     (name,) = names
-    sign, below, above = (float(part.get(name, np.zeros(1))[0]) for part in parts if part is not None)
+    factors = [part.get(name, np.zeros(1)) for part in parts if part is not None]
+    if any(factor.size != 1 for factor in factors):
+        return None
+    sign, below, above = (float(factor[0]) for factor in factors)
     if sign < 0:
         below, above = above, below
     other, steep = host.raised(abs(below), 2 * DEEPEST), host.raised(max(abs(below), abs(above)), 2 * DEEPEST)
@@ -149,7 +152,8 @@ def _linear(name: str, nodes: Nodes, like: Node, depth: int = 0) -> Linear | Non
         return inner  # it adds constants
     if node.rule == "scale" and node.params.get("exact") and nodes[node.inputs[0]].shape == node.shape:
         numbers = np.asarray(node.params["values"], dtype=np.float64).reshape(-1)
-        if numbers.size == 1 or node.params.get("channel") == like.params.get("axis"):
+        channel = node.params.get("channel")
+        if numbers.size == 1 or (channel is not None and channel == like.params.get("axis")):
             inner = _linear(node.inputs[0], nodes, like, depth + 1)
             return None if inner is None else {key: numbers * value for key, value in inner.items()}
     elif node.rule == "pointwise" and dict(node.params) == {"function": "negative"}:
