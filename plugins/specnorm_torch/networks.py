@@ -24,7 +24,7 @@ from specnorm_torch.baking import baked
 from specnorm_torch.calls import Call, Translation
 from specnorm_torch.fourier import COMPLEX
 from specnorm_torch.modules import at_inference, check_module, check_values
-from specnorm_torch.signatures import refusal
+from specnorm_torch.signatures import name_of, refusal
 from specnorm_torch.tracing import replaced, tensors
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -326,13 +326,9 @@ def _is_idle(node: Any) -> bool:
 
 
 def _operator(node: Any) -> str:
-    """Name of an operator without namespace and overload."""
+    """Name of an operator without overload; what is not torch's own has its namespace, and so no rule."""
     schema = getattr(node.target, "_schema", None)
-    return (
-        str(schema.name.rpartition("::")[2])
-        if schema is not None
-        else getattr(node.target, "__name__", str(node.target))
-    )
+    return name_of(schema) if schema is not None else f"{node.target}"
 
 
 def _arguments(node: Any, known: dict[str, Any]) -> dict[Any, Any]:

@@ -5,7 +5,7 @@ Truth is the module itself: its dense Jacobian, or a pair of inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -58,3 +58,62 @@ def test_a_choice_of_one_factor_is_known() -> None:
     found = network_bound(Function(lambda x: torch.where(x > 0, x, 3 * x)), (2, 2)).upper
     assert found is not None
     assert 3 <= found < 3.01
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def library() -> Iterator[Any]:
+    """A library of custom operators whose names are torch's."""
+    made = torch.library.Library("misread", "FRAGMENT")
+    yield made
+    made._destroy()
+
+
+def defined(library: Any, schema: str, function: Callable[..., Any]) -> Any:
+    name = schema.partition("(")[0]
+    library.define(schema)
+    library.impl(name, function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"misread::{name}", function, lib=library)
+    return getattr(torch.ops.misread, name)
+
+
+@pytest.mark.parametrize(
+    ("schema", "function"),
+    [
+        ("relu(Tensor self) -> Tensor", lambda x: 100 * x),
+        ("sigmoid(Tensor self) -> Tensor", lambda x: 100 * x),
+        ("clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor", lambda x, **_: 100 * x),
+        ("dropout(Tensor input, float p=0.5, bool train=False) -> Tensor", lambda x, *_: 100 * x),
+        ("zeros_like(Tensor self) -> Tensor", lambda x: 100 * x),
+        ("split(Tensor self, int split_size, int dim=0) -> Tensor[]", lambda x, *_: [100 * x, 100 * x]),
+    ],
+)  # fmt: skip
+def test_an_operator_of_another_namespace_is_not_torch_s(library: Any, schema: str, function: Any) -> None:
+    operator = defined(library, schema, function)
+    told = (4, -1) if "split" in schema else ()
+
+    def forward(x: Any) -> Any:
+        y = operator(x, *told)
+        return y[0] if isinstance(y, list | tuple) else y
+
+    found = network_bound(Function(forward), (4,))
+    assert found.upper is None
+    assert found.unknown[0].operator == f"misread::{schema.partition('(')[0]}"
+
+
+def test_a_product_of_another_namespace_is_not_torch_s(library: Any) -> None:
+    """It was measured as the weight that it is given."""
+    operator = defined(library, "linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor",
+                       lambda x, weight, *_: 7 * x @ weight.T)  # fmt: skip
+    weight = torch.eye(4)
+    found = network_bound(Function(lambda x: operator(x, weight)), (4,))
+    assert found.upper is None
+    assert found.unknown[0].operator == "misread::linear"
+
+
+def test_a_gate_of_another_namespace_is_not_torch_s(library: Any) -> None:
+    """``x * sigmoid(x)`` is SiLU with torch's own sigmoid alone, a comparison torch's own as well."""
+    gate = defined(library, "hardsigmoid(Tensor self) -> Tensor", lambda x: x.clone())
+    assert network_bound(Function(lambda x: x * gate(x)), (4,)).upper is None
+    below = defined(library, "gt(Tensor self, Scalar other) -> Tensor", lambda x, c: torch.frac(10 * x) > c)
+    assert network_bound(Function(lambda x: torch.where(below(x, 0), x, 0.1 * x)), (4,)).upper is None
