@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from specnorm_torch import network_bound  # noqa: E402 - after the skip
+from specnorm_torch import audit, network_bound  # noqa: E402 - after the skip
 from torch import nn  # noqa: E402
 
 
@@ -117,3 +117,17 @@ def test_a_gate_of_another_namespace_is_not_torch_s(library: Any) -> None:
     assert network_bound(Function(lambda x: x * gate(x)), (4,)).upper is None
     below = defined(library, "gt(Tensor self, Scalar other) -> Tensor", lambda x, c: torch.frac(10 * x) > c)
     assert network_bound(Function(lambda x: torch.where(below(x, 0), x, 0.1 * x)), (4,)).upper is None
+
+
+def test_a_layer_that_calls_an_operator_of_another_namespace_is_not_shown(library: Any) -> None:
+    """An audit of a live model followed the input through ``clone`` by its name; 1.005 of it is as long to 1 %."""
+    operator = defined(library, "clone(Tensor self) -> Tensor", lambda x: 1.005 * x)
+
+    class Own(nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return nn.functional.linear(operator(x), self.weight)
+
+    (row,) = audit(nn.Sequential(Own(4, 4, bias=False)), (4,)).layers
+    assert row.upper is None
+    assert row.reason is not None
+    assert "misread::clone" in row.reason
