@@ -6,6 +6,7 @@ Truth is what inputs reach: dense matrices, and rational numbers where floats en
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from specnorm.networks import Graph, Layer, Measure, Node, Product, bound, margins
+from specnorm.errors import MethodError
+from specnorm.networks import Graph, Layer, Measure, Node, Product, averaged, bound, margins, step
 from specnorm.networks.measuring import fold_error
 from specnorm.proof import fathom, host
 from specnorm.spec import ConvSpec
@@ -130,3 +132,35 @@ def test_nothing_is_proven_of_what_is_no_number() -> None:
     assert host.mul_up(0.0, math.inf) == 0 == host.sqrt_up(0.0) == host.sqrt_up(-1e-30)
     lemma = fathom.grid_lemma(1.0, math.nan, np.array([0.1]))
     assert not (lemma >= 0).any()
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+MATRIX = np.array([[3.0, 0.5], [0.0, 1.0]])
+EYE = np.eye(2)
+MADE: dict[str, tuple[Callable[[Graph], Graph], Any]] = {
+    "step of a step": (lambda g: step(step(g, 0.5), 0.5), EYE - 0.5 * (EYE - 0.5 * MATRIX)),
+    "step of a whole step": (lambda g: step(step(g), 0.5), EYE - 0.5 * (EYE - MATRIX)),
+    "whole step of a step": (lambda g: step(step(g, 0.5)), 0.5 * MATRIX),
+    "step of a step of a step": (
+        lambda g: step(step(step(g, 0.5), 0.25), 2.0),
+        EYE - 2 * (EYE - 0.25 * (EYE - 0.5 * MATRIX)),
+    ),
+    "averaged": (lambda g: averaged(averaged(g, 0.5), 0.25), ((2 * MATRIX - EYE) - 0.75 * EYE) / 0.25),
+    "averaged of a step": (lambda g: averaged(step(g, 0.5), 0.5), 2 * (EYE - 0.5 * MATRIX) - EYE),
+    "step of averaged": (lambda g: step(averaged(g, 0.5), 0.5), EYE - 0.5 * (2 * MATRIX - EYE)),
+}
+"""A network made of ``MATRIX``, and its own matrix."""
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_statements_about_statements(name: str) -> None:
+    """Names of their nodes met: 0.5 was claimed for a step of a step of 1.25, others ended in a KeyError."""
+    make, matrix = MADE[name]
+    truth = float(np.linalg.norm(matrix, 2))
+    assert truth <= upper(make(dense(MATRIX))) * (1 + 1e-9) <= truth * 1.01
+
+
+def test_two_nodes_of_one_name_are_refused() -> None:
+    nodes = dense(MATRIX).nodes
+    with pytest.raises(MethodError, match=r"Several nodes are called 'y0'; expected one name for each node"):
+        Graph((*nodes, Node("y0", "pointwise", "relu", ("y0",), (1, 2), {"function": "relu"})), ("y0",))
