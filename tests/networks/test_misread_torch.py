@@ -5,6 +5,7 @@ Truth is the module itself: its dense Jacobian, or a pair of inputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -131,3 +132,36 @@ def test_a_layer_that_calls_an_operator_of_another_namespace_is_not_shown(librar
     assert row.upper is None
     assert row.reason is not None
     assert "misread::clone" in row.reason
+
+
+# -- arithmetic that decides -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [((2,), {"size": 82}), ((2, 3), {"size": (82, 7)}), ((3, 2), {"size": (5, 86)}), ((10,), {"scale_factor": 5.9}),
+     ((2, 2, 3), {"size": (82, 4, 3)}), ((7,), {"scale_factor": 3.3, "recompute_scale_factor": True})],
+)  # fmt: skip
+def test_copies_are_counted_in_the_precision_in_which_they_are_made(
+    before: tuple[int, ...], told: dict[str, Any], mode: str, dtype: str
+) -> None:
+    """2 pixels become 82: 41 and 41 in double precision, 42 and 40 in single."""
+    kind = getattr(torch, dtype)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Parameter(torch.ones((), dtype=kind))
+
+        def forward(self, x: Any) -> Any:
+            return nn.functional.interpolate(self.one * x, mode=mode, **told)
+
+    model, shape = Model(), (2, *before)
+    pixels = torch.eye(math.prod(before), dtype=kind).reshape(-1, 1, *before).expand(-1, *shape)
+    with torch.no_grad():
+        images = model(pixels.contiguous())[:, 0].double()
+    truth = float(images.reshape(len(images), -1).norm(dim=1).max())
+    found = network_bound(model, shape).upper
+    assert found is not None
+    assert truth <= found * (1 + 1e-12)
+    assert found <= truth * 1.1
