@@ -16,6 +16,8 @@ torch = pytest.importorskip("torch")
 from specnorm_torch import audit, network_bound  # noqa: E402 - after the skip
 from torch import nn  # noqa: E402
 
+from specnorm.errors import MethodError  # noqa: E402
+
 
 class Function(nn.Module):
     """A module of one function."""
@@ -165,3 +167,39 @@ def test_copies_are_counted_in_the_precision_in_which_they_are_made(
     assert found is not None
     assert truth <= found * (1 + 1e-12)
     assert found <= truth * 1.1
+
+
+# -- samples ---------------------------------------------------------------------------------------------------------
+MIXING: dict[str, Callable[..., Any]] = {
+    "another map of several": lambda x: 100 * x if x.shape[0] > 1 else x,
+    "another map of three": lambda x: 100 * x if x.shape[0] > 2 else x,
+    "less their mean": lambda x: x - x.mean(0),
+    "their sum": lambda x: x.sum(),
+    "the first one's mean added": lambda x: x + x[:1].mean(),
+    "in another order": lambda x: x.flip(0),
+}
+SINGLE: dict[str, Callable[..., Any]] = {
+    "each by itself": lambda x: torch.relu(x).flip(1),
+    "another axis first": lambda x: x.movedim(0, -1),
+    "several outputs": lambda x: (x, 2 * x),
+    "one sample only": lambda x: x.reshape(1, 4),
+    "whole numbers beside": lambda x: (x, x.argmax(1)),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_samples_that_are_mixed_are_refused(name: str) -> None:
+    """A network was traced with one sample, and its bound promised in any number: 1, reached 100."""
+    model = Function(MIXING[name])
+    with pytest.raises(MethodError, match=r"gives another output for [23] samples together"):
+        network_bound(model, (4,))
+    x = torch.ones(3, 4)
+    found = network_bound(model, x).upper
+    jacobian: Any = torch.autograd.functional.jacobian(model, x)
+    assert found is None or float(torch.linalg.matrix_norm(jacobian.reshape(-1, 12), 2)) <= found * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_samples_apart_are_bounded(name: str) -> None:
+    found = network_bound(Function(SINGLE[name]), (4,))
+    assert found.upper is not None or "argmax" in found.unknown[0].operator
