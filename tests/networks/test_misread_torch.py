@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from specnorm_torch import audit, network_bound  # noqa: E402 - after the skip
+from specnorm_torch import audit, network_bound, nonexpansive  # noqa: E402 - after the skip
 from torch import nn  # noqa: E402
 
 from specnorm.errors import MethodError  # noqa: E402
@@ -203,3 +203,48 @@ def test_samples_that_are_mixed_are_refused(name: str) -> None:
 def test_samples_apart_are_bounded(name: str) -> None:
     found = network_bound(Function(SINGLE[name]), (4,))
     assert found.upper is not None or "argmax" in found.unknown[0].operator
+
+
+# -- rounding --------------------------------------------------------------------------------------------------------
+def wavy(x: Any) -> Any:
+    """Nonexpansive, though no rule says so.
+
+    Entries that meet have the columns 0.45 (cos a, -sin a) and 0.45 (-sin b, cos b): 0.45 times the root of 2 at most.
+    The windows repeat each entry at most three times: 0.1 times the root of 3. That is less than 0.82.
+    """
+    pooled = nn.functional.max_pool1d(x[:, None], 3, 1, 1)[:, 0]
+    return 0.45 * torch.sin(x) + 0.45 * torch.cos(x.flip(1)) + 0.1 * pooled
+
+
+OFFSETS: dict[str, Callable[..., Any]] = {
+    "at the end": lambda x: wavy(x) + 1e15,
+    "taken off again": lambda x: (wavy(x) + 1e15) - 1e15,
+    "inside": lambda x: 1e9 * ((1e-9 * wavy(x) + 1e7) - 1e7),
+    "in place": lambda x: wavy(x).add_(1e15).sub_(1e15),
+    "in an input of a sum": lambda x: (
+        torch.cat([wavy(x), torch.full_like(x, 1e15)], 1) @ torch.cat([torch.eye(8).to(x)] * 2)
+    ),
+    "in a sum that cancels": lambda x: (
+        torch.cat([wavy(x), 0 * x + 1e15, 0 * x + 1e15], 1)
+        @ torch.cat([torch.eye(8), torch.eye(8), -torch.eye(8)]).to(x)
+    ),
+}
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("name", OFFSETS)
+def test_rounding_refutes_nothing(name: str, residual: bool) -> None:
+    """With an offset of 1e15 outputs are whole eighths: a nonexpansive function was refuted."""
+    function = OFFSETS[name]
+    asked = (lambda x: x - function(x)) if residual else function  # of which what is left is the function again
+    found = nonexpansive(Function(asked), (8,), residual=residual)
+    assert found.proven is not False, str(found)
+    assert found.reached <= 0.82
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
+@pytest.mark.parametrize("factor", [1.002, 1.1, 50.0])
+def test_what_is_larger_than_rounding_refutes(factor: float, offset: float) -> None:
+    found = nonexpansive(Function(lambda x: torch.abs(factor * x + offset)), (300,))
+    assert found.proven is False
+    assert factor * (1 - 1e-4) <= found.reached <= factor
