@@ -305,7 +305,9 @@ def _is_idle(node: Any) -> bool:
 def _operator(node: Any) -> str:
     """Name of an operator without overload; what is not torch's own has its namespace, and so no rule."""
     schema = getattr(node.target, "_schema", None)
-    return name_of(schema) if schema is not None else f"{node.target}"
+    if schema is None:
+        return "getitem" if node.target is operator.getitem else str(node.target)
+    return name_of(schema)
 
 
 def _arguments(node: Any, known: dict[str, Any]) -> dict[Any, Any]:
