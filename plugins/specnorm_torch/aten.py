@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,11 +11,9 @@ from torch import Tensor
 from specnorm.networks import Node
 from specnorm.networks.graph import Offset
 from specnorm_torch.calls import Call, Rule, Translation
+from specnorm_torch.copying import copies, linear_resize, nearest
 from specnorm_torch.fourier import COMPLEX, TRANSFORMS, einsum, product
 from specnorm_torch.products import PRODUCT, divide, multiply, power, steep
-
-MAX_ENTRIES = 2**24
-"""Entries of an input whose copies are counted by running an operator on their numbers."""
 
 
 def _select(call: Call) -> Translation:
@@ -180,18 +176,6 @@ def _log_softmax(call: Call) -> Translation:
     return Translation("log_softmax", {"axis": call["dim"]})
 
 
-def _copies(call: Call) -> Translation:
-    """Count copies by running the operator on the numbers of its input's entries."""
-    source = "input" if "input" in call.arguments else "self"
-    shape = call.shape(source)
-    if math.prod(shape) > MAX_ENTRIES or math.prod(call.shape()) > MAX_ENTRIES:
-        return Translation("unknown", {"reason": "its input is too large to count its copies"})
-    numbers = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
-    named = {name: value for name, value in call.arguments.items() if name not in ("overload", source)}
-    out = call.node.target(numbers, **named)
-    return Translation("copies", {"copies": max(torch.bincount(out.reshape(-1).to(torch.int64)).tolist(), default=0)})
-
-
 def _pad(call: Call) -> Translation:
     mode = {"reflection": "reflect", "replication": "replicate"}.get(call.name.partition("_")[0])
     mode = mode or {"constant": "zeros"}.get(call.arguments.get("mode", "constant"), call.arguments.get("mode"))
@@ -279,19 +263,6 @@ def _adaptive(ndim: int, rule: str) -> Rule:
     return lambda _: Translation(rule, {"adaptive": True, "spatial": ndim})
 
 
-def _linear_resize(call: Call) -> Translation:
-    before, after = call.shape("input" if "input" in call.arguments else "self"), call.shape()
-    spatial = len(before) - 2
-    named = ("scales",) if spatial == 1 else ("scales_d", "scales_h", "scales_w")[-spatial:]
-    given = call.arguments.get("scale_factors") or [call.arguments.get(name) for name in named]
-    sizes = list(zip(before, after, strict=True))[2:]
-    # As torch does, a scale that is not positive is not used.
-    pairs = [Fraction(f) if f and f > 0 else Fraction(m, n) for f, (n, m) in zip(given, sizes, strict=True)]
-    where = "align_corners" if call["align_corners"] else "half_pixel"
-    scales = [Fraction(1), Fraction(1), *pairs]
-    return Translation("resize", {"mode": "linear", "scales": scales, "coordinates": where, "nearest": "floor"})
-
-
 _SELECTS = (
     "permute", "transpose", "t", "numpy_T", "select", "narrow", "unbind", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle", "native_channel_shuffle", "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy",
@@ -315,7 +286,7 @@ RULES: dict[str, Rule] = {
     **{name: _function(function) for name, function in _FUNCTIONS.items()},
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "native_dropout"), _dropout),
     **dict.fromkeys(("add", "sub", "rsub"), _add),
-    **dict.fromkeys(("index", "index_select", "gather", "repeat", "repeat_interleave", "tile", "unfold"), _copies),
+    **dict.fromkeys(("index", "index_select", "gather", "repeat", "repeat_interleave", "tile", "unfold"), copies),
     **dict.fromkeys(("cat", "stack", "concat"), _stack),
     **dict.fromkeys(("maximum", "minimum", "where", "masked_fill", "clamp", "clamp_min", "clamp_max"), _extreme),
     **dict.fromkeys(
@@ -369,8 +340,8 @@ RULES: dict[str, Rule] = {
     **{f"adaptive_max_pool{n}d": _adaptive(n, "max_pool") for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _adaptive(n, "average_pool") for n in (1, 2, 3)},
     **{f"_adaptive_avg_pool{n}d": _adaptive(n, "average_pool") for n in (2, 3)},
-    **{f"{name}{n}d": _copies for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)},
-    **dict.fromkeys(("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"), _linear_resize),
+    **{f"{name}{n}d": nearest for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)},
+    **dict.fromkeys(("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"), linear_resize),
 }
 """Operator -> translation; what is not here is unknown."""
 

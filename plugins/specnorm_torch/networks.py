@@ -19,13 +19,14 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Measure, Method, NetworkBound, Node, bound
+from specnorm.networks.bounding import prepared
 from specnorm_torch.aten import REASONS, RULES
 from specnorm_torch.baking import baked
 from specnorm_torch.calls import Call, Translation
 from specnorm_torch.fourier import COMPLEX
 from specnorm_torch.modules import at_inference, check_module, check_values
-from specnorm_torch.signatures import refusal
-from specnorm_torch.tracing import replaced, tensors
+from specnorm_torch.running import check_repeats, check_samples, refuse_first_call, tensor_names
+from specnorm_torch.signatures import name_of, refusal
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
@@ -51,7 +52,9 @@ def network_bound(
         Traced once in ``eval()``; its state and mode are as before.
     input_shape : sequence of int, Tensor, or tuple of Tensor
         One input without the batch axis, such as ``(3, 32, 32)``; or an input to trace with, with it; or several. The
-        bound holds for inputs of these shapes, in any number.
+        bound holds for inputs of these shapes: of a shape without batch axis in any number, as two and three samples
+        are seen to give what each of them gives, or for one alone where the model does not run on several; of inputs
+        for as many samples as they have.
     rtol : float, default 1e-3
         Of the enclosure of each layer, at its own input size where that is sharper.
     bake : bool, default False
@@ -73,8 +76,8 @@ def network_bound(
     Raises
     ------
     MethodError
-        If the module cannot be traced by ``torch.export``, has no floating input, or its output for one input changes
-        from call to call; or if a radius is given without an input.
+        If the module cannot be traced by ``torch.export``, has no floating input, its output for one input changes
+        from call to call, or for a sample with others beside it; or if a radius is given without an input.
     """
     given = (input_shape,) if isinstance(input_shape, Tensor) else tuple(input_shape)
     if radius is not None and not all(isinstance(x, Tensor) for x in given):
@@ -113,15 +116,18 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
         with at_inference(model), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
-            example, known = _example(model, input_shape), _tensor_names(model)
+            example, known = _example(model, input_shape), tensor_names(model)
             try:
                 exported = torch.export.export(model, example, strict=False)
             finally:
-                _refuse_first_call(model, known)
+                refuse_first_call(model, known)
             # An empty table decomposes nothing; it makes in-place operators functional.
             graph = _Walk(exported.run_decompositions({})).graph()
         if not any(node.rule == "random" for node in graph.nodes):
-            _check_repeats(model, example)
+            check_repeats(model, example)
+            # What is refused by name has no bound, for samples together or apart.
+            if not (_are_inputs(input_shape) or any(node.rule == "unknown" for node in prepared(graph).nodes)):
+                check_samples(model, example[0])
         return graph
     except MethodError:
         raise
@@ -134,46 +140,17 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
         ) from error
 
 
-def _tensor_names(model: nn.Module) -> set[str]:
-    """Names of all tensors that its modules hold, in attributes too."""
-    return {
-        f"{path}.{name}".removeprefix(".")
-        for path, module in model.named_modules()
-        for name, x in (vars(module) | module._parameters | module._buffers).items()
-        if isinstance(x, Tensor)
-    }
-
-
-def _refuse_first_call(model: nn.Module, known: set[str]) -> None:
-    """Refuse a model that made tensors while it was traced: they are no values."""
-    made = sorted(_tensor_names(model) - known)
-    if made:
-        told = f"{type(model).__name__} makes {', '.join(made)} at its first call"
-        raise MethodError(f"{told}. Call it once on an input, then ask again.")
+def _are_inputs(given: Any) -> bool:
+    return isinstance(given, Tensor) or (
+        isinstance(given, tuple) and bool(given) and all(isinstance(x, Tensor) for x in given)
+    )
 
 
 def _example(model: nn.Module, given: Any) -> tuple[Tensor, ...]:
-    if isinstance(given, Tensor):
-        return (given,)
-    if isinstance(given, tuple) and given and all(isinstance(x, Tensor) for x in given):
-        return given
+    if _are_inputs(given):
+        return (given,) if isinstance(given, Tensor) else given
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     return (torch.zeros(1, *given, dtype=like.dtype, device=like.device),)
-
-
-def _check_repeats(model: nn.Module, example: tuple[Tensor, ...]) -> None:
-    """Refuse a model whose output changes from call to call: what it drew or kept was a constant in the trace."""
-    inputs = replaced(example, torch.Generator().manual_seed(0))
-    with at_inference(model):
-        first, second = (list(tensors(model(*(x.clone() for x in inputs)))) for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        near = torch.finfo(a.dtype).eps ** 0.5 if a.is_floating_point() or a.is_complex() else 0.0
-        largest = float(torch.where(a.isfinite(), a.abs(), 0).max()) if near and a.numel() else 0.0
-        if a.shape != b.shape or not torch.allclose(a, b, near, near * largest, equal_nan=True):
-            raise MethodError(
-                f"{type(model).__name__} gives another output for the same input at its next call: it draws random "
-                "numbers outside of torch, or keeps a state. Make it a function of its inputs first."
-            )
 
 
 class _Walk:
@@ -326,13 +303,11 @@ def _is_idle(node: Any) -> bool:
 
 
 def _operator(node: Any) -> str:
-    """Name of an operator without namespace and overload."""
+    """Name of an operator without overload; what is not torch's own has its namespace, and so no rule."""
     schema = getattr(node.target, "_schema", None)
-    return (
-        str(schema.name.rpartition("::")[2])
-        if schema is not None
-        else getattr(node.target, "__name__", str(node.target))
-    )
+    if schema is None:
+        return "getitem" if node.target is operator.getitem else str(node.target)
+    return name_of(schema)
 
 
 def _arguments(node: Any, known: dict[str, Any]) -> dict[Any, Any]:

@@ -180,9 +180,14 @@ SIGNATURES: dict[str, str] = {
 """``operator.overload`` -> the arguments that its rule knows; ``*``: those that may depend on the network's inputs."""
 
 
+def name_of(schema: Any) -> str:
+    """Name of an operator without overload; of torch's own, which alone have rules, without the namespace, too."""
+    return str(schema.name).removeprefix("aten::")
+
+
 def key(schema: Any) -> str:
     """Name of an operator in `SIGNATURES`."""
-    name = str(schema.name.rpartition("::")[2])
+    name = name_of(schema)
     return f"{name}.{schema.overload_name}" if schema.overload_name else name
 
 

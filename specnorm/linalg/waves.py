@@ -38,19 +38,25 @@ class Waves:
     count : int
         How many waves there are.
     roundings : int
-        A squared norm is off by at most ``sqrt(2) gamma(2 n)`` times the same of the magnitudes.
+        A squared norm is off by at most ``sqrt(2) gamma(2 n)`` times the same of the magnitudes: each of its terms is a
+        product of numbers that are given, and passes through so many operations, those of the tables with it.
     """
 
     def __init__(self, kernel: Array, spec: ConvSpec, factors: list[np.ndarray], *, ops: ArrayOps) -> None:
         self.ops, self.xp, self.kernel = ops, ops.xp, kernel
         large, small = sizes_of(spec)
-        self._held, self._read = [], []
+        self._held: list[np.ndarray] = []
+        self._read: list[np.ndarray] = []
+        # Sums of magnitudes: the magnitudes of sums may be far smaller.
+        self._magnitudes: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        held, read = self._magnitudes
         axes = zip(factors, large, small, spec.kernel_shape, spec.padding, strict=True)
         for factor, n, m, k, (before, _) in axes:
             reads = axis_tables(n, m, k, 1, 1, before, "zeros")
             seen = np.concatenate([factor, np.zeros((len(factor), 1))], axis=1)[:, reads].reshape(-1, m)
-            self._held.append(factor.conj() @ factor.T)
-            self._read.append(seen.conj() @ seen.T)
+            for tables, sizes, x in ((self._held, held, factor), (self._read, read, seen)):
+                tables.append(x.conj() @ x.T)
+                sizes.append(np.abs(x) @ np.abs(x).T)
         self.each = tuple(len(factor) for factor in factors)
         self.count = math.prod(self.each)
         lengths = sum(
@@ -62,7 +68,7 @@ class Waves:
     def magnitude(self) -> Waves:
         """The same with the absolute values of all that is given: what rounding errors are measured by."""
         other = object.__new__(Waves)
-        held, read = ([np.abs(x) for x in tables] for tables in (self._held, self._read))
+        held, read = self._magnitudes
         other.__dict__.update(self.__dict__, kernel=self.xp.abs(self.kernel), _held=held, _read=read)
         return other
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -127,6 +128,9 @@ def resize_norm_up(mode: str, size: int, outputs: int, scale: Fraction, coordina
     rows: list[tuple[tuple[int, Fraction], ...]] = []
     if max(size, outputs) > LONGEST:
         return None
+    computed = computed_copies(size, outputs, scale, coordinates, nearest) if mode == "nearest" else 0
+    if computed is None:
+        return None
     for i in range(outputs):
         x = _coordinate(i, size, outputs, scale, coordinates)
         if x is None:
@@ -144,7 +148,44 @@ def resize_norm_up(mode: str, size: int, outputs: int, scale: Fraction, coordina
             rows.append(tuple(ends.items()))
         else:
             return None
-    return weights_norm_up(tuple(rows))
+    return max(weights_norm_up(tuple(rows)), host.root_up(computed))
+
+
+def computed_copies(size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str) -> int | None:
+    """Largest number of outputs for which one pixel is the nearest, as runtimes compute it; None if not known.
+
+    Runtimes divide by the scale or multiply by what is its inverse, in single or double precision. Where an exact
+    coordinate is a border between two pixels, or next to one, that may give the one or the other pixel.
+
+    Parameters
+    ----------
+    size, outputs, scale, coordinates, nearest
+        As for `resize_norm_up`.
+    """
+    most = 0
+    for dtype in (np.float32, np.float64):
+        number: Any = dtype
+        # Coordinates are a multiple of the outputs', by a number over another.
+        ways = [(1, number(scale)), (1 / number(scale), 1)]
+        if scale * size == outputs:
+            ways.append((number(size) / number(outputs), 1))
+        if coordinates == "align_corners":
+            first, last = number(size - 1), number(max(outputs - 1, 1))
+            ways = [(first, last), (first / last, 1)]
+        half = number(0.5 * coordinates.endswith("half_pixel"))
+        centres = np.arange(outputs, dtype=dtype) + half
+        for numerator, denominator in ways:
+            x = centres * number(numerator) / number(denominator) - half
+            pixels = {
+                "floor": np.floor(x),
+                "ceil": np.ceil(x),
+                "round_prefer_floor": np.ceil(x - number(0.5)),
+                "round_prefer_ceil": np.floor(x + number(0.5)),
+            }.get(nearest)
+            if pixels is None:
+                return None
+            most = max(most, int(np.bincount(np.clip(pixels, 0, size - 1).astype(np.int64)).max(initial=0)))
+    return most
 
 
 def _coordinate(i: int, size: int, outputs: int, scale: Fraction, coordinates: str) -> Fraction | None:

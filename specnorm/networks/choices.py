@@ -45,7 +45,10 @@ def _of_one(node: Node, nodes: Nodes) -> Node | None:
     if any(part is None for part in parts) or len(names) != 1:
         return None
     (name,) = names
-    sign, below, above = (float(part.get(name, np.zeros(1))[0]) for part in parts if part is not None)
+    factors = [part.get(name, np.zeros(1)) for part in parts if part is not None]
+    if any(factor.size != 1 for factor in factors):
+        return None
+    sign, below, above = (float(factor[0]) for factor in factors)
     if sign < 0:
         below, above = above, below
     other, steep = host.raised(abs(below), 2 * DEEPEST), host.raised(max(abs(below), abs(above)), 2 * DEEPEST)
@@ -94,11 +97,11 @@ def _norm(sign: Numbers, *rows: Numbers) -> float | None:
 
     a, b = (np.array([rows[at], rows[2 + at]]).transpose(2, 0, 1) for at in (0, 1))
     border = np.array([sign[1], -sign[0]]).T
-    length = np.linalg.norm(border, axis=1)
-    largest = float(max(np.max(np.linalg.norm(m, axis=(1, 2))) for m in (a, b)))
+    length = host.norm_up(border)
+    largest = float(max(np.max(host.norm_up(m.reshape(len(m), -1))) for m in (a, b)))
     if not (0 < length.min() <= length.max() < np.inf and SMALLEST < largest < 1 / SMALLEST):
         return None
-    jump = np.linalg.norm(np.einsum("kij,kj->ki", a - b, border / length[:, None]), axis=1)
+    jump = host.norm_up(np.einsum("kij,kj->ki", a - b, border / length[:, None]))
     if float(jump.max()) > JUMP * largest:
         return None
     # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, t the sum of squares and d the determinant.
@@ -149,7 +152,8 @@ def _linear(name: str, nodes: Nodes, like: Node, depth: int = 0) -> Linear | Non
         return inner  # it adds constants
     if node.rule == "scale" and node.params.get("exact") and nodes[node.inputs[0]].shape == node.shape:
         numbers = np.asarray(node.params["values"], dtype=np.float64).reshape(-1)
-        if numbers.size == 1 or node.params.get("channel") == like.params.get("axis"):
+        channel = node.params.get("channel")
+        if numbers.size == 1 or (channel is not None and channel == like.params.get("axis")):
             inner = _linear(node.inputs[0], nodes, like, depth + 1)
             return None if inner is None else {key: numbers * value for key, value in inner.items()}
     elif node.rule == "pointwise" and dict(node.params) == {"function": "negative"}:

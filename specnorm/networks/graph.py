@@ -6,6 +6,8 @@ node that uses it, so that a front-end decides what is constant, and nothing els
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -13,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.errors import MethodError
 from specnorm.types import AnyArray
 
 Size: TypeAlias = int | str
@@ -100,6 +103,24 @@ class Graph:
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse two nodes of one name: what reads it would read the later one.
+
+        Raises
+        ------
+        MethodError
+        """
+        twice = [name for name, count in Counter(node.name for node in self.nodes).items() if count > 1]
+        if twice:
+            told = ", ".join(map(repr, twice[:4])) + (", ..." if len(twice) > 4 else "")
+            raise MethodError(f"Several nodes are called {told}; expected one name for each node.")
+
+    def fresh(self, name: str) -> str:
+        """A name that no node has: the one given, or with a number behind it."""
+        known = {node.name for node in self.nodes}
+        numbered = (f"{name}.{count}" for count in itertools.count(2))
+        return name if name not in known else next(each for each in numbered if each not in known)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from specnorm.linalg.layer_map import Convolution
 from specnorm.networks.axes import Window, adaptive_windows, average_rows
 from specnorm.networks.graph import Node, concrete
 from specnorm.networks.measuring import in_float64
+from specnorm.proof import host
 from specnorm.runtime.execution import Execution
 from specnorm.spec import ConvSpec
 
@@ -81,7 +82,7 @@ def _layer(node: Node, shape: Sizes, befores: Sequence[Sizes]) -> LinearMap | No
         if (*before[:-1], kernel.shape[0]) != shape or before[-1] != kernel.shape[1]:
             return None
         matrix = kernel.T
-        rows = abs(alpha) * np.linalg.norm(kernel, axis=1)
+        rows = abs(alpha) * host.norm_up(kernel)
         return _both(lambda k: lambda x: alpha * (x[0] @ k), matrix, before[-1] + 4, alpha, rows)
     return _convolution(node, kernel, alpha, shape, before)
 
@@ -119,7 +120,7 @@ def _convolution(node: Node, kernel: Values, alpha: float, shape: Sizes, before:
         by_output = np.moveaxis(split, 1, 2).reshape(spec.cout, -1)
     flat = by_output.reshape(spec.cout, -1)
     # Padding by pixels may add taps up at one of them.
-    length = np.linalg.norm(flat, axis=1) if spec.padding_mode == "zeros" else abs(flat).sum(axis=1)
+    length = host.norm_up(flat) if spec.padding_mode == "zeros" else abs(flat).sum(axis=1)
     rows = (abs(alpha) * length).reshape(-1, *(1,) * spatial)
     return LinearMap(applied(layer), absolute, max(layer.roundings) + flat.shape[1] + 4, rows)
 

@@ -38,11 +38,11 @@ def step(graph: Graph, size: float = 1.0) -> Graph:
     if not (size > 0 and math.isfinite(size)):
         raise MethodError(f"size={size!r}; expected a positive number.")
     start, end = _ends(graph)
-    return _joined(graph, _scaled(end, size, "specnorm.step"), start)
+    return _joined(graph, _scaled(graph, end, size, "specnorm.step"), start)
 
 
 def averaged(graph: Graph, alpha: float) -> Graph:
-    """``T = (f - (1 - alpha) I) / alpha`` for a network f, up to its sign.
+    """``T = (f - (1 - alpha) I) / alpha`` for a network f.
 
     Parameters
     ----------
@@ -64,7 +64,9 @@ def averaged(graph: Graph, alpha: float) -> Graph:
         raise MethodError(f"alpha={alpha!r}; expected a number between 0 and 1.")
     start, end = _ends(graph)
     return _joined(
-        graph, _scaled(end, 1 / alpha, "specnorm.output"), _scaled(start, (1 - alpha) / alpha, "specnorm.input")
+        graph,
+        _scaled(graph, start, (1 - alpha) / alpha, "specnorm.input"),
+        _scaled(graph, end, 1 / alpha, "specnorm.output"),
     )
 
 
@@ -84,16 +86,17 @@ def _ends(graph: Graph) -> tuple[Node, Node]:
     return start, end
 
 
-def _scaled(node: Node, number: float, name: str) -> Node:
-    """A node times a number, itself for 1."""
+def _scaled(graph: Graph, node: Node, number: float, name: str) -> Node:
+    """A node times a number, itself for 1. A network that is such a statement already has nodes of these names."""
     if number == 1:
         return node
-    return Node(name, "scale", "statement", (node.name,), node.shape, {"values": number})
+    return Node(graph.fresh(name), "scale", "statement", (node.name,), node.shape, {"values": number})
 
 
 def _joined(graph: Graph, end: Node, start: Node) -> Graph:
     """``start - end``."""
-    known = {node.name for node in graph.nodes}
-    new = [node for node in (end, start) if node.name not in known]
-    whole = Node("specnorm.statement", "add", "statement", (start.name, end.name), end.shape, {"signs": (1, -1)})
+    new = [node for node in (end, start) if node not in graph.nodes]
+    whole = Node(
+        graph.fresh("specnorm.statement"), "add", "statement", (start.name, end.name), end.shape, {"signs": (1, -1)}
+    )
     return Graph((*graph.nodes, *new, whole), (whole.name,))

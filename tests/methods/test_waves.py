@@ -140,6 +140,22 @@ def test_no_quotient_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert above_the_quotient()
 
 
+def test_magnitudes_are_those_of_what_is_given() -> None:
+    """Errors of a table are measured by the magnitudes of its terms: where waves cancel, their sum is far smaller."""
+    for kernel, spec, matrix in drawn(7):
+        n = sizes_of(spec)[0]
+        # Whole waves: any two of them are orthogonal.
+        factors = [np.exp(2j * math.pi * np.outer([0, 1], np.arange(m)) / m) for m in n]
+        waves = Waves(kernel[None], spec, factors, ops=OPS)
+        a: Any = np.random.RandomState(7).standard_normal((1, waves.count, kernel.shape[1])) + 0j
+        x = written_out(np.abs(a[0]), [np.abs(factor) for factor in factors])
+        magnitude = waves.magnitude()
+        lengths = [float(np.asarray(f(np.abs(a)))[0, 0].real) for f in (magnitude.image_inner, magnitude.inner)]
+        truths = [float(np.linalg.norm(y) ** 2) for y in (np.abs(matrix) @ x, x)]
+        for length, truth in zip(lengths, truths, strict=True):
+            assert length >= truth * (1 - 1e-12)
+
+
 # -- large layers -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("sizes", [(3000,), (70, 200), (300, 300, 300)])
 def test_layers_that_are_too_large_for_a_vector(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:

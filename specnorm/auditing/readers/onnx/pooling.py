@@ -23,6 +23,8 @@ from specnorm.auditing.readers.onnx.shapes import (
     reduced,
     times,
 )
+from specnorm.networks.axes import LONGEST, computed_copies
+from specnorm.networks.graph import Size
 
 
 def pool(call: Call) -> Translated:
@@ -148,9 +150,19 @@ def resize(call: Call) -> Translated:
         coordinates in ("half_pixel", "pytorch_half_pixel") and nearest.startswith("round")
     )
     if mode == "nearest" and exact and all(f.denominator == 1 for f in scales):
-        return Translated("copies", (x.name,), (tuple(shape),), {"copies": math.prod(int(f) for f in scales)})
+        pairs = zip(x.shape, scales, strict=True)
+        counts = [_whole_copies(n, int(f), str(coordinates), str(nearest)) for n, f in pairs]
+        return Translated("copies", (x.name,), (tuple(shape),), {"copies": math.prod(counts)})
     params = {"mode": mode, "scales": scales, "coordinates": coordinates, "nearest": nearest}
     return Translated("resize", (x.name,), (tuple(shape),), params)
+
+
+def _whole_copies(size: Size, scale: int, coordinates: str, nearest: str) -> int:
+    """How often one pixel is copied along an axis: as often as the scale says, or once more by rounding."""
+    if isinstance(size, int) and size * scale <= LONGEST:
+        return max(scale, computed_copies(size, size * scale, Fraction(scale), coordinates, nearest) or scale)
+    # Powers of two divide exactly, and half pixels are never near a border. Others may move one pixel over each border.
+    return scale if coordinates != "asymmetric" or scale & (scale - 1) == 0 else scale + 1
 
 
 def pad(call: Call) -> Translated:
