@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ class PairedTaps:
     sums: np.ndarray
 
 
-def paired_taps(used: np.ndarray, most: int) -> tuple[PairedTaps, ...]:
+def paired_taps(used: np.ndarray, most: int, *, tick: Callable[[], None] | None = None) -> Iterable[PairedTaps]:
     """Lags of `half_lags` that two used taps have, and their pairs: at least one lag at once, and few pairs.
 
     Parameters
@@ -61,31 +61,44 @@ def paired_taps(used: np.ndarray, most: int) -> tuple[PairedTaps, ...]:
         Whether a tap is other than 0.
     most : int
         Pairs at once, where there is more than one lag.
+    tick : callable, optional
+        Called before each lag of many: there are as many pairs in all as half the square of the taps.
 
     Returns
     -------
-    tuple of PairedTaps
+    iterable of PairedTaps
         The zero lag is always the first, by itself. Not to be written to: those of few taps are kept.
     """
-    find = _paired_taps if used.size <= _KEPT else _paired_taps.__wrapped__
-    return find(used.shape, used.tobytes(), min(most, _PAIRS))
+    if used.size <= _KEPT:
+        return _kept_pairs(used.shape, used.tobytes(), min(most, _PAIRS))
+    return _pairs(used, min(most, _PAIRS), tick)
 
 
 @functools.lru_cache(maxsize=16)
-def _paired_taps(shape: tuple[int, ...], used: bytes, most: int) -> tuple[PairedTaps, ...]:
-    number = np.where(np.frombuffer(used, dtype=np.bool_), np.arange(len(used)), -1).reshape(shape)
-    found: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = []
+def _kept_pairs(shape: tuple[int, ...], used: bytes, most: int) -> tuple[PairedTaps, ...]:
+    return tuple(_pairs(np.frombuffer(used, dtype=np.bool_).reshape(shape), most))
+
+
+def _pairs(used: np.ndarray, most: int, tick: Callable[[], None] | None = None) -> Iterator[PairedTaps]:
+    shape = used.shape
+    number = np.where(used, np.arange(used.size).reshape(shape), -1)
+    some: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     pairs = 0
     for lag in half_lags(shape):
+        if tick is not None:
+            tick()
         ends = [[slice(max(0, -d), k + min(0, -d)) for d, k in zip(x, shape, strict=True)] for x in (lag, -lag)]
         here, there = (number[tuple(each)] for each in ends)
         both = (here >= 0) & (there >= 0)
-        if both.any() or not lag.any():
-            pairs += int(both.sum())
-            if len(found) < 2 or pairs > most:  # the zero lag by itself
-                found, pairs = [*found, []], int(both.sum())
-            found[-1].append((lag, here[both], there[both]))
-    return tuple(_together(some) for some in found)
+        count = int(both.sum())
+        if not count and lag.any():
+            continue
+        if some and (pairs + count > most or not some[0][0].any()):  # the zero lag by itself
+            yield _together(some)
+            some, pairs = [], 0
+        some.append((lag, here[both], there[both]))
+        pairs += count
+    yield _together(some)
 
 
 def _together(some: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> PairedTaps:
@@ -129,7 +142,7 @@ def correlations(
         of_pairs = xp.matmul(xp.matrix_transpose(a), b[..., :rank])
         return xp.matmul(sums, xp.reshape(of_pairs, (g, sums.shape[1], p * rank)))
 
-    for some in paired_taps(used, _PAIRED // (8 * g * p * (2 * m + rank))):
+    for some in paired_taps(used, _PAIRED // (8 * g * p * (2 * m + rank)), tick=tick):
         if tick is not None:
             tick()
         sums = xp.astype(ops.from_numpy(some.sums, taps), taps.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -111,9 +112,9 @@ def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, .
 
 
 def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
-    """How many frequencies fit the memory budget: about six complex matrices each."""
+    """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap."""
     b, m, p = blocks.shape[:3]
-    return int(max(1, ops.memory // (6 * 16 * b * m * p)))
+    return int(max(1, ops.memory // (6 * 16 * b * m * p + 24 * 8 * math.prod(blocks.shape[3:]))))
 
 
 def largest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
 
-_BRIEF = 2e10
-"""Multiplications of a bound on a grid that are done although a deadline has passed."""
+_BRIEF, _LONG = 2e10, 1e12
+"""Multiplications of a bound on a grid that are done although a deadline has passed; phases, so counted, without."""
+_SECOND = 1e10
+"""Multiplications in a second."""
+_PHASE = 400
+"""Multiplications that the cosine and sine of one tap at one frequency take as long as."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +134,10 @@ def enclosed(
     blocks: Array, spec: ConvSpec, rtol: float, max_cells: int, *, deadline: float = math.inf, ops: ArrayOps
 ) -> tuple[SearchResult, bool]:
     """Bounds of the largest norm of one layer's blocks, and whether they are within rtol (`search.enclosing`)."""
+    seconds = deadline - time.monotonic()
 
     def fallback() -> float:
-        return _of_fixed_cost(blocks, spec, math.isfinite(deadline), ops=ops)
+        return _of_fixed_cost(blocks, spec, seconds, ops=ops)
 
     return enclose_blocks(Problem(blocks, spec, rtol, max_cells, fallback, deadline), ops=ops)
 
@@ -143,8 +149,10 @@ def enclosed_layers(
     everywhere = replace(spec, input_shape=None, layout=None)
 
     def enclosed_by(kernel: Array, deadline: float) -> LayerBounds:
+        seconds = deadline - time.monotonic()
+
         def fallback(blocks: Array) -> float:
-            return _of_fixed_cost(blocks, everywhere, math.isfinite(deadline), ops=ops)
+            return _of_fixed_cost(blocks, everywhere, seconds, ops=ops)
 
         from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size alone
 
@@ -159,11 +167,14 @@ def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -
     return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
 
 
-def _of_fixed_cost(blocks: Array, spec: ConvSpec, brief: bool, *, ops: ArrayOps) -> float:
-    """An upper bound of the supremum that no search is needed for; a brief one takes seconds."""
+def _of_fixed_cost(blocks: Array, spec: ConvSpec, seconds: float, *, ops: ArrayOps) -> float:
+    """An upper bound of the supremum that no search is needed for; it takes at most about so long, or some seconds."""
     points = math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
-    work = points * (math.prod(blocks.shape) + 8 * math.prod(blocks.shape[:3]) * min(blocks.shape[1:3]))
-    methods = (FantasticFour(),) if brief and work > _BRIEF else (FantasticFour(), Grid())
+    phases = _PHASE * points * math.prod(blocks.shape[3:])
+    work = points * (math.prod(blocks.shape) + 8 * math.prod(blocks.shape[:3]) * min(blocks.shape[1:3])) + phases
+    brief = math.isfinite(seconds)
+    too_long = work > min(_BRIEF, _SECOND * seconds) if brief else phases > _LONG
+    methods = (FantasticFour(),) if too_long else (FantasticFour(), Grid())
     return min(float(ops.xp.max(m.forward(blocks, spec, ops=ops).value)) for m in methods)
 
 

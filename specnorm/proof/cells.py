@@ -204,10 +204,8 @@ class Cells:
         return Cells(self.boxes[index], self.block[index], self.supremum)
 
 
-@lru_cache(maxsize=8)
-def torus(kernel_shape: tuple[int, ...]) -> Boxes:
-    """Cover of all frequencies of a real kernel, up to mirror images. An axis with one tap is one point."""
-    half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
+def _lattice(kernel_shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """Cells an axis of a cover of the torus, and the two axes, if any, along which they stand on their corners."""
     moving = [j for j, k in enumerate(kernel_shape) if k > 1]
     pair = moving[:2] if len(moving) > 1 else []
     # Radii of the boxes on their corners and of the plain ones add up.
@@ -217,6 +215,20 @@ def torus(kernel_shape: tuple[int, ...]) -> Boxes:
         1 if k == 1 else 2 * math.ceil(math.pi * (k - 1) / (2 if j in pair else 4) / widest)
         for j, k in enumerate(kernel_shape)
     ]
+    return counts, pair
+
+
+def torus_size(kernel_shape: tuple[int, ...]) -> int:
+    """How many cells `torus` has at least, without making them."""
+    counts, pair = _lattice(kernel_shape)
+    return math.prod(counts) // (4 if pair else 2)
+
+
+@lru_cache(maxsize=8)
+def torus(kernel_shape: tuple[int, ...]) -> Boxes:
+    """Cover of all frequencies of a real kernel, up to mirror images. An axis with one tap is one point."""
+    half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
+    counts, pair = _lattice(kernel_shape)
     unit = 2**_DEPTH
     cell = product([np.arange(c) for c in counts])
     if pair:

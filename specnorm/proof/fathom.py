@@ -60,11 +60,24 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
         norms = grid_lemma(threshold, cells.supremum, boxes.radius)
         if cells.supremum <= threshold:
             return norms
-    variation_sq = polynomial.variation_sq(boxes.largest_phase(polynomial.lags[1:]))
+    variation_sq = _variation_sq(polynomial, boxes)
     # The computed polynomial is off by its error at the centre (in `limit_sq`), and twice where it is compared.
     lost = host.above(variation_sq + 2 * polynomial.error)
     by_variation = host.sub_down(polynomial.limit_sq(np.asarray(threshold)), lost)
     return np.asarray(np.maximum(polynomial.limit_sq(norms), by_variation))
+
+
+def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
+    """`GramPolynomial.variation_sq` of boxes, of as many at once as fit the memory budget with all lags."""
+    lags = polynomial.lags[1:]
+    step = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
+    found = np.empty(len(boxes))
+    for start in range(0, len(boxes), step):
+        if start and polynomial.tick is not None:
+            polynomial.tick()
+        some = slice(start, start + step)
+        found[some] = polynomial.variation_sq(boxes[some].largest_phase(lags))
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,7 +129,7 @@ class GramPolynomial:
     rotation : Rotation, optional
         Of these blocks. None: every direction, unrotated.
     tick : callable, optional
-        Called before each lag: what it raises ends the construction.
+        Called before each lag, and between boxes that are many for all lags: what it raises ends that.
 
     Attributes
     ----------
@@ -157,7 +157,7 @@ class GramPolynomial:
         ops: ArrayOps,
     ) -> None:
         xp = ops.xp
-        self.xp, self.ops, self.blocks, self.rotation = xp, ops, blocks, rotation
+        self.xp, self.ops, self.blocks, self.rotation, self.tick = xp, ops, blocks, rotation, tick
         g, m, p = blocks.shape[:3]
         taps = math.prod(blocks.shape[3:])
         self.size, self.rank, self.truncation = p, p, 0.0
@@ -299,7 +299,7 @@ class SymbolGram(GramPolynomial):
 
     def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
         (_, m, p), shape = blocks.shape[:3], blocks.shape[3:]
-        self.xp, self.ops, self.blocks, self.rotation = ops.xp, ops, blocks, None
+        self.xp, self.ops, self.blocks, self.rotation, self.tick = ops.xp, ops, blocks, None, None
         self.size, self.rank, self.truncation, self._shrink, self._lost = p, p, 0.0, 1.0, 0.0
         self._float32_copy, self.is_float32, self.even = self, False, blocks
         self.lags, self.norms = np.zeros((1, len(shape)), dtype=np.int64), np.zeros(0)

@@ -131,8 +131,9 @@ class Search:
         try:
             found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels)
         except OutOfTime:
-            if not self.incumbent.best.value > 0 and self._free:
-                self.incumbent.multistart()
+            found = self._result(math.inf)
+        if math.isinf(found.upper) and self._free and not self.incumbent.best.value > 0:
+            self.incumbent.multistart()
             return self._result(math.inf)
         if grid_follows and math.isfinite(found.upper):
             self._torus = cover.fathomed

@@ -12,7 +12,7 @@ import numpy as np
 
 from specnorm.linalg import polyphase
 from specnorm.linalg.frequencies import Frequencies, half_grid
-from specnorm.proof.cells import Boxes, dft, single_points, torus
+from specnorm.proof.cells import Boxes, dft, single_points, torus, torus_size
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
 
@@ -83,9 +83,9 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     if constant is not None:
         return constant, True
     search = problem.search(support, ops=ops)
-    cover = torus(support.shape[3:])
+    cover = _cover(support, problem)
     if problem.spec.input_shape is None:
-        found = search.run(cover, rtol=rtol, max_cells=problem.max_cells)
+        found = _torus_searched(search, cover, rtol=rtol, max_cells=problem.max_cells)
     else:
         found = _at_points(search, cover, problem)
     if math.isfinite(found.upper):
@@ -104,20 +104,35 @@ def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tupl
         As in `Search.run`.
     """
     support = polyphase.support(problem.blocks, ops=ops)
-    search, cover = problem.search(support, ops=ops), torus(support.shape[3:])
+    search, cover = problem.search(support, ops=ops), _cover(support, problem)
     if not float(ops.xp.max(ops.xp.abs(support))) > 0:
         return search, zero_found(problem.spec)
     constant = enclose_constant(support, problem.rtol, close=False, ops=ops)
     if constant is not None:
         return search, constant
-    found = search.run(cover, rtol=problem.rtol, grid_follows=grid_follows, max_cells=problem.max_cells)
+    found = _torus_searched(search, cover, rtol=problem.rtol, grid_follows=grid_follows, max_cells=problem.max_cells)
     if math.isinf(found.upper):
         found = _widened(search, cover, found, problem)
     search.clock.deadline = problem.deadline
     return search, found
 
 
-def _at_points(search: Search, cover: Boxes, problem: Problem) -> SearchResult:
+def _cover(support: Array, problem: Problem) -> Boxes | None:
+    """All frequencies; None where those are more cells than a search may visit, and take gigabytes."""
+    shape = tuple(support.shape[3:])
+    return torus(shape) if torus_size(shape) <= problem.max_cells * support.shape[0] else None
+
+
+def _torus_searched(
+    search: Search, cover: Boxes | None, *, rtol: float, grid_follows: bool = False, max_cells: int
+) -> SearchResult:
+    if cover is None:
+        # One cell is too many for a search that may visit none: what is known from below, and nothing from above.
+        cover, max_cells = torus((1,) * (search.blocks.ndim - 3)), 0
+    return search.run(cover, rtol=rtol, grid_follows=grid_follows, max_cells=max_cells)
+
+
+def _at_points(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
     The torus gives the S of the grid's lemma: close, so that few grid points are left, but no closer. Where that takes
@@ -128,11 +143,12 @@ def _at_points(search: Search, cover: Boxes, problem: Problem) -> SearchResult:
     count, rtol, most_cells = math.prod(sizes) // 2 + 1, problem.rtol, problem.max_cells
     loose = 0.97 * rtol if rtol >= 1e-3 else _SUPREMUM * min(1.0, (1000 / math.prod(sizes)) ** 0.3)
     # What the torus leaves of the points is little for a loose tolerance, and costs as much again for a tight one.
-    most = min(most_cells, count if rtol >= 1e-3 else max(count // 3, len(cover)))
+    cells = 0 if cover is None else len(cover)
+    most = min(most_cells, count if rtol >= 1e-3 else max(count // 3, cells))
     # The best point of a fine grid is so close to the torus' maximum that the supremum alone prunes all others.
     apart = sum((k - 1) / 2 * math.pi / n for k, n in zip(kernel_shape, sizes, strict=True))
     fine = rtol >= 1e-3 and 1 - math.cos(min(apart, math.pi / 2)) < 0.02 * rtol
-    whole = search.run(cover, rtol=loose, grid_follows=not fine, max_cells=most)
+    whole = _torus_searched(search, cover, rtol=loose, grid_follows=not fine, max_cells=most)
     start = search.at_nearest(whole, sizes)
     found = replace(start, upper=math.inf, cells=0)
     if math.isinf(whole.upper) and count <= most_cells:
@@ -157,7 +173,7 @@ def above_any(blocks: Array) -> float:
     return 1e3 * float(math.prod(blocks.shape))
 
 
-def _widened(search: Search, cover: Boxes, found: SearchResult, problem: Problem) -> SearchResult:
+def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: Problem) -> SearchResult:
     """Prove what the budget allows, at the end by a bound of fixed cost.
 
     Of cells: ten times wider each time. Of time: at first what takes least, then closer.
@@ -165,7 +181,7 @@ def _widened(search: Search, cover: Boxes, found: SearchResult, problem: Problem
     cells, best, late = found.cells, found, search.clock.is_late
     search.clock.deadline = problem.deadline
     for rtol in _WIDER if late else _ten_times_wider(problem.rtol):
-        if rtol <= problem.rtol:
+        if rtol <= problem.rtol or cover is None:
             break
         wider = search.run(cover, rtol=rtol, start=best, max_cells=problem.max_cells)
         cells += wider.cells

@@ -89,6 +89,9 @@ class Incumbent:
         """
         xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
         frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._trial_blocks(self.tuning.close)
+        # The images by all taps, and their phases.
+        each = math.prod(blocks.shape[3:]) * (24 * 8 + 16 * groups * sum(blocks.shape[1:3]))
+        frequencies = frequencies[:: -(-len(frequencies) * each // self.ops.memory)]
         symbol = symbols.Symbol(blocks, frequencies, ops=self.ops)
         v = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
         v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)

@@ -19,7 +19,7 @@ from specnorm.proof.cells import dft
 from specnorm.proof.fathom import Cover, cover_blocks
 from specnorm.proof.split_rings import Highest, first_of_mirrored, split_norm_below
 from specnorm.search import tuning as knobs
-from specnorm.search.clock import Clock
+from specnorm.search.clock import Clock, OutOfTime
 from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
@@ -120,7 +120,10 @@ class SplitRing:
         for part in self.parts[: TUNING.first] if first else self.parts:
             if Clock(deadline).is_late:
                 return math.inf
-            found = self.split(part, lower)
+            try:
+                found = self.split(part, lower)
+            except OutOfTime:  # where the search's polynomials are used, its clock is
+                return math.inf
             if found is None:
                 break
             # What has failed once is not tried again.
