@@ -22,7 +22,7 @@ LEVELS = (
     ("errors", "help", "padding", "text", "types"),
     ("spec", "result"),
     ("linalg",),
-    ("proof",),
+    ("certified", "proof"),
     ("search",),
     ("tensor",),
     ("methods",),

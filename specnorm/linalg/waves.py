@@ -42,7 +42,7 @@ class Waves:
     """
 
     def __init__(self, kernel: Array, spec: ConvSpec, factors: list[np.ndarray], *, ops: ArrayOps) -> None:
-        self.ops, self.xp, self.kernel = ops, ops.xp, kernel
+        self.ops, self.xp, self.kernel, self.spec = ops, ops.xp, kernel, spec
         large, small = sizes_of(spec)
         self._held, self._read = [], []
         axes = zip(factors, large, small, spec.kernel_shape, spec.padding, strict=True)

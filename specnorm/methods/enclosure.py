@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from specnorm.certified.bound import as_array, known, least
 from specnorm.linalg import polyphase
 from specnorm.linalg.layer_map import shapes_of
 from specnorm.linalg.top_triples import top_gradient, top_triples
@@ -20,6 +21,7 @@ from specnorm.search.enclosing import Problem, enclose_blocks
 from specnorm.search.layer_bounds import WAYS, LayerBounds, LayerProblem
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
@@ -130,7 +132,7 @@ def enclosed(
 ) -> tuple[SearchResult, bool]:
     """Bounds of the largest norm of one layer's blocks, and whether they are within rtol (`search.enclosing`)."""
 
-    def fallback() -> float:
+    def fallback() -> Upper:
         return _of_fixed_cost(blocks, spec, math.isfinite(deadline), ops=ops)
 
     return enclose_blocks(Problem(blocks, spec, rtol, max_cells, fallback, deadline), ops=ops)
@@ -143,7 +145,7 @@ def enclosed_layers(
     everywhere = replace(spec, input_shape=None, layout=None)
 
     def enclosed_by(kernel: Array, deadline: float) -> LayerBounds:
-        def fallback(blocks: Array) -> float:
+        def fallback(blocks: Array) -> Upper:
             return _of_fixed_cost(blocks, everywhere, math.isfinite(deadline), ops=ops)
 
         from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size alone
@@ -159,12 +161,12 @@ def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -
     return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
 
 
-def _of_fixed_cost(blocks: Array, spec: ConvSpec, brief: bool, *, ops: ArrayOps) -> float:
-    """An upper bound of the supremum that no search is needed for; a brief one takes seconds."""
+def _of_fixed_cost(blocks: Array, spec: ConvSpec, brief: bool, *, ops: ArrayOps) -> Upper:
+    """A bound of the supremum that no search is needed for; a brief one takes seconds."""
     points = math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
     work = points * (math.prod(blocks.shape) + 8 * math.prod(blocks.shape[:3]) * min(blocks.shape[1:3]))
-    methods = (FantasticFour(),) if brief and work > _BRIEF else (FantasticFour(), Grid())
-    return min(float(ops.xp.max(m.forward(blocks, spec, ops=ops).value)) for m in methods)
+    found = FantasticFour().norm(blocks, spec, ops=ops)
+    return found if brief and work > _BRIEF else least(found, Grid().norm(blocks, ops=ops))
 
 
 def _columns(
@@ -178,12 +180,12 @@ def _columns(
 ) -> tuple[Array, ...]:
     """Lower bounds, convergence, ways, cells, levels and frequencies of some layers, and their upper bounds."""
     columns = (
-        np.asarray([f.lower for f in found], dtype=np.float64),
         np.asarray(done, dtype=np.bool_),
         np.asarray(ways, dtype=np.int32),
         np.asarray([f.cells for f in found], dtype=np.int32),
         np.asarray([f.levels for f in found], dtype=np.int32),
         np.asarray(frequencies, dtype=np.float64),
-        np.asarray([f.upper for f in found], dtype=np.float64),
     )
-    return tuple(ops.from_numpy(column, like) for column in columns)
+    lower = as_array([f.lower for f in found], like, ops=ops)
+    upper = as_array([known(f.upper) for f in found], like, ops=ops)
+    return lower, *(ops.from_numpy(column, like) for column in columns), upper

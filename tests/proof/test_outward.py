@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from test_house import CORE, PLUGINS, ROOT, core_files, parsed, room
 
+ROOM = ("certified", "proof")
+"""Where claims are made."""
+
 
 def inflated(tree: ast.AST) -> Iterator[str]:
     """Outward rounding by hand: a neighbour of a number, or 1 and a constant too small to mean anything else."""
@@ -46,7 +49,7 @@ def constant(node: ast.expr) -> float | None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if room(p) != "proof"],
+    [p for p in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if room(p) not in ROOM],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_only_the_proof_kernel_rounds_outwards(path: Path) -> None:
@@ -76,10 +79,11 @@ def test_inflation_check_lets_tolerances_be() -> None:
 
 
 def test_the_proof_kernel_stays_small_enough_to_be_read() -> None:
-    """Less than 2,700 lines, as docs/guarantees.md says, and none of its files above 400."""
-    counts = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (CORE / "proof").glob("*.py")}
-    assert sum(counts.values()) < 2700
+    """Less than 3,400 lines, as docs/guarantees.md says, and none of its files above 400."""
+    files = [path for name in ROOM for path in (CORE / name).glob("*.py")]
+    counts = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert sum(counts.values()) < 3400
     assert max(counts.values()) <= 400
     page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
-    assert "less than 2,700 lines" in page
+    assert "less than 3,400 lines" in page
     assert all(f"`{name}`" in page for name in counts if name != "__init__.py")
