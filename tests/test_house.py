@@ -29,6 +29,7 @@ LEVELS = (
     ("backends", "plugin", "runtime"),
     (
         "api",
+        "explaining",
         "folding",
         "matrices",
         "norms",

@@ -7,7 +7,7 @@ modules of this room and of `specnorm.proof`: whoever holds a claim holds its pr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -46,7 +46,7 @@ class _Claim:
     value: float
     what: object
     rule: str
-    of: tuple[_Claim, ...] = ()
+    of: tuple[Upper | Lower, ...] = ()
     room: InitVar[object] = None
 
     def __post_init__(self, room: object) -> None:
@@ -69,12 +69,6 @@ class _Claim:
 
     def __gt__(self, other: _Claim | float) -> bool:
         return self.value > float(other)
-
-    def chain(self, depth: int = 0) -> Iterator[tuple[int, _Claim]]:
-        """The claim and those it was made of, each with how deep it lies."""
-        yield depth, self
-        for claim in self.of:
-            yield from claim.chain(depth + 1)
 
 
 class Upper(_Claim):
@@ -126,12 +120,12 @@ def _of_one(claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
     return claims
 
 
-def _upper(value: float, what: object, rule: str, *of: _Claim) -> Upper:
+def _upper(value: float, what: object, rule: str, *of: Upper | Lower) -> Upper:
     """An upper bound that a rule has proven. For the modules of the trusted room."""
     return Upper(float(value), what, rule, of, _ROOM)
 
 
-def _lower(value: float, what: object, rule: str, *of: _Claim) -> Lower:
+def _lower(value: float, what: object, rule: str, *of: Upper | Lower) -> Lower:
     """A lower bound that a rule has proven. For the modules of the trusted room."""
     return Lower(float(value), what, rule, of, _ROOM)
 
@@ -153,7 +147,7 @@ def largest_of_blocks(bounds: Sequence[Upper], blocks: Array) -> Upper:
     return bounds[0] if len(bounds) == 1 else _largest(bounds, EVERYWHERE, f"the largest of {len(bounds)} groups")
 
 
-def as_array(claims: Sequence[Claim], like: Array, *, ops: ArrayOps) -> Array:
+def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:
     """The numbers of some claims as an array (b,) of the widest dtype, outward."""
     values = np.asarray([claim.value for claim in claims], dtype=np.float64)
     if ops.wide_dtype != "float64":

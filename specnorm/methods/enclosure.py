@@ -16,6 +16,7 @@ from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.grid import Grid
+from specnorm.proof.rings import padded_norm
 from specnorm.search.branch_and_bound import SearchResult
 from specnorm.search.enclosing import Problem, enclose_blocks
 from specnorm.search.layer_bounds import WAYS, LayerBounds, LayerProblem
@@ -104,7 +105,8 @@ class Enclose(Method):
         done = [done and spec.padding_gain_sq == 1 for _, done in found]
         frequencies = [f.frequency.angles[0] for f in bounds]
         stats = _columns(bounds, done, [0] * len(bounds), frequencies, like=blocks, ops=ops)
-        return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group))
+        claims = [(f.lower, padded_norm(known(f.upper), spec)) for f in bounds]
+        return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group), claims)
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Enclose the layers themselves, one after another (`search.layer`)."""
@@ -115,7 +117,8 @@ class Enclose(Method):
         done = [x.within(self.rtol) for x in found]
         columns = _columns(found, done, [WAYS.index(x.way) for x in found], nowhere, like=kernels, ops=ops)
         u, v, gradient = (xp.concat([getattr(x, name) for x in found], axis=0) for name in ("u", "v", "gradient"))
-        return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,))
+        claims = [(x.lower, known(x.upper)) for x in found]
+        return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,), claims)
 
     def _deadline(self) -> float:
         return deadline_in(self.budget)

@@ -172,6 +172,8 @@ def norm_of_parts(spec: ConvSpec, parts: Sequence[Upper]) -> Upper:
     """The norm of a layer that is a direct sum, from a bound of each of `sublayers`; 0 if there is none."""
     if [part.what for part in parts] != [sub.spec for sub in sublayers(spec)]:
         raise HypothesisError("a direct sum is bounded by all of its parts")
+    if len(parts) == 1 and parts[0].what == spec:
+        return parts[0]
     return _largest(parts, spec, f"the largest of {len(parts)} polyphase components" if parts else "reads no pixel")
 
 
@@ -190,9 +192,10 @@ def norm_of_groups(spec: ConvSpec, groups: Sequence[Upper], others: Upper | None
         raise HypothesisError(f"{len(groups)} bounds of {spec.groups} groups")
     if others is not None and others.what != EVERYWHERE:
         raise HypothesisError(f"{others.what} is not the supremum of the other groups")
-    rest = () if others is None else (padded_norm(others, spec),)
-    rule = f"the largest of {spec.groups} groups" if spec.groups > 1 else "its one group"
-    return _largest((*groups, *rest), spec, rule)
+    if spec.groups == 1:
+        return groups[0]
+    rest = () if others is None else (padded_norm(others, of_one_group(spec)),)
+    return _largest((*groups, *rest), spec, f"the largest of {spec.groups} groups")
 
 
 def norms_of_patch(sub: SubLayer, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm.certified.bound import nothing
+from specnorm.certified.bound import finite, nothing
 from specnorm.linalg import arrays
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution, shapes_of
@@ -27,12 +27,13 @@ from specnorm.proof.sublayers import (
     norm_of_groups,
     norm_of_parts,
     norm_of_restriction,
+    norm_with_part,
     norms_of_patch,
     sublayers,
 )
 from specnorm.search import tuning as knobs
 from specnorm.search.constant import SMALLEST, enclose_matrices
-from specnorm.search.layer_bounds import LayerBounds, LayerProblem, Way, direct_sum
+from specnorm.search.layer_bounds import LayerBounds, LayerProblem, Way
 from specnorm.search.layer_tuning import TUNING
 from specnorm.search.open_groups import open_groups
 from specnorm.search.own_matrix import enclose_by_matrix
@@ -56,7 +57,17 @@ def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
     found = [_Layer(problem, sub, whole, ops=ops).enclose() for sub in sublayers(problem.spec)]
     if not found:
         return replace(_zero(problem, problem.spec, ops=ops), upper=norm_of_parts(problem.spec, []))
-    return direct_sum(problem.spec, found)
+    return _direct_sum(problem.spec, found)
+
+
+def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
+    """Bounds of a layer from those of its `sublayers`, at least one."""
+    low, high = max(parts, key=lambda x: x.lower.value), max(parts, key=lambda x: finite(x.upper))
+    known = [x.upper for x in parts if x.upper is not None]
+    upper = norm_of_parts(spec, known) if len(known) == len(parts) else None
+    cells, levels = (max(getattr(x, name) for x in parts) for name in ("cells", "levels"))
+    lower = norm_with_part(spec, low.lower)
+    return LayerBounds(lower, upper, low.u, low.v, low.gradient, high.way, cells, levels)
 
 
 def _zero(problem: LayerProblem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from specnorm.certified.bound import finite, greatest, least
-from specnorm.proof.sublayers import norm_of_parts, norm_with_part
+from specnorm.certified.bound import greatest, least
 from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
@@ -97,13 +96,3 @@ class LayerBounds:
         if not known or least(*known) is self.upper:
             return self
         return replace(self, upper=upper, way=way)
-
-
-def direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
-    """Bounds of a layer from those of its `sublayers`, at least one."""
-    low, high = max(parts, key=lambda x: x.lower.value), max(parts, key=lambda x: finite(x.upper))
-    known = [x.upper for x in parts if x.upper is not None]
-    upper = norm_of_parts(spec, known) if len(known) == len(parts) else None
-    cells, levels = (max(getattr(x, name) for x in parts) for name in ("cells", "levels"))
-    lower = norm_with_part(spec, low.lower)
-    return LayerBounds(lower, upper, low.u, low.v, low.gradient, high.way, cells, levels)
