@@ -168,6 +168,12 @@ def representable(x: float, dtype: type[np.floating], rounds: Literal["up", "dow
     return float(y)
 
 
+def float32_up(x: np.ndarray) -> np.ndarray:
+    """Single-precision numbers that are not below some numbers."""
+    y = x.astype(np.float32)
+    return np.where(y < x, np.nextafter(y, np.float32(math.inf)), y)
+
+
 def float32_down(x: np.ndarray) -> np.ndarray:
     """Single-precision numbers below some numbers: the conversion is to nearest, so the neighbour below is."""
     return np.nextafter(x.astype(np.float32), np.float32(-math.inf))
