@@ -1,0 +1,321 @@
+"""What an operator is: what it computes in float64, and what is known of it.
+
+Every question but `Operator.run` has an answer that claims nothing, so that an operator without one gives no bound
+rather than a guess.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.networks.regions import Range
+from specnorm.networks.shapes import Shape, concrete
+from specnorm.proof import host
+
+FloatArray: TypeAlias = NDArray[Any]
+"""float64, or complex128 for operators of Fourier transforms."""
+Ends: TypeAlias = tuple[FloatArray, FloatArray]
+"""Smallest and largest of something, entry by entry."""
+Offset: TypeAlias = Callable[[], Ends]
+"""Gives constants that broadcast against a value, and by how much each may be off."""
+Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
+
+
+class NoBoundError(Exception):
+    """An operator has no constant here; the message says why."""
+
+
+class NotRunError(Exception):
+    """An operator cannot be executed here; the message says why."""
+
+
+def _no_ranges() -> tuple[Range | None, ...]:
+    return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where an operator stands in a network.
+
+    Parameters
+    ----------
+    before : tuple of Shape or None
+        Of its inputs; None: not known.
+    after : Shape or None
+        Of its value.
+    ranges : callable
+        Gives for each input where its entries lie, None where that is not known; computed when asked for. An empty
+        tuple: nothing is known of any.
+    """
+
+    before: tuple[Shape | None, ...]
+    after: Shape | None = None
+    ranges: Callable[[], tuple[Range | None, ...]] = _no_ranges
+
+    @classmethod
+    def of(cls, *values: FloatArray) -> Place:
+        """Shapes of given inputs."""
+        return cls(tuple(value.shape for value in values))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """The linear part of an operator at known sizes; what is added to it is `offset`.
+
+    Parameters
+    ----------
+    apply : callable
+        Arrays of shape (copies, *shape), one for each input -> array of shape (copies, *shape of the value).
+    absolute : callable
+        The same with absolute values of the coefficients.
+    roundings : int
+        ``|computed A x - A x| <= gamma(roundings) |A| |x|``.
+    rows : array or None
+        Upper bounds of the 2-norms of the rows, broadcasting against the value's shape; None: not known.
+    offset : callable or None
+    """
+
+    apply: Apply
+    absolute: Apply
+    roundings: int
+    rows: FloatArray | None = None
+    offset: Offset | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """One operator. Its fields are all that it depends on besides its inputs.
+
+    Axes are numbered from 0 along the whole value, the samples' axis included; shapes are those of one sample or more.
+    """
+
+    rule: ClassVar[str] = "unknown"
+    """Which rule gives its constant, as tables and JSON name it."""
+    keeps_channels: ClassVar[bool] = False
+    """Whether it treats every channel (axis 1) by itself and alike, entry-wise functions and layers apart."""
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """Value for float64 inputs.
+
+        Raises
+        ------
+        NotRunError
+            If it cannot be computed here.
+        """
+        raise NotRunError(f"{type(self).__name__} is not executed here")
+
+    def lipschitz(self, place: Place) -> float:
+        """Lipschitz constant of an operator with one input that moves, rounded up.
+
+        Raises
+        ------
+        NoBoundError
+            If none is known.
+        """
+        del place
+        raise NoBoundError("this operator has no Lipschitz constant that is known here")
+
+    def combine(self, bounds: Sequence[float], place: Place) -> float:
+        """Lipschitz constant of the value from those of the inputs, rounded up; constants have 0.
+
+        Raises
+        ------
+        NoBoundError
+            If none is known.
+        """
+        if len(bounds) != 1:
+            raise NoBoundError("this operator of several values has no Lipschitz constant that is known here")
+        return host.mul_up(self.lipschitz(place), bounds[0])
+
+    def linear_map(self, place: Place) -> LinearMap | None:
+        """The operator as a linear map at known sizes; None where it is not linear, or they are not known."""
+        del place
+        return None
+
+    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+        """Where the value's entries lie, rounded outward; None for linear maps, and where nothing is known."""
+        del ranges, place
+        return None
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """By how much another library's value may differ from `run` for the same inputs.
+
+        Parameters
+        ----------
+        values : sequence of array
+            The inputs.
+        result : array
+            What `run` made of them.
+        unit : float
+            Unit roundoff of the arithmetic that the other library computes in; ours is counted besides.
+        """
+        linear = self.linear_map(Place(tuple(value.shape for value in values), result.shape))
+        if linear is None:
+            return 0.0
+        size = linear.absolute([abs(value)[None] for value in values])[0]
+        if linear.offset is not None:
+            added, off = linear.offset()
+            size = size + abs(added) + off / unit
+        # Sums in any order, products rounded or fused: gamma(n) of the terms' sizes; twice, for theirs and ours.
+        return 2 * (linear.roundings + 4) * unit * size
+
+    def parts(self) -> tuple[tuple[str, Any], ...]:
+        """Fields by name, for a digest."""
+        return tuple((each.name, getattr(self, each.name)) for each in dataclasses.fields(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Operator):
+    """An operator whose `linear_map` is all there is to it."""
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """By the linear map, so that what is compared is what ranges are made with."""
+        linear = self.linear_map(Place.of(*values))
+        if linear is None:
+            raise NotRunError(f"{type(self).__name__} has no map of values of shapes {[v.shape for v in values]}")
+        found = linear.apply([value[None] for value in values])[0]
+        if linear.offset is not None:
+            found = found + linear.offset()[0]
+        return np.asarray(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Move(Linear):
+    """Each entry of the value is one entry of the input, or 0: `moved` says which, for arrays of any kind."""
+
+    rule: ClassVar[str] = "select"
+
+    def moved(self, x: FloatArray) -> FloatArray:
+        """The value, for an array of numbers of any kind.
+
+        Raises
+        ------
+        NotRunError
+            If it does not fit.
+        """
+        raise NotRunError(f"{type(self).__name__} moves nothing")
+
+    def linear_map(self, place: Place) -> LinearMap | None:
+        """Of coefficients 0 and 1: exact."""
+        (before,) = place.before
+        if concrete(before) is None:
+            return None
+
+        def apply(x: Sequence[FloatArray]) -> FloatArray:
+            return np.stack([self.moved(one) for one in x[0]]) if len(x[0]) else self._empty(x[0])
+
+        return LinearMap(apply, apply, 0)
+
+    def _empty(self, x: FloatArray) -> FloatArray:
+        return np.zeros((0, *self.moved(np.zeros(x.shape[1:])).shape))
+
+    def lipschitz(self, place: Place) -> float:
+        """1: no entry is repeated."""
+        del place
+        return 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise(Operator):
+    """A function of one number, applied to each entry: at most its largest slope (mean value theorem)."""
+
+    rule: ClassVar[str] = "pointwise"
+    near: Ends | None = field(default=None, kw_only=True)
+    """Smallest and largest slope of each entry, where its inputs stay in a range; None: anywhere."""
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """The function."""
+        raise NotRunError(f"{type(self).__name__} is not executed here")
+
+    def extent(self) -> tuple[float, float] | None:
+        """Smallest and largest slope of all, rounded outward: every difference quotient is between; None: none."""
+        return None
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        """Smallest and largest slope on intervals (ends may be infinite), rounded outward; None where none is known."""
+        ends = self.extent()
+        return None if ends is None else (np.full(low.shape, ends[0]), np.full(low.shape, ends[1]))
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        """Interval that the values on intervals lie in, rounded outward; infinite where none is known."""
+        return np.full(low.shape, -np.inf), np.full(high.shape, np.inf)
+
+    def affine(self, low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+        """Slope, middle and half with ``|f(v) - slope v - middle| <= half`` on intervals, rounded outward.
+
+        Where an interval is not finite: 0, 0 and infinity. None: no line is known.
+        """
+        del low, high
+        return None
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Sixteen units of the value and of the argument: what elementary functions of libraries promise, and more."""
+        return 16 * unit * (abs(result) + abs(values[0]))
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """`value` of each entry."""
+        (x,) = values
+        with np.errstate(all="ignore"):
+            return np.asarray(self.value(x))
+
+    def lipschitz(self, place: Place) -> float:
+        """The largest absolute slope."""
+        del place
+        if self.near is not None:
+            return float(max(np.max(abs(end), initial=0.0) for end in self.near))
+        ends = self.extent()
+        if ends is None:
+            raise NoBoundError(f"{self!r} has no largest slope that is known here")
+        return max(map(abs, ends))
+
+    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+        """`between`."""
+        del place
+        (x,) = ranges
+        with np.errstate(all="ignore"):
+            return Range(*self.between(x.low, x.high))
+
+    def by_channel(self, axis: int, width: int) -> Ends | None:
+        """Smallest and largest slope in each channel, shape (width,)."""
+        if self.near is None:
+            ends = self.extent()
+            return None if ends is None else (np.full(width, ends[0]), np.full(width, ends[1]))
+        if self.near[0].shape[axis] != width:
+            return None
+        low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.near)
+        return low.min(axis=1), high.max(axis=1)
+
+
+def repeats(before: Shape | None, after: Shape | None) -> int:
+    """How often broadcasting repeats each entry.
+
+    Raises
+    ------
+    NoBoundError
+        If the shapes do not tell.
+    """
+    if before is None or after is None or len(before) > len(after):
+        raise NoBoundError("the shapes that are broadcast are not known: give the input shape")
+    aligned = (1,) * (len(after) - len(before)) + before
+    found = 1
+    for n, m in zip(aligned, after, strict=True):
+        if n == m:
+            continue
+        if n != 1 or not isinstance(m, int):
+            raise NoBoundError(f"shape {before} cannot be compared with {after}: give the input shape")
+        found *= m
+    return found
+
+
+def spread(bounds: Sequence[float], place: Place) -> list[float]:
+    """Each input's constant times the root of how often broadcasting repeats its entries; 0 stays 0."""
+    return [
+        host.mul_up(bound, host.root_up(repeats(before, place.after))) if bound else 0.0
+        for bound, before in zip(bounds, place.before, strict=True)
+    ]
