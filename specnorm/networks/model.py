@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class NotExecutedError(Exception):
+    """The original cannot be executed on an input, or at all; the message says why."""
+
+
 @dataclass(frozen=True, eq=False)
 class Computed:
     """A value as the original computed it.
