@@ -60,7 +60,18 @@ class TranslationError(MethodError):
 
 
 class InternalError(SpecnormError):
-    """A proven number was contradicted by an execution: an error of specnorm, to be reported."""
+    """A proven number was contradicted by an execution: an error of specnorm, to be reported.
+
+    Parameters
+    ----------
+    message : str
+    pair : tuple of mapping, optional
+        The inputs, by name.
+    """
+
+    def __init__(self, message: str, pair: object = None) -> None:
+        super().__init__(message)
+        self.pair = pair
 
 
 class SecondDerivativeError(SpecnormError, NotImplementedError):

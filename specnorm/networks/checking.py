@@ -214,26 +214,32 @@ def _several(
         found = model.several(whole)
         if found is None:
             continue
-        for name in graph.outputs:
-            if name in found:
-                _alike(graph.by_name[name], found[name], [values[name] for _, values in chosen], count)
-        agreed.append(count)
+        outputs = [name for name in graph.outputs if name in found]
+        if all([_alike(graph.by_name[n], found[n], [values[n] for _, values in chosen], count) for n in outputs]):
+            agreed.append(count)
     return tuple(agreed)
 
 
-def _alike(node: Node, together: Computed, alone: list[Computed], count: int) -> None:
+def _alike(node: Node, together: Computed, alone: list[Computed], count: int) -> bool:
+    """Whether an output has an axis of samples, and is for several what it is for each.
+
+    Raises
+    ------
+    TranslationError
+        If it has one, and is not.
+    """
     if any(each.value.shape[:1] != (1,) for each in alone):
-        raise _refusal(node, "has no axis of samples, so that a bound for one sample says nothing of several")
+        return False
     apart: FloatArray = np.concatenate([each.value for each in alone])
+    if together.value.shape != apart.shape:
+        return False
     near = math.sqrt(2 * together.unit)
     with np.errstate(all="ignore"):
         size = float(np.max(np.where(np.isfinite(apart), abs(apart), 0.0), initial=0.0))
-        same = together.value.shape == apart.shape and np.allclose(
-            together.value, apart, rtol=near, atol=near * size, equal_nan=True
-        )
-    if not same:
-        raise TranslationError(
-            f"The model gives other values for {count} samples together than for each by itself (output "
-            f"{visible(node.name)}): a bound for one sample says nothing of several. Give an input with the number of "
-            "samples that is meant."
-        )
+        if np.allclose(together.value, apart, rtol=near, atol=near * size, equal_nan=True):
+            return True
+    raise TranslationError(
+        f"The model gives other values for {count} samples together than for each by itself (output "
+        f"{visible(node.name)}): a bound for one sample says nothing of several. Give an input with the number of "
+        "samples that is meant."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,6 +16,8 @@ from specnorm.networks.regions import Ball, Box
 from specnorm.networks.shapes import Shape
 
 Inputs: TypeAlias = dict[str, FloatArray]
+_Make: TypeAlias = Callable[[str, tuple[int, ...]], FloatArray]
+"""Gives numbers for an input of a name and shape."""
 UNIT = 2.0**-53
 OPEN = (8, 16, 32, 64, 224)
 """Sizes tried for open axes; symbols beyond the first get the next whole numbers, so that no two are equal."""
@@ -144,7 +146,9 @@ def _inside(region: Ball | Box, rng: np.random.Generator) -> Iterator[_Make]:
     for low in (True, False):
         yield lambda name, shape, low=low: np.clip(region.low[name] if low else region.high[name], -1e3, 1e3)
     while True:
-        yield lambda name, shape: rng.uniform(np.clip(region.low[name], -1e3, 1e3), np.clip(region.high[name], -1e3, 1e3))
+        yield lambda name, shape: rng.uniform(
+            np.clip(region.low[name], -1e3, 1e3), np.clip(region.high[name], -1e3, 1e3)
+        )
 
 
 def _in_ball(region: Ball, rng: np.random.Generator) -> _Make:
@@ -153,10 +157,3 @@ def _in_ball(region: Ball, rng: np.random.Generator) -> _Make:
     length = math.sqrt(sum(float(np.square(each).sum()) for each in away.values())) or 1.0
     share = region.radius * rng.uniform(0, 1) * (1 - 2.0**-20) / length
     return lambda name, shape: (region.centre[name] + share * away[name]).reshape(shape)
-
-
-class _Make:
-    """Called with the name and shape of an input, gives numbers for it."""
-
-    def __call__(self, name: str, shape: tuple[int, ...]) -> FloatArray:
-        raise NotImplementedError
