@@ -203,7 +203,7 @@ def _several(
     if any(not shape or shape[0] != 1 for shape in shapes.values()):
         return ()
     given = []
-    for inputs, _ in zip(probes(graph, shapes, region), SAMPLES + (0,), strict=False):
+    for inputs, _ in zip(probes(graph, shapes, region), (*SAMPLES, 0), strict=False):
         given.append((inputs, model.values(inputs)))
     agreed = []
     for count in SAMPLES:
@@ -215,7 +215,9 @@ def _several(
         if found is None:
             continue
         outputs = [name for name in graph.outputs if name in found]
-        if all([_alike(graph.by_name[n], found[n], [values[n] for _, values in chosen], count) for n in outputs]):
+        nodes = graph.by_name
+        alike = [_alike(nodes[n], found[n], [values[n] for _, values in chosen], count) for n in outputs]
+        if all(alike):
             agreed.append(count)
     return tuple(agreed)
 

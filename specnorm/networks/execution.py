@@ -1,4 +1,4 @@
-"""A network executed in float64, with a first-order bound of what rounding did to each value; inputs to execute it on."""
+"""A network executed in float64, with a first-order bound of each value's rounding; inputs to execute it on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from specnorm.networks.regions import Ball, Box
 from specnorm.networks.shapes import Shape
 
 Inputs: TypeAlias = dict[str, FloatArray]
-_Make: TypeAlias = Callable[[str, tuple[int, ...]], FloatArray]
-"""Gives numbers for an input of a name and shape."""
+_Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
+"""Gives numbers for an input of a shape."""
 UNIT = 2.0**-53
 OPEN = (8, 16, 32, 64, 224)
 """Sizes tried for open axes; symbols beyond the first get the next whole numbers, so that no two are equal."""
@@ -25,6 +25,8 @@ WORK = 2**27
 """Multiplications of the probes together, beyond the first."""
 MOST = 12
 """Probes at most."""
+FAR = 1e3
+"""In place of infinity, where a box has no end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +103,15 @@ def probes(graph: Graph, shapes: Mapping[str, tuple[int, ...]], region: Ball | B
     """Inputs at random and with structure, in a region if one is given; fewer for large networks. Always the same."""
     rng = np.random.default_rng(0)
     count = 1 + min(MOST - 1, WORK // max(_work(graph, shapes), 1))
-    makers = _inside(region, rng) if region is not None else _anywhere(rng)
-    for _, make in zip(range(count), makers, strict=False):
-        yield {name: make(name, shape) for name, shape in shapes.items()}
+    found: Iterator[Inputs]
+    if region is None:
+        found = ({name: make(shape) for name, shape in shapes.items()} for make in _anywhere(rng))
+    elif isinstance(region, Ball):
+        found = _in_ball(region, rng)
+    else:
+        found = _in_box(region, rng)
+    for _, inputs in zip(range(count), found, strict=False):
+        yield {name: inputs[name].reshape(shape) for name, shape in shapes.items()}
 
 
 def _work(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -119,16 +127,16 @@ def _work(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _anywhere(rng: np.random.Generator) -> Iterator[_Make]:
-    yield lambda name, shape: rng.standard_normal(shape)
-    yield lambda name, shape: _one_pixel(shape)
-    yield lambda name, shape: -abs(rng.standard_normal(shape))
-    yield lambda name, shape: np.round(2 * rng.standard_normal(shape)) / 2  # ties
-    yield lambda name, shape: np.full(shape, 0.75)
-    yield lambda name, shape: 30 * rng.standard_normal(shape)
-    yield lambda name, shape: np.zeros(shape)
+    yield rng.standard_normal
+    yield _one_pixel
+    yield lambda shape: -abs(rng.standard_normal(shape))
+    yield lambda shape: np.round(2 * rng.standard_normal(shape)) / 2  # ties
+    yield lambda shape: np.full(shape, 0.75)
+    yield lambda shape: 30 * rng.standard_normal(shape)
+    yield np.zeros
     while True:
         scale = 4.0 ** rng.uniform(-3, 1)
-        yield lambda name, shape, scale=scale: scale * rng.standard_normal(shape)
+        yield lambda shape, scale=scale: scale * rng.standard_normal(shape)
 
 
 def _one_pixel(shape: tuple[int, ...]) -> FloatArray:
@@ -138,22 +146,20 @@ def _one_pixel(shape: tuple[int, ...]) -> FloatArray:
     return found
 
 
-def _inside(region: Ball | Box, rng: np.random.Generator) -> Iterator[_Make]:
-    if isinstance(region, Ball):
-        yield lambda name, shape: region.centre[name].reshape(shape)
-        while True:
-            yield _in_ball(region, rng)
-    for low in (True, False):
-        yield lambda name, shape, low=low: np.clip(region.low[name] if low else region.high[name], -1e3, 1e3)
+def _in_ball(region: Ball, rng: np.random.Generator) -> Iterator[Inputs]:
+    """The centre, then points at random: all inputs together lie in the ball."""
+    yield dict(region.centre)
     while True:
-        yield lambda name, shape: rng.uniform(
-            np.clip(region.low[name], -1e3, 1e3), np.clip(region.high[name], -1e3, 1e3)
-        )
+        away = {name: rng.standard_normal(centre.shape) for name, centre in region.centre.items()}
+        length = math.sqrt(sum(float(np.square(each).sum()) for each in away.values())) or 1.0
+        share = region.radius * rng.uniform(0, 1) * (1 - 2.0**-20) / length
+        yield {name: centre + share * away[name] for name, centre in region.centre.items()}
 
 
-def _in_ball(region: Ball, rng: np.random.Generator) -> _Make:
-    # All inputs together lie in the ball.
-    away = {name: rng.standard_normal(centre.shape) for name, centre in region.centre.items()}
-    length = math.sqrt(sum(float(np.square(each).sum()) for each in away.values())) or 1.0
-    share = region.radius * rng.uniform(0, 1) * (1 - 2.0**-20) / length
-    return lambda name, shape: (region.centre[name] + share * away[name]).reshape(shape)
+def _in_box(region: Box, rng: np.random.Generator) -> Iterator[Inputs]:
+    """Both corners, then points at random; what is infinite counts as `FAR`."""
+    low, high = ({n: np.clip(end, -FAR, FAR) for n, end in ends.items()} for ends in (region.low, region.high))
+    yield low
+    yield high
+    while True:
+        yield {name: rng.uniform(low[name], high[name]) for name in low}
