@@ -1,8 +1,7 @@
 """A network's answer attacked before it is given: no execution may contradict what was proven.
 
-The graph is executed in float64 at pairs of inputs, with a bound of its rounding. The values of a pair may not be further
-apart than their constants allow, those of the steps in between as well, and each must lie in the range that was proven
-for it.
+The graph is executed in float64 at pairs of inputs, with a bound of its rounding. No value of a pair may be further
+apart than its constant allows, and each must lie in the range that was proven for it.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ class _Attempt:
     def _contradicted(self, name: str, constant: float, ratio: float, one: Inputs, other: Inputs) -> None:
         raise InternalError(
             f"A proven constant is contradicted at {visible(name)}: at most {constant!r} was proven, a pair of inputs "
-            f"reaches {ratio!r}. Please report the network and the pair (this error's attribute `pair`). No bound is given.",
+            f"reaches {ratio!r}. No bound is given. Please report the network and the pair (this error's `pair`).",
             (one, other),
         )
 
