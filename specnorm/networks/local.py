@@ -213,7 +213,7 @@ class _Units:
             matrix, error = (each[group.start : group.stop].T for each in flat)
             if not (matrix.any() or error.any()):
                 continue
-            # One for each source: names are for the answer, and for the norms that are known already.
+            # One for each source, of one name: names are for the answer alone.
             layer = Layer(name, partial(np.array, matrix), {}, 0, error=partial(np.array, error))
             spec, columns = ConvSpec.of(matrix.shape), range(len(group))
             terms.append(Term(number, columns, range(len(places)), (), Filter(layer, {}, spec, None), columns))

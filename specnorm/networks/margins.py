@@ -171,12 +171,12 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     if whole.upper is None or features.upper is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
     kernel = np.asarray(head.layer.load(), dtype=np.float64)
-    rows = (kernel.T if head.layer.turned else kernel) * float(head.params.get("alpha", 1.0))
-    pairs, alone = _lengths(rows, np.ones(rows.shape[1]), features.upper)
+    rows, alpha = kernel.T if head.layer.turned else kernel, abs(float(head.params.get("alpha", 1.0)))
+    pairs, alone = _lengths(rows, np.ones(rows.shape[1]), host.mul_up(features.upper, alpha))
     run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
     before = {step.name: step.upper for step in whole.nodes}
     if run is not None and len(run.links) > 1:
-        weighted = _weighted(run, rows, measure, method, before[run.start] or 0.0)
+        weighted = _weighted(run, rows, measure, method, host.mul_up(before[run.start] or 0.0, alpha))
         if weighted is not None:
             pairs, alone = np.minimum(pairs, weighted[0]), np.minimum(alone, weighted[1])
     most = host.mul_up(host.root_up(2), whole.upper)
@@ -216,11 +216,15 @@ def _weighted(
 
 def _lengths(rows: Weights, weights: Weights, constant: float) -> tuple[Weights, Weights]:
     """``constant |(w_i - w_j) / q|`` and ``constant |w_i / q|``, rounded up."""
-    wide = rows / weights
+    # Divided by a power of two, no entry that matters vanishes, whatever it is divided by or multiplied with.
+    exponent = math.frexp(float(np.max(np.abs(rows), initial=0.0)))[1]
+    wide = np.ldexp(rows, -exponent) / weights
     size = wide.shape[1]
-    alone = host.raised(np.linalg.norm(wide, axis=1), size + 2 + ROUNDINGS)
-    differences = np.stack([np.linalg.norm(wide - row, axis=1) for row in wide])
+    vanished = size * host.above(2.0**-1000 / float(np.min(weights, initial=1.0)))
+    alone = host.raised(host.norm_up(wide), ROUNDINGS) + vanished
+    differences = np.stack([host.norm_up(wide - row) for row in wide])
     # Entries of both rows are off by a few roundings each, their difference by one.
     lost = ROUNDINGS * math.ulp(1.0) * (alone[:, None] + alone)
-    pairs = host.above(constant * (host.raised(differences, size + 4) + lost))
-    return host.raised(pairs, 4), host.raised(host.above(constant * alone), 2)
+    each = (host.raised(host.above(constant * x), 4) for x in (differences + lost, alone))
+    pairs, alone = (host.above(np.ldexp(x, exponent)) for x in each)
+    return pairs, alone

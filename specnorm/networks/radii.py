@@ -97,7 +97,6 @@ def _scaled(graph: Graph, logits: Weights, label: int, number: int) -> Graph:
     rows = np.zeros((len(others), len(logits)))
     rows[:, label] = share
     rows[np.arange(len(others)), others] = -share
-    # Norms are known by name: one for each sample.
     name = f"specnorm.margins.{number}"
     layer = Layer(name, lambda: rows, {}, 0)
     node = Node(name, "layer", "margins", graph.outputs, (1, len(others)), {}, layer)

@@ -46,11 +46,14 @@ def raised(x: Real, roundings: int) -> Real:
 
 
 def mul_up(*factors: float) -> float:
-    """Product of non-negative floats, never below the exact one; 0 if a factor is 0, exact if all others are 1."""
+    """Product of non-negative floats, never below the exact one; 0 if a factor is 0, exact if all others are 1.
+
+    0 times infinity is 0; NaN if a factor is.
+    """
+    if 0 in factors:
+        return math.nan if any(map(math.isnan, factors)) else 0.0
     product = 1.0
     for factor in factors:
-        if factor == 0:
-            return 0.0
         product = factor if product == 1 else product if factor == 1 else above(product * factor)
     return product
 
@@ -86,13 +89,13 @@ def div_down(a: float, b: float) -> float:
 
 
 def sqrt_up(x: float) -> float:
-    """Root of a non-negative float, never below the exact one; 0 of 0."""
-    return above(math.sqrt(x)) if x > 0 else 0.0
+    """Root of a non-negative float, never below the exact one; 0 of 0, NaN of NaN."""
+    return 0.0 if x <= 0 else above(math.sqrt(x))
 
 
 def sqrt_down(x: float) -> float:
-    """Root of a non-negative float, never above the exact one; 0 of 0."""
-    return below(math.sqrt(x)) if x > 0 else 0.0
+    """Root of a non-negative float, never above the exact one; 0 of 0, NaN of NaN."""
+    return 0.0 if x <= 0 else below(math.sqrt(x))
 
 
 def cos_down(angle: Real) -> Real:
@@ -116,6 +119,23 @@ def hypot_up(*terms: float) -> float:
     if len(known) < 2:
         return abs(known[0]) if known else 0.0
     return above(math.hypot(*known) * (1 + 2.0**-51))
+
+
+def norm_up(x: np.ndarray) -> np.ndarray:
+    """2-norms along the last axis of a float64 array, never below the exact ones; 0 of zeros, NaN of NaN.
+
+    Each vector is divided by a power of two first, so that its largest entry lies between 1/2 and 1: squares do not
+    overflow, and those that vanish are less than ``2**-1021`` each of a sum of at least 1/4. With n squares rounded and
+    added in any order, and a root, that is less than one rounding more than ``n / 2 + 1``. Only a result below the
+    normal numbers is rounded again: by less than a neighbour.
+    """
+    n = x.shape[-1]
+    largest = np.max(np.abs(x), axis=-1, initial=0.0, keepdims=True)
+    exponent = np.where(np.isfinite(largest), np.frexp(largest)[1], 0)
+    with np.errstate(over="ignore", under="ignore"):
+        norm = np.sqrt(np.sum(np.square(np.ldexp(x, -exponent)), axis=-1))
+        found = np.ldexp(raised(norm, n + 2), exponent[..., 0])
+    return np.where(norm == 0, 0.0, above(found))
 
 
 def root_up(x: Fraction | int) -> float:
