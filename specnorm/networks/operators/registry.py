@@ -20,7 +20,7 @@ def register_operator(cls: Class) -> Class:
     Parameters
     ----------
     cls : type
-        A dataclass derived from `Operator` (or `Pointwise`, `Linear`), with ``names``, a tuple of "namespace::operator":
+        A dataclass derived from `Operator` (or `Pointwise`, `Linear`) with ``names``, a tuple of "namespace::name":
         a custom operator of torch, or domain and type of an ONNX node. If it has fields, a class method
         ``of(arguments)`` makes it from the node's constant arguments by name (numbers, tuples, float64 arrays).
 
