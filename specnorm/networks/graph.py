@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class Graph:
     Raises
     ------
     MethodError
-        If two nodes have one name, or a node uses what does not come before it.
+        If two nodes have one name, a node uses what does not come before it, or an output is no node.
     """
 
     nodes: tuple[Node, ...]
@@ -85,18 +86,20 @@ class Graph:
             if missing is not None:
                 raise MethodError(f"Node {node.name!r} uses {missing!r}, which no node before it is called.")
             known.add(node.name)
+        if not known.issuperset(self.outputs):
+            raise MethodError(f"The graph's outputs {self.outputs} are not all nodes of it.")
 
-    @property
+    @cached_property
     def by_name(self) -> dict[str, Node]:
         """Nodes by name."""
         return {node.name: node for node in self.nodes}
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of the network's inputs that move."""
         return tuple(node.name for node in self.nodes if isinstance(node.operator, Input) and node.operator.moves)
 
-    @property
+    @cached_property
     def constants(self) -> frozenset[str]:
         """Names of constants."""
         return frozenset(node.name for node in self.nodes if isinstance(node.operator, Constant))
@@ -114,13 +117,12 @@ class Graph:
             if node.name in needed:
                 needed.update(node.inputs)
         kept = (n for n in self.nodes if n.name in needed or isinstance(n.operator, Input))
-        return Graph(tuple(kept), self.outputs, self.model)
+        return replace(self, nodes=tuple(kept))
 
     def fresh(self, name: str) -> str:
         """A name that no node has: the one given, or with a number behind it."""
-        known = {node.name for node in self.nodes}
         found, number = name, 1
-        while found in known:
+        while found in self.by_name:
             number += 1
             found = f"{name}.{number}"
         return found

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.networks.bounding import constants, prepared
-from specnorm.networks.graph import Graph, Node
+from specnorm.networks.bounding import constants, past_shifts, prepared
+from specnorm.networks.graph import Graph
 from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import ROUNDINGS, Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import bound
+from specnorm.networks.operators.layers import Matrix
 from specnorm.networks.runs import runs
 from specnorm.proof import host
 
@@ -164,14 +165,13 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     """
     graph, measure = prepared(graph), measure or Measure()
     method = Multipliers() if method is None else method
-    head = _head(graph)
-    assert head.layer is not None  # for the type checker: it was looked for
+    inputs, head = _head(graph)
     whole = bound(graph, measure, method=method)
-    features = bound(Graph(graph.nodes, head.inputs), measure, method=method)
+    features = bound(replace(graph, outputs=inputs), measure, method=method)
     if whole.upper is None or features.upper is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
     kernel = np.asarray(head.layer.load(), dtype=np.float64)
-    rows, alpha = kernel.T if head.layer.turned else kernel, abs(float(head.params.get("alpha", 1.0)))
+    rows, alpha = kernel.T if head.layer.turned else kernel, abs(head.alpha)
     pairs, alone = _lengths(rows, np.ones(rows.shape[1]), host.mul_up(features.upper, alpha))
     run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
     before = {step.name: step.upper for step in whole.nodes}
@@ -184,17 +184,17 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     return Margins(np.where(off, np.minimum(pairs, most), 0.0), np.minimum(alone, whole.upper), whole.upper)
 
 
-def _head(graph: Graph) -> Node:
-    nodes = {node.name: node for node in graph.nodes}
-    node = nodes[graph.outputs[0]] if len(graph.outputs) == len(graph.inputs) == 1 else None
-    while node is not None and node.params.get("shift") and len(node.inputs) == 1:
-        node = nodes[node.inputs[0]]
-    if node is None or node.rule != "layer" or node.layer is None or node.layer.spatial or len(node.shape or ()) != 2:
-        raise MethodError(
-            "Margins need a network with one input and one output that a matrix ends with, of shape (1, classes); this "
-            f"one ends with {'several outputs' if node is None else node.operator}."
-        )
-    return node
+def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
+    """The features' name, and the matrix."""
+    node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == len(graph.inputs) == 1 else None
+    if node is not None:
+        node = past_shifts(node, graph.by_name)
+        if isinstance(node.operator, Matrix) and node.operator.side == "right" and len(node.shape or ()) == 2:
+            return node.inputs, node.operator
+    raise MethodError(
+        "Margins need a network with one input and one output that a matrix ends with, of shape (1, classes); this one "
+        f"ends with {'several outputs' if node is None else node.label or type(node.operator).__name__}."
+    )
 
 
 def _weighted(

@@ -12,7 +12,7 @@ import numpy as np
 
 from specnorm.errors import CertificateError, MethodError
 from specnorm.networks.answer import NetworkBound
-from specnorm.networks.bounding import bounded, prepared
+from specnorm.networks.bounding import bounded, prepared, unsorted
 from specnorm.networks.certificate import Certificate, Near, digest
 from specnorm.networks.graph import Graph
 from specnorm.networks.links import Run
@@ -39,7 +39,7 @@ def bound(
     """Bound the Lipschitz constant of a network.
 
     Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
-    combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
+    combination of its inputs' bounds (`operators`). Several inputs of the network: each alone, the others held, and the
     root of the sum of squares (Cauchy-Schwarz). Layers in a row are bounded together where ``method`` does so and that
     is less.
 
@@ -98,11 +98,11 @@ def near(
     found, answers = ranges_near(graph, ball, measure) if found is None else found, []
     for units in (False, True) if wanted is None else (wanted,):
         # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
-        local = localised(graph.pruned() if units else prepared(graph), found)
+        local = localised(unsorted(graph) if units else prepared(graph), found)
         run = None if not units or isinstance(method, Product) else unit_run(local)
         if units and run is None:
             continue
-        answer = bounded(local, measure, method, runs if run is None else partial(_alone, run))
+        answer = bounded(local, measure, method, runs if run is None else partial(_alone, run), found)
         if answer.certificate is not None:
             where = Near(ball, units)
             said = replace(answer.certificate, digest=digest(prepared(graph), where), near=where)
@@ -117,7 +117,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     answers = [] if wanted else [bounded(graph, measure, method)]
     if isinstance(method, Product) or wanted is False or not rises(graph):
         return answers
-    local = localised(graph.pruned(), anywhere(graph))
+    local = localised(unsorted(graph), anywhere(graph))
     run = unit_run(local)
     if run is None:
         return answers
@@ -131,13 +131,14 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:
     """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
     read = local = prepared(graph)
-    found: dict[str, Range] = {}
+    plain = unsorted(graph)
+    found: dict[str, Range] | None = None
     for _ in range(ROUNDS):
-        nodes = bounded(local, measure, Product()).nodes
+        nodes = bounded(local, measure, Product(), known=found).nodes
         known = {step.name: step.upper for step in nodes if step.upper is not None and math.isfinite(step.upper)}
-        found = ranges(graph.pruned(), ball, known)
+        found = ranges(plain, ball, known)
         local = localised(read, found)
-    return found
+    return found or {}
 
 
 def _alone(run: Run, graph: Graph) -> list[Run]:
