@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from specnorm.networks.operators.base import LinearMap, NoBoundError, NotRunError, Operator, Place, Pointwise
 from specnorm.networks.operators.fourier import ComplexPart, Fourier
-from specnorm.networks.operators.joins import Choose, Compare, Maximum, Minimum, Product, Quotient, Where
+from specnorm.networks.operators.joins import Choose, Compare, Maximum, Minimum, Product, Quotient, Sign, Where
 from specnorm.networks.operators.layers import Convolution, Layer, Matrices, Matrix
 from specnorm.networks.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
 from specnorm.networks.operators.moves import (
@@ -75,7 +75,7 @@ __all__ = [
     "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple", "Negative", "NoBoundError", "Norm",
     "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place", "Pointwise", "Power", "Product", "Quotient", "Random",
     "ReLU", "Reciprocal", "Reflection", "Reshape", "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid",
-    "SignParts", "Sin", "Slice", "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze",
+    "Sign", "SignParts", "Sin", "Slice", "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze",
     "Steep", "Sum", "Tanh", "TanhShrink", "Threshold", "Tile", "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where",
     "Windows",
 ]  # fmt: skip

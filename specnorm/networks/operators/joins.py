@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.networks.operators.base import Ends, Operator
+from specnorm.networks.operators.base import Ends, FloatArray, Operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,3 +77,15 @@ class Choose(Operator):
     """The second value where the first is not 0, else the third: no constant but in patterns."""
 
     rule: ClassVar[str] = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class Sign(Operator):
+    """-1, 0 or 1, the sign of each entry: a step, which has no constant but in patterns."""
+
+    rule: ClassVar[str] = "unknown"
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """The sign."""
+        (x,) = values
+        return np.asarray(np.sign(x))

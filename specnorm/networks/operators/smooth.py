@@ -98,8 +98,18 @@ class Arctan(Pointwise):
 
 @dataclass(frozen=True, eq=False)
 class Multiple(Pointwise):
-    """``outer * function(inner * x)``: functions that are written out with factors."""
+    """``outer * function(inner * x)``: functions that are written out with factors.
+
+    Parameters
+    ----------
+    function : Pointwise
+    outer, inner : float
+        Neither is 0.
+    roundings : int
+        That were made in computing each of the factors.
+    """
 
     function: Pointwise
     outer: float = 1.0
     inner: float = 1.0
+    roundings: int = 0
