@@ -81,7 +81,7 @@ class Graph:
         known: set[str] = set()
         for node in self.nodes:
             if node.name in known:
-                raise MethodError(f"Two nodes of the graph are called {node.name!r}; expected a name for each.")
+                raise MethodError(f"Several nodes are called {node.name!r}; expected one name for each node.")
             missing = next((name for name in node.inputs if name not in known), None)
             if missing is not None:
                 raise MethodError(f"Node {node.name!r} uses {missing!r}, which no node before it is called.")

@@ -1,0 +1,167 @@
+"""Claims about networks that were false, since a name, a shape or a rounding was read wrongly: graphs, no framework.
+
+Truth is what inputs reach: dense matrices, and rational numbers where floats end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from specnorm.errors import MethodError
+from specnorm.networks import Graph, Layer, Measure, Node, Product, averaged, bound, margins, operators, step
+from specnorm.networks.measuring import fold_error
+from specnorm.proof import fathom, host
+from specnorm.spec import ConvSpec
+
+
+def dense(*matrices: Any, name: str = "w") -> Graph:
+    """A network of matrices, all of them called by one name."""
+    nodes = [Node("x", operators.Input(), (), (1, matrices[0].shape[1]))]
+    for at, matrix in enumerate(matrices):
+        layer = Layer(name, partial(np.asarray, matrix), {}, 0)
+        shape = (1, matrix.shape[0])
+        nodes.append(Node(f"y{at}", operators.Matrix(layer), (nodes[-1].name,), shape))
+    return Graph(tuple(nodes), (nodes[-1].name,))
+
+
+def upper(graph: Graph, measure: Measure | None = None) -> float:
+    found = bound(graph, measure).upper
+    assert found is not None
+    return found
+
+
+def test_one_measure_serves_two_networks() -> None:
+    """Kernels of one name, shape and geometry: the second had the norm of the first."""
+    measure = Measure()
+    small, large = np.eye(4), 100 * np.eye(4)
+    assert 1 <= upper(dense(small), measure) < 1.01
+    assert 100 <= upper(dense(large), measure) < 101
+    assert 100 <= upper(dense(small, large), measure) < 101
+
+
+def test_a_kernel_that_is_written_to_is_measured_anew() -> None:
+    measure, kernel = Measure(), np.eye(4)
+    graph = dense(kernel)
+    assert upper(graph, measure) < 1.01
+    kernel *= 100
+    assert upper(graph, measure) >= 100
+
+
+def test_the_same_bits_in_another_precision_are_another_kernel() -> None:
+    """Eight numbers of 32 bits are not four of 64, nor one shape another, nor a matrix its transpose by its bits."""
+    measure = Measure()
+    single = np.arange(1, 9, dtype=np.float32).reshape(2, 4)
+    for matrix in (single, single.view(np.float64), single.reshape(4, 2), single.T):
+        truth = float(np.linalg.norm(np.float64(matrix), 2))
+        found = upper(dense(matrix), measure)
+        assert truth <= found * (1 + 1e-12)
+        assert found <= truth * 1.01
+
+
+def test_one_measure_serves_two_stacks_of_matrices() -> None:
+    measure = Measure()
+    for size in (1.0, 100.0):
+        stack = size * np.stack([np.eye(3), np.diag([1.0, 0.5, 0.25])])
+        layer = Layer("w", partial(np.asarray, stack), {}, 0)
+        product = operators.Matrices(layer, "bi,bji->bj", lambda stack=stack: stack)
+        nodes = (Node("x", operators.Input(), (), (2, 3)), Node("y", product, ("x",), (2, 3)))
+        assert size <= upper(Graph(nodes, ("y",)), measure) < 1.01 * size
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-162, 3e-165, 1e-300, 5e-320, 1e160, 1e300])
+def test_radii_of_small_and_large_kernels(size: float) -> None:
+    """Squares of 1e-162 vanish, those of 1e160 overflow: a radius of 2e161 was certified for 0.707."""
+    rows = size * np.array([[1.0, 0.25], [0.0, 1.0], [0.5, -0.75]])
+    logits = size * np.array([[1.0, 0.0, -0.5]])
+    known = margins(dense(rows), method=Product())
+    (radius,) = known.radii(logits, np.array([0]))
+    own, *others = ([Fraction(float(x)) for x in (*row, logit)] for row, logit in zip(rows, logits[0], strict=True))
+    apart = [[a - b for a, b in zip(own, other, strict=True)] for other in others]
+    truth_sq = min(margin**2 / (p * p + q * q) for p, q, margin in apart)
+    assert Fraction(float(radius)) ** 2 <= truth_sq
+    assert Fraction(float(radius)) ** 2 >= truth_sq * Fraction(99, 100)
+
+
+@pytest.mark.parametrize("exponent", [-1000, -600, -500, 500, 900])
+def test_what_folding_loses_is_as_large_as_the_kernel(exponent: int) -> None:
+    """It is a share of the kernel's norm, however small or large that is."""
+    kernel = np.random.default_rng(0).normal(size=(3, 4, 3, 3))
+    spec = ConvSpec.of(kernel.shape)
+    moved = math.ldexp(fold_error(np.ldexp(kernel, exponent), spec), -exponent)
+    assert moved >= fold_error(kernel, spec) * (1 - 1e-9)
+    assert moved <= fold_error(kernel, spec) * (1 + 1e-9) or exponent < -900
+
+
+@pytest.mark.parametrize("exponent", [-1074, -1040, -560, -537, 0, 511, 980])
+def test_a_norm_rounded_up(exponent: int) -> None:
+    """Against sums of squares in rational numbers; one vector among others of another size."""
+    numbers = np.random.default_rng(0)
+    scale = np.ldexp(1.0, exponent) * np.array([[1.0], [2.0**-40], [0.0], [2.0**23]])
+    draws = [numbers.normal(size=(4, int(numbers.integers(1, 40)))) * scale for _ in range(20)]
+    for vector, norm in ((v, n) for each in draws for v, n in zip(each, host.norm_up(each), strict=True)):
+        truth_sq = sum(Fraction(float(x)) ** 2 for x in vector)
+        assert Fraction(float(norm)) ** 2 >= truth_sq
+        if truth_sq:
+            below = Fraction(float(norm)) * Fraction(1 - 1e-13) - Fraction(2.0**-1070)
+            assert below < 0 or below**2 <= truth_sq
+        else:
+            assert norm == 0
+
+
+def test_a_norm_of_what_is_no_number() -> None:
+    with np.errstate(invalid="ignore"):
+        found = host.norm_up(np.array([[1.0, math.nan], [math.inf, 1.0], [0.0, 0.0], [1e308, 1.7e308]]))
+    assert math.isnan(found[0])
+    assert found[1] == math.inf
+    assert found[2] == 0
+    assert found[3] == math.inf
+    assert host.norm_up(np.zeros((2, 0))).tolist() == [0, 0]
+
+
+def test_nothing_is_proven_of_what_is_no_number() -> None:
+    """The root of NaN, and 0 times NaN, were 0: an upper bound of anything."""
+    assert math.isnan(host.sqrt_up(math.nan))
+    assert math.isnan(host.mul_up(0.0, math.nan))
+    assert math.isnan(host.mul_up(math.nan, 2.0, 0.0))
+    assert host.mul_up(0.0, math.inf) == 0 == host.sqrt_up(0.0) == host.sqrt_up(-1e-30)
+    lemma = fathom.grid_lemma(1.0, math.nan, np.array([0.1]))
+    assert not (lemma >= 0).any()
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+MATRIX = np.array([[3.0, 0.5], [0.0, 1.0]])
+EYE = np.eye(2)
+MADE: dict[str, tuple[Callable[[Graph], Graph], Any]] = {
+    "step of a step": (lambda g: step(step(g, 0.5), 0.5), EYE - 0.5 * (EYE - 0.5 * MATRIX)),
+    "step of a whole step": (lambda g: step(step(g), 0.5), EYE - 0.5 * (EYE - MATRIX)),
+    "whole step of a step": (lambda g: step(step(g, 0.5)), 0.5 * MATRIX),
+    "step of a step of a step": (
+        lambda g: step(step(step(g, 0.5), 0.25), 2.0),
+        EYE - 2 * (EYE - 0.25 * (EYE - 0.5 * MATRIX)),
+    ),
+    "averaged": (lambda g: averaged(averaged(g, 0.5), 0.25), ((2 * MATRIX - EYE) - 0.75 * EYE) / 0.25),
+    "averaged of a step": (lambda g: averaged(step(g, 0.5), 0.5), 2 * (EYE - 0.5 * MATRIX) - EYE),
+    "step of averaged": (lambda g: step(averaged(g, 0.5), 0.5), EYE - 0.5 * (2 * MATRIX - EYE)),
+}
+"""A network made of ``MATRIX``, and its own matrix."""
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_statements_about_statements(name: str) -> None:
+    """Names of their nodes met: 0.5 was claimed for a step of a step of 1.25, others ended in a KeyError."""
+    make, matrix = MADE[name]
+    truth = float(np.linalg.norm(matrix, 2))
+    assert truth <= upper(make(dense(MATRIX))) * (1 + 1e-9) <= truth * 1.01
+
+
+def test_two_nodes_of_one_name_are_refused() -> None:
+    nodes = dense(MATRIX).nodes
+    with pytest.raises(MethodError, match=r"Several nodes are called 'y0'; expected one name for each node"):
+        Graph((*nodes, Node("y0", operators.ReLU(), ("y0",), (1, 2))), ("y0",))
