@@ -16,6 +16,7 @@ from specnorm.networks.operators.moves import (
     Permute,
     Reshape,
     SameOrder,
+    Selection,
     Slice,
     Squeeze,
     Tile,
@@ -75,7 +76,7 @@ __all__ = [
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place", "Pointwise",
     "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape", "Resize", "Rsqrt",
-    "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice", "Smallest", "SoftShrink", "Softmax",
+    "SameOrder", "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice", "Smallest", "SoftShrink", "Softmax",
     "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh", "TanhShrink", "Threshold", "Tile",
     "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

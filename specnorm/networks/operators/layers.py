@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from specnorm.networks.operators.base import FloatArray, Linear, LinearMap, Offset, Operator, Place
+import numpy as np
+
+from specnorm.backends import backend_for
+from specnorm.errors import GeometryError
+from specnorm.linalg import layer_map
+from specnorm.networks.operators.base import (
+    Apply,
+    FloatArray,
+    Linear,
+    LinearMap,
+    NotRunError,
+    Offset,
+    Operator,
+    Place,
+    in_parts,
+)
+from specnorm.runtime.execution import Execution
+from specnorm.spec import ConvSpec
 from specnorm.types import AnyArray
 
 
@@ -37,6 +55,12 @@ class Layer:
     turned: bool = False
     error: Callable[[], AnyArray] | None = None
 
+    def kernel(self) -> FloatArray:
+        """The kernel in float64, exactly; a matrix with its outputs first."""
+        stored: Any = self.load()
+        kernel = np.asarray(backend_for(stored).to_numpy(stored), dtype=np.float64)
+        return kernel.T if self.turned else kernel
+
 
 @dataclass(frozen=True, eq=False)
 class Convolution(Linear):
@@ -48,11 +72,78 @@ class Convolution(Linear):
         With one spatial axis or more.
     bias : callable or None
         What is added.
+    extra : tuple of int
+        Rows behind the last one of each spatial axis that hold what is added alone: a transposed convolution's, whose
+        output padding is beyond what is cropped.
+    sized : bool
+        Whether the padding is the layer's own; else it depends on sizes that are not known, and the norm alone holds.
     """
 
     rule: ClassVar[str] = "layer"
     layer: Layer
     bias: Offset | None = None
+    extra: tuple[int, ...] = ()
+    sized: bool = True
+
+    def linear_map(self, place: Place) -> LinearMap | None:
+        """The layer as a linear map at its input's size."""
+        befores, kernel, spatial = place.sizes(), self.layer.kernel(), self.layer.spatial
+        if not self.sized or befores is None or len(befores[0]) != spatial + 2 or not np.all(np.isfinite(kernel)):
+            return None
+        try:
+            return self._at(befores[0], kernel, place)
+        except GeometryError:
+            return None
+
+    def _at(self, before: tuple[int, ...], kernel: FloatArray, place: Place) -> LinearMap | None:
+        geometry = dict(self.layer.geometry)
+        spec = ConvSpec.of(kernel.shape, **geometry)
+        pads = None
+        if spec.padding_mode == "circular" and not spec.transposed:
+            if any(n % s for n, s in zip(before[2:], spec.stride, strict=True)):
+                # No layer of `ConvSpec`: what wraps around is padded first.
+                pads, geometry = spec.padding, {**geometry, "padding": 0, "padding_mode": "zeros"}
+        sizes = tuple(n + sum(pair) for n, pair in zip(before[2:], pads or ((0, 0),) * spec.ndim, strict=True))
+        at = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": sizes})
+        one: Any = kernel[None]
+        layer = layer_map.Convolution(one, at, ops=Execution.of(backend_for(kernel), one))
+        extra = self.extra or (0,) * spec.ndim
+        shape = (before[0], spec.cout, *(n + more for n, more in zip(layer.shapes[1][1:], extra, strict=True)))
+        if before[1] != spec.cin or not place.fits(shape):
+            return None
+        entries = kernel[0].size * spec.groups * max(map(math.prod, (sizes, shape[2:])))
+
+        def applied(layer: layer_map.Convolution) -> Apply:
+            def samples(x: FloatArray) -> FloatArray:
+                if pads is not None:
+                    x = np.pad(x, ((0, 0), (0, 0), *pads), mode="wrap")
+                wide: Any = x.reshape(1, len(x), layer.shape[1])
+                return np.asarray(layer.apply(wide)).reshape(len(x), *layer.shapes[1])
+
+            def apply(x: Sequence[FloatArray]) -> FloatArray:
+                found = in_parts(samples, x[0].reshape(-1, *before[1:]), entries)
+                if any(extra):
+                    found = np.pad(found, ((0, 0), (0, 0), *((0, more) for more in extra)))
+                return found.reshape(len(x[0]), *shape)
+
+            return apply
+
+        flat = _by_output(kernel, spec).reshape(spec.cout, -1)
+        # Padding by pixels may add taps up at one of them.
+        length = np.linalg.norm(flat, axis=1) if spec.padding_mode == "zeros" else abs(flat).sum(axis=1)
+        roundings, ones = max(layer.roundings) + flat.shape[1] + 4, (1,) * spec.ndim
+        return LinearMap(
+            applied(layer), applied(layer.absolute()), roundings, length.reshape(-1, *ones), self.bias
+        )  # fmt: skip
+
+
+def _by_output(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
+    """What each output channel reads, along the first axis."""
+    if not spec.transposed:
+        return kernel
+    # (cin, cout / groups, ...): output g c + o reads the inputs of its group.
+    split = kernel.reshape(spec.groups, spec.cin // spec.groups, *kernel.shape[1:])
+    return np.moveaxis(split, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +168,26 @@ class Matrix(Linear):
     alpha: float = 1.0
     side: Literal["right", "left"] = "right"
 
+    def linear_map(self, place: Place) -> LinearMap | None:
+        """The product; None for a matrix that is off."""
+        befores = place.sizes()
+        if befores is None or self.layer.error is not None or not math.isfinite(self.alpha):
+            return None
+        (before,), kernel = befores, self.layer.kernel()
+        outputs, inputs = kernel.shape
+        axis = len(before) - (1 if self.side == "right" else 2)
+        if axis < 0 or before[axis] != inputs or not np.all(np.isfinite(kernel)):
+            return None
+        if not place.fits((*before[:axis], outputs, *before[axis + 1 :])):
+            return None
+
+        def made(alpha: float, k: FloatArray) -> Apply:
+            return lambda x: alpha * (x[0] @ k.T if self.side == "right" else k @ x[0])
+
+        rows = abs(self.alpha) * np.linalg.norm(kernel, axis=1).reshape(-1, *(1,) * (len(before) - 1 - axis))
+        both = made(self.alpha, kernel), made(abs(self.alpha), abs(kernel))
+        return LinearMap(*both, inputs + 4, rows, self.bias)
+
 
 @dataclass(frozen=True, eq=False)
 class Matrices(Operator):
@@ -96,3 +207,19 @@ class Matrices(Operator):
     layer: Layer
     equation: str
     constant: Callable[[], FloatArray]
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """By `numpy.einsum`."""
+        return self._product(values[0], np.asarray(self.constant()))
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Gamma of the number of terms, of the sum of their absolute values; complex products have three roundings."""
+        del result
+        constant = np.asarray(self.constant())
+        return 2 * (constant.size + 8) * unit * self._product(abs(values[0]), abs(constant))
+
+    def _product(self, x: FloatArray, constant: FloatArray) -> FloatArray:
+        try:
+            return np.asarray(np.einsum(self.equation, x, constant))
+        except ValueError as error:
+            raise NotRunError(f"{self.equation} does not fit {x.shape} and {constant.shape}: {error}") from error
