@@ -232,7 +232,7 @@ def digest(graph: Graph, near: Near | None = None) -> str:
 
 def _fields(whole: Any, left_out: Sequence[str] = ()) -> tuple[Any, ...]:
     """An operator or the like as plain data: its class, and its fields by name."""
-    parts = whole.parts() if isinstance(whole, Operator) else ((f.name, getattr(whole, f.name)) for f in fields(whole))
+    parts = whole.named() if isinstance(whole, Operator) else ((f.name, getattr(whole, f.name)) for f in fields(whole))
     return (type(whole).__qualname__, *((name, value) for name, value in parts if name not in left_out))
 
 

@@ -37,6 +37,7 @@ from specnorm.networks.operators.piecewise import (
     TwoSlopes,
 )
 from specnorm.networks.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
+from specnorm.networks.operators.resizing import Resize
 from specnorm.networks.operators.smooth import (
     CELU,
     ELU,
@@ -64,19 +65,18 @@ from specnorm.networks.operators.windows import (
     AveragePool,
     L2Pool,
     MaxPool,
-    Resize,
     Windows,
 )
 
 __all__ = [
-    "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "AveragePool",
-    "Broadcast", "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution", "Cos",
-    "Entries", "Erf", "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
-    "Held", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
-    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
-    "Negative", "NoBoundError", "Norm", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place", "Pointwise",
-    "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape", "Resize", "Rsqrt",
-    "SameOrder", "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice", "Smallest", "SoftShrink", "Softmax",
-    "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh", "TanhShrink", "Threshold", "Tile",
-    "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
+    "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "AveragePool", "Broadcast",
+    "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution", "Cos", "Entries", "Erf",
+    "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh", "Held", "Identity",
+    "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid", "LogSoftmax", "Matrices",
+    "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple", "Negative", "NoBoundError", "Norm",
+    "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place", "Pointwise", "Power", "Product", "Quotient",
+    "Random", "ReLU", "Reciprocal", "Reflection", "Reshape", "Resize", "Rsqrt", "SameOrder", "Scale", "Selection",
+    "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice", "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign",
+    "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh", "TanhShrink", "Threshold", "Tile", "TwoAxes", "TwoSlopes",
+    "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ rather than a guess.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.networks.regions import Range
-from specnorm.networks.shapes import Shape, concrete
+from specnorm.networks.shapes import Shape, Size, concrete
 from specnorm.proof import host
 
 FloatArray: TypeAlias = NDArray[Any]
@@ -25,6 +26,8 @@ Ends: TypeAlias = tuple[FloatArray, FloatArray]
 Offset: TypeAlias = Callable[[], Ends]
 """Gives constants that broadcast against a value, and by how much each may be off."""
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
+AT_ONCE = 2**23
+"""Entries of what is gathered for some copies of a value together."""
 
 
 class NoBoundError(Exception):
@@ -63,6 +66,16 @@ class Place:
         """Shapes of given inputs."""
         return cls(tuple(value.shape for value in values))
 
+    def sizes(self) -> list[tuple[int, ...]] | None:
+        """Shapes of the inputs; None unless all sizes of all are known."""
+        found = [concrete(shape) for shape in self.before]
+        known = [shape for shape in found if shape is not None]
+        return known if len(known) == len(found) else None
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the value may have a shape: it is the one that is known, or none is."""
+        return concrete(self.after) in (None, shape)
+
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
@@ -87,6 +100,27 @@ class LinearMap:
     rows: FloatArray | None = None
     offset: Offset | None = None
 
+    @classmethod
+    def of(
+        cls,
+        made: Callable[[FloatArray], Apply],
+        coefficients: FloatArray,
+        roundings: int,
+        rows: FloatArray | None = None,
+        offset: Offset | None = None,
+    ) -> LinearMap:
+        """The map that is made of coefficients, beside the same of their absolute values."""
+        return cls(made(coefficients), made(abs(coefficients)), roundings, rows, offset)
+
+
+def in_parts(apply: Callable[[FloatArray], FloatArray], x: FloatArray, entries: int) -> FloatArray:
+    """A function of arrays (copies, ...), applied to some copies at a time; each needs so many entries."""
+    step = max(1, AT_ONCE // max(entries, 1))
+    parts = [apply(x[at : at + step]) for at in range(0, len(x), step)]
+    if not parts:
+        return apply(np.zeros((1, *x.shape[1:]), x.dtype))[:0]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
 
 @dataclass(frozen=True, eq=False)
 class Operator:
@@ -108,6 +142,7 @@ class Operator:
         NotRunError
             If it cannot be computed here.
         """
+        del values
         raise NotRunError(f"{type(self).__name__} is not executed here")
 
     def lipschitz(self, place: Place) -> float:
@@ -156,16 +191,17 @@ class Operator:
             Unit roundoff of the arithmetic that the other library computes in; ours is counted besides.
         """
         linear = self.linear_map(Place(tuple(value.shape for value in values), result.shape))
-        if linear is None:
+        if linear is None or not (linear.roundings or linear.offset):
             return 0.0
         size = linear.absolute([abs(value)[None] for value in values])[0]
         if linear.offset is not None:
             added, off = linear.offset()
             size = size + abs(added) + off / unit
         # Sums in any order, products rounded or fused: gamma(n) of the terms' sizes; twice, for theirs and ours.
-        return 2 * (linear.roundings + 4) * unit * size
+        allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest(unit)
+        return allowed
 
-    def parts(self) -> tuple[tuple[str, Any], ...]:
+    def named(self) -> tuple[tuple[str, Any], ...]:
         """Fields by name, for a digest."""
         return tuple((each.name, getattr(self, each.name)) for each in dataclasses.fields(self))
 
@@ -196,24 +232,27 @@ class Move(Linear):
 
         Raises
         ------
-        NotRunError
+        NotRunError, ValueError, IndexError
             If it does not fit.
         """
-        raise NotRunError(f"{type(self).__name__} moves nothing")
+        raise NotRunError(f"{type(self).__name__} moves nothing of shape {x.shape}")
 
     def linear_map(self, place: Place) -> LinearMap | None:
-        """Of coefficients 0 and 1: exact."""
-        (before,) = place.before
-        if concrete(before) is None:
+        """Of coefficients 0 and 1, one a row: exact."""
+        befores = place.sizes()
+        if befores is None:
+            return None
+        try:
+            shape = self.moved(np.zeros(befores[0], np.bool_)).shape
+        except (NotRunError, ValueError, IndexError):
+            return None
+        if not place.fits(shape):
             return None
 
         def apply(x: Sequence[FloatArray]) -> FloatArray:
-            return np.stack([self.moved(one) for one in x[0]]) if len(x[0]) else self._empty(x[0])
+            return np.stack([self.moved(one) for one in x[0]]) if len(x[0]) else np.zeros((0, *shape), x[0].dtype)
 
-        return LinearMap(apply, apply, 0)
-
-    def _empty(self, x: FloatArray) -> FloatArray:
-        return np.zeros((0, *self.moved(np.zeros(x.shape[1:])).shape))
+        return LinearMap(apply, apply, 0, np.ones(()))
 
     def lipschitz(self, place: Place) -> float:
         """1: no entry is repeated."""
@@ -231,7 +270,7 @@ class Pointwise(Operator):
 
     def value(self, x: FloatArray) -> FloatArray:
         """The function."""
-        raise NotRunError(f"{type(self).__name__} is not executed here")
+        raise NotRunError(f"{type(self).__name__} is not executed here, on shape {x.shape}")
 
     def extent(self) -> tuple[float, float] | None:
         """Smallest and largest slope of all, rounded outward: every difference quotient is between; None: none."""
@@ -240,7 +279,7 @@ class Pointwise(Operator):
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
         """Smallest and largest slope on intervals (ends may be infinite), rounded outward; None where none is known."""
         ends = self.extent()
-        return None if ends is None else (np.full(low.shape, ends[0]), np.full(low.shape, ends[1]))
+        return None if ends is None else (np.full(low.shape, ends[0]), np.full(high.shape, ends[1]))
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         """Interval that the values on intervals lie in, rounded outward; infinite where none is known."""
@@ -290,6 +329,29 @@ class Pointwise(Operator):
             return None
         low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.near)
         return low.min(axis=1), high.max(axis=1)
+
+
+def smallest(unit: float) -> float:
+    """The smallest number above 0 of an arithmetic: what underflow may take from a product."""
+    return {2.0**-53: 2.0**-1074, 2.0**-11: 2.0**-24, 2.0**-8: 2.0**-133}.get(unit, 2.0**-149)
+
+
+def broadcasted(*shapes: Shape | None) -> Shape | None:
+    """The shape that values are broadcast to, by NumPy's rules; None where that is not known.
+
+    A symbol beside a number above 1 is that number, or 1: what is said is the number.
+    """
+    if any(shape is None for shape in shapes):
+        return None
+    known = [shape for shape in shapes if shape is not None]
+    found: list[Size] = []
+    for sizes in itertools.zip_longest(*(shape[::-1] for shape in known), fillvalue=1):
+        others = {n for n in sizes if n != 1}
+        numbers = {n for n in others if isinstance(n, int)}
+        if len(numbers or others) > 1:
+            return None
+        found.append(next(iter(numbers or others), 1))
+    return tuple(found[::-1])
 
 
 def repeats(before: Shape | None, after: Shape | None) -> int:

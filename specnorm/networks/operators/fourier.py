@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from specnorm.networks.operators.base import Operator
+import numpy as np
+
+from specnorm.networks.operators.base import FloatArray, NotRunError, Operator, Place
+from specnorm.proof import host
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,12 +19,13 @@ class Fourier(Operator):
     """A transform along axes: the root of ``squared``.
 
     Complex values are measured by the root of the sum of w |z|^2, w = 2 for entries of a one-sided spectrum that stand
-    for their mirror images, too, and else 1. The front end says by how much weights differ.
+    for their mirror images, too, and else 1: no less than the 2-norm. The front end says by how much weights differ.
 
     Parameters
     ----------
     kind : {"fft", "ifft", "rfft", "irfft"}
     axes, sizes : tuple of int
+        Sizes of what is transformed, those of the value for "irfft"; the last axis is the one-sided one.
     norm : {"backward", "ortho", "forward"}
     squared : Fraction
     """
@@ -31,6 +37,33 @@ class Fourier(Operator):
     norm: Literal["backward", "ortho", "forward"]
     squared: Fraction
 
+    def run(self, *values: FloatArray) -> FloatArray:
+        """By `numpy.fft`."""
+        (x,) = values
+        if x.dtype.kind == "c" and self.kind == "rfft":
+            raise NotRunError("rfft of complex numbers")
+        transform: Any = getattr(np.fft, f"{self.kind}n")
+        return np.asarray(transform(x, s=self.sizes, axes=self.axes, norm=self.norm))
+
+    def lipschitz(self, place: Place) -> float:
+        """The number by which the transform is not unitary."""
+        del place
+        return host.root_up(self.squared)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """A few units for each halving, of what the entries' sizes can add up to.
+
+        Of sizes that are no product of small primes libraries make three transforms of up to four times the size.
+        """
+        count = math.prod(self.sizes)
+        turned = self.kind.startswith("i")
+        scale = {"backward": 1 / count if turned else 1.0, "ortho": 1 / math.sqrt(count)}.get(
+            self.norm, 1.0 if turned else 1 / count
+        )
+        length = np.sqrt(np.square(abs(values[0])).sum(axis=self.axes, keepdims=True))
+        size = math.sqrt(count) * scale * length * (2 if self.kind == "irfft" else 1)
+        return np.broadcast_to(64 * (math.log2(count) + 4) * unit * size, result.shape)
+
 
 @dataclass(frozen=True, eq=False)
 class ComplexPart(Operator):
@@ -38,3 +71,17 @@ class ComplexPart(Operator):
 
     rule: ClassVar[str] = "select"
     real: bool
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """The same numbers."""
+        (x,) = values
+        if self.real:
+            return np.stack([x.real, x.imag], axis=-1)
+        if not x.ndim or x.shape[-1] != 2:
+            raise NotRunError(f"a value of shape {x.shape} has no last axis of two")
+        return np.asarray(x[..., 0] + 1j * x[..., 1])
+
+    def lipschitz(self, place: Place) -> float:
+        """1."""
+        del place
+        return 1.0

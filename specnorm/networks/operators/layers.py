@@ -99,10 +99,10 @@ class Convolution(Linear):
         geometry = dict(self.layer.geometry)
         spec = ConvSpec.of(kernel.shape, **geometry)
         pads = None
-        if spec.padding_mode == "circular" and not spec.transposed:
-            if any(n % s for n, s in zip(before[2:], spec.stride, strict=True)):
-                # No layer of `ConvSpec`: what wraps around is padded first.
-                pads, geometry = spec.padding, {**geometry, "padding": 0, "padding_mode": "zeros"}
+        divided = not any(n % s for n, s in zip(before[2:], spec.stride, strict=True))
+        if spec.padding_mode == "circular" and not spec.transposed and not divided:
+            # No layer of `ConvSpec`: what wraps around is padded first.
+            pads, geometry = spec.padding, {**geometry, "padding": 0, "padding_mode": "zeros"}
         sizes = tuple(n + sum(pair) for n, pair in zip(before[2:], pads or ((0, 0),) * spec.ndim, strict=True))
         at = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": sizes})
         one: Any = kernel[None]
