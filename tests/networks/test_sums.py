@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from specnorm.networks import (
     Scaled,
     bound,
     links,
+    operators,
     recursion,
     runs,
     segments,
@@ -116,11 +118,13 @@ def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
     assert from_below(net, 0) <= found.upper < 0.99 * found.product
 
 
-def test_an_unsigned_sum_is_not_believed() -> None:
-    """A front-end that does not say how values are added has the triangle inequality."""
+@pytest.mark.parametrize("changed", [{"operator": operators.Maximum()}, {"shape": None}], ids=["maximum", "any shape"])
+def test_what_may_be_no_sum_is_not_believed(changed: dict[str, Any]) -> None:
+    """Of values whose sum may have another shape the triangle inequality is left, of their maximum its own rule."""
     net, graph = residual(0)
-    nodes = tuple(n if n.rule != "add" else type(n)(n.name, n.rule, n.operator, n.inputs, n.shape) for n in graph.nodes)
+    nodes = tuple(replace(n, **changed) if isinstance(n.operator, operators.Add) else n for n in graph.nodes)
     assert all(len(link.sources) == 1 for run in runs.runs(Graph(nodes, graph.outputs)) for link in run.links)
+    assert any(len(link.sources) > 1 for run in runs.runs(graph) for link in run.links)
     assert net.names
 
 
