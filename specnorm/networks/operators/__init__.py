@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from specnorm.networks.operators.base import LinearMap, NoBoundError, NotRunError, Operator, Place, Pointwise
 from specnorm.networks.operators.fourier import ComplexPart, Fourier
+from specnorm.networks.operators.gates import GELU, Mish, SiLU
 from specnorm.networks.operators.joins import Choose, Compare, Maximum, Minimum, Product, Quotient, Sign, Where
 from specnorm.networks.operators.layers import Convolution, Layer, Matrices, Matrix
 from specnorm.networks.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
@@ -41,15 +42,12 @@ from specnorm.networks.operators.resizing import Resize
 from specnorm.networks.operators.smooth import (
     CELU,
     ELU,
-    GELU,
     Arctan,
     Cos,
     Erf,
     LogSigmoid,
-    Mish,
     Multiple,
     Sigmoid,
-    SiLU,
     Sin,
     Softplus,
     Softsign,

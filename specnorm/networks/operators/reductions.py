@@ -2,37 +2,99 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from specnorm.networks.operators.base import Operator
+import numpy as np
+
+from specnorm.networks.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place, smallest
+from specnorm.networks.operators.curvature import least_size
+from specnorm.networks.regions import Range
+from specnorm.proof import host
 
 
 @dataclass(frozen=True, eq=False)
-class Largest(Operator):
-    """The largest entry along axes: |max x - max y| <= max |x - y| <= |x - y|."""
+class Length(Operator):
+    """A number for many, which moves no further than they do."""
 
     rule: ClassVar[str] = "length"
     axes: tuple[int, ...]
     keep: bool = False
 
+    def lipschitz(self, place: Place) -> float:
+        """1, for the 2-norm along axes and for the largest or smallest entry.
+
+        | |x| - |y| | <= |x - y|, and |max x - max y| <= max |x - y| <= |x - y|.
+        """
+        del place
+        return 1.0
+
+    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+        """The same of the ends: it rises with each entry. Exact."""
+        del place
+        (x,) = ranges
+        return Range(self.run(x.low), self.run(x.high))
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Nothing is rounded."""
+        del values, result, unit
+        return 0.0
+
 
 @dataclass(frozen=True, eq=False)
-class Smallest(Operator):
+class Largest(Length):
+    """The largest entry along axes."""
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """By the host."""
+        (x,) = values
+        _not_empty(x, self.axes)
+        return np.asarray(x.max(axis=self.axes, keepdims=self.keep))
+
+
+@dataclass(frozen=True, eq=False)
+class Smallest(Length):
     """The smallest entry along axes."""
 
-    rule: ClassVar[str] = "length"
-    axes: tuple[int, ...]
-    keep: bool = False
+    def run(self, *values: FloatArray) -> FloatArray:
+        """By the host."""
+        (x,) = values
+        _not_empty(x, self.axes)
+        return np.asarray(x.min(axis=self.axes, keepdims=self.keep))
 
 
 @dataclass(frozen=True, eq=False)
-class Norm(Operator):
-    """The 2-norm along axes: | |x| - |y| | <= |x - y|."""
+class Norm(Length):
+    """The 2-norm along axes."""
 
-    rule: ClassVar[str] = "length"
-    axes: tuple[int, ...]
-    keep: bool = False
+    def run(self, *values: FloatArray) -> FloatArray:
+        """Root of the sum of squares, of numbers that are at most 1 so that no square overflows."""
+        (x,) = values
+        sizes = abs(x)
+        largest = sizes.max(axis=self.axes, keepdims=True, initial=0.0)
+        unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+        # A power of 2: the quotients are exact.
+        unit = np.exp2(np.floor(np.log2(unit)))
+        found = np.sqrt(np.square(sizes / unit).sum(axis=self.axes, keepdims=True)) * unit
+        return np.asarray(found if self.keep else found.squeeze(self.axes))
+
+    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+        """Norms of the smallest and of the largest absolute values."""
+        del place
+        (x,) = ranges
+        low, high = self.run(least_size(x.low, x.high)), self.run(np.maximum(abs(x.low), abs(x.high)))
+        n = _count(x.low.shape, self.axes)
+        # A sum of n squares and its root; a square that vanishes is below 2^-1000 of the largest.
+        down = low - host.raised(low, n + 4) * ((2 * n + 16) * 2.0**-52)
+        down = np.where(np.isnan(down), 0.0, np.maximum(down, 0.0))
+        return Range(down, np.where(high == 0, 0.0, host.above(host.raised(high, n + 8))))
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """A sum of n squares, in any order, which may underflow, and its root."""
+        n = _count(values[0].shape, self.axes)
+        return (n + 4) * unit * abs(result) + math.sqrt(n * smallest(unit))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +104,34 @@ class Softmax(Operator):
     rule: ClassVar[str] = "softmax"
     axes: tuple[int, ...]
 
+    def run(self, *values: FloatArray) -> FloatArray:
+        """exp(x - max) over its sum."""
+        (x,) = values
+        with np.errstate(all="ignore"):
+            powers = np.exp(x - x.max(axis=self.axes, keepdims=True, initial=-math.inf))
+            return np.asarray(powers / powers.sum(axis=self.axes, keepdims=True))
+
+    def lipschitz(self, place: Place) -> float:
+        """1/2.
+
+        The Jacobian diag(p) - p p^T is symmetric, and the absolute sum of its row i is 2 p_i (1 - p_i) (Gershgorin).
+        """
+        del place
+        return 0.5
+
+    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+        """Between 0 and 1."""
+        del place
+        (x,) = ranges
+        return Range(np.zeros(x.low.shape), np.ones(x.low.shape))
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """A difference from the maximum, of relative error u, makes the exponential's as large as the difference is.
+
+        Then a sum of n of them, and a quotient.
+        """
+        return 2 * _units(values[0], self.axes) * (unit * abs(result) + smallest(unit))
+
 
 @dataclass(frozen=True, eq=False)
 class LogSoftmax(Operator):
@@ -49,3 +139,47 @@ class LogSoftmax(Operator):
 
     rule: ClassVar[str] = "log_softmax"
     axes: tuple[int, ...]
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """By x - max - log(sum of exp(x - max))."""
+        (x,) = values
+        with np.errstate(all="ignore"):
+            less = x - x.max(axis=self.axes, keepdims=True, initial=-math.inf)
+            return np.asarray(less - np.log(np.exp(less).sum(axis=self.axes, keepdims=True)))
+
+    def lipschitz(self, place: Place) -> float:
+        """sqrt(n) for n classes.
+
+        The norm of the Jacobian I - 1 p^T is convex in p, so largest at a corner: (I - 1 e_1^T)(I - 1 e_1^T)^T is 0 on
+        the first axis and I + 1 1^T on the n - 1 others, of norm n.
+        """
+        (before,) = place.before
+        sizes = None if before is None else [before[axis] for axis in self.axes]
+        if sizes is None or any(isinstance(n, str) for n in sizes):
+            raise NoBoundError("the number of classes is not known: give the input shape")
+        return host.root_up(max(math.prod(int(n) for n in sizes), 1))
+
+    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+        """Nowhere above 0."""
+        del place
+        (x,) = ranges
+        return Range(np.full(x.low.shape, -math.inf), np.zeros(x.low.shape))
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """The logarithm has the relative error of its sum; differences add those of their terms."""
+        return 2 * unit * (_units(values[0], self.axes) + abs(result))
+
+
+def _units(x: FloatArray, axes: tuple[int, ...]) -> FloatArray:
+    """Relative roundings of a softmax: terms of the sum, elementary functions, and the range of its arguments."""
+    apart = x.max(axis=axes, keepdims=True, initial=-math.inf) - x.min(axis=axes, keepdims=True, initial=math.inf)
+    return np.asarray(_count(x.shape, axes) + 16 + apart)
+
+
+def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    return math.prod(shape[axis] for axis in axes)
+
+
+def _not_empty(x: FloatArray, axes: tuple[int, ...]) -> None:
+    if not _count(x.shape, axes):
+        raise NotRunError("there is no largest of no entries")

@@ -1,101 +1,347 @@
-"""Smooth functions of each entry."""
+"""Smooth functions of each entry, with largest and smallest slopes that the tests prove by ball arithmetic."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
-from specnorm.networks.operators.base import Pointwise
+import numpy as np
+
+from specnorm.networks.operators.base import Ends, FloatArray, Pointwise
+from specnorm.networks.operators.curvature import (
+    CLOSE,
+    LOST,
+    ROUNDINGS,
+    Bell,
+    Curve,
+    Curved,
+    Interval,
+    Line,
+    Turning,
+    erf,
+    scaled,
+    sigmoid,
+)
+from specnorm.proof import host
+
+JUMP_FREE = 20.0
+"""Threshold of softplus from which its jump is below 2.1e-9 / beta and is not counted as a slope."""
+MOST_TURNS = 2.0**20
+"""Size of arguments from which sine and cosine are taken to have every value and slope."""
+
+
+# -- bells ---------------------------------------------------------------------------------------------------------
+def _sigmoid_slope(distance: FloatArray) -> FloatArray:
+    small = np.exp(-distance)
+    return np.asarray(small / (1 + small) ** 2)
 
 
 @dataclass(frozen=True, eq=False)
-class Sigmoid(Pointwise):
-    """1 / (1 + exp(-x))."""
+class Sigmoid(Bell):
+    """1 / (1 + exp(-x)), of slope s (1 - s)."""
+
+    whole: ClassVar[Interval | None] = (0.0, 0.25)
+    limits: ClassVar[Interval] = (0.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """By exp(-|x|)."""
+        return sigmoid(x)
+
+    def bell(self, distance: FloatArray) -> FloatArray:
+        """By exp(-x)."""
+        return _sigmoid_slope(distance)
 
 
 @dataclass(frozen=True, eq=False)
-class Tanh(Pointwise):
-    """tanh."""
+class Tanh(Bell):
+    """tanh, of slope 1 - tanh^2."""
+
+    whole: ClassVar[Interval | None] = (0.0, 1.0)
+    limits: ClassVar[Interval] = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """The hyperbolic tangent."""
+        return np.tanh(x)
+
+    def bell(self, distance: FloatArray) -> FloatArray:
+        """As tanh(x) = 2 sigmoid(2 x) - 1."""
+        return 4 * _sigmoid_slope(2 * distance)
 
 
 @dataclass(frozen=True, eq=False)
-class ELU(Pointwise):
+class Softsign(Bell):
+    """``x / (1 + |x|)``."""
+
+    whole: ClassVar[Interval | None] = (0.0, 1.0)
+    limits: ClassVar[Interval] = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """Infinite x: 1 or -1."""
+        return np.where(np.isinf(x), np.sign(x), x / (1 + abs(x)))
+
+    def bell(self, distance: FloatArray) -> FloatArray:
+        """1 / (1 + |x|)^2."""
+        return 1 / np.square(1 + distance)
+
+
+@dataclass(frozen=True, eq=False)
+class Arctan(Bell):
+    """The inverse of the tangent."""
+
+    whole: ClassVar[Interval | None] = (0.0, 1.0)
+    limits: ClassVar[Interval] = (-1.5707963267948968, 1.5707963267948968)  # half of pi, rounded up
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """The inverse of the tangent."""
+        return np.arctan(x)
+
+    def bell(self, distance: FloatArray) -> FloatArray:
+        """1 / (1 + x^2)."""
+        return 1 / (1 + np.square(distance))
+
+
+# -- derivatives that turn at 0 or nowhere --------------------------------------------------------------------------
+def _log_sigmoid(x: FloatArray) -> FloatArray:
+    return sigmoid(-x)
+
+
+def _tanhshrink(x: FloatArray) -> FloatArray:
+    small = np.exp(-2 * abs(x))
+    return np.asarray(((1 - small) / (1 + small)) ** 2)
+
+
+def _bell(x: FloatArray) -> FloatArray:
+    return np.asarray(2 / math.sqrt(math.pi) * np.exp(-np.square(x)))
+
+
+@dataclass(frozen=True, eq=False)
+class LogSigmoid(Turning):
+    """``log(sigmoid(x))``."""
+
+    whole: ClassVar[Interval | None] = (0.0, 1.0)
+    steepness: ClassVar[Curve] = Curve(_log_sigmoid)
+    limits: ClassVar[Interval] = (-math.inf, 0.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """-log(1 + exp(-x))."""
+        return -np.logaddexp(0.0, -x)
+
+
+@dataclass(frozen=True, eq=False)
+class TanhShrink(Turning):
+    """``x - tanh(x)``."""
+
+    whole: ClassVar[Interval | None] = (0.0, 1.0)  # tanh^2
+    steepness: ClassVar[Curve] = Curve(_tanhshrink, ((0.0, 0.0),))
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """The difference."""
+        return x - np.tanh(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Erf(Turning):
+    """The error function."""
+
+    whole: ClassVar[Interval | None] = (0.0, 1.1283791670955128)  # 2 / sqrt(pi) at 0
+    steepness: ClassVar[Curve] = Curve(_bell, (), ((0.0, 0.0),))
+    limits: ClassVar[Interval] = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """By the host."""
+        return np.asarray(erf(x))
+
+
+@dataclass(frozen=True, eq=False)
+class Softplus(Curved):
+    """``log(1 + exp(beta x)) / beta``, the identity where ``beta x`` is above ``threshold``.
+
+    It jumps there by log(1 + exp(-threshold)) / beta.
+    """
+
+    beta: float = 1.0
+    threshold: float = math.inf
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """The definition."""
+        return np.where(self.beta * x > self.threshold, x, np.logaddexp(0.0, self.beta * x) / self.beta)
+
+    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
+        """The jump besides, at an end and at any place between."""
+        return super().off(x, value) + 2 * self._jump()
+
+    def extent(self) -> Interval | None:
+        """sigmoid(beta x), whatever the sign of beta is."""
+        fits = self.beta != 0 and math.isfinite(self.beta) and self.threshold >= JUMP_FREE
+        return (0.0, 1.0) if fits else None
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        """Of log(1 + exp) at beta x; 1 above the threshold."""
+        if self.extent() is None:
+            return None
+        low, high = scaled(low, high, self.beta)
+        down, up = Curve(sigmoid).slopes((0.0, 1.0), low, high)
+        return down, np.where(high >= self.threshold, 1.0, up)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Elementary functions; a library may see the threshold one rounding earlier or later."""
+        return np.asarray(super().rounding(values, result, unit)) + self._jump()
+
+    def _jump(self) -> float:
+        if self.beta == 0:
+            return math.inf
+        return host.raised(float(np.logaddexp(0.0, -self.threshold)) / abs(self.beta), ROUNDINGS)
+
+
+# -- exponentials below 0 ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Exponential(Curved):
+    """A line above 0, a multiple of an exponential less 1 below, both 0 at 0."""
+
+    bends: ClassVar[tuple[Turn, ...]] = (((0.0, 0.0), (0.0, 0.0)),)  # slopes may change their sign
+
+    def sides(self) -> tuple[float, float, float] | None:
+        """Slope above 0, slope just below 0 rounded away from 0, and value at -infinity; None: no slope is known."""
+        raise NotImplementedError
+
+    def argument(self, x: FloatArray) -> FloatArray:
+        """Of the exponential."""
+        raise NotImplementedError
+
+    def extent(self) -> Interval | None:
+        """The slope above 0; between 0 and the slope at 0 below."""
+        sides = self.sides()
+        if sides is None or not all(map(math.isfinite, sides)):
+            return None
+        return min(0.0, *sides[:2]), max(0.0, *sides[:2])
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        """Below 0 the exponential, which rises: an error of its argument a u makes at most one of a exp(a) u < u."""
+        sides, extent = self.sides(), self.extent()
+        if sides is None or extent is None:
+            return None
+        above, steep, _ = sides
+        with np.errstate(all="ignore"):
+            least, most = (np.exp(self.argument(np.minimum(end, 0.0))) for end in (low, high))
+        least, most = np.maximum(host.below(least - LOST), 0.0), np.minimum(host.above(most + LOST), 1.0)
+        # ``steep`` was rounded away from 0 a few times.
+        least, most = host.below(abs(steep) * (1 - 2.0**-48) * least), host.above(abs(steep) * most)
+        down, up = (least, most) if steep >= 0 else (-most, -least)
+        falls, rises = (low < 0) | (high <= 0), (high > 0) | (low >= 0)
+        down = np.where(falls, np.where(rises, np.minimum(down, above), down), above)
+        up = np.where(falls, np.where(rises, np.maximum(up, above), up), above)
+        return np.maximum(down, extent[0]), np.minimum(up, extent[1])
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Elementary functions; a library may compute exp(x) - 1 by a difference."""
+        sides = self.sides()
+        lost = 0.0 if sides is None else np.where(values[0] < 0, 16 * unit * abs(sides[2]), 0.0)
+        return np.asarray(super().rounding(values, result, unit)) + lost
+
+
+@dataclass(frozen=True, eq=False)
+class ELU(Exponential):
     """``scale x`` above 0, ``scale alpha (exp(input_scale x) - 1)`` below."""
 
     alpha: float = 1.0
     scale: float = 1.0
     input_scale: float = 1.0
 
+    def value(self, x: FloatArray) -> FloatArray:
+        """The definition."""
+        below = self.scale * self.alpha * np.expm1(self.argument(np.minimum(x, 0.0)))
+        return np.where(x > 0, self.scale * x, below)
+
+    def argument(self, x: FloatArray) -> FloatArray:
+        """``input_scale x``."""
+        return self.input_scale * x
+
+    def sides(self) -> tuple[float, float, float] | None:
+        """None for a negative ``input_scale``, where the exponential grows."""
+        if not self.input_scale >= 0:
+            return None
+        steep = host.mul_up(abs(self.alpha), abs(self.scale), self.input_scale)
+        ends = self.alpha * self.scale
+        return self.scale, math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale), ends
+
 
 @dataclass(frozen=True, eq=False)
-class CELU(Pointwise):
+class CELU(Exponential):
     """x above 0, ``alpha (exp(x / alpha) - 1)`` below."""
 
     alpha: float = 1.0
 
+    def value(self, x: FloatArray) -> FloatArray:
+        """The definition."""
+        return np.where(x > 0, x, self.alpha * np.expm1(self.argument(np.minimum(x, 0.0))))
 
-@dataclass(frozen=True, eq=False)
-class GELU(Pointwise):
-    """``x Phi(x)``, or its form by tanh."""
+    def argument(self, x: FloatArray) -> FloatArray:
+        """``x / alpha``."""
+        return x / self.alpha
 
-    form: Literal["erf", "tanh"] = "erf"
-
-
-@dataclass(frozen=True, eq=False)
-class SiLU(Pointwise):
-    """``x sigmoid(alpha x)``: ``silu(alpha x) / alpha``, of the slopes of silu whatever alpha is."""
-
-    alpha: float = 1.0
+    def sides(self) -> tuple[float, float, float] | None:
+        """None for alpha <= 0, where the exponential grows."""
+        return (1.0, 1.0, self.alpha) if self.alpha > 0 else None
 
 
-@dataclass(frozen=True, eq=False)
-class Mish(Pointwise):
-    """``x tanh(softplus(x))``."""
+# -- waves ---------------------------------------------------------------------------------------------------------
+def _wave(f: Callable[[FloatArray], FloatArray], top: float, low: FloatArray, high: FloatArray) -> Ends:
+    """Values of a wave on intervals, with ``f(top) = 1``, rounded outward."""
+    with np.errstate(all="ignore"):
+        far = ~((abs(low) < MOST_TURNS) & (abs(high) < MOST_TURNS))
 
+        def meets(place: float) -> FloatArray:
+            # 2 pi k is off by less than 2^-51 2^21.
+            turns = np.ceil((low - place - 2.0**-26) / (2 * math.pi))
+            return np.asarray(far | (place + 2 * math.pi * turns <= high + 2.0**-26))
 
-@dataclass(frozen=True, eq=False)
-class Softplus(Pointwise):
-    """``log(1 + exp(beta x)) / beta``, the identity where ``beta x`` is above ``threshold``."""
-
-    beta: float = 1.0
-    threshold: float = float("inf")
-
-
-@dataclass(frozen=True, eq=False)
-class Softsign(Pointwise):
-    """``x / (1 + |x|)``."""
+        ends = [f(end) for end in (low, high)]
+        down, up = np.minimum(*ends) - CLOSE, np.maximum(*ends) + CLOSE
+        down = np.where(meets(top + math.pi), -1.0, np.maximum(down, -1.0))
+        return down, np.where(meets(top), 1.0, np.minimum(up, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
-class LogSigmoid(Pointwise):
-    """``log(sigmoid(x))``."""
-
-
-@dataclass(frozen=True, eq=False)
-class TanhShrink(Pointwise):
-    """``x - tanh(x)``."""
-
-
-@dataclass(frozen=True, eq=False)
-class Erf(Pointwise):
-    """The error function."""
-
-
-@dataclass(frozen=True, eq=False)
-class Sin(Pointwise):
+class Sin(Curved):
     """sin."""
 
+    whole: ClassVar[Interval | None] = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """The sine."""
+        return np.sin(x)
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        """The cosine on the intervals."""
+        return _wave(np.cos, 0.0, low, high)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        """The sine on the intervals."""
+        return _wave(np.sin, math.pi / 2, low, high)
+
 
 @dataclass(frozen=True, eq=False)
-class Cos(Pointwise):
+class Cos(Curved):
     """cos."""
 
+    whole: ClassVar[Interval | None] = (-1.0, 1.0)
 
-@dataclass(frozen=True, eq=False)
-class Arctan(Pointwise):
-    """arctan."""
+    def value(self, x: FloatArray) -> FloatArray:
+        """The cosine."""
+        return np.cos(x)
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        """Minus the sine on the intervals."""
+        return _wave(lambda x: -np.sin(x), -math.pi / 2, low, high)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        """The cosine on the intervals."""
+        return _wave(np.cos, 0.0, low, high)
 
 
+# -- multiples -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Multiple(Pointwise):
     """``outer * function(inner * x)``: functions that are written out with factors.
@@ -113,3 +359,59 @@ class Multiple(Pointwise):
     outer: float = 1.0
     inner: float = 1.0
     roundings: int = 0
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """The product."""
+        return self.outer * self.function.value(self.inner * x)
+
+    def extent(self) -> Interval | None:
+        """Slopes times both factors."""
+        found = self.function.extent()
+        if found is None or not (math.isfinite(self.outer) and math.isfinite(self.inner)):
+            return None
+        low, high = self._outside(self._inside(np.array(found[0]), np.array(found[1])))
+        return (float(low), float(high)) if np.isfinite([low, high]).all() else None
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        """The same on intervals."""
+        found = self.function.slopes(*self._inside(low, high)) if np.isfinite([self.outer, self.inner]).all() else None
+        return None if found is None else self._outside(self._inside(*found))
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        """Values times the outer factor."""
+        return self._outside(self.function.between(*self._inside(low, high)))
+
+    def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
+        """The function's own line, its slope times both factors: each term is off by what the factors are."""
+        found = self.function.affine(*self._inside(low, high))
+        if found is None:
+            return None
+        slope, middle, half = found
+        finite = np.isfinite(half)
+        size = np.where(finite, np.maximum(abs(low), abs(high)), 0.0)
+        slope, middle = slope * self.outer * self.inner, middle * self.outer
+        exact = abs(self.outer) == abs(self.inner) == 1 and not self.roundings
+        lost = 0.0 if exact else (CLOSE + 4 * self._slack()) * (abs(slope) * size + abs(middle)) + 2.0**-900
+        half = np.where(finite, abs(self.outer) * (1 + 2 * self._slack()) * np.where(finite, half, 0.0) + lost, 0.0)
+        fits = finite & np.isfinite(slope) & np.isfinite(middle) & np.isfinite(half)
+        half = np.where(half > 0, host.raised(half, 8), 0.0)
+        return np.where(fits, slope, 0.0), np.where(fits, middle, 0.0), np.where(fits, half, math.inf)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """The function's own at the product, times the factor; what rounding the product adds; and that of the last."""
+        inner, relative = self.inner * values[0], 4 * unit + self._slack()
+        there = self.function.run(inner)
+        low, high = self.function.between(inner - relative * abs(inner), inner + relative * abs(inner))
+        moved = np.maximum(high - there, there - low)
+        own = np.asarray(self.function.rounding([inner], there, unit))
+        return abs(self.outer) * (own + moved) * (1 + relative) + relative * abs(result)
+
+    def _slack(self) -> float:
+        """By how much each factor may be off, relatively."""
+        return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
+
+    def _inside(self, low: FloatArray, high: FloatArray) -> Ends:
+        return scaled(low, high, self.inner, self._slack())
+
+    def _outside(self, ends: Ends) -> Ends:
+        return scaled(*ends, self.outer, self._slack())

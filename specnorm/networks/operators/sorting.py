@@ -1,15 +1,48 @@
-"""Sorting, and what else moves no two vectors apart."""
+"""Sorting, and what else moves no two vectors apart.
+
+Alone, the larger and the smaller of two pieces have each the norm of both, and together root of two times that. But
+sorting moves no two vectors further apart, so the pair of them has norm 1 (MaxMin, GroupSort, full sort). So has the
+pair of positive and negative part. A choice between two linear maps by the sign of a third, where both agree when that
+is 0, has the larger one's norm (Householder activations).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from specnorm.networks.operators.base import FloatArray, Operator
+import numpy as np
+
+from specnorm.networks.operators.base import FloatArray, NotRunError, Operator, Place
+from specnorm.networks.regions import Range
 
 
 @dataclass(frozen=True, eq=False)
-class Sort(Operator):
+class Sorted(Operator):
+    """Entries in order: |sort(x) - sort(y)| <= |x - y| (rearrangement inequality)."""
+
+    rule: ClassVar[str] = "select"
+
+    def lipschitz(self, place: Place) -> float:
+        """1."""
+        del place
+        return 1.0
+
+    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+        """The ends, sorted: the k-th smallest number rises with each of them. Exact."""
+        del place
+        (x,) = ranges
+        return Range(self.run(x.low), self.run(x.high))
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Nothing is rounded."""
+        del values, result, unit
+        return 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sort(Sorted):
     """Sort along an axis; ``first``: only so many of them, in order. Norm 1.
 
     Parameters
@@ -19,14 +52,19 @@ class Sort(Operator):
     first : int or None
     """
 
-    rule: ClassVar[str] = "select"
     axis: int
     descending: bool = False
     first: int | None = None
 
+    def run(self, *values: FloatArray) -> FloatArray:
+        """In order, then the first ones."""
+        (x,) = values
+        found = _in_order(x, self.axis, self.descending)
+        return found if self.first is None else np.take(found, np.arange(self.first), self.axis)
+
 
 @dataclass(frozen=True, eq=False)
-class GroupSort(Operator):
+class GroupSort(Sorted):
     """Sort within groups along an axis. Norm 1.
 
     Parameters
@@ -40,27 +78,72 @@ class GroupSort(Operator):
         Whether the largest comes first.
     """
 
-    rule: ClassVar[str] = "select"
     axis: int
     size: int
     layout: Literal["consecutive", "strided"]
     descending: bool = False
 
+    def run(self, *values: FloatArray) -> FloatArray:
+        """Groups on an axis of their own, and back."""
+        (x,) = values
+        n = x.shape[self.axis]
+        if self.size < 1 or n % self.size:
+            raise NotRunError(f"{n} entries are no groups of {self.size}")
+        within = self.layout == "consecutive"
+        split = (n // self.size, self.size) if within else (self.size, n // self.size)
+        groups = x.reshape(*x.shape[: self.axis], *split, *x.shape[self.axis + 1 :])
+        return _in_order(groups, self.axis + within, self.descending).reshape(x.shape)
+
+
+def _in_order(x: FloatArray, axis: int, descending: bool) -> FloatArray:
+    found = np.sort(x, axis)
+    return np.flip(found, axis) if descending else found
+
 
 @dataclass(frozen=True, eq=False)
 class SignParts(Operator):
-    """``relu(x)`` and ``relu(-x)`` one behind the other along an axis (``negative_first``: the other way). Norm 1."""
+    """``relu(x)`` and ``relu(-x)`` one behind the other along an axis (``negative_first``: the other way).
+
+    Norm 1: where x and y have one sign, one of both parts moves; else |x - y| = |x| + |y|.
+    """
 
     rule: ClassVar[str] = "select"
     axis: int
     negative_first: bool = False
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """Both parts."""
+        (x,) = values
+        return self._joined(np.maximum(x, 0.0), np.maximum(-x, 0.0))
+
+    def lipschitz(self, place: Place) -> float:
+        """1."""
+        del place
+        return 1.0
+
+    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+        """The parts of the ends: the negative part falls. Exact."""
+        del place
+        (x,) = ranges
+        low, high = np.maximum(x.low, 0.0), np.maximum(x.high, 0.0)
+        return Range(self._joined(low, np.maximum(-x.high, 0.0)), self._joined(high, np.maximum(-x.low, 0.0)))
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Nothing is rounded."""
+        del values, result, unit
+        return 0.0
+
+    def _joined(self, positive: FloatArray, negative: FloatArray) -> FloatArray:
+        parts = (negative, positive) if self.negative_first else (positive, negative)
+        return np.concatenate(parts, self.axis)
 
 
 @dataclass(frozen=True, eq=False)
 class Reflection(Operator):
     """A choice between two linear maps of pairs by the sign of a third, which agree where that is 0.
 
-    The pair at channel c is (x[c], x[c + n/2]) along an axis. Householder activations are such.
+    The pair at channel c is (x[c], x[c + n/2]) along an axis. Householder activations are such. The choice is
+    continuous, and linear on either side; a segment crosses the border once.
 
     Parameters
     ----------
@@ -79,3 +162,44 @@ class Reflection(Operator):
     below: FloatArray
     above: FloatArray
     norm: float
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        """Both maps, and the choice."""
+        sign, below, above = self._parts(*self._pair(*values))
+        return np.where(np.concatenate([sign, sign], self.axis) > 0, above, below)
+
+    def lipschitz(self, place: Place) -> float:
+        """The larger norm, where it was made."""
+        del place
+        return self.norm
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """A sum of two products whose factors are rounded; next to the border either map may be chosen."""
+        del result
+        pair = self._pair(*values)
+        sizes = tuple(abs(part) for part in pair)
+        signs, belows, aboves = Reflection(
+            self.axis, abs(self.sign), abs(self.below), abs(self.above), self.norm
+        )._parts(*sizes)
+        sign, below, above = self._parts(*pair)
+        beside = abs(sign) <= 16 * unit * signs
+        apart = np.where(np.concatenate([beside, beside], self.axis), abs(above - below), 0.0)
+        return 16 * unit * np.maximum(aboves, belows) + apart
+
+    def _pair(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        n = x.shape[self.axis]
+        if n != 2 * self.sign.shape[1]:
+            raise NotRunError(f"{n} channels are no pairs of {self.sign.shape[1]}")
+        first, second = np.split(x, 2, self.axis)
+        return first, second
+
+    def _parts(self, first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What is compared with 0, and both maps' values."""
+        shape = [1] * first.ndim
+        shape[self.axis] = -1
+
+        def mixed(row: FloatArray) -> FloatArray:
+            return row[0].reshape(shape) * first + row[1].reshape(shape) * second
+
+        maps = (np.concatenate([mixed(row) for row in m], self.axis) for m in (self.below, self.above))
+        return mixed(self.sign), *maps
