@@ -14,7 +14,7 @@ from specnorm.errors import SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
 from specnorm.networks.boxes import Values, stated
 from specnorm.networks.certificate import Certificate, RunWeights, digest
-from specnorm.networks.forms import is_padded_layer, spatial
+from specnorm.networks.forms import is_padded_layer, numbers_along, spatial
 from specnorm.networks.graph import Graph, Node
 from specnorm.networks.links import Run, Weights
 from specnorm.networks.measuring import Measure
@@ -23,6 +23,7 @@ from specnorm.networks.operators.base import NoBoundError, Place, Pointwise
 from specnorm.networks.operators.layers import Convolution, Matrices, Matrix
 from specnorm.networks.operators.linear import Add, Pad, Scale
 from specnorm.networks.operators.sources import Constant, Held, Input, Random
+from specnorm.networks.patterns import recognised
 from specnorm.networks.regions import Range
 from specnorm.networks.runs import runs
 from specnorm.networks.segments import constant_up
@@ -74,10 +75,6 @@ def bounded(
 
 def prepared(graph: Graph) -> Graph:
     """The network as `bound` reads it: patterns recognised, and without what no output needs."""
-    try:  # TODO C1: at the top, once it is there
-        from specnorm.networks.patterns import recognised
-    except ImportError:
-        return graph.pruned()
     return recognised(graph).pruned()
 
 
@@ -265,21 +262,14 @@ def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
 
 def _by_channel(scale: Scale, layer: Node) -> Any:
     """One number an output channel of a layer, if the values are such; None otherwise."""
-    if isinstance(layer.operator, Convolution):
-        behind = layer.operator.layer.spatial
-    elif isinstance(layer.operator, Matrix):
-        behind = 0 if layer.operator.side == "right" else 1
-    else:
+    operator = layer.operator
+    if not isinstance(operator, (Convolution, Matrix)):
         return None
-    shape = scale.values.shape
-    channel = len(shape) - 1 - behind
-    if channel < 0 or any(n != 1 for axis, n in enumerate(shape) if axis != channel):
-        return None
-    kernel, geometry = layer.operator.layer.load(), layer.operator.layer.geometry
-    shapes = tuple(kernel.shape)
-    count = ConvSpec.of(shapes[::-1] if layer.operator.layer.turned else shapes, **geometry).cout
-    fits = shape[channel] == count and bool(np.all(np.isfinite(scale.values)))
-    return np.asarray(scale.values, dtype=np.float64).reshape(-1) if fits else None
+    left = isinstance(operator, Matrix) and operator.side == "left"
+    values = numbers_along(scale.values, -1 - operator.layer.spatial - left, 0)
+    shape = tuple(operator.layer.load().shape)
+    count = ConvSpec.of(shape[::-1] if operator.layer.turned else shape, **operator.layer.geometry).cout
+    return values if values is not None and len(values) == count and bool(np.all(np.isfinite(values))) else None
 
 
 def _combined(steps: list[Step]) -> Step:

@@ -66,18 +66,20 @@ def rises(graph: Graph) -> bool:
 
 
 def _sloped(node: Node, before: Sequence[Range | None]) -> Node:
-    known, slopes = [each for each in before if each is not None], None
+    operator, known = node.operator, [each for each in before if each is not None]
     if len(known) < len(before):
         return node
-    if isinstance(node.operator, Pointwise):
-        slopes = node.operator.slopes(known[0].low, known[0].high)
-    elif isinstance(node.operator, (Maximum, Minimum)) and len(known) == 2:
+    if isinstance(operator, Pointwise):
+        slopes = operator.slopes(known[0].low, known[0].high)
+    elif isinstance(operator, (Maximum, Minimum)) and len(known) == 2:
         # Of ReLU at the difference of two values, of which the node is the larger or the smaller one.
         one, other = known
         slopes = ReLU().slopes(host.below(one.low - other.high), host.above(one.high - other.low))
+    else:
+        return node
     if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
         return node
-    return replace(node, operator=replace(node.operator, near=slopes))
+    return replace(node, operator=replace(operator, near=slopes))
 
 
 @dataclass(frozen=True, eq=False)

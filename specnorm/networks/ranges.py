@@ -154,10 +154,9 @@ class _Walk:
         zone, image, linear = _anything(shape), None, None
         if all(name in self.zones for name in node.inputs):
             place = Place(tuple(self.zones[name].centre.shape for name in node.inputs), shape)
-            zones, known = ([found[name] for name in node.inputs] for found in (self.zones, self.ranges))
             try:
                 linear = node.operator.linear_map(place)
-                zone, image = self._known(node, linear, place, zones, known)
+                zone, image = self._known(node, linear, place)
             except (SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
                 linear = None
         if zone.centre.shape != shape or (image is not None and not image.low.shape == image.high.shape == shape):
@@ -165,10 +164,9 @@ class _Walk:
         self._keep(node.name, zone, image)
         self._nearer(node, linear)
 
-    def _known(
-        self, node: Node, linear: LinearMap | None, place: Place, zones: Sequence[_Zone], known: Sequence[Range]
-    ) -> tuple[_Zone, Range | None]:
+    def _known(self, node: Node, linear: LinearMap | None, place: Place) -> tuple[_Zone, Range | None]:
         operator = node.operator
+        zones, known = [self.zones[name] for name in node.inputs], [self.ranges[name] for name in node.inputs]
         if linear is not None:
             return self._through(linear, zones), None
         image = operator.image(known, place)
@@ -180,9 +178,7 @@ class _Walk:
             zone = self._extreme(isinstance(operator, Maximum), place, zones, known)
             if zone is not None:
                 return zone, image
-        if image is None:
-            return _anything(place.after), None
-        return _interval(image), image
+        return _anything(concrete(place.after) or ()) if image is None else _interval(image), image
 
     def _keep(self, name: str, zone: _Zone, image: Range | None) -> None:
         """A value's zone and range; an image that is known besides makes an interval smaller."""
