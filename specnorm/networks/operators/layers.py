@@ -87,11 +87,12 @@ class Convolution(Linear):
 
     def linear_map(self, place: Place) -> LinearMap | None:
         """The layer as a linear map at its input's size."""
-        befores, kernel, spatial = place.sizes(), self.layer.kernel(), self.layer.spatial
-        if not self.sized or befores is None or len(befores[0]) != spatial + 2 or not np.all(np.isfinite(kernel)):
+        befores = place.sizes()
+        if not self.sized or befores is None or len(befores[0]) != self.layer.spatial + 2:
             return None
+        kernel = self.layer.kernel()
         try:
-            return self._at(befores[0], kernel, place)
+            return self._at(befores[0], kernel, place) if np.all(np.isfinite(kernel)) else None
         except GeometryError:
             return None
 

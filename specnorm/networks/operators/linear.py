@@ -59,7 +59,7 @@ class Scale(Linear):
         return float(np.reshape(self.values, ())) if np.size(self.values) == 1 else None
 
     def channel(self, ndim: int) -> tuple[int, FloatArray] | None:
-        """The one axis of the input, of ``ndim``, along which the values vary, and the values; None if there is none."""
+        """The one axis, of ``ndim`` of the input, along which the values vary, and the values; None: there is none."""
         values = np.asarray(self.values)
         wide = [axis for axis, n in enumerate(values.shape) if n != 1]
         if len(wide) != 1 or values.ndim > ndim:
