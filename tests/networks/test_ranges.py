@@ -190,13 +190,13 @@ def test_constants_are_operands(name: str, kind: str) -> None:
     c, a, b = numbers.normal(size=3), numbers.normal(size=(3, 2)), numbers.normal(size=(3, 2))
 
     def joined(x: Any) -> Any:
-        known = {"u": x @ a.T, "v": x @ b.T, "c": c[None], "d": np.array([[-0.75]])}
+        known = {"u": x @ a.T, "v": x @ b.T, "c": c[None], "d": np.array([[0.75]])}
         return value([known[each] for each in operands])
 
     shape = (1, joined(np.zeros((1, 2))).shape[1])
     w = numbers.normal(size=(2, shape[1]))
     nodes = [
-        Node("x", operators.Input(), (), (1, 2)), fixed("c", *c), fixed("d", -0.75),
+        Node("x", operators.Input(), (), (1, 2)), fixed("c", *c), fixed("d", 0.75),
         Node("u", operators.Matrix(Layer("a", lambda: a, {}, 0)), ("x",), (1, 3)),
         Node("v", operators.Matrix(Layer("b", lambda: b, {}, 0)), ("x",), (1, 3)),
         Node("j", operator, tuple(operands), shape), Node("r", operators.ReLU(), ("j",), shape),
