@@ -24,6 +24,7 @@ from specnorm.networks.operators.moves import (
     TwoAxes,
     Unsqueeze,
 )
+from specnorm.networks.operators.multiples import Multiple
 from specnorm.networks.operators.piecewise import (
     Abs,
     HardSigmoid,
@@ -46,7 +47,6 @@ from specnorm.networks.operators.smooth import (
     Cos,
     Erf,
     LogSigmoid,
-    Multiple,
     Sigmoid,
     Sin,
     Softplus,

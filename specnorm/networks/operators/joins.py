@@ -240,15 +240,3 @@ class Sign(Operator):
         """The sign."""
         (x,) = values
         return np.asarray(np.sign(x))
-
-
-@dataclass(frozen=True, eq=False)
-class Sign(Operator):
-    """-1, 0 or 1, the sign of each entry: a step, which has no constant but in patterns."""
-
-    rule: ClassVar[str] = "unknown"
-
-    def run(self, *values: FloatArray) -> FloatArray:
-        """The sign."""
-        (x,) = values
-        return np.asarray(np.sign(x))

@@ -5,103 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 
 from specnorm.networks.operators.base import Ends, FloatArray
-from specnorm.networks.operators.curvature import Curved, Interval, Line
+from specnorm.networks.operators.curvature import Curved, Interval, Line, Turn
+from specnorm.networks.operators.pieces import Numbers, Piece, Piecewise
 from specnorm.proof import host
-
-Numbers: TypeAlias = float | FloatArray
-
-
-class Piece(NamedTuple):
-    """Where a piece begins and ends, its smallest and largest slope, and what is added: ``slope x + shift``."""
-
-    start: float
-    end: float
-    least: Numbers
-    most: Numbers
-    shift: float = 0.0
-
-    def met(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Whether intervals reach into it: one that touches it in one point has no quotient of it, a point may have."""
-        inner = (low < self.end) & (high > self.start)
-        return np.asarray(inner | ((low == high) & (low >= self.start) & (high <= self.end)))
-
-
-@dataclass(frozen=True, eq=False)
-class Piecewise(Curved):
-    """A continuous function, made of lines."""
-
-    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        """Its lines, in order, as intervals see them; an empty tuple: it has jumps."""
-        raise NotImplementedError
-
-    def extent(self) -> Interval | None:
-        """Of all pieces."""
-        whole = np.array(-math.inf), np.array(math.inf)
-        slopes = [slope for p in self.pieces(*whole) if p.start < p.end for slope in (p.least, p.most)]
-        if not slopes or not all(np.isfinite(slope).all() for slope in slopes):
-            return None
-        known = [np.asarray(slope) for slope in slopes if np.size(slope)]
-        return (float(min(map(np.min, known))), float(max(map(np.max, known)))) if known else (0.0, 0.0)
-
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """Of the pieces that an interval meets."""
-        if self.extent() is None:
-            return None
-        least, most = np.full(low.shape, math.inf), np.full(low.shape, -math.inf)
-        for piece in self.pieces(low, high):
-            met = piece.met(low, high)
-            least = np.where(met, np.minimum(least, piece.least), least)
-            most = np.where(met, np.maximum(most, piece.most), most)
-        return least, most
-
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Values at both ends of each piece, each product and sum rounded outward."""
-        if self.extent() is None:
-            return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
-        down, up = np.full(low.shape, math.inf), np.full(low.shape, -math.inf)
-        with np.errstate(all="ignore"):
-            for piece in self.pieces(low, high):
-                met = (low <= piece.end) & (high >= piece.start)
-                for end in (np.maximum(low, piece.start), np.minimum(high, piece.end)):
-                    for slope in (piece.least, piece.most):
-                        down = np.where(met, np.minimum(down, _below(slope, end, piece.shift)), down)
-                        up = np.where(met, np.maximum(up, -_below(np.negative(slope), end, -piece.shift)), up)
-        return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
-
-    def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
-        """Exact where an interval meets one piece alone."""
-        if self.extent() is None:
-            return None
-        slope, middle, half = self.bent(low, high)
-        finite = np.isfinite(low) & np.isfinite(high)
-        pieces = self.pieces(low, high)
-        met = [piece.met(low, high) for piece in pieces]
-        count = np.sum(met, axis=0)
-        for piece, here in zip(pieces, met, strict=True):
-            exact = finite & here & (count == 1) & np.equal(piece.least, piece.most)
-            slope, half = np.where(exact, piece.least, slope), np.where(exact, 0.0, half)
-            middle = np.where(exact, piece.shift, middle)
-        return slope, middle, half
-
-    def bent(self, low: FloatArray, high: FloatArray) -> Line:
-        """Line for intervals that meet several pieces."""
-        found = super().affine(low, high)
-        assert found is not None  # for the type checker: curved functions have one
-        return found
-
-
-def _below(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
-    """``slope x + shift``, rounded down; where it is not known, -infinity."""
-    product = np.where(np.equal(slope, 0), 0.0, slope * x)
-    exact = np.equal(slope, 0) | np.equal(np.abs(slope), 1) | (x == 0)
-    product = np.where(exact, product, host.below(product))
-    total = np.where(product == 0, shift, product if shift == 0 else host.below(product + shift))
-    return np.where(np.isnan(total), -math.inf, total)
 
 
 # -- two slopes, with the kink at 0 --------------------------------------------------------------------------------
@@ -125,7 +36,7 @@ class Kinked(Piecewise):
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
         """Two lines through 0."""
         del low, high
-        below, above = (self._near(side) for side in self.sides())
+        below, above = (self._around(side) for side in self.sides())
         return Piece(-math.inf, 0.0, *below), Piece(0.0, math.inf, *above)
 
     def bent(self, low: FloatArray, high: FloatArray) -> Line:
@@ -162,7 +73,7 @@ class Kinked(Piecewise):
         plain = all(np.isin(side, (-1.0, 0.0, 1.0)).all() for side in self.sides())
         return 0.0 if plain and not self.slack() else (4 * unit + self.slack()) * abs(result)
 
-    def _near(self, side: Numbers) -> tuple[Numbers, Numbers]:
+    def _around(self, side: Numbers) -> tuple[Numbers, Numbers]:
         slack = self.slack()
         if not slack:
             return side, side
@@ -271,10 +182,9 @@ class HardTanh(Piecewise):
         del low, high
         if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
             return ()
-        outer = Piece(-math.inf, self.low, 0.0, 0.0, self.low), Piece(self.high, math.inf, 0.0, 0.0, self.high)
+        limits = Piece(-math.inf, self.low, 0.0, 0.0, self.low), Piece(self.high, math.inf, 0.0, 0.0, self.high)
         # An infinite limit is nowhere reached.
-        first, last = (tuple(p for p in (piece,) if p.start < p.end) for piece in outer)
-        return *first, Piece(self.low, self.high, 1.0, 1.0), *last
+        return tuple(p for p in (limits[0], Piece(self.low, self.high, 1.0, 1.0), limits[1]) if p.start < p.end)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         """The limits are rounded."""
@@ -399,6 +309,7 @@ class HardSwish(Piecewise):
     """
 
     limits: ClassVar[Interval] = (-0.3750001, math.inf)
+    bends: ClassVar[tuple[Turn, ...]] = (((-1.5, -1.5), (-0.3750001, -0.375)),)
 
     def value(self, x: FloatArray) -> FloatArray:
         """0 below -3, x above 3."""
@@ -406,15 +317,11 @@ class HardSwish(Piecewise):
 
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
         """1/6 in single precision."""
-        return super().off(x, value) + 2.0**-23 * abs(value)
+        return np.asarray(super().off(x, value) + 2.0**-23 * abs(value))
 
     def extent(self) -> Interval | None:
         """(2x + 3) / 6 at -3 and 3."""
         return -0.5000001, 1.5000001
-
-    def turns(self) -> tuple[tuple[Interval, Interval], ...]:
-        """The minimum."""
-        return (((-1.5, -1.5), (-0.3750001, -0.375)),)
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
         """The parabola has the slopes at the ends of an interval."""

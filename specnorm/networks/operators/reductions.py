@@ -94,7 +94,7 @@ class Norm(Length):
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         """A sum of n squares, in any order, which may underflow, and its root."""
         n = _count(values[0].shape, self.axes)
-        return (n + 4) * unit * abs(result) + math.sqrt(n * smallest(unit))
+        return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest(unit)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class Softmax(Operator):
 
         Then a sum of n of them, and a quotient.
         """
-        return 2 * _units(values[0], self.axes) * (unit * abs(result) + smallest(unit))
+        return np.asarray(2 * _units(values[0], self.axes) * (unit * abs(result) + smallest(unit)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +167,7 @@ class LogSoftmax(Operator):
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         """The logarithm has the relative error of its sum; differences add those of their terms."""
-        return 2 * unit * (_units(values[0], self.axes) + abs(result))
+        return np.asarray(2 * unit * (_units(values[0], self.axes) + abs(result)))
 
 
 def _units(x: FloatArray, axes: tuple[int, ...]) -> FloatArray:

@@ -199,7 +199,7 @@ class Reflection(Operator):
         shape[self.axis] = -1
 
         def mixed(row: FloatArray) -> FloatArray:
-            return row[0].reshape(shape) * first + row[1].reshape(shape) * second
+            return np.asarray(row[0].reshape(shape) * first + row[1].reshape(shape) * second)
 
-        maps = (np.concatenate([mixed(row) for row in m], self.axis) for m in (self.below, self.above))
-        return mixed(self.sign), *maps
+        below, above = (np.concatenate([mixed(row) for row in m], self.axis) for m in (self.below, self.above))
+        return mixed(self.sign), below, above
