@@ -22,10 +22,15 @@ MAX_ENTRIES = 2**24
 
 
 # -- entries that are moved --------------------------------------------------------------------------------------------
-def identity(_: Call, *, self: Moving, other: Moving = None) -> Made:
-    """The same entries in the same places; ``other`` says a shape or a dtype."""
+def identity(call: Call, *, self: Moving, other: Moving = None) -> Made:
+    """The same entries in the same places, or their real parts; ``other`` says a dtype."""
     del other
-    return Made(ops.Identity(), (self,))
+    if not first_of(self).is_complex() or first_of(call.node).is_complex():
+        return Made(ops.Identity(), (self,))
+    pairs, ndim = (*call.shape, 2), len(call.shape)
+    first = ops.Slice(((ndim, 0, 1, 1),)), (*call.shape, 1)
+    whole = ops.Reshape(call.shape), call.shape
+    return call.chain(self, (ops.ComplexPart(real=True), pairs), first, whole, (ops.Identity(), call.shape))
 
 
 def reshaped(call: Call, *, self: Moving, **_: Any) -> Made:
@@ -301,7 +306,7 @@ _SAME = "clone contiguous detach alias positive _conj resolve_conj resolve_neg l
 _FUNCTIONS = {
     "relu": ops.ReLU(), "relu6": builders.RELU6, "sigmoid": ops.Sigmoid(), "tanh": ops.Tanh(), "silu": ops.SiLU(),
     "mish": ops.Mish(), "selu": builders.SELU, "log_sigmoid": ops.LogSigmoid(),
-    "log_sigmoid_forward": ops.LogSigmoid(), "hardswish": ops.HardSwish(), "abs": ops.Abs(), "neg": ops.Negative(),
+    "log_sigmoid_forward": ops.LogSigmoid(), "hardswish": ops.HardSwish(), "abs": ops.Abs(), "neg": ops.Negative(), "sign": ops.Sign(),
     "sin": ops.Sin(), "cos": ops.Cos(), "atan": ops.Arctan(), "erf": ops.Erf(), "exp": ops.Exp(), "log": ops.Log(),
     "sqrt": ops.Sqrt(), "rsqrt": ops.Rsqrt(), "reciprocal": ops.Reciprocal(), "square": ops.Power(2),
     # Torch multiplies by 1/6 in single precision.

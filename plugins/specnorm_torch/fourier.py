@@ -149,10 +149,14 @@ def with_weights(call: Call, made: Made, arguments: Mapping[str, Any]) -> Made:
     return replace(made, weights=weights.reshape(call.shape) if call.label in _RESHAPED else weights)
 
 
-_TRANSFORMS = " ".join(f"fft_{kind}{n}" for kind in ("fft", "ifft", "rfft", "irfft") for n in ("", "2", "n"))
+_TRANSFORMS = rules(
+    transform, " ".join(f"fft_{kind}{n}" for kind in ("fft", "ifft", "rfft", "irfft") for n in ("", "2", "n"))
+)
+REAL: dict[str, Rule] = OPERATORS | _TRANSFORMS
+"""Rules of calls without complex values."""
 COMPLEX: dict[str, Rule] = {
     **{key: rule for key, rule in OPERATORS.items() if key.partition(".")[0] in (*_KEPT, *_MOVED, *_RESHAPED)},
-    **rules(transform, _TRANSFORMS),
+    **_TRANSFORMS,
     "_conj": function(ops.Conjugate),
     "neg": function(lambda: ops.Scale(np.array(-1.0), exact=True)),
     "view_as_real": function(lambda: ops.ComplexPart(real=True)),

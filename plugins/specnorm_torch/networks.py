@@ -22,7 +22,7 @@ from specnorm.errors import MethodError
 from specnorm.networks import Graph, Measure, Method, NetworkBound, Node, bound
 from specnorm.networks.operators import Held, Identity, Input, Operator, Random, Unknown
 from specnorm.networks.operators.registry import registered
-from specnorm_torch.aten import OPERATORS, REASONS, piece
+from specnorm_torch.aten import REASONS, piece
 from specnorm_torch.baking import baked
 from specnorm_torch.calls import (
     Call,
@@ -36,7 +36,7 @@ from specnorm_torch.calls import (
     shape_of,
     values_in,
 )
-from specnorm_torch.fourier import COMPLEX, with_weights
+from specnorm_torch.fourier import COMPLEX, REAL, with_weights
 from specnorm_torch.modules import at_inference, check_module, check_values
 from specnorm_torch.reference import TorchModel
 from specnorm_torch.tracing import replaced, tensors
@@ -306,10 +306,10 @@ class _Walk:
         if schema is None or "::" in call.label:
             return self._registered(call, arguments)
         is_complex = any(map(_is_complex, (node, *used)))
-        if isinstance(first, Tensor) and not (first.dtype in _FLOATING or is_complex or call.label in _COMPARISONS):
+        if not (first.dtype in _FLOATING or first.is_complex() or call.label in _COMPARISONS):
             return Made(Unknown(f"its values are {str(first.dtype).rpartition('.')[2]}: steps"), used)
         key = f"{call.label}.{schema.overload_name}".removesuffix(".")
-        rule = (COMPLEX if is_complex else OPERATORS).get(key)
+        rule = (COMPLEX if is_complex else REAL).get(key)
         if rule is None:
             return Made(_without_rule(key, is_complex), used)
         made = rule.made(call, schema, arguments)
@@ -333,7 +333,7 @@ def _without_rule(key: str, is_complex: bool) -> Unknown:
         return Unknown(f"its values are complex: {name} has no rule for such")
     if name in REASONS:
         return Unknown(REASONS[name])
-    overloads = any(known.partition(".")[0] == name for known in OPERATORS)
+    overloads = any(known.partition(".")[0] == name for known in REAL)
     return Unknown(f"its overload {key} is not known here") if overloads else Unknown()
 
 

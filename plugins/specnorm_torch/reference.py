@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -79,7 +80,7 @@ class TorchModel:
         recorder = _Recorder(self.program)
         placeholders = [node.target for node in self.program.graph.nodes if node.op == "placeholder"]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _seeded(given):
                 recorder.run(*({**self.constants, **given}[name] for name in placeholders))
             return recorder.seen | self._returned(given)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -99,14 +100,24 @@ class TorchModel:
             return None
 
     def _returned(self, given: Mapping[str, Tensor]) -> dict[str, Computed]:
-        with at_inference(self.module) if isinstance(self.module, nn.Module) else nullcontext(), torch.no_grad():
+        calm = at_inference(self.module) if isinstance(self.module, nn.Module) else nullcontext()
+        with calm, torch.no_grad(), _seeded(given):
             found = tree_leaves(self.module(*(x.clone() for x in given.values())))
         pairs = zip(self.outputs, found, strict=True)
         return {name: computed(x) for name, x in pairs if name and isinstance(x, Tensor)}
 
 
+@contextmanager
+def _seeded(given: Mapping[str, Tensor]) -> Iterator[None]:
+    """Always the same random numbers, and afterwards those that were next before."""
+    devices = {x.device.index for x in given.values() if x.is_cuda}
+    with torch.random.fork_rng([at for at in devices if at is not None]):
+        torch.manual_seed(0)
+        yield
+
+
 def _like(values: FloatArray, x: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(dtype=x.dtype, device=x.device)
+    return torch.from_numpy(np.asarray(values)).to(dtype=x.dtype, device=x.device)
 
 
 def computed(x: Tensor) -> Computed:

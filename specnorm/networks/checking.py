@@ -107,17 +107,20 @@ def _compared(
     graph: Graph, read: Graph, model: Model, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None
 ) -> Checked:
     compared: set[str] = set()
+    unnamed: set[str] = set()
     largest, count = 0.0, 0
     for inputs in probes(graph, shapes, region):
         theirs = model.values(inputs)
         for each in (graph, read):
             found = _Walk(each, inputs, theirs)
             compared |= found.compared
+            unnamed |= found.unnamed
             largest = max(largest, found.largest)
         count += 1
     needed = {node.name for node in graph.pruned().nodes if not isinstance(node.operator, (Input, Constant))}
     known = {node.name for node in read.nodes}
-    missed = tuple(sorted((needed & known) - compared))
+    # What the model does not name was compared with what is computed from it.
+    missed = tuple(sorted((needed & known) - compared - (unnamed - set(graph.outputs))))
     return Checked(count, len(compared), missed, largest, _several(graph, model, shapes, region))
 
 
@@ -126,6 +129,8 @@ class _Walk:
 
     def __init__(self, graph: Graph, inputs: Inputs, theirs: Mapping[str, Computed]) -> None:
         self.compared: set[str] = set()
+        self.unnamed: set[str] = set()
+        """Nodes that were executed, of which the model has no value."""
         self.largest = 0.0
         self.symbols: dict[str, int] = {}
         known: dict[str, Value] = {}
@@ -145,7 +150,9 @@ class _Walk:
                     pass
                 else:
                     known[node.name] = ours
-                    if given is not None:
+                    if given is None:
+                        self.unnamed.add(node.name)
+                    else:
                         self._compare(node, ours, given)
             if given is not None:
                 known[node.name], units[node.name] = Value(given.value), given.unit

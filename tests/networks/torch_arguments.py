@@ -48,8 +48,7 @@ from networks.torch_draws import (
     where_number,
 )  # fmt: skip
 from networks.torch_windows import SMALL, adaptive, convolution, numbers, padded, resized, window
-from specnorm_torch.fourier import COMPLEX
-from specnorm_torch.signatures import SIGNATURES
+from specnorm_torch.fourier import COMPLEX, REAL
 
 ANY_DTYPE = (*FLOATS[1:], torch.int32, torch.bool, torch.float8_e4m3fn, torch.complex64)
 CPU = (torch.device("cpu"), torch.device("cpu", 0))
@@ -57,8 +56,14 @@ COPY = (False, True)
 THREE = (1, 2, 3)
 TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
 
+RULES = REAL | COMPLEX
+ALONE = """
+squeeze detach alias lift_fresh_copy positive relu relu6 sigmoid tanh silu mish selu log_sigmoid log_sigmoid_forward
+hardswish abs neg sin cos atan erf max min exp log sqrt rsqrt reciprocal square _conj resolve_conj resolve_neg
+""".split()
+
 DRAWS: dict[str, Callable[[Dice], Arguments]] = {
-    **{key: alone() for key, words in SIGNATURES.items() if words == "*self"},
+    **{key: alone() for key in ALONE},
     "t": lambda d: {"self": Slot(sizes(d, 0, 2))},
     "numpy_T": lambda d: {"self": Slot(sizes(d, 2, 2))},
     "hardsigmoid": alone(),
@@ -152,6 +157,8 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "clamp_max.Tensor": joined("max"),
     **{f"{name}.Tensor": joined(alpha=(1, 1, *SMALL)) for name in ("add", "sub", "rsub")},
     **{f"{name}.Scalar": alone(other=SMALL, alpha=(1, *SMALL)) for name in ("add", "sub", "rsub")},
+    **{f"{kind}.{end}": alone(other=SMALL) if end == "Scalar" else joined() for kind in ("gt", "ge", "lt", "le")
+       for end in ("Scalar", "Tensor")},
     "mul.Tensor": joined(),
     "mul.Scalar": alone(other=SMALL),
     "div.Tensor": quotient,
@@ -210,4 +217,4 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
         for n, name in enumerate(("linear1d", "bilinear2d", "trilinear3d"), 1) for vec in (False, True)
     },
 }  # fmt: skip
-DRAWS |= {key: maybe_complex(made) for key, made in DRAWS.items() if key.partition(".")[0] in COMPLEX}
+DRAWS |= {key: maybe_complex(made) for key, made in DRAWS.items() if key in COMPLEX}

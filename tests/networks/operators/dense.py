@@ -62,7 +62,9 @@ def check_linear(
     assert (sizes >= (abs(flat) @ abs(matrix).T) * (1 - 1e-12)).all()
     for copies in (0, 1):
         shape = (copies, *added.shape)
-        assert linear.apply([one[:copies] for one in x]).shape == linear.absolute([o[:copies] for o in x]).shape == shape
+        assert (
+            linear.apply([one[:copies] for one in x]).shape == linear.absolute([o[:copies] for o in x]).shape == shape
+        )
     if linear.rows is not None:
         lengths = np.linalg.norm(matrix, axis=1).reshape(added.shape)
         assert (np.broadcast_to(linear.rows, added.shape) >= lengths * (1 - 1e-12)).all()
