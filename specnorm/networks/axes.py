@@ -229,6 +229,9 @@ def nearest_pixels(
 def _rounded_pixels(
     size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str
 ) -> Iterator[NDArray[np.intp]]:
+    if (coordinates, nearest) == ("asymmetric", "floor") and outputs in (size, 2 * size):
+        # For values whose channels are stored last, torch takes these as scales of 1 and 2, whatever scale was given.
+        yield np.arange(outputs) * size // outputs
     for kind in (np.float32, np.float64):
         centres: NDArray[Any] = np.arange(outputs).astype(kind)
         half: Any = kind(0.5)
@@ -253,6 +256,7 @@ def _computed(size: int, outputs: int, scale: Fraction, coordinates: str, kind: 
     elif coordinates == "align_corners":
         yield i * (kind(size - 1) / kind(outputs - 1))
         yield i * kind(size - 1) / kind(outputs - 1)
+        yield i * kind(size - 1) / (kind(float(scale)) * kind(size) - 1)
     elif coordinates == "asymmetric":
         yield from _scaled(i, size, outputs, scale)
     else:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from specnorm.networks.operators.base import FloatArray, Linear, LinearMap, NoBo
 from specnorm.networks.operators.windows import UNKNOWN, sums_along
 from specnorm.networks.regions import Range
 from specnorm.proof import host
+
+_MODES = ("nearest", "linear")
+_COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ class Resize(Linear):
 
     rule: ClassVar[str] = "resize"
     keeps_channels: ClassVar[bool] = True
-    mode: Literal["nearest", "linear"]
+    mode: str
     sizes: tuple[int, ...] | None
     scales: tuple[Fraction, ...]
     coordinates: str
@@ -72,7 +75,8 @@ class Resize(Linear):
 
     def _idle(self, axis: int, size: int | None) -> bool:
         """Whether an axis stays as it is."""
-        return self.scales[axis] == 1 and (self.sizes is None or size is None or self.sizes[axis] == size)
+        same = self.sizes is None or size is None or self.sizes[axis] == size
+        return same and self.scales[axis] == 1 and self.mode in _MODES and self.coordinates in _COORDINATES
 
     def _outputs(self, axis: int, size: int) -> int:
         return math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
@@ -85,7 +89,7 @@ class Resize(Linear):
         if self.mode == "linear":
             rows = axes.linear_rows(*told)
             return None if rows is None else [rows]
-        found = axes.nearest_pixels(*told, self.nearest, single=self.single)
+        found = axes.nearest_pixels(*told, self.nearest, single=self.single) if self.mode == "nearest" else None
         return None if found is None else [[((int(p), Fraction(1)),) for p in pixels] for pixels in found]
 
     def _axes(self, place: Place) -> list[list[Sequence[Row]] | None] | None:

@@ -111,8 +111,7 @@ def matrices(windows: Windows, sizes: tuple[int, ...], count_padding: bool) -> l
     assert windows.padding is not None
     each = zip(windows.kernel, windows.stride, windows.dilation, windows.padding, sizes, strict=True)
     return [
-        average_matrix(n, Window(k, s, r, *pads, n, None, windows.ceil, count_padding))  # type: ignore[misc]
-        for k, s, r, pads, n in each
+        average_matrix(n, Window(k, s, r, *pads, n, None, windows.ceil, count_padding)) for k, s, r, pads, n in each
     ]
 
 
@@ -136,7 +135,9 @@ def reads(axes: list[Array]) -> list[tuple[tuple[int, ...], list[tuple[int, ...]
 def maxima(x: Array, axes: list[Array]) -> Array:
     found = np.zeros((*x.shape[: x.ndim - len(axes)], *map(len, axes)))
     for output, pixels in reads(axes):
-        found[(..., *output)] = np.max([x[(..., *p)] for p in pixels], axis=0)
+        read: list[Any] = [(..., *p) for p in pixels]
+        place: Any = (..., *output)
+        found[place] = np.max([x[each] for each in read], axis=0)
     return found
 
 
