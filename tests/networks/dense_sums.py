@@ -95,6 +95,14 @@ class Network:
         self.of[here] = self._value(here, self.of[name], (low, high), count)
         return self._node(here, operator, (name,), self.shapes[name])
 
+    def both_signs(self, name: str) -> str:
+        """Positive and negative parts of all channels, one after the other."""
+        here = f"signs{len(self.nodes)}"
+        of = {source: np.concatenate([matrix, -matrix]) for source, matrix in self.of[name].items()}
+        channels, *size = self.shapes[name]
+        self.of[here] = self._value(here, of, (0.0, 1.0), 2 * channels * math.prod(size))
+        return self._node(here, operators.SignParts(1), (name,), (2 * channels, *size))
+
     def add(self, *names: str, signs: Sequence[int] = (1, 1)) -> str:
         """A sum."""
         here = f"add{len(self.nodes)}"
@@ -205,6 +213,15 @@ def bottleneck(seed: int) -> tuple[Network, Graph]:
     return net, net.graph(net.add(net.conv(z, 3, 1, scale=0.5), h, signs=(-1, 1)))
 
 
+def signed(seed: int) -> tuple[Network, Graph]:
+    """Positive and negative parts of a sum."""
+    net = Network(seed, 2, (5,))
+    u = net.function(net.conv("x", 3, 3), "relu")
+    u = net.both_signs(net.add(u, net.conv(u, 3, 3, scale=0.5)))
+    z = net.function(net.conv(u, 4, 3), "relu")
+    return net, net.graph(net.conv(z, 2, 3))
+
+
 NETWORKS = {
     "residual": residual,
     "residual, curved": lambda seed: residual(seed, "gelu"),
@@ -216,6 +233,7 @@ NETWORKS = {
     "denoiser": denoiser,
     "linear": linear,
     "bottleneck": bottleneck,
+    "both signs": signed,
 }
 
 
