@@ -16,10 +16,10 @@ from specnorm.networks.boxes import Values, stated
 from specnorm.networks.certificate import Certificate, RunWeights, digest
 from specnorm.networks.forms import is_padded_layer, numbers_along, spatial
 from specnorm.networks.graph import Graph, Node
-from specnorm.networks.links import Run, Weights
+from specnorm.networks.links import Run
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Product
-from specnorm.networks.operators.base import NoBoundError, Place, Pointwise
+from specnorm.networks.operators.base import FloatArray, NoBoundError, Place, Pointwise
 from specnorm.networks.operators.layers import Convolution, Matrices, Matrix
 from specnorm.networks.operators.linear import Add, Pad, Scale
 from specnorm.networks.operators.sources import Constant, Held, Input, Random
@@ -139,14 +139,16 @@ def _by_rules(run: Run, passes: list[_Pass]) -> float | None:
     return None
 
 
-def _constant(run: Run, parts: list[tuple[int, int]], weights: list[Weights], measure: Measure) -> float:
+def _constant(run: Run, parts: list[tuple[int, int]], weights: list[FloatArray], measure: Measure) -> float:
     """Proven constant of a run, from its parts and what follows the functions in them."""
     total = [*(link.factor for link in run.links), *constants(run, parts, weights, measure)]
     # Weights of the last value are no part of the claim: divided by, whatever they are.
     return host.mul_up(*total, host.div_up(1.0, float(np.min(weights[-1]))))
 
 
-def constants(run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[Weights], measure: Measure) -> list[float]:
+def constants(
+    run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray], measure: Measure
+) -> list[float]:
     """Proven constants of parts of a run, each in the weights of the values that it begins and ends with."""
     values, found = [np.ones(run.width), *weights], []
     for first, last in parts:

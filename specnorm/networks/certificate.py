@@ -15,10 +15,10 @@ import numpy as np
 from specnorm.errors import CertificateError
 from specnorm.networks.boxes import stated
 from specnorm.networks.graph import Graph, Layer
-from specnorm.networks.links import Run, Weights
+from specnorm.networks.links import Run
 from specnorm.networks.measuring import in_float64
 from specnorm.networks.methods import usable
-from specnorm.networks.operators.base import Operator
+from specnorm.networks.operators.base import FloatArray, Operator
 from specnorm.networks.operators.sources import Constant
 from specnorm.networks.regions import Ball
 from specnorm.networks.segments import parts_from, segments
@@ -45,7 +45,7 @@ class RunWeights:
     start: str
     end: str
     parts: tuple[int, ...]
-    weights: tuple[Weights, ...]
+    weights: tuple[FloatArray, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class Certificate:
         except ValueError as error:
             raise CertificateError(f"The weights from {run.start} to {run.end} prove nothing: {error}.") from error
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
         """As the certificate has them.
 
         Raises

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
 from specnorm.networks.graph import Graph, Layer, Node, concrete
-from specnorm.networks.links import Filter, Link, Run, Term, Weights
-from specnorm.networks.operators.base import LinearMap, NoBoundError, Place, Pointwise
+from specnorm.networks.links import Filter, Link, Run, Term
+from specnorm.networks.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
 from specnorm.networks.operators.joins import Maximum, Minimum
 from specnorm.networks.operators.linear import Add
 from specnorm.networks.operators.piecewise import ReLU
@@ -93,8 +93,8 @@ class _Sum:
         By how much each entry may be off.
     """
 
-    matrix: Weights
-    error: Weights
+    matrix: FloatArray
+    error: FloatArray
 
 
 class _Units:
@@ -157,7 +157,7 @@ class _Units:
         error = linear.absolute(lost)
         return _Sum(matrix, host.raised(error, 2 * n + 8) + 2.0**-1000 * bool(n))
 
-    def _split(self, name: str, before: _Sum, low: Weights, high: Weights) -> _Sum | None:
+    def _split(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
         """``low v + w``; a new link makes w of v."""
         if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
             return None
@@ -190,7 +190,7 @@ class _Units:
         positive = self._split(name, self._linear(minus, before), *operator.near)
         return None if positive is None else self._linear(joined, [base, positive])
 
-    def _link(self, name: str, value: _Sum, places: NDArray[np.intp], low: Weights, high: Weights) -> None:
+    def _link(self, name: str, value: _Sum, places: NDArray[np.intp], low: FloatArray, high: FloatArray) -> None:
         flat = [each.reshape(len(each), -1)[:, places] for each in (value.matrix, value.error)]
         terms = []
         for number, group in enumerate(self.groups):

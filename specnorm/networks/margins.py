@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm.networks.bounding import constants, past_shifts, prepared
 from specnorm.networks.graph import Graph
-from specnorm.networks.links import Run, Weights
+from specnorm.networks.links import Run
 from specnorm.networks.measuring import ROUNDINGS, Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import bound
+from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.operators.layers import Matrix
 from specnorm.networks.runs import runs
 from specnorm.proof import host
@@ -41,11 +42,11 @@ class Margins:
         Of all logits together.
     """
 
-    upper: Weights
-    outputs: Weights
+    upper: FloatArray
+    outputs: FloatArray
     whole: float
 
-    def radii(self, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Weights:
+    def radii(self, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> FloatArray:
         """Radius of the ball around each sample in which the label cannot change, rounded down; 0 where it is wrong.
 
         Parameters
@@ -75,7 +76,7 @@ class Margins:
         with np.errstate(divide="ignore", invalid="ignore"):
             radius = np.where(margin > 0, host.below(margin / self.upper[labels]), 0.0)
         radius[np.arange(len(labels)), labels] = np.inf
-        found: Weights = np.min(radius, axis=1, initial=np.inf)
+        found: FloatArray = np.min(radius, axis=1, initial=np.inf)
         return found
 
 
@@ -94,9 +95,9 @@ class CertifiedAccuracy:
     margins : Margins
     """
 
-    radii: Weights
-    accuracy: Weights
-    radius: Weights
+    radii: FloatArray
+    accuracy: FloatArray
+    radius: FloatArray
     margins: Margins
 
     @classmethod
@@ -106,7 +107,7 @@ class CertifiedAccuracy:
         logits: NDArray[np.floating],
         labels: NDArray[np.integer],
         radii: Sequence[float],
-        radius: Weights | None = None,
+        radius: FloatArray | None = None,
     ) -> CertifiedAccuracy:
         """From the logits of samples; ``radius``: of each, where more is known than the margins give.
 
@@ -123,7 +124,7 @@ class CertifiedAccuracy:
         accuracy = [float(np.mean(radius > r)) if radius.size else 0.0 for r in asked]
         return cls(asked, np.asarray(accuracy), radius, known)
 
-    def curve(self) -> tuple[Weights, Weights]:
+    def curve(self) -> tuple[FloatArray, FloatArray]:
         """Radii at which the certified accuracy falls, ascending from 0, and what it is from each on."""
         falls = np.unique(np.concatenate([[0.0], self.radius[np.isfinite(self.radius)]]))
         ranks = np.searchsorted(np.sort(self.radius), falls, side="right")
@@ -170,8 +171,7 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     features = bound(replace(graph, outputs=inputs), measure, method=method)
     if whole.upper is None or features.upper is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
-    kernel = np.asarray(head.layer.load(), dtype=np.float64)
-    rows, alpha = kernel.T if head.layer.turned else kernel, abs(head.alpha)
+    rows, alpha = head.layer.kernel(), abs(head.alpha)
     pairs, alone = _lengths(rows, np.ones(rows.shape[1]), host.mul_up(features.upper, alpha))
     run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
     before = {step.name: step.upper for step in whole.nodes}
@@ -198,8 +198,8 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
 
 
 def _weighted(
-    run: Run, rows: Weights, measure: Measure, method: Method, before: float
-) -> tuple[Weights, Weights] | None:
+    run: Run, rows: FloatArray, measure: Measure, method: Method, before: float
+) -> tuple[FloatArray, FloatArray] | None:
     """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
     last, head = len(run.links) - 1, run.links[-1].alone
     if last not in run.blocks or head is None or head.scale is not None:
@@ -214,7 +214,7 @@ def _weighted(
     return _lengths(rows, of_features, host.mul_up(before, *ahead, *factors))
 
 
-def _lengths(rows: Weights, weights: Weights, constant: float) -> tuple[Weights, Weights]:
+def _lengths(rows: FloatArray, weights: FloatArray, constant: float) -> tuple[FloatArray, FloatArray]:
     """``constant |(w_i - w_j) / q|`` and ``constant |w_i / q|``, rounded up."""
     # Divided by a power of two, no entry that matters vanishes, whatever it is divided by or multiplied with.
     exponent = math.frexp(float(np.max(np.abs(rows), initial=0.0)))[1]

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.networks.graph import Graph, Layer, Node, concrete
-from specnorm.networks.links import Weights
 from specnorm.networks.margins import Margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import near, ranges_near
+from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.operators.layers import Matrix
 from specnorm.networks.regions import Ball
 from specnorm.proof import host
@@ -40,7 +40,7 @@ def local_radii(
     *,
     method: Method | None = None,
     tries: int = TRIES,
-) -> Weights:
+) -> FloatArray:
     """Radius of the ball around each sample in which the label cannot change, by constants on that ball.
 
     Parameters
@@ -91,7 +91,7 @@ def _shape(graph: Graph) -> tuple[int, ...]:
     return ends[0]
 
 
-def _scaled(graph: Graph, logits: Weights, label: int) -> Graph:
+def _scaled(graph: Graph, logits: FloatArray, label: int) -> Graph:
     """The differences to all other logits, each over its margin, rounded up."""
     others = np.delete(np.arange(len(logits)), label)
     share = host.above(1 / host.sub_down(logits[label], logits[others]))
@@ -103,7 +103,7 @@ def _scaled(graph: Graph, logits: Weights, label: int) -> Graph:
     return replace(graph, nodes=(*graph.nodes, node), outputs=(name,))
 
 
-def _largest(of: Graph, x: Weights, least: float, measure: Measure, method: Method, tries: int) -> float:
+def _largest(of: Graph, x: FloatArray, least: float, measure: Measure, method: Method, tries: int) -> float:
     """Bisection of logarithms; ``least`` is certified."""
     low, high = math.log(least), math.log(least) + math.log(FURTHEST)
     best = least

@@ -21,11 +21,11 @@ import numpy as np
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.networks.graph import Graph, Node, concrete
-from specnorm.networks.operators.base import LinearMap, NoBoundError, NotRunError, Place, Pointwise
+from specnorm.networks.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place, Pointwise
 from specnorm.networks.operators.joins import Maximum, Minimum
 from specnorm.networks.operators.linear import Add
 from specnorm.networks.operators.piecewise import ReLU
-from specnorm.networks.regions import Ball, Box, Range, Values
+from specnorm.networks.regions import Ball, Box, Range
 from specnorm.proof import arithmetic, host
 
 __all__ = ["Ball", "Box", "Range", "ranges"]
@@ -35,9 +35,9 @@ LARGEST = 2**23
 
 @dataclass(frozen=True, eq=False)
 class _Zone:
-    centre: Values
-    spread: Values
-    generators: Values
+    centre: FloatArray
+    spread: FloatArray
+    generators: FloatArray
 
 
 def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, float | None] | None = None) -> dict[str, Range]:
@@ -213,7 +213,7 @@ class _Walk:
         if self.at_centre is None or node.name not in self.at_centre:
             return
         here = self.at_centre[node.name]
-        reach: Values = np.full(here.low.shape, math.inf)
+        reach: FloatArray = np.full(here.low.shape, math.inf)
         own = self.constants.get(node.name)
         moving = [name for name in node.inputs if name not in self.fixed]
         before = self.constants.get(moving[0]) if len(moving) == 1 else None
@@ -226,7 +226,7 @@ class _Walk:
             self._shrink(node.name, Range(host.below(here.low - reach), host.above(here.high + reach)))
 
     # -- zonotopes ---------------------------------------------------------------------------------------------------
-    def _half(self, zone: _Zone) -> Values:
+    def _half(self, zone: _Zone) -> FloatArray:
         """How far the entries are from the centre at most."""
         if not len(zone.generators):
             return zone.spread
@@ -237,7 +237,7 @@ class _Walk:
             total = total + self.radius * (np.sqrt(np.square(ball).sum(axis=0)) + 2.0**-500)
         return host.raised(total, len(zone.generators) + 16)
 
-    def _size(self, zone: _Zone) -> Values:
+    def _size(self, zone: _Zone) -> FloatArray:
         """Absolute values of all terms, added: what rounding errors refer to."""
         ball, rest = zone.generators[: self.ball], zone.generators[self.ball :]
         total = abs(zone.centre) + abs(rest).sum(axis=0) + self.radius * abs(ball).sum(axis=0)
@@ -266,7 +266,7 @@ class _Walk:
             spread = host.raised(spread + off + abs(centre) * 2.0**-52, 4)
         return _Zone(np.array(centre), np.array(spread), np.array(generators))
 
-    def _along(self, zone: _Zone, slope: Values, middle: Values, half: Values) -> _Zone:
+    def _along(self, zone: _Zone, slope: FloatArray, middle: FloatArray, half: FloatArray) -> _Zone:
         """``slope v + middle``, and a new number for each entry that is off by up to ``half``."""
         centre = slope * zone.centre + middle
         size = abs(slope) * self._size(zone) + abs(middle)
@@ -309,7 +309,7 @@ def _interval(image: Range) -> _Zone:
     return _Zone(*_middle(image.low, image.high), np.zeros((0, *image.low.shape)))
 
 
-def _middle(low: Values, high: Values) -> tuple[Values, Values]:
+def _middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
     """A point between two ends, and how far both are from it, rounded up; 0 and infinity where an end is infinite."""
     finite = np.isfinite(low) & np.isfinite(high)
     low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
