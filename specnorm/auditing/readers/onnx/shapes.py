@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from specnorm.auditing.readers.onnx.nodes import on_axis
+from specnorm.networks.axes import Window
 from specnorm.networks.operators import NoBoundError
 from specnorm.networks.shapes import Shape, Size, concrete
 
@@ -46,7 +47,7 @@ def pooled(
         return -(-n // stride) if isinstance(n, int) else n if stride == 1 else _symbol(f"ceil({n}/{stride})")
     slack = before + after - dilation * (kernel - 1) - 1
     if isinstance(n, int):
-        return max((-(-(n + slack) // stride) if ceil else (n + slack) // stride) + 1, 0)
+        return Window(kernel, stride, dilation, before, after, ceil=ceil).count(n)
     if (stride, slack) == (1, -1):
         return n
     return _symbol(f"({n}{slack:+d})/{stride}{'^' if ceil else ''}+1")
