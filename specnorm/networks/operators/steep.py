@@ -55,6 +55,11 @@ def over(numbers: FloatArray) -> FloatArray:
     return np.asarray(host.above(1 / numbers))
 
 
+def under(numbers: FloatArray) -> FloatArray:
+    """1 / numbers >= 0, which were computed with at most three roundings, rounded down."""
+    return np.maximum(host.below(1 / numbers * (1 - 2.0**-50)), 0.0)
+
+
 def inverse(low: FloatArray, high: FloatArray) -> Ends:
     """1 / x where 0 is not among them."""
     with np.errstate(all="ignore"):
@@ -99,7 +104,7 @@ class Log(Steep):
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """1 / x, which falls."""
-        return np.zeros(high.shape), np.asarray(np.where(low > 0, over(np.maximum(low, 0.0)), math.inf))
+        return under(high), np.asarray(np.where(low > 0, over(np.maximum(low, 0.0)), math.inf))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         """Sixteen units of the value, or of 1 where that is more."""
@@ -169,8 +174,8 @@ class Sqrt(Steep):
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """One over twice the root, which falls."""
-        least, _ = _root(low, high)
-        return np.zeros(high.shape), np.where(least > 0, host.raised(0.5 * over(least), 4), math.inf)
+        least, most = _root(low, high)
+        return under(2 * most), np.where(least > 0, host.raised(0.5 * over(least), 4), math.inf)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         """Roots of the ends."""
@@ -190,9 +195,9 @@ class Rsqrt(Steep):
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """-1 / (2 x sqrt(x)), which rises."""
-        least, _ = _root(low, high)
+        least, most = _root(low, high)
         steep = host.raised(over(np.maximum(low, 0.0)) * host.raised(0.5 * over(least), 4), 4) + TINY
-        return np.where(least > 0, -steep, -math.inf), np.zeros(high.shape)
+        return np.where(least > 0, -steep, -math.inf), -under(2 * most * high)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         """Inverses of the roots."""
@@ -214,8 +219,9 @@ class Reciprocal(Steep):
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """``-scale / x^2``, of one sign."""
         steep = np.asarray(host.raised(abs(self.scale) * np.square(over(least_size(low, high))), 4) + TINY)
-        nothing = np.zeros(steep.shape)
-        return (-steep, nothing) if self.scale >= 0 else (nothing, steep)
+        flat = abs(self.scale) * under(np.square(np.maximum(abs(low), abs(high))))
+        flat = np.maximum(host.below(flat), 0.0)
+        return (-steep, -flat) if self.scale >= 0 else (flat, steep)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         """Inverses of the ends, times the scale."""
