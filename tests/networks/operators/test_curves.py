@@ -126,6 +126,14 @@ def signed(name: str, low: float, high: float, order: int, holds: Callable[[Any]
             waiting += [(a, (a + b) / 2), ((a + b) / 2, b)]
 
 
+def _rises(derivative: Any) -> bool:
+    return bool(derivative > 0)
+
+
+def _falls(derivative: Any) -> bool:
+    return bool(derivative < 0)
+
+
 def curve_of(name: str) -> Curve:
     return TURNING[name][0].curve()
 
@@ -186,7 +194,7 @@ def test_derivatives_turn_nowhere_else(name: str) -> None:
     edges = [-reach, *(end for a, b, _ in wide for end in (a, b)), reach]
     signs = [*(side for *_, side in wide), -wide[-1][2]] if wide else [-1.0]
     for low, high, sign in zip(edges[::2], edges[1::2], signs, strict=True):
-        signed(name, low, high, 2, lambda x, sign=sign: x * sign > 0)
+        signed(name, low, high, 2, _rises if sign > 0 else _falls)
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "mish"])
@@ -194,8 +202,8 @@ def test_functions_turn_nowhere_else(name: str) -> None:
     """They fall before the place and rise behind it, and the value there is known; beyond the reach they are tiny."""
     operator, _ = TURNING[name]
     ((start, end), (least, most)), reach = operator.turns()[0], REACH.get(name, FURTHEST)
-    signed(name, -reach, start, 1, lambda x: x < 0)
-    signed(name, end, reach, 1, lambda x: x > 0)
+    signed(name, -reach, start, 1, _falls)
+    signed(name, end, reach, 1, _rises)
     value, _, bend = derivatives(name, start, end)
     assert bend > 0
     middle = derivatives(name, (start + end) / 2, (start + end) / 2)[0]

@@ -387,9 +387,9 @@ def test_a_box_is_what_steep_functions_ask_for() -> None:
     ends = Range(np.array([0.5, 1.0]), np.array([2.0, 3.0]))
     for operator, wanted in ((Exp(), math.exp(3)), (Log(), 2.0), (Power(3), 27.0), (Reciprocal(-3.0), 12.0)):
         assert operator.lipschitz(Place(((2,),), (2,), lambda: (ends,))) == pytest.approx(wanted, rel=1e-9)
-        for known in ((), (None,), (Range(np.full(2, -np.inf), np.full(2, np.inf)),)):
+        for known in (tuple, lambda: (None,), lambda: (Range(np.full(2, -np.inf), np.full(2, np.inf)),)):
             with pytest.raises(NoBoundError, match=r"within\(graph, low, high\)"):
-                operator.lipschitz(Place(((2,),), (2,), lambda known=known: known))
+                operator.lipschitz(Place(((2,),), (2,), known))
 
 
 def test_a_slope_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

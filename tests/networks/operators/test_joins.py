@@ -56,7 +56,7 @@ def test_extremes_of_any_number_of_values(
         image = operator.image([Range(*pair) for pair in zip(low, high, strict=True)], place)
         assert image is not None
         assert ((image.low <= found) & (found <= image.high)).all()
-        moved = [np.linalg.norm(a - b) for a, b in zip(x, y, strict=True)]
+        moved = [float(np.linalg.norm(a - b)) for a, b in zip(x, y, strict=True)]
         assert np.linalg.norm(found - operator.run(*y)) <= operator.combine(moved, place) + 1e-12
         if len(shapes) > 1:  # a constant does not move
             assert (

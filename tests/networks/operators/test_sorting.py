@@ -94,8 +94,10 @@ def test_roundings_of_reflections() -> None:
     x = dice.normal(size=(500, 12))
     x[::2, :6] = operator.sign[1] * x[::2, 6:] / -operator.sign[0]
     x = x.astype(np.float32).astype(np.float64)
-    single = [each.astype(np.float32).astype(np.float64) for each in (operator.sign, operator.below, operator.above)]
-    there = Reflection(1, *single, 1.0).run(x)
+    sign, below, above = (
+        each.astype(np.float32).astype(np.float64) for each in (operator.sign, operator.below, operator.above)
+    )
+    there = Reflection(1, sign, below, above, 1.0).run(x)
     found = operator.run(x)
     allowed = operator.rounding([x], found, 2.0**-24)
     assert (abs(there - found) <= allowed).all()
