@@ -306,7 +306,8 @@ _SAME = "clone contiguous detach alias positive _conj resolve_conj resolve_neg l
 _FUNCTIONS = {
     "relu": ops.ReLU(), "relu6": builders.RELU6, "sigmoid": ops.Sigmoid(), "tanh": ops.Tanh(), "silu": ops.SiLU(),
     "mish": ops.Mish(), "selu": builders.SELU, "log_sigmoid": ops.LogSigmoid(),
-    "log_sigmoid_forward": ops.LogSigmoid(), "hardswish": ops.HardSwish(), "abs": ops.Abs(), "neg": ops.Negative(), "sign": ops.Sign(),
+    "log_sigmoid_forward": ops.LogSigmoid(), "hardswish": ops.HardSwish(), "abs": ops.Abs(), "neg": ops.Negative(),
+    "sign": ops.Sign(),
     "sin": ops.Sin(), "cos": ops.Cos(), "atan": ops.Arctan(), "erf": ops.Erf(), "exp": ops.Exp(), "log": ops.Log(),
     "sqrt": ops.Sqrt(), "rsqrt": ops.Rsqrt(), "reciprocal": ops.Reciprocal(), "square": ops.Power(2),
     # Torch multiplies by 1/6 in single precision.

@@ -7,21 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from specnorm.networks import operators as ops
 from specnorm.networks.graph import Node, Shape, concrete
 from specnorm.networks.links import Link, Sizes, Term
-from specnorm.networks.operators import (
-    AdaptiveAveragePool,
-    AdaptiveMaxPool,
-    AveragePool,
-    Convolution,
-    L2Pool,
-    MaxPool,
-    Mean,
-    Operator,
-    Pad,
-    Resize,
-)
 from specnorm.networks.operators.base import FloatArray
 
 
@@ -70,7 +60,7 @@ class Value:
 
 def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
     """Whether padding and the convolution after it are one layer, as `bounding` has it."""
-    if not isinstance(node.operator, Convolution) or not isinstance(pad.operator, Pad):
+    if not isinstance(node.operator, ops.Convolution) or not isinstance(pad.operator, ops.Pad):
         return False
     layer, pads, mode = node.operator.layer, pad.operator.pads, pad.operator.mode
     padding = layer.geometry.get("padding", ())
@@ -83,19 +73,19 @@ def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
     return len(pads) == layer.spatial
 
 
-def keeps_channels(operator: Operator, before: Shape | None, after: Shape | None) -> bool:
+def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | None) -> bool:
     """Whether an operator treats every channel (axis 1) of a value with spatial axes by itself and alike."""
     if before is None or after is None or len(before) < 3:
         return False
-    if isinstance(operator, Mean):
+    if isinstance(operator, ops.Mean):
         return min(operator.axes, default=0) > 1
     behind = len(before) - 2
     match operator:
-        case MaxPool() | AveragePool() | L2Pool():
+        case ops.MaxPool() | ops.AveragePool() | ops.L2Pool():
             kept = len(operator.windows.kernel) <= behind
-        case AdaptiveMaxPool() | AdaptiveAveragePool():
+        case ops.AdaptiveMaxPool() | ops.AdaptiveAveragePool():
             kept = len(operator.outputs) <= behind
-        case Resize():
+        case ops.Resize():
             kept = all(scale == 1 for scale in operator.scales[:2])
         case _:
             kept = operator.keeps_channels
@@ -139,6 +129,44 @@ def cropped(term: Term, kept: range) -> Term | None:
         return None
     at = term.reads.start - term.rows.start
     return replace(term, rows=range(first - kept.start, last - kept.start), reads=range(first + at, last + at))
+
+
+def sliced(form: Form, ndim: int, axis: int, size: int, kept: range) -> Form | None:
+    """Some entries along an axis of a value of some axes: channels, or every s-th pixel."""
+    if kept == range(size):
+        return form
+    if axis == form.axis and kept.step == 1:
+        if not all(term.plain for term in form.terms):
+            return None
+        cuts = [cropped(term, kept) for term in form.terms]
+        return Form(tuple(term for term in cuts if term is not None), len(kept), axis)
+    behind = axis - form.axis - 1
+    whole = kept == range(0, size, kept.step)
+    if not whole or behind < 0 or any(t.filter is not None for t in form.terms):
+        return None
+    wide = [1] * (ndim - form.axis - 1)
+    wide[behind] = kept.step
+    old = [term.stride or (1,) * len(wide) for term in form.terms]
+    if any(stride[behind] > 1 for stride in old):
+        return None
+    new = [tuple(a * b for a, b in zip(stride, wide, strict=True)) for stride in old]
+    return replace(form, terms=tuple(replace(t, stride=s) for t, s in zip(form.terms, new, strict=True)))
+
+
+def sorted_together(operator: ops.Sort | ops.GroupSort | ops.Reflection, form: Form) -> NDArray[np.intp]:
+    """For each channel the number of the group that it is sorted, or reflected, with."""
+    at = np.arange(form.width)
+    if operator.axis != form.axis:
+        return at
+    match operator:
+        case ops.Sort():
+            return np.zeros_like(at)
+        case ops.GroupSort(layout="consecutive"):
+            return at // operator.size
+        case ops.GroupSort():
+            return at % (form.width // operator.size)
+        case ops.Reflection():
+            return at % (form.width // 2)
 
 
 def outward(rounded: Callable[[float], float], numbers: FloatArray) -> FloatArray:

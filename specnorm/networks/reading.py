@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from specnorm.errors import SpecnormError
+from specnorm.networks import operators as ops
 from specnorm.networks.forms import (
     Form,
     Value,
-    cropped,
     flattened,
     is_padded_layer,
     keeps_channels,
@@ -23,30 +23,13 @@ from specnorm.networks.forms import (
     numbers_along,
     of_rows,
     outward,
+    sliced,
+    sorted_together,
     spatial,
     times,
 )
 from specnorm.networks.graph import Graph, Node
 from specnorm.networks.links import Filter, Link, Term
-from specnorm.networks.operators import (
-    Add,
-    Concat,
-    Constant,
-    Convolution,
-    GroupSort,
-    Identity,
-    Matrix,
-    NoBoundError,
-    Pad,
-    Place,
-    Pointwise,
-    Reflection,
-    SameOrder,
-    Scale,
-    SignParts,
-    Slice,
-    Sort,
-)
 from specnorm.networks.operators.base import FloatArray
 from specnorm.proof import host
 from specnorm.spec import ConvSpec
@@ -82,33 +65,33 @@ class Reader:
         form = self._formed(node) if node.inputs else None
         if form is not None:
             self._forms[node.name] = form
-        elif not (isinstance(node.operator, Pad) and self._waits(node)):
+        elif not (isinstance(node.operator, ops.Pad) and self._waits(node)):
             for name in node.inputs:
                 self._escape(name)
 
     def _formed(self, node: Node) -> Form | None:
         match node.operator:
-            case Convolution() as layer:
+            case ops.Convolution() as layer:
                 return self._layer(node, layer, 1.0)
-            case Matrix(side="right") as layer:
+            case ops.Matrix(side="right") as layer:
                 return self._layer(node, layer, layer.alpha)
-            case Scale() as scale:
+            case ops.Scale() as scale:
                 return self._scaled(node, scale)
-            case Pointwise() as function:
+            case ops.Pointwise() as function:
                 return self._pointwise(node, function)
-            case Add(over=1) as add:
+            case ops.Add(over=1) as add:
                 return self._added(node, add)
-            case Concat(new=False) as concat:
+            case ops.Concat(new=False) as concat:
                 return self._stacked(node, concat.axis)
-            case Slice() as cut:
+            case ops.Slice() as cut:
                 return self._cut(node, cut)
-            case Identity() | SameOrder():
+            case ops.Identity() | ops.SameOrder():
                 return self._reshaped(node)
-            case Sort(first=None) | GroupSort() | Reflection() as sort:
+            case ops.Sort(first=None) | ops.GroupSort() | ops.Reflection() as sort:
                 return self._sorted(node, sort)
-            case SignParts() as parts:
+            case ops.SignParts() as parts:
                 return self._both_signs(node, parts)
-            case Pad() as pad:
+            case ops.Pad() as pad:
                 return self._padded(node, pad)
             case _:
                 return self._keeping(node)
@@ -131,7 +114,7 @@ class Reader:
         shape = self.nodes[name].shape
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
             return None
-        if isinstance(self.nodes[name].operator, Constant):
+        if isinstance(self.nodes[name].operator, ops.Constant):
             return Form((), int(shape[axis]), axis)
         if (name, axis) not in self._fresh:
             self._fresh[name, axis] = self._add(name, int(shape[axis]), axis, None)
@@ -165,11 +148,11 @@ class Reader:
         self.escaping.update(term.source for term in form.terms)
 
     # -- operators ---------------------------------------------------------------------------------------------------
-    def _layer(self, node: Node, operator: Convolution | Matrix, alpha: float) -> Form | None:
+    def _layer(self, node: Node, operator: ops.Convolution | ops.Matrix, alpha: float) -> Form | None:
         """A linear map of values as they are."""
         layer = operator.layer
         source, geometry = self.nodes[node.inputs[0]], dict(layer.geometry)
-        if isinstance(source.operator, Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
+        if isinstance(source.operator, ops.Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
             geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
             source = self.nodes[source.inputs[0]]
         if node.shape is None or source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
@@ -199,7 +182,7 @@ class Reader:
         link = None if value is None else self.values[value].link
         return 1 if link is None else link.repeat
 
-    def _scaled(self, node: Node, scale: Scale) -> Form | None:
+    def _scaled(self, node: Node, scale: ops.Scale) -> Form | None:
         """A product with one number a channel, or one number."""
         if not self._keeps_shape(node, node.inputs[0]) or not bool(np.all(np.isfinite(scale.values))):
             return None
@@ -226,7 +209,7 @@ class Reader:
     def _keeps_shape(self, node: Node, name: str) -> bool:
         return node.shape is not None and node.shape == self.nodes[name].shape
 
-    def _pointwise(self, node: Node, function: Pointwise) -> Form | None:
+    def _pointwise(self, node: Node, function: ops.Pointwise) -> Form | None:
         """A function of each entry: a new value, or the last one with a steeper function."""
         form = self._forms.get(node.inputs[0])
         found = None if form is None else function.by_channel(form.axis, form.width)
@@ -269,12 +252,12 @@ class Reader:
             self._sole.add(node.name)
         return form
 
-    def _added(self, node: Node, add: Add) -> Form | None:
+    def _added(self, node: Node, add: ops.Add) -> Form | None:
         """A weighted sum of values, and constants."""
         terms = [
             (name, weight)
             for name, weight in zip(node.inputs, add.weights, strict=True)
-            if not isinstance(self.nodes[name].operator, Constant)
+            if not isinstance(self.nodes[name].operator, ops.Constant)
         ]
         if not all(self._keeps_shape(node, name) and np.isfinite(weight) for name, weight in terms):
             return None
@@ -316,7 +299,7 @@ class Reader:
             at += form.width
         return Form(tuple(terms), at, axis) if at == node.shape[axis] else None
 
-    def _cut(self, node: Node, cut: Slice) -> Form | None:
+    def _cut(self, node: Node, cut: ops.Slice) -> Form | None:
         """Some channels, or every s-th pixel."""
         name = node.inputs[0]
         before = self.nodes[name].shape
@@ -327,28 +310,8 @@ class Reader:
             size = before[axis]
             if form is None or not isinstance(size, int) or step < 1:
                 return None
-            form = self._sliced(form, len(before), axis, size, range(size)[slice(start, stop, step)])
+            form = sliced(form, len(before), axis, size, range(size)[slice(start, stop, step)])
         return form
-
-    def _sliced(self, form: Form, ndim: int, axis: int, size: int, kept: range) -> Form | None:
-        if kept == range(size):
-            return form
-        if axis == form.axis and kept.step == 1:
-            if not all(term.plain for term in form.terms):
-                return None
-            cuts = [cropped(term, kept) for term in form.terms]
-            return Form(tuple(term for term in cuts if term is not None), len(kept), axis)
-        behind = axis - form.axis - 1
-        whole = kept == range(0, size, kept.step)
-        if not whole or behind < 0 or any(t.filter is not None for t in form.terms):
-            return None
-        wide = [1] * (ndim - form.axis - 1)
-        wide[behind] = kept.step
-        old = [term.stride or (1,) * len(wide) for term in form.terms]
-        if any(stride[behind] > 1 for stride in old):
-            return None
-        new = [tuple(a * b for a, b in zip(stride, wide, strict=True)) for stride in old]
-        return replace(form, terms=tuple(replace(t, stride=s) for t, s in zip(form.terms, new, strict=True)))
 
     def _reshaped(self, node: Node) -> Form | None:
         """The same, or features of pixels."""
@@ -362,27 +325,16 @@ class Reader:
             return None
         return self._changed(node, whole, name, lambda link: replace(link, repeat=repeat, open=False))
 
-    def _sorted(self, node: Node, sort: Sort | GroupSort | Reflection) -> Form | None:
+    def _sorted(self, node: Node, sort: ops.Sort | ops.GroupSort | ops.Reflection) -> Form | None:
         """Sorting along an axis: slopes in [-1, 1] of the group, in weights that all its channels share."""
         form = self._forms.get(node.inputs[0])
         if form is None or self._repeat(form) > 1 or not self._keeps_shape(node, node.inputs[0]):
             return None
-        at = np.arange(form.width)
-        groups = at
-        if sort.axis == form.axis:
-            match sort:
-                case Sort():
-                    groups = np.zeros_like(at)
-                case GroupSort(layout="consecutive"):
-                    groups = at // sort.size
-                case GroupSort():
-                    groups = at % (form.width // sort.size)
-                case Reflection():
-                    groups = at % (form.width // 2)
-        steep = np.full(form.width, sort.norm if isinstance(sort, Reflection) else 1.0)
+        groups = sorted_together(sort, form)
+        steep = np.full(form.width, sort.norm if isinstance(sort, ops.Reflection) else 1.0)
         return self._made(node, form, Link(form.terms, form.width, (-steep, steep), node.name, groups=groups))
 
-    def _both_signs(self, node: Node, parts: SignParts) -> Form | None:
+    def _both_signs(self, node: Node, parts: ops.SignParts) -> Form | None:
         """Positive and negative part of each channel: two channels."""
         form = self._forms.get(node.inputs[0])
         if form is None or self._repeat(form) > 1 or parts.axis != form.axis:
@@ -394,7 +346,7 @@ class Reader:
         low, high = np.zeros(2 * form.width), np.ones(2 * form.width)
         return self._made(node, form, Link(tuple(two), 2 * form.width, (low, high), node.name))
 
-    def _padded(self, node: Node, pad: Pad) -> Form | None:
+    def _padded(self, node: Node, pad: ops.Pad) -> Form | None:
         """Channels of zeros; other padding is taken up as what keeps channels, or belongs to a layer."""
         before = self.nodes[node.inputs[0]].shape
         if self._waits(node) or before is None:
@@ -415,8 +367,8 @@ class Reader:
         if name not in self._forms or len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
             return None
         try:
-            factor = node.operator.lipschitz(Place((before,), node.shape))
-        except NoBoundError:
+            factor = node.operator.lipschitz(ops.Place((before,), node.shape))
+        except ops.NoBoundError:
             return None
         form = self._linear(name, self._forms[name].axis)
         if form is None or form.axis != 1 or self._repeat(form) > 1 or not np.isfinite(factor):

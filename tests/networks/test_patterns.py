@@ -458,8 +458,8 @@ def test_names_that_are_taken() -> None:
     """Nodes that are added have names of their own, and those that others read stay."""
     net = Written()
     end = max_min(net, along=2)
-    net.nodes.append(Node(f"{end}.sorted", ops.Abs(), (end,), SHAPE))
-    graph = net.graph(f"{end}.sorted", end, net.nodes[3].name)
+    net.nodes.append(Node(f"{end}.placed0", ops.Abs(), (end,), SHAPE))
+    graph = net.graph(f"{end}.placed0", end, net.nodes[3].name)
     read = agree(graph)
     assert read.outputs == graph.outputs
     assert len({node.name for node in read.nodes}) == len(read.nodes) == len(graph.nodes) + 3

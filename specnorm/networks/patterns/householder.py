@@ -10,13 +10,14 @@ rounding alone. That jump, at most `JUMP` of |z|, is not counted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import TypeAlias
 
 import numpy as np
 
+from specnorm.networks import operators as ops
 from specnorm.networks.graph import Node
-from specnorm.networks.operators import Add, Choose, Compare, Concat, Product, Reflection, TwoSlopes
 from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.patterns.parts import (
     DEEPEST,
@@ -44,7 +45,7 @@ Choice: TypeAlias = tuple[str, str, str]
 
 def chosen(node: Node, nodes: Nodes) -> Node | None:
     """A choice of multiples of one value by its sign as a function of each entry, a choice of two reflections."""
-    if isinstance(node.operator, Concat):
+    if isinstance(node.operator, ops.Concat):
         return _reflection(node, node.operator, nodes)
     choice = _choice(node, nodes)
     return None if choice is None else _two_slopes(node, choice, nodes)
@@ -52,18 +53,18 @@ def chosen(node: Node, nodes: Nodes) -> Node | None:
 
 def _choice(node: Node, nodes: Nodes) -> Choice | None:
     operator = node.operator
-    if isinstance(operator, Choose):
+    if isinstance(operator, ops.Choose):
         compared = _compared(node.inputs[0], nodes)
         if compared is None:
             return None
         name, kind = compared
         _, true, false = node.inputs
         return (name, true, false) if kind in ("le", "lt") else (name, false, true)
-    if not isinstance(operator, Add) or operator.weights != (1.0, 1.0) or operator.over != 1:
+    if not isinstance(operator, ops.Add) or operator.weights != (1.0, 1.0) or operator.over != 1:
         return None
     sides: dict[str, tuple[str, str]] = {}
     for product in (origin(name, nodes) for name in node.inputs):
-        if not isinstance(product.operator, Product) or len(product.inputs) != 2:
+        if not isinstance(product.operator, ops.Product) or len(product.inputs) != 2:
             return None
         for value, gate in (product.inputs, product.inputs[::-1]):
             compared = _compared(gate, nodes)
@@ -78,7 +79,7 @@ def _choice(node: Node, nodes: Nodes) -> Choice | None:
 def _compared(name: str, nodes: Nodes) -> tuple[str, str] | None:
     """Which value is compared with 0, and how."""
     node = origin(name, nodes)
-    if not isinstance(node.operator, Compare) or node.operator.threshold != 0:
+    if not isinstance(node.operator, ops.Compare) or node.operator.threshold != 0:
         return None
     return origin(node.inputs[0], nodes).name, node.operator.kind
 
@@ -95,7 +96,7 @@ def _two_slopes(node: Node, choice: Choice, nodes: Nodes) -> Node | None:
     if not bool(np.all(np.isfinite(below) & np.isfinite(above) & (sign != 0))):
         return None
     roundings = max(sum(each.roundings for each in some) + max(len(some) - 1, 0) for some in factors)
-    return Node(node.name, TwoSlopes(below, above, roundings), (name,), node.shape, node.label)
+    return replace(node, operator=ops.TwoSlopes(below, above, roundings), inputs=(name,))
 
 
 def _product(factors: Sequence[Factor]) -> FloatArray:
@@ -105,7 +106,7 @@ def _product(factors: Sequence[Factor]) -> FloatArray:
     return found
 
 
-def _reflection(node: Node, concat: Concat, nodes: Nodes) -> Node | None:
+def _reflection(node: Node, concat: ops.Concat, nodes: Nodes) -> Node | None:
     """Two choices by one sign, of linear maps of two halves, put together as these halves were."""
     if concat.new or len(node.inputs) != 2:
         return None
@@ -126,7 +127,7 @@ def _reflection(node: Node, concat: Concat, nodes: Nodes) -> Node | None:
     norm = _norm(sign, below, above)
     if norm is None:
         return None
-    return Node(node.name, Reflection(axis, sign, below, above, norm), (source.name,), node.shape, node.label)
+    return replace(node, operator=ops.Reflection(axis, sign, below, above, norm), inputs=(source.name,))
 
 
 def _linear(name: str, nodes: Nodes, depth: int = 0) -> Linear | None:
@@ -142,7 +143,7 @@ def _linear(name: str, nodes: Nodes, depth: int = 0) -> Linear | None:
         inner = _linear(node.inputs[0], nodes, depth + 1)
         exact = inner is not None and not factor.roundings
         return {each: value * factor.values for each, value in (inner or {}).items()} if exact else None
-    if not isinstance(node.operator, Add) or node.operator.over != 1:
+    if not isinstance(node.operator, ops.Add) or node.operator.over != 1:
         return {key: np.ones(())}
     found: dict[Piece, FloatArray] = {}
     for each, weight in zip(node.inputs, node.operator.weights, strict=True):

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from specnorm.networks import operators as ops
 from specnorm.networks.graph import Node
-from specnorm.networks.operators import Identity, Negative, SameOrder, Scale, Slice
 from specnorm.networks.operators.base import FloatArray
 
 Nodes: TypeAlias = Mapping[str, Node]
@@ -29,13 +29,13 @@ def origin(name: str, nodes: Nodes) -> Node:
 
 
 def _keeps_places(node: Node, nodes: Nodes) -> bool:
-    if isinstance(node.operator, Identity):
+    if isinstance(node.operator, ops.Identity):
         return True
     if node.shape is None or len(node.inputs) != 1 or nodes[node.inputs[0]].shape != node.shape:
         return False
     # A slice of step 1 that is as long as its input is the whole of it.
-    whole = isinstance(node.operator, Slice) and all(step == 1 for *_, step in node.operator.parts)
-    return whole or isinstance(node.operator, SameOrder)
+    whole = isinstance(node.operator, ops.Slice) and all(step == 1 for *_, step in node.operator.parts)
+    return whole or isinstance(node.operator, ops.SameOrder)
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Piece:
 def piece(name: str, nodes: Nodes) -> Piece:
     """What a value is a piece of; of itself, if it is no such slice."""
     node = origin(name, nodes)
-    source = origin(node.inputs[0], nodes) if isinstance(node.operator, Slice) else node
-    if isinstance(node.operator, Slice) and source.shape is not None:
+    source = origin(node.inputs[0], nodes) if isinstance(node.operator, ops.Slice) else node
+    if isinstance(node.operator, ops.Slice) and source.shape is not None:
         cuts = []
         for axis, start, stop, step in node.operator.parts:
             size = source.shape[axis]
@@ -104,9 +104,9 @@ class Factor:
 def factor_of(node: Node, nodes: Nodes) -> Factor | None:
     """By what a node multiplies its input, if that is all it does."""
     operator = node.operator
-    if isinstance(operator, Negative):
+    if isinstance(operator, ops.Negative):
         return Factor(np.array(-1.0))
-    if not isinstance(operator, Scale) or operator.offset is not None or operator.values.dtype.kind != "f":
+    if not isinstance(operator, ops.Scale) or operator.offset is not None or operator.values.dtype.kind != "f":
         return None
     keeps_shape = operator.values.ndim == 0 or (node.shape is not None and node.shape == nodes[node.inputs[0]].shape)
     known = keeps_shape and bool(np.all(np.isfinite(operator.values) & (operator.values != 0)))
