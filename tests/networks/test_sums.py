@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from specnorm.networks import (
     stages,
     verify,
 )
+from specnorm.networks.forms import keeps_channels
 
 MEASURE = Measure(1e-4)
 
@@ -126,6 +128,21 @@ def test_what_may_be_no_sum_is_not_believed(changed: dict[str, Any]) -> None:
     assert all(len(link.sources) == 1 for run in runs.runs(Graph(nodes, graph.outputs)) for link in run.links)
     assert any(len(link.sources) > 1 for run in runs.runs(graph) for link in run.links)
     assert net.names
+
+
+def test_what_mixes_channels_is_not_taken_up() -> None:
+    """Windows over all axes but the samples', means over channels, resizing of the channels' axis to its own size."""
+    windows = operators.Windows((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
+    scales = Fraction(1), Fraction(5, 4), Fraction(1), Fraction(1)
+    resize = operators.Resize("nearest", None, scales, "asymmetric")
+    for shape, operator in [
+        ((1, 4, 4), operators.MaxPool(windows)), ((1, 4, 4), operators.AveragePool(windows)),
+        ((1, 4, 4), operators.AdaptiveMaxPool((4, 4))), ((1, 4, 4), operators.Mean((1,), True)),
+        ((1, 3, 4, 4), resize), ((1, 4, 4), operators.Softmax((1,))), ((4, 4), operators.MaxPool(windows)),
+    ]:  # fmt: skip
+        assert not keeps_channels(operator, shape, shape)
+    assert keeps_channels(operators.MaxPool(windows), (1, 4, 4, 4), (1, 4, 4, 4))
+    assert keeps_channels(operators.Mean((2, 3)), (1, 4, 4, 4), (1, 4))
 
 
 # -- dropped terms -------------------------------------------------------------------------------------------------
