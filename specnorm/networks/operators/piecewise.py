@@ -57,7 +57,7 @@ class Kinked(Piecewise):
             most = np.where(crossing, np.maximum(-chord * low, (1 - chord) * high), 0.0)
             most = np.where(crossing, host.raised(most, 4) + 2.0**-1000, 0.0)
             apart = above - below
-            plain = np.equal(below, 0) & np.equal(above, 1)
+            plain = np.equal(below, 0) & np.equal(above, 1) & (self.slack() == 0)
             slope = np.where(plain, chord, below + apart * chord)
             middle, half = apart * most / 2, np.abs(apart) * most / 2
             # The slope takes three roundings, and those of both sides are known up to the slack.
