@@ -66,7 +66,9 @@ def network_bound(
         Traced once in ``eval()``; its state and mode are as before.
     input_shape : sequence of int, Tensor, or tuple of Tensor
         One input without the batch axis, such as ``(3, 32, 32)``; or an input to trace with, with it; or several. The
-        bound holds for inputs of these shapes, in any number.
+        bound holds for inputs of these shapes: of a shape without batch axis in any number, as two and three samples
+        are seen to give what each of them gives, or for one alone where the model does not run on several; of inputs
+        for as many samples as they have.
     rtol : float, default 1e-3
         Of the enclosure of each layer, at its own input size where that is sharper.
     bake : bool, default False
@@ -138,7 +140,8 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
             graph = _Walk(program).graph()
         if not any(isinstance(node.operator, Random) for node in graph.nodes):
             _check_repeats(model, example)
-        return replace(graph, model=TorchModel.of(model, program, example))
+        free = not isinstance(input_shape, Tensor) and example[0] is not input_shape[0]
+        return replace(graph, model=TorchModel.of(model, program, example, free=free))
     except MethodError:
         raise
     except Exception as error:  # whatever the model's own code raises while it is traced

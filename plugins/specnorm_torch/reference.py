@@ -52,6 +52,8 @@ class TorchModel:
         The inputs that it was traced with, likewise.
     outputs : tuple of str
         Names of the values that the module returns, in its order; "" for what is no value.
+    free : bool
+        Whether other numbers of samples are spoken of; else the inputs were given, with their number.
     """
 
     module: Callable[..., Any]
@@ -59,9 +61,12 @@ class TorchModel:
     constants: Mapping[str, Tensor]
     example: Mapping[str, Tensor]
     outputs: tuple[str, ...]
+    free: bool
 
     @classmethod
-    def of(cls, module: Callable[..., Any], exported: ExportedProgram, example: tuple[Tensor, ...]) -> TorchModel:
+    def of(
+        cls, module: Callable[..., Any], exported: ExportedProgram, example: tuple[Tensor, ...], *, free: bool = False
+    ) -> TorchModel:
         """Of a program that was exported."""
         signature = exported.graph_signature
         constants = {
@@ -72,7 +77,8 @@ class TorchModel:
         names = [str(spec.arg.name) for spec in signature.input_specs if spec.kind == InputKind.USER_INPUT]
         outputs = [s.arg for s in signature.output_specs if s.kind == OutputKind.USER_OUTPUT]
         given = dict(zip(names, example, strict=True))
-        return cls(module, exported.graph_module, constants, given, tuple(getattr(x, "name", "") for x in outputs))
+        returned = tuple(getattr(x, "name", "") for x in outputs)
+        return cls(module, exported.graph_module, constants, given, returned, free)
 
     def values(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed]:
         """Every value of the program, and of the module what it returns, in the module's own precision."""
@@ -87,15 +93,11 @@ class TorchModel:
             raise NotExecutedError(f"the model does not run on it ({type(error).__name__}: {error})") from error
 
     def several(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed] | None:
-        """What the module returns for other numbers of samples, those that are held repeated; None if it fails."""
-        counts = {len(x) // max(len(self.example[name]), 1) for name, x in inputs.items()}
+        """What the module returns for other numbers of samples; None if it fails, or they are not spoken of."""
+        if not self.free:
+            return None
         try:
-            (count,) = counts
-            given = {
-                name: _like(inputs[name], x) if name in inputs else torch.cat([x] * count)
-                for name, x in self.example.items()
-            }
-            return self._returned(given)
+            return self._returned({name: _like(inputs[name], x) for name, x in self.example.items()})
         except Exception:  # whatever the model's own code raises
             return None
 

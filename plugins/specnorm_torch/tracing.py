@@ -342,6 +342,9 @@ def _form(x: Any) -> Any:
 
 def _name(func: Any) -> str:
     name = str(getattr(func, "__name__", func))
+    if isinstance(func, torch._ops.OpOverloadPacket):
+        # A custom operator may have the name of one of torch's.
+        return str(func._qualified_op_name)
     # Reading an attribute of a tensor.
     return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name in ("__get__", "__set__") else name
 

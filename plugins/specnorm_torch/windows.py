@@ -116,7 +116,8 @@ def resize(mode: Literal["nearest", "linear"], coordinates: str = "asymmetric", 
             for f, (n, m) in zip(scale_factors or named, sizes, strict=True)
         ]
         where = "align_corners" if align_corners else coordinates
-        single = first_of(value).dtype != torch.float64
+        # Which pixel is nearest is found in single precision for values of double precision, too, on some devices.
+        single = mode == "nearest" or first_of(value).dtype != torch.float64
         scaled = (Fraction(1), Fraction(1), *factors)
         return Made(ops.Resize(mode, call.shape, scaled, where, nearest, single), (value,))
 

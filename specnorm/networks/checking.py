@@ -230,25 +230,21 @@ def _several(
 
 
 def _alike(node: Node, together: Computed, alone: list[Computed], count: int) -> bool:
-    """Whether an output has an axis of samples, and is for several what it is for each.
+    """Whether an output is, for several samples, what it is for each, along any axis.
 
     Raises
     ------
     TranslationError
-        If it has one, and is not.
+        If it is not.
     """
-    if any(each.value.shape[:1] != (1,) for each in alone):
-        return False
-    apart: FloatArray = np.concatenate([each.value for each in alone])
-    if together.value.shape != apart.shape:
-        return False
     near = math.sqrt(2 * together.unit)
-    with np.errstate(all="ignore"):
-        size = float(np.max(np.where(np.isfinite(apart), abs(apart), 0.0), initial=0.0))
-        if np.allclose(together.value, apart, rtol=near, atol=near * size, equal_nan=True):
-            return True
+    for axis in range(alone[0].value.ndim):
+        apart: FloatArray = np.concatenate([each.value for each in alone], axis)
+        if together.value.shape == apart.shape:
+            size = float(np.max(np.where(np.isfinite(apart), abs(apart), 0.0), initial=0.0))
+            if np.allclose(together.value, apart, rtol=near, atol=near * size, equal_nan=True):
+                return True
     raise TranslationError(
-        f"The model gives other values for {count} samples together than for each by itself (output "
-        f"{visible(node.name)}): a bound for one sample says nothing of several. Give an input with the number of "
-        "samples that is meant."
+        f"The model gives another output for {count} samples together than for each by itself ({visible(node.name)}): "
+        "a bound for one sample says nothing of several. Give an input with the number of samples that is meant."
     )

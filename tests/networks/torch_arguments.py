@@ -59,7 +59,7 @@ TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
 RULES = REAL | COMPLEX
 ALONE = """
 squeeze detach alias lift_fresh_copy positive relu relu6 sigmoid tanh silu mish selu log_sigmoid log_sigmoid_forward
-hardswish abs neg sin cos atan erf max min exp log sqrt rsqrt reciprocal square _conj resolve_conj resolve_neg
+hardswish abs neg sign sin cos atan erf max min exp log sqrt rsqrt reciprocal square _conj resolve_conj resolve_neg
 """.split()
 
 DRAWS: dict[str, Callable[[Dice], Arguments]] = {

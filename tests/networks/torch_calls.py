@@ -154,11 +154,4 @@ def _graph(operator: Any, call: Any, example: list[Tensor], result: Any, at: int
         found = operator(**call(list(values)))
         return found if at is None else found[at]
 
-    return replace(_Walk(exported).graph(), model=One.of(module, exported, tuple(example)))
-
-
-class One(TorchModel):
-    """A call whose first axis need not be one of samples."""
-
-    def several(self, inputs: object) -> None:
-        """None."""
+    return replace(_Walk(exported).graph(), model=TorchModel.of(module, exported, tuple(example)))
