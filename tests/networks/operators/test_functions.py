@@ -82,7 +82,7 @@ EVERYWHERE: list[tuple[Pointwise, Function]] = [
     (PReLU(BELOW), lambda x: np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
     (TwoSlopes(BELOW, ABOVE), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
     (TwoSlopes(BELOW, ABOVE, 20), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0) * (1 - 2.0**-50)),
-    (TwoSlopes(0 * BELOW, 1 + 0 * BELOW, 2**30), lambda x: (1 + 2.0**-23) * np.maximum(x, 0)),
+    (TwoSlopes(0 * BELOW, 1 + 0 * BELOW, 2**20), lambda x: (1 + 2.0**-33) * np.maximum(x, 0)),
     (HardTanh(), lambda x: np.clip(x, -1, 1)),
     (HardTanh(0.0, 6.0), lambda x: np.clip(x, 0, 6)),
     (HardTanh(-math.inf, 2.5), lambda x: np.minimum(x, 2.5)),
