@@ -222,7 +222,7 @@ def test_values_slopes_and_lines_on_intervals(operator: Pointwise, definition: F
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
 def test_intervals_are_not_much_too_large(operator: Pointwise, definition: Function, least: float) -> None:
     """Ends of values, and halves of lines below half of what the interval of values says."""
-    if isinstance(operator, Multiple) and operator.roundings:
+    if isinstance(operator, (Multiple, TwoSlopes)):
         operator = replace(operator, roundings=0)
     low, high = intervals(3, least)
     keep = (high - low).min(axis=1) > 1e-2
