@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,25 +25,9 @@ NEAR = (1e-4, 0.3)
 """Distances of a pair, as parts of the input's size: for slopes, and for what lies further apart."""
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """What was tried.
-
-    Parameters
-    ----------
-    pairs : int
-        Pairs of inputs.
-    reached : float
-        Largest ratio of the outputs' distance to the inputs', rounding taken off.
-    """
-
-    pairs: int = 0
-    reached: float = 0.0
-
-
 def attack(
     graph: Graph, answer: NetworkBound, region: Ball | Box | None = None, ranges: Mapping[str, Range] | None = None
-) -> Attacked:
+) -> tuple[int, float]:
     """Try to contradict a bound.
 
     Parameters
@@ -60,7 +43,10 @@ def attack(
 
     Returns
     -------
-    Attacked
+    pairs : int
+        Of inputs.
+    reached : float
+        Largest ratio of the outputs' distance to the inputs', rounding taken off.
 
     Raises
     ------
@@ -75,7 +61,7 @@ def attack(
             attempt.around(inputs)
         if attempt.pairs > begun:
             break
-    return Attacked(attempt.pairs, attempt.reached)
+    return attempt.pairs, attempt.reached
 
 
 class _Attempt:

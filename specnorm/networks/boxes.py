@@ -113,6 +113,16 @@ class Values:
         return self._known.get(name)
 
 
+def region_of(graph: Graph) -> Box | None:
+    """The box that is stated for the inputs, its ends broadcasting to their shapes; None where there is none."""
+    ends = {name: box for name, box in _inputs(graph) if box.low is not None}
+    if not ends:
+        return None
+    low = {name: np.asarray(-math.inf if box.low is None else box.low) for name, box in _inputs(graph)}
+    high = {name: np.asarray(math.inf if box.high is None else box.high) for name, box in _inputs(graph)}
+    return Box(low, high)
+
+
 def box_of(graph: Graph) -> Box | None:
     """The box that inputs lie in, infinite where none is stated; None where their sizes are not known."""
     low: dict[str, NDArray[np.float64]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,10 @@ class Checked:
         Numbers of samples together for which the outputs are those of each sample by itself.
     reason : str
         Why nothing was compared.
+    pairs : int
+        Pairs of inputs by which the answer was attacked; see `attack`.
+    reached : float
+        Largest ratio of the outputs' distance to the inputs' that they reached, in float64.
     """
 
     inputs: int = 0
@@ -54,11 +59,17 @@ class Checked:
     difference: float = 0.0
     samples: tuple[int, ...] = ()
     reason: str = ""
+    pairs: int = 0
+    reached: float = 0.0
 
     @property
     def complete(self) -> bool:
         """Whether every value that the outputs are computed from was compared."""
         return self.inputs > 0 and not self.missed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def __str__(self) -> str:
         """One sentence."""
@@ -107,21 +118,34 @@ def _compared(
     graph: Graph, read: Graph, model: Model, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None
 ) -> Checked:
     compared: set[str] = set()
-    unnamed: set[str] = set()
+    ran: set[str] = set()
     largest, count = 0.0, 0
     for inputs in probes(graph, shapes, region):
         theirs = model.values(inputs)
         for each in (graph, read):
             found = _Walk(each, inputs, theirs)
             compared |= found.compared
-            unnamed |= found.unnamed
+            ran |= found.ran
             largest = max(largest, found.largest)
         count += 1
-    needed = {node.name for node in graph.pruned().nodes if not isinstance(node.operator, (Input, Constant))}
-    known = {node.name for node in read.nodes}
-    # What the model does not name was compared with what is computed from it.
-    missed = tuple(sorted((needed & known) - compared - (unnamed - set(graph.outputs))))
-    return Checked(count, len(compared), missed, largest, _several(graph, model, shapes, region))
+    return Checked(count, len(compared), _missed(read, compared, ran), largest, _several(graph, model, shapes, region))
+
+
+def _missed(graph: Graph, compared: set[str], ran: set[str]) -> tuple[str, ...]:
+    """Values that the outputs need, and that were compared neither themselves nor through all that is made of them."""
+    covered = set(compared)
+    readers: dict[str, list[str]] = {}
+    found = []
+    for node in reversed(graph.pruned().nodes):
+        made = readers.get(node.name, [])
+        through = node.name in ran and bool(made) and node.name not in graph.outputs and covered.issuperset(made)
+        if node.name in covered or through or isinstance(node.operator, Input | Constant):
+            covered.add(node.name)
+        else:
+            found.append(node.name)
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node.name)
+    return tuple(reversed(found))
 
 
 class _Walk:
@@ -129,8 +153,7 @@ class _Walk:
 
     def __init__(self, graph: Graph, inputs: Inputs, theirs: Mapping[str, Computed]) -> None:
         self.compared: set[str] = set()
-        self.unnamed: set[str] = set()
-        """Nodes that were executed, of which the model has no value."""
+        self.ran: set[str] = set()
         self.largest = 0.0
         self.symbols: dict[str, int] = {}
         known: dict[str, Value] = {}
@@ -150,9 +173,8 @@ class _Walk:
                     pass
                 else:
                     known[node.name] = ours
-                    if given is None:
-                        self.unnamed.add(node.name)
-                    else:
+                    self.ran.add(node.name)
+                    if given is not None:
                         self._compare(node, ours, given)
             if given is not None:
                 known[node.name], units[node.name] = Value(given.value), given.unit

@@ -109,7 +109,7 @@ def probes(graph: Graph, shapes: Mapping[str, tuple[int, ...]], region: Ball | B
     elif isinstance(region, Ball):
         found = _in_ball(region, rng)
     else:
-        found = _in_box(region, rng)
+        found = _in_box(region, shapes, rng)
     for _, inputs in zip(range(count), found, strict=False):
         yield {name: inputs[name].reshape(shape) for name, shape in shapes.items()}
 
@@ -156,9 +156,12 @@ def _in_ball(region: Ball, rng: np.random.Generator) -> Iterator[Inputs]:
         yield {name: centre + share * away[name] for name, centre in region.centre.items()}
 
 
-def _in_box(region: Box, rng: np.random.Generator) -> Iterator[Inputs]:
+def _in_box(region: Box, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> Iterator[Inputs]:
     """Both corners, then points at random; what is infinite counts as `FAR`."""
-    low, high = ({n: np.clip(end, -FAR, FAR) for n, end in ends.items()} for ends in (region.low, region.high))
+    low, high = (
+        {name: np.broadcast_to(np.clip(ends[name], -FAR, FAR), shape) for name, shape in shapes.items()}
+        for ends in (region.low, region.high)
+    )
     yield low
     yield high
     while True:

@@ -12,8 +12,12 @@ import numpy as np
 
 from specnorm.errors import CertificateError, MethodError
 from specnorm.networks.answer import NetworkBound
+from specnorm.networks.attack import attack
 from specnorm.networks.bounding import bounded, prepared, unsorted
+from specnorm.networks.boxes import region_of
 from specnorm.networks.certificate import Certificate, Near, digest
+from specnorm.networks.checking import Checked
+from specnorm.networks.checking import check as compared
 from specnorm.networks.graph import Graph
 from specnorm.networks.links import Run
 from specnorm.networks.local import anywhere, localised, rises, unit_run
@@ -35,6 +39,7 @@ def bound(
     method: Method | None = None,
     radius: float | None = None,
     centre: Centre | None = None,
+    check: bool = True,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network.
 
@@ -54,6 +59,9 @@ def bound(
         together. Never more than without; there are up to three searches then, one of them without.
     centre : array, or mapping of str to array, optional
         The network's input, or each of them by name, in the graph's shapes.
+    check : bool, default True
+        Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
+        before it is given; ``found.checked`` says what was compared.
 
     Returns
     -------
@@ -61,6 +69,10 @@ def bound(
 
     Raises
     ------
+    TranslationError
+        If the graph does not compute what the model computes.
+    InternalError
+        If an execution contradicts what was proven.
     CertificateError
         If the method is a certificate that does not fit the network.
     MethodError
@@ -68,12 +80,21 @@ def bound(
     """
     measure = measure or Measure()
     method = Multipliers() if method is None else method
-    if radius is None and centre is None:
-        return _smallest(_everywhere(graph, measure, method))
-    ball = _ball(graph, radius, centre)
-    if isinstance(method, Certificate) and method.near is not None:
-        return _smallest(near(graph, ball, measure, method))
-    return _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method)])
+    ball = None if radius is None and centre is None else _ball(graph, radius, centre)
+    region = ball or region_of(graph)
+    checked = compared(graph, prepared(graph), region) if check else Checked(reason="it was not asked for")
+    ranges_of: Mapping[str, Range] = {}
+    if ball is None:
+        found = _smallest(_everywhere(graph, measure, method))
+    else:
+        ranges_of = ranges_near(graph, ball, measure)
+        alone = isinstance(method, Certificate) and method.near is not None
+        everywhere = [] if alone else _everywhere(graph, measure, method)
+        found = _smallest([*everywhere, *near(graph, ball, measure, method, ranges_of)])
+    if check:
+        pairs, reached = attack(prepared(graph), found, region, ranges_of)
+        checked = replace(checked, pairs=pairs, reached=reached)
+    return replace(found, checked=checked)
 
 
 def near(
