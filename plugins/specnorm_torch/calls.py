@@ -27,20 +27,13 @@ Moving: TypeAlias = Annotated[Any, "may depend on the network's inputs"]
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """What becomes of a call.
-
-    Parameters
-    ----------
-    operator : Operator
-    inputs : tuple
-        Values of the graph: fx nodes, names of nodes that were added, and constants.
-    weights : Tensor or None
-        Of the entries of a complex value, where they are not all 1; see `fourier`.
-    """
+    """What becomes of a call."""
 
     operator: Operator
     inputs: tuple[Any, ...]
+    """Values of the graph: fx nodes, names of nodes that were added, and constants."""
     weights: Tensor | None = None
+    """Of the entries of a complex value, where they are not all 1; see `fourier`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,20 +103,10 @@ def rules(build: Builder, keys: str, idle: str = "") -> dict[str, Rule]:
 
 @dataclass(frozen=True)
 class Program:
-    """What is translated of a program so far.
-
-    Parameters
-    ----------
-    nodes : list of Node
-    weights : dict
-        Of the entries of complex values, by name, where they are not all 1.
-    kernels : dict
-        By name.
-    named : callable
-        Gives a name for the kernel of an fx node.
-    """
+    """What is translated of a program so far; weights of complex values and kernels by name."""
 
     named: Callable[[Any, Tensor], str]
+    """Gives a name for a kernel of an fx node."""
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
     kernels: dict[str, Tensor] = field(default_factory=dict)
@@ -131,22 +114,14 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One operator in an exported program.
-
-    Parameters
-    ----------
-    node : torch.fx.Node
-    used : tuple of torch.fx.Node
-        What it depends on, of the network's inputs.
-    program : Program
-    label : str
-        What torch calls the operator.
-    """
+    """One operator in an exported program."""
 
     node: Any
     used: tuple[Any, ...]
+    """The fx nodes that it is computed from, but for constants."""
     program: Program
     label: str
+    """What torch calls the operator."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -235,8 +210,8 @@ def values_in(x: Any) -> Iterator[Any]:
 
 def numbers(value: Any) -> FloatArray:
     """A constant in float64, or complex128."""
-    x = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.complex128 if isinstance(value, complex)
-                                                             else torch.float64)  # fmt: skip
+    wide = torch.complex128 if isinstance(value, complex) else torch.float64
+    x = value if isinstance(value, Tensor) else torch.tensor(value, dtype=wide)
     x = x.detach().resolve_conj().resolve_neg().cpu()
     return np.asarray(x.to(torch.complex128 if x.is_complex() else torch.float64).numpy())
 

@@ -125,17 +125,5 @@ def einsum(call: Call, *, equation: str, tensors: Moving) -> Made | Operator:
 def matrices(
     call: Call, value: Any, stack: Tensor, equation: str, constant: Tensor, weights: Tensor | None = None
 ) -> Made:
-    """A block-diagonal map: at most the largest norm of its blocks, which read entries of their own.
-
-    Parameters
-    ----------
-    call : Call
-    value : torch.fx.Node
-    stack : Tensor, shape (blocks, rows, columns)
-    equation : str
-        Of the value and the constant, which are multiplied in truth.
-    constant : Tensor
-    weights : Tensor or None
-        Of the result's entries.
-    """
+    """A block-diagonal map: at most the largest norm of its blocks, a stack of which each reads entries of its own."""
     return Made(ops.Matrices(call.layer(stack), equation, lambda: numbers(constant)), (value,), weights)

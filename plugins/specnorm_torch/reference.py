@@ -38,30 +38,20 @@ class _Recorder(torch.fx.Interpreter):
 
 @dataclass(frozen=True, eq=False)
 class TorchModel:
-    """See `specnorm.networks.model.Model`.
-
-    Parameters
-    ----------
-    module : callable
-        A module, whose state is as before after each call.
-    program : GraphModule
-        Of the nodes that the graph's are named as.
-    constants : mapping of str to Tensor
-        Parameters, buffers and constants, by the names of the program's placeholders.
-    example : mapping of str to Tensor
-        The inputs that it was traced with, likewise.
-    outputs : tuple of str
-        Names of the values that the module returns, in its order; "" for what is no value.
-    free : bool
-        Whether other numbers of samples are spoken of; else the inputs were given, with their number.
-    """
+    """See `specnorm.networks.model.Model`."""
 
     module: Callable[..., Any]
+    """A module, whose state is as before after each call."""
     program: torch.fx.GraphModule
+    """Of the nodes that the graph's are named as."""
     constants: Mapping[str, Tensor]
+    """Parameters, buffers and constants, by the names of the program's placeholders."""
     example: Mapping[str, Tensor]
+    """The inputs that it was traced with, likewise."""
     outputs: tuple[str, ...]
+    """Names of the values that the module returns, in its order; "" for what is no value."""
     free: bool
+    """Whether other numbers of samples are spoken of; else the inputs were given, with their number."""
 
     @classmethod
     def of(
@@ -105,7 +95,7 @@ class TorchModel:
         calm = at_inference(self.module) if isinstance(self.module, nn.Module) else nullcontext()
         with calm, torch.no_grad(), _seeded(given):
             found = tree_leaves(self.module(*(x.clone() for x in given.values())))
-        pairs = zip(self.outputs, found, strict=True)
+        pairs: Any = zip(self.outputs, found, strict=True)
         return {name: computed(x) for name, x in pairs if name and isinstance(x, Tensor)}
 
 
@@ -113,7 +103,7 @@ class TorchModel:
 def _seeded(given: Mapping[str, Tensor]) -> Iterator[None]:
     """Always the same random numbers, and afterwards those that were next before."""
     devices = {x.device.index for x in given.values() if x.is_cuda}
-    with torch.random.fork_rng([at for at in devices if at is not None]):
+    with torch.random.fork_rng(list(devices)):
         torch.manual_seed(0)
         yield
 

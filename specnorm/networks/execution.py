@@ -111,7 +111,7 @@ def probes(graph: Graph, shapes: Mapping[str, tuple[int, ...]], region: Ball | B
     else:
         found = _in_box(region, shapes, rng)
     for _, inputs in zip(range(count), found, strict=False):
-        yield {name: inputs[name].reshape(shape) for name, shape in shapes.items()}
+        yield {name: np.asarray(inputs[name]).reshape(shape) for name, shape in shapes.items()}
 
 
 def _work(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:

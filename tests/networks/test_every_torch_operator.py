@@ -19,8 +19,8 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 from networks.drawing import Slot  # noqa: E402
 from networks.stretch import largest_stretch, somewhere  # noqa: E402
-from networks.torch_arguments import DRAWS, RULES  # noqa: E402
-from networks.torch_calls import Drawn, draw, target  # noqa: E402
+from networks.torch_arguments import DRAWS, RULES, target  # noqa: E402
+from networks.torch_calls import Drawn, draw  # noqa: E402
 from specnorm_torch.fourier import COMPLEX, REAL  # noqa: E402
 from specnorm_torch.networks import _without_rule  # noqa: E402
 
@@ -91,14 +91,14 @@ def test_no_translation_computes_anything_else() -> None:
     """Each call, executed by torch and as it was translated, on many inputs: the same to a computed rounding."""
     dice, values, missed = random.Random(5), 0, set()
     for name in DRAWS:
-        for _ in range(8 if COUNT < 10_000 else 80):
+        for _ in range(max(COUNT // 400, 1)):
             drawn = draw(name, dice)
             if drawn is not None:
                 found = check(drawn.graph, drawn.graph)
                 values += found.values
                 if not found.complete and not found.missed:
                     missed.add(name)
-    assert values > 8 * len(DRAWS)
+    assert values > len(DRAWS)
     assert missed == set()
 
 

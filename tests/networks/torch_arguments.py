@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from networks.drawing import Arguments, Dice, Slot, axis, pieces, sizes, some_axes
@@ -57,10 +58,14 @@ THREE = (1, 2, 3)
 TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
 
 RULES = REAL | COMPLEX
-ALONE = """
-squeeze detach alias lift_fresh_copy positive relu relu6 sigmoid tanh silu mish selu log_sigmoid log_sigmoid_forward
-hardswish abs neg sign sin cos atan erf max min exp log sqrt rsqrt reciprocal square _conj resolve_conj resolve_neg
-""".split()
+
+
+def target(key: str) -> Any:
+    name, _, overload = key.partition(".")
+    return getattr(getattr(torch.ops.aten, name), overload or "default")
+
+
+ALONE = [key for key, rule in RULES.items() if rule.arguments(target(key)._schema)[0] == {"self"}]
 
 DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     **{key: alone() for key in ALONE},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from networks.drawing import Arguments, Dice, Slot
-from networks.torch_arguments import DRAWS
+from networks.torch_arguments import DRAWS, target
 from networks.torch_windows import numbers
 from specnorm_torch.networks import _Walk
 from specnorm_torch.reference import TorchModel
@@ -21,11 +21,6 @@ from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
 from specnorm.errors import MethodError
 from specnorm.networks import Graph
-
-
-def target(key: str) -> Any:
-    name, _, overload = key.partition(".")
-    return getattr(getattr(torch.ops.aten, name), overload or "default")
 
 
 @dataclass
