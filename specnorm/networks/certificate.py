@@ -248,7 +248,7 @@ def _text(value: Any) -> bytes:
             value = value()
         except TypeError:  # a function of numbers, of an operator that somebody registered
             value = getattr(value, "__qualname__", repr(type(value)))
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "tobytes") and not isinstance(value, np.generic):
         return f"<{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes() + b">"
     if isinstance(value, Mapping):
         return b"{" + b"".join(_text((key, value[key])) for key in sorted(value)) + b"}"

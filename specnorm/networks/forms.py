@@ -63,6 +63,8 @@ def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
     if not isinstance(node.operator, ops.Convolution) or not isinstance(pad.operator, ops.Pad):
         return False
     layer, pads, mode = node.operator.layer, pad.operator.pads, pad.operator.mode
+    if not node.operator.sized:
+        return False
     padding = layer.geometry.get("padding", ())
     if isinstance(padding, str) or any(sum(pair) for pair in padding) or layer.geometry.get("transposed"):
         return False

@@ -71,7 +71,7 @@ class Reader:
 
     def _formed(self, node: Node) -> Form | None:
         match node.operator:
-            case ops.Convolution() as layer:
+            case ops.Convolution(sized=True) as layer:
                 return self._layer(node, layer, 1.0)
             case ops.Matrix(side="right") as layer:
                 return self._layer(node, layer, layer.alpha)

@@ -70,7 +70,7 @@ def test_one_measure_serves_two_stacks_of_matrices() -> None:
     for size in (1.0, 100.0):
         stack = size * np.stack([np.eye(3), np.diag([1.0, 0.5, 0.25])])
         layer = Layer("w", partial(np.asarray, stack), {}, 0)
-        product = operators.Matrices(layer, "bi,bji->bj", lambda stack=stack: stack)
+        product = operators.Matrices(layer, "bi,bji->bj", partial(np.asarray, stack))
         nodes = (Node("x", operators.Input(), (), (2, 3)), Node("y", product, ("x",), (2, 3)))
         assert size <= upper(Graph(nodes, ("y",)), measure) < 1.01 * size
 
@@ -133,6 +133,27 @@ def test_nothing_is_proven_of_what_is_no_number() -> None:
     assert host.mul_up(0.0, math.inf) == 0 == host.sqrt_up(0.0) == host.sqrt_up(-1e-30)
     lemma = fathom.grid_lemma(1.0, math.nan, np.array([0.1]))
     assert not (lemma >= 0).any()
+
+
+# -- sizes -----------------------------------------------------------------------------------------------------------
+def test_padding_that_depends_on_the_size_is_not_summed() -> None:
+    """ONNX's "same" of stride 2 pads (0, 1) at even sizes, not (1, 1): aligned so, taps cancel that do not there."""
+    kernel, shortcut = np.array([[[0.0, -1.0, 0.5]]]), np.ones((1, 1, 1))
+    given: dict[str, Any] = {"stride": 2, "padding_mode": "zeros"}
+    same = operators.Convolution(Layer("k", lambda: kernel, {**given, "padding": "same"}, 1), sized=False)
+    plain = operators.Convolution(Layer("s", lambda: shortcut, {**given, "padding": ((0, 0),)}, 1))
+    nodes = (
+        Node("x", operators.Input(), (), (1, 1, "n")),
+        Node("k", same, ("x",), (1, 1, "m")),
+        Node("s", plain, ("x",), (1, 1, "m")),
+        Node("y", operators.Add((1.0, 1.0)), ("k", "s"), (1, 1, "m")),
+        Node("z", operators.ReLU(), ("y",), (1, 1, "m")),
+        Node("p", operators.Convolution(Layer("p", lambda: shortcut, {"padding": ((0, 0),)}, 1)), ("z",), (1, 1, "m")),
+    )
+    found = bound(Graph(nodes, ("p",)))
+    assert found.upper is not None
+    assert found.upper >= 1.49
+    assert found.runs == ()
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
