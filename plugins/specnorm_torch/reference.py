@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -109,7 +108,7 @@ def _seeded(given: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _like(values: FloatArray, x: Tensor) -> Tensor:
-    return torch.from_numpy(np.asarray(values)).to(dtype=x.dtype, device=x.device)
+    return torch.tensor(values, dtype=x.dtype, device=x.device)
 
 
 def computed(x: Tensor) -> Computed:

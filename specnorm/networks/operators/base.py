@@ -318,7 +318,7 @@ class Pointwise(Operator):
         del place
         (x,) = ranges
         with np.errstate(all="ignore"):
-            return Range(*self.between(x.low, x.high))
+            return Range(*map(np.asarray, self.between(x.low, x.high)))
 
     def by_channel(self, axis: int, width: int) -> Ends | None:
         """Smallest and largest slope in each channel, shape (width,)."""

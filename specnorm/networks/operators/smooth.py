@@ -235,10 +235,11 @@ class Exponential(Curved):
         return np.maximum(down, extent[0]), np.minimum(up, extent[1])
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Elementary functions; a library may compute exp(x) - 1 by a difference."""
-        sides = self.sides()
-        lost = 0.0 if sides is None else np.where(values[0] < 0, 16 * unit * abs(sides[2]), 0.0)
-        return np.asarray(super().rounding(values, result, unit)) + lost
+        """Elementary functions; a library may compute exp(x) - 1 by a difference. One that grows feels its argument."""
+        sides, (x,) = self.sides(), values
+        lost = 0.0 if sides is None else np.where(x < 0, 16 * unit * abs(sides[2]), 0.0)
+        grows = 1.0 if sides is not None else 1 + np.where(x < 0, abs(self.argument(x)), 0.0)
+        return super().rounding(values, result, unit) * grows + lost
 
 
 @dataclass(frozen=True, eq=False)
