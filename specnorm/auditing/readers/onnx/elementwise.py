@@ -65,7 +65,8 @@ def clip(call: Call, x: Data, /, *, min: Constant | float | None, max: Constant 
     """Between constants, which may be larger than the value."""
     del call
     ends = [end if end is None or isinstance(end, float) else scalar(end) for end in (min, max)]
-    if all(found is not None for found, given in zip(ends, (min, max), strict=True) if given is not None):
+    wide = broadcast_shapes([x.shape, *(end.shape for end in (min, max) if isinstance(end, Constant))])
+    if wide == x.shape and all(e is not None for e, given in zip(ends, (min, max), strict=True) if given is not None):
         low, high = (-math.inf if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
         if not low <= high:
             raise NoBoundError(f"its limits are {low:.6g} and {high:.6g}")

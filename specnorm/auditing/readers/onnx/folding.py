@@ -24,6 +24,8 @@ from specnorm.networks.shapes import concrete
 Fold = Callable[..., Array | None]
 """Gives None for what is not evaluated."""
 
+_ROUNDED = ("Add", "Sub", "Mul", "Div", "Mod", "Range", "Sqrt")
+"""Operators that round floating numbers to their type."""
 _CASTS = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 11: np.float64}
 _OPEN = Made(ops.Held("its sizes are not known: give the input shape"), (), None)
 _LARGE = Made(ops.Held("it is a constant that is not evaluated"), (), None)
@@ -34,6 +36,8 @@ def folded(call: Call, known: Known) -> Constant | Made:
     values = [value for value in call.inputs if isinstance(value, Constant)]
     if known.fold is None or sum(v.size for v in values) > MAX_FOLDED or any(v.refusal is not None for v in values):
         return _LARGE
+    if call.operator in _ROUNDED and any(v.dtype == "bfloat16" for v in values):
+        return _LARGE  # it is read as float32, in which other numbers come out
     positional, named = bind(call, known, known.fold)
     with np.errstate(all="ignore"):
         found = known.fold(call, *positional, **named)

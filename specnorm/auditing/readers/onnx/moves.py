@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from specnorm.auditing.readers.onnx.binding import Array, Wholes
 from specnorm.auditing.readers.onnx.nodes import (
     FLOATING,
     MAX_AMOUNT,
+    MAX_KNOWN,
     Call,
     Data,
     Made,
@@ -77,6 +79,8 @@ def squeeze(call: Call, x: Value, /, *, axes: Wholes | Data | None) -> Constant 
     if isinstance(axes, Data):
         return _moved(x, None, ops.Selection())
     before = shape_of(x)
+    if axes is not None and not axes:
+        raise NoBoundError("it has axes, and none of them: runtimes disagree on what it takes away")
     if not axes and concrete(before) is None:
         return _moved(x, None, ops.Selection())
     gone = (
@@ -120,7 +124,9 @@ def cast(call: Call, x: Value, /, *, to: int) -> Result:
     """Another floating type."""
     if isinstance(x, Constant):
         if x.dtype.startswith(FLOATING) and to in (1, 11) and not (x.dtype == "float64" and to == 1):
-            return x  # exact
+            # Exact; what is computed of it is then rounded as the wider type is.
+            wide = "float32" if to == 1 else "float64"
+            return replace(x, dtype=wide, load=lambda: x.load().astype(wide))
         raise NoBoundError("a large constant that is cast is not evaluated")
     if to not in (1, 10, 11, 16):
         raise NoBoundError("it casts to integers: steps")
@@ -128,25 +134,28 @@ def cast(call: Call, x: Value, /, *, to: int) -> Result:
 
 
 def dequantize(
-    call: Call, x: Value, /, *, x_scale: Array, x_zero_point: Array | None, axis: int = 1, block_size: int = 0
-) -> Constant:
-    """Weights from integers."""
+    call: Call, x: Value, /, *, x_scale: Constant, x_zero_point: Array | None, axis: int = 1, block_size: int = 0,
+    output_dtype: int = 0,
+) -> Constant:  # fmt: skip
+    """Weights from integers, rounded to the type of the scale."""
     del call
     if isinstance(x, Data):
         raise NoBoundError("it dequantises values of the network: steps")
-    if block_size or x.dtype not in ("int8", "uint8", "int16", "uint16", "int32"):
+    if x_scale.size > MAX_KNOWN or x_scale.refusal is not None:
+        raise NoBoundError("its scale cannot be read")
+    unread = x_scale.dtype != "float32" or output_dtype not in (0, 1) or bool(block_size)
+    if unread or x.dtype not in ("int8", "uint8", "int16", "uint16", "int32"):
         return x.refused(f"its quantisation ({x.dtype}, in blocks or of another kind) is not read.")
     ones = [1] * len(x.shape)
     if x_scale.size > 1:
         ones[on_axis(axis, x.shape)] = x_scale.size
 
     def change(a: NDArray[Any]) -> NDArray[Any]:
-        centre = np.zeros(ones) if x_zero_point is None else x_zero_point.astype(np.float64).reshape(ones)
-        # An integer times a float32 is exact in float64.
-        return np.asarray((a.astype(np.float64) - centre) * x_scale.astype(np.float64).reshape(ones))
+        centre = np.zeros((), x.dtype) if x_zero_point is None else x_zero_point.reshape(ones)
+        whole = a.astype(np.int64) - centre.astype(np.int64)
+        return np.asarray(whole.astype(np.float32) * x_scale.load().reshape(ones))
 
-    found = x.mapped(x.shape, change)
-    return Constant(found.name, found.shape, "float64", found.load, found.refusal)
+    return replace(x.mapped(x.shape, change), dtype="float32")
 
 
 def slice_of(
@@ -171,7 +180,7 @@ def split(
     axis = on_axis(axis, x.shape)
     n = x.shape[axis]
     if num_outputs not in (None, count) or (split is not None and len(split) != count):
-        raise NoBoundError(f"it has {count} outputs, and says another number of them")
+        raise NoBoundError(f"split or num_outputs of Split do not fit its {count} outputs")
     if split is None and isinstance(n, int):
         each = -(-n // count)
         split = tuple(max(min(each, n - each * at), 0) for at in range(count))

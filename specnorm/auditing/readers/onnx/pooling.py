@@ -42,13 +42,18 @@ def _windows(
     if sizes is not None and len(sizes) != ndim:
         raise NoBoundError(f"its input has shape {x.shape}, its windows {ndim} axes")
     found = pads_of(auto_pad, pads, kernel, stride, dilation, sizes)
-    windows = ops.Windows(kernel, stride, dilation, found, bool(ceil))
-    return windows, None if x.shape is None else (*x.shape[:2], *_outputs(windows, sizes or (), windows.ceil))
+    windows = ops.Windows(kernel, stride, dilation, found, bool(ceil) and auto_pad == "NOTSET")
+    outputs = _outputs(windows, sizes or (), ceil=bool(ceil))
+    if 0 in outputs:
+        raise NoBoundError("its windows are larger than its input")
+    if auto_pad != "NOTSET" and outputs != _outputs(windows, sizes or (), ceil=False):
+        raise NoBoundError(f"auto_pad={auto_pad} with ceil_mode=1: runtimes disagree on the last window")
+    return windows, None if x.shape is None else (*x.shape[:2], *outputs)
 
 
-def _outputs(windows: ops.Windows, sizes: Shape, ceil: bool) -> list[Size]:
+def _outputs(windows: ops.Windows, sizes: Shape, *, ceil: bool) -> list[Size]:
     pads = windows.padding or ((None, None),) * len(sizes)
-    axes = zip(sizes, windows.kernel, windows.stride, windows.dilation, pads, strict=True)
+    axes = zip(sizes, windows.kernel, windows.stride, windows.dilation, pads, strict=False)
     return [pooled(n, k, s, r, *pair, ceil=ceil) for n, k, s, r, pair in axes]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.auditing.readers.onnx.evaluator import evaluate
 from specnorm.auditing.readers.onnx.operators import OPERATORS
 from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.networks.model import Computed, NotExecutedError
@@ -26,8 +27,6 @@ WORK = 2**36
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _SINGLE = ("Erf", "Gelu")
 """Operators that the evaluator computes in single precision, whatever it is given."""
-_NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19}
-"""Operator sets whose evaluation is taken for older ones, which mean the same: those train always, or are missing."""
 _DOMAINS = ("", "ai.onnx")
 
 
@@ -56,7 +55,6 @@ class OnnxModel:
         self._reader = reader
         self._opset = opset
         self._shapes = shapes
-        self._evaluators: dict[int, Any] = {}
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Values by name, in the file's precision; see `specnorm.networks.model.Model`.
@@ -73,10 +71,10 @@ class OnnxModel:
         self._limit(shapes)
         found = self._constants | given
         results = {name: _computed(found[name], "") for name in given}
-        for at, node in enumerate(self._graph.node):
+        for node in self._graph.node:
             if any(name and name not in found for name in node.input) or not self._is_sized(node, shapes):
                 continue
-            for name, array in self._node(at, node, found):
+            for name, array in self._node(node, found):
                 found[name] = array
                 results[name] = _computed(array, node.op_type)
         return {name: value for name, value in results.items() if value is not None}
@@ -138,33 +136,20 @@ class OnnxModel:
         known = node.op_type in OPERATORS and node.domain in _DOMAINS
         return known and concrete(shapes.get(node.output[0] if node.output else "")) is not None
 
-    def _node(self, at: int, node: Any, values: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
+    def _node(self, node: Any, values: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
         """Values of a node that the evaluator knows."""
         try:
-            if at not in self._evaluators:
-                self._evaluators[at] = self._evaluator(node)
+            copy = type(node)()
+            copy.CopyFrom(node)
+            for attribute in copy.attribute:
+                if attribute.HasField("t"):
+                    attribute.t.CopyFrom(self._reader.inlined(attribute.t))
             with np.errstate(all="ignore"):
-                found = self._evaluators[at].run(None, {name: values[name] for name in node.input if name})
+                found = evaluate(copy, self._opset, [values[name] if name else None for name in node.input])
         except Exception:  # whatever the evaluator raises for what it does not support
             return []
-        names = [name for name in node.output if name]
-        return [(name, each) for name, each in zip(names, found, strict=True) if isinstance(each, np.ndarray)]
-
-    def _evaluator(self, node: Any) -> Any:
-        from onnx import GraphProto, NodeProto, ValueInfoProto
-        from onnx.reference import ReferenceEvaluator
-
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        for attribute in copy.attribute:
-            if attribute.HasField("t"):
-                attribute.t.CopyFrom(self._reader.inlined(attribute.t))
-        graph = GraphProto(
-            node=[copy],
-            input=[ValueInfoProto(name=name) for name in dict.fromkeys(node.input) if name],
-            output=[ValueInfoProto(name=name) for name in node.output if name],
-        )
-        return ReferenceEvaluator(graph, opsets={"": max(self._opset, _NEWER.get(node.op_type, 1))})
+        named = zip([name for name in node.output if name], found, strict=False)
+        return [(name, np.asarray(each)) for name, each in named if isinstance(each, np.ndarray | np.generic)]
 
 
 def _has_graphs(node: Any) -> bool:

@@ -102,7 +102,7 @@ class Walk:
                 continue
             if name in self.recurrent and name not in self.unread:
                 operator, at, value = self.recurrent[name]
-                rows = list(gates(value, operator, name, self.constants)) if at in WEIGHTS else []
+                rows = list(gates(value, operator, name, self.called | self.uses.keys())) if at in WEIGHTS else []
                 if rows or at not in WEIGHTS:
                     found += rows or [Tensor(name, c.shape, c.dtype, c.load, "none")]
                     continue
@@ -132,7 +132,8 @@ class Walk:
             scope[proto.name] = replace(self._constant(proto, proto.name), value=proto.name)
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
-            scope[name] = Constant(name, tuple(sparse.dims), "float32", list, "it is stored as a sparse tensor.")  # type: ignore[arg-type]
+            blank = Constant(self._called(name), tuple(sparse.dims), "float32", lambda: np.zeros(0), value=name)
+            scope[name] = blank.refused("it is stored as a sparse tensor.")
         for given in graph.input:
             if given.name in scope and given.name not in outer:
                 continue  # before version 4 of the format, initialisers are inputs with a default
@@ -278,7 +279,7 @@ class Walk:
                 self.recurrent.setdefault(value.name, (proto.op_type, at, value))
             elif isinstance(value, Constant):
                 self.unread.setdefault(value.name, f"{proto.op_type[:40]} ({label[:80]})")
-        return (self._unknown(proto, inputs, reason),)
+        return (self._unknown(proto, inputs, reason),) * len(proto.output)
 
     def _built(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
         """What one of ONNX's own operators becomes."""
