@@ -22,8 +22,13 @@ from specnorm.networks.shapes import Shape, concrete
 
 ENTRIES = 2**27
 """Entries of all values together."""
-WORK = 2**36
+WORK = 2**35
 """Multiplications of all nodes together."""
+PATCHES = 2**29
+"""Numbers that a convolution's windows hold together."""
+_SLOW = frozenset(("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample"))
+"""Operators that the evaluator loops over in Python, which takes as long as `_LOOP` multiplications a step."""
+_LOOP = 2**10
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _SINGLE = ("Erf", "Gelu")
 """Operators that the evaluator computes in single precision, whatever it is given."""
@@ -122,14 +127,16 @@ class OnnxModel:
         return found
 
     def _limit(self, shapes: Mapping[str, Shape | None]) -> None:
-        entries = work = 0
+        entries = work = patches = 0
         for node in self._graph.node:
             known = [concrete(shapes.get(name)) for name in node.output]
             size = sum(math.prod(shape) for shape in known if shape is not None)
             entries += size
-            work += size * _fan(node, shapes)
-        if entries > ENTRIES or work > WORK:
-            raise NotExecutedError(f"its values have {entries} entries that take {work} multiplications: too many")
+            fan = _fan(node, shapes)
+            work += size * fan * (_LOOP if node.op_type in _SLOW else 1)
+            patches = max([patches, *(fan * math.prod(shape[2:]) for shape in known if shape is not None)])
+        if entries > ENTRIES or work > WORK or patches > PATCHES:
+            raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
 
     def _is_sized(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
         """Whether the first value of a node cannot be larger than expected."""
