@@ -282,7 +282,7 @@ class _Walk:
         finite = np.isfinite(half.reshape(-1)[places])
         whole[self.count + np.arange(len(places)), places] = np.where(finite, half.reshape(-1)[places], 0.0)
         self.count += len(places)
-        return _Zone(centre, np.where(np.isfinite(half), spread, math.inf), whole.reshape(-1, *half.shape))
+        return _Zone(centre, np.where(np.isfinite(half), spread, math.inf), whole.reshape(len(whole), *half.shape))
 
     def _extreme(self, larger: bool, place: Place, zones: Sequence[_Zone], known: Sequence[Range]) -> _Zone | None:
         """``max(u, v) = v + relu(u - v)``, ``min(u, v) = u - relu(u - v)``."""
