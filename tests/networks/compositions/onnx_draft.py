@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from networks.compositions.onnx_programs import TYPES, OnnxProgram, evaluator
+from networks.compositions.onnx_programs import TYPES, OnnxProgram, ran
 from numpy.typing import NDArray
 from onnx import defs, helper, numpy_helper
 
@@ -179,17 +179,12 @@ class Draft:
     def _ran(self, node: Any) -> list[Array]:
         if node.domain:
             return [100 * self.values[node.input[0]]]
-        given = {name: (self.values | self.known)[name] for name in node.input if name}
-        made = [helper.make_tensor_value_info(name, 0, None) for name in node.output]
-        infos = [helper.make_tensor_value_info(name, 0, None) for name in given]
-        graph = helper.make_graph([node], "one", infos, made)
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
+        given = [(self.values | self.known)[name] if name else None for name in node.input]
         try:
             with np.errstate(all="ignore"):
-                found: Any = evaluator(proto, self.opset).run(None, given)
+                return ran(node, self.opset, given)
         except Exception as error:  # whatever the evaluator raises
             raise SkippedError from error
-        return [np.asarray(each) for each in found]
 
     # -- operators whose form depends on the operator set ----------------------------------------------------------------
     def sliced(self, x: str, parts: Sequence[tuple[int, int, int, int]]) -> str:

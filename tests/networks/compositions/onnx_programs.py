@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from specnorm.auditing.readers.onnx import read
+from specnorm.auditing.readers.onnx.evaluator import _NEWER, _SPECIAL, evaluate
 from specnorm.networks import Graph
 
 TYPES = {
@@ -47,44 +48,32 @@ class Gelu(OpRun):  # type: ignore[misc]
         return ((0.5 * x * (1 + gate)).astype(x.dtype),)
 
 
-class BatchNormalization(OpRun):  # type: ignore[misc]
-    """At inference, in operator sets of which onnx's own always trains."""
+def _special(operator: str, opset: int) -> Any:
+    """What the reader's own copy of the evaluator does where onnx's is wrong."""
 
-    op_domain = ""
+    def run(self: Any, *inputs: Any, **_: Any) -> Any:
+        return tuple(evaluate(self.onnx_node, opset, inputs))
 
-    def _run(self, x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float = 1e-5, **_: Any) -> Any:
-        wide = [-1, *[1] * (x.ndim - 2)]
-        scale, bias, mean, var = (np.reshape(each, wide) for each in (scale, bias, mean, var))
-        return ((scale * (x - mean) / np.sqrt(var + np.float64(np.float32(epsilon))) + bias).astype(x.dtype),)
+    return type(operator, (OpRun,), {"op_domain": "", "_run": run})
 
 
-class Softmax(OpRun):  # type: ignore[misc]
-    """Before operator set 13 all axes from ``axis`` on are one."""
-
-    op_domain = ""
-
-    def _run(self, x: Any, axis: int = 1) -> Any:
-        axes = tuple(range(axis % x.ndim, x.ndim))
-        found = np.exp(x - x.max(axis=axes, keepdims=True))
-        return ((found / found.sum(axis=axes, keepdims=True)).astype(x.dtype),)
+def function_of(proto: Any, opset: int) -> ReferenceEvaluator:
+    """Onnx's reference, in double precision throughout."""
+    operators = {node.op_type for node in proto.graph.node if not node.domain}
+    wrong = operators & {*_SPECIAL, *_NEWER}
+    return ReferenceEvaluator(proto, new_ops=[Erf, Gelu, *(_special(each, opset) for each in sorted(wrong))])
 
 
-class LogSoftmax(OpRun):  # type: ignore[misc]
-    """Likewise."""
-
-    op_domain = ""
-
-    def _run(self, x: Any, axis: int = 1) -> Any:
-        axes = tuple(range(axis % x.ndim, x.ndim))
-        moved = x - x.max(axis=axes, keepdims=True)
-        return ((moved - np.log(np.exp(moved).sum(axis=axes, keepdims=True))).astype(x.dtype),)
-
-
-def evaluator(proto: Any, opset: int) -> ReferenceEvaluator:
-    """Onnx's reference, with its single-precision and newer operators as the standard has them."""
-    older = [BatchNormalization] if opset < 14 else []
-    older += [Softmax, LogSoftmax] if opset < 13 else []
-    return ReferenceEvaluator(proto, new_ops=[Erf, Gelu, *older])
+def ran(node: Any, opset: int, inputs: Sequence[Any]) -> list[NDArray[Any]]:
+    """Outputs of one node."""
+    if node.op_type in ("Erf", "Gelu"):
+        graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(node.input[0], 11, None)],
+                                  [helper.make_tensor_value_info(node.output[0], 11, None)])  # fmt: skip
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        found: Any = function_of(proto, opset).run(None, {node.input[0]: inputs[0]})
+    else:
+        found = evaluate(node, opset, inputs)
+    return [np.asarray(each) for each in found]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +131,7 @@ class OnnxProgram:
         return replace(self, constants=wide, dtype="float64", brain=frozenset())
 
     def function(self) -> Function:
-        run = evaluator(self.proto, self.opset)
+        run = function_of(self.proto, self.opset)
 
         def f(x: Vector) -> Vector:
             found: Any = run.run(None, {"x": x})

@@ -75,13 +75,17 @@ class OnnxModel:
         shapes = self._shapes({name: array.shape for name, array in given.items()})
         self._limit(shapes)
         found = self._constants | given
-        results = {name: _computed(found[name], "") for name in given}
+        results = {name: _computed(found[name], single=False) for name in given}
+        single: set[str] = set()
         for node in self._graph.node:
             if any(name and name not in found for name in node.input) or not self._is_sized(node, shapes):
                 continue
+            # What is computed of such a value may be compared with what is computed without it (a gate, say).
+            if node.op_type in _SINGLE or not single.isdisjoint(node.input):
+                single.update(node.output)
             for name, array in self._node(node, found):
                 found[name] = array
-                results[name] = _computed(array, node.op_type)
+                results[name] = _computed(array, single=name in single)
         return {name: value for name, value in results.items() if value is not None}
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
@@ -176,9 +180,9 @@ def _fan(node: Any, shapes: Mapping[str, Shape | None]) -> int:
     return int(max([1, *windows]))
 
 
-def _computed(array: NDArray[Any], operator: str) -> Computed | None:
+def _computed(array: NDArray[Any], *, single: bool) -> Computed | None:
     """A value in double precision, with the unit roundoff of its own; None for text and the like."""
     if array.dtype.name not in _UNITS and array.dtype.kind not in "iub":
         return None
     unit = _UNITS.get(array.dtype.name, 2.0**-53)
-    return Computed(array.astype(np.float64), max(unit, 2.0**-24) if operator in _SINGLE else unit)
+    return Computed(array.astype(np.float64), max(unit, 2.0**-24) if single else unit)
