@@ -18,7 +18,7 @@ from specnorm.networks.execution import Inputs, Value, executed, probes, sizes
 from specnorm.networks.graph import Graph, Node
 from specnorm.networks.model import Computed, Model, NotExecutedError
 from specnorm.networks.operators.base import FloatArray, NotRunError
-from specnorm.networks.operators.sources import Constant, Input
+from specnorm.networks.operators.sources import Constant, Input, Random, Unknown
 from specnorm.networks.regions import Ball, Box
 from specnorm.networks.shapes import Shape
 from specnorm.text import visible
@@ -235,6 +235,7 @@ def _several(
     for inputs, _ in zip(probes(graph, shapes, region), (*SAMPLES, 0), strict=False):
         given.append((inputs, model.values(inputs)))
     agreed = []
+    nodes, unknown = graph.by_name, _unknown(graph)
     for count in SAMPLES:
         if len(given) < count:
             given += given[: count - len(given)] * count
@@ -243,12 +244,20 @@ def _several(
         found = model.several(whole)
         if found is None:
             continue
-        outputs = [name for name in graph.outputs if name in found]
-        nodes = graph.by_name
+        outputs = [name for name in graph.outputs if name in found and name not in unknown]
         alike = [_alike(nodes[n], found[n], [values[n] for _, values in chosen], count) for n in outputs]
-        if all(alike):
+        if alike and all(alike):
             agreed.append(count)
     return tuple(agreed)
+
+
+def _unknown(graph: Graph) -> set[str]:
+    """Values that have no bound whatever the inputs are, of one sample or of several."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if isinstance(node.operator, Unknown | Random) or not found.isdisjoint(node.inputs):
+            found.add(node.name)
+    return found
 
 
 def _alike(node: Node, together: Computed, alone: list[Computed], count: int) -> bool:
