@@ -46,7 +46,7 @@ class Checked:
     samples : tuple of int
         Numbers of samples together for which the outputs are those of each sample by itself.
     reason : str
-        Why nothing was compared.
+        Why nothing was compared; empty for graphs made by hand.
     pairs : int
         Pairs of inputs by which the answer was attacked; see `attack`.
     reached : float
@@ -74,7 +74,7 @@ class Checked:
     def __str__(self) -> str:
         """One sentence."""
         if not self.inputs:
-            return f"Not compared with the model: {self.reason}."
+            return f"Not compared with the model: {self.reason or 'the graph was made by hand'}."
         missed = f", {len(self.missed)} not" if self.missed else ""
         several = " and ".join(map(str, self.samples))
         together = f"; {several} samples together give what each gives by itself" if self.samples else ""
@@ -104,7 +104,7 @@ def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checke
     """
     model = graph.model
     if model is None:
-        return Checked(reason="the graph was made by hand")
+        return Checked()
     reason = "the shapes of its inputs are not known"
     for shapes in sizes(graph):
         try:

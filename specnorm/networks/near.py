@@ -82,7 +82,7 @@ def bound(
     method = Multipliers() if method is None else method
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
     region = ball or region_of(graph)
-    checked = compared(graph, prepared(graph), region) if check else Checked(reason="it was not asked for")
+    checked = compared(graph, prepared(graph), region) if check else Checked(reason="check=False")
     ranges_of: Mapping[str, Range] = {}
     if ball is None:
         found = _smallest(_everywhere(graph, measure, method))
