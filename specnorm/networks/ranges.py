@@ -278,7 +278,7 @@ class _Walk:
         if not room:
             return _Zone(centre, host.above(spread + half), slope * zone.generators)
         whole = np.zeros((self.count + len(places), half.size))
-        whole[: len(zone.generators)] = (slope * zone.generators).reshape(len(zone.generators), -1)
+        whole[: len(zone.generators)] = (slope * zone.generators).reshape(len(zone.generators), half.size)
         finite = np.isfinite(half.reshape(-1)[places])
         whole[self.count + np.arange(len(places)), places] = np.where(finite, half.reshape(-1)[places], 0.0)
         self.count += len(places)
