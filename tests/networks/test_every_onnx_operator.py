@@ -117,7 +117,7 @@ def test_the_newest_operator_set_is_the_one_of_the_package() -> None:
 
 TENSOR = helper.make_tensor("t", 1, (1,), [7.0])
 SPARSE = helper.make_sparse_tensor(TENSOR, helper.make_tensor("i", 7, (1,), [0]), [1])
-STRANGE = {1: 3.25, 2: 17, 3: "strange", 4: TENSOR, 6: [3.25], 7: [17], 8: ["strange"], 11: SPARSE}
+STRANGE: dict[int, Any] = {1: 3.25, 2: 17, 3: "strange", 4: TENSOR, 6: [3.25], 7: [17], 8: ["strange"], 11: SPARSE}
 """A value of each type of attribute that is no default."""
 MOVING = {
     **dict.fromkeys(("MatMul", "Gemm", "Add", "Sub", "Mul", "Div"), ("A", "B")),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -158,8 +159,10 @@ def numbers(_: Call, start: Array, limit: Array, delta: Array, /) -> Array | Non
     count = max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
     if count > MAX_FOLDED:
         return None
-    # As the standard has it, not by repeated addition.
-    return np.asarray(start + np.arange(count, dtype=start.dtype) * delta, dtype=start.dtype)
+    found = np.asarray(start + np.arange(count, dtype=start.dtype) * delta, dtype=start.dtype)
+    # Some runtimes add again and again, which is the same where nothing is rounded.
+    first, step = Fraction(start.item()), Fraction(delta.item())
+    return found if all(Fraction(each) == first + at * step for at, each in enumerate(found.tolist())) else None
 
 
 def product(

@@ -44,94 +44,66 @@ def pads_of(
     return tuple(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
 
 
-def _geometry(
-    x: Data, weight: Constant, *, strides: Wholes | None, dilations: Wholes | None, group: int,
-    kernel_shape: Wholes | None, transposed: bool,
-) -> tuple[Shape | None, dict[str, Any]]:  # fmt: skip
-    """Spatial sizes of the input, and what specnorm's functions are told."""
-    ndim, kernel = len(weight.shape) - 2, weight.shape[2:]
-    if not 1 <= ndim <= 3:
-        raise NoBoundError(f"its kernel has {len(weight.shape)} axes")
-    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
-    if 0 in stride or 0 in dilation or (kernel_shape or kernel) != kernel:
-        raise NoBoundError("its strides, dilations or kernel_shape do not fit its kernel")
-    if not 1 <= group <= MAX_AMOUNT:
-        raise NoBoundError(f"group={group}")
-    sizes = None if x.shape is None else x.shape[2:]
-    if sizes is not None and len(sizes) != ndim:
-        raise NoBoundError(f"its input has shape {x.shape}, its kernel {weight.shape}")
-    geometry = {
-        "stride": stride, "dilation": dilation, "groups": group, "transposed": transposed, "padding_mode": "zeros"
-    }  # fmt: skip
-    return sizes, geometry
-
-
 def convolution(
     call: Call, x: Data, kernel: Constant, bias: Constant | None, /, *, auto_pad: str, dilations: Wholes | None,
     group: int, kernel_shape: Wholes | None, pads: Wholes | None, strides: Wholes | None,
+    output_padding: Wholes | None = None, output_shape: Wholes | None = None,
 ) -> Made:  # fmt: skip
-    """Convolution with a constant kernel."""
-    sizes, geometry = _geometry(
-        x, kernel, strides=strides, dilations=dilations, group=group, kernel_shape=kernel_shape, transposed=False
-    )
-    window = kernel.shape[2:], geometry["stride"], geometry["dilation"]
-    found = pads_of(auto_pad, pads, *window, sizes)
-    stated = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(auto_pad, found)
-    padding: Any = "same" if found is None else found
-    layer = call.layer(kernel, {**geometry, "padding": padding}, stated={**geometry, "padding": stated}, sizes=sizes)
-    axes = zip(sizes or (), *window, found or ((None, None),) * layer.spatial, strict=False)
-    shape = (
-        None
-        if x.shape is None
-        else (x.shape[0], kernel.shape[0], *(pooled(n, k, s, r, *pair) for n, k, s, r, pair in axes))
-    )
-    operator = ops.Convolution(layer, offset_of(bias, spatial=layer.spatial), sized=found is not None)
-    return Made(operator, (x,), shape)
-
-
-def transposed_convolution(
-    call: Call, x: Data, kernel: Constant, bias: Constant | None, /, *, auto_pad: str, dilations: Wholes | None,
-    group: int, kernel_shape: Wholes | None, pads: Wholes | None, strides: Wholes | None,
-    output_padding: Wholes | None, output_shape: Wholes | None,
-) -> Made:  # fmt: skip
-    """Transposed convolution with a constant kernel."""
-    sizes, geometry = _geometry(
-        x, kernel, strides=strides, dilations=dilations, group=group, kernel_shape=kernel_shape, transposed=True
-    )
-    window = kernel.shape[2:], geometry["stride"], geometry["dilation"]
-    extra = amounts("output_padding", output_padding, len(window[0]), 0)
+    """Convolution or transposed convolution with a constant kernel."""
+    ndim, taps, transposed = len(kernel.shape) - 2, kernel.shape[2:], call.operator == "ConvTranspose"
+    if not 1 <= ndim <= 3:
+        raise NoBoundError(f"its kernel has {len(kernel.shape)} axes")
+    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
+    if 0 in stride or 0 in dilation or (kernel_shape or taps) != taps:
+        raise NoBoundError("its strides, dilations or kernel_shape do not fit its kernel")
+    if not 1 <= group <= MAX_AMOUNT:
+        raise NoBoundError(f"group={group}")
+    sizes, window = None if x.shape is None else x.shape[2:], (taps, stride, dilation)
+    if sizes is not None and len(sizes) != ndim:
+        raise NoBoundError(f"its input has shape {x.shape}, its kernel {kernel.shape}")
+    unknown, extra = ((0, 0),) * ndim, amounts("output_padding", output_padding, ndim, 0)
     outputs: Sequence[Size]
-    if output_shape is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = None if output_shape is None else output_shape[-len(extra) :]
-        cropped, outputs = _to_sizes(window, extra, concrete(sizes), wanted, upper=auto_pad == "SAME_UPPER")
+    stated: Any
+    padding: Any
+    if transposed:
+        found, outputs = _cropped(window, extra, sizes, output_shape, auto_pad, pads)
+        stated = padding = tuple((before, max(after, 0)) for before, after in found or unknown)
+        # Rows beyond what is cropped hold the bias alone, and change no norm.
+        extra = tuple(max(-after, 0) for _, after in found or ())
     else:
-        given = pads_of(auto_pad, pads, *window, None) or ((0, 0),) * len(extra)
+        found = pads_of(auto_pad, pads, *window, sizes)
+        stated = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(auto_pad, found)
+        padding, extra = "same" if found is None else found, ()
+        axes = zip(sizes or (), *window, found or ((None, None),) * ndim, strict=False)
+        outputs = [pooled(n, k, s, r, *pair) for n, k, s, r, pair in axes]
+    geometry = {"stride": stride, "dilation": dilation, "groups": group, "transposed": transposed}
+    told = [{**geometry, "padding_mode": "zeros", "padding": each} for each in (padding, stated)]
+    layer = call.layer(kernel, told[0], stated=told[1], sizes=sizes)
+    channels = kernel.shape[1] * group if transposed else kernel.shape[0]
+    operator = ops.Convolution(layer, offset_of(bias, spatial=ndim), extra=extra, sized=found is not None)
+    return Made(operator, (x,), None if x.shape is None else (x.shape[0], channels, *outputs))
+
+
+def _cropped(
+    window: tuple[Wholes, Wholes, Wholes], extra: Wholes, sizes: Shape | None, wanted: Wholes | None, how: str,
+    pads: Wholes | None,
+) -> tuple[Pads | None, Sequence[Size]]:  # fmt: skip
+    """What a transposed convolution crops, and its output sizes; None where that depends on the input's."""
+    known = concrete(sizes)
+    if wanted is None and not how.startswith("SAME"):
+        given = pads_of(how, pads, *window, None) or ()
         cropped = tuple((before, after - more) for (before, after), more in zip(given, extra, strict=True))
         axes = zip(sizes or (), *window, cropped, strict=False)
-        outputs = [times(n, s, r * (k - 1) + 1 - s - before - after) for n, k, s, r, (before, after) in axes]
-    padding = tuple((before, max(after, 0)) for before, after in cropped or ((0, 0),) * len(extra))
-    layer = call.layer(kernel, {**geometry, "padding": padding}, sizes=sizes)
-    operator = ops.Convolution(
-        layer, offset_of(bias, spatial=layer.spatial), sized=cropped is not None,
-        # Rows beyond what is cropped hold the bias alone, and change no norm.
-        extra=tuple(max(-after, 0) for _, after in cropped or ()),
-    )  # fmt: skip
-    return Made(operator, (x,), None if x.shape is None else (x.shape[0], kernel.shape[1] * group, *outputs))
-
-
-def _to_sizes(
-    window: tuple[Wholes, Wholes, Wholes], extra: Wholes, known: Wholes | None, wanted: Wholes | None, *, upper: bool
-) -> tuple[Pads | None, Sequence[Size]]:
-    """What is cropped for given sizes, or as many as strides ask for; None where it depends on the input's."""
-    kernel, stride, dilation = window
+        return cropped, [times(n, s, r * (k - 1) + 1 - s - before - after) for n, k, s, r, (before, after) in axes]
+    wanted = None if wanted is None else wanted[-len(extra) :]
     if known is None:
         # Zero padding, so the bound at every size does not depend on the crop.
-        return None, wanted if wanted is not None else [fresh() for _ in kernel]
-    outputs = wanted if wanted is not None else [n * s for n, s in zip(known, stride, strict=True)]
+        return None, wanted if wanted is not None else [fresh() for _ in extra]
+    outputs = wanted if wanted is not None else tuple(n * s for n, s in zip(known, window[1], strict=True))
     pairs = []
-    for n, k, s, r, more, goal in zip(known, kernel, stride, dilation, extra, outputs, strict=True):
+    for n, k, s, r, more, goal in zip(known, *window, extra, outputs, strict=True):
         total = s * (n - 1) + more + r * (k - 1) + 1 - goal
-        half = max(total // 2 if upper else total - total // 2, 0)
+        half = max(total // 2 if how == "SAME_UPPER" else total - total // 2, 0)
         pairs.append((half, total - half - more))
     return tuple(pairs), outputs
 

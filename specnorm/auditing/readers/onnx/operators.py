@@ -20,13 +20,13 @@ def _known(since: int, build: Builder | None, fold: Callable[..., Any] | None = 
 
 OPERATORS: dict[str, Known] = {
     "Conv": _known(1, layers.convolution),
-    "ConvTranspose": _known(1, layers.transposed_convolution),
+    "ConvTranspose": _known(1, layers.convolution),
     "MatMul": _known(1, layers.matmul),
     "Gemm": _known(7, layers.gemm),
     "BatchNormalization": _known(7, layers.batch_norm, ignored="momentum"),
-    "MaxPool": _known(1, pooling.max_pool, ignored="storage_order"),
-    "AveragePool": _known(1, pooling.average_pool),
-    "LpPool": _known(2, pooling.length_pool),
+    "MaxPool": _known(1, pooling.pool, ignored="storage_order"),
+    "AveragePool": _known(1, pooling.pool),
+    "LpPool": _known(2, pooling.pool),
     "GlobalAveragePool": _known(1, pooling.over_everything(ops.Mean)),
     "GlobalLpPool": _known(2, pooling.global_length),
     "GlobalMaxPool": _known(1, pooling.over_everything(ops.Largest)),

@@ -25,14 +25,14 @@ from specnorm.networks import builders
 from specnorm.networks import operators as ops
 from specnorm.networks.operators import NoBoundError, Operator
 from specnorm.networks.operators.linear import PadMode
-from specnorm.networks.shapes import Shape, Size
 
 
-def _windows(
-    x: Data, kernel: Wholes, auto_pad: str, pads: Wholes | None, strides: Wholes | None, dilations: Wholes | None,
-    ceil: int,
-) -> tuple[ops.Windows, Shape | None]:  # fmt: skip
-    ndim = len(kernel)
+def pool(
+    call: Call, x: Data, /, *, kernel_shape: Wholes, auto_pad: str, pads: Wholes | None, strides: Wholes | None,
+    dilations: Wholes | None = None, ceil_mode: int = 0, count_include_pad: int = 0, p: int = 2,
+) -> Made:  # fmt: skip
+    """Maximum, average or Euclidean norm over windows."""
+    kernel, ndim, ceil = kernel_shape, len(kernel_shape), bool(ceil_mode)
     if not 1 <= ndim <= 3 or min(kernel) < 1 or max(kernel) > MAX_AMOUNT:
         raise NoBoundError(f"kernel_shape={list(kernel[:8])}")
     stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
@@ -42,59 +42,26 @@ def _windows(
     if sizes is not None and len(sizes) != ndim:
         raise NoBoundError(f"its input has shape {x.shape}, its windows {ndim} axes")
     found = pads_of(auto_pad, pads, kernel, stride, dilation, sizes)
-    windows = ops.Windows(kernel, stride, dilation, found, bool(ceil) and auto_pad == "NOTSET")
-    outputs = _outputs(windows, sizes or (), ceil=bool(ceil))
+    axes = list(zip(sizes or (), kernel, stride, dilation, found or ((None, None),) * ndim, strict=False))
+    outputs, whole = ([pooled(n, k, s, r, *pair, ceil=c) for n, k, s, r, pair in axes] for c in (ceil, False))
     if 0 in outputs:
         raise NoBoundError("its windows are larger than its input")
-    if auto_pad != "NOTSET" and outputs != _outputs(windows, sizes or (), ceil=False):
+    if outputs != whole and auto_pad != "NOTSET":
         raise NoBoundError(f"auto_pad={auto_pad} with ceil_mode=1: runtimes disagree on the last window")
-    return windows, None if x.shape is None else (*x.shape[:2], *outputs)
-
-
-def _outputs(windows: ops.Windows, sizes: Shape, *, ceil: bool) -> list[Size]:
-    pads = windows.padding or ((None, None),) * len(sizes)
-    axes = zip(sizes, windows.kernel, windows.stride, windows.dilation, pads, strict=False)
-    return [pooled(n, k, s, r, *pair, ceil=ceil) for n, k, s, r, pair in axes]
-
-
-def max_pool(
-    call: Call, x: Data, /, *, kernel_shape: Wholes, auto_pad: str, pads: Wholes | None, strides: Wholes | None,
-    dilations: Wholes | None = None, ceil_mode: int = 0,
-) -> Made:  # fmt: skip
-    """Maximum over windows."""
-    del call
-    windows, shape = _windows(x, kernel_shape, auto_pad, pads, strides, dilations, ceil_mode)
-    return Made(ops.MaxPool(windows), (x,), shape)
-
-
-def average_pool(
-    call: Call, x: Data, /, *, kernel_shape: Wholes, auto_pad: str, pads: Wholes | None, strides: Wholes | None,
-    dilations: Wholes | None = None, ceil_mode: int = 0, count_include_pad: int = 0,
-) -> Made:  # fmt: skip
-    """Average over windows."""
-    del call
-    windows, shape = _windows(x, kernel_shape, auto_pad, pads, strides, dilations, ceil_mode)
-    if windows.padding is None:
-        raise NoBoundError("its padding depends on the input's size: give the input shape")
-    return Made(ops.AveragePool(windows, bool(count_include_pad)), (x,), shape)
-
-
-def length_pool(
-    call: Call, x: Data, /, *, kernel_shape: Wholes, auto_pad: str, pads: Wholes | None, strides: Wholes | None,
-    p: int = 2, dilations: Wholes | None = None, ceil_mode: int = 0,
-) -> Made:  # fmt: skip
-    """Euclidean norm over windows."""
-    del call
-    _euclidean(p)
-    windows, shape = _windows(x, kernel_shape, auto_pad, pads, strides, dilations, ceil_mode)
-    if ceil_mode:
-        sizes = () if x.shape is None else x.shape[2:]
-        whole = _outputs(windows, sizes, ceil=False)
+    windows = ops.Windows(kernel, stride, dilation, found, ceil and auto_pad == "NOTSET")
+    operator: Operator = ops.MaxPool(windows)
+    if call.operator == "AveragePool":
+        if found is None:
+            raise NoBoundError("its padding depends on the input's size: give the input shape")
+        operator = ops.AveragePool(windows, bool(count_include_pad))
+    elif call.operator == "LpPool":
+        _euclidean(p)
         # onnxruntime sums what is there, onnx's reference and torch weigh it as a whole window.
-        if not whole or shape is None or list(shape[2:]) != whole or any(isinstance(n, str) for n in whole):
+        if ceil and (outputs != whole or not whole or any(isinstance(n, str) for n in whole)):
             raise NoBoundError("ceil_mode=1 adds a window that ends outside, or may: runtimes disagree on its weights")
-    # The root of the sum of squares, where `L2Pool` takes an average.
-    return Made(ops.L2Pool(windows, math.prod(kernel_shape)), (x,), shape)
+        # The root of the sum of squares, where `L2Pool` takes an average.
+        operator = ops.L2Pool(windows, math.prod(kernel))
+    return Made(operator, (x,), None if x.shape is None else (*x.shape[:2], *outputs))
 
 
 def _euclidean(p: int) -> None:
@@ -181,7 +148,7 @@ def resize(
     if coordinates == "align_corners" and not whole:
         raise NoBoundError("align_corners where size times scale is no whole number: runtimes take other corners")
     wanted = None if scales else tuple(int(n) for n in shape)
-    return Made(ops.Resize(mode, wanted, tuple(factors), coordinates, nearest_mode, single=True), (x,), tuple(shape))  # type: ignore[arg-type]  # looked at
+    return Made(ops.Resize(mode, wanted, tuple(factors), coordinates, nearest_mode, single=True), (x,), tuple(shape))
 
 
 _MODES: dict[str, PadMode] = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
