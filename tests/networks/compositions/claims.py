@@ -45,8 +45,9 @@ class Region:
 
     @property
     def size(self) -> float:
-        return 1.0 if self.kind == "everywhere" else float(np.max(self.second - self.first, initial=0.0)) / 2 if (
-            self.kind == "box") else float(self.second)  # fmt: skip
+        if self.kind == "box":
+            return float(np.max(self.second - self.first, initial=0.0)) / 2
+        return 1.0 if self.kind == "everywhere" else float(self.second)
 
     def inside(self, x: Vector) -> Vector:
         """The point itself, or one in the region beside it."""
@@ -118,23 +119,20 @@ class Search:
         size = self.region.size
         other = next(self.region.points(self.rng))
         self._pair(x, other)
-        if jacobian:
-            directions = self._steepest(x, 1e-6 * max(size, 1e-3))
-        else:
-            directions = [self.rng.standard_normal(x.shape)]
-        for d in directions:
-            for step in STEPS:
-                move = step * size * d / max(float(np.linalg.norm(d)), 1e-300)
-                self._pair(self.region.inside(x + move), self.region.inside(x - move))
+        d = self._steepest(x, 1e-6 * max(size, 1e-3)) if jacobian else self.rng.standard_normal(x.shape)
+        for step in STEPS:
+            move = step * size * d / max(float(np.linalg.norm(d)), 1e-300)
+            self._pair(self.region.inside(x + move), self.region.inside(x - move))
 
-    def _steepest(self, x: Vector, h: float) -> list[Vector]:
+    def _steepest(self, x: Vector, h: float) -> Vector:
         """The direction in which the difference quotients are steepest."""
         units = np.eye(x.size).reshape(x.size, *x.shape)
         columns = [self.f(x + h * e) - self.f(x - h * e) for e in units]
         matrix = np.nan_to_num(np.stack(columns, 1) / (2 * h), nan=0.0, posinf=0.0, neginf=0.0)
         if not matrix.any():
-            return [self.rng.standard_normal(x.shape)]
-        return [np.linalg.svd(matrix, full_matrices=False)[2][0].reshape(x.shape)]
+            return self.rng.standard_normal(x.shape)
+        direction: Vector = np.linalg.svd(matrix, full_matrices=False)[2][0]
+        return direction.reshape(x.shape)
 
     def _ascend(self, steps: int) -> None:
         if self.best.pair is None:
@@ -162,16 +160,13 @@ class Search:
         slack = self.relative * (1 + float(np.linalg.norm(a)) + float(np.linalg.norm(b))) + noise
         return max(float(np.linalg.norm(a - b)) - slack, 0.0) / (float(np.linalg.norm(one - other)) * (1 + 8 * EPS))
 
-    def exceeds(self, upper: float) -> bool:
-        """Whether the best pair is further apart than a bound allows, however inputs' last bits fall."""
+    def exceeds(self, upper: float, largest: Callable[[Vector], float] | None = None) -> bool:
+        """Whether the best pair is further apart than a bound allows.
+
+        ``largest`` gives the largest number that is met on the way to a value: its last digits may be lost.
+        """
         if self.best.pair is None or self.best.ratio <= upper * (1 + 1e-5) + 1e-9:
             return False
         with np.errstate(all="ignore"):
-            noise = sum(self._noise(x) for x in self.best.pair)
-            return self.ratio(*self.best.pair, 20 * noise) > upper * (1 + 1e-5) + 1e-9
-
-    def _noise(self, x: Vector) -> float:
-        """How far a value moves when its input does by its last bits."""
-        here = self.f(x)
-        moved = (self.f(x * (1 + EPS * self.rng.integers(-2, 3, x.shape))) for _ in range(6))
-        return max(float(np.linalg.norm(np.nan_to_num(each - here, nan=np.inf))) for each in moved)
+            noise = 0.0 if largest is None else 1e-12 * sum(map(largest, self.best.pair))
+            return self.ratio(*self.best.pair, noise) > upper * (1 + 1e-5) + 1e-9

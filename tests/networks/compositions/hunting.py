@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from networks.compositions.claims import Function, Region, Search
+from networks.compositions.claims import Function, Region, Search, Vector
 
-from specnorm.errors import InternalError, TranslationError
+from specnorm.errors import InternalError, MethodError, TranslationError
 from specnorm.networks import Graph, Method, Multipliers, Product
 
 KINDS = ("everywhere", "ball", "box")
@@ -26,6 +26,7 @@ class Program(Protocol):
     def graph(self) -> Graph: ...
     def double(self) -> Program: ...
     def function(self) -> Function: ...
+    def largest(self, x: Vector) -> float: ...
     def operators(self) -> list[str]: ...
     def shorter(self) -> Any: ...
     def code(self) -> str: ...
@@ -73,36 +74,40 @@ class Trial:
             graph = self.program.graph()
             answer = self.region.claim(graph, self.method)
         except TranslationError as error:
+            if "samples together" in str(error) and getattr(self.program, "free", False):
+                return self._refused(counts, "(several samples)", str(error))
             return f"TranslationError: {error}"
+        except MethodError as error:
+            return self._refused(counts, "(not traced)", str(error))
         except InternalError as error:
             return f"InternalError: {error}"
         except Exception as error:  # a crash is a failure, too
             return f"{type(error).__name__}: {error}"
         if answer.upper is None:
-            if counts is not None:
-                first = answer.unknown[0]
-                counts.refused[first.operator] += 1
-                counts.reasons[f"{first.operator}: {first.reason}"] += 1
-            return None
-        search = self._search(answer.upper)
+            return self._refused(counts, answer.unknown[0].operator, answer.unknown[0].reason)
+        search, largest = self._search()
         if counts is not None:
             counts.bounded += 1
             counts.kinds[self.region.kind] += 1
             counts.tight += search.best.ratio > 0.5 * answer.upper
             checked = getattr(answer, "checked", None)
             counts.unchecked += checked is not None and not checked.complete
-        if search.exceeds(answer.upper):
+        if search.exceeds(answer.upper, largest):
             return f"claimed {answer.upper!r}, reached {search.best.ratio!r}"
         return None
 
-    def _search(self, upper: float) -> Search:
+    @staticmethod
+    def _refused(counts: Counts | None, operator: str, reason: str) -> None:
+        if counts is not None:
+            counts.refused[operator] += 1
+            counts.reasons[f"{operator}: {reason}"] += 1
+
+    def _search(self) -> tuple[Search, Callable[[Vector], float]]:
         double = self.program.double()
         rng = np.random.default_rng(self.seed)
         search = Search(double.function(), self.region, rng)
         search.run(5)
-        if search.best.ratio > upper and not search.exceeds(upper):
-            search.run(10)
-        return search
+        return search, double.largest
 
     def code(self) -> str:
         method = "Product()" if isinstance(self.method, Product) else "Multipliers(steps=3)"

@@ -1,4 +1,4 @@
-"""An ONNX program that grows node by node: each is run at once, so that all shapes are known and nonsense is not kept."""
+"""An ONNX program that grows node by node: each is run at once, so that shapes are known, and nonsense is not kept."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class Draft:
         except Exception as error:  # whatever the evaluator raises
             raise SkippedError from error
 
-    # -- operators whose form depends on the operator set ----------------------------------------------------------------
+    # -- operators whose form depends on the operator set ----------------------------------------------------------
     def sliced(self, x: str, parts: Sequence[tuple[int, int, int, int]]) -> str:
         """(axis, start, stop, step) each."""
         axes, starts, ends, steps = ([part[at] for part in parts] for at in range(4))

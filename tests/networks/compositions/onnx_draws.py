@@ -87,8 +87,10 @@ def batch_norm(d: Draft) -> None:
 
 
 # -- functions of each entry -----------------------------------------------------------------------------------------
-PLAIN = "Relu Sigmoid Tanh Abs Neg Softplus Softsign HardSwish Mish Erf Sin Cos Atan Relu Relu Identity Selu".split()
-STEEP = "Exp Log Sqrt Reciprocal Exp Sqrt".split()
+PLAIN = ["Relu", "Sigmoid", "Tanh", "Abs", "Neg", "Softplus", "Softsign", "HardSwish", "Mish", "Erf", "Sin", "Cos"]
+PLAIN += ["Relu", "Relu", "Identity", "Selu", "Atan"]
+STEEP = ["Exp", "Log", "Sqrt", "Reciprocal", "Exp", "Sqrt"]
+JOINS = ["Add", "Sub", "Sum", "Mean", "Max", "Min", "Max", "Min", "Sum", "Add", "Sub"]
 
 
 def function(d: Draft) -> None:
@@ -164,7 +166,7 @@ def scaled(d: Draft) -> None:
 
 
 def joined(d: Draft) -> None:
-    x, name = d.value(), d.dice.choice("Add Sub Sum Mean Max Min Max Min Sum Add Sub".split())
+    x, name = d.value(), d.dice.choice(JOINS)
     count = 2 if name in ("Add", "Sub") else d.dice.choice([2, 2, 3, 3, 1])
     some = [x, *(d.operand(d.shape_of(x)) for _ in range(count - 1))]
     d.dice.shuffle(some)
@@ -182,7 +184,7 @@ def where(d: Draft) -> None:
     d.add("Where", [mask, *pair])
 
 
-# -- moves ---------------------------------------------------------------------------------------------------------------
+# -- moves -----------------------------------------------------------------------------------------------------------
 def transpose(d: Draft) -> None:
     x = d.value((2, 3, 4, 5))
     axes = list(range(len(d.shape_of(x))))
@@ -361,8 +363,11 @@ def resized(d: Draft) -> None:
             d.add("Resize", [x, "", scale], mode=mode, **more)
 
 
+REDUCTIONS = ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"]
+
+
 def reduced(d: Draft) -> None:
-    x, name = d.value((1, 2, 3, 4)), d.dice.choice("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2".split())
+    x, name = d.value((1, 2, 3, 4)), d.dice.choice(REDUCTIONS)
     ndim = len(d.shape_of(x))
     axes = d.dice.choice([None, d.dice.sample(range(ndim), d.dice.randint(1, ndim))])
     if axes is not None and d.opset >= 11:

@@ -12,8 +12,8 @@ from networks.compositions.onnx_draws import DRAWS, ON_RANGES
 from networks.compositions.onnx_programs import OnnxProgram
 from onnx import defs
 
-SHAPES = [(1, 4), (1, 4), (1, 6), (1, 2, 4), (1, 4, 2), (1, 3, 5), (1, 4, 1, 2), (1, 2, 2, 2), (1, 1, 4, 3), (4,), (2, 3)]
-SHAPES += [(1, 1), (1, 2), (1, 8), (1, 1, 7), (2, 2, 3), (1, 3, 2, 2), (1, 1, 2, 2, 2)]
+SHAPES = [(1, 4), (1, 4), (1, 6), (1, 2, 4), (1, 4, 2), (1, 3, 5), (1, 4, 1, 2), (1, 2, 2, 2), (1, 1, 4, 3)]
+SHAPES += [(4,), (2, 3), (1, 1), (1, 2), (1, 8), (1, 1, 7), (2, 2, 3), (1, 3, 2, 2), (1, 1, 2, 2, 2)]
 
 
 def through(d: Draft, x: str) -> str:

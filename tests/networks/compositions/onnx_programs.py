@@ -139,6 +139,13 @@ class OnnxProgram:
 
         return f
 
+    def largest(self, x: Vector) -> float:
+        """The largest number among all values and constants."""
+        names = [name for node in self.nodes for name in node.output]
+        found: Any = function_of(replace(self, outputs=tuple(names)).proto, self.opset).run(None, {"x": x})
+        arrays = [np.abs(np.asarray(each, np.float64)) for each in (*found, *self.constants.values())]
+        return max(float(np.max(each, initial=0.0)) for each in arrays)
+
     def runs(self) -> bool:
         """Whether it makes sense."""
         try:
@@ -195,8 +202,8 @@ class OnnxProgram:
             given += [f"domain={node.domain!r}"] if node.domain else []
             for a in node.attribute:
                 value = helper.get_attribute_value(a)
-                value = f"numpy_helper.from_array({_code(numpy_helper.to_array(value))})" if a.type == 4 else repr(value)
-                given.append(f"{a.name}={value}")
+                tensor = f"numpy_helper.from_array({_code(numpy_helper.to_array(value))})" if a.type == 4 else ""
+                given.append(f"{a.name}={tensor or repr(value)}")
             lines.append(f"    helper.make_node({', '.join(given)}),")
         told = ", ".join(f"{name!r}: {_code(x)}" for name, x in self.constants.items())
         rest = f"opset={self.opset}, outputs={self.outputs!r}"
