@@ -128,7 +128,7 @@ def _scatter(call: Call, *, self: Moving, src: Moving, **rest: Any) -> Made:
     """Entries of the one in places of the other: those that the slice, or the selection, would read."""
     read = {"slice_scatter": torch.ops.aten.slice.Tensor, "select_scatter": torch.ops.aten.select.int}[call.label]
     count = torch.arange(math.prod(call.shape)).reshape(call.shape)
-    return Made(ops.Merge(read(count, **rest).reshape(-1).numpy()), (self, src))
+    return Made(ops.Merge(read(count, **rest).reshape(-1).numpy()), _rounded(call, self, src))
 
 
 def _padded(mode: str) -> Builder:
@@ -205,8 +205,8 @@ def _sum(call: Call, *, self: Moving, other: Moving, alpha: float = 1) -> Made:
 def join(operator: Operator) -> Builder:
     """Of two values."""
 
-    def build(_: Call, *, self: Moving, other: Moving) -> Made:
-        return Made(operator, (self, other))
+    def build(call: Call, *, self: Moving, other: Moving) -> Made:
+        return Made(operator, _rounded(call, self, other))
 
     return build
 
@@ -218,22 +218,25 @@ def _clamp(call: Call, *, self: Moving, min: Moving = None, max: Moving = None) 
         return Made(ops.HardTanh(float(ends[0]), float(ends[1])), (self,))
     found = self
     if min is not None:
-        last = Made(ops.Maximum(), (found, _rounded(call, min)))
+        last = Made(ops.Maximum(), (found, *_rounded(call, min)))
         found = found if max is None else call.add(last.operator, last.inputs, _broadcast(found, min))
-    return last if max is None else Made(ops.Minimum(), (found, _rounded(call, max)))
+    return last if max is None else Made(ops.Minimum(), (found, *_rounded(call, max)))
 
 
 def _broadcast(*values: Any) -> tuple[int, ...]:
     return np.broadcast_shapes(*(shape_of(x) if is_value(x) or isinstance(x, Tensor) else () for x in values))
 
 
-def _rounded(call: Call, value: Any) -> Any:
-    """A number as a tensor of the result's dtype has it."""
-    return torch.tensor(value, dtype=first_of(call.node).dtype) if isinstance(value, int | float) else value
+def _rounded(call: Call, *values: Any) -> tuple[Any, ...]:
+    """Constants as the result's dtype has them."""
+    dtype = first_of(call.node).dtype
+    return tuple(
+        x if is_value(x) else x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype) for x in values
+    )
 
 
 def _where(call: Call, *, condition: Moving, self: Moving, other: Moving) -> Made:
-    values = (_rounded(call, self), _rounded(call, other))
+    values = _rounded(call, self, other)
     if is_value(condition):
         return Made(ops.Choose(), (condition, *values))
     return Made(ops.Where(lambda: numbers(condition).astype(bool)), values)

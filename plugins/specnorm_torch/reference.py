@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
+from specnorm.errors import TranslationError
 from specnorm.networks.model import Computed, NotExecutedError
 from specnorm.networks.operators.base import FloatArray
 from specnorm_torch.calls import constant_of, numbers
 from specnorm_torch.modules import at_inference
+
+_PRODUCTS = ("conv", "linear", "mm", "matmul", "einsum")
+"""Parts of names of operators that some devices compute in less than single precision."""
 
 
 class _Recorder(torch.fx.Interpreter):
@@ -31,7 +37,8 @@ class _Recorder(torch.fx.Interpreter):
         value = super().run_node(n)
         first = value[0] if isinstance(value, tuple | list) and value else value
         if n.op != "output" and isinstance(first, Tensor):
-            self.seen[n.name] = computed(first)
+            name = str(getattr(n.target, "__name__", ""))
+            self.seen[n.name] = computed(first, product=any(part in name for part in _PRODUCTS))
         return value
 
 
@@ -70,16 +77,31 @@ class TorchModel:
         return cls(module, exported.graph_module, constants, given, returned, free)
 
     def values(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed]:
-        """Every value of the program, and of the module what it returns, in the module's own precision."""
+        """Every value of the program, in the module's own precision; the module returns what the program does.
+
+        Raises
+        ------
+        NotExecutedError
+            If it does not run.
+        TranslationError
+            If the module returns something else than the program that was exported from it.
+        """
         given = {name: _like(inputs[name], x) if name in inputs else x for name, x in self.example.items()}
         recorder = _Recorder(self.program)
         placeholders = [node.target for node in self.program.graph.nodes if node.op == "placeholder"]
         try:
             with torch.no_grad(), _seeded(given):
                 recorder.run(*({**self.constants, **given}[name] for name in placeholders))
-            return recorder.seen | self._returned(given)
+            returned = self._returned(given)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise NotExecutedError(f"the model does not run on it ({type(error).__name__}: {error})") from error
+        for name, value in returned.items():
+            if not alike(recorder.seen[name], value):
+                raise TranslationError(
+                    f"torch.export reads the network otherwise than it computes: output {name} of the program is not "
+                    "the module's. No bound is given."
+                )
+        return recorder.seen
 
     def several(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed] | None:
         """What the module returns for other numbers of samples; None if it fails, or they are not spoken of."""
@@ -95,7 +117,7 @@ class TorchModel:
         with calm, torch.no_grad(), _seeded(given):
             found = tree_leaves(self.module(*(x.clone() for x in given.values())))
         pairs: Any = zip(self.outputs, found, strict=True)
-        return {name: computed(x) for name, x in pairs if name and isinstance(x, Tensor)}
+        return {name: computed(x, product=True) for name, x in pairs if name and isinstance(x, Tensor)}
 
 
 @contextmanager
@@ -111,7 +133,24 @@ def _like(values: FloatArray, x: Tensor) -> Tensor:
     return torch.tensor(values, dtype=x.dtype, device=x.device)
 
 
-def computed(x: Tensor) -> Computed:
-    """A tensor's numbers, with the unit roundoff of its dtype."""
+def computed(x: Tensor, *, product: bool = False) -> Computed:
+    """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
     unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() or x.is_complex() else 2.0**-53
+    if product and x.dtype in (torch.float32, torch.complex64):
+        try:
+            precise = torch.get_float32_matmul_precision() == "highest"
+        except RuntimeError:  # other switches were used: nothing is known
+            precise = False
+        # TensorFloat-32 is on for cuDNN unless it is switched off.
+        unit = 2.0**-8 if not precise else 2.0**-11 if x.is_cuda else unit
     return Computed(numbers(x), unit)
+
+
+def alike(one: Computed, other: Computed) -> bool:
+    """Whether two results of a whole network differ by no more than rounding may make: by the root of its unit."""
+    if one.value.shape != other.value.shape:
+        return False
+    near = math.sqrt(2 * max(one.unit, other.unit))
+    with np.errstate(all="ignore"):
+        size = float(np.max(np.where(np.isfinite(one.value), abs(one.value), 0.0), initial=0.0))
+    return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)
