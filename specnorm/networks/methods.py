@@ -119,7 +119,7 @@ def _found(
     try:
         with np.errstate(all="ignore"):
             found = recursion.search(run, parts, steps, seconds, progress)
-    except (np.linalg.LinAlgError, ValueError, OverflowError):  # a kernel of zeros, or far from 1
+    except (np.linalg.LinAlgError, ValueError, ArithmeticError):  # a kernel of zeros, of no entries, or far from 1
         return None
     return found if found is not None and all(map(usable, found)) else None
 
