@@ -25,6 +25,7 @@ from specnorm_torch.fourier import COMPLEX, REAL  # noqa: E402
 from specnorm_torch.networks import _without_rule  # noqa: E402
 
 from specnorm.networks.checking import check  # noqa: E402
+from specnorm.networks.operators import Random, Unknown  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800"))
 STEPS = {"sign", *(f"{kind}.{end}" for kind in ("gt", "ge", "lt", "le") for end in ("Scalar", "Tensor"))}
@@ -89,18 +90,21 @@ def known(name: str) -> tuple[set[str], set[str]]:
     return set().union(*names), set().union(*moving)
 
 
-def test_no_translation_computes_anything_else() -> None:
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_no_translation_computes_anything_else(dtype: Any) -> None:
     """Each call, executed by torch and as it was translated, on many inputs: the same to a computed rounding."""
     dice, values, missed = random.Random(5), 0, set()
+    setattr(dice, "dtype", dtype)  # noqa: B010 - dice have none
     for name in DRAWS:
-        for _ in range(max(COUNT // 400, 1)):
+        for _ in range(max(COUNT // 800, 1)):
             drawn = draw(name, dice)
             if drawn is not None:
                 found = check(drawn.graph, drawn.graph)
                 values += found.values
-                if not found.complete and not found.missed:
+                if not (found.complete or any(isinstance(n.operator, Random | Unknown) for n in drawn.graph.nodes)):
                     missed.add(name)
-    assert values > len(DRAWS)
+    assert values > len(DRAWS) / 2
     assert missed == set()
 
 
