@@ -1,7 +1,7 @@
 """What an operator is: what it computes in float64, and what is known of it.
 
-Every question but `Operator.run` has an answer that claims nothing, so that an operator without one gives no bound
-rather than a guess.
+By default the methods of `Operator` claim nothing, so that an operator of which nothing is known gives no bound rather
+than a guess. What they promise is said here once, for the classes that override them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ Ends: TypeAlias = tuple[FloatArray, FloatArray]
 """Smallest and largest of something, entry by entry."""
 Offset: TypeAlias = Callable[[], Ends]
 """Gives constants that broadcast against a value, and by how much each may be off."""
+Sizes: TypeAlias = tuple[int, ...]
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
 AT_ONCE = 2**23
 """Entries of what is gathered for some copies of a value together."""
@@ -38,28 +39,14 @@ class NotRunError(Exception):
     """An operator cannot be executed here; the message says why."""
 
 
-def _no_ranges() -> tuple[Range | None, ...]:
-    return ()
-
-
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where an operator stands in a network.
-
-    Parameters
-    ----------
-    before : tuple of Shape or None
-        Of its inputs; None: not known.
-    after : Shape or None
-        Of its value.
-    ranges : callable
-        Gives for each input where its entries lie, None where that is not known; computed when asked for. An empty
-        tuple: nothing is known of any.
-    """
+    """Where an operator stands in a network: shapes of its inputs and of its value, None where they are not known."""
 
     before: tuple[Shape | None, ...]
     after: Shape | None = None
-    ranges: Callable[[], tuple[Range | None, ...]] = _no_ranges
+    ranges: Callable[[], tuple[Range | None, ...]] = tuple
+    """Gives for each input where its entries lie, or None; an empty tuple: nothing is known of any."""
 
     @classmethod
     def of(cls, *values: FloatArray) -> Place:
@@ -79,38 +66,24 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """The linear part of an operator at known sizes; what is added to it is `offset`.
-
-    Parameters
-    ----------
-    apply : callable
-        Arrays of shape (copies, *shape), one for each input -> array of shape (copies, *shape of the value).
-    absolute : callable
-        The same with absolute values of the coefficients.
-    roundings : int
-        ``|computed A x - A x| <= gamma(roundings) |A| |x|``.
-    rows : array or None
-        Upper bounds of the 2-norms of the rows, broadcasting against the value's shape; None: not known.
-    offset : callable or None
-    """
+    """The linear part of an operator at known sizes; what is added to it is `offset`."""
 
     apply: Apply
+    """Arrays of shape (copies, *shape), one for each input -> array of shape (copies, *shape of the value)."""
     absolute: Apply
+    """The same with absolute values of the coefficients."""
     roundings: int
+    """``|computed A x - A x| <= gamma(roundings) |A| |x|``."""
     rows: FloatArray | None = None
+    """Upper bounds of the 2-norms of the rows, broadcasting against the value's shape; None: not known."""
     offset: Offset | None = None
+    shape: Sizes | None = None
+    """Of the value; None: that of `apply`'s."""
 
     @classmethod
-    def of(
-        cls,
-        made: Callable[[FloatArray], Apply],
-        coefficients: FloatArray,
-        roundings: int,
-        rows: FloatArray | None = None,
-        offset: Offset | None = None,
-    ) -> LinearMap:
-        """The map that is made of coefficients, beside the same of their absolute values."""
-        return cls(made(coefficients), made(abs(coefficients)), roundings, rows, offset)
+    def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
+        """The map whose values are entries of the inputs, or 0: exact."""
+        return cls(apply, apply, 0, np.ones(()), offset)
 
 
 def in_parts(apply: Callable[[FloatArray], FloatArray], x: FloatArray, entries: int) -> FloatArray:
@@ -122,17 +95,26 @@ def in_parts(apply: Callable[[FloatArray], FloatArray], x: FloatArray, entries: 
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
 @dataclass(frozen=True, eq=False)
 class Operator:
     """One operator. Its fields are all that it depends on besides its inputs.
 
-    Axes are numbered from 0 along the whole value, the samples' axis included; shapes are those of one sample or more.
+    Every class derived from it is a frozen dataclass, without a decorator. Axes are numbered from 0 along the whole
+    value, the samples' axis included; shapes are those of one sample or more.
     """
 
     rule: ClassVar[str] = "unknown"
     """Which rule gives its constant, as tables and JSON name it."""
+    lipschitz_constant: ClassVar[float | None] = None
+    """`lipschitz`, where it is the same for all shapes and fields."""
+    rises: ClassVar[bool] = False
+    """Whether each entry of the value rises with the entries of the inputs, computed without rounding."""
     keeps_channels: ClassVar[bool] = False
     """Whether it treats every channel (axis 1) by itself and alike, entry-wise functions and layers apart."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, eq=False)(cls)
 
     def run(self, *values: FloatArray) -> FloatArray:
         """Value for float64 inputs.
@@ -142,7 +124,6 @@ class Operator:
         NotRunError
             If it cannot be computed here.
         """
-        del values
         raise NotRunError(f"{type(self).__name__} is not executed here")
 
     def lipschitz(self, place: Place) -> float:
@@ -153,7 +134,8 @@ class Operator:
         NoBoundError
             If none is known.
         """
-        del place
+        if self.lipschitz_constant is not None:
+            return self.lipschitz_constant
         raise NoBoundError("this operator has no Lipschitz constant that is known here")
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
@@ -170,13 +152,17 @@ class Operator:
 
     def linear_map(self, place: Place) -> LinearMap | None:
         """The operator as a linear map at known sizes; None where it is not linear, or they are not known."""
-        del place
         return None
 
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
         """Where the value's entries lie, rounded outward; None for linear maps, and where nothing is known."""
-        del ranges, place
-        return None
+        if not self.rises:
+            return None
+        try:
+            low, high = self.run(*(each.low for each in ranges)), self.run(*(each.high for each in ranges))
+        except NotRunError:
+            return None
+        return Range(low, high) if place.fits(low.shape) else None
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         """By how much another library's value may differ from `run` for the same inputs.
@@ -206,12 +192,26 @@ class Operator:
         return tuple((each.name, getattr(self, each.name)) for each in dataclasses.fields(self))
 
 
-@dataclass(frozen=True, eq=False)
 class Linear(Operator):
     """An operator whose `linear_map` is all there is to it."""
 
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+        """`linear_map` for inputs of some shapes, whatever the shape of the value is said to be."""
+        return None
+
+    def linear_map(self, place: Place) -> LinearMap | None:
+        befores = place.sizes()
+        linear = self.map_at(*befores) if befores else None
+        if linear is None or befores is None:
+            return None
+        try:
+            shape = linear.shape or linear.apply([np.zeros((0, *before)) for before in befores]).shape[1:]
+        except (NotRunError, ValueError, IndexError):
+            return None
+        return linear if place.fits(shape) else None
+
     def run(self, *values: FloatArray) -> FloatArray:
-        """By the linear map, so that what is compared is what ranges are made with."""
+        # By the linear map, so that what is compared with a model is what ranges are made with.
         linear = self.linear_map(Place.of(*values))
         if linear is None:
             raise NotRunError(f"{type(self).__name__} has no map of values of shapes {[v.shape for v in values]}")
@@ -221,11 +221,11 @@ class Linear(Operator):
         return np.asarray(found)
 
 
-@dataclass(frozen=True, eq=False)
 class Move(Linear):
-    """Each entry of the value is one entry of the input, or 0: `moved` says which, for arrays of any kind."""
+    """Each entry of the value is one entry of the input, none twice, or 0: `moved` says which."""
 
-    rule: ClassVar[str] = "select"
+    rule = "select"
+    lipschitz_constant = 1.0
 
     def moved(self, x: FloatArray) -> FloatArray:
         """The value, for an array of numbers of any kind.
@@ -237,34 +237,21 @@ class Move(Linear):
         """
         raise NotRunError(f"{type(self).__name__} moves nothing of shape {x.shape}")
 
-    def linear_map(self, place: Place) -> LinearMap | None:
-        """Of coefficients 0 and 1, one a row: exact."""
-        befores = place.sizes()
-        if befores is None:
-            return None
-        try:
-            shape = self.moved(np.zeros(befores[0], np.bool_)).shape
-        except (NotRunError, ValueError, IndexError):
-            return None
-        if not place.fits(shape):
-            return None
-
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         def apply(x: Sequence[FloatArray]) -> FloatArray:
-            return np.stack([self.moved(one) for one in x[0]]) if len(x[0]) else np.zeros((0, *shape), x[0].dtype)
+            return np.stack([self.moved(one) for one in x[0]]) if len(x[0]) else self._none(before, x[0].dtype)
 
-        return LinearMap(apply, apply, 0, np.ones(()))
+        return LinearMap.moving(apply)
 
-    def lipschitz(self, place: Place) -> float:
-        """1: no entry is repeated."""
-        del place
-        return 1.0
+    def _none(self, before: Sizes, dtype: Any) -> FloatArray:
+        """The value of no copies."""
+        return np.zeros((0, *self.moved(np.zeros(before, np.bool_)).shape), dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class Pointwise(Operator):
     """A function of one number, applied to each entry: at most its largest slope (mean value theorem)."""
 
-    rule: ClassVar[str] = "pointwise"
+    rule = "pointwise"
     near: Ends | None = field(default=None, kw_only=True)
     """Smallest and largest slope of each entry, where its inputs stay in a range; None: anywhere."""
 
@@ -290,22 +277,18 @@ class Pointwise(Operator):
 
         Where an interval is not finite: 0, 0 and infinity. None: no line is known.
         """
-        del low, high
         return None
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Sixteen units of the value and of the argument: what elementary functions of libraries promise, and more."""
+        # What the elementary functions of libraries promise, and more.
         return 16 * unit * (abs(result) + abs(values[0]))
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """`value` of each entry."""
         (x,) = values
         with np.errstate(all="ignore"):
             return np.asarray(self.value(x))
 
     def lipschitz(self, place: Place) -> float:
-        """The largest absolute slope."""
-        del place
         if self.near is not None:
             return float(max(np.max(abs(end), initial=0.0) for end in self.near))
         ends = self.extent()
@@ -314,8 +297,6 @@ class Pointwise(Operator):
         return max(map(abs, ends))
 
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """`between`."""
-        del place
         (x,) = ranges
         with np.errstate(all="ignore"):
             return Range(*map(np.asarray, self.between(x.low, x.high)))
@@ -329,6 +310,13 @@ class Pointwise(Operator):
             return None
         low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.near)
         return low.min(axis=1), high.max(axis=1)
+
+
+def last_sizes(shape: Shape | None, count: int) -> list[int | None]:
+    """Sizes of the last axes; None where they are not known."""
+    if shape is None or len(shape) < count:
+        return [None] * count
+    return [n if isinstance(n, int) else None for n in shape[len(shape) - count :]]
 
 
 def smallest(unit: float) -> float:

@@ -6,7 +6,7 @@ The host's elementary functions are taken to be good to `CLOSE` of their values,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -28,11 +28,12 @@ ROUNDINGS = 2**9
 """Roundings that stand for an exponential and a few operations on it: 2^-44 is 2^8 of them."""
 TINY = 2.0**-1000
 """Added to what may have underflowed."""
+PARTS = 8
+"""Of an interval, to find how far a function is from a line."""
 FAR = 700.0
 """From there on derivatives are within `LOST` of their limits, and exp does not overflow."""
 
 
-@dataclass(frozen=True, eq=False)
 class Curved(Pointwise):
     """A function whose `value` is computed up to `off`."""
 
@@ -43,10 +44,9 @@ class Curved(Pointwise):
     bends: ClassVar[tuple[Turn, ...]] = ()
     """`turns`, where they depend on no field."""
     units: ClassVar[int | None] = None
-    """Relative roundings of other libraries; None: as for elementary functions."""
+    """Relative roundings of other libraries, beside which the value may underflow; None: as of elementary functions."""
 
     def extent(self) -> Interval | None:
-        """Smallest and largest slope of all."""
         return self.whole
 
     def turns(self) -> tuple[Turn, ...]:
@@ -59,7 +59,7 @@ class Curved(Pointwise):
         return np.asarray(CLOSE * (1 + abs(value) + size))
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Values at the ends and at turns."""
+        # Values at the ends and at turns.
         with np.errstate(all="ignore"):
             ends = [self._near(end) for end in (low, high)]
             down, up = np.minimum(ends[0][0], ends[1][0]), np.maximum(ends[0][1], ends[1][1])
@@ -69,10 +69,10 @@ class Curved(Pointwise):
         return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
 
     def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
-        """The line of the least half among three: with the smallest slope, the largest one, and 0.
+        """The line of the least half among four: with the smallest and largest slope, the chord's, and 0 [1]_.
 
-        A function less its smallest slope times x rises, so that it lies between its values at the ends; less its
-        largest slope times x it falls [1]_.
+        The function less a line is bounded on `PARTS` parts of the interval, each by its values at the ends and its
+        smallest and largest slope.
 
         References
         ----------
@@ -82,24 +82,38 @@ class Curved(Pointwise):
         low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
         best: Line = np.zeros(low.shape), np.zeros(low.shape), np.full(low.shape, math.inf)
         with np.errstate(all="ignore"):
-            left, right = np.asarray(self.value(low)), np.asarray(self.value(high))
-            lost = self.off(low, left) + self.off(high, right)
-            for slope in self.slopes(low, high) or ():
-                one, other = left - slope * low, right - slope * high
-                # The sizes of all terms: CLOSE is hundreds of roundings of them.
-                size = abs(left) + abs(right) + abs(slope) * (abs(low) + abs(high))
-                half = host.raised(abs(other - one) / 2 + lost + CLOSE * size, 8)
-                best = _nearer(best, (slope, one / 2 + other / 2, half), finite)
+            for slope, middle, half in self._along(low, high):
+                best = _nearer(best, (slope, middle, half), finite)
             ends = self.between(low, high)
             middle = ends[0] / 2 + ends[1] / 2
             half = host.above(host.above(np.maximum(ends[1] - middle, middle - ends[0])))
             return _nearer(best, (np.zeros(low.shape), middle, half), finite)
 
+    def _along(self, low: FloatArray, high: FloatArray) -> Iterator[Line]:
+        """Lines with the smallest slope, the largest one and the chord's."""
+        whole = self.slopes(low, high)
+        shares = np.linspace(0.0, 1.0, PARTS + 1).reshape(-1, *(1,) * low.ndim)
+        x = np.clip(low + shares * (high - low), low, high)
+        x[-1] = high
+        parts = self.slopes(x[:-1], x[1:])
+        if whole is None or parts is None:
+            return
+        y = np.asarray(self.value(x))
+        lost, most = self.off(x, y).max(axis=0), np.maximum(*map(abs, whole))
+        chord = np.clip(np.nan_to_num((y[-1] - y[0]) / (high - low)), *whole)
+        for slope in (*whole, chord):
+            apart = y - slope * x
+            least, largest = (np.clip(end, *whole) - slope for end in parts)
+            up = _most(apart, x, least, largest).max(axis=0)
+            down = -_most(-apart, x, -largest, -least).max(axis=0)
+            # The sizes of all terms: CLOSE is hundreds of roundings of them.
+            size = abs(y).max(axis=0) + (abs(slope) + most) * (abs(low) + abs(high))
+            yield slope, up / 2 + down / 2, host.raised(up / 2 - down / 2 + lost + CLOSE * size, 8)
+
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """So many units of the value, and what may underflow; or as for elementary functions."""
         if self.units is None:
             return super().rounding(values, result, unit)
-        return self.units * unit * abs(result) + smallest(unit)
+        return np.asarray(self.units * unit * abs(result) + smallest(unit))
 
     def _near(self, x: FloatArray) -> Ends:
         value = np.asarray(self.value(x))
@@ -115,6 +129,17 @@ def _nearer(best: Line, other: Line, where: FloatArray) -> Line:
     wins = where & (other[2] < best[2]) & np.isfinite(other[0]) & np.isfinite(other[1])
     slope, middle, half = (np.where(wins, new, old) for new, old in zip(other, best, strict=True))
     return slope, middle, half
+
+
+def _most(y: FloatArray, x: FloatArray, least: FloatArray, most: FloatArray) -> FloatArray:
+    """Largest values between neighbours, of values ``y`` at ``x``, and of slopes from ``least`` to ``most`` there.
+
+    Left of any place the line of slope ``most`` from the left end is no higher than there, and right of it the line of
+    slope ``least`` to the right end: so the place, where both meet, need not be exact.
+    """
+    rise, fall, width = np.maximum(most, 0.0), np.minimum(least, 0.0), x[1:] - x[:-1]
+    place = np.clip(np.nan_to_num((y[1:] - y[:-1] - fall * width) / (rise - fall)), 0.0, width)
+    return np.asarray(np.maximum(y[:-1] + rise * place, y[1:] - fall * (width - place)))
 
 
 @dataclass(frozen=True)
@@ -147,7 +172,6 @@ class Curve:
         return np.maximum(down, extent[0]), np.minimum(up, extent[1])
 
 
-@dataclass(frozen=True, eq=False)
 class Turning(Curved):
     """A function with a `Curve`."""
 
@@ -159,12 +183,10 @@ class Turning(Curved):
         return self.steepness
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """By the derivative's turns."""
         extent = self.extent()
         return None if extent is None else self.curve().slopes(extent, low, high)
 
 
-@dataclass(frozen=True, eq=False)
 class Bell(Curved):
     """A function whose derivative is even and falls with the distance from 0, where it is the largest slope."""
 
@@ -173,9 +195,9 @@ class Bell(Curved):
         raise NotImplementedError
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """At the smallest and at the largest distance."""
         extent = self.extent()
         assert extent is not None  # for the type checker: bells have no parameters
+        # At the smallest and at the largest distance.
         near, far = least_size(low, high), np.maximum(abs(low), abs(high))
         with np.errstate(all="ignore"):
             steep, flat = self.bell(near), self.bell(far)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,31 +13,24 @@ from specnorm.networks.operators.base import FloatArray, NotRunError, Operator, 
 from specnorm.proof import host
 
 
-@dataclass(frozen=True, eq=False)
 class Fourier(Operator):
     """A transform along axes: the root of ``squared``.
 
     Complex values are measured by the root of the sum of w |z|^2, w = 2 for entries of a one-sided spectrum that stand
     for their mirror images, too, and else 1: no less than the 2-norm. The front end says by how much weights differ.
-
-    Parameters
-    ----------
-    kind : {"fft", "ifft", "rfft", "irfft"}
-    axes, sizes : tuple of int
-        Sizes of what is transformed, those of the value for "irfft"; the last axis is the one-sided one.
-    norm : {"backward", "ortho", "forward"}
-    squared : Fraction
     """
 
-    rule: ClassVar[str] = "fourier"
+    rule = "fourier"
     kind: Literal["fft", "ifft", "rfft", "irfft"]
     axes: tuple[int, ...]
+    """The last one is the one-sided one."""
     sizes: tuple[int, ...]
+    """Of what is transformed, of the value for "irfft"."""
     norm: Literal["backward", "ortho", "forward"]
     squared: Fraction
+    """The number by which the transform is not unitary, squared."""
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """By `numpy.fft`."""
         (x,) = values
         if x.dtype.kind == "c" and self.kind == "rfft":
             raise NotRunError("rfft of complex numbers")
@@ -46,15 +38,11 @@ class Fourier(Operator):
         return np.asarray(transform(x, s=self.sizes, axes=self.axes, norm=self.norm))
 
     def lipschitz(self, place: Place) -> float:
-        """The number by which the transform is not unitary."""
-        del place
         return host.root_up(self.squared)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """A few units for each halving, of what the entries' sizes can add up to.
-
-        Of sizes that are no product of small primes libraries make three transforms of up to four times the size.
-        """
+        # A few units for each halving, of what the entries' sizes can add up to. Of sizes that are no product of small
+        # primes libraries make three transforms of up to four times the size.
         count = math.prod(self.sizes)
         turned = self.kind.startswith("i")
         scale = {"backward": 1 / count if turned else 1.0, "ortho": 1 / math.sqrt(count)}.get(
@@ -65,23 +53,17 @@ class Fourier(Operator):
         return np.broadcast_to(64 * (math.log2(count) + 4) * unit * size, result.shape)
 
 
-@dataclass(frozen=True, eq=False)
 class ComplexPart(Operator):
     """Real and imaginary parts along a last axis of two (``real=True``), or such an axis as complex numbers."""
 
-    rule: ClassVar[str] = "select"
+    rule = "select"
+    lipschitz_constant = 1.0
     real: bool
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """The same numbers."""
         (x,) = values
         if self.real:
             return np.stack([x.real, x.imag], axis=-1)
         if not x.ndim or x.shape[-1] != 2:
             raise NotRunError(f"a value of shape {x.shape} has no last axis of two")
         return np.asarray(x[..., 0] + 1j * x[..., 1])
-
-    def lipschitz(self, place: Place) -> float:
-        """1."""
-        del place
-        return 1.0

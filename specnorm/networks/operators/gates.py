@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -54,7 +53,6 @@ def _mish(x: FloatArray) -> FloatArray:
     return np.asarray(t + x * steep)
 
 
-@dataclass(frozen=True, eq=False)
 class Gated(Turning):
     """x times a number between 0 and 1."""
 
@@ -68,12 +66,10 @@ class Gated(Turning):
         return np.where(gate == 0, 0.0, x * gate)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Between 0 and x, besides."""
         down, up = super().between(low, high)
         return np.maximum(down, np.minimum(low, 0.0)), np.minimum(up, np.maximum(high, 0.0))
 
 
-@dataclass(frozen=True, eq=False)
 class GELU(Gated):
     """``x Phi(x)``, or its form by tanh."""
 
@@ -90,42 +86,36 @@ class GELU(Gated):
         return (-0.12892, 1.12892) if self.form == "erf" else (-0.12900, 1.12900)
 
     def turns(self) -> tuple[Turn, ...]:
-        """The minimum."""
         if self.form == "erf":
             return (((-0.75180, -0.75179), (-0.169971208, -0.169971207)),)
         return (((-0.75247, -0.75246), (-0.170040751, -0.170040750)),)
 
     def curve(self) -> Curve:
-        """Turns at the roots of 2, or near them."""
         if self.form == "erf":
             return Curve(_odd(_gelu), ((-1.41422, -1.41421),), ((1.41421, 1.41422),))
         return Curve(_odd(_gelu_tanh), ((-1.4186, -1.4185),), ((1.4185, 1.4186),))
 
 
-@dataclass(frozen=True, eq=False)
 class Mish(Gated):
     """``x tanh(softplus(x))``."""
 
-    whole: ClassVar[Interval | None] = (-0.11253, 1.08851)  # at -2.2564 and 1.4906
-    steepness: ClassVar[Curve] = Curve(_mish, ((-2.2564, -2.2563),), ((1.4905, 1.4906),))
-    bends: ClassVar[tuple[Turn, ...]] = (((-1.19244, -1.19243), (-0.308843414, -0.308843413)),)
+    whole = (-0.11253, 1.08851)  # at -2.2564 and 1.4906
+    steepness = Curve(_mish, ((-2.2564, -2.2563),), ((1.4905, 1.4906),))
+    bends = (((-1.19244, -1.19243), (-0.308843414, -0.308843413)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
-        """By softplus."""
         return np.tanh(np.logaddexp(0.0, x))
 
 
-@dataclass(frozen=True, eq=False)
 class SiLU(Gated):
     """``x sigmoid(alpha x)``: ``silu(alpha x) / alpha``, of the slopes of silu whatever alpha is; of 1/2 for 0."""
 
-    whole: ClassVar[Interval | None] = (-0.09985, 1.09985)  # s (1 + x (1 - s)) at 2.3994
-    steepness: ClassVar[Curve] = Curve(_odd(_silu), ((-2.39936, -2.39935),), ((2.39935, 2.39936),))  # x tanh(x / 2) = 2
-    bends: ClassVar[tuple[Turn, ...]] = (((-1.27847, -1.27846), (-0.278464543, -0.278464542)),)
+    whole = (-0.09985, 1.09985)  # s (1 + x (1 - s)) at 2.3994
+    steepness = Curve(_odd(_silu), ((-2.39936, -2.39935),), ((2.39935, 2.39936),))  # x tanh(x / 2) = 2
+    bends = (((-1.27847, -1.27846), (-0.278464543, -0.278464542)),)
     alpha: float = 1.0
 
     def gate(self, x: FloatArray) -> FloatArray:
-        """The sigmoid."""
         return sigmoid(np.zeros(x.shape) if self.alpha == 0 else self.alpha * x)
 
     def extent(self) -> Interval | None:
@@ -133,7 +123,6 @@ class SiLU(Gated):
         return self.whole if math.isfinite(self.alpha) else None
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """Those of silu at alpha x."""
         return super().slopes(*scaled(low, high, self.alpha))
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,77 +18,54 @@ from specnorm.networks.regions import Range
 from specnorm.proof import host
 
 
-@dataclass(frozen=True, eq=False)
 class Extreme(Operator):
     """One of several values at each entry: |max(a, b) - max(c, d)| is at most the larger of |a - c| and |b - d|."""
 
-    rule: ClassVar[str] = "extreme"
+    rule = "extreme"
+    rises = True
 
     def lipschitz(self, place: Place) -> float:
-        """As often as broadcasting repeats the value that moves."""
         return self.combine([1.0] * len(place.before), place)
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """The root of the sum of squares of the inputs' bounds.
-
-        Each times sqrt(r) where it is repeated r times; constants have the bound 0.
-        """
+        """The root of the sum of squares of the inputs' bounds, each times sqrt(r) where it is repeated r times."""
         return host.hypot_up(*spread(bounds, place))
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """The same of the ends: each value rises with the inputs. Exact."""
-        del place
-        return Range(self.run(*(each.low for each in ranges)), self.run(*(each.high for each in ranges)))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Nothing is rounded."""
-        del values, result, unit
-        return 0.0
+class _End(Extreme):
+    """The largest or the smallest of several values."""
 
-
-@dataclass(frozen=True, eq=False)
-class Maximum(Extreme):
-    """The largest of several values."""
-
+    join: ClassVar[np.ufunc]
     near: Ends | None = field(default=None, kw_only=True)
     """Of two values u and v, smallest and largest slope of ReLU on where u - v lies."""
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Entry by entry."""
-        return np.asarray(functools.reduce(np.maximum, values))
+        return np.asarray(functools.reduce(self.join, values))
 
 
-@dataclass(frozen=True, eq=False)
-class Minimum(Extreme):
+class Maximum(_End):
+    """The largest of several values."""
+
+    join = np.maximum
+
+
+class Minimum(_End):
     """The smallest of several values."""
 
-    near: Ends | None = field(default=None, kw_only=True)
-    """As for `Maximum`."""
-
-    def run(self, *values: FloatArray) -> FloatArray:
-        """Entry by entry."""
-        return np.asarray(functools.reduce(np.minimum, values))
+    join = np.minimum
 
 
-@dataclass(frozen=True, eq=False)
 class Where(Extreme):
-    """The first value where a constant mask is true, else the second.
-
-    Parameters
-    ----------
-    mask : callable
-        Gives booleans that broadcast against the values.
-    """
+    """The first value where a constant mask is true, else the second."""
 
     mask: Callable[[], NDArray[Any]]
+    """Gives booleans that broadcast against the values."""
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Entry by entry."""
         one, other = values
         return np.where(np.asarray(self.mask(), dtype=bool), one, other)
 
 
-@dataclass(frozen=True, eq=False)
 class Multiplied(Operator):
     """A product or a quotient: what moves one value is multiplied by how large the other can be."""
 
@@ -99,7 +76,6 @@ class Multiplied(Operator):
         raise NotImplementedError
 
     def lipschitz(self, place: Place) -> float:
-        """Of both values moving alike."""
         return self.combine([1.0] * len(place.before), place)
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
@@ -117,55 +93,45 @@ class Multiplied(Operator):
         return host.add_up(*(host.mul_up(bound, factor) for bound, factor in pairs))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """One rounding, theirs and ours; a quotient may be a product with an inverse."""
-        del values
+        # One rounding, theirs and ours; a quotient may be a product with an inverse.
         return 4 * unit * abs(result) + smallest(unit)
 
 
-@dataclass(frozen=True, eq=False)
 class Product(Multiplied):
     """The product of two values that both depend on the input: a constant on ranges alone."""
 
-    rule: ClassVar[str] = "product"
-    reason: ClassVar[str] = "it is a product of two values that depend on the input, which has no constant"
+    rule = "product"
+    reason = "it is a product of two values that depend on the input, which has no constant"
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Entry by entry."""
         one, other = values
         return np.asarray(one * other)
 
     def factors(self, one: Ends | None, other: Ends | None) -> tuple[FloatArray, FloatArray]:
-        """The largest absolute values."""
         return _largest(other), _largest(one)
 
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """Products of the ends."""
-        del place
         one, other = ranges
         return _products((one.low, one.high), (other.low, other.high))
 
 
-@dataclass(frozen=True, eq=False)
 class Quotient(Multiplied):
     """The quotient of two values, of which the second depends on the input: a constant on ranges alone."""
 
-    rule: ClassVar[str] = "quotient"
-    reason: ClassVar[str] = "it divides by a value that depends on the input, which has no constant"
+    rule = "quotient"
+    reason = "it divides by a value that depends on the input, which has no constant"
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Entry by entry."""
         one, other = values
         with np.errstate(all="ignore"):
             return np.asarray(one / other)
 
     def factors(self, one: Ends | None, other: Ends | None) -> tuple[FloatArray, FloatArray]:
-        """1 / |y|, and |x| / y^2."""
+        # 1 / |y|, and |x| / y^2.
         inner = np.array(math.inf) if other is None else over(least_size(*other))
         return inner, np.asarray(host.raised(_largest(one) * inner * inner, 4) + TINY)
 
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """Products with the inverses' ends."""
-        del place
         one, other = ranges
         return _products((one.low, one.high), inverse(other.low, other.high))
 
@@ -184,59 +150,37 @@ def _products(one: Ends, other: Ends) -> Range:
         ends = [np.asarray(x * y) for x in one for y in other]
     # 0 times infinity is 0 here: no value is infinite.
     ends = [np.where(np.isnan(end), 0.0, end) for end in ends]
-    return Range(host.below(np.minimum.reduce(ends)), host.above(np.maximum.reduce(ends)))
+    low, high = (np.asarray(end.reduce(ends)) for end in (np.minimum, np.maximum))
+    return Range(np.asarray(host.below(low)), np.asarray(host.above(high)))
 
 
-@dataclass(frozen=True, eq=False)
 class Compare(Operator):
-    """1 where a value is above (or the like) a number, else 0: a step, which has no constant.
+    """1 where a value is above (or the like) a number, else 0: a step, which has no constant."""
 
-    Parameters
-    ----------
-    kind : {"gt", "ge", "lt", "le"}
-    threshold : float
-    """
-
-    rule: ClassVar[str] = "unknown"
     kind: Literal["gt", "ge", "lt", "le"]
     threshold: float = 0.0
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """0 and 1."""
         (x,) = values
         compare = {"gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal}[self.kind]
         return compare(x, self.threshold).astype(np.float64)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """The threshold may be rounded past the value."""
-        del result
+        # The threshold may be rounded past the value.
         return np.where(abs(values[0] - self.threshold) <= 2 * unit * abs(self.threshold), 1.0, 0.0)
 
 
-@dataclass(frozen=True, eq=False)
 class Choose(Operator):
     """The second value where the first is not 0, else the third: no constant but in patterns."""
 
-    rule: ClassVar[str] = "unknown"
-
     def run(self, *values: FloatArray) -> FloatArray:
-        """Entry by entry."""
         condition, one, other = values
         return np.where(condition != 0, one, other)
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Nothing is rounded."""
-        del values, result, unit
-        return 0.0
 
-
-@dataclass(frozen=True, eq=False)
 class Sign(Operator):
     """-1, 0 or 1, the sign of each entry: a step, which has no constant but in patterns."""
 
-    rule: ClassVar[str] = "unknown"
-
     def run(self, *values: FloatArray) -> FloatArray:
-        """The sign."""
         (x,) = values
         return np.asarray(np.sign(x))

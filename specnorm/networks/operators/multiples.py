@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,30 +12,19 @@ from specnorm.networks.operators.curvature import CLOSE, Interval, Line, scaled
 from specnorm.proof import host
 
 
-@dataclass(frozen=True, eq=False)
 class Multiple(Pointwise):
-    """``outer * function(inner * x)``: functions that are written out with factors.
-
-    Parameters
-    ----------
-    function : Pointwise
-    outer, inner : float
-        Neither is 0.
-    roundings : int
-        That were made in computing each of the factors.
-    """
+    """``outer * function(inner * x)``: functions that are written out with factors, of which none is 0."""
 
     function: Pointwise
     outer: float = 1.0
     inner: float = 1.0
     roundings: int = 0
+    """Made in computing each of the factors."""
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The product."""
         return self.outer * self.function.value(self.inner * x)
 
     def extent(self) -> Interval | None:
-        """Slopes times both factors."""
         found = self.function.extent()
         if found is None or not (math.isfinite(self.outer) and math.isfinite(self.inner)):
             return None
@@ -44,16 +32,14 @@ class Multiple(Pointwise):
         return (float(low), float(high)) if np.isfinite([low, high]).all() else None
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """The same on intervals."""
         found = self.function.slopes(*self._inside(low, high)) if np.isfinite([self.outer, self.inner]).all() else None
         return None if found is None else self._outside(self._inside(*found))
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Values times the outer factor."""
         return self._outside(self.function.between(*self._inside(low, high)))
 
     def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
-        """The function's own line, its slope times both factors: each term is off by what the factors are."""
+        # The function's own line, its slope times both factors: each term is off by what the factors are.
         found = self.function.affine(*self._inside(low, high))
         if found is None:
             return None
@@ -69,7 +55,7 @@ class Multiple(Pointwise):
         return np.where(fits, slope, 0.0), np.where(fits, middle, 0.0), np.where(fits, half, math.inf)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """The function's own at the product, times the factor; what rounding the product adds; and that of the last."""
+        # The function's own at the product, times the factor; what rounding the product adds; and that of the last.
         inner, relative = self.inner * values[0], 4 * unit + self._slack()
         there = self.function.run(inner)
         low, high = self.function.between(inner - relative * abs(inner), inner + relative * abs(inner))

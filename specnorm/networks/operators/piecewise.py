@@ -1,41 +1,127 @@
-"""Piecewise linear functions of each entry."""
+"""Piecewise linear functions of each entry: slopes, values and lines by their pieces."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
 from specnorm.networks.operators.base import Ends, FloatArray
-from specnorm.networks.operators.curvature import Curved, Interval, Line, Turn
-from specnorm.networks.operators.pieces import Numbers, Piece, Piecewise
+from specnorm.networks.operators.curvature import Curved, Interval, Line
 from specnorm.proof import host
+
+Numbers: TypeAlias = float | FloatArray
+
+
+class Piece(NamedTuple):
+    """Where a piece begins and ends, its smallest and largest slope, and what is added: ``slope x + shift``."""
+
+    start: float
+    end: float
+    least: Numbers
+    most: Numbers
+    shift: float = 0.0
+
+    def met(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        """Whether intervals reach into it: one that touches it in one point has no quotient of it, a point may have."""
+        if not self.start < self.end:
+            return np.zeros(low.shape, np.bool_)
+        inner = (low < self.end) & (high > self.start)
+        return np.asarray(inner | ((low == high) & (low >= self.start) & (high <= self.end)))
+
+
+class Piecewise(Curved):
+    """A continuous function, made of lines."""
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        """Its lines, in order, as intervals see them; an empty tuple: it has jumps."""
+        raise NotImplementedError
+
+    def extent(self) -> Interval | None:
+        whole = np.array(-math.inf), np.array(math.inf)
+        slopes = [slope for p in self.pieces(*whole) if p.start < p.end for slope in (p.least, p.most)]
+        if not slopes or not all(np.isfinite(slope).all() for slope in slopes):
+            return None
+        known = [np.asarray(slope) for slope in slopes if np.size(slope)]
+        return (float(min(map(np.min, known))), float(max(map(np.max, known)))) if known else (0.0, 0.0)
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        if self.extent() is None:
+            return None
+        least, most = np.full(low.shape, math.inf), np.full(low.shape, -math.inf)
+        for piece in self.pieces(low, high):
+            met = piece.met(low, high)
+            least = np.where(met, np.minimum(least, piece.least), least)
+            most = np.where(met, np.maximum(most, piece.most), most)
+        return least, most
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        # Values at both ends of each piece, each product and sum rounded outward.
+        if self.extent() is None:
+            return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
+        down, up = np.full(low.shape, math.inf), np.full(low.shape, -math.inf)
+        with np.errstate(all="ignore"):
+            for piece in self.pieces(low, high):
+                met = (low <= piece.end) & (high >= piece.start)
+                for end in (np.maximum(low, piece.start), np.minimum(high, piece.end)):
+                    for slope in (piece.least, piece.most):
+                        down = np.where(met, np.minimum(down, _below(slope, end, piece.shift)), down)
+                        up = np.where(met, np.maximum(up, -_below(np.negative(slope), end, -piece.shift)), up)
+        return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
+
+    def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
+        # Exact where an interval meets one piece alone.
+        if self.extent() is None:
+            return None
+        slope, middle, half = self.bent(low, high)
+        finite = np.isfinite(low) & np.isfinite(high)
+        pieces = self.pieces(low, high)
+        met = [piece.met(low, high) for piece in pieces]
+        count = np.sum(met, axis=0)
+        for piece, here in zip(pieces, met, strict=True):
+            exact = finite & here & (count == 1) & np.equal(piece.least, piece.most)
+            slope, half = np.where(exact, piece.least, slope), np.where(exact, 0.0, half)
+            middle = np.where(exact, piece.shift, middle)
+        return slope, middle, half
+
+    def bent(self, low: FloatArray, high: FloatArray) -> Line:
+        """Line for intervals that meet several pieces."""
+        found = super().affine(low, high)
+        assert found is not None  # for the type checker: curved functions have one
+        return found
+
+
+def _below(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
+    """``slope x + shift``, rounded down; where it is not known, -infinity."""
+    product = np.where(np.equal(slope, 0), 0.0, slope * x)
+    exact = np.equal(slope, 0) | np.equal(np.abs(slope), 1) | (x == 0)
+    product = np.where(exact, product, host.below(product))
+    total = np.where(product == 0, shift, product if shift == 0 else host.below(product + shift))
+    return np.where(np.isnan(total), -math.inf, total)
 
 
 # -- two slopes, with the kink at 0 --------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
 class Kinked(Piecewise):
     """One slope below 0 and one above, numbers or one an entry."""
 
+    both: ClassVar[tuple[float, float]]
+    """`sides`, where they depend on no field."""
+
     def sides(self) -> tuple[Numbers, Numbers]:
         """Both slopes."""
-        raise NotImplementedError
+        return self.both
 
     def slack(self) -> float:
         """By how much the slopes may differ from those, relatively."""
         return 0.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The product with either slope."""
         below, above = self.sides()
         return np.where(x > 0, above * x, below * x)
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        """Two lines through 0."""
-        del low, high
         below, above = (self._around(side) for side in self.sides())
         return Piece(-math.inf, 0.0, *below), Piece(0.0, math.inf, *above)
 
@@ -68,8 +154,7 @@ class Kinked(Piecewise):
         return np.where(finite, slope, 0.0), np.where(finite, middle, 0.0), np.where(finite, half, math.inf)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """A slope that was rounded, and its product."""
-        del values
+        # A slope that was rounded, and its product.
         plain = all(np.isin(side, (-1.0, 0.0, 1.0)).all() for side in self.sides())
         return 0.0 if plain and not self.slack() else (4 * unit + self.slack()) * abs(result)
 
@@ -81,92 +166,63 @@ class Kinked(Piecewise):
         return host.below(side - lost), host.above(side + lost)
 
 
-@dataclass(frozen=True, eq=False)
 class ReLU(Kinked):
     """max(x, 0)."""
 
+    both = (0.0, 1.0)
+
     def value(self, x: FloatArray) -> FloatArray:
-        """The larger one."""
         return np.maximum(x, 0.0)
 
-    def sides(self) -> tuple[Numbers, Numbers]:
-        """0 and 1."""
-        return 0.0, 1.0
 
-
-@dataclass(frozen=True, eq=False)
 class Abs(Kinked):
     """|x|."""
 
-    def sides(self) -> tuple[Numbers, Numbers]:
-        """-1 and 1."""
-        return -1.0, 1.0
+    both = (-1.0, 1.0)
 
 
-@dataclass(frozen=True, eq=False)
 class Negative(Kinked):
     """-x."""
 
-    def sides(self) -> tuple[Numbers, Numbers]:
-        """-1."""
-        return -1.0, -1.0
+    both = (-1.0, -1.0)
 
 
-@dataclass(frozen=True, eq=False)
 class LeakyReLU(Kinked):
     """x above 0, ``alpha x`` below."""
 
     alpha: float = 0.01
 
     def sides(self) -> tuple[Numbers, Numbers]:
-        """``alpha`` and 1."""
         return self.alpha, 1.0
 
 
-@dataclass(frozen=True, eq=False)
 class PReLU(Kinked):
-    """x above 0, ``slope x`` below, one slope an entry.
-
-    Parameters
-    ----------
-    slopes_below : array
-        float64, broadcasting against the value without making it larger.
-    """
+    """x above 0, ``slope x`` below, one slope an entry."""
 
     slopes_below: FloatArray
+    """float64, broadcasting against the value without making it larger."""
 
     def sides(self) -> tuple[Numbers, Numbers]:
-        """The slopes, and 1."""
         return self.slopes_below, 1.0
 
 
-@dataclass(frozen=True, eq=False)
 class TwoSlopes(Kinked):
-    """``below x`` where x <= 0, ``above x`` elsewhere: a leaky ReLU written out, one pair of slopes an entry.
-
-    Parameters
-    ----------
-    below, above : array
-        float64, broadcasting against the value without making it larger.
-    roundings : int
-        That were made in computing them.
-    """
+    """``below x`` where x <= 0, ``above x`` elsewhere: a leaky ReLU written out, one pair of slopes an entry."""
 
     below: FloatArray
     above: FloatArray
+    """float64, broadcasting against the value without making it larger, as ``below``."""
     roundings: int = 0
+    """Made in computing both."""
 
     def sides(self) -> tuple[Numbers, Numbers]:
-        """Both."""
         return self.below, self.above
 
     def slack(self) -> float:
-        """A bound of the roundings, and two more."""
         return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
 
 
 # -- other pieces --------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
 class HardTanh(Piecewise):
     """x between two numbers, the nearer of them outside; infinite ones are no limit."""
 
@@ -174,12 +230,10 @@ class HardTanh(Piecewise):
     high: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        """Clipped from below, then from above."""
         return np.minimum(np.maximum(x, self.low), self.high)
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        """The identity between two constants; with the ends in the wrong order it is refused."""
-        del low, high
+        # None where the limits are in the wrong order.
         if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
             return ()
         limits = Piece(-math.inf, self.low, 0.0, 0.0, self.low), Piece(self.high, math.inf, 0.0, 0.0, self.high)
@@ -187,39 +241,27 @@ class HardTanh(Piecewise):
         return tuple(p for p in (limits[0], Piece(self.low, self.high, 1.0, 1.0), limits[1]) if p.start < p.end)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """The limits are rounded."""
-        del values
-        ends = np.isin(result, (self.low, self.high))
-        return np.where(ends, 2 * unit * abs(result), 0.0)
+        # The limits are rounded.
+        return np.where(np.isin(result, (self.low, self.high)), 2 * unit * abs(result), 0.0)
 
 
-@dataclass(frozen=True, eq=False)
 class HardSigmoid(Piecewise):
-    """``alpha x + beta`` between 0 and 1.
+    """``alpha x + beta`` between 0 and 1."""
 
-    Parameters
-    ----------
-    alpha, beta : float
-    slack : float
-        By how much a library's alpha may be larger, relatively (torch multiplies by 1/6 in single precision).
-    """
-
-    limits: ClassVar[Interval] = (0.0, 1.0)
+    limits = (0.0, 1.0)
     alpha: float = 0.2
     beta: float = 0.5
     slack: float = 0.0
+    """By how much a library's alpha may be larger, relatively (torch multiplies by 1/6 in single precision)."""
 
     def value(self, x: FloatArray) -> FloatArray:
-        """Clipped."""
-        return np.clip((0.0 if self.alpha == 0 else self.alpha * x) + self.beta, 0.0, 1.0)
+        return np.clip((np.zeros(x.shape) if self.alpha == 0 else self.alpha * x) + self.beta, 0.0, 1.0)
 
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        """The slack besides, of what is clipped to 0 and 1."""
         return super().off(x, value) + self._lost(self.slack + 2.0**-50)
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        """Pieces overlap where kinks are known up to rounding and slack."""
-        del low, high
+        # Pieces overlap where kinks are known up to rounding and slack.
         if not (math.isfinite(self.alpha) and math.isfinite(self.beta) and 0 <= self.slack < 1):
             return ()
         if self.alpha == 0:
@@ -237,16 +279,13 @@ class HardSigmoid(Piecewise):
         )
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Of alpha x and beta while their sum is between 0 and 1."""
-        del values, result
         return self._lost(self.slack + 4 * unit)
 
     def _lost(self, relative: float) -> float:
-        """``|alpha x| <= 1 + |beta|`` where the sum is between 0 and 1."""
+        """Of alpha x and beta while their sum is between 0 and 1, so that ``|alpha x| <= 1 + |beta|``."""
         return relative * (2 + 2 * abs(self.beta))
 
 
-@dataclass(frozen=True, eq=False)
 class Threshold(Piecewise):
     """x above ``threshold``, else ``value_below``: without a jump where both are equal."""
 
@@ -254,87 +293,70 @@ class Threshold(Piecewise):
     value_below: float
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The definition."""
         return np.where(x > self.threshold, x, self.value_below)
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        """A constant and the identity."""
-        del low, high
-        if self.threshold != self.value_below or not math.isfinite(self.threshold):
-            return ()
         kink = self.threshold
+        if kink != self.value_below or not math.isfinite(kink):
+            return ()
         return Piece(-math.inf, kink, 0.0, 0.0, kink), Piece(kink, math.inf, 1.0, 1.0)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Both numbers are rounded: next to the threshold either may be meant."""
+        # Both numbers are rounded: next to the threshold either may be meant.
         (x,) = values
         beside = abs(x - self.threshold) <= 2 * unit * abs(self.threshold)
         constant = np.where(x > self.threshold, 0.0, 2 * unit * abs(result))
         return constant + np.where(beside, abs(x - self.value_below), 0.0)
 
 
-@dataclass(frozen=True, eq=False)
 class SoftShrink(Piecewise):
-    """x moved towards 0 by ``lambd``, 0 where it is nearer."""
+    """x moved towards 0 by ``lambd``, 0 where it is nearer; a negative ``lambd`` makes it jump."""
 
     lambd: float = 0.5
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The definition."""
         return np.where(x > self.lambd, x - self.lambd, np.where(x < -self.lambd, x + self.lambd, 0.0))
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        """0 between two lines; for negative ``lambd`` it jumps."""
-        del low, high
-        if not 0 <= self.lambd < math.inf:
-            return ()
         kink = self.lambd
-        return (
-            Piece(-math.inf, -kink, 1.0, 1.0, kink),
-            Piece(-kink, kink, 0.0, 0.0),
-            Piece(kink, math.inf, 1.0, 1.0, -kink),
-        )
+        if not 0 <= kink < math.inf:
+            return ()
+        outside = Piece(-math.inf, -kink, 1.0, 1.0, kink), Piece(kink, math.inf, 1.0, 1.0, -kink)
+        return outside[0], Piece(-kink, kink, 0.0, 0.0), outside[1]
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """``lambd`` is rounded, and the difference."""
-        del values
         return 4 * unit * (abs(result) + abs(self.lambd))
 
 
-@dataclass(frozen=True, eq=False)
 class HardSwish(Piecewise):
     """``x min(max(x + 3, 0), 6) / 6``; libraries have 1/6 in single precision.
 
     Between -3 and 3 the slope (2x + 3) / 6 rises; where 1/6 is in single precision, it is larger by 3e-8 of itself.
     """
 
-    limits: ClassVar[Interval] = (-0.3750001, math.inf)
-    bends: ClassVar[tuple[Turn, ...]] = (((-1.5, -1.5), (-0.3750001, -0.375)),)
+    whole = (-0.5000001, 1.5000001)
+    limits = (-0.3750001, math.inf)
+    bends = (((-1.5, -1.5), (-0.3750001, -0.375)),)
+
+    def extent(self) -> Interval | None:
+        return self.whole
 
     def value(self, x: FloatArray) -> FloatArray:
-        """0 below -3, x above 3."""
         return np.where(x <= -3, 0.0, np.where(x >= 3, x, x * (x + 3) / 6))
 
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        """1/6 in single precision."""
         return np.asarray(super().off(x, value) + 2.0**-23 * abs(value))
 
-    def extent(self) -> Interval | None:
-        """(2x + 3) / 6 at -3 and 3."""
-        return -0.5000001, 1.5000001
-
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        """The parabola has the slopes at the ends of an interval."""
+        # The parabola has the slopes at the ends of an interval.
         ends = [(2 * np.clip(end, -3.0, 3.0) + 3) / 6 for end in (low, high)]
         least, most = (end + side * 2.0**-22 * (abs(end) + 2.0**-20) for end, side in zip(ends, (-1, 1), strict=True))
         least, most = np.maximum(least, -0.5000001), np.minimum(most, 1.5000001)
         return Piece(-math.inf, -3.0, 0.0, 0.0), Piece(-3.0, 3.0, least, most), Piece(3.0, math.inf, 1.0, 1.0000001)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Values at the ends and at the minimum."""
         return Curved.between(self, low, high)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """1/6 in single precision; a library may add x^2/6 and x/2, of sizes up to 3 where the result is not 0."""
-        del values
+        # A library may add x^2/6 and x/2, of sizes up to 3 where the result is not 0.
         return (8 * unit + 2.0**-23) * (abs(result) + 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -15,62 +14,48 @@ from specnorm.networks.regions import Range
 from specnorm.proof import host
 
 
-@dataclass(frozen=True, eq=False)
 class Length(Operator):
-    """A number for many, which moves no further than they do."""
+    """A number for many, which moves no further than they do: the 2-norm along axes, the largest or smallest entry.
 
-    rule: ClassVar[str] = "length"
+    | |x| - |y| | <= |x - y|, and |max x - max y| <= max |x - y| <= |x - y|.
+    """
+
+    rule = "length"
+    lipschitz_constant = 1.0
     axes: tuple[int, ...]
     keep: bool = False
 
-    def lipschitz(self, place: Place) -> float:
-        """1, for the 2-norm along axes and for the largest or smallest entry.
 
-        | |x| - |y| | <= |x - y|, and |max x - max y| <= max |x - y| <= |x - y|.
-        """
-        del place
-        return 1.0
+class _End(Length):
+    """The largest or the smallest entry along axes."""
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """The same of the ends: it rises with each entry. Exact."""
-        del place
-        (x,) = ranges
-        return Range(self.run(x.low), self.run(x.high))
+    rises = True
+    join: ClassVar[np.ufunc]
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Nothing is rounded."""
-        del values, result, unit
-        return 0.0
+    def run(self, *values: FloatArray) -> FloatArray:
+        (x,) = values
+        if not _count(x.shape, self.axes):
+            raise NotRunError("there is no largest of no entries")
+        return np.asarray(self.join.reduce(x, axis=self.axes, keepdims=self.keep))
 
 
-@dataclass(frozen=True, eq=False)
-class Largest(Length):
+class Largest(_End):
     """The largest entry along axes."""
 
-    def run(self, *values: FloatArray) -> FloatArray:
-        """By the host."""
-        (x,) = values
-        _not_empty(x, self.axes)
-        return np.asarray(x.max(axis=self.axes, keepdims=self.keep))
+    join = np.maximum
 
 
-@dataclass(frozen=True, eq=False)
-class Smallest(Length):
+class Smallest(_End):
     """The smallest entry along axes."""
 
-    def run(self, *values: FloatArray) -> FloatArray:
-        """By the host."""
-        (x,) = values
-        _not_empty(x, self.axes)
-        return np.asarray(x.min(axis=self.axes, keepdims=self.keep))
+    join = np.minimum
 
 
-@dataclass(frozen=True, eq=False)
 class Norm(Length):
     """The 2-norm along axes."""
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Root of the sum of squares, of numbers that are at most 1 so that no square overflows."""
+        # Of numbers that are at most 1, so that no square overflows.
         (x,) = values
         sizes = abs(x)
         largest = sizes.max(axis=self.axes, keepdims=True, initial=0.0)
@@ -81,8 +66,7 @@ class Norm(Length):
         return np.asarray(found if self.keep else found.squeeze(self.axes))
 
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """Norms of the smallest and of the largest absolute values."""
-        del place
+        # Norms of the smallest and of the largest absolute values.
         (x,) = ranges
         low, high = self.run(least_size(x.low, x.high)), self.run(np.maximum(abs(x.low), abs(x.high)))
         n = _count(x.low.shape, self.axes)
@@ -92,56 +76,44 @@ class Norm(Length):
         return Range(down, np.where(high == 0, 0.0, host.above(host.raised(high, n + 8))))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """A sum of n squares, in any order, which may underflow, and its root."""
+        # A sum of n squares, in any order, which may underflow, and its root.
         n = _count(values[0].shape, self.axes)
         return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest(unit)))
 
 
-@dataclass(frozen=True, eq=False)
 class Softmax(Operator):
-    """Softmax over axes together (one axis; several in ONNX before operator set 13)."""
+    """Softmax over axes together (one axis; several in ONNX before operator set 13).
 
-    rule: ClassVar[str] = "softmax"
+    The Jacobian diag(p) - p p^T is symmetric, and the absolute sum of its row i is 2 p_i (1 - p_i) (Gershgorin).
+    """
+
+    rule = "softmax"
+    lipschitz_constant = 0.5
     axes: tuple[int, ...]
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """exp(x - max) over its sum."""
         (x,) = values
         with np.errstate(all="ignore"):
             powers = np.exp(x - x.max(axis=self.axes, keepdims=True, initial=-math.inf))
             return np.asarray(powers / powers.sum(axis=self.axes, keepdims=True))
 
-    def lipschitz(self, place: Place) -> float:
-        """1/2.
-
-        The Jacobian diag(p) - p p^T is symmetric, and the absolute sum of its row i is 2 p_i (1 - p_i) (Gershgorin).
-        """
-        del place
-        return 0.5
-
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """Between 0 and 1."""
-        del place
         (x,) = ranges
         return Range(np.zeros(x.low.shape), np.ones(x.low.shape))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """A difference from the maximum, of relative error u, makes the exponential's as large as the difference is.
-
-        Then a sum of n of them, and a quotient.
-        """
+        # A difference from the maximum, of relative error u, makes the exponential's as large as the difference is.
+        # Then a sum of n of them, and a quotient.
         return np.asarray(2 * _units(values[0], self.axes) * (unit * abs(result) + smallest(unit)))
 
 
-@dataclass(frozen=True, eq=False)
 class LogSoftmax(Operator):
     """Its logarithm."""
 
-    rule: ClassVar[str] = "log_softmax"
+    rule = "log_softmax"
     axes: tuple[int, ...]
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """By x - max - log(sum of exp(x - max))."""
         (x,) = values
         with np.errstate(all="ignore"):
             less = x - x.max(axis=self.axes, keepdims=True, initial=-math.inf)
@@ -160,13 +132,11 @@ class LogSoftmax(Operator):
         return host.root_up(max(math.prod(int(n) for n in sizes), 1))
 
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """Nowhere above 0."""
-        del place
         (x,) = ranges
         return Range(np.full(x.low.shape, -math.inf), np.zeros(x.low.shape))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """The logarithm has the relative error of its sum; differences add those of their terms."""
+        # The logarithm has the relative error of its sum; differences add those of their terms.
         return np.asarray(2 * unit * (_units(values[0], self.axes) + abs(result)))
 
 
@@ -178,8 +148,3 @@ def _units(x: FloatArray, axes: tuple[int, ...]) -> FloatArray:
 
 def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
     return math.prod(shape[axis] for axis in axes)
-
-
-def _not_empty(x: FloatArray, axes: tuple[int, ...]) -> None:
-    if not _count(x.shape, axes):
-        raise NotRunError("there is no largest of no entries")

@@ -40,7 +40,7 @@ def register_operator(cls: Class) -> Class:
     (`specnorm.networks.checking`).
     """
     names = tuple(getattr(cls, "names", ()))
-    if not (isinstance(cls, type) and issubclass(cls, Operator)) or not names:
+    if not names or not issubclass(cls, Operator):
         raise MethodError(f"{cls!r} is no operator with names; expected a class derived from Operator, with `names`.")
     if cls.run is Operator.run:
         raise MethodError(f"{cls.__name__} has no `run`: an operator that cannot be executed cannot be compared.")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from typing import ClassVar
 
 import numpy as np
 
 from specnorm.networks import axes
 from specnorm.networks.axes import Row
-from specnorm.networks.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place
+from specnorm.networks.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Sizes
 from specnorm.networks.operators.windows import UNKNOWN, sums_along
 from specnorm.networks.regions import Range
 from specnorm.proof import host
@@ -21,41 +20,30 @@ _MODES = ("nearest", "linear")
 _COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
 
 
-@dataclass(frozen=True, eq=False)
 class Resize(Linear):
     """Nearest or linear interpolation along axes: the norm of one matrix of weights an axis, multiplied.
 
     Nearest xf: sqrt(f); linear: at most that, but for align_corners=True.
-
-    Parameters
-    ----------
-    mode : {"nearest", "linear"}
-    sizes : tuple of int or None
-        Of the value, all axes; None: floor(size * scale).
-    scales : tuple of Fraction
-        Outputs per input pixel, all axes, as the framework uses them for coordinates.
-    coordinates : {"half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"}
-    nearest : {"floor", "ceil", "round_prefer_floor", "round_prefer_ceil"}
-    single : bool
-        Whether coordinates may be computed in single precision: then a pixel that rounding can move counts where it
-        can go.
     """
 
-    rule: ClassVar[str] = "resize"
-    keeps_channels: ClassVar[bool] = True
+    rule = "resize"
+    keeps_channels = True
     mode: str
     sizes: tuple[int, ...] | None
+    """Of the value, all axes; None: floor(size * scale)."""
     scales: tuple[Fraction, ...]
+    """Outputs per input pixel, all axes, as the framework uses them for coordinates."""
     coordinates: str
     nearest: str = "floor"
+    """Or "ceil", "round_prefer_floor", "round_prefer_ceil"."""
     single: bool = True
+    """Whether coordinates may be computed in single precision: what rounding can move counts where it can go."""
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """With exact coordinates."""
         return Linear.run(replace(self, single=False), *values)
 
     def lipschitz(self, place: Place) -> float:
-        """The norms of the axes' matrices, multiplied; the largest of those that rounded coordinates can make."""
+        # The largest norm of those that rounded coordinates can make.
         (before,) = place.before
         if before is None or len(before) != len(self.scales):
             raise NoBoundError(UNKNOWN)
@@ -92,29 +80,25 @@ class Resize(Linear):
         found = axes.nearest_pixels(*told, self.nearest, single=self.single) if self.mode == "nearest" else None
         return None if found is None else [[((int(p), Fraction(1)),) for p in pixels] for pixels in found]
 
-    def _axes(self, place: Place) -> list[list[Sequence[Row]] | None] | None:
+    def _axes(self, before: Sizes) -> list[list[Sequence[Row]] | None] | None:
         """The choices of each axis (None: stays as it is); None where one is not known."""
-        befores = place.sizes()
-        if befores is None or len(befores[0]) != len(self.scales):
+        if len(before) != len(self.scales):
             return None
-        found: list[list[Sequence[Row]] | None] = []
-        for axis, n in enumerate(befores[0]):
-            each = None if self._idle(axis, n) else self._choices(axis, n)
-            if each is None and not self._idle(axis, n):
-                return None
-            found.append(each)
-        return found
+        idle = [self._idle(axis, n) for axis, n in enumerate(before)]
+        found = [None if idle[axis] else self._choices(axis, n) for axis, n in enumerate(before)]
+        return None if any(each is None and not same for each, same in zip(found, idle, strict=True)) else found
 
-    def linear_map(self, place: Place) -> LinearMap | None:
-        """Weighted sums axis by axis, with exact coordinates; None where rounding them gives other pixels."""
-        found = self._axes(place)
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+        # With exact coordinates; none where rounding them gives other pixels.
+        found = self._axes(before)
         if found is None or any(each is not None and len(each) > 1 for each in found):
             return None
-        return sums_along(place, [None if each is None else each[0] for each in found])
+        return sums_along(before, [None if each is None else each[0] for each in found])
 
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """Between the smallest and the largest pixel that rounding coordinates can give."""
-        (x,), found = ranges, self._axes(place)
+        # Between the smallest and the largest pixel that rounding coordinates can give.
+        (x,) = ranges
+        found = self._axes(x.low.shape)
         if found is None or all(each is None or len(each) == 1 for each in found):
             return None
         return Range(self._extreme(x.low, found, np.minimum), self._extreme(x.high, found, np.maximum))
@@ -126,9 +110,9 @@ class Resize(Linear):
         return x
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Nearest: the pixels that rounding coordinates can give, apart. Linear: coordinates off by so much."""
-        place = Place(tuple(value.shape for value in values), result.shape)
-        (x,), found = values, self._axes(place)
+        # Nearest: the pixels that rounding coordinates can give, apart. Linear: coordinates off by so much.
+        (x,) = values
+        found = self._axes(x.shape)
         if found is None:
             return 0.0
         if self.mode == "nearest":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -18,7 +16,6 @@ from specnorm.networks.operators.curvature import (
     Curve,
     Curved,
     Interval,
-    Turn,
     Turning,
     erf,
     scaled,
@@ -33,128 +30,97 @@ MOST_TURNS = 2.0**20
 
 
 # -- bells ---------------------------------------------------------------------------------------------------------
-def _sigmoid_slope(distance: FloatArray) -> FloatArray:
-    small = np.exp(-distance)
-    return np.asarray(small / (1 + small) ** 2)
-
-
-@dataclass(frozen=True, eq=False)
 class Sigmoid(Bell):
     """1 / (1 + exp(-x)), of slope s (1 - s)."""
 
-    whole: ClassVar[Interval | None] = (0.0, 0.25)
-    limits: ClassVar[Interval] = (0.0, 1.0)
+    whole = (0.0, 0.25)
+    limits = (0.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
-        """By exp(-|x|)."""
         return sigmoid(x)
 
     def bell(self, distance: FloatArray) -> FloatArray:
-        """By exp(-x)."""
-        return _sigmoid_slope(distance)
+        small = np.exp(-distance)
+        return np.asarray(small / (1 + small) ** 2)
 
 
-@dataclass(frozen=True, eq=False)
 class Tanh(Bell):
-    """tanh, of slope 1 - tanh^2."""
+    """2 sigmoid(2 x) - 1, of slope 1 - tanh^2."""
 
-    whole: ClassVar[Interval | None] = (0.0, 1.0)
-    limits: ClassVar[Interval] = (-1.0, 1.0)
+    whole = (0.0, 1.0)
+    limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The hyperbolic tangent."""
         return np.tanh(x)
 
     def bell(self, distance: FloatArray) -> FloatArray:
-        """As tanh(x) = 2 sigmoid(2 x) - 1."""
-        return np.asarray(4 * _sigmoid_slope(2 * distance))
+        return 4 * Sigmoid().bell(2 * distance)
 
 
-@dataclass(frozen=True, eq=False)
 class Softsign(Bell):
     """``x / (1 + |x|)``."""
 
-    whole: ClassVar[Interval | None] = (0.0, 1.0)
-    limits: ClassVar[Interval] = (-1.0, 1.0)
+    whole = (0.0, 1.0)
+    limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
-        """Infinite x: 1 or -1."""
         return np.where(np.isinf(x), np.sign(x), x / (1 + abs(x)))
 
     def bell(self, distance: FloatArray) -> FloatArray:
-        """1 / (1 + |x|)^2."""
         return np.asarray(1 / np.square(1 + distance))
 
 
-@dataclass(frozen=True, eq=False)
 class Arctan(Bell):
     """The inverse of the tangent."""
 
-    whole: ClassVar[Interval | None] = (0.0, 1.0)
-    limits: ClassVar[Interval] = (-1.5707963267948968, 1.5707963267948968)  # half of pi, rounded up
+    whole = (0.0, 1.0)
+    limits = (-1.5707963267948968, 1.5707963267948968)  # half of pi, rounded up
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The inverse of the tangent."""
         return np.arctan(x)
 
     def bell(self, distance: FloatArray) -> FloatArray:
-        """1 / (1 + x^2)."""
         return 1 / (1 + np.square(distance))
 
 
 # -- derivatives that turn at 0 or nowhere --------------------------------------------------------------------------
-def _log_sigmoid(x: FloatArray) -> FloatArray:
-    return sigmoid(-x)
-
-
 def _tanhshrink(x: FloatArray) -> FloatArray:
     small = np.exp(-2 * abs(x))
     return np.asarray(((1 - small) / (1 + small)) ** 2)
 
 
-def _bell(x: FloatArray) -> FloatArray:
-    return np.asarray(2 / math.sqrt(math.pi) * np.exp(-np.square(x)))
-
-
-@dataclass(frozen=True, eq=False)
 class LogSigmoid(Turning):
     """``log(sigmoid(x))``."""
 
-    whole: ClassVar[Interval | None] = (0.0, 1.0)
-    steepness: ClassVar[Curve] = Curve(_log_sigmoid)
-    limits: ClassVar[Interval] = (-math.inf, 0.0)
+    whole = (0.0, 1.0)
+    steepness = Curve(lambda x: sigmoid(-x))
+    limits = (-math.inf, 0.0)
 
     def value(self, x: FloatArray) -> FloatArray:
-        """-log(1 + exp(-x))."""
         return -np.logaddexp(0.0, -x)
 
 
-@dataclass(frozen=True, eq=False)
 class TanhShrink(Turning):
     """``x - tanh(x)``."""
 
-    whole: ClassVar[Interval | None] = (0.0, 1.0)  # tanh^2
-    steepness: ClassVar[Curve] = Curve(_tanhshrink, ((0.0, 0.0),))
+    whole = (0.0, 1.0)  # tanh^2
+    steepness = Curve(_tanhshrink, ((0.0, 0.0),))
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The difference."""
         return x - np.tanh(x)
 
 
-@dataclass(frozen=True, eq=False)
 class Erf(Turning):
     """The error function."""
 
-    whole: ClassVar[Interval | None] = (0.0, 1.1283791670955128)  # 2 / sqrt(pi) at 0
-    steepness: ClassVar[Curve] = Curve(_bell, (), ((0.0, 0.0),))
-    limits: ClassVar[Interval] = (-1.0, 1.0)
+    whole = (0.0, 1.1283791670955128)  # 2 / sqrt(pi) at 0
+    steepness = Curve(lambda x: 2 / math.sqrt(math.pi) * np.exp(-np.square(x)), (), ((0.0, 0.0),))
+    limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
-        """By the host."""
         return np.asarray(erf(x))
 
 
-@dataclass(frozen=True, eq=False)
 class Softplus(Curved):
     """``log(1 + exp(beta x)) / beta``, the identity where ``beta x`` is above ``threshold``.
 
@@ -165,11 +131,10 @@ class Softplus(Curved):
     threshold: float = math.inf
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The definition."""
         return np.where(self.beta * x > self.threshold, x, np.logaddexp(0.0, self.beta * x) / self.beta)
 
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        """The jump besides, at an end and at any place between."""
+        # The jump besides, at an end and at any place between.
         return super().off(x, value) + 2 * self._jump()
 
     def extent(self) -> Interval | None:
@@ -196,18 +161,16 @@ class Softplus(Curved):
 
 
 # -- exponentials below 0 ------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
 class Exponential(Curved):
     """A line above 0, a multiple of an exponential less 1 below, both 0 at 0."""
 
-    bends: ClassVar[tuple[Turn, ...]] = (((0.0, 0.0), (0.0, 0.0)),)  # slopes may change their sign
+    bends = (((0.0, 0.0), (0.0, 0.0)),)  # slopes may change their sign
 
     def sides(self) -> tuple[float, float, float] | None:
         """Slope above 0, slope just below 0 rounded away from 0, and value at -infinity; None: no slope is known."""
         raise NotImplementedError
 
     def argument(self, x: FloatArray) -> FloatArray:
-        """Of the exponential."""
         raise NotImplementedError
 
     def extent(self) -> Interval | None:
@@ -242,7 +205,6 @@ class Exponential(Curved):
         return super().rounding(values, result, unit) * grows + lost
 
 
-@dataclass(frozen=True, eq=False)
 class ELU(Exponential):
     """``scale x`` above 0, ``scale alpha (exp(input_scale x) - 1)`` below."""
 
@@ -251,12 +213,10 @@ class ELU(Exponential):
     input_scale: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The definition."""
         below = self.scale * self.alpha * np.expm1(self.argument(np.minimum(x, 0.0)))
         return np.where(x > 0, self.scale * x, below)
 
     def argument(self, x: FloatArray) -> FloatArray:
-        """``input_scale x``."""
         return np.zeros(x.shape) if self.input_scale == 0 else self.input_scale * x
 
     def sides(self) -> tuple[float, float, float] | None:
@@ -268,18 +228,15 @@ class ELU(Exponential):
         return self.scale, math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale), ends
 
 
-@dataclass(frozen=True, eq=False)
 class CELU(Exponential):
     """x above 0, ``alpha (exp(x / alpha) - 1)`` below."""
 
     alpha: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The definition."""
         return np.where(x > 0, x, self.alpha * np.expm1(self.argument(np.minimum(x, 0.0))))
 
     def argument(self, x: FloatArray) -> FloatArray:
-        """``x / alpha``."""
         return x / self.alpha
 
     def sides(self) -> tuple[float, float, float] | None:
@@ -304,39 +261,31 @@ def _wave(f: Callable[[FloatArray], FloatArray], top: float, low: FloatArray, hi
         return down, np.where(meets(top), 1.0, np.minimum(up, 1.0))
 
 
-@dataclass(frozen=True, eq=False)
 class Sin(Curved):
-    """sin."""
+    """The sine, of which the cosine is the derivative."""
 
-    whole: ClassVar[Interval | None] = (-1.0, 1.0)
+    whole = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The sine."""
         return np.sin(x)
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """The cosine on the intervals."""
         return _wave(np.cos, 0.0, low, high)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """The sine on the intervals."""
         return _wave(np.sin, math.pi / 2, low, high)
 
 
-@dataclass(frozen=True, eq=False)
 class Cos(Curved):
-    """cos."""
+    """The cosine, of which minus the sine is the derivative."""
 
-    whole: ClassVar[Interval | None] = (-1.0, 1.0)
+    whole = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The cosine."""
         return np.cos(x)
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """Minus the sine on the intervals."""
         return _wave(lambda x: -np.sin(x), -math.pi / 2, low, high)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """The cosine on the intervals."""
         return _wave(np.cos, 0.0, low, high)

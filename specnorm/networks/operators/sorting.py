@@ -9,8 +9,7 @@ is 0, has the larger one's norm (Householder activations).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -18,73 +17,37 @@ from specnorm.networks.operators.base import FloatArray, NotRunError, Operator, 
 from specnorm.networks.regions import Range
 
 
-@dataclass(frozen=True, eq=False)
 class Sorted(Operator):
-    """Entries in order: |sort(x) - sort(y)| <= |x - y| (rearrangement inequality)."""
+    """Entries in order: |sort(x) - sort(y)| <= |x - y| (rearrangement inequality); the k-th rises with each of them."""
 
-    rule: ClassVar[str] = "select"
-
-    def lipschitz(self, place: Place) -> float:
-        """1."""
-        del place
-        return 1.0
-
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """The ends, sorted: the k-th smallest number rises with each of them. Exact."""
-        del place
-        (x,) = ranges
-        return Range(self.run(x.low), self.run(x.high))
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Nothing is rounded."""
-        del values, result, unit
-        return 0.0
+    rule = "select"
+    lipschitz_constant = 1.0
+    rises = True
 
 
-@dataclass(frozen=True, eq=False)
 class Sort(Sorted):
-    """Sort along an axis; ``first``: only so many of them, in order. Norm 1.
-
-    Parameters
-    ----------
-    axis : int
-    descending : bool
-    first : int or None
-    """
+    """Sort along an axis; ``first``: only so many of them, in order."""
 
     axis: int
     descending: bool = False
     first: int | None = None
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """In order, then the first ones."""
         (x,) = values
         found = _in_order(x, self.axis, self.descending)
         return found if self.first is None else np.take(found, np.arange(self.first), self.axis)
 
 
-@dataclass(frozen=True, eq=False)
 class GroupSort(Sorted):
-    """Sort within groups along an axis. Norm 1.
-
-    Parameters
-    ----------
-    axis : int
-    size : int
-        Entries of a group.
-    layout : {"consecutive", "strided"}
-        "consecutive": entries g*size .. g*size + size - 1 are group g; "strided": entries g, g + n/size, ... are.
-    descending : bool
-        Whether the largest comes first.
-    """
+    """Sort within groups of so many entries along an axis."""
 
     axis: int
     size: int
     layout: Literal["consecutive", "strided"]
+    """"consecutive": entries g*size .. g*size + size - 1 are group g; "strided": entries g, g + n/size, ... are."""
     descending: bool = False
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Groups on an axis of their own, and back."""
         (x,) = values
         n = x.shape[self.axis]
         if self.size < 1 or n % self.size:
@@ -100,87 +63,63 @@ def _in_order(x: FloatArray, axis: int, descending: bool) -> FloatArray:
     return np.flip(found, axis) if descending else found
 
 
-@dataclass(frozen=True, eq=False)
 class SignParts(Operator):
     """``relu(x)`` and ``relu(-x)`` one behind the other along an axis (``negative_first``: the other way).
 
     Norm 1: where x and y have one sign, one of both parts moves; else |x - y| = |x| + |y|.
     """
 
-    rule: ClassVar[str] = "select"
+    rule = "select"
+    lipschitz_constant = 1.0
     axis: int
     negative_first: bool = False
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Both parts."""
         (x,) = values
         return self._joined(np.maximum(x, 0.0), np.maximum(-x, 0.0))
 
-    def lipschitz(self, place: Place) -> float:
-        """1."""
-        del place
-        return 1.0
-
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """The parts of the ends: the negative part falls. Exact."""
-        del place
+        # The negative part falls.
         (x,) = ranges
         low, high = np.maximum(x.low, 0.0), np.maximum(x.high, 0.0)
         return Range(self._joined(low, np.maximum(-x.high, 0.0)), self._joined(high, np.maximum(-x.low, 0.0)))
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Nothing is rounded."""
-        del values, result, unit
-        return 0.0
 
     def _joined(self, positive: FloatArray, negative: FloatArray) -> FloatArray:
         parts = (negative, positive) if self.negative_first else (positive, negative)
         return np.concatenate(parts, self.axis)
 
 
-@dataclass(frozen=True, eq=False)
 class Reflection(Operator):
     """A choice between two linear maps of pairs by the sign of a third, which agree where that is 0.
 
     The pair at channel c is (x[c], x[c + n/2]) along an axis. Householder activations are such. The choice is
     continuous, and linear on either side; a segment crosses the border once.
-
-    Parameters
-    ----------
-    axis : int
-    sign : array, shape (2, channels of a half)
-        What is compared with 0: ``sign[0] * first + sign[1] * second``.
-    below, above : array, shape (2, 2, channels of a half)
-        Rows of the maps where that is not above 0, and where it is: ``first' = m[0, 0] first + m[0, 1] second``.
-    norm : float
-        The larger norm, rounded up.
     """
 
-    rule: ClassVar[str] = "reflect"
+    rule = "reflect"
     axis: int
     sign: FloatArray
+    """What is compared with 0: ``sign[0] * first + sign[1] * second``; shape (2, channels of a half)."""
     below: FloatArray
+    """Rows of the map where that is not above 0: ``first' = m[0, 0] first + m[0, 1] second``; shape (2, 2, ...)."""
     above: FloatArray
+    """And where it is."""
     norm: float
+    """The larger norm, rounded up."""
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Both maps, and the choice."""
         sign, below, above = self._parts(*self._pair(*values))
         return np.where(np.concatenate([sign, sign], self.axis) > 0, above, below)
 
     def lipschitz(self, place: Place) -> float:
-        """The larger norm, where it was made."""
-        del place
         return self.norm
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """A sum of two products whose factors are rounded; next to the border either map may be chosen."""
-        del result
+        # A sum of two products whose factors are rounded; next to the border either map may be chosen.
         pair = self._pair(*values)
         sizes = tuple(abs(part) for part in pair)
-        signs, belows, aboves = Reflection(
-            self.axis, abs(self.sign), abs(self.below), abs(self.above), self.norm
-        )._parts(*sizes)
+        absolute = Reflection(self.axis, abs(self.sign), abs(self.below), abs(self.above), self.norm)
+        signs, belows, aboves = absolute._parts(*sizes)
         sign, below, above = self._parts(*pair)
         beside = abs(sign) <= 16 * unit * signs
         apart = np.where(np.concatenate([beside, beside], self.axis), abs(above - below), 0.0)

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from specnorm.networks.operators.base import Ends, FloatArray, NoBoundError, Place, smallest
-from specnorm.networks.operators.curvature import ROUNDINGS, TINY, Curved, Interval, least_size, scaled
+from specnorm.networks.operators.curvature import ROUNDINGS, TINY, Curved, least_size, scaled
 from specnorm.proof import host
 
 MOST = 16
@@ -24,7 +22,6 @@ HINT = (
 )
 
 
-@dataclass(frozen=True, eq=False)
 class Steep(Curved):
     """A function whose slope is bounded on ranges alone."""
 
@@ -71,14 +68,12 @@ def inverse(low: FloatArray, high: FloatArray) -> Ends:
     )
 
 
-@dataclass(frozen=True, eq=False)
 class Exp(Steep):
     """exp."""
 
-    limits: ClassVar[Interval] = (0.0, math.inf)
+    limits = (0.0, math.inf)
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The exponential."""
         return np.exp(x)
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
@@ -87,19 +82,16 @@ class Exp(Steep):
         return np.maximum(down - host.raised(down, ROUNDINGS) * (4 * ROUNDINGS * 2.0**-52) - TINY, 0.0), up
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Its own derivative."""
         with np.errstate(all="ignore"):
             down, up = self.derivative(low, high)
         # What overflows is not infinite.
         return np.where(np.isinf(down) | np.isnan(down), np.where(np.isinf(low), low, 0.0), down), host.above(up)
 
 
-@dataclass(frozen=True, eq=False)
 class Log(Steep):
     """The natural logarithm."""
 
     def value(self, x: FloatArray) -> FloatArray:
-        """By the host."""
         return np.log(x)
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
@@ -108,18 +100,15 @@ class Log(Steep):
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         """Sixteen units of the value, or of 1 where that is more."""
-        del values
         return 16 * unit * (1 + abs(result))
 
 
-@dataclass(frozen=True, eq=False)
 class Power(Steep):
     """Whole powers, from 1 to `MOST`."""
 
     exponent: int
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The power."""
         return np.asarray(x**self.exponent)
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
@@ -129,7 +118,6 @@ class Power(Steep):
         return scaled(*_power(low, high, self.exponent - 1), float(self.exponent))
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """By products of the ends."""
         if not self._fits():
             return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
         with np.errstate(all="ignore"):
@@ -138,8 +126,6 @@ class Power(Steep):
         return np.maximum(down, 0.0) if self.exponent % 2 == 0 else down, up
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """By products, or by an elementary function."""
-        del values
         return (16 + self.exponent) * unit * abs(result) + smallest(unit)
 
     def _fits(self) -> bool:
@@ -162,14 +148,12 @@ def _root(low: FloatArray, high: FloatArray) -> Ends:
     return np.maximum(least, 0.0), most
 
 
-@dataclass(frozen=True, eq=False)
 class Sqrt(Steep):
     """The root."""
 
-    units: ClassVar[int | None] = 4
+    units = 4
 
     def value(self, x: FloatArray) -> FloatArray:
-        """By the host."""
         return np.sqrt(x)
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
@@ -178,19 +162,16 @@ class Sqrt(Steep):
         return under(2 * most), np.where(least > 0, host.raised(0.5 * over(least), 4), math.inf)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Roots of the ends."""
         return _root(low, high)
 
 
-@dataclass(frozen=True, eq=False)
 class Rsqrt(Steep):
     """One over the root."""
 
-    units: ClassVar[int | None] = 8
-    limits: ClassVar[Interval] = (0.0, math.inf)
+    units = 8
+    limits = (0.0, math.inf)
 
     def value(self, x: FloatArray) -> FloatArray:
-        """1 / sqrt."""
         return np.asarray(1 / np.sqrt(x))
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
@@ -200,20 +181,17 @@ class Rsqrt(Steep):
         return np.where(least > 0, -steep, -math.inf), -under(2 * most * high)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Inverses of the roots."""
         down, up = inverse(*_root(low, high))
         return np.maximum(down, 0.0), up
 
 
-@dataclass(frozen=True, eq=False)
 class Reciprocal(Steep):
     """``scale / x``."""
 
-    units: ClassVar[int | None] = 4
+    units = 4
     scale: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The quotient."""
         return np.asarray(self.scale / x)
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
@@ -224,5 +202,4 @@ class Reciprocal(Steep):
         return (-steep, -flat) if self.scale >= 0 else (flat, steep)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Inverses of the ends, times the scale."""
         return scaled(*inverse(low, high), self.scale)

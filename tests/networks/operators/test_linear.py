@@ -60,13 +60,6 @@ def test_scales(exact: bool, values: tuple[int, ...], shape: tuple[int, ...]) ->
 
 
 def test_what_scales_say_of_themselves() -> None:
-    assert Scale(np.array([[2.5]])).number() == 2.5
-    assert Scale(np.ones(2)).number() is None
-    axis, vector = Scale(np.arange(3.0).reshape(3, 1, 1)).channel(4) or (0, np.zeros(0))
-    assert (axis, vector.tolist()) == (1, [0, 1, 2])
-    assert Scale(np.ones((2, 3))).channel(4) is None
-    assert Scale(np.ones((3, 1))).channel(1) is None
-    assert Scale(np.ones(1)).channel(2) is None
     assert "finite" in refused(Scale(np.array([1.0, math.nan])), Place(((2,),)))
     with pytest.raises(NotRunError):
         Scale(np.array([1.0, math.inf])).run(np.zeros(2))
