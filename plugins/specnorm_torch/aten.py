@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 from specnorm.networks import builders
 from specnorm.networks import operators as ops
 from specnorm.networks.operators import Operator, Unknown
+from specnorm.networks.operators.linear import PadMode
 from specnorm_torch.calls import Builder, Call, Made, Moving, Pieces, Rule, first_of, is_value, numbers, rules, shape_of
 from specnorm_torch.products import PRODUCT, addmm, divide, einsum, linear, matmul, multiply, stacked
-from specnorm_torch.windows import adaptive, average_pool, convolution, max_pool, resize
+from specnorm_torch.windows import adaptive, convolution, pool, resize
 
 MAX_ENTRIES = 2**24
 """Entries of a value that are moved by a table of their places."""
@@ -131,19 +132,16 @@ def _scatter(call: Call, *, self: Moving, src: Moving, **rest: Any) -> Made:
     return Made(ops.Merge(read(count, **rest).reshape(-1).numpy()), _rounded(call, self, src))
 
 
-def _padded(mode: str) -> Builder:
-    def build(call: Call, *, self: Moving, padding: list[int]) -> Made:
-        return pad(call, self=self, pad=padding, mode=mode)
-
-    return build
-
-
-def pad(call: Call, *, self: Moving, pad: list[int], mode: str = "constant", value: float | None = None) -> Made:
+def pad(
+    call: Call, *, self: Moving, pad: Any = None, padding: Any = None, mode: str = "constant", value: Any = None
+) -> Made:
     """Of the last axes, named from the last one on; negative amounts cut off."""
-    named: Mapping[str, Any] = {"constant": "zeros"}
-    pairs = tuple((int(a), int(b)) for a, b in zip(pad[::2], pad[1::2], strict=True))[::-1]
+    mode = {"reflection": "reflect", "replication": "replicate"}.get(call.label.partition("_")[0], mode)
+    amounts, named = pad or padding or [], {"constant": "zeros"}
+    pairs = tuple((int(a), int(b)) for a, b in zip(amounts[::2], amounts[1::2], strict=True))[::-1]
     shape = shape_of(self)
-    steps = builders.padding(named.get(mode, mode), pairs, len(shape), float(value or 0.0)) or (ops.Identity(),)
+    known = cast(PadMode, named.get(mode, mode))
+    steps = builders.padding(known, pairs, len(shape), float(value or 0.0)) or (ops.Identity(),)
     wide = [*[(0, 0)] * (len(shape) - len(pairs)), *pairs]
     between = tuple(n + min(a, 0) + min(b, 0) for n, (a, b) in zip(shape, wide, strict=True))
     return call.chain(self, *((step, between) for step in steps))
@@ -165,9 +163,7 @@ def _dropout(_: Call, *, input: Moving, train: bool | None) -> Made | Operator:
     return Made(ops.Identity(), (input,))
 
 
-def _gelu(approximate: str) -> Operator:
-    forms: dict[str, Literal["erf", "tanh"]] = {"none": "erf", "tanh": "tanh"}
-    return ops.GELU(forms[approximate])
+_FORMS: dict[str, Literal["erf", "tanh"]] = {"none": "erf", "tanh": "tanh"}
 
 
 def _prelu(_: Call, *, self: Moving, weight: Tensor) -> Made:
@@ -281,27 +277,15 @@ def _norm(_: Call, *, self: Moving, ord: float = 2, dim: Any = None, keepdim: bo
     return Made(ops.Norm(_axes(self, dim), keepdim), (self,)) if float(ord) == 2 else Unknown()
 
 
-def along(operator: Callable[[tuple[int, ...]], Operator]) -> Builder:
-    """Along one axis, which stays."""
-
-    def build(_: Call, *, self: Moving, dim: int) -> Made:
-        return Made(operator(_axes(self, dim)), (self,))
-
-    return build
-
-
-def _sort(_: Call, *, self: Moving, dim: int = -1, descending: bool = False) -> Made:
-    axes = _axes(self, dim)
-    return Made(ops.Sort(axes[0], descending) if axes else ops.Identity(), (self,))
-
-
-def _topk(
-    _: Call, *, self: Moving, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> Made | Operator:
+def _sort(
+    _: Call, *, self: Moving, k: int | None = None, dim: int = -1, descending: bool = False, largest: bool = False,
+    sorted: bool = True,
+) -> Made | Operator:  # fmt: skip
+    """All along an axis, or the first ``k``."""
     if not sorted:
         return Unknown("in which order its entries come depends on them")
     axes = _axes(self, dim)
-    return Made(ops.Sort(axes[0], largest, k) if axes else ops.Identity(), (self,))
+    return Made(ops.Sort(axes[0], descending or largest, k) if axes else ops.Identity(), (self,))
 
 
 _KEPT = "memory_format non_blocking copy dtype device layout implicit"
@@ -338,10 +322,9 @@ OPERATORS: dict[str, Rule] = {
     **rules(_stack, "stack"),
     **rules(_scatter, "slice_scatter select_scatter"),
     **rules(pad, "pad constant_pad_nd"),
-    **{f"reflection_pad{n}d": Rule(_padded("reflect")) for n in _DIMS},
-    **{f"replication_pad{n}d": Rule(_padded("replicate")) for n in _DIMS},
+    **{f"{kind}_pad{n}d": Rule(pad) for kind in ("reflection", "replication") for n in _DIMS},
     **{key: function(lambda operator=operator: operator) for key, operator in _FUNCTIONS.items()},
-    "gelu": function(_gelu, "approximate"),
+    "gelu": function(lambda approximate: ops.GELU(_FORMS[approximate]), "approximate"),
     "elu": function(ops.ELU, "alpha", "scale", "input_scale"),
     "celu": function(ops.CELU, "alpha"),
     "leaky_relu": function(ops.LeakyReLU, "negative_slope"),
@@ -370,9 +353,9 @@ OPERATORS: dict[str, Rule] = {
     **rules(reduction(ops.Smallest), "amin min min.dim"),
     **rules(_norm, "linalg_vector_norm", "dtype"),
     **rules(_sort, "sort sort.stable", "stable"),
-    **rules(_topk, "topk"),
-    **rules(along(ops.Softmax), "softmax.int _softmax", "dtype"),
-    **rules(along(ops.LogSoftmax), "log_softmax.int _log_softmax", "dtype"),
+    **rules(_sort, "topk"),
+    **rules(reduction(lambda axes, _: ops.Softmax(axes)), "softmax.int _softmax", "dtype"),
+    **rules(reduction(lambda axes, _: ops.LogSoftmax(axes)), "log_softmax.int _log_softmax", "dtype"),
     **rules(linear, "linear"),
     **rules(matmul, "mm matmul"),
     **rules(addmm, "addmm"),
@@ -380,8 +363,8 @@ OPERATORS: dict[str, Rule] = {
     **rules(einsum, "einsum"),
     **{f"conv{n}d{end}": Rule(convolution(n)) for n in _DIMS for end in ("", ".padding")},
     **{f"conv_transpose{n}d{'.input' if n > 1 else ''}": Rule(convolution(n, transposed=True)) for n in _DIMS},
-    **{f"max_pool{n}d{end}": Rule(max_pool(n)) for n in _DIMS for end in ("", "_with_indices")},
-    **{f"avg_pool{n}d": Rule(average_pool(n)) for n in _DIMS},
+    **{f"max_pool{n}d{end}": Rule(pool(n)) for n in _DIMS for end in ("", "_with_indices")},
+    **{f"avg_pool{n}d": Rule(pool(n, average=True)) for n in _DIMS},
     **{f"adaptive_max_pool{n}d": Rule(adaptive(ops.AdaptiveMaxPool, n)) for n in _DIMS},
     **{f"adaptive_avg_pool{n}d": Rule(adaptive(ops.AdaptiveAveragePool, n)) for n in _DIMS},
     **{f"_adaptive_avg_pool{n}d": Rule(adaptive(ops.AdaptiveAveragePool, n)) for n in (2, 3)},

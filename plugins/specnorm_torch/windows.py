@@ -58,33 +58,18 @@ def convolution(ndim: int, *, transposed: bool = False) -> Builder:
     return build
 
 
-def _windows(ndim: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Windows:
-    kernel, pads = _per_axis(kernel_size, ndim), _per_axis(padding, ndim)
-    steps = _per_axis(stride, ndim) if stride else kernel
-    return Windows(kernel, steps, _per_axis(dilation, ndim), tuple((p, p) for p in pads), ceil_mode)
-
-
-def max_pool(ndim: int) -> Builder:
-    """Padding is never the largest."""
+def pool(ndim: int, *, average: bool = False) -> Builder:
+    """The largest entry of each window, or the mean, of which a divisor of one's own counts padding, too."""
 
     def build(
         _: Call, *, self: Moving, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-        ceil_mode: bool = False,
+        ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
     ) -> Made:  # fmt: skip
-        return Made(ops.MaxPool(_windows(ndim, kernel_size, stride, padding, dilation, ceil_mode)), (self,))
-
-    return build
-
-
-def average_pool(ndim: int) -> Builder:
-    """A divisor of one's own counts padding, too."""
-
-    def build(
-        _: Call, *, self: Moving, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
-    ) -> Made:  # fmt: skip
-        windows = _windows(ndim, kernel_size, stride, padding, 1, ceil_mode)
-        return Made(ops.AveragePool(windows, bool(divisor_override) or count_include_pad, divisor_override), (self,))
+        kernel, pads = _per_axis(kernel_size, ndim), tuple((p, p) for p in _per_axis(padding, ndim))
+        steps = _per_axis(stride, ndim) if stride else kernel
+        windows = Windows(kernel, steps, _per_axis(dilation, ndim), pads, ceil_mode)
+        counted = bool(divisor_override) or count_include_pad
+        return Made(ops.AveragePool(windows, counted, divisor_override) if average else ops.MaxPool(windows), (self,))
 
     return build
 
