@@ -1,4 +1,4 @@
-"""Inputs and attributes at random of every operator that the ONNX reader has a rule for."""
+"""Inputs and attributes at random of every operator that the ONNX reader knows, and which of them it knows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,39 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 from networks.drawing import Arguments, Dice, Slot, axis, numbers, part, pieces, sizes, some_axes
 from onnx import numpy_helper
 
-from specnorm.auditing.readers.onnx.signatures import SIGNATURES
+from specnorm.auditing.readers.onnx.binding import parameters
+from specnorm.auditing.readers.onnx.operators import OPERATORS
 
 SMALL = (-3.0, -1.0, -0.5, 0.3, 1.0, 2.5)
 
+HISTORY: dict[str, list[Any]] = {}
+for _schema in onnx.defs.get_all_schemas_with_history():
+    if _schema.domain == "" and not _schema.deprecated:
+        HISTORY.setdefault(_schema.name, []).append(_schema)
+
+
+def versions(operator: str) -> dict[int, Any]:
+    """Operator sets in which an operator changed, from the first that is known on, and what the standard says there."""
+    since = OPERATORS[operator].since
+    sets = sorted({max(schema.since_version, since) for schema in HISTORY[operator]})
+    return {opset: onnx.defs.get_schema(operator, opset) for opset in sets}
+
 
 def places(operator: str) -> list[str]:
-    """Names of the inputs, as the table of the reader has them."""
-    return [word.lstrip("*") for word in SIGNATURES[operator][1].split() if word != "..."]
+    """Names of the inputs, as the newest operator set has them."""
+    *_, newest = versions(operator).values()
+    return [each.name for each in newest.inputs]
+
+
+def attributes(operator: str) -> set[str]:
+    """Attributes that the reader knows, of whatever operator set; those that are ignored, too."""
+    known = OPERATORS[operator]
+    named = set(known.ignored).union(*(parameters(each) for each in (known.build, known.fold) if each is not None))
+    return {name for schema in versions(operator).values() for name in schema.attributes if name in named}
 
 
 def first(operator: str) -> str:
@@ -337,7 +359,7 @@ DROPOUT = {"ratio": (None, 0.5), "seed": (None, 1), "training_mode": (None, Fals
 CAST = {"to": (1, 10, 11, 16, 7, 9), "saturate": (None, 0, 1), "round_mode": (None, "up", "down")}
 
 DRAWS: dict[str, Callable[[Dice], Arguments]] = {
-    **{name: alone(name) for name, (_, words, known) in SIGNATURES.items() if not known and len(words.split()) == 1},
+    **{name: alone(name) for name in OPERATORS if not attributes(name) and len(places(name)) == 1},
     **dict.fromkeys(("Conv",), convolution),
     "ConvTranspose": lambda d: convolution(d, transposed=True),
     "MatMul": matrices,
@@ -384,7 +406,8 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "SpaceToDepth": blocked("SpaceToDepth"),
     "Constant": constant,
     "ConstantOfShape": filled,
-    **{name: compared(name) for name in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
+    "Equal": compared("Equal"),
+    **{name: joined(name) for name in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
     **{name: compared(name, truths=True) for name in ("And", "Or", "Xor", "Not")},
     **dict.fromkeys(("Floor", "Ceil"), lambda d: {"X": numbers(d, sizes(d))}),
     "Pow": lambda d: {"X": Slot(sizes(d)), "Y": np.asarray(d.choice([1.0, 2.0, 3.0, 0.5, -0.5, -1.0, 0.3]))},
