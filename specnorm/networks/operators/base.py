@@ -308,6 +308,8 @@ class Pointwise(Operator):
             return None if ends is None else (np.full(width, ends[0]), np.full(width, ends[1]))
         if self.near[0].shape[axis] != width:
             return None
+        if not self.near[0].size:
+            return np.zeros(width), np.zeros(width)
         low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.near)
         return low.min(axis=1), high.max(axis=1)
 
