@@ -138,7 +138,8 @@ def _missed(graph: Graph, compared: set[str], ran: set[str]) -> tuple[str, ...]:
     found = []
     for node in reversed(graph.pruned().nodes):
         made = readers.get(node.name, [])
-        through = node.name in ran and bool(made) and node.name not in graph.outputs and covered.issuperset(made)
+        inner = bool(made) and node.name not in graph.outputs
+        through = node.name in ran and covered.issuperset(made) and (inner or node.derived)
         if node.name in covered or through or isinstance(node.operator, Input | Constant):
             covered.add(node.name)
         else:
