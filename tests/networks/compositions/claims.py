@@ -81,9 +81,8 @@ class Region:
     def claim(self, graph: Graph, method: Method, *, check: bool = True) -> NetworkBound:
         if self.kind == "ball":
             return bound(graph, centre=self.first, radius=float(self.second), method=method, check=check)
-        return bound(
-            within(graph, self.first, self.second) if self.kind == "box" else graph, method=method, check=check
-        )
+        graph = within(graph, self.first, self.second) if self.kind == "box" else graph
+        return bound(graph, method=method, check=check)
 
     def code(self) -> str:
         """Of the arguments."""
