@@ -86,6 +86,8 @@ class Trial:
             return f"InternalError: {error}"
         except Exception as error:  # a crash is a failure, too
             return f"{type(error).__name__}: {error}"
+        if answer.upper is None and not answer.unknown:
+            return "no bound, and no operator is named"
         if answer.upper is None:
             return self._refused(counts, answer.unknown[0].operator, answer.unknown[0].reason)
         search, largest = self._search()
