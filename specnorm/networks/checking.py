@@ -6,6 +6,7 @@ what an operator makes of them may differ from the model's value by `Operator.ro
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from specnorm.errors import TranslationError
-from specnorm.networks.execution import Inputs, Value, executed, probes, sizes
+from specnorm.networks.execution import Inputs, Value, executed, probes, samples, sizes
 from specnorm.networks.graph import Graph, Node
 from specnorm.networks.model import Computed, Model, NotExecutedError
 from specnorm.networks.operators.base import FloatArray, NotRunError
@@ -138,7 +139,8 @@ def _missed(graph: Graph, compared: set[str], ran: set[str]) -> tuple[str, ...]:
     found = []
     for node in reversed(graph.pruned().nodes):
         made = readers.get(node.name, [])
-        through = node.name in ran and bool(made) and node.name not in graph.outputs and covered.issuperset(made)
+        inner = bool(made) and node.name not in graph.outputs
+        through = node.name in ran and covered.issuperset(made) and (inner or node.derived)
         if node.name in covered or through or isinstance(node.operator, Input | Constant):
             covered.add(node.name)
         else:
@@ -231,21 +233,16 @@ def _several(
     """
     if any(not shape or shape[0] != 1 for shape in shapes.values()):
         return ()
-    given = []
-    for inputs, _ in zip(probes(graph, shapes, region), (*SAMPLES, 0), strict=False):
-        given.append((inputs, model.values(inputs)))
     agreed = []
     nodes, unknown = graph.by_name, _unknown(graph)
+    given = list(itertools.islice(samples(shapes, region), max(SAMPLES)))
     for count in SAMPLES:
-        if len(given) < count:
-            given += given[: count - len(given)] * count
-        chosen = given[:count]
-        whole = {name: np.concatenate([inputs[name] for inputs, _ in chosen]) for name in shapes}
-        found = model.several(whole)
+        found = model.several({name: np.concatenate([inputs[name] for inputs in given[:count]]) for name in shapes})
         if found is None:
             continue
+        alone = [model.values(inputs) for inputs in given[:count]]
         outputs = [name for name in graph.outputs if name in found and name not in unknown]
-        alike = [_alike(nodes[n], found[n], [values[n] for _, values in chosen], count) for n in outputs]
+        alike = [_alike(nodes[n], found[n], [values[n] for values in alone], count) for n in outputs]
         if alike and all(alike):
             agreed.append(count)
     return tuple(agreed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ OPEN = (8, 16, 32, 64, 224)
 """Sizes tried for open axes; symbols beyond the first get the next whole numbers, so that no two are equal."""
 WORK = 2**27
 """Multiplications of the probes together, beyond the first."""
-MOST = 12
+MOST = 7
 """Probes at most."""
 FAR = 1e3
 """In place of infinity, where a box has no end."""
@@ -51,10 +52,10 @@ def executed(node: Node, inputs: Sequence[Value], unit: float = UNIT) -> Value:
             found = node.operator.run(*values)
         except (ValueError, IndexError, TypeError, MemoryError) as error:
             raise NotRunError(f"{type(error).__name__}: {error}") from error
-        error = node.operator.rounding(values, found, unit)
+        lost = node.operator.rounding(values, found, unit)
         if any(np.any(each.error) for each in inputs):
-            error = error + _moved(node.operator, inputs, found)
-    return Value(found, error)
+            lost = lost + _moved(node.operator, inputs, found)
+    return Value(found, lost)
 
 
 def _moved(operator: Operator, inputs: Sequence[Value], found: FloatArray) -> FloatArray | float:
@@ -101,8 +102,13 @@ def sizes(graph: Graph) -> Iterator[dict[str, tuple[int, ...]]]:
 
 def probes(graph: Graph, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None = None) -> Iterator[Inputs]:
     """Inputs at random and with structure, in a region if one is given; fewer for large networks. Always the same."""
-    rng = np.random.default_rng(0)
     count = 1 + min(MOST - 1, WORK // max(_work(graph, shapes), 1))
+    return itertools.islice(samples(shapes, region), count)
+
+
+def samples(shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None = None) -> Iterator[Inputs]:
+    """The same without end."""
+    rng = np.random.default_rng(0)
     found: Iterator[Inputs]
     if region is None:
         found = ({name: make(shape) for name, shape in shapes.items()} for make in _anywhere(rng))
@@ -110,7 +116,7 @@ def probes(graph: Graph, shapes: Mapping[str, tuple[int, ...]], region: Ball | B
         found = _in_ball(region, rng)
     else:
         found = _in_box(region, shapes, rng)
-    for _, inputs in zip(range(count), found, strict=False):
+    for inputs in found:
         yield {name: np.asarray(inputs[name]).reshape(shape) for name, shape in shapes.items()}
 
 
@@ -135,8 +141,12 @@ def _anywhere(rng: np.random.Generator) -> Iterator[_Make]:
     yield lambda shape: 30 * rng.standard_normal(shape)
     yield np.zeros
     while True:
-        scale = 4.0 ** rng.uniform(-3, 1)
-        yield lambda shape, scale=scale: scale * rng.standard_normal(shape)
+        yield _scaled(rng)
+
+
+def _scaled(rng: np.random.Generator) -> _Make:
+    scale = 4.0 ** rng.uniform(-3, 1)
+    return lambda shape: scale * rng.standard_normal(shape)
 
 
 def _one_pixel(shape: tuple[int, ...]) -> FloatArray:

@@ -40,6 +40,8 @@ class Node:
         Of the value; None: not known.
     label : str
         What the framework calls the operator.
+    derived : bool
+        Whether specnorm added it to what the model computes, which has no such value.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Node:
     inputs: tuple[str, ...] = ()
     shape: Shape | None = None
     label: str = ""
+    derived: bool = False
 
     @property
     def rule(self) -> str:

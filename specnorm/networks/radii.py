@@ -99,7 +99,9 @@ def _scaled(graph: Graph, logits: FloatArray, label: int) -> Graph:
     rows[:, label] = share
     rows[np.arange(len(others)), others] = -share
     name = graph.fresh("specnorm.margins")
-    node = Node(name, Matrix(Layer(name, lambda: rows, {}, 0)), graph.outputs, (1, len(others)), "margins")
+    node = Node(
+        name, Matrix(Layer(name, lambda: rows, {}, 0)), graph.outputs, (1, len(others)), "margins", derived=True
+    )
     return replace(graph, nodes=(*graph.nodes, node), outputs=(name,))
 
 

@@ -121,6 +121,9 @@ class _Walk:
         sizes = [math.prod(concrete(node.shape) or ()) for node in inputs]
         whole = sum(sizes)
         small = whole * max(sizes, default=0) <= LARGEST
+        # Before anything is kept: what is a ball's is measured with its radius.
+        self.count = whole if small and self.radius > 0 else 0
+        self.ball = self.count if isinstance(region, Ball) else 0
         at = 0
         for node, size in zip(inputs, sizes, strict=True):
             shape = concrete(node.shape) or ()
@@ -143,8 +146,6 @@ class _Walk:
             self._keep(node.name, _Zone(centre, half, generators), None)
             if isinstance(region, Box):
                 self.ranges[node.name] = self.ranges[node.name].meet(low, high)
-        self.count = whole if small and self.radius > 0 else 0
-        self.ball = self.count if isinstance(region, Ball) else 0
 
     # -- one node ----------------------------------------------------------------------------------------------------
     def _visit(self, node: Node) -> None:

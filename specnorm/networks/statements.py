@@ -82,5 +82,5 @@ def _joined(graph: Graph, of_input: float, of_output: float) -> Graph:
             "Give the input shape if sizes are not known."
         )
     name = graph.fresh("specnorm.statement")
-    whole = Node(name, Add((of_input, of_output)), (start.name, end.name), end.shape, "statement")
+    whole = Node(name, Add((of_input, of_output)), (start.name, end.name), end.shape, "statement", derived=True)
     return replace(graph, nodes=(*graph.nodes, whole), outputs=(name,))

@@ -87,8 +87,8 @@ def test_a_false_claim_is_found_and_shortened(monkeypatch: pytest.MonkeyPatch) -
     assert found.run() is None
     real = Region.claim
 
-    def claim(self: Region, graph: object, method: object) -> object:
-        answer = real(self, graph, method)  # type: ignore[arg-type]
+    def claim(self: Region, graph: object, method: object, *, check: bool) -> object:
+        answer = real(self, graph, method, check=check)  # type: ignore[arg-type]
         object.__setattr__(answer, "upper", None if answer.upper is None else 0.1 * answer.upper)
         return answer
 

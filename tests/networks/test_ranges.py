@@ -254,3 +254,16 @@ def test_slopes_hold_and_are_reached() -> None:
         assert ends[1][0] >= quotients.max() - 1e-9
         assert ends[0][0] == pytest.approx(quotients.min(), abs=2e-3)
         assert ends[1][0] == pytest.approx(quotients.max(), abs=2e-3)
+
+
+@pytest.mark.parametrize("radius", [0.2, 5.0])
+def test_an_input_itself_moves_by_the_radius(radius: float) -> None:
+    """Before anything is computed of it: its range was that of a radius of 1, and 2 was claimed for 10."""
+    nodes = (Node("x", operators.Input(), (), (1, 3)), Node("y", operators.Product(), ("x", "x"), (1, 3)))
+    graph, centre = Graph(nodes, ("y",)), np.full((1, 3), 0.5)
+    found = ranges.ranges(graph, Ball({"x": centre}, radius))["x"]
+    assert np.allclose(found.low, 0.5 - radius)
+    assert np.allclose(found.high, 0.5 + radius)
+    upper = bound(graph, centre=centre, radius=radius).upper
+    assert upper is not None
+    assert 2 * (0.5 + radius) <= upper <= 2 * (0.5 + radius) * 1.01

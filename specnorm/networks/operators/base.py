@@ -117,35 +117,17 @@ class Operator:
         dataclass(frozen=True, eq=False)(cls)
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Value for float64 inputs.
-
-        Raises
-        ------
-        NotRunError
-            If it cannot be computed here.
-        """
+        """Value for float64 inputs; `NotRunError` where it cannot be computed."""
         raise NotRunError(f"{type(self).__name__} is not executed here")
 
     def lipschitz(self, place: Place) -> float:
-        """Lipschitz constant of an operator with one input that moves, rounded up.
-
-        Raises
-        ------
-        NoBoundError
-            If none is known.
-        """
+        """Lipschitz constant of an operator with one input that moves, rounded up; `NoBoundError` if none is known."""
         if self.lipschitz_constant is not None:
             return self.lipschitz_constant
         raise NoBoundError("this operator has no Lipschitz constant that is known here")
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """Lipschitz constant of the value from those of the inputs, rounded up; constants have 0.
-
-        Raises
-        ------
-        NoBoundError
-            If none is known.
-        """
+        """Lipschitz constant of the value from those of the inputs, which are 0 of constants; as `lipschitz`."""
         if len(bounds) != 1:
             raise NoBoundError("this operator of several values has no Lipschitz constant that is known here")
         return host.mul_up(self.lipschitz(place), bounds[0])
@@ -165,16 +147,9 @@ class Operator:
         return Range(low, high) if place.fits(low.shape) else None
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """By how much another library's value may differ from `run` for the same inputs.
+        """By how much another library's value may differ from ``result``, what `run` made of the inputs ``values``.
 
-        Parameters
-        ----------
-        values : sequence of array
-            The inputs.
-        result : array
-            What `run` made of them.
-        unit : float
-            Unit roundoff of the arithmetic that the other library computes in; ours is counted besides.
+        The other library computes with the unit roundoff ``unit``; our own rounding is counted besides.
         """
         linear = self.linear_map(Place(tuple(value.shape for value in values), result.shape))
         if linear is None or not (linear.roundings or linear.offset):
@@ -228,13 +203,7 @@ class Move(Linear):
     lipschitz_constant = 1.0
 
     def moved(self, x: FloatArray) -> FloatArray:
-        """The value, for an array of numbers of any kind.
-
-        Raises
-        ------
-        NotRunError, ValueError, IndexError
-            If it does not fit.
-        """
+        """The value, for an array of any kind; `NotRunError`, ValueError or IndexError if that does not fit."""
         raise NotRunError(f"{type(self).__name__} moves nothing of shape {x.shape}")
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
@@ -345,13 +314,7 @@ def broadcasted(*shapes: Shape | None) -> Shape | None:
 
 
 def repeats(before: Shape | None, after: Shape | None) -> int:
-    """How often broadcasting repeats each entry.
-
-    Raises
-    ------
-    NoBoundError
-        If the shapes do not tell.
-    """
+    """How often broadcasting repeats each entry; `NoBoundError` if the shapes do not tell."""
     if before is None or after is None or len(before) > len(after):
         raise NoBoundError("the shapes that are broadcast are not known: give the input shape")
     aligned = (1,) * (len(after) - len(before)) + before

@@ -11,6 +11,7 @@ import numpy as np
 from specnorm.networks.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place, smallest
 from specnorm.networks.operators.curvature import least_size
 from specnorm.networks.regions import Range
+from specnorm.networks.shapes import concrete
 from specnorm.proof import host
 
 
@@ -81,7 +82,27 @@ class Norm(Length):
         return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest(unit)))
 
 
-class Softmax(Operator):
+class _Probabilities(Operator):
+    axes: tuple[int, ...]
+    limits: ClassVar[tuple[float, float]]
+    """Between which all entries lie."""
+
+    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+        (x,) = ranges
+        low, high = (np.full(x.low.shape, end) for end in self.limits)
+        return Range(low, high)
+
+    def units(self, x: FloatArray) -> FloatArray:
+        """Relative roundings: terms of the sum, elementary functions, and the range of its arguments.
+
+        A difference from the maximum, of relative error u, makes the exponential's as large as the difference is.
+        """
+        most = x.max(axis=self.axes, keepdims=True, initial=-math.inf)
+        apart = most - x.min(axis=self.axes, keepdims=True, initial=math.inf)
+        return np.asarray(_count(x.shape, self.axes) + 16 + apart)
+
+
+class Softmax(_Probabilities):
     """Softmax over axes together (one axis; several in ONNX before operator set 13).
 
     The Jacobian diag(p) - p p^T is symmetric, and the absolute sum of its row i is 2 p_i (1 - p_i) (Gershgorin).
@@ -89,7 +110,7 @@ class Softmax(Operator):
 
     rule = "softmax"
     lipschitz_constant = 0.5
-    axes: tuple[int, ...]
+    limits = (0.0, 1.0)
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
@@ -97,21 +118,19 @@ class Softmax(Operator):
             powers = np.exp(x - x.max(axis=self.axes, keepdims=True, initial=-math.inf))
             return np.asarray(powers / powers.sum(axis=self.axes, keepdims=True))
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        (x,) = ranges
-        return Range(np.zeros(x.low.shape), np.ones(x.low.shape))
-
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        # A difference from the maximum, of relative error u, makes the exponential's as large as the difference is.
-        # Then a sum of n of them, and a quotient.
-        return np.asarray(2 * _units(values[0], self.axes) * (unit * abs(result) + smallest(unit)))
+        return np.asarray(2 * self.units(values[0]) * (unit * abs(result) + smallest(unit)))
 
 
-class LogSoftmax(Operator):
-    """Its logarithm."""
+class LogSoftmax(_Probabilities):
+    """Its logarithm: of norm sqrt(n) for n classes.
+
+    The norm of the Jacobian I - 1 p^T is convex in p, so largest at a corner: (I - 1 e_1^T)(I - 1 e_1^T)^T is 0 on the
+    first axis and I + 1 1^T on the n - 1 others, of norm n.
+    """
 
     rule = "log_softmax"
-    axes: tuple[int, ...]
+    limits = (-math.inf, 0.0)
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
@@ -120,30 +139,15 @@ class LogSoftmax(Operator):
             return np.asarray(less - np.log(np.exp(less).sum(axis=self.axes, keepdims=True)))
 
     def lipschitz(self, place: Place) -> float:
-        """sqrt(n) for n classes.
-
-        The norm of the Jacobian I - 1 p^T is convex in p, so largest at a corner: (I - 1 e_1^T)(I - 1 e_1^T)^T is 0 on
-        the first axis and I + 1 1^T on the n - 1 others, of norm n.
-        """
         (before,) = place.before
-        sizes = None if before is None else [before[axis] for axis in self.axes]
-        if sizes is None or any(isinstance(n, str) for n in sizes):
+        sizes = None if before is None else concrete(tuple(before[axis] for axis in self.axes))
+        if sizes is None:
             raise NoBoundError("the number of classes is not known: give the input shape")
-        return host.root_up(max(math.prod(int(n) for n in sizes), 1))
-
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        (x,) = ranges
-        return Range(np.full(x.low.shape, -math.inf), np.zeros(x.low.shape))
+        return host.root_up(max(math.prod(sizes), 1))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # The logarithm has the relative error of its sum; differences add those of their terms.
-        return np.asarray(2 * unit * (_units(values[0], self.axes) + abs(result)))
-
-
-def _units(x: FloatArray, axes: tuple[int, ...]) -> FloatArray:
-    """Relative roundings of a softmax: terms of the sum, elementary functions, and the range of its arguments."""
-    apart = x.max(axis=axes, keepdims=True, initial=-math.inf) - x.min(axis=axes, keepdims=True, initial=math.inf)
-    return np.asarray(_count(x.shape, axes) + 16 + apart)
+        return np.asarray(2 * unit * (self.units(values[0]) + abs(result)))
 
 
 def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:

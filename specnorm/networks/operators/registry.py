@@ -17,27 +17,20 @@ _KNOWN: dict[str, type[Operator]] = {}
 def register_operator(cls: Class) -> Class:
     """Add an operator that the front ends do not know; usable as a decorator.
 
+    What the class says is believed; what it *computes* is compared with the model wherever the model can be executed
+    (`specnorm.networks.checking`).
+
     Parameters
     ----------
     cls : type
-        A dataclass derived from `Operator` (or `Pointwise`, `Linear`) with ``names``, a tuple of "namespace::name":
-        a custom operator of torch, or domain and type of an ONNX node. If it has fields, a class method
-        ``of(arguments)`` makes it from the node's constant arguments by name (numbers, tuples, float64 arrays).
-
-    Returns
-    -------
-    type
-        The class.
+        Derived from `Operator` (or `Pointwise`, `Linear`), which makes it a dataclass, with ``names``, a tuple of
+        "namespace::name": a custom operator of torch, or domain and type of an ONNX node. If it has fields, a class
+        method ``of(arguments)`` makes it from the node's constant arguments by name (numbers, tuples, float64 arrays).
 
     Raises
     ------
     MethodError
         If it has no names, cannot be executed, or a name is taken or one of specnorm's own.
-
-    Notes
-    -----
-    What the class says is believed; what it *computes* is compared with the model wherever the model can be executed
-    (`specnorm.networks.checking`).
     """
     names = tuple(getattr(cls, "names", ()))
     if not names or not issubclass(cls, Operator):
@@ -55,13 +48,7 @@ def register_operator(cls: Class) -> Class:
 
 
 def registered(name: str, arguments: Mapping[str, Any]) -> Operator | None:
-    """An operator by its full name, made from its constant arguments; None if nobody registered it.
-
-    Raises
-    ------
-    MethodError
-        If it has arguments that its class does not take.
-    """
+    """An operator by its full name, made from its constant arguments; None if nobody registered it."""
     cls = _KNOWN.get(name)
     if cls is None:
         return None

@@ -138,7 +138,7 @@ class Softplus(Curved):
         return super().off(x, value) + 2 * self._jump()
 
     def extent(self) -> Interval | None:
-        """sigmoid(beta x), whatever the sign of beta is."""
+        # sigmoid(beta x), whatever the sign of beta is.
         fits = self.beta != 0 and math.isfinite(self.beta) and self.threshold >= JUMP_FREE
         return (0.0, 1.0) if fits else None
 

@@ -20,14 +20,7 @@ __all__ = ["recognised"]
 def recognised(graph: Graph) -> Graph:
     """The same network, in which patterns are one node, of the name and shape of their last one.
 
-    Parameters
-    ----------
-    graph : Graph
-
-    Returns
-    -------
-    Graph
-        With all nodes of the other that are in no pattern's place; those that no output needs any more are kept.
+    Nodes in no pattern's place are kept, those as well that no output needs any more.
     """
     nodes: dict[str, Node] = {}
     for node in graph.nodes:

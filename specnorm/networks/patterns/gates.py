@@ -14,7 +14,7 @@ import numpy as np
 
 from specnorm.networks import operators as ops
 from specnorm.networks.graph import Node, concrete
-from specnorm.networks.patterns.parts import Factor, Nodes, multiples, nearest, origin
+from specnorm.networks.patterns.parts import Factor, Nodes, multiples, nearest, number_of, origin
 
 SIXTHS = (1 / 6, float(np.float32(1 / 6)))
 """Slopes that libraries have for hard swish."""
@@ -74,11 +74,10 @@ def _is_one(node: Node, beside: Node) -> bool:
 
 def _multiple(function: ops.Pointwise, ahead: tuple[Factor, ...], inside: tuple[Factor, ...]) -> ops.Pointwise | None:
     """``k x g(c x)`` as ``outer f(inner x)``."""
-    factors = (*ahead, *inside)
-    if any(each.values.size != 1 for each in factors):
+    k, c = number_of(ahead), number_of(inside)
+    if k is None or c is None:
         return None
-    roundings = sum(each.roundings for each in factors)
-    k, c = (math.prod((Fraction(each.values.item()) for each in some), start=Fraction(1)) for some in (ahead, inside))
+    roundings = sum(each.roundings for each in (*ahead, *inside))
     if isinstance(function, ops.SiLU) and not any(each.roundings for each in inside) and Fraction(float(c)) == c:
         function, outer, inner = ops.SiLU(float(c)), k, Fraction(1)
     elif isinstance(function, ops.GELU):

@@ -9,6 +9,7 @@ rounding alone. That jump, at most `JUMP` of |z|, is not counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -21,7 +22,6 @@ from specnorm.networks.graph import Node
 from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.patterns.parts import (
     DEEPEST,
-    Factor,
     Nodes,
     Piece,
     are_halves,
@@ -90,7 +90,7 @@ def _two_slopes(node: Node, choice: Choice, nodes: Nodes) -> Node | None:
     if name is None or node.shape is None or nodes[name].shape != node.shape:
         return None
     factors = [chain[name] for chain in chains]
-    sign, below, above = (_product(each) for each in factors)
+    sign, below, above = (np.asarray(math.prod((each.values for each in some), start=np.ones(()))) for some in factors)
     # A sign that is turned changes the sides.
     below, above = np.where(sign < 0, above, below), np.where(sign < 0, below, above)
     if not bool(np.all(np.isfinite(below) & np.isfinite(above) & (sign != 0))):
@@ -99,31 +99,24 @@ def _two_slopes(node: Node, choice: Choice, nodes: Nodes) -> Node | None:
     return replace(node, operator=ops.TwoSlopes(below, above, roundings), inputs=(name,))
 
 
-def _product(factors: Sequence[Factor]) -> FloatArray:
-    found = np.ones(())
-    for each in factors:
-        found = found * each.values
-    return found
-
-
 def _reflection(node: Node, concat: ops.Concat, nodes: Nodes) -> Node | None:
     """Two choices by one sign, of linear maps of two halves, put together as these halves were."""
     if concat.new or len(node.inputs) != 2:
         return None
-    choices = [_choice(origin(name, nodes), nodes) for name in node.inputs]
-    if choices[0] is None or choices[1] is None or choices[0][0] != choices[1][0]:
+    one, other = (_choice(origin(name, nodes), nodes) for name in node.inputs)
+    if one is None or other is None or one[0] != other[0]:
         return None
-    names = (choices[0][0], *(name for choice in (choices[0], choices[1]) for name in choice[1:]))
-    parts = [_linear(name, nodes) for name in names]
-    pieces = sorted({key for part in parts if part is not None for key in part}, key=lambda each: each.start)
-    if len(pieces) != 2 or not are_halves(*pieces) or pieces[0].axis != concat.axis:
+    found = [_linear(name, nodes) for name in (one[0], one[1], other[1], one[2], other[2])]
+    parts = [part for part in found if part is not None]
+    pieces = sorted({key for part in parts for key in part}, key=lambda each: each.start)
+    if len(parts) < len(found) or len(pieces) != 2 or not are_halves(*pieces) or pieces[0].axis != concat.axis:
         return None
     source, axis, half = nodes[pieces[0].source], concat.axis, pieces[0].stop
-    rows = [None if part is None else _by_channel(part, pieces, len(source.shape or ()) - axis, half) for part in parts]
-    sign, first_below, first_above, second_below, second_above = rows
-    if sign is None or first_below is None or first_above is None or second_below is None or second_above is None:
+    rows = [_by_channel(part, pieces, len(source.shape or ()) - axis, half) for part in parts]
+    known = [row for row in rows if row is not None]
+    if len(known) < len(rows):
         return None
-    below, above = np.array([first_below, second_below]), np.array([first_above, second_above])
+    sign, below, above = known[0], np.array(known[1:3]), np.array(known[3:])
     norm = _norm(sign, below, above)
     if norm is None:
         return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TypeAlias
 
 import numpy as np
@@ -40,24 +42,15 @@ def _keeps_places(node: Node, nodes: Nodes) -> bool:
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive entries along one axis of a value, or all of it.
-
-    Parameters
-    ----------
-    source : str
-        Name of the value.
-    axis, start, stop, size : int
-        The axis, its entries and how many it has; ``size`` 0: all of the value.
-    name : str
-        A node that is this piece.
-    """
+    """Consecutive entries along one axis of a value, or all of it."""
 
     source: str
+    """Name of the value."""
     axis: int = 0
     start: int = 0
     stop: int = 0
     size: int = 0
-    name: str = field(default="", compare=False)
+    """How many entries the axis has; 0: all of the value."""
 
 
 def piece(name: str, nodes: Nodes) -> Piece:
@@ -66,39 +59,32 @@ def piece(name: str, nodes: Nodes) -> Piece:
     source = origin(node.inputs[0], nodes) if isinstance(node.operator, ops.Slice) else node
     if isinstance(node.operator, ops.Slice) and source.shape is not None:
         cuts = []
-        for axis, start, stop, step in node.operator.parts:
+        for axis, *part in node.operator.parts:
             size = source.shape[axis]
-            kept = slice(start, stop, step).indices(size) if isinstance(size, int) else None
-            if kept != (0, size, 1):
-                cuts.append((axis, kept, size))
-        if len(cuts) == 1:
-            axis, kept, size = cuts[0]
-            if isinstance(size, int) and kept is not None and kept[2] == 1 and kept[0] < kept[1]:
-                return Piece(source.name, axis, kept[0], kept[1], size, node.name)
-    return Piece(node.name, name=node.name)
+            size = size if isinstance(size, int) else 0
+            first, last, step = slice(*part).indices(size)
+            if not size or (first, last, step) != (0, size, 1):
+                cuts.append((Piece(source.name, axis, first, last, size), step == 1 and first < last))
+        if len(cuts) == 1 and cuts[0][1]:
+            return cuts[0][0]
+    return Piece(node.name)
 
 
 def are_halves(first: Piece, second: Piece) -> bool:
     """Whether they are the first and the second half of one value along one axis."""
-    same = (first.source, first.axis, first.size) == (second.source, second.axis, second.size)
-    ends = (first.start, first.stop, second.start, second.stop)
-    return same and first.size > 0 and ends == (0, first.size // 2, first.size // 2, first.size) and first.size % 2 == 0
+    half, odd = divmod(first.size, 2)
+    halves = (replace(first, start=at, stop=at + half) for at in (0, half))
+    return half > 0 and not odd and (first, second) == tuple(halves)
 
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """What a value is multiplied by.
-
-    Parameters
-    ----------
-    values : array
-        Broadcasting against the value without making it larger; none is 0.
-    roundings : int
-        That were made in computing them.
-    """
+    """What a value is multiplied by."""
 
     values: FloatArray
+    """Broadcasting against the value without making it larger; none is 0."""
     roundings: int = 0
+    """Made in computing them."""
 
 
 def factor_of(node: Node, nodes: Nodes) -> Factor | None:
@@ -111,6 +97,14 @@ def factor_of(node: Node, nodes: Nodes) -> Factor | None:
     keeps_shape = operator.values.ndim == 0 or (node.shape is not None and node.shape == nodes[node.inputs[0]].shape)
     known = keeps_shape and bool(np.all(np.isfinite(operator.values) & (operator.values != 0)))
     return Factor(operator.values, 0 if operator.exact else INEXACT) if known else None
+
+
+def number_of(factors: Iterable[Factor]) -> Fraction | None:
+    """The product of numbers; None where a factor is an array."""
+    known = list(factors)
+    if any(each.values.size != 1 for each in known):
+        return None
+    return math.prod((Fraction(each.values.item()) for each in known), start=Fraction(1))
 
 
 def multiples(name: str, nodes: Nodes) -> dict[str, tuple[Factor, ...]]:

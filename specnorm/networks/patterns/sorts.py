@@ -1,8 +1,6 @@
 """Sorting, and positive and negative part, written out: what moves no two vectors apart.
 
-Alone, the larger and the smaller of two pieces have each the norm of both, and together root of two times that. But
-sorting moves no two vectors further apart, so that the pair of them has norm 1 (MaxMin, GroupSort). So has the pair of
-positive and negative part.
+Why the pairs have norm 1 while each part alone has it, too, is said in `specnorm.networks.operators.sorting`.
 """
 
 from __future__ import annotations
@@ -12,22 +10,14 @@ from dataclasses import replace
 
 from specnorm.networks import operators as ops
 from specnorm.networks.graph import Node, Shape
-from specnorm.networks.patterns.parts import Nodes, are_halves, multiples, nearest, origin, piece
+from specnorm.networks.patterns.parts import Nodes, are_halves, multiples, nearest, number_of, origin, piece
 
 Fresh = Callable[[str], str]
+"""Gives a name that no node of the graph has."""
 
 
 def sorted_pieces(node: Node, nodes: Nodes, fresh: Fresh) -> list[Node]:
-    """The nodes in place of one that sorts, the last of its name; none where it is no such.
-
-    Parameters
-    ----------
-    node : Node
-    nodes : mapping of str to Node
-        Those before it.
-    fresh : callable
-        Gives a name that no node of the graph has.
-    """
+    """The nodes in place of one that sorts, the last of its name; none where it is no such."""
     operator = node.operator
     if isinstance(operator, ops.SameOrder):
         found = _grouped(node, nodes)
@@ -76,15 +66,11 @@ def _both_signs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, 
     name = nearest(*chains)
     if name is None or not nodes[name].shape:
         return []
-    signs = []
-    for factors in (chain[name] for chain in chains):
-        if any(each.roundings or each.values.size != 1 or abs(each.values).item() != 1 for each in factors):
-            return []
-        signs.append(sum(each.values.item() < 0 for each in factors) % 2 == 1)
-    if signs[0] == signs[1]:
+    signs = [number_of(chain[name]) for chain in chains]
+    if signs not in ([1, -1], [-1, 1]) or any(each.roundings for chain in chains for each in chain[name]):
         return []
     axis = min(concat.axis, len(nodes[name].shape or ()) - 1)
-    return _placed(node, concat, ops.SignParts(axis, signs[0]), nodes[name], fresh)
+    return _placed(node, concat, ops.SignParts(axis, signs[0] == -1), nodes[name], fresh)
 
 
 def _placed(

@@ -34,7 +34,7 @@ class Region:
         middle = rng.choice([0.0, 0.3, 1.0, 3.0]) * rng.standard_normal(shape)
         if rng.random() < 0.2:
             middle = np.full(shape, rng.choice([-1.0, 0.0, 0.5, 2.0]))
-        half = np.asarray(10.0 ** rng.uniform(-3, 0))
+        half = np.asarray(10.0 ** rng.choice([rng.uniform(-3, 0), rng.uniform(0, 1)], p=[0.8, 0.2]))
         if kind == "ball":
             return cls("ball", shape, middle, half)
         if kind == "box":
@@ -78,10 +78,11 @@ class Region:
             yield rng.uniform(self.first, self.second)
             yield np.where(rng.random(self.shape) < 0.5, self.first, self.second)
 
-    def claim(self, graph: Graph, method: Method) -> NetworkBound:
+    def claim(self, graph: Graph, method: Method, *, check: bool = True) -> NetworkBound:
         if self.kind == "ball":
-            return bound(graph, centre=self.first, radius=float(self.second), method=method)
-        return bound(within(graph, self.first, self.second) if self.kind == "box" else graph, method=method)
+            return bound(graph, centre=self.first, radius=float(self.second), method=method, check=check)
+        graph = within(graph, self.first, self.second) if self.kind == "box" else graph
+        return bound(graph, method=method, check=check)
 
     def code(self) -> str:
         """Of the arguments."""

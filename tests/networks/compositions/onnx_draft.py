@@ -172,7 +172,8 @@ class Draft:
         for name, array in zip(names, self._ran(node), strict=True):
             if moves and (array.size > MOST or array.ndim > 5 or not np.isfinite(array).all() or not array.ndim + 1):
                 raise SkippedError
-            (self.values if moves else self.known)[name] = array
+            # Sizes and comparisons are for those who made them.
+            (self.values if moves and array.dtype.kind not in "iub" else self.known)[name] = array
         self.nodes.append(node)
         return names
 

@@ -87,7 +87,6 @@ def chosen(d: Draft) -> None:
     condition = d.add(name, given if d.dice.random() < 0.7 else given[::-1])
     pair = [x, other] if d.dice.random() < 0.6 else [other, x]
     d.add("Where", [condition, *pair])
-    del d.values[condition]
 
 
 def gated(d: Draft) -> None:

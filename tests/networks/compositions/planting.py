@@ -46,6 +46,13 @@ class Planted:
             return bound(graph, centre=np.asarray(self.ball[0]), radius=self.ball[1], method=Product())
         return bound(graph if self.box is None else within(graph, *self.box), method=Product())
 
+    def stands(self) -> None:
+        """As it is, the network is bounded, compared in full, and not contradicted."""
+        answer = self.ask()
+        assert answer.upper is not None
+        assert answer.checked.complete
+        assert answer.checked.pairs > 0
+
     def outcome(self) -> Outcome:
         """Which fence stops it; "claimed": none."""
         try:

@@ -109,24 +109,9 @@ class Call:
         sizes: Shape | None = (),
         turned: bool = False,
     ) -> Layer:
-        """A kernel, which becomes a row.
+        """A kernel, which becomes a row, with its geometry for specnorm's functions, and as the file has it.
 
-        Parameters
-        ----------
-        kernel : Constant
-        geometry : mapping
-            For specnorm's functions.
-        stated : mapping, optional
-            The same as the file has it.
-        sizes : tuple of Size or None
-            Of its input, spatial.
-        turned : bool
-            Whether a matrix is stored with its outputs last.
-
-        Raises
-        ------
-        NoBoundError
-            If the kernel cannot be read.
+        ``sizes`` are the spatial ones of its input. Raises NoBoundError if the kernel cannot be read.
         """
         name = self.use(kernel, geometry if stated is None else stated, sizes)
         if kernel.refusal is not None:

@@ -18,6 +18,18 @@ def _known(since: int, build: Builder | None, fold: Callable[..., Any] | None = 
     return Known(since, build, fold, frozenset(ignored.split()))
 
 
+_FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
+    1: {"Softplus": ops.Softplus, "Softsign": ops.Softsign},
+    6: {
+        "Relu": ops.ReLU, "Sigmoid": ops.Sigmoid, "Tanh": ops.Tanh, "Exp": ops.Exp, "Log": ops.Log,
+        "Reciprocal": ops.Reciprocal,
+    },
+    7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
+    9: {"Sign": ops.Sign, "Erf": ops.Erf},
+    14: {"HardSwish": ops.HardSwish, "Mish": ops.Mish},
+}  # fmt: skip
+"""Functions of each entry without arguments, by the first operator set that is known."""
+
 OPERATORS: dict[str, Known] = {
     "Conv": _known(1, layers.convolution),
     "ConvTranspose": _known(1, layers.convolution),
@@ -38,20 +50,9 @@ OPERATORS: dict[str, Known] = {
     "Resize": _known(10, pooling.resize, ignored="roi extrapolation_value cubic_coeff_a"),
     "Upsample": _known(7, pooling.resize),
     "Pad": _known(2, pooling.pad),
-    "Relu": _known(6, function(ops.ReLU)),
-    "Sigmoid": _known(6, function(ops.Sigmoid)),
-    "Tanh": _known(6, function(ops.Tanh)),
+    **{name: _known(at, function(make)) for at, some in _FUNCTIONS.items() for name, make in some.items()},
     "Abs": _known(6, function(ops.Abs), each(np.abs)),
     "Neg": _known(6, function(ops.Negative), each(np.negative)),
-    "Sign": _known(9, function(ops.Sign)),
-    "Softplus": _known(1, function(ops.Softplus)),
-    "Softsign": _known(1, function(ops.Softsign)),
-    "HardSwish": _known(14, function(ops.HardSwish)),
-    "Mish": _known(14, function(ops.Mish)),
-    "Erf": _known(9, function(ops.Erf)),
-    "Sin": _known(7, function(ops.Sin)),
-    "Cos": _known(7, function(ops.Cos)),
-    "Atan": _known(7, function(ops.Arctan)),
     "LeakyRelu": _known(6, with_alpha(ops.LeakyReLU)),
     "Elu": _known(6, with_alpha(ops.ELU)),
     "Celu": _known(12, with_alpha(ops.CELU)),
@@ -61,10 +62,7 @@ OPERATORS: dict[str, Known] = {
     "Selu": _known(6, elementwise.selu),
     "Gelu": _known(20, elementwise.gelu),
     "PRelu": _known(7, elementwise.prelu),
-    "Exp": _known(6, function(ops.Exp)),
-    "Log": _known(6, function(ops.Log)),
     "Sqrt": _known(6, function(ops.Sqrt), each(np.sqrt)),
-    "Reciprocal": _known(6, function(ops.Reciprocal)),
     "Pow": _known(7, elementwise.power),
     "Add": _known(7, elementwise.total, each(np.add)),
     "Sub": _known(7, elementwise.total, each(np.subtract)),
