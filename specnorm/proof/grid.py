@@ -30,7 +30,7 @@ def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:
 
 def everywhere_up(largest: Array, sizes: tuple[int, ...], kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
     """Bounds of the supremum from the largest of `symbol_norms_up` on a grid, rounded up."""
-    return rounding.up(largest * grid_factor(sizes, kernel_shape), len(sizes) + 2, xp=xp)
+    return rounding.up(largest * grid_factor(sizes, kernel_shape), 4, xp=xp)
 
 
 def quotient_at_down(g: Array, v: Array, blocks: Array, *, xp: Namespace) -> Array:

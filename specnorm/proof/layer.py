@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from specnorm.certified.bound import Lower, Upper, _lower, _upper
 from specnorm.linalg import arrays
-from specnorm.linalg.layer_map import Convolution
 from specnorm.linalg.line_blocks import gram_band
 from specnorm.proof import host, matrices, rounding, trigonometric
 from specnorm.proof.band import band_norm_up
@@ -14,8 +13,8 @@ from specnorm.proof.band import band_norm_up
 if TYPE_CHECKING:
     import numpy as np
 
+    from specnorm.linalg.layer_map import Convolution
     from specnorm.linalg.line_blocks import Band, BandPlan
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
 
@@ -116,17 +115,14 @@ class LayerGram:
 
     Parameters
     ----------
-    kernels : array, shape (b, first, second, *kernel_shape)
-        In torch's order, scaled to about 1, with known values.
-    spec : ConvSpec
-        Of one group, with ``input_shape``.
+    layer : Convolution
+        Of one group, with kernels scaled to about 1 and known values.
     plan : BandPlan
     """
 
-    def __init__(self, kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) -> None:
-        self._spec, self._plan, self._ops = spec, plan, ops
-        self.band, roundings = gram_band(kernels, spec, plan, ops=ops)
-        layer = Convolution(kernels, spec, ops=ops)
+    def __init__(self, layer: Convolution, plan: BandPlan, *, ops: ArrayOps) -> None:
+        self._spec, self._plan, self._ops = layer.spec, plan, ops
+        self.band, roundings = gram_band(layer.kernels[:, 0, ...], layer.spec, plan, ops=ops)
         self._error, empty = gram_error(layer, roundings, plan.lines * plan.entries, ops=ops)
         self._empty = ops.to_numpy(empty).tolist()
 
@@ -147,12 +143,13 @@ class LayerGram:
         xp, rule = self._ops.xp, f"factorisation of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
         values = norm_up_near(self.band, self._error, target, ops=self._ops)
         largest = float(xp.finfo(values.dtype).max)
-        return [
-            # Nothing can be proven about 0 by a factorisation, and nothing needs to be.
-            _upper(0.0, self._spec, "no tap reads a pixel") if empty
-            else _upper(value, self._spec, rule) if value < largest else None
-            for value, empty in zip(self._ops.to_numpy(values).tolist(), self._empty, strict=True)
-        ]  # fmt: skip
+        found = self._ops.to_numpy(values).tolist()
+        return [_upper(value, self._spec, rule) if value < largest else None for value in found]
+
+    def or_zero(self, norms: list[Upper | None]) -> list[Upper | None]:
+        """With those of layers that are zero: nothing can be proven about 0 by a factorisation, or needs to be."""
+        zero = _upper(0.0, self._spec, "no tap reads a pixel")
+        return [zero if empty else norm for norm, empty in zip(norms, self._empty, strict=True)]
 
 
 def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> Array:

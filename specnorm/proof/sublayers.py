@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _largest, _lower, _upper
+from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _largest, _lower, _upper, nothing
 from specnorm.linalg.layer_map import sizes_of
 from specnorm.linalg.line_blocks import of_one_group
 from specnorm.proof.matrices import stack_of
@@ -168,13 +168,21 @@ def _largest_parts(n: int, outputs: int, k: int, stride: int, dilation: int, pad
     return found
 
 
-def norm_of_parts(spec: ConvSpec, parts: Sequence[Upper]) -> Upper:
-    """The norm of a layer that is a direct sum, from a bound of each of `sublayers`; 0 if there is none."""
-    if [part.what for part in parts] != [sub.spec for sub in sublayers(spec)]:
+def norms_of_parts(spec: ConvSpec, parts: Sequence[tuple[Lower, Upper | None]]) -> tuple[Lower, Upper | None]:
+    """Bounds of a layer that is a direct sum, from those of all its `sublayers`; 0 if there is none.
+
+    The upper one is None if that of a part is. No part is larger than the layer.
+    """
+    every = [sub.spec for sub in sublayers(spec)]
+    lowers, uppers = [lower for lower, _ in parts], [upper for _, upper in parts if upper is not None]
+    if [lower.what for lower in lowers] != every or any(upper.what not in every for upper in uppers):
         raise HypothesisError("a direct sum is bounded by all of its parts")
-    if len(parts) == 1 and parts[0].what == spec:
+    if len(parts) == 1 and every == [spec]:
         return parts[0]
-    return _largest(parts, spec, f"the largest of {len(parts)} polyphase components" if parts else "reads no pixel")
+    rule = f"the largest of {len(parts)} polyphase components" if parts else "reads no pixel"
+    low = max(lowers, key=float, default=nothing(spec))
+    upper = _largest(uppers, spec, rule) if len(uppers) == len(parts) else None
+    return _lower(low.value, spec, "of a polyphase component", low), upper
 
 
 def norm_of_groups(spec: ConvSpec, groups: Sequence[Upper], others: Upper | None = None) -> Upper:
@@ -219,10 +227,3 @@ def norm_of_restriction(sub: SubLayer, window: SubLayer, norm: Lower) -> Lower:
     if norm.what != of_one_group(window.spec) or not held:
         raise HypothesisError(f"{norm.what} is no restriction of the layer")
     return norm if norm.what == sub.spec else _lower(norm.value, sub.spec, "of a group, or on a window", norm)
-
-
-def norm_with_part(spec: ConvSpec, norm: Lower) -> Lower:
-    """The norm of a direct sum is no smaller than that of one of `sublayers`."""
-    if all(norm.what != sub.spec for sub in sublayers(spec)):
-        raise HypothesisError(f"{norm.what} is no part of the layer")
-    return norm if norm.what == spec else _lower(norm.value, spec, "of a polyphase component", norm)

@@ -25,9 +25,8 @@ from specnorm.proof.rings import padded_norm, reads_zeros, shortest
 from specnorm.proof.sublayers import (
     SubLayer,
     norm_of_groups,
-    norm_of_parts,
     norm_of_restriction,
-    norm_with_part,
+    norms_of_parts,
     norms_of_patch,
     sublayers,
 )
@@ -56,17 +55,15 @@ def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
     whole = Supremum(problem, ops=ops)
     found = [_Layer(problem, sub, whole, ops=ops).enclose() for sub in sublayers(problem.spec)]
     if not found:
-        return replace(_zero(problem, problem.spec, ops=ops), upper=norm_of_parts(problem.spec, []))
+        return replace(_zero(problem, problem.spec, ops=ops), upper=norms_of_parts(problem.spec, [])[1])
     return _direct_sum(problem.spec, found)
 
 
 def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
     """Bounds of a layer from those of its `sublayers`, at least one."""
     low, high = max(parts, key=lambda x: x.lower.value), max(parts, key=lambda x: finite(x.upper))
-    known = [x.upper for x in parts if x.upper is not None]
-    upper = norm_of_parts(spec, known) if len(known) == len(parts) else None
     cells, levels = (max(getattr(x, name) for x in parts) for name in ("cells", "levels"))
-    lower = norm_with_part(spec, low.lower)
+    lower, upper = norms_of_parts(spec, [(x.lower, x.upper) for x in parts])
     return LayerBounds(lower, upper, low.u, low.v, low.gradient, high.way, cells, levels)
 
 

@@ -107,7 +107,7 @@ class _Groups:
         xp, plan = self.xp, self.plan
         vectors = self._lanczos(TUNING.steps, rtol, None)
         found, images = quotients(self.layer, vectors, self.wide, ops=self.ops)
-        gram = LayerGram(self.kernels, self.spec, plan, ops=self.ops)
+        gram = LayerGram(self.layer, plan, ops=self.ops)
         upper = gram.norms_near(self._target(found, lower, 0.5 * rtol))
         if not self._within(upper, found, lower, rtol):
             if plan.blocks == 1:
@@ -125,6 +125,7 @@ class _Groups:
                 upper = _lower_of(upper, gram.norms_near(self._target(found, lower, wider * rtol)))
             if plan.blocks == 1:
                 upper = _lower_of(upper, gram.norms_near_eigenvalues())
+        upper = gram.or_zero(upper)
         u, v = (vectors, images) if self.wide else (images, vectors)
         return GroupBounds(found, upper, u[:, 0, :], v[:, 0, :])
 

@@ -22,14 +22,16 @@ from specnorm.certified import bound
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, as_array, greatest, least
 from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import half_grid
-from specnorm.linalg.line_blocks import of_one_group
+from specnorm.linalg.layer_map import Convolution
+from specnorm.linalg.line_blocks import of_one_group, plans
 from specnorm.proof import fathom, grid, host, matrices, rings, sublayers, unfolding
 from specnorm.proof.cells import Circulant, dft, dft_points, torus
 from specnorm.proof.fathom import Cover, cover_blocks, on_grid
 from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.proof.layer import LayerGram
 from specnorm.proof.pruning import LargestBound
 from specnorm.proof.rings import norm_by_circulant, padded_norm, shortest
-from specnorm.proof.sublayers import norm_of_groups, norm_of_parts, norm_of_restriction, norms_of_patch
+from specnorm.proof.sublayers import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
 from specnorm.search.layer_tuning import TUNING
@@ -206,6 +208,8 @@ def shorter(axis: int) -> Circulant:
 GROUP = of_one_group(LAYER)
 REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
 (PART,) = sublayers.sublayers(LAYER)
+DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1, dilation=2)
+PARTS = [sub.spec for sub in sublayers.sublayers(DILATED)]
 REFUSED: dict[str, Callable[[], object]] = {
     "an open cell": lambda: cover(0.4).proven(),
     "a cell left out": lambda: norm_of(torus((4,))[:-1]),
@@ -221,7 +225,12 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a group twice as large": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(1.0, LAYER)]),
     "all groups and others": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)] * 2, assumed(1.0)),
     "groups that are not bounded everywhere": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)], assumed(1.0, RING)),
-    "a component left out": lambda: norm_of_parts(replace(LAYER, dilation=(2, 1), padding=((2, 2), (1, 1))), []),
+    "a component left out": lambda: norms_of_parts(
+        DILATED, [(assumed_lower(1.0, x), assumed(1.0, x)) for x in PARTS[1:]]
+    ),
+    "a component's bound of another": lambda: norms_of_parts(
+        DILATED, [(assumed_lower(1.0, x), assumed(1.0, LAYER)) for x in PARTS]
+    ),
     "a larger layer as a restriction": lambda: norm_of_restriction(PART.window(9), PART, assumed_lower(1.0, GROUP)),
     "another layer as a restriction": lambda: norm_of_restriction(PART, PART, assumed_lower(1.0, REFLECT)),
     "several outputs as a patch": lambda: norms_of_patch(
@@ -250,6 +259,9 @@ def test_rules_apply_where_they_may() -> None:
     assert cover(100.0).proven().what == EVERYWHERE
     assert norm_of(torus((4,))).value == 100
     assert norm_by_circulant(LAYER, assumed(1.0, RING)).what == LAYER
+    lower, upper = norms_of_parts(DILATED, [(assumed_lower(1.0, x), assumed(2.0, x)) for x in PARTS])
+    assert lower.what == DILATED == bound.known(upper).what
+    assert norms_of_parts(DILATED, [(assumed_lower(1.0, x), None) for x in PARTS])[1] is None
     assert norm_by_circulant(LAYER, assumed(1.0, Circulant((0, RING.points[1]), (False, True)))).what == LAYER
     assert on_grid(assumed(1.0), dft((5,), (4,))).what == dft_points((5,), (4,)).covers
     assert norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(3.0, GROUP)]).value == 3
@@ -317,12 +329,9 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
     """None is below the norm, unless the factorisation is believed."""
     spec = ConvSpec.of((2, 2, 3), input_shape=(5,), padding_mode="zeros", padding=1)
     kernel: Any = np.random.RandomState(1).standard_normal((1, 2, 2, 3))
-    from specnorm.linalg.line_blocks import plans
-    from specnorm.proof.layer import LayerGram
-
     plan = min((p for p in plans(spec) if p.blocks == 1), key=lambda p: p.work)
     norm = enclose_by_matrix(kernel, spec, plan, rtol=1e-6, ops=OPS).lower[0].value
-    gram = LayerGram(kernel, spec, plan, ops=OPS)
+    gram = LayerGram(Convolution(kernel, spec, ops=OPS), plan, ops=OPS)
     assert gram.norms_near(np.asarray([norm * 0.999])) == [None]
     assert gram.norms_near(np.asarray([-1.0])) == [None]
     (above,) = gram.norms_near(np.asarray([norm * 1.001]))
