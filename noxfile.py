@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +52,8 @@ VERSIONS_MATTER = (
     "tests/methods/test_every_method.py::test_foreign_byte_order_is_refused_or_right",
 )  # fmt: skip
 """What an old array library could break: a function that it lacks, a value, a dtype, a gradient."""
+COMPOSITIONS = 1_000_000
+"""Random networks of operators, nightly; CI draws 120."""
 STRANGER = "./tests/thirdparty"
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 LINTERS = ("ruff>=0.11",)
@@ -209,11 +212,20 @@ def soundness(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, default=False)
 def operators(session: nox.Session) -> None:
-    """Nightly: every rule of every operator of torch and ONNX, on 120,000 calls with arguments at random. An hour."""
+    """Nightly: every operator of torch and ONNX, on 120,000 calls with arguments at random; a million compositions."""
     prepare(session, "-e", ".[cli,torch,onnx]", *TEST_TOOLS)
     session.env["SPECNORM_NETWORK_DRAWS"], session.env["SPECNORM_ONNX_DRAWS"] = "100000", "20000"
     files = (f"tests/networks/test_every_{name}_operator.py" for name in ("torch", "onnx"))
     pytest(session, *files, "tests/networks/test_fourier.py", "-rP", backends="numpy,torch", cores=CORES)
+    part = COMPOSITIONS // CORES
+    session.env["SPECNORM_COMPOSITIONS"] = str(part)
+
+    def draw(first: int) -> None:
+        environment = {"SPECNORM_COMPOSITIONS_SEED": str(first), "SPECNORM_TEST_BACKENDS": "numpy,torch"}
+        session.run("pytest", "-n", "0", "--no-header", "-rP", "tests/networks/test_compositions.py", env=environment)
+
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(draw, range(0, part * CORES, part)))
 
 
 @nox.session(python=PYTHON, default=False)
