@@ -18,8 +18,11 @@ from specnorm.networks.execution import Inputs, Value, probes, run_with_errors, 
 from specnorm.networks.graph import Graph
 from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.regions import Ball, Box, Range
+from specnorm.proof import host
 from specnorm.text import visible
 
+SLACK = 2**24
+"""Roundings that lengths are taken to have."""
 PROBES, STEPS = 4, 3
 """Inputs that pairs are tried around, and steps of ascent from each."""
 NEAR = (1e-4, 0.3)
@@ -104,8 +107,9 @@ class _Attempt:
         if isinstance(self.region, Ball):
             away = {name: x - self.region.centre[name].reshape(x.shape) for name, x in found.items()}
             length = math.sqrt(sum(float(np.square(each).sum()) for each in away.values()))
-            if length > self.region.radius * (1 - 2.0**-20):
-                shrink = self.region.radius * (1 - 2.0**-20) / length
+            inside = host.lowered(self.region.radius, SLACK)
+            if length > inside:
+                shrink = inside / length
                 found = {n: self.region.centre[n].reshape(x.shape) + shrink * away[n] for n, x in found.items()}
         return found
 
@@ -114,7 +118,7 @@ class _Attempt:
         distance = math.sqrt(sum(float(np.square(one[name] - other[name]).sum()) for name in one))
         if not (distance > 0 and math.isfinite(distance)):
             return 0.0
-        distance *= 1 + 2.0**-40  # what rounding took from it
+        distance = host.raised(distance, SLACK)
         there = run_with_errors(self.graph, other)
         self._in_ranges(there)
         self.pairs += 1
@@ -152,6 +156,6 @@ class _Attempt:
 def _apart(one: Value, other: Value) -> float:
     """Distance of two values at least, whatever rounding made; 0 where they are no numbers."""
     with np.errstate(all="ignore"):
-        apart: FloatArray = abs(one.value - other.value) - (one.error + other.error) * (1 + 2.0**-20)
-        length = float(np.linalg.norm(np.where(np.isfinite(apart), np.maximum(apart, 0.0), 0.0))) * (1 - 2.0**-40)
+        apart: FloatArray = abs(one.value - other.value) - host.raised(one.error + other.error, SLACK)
+        length = host.lowered(float(np.linalg.norm(np.where(np.isfinite(apart), np.maximum(apart, 0.0), 0.0))), SLACK)
     return length if math.isfinite(length) else 0.0

@@ -15,6 +15,7 @@ from specnorm.networks.operators.base import FloatArray, NotRunError, Operator, 
 from specnorm.networks.operators.sources import Constant, Input
 from specnorm.networks.regions import Ball, Box
 from specnorm.networks.shapes import Shape
+from specnorm.proof import host
 
 Inputs: TypeAlias = dict[str, FloatArray]
 _Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
@@ -162,7 +163,7 @@ def _in_ball(region: Ball, rng: np.random.Generator) -> Iterator[Inputs]:
     while True:
         away = {name: rng.standard_normal(centre.shape) for name, centre in region.centre.items()}
         length = math.sqrt(sum(float(np.square(each).sum()) for each in away.values())) or 1.0
-        share = region.radius * rng.uniform(0, 1) * (1 - 2.0**-20) / length
+        share = host.lowered(region.radius, 2**24) * rng.uniform(0, 1) / length
         yield {name: centre + share * away[name] for name, centre in region.centre.items()}
 
 

@@ -45,6 +45,11 @@ def raised(x: Real, roundings: int) -> Real:
     return x * (1 + (roundings + 2) * 2.0**-52)
 
 
+def lowered(x: Real, roundings: int) -> Real:
+    """A non-negative number computed with so many relative roundings, never above the exact one; as `raised`."""
+    return x * (1 - (roundings + 2) * 2.0**-52)
+
+
 def mul_up(*factors: float) -> float:
     """Product of non-negative floats, never below the exact one; 0 if a factor is 0, exact if all others are 1.
 

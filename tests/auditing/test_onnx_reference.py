@@ -1,4 +1,4 @@
-"""ONNX models executed beside their graphs: every value, nothing that a file could use to take forever, or elsewhere."""
+"""ONNX models executed beside their graphs: every value, and nothing by which a file could take forever."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def test_what_the_evaluator_does_not_know_leaves_the_rest(tmp_path: Path) -> Non
 
 def _loops() -> Any:
     body = helper.make_graph([node("Identity", "c", out="d")], "b", [
-        helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("i", TensorProto.INT64, []),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
     ], [helper.make_tensor_value_info("d", TensorProto.BOOL, [])])  # fmt: skip
     loop = helper.make_node("Loop", ["", "yes"], [], body=body)
     return model([node("MatMul", "x", "w"), loop], {"w": weights(3, 3), "yes": np.array(True)}, (1, 3))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 from networks.drawing import Arguments, Dice, Slot, numbers
-from networks.onnx_arguments import DRAWS, places, versions
+from networks.onnx_arguments import DRAWS
+from networks.onnx_schemas import places, versions
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -64,7 +65,6 @@ class Drawn:
 def _array(value: Any) -> NDArray[Any]:
     array = np.asarray(value)
     return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.int8 else array
-
 
 
 def opset_of(operator: str, d: Dice) -> int:

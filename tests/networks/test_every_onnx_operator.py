@@ -20,8 +20,9 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.drawing import Slot  # noqa: E402
-from networks.onnx_arguments import DRAWS, HISTORY, attributes, places, versions  # noqa: E402
+from networks.onnx_arguments import DRAWS  # noqa: E402
 from networks.onnx_calls import Drawn, draw, opset_of  # noqa: E402
+from networks.onnx_schemas import HISTORY, attributes, places, versions  # noqa: E402
 from networks.stretch import largest_stretch, somewhere  # noqa: E402
 from onnx import helper  # noqa: E402
 

@@ -328,6 +328,10 @@ class SoftShrink(Piecewise):
         return 4 * unit * (abs(result) + abs(self.lambd))
 
 
+SIXTH = 0.16666668
+"""1/6 in single precision, rounded up."""
+
+
 class HardSwish(Piecewise):
     """``x min(max(x + 3, 0), 6) / 6``; libraries have 1/6 in single precision.
 
@@ -352,7 +356,7 @@ class HardSwish(Piecewise):
         ends = [(2 * np.clip(end, -3.0, 3.0) + 3) / 6 for end in (low, high)]
         least, most = (end + side * 2.0**-22 * (abs(end) + 2.0**-20) for end, side in zip(ends, (-1, 1), strict=True))
         least, most = np.maximum(least, -0.5000001), np.minimum(most, 1.5000001)
-        return Piece(-math.inf, -3.0, 0.0, 0.0), Piece(-3.0, 3.0, least, most), Piece(3.0, math.inf, 1.0, 1.0000001)
+        return Piece(-math.inf, -3.0, 0.0, 0.0), Piece(-3.0, 3.0, least, most), Piece(3.0, math.inf, 1.0, 6 * SIXTH)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         return Curved.between(self, low, high)

@@ -190,7 +190,7 @@ class Exponential(Curved):
             least, most = (np.exp(self.argument(np.minimum(end, 0.0))) for end in (low, high))
         least, most = np.maximum(host.below(least - LOST), 0.0), np.minimum(host.above(most + LOST), 1.0)
         # ``steep`` was rounded away from 0 a few times.
-        least, most = host.below(abs(steep) * (1 - 2.0**-48) * least), host.above(abs(steep) * most)
+        least, most = host.below(host.lowered(abs(steep), 14) * least), host.above(abs(steep) * most)
         down, up = (least, most) if steep >= 0 else (-most, -least)
         falls, rises = (low < 0) | (high <= 0), (high > 0) | (low >= 0)
         down = np.where(falls, np.where(rises, np.minimum(down, above), down), above)

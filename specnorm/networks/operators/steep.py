@@ -54,7 +54,7 @@ def over(numbers: FloatArray) -> FloatArray:
 
 def under(numbers: FloatArray) -> FloatArray:
     """1 / numbers >= 0, which were computed with at most three roundings, rounded down."""
-    return np.asarray(np.maximum(host.below(1 / numbers * (1 - 2.0**-50)), 0.0))
+    return np.asarray(np.maximum(host.below(host.lowered(1 / numbers, 3)), 0.0))
 
 
 def inverse(low: FloatArray, high: FloatArray) -> Ends:

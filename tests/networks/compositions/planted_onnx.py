@@ -92,7 +92,7 @@ FUNCTIONS = [
     Planted("beta of HardSigmoid ignored", one("HardSigmoid", beta=0.2), argument(R, "HardSigmoid", beta=0.5)),
     Planted("Gelu by tanh", one("Gelu", opset=20), argument(R, "Gelu", approximate="tanh")),
     Planted("Sigmoid as Tanh", one("Sigmoid"), operator(R, "Sigmoid", lambda _: ops.Tanh())),
-    Planted("upper end of Clip lost", one("Clip", more={"a": np.array(-1.0), "b": np.array(0.5)}),
+    Planted("larger limit of Clip lost", one("Clip", more={"a": np.array(-1.0), "b": np.array(0.5)}),
             argument(R, "Clip", max=None)),
     Planted("first slope of PRelu for all", one("PRelu", more={"s": np.array([[0.1, 2.0, -1.0, 0.5]])}),
             fields(R, "PRelu", slopes_below=lambda s: s[:, :1])),

@@ -54,7 +54,7 @@ PLANTED = [
     Planted("gelu by tanh", G(functional.gelu, 1, 4), operator(T, "gelu", lambda _: ops.GELU("tanh"))),
     Planted("slopes of prelu along the next axis", G(lambda x: functional.prelu(x, C[:2]), 1, 2, 2),
             fields(T, "prelu", slopes_below=lambda s: s.reshape(1, -1))),
-    Planted("the upper end of clamp lost", G(lambda x: torch.clamp(x, C - 1, C), 1, 4),
+    Planted("larger limit of clamp lost", G(lambda x: torch.clamp(x, C - 1, C), 1, 4),
             T("clamp.Tensor", lambda build: changed(build, max=None))),
     Planted("maximum as minimum", G(lambda x: torch.maximum(x, C), 1, 4),
             operator(T, "maximum", lambda _: ops.Minimum())),
