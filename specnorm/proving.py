@@ -12,7 +12,7 @@ from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.result import Enclosure, Result
-from specnorm.runtime.telling import listening
+from specnorm.runtime.telling import Listening
 from specnorm.search.layer_bounds import WAYS
 from specnorm.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject
@@ -58,7 +58,7 @@ def enclose(
     MethodError
         Under a tracer.
     """
-    with listening() as heard:
+    with Listening() as heard:
         result = measure(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
     figures, backend = result.stats, backend_for(result.value)
     found = Enclosure(

@@ -290,7 +290,7 @@ class Cover:
         if self._keeps:
             done = (self._norms < math.inf).nonzero()[0]
             self._fathomed.append((self._open[done], self._norms[done]))
-        self._count += len(self) - len(rest)
+        self._count += len(self._norms) - len(rest)
         self._reopen(self._open[rest])
         return rest
 

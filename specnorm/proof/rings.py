@@ -100,7 +100,7 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
         same = all(n in (0, own) for n, own in zip(ring.points, spec.grid_shape, strict=True)) and not any(ring.skew)
     if norm.what != EVERYWHERE and not same:
         raise HypothesisError(f"{norm.what} is not the norm of the layer's convolution")
-    rule = "no larger than its symbol"
-    if gain > 1:
-        rule = f"times {math.sqrt(gain):.4g} for the padding, which repeats pixels"
+    if gain == 1:
+        return _upper(norm.value, spec, "no larger than its symbol", norm)
+    rule = f"times {math.sqrt(gain):.4g} for the padding, which repeats pixels"
     return _upper(host.mul_up(norm.value, host.root_up(gain)), spec, rule, norm)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -16,19 +15,20 @@ Told = tuple["Lower", "Upper", int]
 _ears: ContextVar[list[Told] | None] = ContextVar("ears", default=None)
 
 
-@contextmanager
-def listening() -> Iterator[list[Told]]:
+class Listening:
     """What is told inside, in this thread, in order."""
-    heard: list[Told] = []
-    before = _ears.set(heard)
-    try:
-        yield heard
-    finally:
-        _ears.reset(before)
+
+    def __enter__(self) -> list[Told]:
+        heard: list[Told] = []
+        self._before = _ears.set(heard)
+        return heard
+
+    def __exit__(self, *_: object) -> None:
+        _ears.reset(self._before)
 
 
 def tell(claims: Sequence[tuple[Lower, Upper]], exponents: Sequence[float]) -> None:
     """Tell the bounds of some layers to who listens."""
     heard = _ears.get()
     if heard is not None:
-        heard.extend((*pair, int(exponent)) for pair, exponent in zip(claims, exponents, strict=True))
+        heard += [(*pair, int(exponent)) for pair, exponent in zip(claims, exponents, strict=True)]

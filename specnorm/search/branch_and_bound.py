@@ -164,7 +164,6 @@ class Search:
             if self._refuted():
                 return self._result(None)
             rest = cover.prune()
-            self._evaluate_points(cover)
             if not self._may_end(cover, before):
                 return self._result(None)
             vectors = self._branch(cover, nodes, rest)
@@ -328,23 +327,23 @@ class Search:
         nodes.norms_sq[index], _ = lift(polynomial, columns, vectors, eigenvalues, ops=self.ops)
         self.incumbent.raise_from(polynomial, there, nodes.norms_sq[index], eigenvalues, vectors)
 
-    def _evaluate_points(self, cover: Cover) -> None:
+    def _may_end(self, cover: Cover, before: float) -> bool:
+        """Whether the next round can do more: an open single frequency must have raised the incumbent."""
+        divisible = cover.open.boxes.divisible
+        if divisible.all():
+            return True
+        self._evaluate_points(cover.open[np.flatnonzero(~divisible)])
+        return self.incumbent.best.claim.value > before * (1 + self.tuning.progress)
+
+    def _evaluate_points(self, points: Cells) -> None:
         """Evaluate single frequencies exactly that neither passed nor were seen above: they are not converged."""
-        if cover.open.boxes.divisible.all():
-            return
-        points, whole = cover.open[np.flatnonzero(~cover.open.boxes.divisible)], self.polynomials.whole
+        whole = self.polynomials.whole
         for part in self._parts(whole, len(points)):
             here = points[part]
             columns = whole.columns_at(here.boxes.centres, here.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)
             self.incumbent.raise_from(whole, here, norms_sq, norms_sq, vectors)
-
-    def _may_end(self, cover: Cover, before: float) -> bool:
-        """Whether the next round can do more: an open single frequency must have raised the incumbent."""
-        if cover.open.boxes.divisible.all():
-            return True
-        return self.incumbent.best.claim.value > before * (1 + self.tuning.progress)
 
     def _branch(self, cover: Cover, nodes: NodeEstimates, rest: np.ndarray) -> Array:
         """Cut the open cells, more finely where their norms are high. The vectors of the pieces."""
