@@ -72,10 +72,12 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
 
 def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
     """`GramPolynomial.variation_sq` of boxes, of as many at once as fit the memory budget with all lags."""
-    lags = polynomial.lags[1:]
+    lags, count = polynomial.lags[1:], len(boxes)
     step = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
-    found = np.empty(len(boxes))
-    for start in range(0, len(boxes), step):
+    if count <= step:
+        return polynomial.variation_sq(boxes.largest_phase(lags))
+    found = np.empty(count)
+    for start in range(0, count, step):
         if start and polynomial.tick is not None:
             polynomial.tick()
         some = slice(start, start + step)

@@ -22,18 +22,18 @@ Real = TypeVar("Real", float, "np.ndarray")
 
 def above(x: Real) -> Real:
     """Next number towards infinity."""
-    beyond: Real = _towards(x, math.inf)
-    return beyond
+    number: Any = x
+    beyond: Any = math.nextafter(number, math.inf) if isinstance(number, float) else np.nextafter(number, math.inf)
+    of_its_type: Real = beyond
+    return of_its_type
 
 
 def below(x: Real) -> Real:
     """Next number towards minus infinity."""
-    beyond: Real = _towards(x, -math.inf)
-    return beyond
-
-
-def _towards(x: Any, end: float) -> Any:
-    return math.nextafter(x, end) if isinstance(x, float) else np.nextafter(x, end)
+    number: Any = x
+    beyond: Any = math.nextafter(number, -math.inf) if isinstance(number, float) else np.nextafter(number, -math.inf)
+    of_its_type: Real = beyond
+    return of_its_type
 
 
 def raised(x: Real, roundings: int) -> Real:
