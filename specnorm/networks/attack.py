@@ -156,6 +156,6 @@ class _Attempt:
 def _apart(one: Value, other: Value) -> float:
     """Distance of two values at least, whatever rounding made; 0 where they are no numbers."""
     with np.errstate(all="ignore"):
-        apart: FloatArray = abs(one.value - other.value) - host.raised(one.error + other.error, SLACK)
+        apart: FloatArray = abs(one.value - other.value) - host.raised(np.asarray(one.error + other.error), SLACK)
         length = host.lowered(float(np.linalg.norm(np.where(np.isfinite(apart), np.maximum(apart, 0.0), 0.0))), SLACK)
     return length if math.isfinite(length) else 0.0
