@@ -95,7 +95,9 @@ JOINS = ["Add", "Sub", "Sum", "Mean", "Max", "Min", "Max", "Min", "Sum", "Add", 
 
 def function(d: Draft) -> None:
     x, name = d.value(), d.dice.choice(PLAIN)
-    more = {"alpha": d.dice.choice([1.0, 2.5]), "gamma": d.dice.choice([0.5, 1.2])} if name == "Selu" else {}
+    more: dict[str, Any] = (
+        {"alpha": d.dice.choice([1.0, 2.5]), "gamma": d.dice.choice([0.5, 1.2])} if name == "Selu" else {}
+    )
     d.add(name, [x], **(more if d.dice.random() < 0.5 else {}))
 
 
@@ -355,7 +357,10 @@ def resized(d: Draft) -> None:
     else:
         where = d.dice.choice(["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"])
         nearest = d.dice.choice(["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
-        more = {"coordinate_transformation_mode": where, "nearest_mode": nearest if mode == "nearest" else None}
+        more: dict[str, Any] = {
+            "coordinate_transformation_mode": where,
+            "nearest_mode": nearest if mode == "nearest" else None,
+        }
         if d.dice.random() < 0.5:
             sizes = [*shape[:2], *(d.dice.randint(1, 5) for _ in shape[2:])]
             d.add("Resize", [x, "", "", d.whole(*sizes)], mode=mode, **more)
@@ -393,7 +398,7 @@ DRAWS: dict[Draw, float] = {
     gemm: 5, matmul: 3, conv: 4, lambda d: conv(d, transposed=True): 2, batch_norm: 1.5, function: 6, with_alpha: 4,
     prelu: 1, clip: 1.5, scaled: 4, joined: 7, where: 1.5, transpose: 3, reshape: 2.5, computed_shape: 0.5,
     flatten: 0.5, squeezed: 1, sliced: 3, split: 2, concat: 3, gather: 1.5, expanded: 1, blocks: 0.7, pad: 2,
-    pooled: 3, resized: 1.5, reduced: 2.5, softmax: 1, custom: 0.1,
+    pooled: 3, resized: 1.5, reduced: 2.5, softmax: 1, custom: 0.3,
 }  # fmt: skip
 ON_RANGES: dict[Draw, float] = {steep: 4, power: 3, quotient: 2.5, squared: 4}
 """What has a constant on ranges alone."""

@@ -55,6 +55,20 @@ def max_min(d: Draft) -> None:
     d.add("Concat", ends, axis=axis if d.dice.random() < 0.7 else d.dice.randrange(len(shape)))
 
 
+def sorted_between(d: Draft) -> None:
+    """MaxMin between two layers whose channels differ in size, along the right axes and along others."""
+    x = d.value(3)
+    size = np.array([1.0, 1.0, 10.0, 10.0])
+    u = d.add("Conv", [x, d.const(d.rng.standard_normal((4, d.shape_of(x)[1], 1)) * size[:, None, None])])
+    if d.dice.random() < 0.6:
+        u = d.add("Transpose", [u], perm=[0, 2, 1])
+    axis = d.dice.choice([at for at in (1, 2) if d.shape_of(u)[at] % 2 == 0])
+    halves = d.split(u, [d.shape_of(u)[axis] // 2] * 2, axis)
+    z = d.add("Concat", [d.add("Max", halves), d.add("Min", halves)], axis=d.dice.choice([1, 2]))
+    kernel = d.rng.standard_normal((3, d.shape_of(z)[1], 1))
+    d.add("Conv", [z, d.const(kernel * np.resize([1.0, 0.1], d.shape_of(z)[1])[:, None])])
+
+
 def largest_smallest(d: Draft) -> None:
     x = d.value((2, 3, 4))
     axis = d.dice.randrange(len(d.shape_of(x)))
@@ -65,11 +79,12 @@ def largest_smallest(d: Draft) -> None:
 
 def both_signs(d: Draft) -> None:
     x = d.value((1, 2, 3, 4))
-    minus = d.dice.choice([
+    some: list[Callable[[], str]] = [
         lambda: d.add("Neg", [x]), lambda: d.add("Mul", [x, d.const(np.asarray(-1.0))]),
         lambda: d.add("Mul", [x, d.const(d.numbers(d.part(d.shape_of(x))))]),
         lambda: d.add("Mul", [x, d.const(np.asarray(-2.0))]), lambda: d.add("Neg", [through(d, x)]),
-    ])()  # fmt: skip
+    ]  # fmt: skip
+    minus = d.dice.choice(some)()
     ends = [d.add("Relu", [x]), d.add("Relu", [minus])]
     d.add(*d.dice.choice([("Concat", ends), ("Concat", ends[::-1])]), axis=d.dice.randrange(len(d.shape_of(x))))
 
@@ -166,8 +181,8 @@ def residual(d: Draft) -> None:
 
 
 PATTERNS: dict[Callable[[Draft], Any], float] = {
-    max_min: 6, largest_smallest: 1, both_signs: 2.5, chosen: 3, gated: 3.5, length_pool: 2, cancelling: 1.5,
-    null_space: 2, residual: 2,
+    max_min: 6, sorted_between: 1.5, largest_smallest: 1, both_signs: 2.5, chosen: 3, gated: 3.5, length_pool: 2,
+    cancelling: 1.5, null_space: 2, residual: 2,
 }  # fmt: skip
 _NAMES = ("function", "with_alpha", "prelu", "clip")
 DRAWS_OF_FUNCTIONS = [draw for draw in DRAWS if getattr(draw, "__name__", "") in _NAMES]

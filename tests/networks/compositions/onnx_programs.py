@@ -28,7 +28,7 @@ TYPES = {
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-class Erf(OpRun):  # type: ignore[misc]  # onnx says nothing of types
+class Erf(OpRun):
     """In float64: onnx's own computes in single precision."""
 
     op_domain = ""
@@ -37,7 +37,7 @@ class Erf(OpRun):  # type: ignore[misc]  # onnx says nothing of types
         return (_erf(x).astype(x.dtype),)
 
 
-class Gelu(OpRun):  # type: ignore[misc]
+class Gelu(OpRun):
     """Likewise."""
 
     op_domain = ""
@@ -237,7 +237,7 @@ def _weight(x: NDArray[Any]) -> int:
 def _hundredfold(name: str, opset: int) -> Any:
     """An operator of another domain: nobody can know that it multiplies by a hundred."""
     body = [
-        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.float64(100.0))),
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.array(100.0))),
         helper.make_node("Mul", ["a", "c"], ["b"]),
     ]
     return helper.make_function("mylib", name, ["a"], ["b"], body, [helper.make_opsetid("", opset)])

@@ -73,7 +73,7 @@ WIDE = onnx_graph([N("Slice", ["x", "s", "e", "a"], ["c"]), N("Add", ["x", "c"],
                   {"s": np.array([0]), "e": np.array([1]), "a": np.array([1])})  # fmt: skip
 SQUARE = onnx_graph([N("Mul", ["x", "x"], ["y"])], (1, 4))
 RATIO = onnx_graph([N("Exp", ["x"], ["e"]), N("Div", ["x", "e"], ["y"])], (1, 2))
-WINDOW = {"kernel_shape": [3], "strides": [1]}
+WINDOW: dict[str, Any] = {"kernel_shape": [3], "strides": [1]}
 STEEP = onnx_graph([N("Softplus", ["x"], ["p"]), N("Reciprocal", ["p"], ["y"])], (1, 1))
 LAYER = one("Gemm", more={"w": RNG.standard_normal((4, 4))})
 FACTOR = one("Mul", more={"c": RNG.standard_normal((1, 4))})

@@ -25,7 +25,8 @@ def by_name(patch: pytest.MonkeyPatch) -> None:
     """Kernels of one node name are one kernel."""
     from specnorm.auditing.readers.onnx.nodes import Call
 
-    real, loads = Call.layer, {}
+    real: Any = Call.layer
+    loads: dict[str, Any] = {}
 
     def layer(self: Any, kernel: Any, *given: Any, **named: Any) -> Any:
         found = real(self, kernel, *given, **named)

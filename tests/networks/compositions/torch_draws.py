@@ -323,6 +323,6 @@ def by_samples(d: Draft) -> None:
 DRAWS: dict[Draw, float] = {
     linear: 6, bmm: 0.7, conv: 4, lambda d: conv(d, transposed=True): 2, batch_norm: 1.5, function: 6, with_numbers: 5,
     prelu: 1, scaled: 3, joined: 7, where: 1.5, permuted: 3, reshaped: 3, sliced: 4, pieces: 2, concat: 3, indexed: 1.5,
-    padded: 2, shuffled: 0.7, pooled: 3, resized: 1.5, reduced: 3, sorted_: 1.5, custom: 0.15, by_samples: 0.15,
+    padded: 2, shuffled: 0.7, pooled: 3, resized: 1.5, reduced: 3, sorted_: 1.5, custom: 0.4, by_samples: 0.15,
 }  # fmt: skip
 ON_RANGES: dict[Draw, float] = {steep: 3, power: 2, quotient: 2.5, squared: 3}

@@ -19,7 +19,8 @@ from torch.nn import functional
 from specnorm.networks import Graph
 
 NAMESPACE = {"torch": torch, "F": functional}
-_LIBRARY = torch.library.Library("mylib", "DEF")
+_TORCH: Any = torch
+_LIBRARY = _TORCH.library.Library("mylib", "DEF")
 for _schema in ("relu(Tensor self) -> Tensor", "linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor"):
     _LIBRARY.define(_schema)
 
@@ -215,7 +216,7 @@ class Draft:
         fitting = []
         for name, value in self.values.items():
             try:
-                wide = torch.broadcast_shapes(value.shape, tuple(shape))
+                wide = _TORCH.broadcast_shapes(value.shape, tuple(shape))
             except RuntimeError:
                 continue
             if wide.numel() <= self.MOST:
