@@ -324,7 +324,9 @@ class _Walk:
         }
         values = tuple(x for argument in arguments.values() for x in values_in(argument))
         found = registered(call.label, constants)
-        return Made(Unknown(), call.used) if found is None else Made(found, values)
+        if found is None:
+            return Made(Unknown(f"{call.label} is not torch's own, and was not added by register_operator"), call.used)
+        return Made(found, values)
 
 
 def _without_rule(key: str, is_complex: bool) -> Unknown:

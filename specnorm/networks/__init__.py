@@ -18,6 +18,7 @@ from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Scaled
 from specnorm.networks.near import bound, verify
+from specnorm.networks.operators.registry import register_operator
 from specnorm.networks.radii import local_radii
 from specnorm.networks.statements import averaged, step
 
@@ -42,6 +43,7 @@ __all__ = [
     "local_radii",
     "margins",
     "operators",
+    "register_operator",
     "step",
     "verify",
     "within",
