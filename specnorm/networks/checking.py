@@ -177,11 +177,13 @@ class _Walk:
                     known[node.name] = ours
                     self.ran.add(node.name)
                     if given is not None:
-                        self._compare(node, ours, given)
+                        overflown = any(not np.isfinite(known[name].value).all() for name in node.inputs)
+                        self._compare(node, ours, given, overflown)
             if given is not None:
                 known[node.name], units[node.name] = Value(given.value), given.unit
 
-    def _compare(self, node: Node, ours: Value, theirs: Computed) -> None:
+    def _compare(self, node: Node, ours: Value, theirs: Computed, overflown: bool) -> None:
+        """``overflown``: whether an input holds infinities, of which a map with zeros makes what is no number."""
         self._fit(node, node.shape, theirs.value.shape)
         if ours.value.shape != theirs.value.shape:
             raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs.value.shape} in the model")
@@ -189,7 +191,7 @@ class _Walk:
             allowed = 2 * np.broadcast_to(np.asarray(ours.error), ours.value.shape) + SMALLEST
             apart = abs(ours.value - theirs.value)
             # What overflows in the model's precision is no value; what is none in both is the same.
-            counts = np.isfinite(theirs.value) & (np.isfinite(ours.value) | np.isnan(ours.value))
+            counts = np.isfinite(theirs.value) & (np.isfinite(ours.value) | (np.isnan(ours.value) & (not overflown)))
             share = np.where(counts, apart / allowed, 0.0)
         share = np.where(np.isnan(share), math.inf, share)
         worst = float(np.max(share, initial=0.0))

@@ -149,7 +149,7 @@ def _frontiers(part: Part) -> Iterator[tuple[int, Link, list[int], list[int]]]:
     needed = {source: at for at, link in enumerate(part.links, part.first + 1) for source in link.sources}
     alive = [part.first]
     for at, link in enumerate(part.links, part.first + 1):
-        staying = [s for s in alive if needed[s] > at]
+        staying = [s for s in alive if needed.get(s, at) > at]  # of no entries, a value is read by none
         yield at, link, alive, staying
         alive = [*staying, at]
 

@@ -8,27 +8,27 @@ Which of them stops the false claims of the last attack, once its mending is tak
 written any more; generated: how many programs `test_compositions` draws until a claim is exceeded, the other fences
 being off):
 
-=============================================  ==============  ==============
-claim                                          stopped by      generated
-=============================================  ==============  ==============
-1 Elu is no leaky ReLU                         execution       GENERATED_1
-2 names of constants that are folded           execution       GENERATED_2
-3 factors of a choice                          execution       GENERATED_3
-4 a custom operator of torch's name            execution       GENERATED_4
-5 one measure for two networks                 attack          no: one network each
-6 constants of sums                            execution       GENERATED_6
-7 constants of extremes                        execution       GENERATED_7
-8 alpha of Swish on ranges                     attack          GENERATED_8
-9 halves of a transposed value                 execution       GENERATED_9
-10 pieces that overlap                         execution       GENERATED_10
-11 names of nodes that meet                    class           no: one network each
-12 coordinates in single precision             execution       no: sizes of up to 5
-13 names of open sizes                         none            no: all sizes are known
-14 control flow on the number of samples       execution       no: one number each
-15 squares that underflow in radii             none            no: no radii
-16 rounding that refutes                       none            no: nothing is refuted
-17 an input's own range on a ball              attack          GENERATED_17
-=============================================  ==============  ==============
+========================================  ==========  ======================
+claim                                     stopped by  generated
+========================================  ==========  ======================
+1 Elu is no leaky ReLU                    execution   71
+2 names of constants that are folded      execution   183
+3 factors of a choice                     execution   26 (torch's)
+4 a custom operator of torch's name       execution   522 (torch's)
+5 one measure for two networks            attack      no: one network
+6 constants of sums                       execution   103
+7 constants of extremes                   execution   134
+8 alpha of Swish on ranges                attack      14
+9 halves of a transposed value            execution   1272
+10 pieces that overlap                    execution   181
+11 names of nodes that meet               class       no: one network
+12 coordinates in single precision        execution   no: sizes up to 5
+13 names of open sizes                    none        no: sizes are known
+14 control flow on the number of samples  execution   no: one number
+15 squares that underflow in radii        none        no: no radii
+16 rounding that refutes                  none        no: nothing is refuted
+17 an input's own range on a ball         attack      11
+========================================  ==========  ======================
 
 13, 15 and 16 are seen by no execution of one network: sizes that are called alike are executed alike, and a radius or
 a refutation is arithmetic on numbers that are right. `test_misread`, `test_misread_onnx` and `test_misread_torch` say

@@ -57,7 +57,8 @@ def max_min(d: Draft) -> None:
 
 def sorted_between(d: Draft) -> None:
     """MaxMin between two layers whose channels differ in size, along the right axes and along others."""
-    x = d.value(3)
+    square = [name for name, value in d.values.items() if value.ndim == 3 and value.shape[2] == 4]
+    x = d.dice.choice(square) if square else d.value(3)
     size = np.array([1.0, 1.0, 10.0, 10.0])
     u = d.add("Conv", [x, d.const(d.rng.standard_normal((4, d.shape_of(x)[1], 1)) * size[:, None, None])])
     if d.dice.random() < 0.6:

@@ -177,6 +177,8 @@ class Draft:
         self.shape, self.dtype = shape, dtype
         self.generator = torch.Generator().manual_seed(dice.randrange(2**32))
         self.values: dict[str, Tensor] = {"x": self._normal(shape)}
+        self.others: dict[str, Tensor] = {}
+        """Comparisons, for those who made them."""
         self.constants: dict[str, Tensor] = {}
         self.lines: list[tuple[str, str]] = []
         self.count = 0
@@ -230,7 +232,7 @@ class Draft:
     def add(self, line: str) -> str:
         """Run a line; its value is a tensor of numbers."""
         try:
-            found = eval(line, {**NAMESPACE, **self.values, **self.constants})
+            found = eval(line, {**NAMESPACE, **self.values, **self.others, **self.constants})
         except Exception as error:  # whatever torch raises
             raise SkippedError from error
         if not isinstance(found, Tensor) or found.numel() > self.MOST or found.ndim > 5:
@@ -246,5 +248,5 @@ class Draft:
     def hidden(self, line: str) -> str:
         """A value that nothing else shall use: a comparison."""
         name = self.add(line)
-        del self.values[name]
+        self.others[name] = self.values.pop(name)
         return name
