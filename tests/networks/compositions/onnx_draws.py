@@ -373,24 +373,21 @@ REDUCTIONS = ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"]
 
 def reduced(d: Draft) -> None:
     x, name = d.value((1, 2, 3, 4)), d.dice.choice(REDUCTIONS)
-    ndim = len(d.shape_of(x))
-    axes = d.dice.choice([None, d.dice.sample(range(ndim), d.dice.randint(1, ndim))])
+    axes = d.dice.choice([None, d.dice.sample(range(ndim := len(d.shape_of(x))), d.dice.randint(1, ndim))])
     if axes is not None and d.opset >= 11:
         axes = [a - ndim if d.dice.random() < 0.3 else a for a in axes]
     d.with_axes(name, x, axes, 13 if name == "ReduceSum" else 18, keepdims=d.dice.choice([None, 0, 1]))
 
 
 def softmax(d: Draft) -> None:
-    x = d.value((1, 2, 3, 4))
-    ndim = len(d.shape_of(x))
+    ndim = len(d.shape_of(x := d.value((1, 2, 3, 4))))
     axis = d.dice.choice([None, d.axis(ndim, negative=d.opset >= 11)])
     if axis is None and ndim == 1 and d.opset < 13:
         raise SkippedError
     d.add(d.dice.choice(["Softmax", "Softmax", "LogSoftmax"]), [x], axis=axis)
 
 
-def custom(d: Draft) -> None:
-    """An operator of another domain with the name of one of onnx's."""
+def custom(d: Draft) -> None:  # of another domain, with the name of one of onnx's
     d.add(d.dice.choice(["Relu", "Sigmoid", "Identity", "Abs", "Neg", "Erf"]), [d.value()], domain="mylib")
 
 
@@ -400,5 +397,4 @@ DRAWS: dict[Draw, float] = {
     flatten: 0.5, squeezed: 1, sliced: 3, split: 2, concat: 3, gather: 1.5, expanded: 1, blocks: 0.7, pad: 2,
     pooled: 3, resized: 1.5, reduced: 2.5, softmax: 1, custom: 0.3,
 }  # fmt: skip
-ON_RANGES: dict[Draw, float] = {steep: 4, power: 3, quotient: 2.5, squared: 4}
-"""What has a constant on ranges alone."""
+ON_RANGES: dict[Draw, float] = {steep: 4, power: 3, quotient: 2.5, squared: 4}  # constants on ranges alone
