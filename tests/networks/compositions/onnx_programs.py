@@ -28,7 +28,7 @@ TYPES = {
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-class Erf(OpRun):
+class Erf(OpRun):  # type: ignore[misc,unused-ignore]  # Any where onnx is missing
     """In float64: onnx's own computes in single precision."""
 
     op_domain = ""
@@ -37,7 +37,7 @@ class Erf(OpRun):
         return (_erf(x).astype(x.dtype),)
 
 
-class Gelu(OpRun):
+class Gelu(OpRun):  # type: ignore[misc,unused-ignore]
     """Likewise."""
 
     op_domain = ""
