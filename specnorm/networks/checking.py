@@ -18,7 +18,7 @@ from specnorm.errors import TranslationError
 from specnorm.networks.execution import Inputs, Value, executed, probes, samples, sizes
 from specnorm.networks.graph import Graph, Node
 from specnorm.networks.model import Computed, Model, NotExecutedError
-from specnorm.networks.operators.base import FloatArray, NotRunError
+from specnorm.networks.operators.base import FloatArray, NotRunError, smallest
 from specnorm.networks.operators.sources import Constant, Input, Random, Unknown
 from specnorm.networks.regions import Ball, Box
 from specnorm.networks.shapes import Shape
@@ -178,17 +178,19 @@ class _Walk:
                     self.ran.add(node.name)
                     if given is not None:
                         overflown = any(not np.isfinite(known[name].value).all() for name in node.inputs)
-                        self._compare(node, ours, given, overflown)
+                        self._compare(node, ours, given, units[node.name], overflown)
             if given is not None:
                 known[node.name], units[node.name] = Value(given.value), given.unit
 
-    def _compare(self, node: Node, ours: Value, theirs: Computed, overflown: bool) -> None:
+    def _compare(self, node: Node, ours: Value, theirs: Computed, unit: float, overflown: bool) -> None:
         """``overflown``: whether an input holds infinities, of which a map with zeros makes what is no number."""
         self._fit(node, node.shape, theirs.value.shape)
         if ours.value.shape != theirs.value.shape:
             raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs.value.shape} in the model")
         with np.errstate(all="ignore"):
-            allowed = 2 * np.broadcast_to(np.asarray(ours.error), ours.value.shape) + SMALLEST
+            allowed = 2 * np.broadcast_to(np.asarray(ours.error), ours.value.shape)
+            # Functions of subnormal numbers have no relative errors.
+            allowed = allowed + max(SMALLEST, 16 * smallest(unit))
             apart = abs(ours.value - theirs.value)
             # What overflows in the model's precision is no value; what is none in both is the same.
             counts = np.isfinite(theirs.value) & (np.isfinite(ours.value) | (np.isnan(ours.value) & (not overflown)))

@@ -213,7 +213,7 @@ class Reader:
         """A function of each entry: a new value, or the last one with a steeper function."""
         form = self._forms.get(node.inputs[0])
         found = None if form is None else function.by_channel(form.axis, form.width)
-        if form is None or found is None or len(node.inputs) != 1:
+        if form is None or found is None or not found[0].size or len(node.inputs) != 1:
             return None
         low, high = found
         if form.value is not None:

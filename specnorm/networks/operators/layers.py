@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from specnorm.backends import backend_for
-from specnorm.errors import GeometryError
+from specnorm.errors import GeometryError, KernelError
 from specnorm.linalg import layer_map
 from specnorm.networks.operators.base import (
     Apply,
@@ -72,7 +72,7 @@ class Convolution(Linear):
         kernel = self.layer.kernel()
         try:
             return self._at(before, kernel) if np.all(np.isfinite(kernel)) else None
-        except GeometryError:
+        except (GeometryError, KernelError):
             return None
 
     def _at(self, before: Sizes, kernel: FloatArray) -> LinearMap | None:
