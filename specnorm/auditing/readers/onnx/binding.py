@@ -46,7 +46,8 @@ def _schema(operator: str, opset: int) -> Any:
 def _newest() -> int:
     from onnx import defs
 
-    return min(NEWEST, defs.onnx_opset_version())
+    known: int = defs.onnx_opset_version()
+    return min(NEWEST, known)
 
 
 @cache
