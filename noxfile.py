@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,8 +38,7 @@ PYTHON_MATTERS = (
     "tests/methods/test_every_method.py::test_memory_layout_does_not_matter",
     "tests/test_value_and_grad.py::test_value_and_kind_of_arrays",
 )  # fmt: skip
-"""What another Python could break: imports and entry points, texts and the command line, pickles and archives, child
-processes; and a call of each method. What the arrays hold is NumPy's work, and the same."""
+"""What another Python could break: imports, texts, pickles, child processes, a call of each method; no numbers."""
 SAMPLED_IN_CI = ("tests/test_mutations.py", "tests/test_real_weights.py", "tests/test_comparison.py")
 """Besides soundness: what goes through all published layers nightly (`tests/nightly.py`)."""
 VERSIONS_MATTER = (
@@ -91,10 +91,8 @@ def prepare(session: nox.Session, *packages: str) -> None:
 
 
 def pytest(session: nox.Session, *arguments: str, backends: str, cores: int = max(1, CORES // 2)) -> None:
-    """Run tests on the cores of one lane; a backend that is named must be usable.
-
-    One process where that is one core: two would collect, import and, with JAX, trace and compile twice.
-    """
+    """Run tests on the cores of one lane; a backend that is named must be usable."""
+    # One process where that is one core: two would collect, import and, with JAX, trace and compile twice.
     environment = {"SPECNORM_TEST_BACKENDS": backends}
     processes = str(cores if cores > 1 else 0)
     session.run("pytest", "-n", processes, "--no-header", *arguments, *session.posargs, env=environment)
@@ -201,19 +199,24 @@ def oldest(session: nox.Session) -> None:
 def soundness(session: nox.Session) -> None:
     """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; mutations; what CI samples."""
     prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-    session.env["SPECNORM_SOUNDNESS_KERNELS"] = "100000"
-    session.env["SPECNORM_SOUNDNESS_LAYERS"] = "20000"
+    session.env["SPECNORM_SOUNDNESS_KERNELS"], session.env["SPECNORM_SOUNDNESS_LAYERS"] = "100000", "20000"
     session.env["SPECNORM_HYPOTHESIS_PROFILE"] = "nightly"
     pytest(session, "tests/soundness", *SAMPLED_IN_CI, backends="numpy", cores=CORES)
 
 
 @nox.session(python=PYTHON, default=False)
 def operators(session: nox.Session) -> None:
-    """Nightly: every rule of every operator of torch and ONNX, on 120,000 calls with arguments at random. An hour."""
+    """Nightly: every operator of torch and ONNX, on 120,000 calls with arguments at random; a million compositions."""
     prepare(session, "-e", ".[cli,torch,onnx]", *TEST_TOOLS)
     session.env["SPECNORM_NETWORK_DRAWS"], session.env["SPECNORM_ONNX_DRAWS"] = "100000", "20000"
     files = (f"tests/networks/test_every_{name}_operator.py" for name in ("torch", "onnx"))
     pytest(session, *files, "tests/networks/test_fourier.py", "-rP", backends="numpy,torch", cores=CORES)
+    part = 1_000_000 // CORES  # CI draws 120 in all
+    told = {"SPECNORM_TEST_BACKENDS": "numpy,torch", "SPECNORM_COMPOSITIONS": str(part)}
+    words = ("pytest", "-n", "0", "--no-header", "-rP", "tests/networks/test_compositions.py")
+    seeds = ({"SPECNORM_COMPOSITIONS_SEED": str(at * part)} for at in range(CORES))
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(lambda seed: session.run(*words, env=told | seed), seeds))
 
 
 @nox.session(python=PYTHON, default=False)
@@ -232,8 +235,7 @@ def site(session: nox.Session) -> None:
     """The documentation as a site, in build/site: every warning is an error, and nothing is loaded from elsewhere."""
     prepare(session, *SITE_TOOLS)
     built = ROOT / "build" / "site"
-    told = {"NO_MKDOCS_2_WARNING": "true"}
-    session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", str(built), env=told)
+    session.run("mkdocs", "build", "--strict", "-q", "--site-dir", str(built), env={"NO_MKDOCS_2_WARNING": "true"})
     for page in built.rglob("*.html"):
         for tag in re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page.read_text(encoding="utf-8")):
             if re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag) and 'rel="canonical"' not in tag:
@@ -313,10 +315,9 @@ def typing(session: nox.Session) -> None:
     """The wheel's types from outside: a user's program under mypy and pyright, and how complete the types are."""
     # basedpyright is pyright as a wheel that brings its own node.
     install_wheel(session, "", "mypy>=1.15", "basedpyright>=1.30")
-    folder = Path.cwd()
-    shutil.copy(ROOT / "tests" / "outside" / "program.py", folder)
+    shutil.copy(ROOT / "tests" / "outside" / "program.py", Path.cwd())
     rules = {"typeCheckingMode": "strict", "reportUnnecessaryTypeIgnoreComment": "error"}
-    (folder / "pyrightconfig.json").write_text(json.dumps(rules))
+    Path("pyrightconfig.json").write_text(json.dumps(rules))
     session.run("mypy", "--strict", "--no-incremental", "program.py")
     python = ("--pythonpath", str(Path(session.bin) / "python"))
     session.run("basedpyright", *python, "program.py")
@@ -340,8 +341,7 @@ def audit(session: nox.Session) -> None:
     session.run("specnorm", "audit", str(model), "--format", "html", "--output", "report.html")
     for weights in published():
         given = weights.with_name("geometry.json")
-        options = ["--geometry", str(given)] if given.exists() else []
-        session.run("specnorm", "audit", str(weights), *options)
+        session.run("specnorm", "audit", str(weights), *(["--geometry", str(given)] if given.exists() else []))
     session.run("specnorm", "backends")
 
 

@@ -120,10 +120,11 @@ def audit_models(request: Request) -> int:
                 _complain(str(error))
     complete = len(reports) == len(request.models)
     written = _emit(reports, request, complete=complete)
-    if not _gates(reports, request):
+    outcome = _gates(reports, request)
+    if outcome == "failed":
         return GATE_FAILED
     bad_rows = any(row.status == "error" for report in reports for row in report.layers)
-    return OK if complete and written and not bad_rows else TROUBLE
+    return OK if complete and written and not bad_rows and outcome == "passed" else TROUBLE
 
 
 WORTH = 4 * 2**20
@@ -208,13 +209,13 @@ def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) ->
     return True
 
 
-def _gates(reports: Sequence[Report], request: Request) -> bool:
-    """Say on stderr what the gates found; True if all passed."""
+def _gates(reports: Sequence[Report], request: Request) -> gates.Outcome:
+    """Say on stderr what the gates found."""
     failed = [] if request.fail_above is None else gates.norms(reports, request.fail_above)
-    proven, found = (True, []) if request.claim is None else gates.claims(reports, request.claim, request.options)
+    outcome, found = gates.claims(reports, request.claim, request.options) if request.claim else ("passed", [])
     for line in (*failed, *found):
         _complain(line, prefix="" if line.startswith("  ") else "specnorm: ")
-    return proven and not failed
+    return "failed" if failed else outcome
 
 
 def _progress(model: str) -> AbstractContextManager[Tick | None]:

@@ -55,6 +55,25 @@ class ModelFileError(SpecnormError):
     """A model file is unreadable, damaged, too large, or of a kind that is refused."""
 
 
+class TranslationError(MethodError):
+    """A network was translated into a graph that does not compute what the model computes."""
+
+
+class InternalError(SpecnormError):
+    """A proven number was contradicted by an execution: an error of specnorm, to be reported.
+
+    Parameters
+    ----------
+    message : str
+    pair : tuple of mapping, optional
+        The inputs, by name.
+    """
+
+    def __init__(self, message: str, pair: object = None) -> None:
+        super().__init__(message)
+        self.pair = pair
+
+
 class SecondDerivativeError(SpecnormError, NotImplementedError):
     """A second derivative was asked for: specnorm's pullbacks are first order only."""
 

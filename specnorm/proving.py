@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Unpack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.api import measure
 from specnorm.backends import backend_for
@@ -11,9 +12,13 @@ from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.result import Enclosure, Result
+from specnorm.runtime.telling import Listening
 from specnorm.search.layer_bounds import WAYS
 from specnorm.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject
+
+if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
 
 
 def enclose(
@@ -43,19 +48,20 @@ def enclose(
     Returns
     -------
     Enclosure
-        ``status`` tells whether rtol was reached; where it was not the bounds are wider, and as true. The witness of a
-        layer enclosed by its matrix has no frequency; its vectors are an output and an input,
-        and empty where these have more than 8 million entries. Bounds of a torch tensor carry no gradient;
-        the value of ``measure(kernel, Enclose())`` does.
+        ``explain()`` gives the proof. ``status`` tells whether rtol was reached; where it was not the bounds are
+        wider, and as true. The witness of a layer enclosed by its matrix has no frequency; its vectors are an output
+        and an input, and empty where these have more than 8 million entries. Bounds of a torch tensor carry no
+        gradient; the value of ``measure(kernel, Enclose())`` does.
 
     Raises
     ------
     MethodError
         Under a tracer.
     """
-    result = measure(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    with Listening() as heard:
+        result = measure(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
     figures, backend = result.stats, backend_for(result.value)
-    return Enclosure(
+    found = Enclosure(
         lower=figures["lower"],
         upper=backend.as_proven(result.value),
         witness=(figures["frequency"], figures["u"], figures["v"]),
@@ -64,6 +70,13 @@ def enclose(
         proof_dtype=figures["computed_in"],
         status=status_of(result),
     )
+    return found.proven_by(partial(_explained, *heard[0])) if len(heard) == 1 else found
+
+
+def _explained(lower: Lower, upper: Upper, exponent: int) -> str:
+    from specnorm.explaining import explained  # for few
+
+    return explained(lower, upper, exponent)
 
 
 _BY = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -45,6 +45,22 @@ class Enclosure:
     levels: int
     proof_dtype: str
     status: str
+    _chain: ClassVar[Any] = None
+    """Of an instance: the claims behind its bounds. No field: what is made of an enclosure has other bounds."""
+
+    def proven_by(self, chain: Callable[[], str]) -> Enclosure:
+        """The same, with what `explain` prints."""
+        object.__setattr__(self, "_chain", chain)
+        return self
+
+    def explain(self) -> str:
+        """The rules that prove both bounds, one a line, each with its number and above those that it rests on."""
+        from specnorm.text import number  # takes a while to import
+
+        ends = f"{number(float(self.lower), 'lower')} <= norm <= {number(float(self.upper), 'upper')}"
+        if self._chain is None:
+            return f"{ends}: made from another enclosure, whose proof it is not"
+        return f"{ends}\n{self._chain()}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ import pytest
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
+from assumptions import assumed
 from soundness.mutations import (
     Violations,
     below_the_circle,
@@ -43,8 +44,7 @@ from soundness.mutations import (
     wide_matrices,
 )  # fmt: skip
 
-from specnorm.methods import unfolding
-from specnorm.proof import fathom, gram_polynomial, host, matrices, rounding, trigonometric
+from specnorm.proof import fathom, gram_polynomial, host, matrices, rounding, trigonometric, unfolding
 from specnorm.proof.cells import Boxes, Cells
 from specnorm.proof.gram_polynomial import GramPolynomial
 
@@ -59,14 +59,14 @@ _limits_sq = fathom.limits_sq
 
 def without_supremum(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
     """The lemma of the torus, on a grid, where the best point is no maximum."""
-    supremum = None if cells.supremum is None else math.nextafter(threshold, math.inf)
+    supremum = None if cells.supremum is None else assumed(math.nextafter(threshold, math.inf))
     return _limits_sq(polynomial, replace(cells, supremum=supremum), threshold)
 
 
 def by_any_supremum(self: fathom.Cover, threshold: float) -> bool:
     """A supremum said to be no larger than any threshold, once the incumbent is near."""
     supremum = self.open.supremum
-    if supremum is None or threshold < 0.5 * supremum:
+    if supremum is None or threshold < 0.5 * supremum.value:
         return False
     self._note(np.arange(len(self)), np.full(len(self), threshold), threshold)
     return True
@@ -156,7 +156,7 @@ MUTATIONS = {
     "roundings of sums": Mutation(outward, ((host, "raised", lambda x, _: x),)),
     "factor of the grid": Mutation(odd_grids, ((trigonometric, "grid_factor", lambda *_: 1.0),)),
     "root of the taps": Mutation(
-        every_unfolding, ((unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod, inf=math.inf)),)
+        every_unfolding, ((unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod)),)
     ),
     "rounding of the smallest unfolding": Mutation(smallest_of_a_long_column, (NO_PRODUCT,)),
     "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((matrices, "gram_below", believed),)),

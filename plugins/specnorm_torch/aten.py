@@ -1,349 +1,384 @@
-"""Torch's operators in the words of `specnorm.networks.rules`: a table of names, and a line or a few for each."""
+"""Torch's operators as ours: a builder of a line or a few for each, and the table of all."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from specnorm.networks import Node
-from specnorm.networks.graph import Offset
-from specnorm_torch.calls import Call, Rule, Translation
-from specnorm_torch.copying import copies, linear_resize, nearest
-from specnorm_torch.fourier import COMPLEX, TRANSFORMS, einsum, product
-from specnorm_torch.products import PRODUCT, divide, multiply, power, steep
+from specnorm.networks import builders
+from specnorm.networks import operators as ops
+from specnorm.networks.operators import Operator, Unknown
+from specnorm.networks.operators.linear import PadMode
+from specnorm_torch.calls import Builder, Call, Made, Moving, Pieces, Rule, first_of, is_value, numbers, rules, shape_of
+from specnorm_torch.products import PRODUCT, addmm, divide, einsum, linear, matmul, multiply, stacked
+from specnorm_torch.windows import adaptive, convolution, pool, resize
+
+MAX_ENTRIES = 2**24
+"""Entries of a value that are moved by a table of their places."""
 
 
-def _select(call: Call) -> Translation:
-    return Translation("select", {}, (str(call["self"].name),))
+# -- entries that are moved --------------------------------------------------------------------------------------------
+def identity(call: Call, *, self: Moving, other: Moving = None) -> Made:
+    """The same entries in the same places, or their real parts; ``other`` says a dtype."""
+    del other
+    if not first_of(self).is_complex() or first_of(call.node).is_complex():
+        return Made(ops.Identity(), (self,))
+    pairs, ndim = (*call.shape, 2), len(call.shape)
+    first = ops.Slice(((ndim, 0, 1, 1),)), (*call.shape, 1)
+    whole = ops.Reshape(call.shape), call.shape
+    return call.chain(self, (ops.ComplexPart(real=True), pairs), first, whole, (ops.Identity(), call.shape))
 
 
-def _split(call: Call) -> Translation:
-    """Disjoint pieces, which are nodes of their own."""
-    return Translation("select", {"split": True}, (str(call["self"].name),))
+def reshaped(call: Call, *, self: Moving, **_: Any) -> Made:
+    """The same entries in the same order."""
+    return Made(ops.Reshape(call.shape), (self,))
 
 
-def _slice(call: Call) -> Translation:
-    """Every step-th entry of an axis, from a start on."""
-    shape = call.shape("self")
-    axis = call["dim"] % len(shape)
-    first, _, step = slice(call["start"], call["end"], call["step"]).indices(shape[axis])
-    return Translation("select", {"slice": ((axis, first, step),)}, (str(call["self"].name),))
+def permuted(call: Call, *, self: Moving, **rest: Any) -> Made:
+    """Axes in the order in which the operator puts axes of sizes 1, 2, 3, ..."""
+    example = torch.empty(tuple(range(1, 1 + len(shape_of(self)))), device="meta")
+    return Made(ops.Permute(tuple(int(n) - 1 for n in call.node.target(example, **rest).shape)), (self,))
 
 
-def _identity(call: Call) -> Translation:
-    """The same entries in the same places."""
-    return Translation("select", {"shift": True}, (str(call["self"].name),))
+def entries(call: Call, *, self: Moving, **rest: Any) -> Made | Operator:
+    """The operator itself says where the numbers of entries go; what is 0 is no entry's."""
+    shape = shape_of(self)
+    size = math.prod(shape)
+    if max(size, math.prod(call.shape)) > MAX_ENTRIES:
+        return Unknown("its input is too large for a table of its entries")
+    count = torch.arange(1, size + 1, dtype=torch.float64, device=first_of(self).device).reshape(shape)
+    at = call.node.target(count, **rest).to(torch.int64).cpu().numpy() - 1
+    return Made(ops.Entries(at, size), (self,))
 
 
-def _reshape(call: Call) -> Translation:
-    """The same entries, in the same order."""
-    return Translation("select", {"reshaped": True}, (str(call["self"].name),))
+def _cut(value: Any, axis: int, first: int, last: int, step: int = 1) -> tuple[Operator, tuple[int, ...]]:
+    """Every step-th entry of an axis, and the shape of them."""
+    shape = list(shape_of(value))
+    shape[axis] = len(range(first, last, step))
+    return ops.Slice(((axis, first, last, step),)), tuple(shape)
 
 
-def _dropout(call: Call) -> Translation:
-    if call["train"]:
-        return Translation("unknown", {"reason": "dropout is active: pass training=self.training"})
-    return Translation("select", {"shift": True})
+def _axis(value: Any, dim: int) -> int:
+    return dim % len(shape_of(value))
 
 
-def _function(function: str) -> Rule:
-    return lambda _: Translation("pointwise", {"function": function})
+def sliced(
+    _: Call, *, self: Moving, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Made:
+    """Every step-th entry of an axis."""
+    axis = _axis(self, dim)
+    first, last, step = slice(start, end, step).indices(shape_of(self)[axis])
+    return Made(_cut(self, axis, first, max(first, last), step)[0], (self,))
 
 
-def _parametric(function: str, **names: str) -> Rule:
-    """A function with parameters: its own name of each -> torch's."""
-    return lambda call: Translation(
-        "pointwise", {"function": function} | {name: float(call[given]) for name, given in names.items()}
+def narrowed(_: Call, *, self: Moving, dim: int, start: int | Tensor, length: int) -> Made:
+    """Entries behind each other along an axis."""
+    axis = _axis(self, dim)
+    first = int(start) % max(shape_of(self)[axis], 1) if int(start) < 0 else int(start)
+    return Made(_cut(self, axis, first, first + length)[0], (self,))
+
+
+def selected(call: Call, *, self: Moving, dim: int, index: int) -> Made:
+    """One entry of an axis."""
+    axis = _axis(self, dim)
+    at = index % shape_of(self)[axis]
+    return call.chain(self, _cut(self, axis, at, at + 1), (ops.Reshape(call.shape), call.shape))
+
+
+def flipped(_: Call, *, self: Moving, dims: list[int]) -> Made:
+    """Some axes from their end to their beginning."""
+    return Made(ops.Slice(tuple((_axis(self, dim), None, None, -1) for dim in sorted(dims))), (self,))
+
+
+def pieces(call: Call, *, self: Moving, dim: int = 0, **rest: Any) -> Pieces:
+    """Slices along an axis, as the operator cuts the numbers of its entries."""
+    axis = _axis(self, dim)
+    parts = [part.reshape(-1).tolist() for part in call.node.target(torch.arange(shape_of(self)[axis]), **rest)]
+    return Pieces(self, tuple((axis, part[0], part[-1] + 1) if part else (axis, 0, 0) for part in parts))
+
+
+def piece(call: Call, source: Pieces, number: int) -> Made:
+    """One of several."""
+    cut = _cut(source.value, *source.cuts[number])
+    same = cut[1] == call.shape
+    return call.chain(source.value, cut, *([] if same else [(ops.Reshape(call.shape), call.shape)]))
+
+
+def broadcast(call: Call, *, self: Moving, other: Moving = None, size: Any = None) -> Made:
+    """To the shape that was traced."""
+    del other, size
+    return Made(ops.Broadcast(call.shape), (self,))
+
+
+def _cat(call: Call, *, tensors: Moving, dim: int = 0) -> Made | Operator:
+    # Torch leaves out values of shape (0,), whatever the others' shapes are.
+    kept = tuple(x for x in tensors if shape_of(x) != (0,) or len(call.shape) == 1)
+    return Made(ops.Concat(dim % len(call.shape)), kept)
+
+
+def _stack(call: Call, *, tensors: Moving, dim: int = 0) -> Made:
+    return Made(ops.Concat(dim % len(call.shape), new=True), tuple(tensors))
+
+
+def _scatter(call: Call, *, self: Moving, src: Moving, **rest: Any) -> Made:
+    """Entries of the one in places of the other: those that the slice, or the selection, would read."""
+    read = {"slice_scatter": torch.ops.aten.slice.Tensor, "select_scatter": torch.ops.aten.select.int}[call.label]
+    count = torch.arange(math.prod(call.shape)).reshape(call.shape)
+    return Made(ops.Merge(read(count, **rest).reshape(-1).numpy()), _rounded(call, self, src))
+
+
+def pad(
+    call: Call, *, self: Moving, pad: Any = None, padding: Any = None, mode: str = "constant", value: Any = None
+) -> Made:
+    """Of the last axes, named from the last one on; negative amounts cut off."""
+    mode = {"reflection": "reflect", "replication": "replicate"}.get(call.label.partition("_")[0], mode)
+    amounts, named = pad or padding or [], {"constant": "zeros"}
+    pairs = tuple((int(a), int(b)) for a, b in zip(amounts[::2], amounts[1::2], strict=True))[::-1]
+    shape = shape_of(self)
+    known = cast(PadMode, named.get(mode, mode))
+    steps = builders.padding(known, pairs, len(shape), float(value or 0.0)) or (ops.Identity(),)
+    wide = [*[(0, 0)] * (len(shape) - len(pairs)), *pairs]
+    between = tuple(n + min(a, 0) + min(b, 0) for n, (a, b) in zip(shape, wide, strict=True))
+    return call.chain(self, *((step, between) for step in steps))
+
+
+# -- functions of each entry -------------------------------------------------------------------------------------------
+def function(make: Callable[..., Operator], *names: str) -> Rule:
+    """Made of arguments by their names, in the order of the class's fields."""
+
+    def build(_: Call, *, self: Moving, **given: Any) -> Made:
+        return Made(make(*(given[name] for name in names)), (self,))
+
+    return Rule(build, rest=names)
+
+
+def _dropout(_: Call, *, input: Moving, train: bool | None) -> Made | Operator:
+    if train is not False:
+        return Unknown("dropout is active: pass training=self.training")
+    return Made(ops.Identity(), (input,))
+
+
+_FORMS: dict[str, Literal["erf", "tanh"]] = {"none": "erf", "tanh": "tanh"}
+
+
+def _prelu(_: Call, *, self: Moving, weight: Tensor) -> Made:
+    """A vector is one slope a channel."""
+    slopes, ndim = numbers(weight), len(shape_of(self))
+    if weight.ndim == 1 and ndim > 1:
+        slopes = slopes.reshape(-1, *(1,) * (ndim - 2))
+    return Made(ops.PReLU(slopes.reshape(()) if slopes.size == 1 else slopes), (self,))
+
+
+def _power(exponent: float) -> Operator:
+    return builders.power(float(exponent)) or Unknown(f"a power of {float(exponent):.6g} has no rule")
+
+
+def _batch_norm(
+    call: Call, *, input: Moving, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor,
+    eps: float,
+) -> Made:  # fmt: skip
+    scale, shift = (None if x is None else numbers(x) for x in (weight, bias))
+    mean, variance = numbers(running_mean), numbers(running_var)
+    return Made(builders.batch_norm(mean, variance, scale, shift, eps, len(call.shape)), (input,))
+
+
+# -- joins of values ---------------------------------------------------------------------------------------------------
+def sum_weights(call: Call, alpha: float) -> tuple[float, float]:
+    """Of the two values of a sum, a difference, or one the other way round."""
+    a = float(alpha)
+    return {"add": (1.0, a), "sub": (1.0, -a), "rsub": (-a, 1.0)}[call.label]
+
+
+def _sum(call: Call, *, self: Moving, other: Moving, alpha: float = 1) -> Made:
+    return Made(ops.Add(sum_weights(call, alpha)), (self, other))
+
+
+def join(operator: Operator) -> Builder:
+    """Of two values."""
+
+    def build(call: Call, *, self: Moving, other: Moving) -> Made:
+        return Made(operator, _rounded(call, self, other))
+
+    return build
+
+
+def _clamp(call: Call, *, self: Moving, min: Moving = None, max: Moving = None) -> Made:
+    """Between two numbers; or the larger of two values, and the smaller of that and a third."""
+    ends = (-math.inf if min is None else min, math.inf if max is None else max)
+    if all(isinstance(end, int | float) for end in ends) and ends[0] <= ends[1]:
+        return Made(ops.HardTanh(float(ends[0]), float(ends[1])), (self,))
+    found = self
+    if min is not None:
+        last = Made(ops.Maximum(), (found, *_rounded(call, min)))
+        found = found if max is None else call.add(last.operator, last.inputs, _broadcast(found, min))
+    return last if max is None else Made(ops.Minimum(), (found, *_rounded(call, max)))
+
+
+def _broadcast(*values: Any) -> tuple[int, ...]:
+    return np.broadcast_shapes(*(shape_of(x) if is_value(x) or isinstance(x, Tensor) else () for x in values))
+
+
+def _rounded(call: Call, *values: Any) -> tuple[Any, ...]:
+    """Constants as the result's dtype has them."""
+    dtype = first_of(call.node).dtype
+    return tuple(
+        x if is_value(x) else x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype) for x in values
     )
 
 
-def _prelu(call: Call) -> Translation:
-    weight: Tensor = call["weight"]
-    low, high = (float(weight.min()), float(weight.max())) if weight.numel() else (0.0, 0.0)
-    return Translation("pointwise", {"function": "prelu", "low": low, "high": high})
+def _where(call: Call, *, condition: Moving, self: Moving, other: Moving) -> Made:
+    values = _rounded(call, self, other)
+    if is_value(condition):
+        return Made(ops.Choose(), (condition, *values))
+    return Made(ops.Where(lambda: numbers(condition).astype(bool)), values)
 
 
-def _gelu(call: Call) -> Translation:
-    function = {"none": "gelu", "tanh": "gelu_tanh"}.get(call["approximate"], f"gelu of {call['approximate']!r}")
-    return Translation("pointwise", {"function": function})
+def _masked_fill(call: Call, *, self: Moving, mask: Moving, value: Moving) -> Made:
+    return _where(call, condition=mask, self=value, other=self)
 
 
-def _add(call: Call) -> Translation:
-    """Sum, also weighted, also with constants."""
-    weighted = "self" if call.name == "rsub" else "other"
-    alpha = float(call["alpha"]) * (1 if call.name == "add" else -1)
-    names = {name: str(call[name].name) for name in ("self", "other") if call.is_data(name)}
-    before: tuple[Node, ...] = ()
-    # A sum keeps signs; beside constants the sign is a factor.
-    factor = alpha if len(names) == 1 else abs(alpha)
-    if weighted in names and factor != 1:
-        source, names[weighted] = names[weighted], f"{call.node.name}.alpha"
-        params = {"values": factor, "exact": True}
-        before = (Node(names[weighted], "scale", call.name, (source,), call.shape(weighted), params),)
-    if len(names) == 1:
-        (constant,) = {"self", "other"} - set(names)
-        offset = _constant(call[constant], alpha if constant == weighted else 1.0)
-        return Translation("add", {"shift": True}, tuple(names.values()), before, offset=offset)
-    signs = tuple(-1 if name == weighted and alpha < 0 else 1 for name in names)
-    return Translation("add", {"signs": signs}, tuple(names.values()), before)
+def _compared(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
+    def build(_: Call, *, self: Moving, other: Moving) -> Made | Operator:
+        """With a number, in the dtype in which torch compares."""
+        if not is_value(self) or is_value(other) or _broadcast(self, other) != shape_of(self):
+            return Unknown("its values are bool: steps")
+        common = torch.result_type(first_of(self), other)
+        number = torch.as_tensor(other).to(common if common.is_floating_point else torch.float64)
+        if number.numel() != 1:
+            return Unknown("its values are bool: steps")
+        return Made(ops.Compare(kind, float(number)), (self,))
+
+    return build
 
 
-def _constant(value: Any, factor: float = 1.0, spatial: int = 0) -> Offset | None:
-    """What is added: a number or tensor, times a number; ``spatial``: axes behind its own. None for none."""
-    if value is None:
-        return None
-
-    def load() -> tuple[Any, Any]:
-        numbers = torch.as_tensor(value).detach().to(torch.float64).cpu().numpy() * factor
-        numbers = numbers.reshape((*numbers.shape, *(1,) * spatial))
-        return numbers, abs(numbers) * (0.0 if abs(factor) == 1 else 2.0**-50)
-
-    return load
+# -- reductions --------------------------------------------------------------------------------------------------------
+def _axes(value: Any, dim: Any) -> tuple[int, ...]:
+    """No axes, or none named, are all."""
+    ndim = len(shape_of(value))
+    given = [dim] if isinstance(dim, int) else dim
+    return tuple(sorted({axis % ndim for axis in given})) if given and ndim else tuple(range(ndim))
 
 
-def _batch_norm(call: Call) -> Translation:
-    """At inference; with statistics of the batch it mixes samples."""
-    variance: Tensor = call["running_var"]
-    wide = 1 / torch.sqrt(variance.detach().to(torch.float64) + call["eps"])
-    if call["weight"] is not None:
-        wide = wide * call["weight"].detach().to(torch.float64)
-    spatial = len(call.shape()) - 2
+def reduction(operator: Callable[..., Operator]) -> Builder:
+    """Along axes."""
 
-    def offset() -> tuple[Any, Any]:
-        ahead = call["running_mean"].detach().to(torch.float64) * wide
-        behind = torch.zeros_like(ahead) if call["bias"] is None else call["bias"].detach().to(torch.float64)
-        # A few roundings of the scale, the product and the difference.
-        both = ((behind - ahead), (behind.abs() + ahead.abs()) * 2.0**-47)
-        numbers, lost = (each.cpu().numpy().reshape(-1, *(1,) * spatial) for each in both)
-        return numbers, lost
+    def build(_: Call, *, self: Moving, dim: Any = None, keepdim: bool = False) -> Made:
+        return Made(operator(_axes(self, dim), keepdim), (self,))
 
-    return Translation("scale", {"values": wide.cpu().numpy(), "channel": 1}, offset=offset)
+    return build
 
 
-def _stack(call: Call) -> Translation:
-    names = tuple(str(x.name) for x in call["tensors"] if isinstance(x, torch.fx.Node))
-    along = {} if call.name == "stack" else {"axis": call["dim"] % len(call.shape())}
-    return Translation("stack", along, names)
+def _norm(_: Call, *, self: Moving, ord: float = 2, dim: Any = None, keepdim: bool = False) -> Made | Operator:
+    return Made(ops.Norm(_axes(self, dim), keepdim), (self,)) if float(ord) == 2 else Unknown()
 
 
-def _extreme(call: Call) -> Translation:
-    """Entrywise maximum, minimum or choice of any of several values."""
-    names = ("self", "other", "min", "max", "value", "src")
-    choice = {"maximum": "max", "max": "max", "minimum": "min", "min": "min"}.get(call.name)
-    params = {} if choice is None else {"choice": choice}
-    return Translation("extreme", params, tuple(str(call[name].name) for name in names if call.is_data(name)))
+def _sort(
+    _: Call, *, self: Moving, k: int | None = None, dim: int = -1, descending: bool = False, largest: bool = False,
+    sorted: bool = True,
+) -> Made | Operator:  # fmt: skip
+    """All along an axis, or the first ``k``."""
+    if not sorted:
+        return Unknown("in which order its entries come depends on them")
+    axes = _axes(self, dim)
+    return Made(ops.Sort(axes[0], descending or largest, k) if axes else ops.Identity(), (self,))
 
 
-def _scatter(call: Call) -> Translation:
-    return replace(_extreme(call), rule="stack")
-
-
-def _axes(call: Call, name: str = "dim") -> list[int]:
-    ndim = len(call.shape("self"))
-    given = call.arguments.get(name)
-    given = [given] if isinstance(given, int) else given
-    return [axis % ndim for axis in given] if given else list(range(ndim))
-
-
-def _reduce(rule: str) -> Rule:
-    return lambda call: Translation(rule, {"axes": _axes(call)})
-
-
-def _end(call: Call) -> Translation:
-    """Largest or smallest along axes."""
-    kept = bool(call.arguments.get("keepdim", False))
-    return Translation("length", {"choice": call.name[-3:], "axes": tuple(_axes(call)), "kept": kept})
-
-
-def _sort(call: Call) -> Translation:
-    """Along an axis; or the first of them, in order."""
-    if not call.arguments.get("sorted", True):
-        return Translation("unknown", {"reason": "in which order its entries come depends on them"})
-    shape = call.shape("self")
-    axis = call["dim"] % max(len(shape), 1)
-    whole = bool(shape) and shape == call.shape()
-    return Translation("select", {"sorted": axis, "consecutive": shape[axis]} if whole else {})
-
-
-def _norm(call: Call) -> Translation:
-    return Translation("length") if float(call["ord"]) == 2 else Translation("unknown")
-
-
-def _log_softmax(call: Call) -> Translation:
-    return Translation("log_softmax", {"axis": call["dim"]})
-
-
-def _pad(call: Call) -> Translation:
-    mode = {"reflection": "reflect", "replication": "replicate"}.get(call.name.partition("_")[0])
-    mode = mode or {"constant": "zeros"}.get(call.arguments.get("mode", "constant"), call.arguments.get("mode"))
-    amounts = call.arguments.get("pad") or call.arguments.get("padding") or []
-    pairs = tuple((int(a), int(b)) for a, b in zip(amounts[::2], amounts[1::2], strict=True))[::-1]
-    if min((a for pair in pairs for a in pair), default=0) < 0:
-        return Translation("select") if mode == "zeros" else Translation("unknown")
-    constant = float(call.arguments.get("value") or 0.0)
-    return Translation("pad", {"mode": mode, "pads": pairs} | ({"constant": constant} if constant else {}))
-
-
-def _per_axis(value: Any, ndim: int) -> tuple[int, ...]:
-    value = [value] if isinstance(value, int) else list(value)
-    return tuple(int(v) for v in (value * ndim if len(value) == 1 else value))
-
-
-def _convolution(ndim: int, *, transposed: bool = False) -> Rule:
-    def translate(call: Call) -> Translation:
-        padding, extra = call["padding"], _per_axis(call.arguments.get("output_padding", 0), ndim)
-        pairs: Any = "same"
-        if padding != "same":
-            pairs = tuple((p, p) for p in _per_axis(0 if padding == "valid" else padding, ndim))
-        if transposed:
-            # Rows added beyond the crop are zeros, which change no norm.
-            pairs = tuple((p, max(p - more, 0)) for (p, _), more in zip(pairs, extra, strict=True))
-        geometry = {
-            "stride": _per_axis(call["stride"], ndim),
-            "dilation": _per_axis(call["dilation"], ndim),
-            "groups": call["groups"],
-            "transposed": transposed,
-            "padding_mode": "zeros",
-            "padding": pairs,
-        }
-        return replace(_layer(call["weight"], geometry, ndim), offset=_constant(call["bias"], spatial=ndim))
-
-    return translate
-
-
-def _layer(weight: Tensor, geometry: dict[str, Any], ndim: int) -> Translation:
-    return Translation("layer", {}, (), (), lambda: weight.detach(), weight, geometry, ndim)
-
-
-def _matrix(weight: str, data: str) -> Rule:
-    """Product with a constant matrix, from either side."""
-
-    def translate(call: Call) -> Translation:
-        kernel, x = (weight, data) if call.is_data(data) else (data, weight)
-        if call.is_data(kernel):
-            return Translation("unknown", PRODUCT)
-        matrix: Tensor = call[kernel]
-        if matrix.ndim > 2:
-            return product("self", "other")(call)
-        if matrix.ndim != 2 or not call.is_data(x):
-            return Translation("unknown", {"reason": f"its constant matrix has shape {tuple(matrix.shape)}"})
-        # From the left the outputs are not the last axis of the result.
-        params = {"foldable": kernel == weight, "alpha": float(call.arguments.get("alpha", 1))}
-        added = call.arguments.get("bias") if call.name == "linear" else call.arguments.get("self")
-        offset = None
-        if call.name in ("linear", "addmm"):
-            offset = _constant(added, float(call.arguments.get("beta", 1)))
-        return replace(_layer(matrix, {}, 0), params=params, turned=call.name != "linear", offset=offset)
-
-    return translate
-
-
-def _pool(ndim: int, rule: str) -> Rule:
-    def translate(call: Call) -> Translation:
-        kernel = _per_axis(call["kernel_size"], ndim)
-        padding = _per_axis(call["padding"], ndim)
-        divisor = call.arguments.get("divisor_override")
-        return Translation(rule, {
-            "kernel": kernel,
-            "stride": _per_axis(call["stride"], ndim) if call.arguments.get("stride") else kernel,
-            "dilation": _per_axis(call.arguments.get("dilation", 1), ndim),
-            "padding": tuple((p, p) for p in padding),
-            "ceil": call["ceil_mode"],
-            "count_padding": bool(divisor) or call.arguments.get("count_include_pad", True),
-            "divisor": divisor,
-        })  # fmt: skip
-
-    return translate
-
-
-def _adaptive(ndim: int, rule: str) -> Rule:
-    return lambda _: Translation(rule, {"adaptive": True, "spatial": ndim})
-
-
-_SELECTS = (
-    "permute", "transpose", "t", "numpy_T", "select", "narrow", "unbind", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "native_channel_shuffle", "flip", "roll", "tril", "triu", "diagonal", "movedim", "_to_copy",
-    "to", "type_as", "lift_fresh_copy", "fft_fftshift", "fft_ifftshift",
-)  # fmt: skip
-_IDENTITIES = ("clone", "contiguous", "detach", "alias", "positive", "_conj", "resolve_conj", "resolve_neg")
-_RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")
+_KEPT = "memory_format non_blocking copy dtype device layout implicit"
+_SAME = "clone contiguous detach alias positive _conj resolve_conj resolve_neg lift_fresh_copy"
 _FUNCTIONS = {
-    "relu": "relu", "relu6": "clip", "sigmoid": "sigmoid", "tanh": "tanh", "silu": "silu",
-    "mish": "mish", "selu": "selu", "log_sigmoid": "log_sigmoid", "log_sigmoid_forward":
-    "log_sigmoid", "hardswish": "hard_swish", "abs": "abs", "neg": "negative", "sin": "sin", "cos": "cos",
-    "atan": "arctan", "erf": "erf",
+    "relu": ops.ReLU(), "relu6": builders.RELU6, "sigmoid": ops.Sigmoid(), "tanh": ops.Tanh(), "silu": ops.SiLU(),
+    "mish": ops.Mish(), "selu": builders.SELU, "log_sigmoid": ops.LogSigmoid(),
+    "log_sigmoid_forward": ops.LogSigmoid(), "hardswish": ops.HardSwish(), "abs": ops.Abs(), "neg": ops.Negative(),
+    "sign": ops.Sign(),
+    "sin": ops.Sin(), "cos": ops.Cos(), "atan": ops.Arctan(), "erf": ops.Erf(), "exp": ops.Exp(), "log": ops.Log(),
+    "sqrt": ops.Sqrt(), "rsqrt": ops.Rsqrt(), "reciprocal": ops.Reciprocal(), "square": ops.Power(2),
+    # Torch multiplies by 1/6 in single precision.
+    "hardsigmoid": ops.HardSigmoid(1 / 6, 0.5, 2.0**-22),
 }  # fmt: skip
+_DIMS = (1, 2, 3)
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(_SELECTS, _select),
-    "slice": _slice,
-    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), _split),
-    **dict.fromkeys(_IDENTITIES, _identity),
-    **dict.fromkeys(_RESHAPES, _reshape),
-    **{name: _function(function) for name, function in _FUNCTIONS.items()},
-    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "native_dropout"), _dropout),
-    **dict.fromkeys(("add", "sub", "rsub"), _add),
-    **dict.fromkeys(("index", "index_select", "gather", "repeat", "repeat_interleave", "tile", "unfold"), copies),
-    **dict.fromkeys(("cat", "stack", "concat"), _stack),
-    **dict.fromkeys(("maximum", "minimum", "where", "masked_fill", "clamp", "clamp_min", "clamp_max"), _extreme),
-    **dict.fromkeys(
-        ("expand", "expand_as", "broadcast_to"), lambda call: Translation("broadcast", {}, (str(call["self"].name),))
-    ),
-    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
-    **{f"{kind}_pad{n}d": _pad for kind in ("reflection", "replication") for n in (1, 2, 3)},
-    "gelu": _gelu,
-    "celu": _parametric("celu", alpha="alpha"),
-    "elu": _parametric("elu", alpha="alpha", scale="scale", input_scale="input_scale"),
-    "hardtanh": _parametric("hardtanh", low="min_val", high="max_val"),
-    "leaky_relu": _parametric("leaky", alpha="negative_slope"),
-    "softplus": _parametric("softplus", beta="beta", threshold="threshold"),
-    "softshrink": _parametric("softshrink", lambd="lambd"),
-    "threshold": _parametric("threshold", threshold="threshold", value="value"),
-    "prelu": _prelu,
-    "_prelu_kernel": _prelu,
-    # torch multiplies by 1/6 in float32
-    "hardsigmoid": lambda _: Translation("pointwise", {"function": "linear", "alpha": 0.16666668}),
-    **{name: steep(name) for name in ("exp", "log", "sqrt", "rsqrt", "reciprocal")},
-    "pow": power,
-    "square": power,
-    "mul": multiply,
-    "div": divide,
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "slice_scatter": _scatter,
-    "select_scatter": _scatter,
-    "mean": _reduce("mean"),
-    "sum": _reduce("sum"),
-    **dict.fromkeys(
-        ("amax", "amin", "max", "min"),
-        lambda call: _extreme(call) if "other" in call.arguments else _end(call),
-    ),
-    "linalg_vector_norm": _norm,
-    "sort": _sort,
-    "topk": _sort,
-    **dict.fromkeys(("softmax", "_softmax"), lambda _: Translation("softmax")),
-    **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
-    "linear": _matrix("weight", "input"),
-    "mm": _matrix("mat2", "self"),
-    "matmul": _matrix("other", "self"),
-    "addmm": _matrix("mat2", "mat1"),
-    "bmm": product("self", "mat2"),
-    "einsum": einsum,
-    **{name: COMPLEX[name] for name in ("view_as_real", "view_as_complex")},
-    **TRANSFORMS,
-    **{f"conv{n}d": _convolution(n) for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": _convolution(n, transposed=True) for n in (1, 2, 3)},
-    **{f"max_pool{n}d{end}": _pool(n, "max_pool") for n in (1, 2, 3) for end in ("", "_with_indices")},
-    **{f"avg_pool{n}d": _pool(n, "average_pool") for n in (1, 2, 3)},
-    **{f"adaptive_max_pool{n}d": _adaptive(n, "max_pool") for n in (1, 2, 3)},
-    **{f"adaptive_avg_pool{n}d": _adaptive(n, "average_pool") for n in (1, 2, 3)},
-    **{f"_adaptive_avg_pool{n}d": _adaptive(n, "average_pool") for n in (2, 3)},
-    **{f"{name}{n}d": nearest for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)},
-    **dict.fromkeys(("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"), linear_resize),
-}
-"""Operator -> translation; what is not here is unknown."""
+OPERATORS: dict[str, Rule] = {
+    **rules(identity, f"{_SAME} _to_copy to.device to.dtype to.dtype_layout to.other type_as", _KEPT),
+    **rules(reshaped, "view _unsafe_view reshape flatten.using_ints unflatten.int"),
+    **rules(reshaped, "squeeze squeeze.dim squeeze.dims unsqueeze"),
+    **rules(permuted, "permute transpose.int t numpy_T movedim.int movedim.intlist"),
+    **rules(entries, "roll fft_fftshift fft_ifftshift pixel_shuffle pixel_unshuffle channel_shuffle"),
+    **rules(entries, "native_channel_shuffle tril triu diagonal"),
+    **rules(entries, "unfold index.Tensor index_select gather"),
+    **rules(entries, "repeat_interleave.self_Tensor repeat_interleave.self_int"),
+    **rules(sliced, "slice.Tensor"),
+    **rules(narrowed, "narrow narrow.Tensor"),
+    **rules(selected, "select.int"),
+    **rules(flipped, "flip"),
+    **rules(pieces, "split split.Tensor split.sizes split_with_sizes chunk unbind.int tensor_split.sections"),
+    **rules(pieces, "tensor_split.indices tensor_split.tensor_indices_or_sections"),
+    **rules(broadcast, "expand expand_as broadcast_to", "implicit"),
+    **rules(_cat, "cat concat"),
+    **rules(_stack, "stack"),
+    **rules(_scatter, "slice_scatter select_scatter"),
+    **rules(pad, "pad constant_pad_nd"),
+    **{f"{kind}_pad{n}d": Rule(pad) for kind in ("reflection", "replication") for n in _DIMS},
+    **{key: function(lambda operator=operator: operator) for key, operator in _FUNCTIONS.items()},
+    "gelu": function(lambda approximate: ops.GELU(_FORMS[approximate]), "approximate"),
+    "elu": function(ops.ELU, "alpha", "scale", "input_scale"),
+    "celu": function(ops.CELU, "alpha"),
+    "leaky_relu": function(ops.LeakyReLU, "negative_slope"),
+    "hardtanh": function(ops.HardTanh, "min_val", "max_val"),
+    "softplus": function(ops.Softplus, "beta", "threshold"),
+    "softshrink": function(ops.SoftShrink, "lambd"),
+    "threshold": function(ops.Threshold, "threshold", "value"),
+    "pow.Tensor_Scalar": function(_power, "exponent"),
+    "repeat": function(lambda repeats: ops.Tile(tuple(repeats)), "repeats"),
+    "tile": function(lambda dims: ops.Tile(tuple(dims)), "dims"),
+    **rules(_dropout, "dropout feature_dropout alpha_dropout native_dropout", "p"),
+    **rules(_prelu, "prelu _prelu_kernel"),
+    **rules(_batch_norm, "_native_batch_norm_legit_no_training", "momentum"),
+    **rules(_sum, "add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Tensor rsub.Scalar"),
+    **rules(join(ops.Maximum()), "maximum max.other"),
+    **rules(join(ops.Minimum()), "minimum min.other"),
+    **rules(_clamp, "clamp clamp.Tensor clamp_min clamp_min.Tensor clamp_max clamp_max.Tensor"),
+    **rules(_where, "where.self where.ScalarOther where.ScalarSelf"),
+    **rules(_masked_fill, "masked_fill.Scalar masked_fill.Tensor"),
+    **{f"{kind}.{end}": Rule(_compared(kind)) for kind in ("gt", "ge", "lt", "le") for end in ("Scalar", "Tensor")},
+    **rules(multiply, "mul.Tensor mul.Scalar"),
+    **rules(divide, "div.Tensor div.Scalar"),
+    **rules(reduction(ops.Mean), "mean mean.dim", "dtype"),
+    **rules(reduction(ops.Sum), "sum sum.dim_IntList", "dtype"),
+    **rules(reduction(ops.Largest), "amax max max.dim"),
+    **rules(reduction(ops.Smallest), "amin min min.dim"),
+    **rules(_norm, "linalg_vector_norm", "dtype"),
+    **rules(_sort, "sort sort.stable", "stable"),
+    **rules(_sort, "topk"),
+    **rules(reduction(lambda axes, _: ops.Softmax(axes)), "softmax.int _softmax", "dtype"),
+    **rules(reduction(lambda axes, _: ops.LogSoftmax(axes)), "log_softmax.int _log_softmax", "dtype"),
+    **rules(linear, "linear"),
+    **rules(matmul, "mm matmul"),
+    **rules(addmm, "addmm"),
+    **rules(stacked, "bmm"),
+    **rules(einsum, "einsum"),
+    **{f"conv{n}d{end}": Rule(convolution(n)) for n in _DIMS for end in ("", ".padding")},
+    **{f"conv_transpose{n}d{'.input' if n > 1 else ''}": Rule(convolution(n, transposed=True)) for n in _DIMS},
+    **{f"max_pool{n}d{end}": Rule(pool(n)) for n in _DIMS for end in ("", "_with_indices")},
+    **{f"avg_pool{n}d": Rule(pool(n, average=True)) for n in _DIMS},
+    **{f"adaptive_max_pool{n}d": Rule(adaptive(ops.AdaptiveMaxPool, n)) for n in _DIMS},
+    **{f"adaptive_avg_pool{n}d": Rule(adaptive(ops.AdaptiveAveragePool, n)) for n in _DIMS},
+    **{f"_adaptive_avg_pool{n}d": Rule(adaptive(ops.AdaptiveAveragePool, n)) for n in (2, 3)},
+    **{f"upsample_nearest{n}d{end}": Rule(resize("nearest")) for n in _DIMS for end in ("", ".vec")},
+    **{
+        f"_upsample_nearest_exact{n}d{end}": Rule(resize("nearest", "half_pixel", "round_prefer_ceil"))
+        for n in _DIMS for end in ("", ".vec")
+    },
+    **{
+        f"upsample_{name}{end}": Rule(resize("linear", "half_pixel"))
+        for name in ("linear1d", "bilinear2d", "trilinear3d") for end in ("", ".vec")
+    },
+}  # fmt: skip
+"""``operator.overload`` -> its builder; what is not here is unknown. See `fourier` for complex values."""
 
 _NORMALISED = "it divides by a deviation of its own input, where no constant below max |weight| / sqrt(eps) holds"
 REASONS = {
@@ -351,7 +386,7 @@ REASONS = {
         ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED
     ),
     **dict.fromkeys(("rms_norm", "local_response_norm", "normalize"), _NORMALISED),
-    **dict.fromkeys(("baddbmm", "scaled_dot_product_attention"), PRODUCT["reason"]),
+    **dict.fromkeys(("baddbmm", "scaled_dot_product_attention"), PRODUCT),
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
     **dict.fromkeys(["var", "std"], "its slope has no bound"),
 }

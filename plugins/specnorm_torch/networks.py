@@ -10,29 +10,43 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import OutputKind
 
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Measure, Method, NetworkBound, Node, bound
-from specnorm.networks.bounding import prepared
-from specnorm_torch.aten import REASONS, RULES
+from specnorm.networks import Graph, Measure, Method, NetworkBound, Node, bound
+from specnorm.networks.operators import Held, Identity, Input, Operator, Random, Unknown
+from specnorm.networks.operators.registry import registered
+from specnorm_torch.aten import REASONS, piece
 from specnorm_torch.baking import baked
-from specnorm_torch.calls import Call, Translation
-from specnorm_torch.fourier import COMPLEX
+from specnorm_torch.calls import (
+    Call,
+    Made,
+    Pieces,
+    Program,
+    constant_of,
+    first_of,
+    is_value,
+    numbers,
+    shape_of,
+    values_in,
+)
+from specnorm_torch.fourier import COMPLEX, REAL, with_weights
 from specnorm_torch.modules import at_inference, check_module, check_values
-from specnorm_torch.running import check_repeats, check_samples, refuse_first_call, tensor_names
-from specnorm_torch.signatures import name_of, refusal
+from specnorm_torch.reference import TorchModel, alike, computed
+from specnorm_torch.tracing import replaced, tensors
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Operators that read the shape of a value and not what is in it."""
 _ALIKE = ("expand_as", "to", "type_as")
 """Operators that do so with all but the first."""
+_COMPARISONS = ("gt", "ge", "lt", "le")
 
 
 def network_bound(
@@ -76,8 +90,8 @@ def network_bound(
     Raises
     ------
     MethodError
-        If the module cannot be traced by ``torch.export``, has no floating input, its output for one input changes
-        from call to call, or for a sample with others beside it; or if a radius is given without an input.
+        If the module cannot be traced by ``torch.export``, has no floating input, or its output for one input changes
+        from call to call; or if a radius is given without an input.
     """
     given = (input_shape,) if isinstance(input_shape, Tensor) else tuple(input_shape)
     if radius is not None and not all(isinstance(x, Tensor) for x in given):
@@ -116,19 +130,18 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
         with at_inference(model), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
-            example, known = _example(model, input_shape), tensor_names(model)
+            example, known = _example(model, input_shape), _tensor_names(model)
             try:
                 exported = torch.export.export(model, example, strict=False)
             finally:
-                refuse_first_call(model, known)
+                _refuse_first_call(model, known)
             # An empty table decomposes nothing; it makes in-place operators functional.
-            graph = _Walk(exported.run_decompositions({})).graph()
-        if not any(node.rule == "random" for node in graph.nodes):
-            check_repeats(model, example)
-            # What is refused by name has no bound, for samples together or apart.
-            if not (_are_inputs(input_shape) or any(node.rule == "unknown" for node in prepared(graph).nodes)):
-                check_samples(model, example[0])
-        return graph
+            program = exported.run_decompositions({})
+            graph = _Walk(program).graph()
+        if not any(isinstance(node.operator, Random) for node in graph.nodes):
+            _check_repeats(model, example)
+        free = not isinstance(input_shape, Tensor) and example[0] is not input_shape[0]
+        return replace(graph, model=TorchModel.of(model, program, example, free=free))
     except MethodError:
         raise
     except Exception as error:  # whatever the model's own code raises while it is traced
@@ -140,17 +153,43 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
         ) from error
 
 
-def _are_inputs(given: Any) -> bool:
-    return isinstance(given, Tensor) or (
-        isinstance(given, tuple) and bool(given) and all(isinstance(x, Tensor) for x in given)
-    )
+def _tensor_names(model: nn.Module) -> set[str]:
+    """Names of all tensors that its modules hold, in attributes too."""
+    return {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in model.named_modules()
+        for name, x in (vars(module) | module._parameters | module._buffers).items()
+        if isinstance(x, Tensor)
+    }
+
+
+def _refuse_first_call(model: nn.Module, known: set[str]) -> None:
+    """Refuse a model that made tensors while it was traced: they are no values."""
+    made = sorted(_tensor_names(model) - known)
+    if made:
+        told = f"{type(model).__name__} makes {', '.join(made)} at its first call"
+        raise MethodError(f"{told}. Call it once on an input, then ask again.")
 
 
 def _example(model: nn.Module, given: Any) -> tuple[Tensor, ...]:
-    if _are_inputs(given):
-        return (given,) if isinstance(given, Tensor) else given
+    if isinstance(given, Tensor):
+        return (given,)
+    if isinstance(given, tuple) and given and all(isinstance(x, Tensor) for x in given):
+        return given
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     return (torch.zeros(1, *given, dtype=like.dtype, device=like.device),)
+
+
+def _check_repeats(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Refuse a model whose output changes from call to call: what it drew or kept was a constant in the trace."""
+    inputs = replaced(example, torch.Generator().manual_seed(0))
+    with at_inference(model):
+        first, second = (list(tensors(model(*(x.clone() for x in inputs)))) for _ in range(2))
+    if not all(alike(computed(a, product=True), computed(b, product=True)) for a, b in zip(first, second, strict=True)):
+        raise MethodError(
+            f"{type(model).__name__} gives another output for the same input at its next call: it draws random "
+            "numbers outside of torch, or keeps a state. Make it a function of its inputs first."
+        )
 
 
 class _Walk:
@@ -161,23 +200,24 @@ class _Walk:
         self.known: dict[str, Any] = {}
         """Values that do not depend on the inputs, by fx name."""
         self.data: set[str] = set()
-        """fx names of values that do, each the name of a node."""
-        self.nodes: list[Node] = []
-        self.kernels: dict[str, Tensor | None] = {}
-        self.weights: dict[str, Tensor] = {}
-        """Of the entries of complex values, by fx name; see `fourier`."""
+        """fx names of values that do."""
+        self.held: set[str] = set()
+        """Those of them that stay as they are while the floating inputs move."""
+        self.pieces: dict[str, Pieces] = {}
+        self.program = Program(lambda node, weight: _layer_name(node, exported, weight))
 
     def graph(self) -> Graph:
         """The whole graph."""
-        held = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
+        specs = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
         for node in self.exported.graph.nodes:
             if node.op == "placeholder":
-                self._placeholder(node, held.get(node.name))
+                self._placeholder(node, specs.get(node.name))
             elif node.op == "get_attr":
                 self.known[node.name] = getattr(self.exported.graph_module, str(node.target))
-            elif node.op == "call_function":
+            elif node.op == "call_function" and not (node.meta.get("val") is None and not node.users):
                 self._call(node)
-        if not any(node.rule == "input" for node in self.nodes):
+        nodes = self.program.nodes
+        if not any(isinstance(node.operator, Input) and node.operator.moves for node in nodes):
             raise MethodError("the model has no floating input: a Lipschitz constant is about such.")
         names = [
             spec.arg.name
@@ -186,59 +226,62 @@ class _Walk:
         ]
         if not names:
             raise MethodError("no output of the model depends on its floating inputs.")
-        return Graph(tuple(self.nodes), tuple(names))
+        return Graph(tuple(nodes), tuple(names))
 
     def _placeholder(self, node: Any, spec: Any) -> None:
-        if spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            state: Any = self.exported.state_dict
-            self.known[node.name] = state[spec.target] if spec.target in state else self.exported.constants[spec.target]
-        elif spec is not None and spec.kind == InputKind.CONSTANT_TENSOR:
-            self.known[node.name] = self.exported.constants[spec.target]
+        constant = constant_of(self.exported, spec)
+        if constant is not None:
+            self.known[node.name] = constant
         elif spec is not None and isinstance(node.meta.get("val"), Tensor):
-            rule = "input" if node.meta["val"].is_floating_point() else "unknown" if _is_complex(node) else "held"
-            told = {"reason": "it is complex: make its real and imaginary parts the input"} if rule == "unknown" else {}
-            self._add(Node(node.name, rule, "input", (), _shape(node), told))
+            made: Operator = Input(moves=node.meta["val"].is_floating_point())
+            if _is_complex(node):
+                made = Unknown("it is complex: make its real and imaginary parts the input")
+            elif not node.meta["val"].is_floating_point():
+                self.held.add(node.name)
+            self._add(node, made, (), "input")
         else:
             self.known[node.name] = node.meta.get("val")
 
-    def _add(self, node: Node) -> None:
-        self.nodes.append(node)
+    def _add(self, node: Any, made: Operator, inputs: tuple[str, ...], label: str) -> None:
+        shape = shape_of(node) if isinstance(first_of(node), Tensor) else None
+        self.program.nodes.append(Node(node.name, made, inputs, shape, label))
         self.data.add(node.name)
 
     def _call(self, node: Any) -> None:
-        used = [source.name for source in node.all_input_nodes]
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and not _is_idle(node):
-            inputs = tuple(name for name in used if name in self.data)
-            self._add(Node(node.name, "random", _operator(node), inputs, _shape(node)))
-            return
-        if not any(name in self.data for name in used):
+        sources = tuple(dict.fromkeys(source for source in node.all_input_nodes if source.name in self.data))
+        names, label = tuple(source.name for source in sources), _operator(node)
+        arguments = _arguments(node, self.known)
+        idle = "dropout" in label and "::" not in label and arguments.get("train", True) is False
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and not idle:
+            self._add(node, Random(), names, label)
+        elif not sources:
             values = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.known[n.name])
             self.known[node.name] = node.target(*values[0], **values[1])
-            return
-        name = _operator(node)
-        if name in _SHAPED or (name in _ALIKE and _arguments(node, self.known)["self"] not in node.all_input_nodes):
+        elif label in _SHAPED or (label in _ALIKE and not is_value(arguments["self"])):
             like = torch.fx.node.map_arg((node.args, node.kwargs), self._like)
             self.known[node.name] = node.target(*like[0], **like[1])
-            return
-        call = Call(node, name, _arguments(node, self.known), self.data, _shape, self.weights)
-        found = self._translated(node, call)
-        if found.weights is not None:
-            self.weights[node.name] = found.weights
-        inputs = tuple(found.inputs or dict.fromkeys(n for n in used if n in self.data))
-        for extra in found.before:
-            self._add(extra)
-        layer = None
-        if found.kernel is not None:
-            layer = Layer(self._named(node, found), found.kernel, found.geometry, found.spatial, found.turned)
-        shown = "batch_norm" if "batch_norm" in name else name
-        self._add(Node(node.name, found.rule, shown, inputs, _shape(node), found.params, layer, found.offset))
+        elif self.held.issuperset(names):
+            self.held.add(node.name)
+            self._add(node, Held(), names, label)
+        else:
+            self._translate(node, Call(node, sources, self.program, label), arguments)
 
-    def _named(self, node: Any, found: Translation) -> str:
-        """Name of a kernel, which no other kernel has."""
-        name = _layer_name(node, self.exported, found)
-        if self.kernels.setdefault(name, found.weight) is not found.weight:
-            name = f"{name} ({node.name})"
-        return name
+    def _translate(self, node: Any, call: Call, arguments: dict[Any, Any]) -> None:
+        count = len(self.program.nodes)
+        try:
+            made = self._made(call, arguments)
+            inputs = () if isinstance(made, Pieces) else call.names(made.inputs)
+        except Exception as error:  # whatever an unusual call breaks: it is named, and the others are kept
+            del self.program.nodes[count:]
+            made = Made(Unknown(f"its arguments are not understood ({error!r})"), call.used)
+            inputs = tuple(source.name for source in call.used)
+        if isinstance(made, Pieces):
+            self.pieces[node.name] = made
+            self.data.add(node.name)
+            return
+        if made.weights is not None:
+            self.program.weights[node.name] = made.weights
+        self._add(node, made.operator, inputs, "batch_norm" if "batch_norm" in call.label else call.label)
 
     def _like(self, node: Any) -> Any:
         """A value, or zeros of its shape."""
@@ -249,65 +292,59 @@ class _Walk:
             else torch.zeros(value.shape, dtype=value.dtype, device=value.device)
         )
 
-    def _translated(self, node: Any, call: Call) -> Translation:
+    def _made(self, call: Call, arguments: dict[Any, Any]) -> Made | Pieces:
+        node = call.node
         if node.target is operator.getitem:
-            # Only the first of several results is what the rules speak of, unless all are pieces of the input.
-            source = node.args[0]
-            whole = not isinstance(source.meta.get("val"), tuple | list) or node.args[1] == 0
-            pieces = _operator(source) in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
-            same = whole and not pieces and _shape(source) == _shape(node)
-            params: dict[str, Any] = (
-                _piece(source, node.args[1]) if pieces and node.args[1] >= 0 else {"shift": True} if same else {}
+            source, number = node.args
+            if source.name in self.pieces:
+                return piece(call, self.pieces[source.name], number)
+            # Only the first of several results is what is known of their operators.
+            return Made(
+                Unknown() if isinstance(source.meta.get("val"), tuple | list) and number else Identity(), (source,)
             )
-            return Translation("select" if whole or pieces else "unknown", params)
-        first = _first(node)
-        if isinstance(first, Tensor) and first.dtype not in _FLOATING and not first.is_complex():
-            what = str(first.dtype).rpartition(".")[2]
-            return Translation("unknown", {"reason": f"its values are {what}: steps"} | _compared(call))
-        is_complex = any(_is_complex(n) for n in (node, *(n for n in node.all_input_nodes if n.name in self.data)))
-        rule = (COMPLEX if is_complex else RULES).get(call.name)
-        if is_complex and rule is None:
-            return Translation("unknown", {"reason": f"its values are complex: {call.name} has no rule for such"})
-        try:
-            reason = REASONS.get(call.name) if rule is None else refusal(node.target._schema, call.arguments)
-            if rule is None or reason is not None:
-                return Translation("unknown", {} if reason is None else {"reason": reason})
-            return rule(call)
-        except Exception as error:  # whatever an unusual call breaks: it is named, and the others are kept
-            return Translation("unknown", {"reason": f"its arguments are not understood ({error!r})"})
+        first, schema, used = first_of(node), getattr(node.target, "_schema", None), call.used
+        if schema is None or "::" in call.label:
+            return self._registered(call, arguments)
+        is_complex = any(map(_is_complex, (node, *used)))
+        if not (first.dtype in _FLOATING or first.is_complex() or call.label in _COMPARISONS):
+            return Made(Unknown(f"its values are {str(first.dtype).rpartition('.')[2]}: steps"), used)
+        key = f"{call.label}.{schema.overload_name}".removesuffix(".")
+        rule = (COMPLEX if is_complex else REAL).get(key)
+        if rule is None:
+            return Made(_without_rule(key, is_complex), used)
+        made = rule.made(call, schema, arguments)
+        return made if isinstance(made, Pieces) else with_weights(call, made, arguments)
+
+    def _registered(self, call: Call, arguments: dict[Any, Any]) -> Made:
+        """An operator that is not torch's own, if the user has added it."""
+        constants = {
+            name: numbers(x) if isinstance(x, Tensor) else tuple(x) if isinstance(x, list) else x
+            for name, x in arguments.items()
+            if not any(True for _ in values_in(x))
+        }
+        values = tuple(x for argument in arguments.values() for x in values_in(argument))
+        found = registered(call.label, constants)
+        if found is None:
+            return Made(Unknown(f"{call.label} is not torch's own, and was not added by register_operator"), call.used)
+        return Made(found, values)
 
 
-def _compared(call: Call) -> dict[str, Any]:
-    """Which comparison with a number it is."""
-    other = call.arguments.get("other")
-    number = isinstance(other, int | float) or (isinstance(other, Tensor) and other.numel() == 1)
-    known = call.name in ("le", "lt", "ge", "gt") and number and call.is_data("self")
-    return {"compare": call.name, "with": float(other)} if known and other is not None else {}
-
-
-def _piece(source: Any, number: int) -> dict[str, Any]:
-    """Which piece of a value it is, and where the pieces of a split begin."""
-    whole, parts = _shape(source.all_input_nodes[0]), [tuple(part.shape) for part in source.meta["val"]]
-    found: dict[str, Any] = {"piece": number}
-    if whole is not None and all(len(part) == len(whole) for part in parts):
-        wide = [axis for axis, n in enumerate(whole) if parts[0][axis] != n] or [0]
-        sizes = [part[wide[0]] for part in parts]
-        if sum(sizes) == whole[wide[0]]:
-            found["pieces"] = (wide[0], tuple(sum(sizes[:at]) for at in range(len(sizes))))
-    return found
-
-
-def _is_idle(node: Any) -> bool:
-    """Whether it is dropout that is off."""
-    return "dropout" in _operator(node) and not _arguments(node, {}).get("train", True)
+def _without_rule(key: str, is_complex: bool) -> Unknown:
+    name = key.partition(".")[0]
+    if is_complex:
+        return Unknown(f"its values are complex: {name} has no rule for such")
+    if name in REASONS:
+        return Unknown(REASONS[name])
+    overloads = any(known.partition(".")[0] == name for known in REAL)
+    return Unknown(f"its overload {key} is not known here") if overloads else Unknown()
 
 
 def _operator(node: Any) -> str:
     """Name of an operator without overload; what is not torch's own has its namespace, and so no rule."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        return "getitem" if node.target is operator.getitem else str(node.target)
-    return name_of(schema)
+        return getattr(node.target, "__name__", str(node.target))
+    return str(schema.name).removeprefix("aten::")
 
 
 def _arguments(node: Any, known: dict[str, Any]) -> dict[Any, Any]:
@@ -318,31 +355,20 @@ def _arguments(node: Any, known: dict[str, Any]) -> dict[Any, Any]:
         return dict(enumerate(given[0])) | dict(given[1])
     names = [argument.name for argument in schema.arguments]
     defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    return {"overload": schema.overload_name} | defaults | dict(zip(names, given[0], strict=False)) | dict(given[1])
-
-
-def _first(node: Any) -> Any:
-    """The value of an fx node, or the first of several."""
-    value = node.meta.get("val")
-    return value[0] if isinstance(value, tuple | list) and value else value
+    return defaults | dict(zip(names, given[0], strict=False)) | dict(given[1])
 
 
 def _is_complex(node: Any) -> bool:
-    value = _first(node)
+    value = first_of(node)
     return isinstance(value, Tensor) and value.is_complex()
 
 
-def _shape(node: Any) -> tuple[int, ...] | None:
-    value = _first(node)
-    return tuple(int(n) for n in value.shape) if isinstance(value, Tensor) else None
-
-
-def _layer_name(node: Any, exported: ExportedProgram, found: Translation) -> str:
+def _layer_name(node: Any, exported: ExportedProgram, weight: Tensor) -> str:
     """The parameter's name, or the module's where the weight is computed."""
     signature = exported.graph_signature
     for source in node.all_input_nodes:
         name = signature.inputs_to_parameters.get(source.name) or signature.inputs_to_buffers.get(source.name)
-        if name is not None and found.weight is not None and exported.state_dict.get(name) is found.weight:
+        if name is not None and exported.state_dict.get(name) is weight:
             return str(name)
     path = [entry[0] for entry in (node.meta.get("nn_module_stack") or {}).values()]
     return f"{path[-1]}.weight" if path and path[-1] else str(node.name)

@@ -125,7 +125,9 @@ def nonexpansive(
     with at_inference(double):
         ratio, pair = _search(function, start, steps)
         ratio = _less_rounding(function, ratio, pair)
-    proven = True if found.upper is not None and found.upper <= 1 else False if ratio > _REFUTED else None
+    # What the graph claims is claimed of the model where both were compared.
+    holds = found.upper is not None and found.upper <= 1 and found.checked.complete
+    proven = True if holds else False if ratio > _REFUTED else None
     return Nonexpansive(proven, "x - f(x)" if residual else "f", found, ratio, pair)
 
 

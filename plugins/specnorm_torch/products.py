@@ -1,71 +1,129 @@
-"""Products, quotients and powers, in the words of `specnorm.networks.rules`."""
+"""Products and quotients: of values, with constants entry by entry, with matrices and with stacks of matrices."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
-import torch
+import numpy as np
+from torch import Tensor
 
-from specnorm.networks.steep import power_params
-from specnorm_torch.calls import Call, Rule, Translation
+from specnorm.networks import operators as ops
+from specnorm.networks.operators import Operator, Unknown
+from specnorm_torch.calls import Call, Made, Moving, is_value, numbers, offset, shape_of
 
-PRODUCT = {"reason": "it is a product of two values that depend on the input, which has no constant"}
-_QUOTIENT = {"reason": "it divides by a value that depends on the input, which has no constant"}
-
-
-def steep(function: str) -> Rule:
-    """A function of each entry whose slope is bounded on intervals alone."""
-    return lambda _: Translation("pointwise", {"function": function})
+PRODUCT = "it is a product of two values that depend on the input, which has no constant"
 
 
-def multiply(call: Call) -> Translation:
+def multiply(_: Call, *, self: Moving, other: Moving) -> Made:
     """Of values, or by constants."""
-    if call.is_data("self") and call.is_data("other"):
-        return (
-            _gated(call["self"], call["other"])
-            or _gated(call["other"], call["self"])
-            or Translation("product", PRODUCT, (str(call["self"].name), str(call["other"].name)))
-        )
-    data, constant = ("self", "other") if call.is_data("self") else ("other", "self")
-    return _scaled(call, data, call[constant])
+    if is_value(self) and is_value(other):
+        return Made(ops.Product(), (self, other))
+    value, constant = (self, other) if is_value(self) else (other, self)
+    return Made(ops.Scale(numbers(constant), exact=True), (value,))
 
 
-def _gated(x: Any, gate: Any) -> Translation | None:
-    """``x * sigmoid(x)`` written out."""
-    name = getattr(gate.target, "_schema", None)
-    known = {"aten::sigmoid": "silu", "aten::hardsigmoid": "hard_swish"}
-    if name is not None and name.name in known and gate.args[0] is x:
-        return Translation("pointwise", {"function": known[name.name]}, (str(x.name),))
-    return None
-
-
-def power(call: Call) -> Translation:
-    """Whole exponents, roots and inverses."""
-    exponent = 2.0 if call.name == "square" else float(call["exponent"])
-    params = power_params(exponent)
-    if params is None:
-        return Translation("unknown", {"reason": f"a power of {exponent:.6g} has no rule"})
-    return Translation("pointwise", params)
-
-
-def divide(call: Call) -> Translation:
+def divide(call: Call, *, self: Moving, other: Moving) -> Made:
     """By constants, of a number, or of values."""
-    if call.is_data("self") and call.is_data("other"):
-        return Translation("quotient", _QUOTIENT, (str(call["self"].name), str(call["other"].name)))
-    if call.is_data("other"):
-        number = torch.as_tensor(call["self"], dtype=torch.float64)
-        if number.numel() != 1 or call.shape() != call.shape("other"):
-            return Translation("unknown", _QUOTIENT)
-        return Translation("pointwise", {"function": "reciprocal", "scale": float(number)})
-    return _scaled(call, "self", 1 / torch.as_tensor(call["other"], dtype=torch.float64))
+    if not is_value(other):
+        with np.errstate(divide="ignore"):
+            return Made(ops.Scale(1 / numbers(other)), (self,))
+    if not is_value(self) and numbers(self).size == 1 and call.shape == shape_of(other):
+        return Made(ops.Reciprocal(float(numbers(self).reshape(()))), (other,))
+    return Made(ops.Quotient(), (self, other))
 
 
-def _scaled(call: Call, data: str, constant: Any) -> Translation:
-    values = torch.as_tensor(constant, dtype=torch.float64).cpu()
-    exact = call.name == "mul"
-    ndim = len(call.shape())
-    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
-    if len(wide) == 1 and call.shape(data) == call.shape():
-        channel = ndim - values.ndim + wide[0]
-        return Translation("scale", {"values": values.reshape(-1).numpy(), "channel": channel, "exact": exact})
-    return Translation("scale", {"values": values.numpy(), "exact": exact})
+def linear(call: Call, *, input: Moving, weight: Moving, bias: Tensor | None = None) -> Made | Operator:
+    """A layer; or a constant times a matrix of weights that move."""
+    if is_value(input) and is_value(weight):
+        return Unknown(PRODUCT)
+    constant: Tensor = input if is_value(weight) else weight
+    if constant.ndim != 2 or len(shape_of(weight)) != 2:
+        return Unknown(f"its constant matrix has shape {tuple(constant.shape)}")
+    if is_value(input):
+        return Made(ops.Matrix(call.layer(weight), offset(bias)), (input,))
+    turned = ops.Permute((1, 0)), call.shape
+    added = [] if bias is None else [(ops.Scale(np.ones(()), offset(bias), exact=True), call.shape)]
+    return call.chain(weight, (ops.Matrix(call.layer(input)), call.shape[::-1]), turned, *added)
+
+
+def matmul(call: Call, *, self: Moving, other: Moving = None, mat2: Moving = None) -> Made | Operator:
+    """With one constant matrix from either side, or many."""
+    return _matrix(call, self, mat2 if other is None else other) or stacked(call, self=self, other=other, mat2=mat2)
+
+
+def addmm(
+    call: Call, *, self: Tensor, mat1: Moving, mat2: Moving, beta: float = 1, alpha: float = 1
+) -> Made | Operator:
+    """A constant, times a number, and a product, times another."""
+    return _matrix(call, mat1, mat2, float(alpha), offset(self, float(beta))) or Unknown(PRODUCT)
+
+
+def _matrix(call: Call, first: Any, second: Any, alpha: float = 1.0, bias: Any = None) -> Made | Operator | None:
+    """Of a value and a constant matrix; None where it is none."""
+    if is_value(first) and is_value(second):
+        return Unknown(PRODUCT)
+    right = is_value(first)
+    value, constant = (first, second) if right else (second, first)
+    if constant.ndim > 2:
+        return None
+    if constant.ndim < 2:
+        return Unknown(f"its constant matrix has shape {tuple(constant.shape)}")
+    # A vector behind a matrix is as one before it.
+    side: Literal["left", "right"] = "right" if right or len(shape_of(value)) == 1 else "left"
+    return Made(ops.Matrix(call.layer(constant, turned=right), bias, alpha, side), (value,))
+
+
+def stacked(call: Call, *, self: Moving, other: Moving = None, mat2: Moving = None) -> Made | Operator:
+    """With a stack of constant matrices, from either side."""
+    second = mat2 if other is None else other
+    if is_value(self) and is_value(second):
+        return Unknown(PRODUCT)
+    right = is_value(self)
+    value, constant = (self, second) if right else (second, self)
+    shape = shape_of(value)
+    if min(len(shape), constant.ndim) < 2 or call.shape[:-2] != shape[:-2]:
+        return Unknown(f"it multiplies a value of shape {shape} by constants of shape {tuple(constant.shape)}")
+    weights = call.weights(value)
+    if weights is not None:
+        weights = weights.amin(-1 if right else -2, keepdim=True).expand(call.shape)
+    stack = (constant.mT if right else constant).reshape(-1, *constant.shape[-2:][:: -1 if right else 1])
+    return matrices(call, value, stack, "...ij,...jk->...ik" if right else "...jk,...ij->...ik", constant, weights)
+
+
+def einsum(call: Call, *, equation: str, tensors: Moving) -> Made | Operator:
+    """A value and constants: one matrix for each choice of the indices that both have and keep."""
+    values = [x for x in tensors if is_value(x)]
+    if len(values) > 1:
+        return Unknown(PRODUCT)
+    equation = equation.replace(" ", "")
+    terms, arrow, out = equation.partition("->")
+    names, unknown = terms.split(","), Unknown(f"its equation {equation} has no rule")
+    plain = all(x.isalpha() and len(set(x)) == len(x) for x in (*names, out) if x)
+    if not arrow or len(tensors) != 2 or not plain:
+        return unknown
+    at = list(tensors).index(values[0])
+    constant: Tensor = tensors[1 - at]
+    ours, theirs = names[at], names[1 - at]
+    summed, new = ([x for x in theirs if x in ours and x not in out], [x for x in theirs if x not in ours])
+    sizes, known = (dict(zip(n, shape_of(x), strict=True)) for n, x in ((ours, values[0]), (theirs, constant)))
+    # Nothing else is summed, and nothing repeated.
+    if set(ours + theirs) - set(out) != set(summed) or any(sizes[x] != known[x] for x in ours if x in known):
+        return unknown
+    shared = [x for x in theirs if x in ours and x in out]
+    rows, columns = (math.prod(known[x] for x in group) for group in (new, summed))
+    stack = constant.permute([theirs.index(x) for x in (*shared, *new, *summed)]).reshape(-1, rows, columns)
+    weights = call.weights(values[0])
+    if weights is not None:
+        left = [x for x in ours if x not in summed]
+        weights = weights.amin([ours.index(x) for x in summed]) if summed else weights
+        weights = weights.permute([left.index(x) for x in out if x in left])
+        weights = weights.reshape([1 if x in new else sizes[x] for x in out]).expand(call.shape)
+    return matrices(call, values[0], stack, f"{ours},{theirs}->{out}", constant, weights)
+
+
+def matrices(
+    call: Call, value: Any, stack: Tensor, equation: str, constant: Tensor, weights: Tensor | None = None
+) -> Made:
+    """A block-diagonal map: at most the largest norm of its blocks, a stack of which each reads entries of its own."""
+    return Made(ops.Matrices(call.layer(stack), equation, lambda: numbers(constant)), (value,), weights)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from specnorm.auditing.report import Report, violations
 from specnorm.text import number
+
+Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
 
 
 def verdict(report: Report) -> str:
@@ -51,7 +53,7 @@ def norms(reports: Sequence[Report], bound: float) -> list[str]:
     return text
 
 
-def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) -> tuple[bool, list[str]]:
+def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) -> tuple[Outcome, list[str]]:
     """Whether each network is proven to be as claimed, and a line on each.
 
     Parameters
@@ -64,15 +66,18 @@ def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) ->
 
     Returns
     -------
-    bool, list of str
+    outcome : {"passed", "failed", "undecided"}
+        Undecided: proven of a graph that could not be compared with the file's own values.
+    lines : list of str
     """
     from specnorm.auditing.network import residual_of
 
-    residual, proven, text = claim == "residual-nonexpansive", True, []
+    residual, outcomes, text = claim == "residual-nonexpansive", set[Outcome](), []
     size = None if options["input_shape"] == "file" else options["input_shape"]
     for report in reports:
         found = residual_of(report, size, options["max_bytes"], options["input_range"]) if residual else report.network
         words = f"{report.model}: {'x - f(x)' if residual else 'f'}"
+        outcome: Outcome = "failed"
         if found is None:
             a_part = options["layers"] is not None
             why = "--layers chose a part of it" if a_part else "the file holds no graph, so give an ONNX file"
@@ -80,7 +85,14 @@ def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) ->
         elif found.upper is None:
             text.append(f"{words} is not proven nonexpansive: {found.unknown[0].reason}.")
         else:
-            verdict = "proven" if found.upper <= 1 else "not proven"
-            text.append(f"{words} is {verdict} nonexpansive: its constant is at most {number(found.upper, 'upper')}.")
-        proven = proven and found is not None and found.upper is not None and found.upper <= 1
-    return proven, text
+            constant = f"its constant is at most {number(found.upper, 'upper')}"
+            if found.upper > 1:
+                text.append(f"{words} is not proven nonexpansive: {constant}.")
+            elif found.checked.complete:
+                outcome = "passed"
+                text.append(f"{words} is proven nonexpansive: {constant}.")
+            else:
+                outcome = "undecided"
+                text.append(f"{words} is not decided: {constant} as it was read. {found.checked}")
+        outcomes.add(outcome)
+    return next((outcome for outcome in ("failed", "undecided") if outcome in outcomes), "passed"), text

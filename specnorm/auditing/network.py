@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.onnx import OnnxTensors
@@ -65,11 +67,15 @@ def network_of(
     if not isinstance(tensors, OnnxTensors):
         return None
     measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
+    stored = {tensor.name: tensor for tensor in tensors}
 
     def known(layer: Layer, spec: ConvSpec) -> Norm | None:
-        row = measured.get((layer.name, _key(spec)))
+        row, tensor = measured.get((layer.name, _key(spec))), stored.get(layer.name)
         heuristic = row.values.get("reshaped") if row is not None else None
         if row is None or row.upper is None or not isinstance(heuristic, float):
+            return None
+        # Names are for people: the kernel itself is the one that was measured.
+        if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):
             return None
         return Norm(row.upper, heuristic)
 

@@ -268,7 +268,9 @@ class _Run:
         else:
             inner = inner + first
         if self._cancelled(w, norm):
-            w, _ = self._without(self._orthonormal(w), basis)
+            # Of a space that is nearly exhausted rounding is left, most of it in the basis: twice is not enough.
+            for _ in range(2 if self.ops.may_branch else 1):
+                w, _ = self._without(self._orthonormal(w), basis)
         w = self._orthonormal(w)
         if self.ops.may_branch:
             self._coupling = xp.matmul(w, xp.matrix_transpose(image))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -244,6 +245,7 @@ def _between_lines(
     return xp.reshape(x, (x.shape[0], x.shape[1], count, -1))
 
 
+@lru_cache(maxsize=64)
 def of_one_group(spec: ConvSpec) -> ConvSpec:
     """The geometry of a single group."""
     return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)

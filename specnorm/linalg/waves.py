@@ -43,7 +43,7 @@ class Waves:
     """
 
     def __init__(self, kernel: Array, spec: ConvSpec, factors: list[np.ndarray], *, ops: ArrayOps) -> None:
-        self.ops, self.xp, self.kernel = ops, ops.xp, kernel
+        self.ops, self.xp, self.kernel, self.spec = ops, ops.xp, kernel, spec
         large, small = sizes_of(spec)
         self._held: list[np.ndarray] = []
         self._read: list[np.ndarray] = []

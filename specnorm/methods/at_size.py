@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
+from specnorm.certified.bound import as_array, finite, known
 from specnorm.errors import GeometryError, Undecided
 from specnorm.linalg.layer_map import shapes_of
 from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
@@ -64,16 +63,15 @@ class NormAtSize(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """The lower bound of an enclosure that is close enough."""
         found = enclosed_layers(blocks, spec, self.rtol, self.max_cells, lambda: math.inf, ops=ops)
-        wide = max(found, key=lambda x: x.upper / x.lower if x.lower > 0 else math.inf if x.upper > 0 else 0.0)
-        if not wide.within(self.rtol):
-            apart = wide.upper / wide.lower - 1 if wide.lower > 0 else math.inf
+        if not all(x.within(self.rtol) for x in found):
+            apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
             raise Undecided(
                 f"the norm at input_shape={spec.input_shape} is known to {apart:.1e} only, not to rtol={self.rtol:g}: "
                 "give a larger rtol, or use enclose(kernel, input_shape), which returns what is proven."
             )
-        lower, upper = (np.asarray([getattr(x, name) for x in found]) for name in ("lower", "upper"))
-        gradient = ops.xp.concat([x.gradient for x in found], axis=0)
-        return Evaluation(ops.from_numpy(lower, blocks), (ops.from_numpy(upper, blocks),), (gradient,))
+        lower = as_array([x.lower for x in found], blocks, ops=ops)
+        upper = as_array([known(x.upper) for x in found], blocks, ops=ops)
+        return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in found], axis=0),))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the norm at the witness."""

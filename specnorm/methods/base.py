@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from specnorm.linalg import arrays
 from specnorm.methods import requirements
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
@@ -53,11 +54,14 @@ class Evaluation:
         In the order of the method's ``stats``.
     residuals : tuple of arrays
         At least one; what ``pullback`` needs.
+    claims : sequence of (Lower, Upper)
+        Of each layer, if the method has them: how the value was proven.
     """
 
     value: Array
     stats: tuple[Array, ...]
     residuals: tuple[Array, ...]
+    claims: Sequence[tuple[Lower, Upper]] = ()
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from specnorm.certified.bound import finite
 from specnorm.errors import MethodError
 from specnorm.linalg import arrays, polyphase
 from specnorm.methods.base import Evaluation, Method, Needs
 from specnorm.methods.enclosure import Enclose
-from specnorm.proof import host
 from specnorm.proof.cells import dft, torus
+from specnorm.proof.matrices import norm_by_frobenius
+from specnorm.proof.rings import padded_norm
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
-from specnorm.search.enclosing import above_any, grid_sizes, zero_found
+from specnorm.search.enclosing import enclose_zero, grid_sizes
 from specnorm.search.layer_bounds import LayerProblem
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 _CERTIFY_LEVELS = 40
 """Rounds after which a norm is called too close to the bound: cells are then within 1e-6 of a point."""
+
+_LESS = 1e-14
+"""Part of a bound that is left for the rounding of the padding's factor."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Certify(Method):
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
                 target = _without_padding(bound, spec)
                 found = self._decide(layer, spec, target, ops=ops)
-                verdicts.append((found.upper <= target, found.lower > bound))
+                verdicts.append((_proves(found.upper, bound, spec), found.lower > bound))
             else:
                 verdicts.append(self._decide_at_size(layer, spec, bound, ops=ops))
         value = ops.from_numpy(np.full(len(verdicts), self.bound), blocks)
@@ -91,31 +98,32 @@ class Certify(Method):
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
         target = _without_padding(bound, spec)
         found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
-        if found.upper <= target:
+        if _proves(found.upper, bound, spec):
             return True, False
+        fallback = partial(norm_by_frobenius, ops=ops)
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells, above_any), ops=ops)
-            lower, upper = bounds.lower, bounds.upper
-            if lower > bound or upper <= bound or upper > lower * (1 + rtol):
+            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells, fallback), ops=ops)
+            proven, refuted = bounds.upper is not None and bounds.upper <= bound, bounds.lower > bound
+            if proven or refuted or not bounds.within(rtol):
                 break
-        return upper <= bound, lower > bound
+        return proven, refuted
 
     def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> SearchResult:
-        xp = ops.xp
         cut = polyphase.support(blocks, ops=ops)
-        if not float(xp.max(xp.abs(cut))) > 0:
-            return zero_found(spec)
+        zero = enclose_zero(cut, ops=ops)
+        if zero is not None:
+            return zero
         for rtol in (1e-3, 1e-9):
             constant = enclose_constant(cut, rtol, close=False, ops=ops)
-            if constant is not None and (constant.upper <= bound or constant.lower > bound):
+            if constant is not None and (finite(constant.upper) <= bound or constant.lower > bound):
                 return constant
         search, cover = Search(cut, ops=ops), torus(cut.shape[3:])
         found = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
-        if math.isfinite(found.upper) or spec.input_shape is None:
+        if found.upper is not None or spec.input_shape is None:
             return found
         sizes = grid_sizes(spec, tuple(cut.shape[3:]))
         whole = search.run(cover, rtol=1e-3, grid_follows=True, max_cells=self.max_cells)
-        supremum = whole.upper if math.isfinite(whole.upper) else above_any(cut)
+        supremum = whole.upper or norm_by_frobenius(cut, ops=ops)
         return search.run(dft(sizes, cut.shape[3:]), bound=bound, supremum=supremum, max_cells=self.max_cells)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
@@ -130,8 +138,12 @@ class Certify(Method):
 
 
 def _without_padding(bound: float, spec: ConvSpec) -> float:
-    """What the unpadded norm must not exceed for the layer's to be within the bound, rounded down."""
-    return bound if spec.padding_gain_sq == 1 else host.div_down(bound, host.root_up(spec.padding_gain_sq))
+    """What is to be proven of the unpadded norm for the layer's to be within the bound."""
+    return bound if spec.padding_gain_sq == 1 else bound / math.sqrt(spec.padding_gain_sq) * (1 - _LESS)
+
+
+def _proves(supremum: Upper | None, bound: float, spec: ConvSpec) -> bool:
+    return supremum is not None and padded_norm(supremum, spec) <= bound
 
 
 def _scaled_bound(bound: float, power: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +10,7 @@ from specnorm.linalg import arrays
 from specnorm.linalg.gram_powers import first_vjp, powers_vjp
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof.gram_powers import Powers, lag_norms
+from specnorm.proof.gram_powers import Powers, divisors, lag_norms
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -124,18 +123,10 @@ def block_channels(spec: ConvSpec) -> tuple[int, int]:
 
 
 def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift it above 1.
-
-    The exact quotient K' has ``||K'||_F**2 <= p``, p the smaller channel count of a group, so its entries' relative
-    roundings add at most ``u || sum_k |K'_k| || <= u sqrt(taps p)`` to the norm; the norms are raised by twice that.
-    """
+    """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift it above 1."""
     first, second = block_channels(spec)
-    p, taps = min(first, second), math.prod(spec.kernel_shape)
-    eps, tiny = arrays.precision(kernel.dtype, norms.dtype, xp=xp)
-    underflow = tiny * taps * math.sqrt(first * second)
-    lift = 1 + 2 * eps * (math.sqrt(taps * p) + 2) + underflow
-    # A zero channel stays zero.
-    divisor = xp.where(norms > 0, norms * lift, xp.ones_like(norms))
+    shape = (first, second, *spec.kernel_shape)
+    divisor = divisors(norms, shape, arrays.precision(kernel.dtype, norms.dtype, xp=xp), xp=xp)
     inputs = second <= first
     shape = (spec.groups, 1, second) if inputs else (spec.groups, first, 1)
     divisor = xp.broadcast_to(xp.reshape(divisor, shape), (spec.groups, first, shape[2]))

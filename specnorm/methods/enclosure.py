@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from specnorm.certified.bound import as_array, known, least
 from specnorm.linalg import polyphase
 from specnorm.linalg.layer_map import shapes_of
 from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.grid import Grid
+from specnorm.proof.rings import padded_norm
 from specnorm.search.branch_and_bound import SearchResult
 from specnorm.search.enclosing import Problem, enclose_blocks
 from specnorm.search.layer_bounds import WAYS, LayerBounds, LayerProblem
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
@@ -107,7 +110,8 @@ class Enclose(Method):
         done = [done and spec.padding_gain_sq == 1 for _, done in found]
         frequencies = [f.frequency.angles[0] for f in bounds]
         stats = _columns(bounds, done, [0] * len(bounds), frequencies, like=blocks, ops=ops)
-        return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group))
+        claims = [(f.lower, padded_norm(known(f.upper), spec)) for f in bounds]
+        return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group), claims)
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Enclose the layers themselves, one after another (`search.layer`)."""
@@ -118,7 +122,8 @@ class Enclose(Method):
         done = [x.within(self.rtol) for x in found]
         columns = _columns(found, done, [WAYS.index(x.way) for x in found], nowhere, like=kernels, ops=ops)
         u, v, gradient = (xp.concat([getattr(x, name) for x in found], axis=0) for name in ("u", "v", "gradient"))
-        return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,))
+        claims = [(x.lower, known(x.upper)) for x in found]
+        return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,), claims)
 
     def _deadline(self) -> float:
         return deadline_in(self.budget)
@@ -136,7 +141,7 @@ def enclosed(
     """Bounds of the largest norm of one layer's blocks, and whether they are within rtol (`search.enclosing`)."""
     seconds = deadline - time.monotonic()
 
-    def fallback() -> float:
+    def fallback() -> Upper:
         return _of_fixed_cost(blocks, spec, seconds, ops=ops)
 
     return enclose_blocks(Problem(blocks, spec, rtol, max_cells, fallback, deadline), ops=ops)
@@ -151,7 +156,7 @@ def enclosed_layers(
     def enclosed_by(kernel: Array, deadline: float) -> LayerBounds:
         seconds = deadline - time.monotonic()
 
-        def fallback(blocks: Array) -> float:
+        def fallback(blocks: Array) -> Upper:
             return _of_fixed_cost(blocks, everywhere, seconds, ops=ops)
 
         from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size alone
@@ -167,15 +172,15 @@ def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -
     return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
 
 
-def _of_fixed_cost(blocks: Array, spec: ConvSpec, seconds: float, *, ops: ArrayOps) -> float:
-    """An upper bound of the supremum that no search is needed for; it takes at most about so long, or some seconds."""
+def _of_fixed_cost(blocks: Array, spec: ConvSpec, seconds: float, *, ops: ArrayOps) -> Upper:
+    """A bound of the supremum that no search is needed for; it takes at most about so long, or some seconds."""
     points = math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
     phases = _PHASE * points * math.prod(blocks.shape[3:])
     work = points * (math.prod(blocks.shape) + 8 * math.prod(blocks.shape[:3]) * min(blocks.shape[1:3])) + phases
     brief = math.isfinite(seconds)
     too_long = work > min(_BRIEF, _SECOND * seconds) if brief else phases > _LONG
-    methods = (FantasticFour(),) if too_long else (FantasticFour(), Grid())
-    return min(float(ops.xp.max(m.forward(blocks, spec, ops=ops).value)) for m in methods)
+    found = FantasticFour().norm(blocks, spec, ops=ops)
+    return found if too_long else least(found, Grid().norm(blocks, ops=ops))
 
 
 def _columns(
@@ -189,12 +194,12 @@ def _columns(
 ) -> tuple[Array, ...]:
     """Lower bounds, convergence, ways, cells, levels and frequencies of some layers, and their upper bounds."""
     columns = (
-        np.asarray([f.lower for f in found], dtype=np.float64),
         np.asarray(done, dtype=np.bool_),
         np.asarray(ways, dtype=np.int32),
         np.asarray([f.cells for f in found], dtype=np.int32),
         np.asarray([f.levels for f in found], dtype=np.int32),
         np.asarray(frequencies, dtype=np.float64),
-        np.asarray([f.upper for f in found], dtype=np.float64),
     )
-    return tuple(ops.from_numpy(column, like) for column in columns)
+    lower = as_array([f.lower for f in found], like, ops=ops)
+    upper = as_array([known(f.upper) for f in found], like, ops=ops)
+    return lower, *(ops.from_numpy(column, like) for column in columns), upper

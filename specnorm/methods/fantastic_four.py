@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from specnorm.certified.bound import as_array, largest_of_blocks
 from specnorm.linalg import arrays, symbols, unfoldings
 from specnorm.linalg.lanczos import Lanczos, vector_tolerance
 from specnorm.linalg.power import follow, matrix_maps
@@ -15,6 +16,7 @@ from specnorm.methods.unfolding import Unfoldings
 from specnorm.search.smallest_unfolding import no_vectors, smallest
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
@@ -44,12 +46,17 @@ class FantasticFour(Stepped):
         """Take the smallest unfolding bound."""
         xp = ops.xp
         if ops.may_branch:
-            value, residuals = smallest(blocks, spec, ops=ops)
-            return Evaluation(value, (), residuals)
+            bounds, residuals = smallest(blocks, spec, ops=ops)
+            return Evaluation(as_array(bounds, blocks, ops=ops), (), residuals)
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
         every = Unfoldings().forward(blocks, spec, ops=ops)
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
+
+    def norm(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Upper:
+        """The bound of one layer's blocks, where values are known."""
+        bounds, _ = smallest(blocks, spec, ops=ops)
+        return largest_of_blocks(bounds, blocks)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """The active unfolding's gradient."""

@@ -72,9 +72,9 @@ class Gram(Stepped):
         narrow, blocks = blocks.dtype, arrays.in_wide_dtype(blocks, ops=ops)
         count = self._circular_count()
 
-        def bound(symbol: symbols.Symbol) -> Array:
+        def bound(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
             error = trigonometric.symbol_error(symbol.blocks, xp=xp)[:, None]
-            return matrices.gram_iteration_up(symbol.matrices(), count, error, xp=xp)
+            return matrices.gram_iteration_up(symbol.matrices(), count, error, xp=ops.xp)
 
         frequencies = half_grid(grid_sizes(spec, spec.block_kernel_shape))
         value, phase = largest_bound(bound, blocks, frequencies, count, ops=ops)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -11,10 +10,11 @@ from specnorm.errors import MethodError
 from specnorm.linalg import symbols
 from specnorm.linalg.frequencies import half_grid
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof import matrices, rounding, trigonometric
-from specnorm.search.pruned import largest_bound
+from specnorm.proof import grid
+from specnorm.search.pruned import largest_bound, largest_bounds
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.proof.rounding import Rounds
     from specnorm.result import Kind
     from specnorm.spec import ConvSpec
@@ -67,8 +67,7 @@ class Grid(Method):
 
     def factor(self, kernel_shape: tuple[int, ...]) -> float:
         """What the largest value on the grid is multiplied by."""
-        pairs = zip(self.sizes(kernel_shape), kernel_shape, strict=True)
-        return math.prod([trigonometric.grid_factor(n, k) for n, k in pairs])
+        return grid.grid_factor(self.sizes(kernel_shape), kernel_shape)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse grids too coarse to determine the symbol."""
@@ -82,20 +81,19 @@ class Grid(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Prove the norm at every grid frequency and lift the largest."""
-        xp = ops.xp
-        sizes = self.sizes(spec.block_kernel_shape)
-
-        def bound(symbol: symbols.Symbol) -> Array:
-            error = trigonometric.symbol_error(symbol.blocks, xp=xp)[:, None]
-            return matrices.matrix_norm_up(symbol.matrices(), error, ops=ops)
-
-        value, phase = largest_bound(bound, blocks, half_grid(sizes), _PRODUCTS, ops=ops)
-        factor = self.factor(spec.block_kernel_shape)
+        xp, kernel_shape = ops.xp, spec.block_kernel_shape
+        sizes = self.sizes(kernel_shape)
+        value, phase = largest_bound(grid.symbol_norms_up, blocks, half_grid(sizes), _PRODUCTS, ops=ops)
         g = symbols.matrix_at(blocks, phase, xp=xp)
         u, v, _ = symbols.top_triple(g, xp=xp)
-        lower = matrices.quotient_down(g, v, xp=xp) - trigonometric.symbol_error(blocks, xp=xp) * rounding.SLACK
-        lower = xp.where(lower > 0, lower, xp.zeros_like(lower))
-        return Evaluation(rounding.up(value * factor, 4, xp=xp), (lower,), (u, v, phase))
+        lower = grid.quotient_at_down(g, v, blocks, xp=xp)
+        return Evaluation(grid.everywhere_up(value, sizes, kernel_shape, xp=xp), (lower,), (u, v, phase))
+
+    def norm(self, blocks: Array, *, ops: ArrayOps) -> Upper:
+        """The bound of one layer's blocks, where values are known."""
+        sizes = self.sizes(tuple(blocks.shape[3:]))
+        found = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), _PRODUCTS, ops=ops)
+        return grid.norm_by_grid(found, sizes, ops=ops)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Factor times the symbol's gradient at the arg-max frequency."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm.errors import MethodError, Undecided
 from specnorm.linalg import arrays, polyphase
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, deadline_in
+from specnorm.proof import unfolding
 from specnorm.tensor import one_tap
 from specnorm.tensor.alternation import maximise
 from specnorm.tensor.form import Form, starts
@@ -114,7 +115,7 @@ class TensorNorm(Stepped):
         group, best, *residuals = _largest([value, *vectors], spec.groups, xp=xp)
         factor, proven = xp.ones_like(best), xp.zeros(best.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches:
-            factor = one_tap.proven_factor(best, vectors[1], blocks, ops=ops)
+            factor = unfolding.proven_factor(best, vectors[1], blocks, ops=ops)
             proven = factor <= LIFT
             if not xp.all(proven):
                 return None

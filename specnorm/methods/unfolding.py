@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.linalg import symbols, unfoldings
 from specnorm.methods.base import Evaluation, Method, Needs
-from specnorm.proof import matrices, rounding
+from specnorm.proof import matrices
+from specnorm.proof.unfolding import with_taps
 
 if TYPE_CHECKING:
     from specnorm.result import Kind
@@ -55,8 +56,8 @@ class Unfoldings(Method):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
             bounds.append(matrices.matrix_norm_up(matrix, ops=ops))
             residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
-        root = math.sqrt(math.prod(spec.block_kernel_shape))
-        return Evaluation(rounding.up(xp.stack(bounds, axis=1) * root, 3, xp=xp), (), tuple(residuals))
+        value = with_taps(xp.stack(bounds, axis=1), spec.block_kernel_shape, xp=xp)
+        return Evaluation(value, (), tuple(residuals))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """sqrt(taps) u v^T of each unfolding, as a block and weighted by its cotangent."""

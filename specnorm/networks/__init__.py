@@ -1,14 +1,15 @@
 """Whole networks: a graph of layers, activations and joins -> a proven Lipschitz constant.
 
-`graph` says what a network is, `rules` by how much each node can stretch, `bounding` puts them together with the norms
-of the layers from `measuring`. `runs` finds layers in a row, `recursion` proposes weights for them, and `segments`
-proves what they are worth; `methods` are the ways to do so, a `certificate` is one of them.
-`near` does so on a ball around one input, where `ranges` says what each value can be and `local` which slopes are
-left. Front-ends (the torch plugin, the ONNX reader) build graphs.
+`graph` says what a network is, `operators` what its nodes compute and by how much each can stretch. `bounding` puts
+them together with the norms of the layers from `measuring`; `runs` finds layers in a row, `recursion` proposes weights
+for them, and `segments` proves what they are worth. `methods` are the ways to do so, a `certificate` is one of them.
+`near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
+are left. Front ends (the torch plugin, the ONNX reader) build graphs.
 """
 
 from __future__ import annotations
 
+from specnorm.networks import operators
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
 from specnorm.networks.boxes import within
 from specnorm.networks.certificate import Certificate
@@ -17,6 +18,7 @@ from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Scaled
 from specnorm.networks.near import bound, verify
+from specnorm.networks.operators.registry import register_operator
 from specnorm.networks.radii import local_radii
 from specnorm.networks.statements import averaged, step
 
@@ -40,6 +42,8 @@ __all__ = [
     "bound",
     "local_radii",
     "margins",
+    "operators",
+    "register_operator",
     "step",
     "verify",
     "within",

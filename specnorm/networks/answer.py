@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specnorm.networks.certificate import Certificate
+from specnorm.networks.checking import Checked
 from specnorm.networks.table import lines
 
 
@@ -110,6 +111,8 @@ class NetworkBound:
     input_ranges : mapping of str to (float, float), or None
         Of inputs whose entries all lie between two numbers: all constants hold there. None: in a box of arrays. Other
         inputs may be anything.
+    checked : Checked
+        How the graph was compared with the model that it was read from, and the answer attacked.
     """
 
     upper: float | None
@@ -123,6 +126,7 @@ class NetworkBound:
     certificate: Certificate | None = None
     radius: float | None = None
     input_ranges: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    checked: Checked = field(default_factory=Checked)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
@@ -140,6 +144,7 @@ class NetworkBound:
                 }
                 for r in self.runs
             ],
+            "checked": self.checked.to_dict(),
             "input_shapes": {name: None if s is None else list(s) for name, s in self.input_shapes.items()},
             "outputs": {name: _finite(value) for name, value in self.outputs.items()},
             "unknown": [

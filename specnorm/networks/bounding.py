@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,21 @@ from specnorm.errors import SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
 from specnorm.networks.boxes import Values, stated
 from specnorm.networks.certificate import Certificate, RunWeights, digest
-from specnorm.networks.graph import Graph, Node, concrete
-from specnorm.networks.links import Run, Weights
+from specnorm.networks.forms import is_padded_layer, numbers_along, spatial
+from specnorm.networks.graph import Graph, Node
+from specnorm.networks.links import Run
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Product
-from specnorm.networks.rules import COMBINATIONS, FACTORS, UnknownRuleError, repeats
+from specnorm.networks.operators.base import FloatArray, NoBoundError, Place, Pointwise
+from specnorm.networks.operators.layers import Convolution, Matrices, Matrix
+from specnorm.networks.operators.linear import Add, Pad, Scale
+from specnorm.networks.operators.sources import Constant, Held, Input, Random
+from specnorm.networks.patterns import recognised
+from specnorm.networks.regions import Range
 from specnorm.networks.runs import runs
 from specnorm.networks.segments import constant_up
-from specnorm.networks.sorts import with_sorts
-from specnorm.networks.steep import HINT, is_steep
-from specnorm.networks.steep import factors as steep
 from specnorm.proof import host
+from specnorm.spec import ConvSpec
 
 WORTHWHILE, HOPELESS = 0.97, 2.0
 """Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by
@@ -31,7 +36,11 @@ themselves, whose norms at their own size are below those that the search sees."
 
 
 def bounded(
-    graph: Graph, measure: Measure, method: Method, candidates: Callable[[Graph], Sequence[Run]] = runs
+    graph: Graph,
+    measure: Measure,
+    method: Method,
+    candidates: Callable[[Graph], Sequence[Run]] = runs,
+    known: Mapping[str, Range] | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states; see `near.bound`.
 
@@ -42,13 +51,15 @@ def bounded(
     method : Method
     candidates : callable
         Gives runs that may have a smaller constant than the rules'.
+    known : mapping of str to Range, optional
+        Where values lie, in place of the ranges on the graph's box.
 
     Returns
     -------
     NetworkBound
     """
     graph = prepared(graph)
-    values = Values(graph)
+    values = Values(graph, known)
     passes = [_Pass(graph, measure, name, {}, values) for name in graph.inputs]
     product = _result(graph, passes)
     found = [] if isinstance(method, Product) else _shorter(candidates(graph), measure, method, passes)
@@ -63,22 +74,32 @@ def bounded(
 
 
 def prepared(graph: Graph) -> Graph:
-    """The network as `bound` reads it: sorting found, and without what no output needs."""
-    return with_sorts(graph).pruned()
+    """The network as `bound` reads it: patterns recognised, and without what no output needs."""
+    return recognised(graph).pruned()
+
+
+def unsorted(graph: Graph) -> Graph:
+    """The same without sorting: of patterns, only functions of one number are recognised.
+
+    Ranges and units read sorting as maxima and minima, which are ReLU of differences.
+    """
+    found = prepared(graph).by_name
+    nodes = (found.get(node.name, node) for node in graph.nodes)
+    kept = [new if isinstance(new.operator, Pointwise) else old for old, new in zip(graph.nodes, nodes, strict=True)]
+    return replace(graph, nodes=tuple(kept)).pruned()
 
 
 def _result(graph: Graph, passes: list[_Pass]) -> NetworkBound:
-    steps = [_combined([run.steps[node.name] for run in passes]) for node in graph.nodes]
-    by_name = {step.name: step for step in steps}
+    by_name = {node.name: _combined([run.steps[node.name] for run in passes]) for node in graph.nodes}
     ends = [by_name[name] for name in graph.outputs]
     unknown = {u.name: u for run in passes for u in run.unknown.values()}
     return NetworkBound(
         _stacked([step.upper for step in ends]),
         _stacked([step.heuristic for step in ends]),
         {step.name: step.upper for step in ends},
-        tuple(steps),
+        tuple(step for name, step in by_name.items() if name not in graph.constants),
         tuple(unknown.values()),
-        {node.name: node.shape for node in graph.nodes if node.rule == "input"},
+        {name: graph.by_name[name].shape for name in graph.inputs},
         input_ranges=stated(graph),
     )
 
@@ -118,14 +139,16 @@ def _by_rules(run: Run, passes: list[_Pass]) -> float | None:
     return None
 
 
-def _constant(run: Run, parts: list[tuple[int, int]], weights: list[Weights], measure: Measure) -> float:
+def _constant(run: Run, parts: list[tuple[int, int]], weights: list[FloatArray], measure: Measure) -> float:
     """Proven constant of a run, from its parts and what follows the functions in them."""
     total = [*(link.factor for link in run.links), *constants(run, parts, weights, measure)]
     # Weights of the last value are no part of the claim: divided by, whatever they are.
     return host.mul_up(*total, host.div_up(1.0, float(np.min(weights[-1]))))
 
 
-def constants(run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[Weights], measure: Measure) -> list[float]:
+def constants(
+    run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray], measure: Measure
+) -> list[float]:
     """Proven constants of parts of a run, each in the weights of the values that it begins and ends with."""
     values, found = [np.ones(run.width), *weights], []
     for first, last in parts:
@@ -140,15 +163,15 @@ class _Pass:
     def __init__(
         self, graph: Graph, measure: Measure, wrt: str, shortcuts: Mapping[str, RunBound], values: Values
     ) -> None:
-        self.nodes = {node.name: node for node in graph.nodes}
+        self.nodes, self.constants = graph.by_name, graph.constants
         self.values = values
         self.measure = measure
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
         for node in graph.nodes:
-            if node.rule == "input":
+            if isinstance(node.operator, Input):
                 one = float(node.name == wrt)
-                self.steps[node.name] = Step(node.name, node.operator, node.rule, None, one, one)
+                self.steps[node.name] = Step(node.name, _label(node), node.rule, None, one, one)
             else:
                 self.steps[node.name] = self._shortened(self._step(node), shortcuts.get(node.name))
 
@@ -165,126 +188,90 @@ class _Pass:
         uppers = [step.upper for step in before if step.upper is not None]
         heuristics = [step.heuristic for step in before if step.heuristic is not None]
         if len(uppers) < len(before) or len(heuristics) < len(before):
-            return Step(node.name, node.operator, node.rule, None, None, None)
-        if not any(uppers) and node.rule != "random" and (before or node.rule == "held"):
-            return Step(node.name, node.operator, node.rule, None, 0.0, 0.0)  # held, whatever it is
+            return Step(node.name, _label(node), node.rule, None, None, None)
+        held = isinstance(node.operator, (Constant, Held)) or (bool(before) and not isinstance(node.operator, Random))
+        if held and not any(uppers):
+            return Step(node.name, _label(node), node.rule, None, 0.0, 0.0)
         try:
             return self._known(node, uppers, heuristics)
-        except (UnknownRuleError, SpecnormError, OSError, OverflowError) as error:
-            reason = str(error)
-        self.unknown[node.name] = UnknownNode(node.name, node.operator, reason, host.hypot_up(*uppers))
-        return Step(node.name, node.operator, "unknown", None, None, None)
+        except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
+            self.unknown[node.name] = UnknownNode(node.name, _label(node), str(error), host.hypot_up(*uppers))
+        return Step(node.name, _label(node), "unknown", None, None, None)
 
     def _known(self, node: Node, uppers: list[float], heuristics: list[float]) -> Step:
-        sources = [self.nodes[name] for name in node.inputs]
-        if is_steep(node.rule, node.params) and node.params.get("slopes") is None:
-            return self._steep(node, sources, uppers, heuristics)
-        if node.rule in COMBINATIONS:
-            combine = COMBINATIONS[node.rule]
-            both = (combine(node, sources, uppers), combine(node, sources, heuristics))
-            whole = self.steps.get(str(node.params.get("of")))
-            if whole is not None and whole.upper is not None and whole.heuristic is not None:
-                # Positive and negative part of one value.
-                both = (min(both[0], whole.upper), min(both[1], whole.heuristic))
-            return Step(node.name, node.operator, node.rule, None, *both)
-        if node.rule == "layer":
-            return self._layer(node, None, node)
-        if node.rule == "matrices" and node.layer is not None:
-            factor = self.measure.matrices(node.layer)
-            both = (host.mul_up(factor, uppers[0]), host.mul_up(factor, heuristics[0]))
-            return Step(node.name, node.operator, node.rule, factor, *both, node.layer.name)
-        if node.rule == "random":
-            raise UnknownRuleError("it draws random numbers, so that the network is no function of its inputs")
-        if len(sources) != 1 or node.rule not in FACTORS:
-            reason = node.params.get("reason", "this operator has no Lipschitz constant that is known here")
-            raise UnknownRuleError(str(reason))
-        (source,) = sources
-        if node.rule == "scale":
-            layer = self._past_shifts(source)
-            channels = _by_channel(node, layer)
-            if channels is not None:
-                return self._layer(layer, channels, node)
-        factor = FACTORS[node.rule](node, source)
-        both = (host.mul_up(factor, uppers[0]), host.mul_up(factor, heuristics[0]))
-        return Step(node.name, node.operator, node.rule, factor, *both)
+        operator, name = node.operator, None
+        if isinstance(operator, (Convolution, Matrix)):
+            return self._layer(node, operator, None, node)
+        if isinstance(operator, Scale):
+            layer = past_shifts(self.nodes[node.inputs[0]], self.nodes)
+            scale = _by_channel(operator, layer)
+            if scale is not None and isinstance(layer.operator, (Convolution, Matrix)):
+                return self._layer(layer, layer.operator, scale, node)
+        place = Place(tuple(self.nodes[each].shape for each in node.inputs), node.shape, partial(self._ranges, node))
+        moving = [each not in self.constants for each in node.inputs]
+        if isinstance(operator, Matrices):
+            factor, name = self.measure.matrices(operator.layer), operator.layer.name
+        elif sum(moving) == 1:
+            factor = operator.combine([float(each) for each in moving], place)
+        else:
+            both = (operator.combine(uppers, place), operator.combine(heuristics, place))
+            return Step(node.name, _label(node), node.rule, None, *both)
+        upper, heuristic = (host.mul_up(factor, each[moving.index(True)]) for each in (uppers, heuristics))
+        return Step(node.name, _label(node), node.rule, factor, upper, heuristic, name)
 
-    def _steep(self, node: Node, sources: list[Node], uppers: list[float], heuristics: list[float]) -> Step:
-        """What has a constant where its inputs lie in a range."""
-        ends = node.params.get("ranges")  # near one input
-        if ends is None:
-            known = [self.values[source.name] for source in sources]
-            ends = [(each.low, each.high) for each in known if each is not None]
-        wide = [host.root_up(repeats(source.shape, node.shape)) for source in sources]
-        factors = steep(node.rule, node.params, ends) if len(ends) == len(sources) else [math.inf] * len(sources)
-        factors = [host.mul_up(factor, more) for factor, more in zip(factors, wide, strict=True)]
-        if any(upper and not math.isfinite(factor) for factor, upper in zip(factors, uppers, strict=True)):
-            raise UnknownRuleError(f"{node.params.get('reason', 'its slope has no bound')}; {HINT}")
-        both = [
-            host.add_up(*(host.mul_up(f, u) for f, u in zip(factors, before, strict=True) if u))
-            for before in (uppers, heuristics)
-        ]
-        return Step(node.name, node.operator, node.rule, factors[0] if len(factors) == 1 else None, both[0], both[1])
+    def _ranges(self, node: Node) -> tuple[Range | None, ...]:
+        return tuple(self.values[name] for name in node.inputs)
 
-    def _past_shifts(self, node: Node) -> Node:
-        """The node before constants were added."""
-        while node.params.get("shift") and self.nodes[node.inputs[0]].shape == node.shape:
-            node = self.nodes[node.inputs[0]]
-        return node
-
-    def _is_one_layer(self, node: Node, padded: Node) -> bool:
-        """Whether padding is of the axes of a convolution, and no further than a layer's own padding goes."""
-        assert node.layer is not None  # for the type checker; the caller looked
-        pads, before = padded.params["pads"], self.nodes[padded.inputs[0]].shape
-        if padded.params["mode"] == "reflect":
-            sizes = concrete(_last(before, len(pads)))
-            if sizes is None or any(max(pair) >= n for pair, n in zip(pads, sizes, strict=True)):
-                return False
-        return len(pads) == node.layer.spatial
-
-    def _layer(self, node: Node, scale: Any, shown: Node) -> Step:
+    def _layer(self, node: Node, operator: Convolution | Matrix, scale: Any, shown: Node) -> Step:
         """Bound of a layer, with padding before and batch normalisation after it as one map."""
-        if node.layer is None:
-            raise UnknownRuleError("its kernel is not known")
-        geometry = dict(node.layer.geometry)
+        layer, geometry = operator.layer, dict(operator.layer.geometry)
         source = self.nodes[node.inputs[0]]
         rule = "layer, scaled" if scale is not None else "layer"
-        pads = source.params.get("pads")
-        padding = geometry.get("padding", ())
-        unpadded = not isinstance(padding, str) and not any(sum(pair) for pair in padding)
-        if pads is not None and unpadded and not geometry.get("transposed") and self._is_one_layer(node, source):
-            geometry |= {"padding_mode": source.params["mode"], "padding": pads}
+        if isinstance(source.operator, Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
+            geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
             source = self.nodes[source.inputs[0]]
             rule = f"{rule}, padded"
-        norm = self.measure(node.layer, geometry, _spatial_sizes(node, source), scale)
+        norm = self.measure(layer, geometry, spatial(source.shape, node.shape, layer.spatial), scale)
         before = self.steps[source.name]
-        alpha = abs(float(node.params.get("alpha", 1.0)))
+        alpha = abs(operator.alpha) if isinstance(operator, Matrix) else 1.0
         factor = host.mul_up(alpha, norm.upper)
         upper = host.mul_up(factor, before.upper or 0.0)
         heuristic = host.mul_up(alpha, norm.heuristic, before.heuristic or 0.0)
-        return Step(shown.name, shown.operator, rule, factor, upper, heuristic, node.layer.name)
+        return Step(shown.name, _label(shown), rule, factor, upper, heuristic, layer.name)
 
 
-def _spatial_sizes(node: Node, source: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    spatial = node.layer.spatial if node.layer is not None else 0
-    before, after = concrete(_last(source.shape, spatial)), concrete(_last(node.shape, spatial))
-    return None if before is None or after is None else (before, after)
+def _label(node: Node) -> str:
+    return node.label or type(node.operator).__name__
 
 
-def _last(shape: Any, count: int) -> Any:
-    return None if shape is None else shape[len(shape) - count :]
+def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
+    """The node before constants were added to its value.
+
+    Parameters
+    ----------
+    node : Node
+    nodes : mapping of str to Node
+        By name.
+    """
+    while isinstance(node.operator, Add) and node.operator.over == 1 and node.shape is not None:
+        terms = zip(node.inputs, node.operator.weights, strict=True)
+        moving = [(nodes[name], weight) for name, weight in terms if not isinstance(nodes[name].operator, Constant)]
+        if len(moving) != 1 or moving[0][1] != 1 or moving[0][0].shape != node.shape:
+            break
+        node = moving[0][0]
+    return node
 
 
-def _by_channel(node: Node, layer: Node) -> Any:
-    """One number an output channel of a layer, if the node multiplies by such; None otherwise."""
-    values, axis = np.asarray(node.params["values"], dtype=np.float64), node.params.get("channel")
-    if layer.rule != "layer" or layer.layer is None or axis is None or not layer.params.get("foldable", True):
+def _by_channel(scale: Scale, layer: Node) -> Any:
+    """One number an output channel of a layer, if the values are such; None otherwise."""
+    operator = layer.operator
+    if not isinstance(operator, (Convolution, Matrix)) or (isinstance(operator, Convolution) and not operator.sized):
         return None
-    if node.shape is None:
-        # Batch normalisation has its channels on axis 1, as a convolution of samples does.
-        fits = axis == 1 and layer.layer.spatial > 0
-    else:
-        fits = axis == len(node.shape) - 1 - layer.layer.spatial
-    return values if fits and values.ndim == 1 and bool(np.all(np.isfinite(values))) else None
+    left = isinstance(operator, Matrix) and operator.side == "left"
+    values = numbers_along(scale.values, -1 - operator.layer.spatial - left, 0)
+    shape = tuple(operator.layer.load().shape)
+    count = ConvSpec.of(shape[::-1] if operator.layer.turned else shape, **operator.layer.geometry).cout
+    return values if values is not None and len(values) == count and bool(np.all(np.isfinite(values))) else None
 
 
 def _combined(steps: list[Step]) -> Step:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.networks.graph import Graph, Node, concrete
+from specnorm.networks.operators.sources import Input
 from specnorm.networks.ranges import ranges
 from specnorm.networks.regions import Box, Range
 
@@ -39,7 +40,8 @@ def within(graph: Graph, low: Given, high: Given) -> Graph:
     MethodError
         If an input has no numbers, or its low end is not below its high end.
     """
-    return Graph(tuple(_boxed(n, low, high) if n.rule == "input" else n for n in graph.nodes), graph.outputs)
+    nodes = (_boxed(node, low, high) if node.name in graph.inputs else node for node in graph.nodes)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _boxed(node: Node, low: Given, high: Given) -> Node:
@@ -61,7 +63,7 @@ def _boxed(node: Node, low: Given, high: Given) -> Node:
                 raise MethodError(
                     f"The box of input {node.name} has an end of shape {end.shape}; the input has shape {shape}."
                 ) from error
-    return replace(node, params={**node.params, "low": ends[0], "high": ends[1]})
+    return replace(node, operator=Input(low=ends[0], high=ends[1]))
 
 
 def stated(graph: Graph) -> dict[str, tuple[float, float] | None]:
@@ -73,11 +75,17 @@ def stated(graph: Graph) -> dict[str, tuple[float, float] | None]:
         From `within`.
     """
     found: dict[str, tuple[float, float] | None] = {}
-    for node in graph.nodes:
-        if node.rule == "input" and "low" in node.params:
-            low, high = (np.unique(node.params[end]) for end in ("low", "high"))
-            found[node.name] = (float(low[0]), float(high[0])) if len(low) == len(high) == 1 else None
+    for name, box in _inputs(graph):
+        if box.low is not None and box.high is not None:
+            low, high = np.unique(box.low), np.unique(box.high)
+            found[name] = (float(low[0]), float(high[0])) if len(low) == len(high) == 1 else None
     return found
+
+
+def _inputs(graph: Graph) -> Iterator[tuple[str, Input]]:
+    for node in graph.nodes:
+        if isinstance(node.operator, Input) and node.operator.moves:
+            yield node.name, node.operator
 
 
 def _is_any(end: NDArray[np.float64]) -> bool:
@@ -85,33 +93,44 @@ def _is_any(end: NDArray[np.float64]) -> bool:
 
 
 class Values:
-    """Where a network's values lie for inputs in its box, looked at when somebody asks.
+    """Where a network's values lie, looked at when somebody asks.
 
     Parameters
     ----------
     graph : Graph
+    known : mapping of str to Range, optional
+        Default: for inputs in the graph's box.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        # Slopes near an input are not those in the box.
-        plain = [replace(n, params={k: v for k, v in n.params.items() if k != "slopes"}) for n in graph.nodes]
-        self.graph = Graph(tuple(plain), graph.outputs)
-        self._known: dict[str, Range] | None = None
+    def __init__(self, graph: Graph, known: Mapping[str, Range] | None = None) -> None:
+        self.graph = graph
+        self._known = known
 
     def __getitem__(self, name: str) -> Range | None:
         if self._known is None:
-            self._known = self._found()
+            box = box_of(self.graph)
+            self._known = {} if box is None else ranges(self.graph, box)
         return self._known.get(name)
 
-    def _found(self) -> dict[str, Range]:
-        low: dict[str, NDArray[np.float64]] = {}
-        high: dict[str, NDArray[np.float64]] = {}
-        for node in self.graph.nodes:
-            shape = concrete(node.shape)
-            if node.rule != "input":
-                continue
-            if shape is None:
-                return {}  # the rules ask for sizes
-            for ends, key, side in ((low, "low", -math.inf), (high, "high", math.inf)):
-                ends[node.name] = np.broadcast_to(node.params.get(key, side), shape).astype(np.float64)
-        return ranges(self.graph, Box(low, high))
+
+def region_of(graph: Graph) -> Box | None:
+    """The box that is stated for the inputs, its ends broadcasting to their shapes; None where there is none."""
+    ends = {name: box for name, box in _inputs(graph) if box.low is not None}
+    if not ends:
+        return None
+    low = {name: np.asarray(-math.inf if box.low is None else box.low) for name, box in _inputs(graph)}
+    high = {name: np.asarray(math.inf if box.high is None else box.high) for name, box in _inputs(graph)}
+    return Box(low, high)
+
+
+def box_of(graph: Graph) -> Box | None:
+    """The box that inputs lie in, infinite where none is stated; None where their sizes are not known."""
+    low: dict[str, NDArray[np.float64]] = {}
+    high: dict[str, NDArray[np.float64]] = {}
+    for name, box in _inputs(graph):
+        shape = concrete(graph.by_name[name].shape)
+        if shape is None:
+            return None
+        low[name] = np.broadcast_to(-math.inf if box.low is None else box.low, shape).astype(np.float64)
+        high[name] = np.broadcast_to(math.inf if box.high is None else box.high, shape).astype(np.float64)
+    return Box(low, high)

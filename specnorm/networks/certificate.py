@@ -6,21 +6,24 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from specnorm.errors import CertificateError
-from specnorm.networks.graph import Graph
-from specnorm.networks.links import Run, Weights
+from specnorm.networks.boxes import stated
+from specnorm.networks.graph import Graph, Layer
+from specnorm.networks.links import Run
 from specnorm.networks.measuring import in_float64
 from specnorm.networks.methods import usable
-from specnorm.networks.ranges import Ball
+from specnorm.networks.operators.base import FloatArray, Operator
+from specnorm.networks.operators.sources import Constant
+from specnorm.networks.regions import Ball
 from specnorm.networks.segments import parts_from, segments
 
-FORMAT = 1
+FORMAT = 2
 LONGEST = 2**28
 """Bytes of a file that are read at most."""
 
@@ -42,7 +45,7 @@ class RunWeights:
     start: str
     end: str
     parts: tuple[int, ...]
-    weights: tuple[Weights, ...]
+    weights: tuple[FloatArray, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +106,7 @@ class Certificate:
         except ValueError as error:
             raise CertificateError(f"The weights from {run.start} to {run.end} prove nothing: {error}.") from error
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
         """As the certificate has them.
 
         Raises
@@ -168,7 +171,7 @@ class Certificate:
     def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
         """The inverse of `to_dict`."""
         if data["specnorm_certificate"] != FORMAT:
-            raise ValueError(f"format {data['specnorm_certificate']!r}, expected {FORMAT}")
+            raise ValueError(f"format {data['specnorm_certificate']!r}, expected {FORMAT}: make the certificate anew")
         upper, rtol = float(data["upper"]), float(data["rtol"])
         if not (0 <= upper < math.inf and 0 < rtol < 1):
             raise ValueError("its claim is no number")
@@ -203,41 +206,53 @@ def _near(data: Mapping[str, Any]) -> Near:
 
 
 def digest(graph: Graph, near: Near | None = None) -> str:
-    """SHA-256 of a network: its nodes, their parameters, every kernel's bits.
+    """SHA-256 of a network: its nodes, their operators' fields, every kernel's bits.
 
-    Symbols for sizes are numbered in the order in which they occur. Near one input what is added counts, too, and the
-    ball.
+    Symbols for sizes are numbered in the order in which they occur. What is added (biases, constants) counts where
+    ranges of values do: in a box, and near one input, with the ball.
     """
     symbols: dict[str, int] = {}
     whole = hashlib.sha256()
+    ranged = near is not None or bool(stated(graph))
 
     def add(value: Any) -> None:
-        whole.update(_text(value, symbols))
+        whole.update(_text(value))
 
     for node in graph.nodes:
-        add((node.name, node.rule, node.inputs, node.shape if node.shape is None else list(node.shape)))
-        add({name: value for name, value in node.params.items() if name != "reason"})
-        if node.layer is not None:
-            add((node.layer.name, node.layer.turned, node.layer.spatial, dict(node.layer.geometry)))
-            add(in_float64(node.layer.load()))
-        if near is not None and node.offset is not None:
-            add(node.offset())
+        shape = node.shape and tuple(
+            f"?{symbols.setdefault(n, len(symbols))}" if isinstance(n, str) else n for n in node.shape
+        )
+        left_out = () if ranged else ("load",) if isinstance(node.operator, Constant) else ("bias", "offset")
+        add((node.name, node.inputs, shape, _fields(node.operator, left_out)))
     add(graph.outputs)
     if near is not None:
         add(("near", near.ball.radius, near.units, {name: np.asarray(x) for name, x in near.ball.centre.items()}))
     return whole.hexdigest()
 
 
-def _text(value: Any, symbols: dict[str, int]) -> bytes:
-    """Bytes of plain data, with the size of whatever could be read in two ways."""
-    if hasattr(value, "tobytes"):
+def _fields(whole: Any, left_out: Sequence[str] = ()) -> tuple[Any, ...]:
+    """An operator or the like as plain data: its class, and its fields by name."""
+    parts = whole.named() if isinstance(whole, Operator) else ((f.name, getattr(whole, f.name)) for f in fields(whole))
+    return (type(whole).__qualname__, *((name, value) for name, value in parts if name not in left_out))
+
+
+def _text(value: Any) -> bytes:
+    """Bytes of plain data, with the size of whatever could be read in two ways; of a callable what it gives."""
+    if isinstance(value, Layer):
+        kernel, error = in_float64(value.load()), value.error and np.asarray(value.error())
+        value = (kernel, dict(value.geometry), value.spatial, value.turned, error)
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = _fields(value)
+    elif callable(value):
+        try:
+            value = value()
+        except TypeError:  # a function of numbers, of an operator that somebody registered
+            value = getattr(value, "__qualname__", repr(type(value)))
+    if hasattr(value, "tobytes") and not isinstance(value, np.generic):
         return f"<{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes() + b">"
     if isinstance(value, Mapping):
-        return b"{" + b"".join(_text((key, value[key]), symbols) for key in sorted(value)) + b"}"
-    if isinstance(value, list):  # a shape: sizes and symbols
-        sizes = [f"?{symbols.setdefault(n, len(symbols))}" if isinstance(n, str) else n for n in value]
-        return b"[" + b"".join(_text(n, symbols) for n in sizes) + b"]"
-    if isinstance(value, tuple):
-        return b"(" + b"".join(_text(each, symbols) for each in value) + b")"
-    said = repr(float(value)) if isinstance(value, np.floating) else repr(value)
+        return b"{" + b"".join(_text((key, value[key])) for key in sorted(value)) + b"}"
+    if isinstance(value, (tuple, list)):
+        return b"(" + b"".join(map(_text, value)) + b")"
+    said = repr(value.item() if isinstance(value, np.generic) else value)
     return f"{len(said)}:{said}".encode()

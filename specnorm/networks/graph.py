@@ -1,57 +1,27 @@
-"""A network as a graph of named rules, without any framework. Front-ends build it, `bounding` reads it.
+"""A network as a graph of operators, without any framework. Front ends build it; it can be executed.
 
-Only values that depend on the network's inputs are nodes. What does not (weights, biases, masks) is a parameter of the
-node that uses it, so that a front-end decides what is constant, and nothing else has to.
+A node's inputs are values of the graph, constants among them: whatever an operator is computed from and is no field of
+it stands in the graph.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.types import AnyArray
+from specnorm.networks.model import Model
+from specnorm.networks.operators.base import NotRunError, Operator
+from specnorm.networks.operators.layers import Layer
+from specnorm.networks.operators.sources import Constant, Input
+from specnorm.networks.shapes import Shape, Size, concrete
 
-Size: TypeAlias = int | str
-"""One axis: its size, or a symbol for it. Equal symbols are equal sizes; different ones may be anything."""
-Shape: TypeAlias = tuple[Size, ...]
-Offset: TypeAlias = Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]]]
-"""Gives constants that broadcast against a value, and by how much each may be off."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """A convolution or matrix in a network.
-
-    Parameters
-    ----------
-    name : str
-        Of the kernel, as a user knows it.
-    load : callable
-        Gives the kernel, in torch's order; for the rule "matrices" a stack (b, m, n), of complex ones (b, m, n, 2) with
-        real and imaginary parts.
-    geometry : mapping
-        Keywords of specnorm's functions, with padding and without ``input_shape``.
-    spatial : int
-        Number of the kernel's spatial axes.
-    turned : bool
-        Whether a matrix is stored with its outputs last.
-    error : callable or None
-        Of a matrix that was computed: gives by how much each entry may be off.
-    """
-
-    name: str
-    load: Callable[[], AnyArray]
-    geometry: Mapping[str, Any]
-    spatial: int
-    turned: bool = False
-    error: Callable[[], AnyArray] | None = None
+__all__ = ["Graph", "Layer", "Node", "Shape", "Size", "concrete"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,32 +31,30 @@ class Node:
     Parameters
     ----------
     name : str
-        Of the value; no other node has it.
-    rule : str
-        One of `RULES`; anything else is unknown.
-    operator : str
-        What the framework calls it.
+        Of the value; no other node of the graph has it.
+    operator : Operator
+        What computes it.
     inputs : tuple of str
-        The values that it is computed from, as often as they are used.
+        The values that it is computed from, as often as they are used, in the operator's order.
     shape : tuple of Size or None
         Of the value; None: not known.
-    params : mapping
-        What the rule needs besides; see there. ``shift``: it adds constants, no more.
-    layer : Layer or None
-        For the rules "layer" and "matrices".
-    offset : callable or None
-        What is added after "layer", "scale" and "add"; no global constant depends on it. None: nothing, but for
-        ``shift`` of the rule "add", where it is not known then.
+    label : str
+        What the framework calls the operator.
+    derived : bool
+        Whether specnorm added it to what the model computes, which has no such value.
     """
 
     name: str
-    rule: str
-    operator: str
+    operator: Operator
     inputs: tuple[str, ...] = ()
     shape: Shape | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    layer: Layer | None = None
-    offset: Offset | None = None
+    label: str = ""
+    derived: bool = False
+
+    @property
+    def rule(self) -> str:
+        """Which rule gives its constant."""
+        return self.operator.rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,36 +64,54 @@ class Graph:
     Parameters
     ----------
     nodes : tuple of Node
-        Each after its inputs. A network's inputs are nodes with the rule "input".
+        Each after its inputs.
     outputs : tuple of str
         Names of nodes.
+    model : Model or None
+        What it was translated from, to be executed beside it; None: nothing to compare with.
+
+    Raises
+    ------
+    MethodError
+        If two nodes have one name, a node uses what does not come before it, or an output is no node.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+    model: Model | None = None
 
     def __post_init__(self) -> None:
-        """Refuse two nodes of one name: what reads it would read the later one.
+        known: set[str] = set()
+        for node in self.nodes:
+            if node.name in known:
+                raise MethodError(f"Several nodes are called {node.name!r}; expected one name for each node.")
+            missing = next((name for name in node.inputs if name not in known), None)
+            if missing is not None:
+                raise MethodError(f"Node {node.name!r} uses {missing!r}, which no node before it is called.")
+            known.add(node.name)
+        if not known.issuperset(self.outputs):
+            raise MethodError(f"The graph's outputs {self.outputs} are not all nodes of it.")
 
-        Raises
-        ------
-        MethodError
-        """
-        twice = [name for name, count in Counter(node.name for node in self.nodes).items() if count > 1]
-        if twice:
-            told = ", ".join(map(repr, twice[:4])) + (", ..." if len(twice) > 4 else "")
-            raise MethodError(f"Several nodes are called {told}; expected one name for each node.")
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        """Nodes by name."""
+        return {node.name: node for node in self.nodes}
 
-    def fresh(self, name: str) -> str:
-        """A name that no node has: the one given, or with a number behind it."""
-        known = {node.name for node in self.nodes}
-        numbered = (f"{name}.{count}" for count in itertools.count(2))
-        return name if name not in known else next(each for each in numbered if each not in known)
-
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the network's inputs."""
-        return tuple(node.name for node in self.nodes if node.rule == "input")
+        """Names of the network's inputs that move."""
+        return tuple(node.name for node in self.nodes if isinstance(node.operator, Input) and node.operator.moves)
+
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """Names of constants."""
+        return frozenset(node.name for node in self.nodes if isinstance(node.operator, Constant))
+
+    def readers(self) -> Counter[str]:
+        """How often each value is used, as an output, too."""
+        found = Counter(name for node in self.nodes for name in node.inputs)
+        found.update(self.outputs)
+        return found
 
     def pruned(self) -> Graph:
         """Without nodes that no output needs; inputs stay."""
@@ -133,11 +119,39 @@ class Graph:
         for node in reversed(self.nodes):
             if node.name in needed:
                 needed.update(node.inputs)
-        return Graph(tuple(n for n in self.nodes if n.name in needed or n.rule == "input"), self.outputs)
+        kept = (n for n in self.nodes if n.name in needed or isinstance(n.operator, Input))
+        return replace(self, nodes=tuple(kept))
 
+    def fresh(self, name: str) -> str:
+        """A name that no node has: the one given, or with a number behind it."""
+        found, number = name, 1
+        while found in self.by_name:
+            number += 1
+            found = f"{name}.{number}"
+        return found
 
-def concrete(shape: Shape | None) -> tuple[int, ...] | None:
-    """The shape if every size is known, else None."""
-    if shape is None or any(isinstance(n, str) for n in shape):
-        return None
-    return tuple(int(n) for n in shape)
+    def run(self, inputs: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float64]]:
+        """Execute the network in float64.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array
+            A value for each node that is an input; those that are held are left out, or given, too.
+
+        Returns
+        -------
+        dict of str to array
+            Every value that can be computed here.
+        """
+        found: dict[str, NDArray[np.float64]] = {}
+        for node in self.nodes:
+            if isinstance(node.operator, Input):
+                if node.name in inputs:
+                    found[node.name] = np.asarray(inputs[node.name], dtype=np.float64)
+            elif all(name in found for name in node.inputs):
+                try:
+                    with np.errstate(all="ignore"):
+                        found[node.name] = node.operator.run(*(found[name] for name in node.inputs))
+                except NotRunError:
+                    continue
+        return found

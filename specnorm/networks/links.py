@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from specnorm.folding import fold_batch_norm
 from specnorm.networks.graph import Layer
 from specnorm.networks.measuring import ROUNDINGS, in_float64
+from specnorm.networks.operators.base import FloatArray
 from specnorm.proof import host
 from specnorm.spec import ConvSpec
 
-Weights = NDArray[np.float64]
-Placed = tuple[Weights, tuple[int, ...]]
+Placed = tuple[FloatArray, tuple[int, ...]]
 """A kernel, and the place of its first tap."""
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -78,7 +78,7 @@ class Term:
     stride: tuple[int, ...] = ()
     filter: Filter | None = None
     columns: range = range(0)
-    scale: Weights | None = None
+    scale: FloatArray | None = None
     alpha: float = 1.0
 
     @property
@@ -87,7 +87,7 @@ class Term:
         return self.filter is None and self.scale is None and self.alpha == 1 and max(self.stride, default=1) == 1
 
     @property
-    def lost(self) -> Weights | float:
+    def lost(self) -> FloatArray | float:
         """What `ROUNDINGS` roundings of would be as much as the kernel's entries may be off, in its shape."""
         if self.filter is None or self.filter.layer.error is None:
             return 0.0
@@ -147,7 +147,7 @@ class Term:
         return whole[:, self.columns.start : self.columns.stop], start
 
 
-def _ungrouped(kernel: Weights, spec: ConvSpec, dilation: Sequence[int]) -> Weights:
+def _ungrouped(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int]) -> FloatArray:
     """A grouped, dilated kernel with the zeros that these stand for."""
     g = spec.groups
     first, second = kernel.shape[0] // g, kernel.shape[1]
@@ -184,7 +184,7 @@ class Link:
 
     terms: tuple[Term, ...]
     width: int
-    slopes: tuple[Weights, Weights]
+    slopes: tuple[FloatArray, FloatArray]
     end: str
     factor: float = 1.0
     repeat: int = 1
@@ -193,7 +193,7 @@ class Link:
     """Number of the group of each channel, where the function sorts entries of channels of one group: it moves no two
     vectors apart in any norm whose weights are one number a group. None: each channel by itself."""
 
-    def fits(self, weights: Weights) -> bool:
+    def fits(self, weights: FloatArray) -> bool:
         """Whether weights are one number a group."""
         if self.groups is None:
             return True
@@ -201,9 +201,9 @@ class Link:
         return bool(np.all(weights == weights[first][self.groups]))
 
     @property
-    def steepest(self) -> Weights:
+    def steepest(self) -> FloatArray:
         """Largest absolute slope of each channel."""
-        return np.maximum(abs(self.slopes[0]), abs(self.slopes[1]))
+        return np.asarray(np.maximum(abs(self.slopes[0]), abs(self.slopes[1])))
 
     @cached_property
     def sources(self) -> tuple[int, ...]:
@@ -375,7 +375,7 @@ class Part:
         return phased(kernel, (0,) * self.axes if self.undilated else start, stride)
 
 
-def phased(kernel: Weights, start: tuple[int, ...], stride: tuple[int, ...]) -> Placed:
+def phased(kernel: FloatArray, start: tuple[int, ...], stride: tuple[int, ...]) -> Placed:
     """A strided kernel on the phases of its input, which are channels then (polyphase).
 
     Position ``s m + start + t`` is phase ``(start + t) mod s`` of coarse pixel ``m + floor((start + t) / s)``.

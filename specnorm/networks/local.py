@@ -21,14 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
-from specnorm.networks import curves
 from specnorm.networks.graph import Graph, Layer, Node, concrete
-from specnorm.networks.links import Filter, Link, Run, Term, Weights
-from specnorm.networks.maps import linear_map
-from specnorm.networks.pointwise import interval
+from specnorm.networks.links import Filter, Link, Run, Term
+from specnorm.networks.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
+from specnorm.networks.operators.joins import Maximum, Minimum
+from specnorm.networks.operators.linear import Add
+from specnorm.networks.operators.piecewise import ReLU
+from specnorm.networks.operators.sources import Constant, Input
 from specnorm.networks.ranges import Range
 from specnorm.networks.runs import blocks_of
-from specnorm.networks.steep import JOINS, is_steep
 from specnorm.proof import arithmetic, host
 from specnorm.spec import ConvSpec
 
@@ -47,7 +48,7 @@ def localised(graph: Graph, found: Mapping[str, Range]) -> Graph:
     found : mapping of str to Range
         Of its values.
     """
-    return Graph(tuple(_sloped(node, found) for node in graph.nodes), graph.outputs)
+    return replace(graph, nodes=tuple(_sloped(node, [found.get(n) for n in node.inputs]) for node in graph.nodes))
 
 
 def anywhere(graph: Graph) -> dict[str, Range]:
@@ -59,32 +60,26 @@ def anywhere(graph: Graph) -> dict[str, Range]:
 
 def rises(graph: Graph) -> bool:
     """Whether a function of the network has a smallest slope above 0."""
-    curved = [dict(node.params) for node in graph.nodes if node.rule == "pointwise" and "slopes" not in node.params]
-    known = [interval(str(params.pop("function")), **params) for params in curved if not is_steep("pointwise", params)]
-    return any(ends is not None and ends[0] > 0 for ends in known)
+    curved = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
+    ends = [operator.extent() for operator in curved if operator.near is None]
+    return any(each is not None and each[0] > 0 for each in ends)
 
 
-def _sloped(node: Node, found: Mapping[str, Range]) -> Node:
-    if node.rule == "extreme" and len(node.inputs) == 2 and node.params.get("choice") in ("max", "min"):
-        return _of_difference(node, [found.get(name) for name in node.inputs])
-    if node.rule in JOINS:
-        known = [found.get(name) for name in node.inputs]
-        ends = [(each.low, each.high) for each in known if each is not None]
-        return replace(node, params={**node.params, "ranges": ends}) if len(ends) == len(known) else node
-    before = found.get(node.inputs[0]) if node.rule == "pointwise" and len(node.inputs) == 1 else None
-    if before is None or before.low.shape != concrete(node.shape):
+def _sloped(node: Node, before: Sequence[Range | None]) -> Node:
+    operator, known = node.operator, [each for each in before if each is not None]
+    if len(known) < len(before):
         return node
-    slopes = curves.slopes(node.params, before.low, before.high)
-    return node if slopes is None else replace(node, params={**node.params, "slopes": slopes})
-
-
-def _of_difference(node: Node, before: Sequence[Range | None]) -> Node:
-    """Slopes of ReLU at the difference of two values, of which the node is the larger or the smaller one."""
-    one, other = before
-    if one is None or other is None or not one.low.shape == other.low.shape == concrete(node.shape):
+    if isinstance(operator, Pointwise):
+        slopes = operator.slopes(known[0].low, known[0].high)
+    elif isinstance(operator, (Maximum, Minimum)) and len(known) == 2:
+        # Of ReLU at the difference of two values, of which the node is the larger or the smaller one.
+        one, other = known
+        slopes = ReLU().slopes(host.below(one.low - other.high), host.above(one.high - other.low))
+    else:
         return node
-    apart = host.below(one.low - other.high), host.above(one.high - other.low)
-    return replace(node, params={**node.params, "slopes": curves.slopes({"function": "relu"}, *apart)})
+    if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
+        return node
+    return replace(node, operator=replace(operator, near=slopes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +93,15 @@ class _Sum:
         By how much each entry may be off.
     """
 
-    matrix: Weights
-    error: Weights
+    matrix: FloatArray
+    error: FloatArray
 
 
 class _Units:
     """Reads a localised graph unit by unit."""
 
     def __init__(self, graph: Graph) -> None:
-        self.nodes = {node.name: node for node in graph.nodes}
+        self.nodes = graph.by_name
         self.sums: dict[str, _Sum] = {}
         self.groups: list[range] = []
         """Numbers of the input's entries, and of the w of each function."""
@@ -114,25 +109,23 @@ class _Units:
 
     def read(self, node: Node) -> bool:
         """Whether a value is a linear map of the input and functions with known slopes."""
-        shape = concrete(node.shape)
-        names = node.inputs
-        if node.params.get("pieces") and self.nodes[names[0]].params.get("split"):
-            names = self.nodes[names[0]].inputs
-        if shape is None or any(name not in self.sums for name in names):
+        shape, operator = concrete(node.shape), node.operator
+        if shape is None or any(name not in self.sums for name in node.inputs):
             return False
-        before = [self.sums[name] for name in names]
+        before = [self.sums[name] for name in node.inputs]
         found: _Sum | None = None
-        if node.rule == "pointwise" and len(before) == 1:
-            found = self._curved(node, before[0])
-        elif node.rule == "extreme" and len(before) == 2 and node.params.get("slopes") is not None:
-            found = self._extreme(node, before)
-        elif node.params.get("pieces") is not None:
-            axis, starts = node.params["pieces"]
-            start = starts[node.params["piece"]]
-            places = (slice(None),) * (axis + 1) + (slice(start, start + shape[axis]),)
-            found = _Sum(before[0].matrix[places], before[0].error[places])
+        if isinstance(operator, Constant):
+            found = _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
+        elif isinstance(operator, (Maximum, Minimum)) and operator.near is not None:
+            found = self._extreme(node.name, operator, before, shape)
+        elif isinstance(operator, Pointwise):
+            found = None if operator.near is None else self._split(node.name, before[0], *operator.near)
         else:
-            found = self._linear(node, names, before)
+            try:
+                linear = operator.linear_map(Place(tuple(each.matrix.shape[1:] for each in before), shape))
+            except NoBoundError:
+                return False
+            found = None if linear is None else self._linear(linear, before)
         if found is None or found.matrix.size > ENTRIES or found.matrix.shape[1:] != shape:
             return False
         self.sums[node.name] = found
@@ -156,25 +149,15 @@ class _Units:
         pad = np.zeros((missing, *each.matrix.shape[1:]))
         return _Sum(np.concatenate([each.matrix, pad]), np.concatenate([each.error, pad]))
 
-    def _linear(self, node: Node, names: Sequence[str], before: Sequence[_Sum]) -> _Sum | None:
-        of = node
-        if node.rule == "add" and node.params.get("shift"):
-            # What is added makes no difference.
-            of = replace(node, offset=_nothing)
-        linear = linear_map(of, [self.nodes[name] for name in names])
-        if linear is None:
-            return None
+    def _linear(self, linear: LinearMap, before: Sequence[_Sum]) -> _Sum:
+        """What is added makes no difference."""
         wide = [self._wide(each) for each in before]
         matrix, n = linear.apply([each.matrix for each in wide]), linear.roundings
         lost = [each.error + abs(each.matrix) * ((n + 4) * 2.0**-52 * bool(n)) for each in wide]
         error = linear.absolute(lost)
         return _Sum(matrix, host.raised(error, 2 * n + 8) + 2.0**-1000 * bool(n))
 
-    def _curved(self, node: Node, before: _Sum) -> _Sum | None:
-        ends = node.params.get("slopes")
-        return None if ends is None else self._split(node.name, before, *ends)
-
-    def _split(self, name: str, before: _Sum, low: Weights, high: Weights) -> _Sum | None:
+    def _split(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
         """``low v + w``; a new link makes w of v."""
         if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
             return None
@@ -194,19 +177,20 @@ class _Units:
         found.matrix.reshape(self.count, -1)[first + np.arange(len(places)), places] = 1.0
         return found
 
-    def _extreme(self, node: Node, before: Sequence[_Sum]) -> _Sum | None:
+    def _extreme(
+        self, name: str, operator: Maximum | Minimum, before: Sequence[_Sum], shape: tuple[int, ...]
+    ) -> _Sum | None:
         """``max(u, v) = v + p (u - v)``, ``min(u, v) = u - p (u - v)``, p the slope of ReLU."""
-        one, other = (self._wide(each) for each in before)
-        apart = _less(one, other)
-        positive = self._split(node.name, apart, *node.params["slopes"])
-        if positive is None:
+        larger = isinstance(operator, Maximum)
+        less, base = Add((1.0, -1.0)), before[1 if larger else 0]
+        minus = less.linear_map(Place(tuple(each.matrix.shape[1:] for each in before), shape))
+        joined = (Add((1.0, 1.0)) if larger else less).linear_map(Place((base.matrix.shape[1:], shape), shape))
+        if minus is None or joined is None or operator.near is None:
             return None
-        one, other = self._wide(one), self._wide(other)
-        if node.params.get("choice") == "max":
-            return _less(other, _Sum(-positive.matrix, positive.error))
-        return _less(one, positive)
+        positive = self._split(name, self._linear(minus, before), *operator.near)
+        return None if positive is None else self._linear(joined, [base, positive])
 
-    def _link(self, name: str, value: _Sum, places: NDArray[np.intp], low: Weights, high: Weights) -> None:
+    def _link(self, name: str, value: _Sum, places: NDArray[np.intp], low: FloatArray, high: FloatArray) -> None:
         flat = [each.reshape(len(each), -1)[:, places] for each in (value.matrix, value.error)]
         terms = []
         for number, group in enumerate(self.groups):
@@ -224,15 +208,6 @@ class _Units:
         value = self.sums[name]
         count = value.matrix[0].size
         self._link(name, value, np.arange(count), np.ones(count), np.ones(count))
-
-
-def _nothing() -> tuple[Weights, Weights]:
-    return np.zeros(1), np.zeros(1)
-
-
-def _less(one: _Sum, other: _Sum) -> _Sum:
-    matrix = one.matrix - other.matrix
-    return _Sum(matrix, host.raised(one.error + other.error + abs(matrix) * 2.0**-52, 4))
 
 
 def unit_run(graph: Graph) -> Run | None:
@@ -263,12 +238,8 @@ def _unit_run(graph: Graph) -> Run | None:
     if whole is None or math.prod(whole) > UNITS:
         return None
     units.start(first)
-    needed = {end}
-    for node in reversed(graph.nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    for node in graph.nodes:
-        if node.name in needed and node.rule != "input" and not node.params.get("split") and not units.read(node):
+    for node in graph.pruned().nodes:
+        if not isinstance(node.operator, Input) and not units.read(node):
             return None
         if units.count > UNITS:
             return None

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.networks.bounding import constants, prepared
-from specnorm.networks.graph import Graph, Node
-from specnorm.networks.links import Run, Weights
+from specnorm.networks.bounding import constants, past_shifts, prepared
+from specnorm.networks.graph import Graph
+from specnorm.networks.links import Run
 from specnorm.networks.measuring import ROUNDINGS, Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import bound
+from specnorm.networks.operators.base import FloatArray
+from specnorm.networks.operators.layers import Matrix
 from specnorm.networks.runs import runs
 from specnorm.proof import host
 
@@ -40,11 +42,11 @@ class Margins:
         Of all logits together.
     """
 
-    upper: Weights
-    outputs: Weights
+    upper: FloatArray
+    outputs: FloatArray
     whole: float
 
-    def radii(self, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Weights:
+    def radii(self, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> FloatArray:
         """Radius of the ball around each sample in which the label cannot change, rounded down; 0 where it is wrong.
 
         Parameters
@@ -74,7 +76,7 @@ class Margins:
         with np.errstate(divide="ignore", invalid="ignore"):
             radius = np.where(margin > 0, host.below(margin / self.upper[labels]), 0.0)
         radius[np.arange(len(labels)), labels] = np.inf
-        found: Weights = np.min(radius, axis=1, initial=np.inf)
+        found: FloatArray = np.min(radius, axis=1, initial=np.inf)
         return found
 
 
@@ -93,9 +95,9 @@ class CertifiedAccuracy:
     margins : Margins
     """
 
-    radii: Weights
-    accuracy: Weights
-    radius: Weights
+    radii: FloatArray
+    accuracy: FloatArray
+    radius: FloatArray
     margins: Margins
 
     @classmethod
@@ -105,7 +107,7 @@ class CertifiedAccuracy:
         logits: NDArray[np.floating],
         labels: NDArray[np.integer],
         radii: Sequence[float],
-        radius: Weights | None = None,
+        radius: FloatArray | None = None,
     ) -> CertifiedAccuracy:
         """From the logits of samples; ``radius``: of each, where more is known than the margins give.
 
@@ -122,7 +124,7 @@ class CertifiedAccuracy:
         accuracy = [float(np.mean(radius > r)) if radius.size else 0.0 for r in asked]
         return cls(asked, np.asarray(accuracy), radius, known)
 
-    def curve(self) -> tuple[Weights, Weights]:
+    def curve(self) -> tuple[FloatArray, FloatArray]:
         """Radii at which the certified accuracy falls, ascending from 0, and what it is from each on."""
         falls = np.unique(np.concatenate([[0.0], self.radius[np.isfinite(self.radius)]]))
         ranks = np.searchsorted(np.sort(self.radius), falls, side="right")
@@ -164,14 +166,12 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     """
     graph, measure = prepared(graph), measure or Measure()
     method = Multipliers() if method is None else method
-    head = _head(graph)
-    assert head.layer is not None  # for the type checker: it was looked for
+    inputs, head = _head(graph)
     whole = bound(graph, measure, method=method)
-    features = bound(Graph(graph.nodes, head.inputs), measure, method=method)
+    features = bound(replace(graph, outputs=inputs), measure, method=method)
     if whole.upper is None or features.upper is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
-    kernel = np.asarray(head.layer.load(), dtype=np.float64)
-    rows, alpha = kernel.T if head.layer.turned else kernel, abs(float(head.params.get("alpha", 1.0)))
+    rows, alpha = head.layer.kernel(), abs(head.alpha)
     pairs, alone = _lengths(rows, np.ones(rows.shape[1]), host.mul_up(features.upper, alpha))
     run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
     before = {step.name: step.upper for step in whole.nodes}
@@ -184,22 +184,22 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     return Margins(np.where(off, np.minimum(pairs, most), 0.0), np.minimum(alone, whole.upper), whole.upper)
 
 
-def _head(graph: Graph) -> Node:
-    nodes = {node.name: node for node in graph.nodes}
-    node = nodes[graph.outputs[0]] if len(graph.outputs) == len(graph.inputs) == 1 else None
-    while node is not None and node.params.get("shift") and len(node.inputs) == 1:
-        node = nodes[node.inputs[0]]
-    if node is None or node.rule != "layer" or node.layer is None or node.layer.spatial or len(node.shape or ()) != 2:
-        raise MethodError(
-            "Margins need a network with one input and one output that a matrix ends with, of shape (1, classes); this "
-            f"one ends with {'several outputs' if node is None else node.operator}."
-        )
-    return node
+def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
+    """The features' name, and the matrix."""
+    node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == len(graph.inputs) == 1 else None
+    if node is not None:
+        node = past_shifts(node, graph.by_name)
+        if isinstance(node.operator, Matrix) and node.operator.side == "right" and len(node.shape or ()) == 2:
+            return node.inputs, node.operator
+    raise MethodError(
+        "Margins need a network with one input and one output that a matrix ends with, of shape (1, classes); this one "
+        f"ends with {'several outputs' if node is None else node.label or type(node.operator).__name__}."
+    )
 
 
 def _weighted(
-    run: Run, rows: Weights, measure: Measure, method: Method, before: float
-) -> tuple[Weights, Weights] | None:
+    run: Run, rows: FloatArray, measure: Measure, method: Method, before: float
+) -> tuple[FloatArray, FloatArray] | None:
     """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
     last, head = len(run.links) - 1, run.links[-1].alone
     if last not in run.blocks or head is None or head.scale is not None:
@@ -214,7 +214,7 @@ def _weighted(
     return _lengths(rows, of_features, host.mul_up(before, *ahead, *factors))
 
 
-def _lengths(rows: Weights, weights: Weights, constant: float) -> tuple[Weights, Weights]:
+def _lengths(rows: FloatArray, weights: FloatArray, constant: float) -> tuple[FloatArray, FloatArray]:
     """``constant |(w_i - w_j) / q|`` and ``constant |w_i / q|``, rounded up."""
     # Divided by a power of two, no entry that matters vanishes, whatever it is divided by or multiplied with.
     exponent = math.frexp(float(np.max(np.abs(rows), initial=0.0)))[1]

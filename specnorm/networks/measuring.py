@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from specnorm.api import f4_bound
 from specnorm.backends import backend_for
 from specnorm.folding import fold_batch_norm
-from specnorm.networks.graph import Layer
 from specnorm.norms import reshaped_norm
 from specnorm.proof import arithmetic, host
 from specnorm.proof.matrices import matrix_norm_up
@@ -22,6 +21,9 @@ from specnorm.proving import enclose
 from specnorm.runtime.execution import Execution
 from specnorm.runtime.values import check_values
 from specnorm.spec import ConvSpec, at_every_size
+
+if TYPE_CHECKING:
+    from specnorm.networks.operators.layers import Layer
 
 WORK = 2**25
 """Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.

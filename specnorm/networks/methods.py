@@ -10,7 +10,8 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.networks import recursion
-from specnorm.networks.links import Run, Weights
+from specnorm.networks.links import Run
+from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.recursion import Progress
 from specnorm.networks.segments import WIDEST, segments
 
@@ -22,7 +23,7 @@ class Method(Protocol):
         """Links that are bounded together."""
         ...
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float) -> list[Weights] | None:
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float) -> list[FloatArray] | None:
         """One number a channel of each link's value; None: the run stays a product. ``share``: of the budget."""
         ...
 
@@ -35,7 +36,7 @@ class Product:
         """Each link by itself."""
         return segments(run, widest=0)
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
         """None."""
         del run, parts, share
         return None
@@ -66,7 +67,7 @@ class Scaled:
         """Each link by itself."""
         return segments(run, widest=0)
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
         """Found by gradient steps."""
         return _found(run, parts, self.steps, share * self.seconds, self.progress)
 
@@ -100,7 +101,7 @@ class Multipliers:
         """As many links together as one statement can speak of."""
         return segments(run, widest=self.widest)
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[Weights] | None:
+    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
         """Found by gradient steps."""
         return _found(run, parts, self.steps, share * self.seconds, self.progress)
 
@@ -114,15 +115,15 @@ def _check(steps: int, seconds: float) -> None:
 
 def _found(
     run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None
-) -> list[Weights] | None:
+) -> list[FloatArray] | None:
     try:
         with np.errstate(all="ignore"):
             found = recursion.search(run, parts, steps, seconds, progress)
-    except (np.linalg.LinAlgError, ValueError, OverflowError):  # a kernel of zeros, or far from 1
+    except (np.linalg.LinAlgError, ValueError, ArithmeticError):  # a kernel of zeros, of no entries, or far from 1
         return None
     return found if found is not None and all(map(usable, found)) else None
 
 
-def usable(weights: Weights) -> bool:
+def usable(weights: FloatArray) -> bool:
     """Whether numbers can be weights: positive, and far from where arithmetic ends."""
     return bool(np.all(np.isfinite(weights)) and np.all(weights > 1e-100) and np.all(weights < 1e100))

@@ -12,8 +12,12 @@ import numpy as np
 
 from specnorm.errors import CertificateError, MethodError
 from specnorm.networks.answer import NetworkBound
-from specnorm.networks.bounding import bounded, prepared
+from specnorm.networks.attack import attack
+from specnorm.networks.bounding import bounded, prepared, unsorted
+from specnorm.networks.boxes import region_of
 from specnorm.networks.certificate import Certificate, Near, digest
+from specnorm.networks.checking import Checked
+from specnorm.networks.checking import check as compared
 from specnorm.networks.graph import Graph
 from specnorm.networks.links import Run
 from specnorm.networks.local import anywhere, localised, rises, unit_run
@@ -35,11 +39,12 @@ def bound(
     method: Method | None = None,
     radius: float | None = None,
     centre: Centre | None = None,
+    check: bool = True,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network.
 
     Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
-    combination of its inputs' bounds (`rules`). Several inputs of the network: each alone, the others held, and the
+    combination of its inputs' bounds (`operators`). Several inputs of the network: each alone, the others held, and the
     root of the sum of squares (Cauchy-Schwarz). Layers in a row are bounded together where ``method`` does so and that
     is less.
 
@@ -54,6 +59,9 @@ def bound(
         together. Never more than without; there are up to three searches then, one of them without.
     centre : array, or mapping of str to array, optional
         The network's input, or each of them by name, in the graph's shapes.
+    check : bool, default True
+        Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
+        before it is given; ``found.checked`` says what was compared.
 
     Returns
     -------
@@ -61,6 +69,10 @@ def bound(
 
     Raises
     ------
+    TranslationError
+        If the graph does not compute what the model computes.
+    InternalError
+        If an execution contradicts what was proven.
     CertificateError
         If the method is a certificate that does not fit the network.
     MethodError
@@ -68,12 +80,21 @@ def bound(
     """
     measure = measure or Measure()
     method = Multipliers() if method is None else method
-    if radius is None and centre is None:
-        return _smallest(_everywhere(graph, measure, method))
-    ball = _ball(graph, radius, centre)
-    if isinstance(method, Certificate) and method.near is not None:
-        return _smallest(near(graph, ball, measure, method))
-    return _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method)])
+    ball = None if radius is None and centre is None else _ball(graph, radius, centre)
+    region = ball or region_of(graph)
+    checked = compared(graph, prepared(graph), region) if check else Checked(reason="check=False")
+    ranges_of: Mapping[str, Range] = {}
+    if ball is None:
+        found = _smallest(_everywhere(graph, measure, method))
+    else:
+        ranges_of = ranges_near(graph, ball, measure)
+        alone = isinstance(method, Certificate) and method.near is not None
+        everywhere = [] if alone else _everywhere(graph, measure, method)
+        found = _smallest([*everywhere, *near(graph, ball, measure, method, ranges_of)])
+    if check:
+        pairs, reached = attack(prepared(graph), found, region, ranges_of)
+        checked = replace(checked, pairs=pairs, reached=reached)
+    return replace(found, checked=checked)
 
 
 def near(
@@ -98,11 +119,11 @@ def near(
     found, answers = ranges_near(graph, ball, measure) if found is None else found, []
     for units in (False, True) if wanted is None else (wanted,):
         # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
-        local = localised(graph.pruned() if units else prepared(graph), found)
+        local = localised(unsorted(graph) if units else prepared(graph), found)
         run = None if not units or isinstance(method, Product) else unit_run(local)
         if units and run is None:
             continue
-        answer = bounded(local, measure, method, runs if run is None else partial(_alone, run))
+        answer = bounded(local, measure, method, runs if run is None else partial(_alone, run), found)
         if answer.certificate is not None:
             where = Near(ball, units)
             said = replace(answer.certificate, digest=digest(prepared(graph), where), near=where)
@@ -117,7 +138,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     answers = [] if wanted else [bounded(graph, measure, method)]
     if isinstance(method, Product) or wanted is False or not rises(graph):
         return answers
-    local = localised(graph.pruned(), anywhere(graph))
+    local = localised(unsorted(graph), anywhere(graph))
     run = unit_run(local)
     if run is None:
         return answers
@@ -131,13 +152,14 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:
     """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
     read = local = prepared(graph)
-    found: dict[str, Range] = {}
+    plain = unsorted(graph)
+    found: dict[str, Range] | None = None
     for _ in range(ROUNDS):
-        nodes = bounded(local, measure, Product()).nodes
+        nodes = bounded(local, measure, Product(), known=found).nodes
         known = {step.name: step.upper for step in nodes if step.upper is not None and math.isfinite(step.upper)}
-        found = ranges(graph.pruned(), ball, known)
+        found = ranges(plain, ball, known)
         local = localised(read, found)
-    return found
+    return found or {}
 
 
 def _alone(run: Run, graph: Graph) -> list[Run]:

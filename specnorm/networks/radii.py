@@ -8,18 +8,20 @@ Either is proven at each radius that is tried, so that a search may try any.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.networks.graph import Graph, Layer, Node, concrete
-from specnorm.networks.links import Weights
 from specnorm.networks.margins import Margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import near, ranges_near
-from specnorm.networks.ranges import Ball
+from specnorm.networks.operators.base import FloatArray
+from specnorm.networks.operators.layers import Matrix
+from specnorm.networks.regions import Ball
 from specnorm.proof import host
 
 TRIES = 8
@@ -38,7 +40,7 @@ def local_radii(
     *,
     method: Method | None = None,
     tries: int = TRIES,
-) -> Weights:
+) -> FloatArray:
     """Radius of the ball around each sample in which the label cannot change, by constants on that ball.
 
     Parameters
@@ -77,33 +79,33 @@ def local_radii(
     found = np.array(everywhere)
     for at, least in enumerate(everywhere):
         if 0 < least < math.inf:
-            of = _scaled(graph, np.asarray(logits[at], dtype=np.float64), int(labels[at]), at)
+            of = _scaled(graph, np.asarray(logits[at], dtype=np.float64), int(labels[at]))
             found[at] = _largest(of, inputs[at].reshape(shape), float(least), measure, method, tries)
     return found
 
 
 def _shape(graph: Graph) -> tuple[int, ...]:
-    nodes = {node.name: node for node in graph.nodes}
-    ends = [concrete(nodes[name].shape) for name in (*graph.inputs, *graph.outputs)]
+    ends = [concrete(graph.by_name[name].shape) for name in (*graph.inputs, *graph.outputs)]
     if len(ends) != 2 or ends[0] is None or ends[1] is None or len(ends[1]) != 2 or ends[1][0] != 1:
         raise MethodError("Radii need a network with one input and one output of shape (1, classes), of known sizes.")
     return ends[0]
 
 
-def _scaled(graph: Graph, logits: Weights, label: int, number: int) -> Graph:
+def _scaled(graph: Graph, logits: FloatArray, label: int) -> Graph:
     """The differences to all other logits, each over its margin, rounded up."""
     others = np.delete(np.arange(len(logits)), label)
     share = host.above(1 / host.sub_down(logits[label], logits[others]))
     rows = np.zeros((len(others), len(logits)))
     rows[:, label] = share
     rows[np.arange(len(others)), others] = -share
-    name = graph.fresh(f"specnorm.margins.{number}")
-    layer = Layer(name, lambda: rows, {}, 0)
-    node = Node(name, "layer", "margins", graph.outputs, (1, len(others)), {}, layer)
-    return Graph((*graph.nodes, node), (name,))
+    name = graph.fresh("specnorm.margins")
+    node = Node(
+        name, Matrix(Layer(name, lambda: rows, {}, 0)), graph.outputs, (1, len(others)), "margins", derived=True
+    )
+    return replace(graph, nodes=(*graph.nodes, node), outputs=(name,))
 
 
-def _largest(of: Graph, x: Weights, least: float, measure: Measure, method: Method, tries: int) -> float:
+def _largest(of: Graph, x: FloatArray, least: float, measure: Measure, method: Method, tries: int) -> float:
     """Bisection of logarithms; ``least`` is certified."""
     low, high = math.log(least), math.log(least) + math.log(FURTHEST)
     best = least

@@ -13,17 +13,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.networks import curves, steep
 from specnorm.networks.graph import Graph, Node, concrete
-from specnorm.networks.maps import LinearMap, linear_map, windows_max
-from specnorm.networks.regions import Ball, Box, Range, Values
+from specnorm.networks.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place, Pointwise
+from specnorm.networks.operators.joins import Maximum, Minimum
+from specnorm.networks.operators.linear import Add
+from specnorm.networks.operators.piecewise import ReLU
+from specnorm.networks.regions import Ball, Box, Range
 from specnorm.proof import arithmetic, host
 
 __all__ = ["Ball", "Box", "Range", "ranges"]
@@ -33,9 +35,9 @@ LARGEST = 2**23
 
 @dataclass(frozen=True, eq=False)
 class _Zone:
-    centre: Values
-    spread: Values
-    generators: Values
+    centre: FloatArray
+    spread: FloatArray
+    generators: FloatArray
 
 
 def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, float | None] | None = None) -> dict[str, Range]:
@@ -59,7 +61,7 @@ def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, float | Non
     MethodError
         If the region does not fit the network's inputs.
     """
-    shapes = {node.name: concrete(node.shape) for node in graph.nodes if node.rule == "input"}
+    shapes = {name: concrete(graph.by_name[name].shape) for name in graph.inputs}
     _check(shapes, region)
     like: Any = np.zeros(1)
     with arithmetic.exact(like, backend=backend_for(like)):
@@ -97,7 +99,7 @@ class _Walk:
         at_centre: Mapping[str, Range] | None,
         constants: Mapping[str, float | None] | None,
     ) -> None:
-        self.nodes = {node.name: node for node in graph.nodes}
+        self.nodes, self.fixed = graph.by_name, graph.constants
         self.radius = region.radius if isinstance(region, Ball) else 1.0
         self.at_centre, self.constants = at_centre, constants or {}
         self.ranges: dict[str, Range] = {}
@@ -105,26 +107,23 @@ class _Walk:
         self.count, self.ball = 0, 0
         """Generators so far, and how many of them, the first ones, are the entries of the ball."""
         self._start(graph, region)
-        waiting = Counter(name for node in graph.nodes for name in self._reads(node))
+        waiting = Counter(name for node in graph.nodes for name in node.inputs)
         for node in graph.nodes:
-            if node.rule != "input":
+            if node.name not in graph.inputs:
                 self._visit(node)
-            for name in self._reads(node):
+            for name in node.inputs:
                 waiting[name] -= 1
                 if not waiting[name]:
                     self.zones.pop(name, None)
 
-    def _reads(self, node: Node) -> tuple[str, ...]:
-        """Names of the values that it is computed from; pieces are of the whole that was split."""
-        if len(node.inputs) == 1 and node.params.get("pieces") and self.nodes[node.inputs[0]].params.get("split"):
-            return self.nodes[node.inputs[0]].inputs
-        return node.inputs
-
     def _start(self, graph: Graph, region: Ball | Box) -> None:
-        inputs = [node for node in graph.nodes if node.rule == "input"]
+        inputs = [self.nodes[name] for name in graph.inputs]
         sizes = [math.prod(concrete(node.shape) or ()) for node in inputs]
         whole = sum(sizes)
         small = whole * max(sizes, default=0) <= LARGEST
+        # Before anything is kept: what is a ball's is measured with its radius.
+        self.count = whole if small and self.radius > 0 else 0
+        self.ball = self.count if isinstance(region, Ball) else 0
         at = 0
         for node, size in zip(inputs, sizes, strict=True):
             shape = concrete(node.shape) or ()
@@ -147,45 +146,40 @@ class _Walk:
             self._keep(node.name, _Zone(centre, half, generators), None)
             if isinstance(region, Box):
                 self.ranges[node.name] = self.ranges[node.name].meet(low, high)
-        self.count = whole if small and self.radius > 0 else 0
-        self.ball = self.count if isinstance(region, Ball) else 0
 
     # -- one node ----------------------------------------------------------------------------------------------------
     def _visit(self, node: Node) -> None:
         shape = concrete(node.shape)
         if shape is None:
             return
-        if not node.inputs or any(name not in self.zones for name in self._reads(node)):
-            self._keep(node.name, _anything(shape), None)
-            return
-        sources = [self.nodes[name] for name in self._reads(node)]
-        try:
-            self._known(node, sources, shape)
-        except (SpecnormError, OSError):  # a kernel that cannot be read: the rules say so
-            self._keep(node.name, _anything(shape), None)
-
-    def _known(self, node: Node, sources: Sequence[Node], shape: tuple[int, ...]) -> None:
-        zones = [self.zones[name] for name in self._reads(node)]
-        found: tuple[_Zone, Range | None] | None = None
-        linear = None
-        if node.rule == "pointwise" and len(zones) == 1 and concrete(sources[0].shape) == shape:
-            found = self._curved(node, sources[0], zones[0])
-        elif node.rule == "max_pool" and len(zones) == 1:
-            found = self._pooled(node, self.ranges[sources[0].name], shape)
-        elif node.rule == "extreme" and len(zones) == 2 and all(concrete(s.shape) == shape for s in sources):
-            found = self._extreme(node, [s.name for s in sources], zones)
-        elif steep.is_steep(node.rule, node.params):
-            ends = [(self.ranges[source.name].low, self.ranges[source.name].high) for source in sources]
-            whole = Range(*steep.image(node.rule, node.params, ends))
-            found = (_Zone(*_middle(whole.low, whole.high), np.zeros((0, *shape))), whole)
-        elif node.params.get("pieces") is not None:
-            found = self._piece(node, zones[0], shape)
-        else:
-            linear = linear_map(node, sources)
-            found = None if linear is None else (self._through(linear, node, zones), None)
-        zone, image = found or (_anything(shape), None)
+        zone, image, linear = _anything(shape), None, None
+        if all(name in self.zones for name in node.inputs):
+            place = Place(tuple(self.zones[name].centre.shape for name in node.inputs), shape)
+            try:
+                linear = node.operator.linear_map(place)
+                zone, image = self._known(node, linear, place)
+            except (SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
+                linear = None
+        if zone.centre.shape != shape or (image is not None and not image.low.shape == image.high.shape == shape):
+            zone, image, linear = _anything(shape), None, None
         self._keep(node.name, zone, image)
-        self._nearer(node, linear, sources)
+        self._nearer(node, linear)
+
+    def _known(self, node: Node, linear: LinearMap | None, place: Place) -> tuple[_Zone, Range | None]:
+        operator = node.operator
+        zones, known = [self.zones[name] for name in node.inputs], [self.ranges[name] for name in node.inputs]
+        if linear is not None:
+            return self._through(linear, zones), None
+        image = operator.image(known, place)
+        if isinstance(operator, Pointwise) and len(zones[0].generators):
+            line = operator.affine(known[0].low, known[0].high)
+            if line is not None:
+                return self._along(zones[0], *line), image
+        if isinstance(operator, (Maximum, Minimum)) and len(zones) == 2 and any(len(zone.generators) for zone in zones):
+            zone = self._extreme(isinstance(operator, Maximum), place, zones, known)
+            if zone is not None:
+                return zone, image
+        return _anything(concrete(place.after) or ()) if image is None else _interval(image), image
 
     def _keep(self, name: str, zone: _Zone, image: Range | None) -> None:
         """A value's zone and range; an image that is known besides makes an interval smaller."""
@@ -203,7 +197,9 @@ class _Walk:
         found = Range(np.where(exact, low, host.below(low)), np.where(exact, high, host.above(high)))
         self.zones[name], self.ranges[name] = zone, found
         if image is not None:
-            self._shrink(name, image)
+            # What is no number in a range is not known.
+            ends = (np.where(np.isnan(end), side, end) for end, side in ((image.low, -np.inf), (image.high, np.inf)))
+            self._shrink(name, Range(*ends))
 
     def _shrink(self, name: str, image: Range) -> None:
         self.ranges[name] = self.ranges[name].meet(image.low, image.high)
@@ -213,14 +209,15 @@ class _Walk:
         near = np.where(lost, centre, zone.centre), np.where(lost, half, zone.spread)
         self.zones[name] = _Zone(*near, np.where(lost, 0.0, zone.generators))
 
-    def _nearer(self, node: Node, linear: LinearMap | None, sources: Sequence[Node]) -> None:
+    def _nearer(self, node: Node, linear: LinearMap | None) -> None:
         """By constants: no entry moves further than the value, nor than its row of the last map lets it."""
         if self.at_centre is None or node.name not in self.at_centre:
             return
         here = self.at_centre[node.name]
-        reach: Values = np.full(here.low.shape, math.inf)
+        reach: FloatArray = np.full(here.low.shape, math.inf)
         own = self.constants.get(node.name)
-        before = self.constants.get(sources[0].name) if len(sources) == 1 else None
+        moving = [name for name in node.inputs if name not in self.fixed]
+        before = self.constants.get(moving[0]) if len(moving) == 1 else None
         if own is not None:
             reach = np.minimum(reach, host.mul_up(own, self.radius))
         if before is not None and linear is not None and linear.rows is not None:
@@ -230,7 +227,7 @@ class _Walk:
             self._shrink(node.name, Range(host.below(here.low - reach), host.above(here.high + reach)))
 
     # -- zonotopes ---------------------------------------------------------------------------------------------------
-    def _half(self, zone: _Zone) -> Values:
+    def _half(self, zone: _Zone) -> FloatArray:
         """How far the entries are from the centre at most."""
         if not len(zone.generators):
             return zone.spread
@@ -241,13 +238,13 @@ class _Walk:
             total = total + self.radius * (np.sqrt(np.square(ball).sum(axis=0)) + 2.0**-500)
         return host.raised(total, len(zone.generators) + 16)
 
-    def _size(self, zone: _Zone) -> Values:
+    def _size(self, zone: _Zone) -> FloatArray:
         """Absolute values of all terms, added: what rounding errors refer to."""
         ball, rest = zone.generators[: self.ball], zone.generators[self.ball :]
         total = abs(zone.centre) + abs(rest).sum(axis=0) + self.radius * abs(ball).sum(axis=0)
         return host.raised(total, len(zone.generators) + 16)
 
-    def _through(self, linear: LinearMap, node: Node, zones: Sequence[_Zone]) -> _Zone:
+    def _through(self, linear: LinearMap, zones: Sequence[_Zone]) -> _Zone:
         copies = max(len(zone.generators) for zone in zones)
         # Numbers that a zone does not have are 0 in it.
         wide = [np.zeros((copies, *zone.centre.shape)) for zone in zones]
@@ -264,22 +261,13 @@ class _Walk:
         if not all(ok.all() for ok in finite):
             lost = linear.absolute([np.where(ok, 0.0, 1.0)[None] for ok in finite])[0]
             spread = np.where(lost > 0, math.inf, spread)
-        if node.offset is not None:
-            added, off = (np.asarray(each, dtype=np.float64) for each in node.offset())
+        if linear.offset is not None:
+            added, off = (np.asarray(each, dtype=np.float64) for each in linear.offset())
             centre = centre + added
             spread = host.raised(spread + off + abs(centre) * 2.0**-52, 4)
         return _Zone(np.array(centre), np.array(spread), np.array(generators))
 
-    def _curved(self, node: Node, source: Node, zone: _Zone) -> tuple[_Zone, Range | None]:
-        before = self.ranges[source.name]
-        low, high = curves.image(node.params, before.low, before.high)
-        line = curves.line(node.params, before.low, before.high) if len(zone.generators) else None
-        if line is None:
-            centre, half = _middle(low, high)
-            return replace(_anything(centre.shape), centre=centre, spread=half), Range(low, high)
-        return self._along(zone, *line), Range(low, high)
-
-    def _along(self, zone: _Zone, slope: Values, middle: Values, half: Values) -> _Zone:
+    def _along(self, zone: _Zone, slope: FloatArray, middle: FloatArray, half: FloatArray) -> _Zone:
         """``slope v + middle``, and a new number for each entry that is off by up to ``half``."""
         centre = slope * zone.centre + middle
         size = abs(slope) * self._size(zone) + abs(middle)
@@ -291,61 +279,38 @@ class _Walk:
         if not room:
             return _Zone(centre, host.above(spread + half), slope * zone.generators)
         whole = np.zeros((self.count + len(places), half.size))
-        whole[: len(zone.generators)] = (slope * zone.generators).reshape(len(zone.generators), -1)
+        whole[: len(zone.generators)] = (slope * zone.generators).reshape(len(zone.generators), half.size)
         finite = np.isfinite(half.reshape(-1)[places])
         whole[self.count + np.arange(len(places)), places] = np.where(finite, half.reshape(-1)[places], 0.0)
         self.count += len(places)
-        return _Zone(centre, np.where(np.isfinite(half), spread, math.inf), whole.reshape(-1, *half.shape))
+        return _Zone(centre, np.where(np.isfinite(half), spread, math.inf), whole.reshape(len(whole), *half.shape))
 
-    def _extreme(self, node: Node, names: list[str], zones: list[_Zone]) -> tuple[_Zone, Range | None] | None:
+    def _extreme(self, larger: bool, place: Place, zones: Sequence[_Zone], known: Sequence[Range]) -> _Zone | None:
         """``max(u, v) = v + relu(u - v)``, ``min(u, v) = u - relu(u - v)``."""
-        choice = node.params.get("choice")
-        if choice not in ("max", "min"):
+        less, (first, second) = Add((1.0, -1.0)), known
+        minus = less.linear_map(place)
+        of = Place((place.before[1 if larger else 0], place.after), place.after)
+        joined = (Add((1.0, 1.0)) if larger else less).linear_map(of)
+        if minus is None or joined is None:
             return None
-        first, second = (self.ranges[name] for name in names)
-        pick = np.maximum if choice == "max" else np.minimum
-        image = Range(pick(first.low, second.low), pick(first.high, second.high))
-        shape = zones[0].centre.shape
-        less = Node(f"{node.name}.less", "add", "sub", tuple(names), shape, {"signs": (1, -1)})
-        inputs = [Node(name, "held", "", (), shape) for name in names]
-        minus = linear_map(less, inputs)
-        plus = linear_map(Node(less.name, "add", "add", tuple(names), shape, {"signs": (1, 1)}), inputs)
-        if minus is None or plus is None or not max(len(zone.generators) for zone in zones):
-            return _Zone(*_middle(image.low, image.high), np.zeros((0, *shape))), image
-        apart = self._through(minus, less, zones)
+        apart = self._through(minus, zones)
         half = self._half(apart)
         low = np.maximum(host.below(apart.centre - half), host.below(first.low - second.high))
         high = np.minimum(host.above(apart.centre + half), host.above(first.high - second.low))
-        found = curves.line({"function": "relu"}, low, high)
-        assert found is not None  # for the type checker: ReLU has one
-        positive = self._along(apart, *found)
-        ends = (zones[1], positive) if choice == "max" else (zones[0], positive)
-        return self._through(plus if choice == "max" else minus, less, ends), image
-
-    def _piece(self, node: Node, zone: _Zone, shape: tuple[int, ...]) -> tuple[_Zone, Range | None] | None:
-        """A part of a value along one axis."""
-        axis, starts = node.params["pieces"]
-        before = zone.centre.shape
-        start, size = starts[node.params["piece"]], shape[axis]
-        if (*before[:axis], size, *before[axis + 1 :]) != shape or start + size > before[axis]:
-            return None
-        places = (slice(None),) * axis + (slice(start, start + size),)
-        return _Zone(zone.centre[places], zone.spread[places], zone.generators[(slice(None), *places)]), None
-
-    def _pooled(self, node: Node, before: Range, shape: tuple[int, ...]) -> tuple[_Zone, Range | None] | None:
-        if node.params.get("adaptive"):
-            return None
-        low, high = (windows_max(node, end, shape) for end in (before.low, before.high))
-        if low is None or high is None:
-            return None
-        return _Zone(*_middle(low, high), np.zeros((0, *shape))), Range(low, high)
+        line = ReLU().affine(low, high)
+        assert line is not None  # for the type checker: ReLU has one
+        return self._through(joined, [zones[1 if larger else 0], self._along(apart, *line)])
 
 
 def _anything(shape: tuple[int, ...]) -> _Zone:
     return _Zone(np.zeros(shape), np.full(shape, math.inf), np.zeros((0, *shape)))
 
 
-def _middle(low: Values, high: Values) -> tuple[Values, Values]:
+def _interval(image: Range) -> _Zone:
+    return _Zone(*_middle(image.low, image.high), np.zeros((0, *image.low.shape)))
+
+
+def _middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
     """A point between two ends, and how far both are from it, rounded up; 0 and infinity where an end is infinite."""
     finite = np.isfinite(low) & np.isfinite(high)
     low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)

@@ -1,35 +1,36 @@
 """A graph read into links: each value as a sum of linear maps of earlier values, as far as these are known.
 
-What no link can speak of (max-pooling, an unknown operator, a product of two values) is a value of its own, from which
-other links may begin.
+What no link can speak of (a product of two values, an operator without a rule) is a value of its own, from which other
+links may begin.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from specnorm.errors import SpecnormError
-from specnorm.networks import pointwise
+from specnorm.networks import operators as ops
 from specnorm.networks.forms import (
     Form,
     Value,
-    cropped,
     flattened,
     is_padded_layer,
+    keeps_channels,
     moved,
+    numbers_along,
     of_rows,
     outward,
+    sliced,
+    sorted_together,
     spatial,
     times,
 )
-from specnorm.networks.graph import Graph, Node, Shape
-from specnorm.networks.links import Filter, Link, Term, Weights
-from specnorm.networks.rules import FACTORS, UnknownRuleError
+from specnorm.networks.graph import Graph, Node
+from specnorm.networks.links import Filter, Link, Term
+from specnorm.networks.operators.base import FloatArray
 from specnorm.proof import host
 from specnorm.spec import ConvSpec
 
@@ -43,9 +44,8 @@ class Reader:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.nodes = {node.name: node for node in graph.nodes}
-        self.readers = Counter(name for node in graph.nodes for name in node.inputs)
-        self.readers.update(graph.outputs)
+        self.nodes = graph.by_name
+        self.readers = graph.readers()
         self.values: list[Value] = []
         """In an order in which each comes after what it reads."""
         self.escaping: set[int] = set()
@@ -62,13 +62,39 @@ class Reader:
             self._escape(name)
 
     def _read(self, node: Node) -> None:
-        rule = _RULES.get(node.rule)
-        form = rule(self, node) if rule is not None and node.inputs else None
+        form = self._formed(node) if node.inputs else None
         if form is not None:
             self._forms[node.name] = form
-        elif not (node.rule == "pad" and self._waits(node)):
+        elif not (isinstance(node.operator, ops.Pad) and self._waits(node)):
             for name in node.inputs:
                 self._escape(name)
+
+    def _formed(self, node: Node) -> Form | None:
+        match node.operator:
+            case ops.Convolution(sized=True) as layer:
+                return self._layer(node, layer, 1.0)
+            case ops.Matrix(side="right") as layer:
+                return self._layer(node, layer, layer.alpha)
+            case ops.Scale() as scale:
+                return self._scaled(node, scale)
+            case ops.Pointwise() as function:
+                return self._pointwise(node, function)
+            case ops.Add(over=1) as add:
+                return self._added(node, add)
+            case ops.Concat(new=False) as concat:
+                return self._stacked(node, concat.axis)
+            case ops.Slice() as cut:
+                return self._cut(node, cut)
+            case ops.Identity() | ops.SameOrder():
+                return self._reshaped(node)
+            case ops.Sort(first=None) | ops.GroupSort() | ops.Reflection() as sort:
+                return self._sorted(node, sort)
+            case ops.SignParts() as parts:
+                return self._both_signs(node, parts)
+            case ops.Pad() as pad:
+                return self._padded(node, pad)
+            case _:
+                return self._keeping(node)
 
     def _waits(self, pad: Node) -> bool:
         """Whether all that reads padding is layers that take it as theirs."""
@@ -88,6 +114,8 @@ class Reader:
         shape = self.nodes[name].shape
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
             return None
+        if isinstance(self.nodes[name].operator, ops.Constant):
+            return Form((), int(shape[axis]), axis)
         if (name, axis) not in self._fresh:
             self._fresh[name, axis] = self._add(name, int(shape[axis]), axis, None)
         return self._fresh[name, axis]
@@ -97,15 +125,19 @@ class Reader:
         every = range(width)
         return Form((Term(len(self.values) - 1, every, every),), width, axis)
 
+    def _made(self, node: Node, form: Form, link: Link) -> Form:
+        """A node as a new value."""
+        if self.readers[node.name] == 1:
+            self._sole.add(node.name)
+        return self._add(node.name, link.width, form.axis, link)
+
     def _linear(self, name: str, axis: int) -> Form | None:
         """The form of a node, made a value if it is none."""
         form = self._form(name, axis)
         if form is None or form.value is not None:
             return form
         ones = np.ones(form.width)
-        self._forms[name] = self._add(name, form.width, axis, Link(form.terms, form.width, (ones, ones), name))
-        if self.readers[name] == 1:
-            self._sole.add(name)
+        self._forms[name] = self._made(self.nodes[name], form, Link(form.terms, form.width, (ones, ones), name))
         return self._forms[name]
 
     def _escape(self, name: str) -> None:
@@ -115,17 +147,15 @@ class Reader:
         assert form is not None  # for the type checker: the axis is its own
         self.escaping.update(term.source for term in form.terms)
 
-    # -- rules -------------------------------------------------------------------------------------------------------
-    def layer(self, node: Node) -> Form | None:
+    # -- operators ---------------------------------------------------------------------------------------------------
+    def _layer(self, node: Node, operator: ops.Convolution | ops.Matrix, alpha: float) -> Form | None:
         """A linear map of values as they are."""
-        layer = node.layer
-        if layer is None or not node.params.get("foldable", True) or node.shape is None:
-            return None
+        layer = operator.layer
         source, geometry = self.nodes[node.inputs[0]], dict(layer.geometry)
-        if source.rule == "pad" and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
-            geometry |= {"padding_mode": source.params["mode"], "padding": source.params["pads"]}
+        if isinstance(source.operator, ops.Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
+            geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
             source = self.nodes[source.inputs[0]]
-        if source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
+        if node.shape is None or source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
             return None
         try:
             shape = tuple(layer.load().shape)
@@ -139,7 +169,7 @@ class Reader:
         if form is None or form.width * self._repeat(form) != spec.cin:
             return None
         one = Filter(layer, geometry, spec, spatial(source.shape, node.shape, layer.spatial))
-        alpha, stride = float(node.params.get("alpha", 1.0)), tuple(spec.stride)
+        stride = tuple(spec.stride)
         if self._repeat(form) > 1:
             every = range(spec.cin)
             terms = [Term(form.terms[0].source, every, range(spec.cout), stride, one, every, alpha=alpha)]
@@ -152,40 +182,43 @@ class Reader:
         link = None if value is None else self.values[value].link
         return 1 if link is None else link.repeat
 
-    def scale(self, node: Node) -> Form | None:
+    def _scaled(self, node: Node, scale: ops.Scale) -> Form | None:
         """A product with one number a channel, or one number."""
-        form = self._forms.get(node.inputs[0])
-        numbers = np.asarray(node.params["values"], dtype=np.float64)
-        if node.shape != self.nodes[node.inputs[0]].shape or not bool(np.all(np.isfinite(numbers))):
+        if not self._keeps_shape(node, node.inputs[0]) or not bool(np.all(np.isfinite(scale.values))):
             return None
-        if form is None and numbers.size == 1:
-            self._multiples[node.name] = (node.inputs[0], float(numbers.reshape(-1)[0]))
+        if scale.values.size == 1:
+            return self._times(node, node.inputs[0], float(scale.values.item()))
+        form = self._forms.get(node.inputs[0])
         if form is None or self._repeat(form) > 1:
             return None
-        if numbers.size == 1:
-            return times(form, float(numbers.reshape(-1)[0]))
-        if node.params.get("channel") != form.axis or numbers.shape != (form.width,):
+        numbers = numbers_along(scale.values, form.axis, len(node.shape or ()))
+        if numbers is None or numbers.shape != (form.width,):
             return None
-        if node.params.get("exact") and (steeper := self._steeper_by(node, form, numbers)) is not None:
+        if scale.exact and (steeper := self._steeper_by(node, form, numbers)) is not None:
             return steeper
         if any(term.scale is not None for term in form.terms):
             return None
         return replace(form, terms=tuple(replace(t, scale=of_rows(numbers, t.rows)) for t in form.terms))
 
-    def pointwise(self, node: Node) -> Form | None:
-        """A function of each entry: a new value, or the last one with a steeper function."""
-        name = node.inputs[0]
+    def _times(self, node: Node, name: str, number: float) -> Form | None:
         form = self._forms.get(name)
-        found = None if form is None else pointwise.by_channel(node.params, form.axis, form.width)
-        if form is None or found is None:
+        if form is None:
+            self._multiples[node.name] = (name, number)
+        return None if form is None or self._repeat(form) > 1 else times(form, number)
+
+    def _keeps_shape(self, node: Node, name: str) -> bool:
+        return node.shape is not None and node.shape == self.nodes[name].shape
+
+    def _pointwise(self, node: Node, function: ops.Pointwise) -> Form | None:
+        """A function of each entry: a new value, or the last one with a steeper function."""
+        form = self._forms.get(node.inputs[0])
+        found = None if form is None else function.by_channel(form.axis, form.width)
+        if form is None or found is None or not found[0].size or len(node.inputs) != 1:
             return None
         low, high = found
         if form.value is not None:
             return self._steeper(node, form, (float(low.min()), float(high.max())))
-        made = self._add(node.name, form.width, form.axis, Link(form.terms, form.width, (low, high), node.name))
-        if self.readers[node.name] == 1:
-            self._sole.add(node.name)
-        return made
+        return self._made(node, form, Link(form.terms, form.width, (low, high), node.name))
 
     def _steeper(self, node: Node, form: Form, found: tuple[float, float]) -> Form | None:
         def change(link: Link) -> Link:
@@ -195,20 +228,20 @@ class Reader:
             low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
             return replace(link, slopes=(outward(host.below, low), outward(host.above, high)))
 
-        return self._changed(node, form, change)
+        return self._changed(node, form, node.inputs[0], change)
 
-    def _steeper_by(self, node: Node, form: Form, numbers: Weights) -> Form | None:
+    def _steeper_by(self, node: Node, form: Form, numbers: FloatArray) -> Form | None:
         """The last value, whose functions are as many times as steep: what is scaled needs no value of its own."""
         link = None if form.value is None else self.values[form.value].link
         if link is None or not link.open or link.groups is not None:
             return None
         ends = [end * numbers for end in link.slopes]
         low, high = outward(host.below, np.minimum(*ends)), outward(host.above, np.maximum(*ends))
-        return self._changed(node, form, lambda link: replace(link, slopes=(low, high)))
+        return self._changed(node, form, node.inputs[0], lambda link: replace(link, slopes=(low, high)))
 
-    def _changed(self, node: Node, form: Form, change: Callable[[Link], Link]) -> Form | None:
+    def _changed(self, node: Node, form: Form, name: str, change: Callable[[Link], Link]) -> Form | None:
         """The last value after one more node, if nothing else reads it as it was."""
-        value, name = form.value, node.inputs[0]
+        value = form.value
         if value is None or name not in self._sole or self.readers[name] != 1:
             return None
         link = self.values[value].link
@@ -219,31 +252,44 @@ class Reader:
             self._sole.add(node.name)
         return form
 
-    def add(self, node: Node) -> Form | None:
-        """A sum of values, with signs."""
-        if len(node.inputs) == 1:
-            return self.select(node) if node.params.get("shift") else None
-        signs = node.params.get("signs")
-        if signs is None or len(signs) != len(node.inputs) or any(s != node.shape for s in self._shapes(node)):
+    def _added(self, node: Node, add: ops.Add) -> Form | None:
+        """A weighted sum of values, and constants."""
+        terms = [
+            (name, weight)
+            for name, weight in zip(node.inputs, add.weights, strict=True)
+            if not isinstance(self.nodes[name].operator, ops.Constant)
+        ]
+        if not all(self._keeps_shape(node, name) and np.isfinite(weight) for name, weight in terms):
             return None
-        axes = {self._forms[name].axis for name in node.inputs if name in self._forms}
+        if len(terms) == 1:
+            ((name, weight),) = terms
+            return self._shifted(node, name) if weight == 1 else self._times(node, name, weight)
+        axes = {self._forms[name].axis for name, _ in terms if name in self._forms}
         if len(axes) != 1:
             return None
-        forms = [self._form(name, *axes) for name in node.inputs]
+        forms = [self._form(name, *axes) for name, _ in terms]
         known = [form for form in forms if form is not None and self._repeat(form) == 1]
         if len(known) < len(forms) or len({form.width for form in known}) > 1:
             return None
-        terms = [replace(t, alpha=sign * t.alpha) for form, sign in zip(known, signs, strict=True) for t in form.terms]
-        return replace(known[0], terms=tuple(terms))
+        weighted = [times(form, weight) for form, (_, weight) in zip(known, terms, strict=True)]
+        return replace(known[0], terms=tuple(term for form in weighted for term in form.terms))
 
-    def stack(self, node: Node) -> Form | None:
+    def _shifted(self, node: Node, name: str) -> Form | None:
+        """The same entries in the same places, and constants."""
+        form = self._forms.get(name)
+        if form is None or name not in self._sole or self.readers[node.name] != 1:
+            return form
+        self._sole.add(node.name)
+        return self._changed(node, form, name, lambda link: link)
+
+    def _stacked(self, node: Node, axis: int) -> Form | None:
         """Channels one after the other."""
-        axis = node.params.get("axis")
-        if axis is None or node.shape is None or not any(name in self._forms for name in node.inputs):
+        if node.shape is None or not any(name in self._forms for name in node.inputs):
             return None
-        forms = [self._form(name, int(axis)) for name in node.inputs]
+        forms = [self._form(name, axis) for name in node.inputs]
         known = [form for form in forms if form is not None and self._repeat(form) == 1]
-        others = [None if s is None else (*s[:axis], *s[axis + 1 :]) for s in (node.shape, *self._shapes(node))]
+        shapes = (node.shape, *(self.nodes[name].shape for name in node.inputs))
+        others = [None if s is None else (*s[:axis], *s[axis + 1 :]) for s in shapes]
         if len(known) < len(forms) or any(other is None or other != others[0] for other in others):
             return None
         terms: list[Term] = []
@@ -251,123 +297,82 @@ class Reader:
         for form in known:
             terms += [replace(t, rows=moved(t.rows, at)) for t in form.terms]
             at += form.width
-        return Form(tuple(terms), at, int(axis)) if at == node.shape[int(axis)] else None
+        return Form(tuple(terms), at, axis) if at == node.shape[axis] else None
 
-    def select(self, node: Node) -> Form | None:
-        """The same, some channels, every s-th pixel, or features of pixels."""
+    def _cut(self, node: Node, cut: ops.Slice) -> Form | None:
+        """Some channels, or every s-th pixel."""
         name = node.inputs[0]
-        form, before = self._forms.get(name), self.nodes[name].shape
-        if node.params.get("slice") is not None and before is not None:
-            known = form or self._form(name, 1)  # of samples with spatial axes; others have no slices that help
-            for piece in node.params["slice"] if len(before) > 2 else ():
-                known = None if known is None else self._sliced(node, known, *piece)
-            return known if len(before) > 2 else None
-        if form is None or node.shape is None:
-            return None
-        if node.params.get("sorted") is not None and self._repeat(form) == 1:
-            return self._sorted(node, form)
-        if node.params.get("shift") and node.shape == before:
-            if name in self._sole and self.readers[node.name] == 1:
-                self._sole.add(node.name)
-                return self._changed(node, form, lambda link: link)
-            return form
-        if node.params.get("reshaped"):
-            whole = self._linear(name, form.axis)
-            repeat = None if whole is None else flattened(node, before, whole)
-            if whole is None or repeat is None:
+        before = self.nodes[name].shape
+        if before is None or len(before) < 3:
+            return None  # samples without spatial axes have no slices that help
+        form = self._forms.get(name) or self._form(name, 1)
+        for axis, start, stop, step in cut.parts:
+            size = before[axis]
+            if form is None or not isinstance(size, int) or step < 1:
                 return None
-            return self._changed(node, whole, lambda link: replace(link, repeat=repeat, open=False))
-        return None
+            form = sliced(form, len(before), axis, size, range(size)[slice(start, stop, step)])
+        return form
 
-    def reflect(self, node: Node) -> Form | None:
-        """A choice between two linear maps of pairs."""
-        form = self._forms.get(node.inputs[0])
-        return None if form is None or self._repeat(form) > 1 else self._sorted(node, form)
+    def _reshaped(self, node: Node) -> Form | None:
+        """The same, or features of pixels."""
+        name = node.inputs[0]
+        if self._keeps_shape(node, name):
+            return self._shifted(node, name)
+        form = self._forms.get(name)
+        whole = None if form is None else self._linear(name, form.axis)
+        repeat = None if whole is None else flattened(node, self.nodes[name].shape, whole)
+        if whole is None or repeat is None:
+            return None
+        return self._changed(node, whole, name, lambda link: replace(link, repeat=repeat, open=False))
 
-    def _sorted(self, node: Node, form: Form) -> Form:
+    def _sorted(self, node: Node, sort: ops.Sort | ops.GroupSort | ops.Reflection) -> Form | None:
         """Sorting along an axis: slopes in [-1, 1] of the group, in weights that all its channels share."""
-        steep, at = np.full(form.width, float(node.params.get("norm", 1.0))), np.arange(form.width)
-        count = node.params.get("consecutive")
-        groups = at
-        if node.params["sorted"] == form.axis:
-            groups = at % (form.width // 2) if count is None else at // count
-        link = Link(form.terms, form.width, (-steep, steep), node.name, groups=groups)
-        if self.readers[node.name] == 1:
-            self._sole.add(node.name)
-        return self._add(node.name, form.width, form.axis, link)
+        form = self._forms.get(node.inputs[0])
+        if form is None or self._repeat(form) > 1 or not self._keeps_shape(node, node.inputs[0]):
+            return None
+        groups = sorted_together(sort, form)
+        steep = np.full(form.width, sort.norm if isinstance(sort, ops.Reflection) else 1.0)
+        return self._made(node, form, Link(form.terms, form.width, (-steep, steep), node.name, groups=groups))
 
-    def _sliced(self, node: Node, form: Form, axis: int, start: int, step: int) -> Form | None:
-        before = self.nodes[node.inputs[0]].shape
-        if before is None or node.shape is None or not all(term.plain or axis != form.axis for term in form.terms):
+    def _both_signs(self, node: Node, parts: ops.SignParts) -> Form | None:
+        """Positive and negative part of each channel: two channels."""
+        form = self._forms.get(node.inputs[0])
+        if form is None or self._repeat(form) > 1 or parts.axis != form.axis:
             return None
-        if axis == form.axis and step == 1:
-            count = int(node.shape[axis])
-            kept = [cropped(term, range(start, start + count)) for term in form.terms]
-            return Form(tuple(term for term in kept if term is not None), count, axis)
-        size, after, spatial = before[axis], node.shape[axis], axis - form.axis - 1
-        whole = isinstance(size, int) and after == -(-size // step)
-        if start or not whole or spatial < 0 or any(t.filter is not None for t in form.terms):
-            return None
-        wide = [1] * (len(before) - form.axis - 1)
-        wide[spatial] = step
-        old = [term.stride or (1,) * len(wide) for term in form.terms]
-        if any(stride[spatial] > 1 for stride in old):
-            return None
-        new = [tuple(a * b for a, b in zip(stride, wide, strict=True)) for stride in old]
-        return replace(form, terms=tuple(replace(t, stride=s) for t, s in zip(form.terms, new, strict=True)))
+        signs = (-1.0, 1.0) if parts.negative_first else (1.0, -1.0)
+        two = [
+            replace(t, rows=moved(t.rows, at * form.width)) for at, s in enumerate(signs) for t in times(form, s).terms
+        ]
+        low, high = np.zeros(2 * form.width), np.ones(2 * form.width)
+        return self._made(node, form, Link(tuple(two), 2 * form.width, (low, high), node.name))
 
-    def pad(self, node: Node) -> Form | None:
+    def _padded(self, node: Node, pad: ops.Pad) -> Form | None:
         """Channels of zeros; other padding is taken up as what keeps channels, or belongs to a layer."""
-        before, pads = self.nodes[node.inputs[0]].shape, node.params["pads"]
+        before = self.nodes[node.inputs[0]].shape
         if self._waits(node) or before is None:
             return None
         form = self._forms.get(node.inputs[0])
-        first = len(before) - len(pads)
-        padded = [first + j for j, pair in enumerate(pads) if any(pair)]
-        if form is None or node.params["mode"] != "zeros" or padded != [form.axis]:
-            return self.keeping(node)
-        ahead, behind = pads[form.axis - first]
+        first = len(before) - len(pad.pads)
+        padded = [first + j for j, pair in enumerate(pad.pads) if any(pair)]
+        if form is None or pad.mode != "zeros" or padded != [form.axis]:
+            return self._keeping(node)
+        ahead, behind = pad.pads[form.axis - first]
         terms = tuple(replace(t, rows=moved(t.rows, ahead)) for t in form.terms)
         return Form(terms, ahead + form.width + behind, form.axis)
 
-    def keeping(self, node: Node) -> Form | None:
+    def _keeping(self, node: Node) -> Form | None:
         """What treats each channel by itself and alike, behind the last value."""
         name = node.inputs[0]
-        source = self.nodes[name]
-        form = None if name not in self._forms else self._linear(name, self._forms[name].axis)
-        if form is None or form.axis != 1 or source.shape is None or node.shape is None or self._repeat(form) > 1:
+        before = self.nodes[name].shape
+        if name not in self._forms or len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
             return None
-        if node.rule == "mean":
-            # Only over the axes behind the channels; the rest keep their places.
-            kept = min((axis % len(source.shape) for axis in node.params["axes"]), default=0) > 1
-        else:
-            kept = len(node.shape) == len(source.shape) > 2 and node.shape[:2] == source.shape[:2]
         try:
-            factor = FACTORS[node.rule](node, source) if kept else math.inf
-        except UnknownRuleError:
+            factor = node.operator.lipschitz(ops.Place((before,), node.shape))
+        except ops.NoBoundError:
             return None
-        if not math.isfinite(factor):
+        form = self._linear(name, self._forms[name].axis)
+        if form is None or form.axis != 1 or self._repeat(form) > 1 or not np.isfinite(factor):
             return None
         return self._changed(
-            node, form, lambda link: replace(link, factor=host.mul_up(link.factor, factor), open=False)
+            node, form, name, lambda link: replace(link, factor=host.mul_up(link.factor, factor), open=False)
         )
-
-    def _shapes(self, node: Node) -> list[Shape | None]:
-        return [self.nodes[name].shape for name in node.inputs]
-
-
-_RULES: dict[str, Callable[[Reader, Node], Form | None]] = {
-    "layer": Reader.layer,
-    "scale": Reader.scale,
-    "pointwise": Reader.pointwise,
-    "add": Reader.add,
-    "stack": Reader.stack,
-    "select": Reader.select,
-    "reflect": Reader.reflect,
-    "pad": Reader.pad,
-    "max_pool": Reader.keeping,
-    "average_pool": Reader.keeping,
-    "l2_pool": Reader.keeping,
-    "resize": Reader.keeping,
-    "mean": Reader.keeping,
-}

@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
-from specnorm.networks.links import Link, Run, Weights
+from specnorm.networks.links import Link, Run
+from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.stages import Stage, Vectors, cost, stages
 from specnorm.proof import arithmetic
 
@@ -56,15 +57,15 @@ PATIENCE = 25
 class _Kept:
     """What the way back needs of one stage."""
 
-    multipliers: Weights
+    multipliers: FloatArray
     largest: tuple[float, int, Vectors]
     solved: Vectors | None
     eliminated: Vectors | None
 
 
 def value_and_gradient(
-    run: Sequence[Stage], logs: Sequence[Weights], logits: Weights
-) -> tuple[float, list[Weights], list[Weights], Weights]:
+    run: Sequence[Stage], logs: Sequence[FloatArray], logits: FloatArray
+) -> tuple[float, list[FloatArray], list[FloatArray], FloatArray]:
     """Logarithm of the constant's square on the grid, the multipliers, and its gradient.
 
     Parameters
@@ -88,18 +89,18 @@ def value_and_gradient(
     return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]], *_back(run, kept, shares)
 
 
-def value_alone(run: Sequence[Stage], logs: Sequence[Weights], logits: Weights) -> tuple[float, list[Weights]]:
+def value_alone(run: Sequence[Stage], logs: Sequence[FloatArray], logits: FloatArray) -> tuple[float, list[FloatArray]]:
     """The first two results of `value_and_gradient`."""
     kept = _forward(run, logs, _shares(run, logits), tape=False)
     return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]]
 
 
-def _shares(run: Sequence[Stage], logits: Weights) -> Weights:
+def _shares(run: Sequence[Stage], logits: FloatArray) -> FloatArray:
     """Of each stage; all of it at a cut."""
     return np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
 
 
-def _forward(run: Sequence[Stage], logs: Sequence[Weights], shares: Weights, *, tape: bool = True) -> list[_Kept]:
+def _forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray, *, tape: bool = True) -> list[_Kept]:
     kept: list[_Kept] = []
     form: Vectors | None = None  # a diagonal
     diagonal = np.ones(run[0].symbols.shape[2])
@@ -125,7 +126,7 @@ def _forward(run: Sequence[Stage], logs: Sequence[Weights], shares: Weights, *, 
     return kept
 
 
-def _eliminated(stage: Stage, form: Vectors, lam: Weights) -> tuple[Vectors, Vectors]:
+def _eliminated(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, Vectors]:
     """F after a link, and ``F_rr^-1 F_rk`` (r: what is read no more; k: kept, the link last)."""
     if stage.leaf.any():
         form = form - _adjoint(stage.symbols) @ ((stage.leaf**2 * lam)[:, None] * stage.symbols)
@@ -152,13 +153,13 @@ def _split(stage: Stage) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.setdiff1d(np.arange(stage.symbols.shape[2]), stage.kept), stage.kept
 
 
-def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: Weights) -> tuple[list[Weights], Weights]:
+def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tuple[list[FloatArray], FloatArray]:
     """The gradient: F's cotangents, at the few frequencies where a largest eigenvalue is."""
-    logs: list[Weights] = []
+    logs: list[FloatArray] = []
     logits = np.zeros(len(kept))
     at_all: list[int] = []
     cotangents: Vectors = np.zeros((0, 0, 0))
-    after: Weights | None = None  # of the diagonal that the next part begins with
+    after: FloatArray | None = None  # of the diagonal that the next part begins with
     for i in range(len(kept) - 1, -1, -1):
         stage, each = run[i], kept[i]
         lam, (norm, at, vector) = each.multipliers, each.largest
@@ -193,8 +194,8 @@ def _with(at_all: list[int], cotangents: Vectors, at: int, new: Vectors) -> tupl
 
 
 def _through(
-    stage: Stage, each: _Kept, lam: Weights, rows: NDArray[np.intp], cotangents: Vectors
-) -> tuple[Vectors, Weights]:
+    stage: Stage, each: _Kept, lam: FloatArray, rows: NDArray[np.intp], cotangents: Vectors
+) -> tuple[Vectors, FloatArray]:
     """Cotangents of F before a link, and of the link's multipliers, from those of F after it."""
     gone, stay = _split(stage)
     p, m = stage.symbols.shape[2], len(lam)
@@ -226,7 +227,7 @@ def _adjoint(a: Vectors) -> Vectors:
 
 def search(
     run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None = None
-) -> list[Weights] | None:
+) -> list[FloatArray] | None:
     """Weights of each link's values, for `segments.constant_up`.
 
     Parameters
@@ -252,7 +253,7 @@ def search(
 
 def _searched(
     run: Run, parts: Sequence[tuple[int, int]], steps: int, whole: float, progress: Progress | None
-) -> list[Weights] | None:
+) -> list[FloatArray] | None:
     left, before = whole, 0
 
     def tick(at: int) -> None:
@@ -261,7 +262,7 @@ def _searched(
 
     sizes = [link.width for link in run.links[:-1]]
     point = np.zeros(sum(sizes) + len(sizes))
-    found: tuple[float, list[Weights]] | None = None
+    found: tuple[float, list[FloatArray]] | None = None
     for wanted, share in POINTS:
         points = _affordable(run, parts, wanted, left)
         if points is None:
@@ -294,12 +295,12 @@ def _affordable(run: Run, parts: Sequence[tuple[int, int]], points: int, left: f
 
 
 def _descend(
-    grid: Sequence[Stage], links: Sequence[Link], point: Weights, steps: int, tick: Callable[[int], None]
-) -> tuple[Weights, float, list[Weights], int]:
+    grid: Sequence[Stage], links: Sequence[Link], point: FloatArray, steps: int, tick: Callable[[int], None]
+) -> tuple[FloatArray, float, list[FloatArray], int]:
     """Adam from a point: the best point seen, its value and its multipliers, and how many were looked at."""
     ends = np.cumsum([link.width for link in links])
     first, second = np.zeros_like(point), np.zeros_like(point)
-    best: tuple[float, Weights, list[Weights]] | None = None
+    best: tuple[float, FloatArray, list[FloatArray]] | None = None
     since = looked = 0
     for at in range(steps + 1):
         *logs, logits = np.split(point, ends)
@@ -321,10 +322,10 @@ def _descend(
     return best[1], best[0], best[2], looked
 
 
-def _grouped(slope: Weights, link: Link) -> Weights:
+def _grouped(slope: FloatArray, link: Link) -> FloatArray:
     """A gradient with respect to one number a group, at each of its channels."""
     if link.groups is None:
         return slope
-    sums: Weights = np.zeros(int(link.groups.max()) + 1)
+    sums: FloatArray = np.zeros(int(link.groups.max()) + 1)
     np.add.at(sums, link.groups, slope)
     return sums[link.groups]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Values = NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
 class Ball:
@@ -22,7 +20,7 @@ class Ball:
     radius : float
     """
 
-    centre: Mapping[str, Values]
+    centre: Mapping[str, NDArray[np.float64]]
     radius: float
 
 
@@ -36,8 +34,8 @@ class Box:
         For each input of the network, in its shape.
     """
 
-    low: Mapping[str, Values]
-    high: Mapping[str, Values]
+    low: Mapping[str, NDArray[np.float64]]
+    high: Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +48,9 @@ class Range:
         In the value's shape, rounded outward; infinite where nothing is known.
     """
 
-    low: Values
-    high: Values
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
-    def meet(self, low: Values, high: Values) -> Range:
+    def meet(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Range:
         """What lies in both."""
         return Range(np.maximum(self.low, low), np.minimum(self.high, high))

@@ -35,8 +35,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from specnorm.errors import MethodError
-from specnorm.networks.links import Part, Run, Weights
+from specnorm.networks.links import Part, Run
 from specnorm.networks.measuring import Measure, fold_error
+from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.runs import joinable
 from specnorm.proof import host
 from specnorm.proving import enclose
@@ -94,11 +95,11 @@ def parts_from(run: Run, starts: Sequence[int]) -> list[tuple[int, int]]:
     return parts
 
 
-Edge = tuple[int, int, Weights, tuple[int, ...]]
+Edge = tuple[int, int, FloatArray, tuple[int, ...]]
 """From a vertex to another: the kernel, scaled, and its first tap's place."""
 
 
-def edges(part: Part, weights: Sequence[Weights], *, magnitudes: bool = False) -> list[Edge]:
+def edges(part: Part, weights: Sequence[FloatArray], *, magnitudes: bool = False) -> list[Edge]:
     """Edges between the vertices: 0..l are the values, l+1.. the leaves of curved functions.
 
     Parameters
@@ -128,7 +129,7 @@ def edges(part: Part, weights: Sequence[Weights], *, magnitudes: bool = False) -
     return found
 
 
-def middle(low: Weights, high: Weights) -> tuple[Weights, Weights]:
+def middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Numbers c and e with ``z^2 - 2 c z v - e^2 v^2 <= 0`` for all z = p v, p between the slopes.
 
     (p - a)(p - b) <= 0 with a = min(low, 0) and b = max(high, 0), so that e^2 = -a b is not negative.
@@ -137,7 +138,7 @@ def middle(low: Weights, high: Weights) -> tuple[Weights, Weights]:
     return (low + high) / 2, np.sqrt(-low * high)
 
 
-def chain_kernel(of: Sequence[Edge]) -> Weights:
+def chain_kernel(of: Sequence[Edge]) -> FloatArray:
     """T of a chain: from the vertices at even distance from the input to those at odd distance.
 
     An edge from an even to an odd vertex is its kernel; from an odd to an even one its adjoint: channels swapped, taps
@@ -163,7 +164,7 @@ def chain_kernel(of: Sequence[Edge]) -> Weights:
     return whole
 
 
-def hermitian_kernel(of: Sequence[Edge]) -> Weights:
+def hermitian_kernel(of: Sequence[Edge]) -> FloatArray:
     """K of any links: from all vertices to all, an edge's taps at their places, its adjoint's at the mirrored ones.
 
     Returns
@@ -187,11 +188,11 @@ def hermitian_kernel(of: Sequence[Edge]) -> Weights:
     return whole
 
 
-def _reversed(kernel: Weights) -> Weights:
+def _reversed(kernel: FloatArray) -> FloatArray:
     return np.flip(kernel.swapaxes(0, 1), axis=tuple(range(2, kernel.ndim)))
 
 
-def constant_up(part: Part, weights: Sequence[Weights], measure: Measure) -> float:
+def constant_up(part: Part, weights: Sequence[FloatArray], measure: Measure) -> float:
     """L with ``|q_l (z - z')| <= L |q_0 (x - x')|``, proven; without the factors of what follows the functions.
 
     Parameters
@@ -224,7 +225,7 @@ def constant_up(part: Part, weights: Sequence[Weights], measure: Measure) -> flo
     return _proven_up(part, weights, max(measure.rtol, TOLERANCE if part.chain else TOLERANCE_OF_SUMS))
 
 
-def _proven_up(part: Part, weights: Sequence[Weights], rtol: float) -> float:
+def _proven_up(part: Part, weights: Sequence[FloatArray], rtol: float) -> float:
     """The constant of links together, from the norm of T or K."""
     chain = part.chain
     kernel_of = chain_kernel if chain else hermitian_kernel

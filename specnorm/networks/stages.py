@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from specnorm.linalg.arrays import random_vectors
 from specnorm.linalg.frequencies import Frequencies, half_grid, phases
 from specnorm.linalg.power import gram_power
-from specnorm.networks.links import Link, Part, Run, Weights
+from specnorm.networks.links import Link, Part, Run
+from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.segments import middle
 
 POWERS = 4
@@ -44,16 +45,16 @@ class Stage:
     symbols: NDArray[np.complex128]
     starts: bool
     cut: bool
-    centre: Weights
-    leaf: Weights
+    centre: FloatArray
+    leaf: FloatArray
     kept: NDArray[np.intp]
     copies: int
     vectors: Vectors | None = field(default=None)
 
     @property
-    def spread(self) -> Weights:
+    def spread(self) -> FloatArray:
         """H."""
-        return np.sqrt(self.centre**2 + self.leaf**2)
+        return np.asarray(np.sqrt(self.centre**2 + self.leaf**2))
 
     def largest(self, gram: Vectors) -> tuple[float, int, Vectors]:
         """Largest eigenvalue of a stack, where it is, and its vector; all vectors are kept for the next step."""
@@ -148,7 +149,7 @@ def _frontiers(part: Part) -> Iterator[tuple[int, Link, list[int], list[int]]]:
     needed = {source: at for at, link in enumerate(part.links, part.first + 1) for source in link.sources}
     alive = [part.first]
     for at, link in enumerate(part.links, part.first + 1):
-        staying = [s for s in alive if needed[s] > at]
+        staying = [s for s in alive if needed.get(s, at) > at]  # of no entries, a value is read by none
         yield at, link, alive, staying
         alive = [*staying, at]
 
@@ -157,12 +158,12 @@ def _next(run: Run, parts: Sequence[tuple[int, int]], first: int) -> Part:
     return run.part(first, next(end for begin, end in parts if begin == first))
 
 
-def _grid(kernels: Sequence[Weights], points: int) -> Frequencies:
+def _grid(kernels: Sequence[FloatArray], points: int) -> Frequencies:
     extent = [max(axis) for axis in zip(*(kernel.shape[2:] for kernel in kernels), strict=True)]
     return half_grid([1 if k == 1 else points for k in extent])
 
 
-def _symbols(kernel: Weights, place: Sequence[int], grid: Frequencies) -> NDArray[np.complex128]:
+def _symbols(kernel: FloatArray, place: Sequence[int], grid: Frequencies) -> NDArray[np.complex128]:
     cos, sin = phases(grid, kernel.shape[2:])
     taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
     found = (cos @ taps + 1j * (sin @ taps)).reshape(-1, *kernel.shape[:2])

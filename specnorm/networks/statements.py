@@ -12,9 +12,12 @@ For an operator f of a Hilbert space (Bauschke and Combettes, "Convex Analysis a
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from specnorm.errors import MethodError
 from specnorm.networks.graph import Graph, Node
+from specnorm.networks.operators.linear import Add
+from specnorm.proof import host
 
 
 def step(graph: Graph, size: float = 1.0) -> Graph:
@@ -37,8 +40,7 @@ def step(graph: Graph, size: float = 1.0) -> Graph:
     """
     if not (size > 0 and math.isfinite(size)):
         raise MethodError(f"size={size!r}; expected a positive number.")
-    start, end = _ends(graph)
-    return _joined(graph, _scaled(graph, end, size, "specnorm.step"), start)
+    return _joined(graph, 1.0, -float(size))
 
 
 def averaged(graph: Graph, alpha: float) -> Graph:
@@ -62,41 +64,23 @@ def averaged(graph: Graph, alpha: float) -> Graph:
     """
     if not 0 < alpha < 1:
         raise MethodError(f"alpha={alpha!r}; expected a number between 0 and 1.")
-    start, end = _ends(graph)
-    return _joined(
-        graph,
-        _scaled(graph, start, (1 - alpha) / alpha, "specnorm.input"),
-        _scaled(graph, end, 1 / alpha, "specnorm.output"),
-    )
+    # Rounded up, the weights are those of the rules; runs count more roundings than these for each number.
+    return _joined(graph, -host.div_up(host.above(1 - alpha), alpha), host.div_up(1.0, alpha))
 
 
-def _ends(graph: Graph) -> tuple[Node, Node]:
-    nodes = {node.name: node for node in graph.nodes}
+def _joined(graph: Graph, of_input: float, of_output: float) -> Graph:
+    """A multiple of the input plus one of the output."""
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise MethodError(
             f"The network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; a statement about x - f(x) "
             "needs one of each."
         )
-    start, end = nodes[graph.inputs[0]], nodes[graph.outputs[0]]
+    start, end = (graph.by_name[names[0]] for names in (graph.inputs, graph.outputs))
     if start.shape is None or start.shape != end.shape:
         raise MethodError(
             f"The network takes shape {start.shape} to {end.shape}; a statement about x - f(x) needs the same shape. "
             "Give the input shape if sizes are not known."
         )
-    return start, end
-
-
-def _scaled(graph: Graph, node: Node, number: float, name: str) -> Node:
-    """A node times a number, itself for 1. A network that is such a statement already has nodes of these names."""
-    if number == 1:
-        return node
-    return Node(graph.fresh(name), "scale", "statement", (node.name,), node.shape, {"values": number})
-
-
-def _joined(graph: Graph, end: Node, start: Node) -> Graph:
-    """``start - end``."""
-    new = [node for node in (end, start) if node not in graph.nodes]
-    whole = Node(
-        graph.fresh("specnorm.statement"), "add", "statement", (start.name, end.name), end.shape, {"signs": (1, -1)}
-    )
-    return Graph((*graph.nodes, *new, whole), (whole.name,))
+    name = graph.fresh("specnorm.statement")
+    whole = Node(name, Add((of_input, of_output)), (start.name, end.name), end.shape, "statement", derived=True)
+    return replace(graph, nodes=(*graph.nodes, whole), outputs=(name,))

@@ -57,6 +57,8 @@ def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
             f"{'' if bound.radius is None else f' within {bound.radius!r} of the input given'}. "
             f"Miyato's heuristic would have claimed {number(bound.heuristic)}."
         )
+        if bound.checked.reason or bound.checked.missed:
+            text.append(str(bound.checked))
     else:
         text.append(f"Network ({shapes}): no bound, since it is unknown from {len(bound.unknown)} of its nodes on:")
         text += [

@@ -8,13 +8,19 @@ stand on their corners, along ``theta_1 + theta_2`` and ``theta_1 - theta_2``: f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg.frequencies import Frequencies, product, signs
+from specnorm.certified.bound import EVERYWHERE
+from specnorm.linalg.frequencies import Frequencies, half_grid, product, signs
 from specnorm.proof import host
+
+if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
 
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
@@ -28,6 +34,26 @@ _WIDEST = 0.55
 """Radius of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
 _KEPT = ("centres", "radius")
 """What some of the boxes take over from all of them, where it is known."""
+
+
+@dataclass(frozen=True)
+class Circulant:
+    """What a circulant's symbol is at the frequencies of: points an axis (0: any, as the symbol has one tap there).
+
+    A *skew* axis multiplies by -1 where a read passes its end.
+    """
+
+    points: tuple[int, ...]
+    skew: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, points: tuple[int, ...], skew: tuple[bool, ...], kernel_shape: Sequence[int]) -> Circulant:
+        """For a symbol with so many taps an axis."""
+        return cls(tuple(0 if k == 1 else n for n, k in zip(points, kernel_shape, strict=True)), skew)
+
+    def __str__(self) -> str:
+        axes = [f"{n or 'any'}{' (skew)' * one}" for n, one in zip(self.points, self.skew, strict=True)]
+        return f"circulant of {' x '.join(axes)} points"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +74,8 @@ class Boxes:
         Numerators of a lattice point x are ``frame @ x + offset``. Of a grid it is diagonal.
     offset : integer array, shape (d,)
         Not zero on a twisted ring, whose frequencies lie between those of the DFT.
+    covers : object
+        What the boxes cover all frequencies of: `bound.EVERYWHERE`, a `Circulant`; None of some boxes only.
     """
 
     low: np.ndarray
@@ -57,6 +85,7 @@ class Boxes:
     on_grid: bool
     frame: np.ndarray
     offset: np.ndarray
+    covers: object = None
 
     def __len__(self) -> int:
         return len(self.low)
@@ -189,13 +218,13 @@ class Cells:
     ----------
     boxes : Boxes
     block : integer array, shape (c,)
-    supremum : float, optional
-        No norm of any block exceeds it; what fathoms grid points rests on it.
+    supremum : Upper, optional
+        Of all blocks, everywhere; what fathoms grid points rests on it.
     """
 
     boxes: Boxes
     block: np.ndarray
-    supremum: float | None
+    supremum: Upper | None
 
     def __len__(self) -> int:
         return len(self.block)
@@ -245,7 +274,8 @@ def torus(kernel_shape: tuple[int, ...]) -> Boxes:
             [cell[:, first] + cell[:, second], cell[:, first] - cell[:, second]], axis=1
         )
     origin = np.zeros(len(counts), dtype=np.int64)
-    return Boxes(middle - width, middle + width, tuple(denominators), half_degree, False, frame, origin)
+    ends = middle - width, middle + width
+    return Boxes(*ends, tuple(denominators), half_degree, False, frame, origin, EVERYWHERE)
 
 
 def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
@@ -281,7 +311,14 @@ def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], twisted: tuple[bo
     high = np.minimum(corner + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
     spacing = 1 + offset
     denominators = tuple(int(n) for n in np.asarray(sizes, dtype=np.int64) * spacing)
-    return Boxes(corner, high, denominators, half_degree, True, np.diag(spacing), offset)
+    whole = Circulant.of(sizes, tuple(bool(x) for x in offset), kernel_shape)
+    return Boxes(corner, high, denominators, half_degree, True, np.diag(spacing), offset, whole)
+
+
+def dft_points(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Boxes:
+    """`dft` of a circulant, point by point."""
+    whole = Circulant.of(sizes, (False,) * len(sizes), kernel_shape)
+    return replace(single_points(half_grid(sizes), kernel_shape), covers=whole)
 
 
 def single_points(frequencies: Frequencies, kernel_shape: tuple[int, ...]) -> Boxes:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
 from specnorm.linalg import arrays
 from specnorm.proof import host, matrices
 from specnorm.proof.cells import Boxes, Cells
@@ -37,11 +38,13 @@ def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
     return np.where(radius < math.pi / 2, np.maximum(host.mul_down(host.cos_down(radius), threshold), 0.0), 0.0)
 
 
-def grid_lemma(threshold: float, supremum: float, radius: np.ndarray) -> np.ndarray:
+def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndarray:
     """Norms at the centres up to which no grid point of a cell exceeds the threshold, rounded down; or 0."""
+    if supremum.what != EVERYWHERE:
+        raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
     if supremum <= threshold:
         return np.full(len(radius), math.inf)
-    apart_sq = host.mul_up(host.above(supremum - threshold), host.above(supremum + threshold))
+    apart_sq = host.mul_up(host.above(supremum.value - threshold), host.above(supremum.value + threshold))
     lost = host.above(host.sin_up(radius) * host.sqrt_up(apart_sq))
     return np.where(radius < math.pi / 2, np.maximum(host.sub_down(cell_lemma(threshold, radius), lost), 0.0), 0.0)
 
@@ -69,10 +72,12 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
 
 def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
     """`GramPolynomial.variation_sq` of boxes, of as many at once as fit the memory budget with all lags."""
-    lags = polynomial.lags[1:]
+    lags, count = polynomial.lags[1:], len(boxes)
     step = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
-    found = np.empty(len(boxes))
-    for start in range(0, len(boxes), step):
+    if count <= step:
+        return polynomial.variation_sq(boxes.largest_phase(lags))
+    found = np.empty(count)
+    for start in range(0, count, step):
         if start and polynomial.tick is not None:
             polynomial.tick()
         some = slice(start, start + step)
@@ -143,7 +148,7 @@ def proven_norms(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps)
 class Cover:
     """The cells of a search that may still hold a norm above the threshold.
 
-    A cell leaves by proof alone; the others become smaller. When none is open, no norm in the cover exceeds `upper`.
+    A cell leaves by proof alone; the others become smaller. When none is open, `proven` is a bound of what is covered.
 
     Parameters
     ----------
@@ -151,32 +156,67 @@ class Cover:
         What all polynomials are of.
     cells : Cells
         All cells of the cover.
+    what : object
+        `Boxes.covers` of what the cells cover; words where that is nothing in particular.
     upper : float
         Of cells that were left out by proof.
     keeps : bool
         Whether to keep the fathomed cells, for a grid that follows.
-
-    Attributes
-    ----------
-    open : Cells
-    norms : float array, shape (c,)
-        Proven norms at the centres of those that are done with, infinite for the others.
-    upper : float
-        The largest threshold that a cell was fathomed for.
     """
 
-    def __init__(self, blocks: Array, cells: Cells, *, upper: float = 0.0, keeps: bool = False, ops: ArrayOps) -> None:
-        self._blocks, self._ops, self._keeps = blocks, ops, keeps
+    def __init__(
+        self,
+        blocks: Array,
+        cells: Cells,
+        what: object = "the norm at some frequencies",
+        *,
+        upper: float = 0.0,
+        keeps: bool = False,
+        ops: ArrayOps,
+    ) -> None:
+        self._blocks, self._ops, self._keeps, self.what = blocks, ops, keeps, what
         self._fathomed: list[tuple[Cells, np.ndarray]] = []
         self._limits: tuple[GramPolynomial, float, np.ndarray] | None = None
-        self.upper = upper
-        self._open(cells)
+        # The largest threshold that a cell was fathomed for, and how many were.
+        self._upper, self._count, self._supremum = upper, 0, cells.supremum
+        self._reopen(cells)
 
-    def _open(self, cells: Cells) -> None:
-        self.open, self.norms, self._limits = cells, np.full(len(cells), math.inf), None
+    def _reopen(self, cells: Cells) -> None:
+        self._open, self._norms, self._limits = cells, np.full(len(cells), math.inf), None
 
     def __len__(self) -> int:
-        return len(self.norms)
+        return len(self._norms)
+
+    @property
+    def open(self) -> Cells:
+        """Cells that are not done with."""
+        return self._open
+
+    @property
+    def norms(self) -> np.ndarray:
+        """Proven norms at the centres of those that are done with since, infinite for the others, shape (c,)."""
+        view = self._norms.view()
+        view.flags.writeable = False
+        return view
+
+    def proven(self) -> Upper:
+        """No norm of what is covered exceeds the largest threshold that a cell was fathomed for.
+
+        Raises
+        ------
+        HypothesisError
+            While a cell is open.
+        """
+        if len(self):
+            raise HypothesisError(f"{len(self)} cells of {self.what} are open")
+        return self.beside_open()
+
+    def beside_open(self) -> Upper:
+        """A bound of what is covered, but for what the open cells hold."""
+        what = f"{self.what} but for {len(self)} cells" if len(self) else self.what
+        if self._supremum is None:
+            return _upper(self._upper, what, f"cell lemma, {self._count} cells")
+        return _upper(self._upper, what, f"grid lemma, {self._count} cells", self._supremum)
 
     @property
     def fathomed(self) -> list[tuple[Cells, np.ndarray]] | None:
@@ -187,7 +227,7 @@ class Cover:
         """`limits_sq` of the open cells."""
         known = self._limits
         if known is None or known[0] is not polynomial or known[1] != threshold:
-            known = self._limits = (polynomial, threshold, limits_sq(polynomial, self.open, threshold))
+            known = self._limits = (polynomial, threshold, limits_sq(polynomial, self._open, threshold))
         return known[2]
 
     def form(
@@ -205,11 +245,11 @@ class Cover:
         """
         if polynomial.blocks is not self._blocks:
             raise ValueError("the polynomial is not one of this cover's blocks")
-        cells = self.open[index]
+        cells = self._open[index]
         columns = polynomial.columns_at(cells.boxes.centres, cells.block)
         reduced, errors = polynomial.reduced(columns, reduced_for_sq)
         host_errors = np.asarray(self._ops.to_numpy(errors), dtype=np.float64)
-        return CentreMatrices(polynomial, self.open, index, reduced_for_sq, reduced, host_errors), columns
+        return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors), columns
 
     def fathom(self, formed: CentreMatrices, threshold: float, *, wanted_sq: np.ndarray | None = None) -> np.ndarray:
         """Prove that cells hold no norm above a threshold. Which of them are done with, boolean array, shape (c,).
@@ -222,7 +262,7 @@ class Cover:
         wanted_sq : float array, shape (c,), optional
             Smaller limits to prove, where more is proven than is needed.
         """
-        if formed.cells is not self.open:
+        if formed.cells is not self._open:
             raise ValueError("the matrices were formed for cells that have changed since")
         if self.fathom_by_supremum(threshold):
             return np.ones(len(formed), dtype=bool)
@@ -233,41 +273,42 @@ class Cover:
 
     def fathom_by_supremum(self, threshold: float) -> bool:
         """Whether the supremum of the torus is no larger than the threshold: then every cell is done with."""
-        supremum = self.open.supremum
+        supremum = self._open.supremum
         if supremum is None or not supremum <= threshold:
             return False
-        self._note(np.arange(len(self)), np.full(len(self), supremum), threshold)
+        self._note(np.arange(len(self)), np.full(len(self), supremum.value), threshold)
         return True
 
     def _note(self, index: np.ndarray, norms: np.ndarray, threshold: float) -> np.ndarray:
-        self.norms[index] = np.minimum(self.norms[index], norms)
+        self._norms[index] = np.minimum(self._norms[index], norms)
         done = norms < math.inf
         if done.any():
-            self.upper = max(self.upper, threshold)
+            self._upper = max(self._upper, threshold)
         return done
 
     def prune(self) -> np.ndarray:
         """Take away the cells that are done with. Positions of those that stay."""
-        rest: np.ndarray = (self.norms == math.inf).nonzero()[0]
+        rest: np.ndarray = (self._norms == math.inf).nonzero()[0]
         if self._keeps:
-            done = (self.norms < math.inf).nonzero()[0]
-            self._fathomed.append((self.open[done], self.norms[done]))
-        self._open(self.open[rest])
+            done = (self._norms < math.inf).nonzero()[0]
+            self._fathomed.append((self._open[done], self._norms[done]))
+        self._count += len(self._norms) - len(rest)
+        self._reopen(self._open[rest])
         return rest
 
     def split(self, ratio: np.ndarray) -> np.ndarray:
         """Cut the open cells, so that their radii shrink at least so many times. Position of each piece's parent."""
-        if (self.norms < math.inf).any():
+        if (self._norms < math.inf).any():
             raise ValueError("cells that are done with are pruned before the others are cut")
-        boxes, parent = self.open.boxes.split(ratio)
-        self._open(Cells(boxes, self.open.block[parent], self.open.supremum))
+        boxes, parent = self._open.boxes.split(ratio)
+        self._reopen(Cells(boxes, self._open.block[parent], self._open.supremum))
         return parent
 
 
 def cover_blocks(
     blocks: Array,
     boxes: Boxes,
-    supremum: float | None = None,
+    supremum: Upper | None = None,
     *,
     torus: list[tuple[Cells, np.ndarray]] | None = None,
     threshold: float = 0.0,
@@ -280,8 +321,8 @@ def cover_blocks(
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
     boxes : Boxes
-    supremum : float, optional
-        Proven bound of the whole torus; required for grid points.
+    supremum : Upper, optional
+        Of the whole torus; required for grid points.
     torus : list of (Cells, norms), optional
         What a cover of the torus for the same blocks fathomed (`Cover.fathomed`): grid points in cells whose proven
         norms satisfy the grid lemma already are left out.
@@ -292,17 +333,24 @@ def cover_blocks(
     """
     if boxes.on_grid and supremum is None:
         raise ValueError("grid points are fathomed by a proven supremum of the torus: none was given")
-    block, upper = np.arange(blocks.shape[0]), 0.0
+    block, upper, what = np.arange(blocks.shape[0]), 0.0, boxes.covers or "the norm at some frequencies"
     if torus and supremum is not None:
         boxes, block = _around_open(boxes, torus, supremum, threshold)
         upper = threshold
     every = boxes[np.tile(np.arange(len(boxes)), len(block))]
     cells = Cells(every, np.repeat(block, len(boxes)), supremum)
-    return Cover(blocks, cells, upper=upper, keeps=keeps, ops=ops)
+    return Cover(blocks, cells, what, upper=upper, keeps=keeps, ops=ops)
+
+
+def on_grid(supremum: Upper, boxes: Boxes) -> Upper:
+    """A bound of the supremum bounds the norm at the points of a grid."""
+    if supremum.what != EVERYWHERE or not boxes.on_grid:
+        raise HypothesisError(f"{supremum.what} is no supremum over a grid that has {len(boxes)} boxes")
+    return _upper(supremum.value, boxes.covers or "the norm at some frequencies", "some of all frequencies", supremum)
 
 
 def _around_open(
-    boxes: Boxes, torus: list[tuple[Cells, np.ndarray]], supremum: float, threshold: float
+    boxes: Boxes, torus: list[tuple[Cells, np.ndarray]], supremum: Upper, threshold: float
 ) -> tuple[Boxes, np.ndarray]:
     """Grid boxes around the cells of a torus that the grid lemma does not fathom, and the blocks of those cells."""
     rest = [cells[norms > grid_lemma(threshold, supremum, cells.boxes.radius)] for cells, norms in torus]

@@ -13,7 +13,7 @@ from specnorm.linalg.lags import correlations, taps_below
 from specnorm.proof import matrices, rounding, trigonometric
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import Array, ArrayOps, Namespace
 
 
 class Powers(PowerGrid):
@@ -79,6 +79,26 @@ class Powers(PowerGrid):
         lost = lost + rounding.up(xp.sqrt(mass), len(self.points) + 4, xp=xp) * (rounding.SLACK * c * math.sqrt(total))
         tiny = 4.0**self.n_iter * m * p * total * float(xp.finfo(self.blocks.dtype).smallest_normal)
         return taps, rounding.up(lost, 4, xp=xp) + tiny
+
+
+def divisors(norms: Array, shape: tuple[int, ...], precision: tuple[float, float], *, xp: Namespace) -> Array:
+    """Channel norms, raised so that a kernel divided by them has a norm of at most 1 with its quotients rounded.
+
+    The exact quotient K' has ``||K'||_F**2 <= p``, p the smaller channel count of a group, so its entries' relative
+    roundings add at most ``u || sum_k |K'_k| || <= u sqrt(taps p)`` to the norm; the norms are raised by twice that.
+
+    Parameters
+    ----------
+    norms : array
+    shape : tuple of int
+        Of the kernel of a group.
+    precision : tuple of float
+        Machine epsilon and smallest normal number of the quotients.
+    """
+    (eps, tiny), taps = precision, math.prod(shape[2:])
+    lift = 1 + 2 * eps * (math.sqrt(taps * min(shape[:2])) + 2) + tiny * taps * math.sqrt(shape[0] * shape[1])
+    # A zero channel stays zero.
+    return xp.where(norms > 0, norms * lift, xp.ones_like(norms))
 
 
 def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:

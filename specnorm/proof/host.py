@@ -22,18 +22,18 @@ Real = TypeVar("Real", float, "np.ndarray")
 
 def above(x: Real) -> Real:
     """Next number towards infinity."""
-    beyond: Real = _towards(x, math.inf)
-    return beyond
+    number: Any = x
+    beyond: Any = math.nextafter(number, math.inf) if isinstance(number, float) else np.nextafter(number, math.inf)
+    of_its_type: Real = beyond
+    return of_its_type
 
 
 def below(x: Real) -> Real:
     """Next number towards minus infinity."""
-    beyond: Real = _towards(x, -math.inf)
-    return beyond
-
-
-def _towards(x: Any, end: float) -> Any:
-    return math.nextafter(x, end) if isinstance(x, float) else np.nextafter(x, end)
+    number: Any = x
+    beyond: Any = math.nextafter(number, -math.inf) if isinstance(number, float) else np.nextafter(number, -math.inf)
+    of_its_type: Real = beyond
+    return of_its_type
 
 
 def raised(x: Real, roundings: int) -> Real:
@@ -43,6 +43,11 @@ def raised(x: Real, roundings: int) -> Real:
     The factor is exact. For normal numbers and 0.
     """
     return x * (1 + (roundings + 2) * 2.0**-52)
+
+
+def lowered(x: Real, roundings: int) -> Real:
+    """A non-negative number computed with so many relative roundings, never above the exact one; as `raised`."""
+    return x * (1 - (roundings + 2) * 2.0**-52)
 
 
 def mul_up(*factors: float) -> float:
@@ -166,6 +171,12 @@ def representable(x: float, dtype: type[np.floating], rounds: Literal["up", "dow
     if 0 < x < tiny:
         return tiny if rounds == "up" else 0.0
     return float(y)
+
+
+def float32_up(x: np.ndarray) -> np.ndarray:
+    """Single-precision numbers that are not below some numbers."""
+    y = x.astype(np.float32)
+    return np.where(y < x, np.nextafter(y, np.float32(math.inf)), y)
 
 
 def float32_down(x: np.ndarray) -> np.ndarray:

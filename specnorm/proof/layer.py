@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from specnorm.certified.bound import Lower, Upper, _lower, _upper
 from specnorm.linalg import arrays
+from specnorm.linalg.line_blocks import gram_band
 from specnorm.proof import host, matrices, rounding, trigonometric
 from specnorm.proof.band import band_norm_up
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from specnorm.linalg.layer_map import Convolution
-    from specnorm.linalg.line_blocks import Band
+    from specnorm.linalg.line_blocks import Band, BandPlan
     from specnorm.types import Array, ArrayOps
+
+
+def quotients(layer: Convolution, vectors: Array, wide: bool, *, ops: ArrayOps) -> tuple[list[Lower], Array]:
+    """A lower bound of each layer's norm from one vector each, as `ritz_values_down`, and the images (b, 1, size)."""
+    values, images = ritz_values_down(layer, vectors, wide, ops=ops)
+    found = ops.to_numpy(values[:, 0]).tolist()
+    return [_lower(value, layer.spec, "quotient of a vector") for value in found], images
 
 
 def ritz_values_down(layer: Convolution, vectors: Array, wide: bool, *, ops: ArrayOps) -> tuple[Array, Array]:
@@ -97,6 +108,48 @@ def magnitude_sq(layer: Convolution, *, ops: ArrayOps) -> Array:
     row = rounding.up(xp.max(magnitude.apply(inputs), axis=(1, 2)), layer.roundings[0], xp=xp)
     column = rounding.up(xp.max(magnitude.adjoint(outputs), axis=(1, 2)), layer.roundings[1], xp=xp)
     return rounding.up(row * column, 2, xp=xp)
+
+
+class LayerGram:
+    """A*A or AA* of layers of one group, as computed, with what it is off.
+
+    Parameters
+    ----------
+    layer : Convolution
+        Of one group, with kernels scaled to about 1 and known values.
+    plan : BandPlan
+    """
+
+    def __init__(self, layer: Convolution, plan: BandPlan, *, ops: ArrayOps) -> None:
+        self._spec, self._plan, self._ops = layer.spec, plan, ops
+        self.band, roundings = gram_band(layer.kernels[:, 0, ...], layer.spec, plan, ops=ops)
+        self._error, empty = gram_error(layer, roundings, plan.lines * plan.entries, ops=ops)
+        self._empty = ops.to_numpy(empty).tolist()
+
+    def norms_near(self, targets: np.ndarray) -> list[Upper | None]:
+        """Bounds of the norms, each just above its target (b,); None where there is no proof."""
+        return self._norms_near(self._ops.from_numpy(targets, self._error))
+
+    def norms_near_eigenvalues(self) -> list[Upper | None]:
+        """As close as one factorisation comes, where quotients are lost in the roundings of taps that cancel."""
+        xp, size = self._ops.xp, self._plan.size
+        values, _ = arrays.top_eigenpair(self.band.diagonal[:, 0, :, :], xp=xp)
+        # Allowance for the proof itself, as in `matrices.matrix_norm_up`, and for what the matrix is off.
+        allowance = 1 + 2 * size * matrices.cholesky_loss(size, self.band.diagonal, xp=xp)
+        squared = xp.maximum(values, xp.zeros_like(values)) * allowance + self._error
+        return self._norms_near(xp.sqrt(squared) * (1 + 32 * rounding.unit(self._error, xp=xp)))
+
+    def _norms_near(self, target: Array) -> list[Upper | None]:
+        xp, rule = self._ops.xp, f"factorisation of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
+        values = norm_up_near(self.band, self._error, target, ops=self._ops)
+        largest = float(xp.finfo(values.dtype).max)
+        found = self._ops.to_numpy(values).tolist()
+        return [_upper(value, self._spec, rule) if value < largest else None for value in found]
+
+    def or_zero(self, norms: list[Upper | None]) -> list[Upper | None]:
+        """With those of layers that are zero: nothing can be proven about 0 by a factorisation, or needs to be."""
+        zero = _upper(0.0, self._spec, "no tap reads a pixel")
+        return [zero if empty else norm for norm, empty in zip(norms, self._empty, strict=True)]
 
 
 def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _lower, _upper
 from specnorm.linalg import arrays, symbols
 from specnorm.proof import host, rounding, trigonometric
 
@@ -26,6 +27,39 @@ def frobenius_up(a: Array, *, xp: Namespace) -> Array:
     squares = xp.vecdot(a, a)
     rows = xp.real(squares) if arrays.is_complex(a, xp=xp) else squares
     return rounding.up(xp.sqrt(xp.sum(rows, axis=-1)), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
+
+
+def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
+    """No symbol's norm exceeds ``sqrt(taps)`` times the Frobenius norm of its taps one below another.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    """
+    frobenius = frobenius_up(ops.xp.reshape(blocks, (blocks.shape[0], blocks.shape[1], -1)), xp=ops.xp)
+    value = host.mul_up(float(ops.xp.max(frobenius)), host.root_up(math.prod(blocks.shape[3:])))
+    return _upper(value, EVERYWHERE, "root of the taps times the Frobenius norm")
+
+
+def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
+    """Of blocks that are zero."""
+    if bool(ops.xp.any(blocks != 0)):
+        raise HypothesisError("the kernel is not zero")
+    return _upper(0.0, EVERYWHERE, "zero kernel")
+
+
+def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
+    """The symbol of blocks with one tap is that tap at every frequency, but for a factor of modulus 1."""
+    count, m, n, *taps = blocks.shape
+    if math.prod(taps) > 1 or norm.what != stack_of((count, m, n)):
+        raise HypothesisError(f"{norm.what} is not the norm of blocks of shape {tuple(blocks.shape)}")
+    return _upper(norm.value, EVERYWHERE, "one tap", norm)
+
+
+def stack_of(shape: tuple[int, ...]) -> str:
+    """What a bound of the largest norm of some matrices, or of their transposes, bounds, in words."""
+    count, (m, n) = shape[0], sorted(shape[1:], reverse=True)
+    return f"the largest norm of {count} matrices, {m} x {n}" if count > 1 else f"the norm of a matrix, {m} x {n}"
 
 
 def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
@@ -86,12 +120,13 @@ class SymbolNorms:
         self._blocks, self._ops = blocks, ops
         self._errors: list[float] = ops.to_numpy(trigonometric.symbol_error(blocks, xp=ops.xp)).tolist()
 
-    def norm_down(self, block: int, point: Frequencies, right: Array) -> float:
+    def norm_at(self, block: int, point: Frequencies, right: Array) -> Lower:
         """Lower bound of a block's norm at a point: a quotient with any vector (1, p), less the symbol's error."""
         one, xp = self._blocks[block : block + 1, ...], self._ops.xp
         phase = symbols.Symbol(one, point, ops=self._ops).phase
         quotient = quotient_down(symbols.matrix_at(one, phase, xp=xp), right, xp=xp)
-        return host.sub_down(float(quotient[0]), self._errors[block])
+        value = max(host.sub_down(float(quotient[0]), self._errors[block]), 0.0)
+        return _lower(value, point, "quotient of a vector")
 
 
 def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Array:
@@ -139,8 +174,14 @@ class GramProof:
     """
 
     def __init__(self, a: Array, *, ops: ArrayOps) -> None:
-        self._ops, self._length = ops, max(a.shape[-2:])
+        self._ops, self._length, self._shape = ops, max(a.shape[-2:]), tuple(a.shape[-3:])
         self.gram = arrays.gram_smaller(a, xp=ops.xp)
+
+    def largest_near(self, v: Array) -> Upper | None:
+        """The largest of the bounds of `norm_near`; None where one has no proof."""
+        value = float(self._ops.xp.max(self.norm_near(v)))
+        rule = "factorisation of the smaller Gram matrix"
+        return _upper(value, stack_of(self._shape), rule) if value < math.inf else None
 
     def norm_near(self, v: Array) -> Array:
         """Proven upper bound just above ||A v|| / ||v|| for each matrix; infinite where there is no proof.
@@ -188,6 +229,13 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
     lost = rounding.product_error(n, a, xp=xp) * rounding.SLACK * frobenius_up(a, xp=xp)
     value = rounding.down(quotient, 2 * m + 2 * n + _DIVISION, xp=xp) - lost
     return xp.where(usable & (value > 0), value, xp.zeros_like(value))
+
+
+def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
+    """The largest of the bounds of `quotient_down` of a stack (g, m, n) and vectors (g, n), and whose it is."""
+    found = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
+    best = int(found.argmax())
+    return _lower(float(found[best]), stack_of(tuple(a.shape)), "quotient of a vector"), best
 
 
 def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Namespace) -> Array:

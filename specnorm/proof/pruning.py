@@ -7,8 +7,8 @@ norm at every frequency, and is the largest bound itself wherever the cheaper on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -21,22 +21,30 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
 
 
+class Bound(Protocol):
+    """A proven bound of the symbol's norm at some frequencies."""
+
+    def __call__(self, symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
+        """Shape (b, f)."""
+
+
 class LargestBound:
     """The largest bound of one block, told once every frequency is visited or left out by proof.
 
-    ``bound`` takes a `symbols.Symbol` of one block and f frequencies and returns proven bounds (1, f). The block is
-    (1, m, p, *kernel_shape) in the wide dtype, scaled to about 1, and p <= m.
+    ``bound`` takes a `symbols.Symbol` of one block and f frequencies, and ``ops``, and returns proven bounds (1, f).
+    The block is (1, m, p, *kernel_shape) in the wide dtype, scaled to about 1; p <= m if anything is left out.
     """
 
-    def __init__(
-        self, bound: Callable[[symbols.Symbol], Array], block: Array, frequencies: Frequencies, *, ops: ArrayOps
-    ) -> None:
-        self._bound, self._block, self._frequencies, self._ops = bound, block, frequencies, ops
-        # In single precision a frequency costs half as much, and few come so close to the largest bound.
-        self._polynomial = GramPolynomial(block, ops=ops).float32_copy()
+    def __init__(self, bound: Bound, block: Array, frequencies: Frequencies, *, ops: ArrayOps) -> None:
+        self.bound, self.block, self.frequencies, self._ops = bound, block, frequencies, ops
         self._open = np.ones(len(frequencies), dtype=bool)
         self._value = -math.inf
         self._found: tuple[Array, Array] | None = None
+
+    @cached_property
+    def _polynomial(self) -> GramPolynomial:
+        # In single precision a frequency costs half as much, and few come so close to the largest bound.
+        return GramPolynomial(self.block, ops=self._ops).float32_copy()
 
     def result(self) -> tuple[Array, Array]:
         """Value (1,) and the phase (1, taps) where it was met."""
@@ -47,7 +55,8 @@ class LargestBound:
     def visit(self, index: np.ndarray) -> None:
         """Compute the bound at some frequencies, by their numbers."""
         if len(index):
-            found = symbols.largest(self._bound, self._block, self._frequencies[index], ops=self._ops)
+            bound = partial(self.bound, ops=self._ops)
+            found = symbols.largest(bound, self.block, self.frequencies[index], ops=self._ops)
             value = float(found[0][0])
             # What is no number stays: it bounds nothing, and nothing is left out for it.
             if self._found is None or math.isnan(value) or value > self._value:
@@ -61,7 +70,7 @@ class LargestBound:
         The best frequency is visited after the first and the last.
         """
         polynomial, ops = self._polynomial, self._ops
-        columns = polynomial.columns_at(self._frequencies[index], np.zeros(len(index), dtype=np.int64))
+        columns = polynomial.columns_at(self.frequencies[index], np.zeros(len(index), dtype=np.int64))
         iterates = GramIterates(columns, xp=ops.xp)
         for product in range(products):
             if product:

@@ -21,7 +21,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
 from specnorm.linalg.layer_map import sizes_of
+from specnorm.proof import host
+from specnorm.proof.cells import Circulant
 
 if TYPE_CHECKING:
     from specnorm.spec import ConvSpec
@@ -58,3 +61,46 @@ def _points(n: int, outputs: int, k: int, stride: int, dilation: int, pads: tupl
     last_read = stride * (outputs - 1) + dilation * (k - 1) - before
     pixels = max(n, n + before, last_read + 1, stride * outputs)
     return -(-pixels // math.lcm(stride, dilation))
+
+
+def is_long_enough(spec: ConvSpec, ring: Circulant) -> bool:
+    """Whether the layer is a compression of a circulant: whether no read that passes its end meets the layer."""
+    pairs = zip(ring.points, shortest(spec), strict=True)
+    return reads_zeros(spec) and all(n == 0 or n >= least for n, least in pairs)
+
+
+def norm_by_circulant(spec: ConvSpec, norm: Upper) -> Upper:
+    """A zero-padded layer is a compression of every circulant that is long enough: its norm is no larger.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+        With ``input_shape``.
+    norm : Upper
+        Of a circulant's symbol at the circulant's own frequencies.
+
+    Raises
+    ------
+    HypothesisError
+        If the circulant is too short, or the layer reads other than zeros.
+    """
+    if not isinstance(norm.what, Circulant) or not is_long_enough(spec, norm.what):
+        raise HypothesisError(f"the layer is no compression of this: {norm.what}, not {shortest(spec)} points")
+    return _upper(norm.value, spec, "compression of a circulant", norm)
+
+
+def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
+    """The layer is its convolution on all pixels, or on a circulant, between a padding and a restriction.
+
+    A padding that repeats pixels has a norm of at most ``sqrt(padding_gain_sq)``.
+    """
+    gain, ring = spec.padding_gain_sq, norm.what
+    same = isinstance(ring, Circulant) and spec.input_shape is not None and spec.periodic
+    if same and isinstance(ring, Circulant):
+        same = all(n in (0, own) for n, own in zip(ring.points, spec.grid_shape, strict=True)) and not any(ring.skew)
+    if norm.what != EVERYWHERE and not same:
+        raise HypothesisError(f"{norm.what} is not the norm of the layer's convolution")
+    if gain == 1:
+        return _upper(norm.value, spec, "no larger than its symbol", norm)
+    rule = f"times {math.sqrt(gain):.4g} for the padding, which repeats pixels"
+    return _upper(host.mul_up(norm.value, host.root_up(gain)), spec, rule, norm)

@@ -52,6 +52,11 @@ def down(x: Array, n: int, *, xp: Namespace) -> Array:
     return x * (1 - SLACK * gamma(n + 2, unit(x, xp=xp)))
 
 
+def padded_up(value: Array, gain_sq: int, *, xp: Namespace) -> Array:
+    """Bounds of padded layers' norms from those of their symbols (`rings.padded_norm`), rounded up."""
+    return up(value * math.sqrt(gain_sq), 4, xp=xp)
+
+
 def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, xp: Namespace) -> Array:
     """Convert to the result's dtype in the safe direction.
 

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import Frequencies, cos_sin
 from specnorm.linalg.layer_map import sizes_of
 from specnorm.linalg.symbols import Symbol
 from specnorm.proof import host, matrices, rounding, trigonometric
-from specnorm.proof.rings import shortest
+from specnorm.proof.cells import Circulant
+from specnorm.proof.rings import is_long_enough
 
 if TYPE_CHECKING:
     from specnorm.proof.fathom import Cover
@@ -69,6 +71,15 @@ def first_of_mirrored(points: Frequencies) -> Frequencies:
     return points[np.sort(np.unique(key, return_index=True)[1])]
 
 
+def norm_by_deflation(
+    kernel: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest, bound: float, *, ops: ArrayOps
+) -> Upper | None:
+    """A bound of the layer's norm, if it is proven (`split_norm_below`); else None."""
+    if not split_norm_below(kernel, spec, ring, cover, highest, bound, ops=ops):
+        return None
+    return _upper(bound, spec, f"a circulant without {len(highest.at)} waves, and those", cover.beside_open())
+
+
 def split_norm_below(
     kernel: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest, bound: float, *, ops: ArrayOps
 ) -> bool:
@@ -99,14 +110,16 @@ def limit_of_rest(spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest) ->
 
     Raises
     ------
-    ValueError
+    HypothesisError
         If the ring is too short for the layer, or other frequencies are open than those where waves are taken out.
     """
-    if any(n < least for n, least in zip(ring.points, shortest(spec), strict=True)):
-        raise ValueError("the layer is no compression of this ring")
+    # The waves have as many points along an axis with one tap as along others.
+    whole = Circulant.of(ring.points, ring.twisted, spec.block_kernel_shape)
+    if not is_long_enough(spec, Circulant(ring.points, ring.twisted)) or cover.what != whole:
+        raise HypothesisError(f"the layer is no compression of the {whole}, of the {cover.what} as it is")
     if cover.open.boxes.divisible.any() or not _same(first_of_mirrored(cover.open.boxes.centres), highest.points):
-        raise ValueError("what is taken out is not at the frequencies that the cover leaves open")
-    return host.raised(cover.upper * (1 + _MORE), 2)
+        raise HypothesisError("what is taken out is not at the frequencies that the cover leaves open")
+    return host.raised(cover.beside_open().value * (1 + _MORE), 2)
 
 
 def _same(one: Frequencies, other: Frequencies) -> bool:

@@ -17,10 +17,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _largest, _lower, _upper, nothing
 from specnorm.linalg.layer_map import sizes_of
-from specnorm.proof.rings import reads_zeros
+from specnorm.linalg.line_blocks import of_one_group
+from specnorm.proof.matrices import stack_of
+from specnorm.proof.rings import padded_norm, reads_zeros
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from specnorm.spec import ConvSpec
 
 
@@ -161,3 +166,64 @@ def _largest_parts(n: int, outputs: int, k: int, stride: int, dilation: int, pad
             if not any(other.holds(one) for other in found):
                 found = [other for other in found if not one.holds(other)] + [one]
     return found
+
+
+def norms_of_parts(spec: ConvSpec, parts: Sequence[tuple[Lower, Upper | None]]) -> tuple[Lower, Upper | None]:
+    """Bounds of a layer that is a direct sum, from those of all its `sublayers`; 0 if there is none.
+
+    The upper one is None if that of a part is. No part is larger than the layer.
+    """
+    every = [sub.spec for sub in sublayers(spec)]
+    lowers, uppers = [lower for lower, _ in parts], [upper for _, upper in parts if upper is not None]
+    if [lower.what for lower in lowers] != every or any(upper.what not in every for upper in uppers):
+        raise HypothesisError("a direct sum is bounded by all of its parts")
+    if len(parts) == 1 and every == [spec]:
+        return parts[0]
+    rule = f"the largest of {len(parts)} polyphase components" if parts else "reads no pixel"
+    low = max(lowers, key=float, default=nothing(spec))
+    upper = _largest(uppers, spec, rule) if len(uppers) == len(parts) else None
+    return _lower(low.value, spec, "of a polyphase component", low), upper
+
+
+def norm_of_groups(spec: ConvSpec, groups: Sequence[Upper], others: Upper | None = None) -> Upper:
+    """The norm of a layer from bounds of its groups', and of the supremum of those that are left out.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+    groups : sequence of Upper
+        All of them, or those that ``others`` is not of.
+    others : Upper, optional
+    """
+    complete = len(groups) == spec.groups if others is None else len(groups) < spec.groups
+    if not complete or any(group.what != of_one_group(spec) for group in groups):
+        raise HypothesisError(f"{len(groups)} bounds of {spec.groups} groups")
+    if others is not None and others.what != EVERYWHERE:
+        raise HypothesisError(f"{others.what} is not the supremum of the other groups")
+    if spec.groups == 1:
+        return groups[0]
+    rest = () if others is None else (padded_norm(others, of_one_group(spec)),)
+    return _largest((*groups, *rest), spec, f"the largest of {spec.groups} groups")
+
+
+def norms_of_patch(sub: SubLayer, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
+    """A layer with one output an axis is, group by group, the matrix of the taps that it reads.
+
+    The lower bound is of the largest group's.
+    """
+    spec = sub.spec
+    count = math.prod(part.pixels for part in sub.parts)
+    channels = (spec.stored_channels[0] // spec.groups, spec.stored_channels[1] * count)
+    what, rule = stack_of((spec.groups, *channels)), "the matrix of the taps that are read"
+    patch = reads_zeros(spec) and all(x.outputs == 1 for x in sub.parts)
+    if not patch or lower.what != what or upper.what != what:
+        raise HypothesisError(f"the layer is not this stack: {upper.what}")
+    return _lower(lower.value, of_one_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
+
+
+def norm_of_restriction(sub: SubLayer, window: SubLayer, norm: Lower) -> Lower:
+    """A layer's norm is no smaller than that of one of its groups on a window."""
+    held = all(part.holds(other) for part, other in zip(sub.parts, window.parts, strict=True))
+    if norm.what != of_one_group(window.spec) or not held:
+        raise HypothesisError(f"{norm.what} is no restriction of the layer")
+    return norm if norm.what == sub.spec else _lower(norm.value, sub.spec, "of a group, or on a window", norm)

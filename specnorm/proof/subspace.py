@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.linalg.frequencies import cos_sin
 from specnorm.linalg.layer_map import sizes_of
 from specnorm.proof import host, matrices, rounding, trigonometric
@@ -64,6 +65,20 @@ def waves_on_outputs(spec: ConvSpec, ring: Ring, highest: Highest, *, ops: Array
     share = math.sqrt(2) * spec.ndim * (trigonometric.phase_error(u) + rounding.gamma(8, u))
     error = float(matrices.frobenius_up(highest.x, xp=xp)) * rounding.SLACK * share
     return waves, host.raised(error, 8)
+
+
+def norm_off_subspace(
+    blocks: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest, basis: Array, *, ops: ArrayOps
+) -> Upper | None:
+    """A bound of the layer off a subspace of its outputs, as `off_subspace_up`; None where there is no proof."""
+    value = off_subspace_up(blocks, spec, ring, cover, highest, basis, ops=ops)
+    rule = f"a circulant without {len(highest.at)} waves that lie in the subspace, or nearly"
+    return _upper(value, _off(spec, basis.shape[1]), rule, cover.beside_open()) if value < math.inf else None
+
+
+def _off(spec: ConvSpec, count: int) -> tuple[object, ...]:
+    """What such a bound bounds."""
+    return spec, f"off {count} vectors"
 
 
 def off_subspace_up(
@@ -136,7 +151,8 @@ class OnSubspace:
         self.basis: Array = q
         self._images: Array = z
         self._again: Array = again
-        self._ops = ops
+        self._ops, self._spec = ops, layer.spec
+        self._counts: list[int] = [*(known._counts if known is not None else ()), q.shape[0]]
         self.gram = xp.matmul(z, xp.matrix_transpose(z))
         self.rest = again - xp.matmul(self.gram, q)
         self._lengths, self._far = (xp.matmul(x, xp.matrix_transpose(x)) for x in (q, self.rest))
@@ -160,6 +176,21 @@ class OnSubspace:
         xp = self._ops.xp
         eye = xp.eye(self.gram.shape[0], dtype=self.gram.dtype, device=self._ops.device(self.gram))
         return self.gram + self._far / gap + lam * (eye - self._lengths)
+
+    def norm(self, off: Upper, bound: float) -> Upper | None:
+        """A bound of the layer's norm, if it is proven (`norm_below`); else None.
+
+        Parameters
+        ----------
+        off : Upper
+            Of the layer off this basis, or off the part of it that was known first.
+        bound : float
+        """
+        if off.what not in [_off(self._spec, count) for count in self._counts]:
+            raise HypothesisError(f"{off.what} is not off this subspace")
+        if not self.norm_below(off.value, bound):
+            return None
+        return _upper(bound, self._spec, f"Lehmann-Maehly with {self.basis.shape[0]} vectors", off)
 
     def norm_below(self, off: float, bound: float) -> bool:
         """Whether a bound of the layer's norm is proven, with `off_subspace_up` of the basis or of a part of it."""

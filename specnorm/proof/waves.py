@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from specnorm.certified.bound import Lower, _lower
 from specnorm.proof import host, rounding
 
 if TYPE_CHECKING:
     from specnorm.linalg.waves import Waves
     from specnorm.types import Array, ArrayOps
+
+
+def norm_by_waves(waves: Waves, a: Array, *, ops: ArrayOps) -> Lower:
+    """`quotient_of_waves_down`, which bounds the layer."""
+    return _lower(quotient_of_waves_down(waves, a, ops=ops), waves.spec, "quotient of a sum of plane waves")
 
 
 def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:

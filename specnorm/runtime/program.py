@@ -17,6 +17,7 @@ from specnorm.linalg import arrays, layer_map, polyphase
 from specnorm.methods.base import Needs, Stepped
 from specnorm.proof import arithmetic, rounding
 from specnorm.runtime.execution import Execution
+from specnorm.runtime.telling import tell
 from specnorm.runtime.values import check_values
 from specnorm.spec import ConvSpec, check_dtype
 
@@ -101,6 +102,8 @@ class Program:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
         found = self.method.forward(blocks, self.spec, ops=run)
+        if found.claims:
+            tell(found.claims, run.to_numpy(exponent).tolist())
 
         def grouped(x: Array) -> Array:
             return xp.reshape(x, (count, groups, *x.shape[1:]))
@@ -118,7 +121,7 @@ class Program:
 
         value, chosen = self.method.over_groups(unscaled(found.value), xp=xp)
         if self.factor > 1:
-            value = rounding.up(value * self.factor, 4, xp=xp)
+            value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
         # What is told of one group is told of the one that attains the lower bound, where there is one.
         named = dict(zip(self.method.stats, found.stats, strict=True))
         lead = unscaled(named.get("lower", found.value))

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from specnorm.certified.bound import nothing
 from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import Frequencies
 from specnorm.proof import matrices
-from specnorm.proof.fathom import CentreMatrices, Cover, cover_blocks
+from specnorm.proof.fathom import CentreMatrices, Cover, cover_blocks, on_grid
 from specnorm.search import tuning as knobs
 from specnorm.search.clock import Clock, OutOfTime
 from specnorm.search.estimates import NodeEstimates, chebyshev, lift
@@ -25,6 +26,7 @@ from specnorm.search.incumbent import Incumbent, LowerBound
 from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
     from specnorm.proof.cells import Boxes, Cells
     from specnorm.proof.gram_polynomial import GramPolynomial
     from specnorm.types import Array, ArrayOps
@@ -38,10 +40,10 @@ class SearchResult:
 
     Parameters
     ----------
-    lower : float
-        Proven: the norm of one block at ``frequency``, rounded down.
-    upper : float
-        Proven: nothing in the cover exceeds it; infinity where the budget ended first.
+    lower : Lower
+        The norm of one block at ``frequency``.
+    upper : Upper or None
+        Nothing in the cover exceeds it; None where the budget ended first.
     frequency : Frequencies
         One point.
     block : int
@@ -52,13 +54,17 @@ class SearchResult:
         Singular vectors there, where the search has them.
     """
 
-    lower: float
-    upper: float
+    lower: Lower
+    upper: Upper | None
     frequency: Frequencies
     block: int
     cells: int
     levels: int
     vectors: tuple[Array, Array] | None = None
+
+    def within(self, rtol: float) -> bool:
+        """Whether there are both bounds, so close."""
+        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
 
 class Search:
@@ -92,7 +98,7 @@ class Search:
         *,
         rtol: float = 0.0,
         bound: float | None = None,
-        supremum: float | None = None,
+        supremum: Upper | None = None,
         start: SearchResult | None = None,
         grid_follows: bool = False,
         max_cells: int,
@@ -102,13 +108,12 @@ class Search:
 
         Parameters
         ----------
-        boxes : Boxes
         rtol : float
             Prove ``upper = lower * (1 + rtol)``.
         bound : float, optional
             Prove this bound instead, or find a norm above it.
-        supremum : float, optional
-            Proven bound of the whole torus, for boxes of grid points.
+        supremum : Upper, optional
+            Of the whole torus, for boxes of grid points.
         start : SearchResult, optional
             An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
         grid_follows : bool
@@ -117,25 +122,21 @@ class Search:
             Budget, for each block.
         max_levels : int, optional
             Most rounds.
-
-        Returns
-        -------
-        SearchResult
         """
         self._begin(boxes, rtol, bound, start, grid_follows)
         if supremum is not None and supremum <= self.threshold:
-            return self._result(self.threshold)
+            return self._result(on_grid(supremum, boxes))
         cover = cover_blocks(
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
         try:
             found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels)
         except OutOfTime:
-            found = self._result(math.inf)
-        if math.isinf(found.upper) and self._free and not self.incumbent.best.value > 0:
+            found = self._result(None)
+        if found.upper is None and self._free and not self.incumbent.best.claim.value > 0:
             self.incumbent.multistart()
-            return self._result(math.inf)
-        if grid_follows and math.isfinite(found.upper):
+            return self._result(None)
+        if grid_follows and found.upper is not None:
             self._torus = cover.fathomed
         return found
 
@@ -146,9 +147,10 @@ class Search:
         vectors: Array | None = None
         while len(cover):
             if self._refuted() or self._cells + len(cover) > max_cells or self._levels == max_levels:
-                return self._result(math.inf)
+                return self._result(None)
             self.clock.check()
-            self._cells, self._levels, before = self._cells + len(cover), self._levels + 1, self.incumbent.best.value
+            self._cells, self._levels = self._cells + len(cover), self._levels + 1
+            before = self.incumbent.best.claim.value
             previous, polynomial = polynomial, self.polynomials.near(self.threshold, self.incumbent.trial_vectors)
             if vectors is None or polynomial is not previous:
                 vectors = self.incumbent.start_vectors(len(cover), polynomial.rank)
@@ -160,13 +162,12 @@ class Search:
             if not self._refuted():
                 self._fathom(cover, polynomial, nodes)
             if self._refuted():
-                return self._result(math.inf)
+                return self._result(None)
             rest = cover.prune()
-            self._evaluate_points(cover)
             if not self._may_end(cover, before):
-                return self._result(math.inf)
+                return self._result(None)
             vectors = self._branch(cover, nodes, rest)
-        return self._result(cover.upper)
+        return self._result(cover.proven())
 
     # -- what is to be proven ----------------------------------------------------------------------------------------
     def _begin(
@@ -178,8 +179,8 @@ class Search:
         self._excess_angle = math.acos(1 / (1 + self.tuning.excess * rtol)) if grid_follows else 0.0
         if self._free:
             self._torus = None
-        nothing = LowerBound(0.0, boxes.centres[:1], 0)
-        first = nothing if start is None else LowerBound(start.lower, start.frequency, start.block)
+        zero = LowerBound(nothing(), boxes.centres[:1], 0)
+        first = zero if start is None else LowerBound(start.lower, start.frequency, start.block)
         self.incumbent.begin(first, free=self._free, rtol=min(rtol, self.tuning.close), bound=bound)
         begins = self.incumbent.trial_vectors is None or (self._free and start is None and bound is None)
         if begins and self.blocks.shape[2] >= self.tuning.smallest_reduced:
@@ -190,14 +191,14 @@ class Search:
         """What is to be proven: the bound, or the incumbent and the tolerance."""
         if self._bound is not None:
             return self._bound
-        return self.incumbent.best.value * (1 + self.tuning.share * self._rtol)
+        return self.incumbent.best.claim.value * (1 + self.tuning.share * self._rtol)
 
     def _refuted(self) -> bool:
-        return self._bound is not None and self.incumbent.best.value > self._bound
+        return self._bound is not None and self.incumbent.best.claim.value > self._bound
 
-    def _result(self, upper: float) -> SearchResult:
+    def _result(self, upper: Upper | None) -> SearchResult:
         best = self.incumbent.best
-        return SearchResult(best.value, upper, best.frequency, best.block, self._cells, self._levels)
+        return SearchResult(best.claim, upper, best.frequency, best.block, self._cells, self._levels)
 
     # -- the phases of a round ---------------------------------------------------------------------------------------
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
@@ -326,23 +327,23 @@ class Search:
         nodes.norms_sq[index], _ = lift(polynomial, columns, vectors, eigenvalues, ops=self.ops)
         self.incumbent.raise_from(polynomial, there, nodes.norms_sq[index], eigenvalues, vectors)
 
-    def _evaluate_points(self, cover: Cover) -> None:
+    def _may_end(self, cover: Cover, before: float) -> bool:
+        """Whether the next round can do more: an open single frequency must have raised the incumbent."""
+        divisible = cover.open.boxes.divisible
+        if divisible.all():
+            return True
+        self._evaluate_points(cover.open[np.flatnonzero(~divisible)])
+        return self.incumbent.best.claim.value > before * (1 + self.tuning.progress)
+
+    def _evaluate_points(self, points: Cells) -> None:
         """Evaluate single frequencies exactly that neither passed nor were seen above: they are not converged."""
-        if cover.open.boxes.divisible.all():
-            return
-        points, whole = cover.open[np.flatnonzero(~cover.open.boxes.divisible)], self.polynomials.whole
+        whole = self.polynomials.whole
         for part in self._parts(whole, len(points)):
             here = points[part]
             columns = whole.columns_at(here.boxes.centres, here.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)
             self.incumbent.raise_from(whole, here, norms_sq, norms_sq, vectors)
-
-    def _may_end(self, cover: Cover, before: float) -> bool:
-        """Whether the next round can do more: an open single frequency must have raised the incumbent."""
-        if cover.open.boxes.divisible.all():
-            return True
-        return self.incumbent.best.value > before * (1 + self.tuning.progress)
 
     def _branch(self, cover: Cover, nodes: NodeEstimates, rest: np.ndarray) -> Array:
         """Cut the open cells, more finely where their norms are high. The vectors of the pieces."""
@@ -387,14 +388,9 @@ class Search:
     def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> SearchResult:
         """Lower bound at the best frequency of a ring next to one of the torus.
 
-        Parameters
-        ----------
-        where : SearchResult
-            From a search of the torus.
-        sizes, twisted : tuples
-            As in `proof.cells.dft`.
+        ``where`` is from a search of the torus; ``sizes`` and ``twisted`` are as in `proof.cells.dft`.
         """
         start = LowerBound(where.lower, where.frequency, where.block)
         compared = self.incumbent.at_nearest(start, sizes, twisted)
         best = self.incumbent.best
-        return SearchResult(best.value, math.inf, best.frequency, best.block, compared, 0)
+        return SearchResult(best.claim, None, best.frequency, best.block, compared, 0)

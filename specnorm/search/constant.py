@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.certified.bound import finite
 from specnorm.linalg import arrays
 from specnorm.linalg.frequencies import Frequencies
 from specnorm.linalg.lanczos import Lanczos, vector_tolerance
@@ -15,6 +16,7 @@ from specnorm.proof import matrices
 from specnorm.search.branch_and_bound import SearchResult
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
     from specnorm.types import Array, ArrayOps
 
 SMALLEST = 64
@@ -31,7 +33,9 @@ class MatrixBounds:
 
     Parameters
     ----------
-    lower, upper : float
+    lower : Lower
+    upper : Upper or None
+        None where no proof came through.
     index : int
         Of the matrix that the lower bound is of.
     u, v : arrays, shapes (1, m) and (1, n)
@@ -40,12 +44,16 @@ class MatrixBounds:
         Of Lanczos.
     """
 
-    lower: float
-    upper: float
+    lower: Lower
+    upper: Upper | None
     index: int
     u: Array
     v: Array
     steps: int
+
+    def within(self, rtol: float) -> bool:
+        """Whether there are both bounds, so close."""
+        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
 
 def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: ArrayOps) -> MatrixBounds:
@@ -71,23 +79,17 @@ def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: Arr
     del gram
     small = run.small_side()
     tall = xp.matrix_transpose(matrix) if m < n else matrix
-    lower, upper = _bounds(proof, tall, small, ops=ops)
-    if not upper <= np.max(lower) * (1 + rtol) or (close and not run.converged.all()):
+    (lower, best), upper = matrices.largest_quotient(tall, small, ops=ops), proof.largest_near(small)
+    near = upper is not None and upper <= lower.value * (1 + rtol)
+    if not near or (close and not run.converged.all()):
         # Many values next to the largest: Lanczos gets no hold of its vector, or none that the proof believes.
         small = arrays.top_eigenpair(proof.gram, xp=xp)[1]
-        lower, closer = _bounds(proof, tall, small, ops=ops)
-        upper = min(upper, closer)
-    best = int(np.argmax(lower))
+        (lower, best), closer = matrices.largest_quotient(tall, small, ops=ops), proof.largest_near(small)
+        upper = min(upper or closer, closer or upper, key=finite)
     few = small[best : best + 1, :]
     large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], few[:, :, None])[:, :, 0], xp=xp)
     u, v = (few, large) if m < n else (large, few)
-    return MatrixBounds(float(lower[best]), upper, best, u, v, run.steps)
-
-
-def _bounds(proof: matrices.GramProof, tall: Array, small: Array, *, ops: ArrayOps) -> tuple[np.ndarray, float]:
-    """Norms from below at vectors of the smaller side, and the largest from above."""
-    lower = ops.to_numpy(matrices.quotient_down(tall, small, xp=ops.xp))
-    return lower, float(np.max(ops.to_numpy(proof.norm_near(small))))
+    return MatrixBounds(lower, upper, best, u, v, run.steps)
 
 
 def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: ArrayOps) -> SearchResult | None:
@@ -110,7 +112,8 @@ def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: Arr
     if math.prod(taps) > 1 or min(m, p) < SMALLEST:
         return None
     found = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, close=close, ops=ops)
-    if not found.upper <= found.lower * (1 + rtol):
+    if found.upper is None or not found.within(rtol):
         return None
+    upper = matrices.norm_of_one_tap(blocks, found.upper)
     nowhere = Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps))
-    return SearchResult(found.lower, found.upper, nowhere, found.index, count, 1, (found.u, found.v))
+    return SearchResult(found.lower, upper, nowhere, found.index, count, 1, (found.u, found.v))

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.certified.bound import least, nothing
 from specnorm.linalg import polyphase
-from specnorm.linalg.frequencies import Frequencies, half_grid
-from specnorm.proof.cells import Boxes, dft, single_points, torus, torus_size
+from specnorm.linalg.frequencies import Frequencies
+from specnorm.proof.cells import Boxes, dft, dft_points, torus, torus_size
+from specnorm.proof.fathom import on_grid
+from specnorm.proof.matrices import norm_by_frobenius, norm_of_zero
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
@@ -43,7 +47,7 @@ class Problem:
     max_cells : int
         Budget of one search.
     fallback : callable
-        () -> an upper bound of fixed cost, for where no search ends within its budget.
+        () -> a bound of the supremum of fixed cost, for where no search ends within its budget.
     deadline : float
         On the clock of `time.monotonic`; a search that has not ended by then is given up.
     """
@@ -52,7 +56,7 @@ class Problem:
     spec: ConvSpec
     rtol: float
     max_cells: int
-    fallback: Callable[[], float]
+    fallback: Callable[[], Upper]
     deadline: float = math.inf
 
     def search(self, support: Array, *, ops: ArrayOps) -> Search:
@@ -61,9 +65,13 @@ class Problem:
         return Search(support, deadline=now + _SHARE * (self.deadline - now), ops=ops)
 
 
-def zero_found(spec: ConvSpec) -> SearchResult:
-    """The norm of a zero kernel."""
-    return SearchResult(0.0, 0.0, Frequencies(np.zeros((1, spec.ndim), dtype=np.int64), (1,) * spec.ndim), 0, 0, 0)
+def enclose_zero(support: Array, *, ops: ArrayOps) -> SearchResult | None:
+    """The norm of a zero kernel; None of another one."""
+    if float(ops.xp.max(ops.xp.abs(support))) > 0:
+        return None
+    ndim = support.ndim - 3
+    nowhere = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
+    return SearchResult(nothing(), norm_of_zero(support, ops=ops), nowhere, 0, 0, 0)
 
 
 def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
@@ -75,11 +83,8 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
         Both bounds finite.
     converged : bool
     """
-    xp, rtol = ops.xp, problem.rtol
-    support = polyphase.support(problem.blocks, ops=ops)
-    if not float(xp.max(xp.abs(support))) > 0:
-        return zero_found(problem.spec), True
-    constant = enclose_constant(support, rtol, ops=ops)
+    rtol, support = problem.rtol, polyphase.support(problem.blocks, ops=ops)
+    constant = enclose_zero(support, ops=ops) or enclose_constant(support, rtol, ops=ops)
     if constant is not None:
         return constant, True
     search = problem.search(support, ops=ops)
@@ -88,8 +93,8 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
         found = _torus_searched(search, cover, rtol=rtol, max_cells=problem.max_cells)
     else:
         found = _at_points(search, cover, problem)
-    if math.isfinite(found.upper):
-        return found, found.upper <= found.lower * (1 + rtol)
+    if found.upper is not None:
+        return found, found.within(rtol)
     return _widened(search, cover, found, problem), False
 
 
@@ -105,13 +110,11 @@ def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tupl
     """
     support = polyphase.support(problem.blocks, ops=ops)
     search, cover = problem.search(support, ops=ops), _cover(support, problem)
-    if not float(ops.xp.max(ops.xp.abs(support))) > 0:
-        return search, zero_found(problem.spec)
-    constant = enclose_constant(support, problem.rtol, close=False, ops=ops)
+    constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, close=False, ops=ops)
     if constant is not None:
         return search, constant
     found = _torus_searched(search, cover, rtol=problem.rtol, grid_follows=grid_follows, max_cells=problem.max_cells)
-    if math.isinf(found.upper):
+    if found.upper is None:
         found = _widened(search, cover, found, problem)
     search.clock.deadline = problem.deadline
     return search, found
@@ -150,27 +153,23 @@ def _at_points(search: Search, cover: Boxes | None, problem: Problem) -> SearchR
     fine = rtol >= 1e-3 and 1 - math.cos(min(apart, math.pi / 2)) < 0.02 * rtol
     whole = _torus_searched(search, cover, rtol=loose, grid_follows=not fine, max_cells=most)
     start = search.at_nearest(whole, sizes)
-    found = replace(start, upper=math.inf, cells=0)
-    if math.isinf(whole.upper) and count <= most_cells:
-        points = single_points(half_grid(sizes), kernel_shape)
-        supremum = above_any(search.blocks)
+    found, grid = replace(start, cells=0), dft(sizes, kernel_shape)
+    if whole.upper is None and count <= most_cells:
+        points, supremum = dft_points(sizes, kernel_shape), norm_by_frobenius(search.blocks, ops=search.ops)
         found = search.run(points, rtol=rtol, supremum=supremum, start=start, max_cells=most_cells)
-    if math.isinf(found.upper):
-        if math.isinf(whole.upper):
+    if found.upper is None:
+        if whole.upper is None:
             whole = _widened(search, cover, whole, problem)
-        grid = dft(sizes, kernel_shape)
         found = search.run(grid, rtol=rtol, supremum=whole.upper, start=start, max_cells=most_cells)
-    return replace(found, upper=min(found.upper, whole.upper), cells=found.cells + whole.cells)
+    known = [found.upper] if found.upper else []
+    if whole.upper is not None:
+        known.append(on_grid(whole.upper, grid))
+    return replace(found, upper=least(*known), cells=found.cells + whole.cells)
 
 
 def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Sizes of the DFT grid of a circular layer; axes with one tap need one frequency."""
     return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
-
-
-def above_any(blocks: Array) -> float:
-    """More than the norm of any block scaled to about 1."""
-    return 1e3 * float(math.prod(blocks.shape))
 
 
 def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: Problem) -> SearchResult:
@@ -185,12 +184,11 @@ def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: 
             break
         wider = search.run(cover, rtol=rtol, start=best, max_cells=problem.max_cells)
         cells += wider.cells
-        if math.isfinite(wider.upper):
+        if wider.upper is not None:
             best = wider
-        if math.isfinite(wider.upper) != late:
+        if (wider.upper is not None) != late:
             break
-    upper = best.upper if math.isfinite(best.upper) else problem.fallback()
-    return replace(best, upper=upper, cells=cells)
+    return replace(best, upper=best.upper or problem.fallback(), cells=cells)
 
 
 def _ten_times_wider(rtol: float) -> list[float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specnorm.certified.bound import nothing
 from specnorm.linalg import arrays, symbols
 from specnorm.linalg.frequencies import Frequencies, coarse_grid, product
 from specnorm.linalg.power import gram_power
@@ -19,6 +20,7 @@ from specnorm.search.ascent import Ascent, nearby
 from specnorm.search.estimates import lift, unrotated
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower
     from specnorm.proof.cells import Cells
     from specnorm.proof.gram_polynomial import GramPolynomial
     from specnorm.search.clock import Clock
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 class LowerBound:
     """A proven norm from below: of one block, by its index, at one frequency."""
 
-    value: float
+    claim: Lower
     frequency: Frequencies
     block: int
 
@@ -106,7 +108,7 @@ class Incumbent:
             block = int(np.argmax(host.max(axis=1)))
             starts = self.ops.from_numpy(chosen[block, : self.tuning.trials], self.blocks)
             self._ascend(frequencies[order[block, : self.tuning.trials]], starts, block, rtol)
-            if self.best.value > self.tuning.doubtful * (self._bound or 0.0):
+            if self.best.claim.value > self.tuning.doubtful * (self._bound or 0.0):
                 near = self._around_best()
                 chosen[self.best.block] = np.concatenate([near, chosen[self.best.block]])[: chosen.shape[1]]
         self.trial_vectors = self.ops.from_numpy(chosen, self.blocks)
@@ -151,7 +153,7 @@ class Incumbent:
     def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
         """Positions of the centres to start from, the highest first."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
-        least_sq = (self.best.value if self._bound is None else self._bound) ** 2
+        least_sq = (self.best.claim.value if self._bound is None else self._bound) ** 2
         # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
         many = self._bound is None and len(norms_sq) > self.tuning.many
         order = np.argsort(-norms_sq, kind="stable")[: self.tuning.starts if many else 1]
@@ -182,7 +184,7 @@ class Incumbent:
         corners = (product([np.asarray([n, n + 1]) for n in below]) % count) * (1 + offset) + offset
         points = Frequencies(corners, tuple((count * (1 + offset)).tolist()))
         block = self.blocks[where.block : where.block + 1, ...]
-        self.begin(LowerBound(0.0, points[:1], where.block), free=False, rtol=1e-3, bound=None)
+        self.begin(LowerBound(nothing(), points[:1], where.block), free=False, rtol=1e-3, bound=None)
         symbol = symbols.Symbol(block, points, ops=self.ops)
         repeated = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(repeated), axis=-1)[0, :]
@@ -193,7 +195,7 @@ class Incumbent:
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
         one, trial = (x[block : block + 1, ...] for x in (self.blocks, self._trial_blocks(rtol)))
-        given: dict[str, Any] = {"free": self._free, "rtol": rtol, "best": self.best.value, "clock": self._clock}
+        given: dict[str, Any] = {"free": self._free, "rtol": rtol, "best": self.best.claim.value, "clock": self._clock}
         ascent = Ascent(one, trial, self.tuning, **given, ops=self.ops)
         self._note(*ascent.run(starts, vectors), block)
 
@@ -207,6 +209,6 @@ class Incumbent:
 
     def _note(self, point: Frequencies, right: Array, block: int) -> None:
         """Keep a frequency if its norm, proven by a vector, is higher."""
-        value = self._norms.norm_down(block, point, right)
-        if value > self.best.value:
-            self.best, self._right = LowerBound(value, point, block), right
+        claim = self._norms.norm_at(block, point, right)
+        if claim.value > self.best.claim.value:
+            self.best, self._right = LowerBound(claim, point, block), right

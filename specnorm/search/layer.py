@@ -13,16 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specnorm.certified.bound import finite, nothing
 from specnorm.linalg import arrays
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution, shapes_of
 from specnorm.linalg.line_blocks import of_one_group, plans
 from specnorm.linalg.plane_wave import windowed_wave
 from specnorm.linalg.power import composed
-from specnorm.proof import host
-from specnorm.proof.layer import ritz_values_down
-from specnorm.proof.rings import reads_zeros, shortest
-from specnorm.proof.sublayers import SubLayer, sublayers
+from specnorm.proof.layer import quotients
+from specnorm.proof.rings import padded_norm, reads_zeros, shortest
+from specnorm.proof.sublayers import (
+    SubLayer,
+    norm_of_groups,
+    norm_of_restriction,
+    norms_of_parts,
+    norms_of_patch,
+    sublayers,
+)
 from specnorm.search import tuning as knobs
 from specnorm.search.constant import SMALLEST, enclose_matrices
 from specnorm.search.layer_bounds import LayerBounds, LayerProblem, Way
@@ -31,11 +38,12 @@ from specnorm.search.open_groups import open_groups
 from specnorm.search.own_matrix import enclose_by_matrix
 from specnorm.search.rings import away_from, bound_by_rings
 from specnorm.search.split_rings import SplitRing
-from specnorm.search.subspace import enclose_by_subspace, most_vectors
+from specnorm.search.subspace import bound_by_subspace, most_vectors
 from specnorm.search.supremum import Supremum
 from specnorm.search.waves import WaveSum
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
     from specnorm.linalg.power import LinearMap
     from specnorm.search.branch_and_bound import Search, SearchResult
     from specnorm.spec import ConvSpec
@@ -45,21 +53,28 @@ if TYPE_CHECKING:
 def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
     whole = Supremum(problem, ops=ops)
-    found: LayerBounds | None = None
-    for sub in sublayers(problem.spec):
-        here = _Layer(problem, sub, whole, ops=ops).enclose()
-        found = here if found is None else found.beside(here)
-    return _zero(problem, ops=ops) if found is None else found
+    found = [_Layer(problem, sub, whole, ops=ops).enclose() for sub in sublayers(problem.spec)]
+    if not found:
+        return replace(_zero(problem, problem.spec, ops=ops), upper=norms_of_parts(problem.spec, [])[1])
+    return _direct_sum(problem.spec, found)
 
 
-def _zero(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
-    """Of a layer that reads no pixel."""
+def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
+    """Bounds of a layer from those of its `sublayers`, at least one."""
+    low, high = max(parts, key=lambda x: x.lower.value), max(parts, key=lambda x: finite(x.upper))
+    cells, levels = (max(getattr(x, name) for x in parts) for name in ("cells", "levels"))
+    lower, upper = norms_of_parts(spec, [(x.lower, x.upper) for x in parts])
+    return LayerBounds(lower, upper, low.u, low.v, low.gradient, high.way, cells, levels)
+
+
+def _zero(problem: LayerProblem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds:
+    """Of a layer, or of one of its parts, of which nothing is known yet."""
     xp, kernel = ops.xp, problem.kernel
     u, v = (
         xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
         for shape in reversed(witness_shapes(problem.spec))
     )
-    return LayerBounds(0.0, 0.0, u, v, xp.zeros_like(kernel), "matrix")
+    return LayerBounds(nothing(spec), None, u, v, xp.zeros_like(kernel), "matrix")
 
 
 def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -81,6 +96,8 @@ class _Layer:
         self.parts = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
         self._near_top: dict[int, Array] = {}
+        # What bounds the groups that are proven to be lower.
+        self.others: Upper | None = None
 
     @property
     def is_small(self) -> bool:
@@ -109,8 +126,10 @@ class _Layer:
         """With the supremum as closely as was asked for, where nothing else came close."""
         if found.within(self.rtol) or self.problem.is_late or not self.supremum.is_loose:
             return found
-        upper = host.mul_up(self.supremum.closely(), host.root_up(self.spec.padding_gain_sq))
-        return replace(found, upper=upper, way="supremum") if upper < found.upper else found
+        return found.with_upper(self._padded(self.supremum.closely()), "supremum")
+
+    def _padded(self, supremum: Upper | None) -> Upper | None:
+        return None if supremum is None else padded_norm(supremum, self.spec)
 
     def _enclose(self, *, tried: bool = False) -> LayerBounds:
         rtol, (search, whole) = self.rtol, self.supremum()
@@ -119,7 +138,7 @@ class _Layer:
         else:
             found = self._near(whole, TUNING.steps if rtol >= 1e-3 else TUNING.more, TUNING.applied)
         found = replace(found, cells=whole.cells, levels=whole.levels)
-        if found.within(rtol) or found.upper == 0:
+        if found.within(rtol):
             return found
         fewest = _fewest(self.spec, search) if reads_zeros(self.spec) else None
         plain = set(self.spec.stride) == {1} and rtol >= TUNING.splits_down_to
@@ -130,9 +149,9 @@ class _Layer:
         if found.within(rtol):
             return found
         # Of padding that repeats pixels, a group's norm may be larger than that of its symbol.
-        target = host.div_down(found.lower, host.root_up(self.spec.padding_gain_sq))
+        target = found.lower.value / math.sqrt(self.spec.padding_gain_sq)
         limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "deadline": self.problem.deadline}
-        rest = open_groups(search.blocks, target, **limits, ops=self.ops)
+        rest, self.others = open_groups(search.blocks, target, **limits, ops=self.ops)
         work = self.plan.work * len(rest) if affordable else math.inf
         if fewest is not None and not self.problem.is_late:
             if work > TUNING.split and len(rest) <= TUNING.splits:
@@ -143,7 +162,7 @@ class _Layer:
             found = found.and_also(self._near_closely(whole))
         if found.within(rtol) or tried or work > TUNING.work or self.problem.is_late:
             return found
-        return found.and_also(self._by_matrix(rest, found.lower))
+        return found.and_also(self._by_matrix(rest, found.lower.value))
 
     @property
     def _size(self) -> int:
@@ -159,12 +178,13 @@ class _Layer:
         """From below near the wave of the supremum, which is the upper bound; of a large layer in a window."""
         xp, channels = self.xp, max(self.single.stored_channels)
         kernel = self.parts[whole.block : whole.block + 1, ...]
-        upper = host.mul_up(whole.upper, host.root_up(self.spec.padding_gain_sq))
+        upper = self._padded(whole.upper)
         plain, angles = reads_zeros(self.spec) and set(self.spec.stride) == {1}, whole.frequency.angles[0]
         window = self.sub.window(applied / (max(steps, 1) * channels))
         nowhere = witness_shapes(self.problem.spec) == ((0,), (0,))
         if plain and nowhere and (self.rtol >= 1e-3 or window is not self.sub):
-            lower, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
+            quotient, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
+            lower = norm_of_restriction(self.sub, self.sub, quotient)
             nothing = xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
             gradient = xp.reshape(self._among_groups(gradient, whole.block), self.problem.kernel.shape)
             return LayerBounds(lower, upper, nothing, nothing, gradient, "supremum")
@@ -189,9 +209,9 @@ class _Layer:
             size = vectors.shape[2]
             vectors, _ = top_vectors(lambda x: back(there(x)), trial, size, 1, plan, start=start, ops=self.ops)
             vectors = xp.astype(vectors, kernel.dtype)
-        values, images = ritz_values_down(layer, vectors, single.transposed, ops=self.ops)
+        (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
         u, v = (vectors, images) if single.transposed else (images, vectors)
-        return self._bounds(float(values[0, 0]), upper, layer, u[:, 0, :], v[:, 0, :], whole.block, window, "supremum")
+        return self._bounds(lower, upper, layer, u[:, 0, :], v[:, 0, :], whole.block, window, "supremum")
 
     def _maps(self, layer: Convolution) -> tuple[LinearMap, LinearMap]:
         """From the large side to the small one, and back."""
@@ -200,16 +220,10 @@ class _Layer:
     def _by_rings(
         self, search: Search, whole: SearchResult, fewest: tuple[int, ...], found: LayerBounds, *, only_one: bool
     ) -> LayerBounds:
-        upper, cells, levels = bound_by_rings(
-            search,
-            whole,
-            fewest,
-            lower=found.lower,
-            rtol=self.rtol,
-            max_cells=self.problem.max_cells,
-            only_one=only_one,
-        )
-        return replace(found, upper=upper, way="ring", cells=found.cells + cells, levels=found.levels + levels)
+        limits: dict[str, Any] = {"lower": found.lower.value, "rtol": self.rtol, "max_cells": self.problem.max_cells}
+        upper, cells, levels = bound_by_rings(self.spec, search, whole, fewest, **limits, only_one=only_one)
+        found = replace(found, way="ring", cells=found.cells + cells, levels=found.levels + levels)
+        return found.with_upper(upper, "ring")
 
     def _by_parts_of_rings(
         self, search: Search, whole: SearchResult, rest: np.ndarray, found: LayerBounds, *, plain: bool
@@ -220,7 +234,7 @@ class _Layer:
 
         def split(found: LayerBounds, *, first: bool) -> LayerBounds:
             done = found.within(self.rtol) or not plain
-            limits = (found.lower, self.closeness, self.problem.deadline)
+            limits = (found.lower.value, self.closeness, self.problem.deadline)
             return found if done else self._lowered(found, [x.upper(*limits, first=first) for x in rings])
 
         if rings and not self.is_tiny:
@@ -246,19 +260,22 @@ class _Layer:
         blocks = self.supremum.blocks() if strided else self.parts
         fewest = shortest(self.single)
         ring = away_from([whole], fewest, tuple(blocks.shape[3:]), [])
-        if ring is None or dilated or any(n < least for n, least in zip(ring.points, fewest, strict=True)):
+        short = ring is None or any(n < least for n, least in zip(ring.points, fewest, strict=True))
+        if ring is None or short or dilated or whole.upper is None:
             return []
         given = (self.single, ring, whole.upper, search)
         return [SplitRing(blocks[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
 
-    def _lowered(self, found: LayerBounds, uppers: list[float]) -> LayerBounds:
-        """With the upper bound of the largest of some groups, where it is lower."""
-        upper = max(found.lower, *uppers)
-        return replace(found, upper=upper, way="ring") if upper < found.upper else found
+    def _lowered(self, found: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
+        """With the bound of the groups that are not proven to be lower, if each has one, and it is lower."""
+        known = [upper for upper in uppers if upper is not None]
+        if len(known) < len(uppers):
+            return found
+        return found.with_upper(norm_of_groups(self.spec, known, self.others), "ring")
 
     def _nothing(self, whole: SearchResult) -> LayerBounds:
         """The supremum, and no lower bound yet."""
-        return replace(_zero(self.problem, ops=self.ops), upper=whole.upper, way="supremum")
+        return _zero(self.problem, self.spec, ops=self.ops).with_upper(self._padded(whole.upper), "supremum")
 
     def _lanczos(self, whole: SearchResult, group: int, found: LayerBounds) -> LayerBounds:
         """Bounds with vectors of the small side near a group's top ones, shape (1, k, size), which are kept."""
@@ -282,23 +299,20 @@ class _Layer:
                 Convolution(self.parts[group : group + 1, ...], self.single, ops=self.ops),
                 self._near_top[group],
             )
-            limits = (found.lower, self.closeness, self.problem.deadline)
-            lower, upper, vector = enclose_by_subspace(ring, layer, vectors, *limits, ops=self.ops)
+            limits = (found.lower.value, self.closeness, self.problem.deadline)
+            upper, vector = bound_by_subspace(ring, layer, vectors, *limits, ops=self.ops)
             uppers.append(upper)
-            found = self._raised(found, layer, vector, group) if lower > found.lower else found
+            found = found if vector is None else self._raised(found, layer, vector, group)
         return self._lowered(found, uppers)
 
     def _raised(self, found: LayerBounds, layer: Convolution, vector: Array, group: int) -> LayerBounds:
         """With the quotient of a vector (1, 1, size of the small side), where it is higher."""
         transposed = self.single.transposed
-        values, images = ritz_values_down(layer, vector, not transposed, ops=self.ops)
-        lower = float(values[0, 0])
+        (lower,), images = quotients(layer, vector, not transposed, ops=self.ops)
         if lower <= found.lower:
             return found
         u, v = (images, vector) if transposed else (vector, images)
-        return found.and_also(
-            self._bounds(lower, math.inf, layer, u[:, 0, :], v[:, 0, :], group, self.sub, found.way)
-        )  # fmt: skip
+        return found.and_also(self._bounds(lower, None, layer, u[:, 0, :], v[:, 0, :], group, self.sub, found.way))
 
     def _by_patch(self) -> LayerBounds | None:
         """Of a layer with one output (transposed: input) an axis: the matrix of the taps that it reads."""
@@ -311,30 +325,41 @@ class _Layer:
             return None
         found = enclose_matrices(matrix, self.rtol, ops=self.ops)
         layer = Convolution(self.parts[found.index : found.index + 1, ...], self.single, ops=self.ops)
+        if found.upper is None or not found.within(self.rtol):
+            return None
         u, v = (found.v, found.u) if self.spec.transposed else (found.u, found.v)
-        bounds = self._bounds(found.lower, found.upper, layer, u, v, found.index, self.sub, "matrix")
-        return bounds if bounds.within(self.rtol) else None
+        lower, upper = norms_of_patch(self.sub, found.lower, found.upper)
+        return self._bounds(lower, upper, layer, u, v, found.index, self.sub, "matrix")
 
     def _by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
-        """Bounds of the largest norm of some groups; the others' are no larger than ``lower``."""
-        xp = self.xp
+        """Bounds of the largest norm of some groups, all but `others`; of one below ``lower`` no more is proven."""
         kernels = arrays.rows(self.parts, groups, ops=self.ops)
         found = enclose_by_matrix(kernels, self.single, self.plan, rtol=self.rtol, lower=lower, ops=self.ops)
-        best = int(xp.argmax(found.lower))
+        best = max(range(len(groups)), key=lambda j: found.lower[j].value)
         layer = Convolution(kernels[best : best + 1, ...], self.single, ops=self.ops)
         u, v = (x[best : best + 1, :] for x in (found.u, found.v))
-        upper = max(lower, float(xp.max(found.upper)))
-        return self._bounds(float(found.lower[best]), upper, layer, u, v, int(groups[best]), self.sub, "matrix")
+        known = [upper for upper in found.upper if upper is not None]
+        upper = norm_of_groups(self.spec, known, self.others) if len(known) == len(groups) else None
+        return self._bounds(found.lower[best], upper, layer, u, v, int(groups[best]), self.sub, "matrix")
 
     def _bounds(
-        self, lower: float, upper: float, layer: Convolution, u: Array, v: Array, group: int, sub: SubLayer, way: Way
+        self,
+        lower: Lower,
+        upper: Upper | None,
+        layer: Convolution,
+        u: Array,
+        v: Array,
+        group: int,
+        window: SubLayer,
+        way: Way,
     ) -> LayerBounds:
-        """With the witness and the gradient of one group as those of the whole layer."""
+        """With the witness and the gradient of one group on a window as those of the whole layer."""
         xp = self.xp
+        lower = norm_of_restriction(self.sub, window, lower)
         gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
         gradient = xp.reshape(self._among_groups(gradient, group), self.problem.kernel.shape)
         inputs, outputs = witness_shapes(self.problem.spec)
-        pixels, lines = [x.pixel for x in sub.parts], [x.output for x in sub.parts]
+        pixels, lines = [x.pixel for x in window.parts], [x.output for x in window.parts]
         whole_u = self._placed(u, group, layer.shapes[1], outputs, pixels if self.spec.transposed else lines)
         whole_v = self._placed(v, group, layer.shapes[0], inputs, lines if self.spec.transposed else pixels)
         return LayerBounds(lower, upper, whole_u, whole_v, gradient, way)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from specnorm.certified.bound import greatest, least
 from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
     from specnorm.spec import ConvSpec
     from specnorm.types import Array
 
@@ -32,7 +34,7 @@ class LayerProblem:
     max_cells : int
         Budget of one search.
     fallback : callable
-        Blocks -> an upper bound of the supremum of fixed cost, for where no search ends within its budget.
+        Blocks -> a bound of the supremum of fixed cost, for where no search ends within its budget.
     deadline : float
         On the clock of `time.monotonic`; what is not begun by then is not tried.
     """
@@ -41,7 +43,7 @@ class LayerProblem:
     spec: ConvSpec
     rtol: float
     max_cells: int
-    fallback: Callable[[Array], float]
+    fallback: Callable[[Array], Upper]
     deadline: float = math.inf
 
     @property
@@ -56,19 +58,20 @@ class LayerBounds:
 
     Parameters
     ----------
-    lower, upper : float
+    lower : Lower
+    upper : Upper or None
     u, v : arrays, shapes (1, outputs) and (1, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
     gradient : array, shape (1, *shape)
         Of ``<u, A v>`` with respect to the kernel.
     way : {"supremum", "ring", "matrix"}
-        What the upper bound is of.
+        What the upper bound is by.
     cells, levels : int
         Of all searches.
     """
 
-    lower: float
-    upper: float
+    lower: Lower
+    upper: Upper | None
     u: Array
     v: Array
     gradient: Array
@@ -78,18 +81,18 @@ class LayerBounds:
 
     def within(self, rtol: float) -> bool:
         """Whether the bounds are so close."""
-        return self.upper <= self.lower * (1 + rtol)
+        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
     def and_also(self, other: LayerBounds) -> LayerBounds:
-        """The better of both bounds."""
-        low = self if self.lower >= other.lower else other
-        high = self if self.upper <= other.upper else other
+        """The better of both bounds of one layer."""
+        low = self if greatest(self.lower, other.lower) is self.lower else other
+        found = self.with_upper(other.upper, other.way)
         cells, levels = self.cells + other.cells, self.levels + other.levels
-        return LayerBounds(low.lower, high.upper, low.u, low.v, low.gradient, high.way, cells, levels)
+        return LayerBounds(low.lower, found.upper, low.u, low.v, low.gradient, found.way, cells, levels)
 
-    def beside(self, other: LayerBounds) -> LayerBounds:
-        """Of a direct sum of two layers: the larger norm."""
-        low = self if self.lower >= other.lower else other
-        high = self if self.upper >= other.upper else other
-        cells, levels = max(self.cells, other.cells), max(self.levels, other.levels)
-        return LayerBounds(low.lower, high.upper, low.u, low.v, low.gradient, high.way, cells, levels)
+    def with_upper(self, upper: Upper | None, way: Way) -> LayerBounds:
+        """With another upper bound, if that is lower."""
+        known = [bound for bound in (self.upper, upper) if bound is not None]
+        if not known or least(*known) is self.upper:
+            return self
+        return replace(self, upper=upper, way=way)

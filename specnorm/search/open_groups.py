@@ -15,6 +15,7 @@ from specnorm.proof.cells import torus
 from specnorm.search.branch_and_bound import Search
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.types import Array, ArrayOps
 
 
@@ -40,8 +41,10 @@ class GroupTuning:
 TUNING = GroupTuning()
 
 
-def open_groups(blocks: Array, bound: float, *, max_cells: int, deadline: float, ops: ArrayOps) -> np.ndarray:
-    """Groups whose supremum over all frequencies is not proven to be at most a bound, by their numbers.
+def open_groups(
+    blocks: Array, bound: float, *, max_cells: int, deadline: float, ops: ArrayOps
+) -> tuple[np.ndarray, Upper | None]:
+    """Groups whose supremum over all frequencies is not proven to be at most a bound, and what bounds the others'.
 
     Parameters
     ----------
@@ -52,10 +55,17 @@ def open_groups(blocks: Array, bound: float, *, max_cells: int, deadline: float,
         Budget of each search.
     deadline : float
         On the clock of `time.monotonic`.
+
+    Returns
+    -------
+    rest : integer array
+        Numbers of the groups that are not proven to be lower.
+    others : Upper or None
+        Of the supremum of all others; None if there are none.
     """
     every, kernel_shape = np.arange(blocks.shape[0]), tuple(blocks.shape[3:])
     if len(every) == 1 or not bound > 0:
-        return every
+        return every, None
     grid = coarse_grid(kernel_shape)
     if min(blocks.shape[1:3]) == 1 and math.prod(kernel_shape) <= TUNING.taps:
         grid = half_grid([1 if k == 1 else 4 * k for k in kernel_shape])
@@ -67,10 +77,10 @@ def open_groups(blocks: Array, bound: float, *, max_cells: int, deadline: float,
             break
         search = Search(arrays.rows(blocks, lower, ops=ops), deadline=deadline, ops=ops)
         proven = search.run(torus(kernel_shape), bound=bound, max_cells=max_cells)
-        if proven.upper <= bound:
-            return np.setdiff1d(every, lower)
+        if proven.upper is not None and proven.upper <= bound:
+            return np.setdiff1d(every, lower), proven.upper
         if proven.lower <= bound:
             break
         # One of them is not lower after all.
         lower = np.delete(lower, proven.block)
-    return every
+    return every, None

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from specnorm.certified.bound import finite, greatest, least
 from specnorm.linalg import arrays
 from specnorm.linalg.block_lanczos import Plan, top_vectors
 from specnorm.linalg.layer_map import Convolution
-from specnorm.linalg.line_blocks import Band, BandPlan, gram_band, to_layer
+from specnorm.linalg.line_blocks import to_layer
 from specnorm.linalg.power import composed
-from specnorm.proof import matrices, rounding
-from specnorm.proof.layer import gram_error, norm_up_near, ritz_values_down
+from specnorm.proof.layer import LayerGram, quotients
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
+    from specnorm.linalg.line_blocks import Band, BandPlan
     from specnorm.linalg.power import LinearMap
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -47,13 +51,15 @@ class GroupBounds:
 
     Parameters
     ----------
-    lower, upper : arrays, shape (b,)
+    lower : list of Lower
+    upper : list of Upper or None
+        None where there is no proof.
     u, v : arrays, shapes (b, outputs) and (b, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
     """
 
-    lower: Array
-    upper: Array
+    lower: list[Lower]
+    upper: list[Upper | None]
     u: Array
     v: Array
 
@@ -81,8 +87,9 @@ def enclose_by_matrix(
     for start in range(0, kernels.shape[0], step):
         few = kernels[start : min(start + step, kernels.shape[0]), ...]
         found.append(_Groups(few, spec, plan, ops=ops).enclose(rtol, lower))
-        lower = max(lower, float(xp.max(found[-1].lower)))
-    return GroupBounds(*(xp.concat([getattr(x, name) for x in found], axis=0) for name in ("lower", "upper", "u", "v")))
+        lower = max(lower, *(bound.value for bound in found[-1].lower))
+    vectors = (xp.concat([getattr(x, name) for x in found], axis=0) for name in ("u", "v"))
+    return GroupBounds([y for x in found for y in x.lower], [y for x in found for y in x.upper], *vectors)
 
 
 class _Groups:
@@ -99,29 +106,26 @@ class _Groups:
     def enclose(self, rtol: float, lower: float) -> GroupBounds:
         xp, plan = self.xp, self.plan
         vectors = self._lanczos(TUNING.steps, rtol, None)
-        values, images = ritz_values_down(self.layer, vectors, self.wide, ops=self.ops)
-        band, roundings = gram_band(self.kernels, self.spec, plan, ops=self.ops)
-        error, empty = gram_error(self.layer, roundings, plan.lines * plan.entries, ops=self.ops)
-        found = values[:, 0]
-        upper = norm_up_near(band, error, self._target(found, lower, 0.5 * rtol), ops=self.ops)
+        found, images = quotients(self.layer, vectors, self.wide, ops=self.ops)
+        gram = LayerGram(self.layer, plan, ops=self.ops)
+        upper = gram.norms_near(self._target(found, lower, 0.5 * rtol))
         if not self._within(upper, found, lower, rtol):
             if plan.blocks == 1:
-                top = to_layer(self._top_vector(band), self.spec, plan, xp=xp)
+                top = to_layer(self._top_vector(gram.band), self.spec, plan, xp=xp)
             else:
                 top = self._lanczos(TUNING.more, rtol, vectors)
-            better, raised = ritz_values_down(self.layer, top, self.wide, ops=self.ops)
-            higher = better[:, 0] > found
-            vectors, images = (xp.where(higher[:, None, None], x, y) for x, y in ((top, vectors), (raised, images)))
-            found = xp.where(higher, better[:, 0], found)
+            better, raised = quotients(self.layer, top, self.wide, ops=self.ops)
+            pairs = list(zip(better, found, strict=True))
+            higher = self.ops.from_numpy(np.asarray([x > y for x, y in pairs]), vectors)[:, None, None]
+            vectors, images = (xp.where(higher, x, y) for x, y in ((top, vectors), (raised, images)))
+            found = [greatest(y, x) for x, y in pairs]
             for wider in TUNING.wider:
                 if self._within(upper, found, lower, rtol):
                     break
-                target = self._target(found, lower, wider * rtol)
-                upper = xp.minimum(upper, norm_up_near(band, error, target, ops=self.ops))
+                upper = _lower_of(upper, gram.norms_near(self._target(found, lower, wider * rtol)))
             if plan.blocks == 1:
-                upper = xp.minimum(upper, self._at_eigenvalue(band, error))
-        # Nothing can be proven about 0 by a factorisation, and nothing needs to be.
-        upper = xp.where(empty, xp.zeros_like(upper), upper)
+                upper = _lower_of(upper, gram.norms_near_eigenvalues())
+        upper = gram.or_zero(upper)
         u, v = (vectors, images) if self.wide else (images, vectors)
         return GroupBounds(found, upper, u[:, 0, :], v[:, 0, :])
 
@@ -131,22 +135,16 @@ class _Groups:
         vectors, _ = top_vectors(self.gram, self.kernels, size, 1, plan, start=start, ops=self.ops)
         return vectors
 
-    def _target(self, found: Array, lower: float, rtol: float) -> Array:
-        return self.xp.maximum(found, self.xp.full_like(found, lower)) * (1 + rtol)
+    def _target(self, found: list[Lower], lower: float, rtol: float) -> np.ndarray:
+        return np.asarray([max(x.value, lower) * (1 + rtol) for x in found])
 
-    def _within(self, upper: Array, found: Array, lower: float, rtol: float) -> bool:
-        return bool(self.xp.all(upper <= self._target(found, lower, rtol)))
+    def _within(self, upper: list[Upper | None], found: list[Lower], lower: float, rtol: float) -> bool:
+        return bool(np.all(np.asarray([finite(x) for x in upper]) <= self._target(found, lower, rtol)))
 
     def _top_vector(self, band: Band) -> Array:
         _, top = arrays.top_eigenpair(band.diagonal[:, 0, :, :], xp=self.xp)
         return top[:, None, :]
 
-    def _at_eigenvalue(self, band: Band, error: Array) -> Array:
-        """As close as a factorisation comes, where the lower bound is lost in the roundings of taps that cancel."""
-        xp, size = self.xp, self.plan.size
-        values, _ = arrays.top_eigenpair(band.diagonal[:, 0, :, :], xp=xp)
-        # Allowance for the proof itself, as in `matrices.matrix_norm_up`, and for what the matrix is off.
-        allowance = 1 + 2 * size * matrices.cholesky_loss(size, band.diagonal, xp=xp)
-        squared = xp.maximum(values, xp.zeros_like(values)) * allowance + error
-        target = xp.sqrt(squared) * (1 + 32 * rounding.unit(error, xp=xp))
-        return norm_up_near(band, error, target, ops=self.ops)
+
+def _lower_of(one: list[Upper | None], other: list[Upper | None]) -> list[Upper | None]:
+    return [y if x is None else least(x, y) for x, y in zip(one, other, strict=True)]

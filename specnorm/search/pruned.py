@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from specnorm.proof.pruning import LargestBound
 
 if TYPE_CHECKING:
     from specnorm.linalg.frequencies import Frequencies
+    from specnorm.proof.pruning import Bound
     from specnorm.types import Array, ArrayOps
 
 _FEW = 4
@@ -25,14 +26,14 @@ _WORTH = 4000
 
 
 def largest_bound(
-    bound: Callable[[symbols.Symbol], Array], blocks: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
+    bound: Bound, blocks: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
 ) -> tuple[Array, Array]:
     """`symbols.largest` of a proven bound of the symbol's norm, with frequencies left out where values are known.
 
     Parameters
     ----------
     bound : callable
-        Takes a `symbols.Symbol` of g blocks and f frequencies, returns (g, f): the same for a block and its transpose.
+        `pruning.Bound`: the same for a block and its transpose.
     blocks : array, shape (b, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1.
     frequencies : Frequencies
@@ -45,11 +46,25 @@ def largest_bound(
     phase : complex array, shape (b, taps)
     """
     if not ops.may_branch or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
-        return symbols.largest(bound, blocks, frequencies, ops=ops)
-    blocks = tall(blocks, xp=ops.xp)
-    found = [_largest(bound, blocks[j : j + 1, ...], frequencies, products, ops=ops) for j in range(blocks.shape[0])]
+        return symbols.largest(partial(bound, ops=ops), blocks, frequencies, ops=ops)
+    found = [x.result() for x in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
     values, phases = zip(*found, strict=True)
     return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0)
+
+
+def largest_bounds(
+    bound: Bound, blocks: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
+) -> list[LargestBound]:
+    """The same block by block, each with its proof."""
+    blocks = tall(blocks, xp=ops.xp)
+    found = [LargestBound(bound, blocks[j : j + 1, ...], frequencies, ops=ops) for j in range(blocks.shape[0])]
+    pays = products > 0 and _pays(blocks, len(frequencies), memory=ops.memory)
+    for one in found:
+        if pays:
+            _visit(one, products, ops=ops)
+        else:
+            one.visit(np.arange(len(frequencies)))
+    return found
 
 
 def _pays(blocks: Array, count: int, *, memory: int) -> bool:
@@ -61,12 +76,9 @@ def _pays(blocks: Array, count: int, *, memory: int) -> bool:
     return bool(count * math.prod(channels) >= _WORTH * lags)
 
 
-def _largest(
-    bound: Callable[[symbols.Symbol], Array], block: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
-) -> tuple[Array, Array]:
-    """Of one block: a sample, then the rest; where nothing is left out of the sample, the rest as it is."""
-    largest = LargestBound(bound, block, frequencies, ops=ops)
-    count, step = len(frequencies), symbols.chunk_length(block, ops=ops)
+def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
+    """A sample, then the rest; where nothing is left out of the sample, the rest as it is."""
+    count, step = len(largest.frequencies), symbols.chunk_length(largest.block, ops=ops)
     stride = max(min(16, count // _SAMPLE), -(-count // step), 1)
     every = np.arange(count)
     sample, rest = every[::stride], every[every % stride > 0]
@@ -76,4 +88,3 @@ def _largest(
     for start in range(0, len(rest), step):
         some = rest[start : start + step]
         largest.visit(largest.leave_out(some, products, _FEW) if pays else some)
-    return largest.result()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm.linalg.frequencies import product
 from specnorm.proof.cells import dft
-from specnorm.proof.rings import Ring
+from specnorm.proof.rings import Ring, norm_by_circulant
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.search.branch_and_bound import Search, SearchResult
+    from specnorm.spec import ConvSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,7 @@ TUNING = RingTuning()
 
 
 def bound_by_rings(
+    spec: ConvSpec,
     search: Search,
     torus: SearchResult,
     fewest: tuple[int, ...],
@@ -51,11 +54,13 @@ def bound_by_rings(
     rtol: float,
     max_cells: int,
     only_one: bool = False,
-) -> tuple[float, int, int]:
+) -> tuple[Upper | None, int, int]:
     """Prove that the layer's norm is below a lower bound raised by rtol; or by how little it is not, by rings.
 
     Parameters
     ----------
+    spec : ConvSpec
+        The layer.
     search : Search
         Of the layer's blocks.
     torus : SearchResult
@@ -71,15 +76,15 @@ def bound_by_rings(
 
     Returns
     -------
-    upper : float
-        Proven; at most ``torus.upper``.
+    upper : Upper or None
+        Of the layer; None where no ring was searched to its end.
     cells, levels : int
         Of all searches.
     """
     target = lower * (1 + search.tuning.share * rtol)
     cells = levels = 0
-    if torus.upper <= target:
-        return torus.upper, cells, levels
+    if torus.upper is None or torus.upper <= target:
+        return None, cells, levels
     kernel_shape = tuple(search.blocks.shape[3:])
     maxima = [torus]
     tried: list[tuple[Ring, float]] = []
@@ -87,23 +92,23 @@ def bound_by_rings(
         ring = away_from(maxima, fewest, kernel_shape, [r for r, _ in tried])
         if ring is None:
             break
-        nearest = search.at_nearest(torus, ring.points, ring.twisted)
-        found = replace(nearest, upper=math.inf)
+        found = nearest = search.at_nearest(torus, ring.points, ring.twisted)
         if nearest.lower <= target:
             boxes = dft(ring.points, kernel_shape, ring.twisted)
             found = search.run(boxes, bound=target, supremum=torus.upper, start=nearest, max_cells=max_cells)
             cells, levels = cells + found.cells, levels + found.levels
-            if math.isfinite(found.upper):
-                return min(found.upper, torus.upper), cells, levels
-        tried.append((ring, found.lower))
+            if found.upper is not None:
+                return norm_by_circulant(spec, found.upper), cells, levels
+        tried.append((ring, found.lower.value))
         maxima.append(found)
     if not tried or only_one:
-        return torus.upper, cells, levels
+        return None, cells, levels
     ring, _ = min(tried, key=lambda pair: pair[1])
     boxes, nearest = dft(ring.points, kernel_shape, ring.twisted), search.at_nearest(torus, ring.points, ring.twisted)
-    start, tolerance = replace(nearest, upper=math.inf), TUNING.share * rtol
-    found = search.run(boxes, rtol=tolerance, supremum=torus.upper, start=start, max_cells=max_cells)
-    return min(found.upper, torus.upper), cells + found.cells, levels + found.levels
+    tolerance = TUNING.share * rtol
+    found = search.run(boxes, rtol=tolerance, supremum=torus.upper, start=nearest, max_cells=max_cells)
+    upper = None if found.upper is None else norm_by_circulant(spec, found.upper)
+    return upper, cells + found.cells, levels + found.levels
 
 
 def away_from(
@@ -121,8 +126,8 @@ def away_from(
         drops.append(drop[best])
     index = product([np.arange(len(x)) for x in axes])
     # Far from the highest maximum, and from the others the less the lower they are.
-    highest = max(x.lower for x in maxima) or 1.0
-    gained = np.asarray([1 - x.lower / highest for x in maxima])
+    highest = max(x.lower.value for x in maxima) or 1.0
+    gained = np.asarray([1 - x.lower.value / highest for x in maxima])
     total = gained + sum((drop[index[:, axis]] for axis, drop in enumerate(drops)), np.zeros((len(index), len(maxima))))
     for at in np.argsort(-total.min(axis=1), kind="stable"):
         chosen = [axes[axis][j] for axis, j in enumerate(index[at])]

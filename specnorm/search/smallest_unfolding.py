@@ -10,9 +10,10 @@ import numpy as np
 
 from specnorm.linalg import arrays, unfoldings
 from specnorm.linalg.lanczos import Lanczos, vector_tolerance
-from specnorm.proof import matrices, rounding
+from specnorm.proof.unfolding import norms_by_unfolding
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
@@ -33,12 +34,13 @@ class UnfoldingTuning:
 TUNING = UnfoldingTuning()
 
 
-def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, tuple[Array, ...]]:
+def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
     """The smallest unfolding bound of each block: the smallest norm is looked for, and that unfolding alone proven.
 
     Returns
     -------
-    value : array, shape (b,)
+    bounds : list of Upper
+        Of each block.
     residuals : tuple of arrays
         u and v of each unfolding, of length 0 where it is no block's smallest; and which is each block's.
     """
@@ -48,7 +50,7 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, tu
     if math.prod(spec.block_shape) < TUNING.float32_from:
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
     active, runs = _search(blocks, spec, tolerance, ops=ops)
-    best = np.zeros(count)
+    best: list[Upper | None] = [None] * count
     residuals: list[Array] = []
     for j, rows in enumerate(splits):
         mine = np.flatnonzero(active == j)
@@ -56,16 +58,16 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, tu
             residuals += [no_vectors(blocks, ops=ops)] * 2
             continue
         run = _finished(runs.pop(j), mine, blocks, rows, tolerance, ops=ops)
-        place = ops.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
+        at = ops.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
         u, v = run.vectors()
-        v = _in_order(v, rows, spec, xp=xp)
-        residuals += [x if len(mine) == count else xp.matmul(place, x) for x in (u, v)]
-        best[mine] = _proven(run, ops=ops)
-    root = math.sqrt(math.prod(spec.block_kernel_shape))
-    # Proven in the widest precision, so nothing is lost.
-    host = np.float64 if ops.wide_dtype == "float64" else np.float32
-    value = rounding.up(ops.from_numpy(best.astype(host), blocks) * root, 3, xp=xp)
-    return value, (*residuals, ops.from_numpy(active, blocks))
+        near, v = run.small_side(), _in_order(v, rows, spec, xp=xp)
+        if run.matrix.shape[2] <= run.matrix.shape[1]:
+            near = _in_order(near, rows, spec, xp=xp)
+        residuals += [x if len(mine) == count else xp.matmul(at, x) for x in (u, v)]
+        few = blocks if len(mine) == count else xp.take(blocks, ops.from_numpy(mine, blocks), axis=0)
+        for place, bound in zip(mine.tolist(), norms_by_unfolding(few, rows, near, ops=ops), strict=True):
+            best[place] = bound
+    return [x for x in best if x is not None], (*residuals, ops.from_numpy(active, blocks))
 
 
 def no_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
@@ -158,12 +160,3 @@ def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
     """The shorter side of an unfolding."""
     count = math.prod(shape[axis] for axis in rows)
     return min(count, math.prod(shape) // count)
-
-
-def _proven(run: Lanczos, *, ops: ArrayOps) -> np.ndarray:
-    """Norms of the matrices of a run from above: just above the value found, else as `Unfoldings` has it."""
-    matrix, v = (arrays.in_wide_dtype(x, ops=ops) for x in (run.matrix, run.small_side()))
-    found = ops.to_numpy(matrices.GramProof(matrix, ops=ops).norm_near(v))
-    if not np.isfinite(found).all():
-        found = np.minimum(found, ops.to_numpy(matrices.matrix_norm_up(matrix, ops=ops)))
-    return np.asarray(found, dtype=np.float64)

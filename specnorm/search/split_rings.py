@@ -17,12 +17,13 @@ from specnorm.linalg.layer_map import sizes_of
 from specnorm.linalg.symbols import Symbol
 from specnorm.proof.cells import dft
 from specnorm.proof.fathom import Cover, cover_blocks
-from specnorm.proof.split_rings import Highest, first_of_mirrored, split_norm_below
+from specnorm.proof.split_rings import Highest, first_of_mirrored, norm_by_deflation
 from specnorm.search import tuning as knobs
 from specnorm.search.clock import Clock, OutOfTime
 from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.linalg.frequencies import Frequencies
     from specnorm.proof.gram_polynomial import GramPolynomial
     from specnorm.proof.rings import Ring
@@ -75,8 +76,8 @@ class SplitRing:
     spec : ConvSpec
         With ``input_shape``.
     ring : Ring
-    supremum : float
-        Proven bound over all frequencies.
+    supremum : Upper
+        Over all frequencies.
     search : Search, optional
         Of the kernel among others, for what it has computed already.
     group : int
@@ -88,7 +89,7 @@ class SplitRing:
         kernel: Array,
         spec: ConvSpec,
         ring: Ring,
-        supremum: float,
+        supremum: Upper,
         search: Search | None = None,
         group: int = 0,
         *,
@@ -111,32 +112,34 @@ class SplitRing:
         if search is not None and alike and bool(ops.xp.all(search.blocks == self.blocks)):
             self.blocks, self._polynomials = search.blocks, search.polynomials
 
-    def upper(self, lower: float, rtol: float, deadline: float = math.inf, *, first: bool = False) -> float:
-        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; infinite if none is.
+    def upper(self, lower: float, rtol: float, deadline: float = math.inf, *, first: bool = False) -> Upper | None:
+        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; None if there is no proof.
 
         Nothing is begun after the deadline, on the clock of `time.monotonic`. At first few are taken out, and nothing
         wider is tried.
         """
         for part in self.parts[: TUNING.first] if first else self.parts:
             if Clock(deadline).is_late:
-                return math.inf
+                return None
             try:
                 found = self.split(part, lower)
             except OutOfTime:  # where the search's polynomials are used, its clock is
-                return math.inf
+                return None
             if found is None:
                 break
             # What has failed once is not tried again.
             bound = lower * (1 + rtol)
             if self._failed.get(part, 0.0) < bound:
-                if self._is_below(found, bound):
-                    return bound
+                upper = self._proven(found, bound)
+                if upper is not None:
+                    return upper
                 self._failed[part] = bound
         known = [] if first else [split for split in self._splits.values() if split is not None]
         for wider in TUNING.wider if known else ():
-            if self._is_below(known[-1], lower * (1 + wider * rtol)):
-                return lower * (1 + wider * rtol)
-        return math.inf
+            upper = self._proven(known[-1], lower * (1 + wider * rtol))
+            if upper is not None:
+                return upper
+        return None
 
     def split(self, part: float, norm: float) -> tuple[Cover, Highest] | None:
         """Take out the waves above a part of the norm, as first given; None where they are too many."""
@@ -144,9 +147,9 @@ class SplitRing:
             self._splits[part] = self._split(part * norm)
         return self._splits[part]
 
-    def _is_below(self, found: tuple[Cover, Highest], bound: float) -> bool:
+    def _proven(self, found: tuple[Cover, Highest], bound: float) -> Upper | None:
         cover, highest = found
-        return split_norm_below(self.kernel, self.spec, self.ring, cover, highest, bound, ops=self.ops)
+        return norm_by_deflation(self.kernel, self.spec, self.ring, cover, highest, bound, ops=self.ops)
 
     def _split(self, part: float) -> tuple[Cover, Highest] | None:
         """Take out the waves above a norm; None where they are too many."""

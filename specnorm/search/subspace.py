@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from specnorm.linalg import arrays
 from specnorm.linalg.layer_map import sizes_of
-from specnorm.proof.layer import ritz_values_down
-from specnorm.proof.subspace import OnSubspace, off_subspace_up, waves_on_outputs
+from specnorm.proof.layer import quotients
+from specnorm.proof.subspace import OnSubspace, norm_off_subspace, waves_on_outputs
 from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.linalg.layer_map import Convolution
     from specnorm.search.split_rings import SplitRing
     from specnorm.spec import ConvSpec
@@ -61,10 +62,10 @@ def most_vectors(spec: ConvSpec) -> int:
     return int(TUNING.work / (layer_work * math.prod(sizes_of(spec)[1])))
 
 
-def enclose_by_subspace(
+def bound_by_subspace(
     ring: SplitRing, layer: Convolution, near: Array, lower: float, rtol: float, deadline: float, *, ops: ArrayOps
-) -> tuple[float, float, Array]:
-    """Bounds of a layer's norm, and a vector whose quotient the lower one is.
+) -> tuple[Upper | None, Array | None]:
+    """A bound of a layer's norm, and a vector whose quotient is higher than was known.
 
     Parameters
     ----------
@@ -75,20 +76,18 @@ def enclose_by_subspace(
     near : array, shape (1, k, size of the small side)
         Vectors near the top ones.
     lower : float
-        Of the norm of the whole layer.
+        What is known of the norm of the whole layer.
     rtol : float
     deadline : float
         On the clock of `time.monotonic`: nothing is begun after it.
 
     Returns
     -------
-    lower : float
-        Not below the one given.
-    upper : float
-        ``lower * (1 + rtol)``, or infinite where that is not proven.
-    vector : array, shape (1, 1, size of the small side)
+    upper : Upper or None
+        Of the lower bound raised by rtol; None where that is not proven.
+    vector : array, shape (1, 1, size of the small side), or None
     """
-    best = near[:, :1, :]
+    best: Array | None = None
     for part in TUNING.parts:
         found = None if Clock(deadline).is_late else ring.split(part, lower)
         if found is None or 2 * len(found[1].at) > most_vectors(ring.spec):
@@ -97,20 +96,21 @@ def enclose_by_subspace(
         waves, _ = waves_on_outputs(ring.spec, ring.ring, highest, ops=ops)
         basis = orthonormal(ops.xp.concat([near, waves], axis=1), ops=ops)
         on = OnSubspace(layer, basis, ops=ops)
-        off = off_subspace_up(ring.kernel, ring.spec, ring.ring, cover, highest, basis, ops=ops)
+        off = norm_off_subspace(ring.kernel, ring.spec, ring.ring, cover, highest, basis, ops=ops)
         for _ in range(TUNING.rounds):
             ritz = _top(on, ops=ops)
             if float(ops.xp.sqrt(ritz[0])) > lower * (1 + TUNING.raised * rtol):
-                values, _ = ritz_values_down(layer, ritz[1], not layer.spec.transposed, ops=ops)
-                if float(values[0, 0]) > lower:
-                    lower, best = float(values[0, 0]), ritz[1]
-            if on.norm_below(off, lower * (1 + rtol)):
-                return lower, lower * (1 + rtol), best
-            more = _residuals(on, off, lower * (1 + rtol), ops=ops)
+                (higher,), _ = quotients(layer, ritz[1], not layer.spec.transposed, ops=ops)
+                if higher > lower:
+                    lower, best = higher.value, ritz[1]
+            upper = None if off is None else on.norm(off, lower * (1 + rtol))
+            if off is None or upper is not None:
+                return upper, best
+            more = _residuals(on, off.value, lower * (1 + rtol), ops=ops)
             if more is None or Clock(deadline).is_late:
                 break
             on = OnSubspace(layer, more, on, ops=ops)
-    return lower, math.inf, best
+    return None, best
 
 
 def _top(on: OnSubspace, *, ops: ArrayOps) -> tuple[Array, Array]:

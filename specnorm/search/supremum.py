@@ -12,6 +12,7 @@ from specnorm.proof.sublayers import sublayers
 from specnorm.search.enclosing import Problem, search_torus
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.search.branch_and_bound import Search, SearchResult
     from specnorm.search.layer_bounds import LayerProblem
     from specnorm.types import Array, ArrayOps
@@ -63,7 +64,7 @@ class Supremum:
             self._found = self._search(rtol, grid_follows=not constant)
         return self._found
 
-    def closely(self) -> float:
+    def closely(self) -> Upper | None:
         """To the tolerance that was asked for."""
         return self._search(self._problem.rtol, grid_follows=False)[1].upper
 

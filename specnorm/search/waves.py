@@ -16,9 +16,10 @@ from specnorm.linalg import symbols
 from specnorm.linalg.frequencies import product, tap_points
 from specnorm.linalg.layer_map import sizes_of
 from specnorm.linalg.waves import Waves
-from specnorm.proof.waves import quotient_of_waves_down
+from specnorm.proof.waves import norm_by_waves
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower
     from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
@@ -55,11 +56,11 @@ class WaveSum:
         parts = (ops.from_numpy(np.ascontiguousarray(x), kernel) for x in (weights.real, weights.imag))
         self.channels = (right * ops.complex(*parts)[:, None])[None, ...]
 
-    def bound(self) -> tuple[float, Array]:
+    def bound(self) -> tuple[Lower, Array]:
         """A lower bound of the layer's norm, proven without a pass over its pixels, and its gradient."""
-        lower = quotient_of_waves_down(self._waves, self.channels, ops=self._ops)
+        lower = norm_by_waves(self._waves, self.channels, ops=self._ops)
         # Of ||A x|| / ||x||: half the gradient of the square, over the norms.
-        scale = lower * float(self._ops.xp.real(self._waves.inner(self.channels))[0, 0])
+        scale = lower.value * float(self._ops.xp.real(self._waves.inner(self.channels))[0, 0])
         gradient = self._waves.gradient(self.channels)
         return lower, gradient / scale if scale > 0 else self._ops.xp.zeros_like(gradient)
 

@@ -64,7 +64,7 @@ def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
     attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if plain else []
     for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
         found = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
-        if math.isfinite(found.upper):
+        if found.upper is not None:
             return Proof(factor, True)
         if found.lower > value * factor:
             return Proof(factor, False, found)

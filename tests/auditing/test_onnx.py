@@ -295,15 +295,24 @@ def test_claims_need_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "not proven nonexpansive" in capsys.readouterr().err
 
 
-def test_a_transposed_input_ends_a_run(tmp_path: Path) -> None:
-    """Its matrix reads another axis than weights of channels are about, so that the product of norms stays."""
+def test_a_transposed_input_is_transposed_first(tmp_path: Path) -> None:
+    """A run begins behind the exchange of its axes, where the matrix reads the channels."""
     nodes = [
         node("Gemm", "x", "w", out="h", transA=1),
         node("Relu", "h", out="r"),
         node("Gemm", "r", "v"),
     ]
     arrays = {"w": weights(4, 6), "v": weights(6, 4)}
-    report = specnorm.audit(saved(model(nodes, arrays, (4, 4)), tmp_path / "m.onnx"))
+    proto = model(nodes, arrays, (4, 4))
+    report = specnorm.audit(saved(proto, tmp_path / "m.onnx"))
     assert report.network is not None
-    assert report.network.runs == ()
-    assert report.network.upper == pytest.approx(norm(arrays["w"]) * norm(arrays["v"]), rel=1e-2)
+    (run,) = report.network.runs
+    assert run.layers == (("w", "v"),)
+    # The product of norms is above the norm of every pattern of the ReLU, and that of the same network of rows.
+    patterns = [norm(arrays["w"] @ np.diag(p) @ arrays["v"]) for p in np.ndindex(*[2] * 6)]
+    assert report.network.upper is not None
+    assert max(patterns) <= report.network.upper < norm(arrays["w"]) * norm(arrays["v"])
+    plain = model([node("Gemm", "x", "w", out="h"), *nodes[1:]], arrays, (4, 4))
+    other = specnorm.audit(saved(plain, tmp_path / "n.onnx")).network
+    assert other is not None
+    assert report.network.upper == pytest.approx(other.upper, rel=1e-9)

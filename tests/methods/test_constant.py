@@ -13,8 +13,9 @@ import specnorm
 from specnorm import TensorNorm
 from specnorm.linalg.lanczos import Lanczos
 from specnorm.methods import certify
+from specnorm.proof import unfolding
 from specnorm.search import enclosing, supremum
-from specnorm.tensor import one_tap, proving
+from specnorm.tensor import proving
 
 
 def orthogonal(n: int, seed: int = 0) -> Any:
@@ -118,7 +119,7 @@ def test_tn_of_groups_is_the_largest_and_its_gradient_is_that_groups() -> None:
 def test_tn_that_the_factorisation_does_not_prove_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the factor would be more than a thousandth, cells prove that."""
     matrix = RNG.standard_normal((9, 7))
-    monkeypatch.setattr(one_tap, "proven_factor", lambda value, *_, **__: 2 * np.ones_like(value))
+    monkeypatch.setattr(unfolding, "proven_factor", lambda value, *_, **__: 2 * np.ones_like(value))
     result = specnorm.measure(matrix, TensorNorm())
     assert (result.kind, float(result.stats["factor"])) == ("upper", 1.001)
     assert float(result.value) == pytest.approx(1.001 * float(np.linalg.norm(matrix, 2)), rel=1e-9)

@@ -319,7 +319,7 @@ def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], twisted: t
     last = np.arange(len(sizes)) == axis
     high = np.minimum(boxes.high, np.where(last, max((sizes[axis] - 2) // 2 - 1, 0), boxes.high))
     kept = (boxes.low <= high).all(axis=1)
-    return boxes.between(boxes.low[kept], high[kept])
+    return replace(boxes.between(boxes.low[kept], high[kept]), covers=boxes.covers)
 
 
 def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:

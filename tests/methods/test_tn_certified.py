@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import assumed_lower
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import sigma_star, tensor_norm_best
@@ -159,7 +159,7 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
     def refuted(_: Any, value: float, *, plain: bool = True) -> proving.Proof:
         seen.append(value)
         where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
-        found = SearchResult(2 * value, math.inf, where, 0, 1, 1)
+        found = SearchResult(assumed_lower(2 * value), None, where, 0, 1, 1)
         return proving.Proof(1.0, False, found) if plain else proving.Proof(1.001, False)
 
     maximise = alternation.maximise

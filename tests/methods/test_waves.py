@@ -92,8 +92,8 @@ def test_the_gradient_is_that_of_the_quotient() -> None:
             moved = kernel.reshape(-1).copy()
             moved[at] += 1e-6
             other = Waves(moved.reshape(1, *kernel.shape), spec, found._factors, ops=OPS)
-            slope = (quotient_of_waves_down(other, found.channels, ops=OPS) - lower) / 1e-6
-            assert abs(slope - float(np.asarray(gradient).reshape(-1)[at])) < 1e-4 * max(1.0, lower)
+            slope = (quotient_of_waves_down(other, found.channels, ops=OPS) - lower.value) / 1e-6
+            assert abs(slope - float(np.asarray(gradient).reshape(-1)[at])) < 1e-4 * max(1.0, lower.value)
 
 
 def test_the_vector_is_the_sum() -> None:

@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.networks import Graph, Layer, Node
+from specnorm.networks import Graph, Layer, Node, operators
 
 Matrix = NDArray[np.float64]
-FUNCTIONS: dict[str, tuple[dict[str, float], float, float]] = {
-    "relu": ({}, 0.0, 1.0),
-    "sigmoid": ({}, 0.0, 0.25),
-    "tanh": ({}, 0.0, 1.0),
-    "gelu": ({}, -0.1289, 1.1289),
-    "silu": ({}, -0.0998, 1.0998),
-    "abs": ({}, -1.0, 1.0),
-    "negative": ({}, -1.0, -1.0),
-    "leaky": ({"alpha": 0.2}, 0.2, 1.0),
-    "prelu": ({"low": -0.5, "high": 0.3}, -0.5, 1.0),
+FUNCTIONS: dict[str, tuple[operators.Pointwise, float, float]] = {
+    "relu": (operators.ReLU(), 0.0, 1.0),
+    "sigmoid": (operators.Sigmoid(), 0.0, 0.25),
+    "tanh": (operators.Tanh(), 0.0, 1.0),
+    "gelu": (operators.GELU(), -0.1289, 1.1289),
+    "silu": (operators.SiLU(), -0.0998, 1.0998),
+    "abs": (operators.Abs(), -1.0, 1.0),
+    "negative": (operators.Negative(), -1.0, -1.0),
+    "leaky": (operators.LeakyReLU(0.2), 0.2, 1.0),
+    "prelu": (operators.PReLU(np.array(-0.5)), -0.5, 1.0),
 }
-"""Name, parameters, and slopes that are reached."""
+"""The function, and slopes that are reached."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +132,10 @@ def sizes_of(chain: Sequence[Conv], n: Sequence[int]) -> list[tuple[int, ...]]:
 def graph_of(chain: Sequence[Conv], n: Sequence[int]) -> Graph:
     """As a front-end would give it."""
     sizes = sizes_of(chain, n)
-    nodes = [Node("x", "input", "input", (), (1, chain[0].cin, *sizes[0]))]
+    nodes = [Node("x", operators.Input(), (), (1, chain[0].cin, *sizes[0]))]
 
-    def add(name: str, rule: str, shape: Any, params: Any, layer: Layer | None = None) -> None:
-        nodes.append(Node(name, rule, rule, (nodes[-1].name,), shape, params, layer))
+    def add(name: str, operator: operators.Operator, shape: Any) -> None:
+        nodes.append(Node(name, operator, (nodes[-1].name,), shape))
 
     for at, conv in enumerate(chain):
         shape = (1, conv.cout, *sizes[at + 1])
@@ -144,11 +144,11 @@ def graph_of(chain: Sequence[Conv], n: Sequence[int]) -> Graph:
             "padding_mode": conv.mode, "padding": conv.pads,
         }  # fmt: skip
         load = lambda conv=conv: conv.kernel  # noqa: E731
-        add(f"conv{at}", "layer", shape, {}, Layer(f"w{at}", load, geometry, conv.axes))
+        add(f"conv{at}", operators.Convolution(Layer(f"w{at}", load, geometry, conv.axes)), shape)
         if conv.scale is not None:
-            add(f"norm{at}", "scale", shape, {"values": conv.scale, "channel": 1})
+            add(f"norm{at}", operators.Scale(conv.scale.reshape(-1, *(1,) * conv.axes)), shape)
         if conv.function is not None:
-            add(f"f{at}", "pointwise", shape, {"function": conv.function, **FUNCTIONS[conv.function][0]})
+            add(f"f{at}", FUNCTIONS[conv.function][0], shape)
     return Graph(tuple(nodes), (nodes[-1].name,))
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from networks.dense_networks import FUNCTIONS, Conv, Matrix, largest_over_masks
 
-from specnorm.networks import Graph, Layer, Node
+from specnorm.networks import Graph, Layer, Node, operators
+from specnorm.networks.operators import Operator
 
 Sum = dict[int, Matrix]
 """Number of a value -> matrix from it."""
@@ -37,12 +37,12 @@ class Network:
 
     def __post_init__(self) -> None:
         self.numbers = np.random.default_rng(self.seed)
-        self._node("x", "input", (), (self.channels, *self.size))
+        self._node("x", operators.Input(), (), (self.channels, *self.size))
         self.of["x"] = self._value("x", {}, (1.0, 1.0), self.channels * math.prod(self.size))
 
-    def _node(self, name: str, rule: str, inputs: tuple[str, ...], shape: tuple[int, ...], **more: Any) -> str:
+    def _node(self, name: str, operator: Operator, inputs: tuple[str, ...], shape: tuple[int, ...]) -> str:
         self.shapes[name] = shape
-        self.nodes.append(Node(name, rule, rule, inputs, (1, *shape), **more))
+        self.nodes.append(Node(name, operator, inputs, (1, *shape)))
         return name
 
     def _value(self, name: str, of: Sum, slopes: tuple[float, float], count: int) -> Sum:
@@ -76,7 +76,7 @@ class Network:
         geometry = {"stride": stride, "padding_mode": self.mode, "padding": pads}
         self.of[here] = {source: matrix @ m for source, m in known.items()}
         weight = Layer(f"w{len(self.nodes)}", lambda: kernel, geometry, len(size))
-        return self._node(here, "layer", (name,), (cout, *layer.outputs(size)), layer=weight)
+        return self._node(here, operators.Convolution(weight), (name,), (cout, *layer.outputs(size)))
 
     def norm(self, name: str) -> str:
         """Batch normalisation."""
@@ -84,15 +84,24 @@ class Network:
         wide = np.repeat(values, math.prod(self.shapes[name][1:]))[:, None]
         here = f"norm{len(self.nodes)}"
         self.of[here] = {source: wide * m for source, m in self.of[name].items()}
-        return self._node(here, "scale", (name,), self.shapes[name], params={"values": values, "channel": 1})
+        along = values.reshape(-1, *(1,) * (len(self.shapes[name]) - 1))
+        return self._node(here, operators.Scale(along), (name,), self.shapes[name])
 
     def function(self, name: str, function: str) -> str:
         """Of each entry."""
         here = f"{function}{len(self.nodes)}"
-        parameters, low, high = FUNCTIONS[function]
+        operator, low, high = FUNCTIONS[function]
         count = math.prod(self.shapes[name])
         self.of[here] = self._value(here, self.of[name], (low, high), count)
-        return self._node(here, "pointwise", (name,), self.shapes[name], params={"function": function, **parameters})
+        return self._node(here, operator, (name,), self.shapes[name])
+
+    def both_signs(self, name: str) -> str:
+        """Positive and negative parts of all channels, one after the other."""
+        here = f"signs{len(self.nodes)}"
+        of = {source: np.concatenate([matrix, -matrix]) for source, matrix in self.of[name].items()}
+        channels, *size = self.shapes[name]
+        self.of[here] = self._value(here, of, (0.0, 1.0), 2 * channels * math.prod(size))
+        return self._node(here, operators.SignParts(1), (name,), (2 * channels, *size))
 
     def add(self, *names: str, signs: Sequence[int] = (1, 1)) -> str:
         """A sum."""
@@ -102,7 +111,7 @@ class Network:
             for source, matrix in self.of[name].items():
                 of[source] = of.get(source, 0) + sign * matrix
         self.of[here] = of
-        return self._node(here, "add", names, self.shapes[names[0]], params={"signs": tuple(signs)})
+        return self._node(here, operators.Add(tuple(map(float, signs))), names, self.shapes[names[0]])
 
     def stack(self, *names: str) -> str:
         """Channels one after the other."""
@@ -115,7 +124,7 @@ class Network:
                 of.setdefault(source, np.zeros((at[-1], matrix.shape[1])))[at[i] : at[i + 1]] += matrix
         self.of[here] = of
         shape = (sum(self.shapes[name][0] for name in names), *self.shapes[names[0]][1:])
-        return self._node(here, "stack", names, shape, params={"axis": 1})
+        return self._node(here, operators.Concat(1), names, shape)
 
     def shortcut(self, name: str, before: int, after: int) -> str:
         """Every other pixel, with channels of zeros around (option A of He et al.)."""
@@ -127,12 +136,10 @@ class Network:
         here = name
         for axis in range(len(size)):
             shape = (channels, *there[: axis + 1], *size[axis + 1 :])
-            here = self._node(
-                f"slice{len(self.nodes)}", "select", (here,), shape, params={"slice": ((axis + 2, 0, 2),)}
-            )
+            here = self._node(f"slice{len(self.nodes)}", operators.Slice(((axis + 2, 0, None, 2),)), (here,), shape)
         shape = (before + channels + after, *there)
         pads = ((before, after), *((0, 0),) * len(size))
-        end = self._node(f"pad{len(self.nodes)}", "pad", (here,), shape, params={"mode": "zeros", "pads": pads})
+        end = self._node(f"pad{len(self.nodes)}", operators.Pad("zeros", pads), (here,), shape)
         matrix = picks.reshape(math.prod(shape), -1)
         self.of[end] = {source: matrix @ m for source, m in self.of[name].items()}
         return end
@@ -206,6 +213,15 @@ def bottleneck(seed: int) -> tuple[Network, Graph]:
     return net, net.graph(net.add(net.conv(z, 3, 1, scale=0.5), h, signs=(-1, 1)))
 
 
+def signed(seed: int) -> tuple[Network, Graph]:
+    """Positive and negative parts of a sum."""
+    net = Network(seed, 2, (5,))
+    u = net.function(net.conv("x", 3, 3), "relu")
+    u = net.both_signs(net.add(u, net.conv(u, 3, 3, scale=0.5)))
+    z = net.function(net.conv(u, 4, 3), "relu")
+    return net, net.graph(net.conv(z, 2, 3))
+
+
 NETWORKS = {
     "residual": residual,
     "residual, curved": lambda seed: residual(seed, "gelu"),
@@ -217,6 +233,7 @@ NETWORKS = {
     "denoiser": denoiser,
     "linear": linear,
     "bottleneck": bottleneck,
+    "both signs": signed,
 }
 
 

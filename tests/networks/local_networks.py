@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from networks.dense_networks import FUNCTIONS, Conv, Matrix, draw, graph_of, sizes_of
 
-from specnorm.networks import Graph, Layer, Node
+from specnorm.networks import Graph, Layer, Node, operators
 
 VALUES: dict[str, Callable[[Matrix], Matrix]] = {
     "relu": lambda v: np.maximum(v, 0),
@@ -110,11 +110,10 @@ def _in_ball(x: Matrix, radius: float, numbers: Any) -> Matrix:
 
 def _maxmin(at: int, shape: tuple[int, int]) -> list[Node]:
     half, v = shape[1] // 2, f"v{at}"
-    pieces = [
-        Node(f"{v}.{k}", "select", "slice", (v,), (1, half), {"slice": ((1, k * half, 1),), "piece": k}) for k in (0, 1)
-    ]
-    ends = [Node(f"{v}.{c}", "extreme", c, (f"{v}.0", f"{v}.1"), (1, half), {"choice": c}) for c in ("max", "min")]
-    return [*pieces, *ends, Node(f"z{at}", "stack", "cat", (f"{v}.max", f"{v}.min"), shape, {"axis": 1})]
+    pieces = [Node(f"{v}.{k}", operators.Slice(((1, k * half, (k + 1) * half, 1),)), (v,), (1, half)) for k in (0, 1)]
+    both = (operators.Maximum(), operators.Minimum())
+    ends = [Node(f"{v}.{type(c).__name__}", c, (f"{v}.0", f"{v}.1"), (1, half)) for c in both]
+    return [*pieces, *ends, Node(f"z{at}", operators.Concat(1), (f"{v}.Maximum", f"{v}.Minimum"), shape)]
 
 
 def _exact(numbers: Matrix) -> tuple[Matrix, Matrix]:
@@ -126,22 +125,19 @@ def dense(seed: int, widths: Sequence[int], function: str = "relu", *, skips: bo
     numbers = np.random.default_rng(seed)
     matrices = [numbers.normal(size=(m, n)) / np.sqrt(n) for n, m in itertools.pairwise(widths)]
     biases = [bias * numbers.normal(size=m) for m in widths[1:]]
-    nodes, names = [Node("x", "input", "input", (), (1, widths[0]))], []
+    nodes, names = [Node("x", operators.Input(), (), (1, widths[0]))], []
     functions: list[str | None] = [*[function] * (len(matrices) - 1), None]
     for at, (matrix, b, kind) in enumerate(zip(matrices, biases, functions, strict=True)):
         before, shape = nodes[-1], (1, len(b))
         layer = Layer(f"w{at}", partial(np.array, matrix), {}, 0)
-        nodes.append(Node(f"v{at}", "layer", "linear", (before.name,), shape, {}, layer, partial(_exact, b)))
+        nodes.append(Node(f"v{at}", operators.Matrix(layer, partial(_exact, b)), (before.name,), shape))
         names.append(nodes[-1].name)
         if kind == "maxmin":
             nodes += _maxmin(at, shape)
         elif kind is not None:
-            nodes.append(
-                Node(f"z{at}", "pointwise", kind, (f"v{at}",), shape, {"function": kind, **FUNCTIONS[kind][0]})
-            )
+            nodes.append(Node(f"z{at}", FUNCTIONS[kind][0], (f"v{at}",), shape))
             if skips and before.shape == shape:
-                ends = (f"z{at}", before.name)
-                nodes.append(Node(f"s{at}", "add", "add", ends, shape, {"signs": (1, 1)}))
+                nodes.append(Node(f"s{at}", operators.Add((1.0, 1.0)), (f"z{at}", before.name), shape))
     return Chain(matrices, biases, functions, Graph(tuple(nodes), (nodes[-1].name,)), names, (1, widths[0]), skips)
 
 
@@ -157,11 +153,11 @@ def convolutional(seed: int, n: int = 5, **kind: Any) -> Chain | None:
     nodes: list[Node] = []
     biases: list[Matrix] = []
     for node in graph_of(chain, size).nodes:
-        if node.rule == "layer":
+        if isinstance(node.operator, operators.Convolution):
             at = len(biases)
             added = 0.5 * numbers.normal(size=chain[at].cout)
             wide = added.reshape(-1, *(1,) * chain[0].axes)
-            node = replace(node, offset=partial(_exact, wide))
+            node = replace(node, operator=replace(node.operator, bias=partial(_exact, wide)))
             scale = chain[at].scale
             biases.append(np.repeat(added if scale is None else added * scale, math.prod(sizes[at + 1])))
         nodes.append(node)

@@ -1,4 +1,4 @@
-"""Inputs and attributes at random of every operator that the ONNX reader has a rule for."""
+"""Inputs and attributes at random of every operator that the ONNX reader knows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 from networks.drawing import Arguments, Dice, Slot, axis, numbers, part, pieces, sizes, some_axes
+from networks.onnx_schemas import attributes, places
 from onnx import numpy_helper
 
-from specnorm.auditing.readers.onnx.signatures import SIGNATURES
+from specnorm.auditing.readers.onnx.operators import OPERATORS
 
 SMALL = (-3.0, -1.0, -0.5, 0.3, 1.0, 2.5)
-
-
-def places(operator: str) -> list[str]:
-    """Names of the inputs, as the table of the reader has them."""
-    return [word.lstrip("*") for word in SIGNATURES[operator][1].split() if word != "..."]
 
 
 def first(operator: str) -> str:
@@ -337,7 +333,7 @@ DROPOUT = {"ratio": (None, 0.5), "seed": (None, 1), "training_mode": (None, Fals
 CAST = {"to": (1, 10, 11, 16, 7, 9), "saturate": (None, 0, 1), "round_mode": (None, "up", "down")}
 
 DRAWS: dict[str, Callable[[Dice], Arguments]] = {
-    **{name: alone(name) for name, (_, words, known) in SIGNATURES.items() if not known and len(words.split()) == 1},
+    **{name: alone(name) for name in OPERATORS if not attributes(name) and len(places(name)) == 1},
     **dict.fromkeys(("Conv",), convolution),
     "ConvTranspose": lambda d: convolution(d, transposed=True),
     "MatMul": matrices,
@@ -384,7 +380,8 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "SpaceToDepth": blocked("SpaceToDepth"),
     "Constant": constant,
     "ConstantOfShape": filled,
-    **{name: compared(name) for name in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
+    "Equal": compared("Equal"),
+    **{name: joined(name) for name in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
     **{name: compared(name, truths=True) for name in ("And", "Or", "Xor", "Not")},
     **dict.fromkeys(("Floor", "Ceil"), lambda d: {"X": numbers(d, sizes(d))}),
     "Pow": lambda d: {"X": Slot(sizes(d)), "Y": np.asarray(d.choice([1.0, 2.0, 3.0, 0.5, -0.5, -1.0, 0.3]))},

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import onnx
 from networks.drawing import Arguments, Dice, Slot, numbers
-from networks.onnx_arguments import DRAWS, places
+from networks.onnx_arguments import DRAWS
+from networks.onnx_schemas import places, versions
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from specnorm.auditing.readers.onnx import read
-from specnorm.auditing.readers.onnx.signatures import NEWEST, SIGNATURES
+from specnorm.auditing.readers.onnx.binding import NEWEST
 from specnorm.networks import Graph
 
 
@@ -34,13 +35,14 @@ class GlobalLpPool(OpRun):  # type: ignore[misc,unused-ignore]  # Any where onnx
 
 
 CONSTANT = (
-    "Constant", "ConstantOfShape", "DequantizeLinear", "Shape", "Size", "Range", "Equal", "Greater", "GreaterOrEqual",
-    "Less", "LessOrEqual", "And", "Or", "Xor", "Not", "Floor", "Ceil", "Mod", "ReduceProd",
+    "Constant", "ConstantOfShape", "DequantizeLinear", "Shape", "Size", "Range", "Equal", "And", "Or", "Xor", "Not",
+    "Floor", "Ceil", "Mod", "ReduceProd",
 )  # fmt: skip
 """Operators whose result is no function of a floating input: a product with it is bounded."""
 FOLDED = (
     "Gather", "Concat", "Cast", "Slice", "Add", "Sub", "Mul", "Div", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
-    "Flatten", "Expand", "Tile", "Where", "Max", "Min", "Neg", "Abs",
+    "Flatten", "Expand", "Tile", "Where", "Max", "Min", "Neg", "Abs", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual",
 )  # fmt: skip
 """Operators that are evaluated where they are given constants."""
 
@@ -65,17 +67,11 @@ def _array(value: Any) -> NDArray[Any]:
     return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.int8 else array
 
 
-HISTORY: dict[str, list[Any]] = {}
-for _schema in onnx.defs.get_all_schemas_with_history():
-    if _schema.domain == "" and not _schema.deprecated:
-        HISTORY.setdefault(_schema.name, []).append(_schema)
-
-
 def opset_of(operator: str, d: Dice) -> int:
     """An operator set, each version of the operator as often as any other."""
-    versions = sorted({max(s.since_version, SIGNATURES[operator][0]) for s in HISTORY[operator]})
-    at: int = d.choice(versions)
-    return d.choice([at, NEWEST]) if at == versions[-1] and operator != "Upsample" else at
+    known = list(versions(operator))
+    at: int = d.choice(known)
+    return d.choice([at, NEWEST]) if at == known[-1] and operator != "Upsample" else at
 
 
 def draw(operator: str, d: Dice) -> Drawn | None:
@@ -85,7 +81,9 @@ def draw(operator: str, d: Dice) -> Drawn | None:
     constant = operator in CONSTANT or (operator in FOLDED and d.random() < 0.2)
     attributes = {n: v for n, v in arguments.items() if n in schema.attributes and v is not None}
     values: list[Any] = []
-    for name in places(operator)[: len(schema.inputs)]:
+    for newest, each in zip(places(operator), schema.inputs, strict=False):
+        # An older operator set has other names for them, or leaves some out.
+        name = each.name if each.name in arguments else newest
         value = arguments.get(name) if name not in attributes else None
         values += value if isinstance(value, list) and value and isinstance(value[0], Slot) else [value]
     slots = [at for at, value in enumerate(values) if isinstance(value, Slot)]

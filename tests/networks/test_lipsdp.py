@@ -12,7 +12,7 @@ pytest.importorskip("clarabel", reason="it solves LipSDP's cone program, with Sc
 from lipsdp import lipsdp
 from numpy.typing import NDArray
 
-from specnorm.networks import Graph, Layer, Node, bound
+from specnorm.networks import Graph, Layer, Node, bound, operators
 
 NETWORKS = [(5, 20, 12, 1), (8, 10, 20, 8), (4, 15, 3), (5, 8, 8, 8, 8, 3), (4, 6, 6, 6, 6, 6, 6, 6, 6, 2)]
 
@@ -24,12 +24,12 @@ def matrices(widths: tuple[int, ...], seed: int) -> list[NDArray[np.float64]]:
 
 def graph_of(weights: list[NDArray[np.float64]]) -> Graph:
     """Matrices with a ReLU between two of them."""
-    nodes = [Node("v0", "input", "input", (), (1, weights[0].shape[1]))]
+    nodes = [Node("v0", operators.Input(), (), (1, weights[0].shape[1]))]
     for at, weight in enumerate(weights):
         layer = Layer(f"w{at}", functools.partial(np.asarray, weight), {}, 0)
-        nodes.append(Node(f"u{at}", "layer", "product", (nodes[-1].name,), (1, len(weight)), layer=layer))
+        nodes.append(Node(f"u{at}", operators.Matrix(layer), (nodes[-1].name,), (1, len(weight))))
         if at < len(weights) - 1:
-            nodes.append(Node(f"z{at}", "pointwise", "relu", (f"u{at}",), (1, len(weight)), {"function": "relu"}))
+            nodes.append(Node(f"z{at}", operators.ReLU(), (f"u{at}",), (1, len(weight))))
     return Graph(tuple(nodes), (nodes[-1].name,))
 
 

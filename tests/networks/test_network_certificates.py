@@ -128,7 +128,8 @@ def test_parts_that_no_proof_speaks_of_are_refused() -> None:
 
 DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no field": lambda data: data.pop("upper"),
-    "another format": lambda data: data.update(specnorm_certificate=2),
+    "an older format": lambda data: data.update(specnorm_certificate=1),
+    "another format": lambda data: data.update(specnorm_certificate=3),
     "a word": lambda data: data.update(upper="small"),
     "not a number": lambda data: data["runs"][0]["weights"][0].__setitem__(0, float("nan")),
     "below zero": lambda data: data["runs"][0]["weights"][0].__setitem__(0, -1.0),

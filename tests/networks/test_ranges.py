@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 import pytest
+from networks.dense_networks import FUNCTIONS
 from networks.local_networks import VALUES, Chain, convolutional, dense
 
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Node, curves, maps, ranges
+from specnorm.networks import Graph, Layer, Node, bound, operators, ranges, within
 from specnorm.networks.ranges import Ball, Box
 from specnorm.proof import host
 
@@ -122,27 +126,28 @@ def test_rounding_is_counted(function: str) -> None:
 
 def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "raised", lambda x, _: x)
-    monkeypatch.setattr(ranges, "linear_map", lambda *given: _unrounded(*given))
+    honest = operators.Matrix.linear_map
+
+    def unrounded(matrix: Any, place: Any) -> Any:
+        found = honest(matrix, place)
+        assert found is not None
+        return replace(found, roundings=0)
+
+    monkeypatch.setattr(operators.Matrix, "linear_map", unrounded)
     with pytest.raises(AssertionError):
         test_rounding_is_counted("relu")
 
 
-def _unrounded(node: Node, sources: Any) -> Any:
-    found = maps.linear_map(node, sources)
-    assert found is not None
-    return maps.LinearMap(found.apply, found.absolute, 0)
-
-
 def test_what_has_no_rule_can_be_anything() -> None:
-    nodes = [Node("x", "input", "input", (), (1, 3))]
-    nodes += [
-        Node("u", "unknown", "exp", ("x",), (1, 3)),
-        Node("r", "pointwise", "relu", ("u",), (1, 3), {"function": "relu"}),
-    ]
-    nodes += [Node("t", "pointwise", "tanh", ("u",), (1, 3), {"function": "tanh"})]
-    nodes += [Node("a", "add", "add", ("x",), (1, 3), {"shift": True})]  # what is added is not known
-    nodes += [
-        Node("m", "layer", "linear", ("r",), (1, 2), {}, Layer("w", lambda: np.array([[1.0, 0, 0], [0, 0, 0]]), {}, 0))
+    shape, layer = (1, 3), Layer("w", lambda: np.array([[1.0, 0, 0], [0, 0, 0]]), {}, 0)
+    nodes = [
+        Node("x", operators.Input(), (), shape),
+        Node("h", operators.Input(moves=False), (), shape),
+        Node("u", operators.Unknown("it is not known"), ("x",), shape),
+        Node("r", operators.ReLU(), ("u",), shape),
+        Node("t", operators.Tanh(), ("u",), shape),
+        Node("a", operators.Add((1.0, 1.0)), ("x", "h"), shape),  # what is added is not known
+        Node("m", operators.Matrix(layer), ("r",), (1, 2)),
     ]
     found = ranges.ranges(Graph(tuple(nodes), ("m",)), Ball({"x": np.zeros((1, 3))}, 1.0))
     assert (found["u"].low == -np.inf).all()
@@ -152,6 +157,77 @@ def test_what_has_no_rule_can_be_anything() -> None:
     assert (found["a"].high == np.inf).all()
     assert found["m"].high.tolist()[0][0] == np.inf
     assert abs(found["m"].high[0][1]) < 1e-290  # it does not read what is not known
+
+
+def fixed(name: str, *numbers: float) -> Node:
+    return Node(name, operators.Constant(partial(np.array, [numbers])), (), (1, len(numbers)))
+
+
+LARGER, SMALLER = (partial(reduce, choice) for choice in (np.maximum, np.minimum))
+JOINS: dict[str, tuple[operators.Operator, str, Callable[[Any], Any]]] = {
+    "sum": (operators.Add((1.0, 1.0, 1.0)), "uvc", sum),
+    "weighted": (operators.Add((2.0, -1.0, 3.0), 4), "ucv", lambda z: (2 * z[0] - z[1] + 3 * z[2]) / 4),
+    "max": (operators.Maximum(), "uvc", LARGER),
+    "min": (operators.Minimum(), "cuv", SMALLER),
+    "max of one": (operators.Maximum(), "uc", LARGER),
+    "min of one": (operators.Minimum(), "cu", SMALLER),
+    "max of two": (operators.Maximum(), "uv", LARGER),
+    "max of one number": (operators.Maximum(), "ud", LARGER),
+    "min of one number": (operators.Minimum(), "du", SMALLER),
+    "concatenation": (operators.Concat(1), "ucv", partial(np.concatenate, axis=1)),
+    "shift": (operators.Add((1.0, -1.0)), "cu", lambda z: z[0] - z[1]),
+    "shift by one number": (operators.Add((1.0, 1.0)), "ud", sum),
+}
+"""u and v depend on the input; c is a vector, d a number."""
+
+
+@pytest.mark.parametrize("kind", ["ball", "box"])
+@pytest.mark.parametrize("name", JOINS)
+def test_constants_are_operands(name: str, kind: str) -> None:
+    """Values of two moving inputs and a constant lie in their ranges, and no pair is above the constants there."""
+    operator, operands, value = JOINS[name]
+    numbers = np.random.default_rng(0)
+    c, a, b = numbers.normal(size=3), numbers.normal(size=(3, 2)), numbers.normal(size=(3, 2))
+
+    def joined(x: Any) -> Any:
+        known = {"u": x @ a.T, "v": x @ b.T, "c": c[None], "d": np.array([[0.75]])}
+        return value([known[each] for each in operands])
+
+    shape = (1, joined(np.zeros((1, 2))).shape[1])
+    w = numbers.normal(size=(2, shape[1]))
+    nodes = [
+        Node("x", operators.Input(), (), (1, 2)), fixed("c", *c), fixed("d", 0.75),
+        Node("u", operators.Matrix(Layer("a", lambda: a, {}, 0)), ("x",), (1, 3)),
+        Node("v", operators.Matrix(Layer("b", lambda: b, {}, 0)), ("x",), (1, 3)),
+        Node("j", operator, tuple(operands), shape), Node("r", operators.ReLU(), ("j",), shape),
+        Node("y", operators.Matrix(Layer("w", lambda: w, {}, 0)), ("r",), (1, 2)),
+    ]  # fmt: skip
+    graph = Graph(tuple(nodes), ("y",))
+    centre, radius = np.array([[0.3, -0.2]]), 1.5
+    region: Ball | Box = Ball({"x": centre}, radius)
+    if kind == "box":
+        region = Box({"x": centre - radius}, {"x": centre + radius})
+    found = ranges.ranges(graph, region)
+    assert (found["c"].low == c).all()
+    assert (found["c"].high == c).all()
+    upper = bound(graph, radius=radius, centre=centre).upper
+    bounded = bound(within(graph, centre - radius, centre + radius)).upper
+    assert upper is not None
+    assert bounded is not None
+    steps = numbers.uniform(-1, 1, size=(400, 2))
+    points = [centre + radius * d / (max(1.0, np.linalg.norm(d)) if kind == "ball" else 1.0) for d in steps]
+    values = []
+    for x in points:
+        j = joined(x)
+        y = np.maximum(j, 0) @ w.T
+        values.append(y)
+        assert graph.run({"x": x})["y"] == pytest.approx(y)
+        for node, each in (("j", j), ("r", np.maximum(j, 0)), ("y", y)):
+            assert (found[node].low - 1e-12 <= each).all()
+            assert (each <= found[node].high + 1e-12).all()
+    pairs = zip(points, points[1:], values, values[1:], strict=False)
+    reached = max(np.linalg.norm(q - p) / np.linalg.norm(y - x) for x, y, p, q in pairs)
+    assert 0 < reached <= (upper if kind == "ball" else bounded)
 
 
 def test_regions_are_checked() -> None:
@@ -167,11 +243,10 @@ def test_regions_are_checked() -> None:
 
 def test_slopes_hold_and_are_reached() -> None:
     """Difference quotients on an interval are between the slopes, and come close to both."""
-    functions: dict[str, Any] = {"relu": {}, "leaky": {"alpha": 0.2}, "tanh": {}, "sigmoid": {}, "abs": {}}
-    for (name, given), (a, b) in itertools.product(
-        functions.items(), [(-2, -1), (-1, 0), (-1, 2), (0, 1), (0.5, 3), (-4, 3)]
-    ):
-        ends = curves.slopes({"function": name, **given}, np.array([float(a)]), np.array([float(b)]))
+    functions = ["relu", "leaky", "tanh", "sigmoid", "abs"]
+    for name, (a, b) in itertools.product(functions, [(-2, -1), (-1, 0), (-1, 2), (0, 1), (0.5, 3), (-4, 3)]):
+        function = FUNCTIONS[name][0]
+        ends = function.slopes(np.array([float(a)]), np.array([float(b)]))
         assert ends is not None
         x = np.linspace(a, b, 2001)
         quotients = np.diff(VALUES[name](x)) / np.diff(x)
@@ -179,3 +254,16 @@ def test_slopes_hold_and_are_reached() -> None:
         assert ends[1][0] >= quotients.max() - 1e-9
         assert ends[0][0] == pytest.approx(quotients.min(), abs=2e-3)
         assert ends[1][0] == pytest.approx(quotients.max(), abs=2e-3)
+
+
+@pytest.mark.parametrize("radius", [0.2, 5.0])
+def test_an_input_itself_moves_by_the_radius(radius: float) -> None:
+    """Before anything is computed of it: its range was that of a radius of 1, and 2 was claimed for 10."""
+    nodes = (Node("x", operators.Input(), (), (1, 3)), Node("y", operators.Product(), ("x", "x"), (1, 3)))
+    graph, centre = Graph(nodes, ("y",)), np.full((1, 3), 0.5)
+    found = ranges.ranges(graph, Ball({"x": centre}, radius))["x"]
+    assert np.allclose(found.low, 0.5 - radius)
+    assert np.allclose(found.high, 0.5 + radius)
+    upper = bound(graph, centre=centre, radius=radius).upper
+    assert upper is not None
+    assert 2 * (0.5 + radius) <= upper <= 2 * (0.5 + radius) * 1.01

@@ -14,19 +14,18 @@ from networks.dense_networks import draw, graph_of, sizes_of
 from networks.local_networks import dense
 
 from specnorm.errors import CertificateError
-from specnorm.networks import Certificate, Graph, Layer, Multipliers, Node, Product, bound, verify
+from specnorm.networks import Certificate, Graph, Layer, Multipliers, Node, Product, bound, operators, verify
 
 
 def leaky(widths: tuple[int, ...], seed: int, alpha: float) -> tuple[list[Any], Graph]:
     random = np.random.default_rng(seed)
     weights = [random.standard_normal((m, n)) / n**0.5 for n, m in itertools.pairwise(widths)]
-    nodes = [Node("v0", "input", "input", (), (1, widths[0]))]
+    nodes = [Node("v0", operators.Input(), (), (1, widths[0]))]
     for at, weight in enumerate(weights):
         layer = Layer(f"w{at}", partial(np.asarray, weight), {}, 0)
-        nodes.append(Node(f"u{at}", "layer", "product", (nodes[-1].name,), (1, len(weight)), layer=layer))
+        nodes.append(Node(f"u{at}", operators.Matrix(layer), (nodes[-1].name,), (1, len(weight))))
         if at < len(weights) - 1:
-            given = {"function": "leaky", "alpha": alpha}
-            nodes.append(Node(f"z{at}", "pointwise", "leaky", (f"u{at}",), (1, len(weight)), given))
+            nodes.append(Node(f"z{at}", operators.LeakyReLU(alpha), (f"u{at}",), (1, len(weight))))
     return weights, Graph(tuple(nodes), (nodes[-1].name,))
 
 

@@ -23,21 +23,22 @@ from specnorm.networks import (
     averaged,
     bound,
     margins,
+    operators,
     step,
 )
 
 QUICK = Multipliers(steps=30)
 
 
-def dense(*matrices: Any, function: str = "relu") -> Graph:
-    """A network of matrices with a function between."""
-    nodes = [Node("x", "input", "input", (), (1, matrices[0].shape[1]))]
+def dense(*matrices: Any) -> Graph:
+    """A network of matrices with a ReLU between."""
+    nodes = [Node("x", operators.Input(), (), (1, matrices[0].shape[1]))]
     for at, matrix in enumerate(matrices):
         layer = Layer(f"w{at}", partial(np.asarray, matrix), {}, 0)
         shape = (1, matrix.shape[0])
-        nodes.append(Node(f"y{at}", "layer", "linear", (nodes[-1].name,), shape, layer=layer))
+        nodes.append(Node(f"y{at}", operators.Matrix(layer), (nodes[-1].name,), shape))
         if at < len(matrices) - 1:
-            nodes.append(Node(f"z{at}", "pointwise", function, (f"y{at}",), shape, {"function": function}))
+            nodes.append(Node(f"z{at}", operators.ReLU(), (f"y{at}",), shape))
     return Graph(tuple(nodes), (nodes[-1].name,))
 
 
@@ -79,6 +80,22 @@ def test_a_gradient_step_is_nonexpansive() -> None:
     assert found.upper is not None
     assert 1 - 1e-9 <= found.upper <= 1.02
     assert found.product == pytest.approx(2.9, rel=1e-3)
+
+
+def test_statements_of_statements_compute_what_they_say() -> None:
+    """With a node of their own each: the graph executed, and its constant."""
+    t = symmetric(0.2, 0.7, 1.9)
+
+    def averaged_map(f: Any, alpha: float) -> Any:
+        return (f - (1 - alpha) * np.eye(3)) / alpha
+
+    mixed = averaged(step(averaged(dense(t), 0.3), 2.0), 0.25)
+    matrix = averaged_map(np.eye(3) - 2 * averaged_map(t, 0.3), 0.25)
+    x = np.random.default_rng(0).normal(size=(1, 3))
+    assert mixed.run({"x": x})[mixed.outputs[0]] == pytest.approx(x @ matrix.T)
+    truth = np.linalg.norm(matrix, 2)
+    assert truth * (1 - 1e-12) <= upper(mixed) == pytest.approx(truth, rel=1e-2)
+    assert len({node.name for node in mixed.nodes}) == len(mixed.nodes) == 5
 
 
 def test_statements_need_fitting_shapes() -> None:
@@ -123,8 +140,8 @@ def test_convolutional_margins_use_the_weights_of_the_features() -> None:
     head = np.random.default_rng(0).normal(size=(3, count))
     nodes = (
         *graph.nodes,
-        Node("mean", "mean", "mean", (end.name,), (1, count), {"axes": (2,)}),
-        Node("logits", "layer", "linear", ("mean",), (1, 3), layer=Layer("head", lambda: head, {}, 0)),
+        Node("mean", operators.Mean((2,)), (end.name,), (1, count)),
+        Node("logits", operators.Matrix(Layer("head", lambda: head, {}, 0)), ("mean",), (1, 3)),
     )
     found, plain = (margins(Graph(nodes, ("logits",)), method=method) for method in (QUICK, Product()))
     assert np.all(found.upper <= plain.upper)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,14 @@ from specnorm.networks import (
     Scaled,
     bound,
     links,
+    operators,
     recursion,
     runs,
     segments,
     stages,
     verify,
 )
+from specnorm.networks.forms import keeps_channels
 
 MEASURE = Measure(1e-4)
 
@@ -116,12 +120,29 @@ def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
     assert from_below(net, 0) <= found.upper < 0.99 * found.product
 
 
-def test_an_unsigned_sum_is_not_believed() -> None:
-    """A front-end that does not say how values are added has the triangle inequality."""
+@pytest.mark.parametrize("changed", [{"operator": operators.Maximum()}, {"shape": None}], ids=["maximum", "any shape"])
+def test_what_may_be_no_sum_is_not_believed(changed: dict[str, Any]) -> None:
+    """Of values whose sum may have another shape the triangle inequality is left, of their maximum its own rule."""
     net, graph = residual(0)
-    nodes = tuple(n if n.rule != "add" else type(n)(n.name, n.rule, n.operator, n.inputs, n.shape) for n in graph.nodes)
+    nodes = tuple(replace(n, **changed) if isinstance(n.operator, operators.Add) else n for n in graph.nodes)
     assert all(len(link.sources) == 1 for run in runs.runs(Graph(nodes, graph.outputs)) for link in run.links)
+    assert any(len(link.sources) > 1 for run in runs.runs(graph) for link in run.links)
     assert net.names
+
+
+def test_what_mixes_channels_is_not_taken_up() -> None:
+    """Windows over all axes but the samples', means over channels, resizing of the channels' axis to its own size."""
+    windows = operators.Windows((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
+    scales = Fraction(1), Fraction(5, 4), Fraction(1), Fraction(1)
+    resize = operators.Resize("nearest", None, scales, "asymmetric")
+    for shape, operator in [
+        ((1, 4, 4), operators.MaxPool(windows)), ((1, 4, 4), operators.AveragePool(windows)),
+        ((1, 4, 4), operators.AdaptiveMaxPool((4, 4))), ((1, 4, 4), operators.Mean((1,), True)),
+        ((1, 3, 4, 4), resize), ((1, 4, 4), operators.Softmax((1,))), ((4, 4), operators.MaxPool(windows)),
+    ]:  # fmt: skip
+        assert not keeps_channels(operator, shape, shape)
+    assert keeps_channels(operators.MaxPool(windows), (1, 4, 4, 4), (1, 4, 4, 4))
+    assert keeps_channels(operators.Mean((2, 3)), (1, 4, 4, 4), (1, 4))
 
 
 # -- dropped terms -------------------------------------------------------------------------------------------------

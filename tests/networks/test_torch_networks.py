@@ -20,6 +20,7 @@ from torch import Tensor, nn  # noqa: E402
 import specnorm  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
 from specnorm.networks import Graph, Layer, Multipliers, Node, bound  # noqa: E402
+from specnorm.networks.operators import Convolution, Input, Pad  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 
@@ -167,7 +168,7 @@ def test_padding_and_convolutions_at_random() -> None:
         k, s, r, n = (
             tuple(dice.choice(some) for _ in range(ndim)) for some in ([1, 2, 3], [1, 2, 3], [1, 2], [4, 5, 6])
         )
-        mode = dice.choice(["circular", "reflect", "replicate", "zeros"])
+        mode: Any = dice.choice(["circular", "reflect", "replicate", "zeros"])
         pads = tuple((dice.randint(0, 3), dice.randint(0, 3)) for _ in range(ndim))
         wide = [a + b + c for a, (b, c) in zip(n, pads, strict=True)]
         out = [(w - d * (j - 1) - 1) // step + 1 for w, j, step, d in zip(wide, k, s, r, strict=True)]
@@ -185,10 +186,9 @@ def test_padding_and_convolutions_at_random() -> None:
         geometry = {"stride": s, "dilation": r, "groups": groups, "padding_mode": "zeros", "padding": ((0, 0),) * ndim}
         for known in (True, False):
             shapes = [(1, 2, *(z if known else map("n{}".format, z))) for z in (n, wide, out)]
-            x = Node("x", "input", "input", (), shapes[0])
-            pad = Node("p", "pad", "pad", ("x",), shapes[1], {"mode": mode, "pads": pads})
             layer = Layer("k", lambda kernel=kernel: kernel, geometry, ndim)  # type: ignore[misc]
-            found = bound(Graph((x, pad, Node("y", "layer", "conv", ("p",), shapes[2], {}, layer)), ("y",)))
+            x, pad = Node("x", Input(), (), shapes[0]), Node("p", Pad(mode, pads), ("x",), shapes[1])
+            found = bound(Graph((x, pad, Node("y", Convolution(layer), ("p",), shapes[2])), ("y",)))
             assert found.upper is not None
             assert exact * (1 - 1e-12) <= found.upper, (mode, pads, k, s, r, n, groups, known)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from networks.drawing import Arguments, Dice, Slot, axis, pieces, sizes, some_axes
@@ -48,8 +49,7 @@ from networks.torch_draws import (
     where_number,
 )  # fmt: skip
 from networks.torch_windows import SMALL, adaptive, convolution, numbers, padded, resized, window
-from specnorm_torch.fourier import COMPLEX
-from specnorm_torch.signatures import SIGNATURES
+from specnorm_torch.fourier import COMPLEX, REAL
 
 ANY_DTYPE = (*FLOATS[1:], torch.int32, torch.bool, torch.float8_e4m3fn, torch.complex64)
 CPU = (torch.device("cpu"), torch.device("cpu", 0))
@@ -57,8 +57,18 @@ COPY = (False, True)
 THREE = (1, 2, 3)
 TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
 
+RULES = REAL | COMPLEX
+
+
+def target(key: str) -> Any:
+    name, _, overload = key.partition(".")
+    return getattr(getattr(torch.ops.aten, name), overload or "default")
+
+
+ALONE = [key for key, rule in RULES.items() if rule.arguments(target(key)._schema)[0] == {"self"}]
+
 DRAWS: dict[str, Callable[[Dice], Arguments]] = {
-    **{key: alone() for key, words in SIGNATURES.items() if words == "*self"},
+    **{key: alone() for key in ALONE},
     "t": lambda d: {"self": Slot(sizes(d, 0, 2))},
     "numpy_T": lambda d: {"self": Slot(sizes(d, 2, 2))},
     "hardsigmoid": alone(),
@@ -152,6 +162,8 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "clamp_max.Tensor": joined("max"),
     **{f"{name}.Tensor": joined(alpha=(1, 1, *SMALL)) for name in ("add", "sub", "rsub")},
     **{f"{name}.Scalar": alone(other=SMALL, alpha=(1, *SMALL)) for name in ("add", "sub", "rsub")},
+    **{f"{kind}.{end}": alone(other=SMALL) if end == "Scalar" else joined() for kind in ("gt", "ge", "lt", "le")
+       for end in ("Scalar", "Tensor")},
     "mul.Tensor": joined(),
     "mul.Scalar": alone(other=SMALL),
     "div.Tensor": quotient,
@@ -210,4 +222,4 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
         for n, name in enumerate(("linear1d", "bilinear2d", "trilinear3d"), 1) for vec in (False, True)
     },
 }  # fmt: skip
-DRAWS |= {key: maybe_complex(made) for key, made in DRAWS.items() if key.partition(".")[0] in COMPLEX}
+DRAWS |= {key: maybe_complex(made) for key, made in DRAWS.items() if key in COMPLEX}

@@ -5,26 +5,22 @@ from __future__ import annotations
 import math
 import operator as operators
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from networks.drawing import Arguments, Dice, Slot
-from networks.torch_arguments import DRAWS
+from networks.torch_arguments import DRAWS, target
 from networks.torch_windows import numbers
 from specnorm_torch.networks import _Walk
+from specnorm_torch.reference import TorchModel
 from torch import Tensor
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
 from specnorm.errors import MethodError
 from specnorm.networks import Graph
-
-
-def target(key: str) -> Any:
-    name, _, overload = key.partition(".")
-    return getattr(getattr(torch.ops.aten, name), overload or "default")
 
 
 @dataclass
@@ -144,7 +140,13 @@ def _graph(operator: Any, call: Any, example: list[Tensor], result: Any, at: int
     signature = SimpleNamespace(
         input_specs=specs, output_specs=[out], inputs_to_parameters={}, inputs_to_buffers={n: n for n in constants}
     )
+    program = torch.fx.GraphModule({}, graph)
     exported: Any = SimpleNamespace(
-        graph=graph, graph_signature=signature, state_dict=constants, constants={}, graph_module=None
+        graph=graph, graph_signature=signature, state_dict=constants, constants={}, graph_module=program
     )
-    return _Walk(exported).graph()
+
+    def module(*values: Tensor) -> Any:
+        found = operator(**call(list(values)))
+        return found if at is None else found[at]
+
+    return replace(_Walk(exported).graph(), model=TorchModel.of(module, exported, tuple(example)))

@@ -14,7 +14,8 @@ SMALL = (-3.0, -1.0, -0.5, 0.0, 0.3, 1.0, 2.5)
 
 
 def numbers(d: Dice, shape: tuple[int, ...]) -> Tensor:
-    return torch.tensor(drawing.numbers(d, shape))
+    """In float64, or the dtype that the dice have."""
+    return torch.tensor(drawing.numbers(d, shape), dtype=getattr(d, "dtype", torch.float64))
 
 
 def padded(*, mode: bool, name: str = "pad", fixed: tuple[str, int] | None = None) -> Callable[[Dice], Arguments]:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import assumed
 from numpy.typing import NDArray
 from oracle import sigma_star
 from specnorm_numpy import BACKEND
 
+from specnorm.certified.bound import HypothesisError
 from specnorm.linalg.frequencies import Frequencies, half_grid
 from specnorm.proof import fathom
 from specnorm.proof.cells import dft, single_points, torus
@@ -76,7 +78,10 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
                 break
             cover.split(np.full(len(cover), 2))
         if not len(cover):
-            assert truth.lo <= cover.upper <= threshold
+            assert truth.lo <= cover.proven().value <= threshold
+        else:
+            with pytest.raises(HypothesisError, match="open"):
+                cover.proven()
     assert fathomed > 50
 
 
@@ -90,7 +95,7 @@ def test_no_grid_point_above_the_threshold_is_fathomed(seed: int) -> None:
         largest = max(norm_at(blocks[0], theta) for theta in half_grid((n,)).angles)
         for offset in (-1e-2, -1e-6, -1e-9, 1e-9, 1e-2):
             threshold = largest * (1 + offset)
-            cover = cover_blocks(blocks, dft((n,), (4,)), supremum, ops=OPS)
+            cover = cover_blocks(blocks, dft((n,), (4,)), assumed(supremum), ops=OPS)
             for _ in range(8):
                 formed, _ = cover.form(polynomial, np.arange(len(cover)), np.zeros(len(cover)))
                 cover.fathom(formed, threshold)
@@ -216,7 +221,7 @@ def test_no_lemma_speaks_of_cells_wider_than_half_a_turn(radius: float) -> None:
     """The cosine is positive again from 3 pi / 2 on: the lemma is not."""
     wide: Any = np.asarray([radius])
     assert fathom.cell_lemma(1.0, wide) == 0
-    assert fathom.grid_lemma(1.0, 1.1, wide) == 0
+    assert fathom.grid_lemma(1.0, assumed(1.1), wide) == 0
 
 
 def test_grid_lemma_is_rounded_down() -> None:
@@ -231,5 +236,5 @@ def test_grid_lemma_is_rounded_down() -> None:
         radius = float(random.choice([random.uniform(0, 1.5), zero_at * (1 - 1e-12), zero_at * (1 - 1e-6)]))
         apart = np.sqrt((long(supremum) - long(threshold)) * (long(supremum) + long(threshold)))
         exact = long(threshold) * np.cos(long(radius)) - apart * np.sin(long(radius))
-        found = fathom.grid_lemma(float(threshold), float(supremum), np.asarray([radius]))[0]
+        found = fathom.grid_lemma(float(threshold), assumed(float(supremum)), np.asarray([radius]))[0]
         assert found <= max(exact, 0) + long(1e-18) if threshold < supremum else found == math.inf

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from test_house import CORE, PLUGINS, ROOT, core_files, parsed, room
+
+from specnorm.proof import host
+
+ROOM = ("certified", "proof")
+"""Where claims are made."""
+ARITHMETIC = {
+    "host": {name for name, x in vars(host).items() if getattr(x, "__module__", "") == host.__name__} - {"Real"},
+    "rounding": {"up", "down", "unit", "gamma", "product_error", "SLACK"},
+}
+"""Functions that round outward, by module. `rounding.to_dtype` is for whoever gives an answer."""
+LEFT = {"auditing": 8, "linalg": 1, "networks": 243, "robustness": 9, "specnorm_torch": 6}
+"""Rooms that still round outward by hand, and how often at most: networks follow. A number may only become smaller.
+That of `linalg` is the smallest number of a precision."""
 
 
 def inflated(tree: ast.AST) -> Iterator[str]:
@@ -22,6 +36,19 @@ def inflated(tree: ast.AST) -> Iterator[str]:
                 yield f"line {node.lineno}: {ast.unparse(node)}"
         elif isinstance(node, ast.Constant) and isinstance(node.value, float) and 0 < abs(node.value - 1) < 9e-4:
             yield f"line {node.lineno}: {node.value}"
+
+
+def outward(tree: ast.AST) -> Iterator[str]:
+    """`inflated`, a power of two that small, and what calls or takes the room's own outward arithmetic."""
+    yield from inflated(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and 0 < (constant(node) or 0) < 1e-3:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, ast.Attribute) and node.attr in ARITHMETIC.get(ast.unparse(node.value), ()):
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, ast.ImportFrom) and node.module in ("specnorm.proof.host", "specnorm.proof.rounding"):
+            taken = ARITHMETIC[node.module.rpartition(".")[2]]
+            yield from (f"line {node.lineno}: {name.name}" for name in node.names if name.name in taken)
 
 
 def summands(node: ast.expr) -> Iterator[ast.expr]:
@@ -46,12 +73,51 @@ def constant(node: ast.expr) -> float | None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if room(p) != "proof"],
+    [p for p in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if room(p) not in ROOM],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_only_the_proof_kernel_rounds_outwards(path: Path) -> None:
     """A search may have tolerances of its own, by name in its record of tuning; a bound is made in `proof`."""
     assert list(inflated(parsed(path))) == []
+
+
+def test_outward_rounding_elsewhere_becomes_less() -> None:
+    counts: Counter[str] = Counter()
+    for path in (*core_files(), *sorted(PLUGINS.rglob("*.py"))):
+        if room(path) not in ROOM:
+            counts[room(path)] += len(list(outward(parsed(path))))
+    assert {name: count for name, count in counts.items() if count > LEFT.get(name, 0)} == {}
+    assert not {"search", "methods", "runtime", "tensor"} & LEFT.keys()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "host.mul_up(a, b)",
+        "host.raised(x, 4)",
+        "rounding.up(x, 3, xp=xp)",
+        "share * rounding.gamma(n, u)",
+        "from specnorm.proof.host import add_up",
+        "x + 2.0**-1000",
+        "x * 2**-52",
+        "np.nextafter(x, 2)",
+        "x * (1 - 1e-15)",
+    ],
+)
+def test_the_count_can_rise(source: str) -> None:
+    assert len(list(outward(ast.parse(source)))) >= 1
+
+
+def test_the_count_lets_others_be() -> None:
+    for source in (
+        "self.host.up(x)",
+        "ops.host()",
+        "rounding.to_dtype(x, d, 'up', xp=xp)",
+        "2.0**21",
+        "x**-2",
+        "0.5**2",
+    ):
+        assert not list(outward(ast.parse(source)))
 
 
 @pytest.mark.parametrize(
@@ -76,10 +142,11 @@ def test_inflation_check_lets_tolerances_be() -> None:
 
 
 def test_the_proof_kernel_stays_small_enough_to_be_read() -> None:
-    """Less than 2,700 lines, as docs/guarantees.md says, and none of its files above 400."""
-    counts = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (CORE / "proof").glob("*.py")}
-    assert sum(counts.values()) < 2700
+    """Less than 3,400 lines, as docs/guarantees.md says, and none of its files above 400."""
+    files = [path for name in ROOM for path in (CORE / name).glob("*.py")]
+    counts = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert sum(counts.values()) < 3400
     assert max(counts.values()) <= 400
     page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
-    assert "less than 2,700 lines" in page
+    assert "less than 3,400 lines" in page
     assert all(f"`{name}`" in page for name in counts if name != "__init__.py")

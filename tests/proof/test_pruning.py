@@ -44,8 +44,8 @@ def test_a_bound_that_is_no_number_is_not_passed_over(at: int, monkeypatch: pyte
     frequencies = half_grid((4, 2))
     poor: Any = Symbol(blocks, frequencies[at : at + 1], ops=OPS).phase
 
-    def bound(symbol: Symbol) -> Any:
-        found: Any = gram_iteration_up(symbol.matrices(), 12, 1e-9, xp=OPS.xp)
+    def bound(symbol: Symbol, *, ops: Any = OPS) -> Any:
+        found: Any = gram_iteration_up(symbol.matrices(), 12, 1e-9, xp=ops.xp)
         here: Any = symbol.phase
         return np.where((here == poor).all(axis=1), np.nan, found)
 
@@ -66,7 +66,7 @@ def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int) -> None:
     truth, frequencies = norms(blocks, sizes), half_grid(sizes)
     for products in (1, 2, 4, 7):
         largest = LargestBound(
-            lambda symbol: gram_iteration_up(symbol.matrices(), 12, 1e-9, xp=OPS.xp), blocks, frequencies, ops=OPS
+            lambda symbol, ops: gram_iteration_up(symbol.matrices(), 12, 1e-9, xp=ops.xp), blocks, frequencies, ops=OPS
         )
         largest.visit(np.asarray([int(np.argsort(truth)[-20])]))
         met = truth[np.argsort(truth)[-20]]

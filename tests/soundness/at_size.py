@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from assumptions import assumed_lower
 from flint import arb
 from numpy.typing import NDArray
 from oracle import PaddingMode
@@ -21,7 +22,7 @@ from soundness.sample import as_if_large
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.power_top_k import PowerTopK
-from specnorm.proof.layer import ritz_values_down
+from specnorm.proof.layer import quotients
 from specnorm.search import layer as layer_search
 from specnorm.search.layer_tuning import TUNING
 
@@ -46,12 +47,12 @@ def by_rings(*, split: bool = False) -> Iterator[None]:
     """
 
     def lowered(*given: Any, **named: Any) -> Any:
-        values, images = ritz_values_down(*given, **named)
-        return (0.985 if split else 0.5) * values, images
+        found, images = quotients(*given, **named)
+        return [assumed_lower((0.985 if split else 0.5) * x.value, x.what) for x in found], images
 
     with (
         patch.object(layer_search, "TUNING", replace(TUNING, **(SPLIT if split else RINGS))),
-        patch.object(layer_search, "ritz_values_down", lowered),
+        patch.object(layer_search, "quotients", lowered),
     ):
         yield
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import assumed
 from flint import arb
 from numpy.typing import NDArray
 from specnorm_numpy import NumpyBackend
@@ -229,7 +230,7 @@ def fathomed_in_single_precision() -> Violations:
 def at_zero(blocks: Any) -> fathom.Cover:
     """A cover by the frequency zero alone."""
     zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
-    return fathom.cover_blocks(blocks, single_points(zero, blocks.shape[3:]), 1e9, ops=OPS)
+    return fathom.cover_blocks(blocks, single_points(zero, blocks.shape[3:]), assumed(1e9), ops=OPS)
 
 
 def reduced_for_higher_limits() -> Violations:

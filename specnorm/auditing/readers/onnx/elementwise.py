@@ -3,284 +3,190 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from specnorm.auditing.readers.onnx.calls import (
-    PRODUCT,
-    Call,
-    Data,
-    Operator,
-    Translated,
-    UnreadError,
-    Value,
-    names,
-    offset_of,
-    one,
-    scalar,
-)
-from specnorm.auditing.readers.onnx.shapes import (
-    broadcast_shapes,
-)
+from specnorm.auditing.readers.onnx.nodes import MAX_KNOWN, Builder, Call, Data, Made, Value, on_axis, scalar, shape_of
+from specnorm.auditing.readers.onnx.shapes import broadcast_shapes
 from specnorm.auditing.readers.onnx.tensors import Constant
-from specnorm.networks.graph import Offset, Shape, concrete
-from specnorm.networks.pointwise import SLOPES
-from specnorm.networks.steep import power_params
-from specnorm.proof import host
+from specnorm.networks import builders
+from specnorm.networks import operators as ops
+from specnorm.networks.operators import NoBoundError, Operator
+from specnorm.networks.operators.base import FloatArray
+from specnorm.networks.shapes import Shape, concrete
 
 QUOTIENT = "it divides by a value that depends on the input, which has no constant"
 
 
-def function(function: str, alpha: float | None = None) -> Operator:
-    """A function of each entry, with the attribute ``alpha`` if it has a default."""
+def function(make: Callable[[], Operator]) -> Builder:
+    """A function of each entry."""
 
-    def translate(call: Call) -> Translated:
-        # Attributes are float32, defaults too.
-        given: dict[str, Any] = {} if alpha is None else {"alpha": float(call.attribute("alpha", np.float32(alpha)))}
-        return one(call, "pointwise", call.data().shape, function=function, **given)
+    def build(call: Call, x: Data, /) -> Made:
+        del call
+        return Made(make(), (x,), x.shape)
 
-    return translate
-
-
-def clip(call: Call) -> Translated:
-    """Between constants, which may be larger than the input."""
-    ends = [value for value in call.inputs[1:] if value is not None]
-    shape = call.data().shape
-    wide = broadcast_shapes([shape, *(value.shape for value in ends)])
-    if wide == shape and all(math.prod(concrete(value.shape) or (2,)) == 1 for value in ends):
-        return one(call, "pointwise", shape, function="clip")
-    return Translated("extreme", names(call)[:1], (wide,))
+    return build
 
 
-def selu(call: Call) -> Translated:
-    """SELU with its constants."""
-    alpha, gamma = (
-        call.attribute("alpha", 1.67326319217681884765625),
-        call.attribute("gamma", 1.05070102214813232421875),
-    )
-    steep = host.mul_up(abs(gamma), max(1.0, abs(alpha)))
-    return one(call, "pointwise", call.data().shape, function="linear", alpha=steep)
+def with_alpha(make: Callable[[float], Operator]) -> Builder:
+    """The same with a parameter."""
+
+    def build(call: Call, x: Data, /, *, alpha: float) -> Made:
+        del call
+        return Made(make(alpha), (x,), x.shape)
+
+    return build
 
 
-def swish(call: Call) -> Translated:
-    """``x * sigmoid(alpha x)``: SiLU where alpha is 1."""
-    alpha, shape = float(call.attribute("alpha", 1.0)), call.data().shape
-    if alpha == 1:
-        return one(call, "pointwise", shape, function="silu")
-    return one(call, "pointwise", shape, function="swish", alpha=alpha)
+def hard_sigmoid(call: Call, x: Data, /, *, alpha: float, beta: float) -> Made:
+    """Two parameters."""
+    del call
+    return Made(ops.HardSigmoid(alpha, beta), (x,), x.shape)
 
 
-def gelu(call: Call) -> Translated:
-    """GELU, exact or by tanh."""
-    given = call.attribute("approximate", "none")
-    kind = {"none": "gelu", "tanh": "gelu_tanh"}.get(given)
-    if kind is None:
-        raise UnreadError(f"approximate={given[:20]!r} of Gelu is not known here")
-    return one(call, "pointwise", call.data().shape, function=kind)
+def selu(call: Call, x: Data, /, *, alpha: float, gamma: float) -> Made:
+    """``gamma x`` above 0, ``gamma alpha (exp(x) - 1)`` below."""
+    del call
+    return Made(ops.ELU(alpha, gamma), (x,), x.shape)
 
 
-def prelu(call: Call) -> Translated:
-    """PReLU with constant slopes."""
-    slopes, shape = call.constant(1, 2**20), call.data().shape
-    if slopes is not None and shape is not None and broadcast_shapes([shape, slopes.shape]) != shape:
-        raise UnreadError(f"its slopes of shape {slopes.shape} do not fit {shape}")
-    known = np.zeros(1) if slopes is None or not slopes.size else slopes.load()
-    low, high = (math.nan, math.nan) if slopes is None else (float(np.min(known)), float(np.max(known)))
-    return one(call, "pointwise", call.data().shape, function="prelu", low=low, high=high)
+def gelu(call: Call, x: Data, /, *, approximate: str) -> Made:
+    """Exact, or by tanh."""
+    del call
+    forms: dict[str, Literal["erf", "tanh"]] = {"none": "erf", "tanh": "tanh"}
+    if approximate not in forms:
+        raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not known here")
+    return Made(ops.GELU(forms[approximate]), (x,), x.shape)
 
 
-def add(call: Call) -> Constant | Translated:
-    """Sum, difference or mean of several values."""
-    values = [value for value in call.inputs if isinstance(value, Data)]
-    if call.operator == "Mean" and len(values) < len(call.inputs):
-        raise UnreadError("Mean with constants")
-    shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
-    rule = "average" if call.operator == "Mean" else "add"
-    signs = (1, *(-1 if call.operator == "Sub" else 1 for _ in values[1:]))
-    if len(values) == 1 and rule == "add":
-        return _shifted(call, values[0], shape)
-    constants = [value for value in call.inputs if isinstance(value, Constant)]
-    offset = _sum_of(constants) if constants else None
-    return Translated(rule, names(call), (shape,), {"signs": signs} if rule == "add" else {}, offset=offset)
+def clip(call: Call, x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Made:
+    """Between constants, which may be larger than the value."""
+    del call
+    ends = [end if end is None or isinstance(end, float) else scalar(end) for end in (min, max)]
+    wide = broadcast_shapes([x.shape, *(end.shape for end in (min, max) if isinstance(end, Constant))])
+    if wide == x.shape and all(e is not None for e, given in zip(ends, (min, max), strict=True) if given is not None):
+        low, high = (-math.inf if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
+        if not low <= high:
+            raise NoBoundError(f"its limits are {low:.6g} and {high:.6g}")
+        return Made(ops.HardTanh(low, high), (x,), x.shape)
+    made: Made | Data = x
+    for end, operator in ((min, ops.Maximum()), (max, ops.Minimum())):
+        if isinstance(end, Constant):
+            made = Made(operator, (made, end), broadcast_shapes([made.shape, end.shape]))
+    assert isinstance(made, Made)  # for the type checker: one end is an array
+    return made
 
 
-def _sum_of(constants: Sequence[Constant]) -> Offset:
-    """Several constants, added: what a sum of values and constants adds to the values."""
-
-    def load() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        numbers, lost = np.zeros(1), np.zeros(1)
-        for constant in constants:
-            part = offset_of(constant)
-            assert part is not None  # for the type checker: there is a constant
-            more, off = part()
-            numbers = numbers + more
-            # One rounding a sum, of what is there so far.
-            lost = lost + off + abs(numbers) * 2.0**-52
-        return numbers, lost * (1 + 2.0**-40)
-
-    return load
+def prelu(call: Call, x: Data, /, *, slope: Constant) -> Made:
+    """Constant slopes below 0."""
+    del call
+    if x.shape is not None and broadcast_shapes([x.shape, slope.shape]) != x.shape:
+        raise NoBoundError(f"its slopes of shape {slope.shape} do not fit {x.shape}")
+    return Made(ops.PReLU(_numbers(slope)), (x,), x.shape)
 
 
-def _shifted(call: Call, x: Data, shape: Shape | None) -> Translated:
-    """A value and constants; taken from constants it is multiplied by -1."""
-    constants = [(at, value) for at, value in enumerate(call.inputs) if value is not None and value is not x]
-    offset = None
-    if len(constants) == 1:
-        at, constant = constants[0]
-        offset = offset_of(constant, -1.0 if at and call.operator == "Sub" else 1.0)
-    if call.operator != "Sub" or call.input(0) is x:
-        return Translated("add", names(call), (shape,), {"shift": True}, offset=offset)
-    if shape is None or shape != x.shape:
-        return Translated("add", names(call), (shape,), {})
-    return Translated("scale", names(call), (shape,), {"values": np.array(-1.0), "exact": True}, offset=offset)
+def _numbers(constant: Constant) -> FloatArray:
+    if constant.size > MAX_KNOWN or constant.refusal is not None:
+        raise NoBoundError("one of its constants cannot be read")
+    return constant.load().astype(np.float64)
 
 
-def _multiple(value: Value | None) -> tuple[Value | None, float]:
-    """A value as a number times another one."""
-    call = value.call if isinstance(value, Data) else None
-    if call is not None and call.operator in ("Mul", "Div"):
-        for x, c in ((call.input(0), call.input(1)), (call.input(1), call.input(0)))[
-            : 2 if call.operator == "Mul" else 1
-        ]:
-            number = scalar(c)
-            if isinstance(x, Data) and number:
-                return x, number if call.operator == "Mul" else 1 / number
-    return value, 1.0
+def _joined(operator: Operator, *values: Value | Made) -> Made:
+    return Made(operator, values, broadcast_shapes([value.shape for value in values]))
 
 
-def _gated(x: Value | None, gate: Value | None) -> tuple[str, float] | None:
-    """``x * sigmoid(x)``, ``x * hard_sigmoid(x)``, ``x * tanh(softplus(x))``, ``c x * (1 + erf(c' x))`` written out."""
-    base, number = _multiple(x)
-    call = gate.call if isinstance(gate, Data) else None
-    if call is None or not isinstance(base, Data):
-        return None
-    inner = call.input(0)
-    if call.operator == "Sigmoid" and _same(_multiple(inner)[0], base):
-        return "silu", number  # (1/c) silu(c x) has the slopes of silu
-    if call.operator == "HardSigmoid" and _same(inner, base):
-        sixth = abs(call.attribute("alpha", 0.2) - 1 / 6) < 1e-7 and call.attribute("beta", 0.5) == 0.5
-        # The slopes of x * (a x + 1/2) between its kinks are from -1/2 to 3/2, whatever a is.
-        return ("hard_swish", number) if sixth else None
-    if call.operator == "Tanh" and isinstance(inner, Data) and inner.call is not None:
-        return ("mish", number) if inner.call.operator == "Softplus" and _same(inner.call.input(0), base) else None
-    if call.operator == "Add":
-        for erf, one in ((call.input(0), call.input(1)), (call.input(1), call.input(0))):
-            made = erf.call if isinstance(erf, Data) else None
-            if (
-                made is not None
-                and made.operator == "Erf"
-                and scalar(one) == 1
-                and _same(_multiple(made.input(0))[0], base)
-            ):
-                return "gelu", 2 * number
-    return None
+def total(call: Call, *values: Value) -> Made:
+    """Sum, difference or mean of values."""
+    signs = (1.0, *(-1.0 if call.operator == "Sub" else 1.0 for _ in values[1:]))
+    return _joined(ops.Add(signs, len(values) if call.operator == "Mean" else 1), *values)
 
 
-def _same(a: Value | None, b: Value | None) -> bool:
-    return isinstance(a, Data) and isinstance(b, Data) and a.name == b.name
+def extreme(call: Call, *values: Value) -> Made:
+    """Largest or smallest of values."""
+    operator: Operator = ops.Maximum() if call.operator == "Max" else ops.Minimum()
+    return _joined(operator if len(values) > 1 else ops.Identity(), *values)
 
 
-def multiply(call: Call) -> Translated:
-    """Product with constants, or an activation that is written out."""
-    a, b = call.input(0), call.input(1)
-    shape = broadcast_shapes([None if value is None else value.shape for value in (a, b)])
-    if isinstance(a, Data) and isinstance(b, Data) and not (a.held and b.held):
-        found = _gated(a, b) or _gated(b, a)
-        if found is None:
-            return Translated("product", names(call), (shape,), {"reason": PRODUCT})
-        function, number = found
-        base = _multiple(a)[0] if _gated(a, b) else _multiple(b)[0]
-        assert isinstance(base, Data)  # for the type checker: `_gated` looked
-        if base.shape != shape:  # a number of the pattern has axes of its own
-            return Translated("product", names(call), (shape,), {"reason": PRODUCT})
-        steep = host.mul_up(SLOPES[function], host.raised(abs(number), 2))
-        return Translated("pointwise", (base.name,), (base.shape,), {"function": "linear", "alpha": steep})
-    at = 0 if isinstance(a, Data) else 1
-    constant = call.constant(1 - at, 2**24)
-    if constant is None:
-        raise UnreadError("an input is missing")
-    return _scaled(call, at, constant.load().astype(np.float64), shape, exact=True)
+def multiply(call: Call, a: Value, b: Value, /) -> Made:
+    """Product of two values, or with constants."""
+    del call
+    if isinstance(a, Data) and isinstance(b, Data):
+        return _joined(ops.Product(), a, b)
+    x, c = (a, b) if isinstance(b, Constant) else (b, a)
+    assert isinstance(c, Constant)  # for the type checker: one moves
+    return Made(ops.Scale(_numbers(c), exact=True), (x,), broadcast_shapes([x.shape, c.shape]))
 
 
-def power(call: Call) -> Translated:
-    """Whole exponents, roots and inverses."""
-    exponent, shape = scalar(call.input(1)), _one_shape(call, 0)
-    if exponent is None:
-        raise UnreadError("its exponent is not one number that is known")
-    params = power_params(exponent)
-    if params is None:
-        raise UnreadError(f"a power of {exponent:.6g} has no rule")
-    return one(call, "pointwise", shape, **params)
+def divide(call: Call, a: Value, b: Value, /) -> Made:
+    """Division by constants; by values that depend on the input, of one number or of values."""
+    del call
+    if isinstance(b, Data):
+        number = scalar(a)
+        return (
+            _joined(ops.Quotient(), a, b) if number is None else Made(ops.Reciprocal(scale=number), (b,), _wide(a, b))
+        )
+    with np.errstate(all="ignore"):
+        values = 1 / _numbers(b)
+    return Made(ops.Scale(values), (a,), broadcast_shapes([a.shape, b.shape]))
 
 
-def _one_shape(call: Call, at: int) -> Shape | None:
-    """Shape of an input, which the other one may not make wider: a number may come with axes of its own."""
-    shape = call.data(at).shape
-    if broadcast_shapes([None if value is None else value.shape for value in call.inputs]) != shape:
-        raise UnreadError(f"a constant of {call.operator} has more axes than its input")
+def _wide(number: Value, x: Data) -> Shape | None:
+    """The shape of a value that one number is joined with."""
+    shape = broadcast_shapes([number.shape, x.shape])
+    if shape != x.shape:
+        raise NoBoundError("a number of more axes than the value that it is divided by")
     return shape
 
 
-def steep(function: str) -> Operator:
-    """A function whose slope is bounded on intervals alone."""
-    return lambda call: one(call, "pointwise", call.data().shape, function=function)
+def power(call: Call, x: Data, exponent: Constant, /) -> Made:
+    """Whole exponents, roots and inverses."""
+    del call
+    number = scalar(exponent)
+    if number is None:
+        raise NoBoundError("its exponent is not one number that is known")
+    operator = builders.power(number)
+    if operator is None:
+        raise NoBoundError(f"a power of {number:.6g} has no rule")
+    return Made(operator, (x,), _wide(exponent, x))
 
 
-def divide(call: Call) -> Translated:
-    """Division by constants; by values that depend on the input, of one number or of such."""
-    below = call.input(1)
-    if isinstance(below, Data) and not below.held:
-        number = scalar(call.input(0))
-        if number is not None:
-            shape = _one_shape(call, 1)
-            params = {"function": "reciprocal", "scale": number}
-            return Translated("pointwise", (below.name,), (shape,), params)
-        ends = [None if value is None else value.shape for value in (call.input(0), below)]
-        if not isinstance(call.input(0), Data):
-            raise UnreadError(QUOTIENT)
-        return Translated("quotient", names(call), (broadcast_shapes(ends),), {"reason": QUOTIENT})
-    constant = call.constant(1, 2**24)
-    if constant is None:
-        raise UnreadError("an input is missing")
-    with np.errstate(all="ignore"):
-        values = 1 / constant.load().astype(np.float64)
-    return _scaled(call, 0, values, broadcast_shapes([call.data().shape, constant.shape]), exact=False)
+def where(call: Call, condition: Value, a: Value, b: Value, /) -> Made:
+    """Choice by a constant condition; by one that moves it is a step, unless it is part of something known."""
+    del call
+    shape = broadcast_shapes([condition.shape, a.shape, b.shape])
+    if isinstance(condition, Data):
+        return Made(ops.Choose(), (condition, a, b), shape)
+    if condition.refusal is not None:
+        raise NoBoundError("its condition cannot be read")
+    return Made(ops.Where(condition.load), (a, b), shape)
 
 
-def _scaled(call: Call, at: int, values: NDArray[np.float64], shape: Shape | None, *, exact: bool) -> Translated:
-    x = call.data(at)
-    wide = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
-    by_channel = len(wide) == 1 and shape is not None and shape == x.shape
-    channel = len(shape) - values.ndim + wide[0] if by_channel and shape is not None else None
-    params = {"values": values.reshape(-1) if by_channel else values, "channel": channel, "exact": exact}
-    return Translated("scale", (x.name,), (shape,), params)
+def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
+    """A step: 1 or 0."""
+    turned: dict[str, Literal["gt", "ge", "lt", "le"]] = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
+
+    def build(call: Call, a: Value, b: Value, /) -> Made:
+        del call
+        shape = broadcast_shapes([a.shape, b.shape])
+        for x, c, how in ((a, b, kind), (b, a, turned[kind])):
+            number = scalar(c)
+            if number is not None and isinstance(x, Data) and shape == x.shape:
+                return Made(ops.Compare(how, number), (x,), shape)
+        # The difference has the sign of a > b: it underflows to no zero that it is not.
+        return Made(ops.Compare(kind), (_joined(ops.Add((1.0, -1.0)), a, b),), shape)
+
+    return build
 
 
-def extreme(call: Call) -> Translated:
-    """Largest or smallest of several values, entry by entry."""
-    shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
-    # Which end is chosen of values alone: what reads it takes the values for all there are.
-    alone = all(isinstance(value, Data) for value in call.inputs)
-    return Translated("extreme", names(call), (shape,), {"choice": call.operator.lower()} if alone else {})
-
-
-def where(call: Call) -> Translated:
-    """Choice by a constant condition."""
-    shape = broadcast_shapes([None if value is None else value.shape for value in call.inputs])
-    names = tuple(value.name for value in call.inputs[1:] if isinstance(value, Data))
-    return Translated("extreme", names, (shape,))
-
-
-def log_softmax(call: Call) -> Translated:
-    """Logarithm of softmax, over one axis or (before operator set 13) all from it on."""
-    x = call.data()
-    if x.shape is None:
-        raise UnreadError("the number of classes is not known: give the input shape")
-    axis = int(call.attribute("axis", -1 if call.opset >= 13 else 1)) % len(x.shape)
-    counted = concrete(x.shape[axis : axis + 1] if call.opset >= 13 else x.shape[axis:])
-    if counted is None:
-        raise UnreadError("the number of classes is not known: give the input shape")
-    return Translated("log_softmax", (x.name,), (x.shape,), {"classes": math.prod(counted)})
+def softmax(call: Call, x: Data, /, *, axis: int) -> Made:
+    """Over one axis, or (before operator set 13) all from it on; its logarithm."""
+    shape = shape_of(x)
+    first = on_axis(axis, shape)
+    axes = (first,) if call.opset >= 13 else tuple(range(first, len(shape)))
+    if call.operator == "Softmax":
+        return Made(ops.Softmax(axes), (x,), x.shape)
+    if concrete(tuple(shape[at] for at in axes)) is None:
+        raise NoBoundError("the number of classes is not known: give the input shape")
+    return Made(ops.LogSoftmax(axes), (x,), x.shape)

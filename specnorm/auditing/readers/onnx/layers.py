@@ -3,203 +3,165 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from specnorm.auditing.readers.onnx.calls import (
-    MAX_AMOUNT,
-    PRODUCT,
-    Call,
-    Data,
-    Translated,
-    UnreadError,
-    offset_of,
-)
-from specnorm.auditing.readers.onnx.shapes import (
-    fresh,
-    pooled,
-    same_pads,
-    times,
-)
+from specnorm.auditing.readers.onnx.binding import Wholes
+from specnorm.auditing.readers.onnx.nodes import MAX_AMOUNT, Call, Data, Made, Value, offset_of, shape_of
+from specnorm.auditing.readers.onnx.shapes import fresh, pooled, same_pads, times
 from specnorm.auditing.readers.onnx.tensors import Constant
-from specnorm.networks.graph import Shape, Size, concrete
+from specnorm.networks import builders
+from specnorm.networks import operators as ops
+from specnorm.networks.operators import NoBoundError
+from specnorm.networks.shapes import Shape, Size, concrete
+
+PRODUCT = "it is a product of two values that depend on the input, which has no constant"
+Pads = tuple[tuple[int, int], ...]
 
 
-def amounts(call: Call, name: str, count: int, default: int) -> tuple[int, ...]:
-    """A list attribute with one number an axis, all of a believable size."""
-    given = call.attribute(name) or [default] * count
-    if (
-        len(given) != count
-        or any(not 0 <= abs(n) <= MAX_AMOUNT for n in given)
-        or min(given, default=0) < min(default, 0)
-    ):
-        raise UnreadError(f"{name}={given[:8]} of {call.operator} make no sense here")
-    return tuple(int(n) for n in given)
+def amounts(name: str, given: Wholes | None, count: int, default: int) -> tuple[int, ...]:
+    """One number an axis, all of a believable size."""
+    found = given or (default,) * count
+    if len(found) != count or any(not min(default, 0) <= n <= MAX_AMOUNT for n in found):
+        raise NoBoundError(f"{name}={list(found[:8])} make no sense here")
+    return found
 
 
 def pads_of(
-    call: Call, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], sizes: Shape | None
-) -> tuple[tuple[int, int], ...] | None:
+    how: str, pads: Wholes | None, kernel: Wholes, stride: Wholes, dilation: Wholes, sizes: Shape | None
+) -> Pads | None:
     """Padding per axis; None for "same" at sizes that are not known."""
-    how = call.attribute("auto_pad", "NOTSET")
     if how in ("SAME_UPPER", "SAME_LOWER"):
         known = concrete(sizes)
-        return None if known is None else same_pads(known, kernel, stride, dilation, lower=how == "SAME_LOWER")
-    flat = amounts(call, "pads", 2 * len(kernel), 0) if how == "NOTSET" else (0,) * (2 * len(kernel))
+        if known is None and max(stride) > 1:
+            return None
+        # Without strides it does not depend on the sizes.
+        return same_pads(known or (1,) * len(kernel), kernel, stride, dilation, lower=how == "SAME_LOWER")
+    if how not in ("NOTSET", "VALID"):
+        raise NoBoundError(f"auto_pad={how[:20]} is not known here")
+    flat = amounts("pads", pads, 2 * len(kernel), 0) if how == "NOTSET" else (0,) * (2 * len(kernel))
     return tuple(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
 
 
-def convolution(call: Call) -> Translated:
+def convolution(
+    call: Call, x: Data, kernel: Constant, bias: Constant | None, /, *, auto_pad: str, dilations: Wholes | None,
+    group: int, kernel_shape: Wholes | None, pads: Wholes | None, strides: Wholes | None,
+    output_padding: Wholes | None = None, output_shape: Wholes | None = None,
+) -> Made:  # fmt: skip
     """Convolution or transposed convolution with a constant kernel."""
-    x, weight = call.data(0), call.input(1)
-    call.only(0)
-    if not isinstance(weight, Constant):
-        raise UnreadError(PRODUCT)
-    ndim = len(weight.shape) - 2
+    ndim, taps, transposed = len(kernel.shape) - 2, kernel.shape[2:], call.operator == "ConvTranspose"
     if not 1 <= ndim <= 3:
-        raise UnreadError(f"its kernel has {len(weight.shape)} axes")
-    transposed = call.operator == "ConvTranspose"
-    kernel = weight.shape[2:]
-    stride, dilation = amounts(call, "strides", ndim, 1), amounts(call, "dilations", ndim, 1)
-    if 0 in stride or 0 in dilation or (call.attribute("kernel_shape") or list(kernel)) != list(kernel):
-        raise UnreadError("its strides, dilations or kernel_shape do not fit its kernel")
-    groups = int(call.attribute("group", 1))
-    if not 1 <= groups <= MAX_AMOUNT:
-        raise UnreadError(f"group={groups}")
-    sizes = None if x.shape is None else x.shape[2:]
+        raise NoBoundError(f"its kernel has {len(kernel.shape)} axes")
+    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
+    if 0 in stride or 0 in dilation or (kernel_shape or taps) != taps:
+        raise NoBoundError("its strides, dilations or kernel_shape do not fit its kernel")
+    if not 1 <= group <= MAX_AMOUNT:
+        raise NoBoundError(f"group={group}")
+    sizes, window = None if x.shape is None else x.shape[2:], (taps, stride, dilation)
     if sizes is not None and len(sizes) != ndim:
-        raise UnreadError(f"its input has shape {x.shape}, its kernel {weight.shape}")
-    geometry = {
-        "stride": stride,
-        "dilation": dilation,
-        "groups": groups,
-        "transposed": transposed,
-        "padding_mode": "zeros",
-    }
+        raise NoBoundError(f"its input has shape {x.shape}, its kernel {kernel.shape}")
+    unknown, extra = ((0, 0),) * ndim, amounts("output_padding", output_padding, ndim, 0)
+    outputs: Sequence[Size]
+    stated: Any
+    padding: Any
     if transposed:
-        pads: Any
-        pads, outputs = _cropping(call, kernel, stride, dilation, sizes)
-        channels = weight.shape[1] * groups
-        stated: Any = pads
+        found, outputs = _cropped(window, extra, sizes, output_shape, auto_pad, pads)
+        stated = padding = tuple((before, max(after, 0)) for before, after in found or unknown)
+        # Rows beyond what is cropped hold the bias alone, and change no norm.
+        extra = tuple(max(-after, 0) for _, after in found or ())
     else:
-        found = pads_of(call, kernel, stride, dilation, sizes)
-        channels = weight.shape[0]
-        pads = found if found is not None else "same"
-        how = call.attribute("auto_pad", "NOTSET")
-        stated = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(how, pads)
-        windows = zip(sizes or (), kernel, stride, dilation, found or ((None, None),) * ndim, strict=False)
-        outputs = [pooled(n, k, s, r, before, after) for n, k, s, r, (before, after) in windows]
-    shape = None if x.shape is None else (x.shape[0], channels, *outputs)
-    return Translated(
-        "layer", (x.name,), (shape,), {}, weight, {**geometry, "padding": pads}, {**geometry, "padding": stated}, sizes,
-        offset=offset_of(call.input(2), spatial=ndim),
-    )  # fmt: skip
+        found = pads_of(auto_pad, pads, *window, sizes)
+        stated = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(auto_pad, found)
+        padding, extra = "same" if found is None else found, ()
+        axes = zip(sizes or (), *window, found or ((None, None),) * ndim, strict=False)
+        outputs = [pooled(n, k, s, r, *pair) for n, k, s, r, pair in axes]
+    geometry = {"stride": stride, "dilation": dilation, "groups": group, "transposed": transposed}
+    told = [{**geometry, "padding_mode": "zeros", "padding": each} for each in (padding, stated)]
+    layer = call.layer(kernel, told[0], stated=told[1], sizes=sizes)
+    channels = kernel.shape[1] * group if transposed else kernel.shape[0]
+    operator = ops.Convolution(layer, offset_of(bias, spatial=ndim), extra=extra, sized=found is not None)
+    return Made(operator, (x,), None if x.shape is None else (x.shape[0], channels, *outputs))
 
 
-def _cropping(
-    call: Call, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], sizes: Shape | None
-) -> tuple[tuple[tuple[int, int], ...], list[Size]]:
-    """What a transposed convolution crops, and its output sizes. Rows of zeros that it adds change no norm."""
-    ndim = len(kernel)
-    extra = amounts(call, "output_padding", ndim, 0)
-    wanted = call.attribute("output_shape")
-    how = call.attribute("auto_pad", "NOTSET")
+def _cropped(
+    window: tuple[Wholes, Wholes, Wholes], extra: Wholes, sizes: Shape | None, wanted: Wholes | None, how: str,
+    pads: Wholes | None,
+) -> tuple[Pads | None, Sequence[Size]]:  # fmt: skip
+    """What a transposed convolution crops, and its output sizes; None where that depends on the input's."""
     known = concrete(sizes)
-    if wanted is not None or how in ("SAME_UPPER", "SAME_LOWER"):
-        given = [int(n) for n in wanted[-ndim:]] if wanted is not None else None
-        if known is None:
-            # Zero padding, so the bound at every size does not depend on the crop.
-            return ((0, 0),) * ndim, list(given) if given is not None else [fresh() for _ in kernel]
-        sizes_out = given if given is not None else [n * s for n, s in zip(known, stride, strict=True)]
-        pairs = []
-        for n, k, s, r, more, goal in zip(known, kernel, stride, dilation, extra, sizes_out, strict=True):
-            total = s * (n - 1) + more + r * (k - 1) + 1 - goal
-            half = total // 2 if how == "SAME_UPPER" else total - total // 2
-            pairs.append((max(half, 0), max(total - half - more, 0)))
-        return tuple(pairs), list(sizes_out)
-    pads = pads_of(call, kernel, stride, dilation, None) or ((0, 0),) * ndim
-    cropped = tuple((before, after - more) for (before, after), more in zip(pads, extra, strict=True))
-    axes = zip(sizes or (), kernel, stride, dilation, cropped, strict=False)
-    outputs = [times(n, s, r * (k - 1) + 1 - s - before - after) for n, k, s, r, (before, after) in axes]
-    return tuple((before, max(after, 0)) for before, after in cropped), outputs
+    if wanted is None and not how.startswith("SAME"):
+        given = pads_of(how, pads, *window, None) or ()
+        cropped = tuple((before, after - more) for (before, after), more in zip(given, extra, strict=True))
+        axes = zip(sizes or (), *window, cropped, strict=False)
+        return cropped, [times(n, s, r * (k - 1) + 1 - s - before - after) for n, k, s, r, (before, after) in axes]
+    wanted = None if wanted is None else wanted[-len(extra) :]
+    if known is None:
+        # Zero padding, so the bound at every size does not depend on the crop.
+        return None, wanted if wanted is not None else [fresh() for _ in extra]
+    outputs = wanted if wanted is not None else tuple(n * s for n, s in zip(known, window[1], strict=True))
+    pairs = []
+    for n, k, s, r, more, goal in zip(known, *window, extra, outputs, strict=True):
+        total = s * (n - 1) + more + r * (k - 1) + 1 - goal
+        half = max(total // 2 if how == "SAME_UPPER" else total - total // 2, 0)
+        pairs.append((half, total - half - more))
+    return tuple(pairs), outputs
 
 
-def matmul(call: Call) -> Translated:
+def matmul(call: Call, a: Value, b: Value, /) -> Made:
     """Product with a constant matrix, from either side."""
-    a, b = call.input(0), call.input(1)
-    if isinstance(a, Data) and isinstance(b, Data) and not (a.held and b.held):
-        raise UnreadError(PRODUCT)
-    x, weight, first = (a, b, True) if isinstance(a, Data) else (b, a, False)
-    if not isinstance(x, Data) or not isinstance(weight, Constant):
-        raise UnreadError("MatMul of constants is not evaluated")
-    if len(weight.shape) != 2:
-        raise UnreadError(f"its constant matrix has shape {weight.shape}")
-    shape = None
-    if x.shape is not None and len(x.shape) >= 2:
-        shape = (*x.shape[:-1], weight.shape[1]) if first else (*x.shape[:-2], weight.shape[0], x.shape[-1])
-    return _matrix(weight, x, shape, 1.0, turned=first, foldable=first)
+    return _matrix(call, a, b, 1.0)
 
 
-def gemm(call: Call) -> Translated:
+def gemm(call: Call, a: Value, b: Value, c: Constant | None, /, *, alpha: float, beta: float, transA: int,
+         transB: int) -> Made:  # fmt: skip
     """The same with its transpositions and factor."""
-    call.only(0, 1)
-    a, b = call.input(0), call.input(1)
-    if isinstance(a, Data) and isinstance(b, Data):
-        raise UnreadError(PRODUCT)
-    x, weight, name, flag = (a, b, "transB", 0) if isinstance(a, Data) else (b, a, "transA", 1)
-    if not isinstance(x, Data) or not isinstance(weight, Constant) or len(weight.shape) != 2:
-        raise UnreadError("Gemm without a constant matrix")
-    turned = bool(call.attribute(name, 0))
-    rows, columns = weight.shape[::-1] if turned else weight.shape
-    shape: Shape | None = None
-    if x.shape is not None and len(x.shape) == 2:
-        kept = x.shape[1 if call.attribute("transA" if flag == 0 else "transB", 0) else 0] if flag == 0 else None
-        shape = (kept, columns) if kept is not None else (rows, fresh())
-    right = isinstance(a, Data)
-    # Of a transposed input the last axis is not what the matrix reads.
-    foldable = right and not call.attribute("transA", 0)
-    found = _matrix(
-        weight, x, shape, float(call.attribute("alpha", 1.0)), turned=right and not turned, foldable=foldable
-    )
-    return replace(found, offset=offset_of(call.input(2), float(call.attribute("beta", 1.0))))
+    return _matrix(call, a, b, alpha, bool(transA), bool(transB), c, beta)
 
 
 def _matrix(
-    weight: Constant, x: Data, shape: Shape | None, alpha: float, *, turned: bool, foldable: bool
-) -> Translated:
-    """A constant matrix; its row is as it is stored, since it has the norm of its transpose."""
-    params = {"alpha": alpha, "foldable": foldable}
-    return Translated("layer", (x.name,), (shape,), params, weight, {}, {}, (), turned=turned)
+    call: Call, a: Value, b: Value, alpha: float, flip_a: bool = False, flip_b: bool = False,
+    added: Constant | None = None, beta: float = 1.0,
+) -> Made:  # fmt: skip
+    """``alpha a b + beta c``; the matrix's row is as it is stored, since it has the norm of its transpose."""
+    if isinstance(a, Data) and isinstance(b, Data):
+        raise NoBoundError(PRODUCT)
+    if isinstance(a, Constant) and isinstance(b, Constant):
+        raise NoBoundError("a product of constants is not evaluated")
+    right = isinstance(b, Constant)
+    x, weight, flip_x, flip = (a, b, flip_a, flip_b) if right else (b, a, flip_b, flip_a)
+    assert isinstance(weight, Constant)  # for the type checker: one moves
+    if len(weight.shape) != 2:
+        raise NoBoundError(f"its constant matrix has shape {weight.shape}")
+    before = shape_of(x)
+    source: Value | Made = x
+    if flip_x:
+        before = before[::-1]
+        source = Made(ops.Permute((1, 0)), (x,), before)
+    # From the left, of a vector too, which is no column.
+    last = right or len(before) == 1
+    turned = right != flip
+    outputs = weight.shape[1] if turned else weight.shape[0]
+    layer = call.layer(weight, {}, turned=turned)
+    shape = (*before[:-1], outputs) if last else (*before[:-2], outputs, before[-1])
+    operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if last else "left")
+    return Made(operator, (source,), shape)
 
 
-def batch_norm(call: Call) -> Translated:
+def batch_norm(
+    call: Call, x: Data, scale: Constant, bias: Constant, mean: Constant, variance: Constant, /, *, epsilon: float,
+    training_mode: int = 0, spatial: int = 1,
+) -> Made:  # fmt: skip
     """Batch normalisation at inference: a product with constants."""
-    x = call.data(0)
-    call.only(0)
     # Before operator set 14, further outputs asked for training.
-    several = call.opset < 14 and call.outputs > 1
-    if several or call.attribute("training_mode", 0) or not call.attribute("spatial", 1):
-        raise UnreadError("it normalises by the statistics of the batch")
-    gamma, variance = call.constant(1, 2**20), call.constant(4, 2**20)
-    if gamma is None or variance is None:
-        raise UnreadError("its statistics are missing")
-    eps = float(call.attribute("epsilon", np.float32(1e-5)))
+    if (call.opset < 14 and call.outputs > 1) or training_mode or not spatial:
+        raise NoBoundError("it normalises by the statistics of the batch")
+    constants = (mean, variance, scale, bias)
+    if any(each.size > 2**20 or each.refusal is not None for each in constants):
+        raise NoBoundError("its statistics cannot be read")
+    arrays = tuple(each.load().astype(np.float64) for each in constants)
     with np.errstate(all="ignore"):
-        spread = np.sqrt(variance.load().astype(np.float64) + eps)
-        values = gamma.load().astype(np.float64) / spread
-    if not np.all(np.isfinite(values)):
-        raise UnreadError("its variances are negative or not finite")
-    shift, mean = call.constant(2, 2**20), call.constant(3, 2**20)
-    spatial = 0 if x.shape is None else len(x.shape) - 2
-
-    def offset() -> tuple[Any, Any]:
-        ends = [np.zeros(1) if each is None else each.load().astype(np.float64) for each in (shift, mean)]
-        behind, ahead = ends[0], ends[1] * values
-        # A few roundings of the scale, the product and the difference.
-        both = (behind - ahead, (abs(behind) + abs(ahead)) * 2.0**-47)
-        numbers, lost = (each.reshape(-1, *(1,) * spatial) for each in both)
-        return numbers, lost
-
-    return Translated("scale", (x.name,), (x.shape,), {"values": values, "channel": 1}, offset=offset)
+        operator = builders.batch_norm(arrays[0], arrays[1], arrays[2], arrays[3], epsilon, len(shape_of(x)))
+    if not np.all(np.isfinite(operator.values)):
+        raise NoBoundError("its variances are negative or not finite")
+    return Made(operator, (x,), x.shape)

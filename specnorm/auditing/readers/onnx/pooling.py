@@ -4,194 +4,181 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Protocol
 
-import numpy as np
-
-from specnorm.auditing.readers.onnx.calls import (
-    MAX_AMOUNT,
-    MAX_FOLDED,
-    Call,
-    Operator,
-    Translated,
-    UnreadError,
-    scalar,
-)
+from specnorm.auditing.readers.onnx.binding import Numbers, Wholes
 from specnorm.auditing.readers.onnx.layers import amounts, pads_of
-from specnorm.auditing.readers.onnx.shapes import (
-    fresh,
-    pooled,
-    reduced,
-    times,
+from specnorm.auditing.readers.onnx.nodes import (
+    MAX_AMOUNT,
+    UNSIZED,
+    Builder,
+    Call,
+    Data,
+    Made,
+    on_axis,
+    scalar,
+    shape_of,
 )
-from specnorm.networks.axes import LONGEST, computed_copies
-from specnorm.networks.graph import Size
+from specnorm.auditing.readers.onnx.shapes import fresh, pooled, reduced, times
+from specnorm.auditing.readers.onnx.tensors import Constant
+from specnorm.networks import builders
+from specnorm.networks import operators as ops
+from specnorm.networks.operators import NoBoundError, Operator
+from specnorm.networks.operators.linear import PadMode
 
 
-def pool(call: Call) -> Translated:
+def pool(
+    call: Call, x: Data, /, *, kernel_shape: Wholes, auto_pad: str, pads: Wholes | None, strides: Wholes | None,
+    dilations: Wholes | None = None, ceil_mode: int = 0, count_include_pad: int = 0, p: int = 2,
+) -> Made:  # fmt: skip
     """Maximum, average or Euclidean norm over windows."""
-    x = call.data(0)
-    kernel = tuple(int(n) for n in call.attribute("kernel_shape"))
-    ndim = len(kernel)
+    kernel, ndim, ceil = kernel_shape, len(kernel_shape), bool(ceil_mode)
     if not 1 <= ndim <= 3 or min(kernel) < 1 or max(kernel) > MAX_AMOUNT:
-        raise UnreadError(f"kernel_shape={kernel[:8]}")
-    stride, dilation = amounts(call, "strides", ndim, 1), amounts(call, "dilations", ndim, 1)
+        raise NoBoundError(f"kernel_shape={list(kernel[:8])}")
+    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
     if 0 in stride or 0 in dilation:
-        raise UnreadError("a stride or dilation of 0")
+        raise NoBoundError("a stride or dilation of 0")
     sizes = None if x.shape is None else x.shape[2:]
-    pads = pads_of(call, kernel, stride, dilation, sizes)
-    average = call.operator == "AveragePool"
-    if call.operator == "LpPool":
-        _euclidean(call)
-    if pads is None and average:
-        raise UnreadError("its padding depends on the input's size: give the input shape")
-    ceil = bool(call.attribute("ceil_mode", 0))
-    found = pads or ((None, None),) * ndim
-    axes = list(zip(sizes or (), kernel, stride, dilation, found, strict=False))
-    outputs, whole = ([pooled(n, k, s, r, *pad, ceil=c) for n, k, s, r, pad in axes] for c in (ceil, False))
-    shape = None if x.shape is None else (*x.shape[:2], *outputs)
-    params = {
-        "kernel": kernel, "stride": stride, "dilation": dilation, "padding": pads or ((0, 0),) * ndim, "ceil": ceil,
-        "count_padding": bool(call.attribute("count_include_pad", 0)),
-    }  # fmt: skip
-    if call.operator == "LpPool":
+    if sizes is not None and len(sizes) != ndim:
+        raise NoBoundError(f"its input has shape {x.shape}, its windows {ndim} axes")
+    found = pads_of(auto_pad, pads, kernel, stride, dilation, sizes)
+    axes = list(zip(sizes or (), kernel, stride, dilation, found or ((None, None),) * ndim, strict=False))
+    outputs, whole = ([pooled(n, k, s, r, *pair, ceil=c) for n, k, s, r, pair in axes] for c in (ceil, False))
+    if 0 in outputs:
+        raise NoBoundError("its windows are larger than its input")
+    if outputs != whole and auto_pad != "NOTSET":
+        raise NoBoundError(f"auto_pad={auto_pad} with ceil_mode=1: runtimes disagree on the last window")
+    windows = ops.Windows(kernel, stride, dilation, found, ceil and auto_pad == "NOTSET")
+    operator: Operator = ops.MaxPool(windows)
+    if call.operator == "AveragePool":
+        if found is None:
+            raise NoBoundError("its padding depends on the input's size: give the input shape")
+        operator = ops.AveragePool(windows, bool(count_include_pad))
+    elif call.operator == "LpPool":
+        _euclidean(p)
         # onnxruntime sums what is there, onnx's reference and torch weigh it as a whole window.
-        if ceil and (not outputs or outputs != whole or any(isinstance(n, str) for n in outputs)):
-            raise UnreadError("ceil_mode=1 adds a window that ends outside, or may: runtimes disagree on its weights")
-        # The root of the sum of squares, where `l2_pool` takes an average.
-        return Translated("l2_pool", (x.name,), (shape,), {**params, "times": math.prod(kernel)})
-    return Translated("average_pool" if average else "max_pool", (x.name,), (shape,), params)
+        if ceil and (outputs != whole or not whole or any(isinstance(n, str) for n in whole)):
+            raise NoBoundError("ceil_mode=1 adds a window that ends outside, or may: runtimes disagree on its weights")
+        # The root of the sum of squares, where `L2Pool` takes an average.
+        operator = ops.L2Pool(windows, math.prod(kernel))
+    return Made(operator, (x,), None if x.shape is None else (*x.shape[:2], *outputs))
 
 
-def _euclidean(call: Call) -> None:
-    """Refuse other norms over windows than the Euclidean one."""
-    if int(call.attribute("p", 2)) != 2:
-        raise UnreadError(
-            f"p={call.attribute('p')}: of the p-norms over windows only the Euclidean one, p=2, has a rule"
-        )
+def _euclidean(p: int) -> None:
+    """Refuse other norms than the Euclidean one."""
+    if p != 2:
+        raise NoBoundError(f"p={p}: of the p-norms only the Euclidean one, p=2, has a rule")
 
 
-def over_everything(rule: str) -> Operator:
+class _Reduction(Protocol):
+    def __call__(self, axes: tuple[int, ...], keep: bool) -> Operator: ...
+
+
+def _over(make: _Reduction, x: Data, axes: tuple[int, ...], keep: bool) -> Made:
+    return Made(make(axes, keep), (x,), reduced(shape_of(x), axes, keep=keep))
+
+
+def over_everything(make: _Reduction) -> Builder:
     """Over all spatial axes."""
 
-    def translate(call: Call) -> Translated:
-        x = call.data(0)
-        if call.operator == "GlobalLpPool":
-            _euclidean(call)
-        if x.shape is None:
-            return Translated(rule if rule == "length" else "select", (x.name,), (None,))
-        shape = (*x.shape[:2], *(1 for _ in x.shape[2:]))
-        return Translated(rule, (x.name,), (shape,), {"axes": tuple(range(2, len(x.shape)))})
+    def build(call: Call, x: Data, /) -> Made:
+        del call
+        return _over(make, x, tuple(range(2, len(shape_of(x)))), keep=True)
 
-    return translate
+    return build
 
 
-def reduce(rule: str) -> Operator:
+def global_length(call: Call, x: Data, /, *, p: int = 2) -> Made:
+    """Euclidean norm over all spatial axes."""
+    del call
+    _euclidean(p)
+    return _over(ops.Norm, x, tuple(range(2, len(shape_of(x)))), keep=True)
+
+
+def reduce(make: _Reduction) -> Builder:
     """Along some axes."""
 
-    def translate(call: Call) -> Translated:
-        x = call.data(0)
-        axes = call.numbers("axes", 1)
-        if not axes and call.attribute("noop_with_empty_axes", 0):
-            return Translated("select", (x.name,), (x.shape,))
-        if x.shape is None:
-            if rule == "sum":
-                raise UnreadError("the shape of its input is not known: give the input shape")
-            # A mean, a maximum and a length are at most 1.
-            return Translated("length", (x.name,), (None,))
-        ndim = len(x.shape)
-        wanted = sorted({int(a) % ndim for a in axes}) if axes else list(range(ndim))
-        return Translated(
-            rule,
-            (x.name,),
-            (reduced(x.shape, wanted, keep=bool(call.attribute("keepdims", 1))),),
-            {"axes": tuple(wanted)},
-        )
+    def build(call: Call, x: Data, /, *, axes: Wholes | None, keepdims: int, noop_with_empty_axes: int = 0) -> Made:
+        del call
+        if not axes and noop_with_empty_axes:
+            if make is ops.Norm:
+                raise NoBoundError("noop_with_empty_axes: operator sets disagree on what the norm of no axes is")
+            return Made(ops.Identity(), (x,), x.shape)
+        shape = shape_of(x)
+        wanted = sorted({on_axis(a, shape) for a in axes}) if axes else range(len(shape))
+        return _over(make, x, tuple(wanted), keep=bool(keepdims))
 
-    return translate
+    return build
 
 
-def resize(call: Call) -> Translated:
+def resize(
+    call: Call, x: Data, /, *, scales: Numbers | None, mode: str, sizes: Wholes | None = None,
+    coordinate_transformation_mode: str = "asymmetric", nearest_mode: str = "floor", axes: Wholes | None = None,
+    antialias: int = 0, exclude_outside: int = 0, keep_aspect_ratio_policy: str = "stretch",
+) -> Made:  # fmt: skip
     """Resize, and Upsample before it."""
-    x = call.data(0)
-    call.only(0)
-    newer = call.operator == "Resize" and call.opset >= 11
-    if (
-        call.attribute("antialias", 0)
-        or call.attribute("exclude_outside", 0)
-        or call.attribute("keep_aspect_ratio_policy")
-    ):
-        raise UnreadError("antialias, exclude_outside and keep_aspect_ratio_policy have no rule")
-    mode = call.attribute("mode", "nearest")
-    coordinates = call.attribute("coordinate_transformation_mode", "half_pixel") if newer else "asymmetric"
-    nearest = call.attribute("nearest_mode", "round_prefer_floor") if newer else "floor"
-    given = call.numbers("scales", 2 if newer else 1)
-    wanted = call.numbers("sizes", 3) if newer and not given else None
-    if x.shape is None:
-        raise UnreadError("the shape of its input is not known: give the input shape")
-    axes = [int(a) % len(x.shape) for a in call.attribute("axes") or range(len(x.shape))]
-    scales, shape = [Fraction(1)] * len(x.shape), list(x.shape)
-    for axis, amount in zip(axes, given or wanted or [], strict=True):
-        n = x.shape[axis]
-        if given:
-            scales[axis] = Fraction(float(amount))
-            shape[axis] = math.floor(n * scales[axis]) if isinstance(n, int) else n if amount == 1 else fresh()
-        elif isinstance(n, int):
-            scales[axis], shape[axis] = Fraction(int(amount), n), int(amount)
-        else:
-            raise UnreadError("the shape of its input is not known: give the input shape")
-    if min(scales) <= 0:
-        raise UnreadError("a scale that is not positive")
+    coordinates, shape = coordinate_transformation_mode, list(shape_of(x))
+    if antialias or exclude_outside or keep_aspect_ratio_policy != "stretch":
+        raise NoBoundError("antialias, exclude_outside and keep_aspect_ratio_policy have no rule")
     if coordinates == "tf_crop_and_resize":
-        raise UnreadError("tf_crop_and_resize reads the region that roi states, which has no rule")
-    whole = all(not isinstance(n, int) or (n * f).denominator == 1 for n, f in zip(x.shape, scales, strict=True))
+        raise NoBoundError("tf_crop_and_resize reads the region that roi states, which has no rule")
+    if mode not in ("nearest", "linear") or coordinates not in (
+        "half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"
+    ):  # fmt: skip
+        raise NoBoundError(f"resizing by {mode[:20]} with {coordinates[:40]} coordinates has no rule")
+    if nearest_mode not in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"):
+        raise NoBoundError(f"nearest_mode={nearest_mode[:20]} of {call.operator} is not known here")
+    given: Numbers = scales or sizes or ()
+    places = [on_axis(a, shape_of(x)) for a in axes] if axes is not None else range(len(shape))
+    if len(places) != len(given) or len(set(places)) < len(places):
+        raise NoBoundError("its scales, or sizes, do not fit its axes")
+    factors = [Fraction(1)] * len(shape)
+    for axis, amount in zip(places, given, strict=True):
+        n = shape[axis]
+        if not 0 < amount < math.inf:
+            raise NoBoundError("a scale or size that is not positive")
+        if scales:
+            factors[axis] = Fraction(amount)
+            shape[axis] = math.floor(n * factors[axis]) if isinstance(n, int) else n if amount == 1 else fresh()
+        elif isinstance(n, int) and n:
+            factors[axis], shape[axis] = Fraction(int(amount), n), int(amount)
+        else:
+            raise NoBoundError(UNSIZED)
+    whole = all(not isinstance(n, int) or (n * f).denominator == 1 for n, f in zip(shape_of(x), factors, strict=True))
     if coordinates == "align_corners" and not whole:
-        raise UnreadError("align_corners where size times scale is no whole number: runtimes take other corners")
-    exact = (coordinates, nearest) == ("asymmetric", "floor") or (
-        coordinates in ("half_pixel", "pytorch_half_pixel") and nearest.startswith("round")
-    )
-    if mode == "nearest" and exact and all(f.denominator == 1 for f in scales):
-        pairs = zip(x.shape, scales, strict=True)
-        counts = [_whole_copies(n, int(f), str(coordinates), str(nearest)) for n, f in pairs]
-        return Translated("copies", (x.name,), (tuple(shape),), {"copies": math.prod(counts)})
-    params = {"mode": mode, "scales": scales, "coordinates": coordinates, "nearest": nearest}
-    return Translated("resize", (x.name,), (tuple(shape),), params)
+        raise NoBoundError("align_corners where size times scale is no whole number: runtimes take other corners")
+    wanted = None if scales else tuple(int(n) for n in shape)
+    return Made(ops.Resize(mode, wanted, tuple(factors), coordinates, nearest_mode, single=True), (x,), tuple(shape))
 
 
-def _whole_copies(size: Size, scale: int, coordinates: str, nearest: str) -> int:
-    """How often one pixel is copied along an axis: as often as the scale says, or once more by rounding."""
-    if isinstance(size, int) and size * scale <= LONGEST:
-        return max(scale, computed_copies(size, size * scale, Fraction(scale), coordinates, nearest) or scale)
-    # Powers of two divide exactly, and half pixels are never near a border. Others may move one pixel over each border.
-    return scale if coordinates != "asymmetric" or scale & (scale - 1) == 0 else scale + 1
+_MODES: dict[str, PadMode] = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
-def pad(call: Call) -> Translated:
+def pad(
+    call: Call, x: Data, /, *, mode: str, pads: Wholes, constant_value: Constant | None = None, value: float = 0.0,
+    axes: Wholes | None = None,
+) -> Made:  # fmt: skip
     """Padding by constants or by pixels."""
-    x = call.data(0)
-    call.only(0)
-    mode = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}.get(
-        call.attribute("mode", "constant")
-    )
-    flat = call.numbers("pads", 1) or call.attribute("paddings")
-    axes = call.constant(3, MAX_FOLDED)
-    if mode is None or flat is None or any(abs(int(p)) > MAX_AMOUNT for p in flat):
-        raise UnreadError("its mode or pads make no sense here")
-    if x.shape is None:
-        if mode != "zeros":
-            raise UnreadError("the shape of its input is not known: give the input shape")
-        return Translated("select", (x.name,), (None,))
-    ndim = len(x.shape)
-    where = [int(a) % ndim for a in np.ravel(axes.load())] if axes is not None else list(range(ndim))
-    pairs = [(0, 0)] * ndim
+    del call
+    shape = shape_of(x)
+    where = [on_axis(a, shape) for a in axes] if axes is not None else range(len(shape))
+    if mode not in _MODES or len(pads) != 2 * len(where) or any(abs(p) > MAX_AMOUNT for p in pads):
+        raise NoBoundError("its mode or pads make no sense here")
+    pairs = [(0, 0)] * len(shape)
     for at, axis in enumerate(where):
-        pairs[axis] = (int(flat[at]), int(flat[at + len(where)]))
-    shape = tuple(n if p == (0, 0) else times(n, 1, sum(p)) for n, p in zip(x.shape, pairs, strict=True))
-    if min(a for pair in pairs for a in pair) < 0:
-        if mode != "zeros":
-            raise UnreadError("negative padding by repeated pixels")
-        return Translated("select", (x.name,), (shape,))
-    leading = 2 if not any(sum(p) for p in pairs[:2]) else 0
-    given = call.input(2) if call.attribute("value") is None else call.attribute("value")
-    constant = given if isinstance(given, float) else 0.0 if given is None else scalar(given)
-    told = {} if constant == 0 else {"constant": math.nan if constant is None else constant}
-    return Translated("pad", (x.name,), (shape,), {"mode": mode, "pads": tuple(pairs[leading:]), **told})
+        pairs[axis] = (pads[at], pads[at + len(where)])
+    if mode != "constant" and min(pads, default=0) < 0:
+        raise NoBoundError("negative padding by repeated pixels")
+    filled = value if constant_value is None else scalar(constant_value)
+    # Without samples and channels, as convolutions are padded.
+    last = tuple(pairs[2:] if not any(map(any, pairs[:2])) else pairs)
+    steps = builders.padding(_MODES[mode], last, len(shape), math.nan if filled is None else filled) or (
+        ops.Identity(),
+    )
+    source: Data | Made = x
+    for operator in steps:
+        before, counted = shape_of(source), min if isinstance(operator, ops.Slice) else max
+        after = [times(n, 1, sum(counted(a, 0) for a in pair)) for n, pair in zip(before, pairs, strict=True)]
+        source = Made(operator, (source,), tuple(after))
+    assert isinstance(source, Made)  # for the type checker: there is a step
+    return source

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
+from typing import TypeAlias
 
-from specnorm.networks.graph import Shape, Size, concrete
+from specnorm.auditing.readers.onnx.nodes import on_axis
+from specnorm.networks.axes import Window
+from specnorm.networks.operators import NoBoundError
+from specnorm.networks.shapes import Shape, Size, concrete
 
 _LONGEST = 120
 _count = itertools.count()
+Parts: TypeAlias = tuple[tuple[int, int | None, int | None, int], ...]
+"""As `Slice` has them."""
+
+
+def named(text: str) -> str:
+    """The size that a file calls so: another name is another symbol, and none is one that is made here."""
+    return text if text.isidentifier() else repr(text)
 
 
 def fresh() -> str:
     """A size about which nothing is known."""
     return f"?{next(_count)}"
-
-
-def symbol(name: str) -> str:
-    """A size by the name that the file gives it, so that neither other names nor arithmetic give the same symbol."""
-    return name if re.fullmatch(r"\w+", name) else repr(name)
 
 
 def _symbol(text: str) -> str:
@@ -42,7 +47,7 @@ def pooled(
         return -(-n // stride) if isinstance(n, int) else n if stride == 1 else _symbol(f"ceil({n}/{stride})")
     slack = before + after - dilation * (kernel - 1) - 1
     if isinstance(n, int):
-        return max((-(-(n + slack) // stride) if ceil else (n + slack) // stride) + 1, 0)
+        return Window(kernel, stride, dilation, before, after, ceil=ceil).count(n)
     if (stride, slack) == (1, -1):
         return n
     return _symbol(f"({n}{slack:+d})/{stride}{'^' if ceil else ''}+1")
@@ -101,10 +106,30 @@ def reshaped(before: Shape | None, wanted: Sequence[int], *, allow_zero: bool) -
     return tuple(left if n == -1 else n for n in sizes)
 
 
-def sliced(shape: Shape, starts: list[int], ends: list[int], axes: list[int], steps: list[int]) -> Shape:
+def slice_parts(
+    shape: Shape, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None, steps: Sequence[int] | None
+) -> Parts:
+    """A slice along axes, in numbers from the front where the size is known."""
+    found: dict[int, tuple[int, int | None, int | None, int]] = {}
+    given = (starts, ends, range(len(starts)) if axes is None else axes, [1] * len(starts) if steps is None else steps)
+    if len({len(each) for each in given}) > 1 or 0 in given[3]:
+        raise NoBoundError("its starts, ends, axes and steps do not fit each other")
+    for start, end, at, step in zip(*given, strict=True):
+        axis = on_axis(at, shape)
+        n = shape[axis]
+        if axis in found:
+            raise NoBoundError(f"it takes a part of axis {axis} twice")
+        found[axis] = (axis, start, end, step)
+        if isinstance(n, int):
+            first, last, _ = slice(start, end, step).indices(n)
+            found[axis] = (axis, first, None if last < 0 else last, step)
+    return tuple(found.values())
+
+
+def sliced(shape: Shape, parts: Parts) -> Shape:
     """Sizes after a slice."""
     sizes = list(shape)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    for axis, start, end, step in parts:
         n = sizes[axis]
         sizes[axis] = len(range(*slice(start, end, step).indices(n))) if isinstance(n, int) else fresh()
     return tuple(sizes)

@@ -6,7 +6,7 @@ import math
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +37,24 @@ _EXTERNAL = 1
 MAX_AXES = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Constant:
     """A value that does not depend on the network's inputs.
 
     Parameters
     ----------
     name : str
-        Of the initialiser that it comes from, or of the node that computed it: no other constant of the model has it.
+        Of the initialiser or node that it comes from, for people: others may have it.
     shape : tuple of int
     dtype : str
         Of what ``load`` returns.
     load : callable
     refusal : str or None
         Why it cannot be read.
+    key : object
+        What it is told from others by.
+    value : str
+        What the graph calls it; empty for what no value of the graph is.
     """
 
     name: str
@@ -58,8 +62,8 @@ class Constant:
     dtype: str
     load: Callable[[], NDArray[Any]]
     refusal: str | None = None
-    steps: tuple[str, ...] = ()
-    """What was done to it since, each in words that say nothing else: constants alike in name and steps are alike."""
+    key: object = field(default_factory=object)
+    value: str = ""
 
     @property
     def size(self) -> int:
@@ -70,15 +74,10 @@ class Constant:
         """The same, which cannot be read."""
         return replace(self, refusal=self.refusal or reason)
 
-    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]], step: str) -> Constant:
-        """The same with its array changed when it is read."""
+    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant:
+        """Another one: its array changed when it is read."""
         load = self.load
-        return replace(self, shape=shape, load=lambda: change(load()), steps=(*self.steps, step))
-
-
-def constant_of(array: NDArray[Any], name: str) -> Constant:
-    """An array that is there already."""
-    return Constant(name, tuple(array.shape), array.dtype.name, lambda: array)
+        return replace(self, shape=shape, load=lambda: change(load()), key=object())
 
 
 class Tensors:
@@ -96,6 +95,10 @@ class Tensors:
         self.folder = folder
         self.left = self.limit = max_bytes
 
+    def again(self) -> Tensors:
+        """The same, with nothing read yet."""
+        return Tensors(self.folder, self.limit)
+
     def describe(self, proto: Any, name: str) -> Constant:
         """Shape and type of a TensorProto; a refusal where it is damaged.
 
@@ -110,7 +113,7 @@ class Tensors:
             return blank.refused(
                 f"it is stored as {blank.dtype}, which is not measured; expected float32, float64, float16 or bfloat16."
             )
-        dtype, stored, field = _TYPES[proto.data_type]
+        dtype, stored, place = _TYPES[proto.data_type]
         blank = replace(blank, dtype=dtype)
         if len(shape) > MAX_AXES or any(n < 0 for n in shape):
             return replace(blank, shape=()).refused(f"it claims the shape {shape[:MAX_AXES]}: the file is damaged.")
@@ -121,13 +124,13 @@ class Tensors:
         if proto.data_location == _EXTERNAL:
             return self._external(proto, blank, needed, stored)
         raw = proto.raw_data if proto.HasField("raw_data") else None
-        have = len(raw) if raw is not None else len(getattr(proto, field))
+        have = len(raw) if raw is not None else len(getattr(proto, place))
         if have != (needed if raw is not None else count):
             return blank.refused(
                 f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged."
             )
         self._claim(needed)
-        return replace(blank, load=lambda: _array(proto, raw, shape, dtype, stored, field))
+        return replace(blank, load=lambda: _array(proto, raw, shape, dtype, stored, place))
 
     def _claim(self, count: int) -> None:
         self.left -= count
@@ -136,7 +139,25 @@ class Tensors:
                 f"its tensors claim more than the limit of {self.limit} bytes. Raise max_bytes if you trust it."
             )
 
-    def _external(self, proto: Any, blank: Constant, needed: int, stored: str) -> Constant:
+    def inlined(self, proto: Any) -> Any:
+        """A TensorProto that holds its data itself.
+
+        Raises
+        ------
+        ModelFileError
+            If they cannot be read.
+        """
+        if proto.data_location != _EXTERNAL:
+            return proto
+        shape, dtype = tuple(int(n) for n in proto.dims), _TYPES.get(proto.data_type)
+        refusal = self.describe(proto, proto.name).refusal
+        if refusal is not None or dtype is None:
+            raise ModelFileError(str(refusal))
+        read, _ = self._outside(proto, math.prod(shape) * np.dtype(dtype[1]).itemsize)
+        return type(proto)(dims=shape, data_type=proto.data_type, name=proto.name, raw_data=read())
+
+    def _outside(self, proto: Any, needed: int) -> tuple[Callable[[], bytes], str]:
+        """What reads external data, and why it cannot be done."""
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
         try:
@@ -144,23 +165,28 @@ class Tensors:
             path = _inside(self.folder, location)
             size = path.stat().st_size
         except (OSError, ValueError) as error:
-            return blank.refused(f"its data lie in {location!r}, which cannot be read: {error}")
+            return bytes, f"its data lie in {location!r}, which cannot be read: {error}"
         if length != needed or offset < 0 or offset + needed > size:
-            return blank.refused(
-                f"shape {blank.shape} of {blank.dtype} takes {needed} bytes; {length} are claimed at {offset} of "
-                f"{location!r}, which has {size}."
+            return bytes, (
+                f"it takes {needed} bytes; {length} are claimed at {offset} of {location!r}, which has {size}."
             )
-        self._claim(needed)
 
-        def load() -> NDArray[Any]:
+        def read() -> bytes:
             with path.open("rb") as file:
                 file.seek(offset)
                 raw = file.read(needed)
             if len(raw) != needed:
                 raise ModelFileError(f"{location!r} ends in the middle of it.")
-            return _array(proto, raw, blank.shape, blank.dtype, stored, "")
+            return raw
 
-        return replace(blank, load=load)
+        return read, ""
+
+    def _external(self, proto: Any, blank: Constant, needed: int, stored: str) -> Constant:
+        read, refusal = self._outside(proto, needed)
+        if refusal:
+            return blank.refused(refusal)
+        self._claim(needed)
+        return replace(blank, load=lambda: _array(proto, read(), blank.shape, blank.dtype, stored, ""))
 
 
 def _inside(folder: Path, location: str) -> Path:
@@ -175,11 +201,11 @@ def _inside(folder: Path, location: str) -> Path:
     return path
 
 
-def _array(proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, stored: str, field: str) -> NDArray[Any]:
+def _array(proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, stored: str, place: str) -> NDArray[Any]:
     if raw is not None:
         array = np.frombuffer(raw, dtype=stored)
     else:
-        values = np.asarray(getattr(proto, field))
+        values = np.asarray(getattr(proto, place))
         # Half precision is stored as its bits.
         array = values.astype("<u2").view(stored) if dtype == "float16" else values.astype(stored)
     if dtype == "bfloat16":

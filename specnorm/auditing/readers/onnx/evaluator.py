@@ -1,0 +1,159 @@
+"""One ONNX node by onnx's reference evaluator; where that is not what the standard says, by a node that means the same.
+
+Seen in onnx 1.23: windows of stride 1 forget or exchange their padding, "SAME" may crop, groups of transposed
+convolutions get each other's weights, and older operator sets are taken for newer ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Inputs: TypeAlias = Sequence[Array | None]
+_NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19, "AveragePool": 19, "LpPool": 18}
+"""Operator sets that are evaluated for older ones, which mean the same: those train always, or lack an attribute."""
+
+
+class NotEvaluatedError(Exception):
+    """The evaluator does not compute what the standard says."""
+
+
+def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """Outputs of a node.
+
+    Raises
+    ------
+    Exception
+        Whatever the evaluator raises for what it does not support.
+    """
+    return _SPECIAL.get(node.op_type, _run)(node, opset, inputs)
+
+
+def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    from onnx import GraphProto, ValueInfoProto
+    from onnx.reference import ReferenceEvaluator
+
+    given = {name: each for name, each in zip(node.input, inputs, strict=True) if name}
+    graph = GraphProto(
+        node=[node],
+        input=[ValueInfoProto(name=name) for name in given],
+        output=[ValueInfoProto(name=name) for name in node.output if name],
+    )
+    evaluator: Any = ReferenceEvaluator(graph, opsets={"": max(opset, _NEWER.get(node.op_type, 1))})
+    return list(evaluator.run(None, given))
+
+
+def _with(node: Any, operator: str = "", **attributes: Any) -> Any:
+    """A node with other attributes; None takes one away."""
+    from onnx import helper
+
+    kept = {a.name: helper.get_attribute_value(a) for a in node.attribute} | attributes
+    given = {name: value for name, value in kept.items() if value is not None}
+    return helper.make_node(operator or node.op_type, list(node.input), list(node.output)[:1], **given)
+
+
+def _attribute(node: Any, name: str, default: Any) -> Any:
+    from onnx import helper
+
+    found = next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+    return found.decode() if isinstance(found, bytes) else found
+
+
+def _first(inputs: Inputs) -> Array:
+    assert inputs[0] is not None  # for the type checker: it is never left out
+    return inputs[0]
+
+
+def _padding(node: Any, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> list[list[int]]:
+    """Before and after each axis, as the standard has it."""
+    how = _attribute(node, "auto_pad", "NOTSET")
+    if how in ("NOTSET", "VALID"):
+        flat = _attribute(node, "pads", None) if how == "NOTSET" else None
+        flat = flat or [0] * 2 * len(sizes)
+        return [list(pair) for pair in zip(flat[: len(sizes)], flat[len(sizes) :], strict=True)]
+    pairs = []
+    for n, k, s in zip(sizes, reach, strides, strict=True):
+        total = max((math.ceil(n / s) - 1) * s + k - n, 0)
+        pairs.append([total // 2, total - total // 2][:: 1 if how == "SAME_UPPER" else -1])
+    return pairs
+
+
+def _pool(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """With all its attributes; of stride 1 with padding of its own."""
+    x = _first(inputs)
+    kernel, sizes = _attribute(node, "kernel_shape", []), x.shape[2:]
+    strides, dilations = (_attribute(node, name, None) or [1] * len(kernel) for name in ("strides", "dilations"))
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pairs = _padding(node, sizes, reach, strides)
+    rests = [(n + sum(p) - k) % s for n, p, k, s in zip(sizes, pairs, reach, strides, strict=True)]
+    ceil = _attribute(node, "ceil_mode", 0) and any(rests)
+    if ceil and (node.op_type != "MaxPool" or _attribute(node, "auto_pad", "NOTSET") != "NOTSET"):
+        raise NotEvaluatedError
+    told: dict[str, Any] = {"strides": strides, "dilations": dilations, "auto_pad": None, "ceil_mode": int(bool(ceil))}
+    if node.op_type == "MaxPool" and max(*strides, *dilations) == 1:
+        padded = np.pad(x, [(0, 0), (0, 0), *pairs], constant_values=-np.inf)
+        return _run(_with(node, **told, pads=None), opset, [padded])
+    return _run(_with(node, **told, pads=[a for side in zip(*pairs, strict=True) for a in side]), opset, inputs)
+
+
+def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """Each group by itself."""
+    x, groups = _first(inputs), _attribute(node, "group", 1)
+    weight = inputs[1]
+    assert weight is not None  # for the type checker: it is never left out
+    if _attribute(node, "auto_pad", "NOTSET").startswith("SAME"):
+        strides = _attribute(node, "strides", None) or [1] * (x.ndim - 2)
+        if any(k < s for k, s in zip(weight.shape[2:], strides, strict=True)):
+            raise NotEvaluatedError
+    bias = inputs[2] if len(inputs) > 2 and inputs[2] is not None else None
+    parts = []
+    for at in range(groups):
+        given: list[Array | None] = [np.split(each, groups, axis)[at] for each, axis in ((x, 1), (weight, 0))]
+        given += [None if bias is None else np.split(bias, groups)[at]] if len(inputs) > 2 else []
+        parts += _run(_with(node, group=1), opset, given)
+    return [np.concatenate(parts, axis=1)]
+
+
+def _flat_softmax(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """Before operator set 13: all axes from one on are one."""
+    if opset >= 13:
+        return _run(node, opset, inputs)
+    x, axis = _first(inputs), _attribute(node, "axis", 1)
+    flat = x.reshape(math.prod(x.shape[: axis % x.ndim]), -1)
+    return [each.reshape(x.shape) for each in _run(_with(node, axis=1), 13, [flat])]
+
+
+def _global(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """As for images; the evaluator has no 2-norm, but a reduction."""
+    x = _first(inputs)
+    flat = x.reshape(*x.shape[:2], -1, 1)
+    if node.op_type == "GlobalLpPool":
+        if _attribute(node, "p", 2) != 2:
+            raise NotEvaluatedError
+        found = _run(_with(node, "ReduceL2", axes=[2, 3], p=None), 13, [flat])
+    else:
+        found = _run(node, opset, [flat])
+    return [each.reshape(*x.shape[:2], *(1 for _ in x.shape[2:])) for each in found]
+
+
+def _unsqueeze(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """Axes in any order."""
+    axes = _attribute(node, "axes", None)
+    if axes is not None:
+        ndim = _first(inputs).ndim + len(axes)
+        node = _with(node, axes=sorted(axis % ndim for axis in axes))
+    return _run(node, opset, inputs)
+
+
+_SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
+    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
+    "ConvTranspose": _transposed,
+    **dict.fromkeys(("Softmax", "LogSoftmax"), _flat_softmax),
+    **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool"), _global),
+    "Unsqueeze": _unsqueeze,
+}

@@ -1,0 +1,188 @@
+"""An ONNX model executed by onnx's own reference evaluator, apart from how it is read here.
+
+Node by node, so that what the evaluator does not know leaves the other values. A file is not trusted: nothing is
+executed whose size is not known beforehand, no loop, and external data come from the model's folder alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.auditing.readers.onnx.evaluator import evaluate
+from specnorm.auditing.readers.onnx.operators import OPERATORS
+from specnorm.auditing.readers.onnx.tensors import Tensors
+from specnorm.networks.model import Computed, NotExecutedError
+from specnorm.networks.shapes import Shape, concrete
+
+ENTRIES = 2**27
+"""Entries of all values together."""
+WORK = 2**35
+"""Multiplications of all nodes together."""
+PATCHES = 2**29
+"""Numbers that a convolution's windows hold together."""
+_SLOW = frozenset(("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample"))
+"""Operators that the evaluator loops over in Python, which takes as long as `_LOOP` multiplications a step."""
+_LOOP = 2**10
+_UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_SINGLE = ("Erf", "Gelu")
+"""Operators that the evaluator computes in single precision, whatever it is given."""
+_DOMAINS = ("", "ai.onnx")
+
+
+class OnnxModel:
+    """The original of a graph; see `specnorm.networks.model.Model`.
+
+    Parameters
+    ----------
+    model : ModelProto
+    reader : Tensors
+        Gives external data.
+    opset : int
+    shapes : callable
+        Gives the shapes of all values from those of the inputs.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reader: Tensors,
+        opset: int,
+        shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]],
+    ) -> None:
+        self._graph = model.graph
+        self._functions = len(model.functions)
+        self._reader = reader
+        self._opset = opset
+        self._shapes = shapes
+
+    def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
+        """Values by name, in the file's precision; see `specnorm.networks.model.Model`.
+
+        Raises
+        ------
+        NotExecutedError
+            If the model has control flow or functions, or is too large.
+        """
+        if self._functions or any(_has_graphs(node) for node in self._graph.node):
+            raise NotExecutedError("it has control flow or functions, which are not executed")
+        given = {name: array for name, array in self._inputs(inputs) if array is not None}
+        shapes = self._shapes({name: array.shape for name, array in given.items()})
+        self._limit(shapes)
+        found = self._constants | given
+        results = {name: _computed(found[name], single=False) for name in given}
+        single: set[str] = set()
+        for node in self._graph.node:
+            if any(name and name not in found for name in node.input) or not self._is_sized(node, shapes):
+                continue
+            # What is computed of such a value may be compared with what is computed without it (a gate, say).
+            if node.op_type in _SINGLE or not single.isdisjoint(node.input):
+                single.update(node.output)
+            for name, array in self._node(node, found):
+                found[name] = array
+                results[name] = _computed(array, single=name in single)
+        return {name: value for name, value in results.items() if value is not None}
+
+    def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
+        """Outputs for several samples, where the first axis of every input is open."""
+        for each in self._graph.input:
+            dims = each.type.tensor_type.shape.dim
+            if each.name in inputs and (len(dims) < 2 or dims[0].dim_value > 0):
+                return None
+        try:
+            found = self.values(inputs)
+        except NotExecutedError:
+            return None
+        return {each.name: found[each.name] for each in self._graph.output if each.name in found}
+
+    def _inputs(self, inputs: Mapping[str, NDArray[np.float64]]) -> Iterator[tuple[str, NDArray[Any] | None]]:
+        """Inputs in the file's types; those that are held are 0."""
+        from onnx import helper
+
+        stored = {each.name for each in self._graph.initializer}
+        for each in self._graph.input:
+            tensor = each.type.tensor_type
+            try:
+                dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            except (KeyError, TypeError, ValueError) as error:
+                raise NotExecutedError(f"the type of its input {each.name[:40]!r} is not known") from error
+            if each.name in inputs:
+                with np.errstate(all="ignore"):
+                    yield each.name, np.asarray(inputs[each.name]).astype(dtype)
+            elif each.name not in stored and np.dtype(dtype).kind in "iub":
+                shape = tuple(int(dim.dim_value) or 1 for dim in tensor.shape.dim)
+                yield each.name, np.zeros(shape, dtype) if 0 <= math.prod(shape) <= ENTRIES else None
+
+    @cached_property
+    def _constants(self) -> dict[str, NDArray[Any]]:
+        from onnx import numpy_helper
+
+        found = {}
+        for proto in self._graph.initializer:
+            try:
+                found[proto.name] = numpy_helper.to_array(self._reader.inlined(proto))
+            except Exception as error:  # whatever a damaged tensor raises
+                raise NotExecutedError(f"its tensor {proto.name[:40]!r} cannot be read: {error}") from error
+        return found
+
+    def _limit(self, shapes: Mapping[str, Shape | None]) -> None:
+        entries = work = patches = 0
+        for node in self._graph.node:
+            known = [concrete(shapes.get(name)) for name in node.output]
+            size = sum(math.prod(shape) for shape in known if shape is not None)
+            entries += size
+            fan = _fan(node, shapes)
+            work += size * fan * (_LOOP if node.op_type in _SLOW else 1)
+            patches = max([patches, *(fan * math.prod(shape[2:]) for shape in known if shape is not None)])
+        if entries > ENTRIES or work > WORK or patches > PATCHES:
+            raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
+
+    def _is_sized(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
+        """Whether the first value of a node cannot be larger than expected."""
+        known = node.op_type in OPERATORS and node.domain in _DOMAINS
+        return known and concrete(shapes.get(node.output[0] if node.output else "")) is not None
+
+    def _node(self, node: Any, values: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
+        """Values of a node that the evaluator knows."""
+        try:
+            copy = type(node)()
+            copy.CopyFrom(node)
+            for attribute in copy.attribute:
+                if attribute.HasField("t"):
+                    attribute.t.CopyFrom(self._reader.inlined(attribute.t))
+            with np.errstate(all="ignore"):
+                found = evaluate(copy, self._opset, [values[name] if name else None for name in node.input])
+        except Exception:  # whatever the evaluator raises for what it does not support
+            return []
+        named = zip([name for name in node.output if name], found, strict=False)
+        return [(name, np.asarray(each)) for name, each in named if isinstance(each, np.ndarray | np.generic)]
+
+
+def _has_graphs(node: Any) -> bool:
+    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+
+
+def _fan(node: Any, shapes: Mapping[str, Shape | None]) -> int:
+    """From how many numbers, roughly, each entry of a node's value is computed."""
+    windows = [
+        math.prod(a.ints) for a in node.attribute if a.name == "kernel_shape" and not node.op_type.startswith("C")
+    ]
+    inputs = [concrete(shapes.get(name)) or () for name in node.input]
+    if node.op_type in ("Conv", "ConvTranspose") and len(inputs) > 1:
+        windows.append(math.prod(inputs[1][1:]))
+    elif node.op_type in ("MatMul", "Gemm") and inputs:
+        windows.append(max(inputs[0], default=1))
+    return int(max([1, *windows]))
+
+
+def _computed(array: NDArray[Any], *, single: bool) -> Computed | None:
+    """A value in double precision, with the unit roundoff of its own; None for text and the like."""
+    if array.dtype.name not in _UNITS and array.dtype.kind not in "iub":
+        return None
+    unit = _UNITS.get(array.dtype.name, 2.0**-53)
+    return Computed(array.astype(np.float64), max(unit, 2.0**-24) if single else unit)

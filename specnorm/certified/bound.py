@@ -1,0 +1,168 @@
+"""Claims: numbers that are proven, as values of two types that only rules of inference construct (Milner's LCF).
+
+A claim says what its number bounds, by which rule, and from which other claims. `_upper` and `_lower` belong to the
+modules of this room and of `specnorm.proof`: whoever holds a claim holds its proof, and a search can but waste time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import InitVar, dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from specnorm.proof import host
+
+if TYPE_CHECKING:
+    from specnorm.types import Array, ArrayOps
+
+EVERYWHERE = "sigma*"
+"""What a bound of the symbol's norm at every frequency bounds: the supremum over all sizes."""
+_ROOM = object()
+
+
+class HypothesisError(ValueError):
+    """A rule was applied where what it supposes does not hold: an error of ours, never a claim."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Claim:
+    """A proven bound of a norm.
+
+    Parameters
+    ----------
+    value : float
+        Non-negative.
+    what : object
+        The norm that it bounds: `EVERYWHERE`, a `proof.cells.Circulant`, the `ConvSpec` of a layer, or words.
+    rule : str
+        By what.
+    of : tuple of claims
+        What the rule was applied to.
+    """
+
+    value: float
+    what: object
+    rule: str
+    of: tuple[Upper | Lower, ...] = ()
+    room: InitVar[object] = None
+
+    def __post_init__(self, room: object) -> None:
+        if room is not _ROOM:
+            raise TypeError(f"{type(self).__name__}: a claim is made by the rules of specnorm.certified alone")
+        if not self.value >= 0:
+            raise HypothesisError(f"{self.value!r} bounds no norm ({self.rule})")
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __le__(self, other: _Claim | float) -> bool:
+        return self.value <= float(other)
+
+    def __lt__(self, other: _Claim | float) -> bool:
+        return self.value < float(other)
+
+    def __ge__(self, other: _Claim | float) -> bool:
+        return self.value >= float(other)
+
+    def __gt__(self, other: _Claim | float) -> bool:
+        return self.value > float(other)
+
+
+class Upper(_Claim):
+    """Never below the norm, rounding included."""
+
+    __slots__ = ()
+
+    def plus(self, other: Upper) -> Upper:
+        """Of a sum."""
+        return _upper(host.add_up(self.value, other.value), f"{self.what} + {other.what}", "sum", self, other)
+
+    def times(self, other: Upper) -> Upper:
+        """Of a product."""
+        return _upper(host.mul_up(self.value, other.value), f"{self.what} times {other.what}", "product", self, other)
+
+    def over(self, other: Lower) -> Upper:
+        """Of a quotient."""
+        if not other.value > 0:
+            raise HypothesisError(f"nothing is divided by {other.what}, which may be 0")
+        return _upper(host.div_up(self.value, other.value), f"{self.what} / {other.what}", "quotient", self, other)
+
+    def root(self) -> Upper:
+        """Of a root."""
+        return _upper(host.sqrt_up(self.value), f"root of {self.what}", "root", self)
+
+
+class Lower(_Claim):
+    """Never above the norm, rounding included."""
+
+    __slots__ = ()
+
+
+Claim = TypeVar("Claim", Upper, Lower)
+
+
+def least(first: Upper, *others: Upper | None) -> Upper:
+    """The lowest of several bounds of one norm."""
+    return min(_of_one((first, *(claim for claim in others if claim is not None))), key=float)
+
+
+def greatest(*claims: Lower) -> Lower:
+    """The highest of several bounds of one norm."""
+    return max(_of_one(claims), key=float)
+
+
+def _of_one(claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+    if any(claim.what != claims[0].what for claim in claims):
+        raise HypothesisError(f"bounds of different norms: {', '.join(str(claim.what) for claim in claims)}")
+    return claims
+
+
+def _upper(value: float, what: object, rule: str, *of: Upper | Lower) -> Upper:
+    """An upper bound that a rule has proven. For the modules of the trusted room."""
+    return Upper(float(value), what, rule, of, _ROOM)
+
+
+def _lower(value: float, what: object, rule: str, *of: Upper | Lower) -> Lower:
+    """A lower bound that a rule has proven. For the modules of the trusted room."""
+    return Lower(float(value), what, rule, of, _ROOM)
+
+
+def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:
+    """Of a direct sum: the largest of its parts' bounds."""
+    return _upper(max((part.value for part in parts), default=0.0), what, rule, *parts)
+
+
+def nothing(what: object = "any norm") -> Lower:
+    """No norm is negative."""
+    return _lower(0.0, what, "no norm is negative")
+
+
+def largest_of_blocks(bounds: Sequence[Upper], blocks: Array) -> Upper:
+    """The supremum of some blocks, from a bound of each."""
+    if len(bounds) != blocks.shape[0] or any(bound.what != EVERYWHERE for bound in bounds):
+        raise HypothesisError(f"{len(bounds)} bounds of {blocks.shape[0]} blocks")
+    return bounds[0] if len(bounds) == 1 else _largest(bounds, EVERYWHERE, f"the largest of {len(bounds)} groups")
+
+
+def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:
+    """The numbers of some claims as an array (b,) of the widest dtype, outward."""
+    values = np.asarray([claim.value for claim in claims], dtype=np.float64)
+    if ops.wide_dtype != "float64":
+        up = bool(claims) and isinstance(claims[0], Upper)
+        values = host.float32_up(values) if up else np.maximum(host.float32_down(values), 0)
+    return ops.from_numpy(values, like)
+
+
+def known(claim: Upper | None) -> Upper:
+    """A bound that there has to be."""
+    if claim is None:
+        raise HypothesisError("nothing was proven")
+    return claim
+
+
+def finite(claim: Upper | None) -> float:
+    """A bound as a number; infinity where there is none."""
+    return math.inf if claim is None else claim.value

@@ -1,0 +1,161 @@
+"""A network's answer attacked before it is given: no execution may contradict what was proven.
+
+The graph is executed in float64 at pairs of inputs, with a bound of its rounding. No value of a pair may be further
+apart than its constant allows, and each must lie in the range that was proven for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from specnorm.errors import InternalError
+from specnorm.networks.answer import NetworkBound
+from specnorm.networks.execution import Inputs, Value, probes, run_with_errors, sizes
+from specnorm.networks.graph import Graph
+from specnorm.networks.operators.base import FloatArray
+from specnorm.networks.regions import Ball, Box, Range
+from specnorm.proof import host
+from specnorm.text import visible
+
+SLACK = 2**24
+"""Roundings that lengths are taken to have."""
+PROBES, STEPS = 4, 3
+"""Inputs that pairs are tried around, and steps of ascent from each."""
+NEAR = (1e-4, 0.3)
+"""Distances of a pair, as parts of the input's size: for slopes, and for what lies further apart."""
+
+
+def attack(
+    graph: Graph, answer: NetworkBound, region: Ball | Box | None = None, ranges: Mapping[str, Range] | None = None
+) -> tuple[int, float]:
+    """Try to contradict a bound.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of which the answer speaks, patterns recognised.
+    answer : NetworkBound
+        Its steps are attacked, too.
+    region : Ball or Box, optional
+        In which it holds.
+    ranges : mapping of str to Range, optional
+        Of values, in the region.
+
+    Returns
+    -------
+    pairs : int
+        Of inputs.
+    reached : float
+        Largest ratio of the outputs' distance to the inputs', rounding taken off.
+
+    Raises
+    ------
+    InternalError
+        If an execution contradicts it.
+    """
+    constants = {step.name: step.upper for step in answer.nodes if step.upper is not None and math.isfinite(step.upper)}
+    attempt = _Attempt(graph, constants, answer.upper, region, ranges or {})
+    for shapes in sizes(graph):
+        begun = attempt.pairs
+        for inputs in itertools.islice(probes(graph, shapes, region), PROBES):
+            attempt.around(inputs)
+        if attempt.pairs > begun:
+            break
+    return attempt.pairs, attempt.reached
+
+
+class _Attempt:
+    """Pairs of inputs, and what they reach."""
+
+    def __init__(
+        self, graph: Graph, constants: Mapping[str, float], upper: float | None, region: Ball | Box | None,
+        ranges: Mapping[str, Range],
+    ) -> None:  # fmt: skip
+        self.graph, self.constants, self.upper = graph, constants, upper
+        self.region, self.ranges = region, ranges
+        self.rng = np.random.default_rng(1)
+        self.pairs, self.reached = 0, 0.0
+
+    def around(self, inputs: Inputs) -> None:
+        """Ascent from one input: the direction that stretches most so far, moved at random."""
+        here = run_with_errors(self.graph, inputs)
+        if not any(name in here for name in self.graph.outputs):
+            return
+        self._in_ranges(here)
+        best: Inputs = {name: self.rng.standard_normal(x.shape) for name, x in inputs.items()}
+        most = 0.0
+        size = math.sqrt(sum(float(np.square(x).sum()) for x in inputs.values())) or 1.0
+        for step in range(STEPS):
+            trial = {name: d + (step > 0) * 0.5 * self.rng.standard_normal(d.shape) for name, d in best.items()}
+            length = math.sqrt(sum(float(np.square(d).sum()) for d in trial.values()))
+            if not length:
+                return
+            there = self._moved(inputs, trial, NEAR[step % 2] * size / length)
+            ratio = self._pair(inputs, here, there)
+            if ratio > most:
+                most, best = ratio, trial
+
+    def _moved(self, inputs: Inputs, direction: Inputs, share: float) -> Inputs:
+        """The other input of a pair, in the region."""
+        found = {name: x + share * direction[name] for name, x in inputs.items()}
+        if isinstance(self.region, Box):
+            return {n: np.clip(x, self.region.low[n], self.region.high[n]) for n, x in found.items()}
+        if isinstance(self.region, Ball):
+            away = {name: x - self.region.centre[name].reshape(x.shape) for name, x in found.items()}
+            length = math.sqrt(sum(float(np.square(each).sum()) for each in away.values()))
+            inside = host.lowered(self.region.radius, SLACK)
+            if length > inside:
+                shrink = inside / length
+                found = {n: self.region.centre[n].reshape(x.shape) + shrink * away[n] for n, x in found.items()}
+        return found
+
+    def _pair(self, one: Inputs, values: Mapping[str, Value], other: Inputs) -> float:
+        """The ratio that a pair reaches at the outputs, all values compared with their constants."""
+        distance = math.sqrt(sum(float(np.square(one[name] - other[name]).sum()) for name in one))
+        if not (distance > 0 and math.isfinite(distance)):
+            return 0.0
+        distance = host.raised(distance, SLACK)
+        there = run_with_errors(self.graph, other)
+        self._in_ranges(there)
+        self.pairs += 1
+        for name, constant in self.constants.items():
+            if name in values and name in there:
+                ratio = _apart(values[name], there[name]) / distance
+                if ratio > constant:
+                    self._contradicted(name, constant, ratio, one, other)
+        ends = [name for name in self.graph.outputs if name in values and name in there]
+        reached = math.hypot(*(_apart(values[name], there[name]) for name in ends)) / distance
+        if self.upper is not None and len(ends) == len(self.graph.outputs) and reached > self.upper:
+            self._contradicted("its outputs", self.upper, reached, one, other)
+        self.reached = max(self.reached, reached)
+        return reached
+
+    def _in_ranges(self, values: Mapping[str, Value]) -> None:
+        for name, between in self.ranges.items():
+            if name not in values or values[name].value.shape != between.low.shape:
+                continue
+            value, error = values[name].value, np.asarray(values[name].error)
+            if value.dtype.kind == "f" and bool(((value + error < between.low) | (value - error > between.high)).any()):
+                raise InternalError(
+                    f"A proven range is contradicted at {visible(name)}: please report the network and this input. No "
+                    "bound is given."
+                )
+
+    def _contradicted(self, name: str, constant: float, ratio: float, one: Inputs, other: Inputs) -> None:
+        raise InternalError(
+            f"A proven constant is contradicted at {visible(name)}: at most {constant!r} was proven, a pair of inputs "
+            f"reaches {ratio!r}. No bound is given. Please report the network and the pair (this error's `pair`).",
+            (one, other),
+        )
+
+
+def _apart(one: Value, other: Value) -> float:
+    """Distance of two values at least, whatever rounding made; 0 where they are no numbers."""
+    with np.errstate(all="ignore"):
+        apart: FloatArray = abs(one.value - other.value) - host.raised(np.asarray(one.error + other.error), SLACK)
+        length = host.lowered(float(np.linalg.norm(np.where(np.isfinite(apart), np.maximum(apart, 0.0), 0.0))), SLACK)
+    return length if math.isfinite(length) else 0.0

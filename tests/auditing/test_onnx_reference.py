@@ -1,0 +1,203 @@
+"""ONNX models executed beside their graphs: every value, and nothing by which a file could take forever."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", exc_type=ImportError)
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
+from specnorm.auditing.readers import open_model  # noqa: E402
+from specnorm.networks import Graph  # noqa: E402
+from specnorm.networks.checking import check  # noqa: E402
+from specnorm.networks.model import Model, NotExecutedError  # noqa: E402
+
+weights = drawing(np.random.RandomState(0))
+RNG = np.random.default_rng(0)
+
+
+def read(proto: Any, folder: Path, sizes: int | None = None) -> tuple[Graph, Model]:
+    with open_model(str(saved(proto, folder / "m.onnx"))) as tensors:
+        graph: Graph = tensors.graph(sizes)  # type: ignore[attr-defined]
+    assert graph.model is not None
+    return graph, graph.model
+
+
+def test_every_value_by_name_in_its_own_precision(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x", "w", "b", pads=[1, 1, 1, 1], out="a"), node("Cast", "a", to=10, out="h"),
+        node("Cast", "h", to=1, out="f"), node("Gelu", "f", out="g"), node("Add", "one", "one", out="two"),
+        node("Mul", "g", "two"),
+    ]  # fmt: skip
+    proto = model(nodes, {"w": weights(2, 2, 3, 3), "b": weights(2), "one": np.float32(1)}, (1, 2, 4, 4), opset=20)
+    graph, original = read(proto, tmp_path)
+    x = RNG.standard_normal((1, 2, 4, 4))
+    found = original.values({"x": x})
+    assert set(found) == {"x", "a", "h", "f", "g", "two", "y"}
+    assert {name: each.unit for name, each in found.items() if name in "xhf"} == {
+        "x": 2.0**-24, "h": 2.0**-11, "f": 2.0**-24
+    }  # fmt: skip
+    run: Any = ReferenceEvaluator(proto)
+    assert np.array_equal(found["y"].value, run.run(None, {"x": x.astype(np.float32)})[0].astype(np.float64))
+    assert np.array_equal(found["x"].value, x.astype(np.float32))
+    assert check(graph, graph).complete
+
+
+def test_integer_inputs_are_chosen(tmp_path: Path) -> None:
+    proto = model([node("MatMul", "x", "w", out="a"), node("Cast", "n", to=1, out="m"), node("Add", "a", "m")],
+                  {"w": weights(3, 3)}, (1, 3))  # fmt: skip
+    proto.graph.input.append(helper.make_tensor_value_info("n", TensorProto.INT64, ["k", 3]))
+    graph, original = read(proto, tmp_path)
+    found = original.values({"x": np.ones((1, 3))})
+    assert np.array_equal(found["m"].value, np.zeros((1, 3)))
+    assert "y" in found
+    assert check(graph, graph).inputs
+
+
+def test_several_samples_where_the_first_axis_is_open(tmp_path: Path) -> None:
+    proto = model([node("MatMul", "x", "w")], {"w": weights(3, 2)}, ("n", 3))
+    _, original = read(proto, tmp_path)
+    found = original.several({"x": np.ones((3, 3))})
+    assert found is not None
+    assert found["y"].value.shape == (3, 2)
+    fixed = model([node("MatMul", "x", "w")], {"w": weights(3, 2)}, (1, 3))
+    assert read(fixed, tmp_path)[1].several({"x": np.ones((3, 3))}) is None
+
+
+def test_external_data_from_the_models_folder_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for at in (folder, tmp_path):
+        (at / "w.bin").write_bytes(weights(3, 3).tobytes())
+    for location in ("w.bin", "../w.bin"):
+        tensor = TensorProto(name="w", data_type=1, dims=[3, 3], data_location=TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value=location)
+        proto = model([node("MatMul", "x", "w")], {}, (1, 3))
+        proto.graph.initializer.append(tensor)
+        graph, original = read(proto, folder)
+        if location == "w.bin":
+            found = original.values({"x": np.eye(3)[:1]})["y"].value
+            assert np.array_equal(found, np.frombuffer((folder / "w.bin").read_bytes(), "<f4").reshape(3, 3)[:1])
+            assert check(graph, graph).complete
+        else:
+            with pytest.raises(NotExecutedError, match="leaves the model's folder"):
+                original.values({"x": np.eye(3)[:1]})
+
+
+def test_what_the_evaluator_does_not_know_leaves_the_rest(tmp_path: Path) -> None:
+    own = helper.make_node("Relu", ["a"], ["b"], domain="mine")
+    proto = model([node("MatMul", "x", "w", out="a"), own, node("Relu", "b")], {"w": weights(3, 3)}, (1, 3))
+    proto.opset_import.append(helper.make_opsetid("mine", 1))
+    graph, original = read(proto, tmp_path)
+    assert set(original.values({"x": np.ones((1, 3))})) == {"x", "a"}
+    assert set(check(graph, graph).missed) == {"b", "y"}
+
+
+def _loops() -> Any:
+    body = helper.make_graph([node("Identity", "c", out="d")], "b", [
+        helper.make_tensor_value_info("i", TensorProto.INT64, []),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+    ], [helper.make_tensor_value_info("d", TensorProto.BOOL, [])])  # fmt: skip
+    loop = helper.make_node("Loop", ["", "yes"], [], body=body)
+    return model([node("MatMul", "x", "w"), loop], {"w": weights(3, 3), "yes": np.array(True)}, (1, 3))
+
+
+def _functions() -> Any:
+    proto = model([node("MatMul", "x", "w")], {"w": weights(3, 3)}, (1, 3))
+    ids = [helper.make_opsetid("", 17)]
+    proto.functions.append(helper.make_function("mine", "F", ["a"], ["b"], [node("Relu", "a", out="b")], ids))
+    return proto
+
+
+def _wide(*nodes: Any, **arrays: Any) -> Any:
+    return model([node("MatMul", "x", "w", out="a"), *nodes], {"w": weights(3, 3), **arrays}, (1, 3))
+
+
+HOSTILE: dict[str, tuple[Any, str]] = {
+    "a loop": (_loops, "control flow"),
+    "functions": (_functions, "functions"),
+    "expanded": (lambda: _wide(node("Expand", "a", "s"), s=np.array([2**20, 2**20, 3])), "too many"),
+    "tiled": (lambda: _wide(node("Tile", "a", "s"), s=np.array([2**30, 2**20])), "too many"),
+    "padded": (lambda: _wide(node("Pad", "a", "s"), s=np.array([60000, 60000, 60000, 60000])), "too many"),
+    "added": (lambda: _wide(node("Reshape", "a", "s", out="b"), node("Expand", "b", "t", out="c"),
+                            node("Transpose", "c", out="d"), node("Add", "c", "d"),
+                            s=np.array([3, 1]), t=np.array([2**20, 3, 1])), "too many"),
+    "filled": (lambda: _wide(node("ConstantOfShape", "s", out="f"), node("Add", "a", "f"), s=np.array([2**40, 3])), ""),
+    "an unread operator": (lambda: _wide(node("Einsum", "a", "a", equation="ij,kl->ijkl")), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_is_executed_that_may_not_end(name: str, tmp_path: Path) -> None:
+    make, word = HOSTILE[name]
+    _, original = read(make(), tmp_path)
+    began = time.monotonic()
+    if word:
+        with pytest.raises(NotExecutedError, match=word):
+            original.values({"x": np.ones((1, 3))})
+    else:
+        assert "y" not in original.values({"x": np.ones((1, 3))})
+    assert time.monotonic() - began < 20
+
+
+TURNED = {"kernel_shape": [2, 3], "strides": [2, 1], "pads": [0, 1, 1, 0]}
+POOLS: list[tuple[str, dict[str, Any]]] = [
+    ("MaxPool", TURNED | {"dilations": [1, 2]}), ("MaxPool", {"kernel_shape": [2, 3], "pads": [0, 1, 1, 0]}),
+    ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+    ("MaxPool", {"kernel_shape": [1, 1], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ("AveragePool", TURNED), ("AveragePool", TURNED | {"count_include_pad": 1}),
+    ("LpPool", TURNED), ("AveragePool", {"kernel_shape": [2, 2], "auto_pad": "VALID"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("operator", "given"), POOLS)
+def test_pools_are_what_the_standard_says(operator: str, given: dict[str, Any], tmp_path: Path) -> None:
+    """Of stride 1, too, where the evaluator forgets padding: by loops."""
+    shape = (1, 2, 5, 6)
+    _, original = read(_sized(node(operator, "a", **given), shape), tmp_path)
+    x = RNG.standard_normal(shape).astype(np.float32).astype(np.float64)
+    found = original.values({"x": x})["y"].value
+    kernel, strides = given["kernel_shape"], given.get("strides", [1, 1])
+    dilations, sizes = given.get("dilations", [1, 1]), shape[2:]
+    pads = given.get("pads", [0, 0, 0, 0])
+    if "SAME" in given.get("auto_pad", ""):
+        totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, kernel, strides, strict=True)]
+        first = [t - t // 2 if given["auto_pad"] == "SAME_LOWER" else t // 2 for t in totals]
+        pads = [*first, *(t - f for t, f in zip(totals, first, strict=True))]
+    for at in np.ndindex(*found.shape):
+        corner = [at[j + 2] * strides[j] - pads[j] for j in range(2)]
+        taps = [[corner[j] + i * dilations[j] for i in range(kernel[j])] for j in range(2)]
+        inside = [x[(*at[:2], p, q)] for p in taps[0] for q in taps[1] if 0 <= p < sizes[0] and 0 <= q < sizes[1]]
+        count = len(taps[0]) * len(taps[1]) if given.get("count_include_pad") else len(inside)
+        value = {"MaxPool": max(inside), "AveragePool": sum(inside) / count,
+                 "LpPool": float(np.linalg.norm(inside))}[operator]  # fmt: skip
+        assert found[at] == pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def _sized(last: Any, shape: tuple[int, ...]) -> Any:
+    """Behind an identity, so that the file has a layer."""
+    eye = np.eye(shape[1], dtype=np.float32).reshape(shape[1], shape[1], *(1 for _ in shape[2:]))
+    proto = model([node("Conv", "x", "w", out="a"), last], {"w": eye}, shape)
+    assert numpy_helper.to_array(proto.graph.initializer[0]).shape == eye.shape
+    return proto
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_transposed_convolutions_in_groups(groups: int, tmp_path: Path) -> None:
+    """The evaluator gives a group the weights of another one."""
+    w, b = weights(4, 3, 2), weights(3 * groups)
+    proto = model([node("ConvTranspose", "x", "w", "b", strides=[2], group=groups)], {"w": w, "b": b}, (2, 4, 5))
+    graph, original = read(proto, tmp_path)
+    x = RNG.standard_normal((2, 4, 5)).astype(np.float32).astype(np.float64)
+    expected = np.zeros((2, 3 * groups, 10)) + b.reshape(-1, 1)
+    for n, i, p, o, k in np.ndindex(2, 4, 5, 3, 2):
+        expected[n, i // (4 // groups) * 3 + o, 2 * p + k] += x[n, i, p] * w[i, o, k]
+    assert np.allclose(original.values({"x": x})["y"].value, expected, atol=1e-4)
+    assert check(graph, graph).complete

@@ -1,0 +1,167 @@
+"""Draws programs, asks for bounds, and tries to exceed them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from networks.compositions.claims import Function, Region, Search, Vector
+
+from specnorm.errors import InternalError, MethodError, TranslationError
+from specnorm.networks import Graph, Method, Multipliers, Product
+
+KINDS = ("everywhere", "ball", "box")
+
+
+class Program(Protocol):
+    """Of either format."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def graph(self) -> Graph: ...
+    def double(self) -> Program: ...
+    def function(self) -> Function: ...
+    def runs(self) -> bool: ...
+    def largest(self, x: Vector) -> float: ...
+    def operators(self) -> list[str]: ...
+    def shorter(self) -> Any: ...
+    def pruned(self) -> Program: ...
+    def code(self) -> str: ...
+
+
+@dataclass
+class Counts:
+    """What happened."""
+
+    programs: int = 0
+    bounded: int = 0
+    unchecked: int = 0
+    """Bounded, and some value was not compared with the model."""
+    drawn: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    """Programs without a bound, by the operator that is named first, and why."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    tight: int = 0
+    """Bounds of which half was reached."""
+    failures: list[str] = field(default_factory=list)
+
+    def table(self) -> str:
+        lines = [
+            f"{self.programs} programs, {self.bounded} bounded ({dict(sorted(self.kinds.items()))}), of which "
+            f"{self.tight} to a half at least; {self.unchecked} not compared in full; {len(self.failures)} failures",
+            "refused by operator (share of the programs): "
+            + ", ".join(f"{n} {c / max(self.programs, 1):.1%}" for n, c in self.refused.most_common()),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One program, where it is asked about, and how."""
+
+    program: Program
+    region: Region
+    method: Method
+    seed: int
+    check: bool = True
+    """Whether the network is compared with its model and the answer attacked, as it is by default."""
+
+    def run(self, counts: Counts | None = None) -> str | None:
+        """What is wrong; None if nothing is."""
+        if not self.program.double().runs():
+            return self._refused(counts, "(not run)", "half precision allows empty values that double does not")
+        try:
+            graph = self.program.graph()
+            answer = self.region.claim(graph, self.method, check=self.check)
+        except TranslationError as error:
+            if "samples together" in str(error) and getattr(self.program, "free", False):
+                return self._refused(counts, "(several samples)", str(error))
+            return f"TranslationError: {error}"
+        except MethodError as error:
+            return self._refused(counts, "(not traced)", str(error))
+        except InternalError as error:
+            return f"InternalError: {error}"
+        except Exception as error:  # a crash is a failure, too
+            return f"{type(error).__name__}: {error}"
+        if answer.upper is None and not answer.unknown:
+            return "no bound, and no operator is named"
+        if answer.upper is None:
+            return self._refused(counts, answer.unknown[0].operator, answer.unknown[0].reason)
+        search, largest = self._search()
+        if counts is not None:
+            counts.bounded += 1
+            counts.kinds[self.region.kind] += 1
+            counts.tight += search.best.ratio > 0.5 * answer.upper
+            counts.unchecked += self.check and not answer.checked.complete
+        if search.exceeds(answer.upper, largest):
+            return f"claimed {answer.upper!r}, reached {search.best.ratio!r}"
+        return None
+
+    @staticmethod
+    def _refused(counts: Counts | None, operator: str, reason: str) -> None:
+        if counts is not None:
+            counts.refused[operator] += 1
+            counts.reasons[f"{operator}: {reason}"] += 1
+
+    def _search(self) -> tuple[Search, Callable[[Vector], float]]:
+        double = self.program.double()
+        rng = np.random.default_rng(self.seed)
+        search = Search(double.function(), self.region, rng)
+        search.run(5)
+        return search, double.largest
+
+    def code(self) -> str:
+        method = "Product()" if isinstance(self.method, Product) else "Multipliers(steps=3)"
+        return f"{self.program.code()}\nmethod = {method}\ngraph = program.graph()\nprint({self.region.code()})"
+
+
+def trial(seed: int, draw: Callable[[random.Random, str], Any]) -> Trial:
+    """The one of a number; half of them are compared and attacked."""
+    dice = random.Random(seed)
+    kind = KINDS[seed % 3]
+    program = draw(dice, kind)
+    rng = np.random.default_rng(seed)
+    method: Method = Product() if dice.random() < 0.5 else Multipliers(steps=3, seconds=2)
+    return Trial(program, Region.drawn(kind, program.shape, rng), method, seed, (seed // 3) % 2 == 0)
+
+
+def minimised(found: Trial, seconds: float = 60.0) -> Trial:
+    """The shortest program that fails in the same way, as far as dropping one thing after the other goes."""
+    kind = _kind(found.run())
+    end, again = time.monotonic() + seconds, True
+    while again and time.monotonic() < end:
+        again = False
+        for shorter in found.program.shorter():
+            if time.monotonic() > end:
+                break
+            one = replace(found, program=shorter)
+            if shorter.runs() and _kind(one.run()) == kind:
+                found, again = one, True
+                break
+    return replace(found, program=found.program.pruned())
+
+
+def _kind(failure: str | None) -> str | None:
+    return None if failure is None else failure.partition(" ")[0]
+
+
+def hunt(
+    seeds: range, draw: Callable[[random.Random, str], Any], counts: Counts | None = None, shorten: float = 60.0
+) -> Counts:
+    """All programs of some numbers; failures are minimised and kept as code."""
+    counts = Counts() if counts is None else counts
+    for seed in seeds:
+        one = trial(seed, draw)
+        counts.programs += 1
+        counts.drawn.update(one.program.operators())
+        failure = one.run(counts)
+        if failure is not None:
+            small = minimised(one, shorten) if shorten else one
+            counts.failures.append(f"# seed {seed}: {small.run() or failure}\n{small.code()}")
+    return counts

@@ -1,0 +1,243 @@
+"""ONNX programs that can be run, made shorter, and printed."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from networks.compositions.claims import Function, Vector
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from specnorm.auditing.readers.onnx import read
+from specnorm.auditing.readers.onnx.evaluator import _NEWER, _SPECIAL, evaluate
+from specnorm.networks import Graph
+
+TYPES = {
+    "float64": TensorProto.DOUBLE, "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+}  # fmt: skip
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+class Erf(OpRun):  # type: ignore[misc,unused-ignore]  # Any where onnx is missing
+    """In float64: onnx's own computes in single precision."""
+
+    op_domain = ""
+
+    def _run(self, x: Any) -> Any:
+        return (_erf(x).astype(x.dtype),)
+
+
+class Gelu(OpRun):  # type: ignore[misc,unused-ignore]
+    """Likewise."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, approximate: str = "none") -> Any:
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+        gate = np.tanh(inner) if approximate == "tanh" else _erf(x / math.sqrt(2))
+        return ((0.5 * x * (1 + gate)).astype(x.dtype),)
+
+
+def _special(operator: str, opset: int) -> Any:
+    """What the reader's own copy of the evaluator does where onnx's is wrong."""
+
+    def run(self: Any, *inputs: Any, **_: Any) -> Any:
+        return tuple(evaluate(self.onnx_node, opset, inputs))
+
+    return type(operator, (OpRun,), {"op_domain": "", "_run": run})
+
+
+def function_of(proto: Any, opset: int) -> ReferenceEvaluator:
+    """Onnx's reference, in double precision throughout."""
+    operators = {node.op_type for node in proto.graph.node if not node.domain}
+    wrong = operators & {*_SPECIAL, *_NEWER}
+    return ReferenceEvaluator(proto, new_ops=[Erf, Gelu, *(_special(each, opset) for each in sorted(wrong))])
+
+
+def ran(node: Any, opset: int, inputs: Sequence[Any]) -> list[NDArray[Any]]:
+    """Outputs of one node."""
+    if node.op_type in ("Erf", "Gelu"):
+        graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(node.input[0], 11, None)],
+                                  [helper.make_tensor_value_info(node.output[0], 11, None)])  # fmt: skip
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        found: Any = function_of(proto, opset).run(None, {node.input[0]: inputs[0]})
+    else:
+        found = evaluate(node, opset, inputs)
+    return [np.asarray(each) for each in found]
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxProgram:
+    """Nodes, constants and what goes in and out.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the input, which is called x.
+    nodes : tuple of NodeProto
+    constants : mapping of str to array
+    opset : int
+    outputs : tuple of str
+    dtype : str
+        Of the input.
+    brain : frozenset of str
+        Constants that are stored as bfloat16.
+    """
+
+    shape: tuple[int, ...]
+    nodes: tuple[Any, ...]
+    constants: Mapping[str, NDArray[Any]]
+    opset: int
+    outputs: tuple[str, ...]
+    dtype: str = "float64"
+    brain: frozenset[str] = field(default_factory=frozenset)
+
+    @cached_property
+    def proto(self) -> Any:
+        made = [helper.make_tensor_value_info(name, TYPES[self.dtype], None) for name in self.outputs]
+        given = helper.make_tensor_value_info("x", TYPES[self.dtype], self.shape)
+        tensors = [
+            helper.make_tensor(name, TensorProto.BFLOAT16, np.shape(x), np.ravel(x).tolist())
+            if name in self.brain
+            else numpy_helper.from_array(np.asarray(x), name)
+            for name, x in self.constants.items()
+        ]
+        domains = [helper.make_opsetid("", self.opset)]
+        functions = []
+        if any(node.domain for node in self.nodes):
+            domains.append(helper.make_opsetid("mylib", 1))
+            functions = [_hundredfold(name, self.opset) for name in sorted({n.op_type for n in self.nodes if n.domain})]
+        graph = helper.make_graph(list(self.nodes), "g", [given], made, tensors)
+        return helper.make_model(graph, opset_imports=domains, ir_version=10, functions=functions)
+
+    def graph(self) -> Graph:
+        return read(io.BytesIO(self.proto.SerializeToString()), "m.onnx", 10**8).graph(None)
+
+    def double(self) -> OnnxProgram:
+        """The same in double precision, with the constants that are stored."""
+        if self.dtype == "float64":
+            return self
+        wide = {n: x.astype(np.float64) if x.dtype.kind == "f" else x for n, x in self.constants.items()}
+        return replace(self, constants=wide, dtype="float64", brain=frozenset())
+
+    def function(self) -> Function:
+        run = function_of(self.proto, self.opset)
+
+        def f(x: Vector) -> Vector:
+            found: Any = run.run(None, {"x": x})
+            return np.concatenate([np.ravel(each).astype(np.float64) for each in found])
+
+        return f
+
+    def largest(self, x: Vector) -> float:
+        """The largest number among all values and constants."""
+        names = [name for node in self.nodes for name in node.output]
+        found: Any = function_of(replace(self, outputs=tuple(names)).proto, self.opset).run(None, {"x": x})
+        arrays = [np.abs(np.asarray(each, np.float64)) for each in (*found, *self.constants.values())]
+        return max(float(np.max(each, initial=0.0)) for each in arrays)
+
+    def runs(self) -> bool:
+        """Whether it makes sense."""
+        try:
+            with np.errstate(all="ignore"):
+                self.function()(np.full(self.shape, 0.3, np.float64))
+        except Exception:  # whatever the evaluator raises
+            return False
+        return True
+
+    def operators(self) -> list[str]:
+        return [node.op_type for node in self.nodes]
+
+    def shorter(self) -> Iterator[OnnxProgram]:
+        """Simpler programs, those first from which most is gone."""
+        for name in self.outputs:
+            if len(self.outputs) > 1:
+                yield replace(self, outputs=(name,))
+        for at in range(len(self.nodes) - 1, -1, -1):
+            yield from self._without(at)
+        for name, x in self.constants.items():
+            if x.dtype.kind == "f":
+                yield from (replace(self, constants={**self.constants, name: y}) for y in _simpler(x))
+
+    def _without(self, at: int) -> Iterator[OnnxProgram]:
+        node, rest = self.nodes[at], (*self.nodes[:at], *self.nodes[at + 1 :])
+        if not any(set(node.output) & set(each.input) for each in rest) and not set(node.output) & set(self.outputs):
+            yield replace(self, nodes=rest)
+        for name in self.outputs:
+            if name in node.output:
+                for value in node.input:
+                    if value and value not in self.constants:
+                        kept = tuple(value if out == name else out for out in self.outputs)
+                        yield replace(self, nodes=rest, outputs=kept)
+        for value in dict.fromkeys((*node.input, "x")):
+            if value and value not in self.constants and node.output:
+                yield replace(self, nodes=tuple(_reading(each, node.output[0], value) for each in rest))
+        for number, attribute in enumerate(node.attribute):
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            del copy.attribute[number]
+            if attribute.name not in ("to", "value", "perm"):
+                yield replace(self, nodes=(*self.nodes[:at], copy, *self.nodes[at + 1 :]))
+
+    def pruned(self) -> OnnxProgram:
+        """Without constants that no node reads."""
+        used = {name for node in self.nodes for name in node.input} | set(self.outputs)
+        return replace(self, constants={n: x for n, x in self.constants.items() if n in used})
+
+    def code(self) -> str:
+        lines = ["nodes = ["]
+        for node in self.nodes:
+            given = [repr(node.op_type), repr(list(node.input)), repr(list(node.output))]
+            given += [f"name={node.name!r}"] if node.name else []
+            given += [f"domain={node.domain!r}"] if node.domain else []
+            for a in node.attribute:
+                value = helper.get_attribute_value(a)
+                tensor = f"numpy_helper.from_array({_code(numpy_helper.to_array(value))})" if a.type == 4 else ""
+                given.append(f"{a.name}={tensor or repr(value)}")
+            lines.append(f"    helper.make_node({', '.join(given)}),")
+        told = ", ".join(f"{name!r}: {_code(x)}" for name, x in self.constants.items())
+        rest = f"opset={self.opset}, outputs={self.outputs!r}"
+        rest += f", dtype={self.dtype!r}" if self.dtype != "float64" else ""
+        rest += f", brain={self.brain!r}" if self.brain else ""
+        return "\n".join([*lines, "]", f"program = OnnxProgram({self.shape!r}, tuple(nodes), {{{told}}}, {rest})"])
+
+
+def _code(x: NDArray[Any]) -> str:
+    return f"np.array({x.tolist()!r}, np.{x.dtype.name.replace('bool', 'bool_')}).reshape({x.shape!r})"
+
+
+def _reading(node: Any, before: str, after: str) -> Any:
+    """The same node with another input."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    del copy.input[:]
+    copy.input.extend(after if name == before else name for name in node.input)
+    return copy
+
+
+def _simpler(x: NDArray[Any]) -> Sequence[NDArray[Any]]:
+    simple = [np.zeros_like(x), np.ones_like(x), np.round(x), np.round(x, 1), np.round(x, 2)]
+    return [y for y in simple if not np.array_equal(x, y) and _weight(y) < _weight(x)]
+
+
+def _weight(x: NDArray[Any]) -> int:
+    return len(repr(x.tolist()))
+
+
+def _hundredfold(name: str, opset: int) -> Any:
+    """An operator of another domain: nobody can know that it multiplies by a hundred."""
+    body = [
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.array(100.0))),
+        helper.make_node("Mul", ["a", "c"], ["b"]),
+    ]
+    return helper.make_function("mylib", name, ["a"], ["b"], body, [helper.make_opsetid("", opset)])

@@ -1,0 +1,399 @@
+"""Functions of each entry against their definitions: values, slopes, lines and roundings, on intervals of all sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from specnorm.networks.operators import (
+    CELU,
+    ELU,
+    GELU,
+    Abs,
+    Arctan,
+    Cos,
+    Erf,
+    Exp,
+    HardSigmoid,
+    HardSwish,
+    HardTanh,
+    LeakyReLU,
+    Log,
+    LogSigmoid,
+    Mish,
+    Multiple,
+    Negative,
+    NoBoundError,
+    Place,
+    Pointwise,
+    Power,
+    PReLU,
+    Reciprocal,
+    ReLU,
+    Rsqrt,
+    Sigmoid,
+    SiLU,
+    Sin,
+    Softplus,
+    SoftShrink,
+    Softsign,
+    Sqrt,
+    Steep,
+    Tanh,
+    TanhShrink,
+    Threshold,
+    TwoSlopes,
+)
+from specnorm.networks.operators import __all__ as names
+from specnorm.networks.regions import Range
+
+Array = NDArray[np.float64]
+Function = Callable[[Array], Array]
+ERF = np.vectorize(math.erf, otypes=[np.float64])
+BELOW, ABOVE = np.array([-0.5, 0.0, 0.3, 2.0]), np.array([1.0, -1.0, 0.7, 0.1])
+
+
+def logistic(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def softplus(x: Array) -> Array:
+    return np.maximum(x, 0) + np.log1p(np.exp(-abs(x)))
+
+
+def elu(x: Array, alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0) -> Array:
+    return scale * np.where(x > 0, x, alpha * (np.exp(np.minimum(rate * x, 0)) - 1))
+
+
+SELU = (1.6732632423543772, 1.0507009873554805)
+EVERYWHERE: list[tuple[Pointwise, Function]] = [
+    (ReLU(), lambda x: x * (x > 0)),
+    (Abs(), lambda x: np.sqrt(x * x)),
+    (Negative(), lambda x: 0 - x),
+    (LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x)),
+    (LeakyReLU(-2.0), lambda x: np.where(x < 0, -2 * x, x)),
+    (LeakyReLU(1.7), lambda x: np.where(x < 0, 1.7 * x, x)),
+    (PReLU(BELOW), lambda x: np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
+    (TwoSlopes(BELOW, ABOVE), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
+    (TwoSlopes(BELOW, ABOVE, 20), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0) * (1 - 2.0**-50)),
+    (TwoSlopes(0 * BELOW, 1 + 0 * BELOW, 2**20), lambda x: (1 + 2.0**-33) * np.maximum(x, 0)),
+    (HardTanh(), lambda x: np.clip(x, -1, 1)),
+    (HardTanh(0.0, 6.0), lambda x: np.clip(x, 0, 6)),
+    (HardTanh(-math.inf, 2.5), lambda x: np.minimum(x, 2.5)),
+    (HardTanh(-0.3, math.inf), lambda x: np.maximum(x, -0.3)),
+    (HardTanh(0.7, 0.7), lambda x: np.full(x.shape, 0.7)),
+    (HardSigmoid(), lambda x: np.clip(0.2 * x + 0.5, 0, 1)),
+    (HardSigmoid(-0.4, 1.3), lambda x: np.clip(1.3 - 0.4 * x, 0, 1)),
+    (HardSigmoid(0.0, 0.25), lambda x: np.full(x.shape, 0.25)),
+    (HardSigmoid(1 / 6, 0.5, 2.0**-24), lambda x: np.clip(np.float64(np.float32(1 / 6)) * x + 0.5, 0, 1)),
+    (HardSwish(), lambda x: x * np.clip(x + 3, 0, 6) / 6),
+    (HardSwish(), lambda x: x * np.clip(x + 3, 0, 6) * np.float64(np.float32(1 / 6))),
+    (Threshold(0.4, 0.4), lambda x: np.maximum(x, 0.4)),
+    (SoftShrink(), lambda x: np.sign(x) * np.maximum(abs(x) - 0.5, 0)),
+    (SoftShrink(0.0), lambda x: x),
+    (Sigmoid(), logistic),
+    (Tanh(), lambda x: -np.expm1(-2 * x) * logistic(2 * x)),
+    (Softsign(), lambda x: x / (1 + abs(x))),
+    (Arctan(), lambda x: np.arctan2(x, 1.0)),
+    (GELU(), lambda x: x * (1 + ERF(x / math.sqrt(2))) / 2),
+    (GELU("tanh"), lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2),
+    (Mish(), lambda x: x * np.tanh(softplus(x))),
+    (SiLU(), lambda x: x * logistic(x)),
+    (SiLU(2.5), lambda x: x * logistic(2.5 * x)),
+    (SiLU(-0.3), lambda x: x * logistic(-0.3 * x)),
+    (SiLU(0.0), lambda x: x / 2),
+    (SiLU(1e-150), lambda x: x / 2),
+    (LogSigmoid(), lambda x: -softplus(-x)),
+    (TanhShrink(), lambda x: x - np.tanh(x)),
+    (Erf(), ERF),
+    (Softplus(), softplus),
+    (Softplus(2.0, 20.0), lambda x: softplus(2 * x) / 2),
+    (Softplus(-3.0), lambda x: softplus(-3 * x) / -3),
+    (Sin(), np.sin),
+    (Cos(), np.cos),
+    (ELU(), elu),
+    (ELU(0.3), lambda x: elu(x, 0.3)),
+    (ELU(-1.5, 0.7, 2.0), lambda x: elu(x, -1.5, 0.7, 2.0)),
+    (ELU(2.0, -0.7, 0.0), lambda x: elu(x, 2.0, -0.7, 0.0)),
+    (ELU(*SELU), lambda x: elu(x, *SELU)),
+    (CELU(), elu),
+    (CELU(0.3), lambda x: elu(x, 0.3, 1, 1 / 0.3)),
+    (Multiple(GELU(), -1.7, 0.6), lambda x: -1.7 * (0.6 * x) * (1 + ERF(0.6 * x / math.sqrt(2))) / 2),
+    (Multiple(ReLU(), 3.0, -0.1), lambda x: 3 * np.maximum(-0.1 * x, 0)),
+    (Multiple(Sigmoid(), 1.0, -1.0), lambda x: logistic(-x)),
+    (Multiple(Tanh(), 0.3, 7.0, 30), lambda x: 0.3 * (1 + 2.0**-49) * np.tanh(7.0 * (1 - 2.0**-49) * x)),
+]
+"""Operators, and their definitions once more."""
+ON_RANGES: list[tuple[Pointwise, Function, float]] = [
+    (Exp(), np.exp, -math.inf),
+    (Log(), np.log, 0.0),
+    (Power(1), lambda x: x, -math.inf),
+    (Power(2), lambda x: x * x, -math.inf),
+    (Power(3), lambda x: x * x * x, -math.inf),
+    (Power(4), lambda x: (x * x) ** 2, -math.inf),
+    (Sqrt(), lambda x: x**0.5, 0.0),
+    (Rsqrt(), lambda x: x**-0.5, 0.0),
+    (Reciprocal(), lambda x: 1 / x, 0.0),
+    (Reciprocal(-0.3), lambda x: -0.3 / x, 0.0),
+]
+"""And from where on they are defined."""
+SHOWN = [f"{at}-{type(op).__name__}" for at, (op, *_) in enumerate([*EVERYWHERE, *ON_RANGES])]
+ALL = [*((op, f, -math.inf) for op, f in EVERYWHERE), *ON_RANGES]
+
+
+def intervals(seed: int, least: float, count: int = 4000) -> tuple[Array, Array]:
+    """Of all sizes, some degenerate, some with an end at 0 or at a kink; four columns."""
+    dice = np.random.default_rng(seed)
+    middle = dice.normal(0, 1, count) * dice.choice([1e-8, 0.1, 3.0, 30.0], count)
+    middle = np.where(dice.random(count) < 0.2, dice.choice([0.0, 0.5, -0.5, 1.0, 3.0, -3.0, 2.5], count), middle)
+    half = abs(dice.normal(0, 1, count)) * dice.choice([0.0, 1e-9, 1e-3, 1.0, 10.0], count)
+    low, high = middle - half * dice.integers(0, 2, count), middle + half
+    if least == 0:
+        low, high = abs(low) + 1e-9, abs(low) + 1e-9 + (high - low)
+    return low.reshape(-1, 4), high.reshape(-1, 4)
+
+
+def points(low: Array, high: Array, seed: int, count: int = 9) -> Array:
+    share = np.random.default_rng(seed).random((count, *low.shape)) ** 2
+    inside = np.clip(low + share * (high - low), low, high)
+    return np.concatenate(
+        [inside, [low, high], np.clip(low + 1e-7, low, high)[None], np.clip(0.0 * low, low, high)[None]]
+    )
+
+
+def test_every_function_is_looked_at() -> None:
+    import specnorm.networks.operators as operators
+
+    classes = [getattr(operators, name) for name in names]
+    functions = {each for each in classes if isinstance(each, type) and issubclass(each, Pointwise)}
+    assert functions - {Pointwise, Steep} == {type(op) for op, *_ in ALL}
+
+
+@pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
+def test_values_are_those_of_the_definition(operator: Pointwise, definition: Function, least: float) -> None:
+    x = np.random.default_rng(0).normal(0, 4, (2000, 4)) if least else np.random.default_rng(0).gamma(1, 4, (2000, 4))
+    found, wanted = operator.run(x), definition(x)
+    assert found.dtype == np.float64
+    allowed = np.asarray(operator.rounding([x], found, 2.0**-53)) + 4e-16 * (abs(wanted) + abs(x))
+    slack = 4e-8 * abs(wanted) if isinstance(operator, (HardSwish, HardSigmoid)) else 1e-14 * abs(x)
+    assert (abs(found - wanted) <= allowed + slack).all()
+
+
+@pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
+def test_values_slopes_and_lines_on_intervals(operator: Pointwise, definition: Function, least: float) -> None:
+    low, high = intervals(1, least)
+    x = points(low, high, 2)
+    with np.errstate(all="ignore"):
+        y = definition(x)
+    noise = 4e-15 * (abs(y) + abs(x) + 1e-30)
+    if isinstance(operator, (GELU, TanhShrink, ELU, CELU, Tanh, Multiple, Softplus, Sin, Cos)):
+        noise = noise + 4e-15  # the definitions here lose what cancels
+    down, up = operator.between(low, high)
+    assert (down <= y + noise).all()
+    assert (y - noise <= up).all()
+    found = operator.slopes(low, high)
+    extent = operator.extent()
+    assert found is not None
+    if extent is not None:
+        assert (extent[0] <= found[0]).all()
+        assert (found[1] <= extent[1]).all()
+    assert (found[0] <= found[1]).all()
+    for one, other in ((0, -1), (-2, -1), (1, 2), (3, -4), (-3, 4)):
+        apart, rise = x[one] - x[other], y[one] - y[other]
+        lost = noise[one] + noise[other] + 1e-15 * abs(apart) * np.maximum(*map(abs, found))
+        ends = found[0] * apart, found[1] * apart
+        assert (np.minimum(*ends) - lost <= rise).all()
+        assert (rise <= np.maximum(*ends) + lost).all()
+    line = operator.affine(low, high)
+    assert line is not None
+    slope, middle, half = line
+    assert np.isfinite(half).all()
+    # Rounding of the three terms here, in which large numbers may cancel.
+    here = 2e-16 * (abs(y) + abs(slope * x) + abs(middle)) + noise
+    assert (abs(y - slope * x - middle) <= half + here).all()
+
+
+@pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
+def test_intervals_are_not_much_too_large(operator: Pointwise, definition: Function, least: float) -> None:
+    """Ends of values, and halves of lines below half of what the interval of values says."""
+    if isinstance(operator, (Multiple, TwoSlopes)):
+        operator = replace(operator, roundings=0)
+    low, high = intervals(3, least)
+    keep = (high - low).min(axis=1) > 1e-2
+    low, high = low[keep], high[keep]
+    x = low + np.linspace(0, 1, 400)[:, None, None] * (high - low)
+    y = definition(x)
+    down, up = operator.between(low, high)
+    size = 1e-3 * (y.max(axis=0) - y.min(axis=0) + high - low) + 1e-9 * abs(y).max(axis=0)
+    loose = isinstance(operator, SiLU) and abs(operator.alpha) < 1e-100
+    if not loose:
+        assert (y.min(axis=0) - down <= size).all()
+        assert (up - y.max(axis=0) <= size).all()
+    line = operator.affine(low, high)
+    assert line is not None
+    assert (line[2] <= (up - down) / 2 * (1 + 1e-9) + 1e-12 * (1 + abs(high))).all()
+
+
+@pytest.mark.parametrize(("operator", "definition"), EVERYWHERE, ids=SHOWN[: len(EVERYWHERE)])
+def test_intervals_without_ends(operator: Pointwise, definition: Function) -> None:
+    wide = np.array([[-np.inf] * 4, [-np.inf] * 4, [0.7] * 4, [1e200] * 4, [-1e200] * 4])
+    ends = np.array([[np.inf] * 4, [0.7] * 4, [np.inf] * 4, [1e200] * 4, [1e200] * 4])
+    found, extent = operator.slopes(wide, ends), operator.extent()
+    assert found is not None
+    assert extent is not None
+    assert max(map(abs, extent)) == operator.lipschitz(Place(((4,),)))
+    assert np.isfinite(found).all()
+    x = np.clip(np.random.default_rng(0).normal(0, 30, (500, 1, 4)), np.maximum(wide, -300), np.minimum(ends, 300))
+    x = np.clip(x, wide, ends)
+    with np.errstate(all="ignore"):
+        y = definition(x)
+    down, up = operator.between(wide, ends)
+    assert not np.isnan(down).any()
+    assert not np.isnan(up).any()
+    known = np.isfinite(y)
+    assert (((down <= y + 1e-13) & (y - 1e-13 <= up)) | ~known).all()
+    line = operator.affine(wide, ends)
+    assert line is not None
+    for each in line:
+        assert not np.isnan(each).any()
+    infinite = ~(np.isfinite(wide) & np.isfinite(ends))
+    assert (line[2][infinite] == np.inf).all()
+    assert (line[0][infinite] == 0).all()
+    assert (line[1][infinite] == 0).all()
+
+
+@pytest.mark.parametrize(("operator", "definition"), EVERYWHERE, ids=SHOWN[: len(EVERYWHERE)])
+def test_largest_and_smallest_slopes_are_attained(operator: Pointwise, definition: Function) -> None:
+    """Up to 0.02, since some are so far out; silu (alpha x) / alpha has those of silu where alpha x is."""
+    operator = SiLU() if isinstance(operator, SiLU) else operator
+    definition = (lambda x: x * logistic(x)) if isinstance(operator, SiLU) else definition
+    extent = operator.extent()
+    assert extent is not None
+    grid = np.linspace(-40, 40, 400_004).reshape(-1, 4)
+    quotients = np.diff(definition(grid), axis=0) / np.diff(grid, axis=0)
+    assert extent[0] - 1e-7 <= quotients.min() <= extent[0] + 0.02
+    assert extent[1] - 0.02 <= quotients.max() <= extent[1] + 1e-7
+
+
+def test_slopes_of_ranges_that_a_function_is_linear_on_are_exact() -> None:
+    low, high = np.array([-5.0, 1.0, 4.0, -7.0]), np.array([-4.0, 2.0, 5.0, -6.0])
+    for operator, slope, shift in (
+        (ReLU(), (0, 1, 1, 0), (0, 0, 0, 0)),
+        (LeakyReLU(0.3), (0.3, 1, 1, 0.3), (0, 0, 0, 0)),
+        (HardTanh(0, 3), (0, 1, 0, 0), (0, 0, 3, 0)),
+        (SoftShrink(), (1, 1, 1, 1), (0.5, -0.5, -0.5, 0.5)),
+        (HardSigmoid(), (0, 0.2, 0, 0), (0, 0.5, 1, 0)),
+        (Threshold(3.0, 3.0), (0, 0, 1, 0), (3, 3, 0, 3)),
+    ):
+        found = operator.slopes(low, high)
+        assert found is not None
+        assert found[0].tolist() == found[1].tolist() == list(slope)
+        line = operator.affine(low, high)
+        assert line is not None
+        assert [each.tolist() for each in line] == [list(slope), list(shift), [0.0] * 4]
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        CELU(-0.7), CELU(0.0), CELU(math.nan), ELU(input_scale=-1.0), ELU(1e200, 1e200), ELU(math.inf),
+        HardTanh(1.0, -1.0), HardTanh(math.nan, 1.0), SoftShrink(-0.1), SoftShrink(math.inf), Softplus(threshold=19.0),
+        Softplus(0.0), Threshold(0.5, 0.0), LeakyReLU(math.nan), LeakyReLU(math.inf), PReLU(np.array([1.0, math.nan])),
+        SiLU(math.inf), HardSigmoid(math.nan), HardSigmoid(beta=math.inf), Multiple(ReLU(), math.inf),
+        Multiple(Threshold(0.5, 0.0), 2.0), Multiple(Sigmoid(), 1.0, math.nan), Power(2),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_parameters_that_no_slope_was_derived_for(operator: Pointwise) -> None:
+    assert operator.extent() is None
+    with pytest.raises(NoBoundError, match="slope"):
+        operator.lipschitz(Place(((4,),)))
+    low, high = np.full(4, -1.0), np.full(4, 2.0)
+    if not isinstance(operator, Steep):
+        assert operator.slopes(low, high) is None
+        down, up = operator.between(low, high)
+        with np.errstate(all="ignore"):
+            y = operator.run(np.linspace(-1, 2, 31)[:, None] * np.ones(4)) if not isinstance(operator, PReLU) else low
+        assert ((down <= y) & (y <= up) | np.isnan(y)).all()
+
+
+def test_slopes_near_an_input_replace_those_all_over() -> None:
+    near = np.array([[0.0, -0.5], [0.1, 0.0]]), np.array([[0.2, 0.4], [0.3, 0.0]])
+    operator = Tanh(near=near)
+    assert operator.lipschitz(Place(((2, 2),))) == 0.5
+    ends = operator.by_channel(1, 2)
+    assert ends is not None
+    assert [each.tolist() for each in ends] == [[0.0, -0.5], [0.3, 0.4]]
+    assert operator.by_channel(1, 3) is None
+    assert Exp(near=near).lipschitz(Place(((2, 2),))) == 0.5
+
+
+# -- what other libraries round --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
+def test_single_precision_is_within_the_rounding(operator: Pointwise, definition: Function, least: float) -> None:
+    """The definition in float32, constants rounded to it; and a slope that is wrong by a percent is not."""
+    dice = np.random.default_rng(4)
+    x = dice.normal(0, 4, (4000, 4)) if least else dice.gamma(1, 4, (4000, 4)) + 1e-3
+    x = x.astype(np.float32).astype(np.float64)
+    found = operator.run(x)
+    allowed = np.asarray(operator.rounding([x], found, 2.0**-24))
+    assert (allowed >= 0).all()
+    there = definition(x).astype(np.float32).astype(np.float64)
+    assert (abs(there - found) <= allowed + 2.0**-24 * abs(found)).all()
+    wrong = np.asarray(definition(1.01 * x))
+    if np.ptp(found):
+        assert (abs(wrong - found) > allowed).any()
+
+
+TORCH: dict[str, tuple[Pointwise, Callable[..., Any]]] = {
+    "gelu": (GELU(), lambda x, f: f.gelu(x)),
+    "gelu_tanh": (GELU("tanh"), lambda x, f: f.gelu(x, approximate="tanh")),
+    "silu": (SiLU(), lambda x, f: f.silu(x)),
+    "mish": (Mish(), lambda x, f: f.mish(x)),
+    "elu": (ELU(0.7), lambda x, f: f.elu(x, 0.7)),
+    "celu": (CELU(0.7), lambda x, f: f.celu(x, 0.7)),
+    "selu": (ELU(*SELU), lambda x, f: f.selu(x)),
+    "softplus": (Softplus(1.0, 20.0), lambda x, f: f.softplus(x)),
+    "hardswish": (HardSwish(), lambda x, f: f.hardswish(x)),
+    "hardsigmoid": (HardSigmoid(1 / 6, 0.5, 2.0**-24), lambda x, f: f.hardsigmoid(x)),
+    "logsigmoid": (LogSigmoid(), lambda x, f: f.logsigmoid(x)),
+    "softsign": (Softsign(), lambda x, f: f.softsign(x)),
+    "tanhshrink": (TanhShrink(), lambda x, f: f.tanhshrink(x)),
+    "softshrink": (SoftShrink(0.3), lambda x, f: f.softshrink(x, 0.3)),
+    "leaky_relu": (LeakyReLU(0.3), lambda x, f: f.leaky_relu(x, 0.3)),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("width", ["float32", "float16", "bfloat16"])
+def test_torch_is_within_the_rounding(name: str, width: str) -> None:
+    torch = pytest.importorskip("torch", exc_type=ImportError)
+    operator, function = TORCH[name]
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(4000, generator=generator) * 5).to(getattr(torch, width))
+    there = function(x, torch.nn.functional).double().numpy()
+    unit = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[width]
+    values = x.double().numpy()
+    found = operator.run(values)
+    assert (abs(there - found) <= operator.rounding([values], found, unit)).all()
+
+
+def test_a_box_is_what_steep_functions_ask_for() -> None:
+    ends = Range(np.array([0.5, 1.0]), np.array([2.0, 3.0]))
+    for operator, wanted in ((Exp(), math.exp(3)), (Log(), 2.0), (Power(3), 27.0), (Reciprocal(-3.0), 12.0)):
+        assert operator.lipschitz(Place(((2,),), (2,), lambda: (ends,))) == pytest.approx(wanted, rel=1e-9)
+        for known in (tuple, lambda: (None,), lambda: (Range(np.full(2, -np.inf), np.full(2, np.inf)),)):
+            with pytest.raises(NoBoundError, match=r"within\(graph, low, high\)"):
+                operator.lipschitz(Place(((2,),), (2,), known))
+
+
+def test_a_slope_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LeakyReLU, "sides", lambda self: (self.alpha, 0.999))
+    with pytest.raises(AssertionError):
+        test_values_slopes_and_lines_on_intervals(LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x), -math.inf)

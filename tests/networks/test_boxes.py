@@ -1,0 +1,120 @@
+"""Products, quotients and steep functions have a constant where their inputs lie in a box, and none elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from specnorm.errors import CertificateError, MethodError
+from specnorm.networks import Graph, Layer, Node, bound, verify, within
+from specnorm.networks.operators import Exp, Input, Matrix, Power, Product, Scale, Sigmoid
+
+WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
+
+
+def gate() -> Graph:
+    """``x * sigmoid(W x)``, as squeeze and excitation has it."""
+    nodes = [
+        Node("x", Input(), (), (1, 4)),
+        Node("v", Matrix(Layer("w", lambda: WEIGHT, {}, 0)), ("x",), (1, 4)),
+        Node("g", Sigmoid(), ("v",), (1, 4)),
+        Node("y", Product(), ("x", "g"), (1, 4), "mul"),
+    ]
+    return Graph(tuple(nodes), ("y",))
+
+
+def run_gate(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x / (1 + np.exp(-(x @ WEIGHT.T))))
+
+
+def test_a_gate_has_a_constant_on_a_box() -> None:
+    found = bound(gate())
+    assert found.upper is None
+    assert "it is a product of two values that depend on the input" in found.unknown[0].reason
+    assert "on a box of inputs it may have one" in found.unknown[0].reason
+    assert "within(graph, low, high)" in found.unknown[0].reason
+    previous, dice = 0.0, np.random.default_rng(0)
+    for size in (0.5, 2.0):
+        upper = bound(within(gate(), -size, size)).upper
+        assert upper is not None
+        points = np.clip(dice.normal(size=(400, 4)) * size, -size, size)
+        steps = np.clip(points + 1e-4 * dice.normal(size=(400, 4)), -size, size)
+        apart = np.linalg.norm(run_gate(points) - run_gate(steps), axis=1) / np.linalg.norm(points - steps, axis=1)
+        assert max(previous, float(apart.max())) < upper < 3 * float(apart.max())
+        previous = upper
+
+
+def test_a_ball_does_too() -> None:
+    """Near an input; what is steep by itself and by a product."""
+    graph = Graph((*gate().nodes, Node("e", Exp(), ("y",), (1, 4))), ("e",))
+    centre, dice = np.array([[0.3, -0.2, 0.5, 0.1]]), np.random.default_rng(2)
+    wide, narrow = (bound(graph, radius=radius, centre=centre).upper for radius in (1.0, 0.1))
+    assert wide is not None
+    assert narrow is not None
+    steps = dice.normal(size=(400, 4))
+    points = centre + 0.1 * steps / np.linalg.norm(steps, axis=1)[:, None]
+    values = np.exp(run_gate(points))
+    apart = np.linalg.norm(values[1:] - values[:-1], axis=1) / np.linalg.norm(points[1:] - points[:-1], axis=1)
+    assert float(apart.max()) < narrow < wide
+    assert narrow < 4 * float(apart.max())
+
+
+def test_values_that_are_bounded_need_no_box() -> None:
+    """The square of a sigmoid, as detectors have it: (2 s)^2 has slopes of at most 2 * 2 * 2 * 1/4."""
+    nodes = (
+        Node("x", Input(), (), (1, 3)),
+        Node("s", Sigmoid(), ("x",), (1, 3)),
+        Node("d", Scale(np.array(2.0), exact=True), ("s",), (1, 3)),
+        Node("y", Power(2), ("d",), (1, 3)),
+    )
+    assert bound(Graph(nodes, ("y",))).upper == pytest.approx(2.0, rel=1e-12)
+
+
+def test_a_certificate_is_of_one_box() -> None:
+    certificate = bound(within(gate(), -1, 1)).certificate
+    assert certificate is not None
+    assert verify(certificate, within(gate(), -1, 1)).upper == certificate.upper
+    for other in (gate(), within(gate(), -1, 1.5), within(gate(), -0.5, 0.5)):
+        with pytest.raises(CertificateError, match="another network"):
+            verify(certificate, other)
+
+
+def test_a_layer_by_itself_does_not_depend_on_the_box() -> None:
+    graph = replace(gate(), outputs=("g",))
+    assert bound(within(graph, -1, 1)).upper == bound(graph).upper
+
+
+def test_boxes_that_make_no_sense() -> None:
+    for low, high, said in ((1, -1, "above"), (float("nan"), 1, "no number"), ({"z": 0}, {"z": 1}, "input x")):
+        with pytest.raises(MethodError, match=said):
+            within(gate(), low, high)
+    with pytest.raises(MethodError, match="shape"):
+        within(gate(), np.zeros(7), np.ones(7))
+
+
+def test_a_product_broadcast_to_a_larger_shape() -> None:
+    """One number times four entries: a change of it counts twice."""
+    nodes = (Node("x", Input(), (), (1, 4)), Node("z", Input(), (), (1, 1)), Node("y", Product(), ("x", "z"), (1, 4)))
+    graph = within(Graph(nodes, ("y",)), {"x": 0, "z": 0}, {"x": 3, "z": 5})
+    assert bound(graph).upper == pytest.approx(np.hypot(5, 3 * 2), rel=1e-12)
+
+
+def test_a_torch_module_with_gates() -> None:
+    torch = pytest.importorskip("torch", exc_type=ImportError)
+    from specnorm_torch import network_graph
+
+    class Excite(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return x * torch.sigmoid(x.mean((2, 3), keepdim=True)) / (1 + x.square().sum(1, keepdim=True)).sqrt()
+
+    graph = network_graph(Excite(), (3, 4, 4))
+    assert bound(graph).upper is None
+    upper = bound(within(graph, -1, 1)).upper
+    assert upper is not None
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(2, 50, 3, 4, 4, dtype=torch.float64, generator=generator) * 2 - 1).unbind()
+    y = x + 1e-3 * (y - x)
+    apart = (Excite()(x) - Excite()(y)).flatten(1).norm(dim=1) / (x - y).flatten(1).norm(dim=1)
+    assert float(apart.max()) < upper < 20

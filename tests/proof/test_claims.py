@@ -1,0 +1,398 @@
+"""Claims are made by rules alone, which look at what they suppose; what is made of them is rounded outward."""
+
+from __future__ import annotations
+
+import ast
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from assumptions import assumed, assumed_lower
+from specnorm_numpy import BACKEND
+from test_house import PLUGINS, ROOT, core_files, parsed, room
+
+import specnorm
+from specnorm.certified import bound
+from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, as_array, greatest, least
+from specnorm.linalg import arrays
+from specnorm.linalg.frequencies import half_grid
+from specnorm.linalg.layer_map import Convolution
+from specnorm.linalg.line_blocks import of_one_group, plans
+from specnorm.proof import fathom, grid, host, matrices, rings, sublayers, unfolding
+from specnorm.proof.cells import Circulant, dft, dft_points, torus
+from specnorm.proof.fathom import Cover, cover_blocks, on_grid
+from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.proof.layer import LayerGram
+from specnorm.proof.pruning import LargestBound
+from specnorm.proof.rings import norm_by_circulant, padded_norm, shortest
+from specnorm.proof.sublayers import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
+from specnorm.runtime.execution import Execution
+from specnorm.search import layer as layer_search
+from specnorm.search.layer_tuning import TUNING
+from specnorm.search.own_matrix import enclose_by_matrix
+from specnorm.spec import ConvSpec
+
+OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
+ROOM = ("certified", "proof")
+COVER = {"_open", "_norms", "_upper", "_note", "_reopen"}
+"""What a cover keeps to itself."""
+MAKERS = {"Upper", "Lower", "_upper", "_lower", "_largest", "_ROOM", "_Claim"}
+
+
+# -- who makes claims --------------------------------------------------------------------------------------------------
+def made(tree: ast.AST) -> Iterator[str]:
+    """A claim constructed, the constructors imported or reached for, a claim written to."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and name_of(node.func) in {"Upper", "Lower"}:
+            yield f"line {node.lineno}: {ast.unparse(node.func)}("
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("specnorm."):
+            yield from (f"line {node.lineno}: {x.name}" for x in node.names if x.name in MAKERS and x.name[0] == "_")
+        elif isinstance(node, ast.Attribute) and node.attr in {name for name in MAKERS if name[0] == "_"}:
+            yield f"line {node.lineno}: {node.attr}"
+        elif isinstance(node, ast.Attribute) and node.attr in COVER and name_of(node.value) != "self":
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def name_of(node: ast.expr) -> str:
+    return str(getattr(node, "attr", getattr(node, "id", "")))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if room(p) not in ROOM],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_claims_are_made_in_one_room(path: Path) -> None:
+    assert list(made(parsed(path))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "Upper(1.0, 'sigma*', 'no rule')",
+        "bound.Lower(1.0, 'sigma*', 'no rule')",
+        "from specnorm.certified.bound import _upper",
+        "from specnorm.certified.bound import Upper, _lower as make",
+        "bound._upper(1.0, 'sigma*', 'no rule')",
+        "room = bound._ROOM",
+        "cover._norms[:] = 0",
+        "cover._upper = 0.0",
+        "cover._note(index, norms, 1.0)",
+    ],
+)
+def test_the_ban_on_making_claims_can_fail(source: str) -> None:
+    assert list(made(ast.parse(source)))
+
+
+def test_the_ban_lets_claims_be_held() -> None:
+    for source in ("from specnorm.certified.bound import Upper", "x: Upper | None = None", "isinstance(x, Upper)"):
+        assert not list(made(ast.parse(source)))
+
+
+def test_nobody_else_constructs_a_claim() -> None:
+    for claim in (Upper, Lower):
+        with pytest.raises(TypeError, match="rules"):
+            claim(1.0, EVERYWHERE, "no rule")
+        with pytest.raises(TypeError, match="rules"):
+            claim(1.0, EVERYWHERE, "no rule", (), object())
+    with pytest.raises((TypeError, ValueError)):
+        replace(assumed(2.0), value=1.0)
+    with pytest.raises(AttributeError):
+        assumed(2.0).value = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", [math.nan, -1.0, -math.inf])
+def test_what_is_no_norm_is_no_bound(value: float) -> None:
+    with pytest.raises(HypothesisError):
+        assumed(value)
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------------------
+def inward() -> list[str]:
+    """Sums, products, quotients and roots of claims that are on the wrong side, against rational numbers."""
+    found = []
+    for a, b in np.random.RandomState(0).uniform(0.5, 1.5, size=(200, 2)).tolist():
+        x, y, one, two = Fraction(a), Fraction(b), assumed(a), assumed(b)
+        held = {
+            "plus": Fraction(one.plus(two).value) >= x + y,
+            "times": Fraction(one.times(two).value) >= x * y,
+            "over": Fraction(one.over(assumed_lower(b)).value) >= x / y,
+            "root": Fraction(one.root().value) ** 2 >= x,
+        }
+        found += [name for name, holds in held.items() if not holds]
+    return found
+
+
+def test_what_is_made_of_claims_is_rounded_outward(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inward() == []
+    for name in ("add_up", "mul_up", "div_up", "sqrt_up"):
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "above", lambda x: x)
+            assert inward(), f"{name} was not noticed"
+    with pytest.raises(HypothesisError):
+        assumed(1.0).over(assumed_lower(0.0))
+
+
+def test_bounds_of_different_norms_are_not_compared() -> None:
+    one, two = assumed(1.0), assumed(2.0)
+    assert least(two, None, one) is one
+    assert greatest(assumed_lower(1.0), assumed_lower(3.0)).value == 3
+    with pytest.raises(HypothesisError, match="different"):
+        least(one, assumed(0.5, Circulant((4,), (False,))))
+    # A sum of two suprema is no supremum.
+    assert one.plus(two).what != EVERYWHERE
+    assert one < two
+    assert one <= 1.0
+    assert not one > 1.0
+
+
+@pytest.mark.parametrize("wide", ["float64", "float32"])
+def test_arrays_of_claims_are_on_their_side(wide: str) -> None:
+    values = np.random.RandomState(0).uniform(0, 3, size=50).tolist()
+    ops = replace(OPS, wide_dtype=wide)
+    like: Any = np.zeros(1)
+    up: Any = as_array([assumed(v) for v in values], like, ops=ops)
+    down: Any = as_array([assumed_lower(v) for v in values], like, ops=ops)
+    assert up.dtype == down.dtype == np.dtype(wide)
+    assert (up >= values).all()
+    assert (down <= values).all()
+
+
+# -- rules look at what they suppose -----------------------------------------------------------------------------------
+LAYER = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="zeros", padding=1, groups=2)
+RING = Circulant(shortest(LAYER), (True, False))
+KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
+
+
+def cover(threshold: float) -> Cover:
+    """Of the torus, after one round."""
+    found = cover_blocks(KERNEL, torus((4,)), ops=OPS)
+    formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+    found.fathom(formed, threshold)
+    found.prune()
+    return found
+
+
+def norm_of(boxes: Any) -> Upper:
+    """A bound of the torus, by a search of some boxes of it that are said to be enough."""
+    found = cover_blocks(KERNEL, boxes, ops=OPS)
+    formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+    found.fathom(formed, 100.0)
+    found.prune()
+    return padded_norm(found.proven(), ConvSpec.of((3, 3, 4)))
+
+
+def visited(bound: Any, sizes: tuple[int, ...]) -> list[LargestBound]:
+    """All points of a grid."""
+    points = half_grid(sizes)
+    largest = LargestBound(bound, KERNEL, points, ops=OPS)
+    largest.visit(np.arange(len(points)))
+    return [largest]
+
+
+def halved(symbol: Any, *, ops: Any) -> Any:
+    return grid.symbol_norms_up(symbol, ops=ops) / 2
+
+
+def shorter(axis: int) -> Circulant:
+    points = tuple(n - (j == axis) for j, n in enumerate(RING.points))
+    return replace(RING, points=points)
+
+
+GROUP = of_one_group(LAYER)
+REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
+(PART,) = sublayers.sublayers(LAYER)
+DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1, dilation=2)
+PARTS = [sub.spec for sub in sublayers.sublayers(DILATED)]
+REFUSED: dict[str, Callable[[], object]] = {
+    "an open cell": lambda: cover(0.4).proven(),
+    "a cell left out": lambda: norm_of(torus((4,))[:-1]),
+    "a circulant one point short": lambda: norm_by_circulant(LAYER, assumed(1.0, shorter(0))),
+    "a circulant one point short on the other axis": lambda: norm_by_circulant(LAYER, assumed(1.0, shorter(1))),
+    "a circulant of padding that is not zero": lambda: norm_by_circulant(REFLECT, assumed(1.0, RING)),
+    "the supremum for a circulant": lambda: norm_by_circulant(LAYER, assumed(1.0)),
+    "a circulant for the supremum": lambda: padded_norm(assumed(1.0, RING), LAYER),
+    "a circulant for the supremum of a grid": lambda: fathom.grid_lemma(1.0, assumed(2.0, RING), np.zeros(1)),
+    "the supremum for some of the torus": lambda: on_grid(assumed(1.0), torus((4,))),
+    "a circulant for one of another length": lambda: least(assumed(1.0, RING), assumed(1.0, shorter(0))),
+    "a group left out": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)]),
+    "a group twice as large": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(1.0, LAYER)]),
+    "all groups and others": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)] * 2, assumed(1.0)),
+    "groups that are not bounded everywhere": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)], assumed(1.0, RING)),
+    "a component left out": lambda: norms_of_parts(
+        DILATED, [(assumed_lower(1.0, x), assumed(1.0, x)) for x in PARTS[1:]]
+    ),
+    "a component's bound of another": lambda: norms_of_parts(
+        DILATED, [(assumed_lower(1.0, x), assumed(1.0, LAYER)) for x in PARTS]
+    ),
+    "a larger layer as a restriction": lambda: norm_of_restriction(PART.window(9), PART, assumed_lower(1.0, GROUP)),
+    "another layer as a restriction": lambda: norm_of_restriction(PART, PART, assumed_lower(1.0, REFLECT)),
+    "several outputs as a patch": lambda: norms_of_patch(
+        PART, assumed_lower(1.0, matrices.stack_of((2, 2, 2))), assumed(1.0, matrices.stack_of((2, 2, 2)))
+    ),
+    "taps as one": lambda: matrices.norm_of_one_tap(KERNEL, assumed(1.0, matrices.stack_of((1, 3, 3)))),
+    "another matrix as a tap": lambda: matrices.norm_of_one_tap(
+        KERNEL[..., :1], assumed(1.0, matrices.stack_of((1, 3, 2)))
+    ),
+    "a kernel that is not zero": lambda: matrices.norm_of_zero(KERNEL, ops=OPS),
+    "another grid": lambda: grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (40,), ops=OPS),
+    "another bound on a grid": lambda: grid.norm_by_grid(visited(halved, (20,)), (20,), ops=OPS),
+    "a block left out": lambda: bound.largest_of_blocks([assumed(1.0)], np.zeros((2, 1, 1, 3))),  # type: ignore[arg-type]
+    "no proof": lambda: bound.known(None),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_rule_does_not_apply_to(name: str) -> None:
+    with pytest.raises(HypothesisError):
+        REFUSED[name]()
+
+
+def test_rules_apply_where_they_may() -> None:
+    """The same with nothing wrong."""
+    assert cover(100.0).proven().what == EVERYWHERE
+    assert norm_of(torus((4,))).value == 100
+    assert norm_by_circulant(LAYER, assumed(1.0, RING)).what == LAYER
+    lower, upper = norms_of_parts(DILATED, [(assumed_lower(1.0, x), assumed(2.0, x)) for x in PARTS])
+    assert lower.what == DILATED == bound.known(upper).what
+    assert norms_of_parts(DILATED, [(assumed_lower(1.0, x), None) for x in PARTS])[1] is None
+    assert norm_by_circulant(LAYER, assumed(1.0, Circulant((0, RING.points[1]), (False, True)))).what == LAYER
+    assert on_grid(assumed(1.0), dft((5,), (4,))).what == dft_points((5,), (4,)).covers
+    assert norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(3.0, GROUP)]).value == 3
+    assert norm_of_groups(LAYER, [assumed(1.0, GROUP)], assumed(2.0)).value == 2
+    assert (
+        norm_of_restriction(PART, PART.window(9), assumed_lower(1.0, of_one_group(PART.window(9).spec))).what == LAYER
+    )
+    assert matrices.norm_of_one_tap(KERNEL[..., :1], assumed(1.0, matrices.stack_of((1, 3, 3)))).what == EVERYWHERE
+    assert matrices.norm_of_zero(0 * KERNEL, ops=OPS).value == 0
+    assert grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (20,), ops=OPS).what == EVERYWHERE
+
+
+def test_the_padding_s_factor_is_in_the_bound() -> None:
+    """``sqrt(4)`` where both axes repeat pixels once."""
+    assert padded_norm(assumed(1.0), LAYER).value == 1
+    assert padded_norm(assumed(1.0), REFLECT).value == math.sqrt(REFLECT.padding_gain_sq) == 2
+
+
+def test_windows_are_restrictions() -> None:
+    """Of every size, and of the layer they are taken from."""
+    for most in range(1, 60):
+        window = PART.window(most)
+        found = norm_of_restriction(PART, window, assumed_lower(1.0, of_one_group(window.spec)))
+        assert found.what == PART.spec
+
+
+# -- the bounds of fixed cost, and without one of their terms ----------------------------------------------------------
+def truth(blocks: Any) -> float:
+    """The largest norm on a fine grid."""
+    return float(np.linalg.norm(np.moveaxis(np.fft.fft(blocks[0], 4096), -1, 0), 2, axis=(1, 2)).max())
+
+
+def by_grid(blocks: Any) -> Upper:
+    points = half_grid((7,))
+    largest = LargestBound(grid.symbol_norms_up, blocks, points, ops=OPS)
+    largest.visit(np.arange(len(points)))
+    return grid.norm_by_grid([largest], (7,), ops=OPS)
+
+
+def by_unfolding(blocks: Any) -> Upper:
+    rows = np.concatenate(np.moveaxis(blocks[0], -1, 0))
+    _, near = arrays.top_eigenpair((rows.T @ rows)[None], xp=OPS.xp)
+    (found,) = unfolding.norms_by_unfolding(blocks, (0, 2), near, ops=OPS)
+    return found
+
+
+FIXED: dict[str, tuple[Callable[[Any], Upper], Any, str, Any]] = {
+    "Frobenius": (lambda b: matrices.norm_by_frobenius(b, ops=OPS), host, "root_up", lambda _: 1.0),
+    "grid": (by_grid, grid, "grid_factor", lambda *_: 1.0),
+    "unfolding": (by_unfolding, unfolding, "with_taps", lambda norms, *_, **__: norms),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_bounds_of_fixed_cost_are_bounds_and_need_their_factor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule, owner, attribute, without = FIXED[name]
+    kernels: list[Any] = [np.random.RandomState(seed).standard_normal((1, 1, 1, 3)) for seed in range(30)]
+    kernels += [np.ones((1, 1, 1, 3)), np.random.RandomState(0).standard_normal((1, 4, 3, 3))]
+    assert all(truth(k) <= rule(k).value * (1 + 1e-12) for k in kernels)
+    monkeypatch.setattr(owner, attribute, without)
+    assert any(truth(k) > rule(k).value for k in kernels), "nothing was noticed"
+
+
+def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is below the norm, unless the factorisation is believed."""
+    spec = ConvSpec.of((2, 2, 3), input_shape=(5,), padding_mode="zeros", padding=1)
+    kernel: Any = np.random.RandomState(1).standard_normal((1, 2, 2, 3))
+    plan = min((p for p in plans(spec) if p.blocks == 1), key=lambda p: p.work)
+    norm = enclose_by_matrix(kernel, spec, plan, rtol=1e-6, ops=OPS).lower[0].value
+    gram = LayerGram(Convolution(kernel, spec, ops=OPS), plan, ops=OPS)
+    assert gram.norms_near(np.asarray([norm * 0.999])) == [None]
+    assert gram.norms_near(np.asarray([-1.0])) == [None]
+    (above,) = gram.norms_near(np.asarray([norm * 1.001]))
+    assert above is not None
+    assert above.what == spec
+    monkeypatch.setattr(matrices, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
+    (false,) = gram.norms_near(np.asarray([norm * 0.999]))
+    assert false is not None, "the factorisation was not asked"
+
+
+def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
+    monkeypatch.setattr(layer_search, "TUNING", replace(TUNING, at_once=-1.0, soon=-1.0, work=-1.0))
+    monkeypatch.setattr(layer_search, "_fewest", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
+    kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
+
+    def enclosed() -> None:
+        for n in range(4, 20):
+            specnorm.enclose(kernel, n, padding_mode="zeros", padding=1)
+
+    with pytest.raises(HypothesisError, match="compression"):
+        enclosed()
+    monkeypatch.setattr(rings, "is_long_enough", lambda *_: True)
+    enclosed()
+
+
+# -- the chain ---------------------------------------------------------------------------------------------------------
+def test_an_enclosure_explains_itself() -> None:
+    kernel = np.random.RandomState(0).standard_normal((6, 6, 3, 3)).astype(np.float32) * 100
+    found = specnorm.enclose(kernel, 40, padding_mode="zeros", padding=1)
+    lines = found.explain().splitlines()
+    assert lines[0].startswith(f"{float(found.lower):.3f}"[:3])
+    assert len(lines) < 24
+    uppers = [float(line.split("<= ")[1].split(":")[0]) for line in lines[1:] if "<=" in line]
+    assert uppers[0] == pytest.approx(float(found.upper), rel=1e-5)
+    assert any(line.lstrip().startswith(EVERYWHERE) and "cell lemma" in line for line in lines)
+    assert any("quotient of a vector" in line for line in lines)
+    assert pickle.loads(pickle.dumps(found)).explain() == found.explain()
+
+
+def test_another_enclosure_has_another_proof() -> None:
+    found = specnorm.enclose(np.ones((1, 1, 3)))
+    assert "lemma" in found.explain()
+    assert "lemma" not in replace(found, upper=found.upper / 2).explain()
+
+
+@pytest.mark.parametrize(
+    ("shape", "at", "rule"),
+    [
+        ((2, 2, 3), {"padding_mode": "reflect", "padding": 1}, "times 1.732"),
+        ((3, 3, 3), {"input_shape": 9}, "grid lemma"),
+        ((90, 80), {}, "one tap"),
+        ((4, 2, 3), {"input_shape": 5, "groups": 2, "padding_mode": "zeros"}, "the largest of 2 groups"),
+        ((2, 2, 3), {"input_shape": 9, "dilation": 2, "padding_mode": "zeros"}, "polyphase component"),
+        ((2, 2, 3), {"budget": 1e-9}, "4 x 3 unfolding"),
+    ],
+)
+def test_every_way_to_a_bound_is_told(shape: tuple[int, ...], at: dict[str, Any], rule: str) -> None:
+    found = specnorm.enclose(np.random.RandomState(0).standard_normal(shape), **at)
+    assert rule in found.explain()
+
+
+def test_a_zero_kernel_is_explained() -> None:
+    assert "zero kernel" in specnorm.enclose(np.zeros((2, 2, 3))).explain()
