@@ -48,11 +48,11 @@ from specnorm.methods import (
     Unfoldings,
 )
 from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
+from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, rescale, spectral_rescaling
 from specnorm.proving import certify, enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.robustness import certified_radius, curvature_bound
-from specnorm.spec import ConvSpec, Geometry
 from specnorm.training import init, step, step_many
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from specnorm.networks.graph import Layer, Node
-from specnorm.networks.operators import Constant, Operator, Unknown
-from specnorm.networks.operators.base import FloatArray, Offset
+from specnorm.certified.network.graph import Layer, Node
+from specnorm.certified.network.operators import Constant, Operator, Unknown
+from specnorm.certified.network.operators.base import FloatArray, Offset
 
 Moving: TypeAlias = Annotated[Any, "may depend on the network's inputs"]
 """Of a builder's parameter: a value of the graph (an fx node), or a constant. Others are constants."""

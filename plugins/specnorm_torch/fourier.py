@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import Operator, Unknown
-from specnorm.proof import host
+from specnorm.certified import host
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import Operator, Unknown
 from specnorm_torch.aten import OPERATORS, function, sum_weights
 from specnorm_torch.calls import Call, Made, Moving, Rule, is_value, numbers, rules, shape_of
 from specnorm_torch.products import PRODUCT, matrices, stacked

@@ -23,8 +23,8 @@ from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
-from specnorm.padding import PaddingMode
-from specnorm.spec import Layout
+from specnorm.problem.padding import PaddingMode
+from specnorm.problem.spec import Layout
 from specnorm.types import AnyArray
 
 __all__ = ["Report", "Row", "audit", "draw", "render"]

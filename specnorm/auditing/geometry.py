@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, TypedDict, cast
 
 from specnorm.errors import GeometryError
-from specnorm.padding import PaddingMode
-from specnorm.spec import ConvSpec, Layout
+from specnorm.problem.padding import PaddingMode
+from specnorm.problem.spec import ConvSpec, Layout
 
 Amount = Literal["same", "valid", "same_upper", "same_lower"] | int | Sequence[int] | Sequence[tuple[int, int]]
 SIZED = ("same_upper", "same_lower")

@@ -14,10 +14,10 @@ from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, l
 from specnorm.backends import backend_for
 from specnorm.errors import SpecnormError, Undecided
 from specnorm.methods import METHODS, Enclose, ExactFFT, Method, TensorNorm
-from specnorm.padding import PaddingMode
+from specnorm.problem.padding import PaddingMode
+from specnorm.problem.spec import ConvSpec
 from specnorm.proving import status_of
 from specnorm.result import Result
-from specnorm.spec import ConvSpec
 from specnorm.types import ArrayObject
 
 NEEDS_A_SIZE = frozenset({"power"})

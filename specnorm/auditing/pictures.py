@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.report import Picture, Row
 from specnorm.backends import backend_for
-from specnorm.linalg import arrays, polyphase, symbols
-from specnorm.linalg.frequencies import half_grid, mirror_index
+from specnorm.certified.symbol import symbols
+from specnorm.problem import polyphase
+from specnorm.problem.frequencies import half_grid, mirror_index
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
-from specnorm.spec import ConvSpec
 from specnorm.types import ArrayObject
 
 WORST = 3

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from specnorm import backends
 from specnorm.auditing.report import Origin, Row
 from specnorm.errors import BackendError
+from specnorm.problem.spec import ConvSpec
 from specnorm.result import Result
-from specnorm.spec import ConvSpec
 
 
 def origin(result: Result) -> Origin:

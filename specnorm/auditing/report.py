@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm.auditing.layers import Kind
+from specnorm.problem.spec import ConvSpec
 from specnorm.result import Kind as Promise
-from specnorm.spec import ConvSpec
 
 if TYPE_CHECKING:
     from specnorm.networks import NetworkBound

@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from specnorm import arrays
 from specnorm.certified.bound import as_array, largest_of_blocks
-from specnorm.linalg import arrays, symbols, unfoldings
-from specnorm.linalg.lanczos import Lanczos, vector_tolerance
-from specnorm.linalg.power import follow, matrix_maps
+from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Needs, Stepped
 from specnorm.methods.unfolding import Unfoldings
+from specnorm.numerics.lanczos import Lanczos, vector_tolerance
+from specnorm.numerics.power import follow, matrix_maps
+from specnorm.problem import unfoldings
 from specnorm.search.smallest_unfolding import no_vectors, smallest
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 

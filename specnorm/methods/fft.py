@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from specnorm import arrays
+from specnorm.certified.symbol import symbols
 from specnorm.errors import Undecided
-from specnorm.linalg import arrays, polyphase, symbols
-from specnorm.linalg.frequencies import Frequencies, half_grid
-from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
 from specnorm.methods.enclosure import enclosed
+from specnorm.problem import polyphase
+from specnorm.problem.frequencies import Frequencies, half_grid
 from specnorm.search.clock import Clock
 from specnorm.search.enclosing import grid_sizes
+from specnorm.search.top_triples import top_gradient, top_triples
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 _FEW = 24

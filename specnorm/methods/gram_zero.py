@@ -16,16 +16,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.linalg import arrays
-from specnorm.linalg.gram_powers import powers_vjp, sums_vjp, swapped
+from specnorm import arrays
+from specnorm.certified.symbol import trigonometric
+from specnorm.certified.symbol.gram_powers import Powers
+from specnorm.certified.symbol.gram_taps import powers_vjp, sums_vjp, swapped
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof import trigonometric
-from specnorm.proof.gram_powers import Powers
 
 if TYPE_CHECKING:
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 

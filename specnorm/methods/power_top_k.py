@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from specnorm.linalg import arrays
-from specnorm.linalg.layer_map import shapes_of
+from specnorm import arrays
+from specnorm.certified.layer.own_matrix import residuals_up
 from specnorm.methods.base import Evaluation, Needs, check_count
 from specnorm.methods.power import LayerRitz
-from specnorm.proof.layer import residuals_up
+from specnorm.problem.layer_map import shapes_of
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
-    from specnorm.spec import ConvSpec
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 

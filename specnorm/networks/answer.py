@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from specnorm.certified.network.checking import Checked
 from specnorm.networks.certificate import Certificate
-from specnorm.networks.checking import Checked
 from specnorm.networks.table import lines
 
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from specnorm.certified import host
+from specnorm.certified.network.execution import Inputs, Value, probes, run_with_errors, sizes
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.regions import Ball, Box, Range
 from specnorm.errors import InternalError
 from specnorm.networks.answer import NetworkBound
-from specnorm.networks.execution import Inputs, Value, probes, run_with_errors, sizes
-from specnorm.networks.graph import Graph
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.regions import Ball, Box, Range
-from specnorm.proof import host
 from specnorm.text import visible
 
 SLACK = 2**24

@@ -10,25 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from specnorm.certified import host
+from specnorm.certified.network.boxes import Values, stated
+from specnorm.certified.network.forms import is_padded_layer, numbers_along, spatial
+from specnorm.certified.network.graph import Graph, Node
+from specnorm.certified.network.links import Run
+from specnorm.certified.network.operators.base import FloatArray, NoBoundError, Place, Pointwise
+from specnorm.certified.network.operators.layers import Convolution, Matrices, Matrix
+from specnorm.certified.network.operators.linear import Add, Pad, Scale
+from specnorm.certified.network.operators.sources import Constant, Held, Input, Random
+from specnorm.certified.network.patterns import recognised
+from specnorm.certified.network.regions import Range
+from specnorm.certified.network.runs import runs
+from specnorm.certified.network.segments import constant_up
 from specnorm.errors import SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
-from specnorm.networks.boxes import Values, stated
 from specnorm.networks.certificate import Certificate, RunWeights, digest
-from specnorm.networks.forms import is_padded_layer, numbers_along, spatial
-from specnorm.networks.graph import Graph, Node
-from specnorm.networks.links import Run
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Product
-from specnorm.networks.operators.base import FloatArray, NoBoundError, Place, Pointwise
-from specnorm.networks.operators.layers import Convolution, Matrices, Matrix
-from specnorm.networks.operators.linear import Add, Pad, Scale
-from specnorm.networks.operators.sources import Constant, Held, Input, Random
-from specnorm.networks.patterns import recognised
-from specnorm.networks.regions import Range
-from specnorm.networks.runs import runs
-from specnorm.networks.segments import constant_up
-from specnorm.proof import host
-from specnorm.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec
 
 WORTHWHILE, HOPELESS = 0.97, 2.0
 """Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by

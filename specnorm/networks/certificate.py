@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from specnorm.certified.network.boxes import stated
+from specnorm.certified.network.graph import Graph, Layer
+from specnorm.certified.network.kernels import in_float64
+from specnorm.certified.network.links import Run
+from specnorm.certified.network.operators.base import FloatArray, Operator
+from specnorm.certified.network.operators.sources import Constant
+from specnorm.certified.network.regions import Ball
+from specnorm.certified.network.segments import parts_from, segments
 from specnorm.errors import CertificateError
-from specnorm.networks.boxes import stated
-from specnorm.networks.graph import Graph, Layer
-from specnorm.networks.links import Run
-from specnorm.networks.measuring import in_float64
 from specnorm.networks.methods import usable
-from specnorm.networks.operators.base import FloatArray, Operator
-from specnorm.networks.operators.sources import Constant
-from specnorm.networks.regions import Ball
-from specnorm.networks.segments import parts_from, segments
 
 FORMAT = 2
 LONGEST = 2**28

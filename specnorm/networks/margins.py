@@ -15,17 +15,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.certified import host
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.kernels import ROUNDINGS
+from specnorm.certified.network.links import Run
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.operators.layers import Matrix
+from specnorm.certified.network.runs import runs
 from specnorm.errors import MethodError
 from specnorm.networks.bounding import constants, past_shifts, prepared
-from specnorm.networks.graph import Graph
-from specnorm.networks.links import Run
-from specnorm.networks.measuring import ROUNDINGS, Measure
+from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import bound
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.operators.layers import Matrix
-from specnorm.networks.runs import runs
-from specnorm.proof import host
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
+from specnorm.certified.network.links import Run
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.segments import WIDEST, segments
 from specnorm.errors import MethodError
 from specnorm.networks import recursion
-from specnorm.networks.links import Run
-from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.recursion import Progress
-from specnorm.networks.segments import WIDEST, segments
 
 
 class Method(Protocol):

@@ -10,21 +10,21 @@ from typing import TypeAlias
 
 import numpy as np
 
+from specnorm.certified.network.boxes import region_of
+from specnorm.certified.network.checking import Checked
+from specnorm.certified.network.checking import check as compared
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.links import Run
+from specnorm.certified.network.ranges import Ball, Range, ranges
+from specnorm.certified.network.runs import runs
+from specnorm.certified.network.zonotopes import anywhere, localised, rises, unit_run
 from specnorm.errors import CertificateError, MethodError
 from specnorm.networks.answer import NetworkBound
 from specnorm.networks.attack import attack
 from specnorm.networks.bounding import bounded, prepared, unsorted
-from specnorm.networks.boxes import region_of
 from specnorm.networks.certificate import Certificate, Near, digest
-from specnorm.networks.checking import Checked
-from specnorm.networks.checking import check as compared
-from specnorm.networks.graph import Graph
-from specnorm.networks.links import Run
-from specnorm.networks.local import anywhere, localised, rises, unit_run
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product
-from specnorm.networks.ranges import Ball, Range, ranges
-from specnorm.networks.runs import runs
 from specnorm.types import AnyArray
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]

@@ -13,16 +13,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.certified import host
+from specnorm.certified.network.graph import Graph, Layer, Node, concrete
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.operators.layers import Matrix
+from specnorm.certified.network.regions import Ball
 from specnorm.errors import MethodError
-from specnorm.networks.graph import Graph, Layer, Node, concrete
 from specnorm.networks.margins import Margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import near, ranges_near
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.operators.layers import Matrix
-from specnorm.networks.regions import Ball
-from specnorm.proof import host
 
 TRIES = 8
 """Radii that are tried for each input."""

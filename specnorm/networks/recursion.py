@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
-from specnorm.networks.links import Link, Run
-from specnorm.networks.operators.base import FloatArray
+from specnorm.certified import arithmetic
+from specnorm.certified.network.links import Link, Run
+from specnorm.certified.network.operators.base import FloatArray
 from specnorm.networks.stages import Stage, Vectors, cost, stages
-from specnorm.proof import arithmetic
 
 Progress = Callable[[int, int, str], None]
 RATE = 2**32

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.linalg.arrays import random_vectors
-from specnorm.linalg.frequencies import Frequencies, half_grid, phases
-from specnorm.linalg.power import gram_power
-from specnorm.networks.links import Link, Part, Run
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.segments import middle
+from specnorm.arrays import random_vectors
+from specnorm.certified.network.links import Link, Part, Run
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.segments import middle
+from specnorm.numerics.power import gram_power
+from specnorm.problem.frequencies import Frequencies, half_grid, phases
 
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first."""

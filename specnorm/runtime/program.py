@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from specnorm import arrays
+from specnorm.certified import arithmetic, rounding
 from specnorm.errors import BackendError, MethodError
-from specnorm.linalg import arrays, layer_map, polyphase
 from specnorm.methods.base import Needs, Stepped
-from specnorm.proof import arithmetic, rounding
+from specnorm.problem import layer_map, polyphase
+from specnorm.problem.spec import ConvSpec, check_dtype
 from specnorm.runtime.execution import Execution
 from specnorm.runtime.telling import tell
 from specnorm.runtime.values import check_values
-from specnorm.spec import ConvSpec, check_dtype
 
 if TYPE_CHECKING:
     from specnorm.backends import Backend

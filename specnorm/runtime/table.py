@@ -7,8 +7,8 @@ import weakref
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from specnorm.problem.spec import ConvSpec, check_dtype
 from specnorm.runtime.program import Program
-from specnorm.spec import ConvSpec, check_dtype
 
 if TYPE_CHECKING:
     from specnorm.methods import Method

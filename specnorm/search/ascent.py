@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import arrays, symbols
-from specnorm.linalg.extrapolation import contraction, extrapolated, geometric_tail
-from specnorm.linalg.frequencies import Frequencies, phases, tap_points
-from specnorm.linalg.power import matrix_maps, power_step
+from specnorm import arrays
+from specnorm.certified.symbol import symbols
+from specnorm.numerics.extrapolation import contraction, extrapolated, geometric_tail
+from specnorm.numerics.power import matrix_maps, power_step
+from specnorm.problem.frequencies import Frequencies, phases, tap_points
 
 if TYPE_CHECKING:
     from specnorm.search.clock import Clock

@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified.bound import finite, nothing
-from specnorm.linalg import arrays
-from specnorm.linalg.block_lanczos import Plan, top_vectors
-from specnorm.linalg.layer_map import Convolution, shapes_of
-from specnorm.linalg.line_blocks import of_one_group, plans
-from specnorm.linalg.plane_wave import windowed_wave
-from specnorm.linalg.power import composed
-from specnorm.proof.layer import quotients
-from specnorm.proof.rings import padded_norm, reads_zeros, shortest
-from specnorm.proof.sublayers import (
+from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
+from specnorm.certified.layer.components import (
     SubLayer,
     norm_of_groups,
     norm_of_restriction,
@@ -30,23 +24,29 @@ from specnorm.proof.sublayers import (
     norms_of_patch,
     sublayers,
 )
+from specnorm.certified.layer.own_matrix import quotients
+from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.numerics.block_lanczos import Plan, top_vectors
+from specnorm.numerics.power import composed
+from specnorm.problem.layer_map import Convolution, shapes_of
 from specnorm.search import tuning as knobs
+from specnorm.search.circulants import away_from, bound_by_rings
+from specnorm.search.compression import bound_by_subspace, most_vectors
 from specnorm.search.constant import SMALLEST, enclose_matrices
+from specnorm.search.deflated import SplitRing
+from specnorm.search.lanczos_bound import enclose_by_matrix
 from specnorm.search.layer_bounds import LayerBounds, LayerProblem, Way
 from specnorm.search.layer_tuning import TUNING
+from specnorm.search.one_wave import WaveSum
 from specnorm.search.open_groups import open_groups
-from specnorm.search.own_matrix import enclose_by_matrix
-from specnorm.search.rings import away_from, bound_by_rings
-from specnorm.search.split_rings import SplitRing
-from specnorm.search.subspace import bound_by_subspace, most_vectors
+from specnorm.search.plane_wave import windowed_wave
 from specnorm.search.supremum import Supremum
-from specnorm.search.waves import WaveSum
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.linalg.power import LinearMap
+    from specnorm.numerics.power import LinearMap
+    from specnorm.problem.spec import ConvSpec
     from specnorm.search.branch_and_bound import Search, SearchResult
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
 

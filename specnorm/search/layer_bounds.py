@@ -12,7 +12,7 @@ from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.spec import ConvSpec
+    from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array
 
 Way = Literal["supremum", "ring", "matrix"]

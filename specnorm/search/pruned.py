@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import symbols
-from specnorm.linalg.gram_powers import tall
-from specnorm.proof.pruning import LargestBound
+from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol.gram_taps import tall
+from specnorm.certified.symbol.pruning import LargestBound
 
 if TYPE_CHECKING:
-    from specnorm.linalg.frequencies import Frequencies
-    from specnorm.proof.pruning import Bound
+    from specnorm.certified.symbol.pruning import Bound
+    from specnorm.problem.frequencies import Frequencies
     from specnorm.types import Array, ArrayOps
 
 _FEW = 4

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg.lags import taps_below
-from specnorm.proof.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
+from specnorm.certified.symbol.lags import taps_below
 from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:

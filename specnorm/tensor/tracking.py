@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specnorm.linalg import arrays
-from specnorm.linalg.chebyshev import chebyshev_filter
-from specnorm.linalg.extrapolation import extrapolated
-from specnorm.linalg.frequencies import full_grid
+from specnorm import arrays
+from specnorm.numerics.chebyshev import chebyshev_filter
+from specnorm.numerics.extrapolation import extrapolated
+from specnorm.problem.frequencies import full_grid
 from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:

@@ -18,18 +18,19 @@ from oracle import dense_matrix
 from specnorm_numpy import NumpyBackend
 
 from specnorm.certified.bound import finite, known
-from specnorm.linalg.chebyshev import top_eigenvectors
-from specnorm.linalg.frequencies import Frequencies
-from specnorm.linalg.layer_map import sizes_of
-from specnorm.proof import matrices, split_rings
-from specnorm.proof.cells import torus
-from specnorm.proof.fathom import Cover
-from specnorm.proof.rings import Ring, shortest
-from specnorm.proof.split_rings import Highest, WaveGram, first_of_mirrored, split_norm_below
+from specnorm.certified.layer import deflation
+from specnorm.certified.layer.circulant import Ring, shortest
+from specnorm.certified.layer.deflation import Highest, WaveGram, first_of_mirrored, split_norm_below
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol.cells import torus
+from specnorm.certified.symbol.cover import Cover
+from specnorm.numerics.chebyshev import top_eigenvectors
+from specnorm.problem.frequencies import Frequencies
+from specnorm.problem.layer_map import sizes_of
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search.branch_and_bound import Search
-from specnorm.search.split_rings import SplitRing
-from specnorm.spec import ConvSpec
+from specnorm.search.deflated import SplitRing
 
 Matrix = NDArray[np.complex128]
 
@@ -174,7 +175,7 @@ def test_what_is_asked_is_what_is_proven() -> None:
 
 
 # -- without one of the terms, false bounds are proven ----------------------------------------------------------------
-_overlaps, _fathom, _gram = split_rings._overlaps, Cover.fathom, WaveGram.__init__
+_overlaps, _fathom, _gram = deflation._overlaps, Cover.fathom, WaveGram.__init__
 
 
 def fewer_positions(numerators: Any, ring: Any, axis: int, n: int, *rest: Any, **named: Any) -> Any:
@@ -204,9 +205,9 @@ def halved(self: WaveGram, *given: Any, **named: Any) -> None:
 
 
 MUTATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
-    "a position": ((split_rings, "_overlaps", fewer_positions),),
-    "length of the ring": ((split_rings, "_overlaps", longer_ring),),
-    "what is left": ((Cover, "fathom", nothing_left), (split_rings, "rest_below", lambda *_, **__: True)),
+    "a position": ((deflation, "_overlaps", fewer_positions),),
+    "length of the ring": ((deflation, "_overlaps", longer_ring),),
+    "what is left": ((Cover, "fathom", nothing_left), (deflation, "rest_below", lambda *_, **__: True)),
     "mirror images": ((WaveGram, "__init__", without_mirror_images),),
     "both sides": ((WaveGram, "__init__", halved),),
 }
@@ -230,11 +231,11 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
         nothing = Highest(highest.points, highest.at[:0], highest.x[:0], highest.y[:0])
         if len(highest.at):
             given += [(ring.kernel, nothing, 0.5 * case.norm), (ring.kernel, highest, 0.499 * case.norm)]
-    proven = [split_rings.rest_below(*x, ops=execution()) for x in given]
+    proven = [deflation.rest_below(*x, ops=execution()) for x in given]
     assert len(proven) > 4
     assert not any(proven)
-    monkeypatch.setattr(matrices, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
-    assert all(split_rings.rest_below(*x, ops=execution()) for x in given)
+    monkeypatch.setattr(norms, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
+    assert all(deflation.rest_below(*x, ops=execution()) for x in given)
 
 
 def test_what_has_failed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

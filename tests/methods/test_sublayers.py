@@ -15,9 +15,9 @@ pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install py
 from oracle import dense_matrix
 from soundness.layers import Layer, layer
 
-from specnorm.proof import sublayers
-from specnorm.proof.sublayers import Part, SubLayer
-from specnorm.spec import ConvSpec
+from specnorm.certified.layer import components
+from specnorm.certified.layer.components import Part, SubLayer
+from specnorm.problem.spec import ConvSpec
 
 LAYERS = 150
 
@@ -41,7 +41,7 @@ def scaled(drawn: Layer) -> NDArray[np.float64]:
 
 
 def parts_of(drawn: Layer) -> list[SubLayer]:
-    return sublayers.sublayers(ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry))
+    return components.sublayers(ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry))
 
 
 def wrong(count: int = LAYERS) -> list[str]:
@@ -118,10 +118,10 @@ def held_by_length(self: Part, other: Part) -> bool:
     return self.stride == other.stride and self.pixels >= other.pixels and self.outputs >= other.outputs
 
 
-_largest_parts = sublayers._largest_parts
+_largest_parts = components._largest_parts
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "every residue": (sublayers, "_largest_parts", first_alone),
-    "padding of a residue": (sublayers, "_largest_parts", padded_as_before),
+    "every residue": (components, "_largest_parts", first_alone),
+    "padding of a residue": (components, "_largest_parts", padded_as_before),
     "distance of pixels and outputs": (Part, "holds", held_by_length),
 }
 

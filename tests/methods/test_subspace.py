@@ -22,20 +22,21 @@ from oracle import dense_matrix, dense_norm
 from specnorm_numpy import NumpyBackend
 
 import specnorm
+from specnorm.certified import host, rounding
 from specnorm.certified.bound import known
-from specnorm.linalg import polyphase
-from specnorm.linalg.layer_map import Convolution
-from specnorm.proof import host, rounding, subspace
-from specnorm.proof.cells import torus
-from specnorm.proof.rings import Ring, shortest
-from specnorm.proof.subspace import OnSubspace
+from specnorm.certified.layer import lehmann_maehly
+from specnorm.certified.layer.circulant import Ring, shortest
+from specnorm.certified.layer.lehmann_maehly import OnSubspace
+from specnorm.certified.symbol.cells import torus
+from specnorm.problem import polyphase
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
 from specnorm.search.branch_and_bound import Search
+from specnorm.search.compression import orthonormal
+from specnorm.search.deflated import SplitRing
 from specnorm.search.layer_tuning import LayerTuning
-from specnorm.search.split_rings import SplitRing
-from specnorm.search.subspace import orthonormal
-from specnorm.spec import ConvSpec
 
 Matrix = NDArray[np.float64]
 
@@ -63,10 +64,12 @@ class Case:
         found = self.ring._split(part * self.norm)
         if found is None or not len(found[1].at):
             return None
-        waves, _ = subspace.waves_on_outputs(self.spec, self.ring.ring, found[1], ops=execution())
+        waves, _ = lehmann_maehly.waves_on_outputs(self.spec, self.ring.ring, found[1], ops=execution())
         every: Any = np.concatenate([waves, *more], axis=1)
         basis = orthonormal(every, ops=execution())
-        off = subspace.off_subspace_up(self.ring.kernel, self.spec, self.ring.ring, *found, basis, ops=execution())
+        off = lehmann_maehly.off_subspace_up(
+            self.ring.kernel, self.spec, self.ring.ring, *found, basis, ops=execution()
+        )
         # Where every frequency of the ring is above the part, nothing is known of what is left.
         return (basis, off) if off < math.inf else None
 
@@ -160,16 +163,18 @@ def test_a_basis_without_the_waves_says_less() -> None:
         if found is None or len(found[1].at) < 2:
             continue
         count += 1
-        waves, _ = subspace.waves_on_outputs(case.spec, case.ring.ring, found[1], ops=execution())
+        waves, _ = lehmann_maehly.waves_on_outputs(case.spec, case.ring.ring, found[1], ops=execution())
         basis: Any = orthonormal(waves, ops=execution())[:, 1:, :]
-        off = subspace.off_subspace_up(case.ring.kernel, case.spec, case.ring.ring, *found, basis, ops=execution())
+        off = lehmann_maehly.off_subspace_up(
+            case.ring.kernel, case.spec, case.ring.ring, *found, basis, ops=execution()
+        )
         rest = case.matrix - case.matrix @ basis[0].T @ basis[0]
         assert np.linalg.norm(rest, 2) <= off
     assert count > 5
 
 
 # -- without one of the terms, false bounds are proven ----------------------------------------------------------------
-_pencil, _waves, _off = OnSubspace.pencil, subspace.waves_on_outputs, subspace.off_subspace_up
+_pencil, _waves, _off = OnSubspace.pencil, lehmann_maehly.waves_on_outputs, lehmann_maehly.off_subspace_up
 
 
 def without_rest(self: OnSubspace, gap: float, lam: float) -> Any:
@@ -188,8 +193,8 @@ def shorter(*given: Any, **named: Any) -> float:
 
 MUTATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "what leaves the subspace": ((OnSubspace, "pencil", without_rest),),
-    "imaginary parts": ((subspace, "waves_on_outputs", real_parts),),
-    "what is off it": ((subspace, "off_subspace_up", shorter),),
+    "imaginary parts": ((lehmann_maehly, "waves_on_outputs", real_parts),),
+    "what is off it": ((lehmann_maehly, "off_subspace_up", shorter),),
 }
 
 
@@ -201,7 +206,7 @@ def test_every_term_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_a_basis_lacks_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subspace, "host", SimpleNamespace(**{**vars(host), "add_up": lambda limit, _: limit}))
+    monkeypatch.setattr(lehmann_maehly, "host", SimpleNamespace(**{**vars(host), "add_up": lambda limit, _: limit}))
     with pytest.raises(AssertionError, match="<="):
         test_a_basis_without_the_waves_says_less()
 

@@ -18,7 +18,8 @@ from networks.dense_networks import Conv, graph_of, sizes_of
 from networks.dense_sums import NETWORKS, Network
 from networks.test_multipliers import chains, forgotten_half, one_phase_dropped, one_tap_moved
 
-from specnorm.networks import Graph, Measure, Multipliers, links, runs, segments
+from specnorm.certified.network import links, runs, segments
+from specnorm.networks import Graph, Measure, Multipliers
 
 MEASURE = Measure(1e-4)
 Changed = Callable[[list[Any]], list[Any]]

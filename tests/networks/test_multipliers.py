@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from networks.dense_networks import FUNCTIONS, Conv, draw, from_below, graph_of, sizes_of, smallest_eigenvalue
 
+from specnorm.certified.network import links, runs, segments
 from specnorm.errors import MethodError
-from specnorm.networks import Measure, Multipliers, Product, Scaled, bound, links, runs, segments
+from specnorm.networks import Measure, Multipliers, Product, Scaled, bound
 
 MEASURE = Measure(1e-4)
 KINDS: dict[str, dict[str, Any]] = {

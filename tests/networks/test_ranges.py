@@ -14,10 +14,11 @@ import pytest
 from networks.dense_networks import FUNCTIONS
 from networks.local_networks import VALUES, Chain, convolutional, dense
 
+from specnorm.certified import host
+from specnorm.certified.network import operators, ranges
+from specnorm.certified.network.ranges import Ball, Box
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Node, bound, operators, ranges, within
-from specnorm.networks.ranges import Ball, Box
-from specnorm.proof import host
+from specnorm.networks import Graph, Layer, Node, bound, within
 
 KINDS: dict[str, dict[str, Any]] = {
     "zeros": {"plain": True},

@@ -15,8 +15,9 @@ from specnorm_torch import network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.networks import Measure, Multipliers, Product, runs, segments, verify  # noqa: E402
-from specnorm.networks.patterns import recognised  # noqa: E402
+from specnorm.certified.network import runs, segments  # noqa: E402
+from specnorm.certified.network.patterns import recognised  # noqa: E402
+from specnorm.networks import Measure, Multipliers, Product, verify  # noqa: E402
 
 SORTS: dict[str, Callable[[Tensor], Tensor]] = {
     "split": lambda x: pair_of_two_splits(x),

@@ -11,22 +11,9 @@ import numpy as np
 import pytest
 from networks.dense_sums import NETWORKS, Network, from_below, residual, smallest_eigenvalue
 
-from specnorm.networks import (
-    Graph,
-    Measure,
-    Multipliers,
-    Product,
-    Scaled,
-    bound,
-    links,
-    operators,
-    recursion,
-    runs,
-    segments,
-    stages,
-    verify,
-)
-from specnorm.networks.forms import keeps_channels
+from specnorm.certified.network import links, operators, runs, segments
+from specnorm.certified.network.forms import keeps_channels
+from specnorm.networks import Graph, Measure, Multipliers, Product, Scaled, bound, recursion, stages, verify
 
 MEASURE = Measure(1e-4)
 

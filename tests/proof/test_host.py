@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from specnorm.proof import host
+from specnorm.certified import host
 
 
 def test_rounding_is_upward() -> None:

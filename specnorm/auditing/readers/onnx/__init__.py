@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.auditing.readers.onnx.walk import Walk
+from specnorm.certified.network.graph import Graph
 from specnorm.errors import ModelFileError
-from specnorm.networks.graph import Graph
 
 
 class OnnxTensors(list[Tensor]):

@@ -11,10 +11,10 @@ from specnorm.auditing.readers.onnx.binding import Wholes
 from specnorm.auditing.readers.onnx.nodes import MAX_AMOUNT, Call, Data, Made, Value, offset_of, shape_of
 from specnorm.auditing.readers.onnx.shapes import fresh, pooled, same_pads, times
 from specnorm.auditing.readers.onnx.tensors import Constant
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import NoBoundError
+from specnorm.certified.network.shapes import Shape, Size, concrete
 from specnorm.networks import builders
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import NoBoundError
-from specnorm.networks.shapes import Shape, Size, concrete
 
 PRODUCT = "it is a product of two values that depend on the input, which has no constant"
 Pads = tuple[tuple[int, int], ...]

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.tensors import Constant
-from specnorm.networks.operators import Layer, NoBoundError, Operator
-from specnorm.networks.operators.base import Offset
-from specnorm.networks.shapes import Shape
+from specnorm.certified.network.operators import Layer, NoBoundError, Operator
+from specnorm.certified.network.operators.base import Offset
+from specnorm.certified.network.shapes import Shape
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 MAX_AMOUNT = 2**16
