@@ -207,7 +207,7 @@ def counter(like: Array, *, ops: ArrayOps) -> Any:
     Reading a number from a GPU waits for everything before it; a loop that compiles needs an array.
     """
     xp = ops.xp
-    if not ops.may_branch:
+    if not ops.concrete:
         return xp.zeros((), dtype=xp.int32, device=ops.device(like))
     return 0
 

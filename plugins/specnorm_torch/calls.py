@@ -161,7 +161,7 @@ class Call:
             value = self.add(operator, (value,), shape)
         return Made(steps[-1][0], (value,))
 
-    def layer(self, weight: Tensor, geometry: Mapping[str, Any] | None = None, *, turned: bool = False) -> Layer:
+    def layer(self, weight: Tensor, geometry: Mapping[str, Any] | None = None, *, transposed: bool = False) -> Layer:
         """A constant kernel; a matrix, or matrices, where there is no geometry. No other kernel has its name."""
         name, plain = self.program.named(self.node, weight), weight.detach().resolve_conj()
         if self.program.kernels.setdefault(name, weight) is not weight:
@@ -170,7 +170,7 @@ class Call:
         def load() -> Tensor:
             return torch.view_as_real(plain) if plain.is_complex() else plain
 
-        return Layer(name, load, geometry or {}, weight.ndim - 2 if geometry else 0, turned)
+        return Layer(name, load, geometry or {}, weight.ndim - 2 if geometry else 0, transposed)
 
 
 def shape_of(value: Any) -> tuple[int, ...]:

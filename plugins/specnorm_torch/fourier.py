@@ -123,7 +123,7 @@ def divided(call: Call, *, self: Moving, other: Moving) -> Made | Operator:
     with np.errstate(divide="ignore", invalid="ignore"):
         sizes, factors = 1 / abs(divisors), torch.from_numpy(np.asarray(1 / divisors))
     # The absolute value and the quotient: a few roundings, and the next number where they are subnormal.
-    rounded = torch.from_numpy(np.asarray(host.above(host.raised(sizes, 4)))).reshape(-1, 1, 1)
+    rounded = torch.from_numpy(np.asarray(host.next_up(host.inflate(sizes, 4)))).reshape(-1, 1, 1)
     return matrices(call, self, rounded, "...,...->...", factors, call.weights(self))
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Real = TypeVar("Real", float, "np.ndarray")
 
 
-def above(x: Real) -> Real:
+def next_up(x: Real) -> Real:
     """Next number towards infinity."""
     number: Any = x
     beyond: Any = math.nextafter(number, math.inf) if isinstance(number, float) else np.nextafter(number, math.inf)
@@ -28,7 +28,7 @@ def above(x: Real) -> Real:
     return of_its_type
 
 
-def below(x: Real) -> Real:
+def next_down(x: Real) -> Real:
     """Next number towards minus infinity."""
     number: Any = x
     beyond: Any = math.nextafter(number, -math.inf) if isinstance(number, float) else np.nextafter(number, -math.inf)
@@ -36,7 +36,7 @@ def below(x: Real) -> Real:
     return of_its_type
 
 
-def raised(x: Real, roundings: int) -> Real:
+def inflate(x: Real, roundings: int) -> Real:
     """A non-negative number computed with so many relative roundings, never below the exact one.
 
     ``x >= exact (1 - u)**n``, and ``(1 - (n + 1) u)(1 + (2 n + 4) u) >= 1`` for n < 2**25: the product here is counted.
@@ -59,7 +59,7 @@ def mul_up(*factors: float) -> float:
         return math.nan if any(map(math.isnan, factors)) else 0.0
     product = 1.0
     for factor in factors:
-        product = factor if product == 1 else product if factor == 1 else above(product * factor)
+        product = factor if product == 1 else product if factor == 1 else next_up(product * factor)
     return product
 
 
@@ -67,40 +67,40 @@ def add_up(*terms: float) -> float:
     """Sum of non-negative floats, never below the exact one; exact if all terms but one are 0."""
     total = 0.0
     for term in terms:
-        total = term if total == 0 else total if term == 0 else above(total + term)
+        total = term if total == 0 else total if term == 0 else next_up(total + term)
     return total
 
 
 def mul_down(a: Real, b: Real | float) -> Real:
     """Product of non-negative numbers, never above the exact one."""
     product: Real = a * b
-    return below(product)
+    return next_down(product)
 
 
 def sub_down(a: Real, b: Real | float) -> Real:
     """Difference, never above the exact one."""
     difference: Real = a - b
-    return below(difference)
+    return next_down(difference)
 
 
 def div_up(a: float, b: float) -> float:
     """Quotient, never below the exact one."""
-    return above(a / b)
+    return next_up(a / b)
 
 
 def div_down(a: float, b: float) -> float:
     """Quotient, never above the exact one."""
-    return below(a / b)
+    return next_down(a / b)
 
 
 def sqrt_up(x: float) -> float:
     """Root of a non-negative float, never below the exact one; 0 of 0, NaN of NaN."""
-    return 0.0 if x <= 0 else above(math.sqrt(x))
+    return 0.0 if x <= 0 else next_up(math.sqrt(x))
 
 
 def sqrt_down(x: float) -> float:
     """Root of a non-negative float, never above the exact one; 0 of 0, NaN of NaN."""
-    return 0.0 if x <= 0 else below(math.sqrt(x))
+    return 0.0 if x <= 0 else next_down(math.sqrt(x))
 
 
 def cos_down(angle: Real) -> Real:
@@ -109,13 +109,13 @@ def cos_down(angle: Real) -> Real:
     Four units in the last place are at most 2**-50 of the value.
     """
     cosine: Real = np.cos(angle) * (1 - 2.0**-50)
-    return below(cosine)
+    return next_down(cosine)
 
 
 def sin_up(angle: Real) -> Real:
     """Sine of angles between 0 and pi/2, rounded up themselves, from above: it rises there."""
     sine: Real = np.sin(angle) * (1 + 2.0**-49)
-    return above(sine)
+    return next_up(sine)
 
 
 def hypot_up(*terms: float) -> float:
@@ -123,7 +123,7 @@ def hypot_up(*terms: float) -> float:
     known = [term for term in terms if term]
     if len(known) < 2:
         return abs(known[0]) if known else 0.0
-    return above(math.hypot(*known) * (1 + 2.0**-51))
+    return next_up(math.hypot(*known) * (1 + 2.0**-51))
 
 
 def norm_up(x: np.ndarray) -> np.ndarray:
@@ -139,8 +139,8 @@ def norm_up(x: np.ndarray) -> np.ndarray:
     exponent = np.where(np.isfinite(largest), np.frexp(largest)[1], 0)
     with np.errstate(over="ignore", under="ignore"):
         norm = np.sqrt(np.sum(np.square(np.ldexp(x, -exponent)), axis=-1))
-        found = np.ldexp(raised(norm, n + 2), exponent[..., 0])
-    return np.where(norm == 0, 0.0, above(found))
+        found = np.ldexp(inflate(norm, n + 2), exponent[..., 0])
+    return np.where(norm == 0, 0.0, next_up(found))
 
 
 def root_up(x: Fraction | int) -> float:
@@ -149,7 +149,7 @@ def root_up(x: Fraction | int) -> float:
 
     y = math.sqrt(x)
     while Fraction(y) ** 2 < x:
-        y = above(y)
+        y = next_up(y)
     return y
 
 
@@ -158,7 +158,7 @@ def float_up(x: Fraction) -> float:
     from fractions import Fraction
 
     y = float(x)
-    return y if Fraction(y) >= x else above(y)
+    return y if Fraction(y) >= x else next_up(y)
 
 
 def representable(x: float, dtype: type[np.floating], rounds: Literal["up", "down"]) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
 from specnorm.certified.symbol.gram_powers import Powers, divisors, lag_norms
-from specnorm.certified.symbol.gram_taps import first_vjp, powers_vjp
+from specnorm.certified.symbol.tap_powers import first_vjp, powers_vjp
 from specnorm.errors import GeometryError
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count

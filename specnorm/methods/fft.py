@@ -91,13 +91,13 @@ class ExactFFT(Method):
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
             budget = min(budget, 2 * len(every))
             # Of a matrix there is one frequency, whose norm Lanczos finds sooner.
-            if not ops.may_branch or 1 < len(every) <= _FEW:
+            if not ops.concrete or 1 < len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         deadline = deadline_in(self.budget)
         found = [enclosed(layer, spec, self.rtol, budget, deadline=deadline, ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
-            late = Clock(deadline).is_late
+            late = Clock(deadline).expired
             if spec.input_shape is not None and len(every) <= self.max_cells and not late:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
             limit = f"{self.budget:g} s" if late else f"{self.max_cells} cells"

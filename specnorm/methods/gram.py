@@ -9,7 +9,7 @@ from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols, trigonometric
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
-from specnorm.methods.gram_zero import ZeroPaddedGram
+from specnorm.methods.gram_taps import ZeroPaddedGram
 from specnorm.numerics.schatten import schatten_gradient
 from specnorm.problem.frequencies import half_grid
 from specnorm.search.enclosing import grid_sizes

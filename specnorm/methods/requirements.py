@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from specnorm.certified.symbol.gram_taps import tap_grid
+from specnorm.certified.symbol.tap_powers import tap_grid
 from specnorm.errors import GeometryError, MethodError
 
 if TYPE_CHECKING:

@@ -90,7 +90,7 @@ class TensorNorm(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Maximise from all starts at once, keep the best of each layer, and prove it."""
         xp = ops.xp
-        if math.prod(spec.block_kernel_shape) == 1 and ops.may_branch:
+        if math.prod(spec.block_kernel_shape) == 1 and ops.concrete:
             matrices = self._of_matrices(blocks, spec, ops=ops)
             if matrices is not None:
                 return matrices

@@ -99,7 +99,7 @@ class Measure:
         kernel = layer.load()
         key = (
             _digest(kernel),
-            layer.turned,
+            layer.transposed,
             repr(sorted(geometry.items())),
             sizes,
             None if scale is None else scale.tobytes(),
@@ -126,7 +126,7 @@ class Measure:
         scale: NDArray[np.float64] | None,
         shrink: NDArray[np.float64] | None,
     ) -> Norm:
-        kernel = kernel.T if layer.turned else kernel
+        kernel = kernel.T if layer.transposed else kernel
         spec = ConvSpec.of(tuple(kernel.shape), **geometry)
         size = _own_size(spec, sizes)
         if scale is None and shrink is None and self.known is not None:

@@ -10,13 +10,13 @@ from typing import TypeAlias
 
 import numpy as np
 
+from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.boxes import region_of
 from specnorm.certified.network.checking import Checked
 from specnorm.certified.network.checking import check as compared
 from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.links import Run
 from specnorm.certified.network.ranges import Ball, Range, ranges
-from specnorm.certified.network.runs import runs
+from specnorm.certified.network.subnetworks import runs
 from specnorm.certified.network.zonotopes import anywhere, localised, rises, unit_run
 from specnorm.errors import CertificateError, MethodError
 from specnorm.networks.answer import NetworkBound
@@ -162,7 +162,7 @@ def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:
     return found or {}
 
 
-def _alone(run: Run, graph: Graph) -> list[Run]:
+def _alone(run: Subnetwork, graph: Graph) -> list[Subnetwork]:
     del graph
     return [run]
 

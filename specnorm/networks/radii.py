@@ -94,7 +94,7 @@ def _shape(graph: Graph) -> tuple[int, ...]:
 def _scaled(graph: Graph, logits: FloatArray, label: int) -> Graph:
     """The differences to all other logits, each over its margin, rounded up."""
     others = np.delete(np.arange(len(logits)), label)
-    share = host.above(1 / host.sub_down(logits[label], logits[others]))
+    share = host.next_up(1 / host.sub_down(logits[label], logits[others]))
     rows = np.zeros((len(others), len(logits)))
     rows[:, label] = share
     rows[np.arange(len(others)), others] = -share

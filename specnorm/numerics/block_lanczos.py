@@ -198,7 +198,7 @@ class _Run:
         xp, layout, rows = self.ops.xp, self.layout, self.layout.rows
         cycle, j, basis, projected, best, vectors, active, products = state
         begun = j
-        one = self._step if self.ops.may_branch else self._step_compiled
+        one = self._step if self.ops.concrete else self._step_compiled
         j, basis, projected = self.ops.loop(lambda s: s[0] < layout.blocks, one, (j, basis, projected))
         products = products + xp.astype(active, products.dtype) * (2 * layout.width * (j - begun))
         upper = xp.triu(projected)
@@ -209,7 +209,7 @@ class _Run:
         vectors = xp.where(active[:, None, None], ritz[:, : self.several, :], vectors)
         found = values[:, : self.k]
         gained = xp.any(found - best > self.plan.rtol * found[:, :1], axis=-1)
-        if self.ops.may_branch and rows > self.k:
+        if self.ops.concrete and rows > self.k:
             gained = gained & ~self._close(values, small)
         basis = xp.concat([ritz, basis[:, rows:, :], self._zeros(self.b, rows - keep, self.size)], axis=1)
         eye = xp.eye(rows, dtype=self.like.dtype, device=self.device)
@@ -269,19 +269,19 @@ class _Run:
             inner = inner + first
         if self._cancelled(w, norm):
             # Of a space that is nearly exhausted rounding is left, most of it in the basis: twice is not enough.
-            for _ in range(2 if self.ops.may_branch else 1):
+            for _ in range(2 if self.ops.concrete else 1):
                 w, _ = self._without(self._orthonormal(w), basis)
         w = self._orthonormal(w)
-        if self.ops.may_branch:
+        if self.ops.concrete:
             self._coupling = xp.matmul(w, xp.matrix_transpose(image))
         return w, inner
 
     def _meets_two(self, j: Any) -> bool:
-        return self.ops.may_branch and bool(j != self.layout.kept)
+        return self.ops.concrete and bool(j != self.layout.kept)
 
     def _cancelled(self, w: Array, norm: Array) -> bool:
         """Whether little may be left of some vectors; taken for so where to look would be to wait for a device."""
-        if not (self.ops.may_branch and self.ops.on_host and self.layout.width == 1):
+        if not (self.ops.concrete and self.ops.on_host and self.layout.width == 1):
             return True
         left = self.ops.xp.linalg.vector_norm(w, axis=-1, keepdims=True)
         return not bool(self.ops.xp.all(left > _LEFT * norm))

@@ -132,7 +132,7 @@ class Convolution:
         self.lead = self._lead(b * vectors * spec.groups * second, ops.memory if budget is None else budget)
         self.gathers: list[list[Gather]] = []
         # What a tap reads of a padded input is a slice of it: several times as fast as a table, but an operation a tap.
-        sliced = self.lead == 0 and ops.may_branch
+        sliced = self.lead == 0 and ops.concrete
         self.slices = slices_of(self.large, self.small, spec, like=kernels, ops=ops) if sliced else None
         turns = sliced and self._lead(b * vectors * first, ops.memory if budget is None else budget) == 0
         self.turned = turned_slices_of(self.large, self.small, spec, like=kernels, ops=ops) if turns else None

@@ -128,7 +128,7 @@ class Execution:
         )
 
     @property
-    def may_branch(self) -> bool:
+    def concrete(self) -> bool:
         """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
         return not (self.traced or self.backend.static_shapes)
 

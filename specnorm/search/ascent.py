@@ -80,7 +80,7 @@ class Ascent:
         point, right, value = self._alternate(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
         for _ in range(self.tuning.newton if self.rtol < self.tuning.tight else 0):
-            if self.clock.is_late:
+            if self.clock.expired:
                 break
             trial, vector = self._newton(point, right)
             _, candidate, norms = self._power(self.ops.to_numpy(self._phase(trial)), vector, steps=1)
@@ -108,7 +108,7 @@ class Ascent:
                 point = nearby(theta[highest : highest + 1]) if moved else starts[index[highest : highest + 1]]
             gain = now - values
             going = self._promising(now, gain, gains, round_, max(self.best, value))
-            if not len(going) or self.clock.is_late:
+            if not len(going) or self.clock.expired:
                 break
             if len(going) < len(index):
                 left, right = (arrays.rows(x, going, ops=self.ops) for x in (left, right))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
-from specnorm.certified.layer.lehmann_maehly import OnSubspace, norm_off_subspace, waves_on_outputs
+from specnorm.certified.layer.lehmann_maehly import Compression, norm_off_subspace, waves_on_outputs
 from specnorm.certified.layer.own_matrix import quotients
 from specnorm.problem.layer_map import sizes_of
 from specnorm.search.clock import Clock
@@ -89,13 +89,13 @@ def bound_by_subspace(
     """
     best: Array | None = None
     for part in TUNING.parts:
-        found = None if Clock(deadline).is_late else ring.split(part, lower)
+        found = None if Clock(deadline).expired else ring.split(part, lower)
         if found is None or 2 * len(found[1].at) > most_vectors(ring.spec):
             break
         cover, highest = found
         waves, _ = waves_on_outputs(ring.spec, ring.ring, highest, ops=ops)
         basis = orthonormal(ops.xp.concat([near, waves], axis=1), ops=ops)
-        on = OnSubspace(layer, basis, ops=ops)
+        on = Compression(layer, basis, ops=ops)
         off = norm_off_subspace(ring.kernel, ring.spec, ring.ring, cover, highest, basis, ops=ops)
         for _ in range(TUNING.rounds):
             ritz = _top(on, ops=ops)
@@ -107,19 +107,19 @@ def bound_by_subspace(
             if off is None or upper is not None:
                 return upper, best
             more = _residuals(on, off.value, lower * (1 + rtol), ops=ops)
-            if more is None or Clock(deadline).is_late:
+            if more is None or Clock(deadline).expired:
                 break
-            on = OnSubspace(layer, more, on, ops=ops)
+            on = Compression(layer, more, on, ops=ops)
     return None, best
 
 
-def _top(on: OnSubspace, *, ops: ArrayOps) -> tuple[Array, Array]:
+def _top(on: Compression, *, ops: ArrayOps) -> tuple[Array, Array]:
     """The largest Ritz value, and its unit vector (1, 1, size)."""
     value, vector = arrays.top_eigenpair(on.gram, xp=ops.xp)
     return value, arrays.normalise(ops.xp.matmul(vector[None, :], on.basis), xp=ops.xp)[0][None, ...]
 
 
-def _residuals(on: OnSubspace, off: float, bound: float, *, ops: ArrayOps) -> Array | None:
+def _residuals(on: Compression, off: float, bound: float, *, ops: ArrayOps) -> Array | None:
     """Where the layer leads from the directions that no proof was found for, (1, k, size); None: they are too many."""
     xp, gap = ops.xp, bound**2 - off**2
     if not gap > 0:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.layer.deflation import Highest, first_of_mirrored, norm_by_deflation
+from specnorm.certified.layer.deflation import DeflatedModes, first_of_mirrored, norm_by_deflation
 from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.cover import Cover, cover_blocks
 from specnorm.certified.symbol.symbols import Symbol
@@ -102,7 +102,7 @@ class SplitRing:
         self.blocks = ops.xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim))) if wide else kernel
         moving = [n for n, k in zip(sizes_of(spec)[0], spec.kernel_shape, strict=True) if k > 1]
         self.parts = TUNING.parts if min(moving, default=0) >= TUNING.pixels else TUNING.deeper
-        self._splits: dict[float, tuple[Cover, Highest] | None] = {}
+        self._splits: dict[float, tuple[Cover, DeflatedModes] | None] = {}
         self._failed: dict[float, float] = {}
         self._polynomials, self._trial_vectors = Polynomials(self.blocks, knobs.TUNING, ops=ops), None
         trial = None if search is None else search.incumbent.trial_vectors
@@ -119,7 +119,7 @@ class SplitRing:
         wider is tried.
         """
         for part in self.parts[: TUNING.first] if first else self.parts:
-            if Clock(deadline).is_late:
+            if Clock(deadline).expired:
                 return None
             try:
                 found = self.split(part, lower)
@@ -141,17 +141,17 @@ class SplitRing:
                 return upper
         return None
 
-    def split(self, part: float, norm: float) -> tuple[Cover, Highest] | None:
+    def split(self, part: float, norm: float) -> tuple[Cover, DeflatedModes] | None:
         """Take out the waves above a part of the norm, as first given; None where they are too many."""
         if part not in self._splits:
             self._splits[part] = self._split(part * norm)
         return self._splits[part]
 
-    def _proven(self, found: tuple[Cover, Highest], bound: float) -> Upper | None:
+    def _proven(self, found: tuple[Cover, DeflatedModes], bound: float) -> Upper | None:
         cover, highest = found
         return norm_by_deflation(self.kernel, self.spec, self.ring, cover, highest, bound, ops=self.ops)
 
-    def _split(self, part: float) -> tuple[Cover, Highest] | None:
+    def _split(self, part: float) -> tuple[Cover, DeflatedModes] | None:
         """Take out the waves above a norm; None where they are too many."""
         cover = self._cover(part)
         if cover is None:
@@ -190,7 +190,7 @@ class SplitRing:
             formed, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, part)[chosen])
             cover.fathom(formed, part)
 
-    def _highest(self, points: Frequencies, part: float) -> Highest | None:
+    def _highest(self, points: Frequencies, part: float) -> DeflatedModes | None:
         """Singular triples above a norm, with what they are above it; None where they are too many."""
         xp, ops = self.xp, self.ops
         g = Symbol(self.kernel, points, ops=ops).matrices()[0, ...]
@@ -212,7 +212,7 @@ class SplitRing:
         other = ops.from_numpy(np.sqrt(above - part) / above, self.kernel)
         x, y = u * xp.astype(other, u.dtype)[:, None], v * xp.astype(root, v.dtype)[:, None]
         # G = sum s u v*; of its adjoint, G* = sum s u v*.
-        return Highest(points, at, y, x) if wide else Highest(points, at, x, y)
+        return DeflatedModes(points, at, y, x) if wide else DeflatedModes(points, at, x, y)
 
     def _top(self, gram: Array, part: float) -> Array:
         """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all those with a value above a part squared."""

@@ -177,7 +177,7 @@ def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: 
 
     Of cells: ten times wider each time. Of time: at first what takes least, then closer.
     """
-    cells, best, late = found.cells, found, search.clock.is_late
+    cells, best, late = found.cells, found, search.clock.expired
     search.clock.deadline = problem.deadline
     for rtol in _WIDER if late else _ten_times_wider(problem.rtol):
         if rtol <= problem.rtol or cover is None:

@@ -47,9 +47,9 @@ class LayerProblem:
     deadline: float = math.inf
 
     @property
-    def is_late(self) -> bool:
+    def expired(self) -> bool:
         """Whether the deadline has passed."""
-        return Clock(self.deadline).is_late
+        return Clock(self.deadline).expired
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class LayerBounds:
         """Whether the bounds are so close."""
         return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
-    def and_also(self, other: LayerBounds) -> LayerBounds:
+    def intersect(self, other: LayerBounds) -> LayerBounds:
         """The better of both bounds of one layer."""
         low = self if greatest(self.lower, other.lower) is self.lower else other
         found = self.with_upper(other.upper, other.way)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.certified.symbol import symbols
-from specnorm.certified.symbol.gram_taps import tall
 from specnorm.certified.symbol.pruning import LargestBound
+from specnorm.certified.symbol.tap_powers import tall
 
 if TYPE_CHECKING:
     from specnorm.certified.symbol.pruning import Bound
@@ -45,7 +45,7 @@ def largest_bound(
     value : array, shape (b,)
     phase : complex array, shape (b, taps)
     """
-    if not ops.may_branch or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
+    if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
         return symbols.largest(partial(bound, ops=ops), blocks, frequencies, ops=ops)
     found = [x.result() for x in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
     values, phases = zip(*found, strict=True)

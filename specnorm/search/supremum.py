@@ -64,7 +64,7 @@ class Supremum:
             self._found = self._search(rtol, grid_follows=not constant)
         return self._found
 
-    def closely(self) -> Upper | None:
+    def refine(self) -> Upper | None:
         """To the tolerance that was asked for."""
         return self._search(self._problem.rtol, grid_follows=False)[1].upper
 

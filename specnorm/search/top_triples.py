@@ -32,7 +32,7 @@ def top_triple_at(
         u, v = (x + 0j for x in vectors)
         return u, v, xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1), phase
     matrix = symbols.matrix_at(block, phase, xp=xp)
-    found = _by_lanczos(matrix, math.prod(block.shape[3:]) == 1, ops=ops) if ops.may_branch else None
+    found = _by_lanczos(matrix, math.prod(block.shape[3:]) == 1, ops=ops) if ops.concrete else None
     u, v, value = found or symbols.top_triple(matrix, xp=xp)
     return u, v, value, phase
 

@@ -16,7 +16,7 @@ from oracle import dense_matrix
 from soundness.layers import Layer, layer
 
 from specnorm.certified.layer import components
-from specnorm.certified.layer.components import Part, SubLayer
+from specnorm.certified.layer.components import Component, SubLayer
 from specnorm.problem.spec import ConvSpec
 
 LAYERS = 150
@@ -102,18 +102,18 @@ def test_a_window_is_a_part() -> None:
 
 
 # -- without one of the conditions -----------------------------------------------------------------------------------
-def first_alone(*axis: Any) -> list[Part]:
+def first_alone(*axis: Any) -> list[Component]:
     """The first residue taken for all of them."""
     return _largest_parts(*axis)[:1]
 
 
-def padded_as_before(*axis: Any) -> list[Part]:
+def padded_as_before(*axis: Any) -> list[Component]:
     """Residues forgotten in the padding."""
     n, outputs, k, stride, dilation, (before, after) = axis
     return _largest_parts(n, outputs, k, stride, dilation, (before - before % dilation, after))
 
 
-def held_by_length(self: Part, other: Part) -> bool:
+def held_by_length(self: Component, other: Component) -> bool:
     """A part held by every one with as many pixels and outputs, wherever its padding begins."""
     return self.stride == other.stride and self.pixels >= other.pixels and self.outputs >= other.outputs
 
@@ -122,7 +122,7 @@ _largest_parts = components._largest_parts
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "every residue": (components, "_largest_parts", first_alone),
     "padding of a residue": (components, "_largest_parts", padded_as_before),
-    "distance of pixels and outputs": (Part, "holds", held_by_length),
+    "distance of pixels and outputs": (Component, "holds", held_by_length),
 }
 
 

@@ -26,7 +26,7 @@ from specnorm.certified import host, rounding
 from specnorm.certified.bound import known
 from specnorm.certified.layer import lehmann_maehly
 from specnorm.certified.layer.circulant import Ring, shortest
-from specnorm.certified.layer.lehmann_maehly import OnSubspace
+from specnorm.certified.layer.lehmann_maehly import Compression
 from specnorm.certified.symbol.cells import torus
 from specnorm.problem import polyphase
 from specnorm.problem.layer_map import Convolution
@@ -67,7 +67,7 @@ class Case:
         waves, _ = lehmann_maehly.waves_on_outputs(self.spec, self.ring.ring, found[1], ops=execution())
         every: Any = np.concatenate([waves, *more], axis=1)
         basis = orthonormal(every, ops=execution())
-        off = lehmann_maehly.off_subspace_up(
+        off = lehmann_maehly.complement_bound(
             self.ring.kernel, self.spec, self.ring.ring, *found, basis, ops=execution()
         )
         # Where every frequency of the ring is above the part, nothing is known of what is left.
@@ -129,7 +129,7 @@ def below_the_truth() -> list[str]:
     for case, part in itertools.product(cases(20, first=100), (0.5, 0.8)):
         for more in ((), (top(case, 1),), (np.ones_like(top(case, 1)),)):
             found = case.subspace(part, *more)
-            on = OnSubspace(case.layer(), found[0], ops=execution()) if found is not None else None
+            on = Compression(case.layer(), found[0], ops=execution()) if found is not None else None
             for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3):
                 bound = case.norm * (1 - below)
                 if found is not None and on is not None and on.norm_below(found[1], bound):
@@ -149,8 +149,8 @@ def test_with_the_top_vectors_the_bound_is_the_norm() -> None:
         if found is not None:
             total += 1
             half = found[0].shape[1] // 2
-            first = OnSubspace(case.layer(), found[0][:, :half], ops=execution())
-            on = OnSubspace(case.layer(), found[0][:, half:], first, ops=execution())
+            first = Compression(case.layer(), found[0][:, :half], ops=execution())
+            on = Compression(case.layer(), found[0][:, half:], first, ops=execution())
             close += on.norm_below(found[1], case.norm * (1 + 1e-9))
     assert close > total / 2 > 5
 
@@ -165,7 +165,7 @@ def test_a_basis_without_the_waves_says_less() -> None:
         count += 1
         waves, _ = lehmann_maehly.waves_on_outputs(case.spec, case.ring.ring, found[1], ops=execution())
         basis: Any = orthonormal(waves, ops=execution())[:, 1:, :]
-        off = lehmann_maehly.off_subspace_up(
+        off = lehmann_maehly.complement_bound(
             case.ring.kernel, case.spec, case.ring.ring, *found, basis, ops=execution()
         )
         rest = case.matrix - case.matrix @ basis[0].T @ basis[0]
@@ -174,10 +174,10 @@ def test_a_basis_without_the_waves_says_less() -> None:
 
 
 # -- without one of the terms, false bounds are proven ----------------------------------------------------------------
-_pencil, _waves, _off = OnSubspace.pencil, lehmann_maehly.waves_on_outputs, lehmann_maehly.off_subspace_up
+_pencil, _waves, _off = Compression.pencil, lehmann_maehly.waves_on_outputs, lehmann_maehly.complement_bound
 
 
-def without_rest(self: OnSubspace, gap: float, lam: float) -> Any:
+def without_rest(self: Compression, gap: float, lam: float) -> Any:
     del gap
     return _pencil(self, math.inf, lam)
 
@@ -192,9 +192,9 @@ def shorter(*given: Any, **named: Any) -> float:
 
 
 MUTATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
-    "what leaves the subspace": ((OnSubspace, "pencil", without_rest),),
+    "what leaves the subspace": ((Compression, "pencil", without_rest),),
     "imaginary parts": ((lehmann_maehly, "waves_on_outputs", real_parts),),
-    "what is off it": ((lehmann_maehly, "off_subspace_up", shorter),),
+    "what is off it": ((lehmann_maehly, "complement_bound", shorter),),
 }
 
 
@@ -219,22 +219,22 @@ def constant(value: float, shape: tuple[int, int]) -> tuple[Convolution, Fractio
     return Convolution(kernel, spec, ops=execution()), shape[0] * shape[1] * Fraction(float(np.float32(value))) ** 2
 
 
-def one_output(value: float, count: int) -> tuple[OnSubspace, float, Fraction]:
+def one_output(value: float, count: int) -> tuple[Compression, float, Fraction]:
     """A product as small as its roundings may make it: how far a library's own goes depends on the processor."""
     layer, square = constant(value, (1, count))
     basis: Any = np.ones((1, 1, 1), dtype=np.float32)
-    on = OnSubspace(layer, basis, ops=execution())
+    on = Compression(layer, basis, ops=execution())
     on.gram = on.gram * (1 - 0.9 * rounding.gamma(count, 2.0**-24))
     return on, 0.0, square
 
 
-def many_outputs(value: float, count: int) -> tuple[OnSubspace, float, Fraction]:
+def many_outputs(value: float, count: int) -> tuple[Compression, float, Fraction]:
     layer, square = constant(value, (count, 1))
     basis: Any = np.full((1, 1, count), 1 / math.sqrt(count), dtype=np.float32)
-    return OnSubspace(layer, basis, ops=execution()), 0.0, square
+    return Compression(layer, basis, ops=execution()), 0.0, square
 
 
-def two_outputs(value: float, count: int) -> tuple[OnSubspace, float, Fraction]:
+def two_outputs(value: float, count: int) -> tuple[Compression, float, Fraction]:
     """Products as small as their roundings may make them; off the first output the layer is the second one."""
     layer, square = constant(value, (2, count))
     apply: Any = layer.apply
@@ -243,11 +243,11 @@ def two_outputs(value: float, count: int) -> tuple[OnSubspace, float, Fraction]:
     layer.apply = lambda x: small[0] * apply(x)  # type: ignore[method-assign]
     layer.adjoint = lambda y: small[1] * adjoint(y)  # type: ignore[method-assign]
     basis: Any = np.asarray([[[1, 0]]], dtype=np.float32)
-    on = OnSubspace(layer, basis, ops=execution())
+    on = Compression(layer, basis, ops=execution())
     return on, math.sqrt(square / 2) * (1 + 1e-12), square
 
 
-def too_low(build: Callable[..., tuple[OnSubspace, float, Fraction]], *without: str) -> bool:
+def too_low(build: Callable[..., tuple[Compression, float, Fraction]], *without: str) -> bool:
     """Whether a bound below the norm is proven, with some allowances left out."""
     for count, value in itertools.product((20_000, 60_000), np.random.RandomState(0).uniform(0.1, 1, 60)):
         on, off, square = build(float(value), count)

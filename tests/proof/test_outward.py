@@ -93,7 +93,7 @@ def test_outward_rounding_elsewhere_becomes_less() -> None:
     "source",
     [
         "host.mul_up(a, b)",
-        "host.raised(x, 4)",
+        "host.inflate(x, 4)",
         "rounding.up(x, 3, xp=xp)",
         "share * rounding.gamma(n, u)",
         "from specnorm.certified.host import add_up",

@@ -277,6 +277,6 @@ def outward() -> Violations:
             "sqrt_down": Fraction(host.sqrt_down(a)) ** 2 <= x,
             "cos_down": arb(float(host.cos_down(a))) <= cos,
             "sin_up": arb(float(host.sin_up(a))) >= sin,
-            "raised": Fraction(host.raised(a * b * b * b, 3)) >= x * y**3,
+            "raised": Fraction(host.inflate(a * b * b * b, 3)) >= x * y**3,
         }
         yield from (f"{name} of {a} and {b}" for name, holds in held.items() if not holds)

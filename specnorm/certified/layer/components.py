@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """What a part of a layer is along one axis.
 
     Parameters
@@ -51,14 +51,14 @@ class Part:
     pixel: tuple[int, int] = (0, 1)
     output: tuple[int, int] = (0, 1)
 
-    def holds(self, other: Part) -> bool:
+    def holds(self, other: Component) -> bool:
         """Whether another part is a compression of this one: shifted by some outputs, it lies inside."""
         outputs = max(0, -(-(self.before - other.before) // self.stride))
         pixels = self.stride * outputs + other.before - self.before
         inside = outputs + other.outputs <= self.outputs and pixels + other.pixels <= self.pixels
         return self.stride == other.stride and inside
 
-    def single_outputs(self, k: int) -> list[Part]:
+    def single_outputs(self, k: int) -> list[Component]:
         """Outputs that read pixels of their own, one by one: the first, the second, the last, which hold the others."""
         found = []
         for m in sorted({0, min(1, self.outputs - 1), self.outputs - 1}):
@@ -68,7 +68,7 @@ class Part:
                 found.append(one)
         return found
 
-    def trimmed(self, k: int) -> Part | None:
+    def trimmed(self, k: int) -> Component | None:
         """Without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
         s, p = self.stride, self.before
         first, last = max(0, -(-(p - k + 1) // s)), min(self.outputs - 1, (self.pixels - 1 + p) // s)
@@ -80,7 +80,7 @@ class Part:
             return None
         pixel = (self.pixel[0] + self.pixel[1] * low, self.pixel[1])
         output = (self.output[0] + self.output[1] * first, self.output[1])
-        return Part(high - low + 1, last - first + 1, p + low, s, pixel, output)
+        return Component(high - low + 1, last - first + 1, p + low, s, pixel, output)
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,15 @@ class SubLayer:
     ----------
     spec : ConvSpec
         With ``input_shape``.
-    parts : tuple of Part
+    parts : tuple of Component
         Per axis.
     """
 
     spec: ConvSpec
-    parts: tuple[Part, ...]
+    parts: tuple[Component, ...]
 
     @classmethod
-    def of(cls, spec: ConvSpec, parts: tuple[Part, ...]) -> SubLayer:
+    def of(cls, spec: ConvSpec, parts: tuple[Component, ...]) -> SubLayer:
         """The layer with these parts of a zero-padded one."""
         kernel = spec.kernel_shape
         after = (x.stride * (x.outputs - 1) + k - x.pixels - x.before for x, k in zip(parts, kernel, strict=True))
@@ -140,21 +140,21 @@ def sublayers(spec: ConvSpec) -> list[SubLayer]:
     large, small = sizes_of(spec)
     axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
     if not reads_zeros(spec):
-        whole = tuple(Part(n, m, before, s) for n, m, _, s, _, (before, _) in axes)
+        whole = tuple(Component(n, m, before, s) for n, m, _, s, _, (before, _) in axes)
         return [SubLayer(spec, whole)]
     return [SubLayer.of(spec, parts) for parts in itertools.product(*(_largest_parts(*axis) for axis in axes))]
 
 
-def _largest_parts(n: int, outputs: int, k: int, stride: int, dilation: int, pads: tuple[int, int]) -> list[Part]:
+def _largest_parts(n: int, outputs: int, k: int, stride: int, dilation: int, pads: tuple[int, int]) -> list[Component]:
     """Parts of an axis that no other one holds."""
     before, common = pads[0], math.gcd(stride, dilation)
     stride, step = stride // common, dilation // common
     unread = -before % common
     pixels, before = -(-(n - unread) // common), (before + unread) // common
-    found: list[Part] = []
+    found: list[Component] = []
     for first in range(min(step, outputs)):
         rest = (stride * first - before) % step
-        part = Part(
+        part = Component(
             -(-(pixels - rest) // step),
             -(-(outputs - first) // step),
             (before - stride * first + rest) // step,

@@ -41,7 +41,7 @@ _MORE = 2.0**-16
 
 
 @dataclass(frozen=True, eq=False)
-class Highest:
+class DeflatedModes:
     """What is taken out of a ring's symbols.
 
     Parameters
@@ -74,7 +74,7 @@ def first_of_mirrored(points: Frequencies) -> Frequencies:
 
 
 def norm_by_deflation(
-    kernel: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest, bound: float, *, ops: ArrayOps
+    kernel: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes, bound: float, *, ops: ArrayOps
 ) -> Upper | None:
     """A bound of the layer's norm, if it is proven (`split_norm_below`); else None."""
     if not split_norm_below(kernel, spec, ring, cover, highest, bound, ops=ops):
@@ -83,7 +83,7 @@ def norm_by_deflation(
 
 
 def split_norm_below(
-    kernel: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest, bound: float, *, ops: ArrayOps
+    kernel: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes, bound: float, *, ops: ArrayOps
 ) -> bool:
     """Whether a bound of the layer's norm is proven.
 
@@ -97,7 +97,7 @@ def split_norm_below(
         No shorter than `proof.rings.shortest`.
     cover : Cover
         Of the symbol's frequencies on that ring; what is still open are single points.
-    highest : Highest
+    highest : DeflatedModes
         At those.
     bound : float
     """
@@ -107,7 +107,7 @@ def split_norm_below(
     return rest > 0 and waves.norm_below(rest, ops=ops) and rest_below(kernel, highest, limit, ops=ops)
 
 
-def limit_of_rest(spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest) -> float:
+def limit_of_rest(spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes) -> float:
     """t: what the ring's symbols are below where nothing is taken out, and are to be proven below where it is.
 
     Raises
@@ -121,21 +121,21 @@ def limit_of_rest(spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest) ->
         raise HypothesisError(f"the layer is no compression of the {whole}, of the {cover.what} as it is")
     if cover.open.boxes.divisible.any() or not _same(first_of_mirrored(cover.open.boxes.centres), highest.points):
         raise HypothesisError("what is taken out is not at the frequencies that the cover leaves open")
-    return host.raised(cover.beside_open().value * (1 + _MORE), 2)
+    return host.inflate(cover.beside_open().value * (1 + _MORE), 2)
 
 
 def _same(one: Frequencies, other: Frequencies) -> bool:
     return one.denominators == other.denominators and np.array_equal(one.numerators, other.numerators)
 
 
-def rest_below(kernel: Array, highest: Highest, limit: float, *, ops: ArrayOps) -> bool:
+def rest_below(kernel: Array, highest: DeflatedModes, limit: float, *, ops: ArrayOps) -> bool:
     """Whether ``||G - X Y*|| <= limit`` is proven at every point, and so at its mirror image.
 
     Parameters
     ----------
     kernel : array, shape (1, first, second, *kernel_shape)
         Scaled to about 1.
-    highest : Highest
+    highest : DeflatedModes
     limit : float
     """
     xp = ops.xp
@@ -190,7 +190,7 @@ class WaveGram:
         Of one group, with ``input_shape``, zero padding, and neither stride nor dilation.
     ring : Ring
         That the layer is a compression of.
-    highest : Highest
+    highest : DeflatedModes
 
     Attributes
     ----------
@@ -203,7 +203,7 @@ class WaveGram:
         Bound of the norm of what it is off.
     """
 
-    def __init__(self, spec: ConvSpec, ring: Ring, highest: Highest, *, ops: ArrayOps) -> None:
+    def __init__(self, spec: ConvSpec, ring: Ring, highest: DeflatedModes, *, ops: ArrayOps) -> None:
         xp = ops.xp
         large, small = sizes_of(spec)
         denominators = np.asarray(highest.points.denominators)
@@ -233,7 +233,7 @@ class WaveGram:
         if not len(self.numerators):
             return limit >= 0
         real = xp.real(self.matrix[0, 0])
-        inner = rounding.down(xp.full_like(real, limit), 2, xp=xp) - host.raised(self.error, 16)
+        inner = rounding.down(xp.full_like(real, limit), 2, xp=xp) - host.inflate(self.error, 16)
         return bool(inner > 0) and bool(norms.gram_below(self.matrix, rounding.down(inner, 2, xp=xp), ops=ops))
 
 

@@ -33,7 +33,7 @@ from specnorm.problem.layer_map import sizes_of
 
 if TYPE_CHECKING:
     from specnorm.certified.layer.circulant import Ring
-    from specnorm.certified.layer.deflation import Highest
+    from specnorm.certified.layer.deflation import DeflatedModes
     from specnorm.certified.symbol.cover import Cover
     from specnorm.problem.layer_map import Convolution
     from specnorm.problem.spec import ConvSpec
@@ -43,7 +43,7 @@ _TOGETHER = 8
 """Vectors that a layer is applied to at once."""
 
 
-def waves_on_outputs(spec: ConvSpec, ring: Ring, highest: Highest, *, ops: ArrayOps) -> tuple[Array, float]:
+def waves_on_outputs(spec: ConvSpec, ring: Ring, highest: DeflatedModes, *, ops: ArrayOps) -> tuple[Array, float]:
     """Real and imaginary parts of the waves of X on the small side, one of each mirrored pair.
 
     Returns
@@ -66,14 +66,14 @@ def waves_on_outputs(spec: ConvSpec, ring: Ring, highest: Highest, *, ops: Array
     # An axis: phases that are off by theirs, a root, a quotient and a product; and the conversion.
     share = math.sqrt(2) * spec.ndim * (trigonometric.phase_error(u) + rounding.gamma(8, u))
     error = float(norms.frobenius_up(highest.x, xp=xp)) * rounding.SLACK * share
-    return waves, host.raised(error, 8)
+    return waves, host.inflate(error, 8)
 
 
 def norm_off_subspace(
-    blocks: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest, basis: Array, *, ops: ArrayOps
+    blocks: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes, basis: Array, *, ops: ArrayOps
 ) -> Upper | None:
-    """A bound of the layer off a subspace of its outputs, as `off_subspace_up`; None where there is no proof."""
-    value = off_subspace_up(blocks, spec, ring, cover, highest, basis, ops=ops)
+    """A bound of the layer off a subspace of its outputs, as `complement_bound`; None where there is no proof."""
+    value = complement_bound(blocks, spec, ring, cover, highest, basis, ops=ops)
     rule = f"a circulant without {len(highest.at)} waves that lie in the subspace, or nearly"
     return _upper(value, _off(spec, basis.shape[1]), rule, cover.beside_open()) if value < math.inf else None
 
@@ -83,8 +83,8 @@ def _off(spec: ConvSpec, count: int) -> tuple[object, ...]:
     return spec, f"off {count} vectors"
 
 
-def off_subspace_up(
-    blocks: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: Highest, basis: Array, *, ops: ArrayOps
+def complement_bound(
+    blocks: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes, basis: Array, *, ops: ArrayOps
 ) -> float:
     """Bound of ``||A* z|| / ||z||`` for outputs z orthogonal to a basis; infinite where there is no proof.
 
@@ -111,7 +111,7 @@ def off_subspace_up(
     rest = waves - xp.matmul(xp.matrix_transpose(inner), basis)
     away, met, q, length = (float(norms.frobenius_up(x, xp=xp)[0]) for x in (rest, inner, basis, waves))
     lost = (met * q + length) * rounding.SLACK * rounding.gamma(basis.shape[1] + 2, rounding.unit(basis, xp=xp))
-    away = host.raised(away + lost + error, 8)
+    away = host.inflate(away + lost + error, 8)
     squares = np.asarray(ops.to_numpy(xp.linalg.vector_norm(highest.y, axis=-1)), dtype=np.float64) ** 2
     most = float(np.bincount(highest.at, squares, 1).max())
     # Roundings of the norms in their precision, and of the sum; a wave and its mirror image have the same products.
@@ -119,7 +119,7 @@ def off_subspace_up(
     return host.add_up(limit, host.mul_up(host.sqrt_up(2 * most * slack), away))
 
 
-class OnSubspace:
+class Compression:
     """What a layer does on a subspace of its small side.
 
     Parameters
@@ -128,7 +128,7 @@ class OnSubspace:
         Of one kernel.
     basis : array, shape (1, k, size)
         Q, about orthonormal.
-    known : OnSubspace, optional
+    known : Compression, optional
         Of the same layer on a subspace that the basis adds to.
 
     Attributes
@@ -139,7 +139,7 @@ class OnSubspace:
         ``(A*Q)* (A*Q)``.
     """
 
-    def __init__(self, layer: Convolution, basis: Array, known: OnSubspace | None = None, *, ops: ArrayOps) -> None:
+    def __init__(self, layer: Convolution, basis: Array, known: Compression | None = None, *, ops: ArrayOps) -> None:
         xp, transposed = ops.xp, layer.spec.transposed
         there, back = (layer.apply, layer.adjoint) if transposed else (layer.adjoint, layer.apply)
         first, second = layer.roundings if transposed else layer.roundings[::-1]
@@ -195,12 +195,12 @@ class OnSubspace:
         return _upper(bound, self._spec, f"Lehmann-Maehly with {self.basis.shape[0]} vectors", off)
 
     def norm_below(self, off: float, bound: float) -> bool:
-        """Whether a bound of the layer's norm is proven, with `off_subspace_up` of the basis or of a part of it."""
+        """Whether a bound of the layer's norm is proven, with `complement_bound` of the basis or of a part of it."""
         lam = host.mul_down(bound, bound)
         gap = host.sub_down(lam, host.mul_up(off, off)) if off < bound else 0.0
         if not gap > 0:
             return False
-        lost = host.raised(self._of_gram + self._of_rest / gap + lam * self._of_lengths, 64)
+        lost = host.inflate(self._of_gram + self._of_rest / gap + lam * self._of_lengths, 64)
         limit = host.sub_down(lam, lost)
         like = self._ops.xp.full_like(self.gram[0, 0], limit)
         limits = rounding.down(like, 2, xp=self._ops.xp)

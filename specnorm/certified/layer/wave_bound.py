@@ -36,7 +36,7 @@ def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:
     squares = []
     for found, total in ((waves.image_inner(a), magnitude.image_inner(size)), (waves.inner(a), magnitude.inner(size))):
         square = float(xp.real(found)[0, 0])
-        lost = host.raised(float(xp.real(total)[0, 0]) * rounding.SLACK * share / (1 - share), 4)
+        lost = host.inflate(float(xp.real(total)[0, 0]) * rounding.SLACK * share / (1 - share), 4)
         squares.append((square, lost))
     (image, lost), (length, more) = squares
     above, below = host.sub_down(image, lost), host.add_up(length, more)

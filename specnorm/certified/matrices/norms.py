@@ -89,7 +89,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     pivots = x[..., None] - diagonal
     trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
     proven = rounding.up(rounding.up(x, 2, xp=xp) + kappa * rounding.SLACK * rounding.up(trace, size, xp=xp), 4, xp=xp)
-    if not ops.may_branch:
+    if not ops.concrete:
         eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
         shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
     else:

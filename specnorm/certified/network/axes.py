@@ -188,7 +188,7 @@ def away(size: int, outputs: int, scale: Fraction, coordinates: str, unit: float
     the factor, one of the product or quotient, and one of the difference: 4 u (|x| + 1), their products included.
     """
     ends = [_coordinate(i, size, outputs, scale, coordinates) or Fraction(0) for i in (0, max(outputs - 1, 0))]
-    return host.raised(4 * unit * float(max(map(abs, ends)) + 1), 4)
+    return host.inflate(4 * unit * float(max(map(abs, ends)) + 1), 4)
 
 
 def _moved_up(rows: Sequence[Row], far: float) -> float:

@@ -54,7 +54,7 @@ def _largest_up(part: NDArray[np.float64]) -> float:
     # Entries that underflow are off by less than the smallest normal number each.
     with arithmetic.exact(numbers, backend=backend):
         upper: Any = matrix_norm_up(a, part.size * 2.0**-1000, ops=Execution.of(backend, numbers))
-    return host.above(math.ldexp(float(np.max(upper)), exponent))
+    return host.next_up(math.ldexp(float(np.max(upper)), exponent))
 
 
 def fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:

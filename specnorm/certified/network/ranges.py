@@ -194,7 +194,7 @@ class _Walk:
         half = self._half(zone)
         low, high = zone.centre - half, zone.centre + half
         exact = half == 0
-        found = Range(np.where(exact, low, host.below(low)), np.where(exact, high, host.above(high)))
+        found = Range(np.where(exact, low, host.next_down(low)), np.where(exact, high, host.next_up(high)))
         self.zones[name], self.ranges[name] = zone, found
         if image is not None:
             # What is no number in a range is not known.
@@ -221,10 +221,10 @@ class _Walk:
         if own is not None:
             reach = np.minimum(reach, host.mul_up(own, self.radius))
         if before is not None and linear is not None and linear.rows is not None:
-            rows = host.raised(linear.rows, 2**24) + 2.0**-500
-            reach = np.minimum(reach, host.above(rows * host.mul_up(before, self.radius)))
+            rows = host.inflate(linear.rows, 2**24) + 2.0**-500
+            reach = np.minimum(reach, host.next_up(rows * host.mul_up(before, self.radius)))
         if np.isfinite(reach).any():
-            self._shrink(node.name, Range(host.below(here.low - reach), host.above(here.high + reach)))
+            self._shrink(node.name, Range(host.next_down(here.low - reach), host.next_up(here.high + reach)))
 
     # -- zonotopes ---------------------------------------------------------------------------------------------------
     def _half(self, zone: _Zone) -> FloatArray:
@@ -236,13 +236,13 @@ class _Walk:
         if len(ball):
             # Squares may underflow.
             total = total + self.radius * (np.sqrt(np.square(ball).sum(axis=0)) + 2.0**-500)
-        return host.raised(total, len(zone.generators) + 16)
+        return host.inflate(total, len(zone.generators) + 16)
 
     def _size(self, zone: _Zone) -> FloatArray:
         """Absolute values of all terms, added: what rounding errors refer to."""
         ball, rest = zone.generators[: self.ball], zone.generators[self.ball :]
         total = abs(zone.centre) + abs(rest).sum(axis=0) + self.radius * abs(ball).sum(axis=0)
-        return host.raised(total, len(zone.generators) + 16)
+        return host.inflate(total, len(zone.generators) + 16)
 
     def _through(self, linear: LinearMap, zones: Sequence[_Zone]) -> _Zone:
         copies = max(len(zone.generators) for zone in zones)
@@ -257,14 +257,14 @@ class _Walk:
         n = linear.roundings
         if n:
             size = linear.absolute([self._size(zone)[None] for zone in zones])[0]
-            spread = host.raised(spread + size * ((n + 4) * 2.0**-52), 2 * n + 8) + 2.0**-1000
+            spread = host.inflate(spread + size * ((n + 4) * 2.0**-52), 2 * n + 8) + 2.0**-1000
         if not all(ok.all() for ok in finite):
             lost = linear.absolute([np.where(ok, 0.0, 1.0)[None] for ok in finite])[0]
             spread = np.where(lost > 0, math.inf, spread)
         if linear.offset is not None:
             added, off = (np.asarray(each, dtype=np.float64) for each in linear.offset())
             centre = centre + added
-            spread = host.raised(spread + off + abs(centre) * 2.0**-52, 4)
+            spread = host.inflate(spread + off + abs(centre) * 2.0**-52, 4)
         return _Zone(np.array(centre), np.array(spread), np.array(generators))
 
     def _along(self, zone: _Zone, slope: FloatArray, middle: FloatArray, half: FloatArray) -> _Zone:
@@ -273,11 +273,11 @@ class _Walk:
         size = abs(slope) * self._size(zone) + abs(middle)
         plain = (half == 0) & (middle == 0) & ((slope == 0) | (slope == 1))
         spread = abs(slope) * np.where(slope == 0, 0.0, zone.spread) + np.where(plain, 0.0, size * 2.0**-50)
-        spread = np.where(plain, spread, host.raised(spread, 8) + 2.0**-1000)
+        spread = np.where(plain, spread, host.inflate(spread, 8) + 2.0**-1000)
         places = np.flatnonzero((half > 0).reshape(-1))
         room = (self.count + len(places)) * half.size <= LARGEST
         if not room:
-            return _Zone(centre, host.above(spread + half), slope * zone.generators)
+            return _Zone(centre, host.next_up(spread + half), slope * zone.generators)
         whole = np.zeros((self.count + len(places), half.size))
         whole[: len(zone.generators)] = (slope * zone.generators).reshape(len(zone.generators), half.size)
         finite = np.isfinite(half.reshape(-1)[places])
@@ -295,8 +295,8 @@ class _Walk:
             return None
         apart = self._through(minus, zones)
         half = self._half(apart)
-        low = np.maximum(host.below(apart.centre - half), host.below(first.low - second.high))
-        high = np.minimum(host.above(apart.centre + half), host.above(first.high - second.low))
+        low = np.maximum(host.next_down(apart.centre - half), host.next_down(first.low - second.high))
+        high = np.minimum(host.next_up(apart.centre + half), host.next_up(first.high - second.low))
         line = ReLU().affine(low, high)
         assert line is not None  # for the type checker: ReLU has one
         return self._through(joined, [zones[1 if larger else 0], self._along(apart, *line)])
@@ -316,5 +316,5 @@ def _middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
     low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
     centre = low / 2 + high / 2
     half = np.maximum(high - centre, centre - low)
-    half = np.where(half > 0, host.above(half), 0.0)
+    half = np.where(half > 0, host.next_up(half), 0.0)
     return centre, np.where(finite, half, math.inf)

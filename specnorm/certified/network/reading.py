@@ -13,8 +13,10 @@ import numpy as np
 
 from specnorm.certified import host
 from specnorm.certified.network import operators as ops
-from specnorm.certified.network.forms import (
-    Form,
+from specnorm.certified.network.affine_maps import AffineMap, Filter, Term
+from specnorm.certified.network.graph import Graph, Node
+from specnorm.certified.network.linear_combinations import (
+    LinearCombination,
     Value,
     flattened,
     is_padded_layer,
@@ -28,8 +30,6 @@ from specnorm.certified.network.forms import (
     spatial,
     times,
 )
-from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.links import Filter, Link, Term
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
@@ -50,8 +50,8 @@ class Reader:
         """In an order in which each comes after what it reads."""
         self.escaping: set[int] = set()
         """Numbers of the values that something else than a link reads."""
-        self._forms: dict[str, Form] = {}
-        self._fresh: dict[tuple[str, int], Form] = {}
+        self._forms: dict[str, LinearCombination] = {}
+        self._fresh: dict[tuple[str, int], LinearCombination] = {}
         self._multiples: dict[str, tuple[str, float]] = {}
         """Nodes that are a number times another one, whose channels are not known yet."""
         self._sole: set[str] = set()
@@ -69,7 +69,7 @@ class Reader:
             for name in node.inputs:
                 self._escape(name)
 
-    def _formed(self, node: Node) -> Form | None:
+    def _formed(self, node: Node) -> LinearCombination | None:
         match node.operator:
             case ops.Convolution(sized=True) as layer:
                 return self._layer(node, layer, 1.0)
@@ -103,7 +103,7 @@ class Reader:
         return len(reading) == self.readers[pad.name] and all(is_padded_layer(n, pad, source) for n in reading)
 
     # -- values ------------------------------------------------------------------------------------------------------
-    def _form(self, name: str, axis: int) -> Form | None:
+    def _form(self, name: str, axis: int) -> LinearCombination | None:
         """The form of a node with its channels on an axis; where none is known, a value of its own."""
         if name in self._forms:
             return self._forms[name] if self._forms[name].axis == axis else None
@@ -115,29 +115,29 @@ class Reader:
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
             return None
         if isinstance(self.nodes[name].operator, ops.Constant):
-            return Form((), int(shape[axis]), axis)
+            return LinearCombination((), int(shape[axis]), axis)
         if (name, axis) not in self._fresh:
             self._fresh[name, axis] = self._add(name, int(shape[axis]), axis, None)
         return self._fresh[name, axis]
 
-    def _add(self, name: str, width: int, axis: int, link: Link | None) -> Form:
+    def _add(self, name: str, width: int, axis: int, link: AffineMap | None) -> LinearCombination:
         self.values.append(Value(name, width, link))
         every = range(width)
-        return Form((Term(len(self.values) - 1, every, every),), width, axis)
+        return LinearCombination((Term(len(self.values) - 1, every, every),), width, axis)
 
-    def _made(self, node: Node, form: Form, link: Link) -> Form:
+    def _made(self, node: Node, form: LinearCombination, link: AffineMap) -> LinearCombination:
         """A node as a new value."""
         if self.readers[node.name] == 1:
             self._sole.add(node.name)
         return self._add(node.name, link.width, form.axis, link)
 
-    def _linear(self, name: str, axis: int) -> Form | None:
+    def _linear(self, name: str, axis: int) -> LinearCombination | None:
         """The form of a node, made a value if it is none."""
         form = self._form(name, axis)
         if form is None or form.value is not None:
             return form
         ones = np.ones(form.width)
-        self._forms[name] = self._made(self.nodes[name], form, Link(form.terms, form.width, (ones, ones), name))
+        self._forms[name] = self._made(self.nodes[name], form, AffineMap(form.terms, form.width, (ones, ones), name))
         return self._forms[name]
 
     def _escape(self, name: str) -> None:
@@ -148,7 +148,7 @@ class Reader:
         self.escaping.update(term.source for term in form.terms)
 
     # -- operators ---------------------------------------------------------------------------------------------------
-    def _layer(self, node: Node, operator: ops.Convolution | ops.Matrix, alpha: float) -> Form | None:
+    def _layer(self, node: Node, operator: ops.Convolution | ops.Matrix, alpha: float) -> LinearCombination | None:
         """A linear map of values as they are."""
         layer = operator.layer
         source, geometry = self.nodes[node.inputs[0]], dict(layer.geometry)
@@ -159,7 +159,7 @@ class Reader:
             return None
         try:
             shape = tuple(layer.load().shape)
-            spec = ConvSpec.of(shape[::-1] if layer.turned else shape, **geometry)
+            spec = ConvSpec.of(shape[::-1] if layer.transposed else shape, **geometry)
         except (SpecnormError, OSError):
             return None
         axis = len(source.shape) - 1 - layer.spatial
@@ -175,14 +175,14 @@ class Reader:
             terms = [Term(form.terms[0].source, every, range(spec.cout), stride, one, every, alpha=alpha)]
         else:
             terms = [Term(t.source, t.reads, range(spec.cout), stride, one, t.rows, alpha=alpha) for t in form.terms]
-        return Form(tuple(terms), spec.cout, len(node.shape) - 1 - layer.spatial)
+        return LinearCombination(tuple(terms), spec.cout, len(node.shape) - 1 - layer.spatial)
 
-    def _repeat(self, form: Form) -> int:
+    def _repeat(self, form: LinearCombination) -> int:
         value = form.value
         link = None if value is None else self.values[value].link
         return 1 if link is None else link.repeat
 
-    def _scaled(self, node: Node, scale: ops.Scale) -> Form | None:
+    def _scaled(self, node: Node, scale: ops.Scale) -> LinearCombination | None:
         """A product with one number a channel, or one number."""
         if not self._keeps_shape(node, node.inputs[0]) or not bool(np.all(np.isfinite(scale.values))):
             return None
@@ -200,7 +200,7 @@ class Reader:
             return None
         return replace(form, terms=tuple(replace(t, scale=of_rows(numbers, t.rows)) for t in form.terms))
 
-    def _times(self, node: Node, name: str, number: float) -> Form | None:
+    def _times(self, node: Node, name: str, number: float) -> LinearCombination | None:
         form = self._forms.get(name)
         if form is None:
             self._multiples[node.name] = (name, number)
@@ -209,7 +209,7 @@ class Reader:
     def _keeps_shape(self, node: Node, name: str) -> bool:
         return node.shape is not None and node.shape == self.nodes[name].shape
 
-    def _pointwise(self, node: Node, function: ops.Pointwise) -> Form | None:
+    def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination | None:
         """A function of each entry: a new value, or the last one with a steeper function."""
         form = self._forms.get(node.inputs[0])
         found = None if form is None else function.by_channel(form.axis, form.width)
@@ -218,28 +218,30 @@ class Reader:
         low, high = found
         if form.value is not None:
             return self._steeper(node, form, (float(low.min()), float(high.max())))
-        return self._made(node, form, Link(form.terms, form.width, (low, high), node.name))
+        return self._made(node, form, AffineMap(form.terms, form.width, (low, high), node.name))
 
-    def _steeper(self, node: Node, form: Form, found: tuple[float, float]) -> Form | None:
-        def change(link: Link) -> Link:
+    def _steeper(self, node: Node, form: LinearCombination, found: tuple[float, float]) -> LinearCombination | None:
+        def change(link: AffineMap) -> AffineMap:
             if not link.open or link.repeat > 1:
                 return replace(link, factor=host.mul_up(link.factor, max(map(abs, found))))
             ends = [a * b for a in link.slopes for b in found]
             low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
-            return replace(link, slopes=(outward(host.below, low), outward(host.above, high)))
+            return replace(link, slopes=(outward(host.next_down, low), outward(host.next_up, high)))
 
         return self._changed(node, form, node.inputs[0], change)
 
-    def _steeper_by(self, node: Node, form: Form, numbers: FloatArray) -> Form | None:
+    def _steeper_by(self, node: Node, form: LinearCombination, numbers: FloatArray) -> LinearCombination | None:
         """The last value, whose functions are as many times as steep: what is scaled needs no value of its own."""
         link = None if form.value is None else self.values[form.value].link
         if link is None or not link.open or link.groups is not None:
             return None
         ends = [end * numbers for end in link.slopes]
-        low, high = outward(host.below, np.minimum(*ends)), outward(host.above, np.maximum(*ends))
+        low, high = outward(host.next_down, np.minimum(*ends)), outward(host.next_up, np.maximum(*ends))
         return self._changed(node, form, node.inputs[0], lambda link: replace(link, slopes=(low, high)))
 
-    def _changed(self, node: Node, form: Form, name: str, change: Callable[[Link], Link]) -> Form | None:
+    def _changed(
+        self, node: Node, form: LinearCombination, name: str, change: Callable[[AffineMap], AffineMap]
+    ) -> LinearCombination | None:
         """The last value after one more node, if nothing else reads it as it was."""
         value = form.value
         if value is None or name not in self._sole or self.readers[name] != 1:
@@ -252,7 +254,7 @@ class Reader:
             self._sole.add(node.name)
         return form
 
-    def _added(self, node: Node, add: ops.Add) -> Form | None:
+    def _added(self, node: Node, add: ops.Add) -> LinearCombination | None:
         """A weighted sum of values, and constants."""
         terms = [
             (name, weight)
@@ -274,7 +276,7 @@ class Reader:
         weighted = [times(form, weight) for form, (_, weight) in zip(known, terms, strict=True)]
         return replace(known[0], terms=tuple(term for form in weighted for term in form.terms))
 
-    def _shifted(self, node: Node, name: str) -> Form | None:
+    def _shifted(self, node: Node, name: str) -> LinearCombination | None:
         """The same entries in the same places, and constants."""
         form = self._forms.get(name)
         if form is None or name not in self._sole or self.readers[node.name] != 1:
@@ -282,7 +284,7 @@ class Reader:
         self._sole.add(node.name)
         return self._changed(node, form, name, lambda link: link)
 
-    def _stacked(self, node: Node, axis: int) -> Form | None:
+    def _stacked(self, node: Node, axis: int) -> LinearCombination | None:
         """Channels one after the other."""
         if node.shape is None or not any(name in self._forms for name in node.inputs):
             return None
@@ -297,9 +299,9 @@ class Reader:
         for form in known:
             terms += [replace(t, rows=moved(t.rows, at)) for t in form.terms]
             at += form.width
-        return Form(tuple(terms), at, axis) if at == node.shape[axis] else None
+        return LinearCombination(tuple(terms), at, axis) if at == node.shape[axis] else None
 
-    def _cut(self, node: Node, cut: ops.Slice) -> Form | None:
+    def _cut(self, node: Node, cut: ops.Slice) -> LinearCombination | None:
         """Some channels, or every s-th pixel."""
         name = node.inputs[0]
         before = self.nodes[name].shape
@@ -313,7 +315,7 @@ class Reader:
             form = sliced(form, len(before), axis, size, range(size)[slice(start, stop, step)])
         return form
 
-    def _reshaped(self, node: Node) -> Form | None:
+    def _reshaped(self, node: Node) -> LinearCombination | None:
         """The same, or features of pixels."""
         name = node.inputs[0]
         if self._keeps_shape(node, name):
@@ -325,16 +327,16 @@ class Reader:
             return None
         return self._changed(node, whole, name, lambda link: replace(link, repeat=repeat, open=False))
 
-    def _sorted(self, node: Node, sort: ops.Sort | ops.GroupSort | ops.Reflection) -> Form | None:
+    def _sorted(self, node: Node, sort: ops.Sort | ops.GroupSort | ops.Reflection) -> LinearCombination | None:
         """Sorting along an axis: slopes in [-1, 1] of the group, in weights that all its channels share."""
         form = self._forms.get(node.inputs[0])
         if form is None or self._repeat(form) > 1 or not self._keeps_shape(node, node.inputs[0]):
             return None
         groups = sorted_together(sort, form)
         steep = np.full(form.width, sort.norm if isinstance(sort, ops.Reflection) else 1.0)
-        return self._made(node, form, Link(form.terms, form.width, (-steep, steep), node.name, groups=groups))
+        return self._made(node, form, AffineMap(form.terms, form.width, (-steep, steep), node.name, groups=groups))
 
-    def _both_signs(self, node: Node, parts: ops.SignParts) -> Form | None:
+    def _both_signs(self, node: Node, parts: ops.SignParts) -> LinearCombination | None:
         """Positive and negative part of each channel: two channels."""
         form = self._forms.get(node.inputs[0])
         if form is None or self._repeat(form) > 1 or parts.axis != form.axis:
@@ -344,9 +346,9 @@ class Reader:
             replace(t, rows=moved(t.rows, at * form.width)) for at, s in enumerate(signs) for t in times(form, s).terms
         ]
         low, high = np.zeros(2 * form.width), np.ones(2 * form.width)
-        return self._made(node, form, Link(tuple(two), 2 * form.width, (low, high), node.name))
+        return self._made(node, form, AffineMap(tuple(two), 2 * form.width, (low, high), node.name))
 
-    def _padded(self, node: Node, pad: ops.Pad) -> Form | None:
+    def _padded(self, node: Node, pad: ops.Pad) -> LinearCombination | None:
         """Channels of zeros; other padding is taken up as what keeps channels, or belongs to a layer."""
         before = self.nodes[node.inputs[0]].shape
         if self._waits(node) or before is None:
@@ -358,9 +360,9 @@ class Reader:
             return self._keeping(node)
         ahead, behind = pad.pads[form.axis - first]
         terms = tuple(replace(t, rows=moved(t.rows, ahead)) for t in form.terms)
-        return Form(terms, ahead + form.width + behind, form.axis)
+        return LinearCombination(terms, ahead + form.width + behind, form.axis)
 
-    def _keeping(self, node: Node) -> Form | None:
+    def _keeping(self, node: Node) -> LinearCombination | None:
         """What treats each channel by itself and alike, behind the last value."""
         name = node.inputs[0]
         before = self.nodes[name].shape

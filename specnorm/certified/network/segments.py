@@ -36,10 +36,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.certified import host
+from specnorm.certified.network.affine_maps import Segment, Subnetwork
 from specnorm.certified.network.kernels import fold_error
-from specnorm.certified.network.links import Part, Run
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.runs import joinable
+from specnorm.certified.network.subnetworks import joinable
 from specnorm.errors import MethodError
 from specnorm.problem.spec import ConvSpec
 from specnorm.proving import enclose
@@ -58,12 +58,12 @@ CENTRE = 0.5
 """c of the sums: K's smallest eigenvalue may be that much further from 0, twice, than its largest."""
 
 
-def segments(run: Run, *, widest: int = WIDEST) -> list[tuple[int, int]]:
+def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
     """Cut a run into parts that are bounded each by one norm.
 
     Parameters
     ----------
-    run : Run
+    run : Subnetwork
     widest : int
         Channels on the smaller side of the kernel above which it is cut; 0: wherever it can be.
 
@@ -81,7 +81,7 @@ def segments(run: Run, *, widest: int = WIDEST) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(run.links)], strict=True))
 
 
-def parts_from(run: Run, starts: Sequence[int]) -> list[tuple[int, int]]:
+def parts_from(run: Subnetwork, starts: Sequence[int]) -> list[tuple[int, int]]:
     """Parts that somebody else claims to be such.
 
     Raises
@@ -103,12 +103,12 @@ Edge = tuple[int, int, FloatArray, tuple[int, ...]]
 """From a vertex to another: the kernel, scaled, and its first tap's place."""
 
 
-def edges(part: Part, weights: Sequence[FloatArray], *, magnitudes: bool = False) -> list[Edge]:
+def edges(part: Segment, weights: Sequence[FloatArray], *, magnitudes: bool = False) -> list[Edge]:
     """Edges between the vertices: 0..l are the values, l+1.. the leaves of curved functions.
 
     Parameters
     ----------
-    part : Part
+    part : Segment
         Of l links.
     weights : sequence of array
         l + 1: one number a channel of each value, all positive.
@@ -196,12 +196,12 @@ def _reversed(kernel: FloatArray) -> FloatArray:
     return np.flip(kernel.swapaxes(0, 1), axis=tuple(range(2, kernel.ndim)))
 
 
-def constant_up(part: Part, weights: Sequence[FloatArray], measure: Measure) -> float:
+def constant_up(part: Segment, weights: Sequence[FloatArray], measure: Measure) -> float:
     """L with ``|q_l (z - z')| <= L |q_0 (x - x')|``, proven; without the factors of what follows the functions.
 
     Parameters
     ----------
-    part : Part
+    part : Segment
         Of `segments`.
     weights : sequence of array
         One more than there are links.
@@ -225,11 +225,11 @@ def constant_up(part: Part, weights: Sequence[FloatArray], measure: Measure) -> 
         if not np.all(after == 1):
             scale = after if scale is None else after * scale
         norm = measure(alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink).upper
-        return host.mul_up(norm, host.raised(abs(alone.alpha), 16), steepest)
+        return host.mul_up(norm, host.inflate(abs(alone.alpha), 16), steepest)
     return _proven_up(part, weights, max(measure.rtol, TOLERANCE if part.chain else TOLERANCE_OF_SUMS))
 
 
-def _proven_up(part: Part, weights: Sequence[FloatArray], rtol: float) -> float:
+def _proven_up(part: Segment, weights: Sequence[FloatArray], rtol: float) -> float:
     """The constant of links together, from the norm of T or K."""
     chain = part.chain
     kernel_of = chain_kernel if chain else hermitian_kernel

@@ -65,7 +65,7 @@ def averaged(graph: Graph, alpha: float) -> Graph:
     if not 0 < alpha < 1:
         raise MethodError(f"alpha={alpha!r}; expected a number between 0 and 1.")
     # Rounded up, the weights are those of the rules; runs count more roundings than these for each number.
-    return _joined(graph, -host.div_up(host.above(1 - alpha), alpha), host.div_up(1.0, alpha))
+    return _joined(graph, -host.div_up(host.next_up(1 - alpha), alpha), host.div_up(1.0, alpha))
 
 
 def _joined(graph: Graph, of_input: float, of_output: float) -> Graph:

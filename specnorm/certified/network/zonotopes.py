@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
 from specnorm.certified import arithmetic, host
+from specnorm.certified.network.affine_maps import AffineMap, Filter, Subnetwork, Term
 from specnorm.certified.network.graph import Graph, Layer, Node, concrete
-from specnorm.certified.network.links import Filter, Link, Run, Term
 from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.linear import Add
 from specnorm.certified.network.operators.piecewise import ReLU
 from specnorm.certified.network.operators.sources import Constant, Input
 from specnorm.certified.network.ranges import Range
-from specnorm.certified.network.runs import blocks_of
+from specnorm.certified.network.subnetworks import blocks_of
 from specnorm.problem.spec import ConvSpec
 
 UNITS = 1024
@@ -74,7 +74,7 @@ def _sloped(node: Node, before: Sequence[Range | None]) -> Node:
     elif isinstance(operator, (Maximum, Minimum)) and len(known) == 2:
         # Of ReLU at the difference of two values, of which the node is the larger or the smaller one.
         one, other = known
-        slopes = ReLU().slopes(host.below(one.low - other.high), host.above(one.high - other.low))
+        slopes = ReLU().slopes(host.next_down(one.low - other.high), host.next_up(one.high - other.low))
     else:
         return node
     if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
@@ -105,7 +105,7 @@ class _Units:
         self.sums: dict[str, _Sum] = {}
         self.groups: list[range] = []
         """Numbers of the input's entries, and of the w of each function."""
-        self.links: list[Link] = []
+        self.links: list[AffineMap] = []
 
     def read(self, node: Node) -> bool:
         """Whether a value is a linear map of the input and functions with known slopes."""
@@ -155,7 +155,7 @@ class _Units:
         matrix, n = linear.apply([each.matrix for each in wide]), linear.roundings
         lost = [each.error + abs(each.matrix) * ((n + 4) * 2.0**-52 * bool(n)) for each in wide]
         error = linear.absolute(lost)
-        return _Sum(matrix, host.raised(error, 2 * n + 8) + 2.0**-1000 * bool(n))
+        return _Sum(matrix, host.inflate(error, 2 * n + 8) + 2.0**-1000 * bool(n))
 
     def _split(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
         """``low v + w``; a new link makes w of v."""
@@ -164,11 +164,11 @@ class _Units:
         plain = (low == 0) | (low == 1)
         matrix = low * before.matrix
         error = abs(low) * before.error + np.where(plain, 0.0, abs(matrix) * 2.0**-52 + 2.0**-1000)
-        found = _Sum(matrix, np.where(plain, error, host.raised(error, 4)))
+        found = _Sum(matrix, np.where(plain, error, host.inflate(error, 4)))
         places = np.flatnonzero((high > low).reshape(-1))
         if not len(places):
             return found
-        steep = host.above((high - low).reshape(-1)[places])
+        steep = host.next_up((high - low).reshape(-1)[places])
         steep = np.where(low.reshape(-1)[places] == 0, high.reshape(-1)[places], steep)
         self._link(name, before, places, np.zeros(len(places)), steep)
         first = self.count
@@ -201,7 +201,7 @@ class _Units:
             layer = Layer(name, partial(np.array, matrix), {}, 0, error=partial(np.array, error))
             spec, columns = ConvSpec.of(matrix.shape), range(len(group))
             terms.append(Term(number, columns, range(len(places)), (), Filter(layer, {}, spec, None), columns))
-        self.links.append(Link(tuple(terms), len(places), (low, high), name))
+        self.links.append(AffineMap(tuple(terms), len(places), (low, high), name))
 
     def end(self, name: str) -> None:
         """The output as the last link."""
@@ -210,7 +210,7 @@ class _Units:
         self._link(name, value, np.arange(count), np.ones(count), np.ones(count))
 
 
-def unit_run(graph: Graph) -> Run | None:
+def unit_run(graph: Graph) -> Subnetwork | None:
     """A whole network as one run in which every unit that may switch is a channel.
 
     Parameters
@@ -220,7 +220,7 @@ def unit_run(graph: Graph) -> Run | None:
 
     Returns
     -------
-    Run or None
+    Subnetwork or None
         None where the network is too large, or something in it has no slopes.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
@@ -230,7 +230,7 @@ def unit_run(graph: Graph) -> Run | None:
         return _unit_run(graph)
 
 
-def _unit_run(graph: Graph) -> Run | None:
+def _unit_run(graph: Graph) -> Subnetwork | None:
     (start,), (end,) = graph.inputs, graph.outputs
     units = _Units(graph)
     first = units.nodes[start]
@@ -247,4 +247,4 @@ def _unit_run(graph: Graph) -> Run | None:
     links = tuple(units.links)
     if any(not link.terms for link in links):
         return None  # nothing moves: the rules say so
-    return Run(start, math.prod(whole), links, tuple(blocks_of([link.sources for link in links])))
+    return Subnetwork(start, math.prod(whole), links, tuple(blocks_of([link.sources for link in links])))

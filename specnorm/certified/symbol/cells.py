@@ -118,7 +118,7 @@ class Boxes:
         turns = slopes / np.asarray(self.denominators, dtype=float)
         along = np.abs(turns @ self.frame) + 2.0**-53 * (d + 1) * (np.abs(turns) @ np.abs(self.frame))
         # 2 pi, the sum in `along` with its allowance, the product, and the sum over the lattice axes.
-        return host.raised(2 * math.pi * distance @ along.T, 2 * d + 4)
+        return host.inflate(2 * math.pi * distance @ along.T, 2 * d + 4)
 
     @cached_property
     def radius(self) -> np.ndarray:

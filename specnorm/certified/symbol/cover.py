@@ -45,8 +45,8 @@ def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndar
         raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
     if supremum <= threshold:
         return np.full(len(radius), math.inf)
-    apart_sq = host.mul_up(host.above(supremum.value - threshold), host.above(supremum.value + threshold))
-    lost = host.above(host.sin_up(radius) * host.sqrt_up(apart_sq))
+    apart_sq = host.mul_up(host.next_up(supremum.value - threshold), host.next_up(supremum.value + threshold))
+    lost = host.next_up(host.sin_up(radius) * host.sqrt_up(apart_sq))
     return np.where(radius < math.pi / 2, np.maximum(host.sub_down(cell_lemma(threshold, radius), lost), 0.0), 0.0)
 
 
@@ -66,7 +66,7 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
             return norms
     variation_sq = _variation_sq(polynomial, boxes)
     # The computed polynomial is off by its error at the centre (in `limit_sq`), and twice where it is compared.
-    lost = host.above(variation_sq + 2 * polynomial.error)
+    lost = host.next_up(variation_sq + 2 * polynomial.error)
     by_variation = host.sub_down(polynomial.limit_sq(np.asarray(threshold)), lost)
     return np.asarray(np.maximum(polynomial.limit_sq(norms), by_variation))
 

@@ -204,8 +204,8 @@ class GramPolynomial:
 
     def norm_up(self, limit_sq: np.ndarray) -> np.ndarray:
         """What ``lambda_max(H) <= limit_sq``, as computed, proves about ``||G||``: the inverse, rounded up."""
-        rotated = host.above(np.sqrt(np.maximum(host.above(limit_sq + self.error), 0.0)))
-        return host.above(host.above(rotated + self._lost) / self._shrink)
+        rotated = host.next_up(np.sqrt(np.maximum(host.next_up(limit_sq + self.error), 0.0)))
+        return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
         """First `rank` columns of H, complex, shape (f, size, rank): A above B.
@@ -251,7 +251,7 @@ class GramPolynomial:
         if not np.all(limit_sq > self.truncation):
             raise ValueError("a matrix is reduced only for limits above the truncation bound")
         # A difference, a quotient and a root: two roundings. The weight's conversion is in `reduced_error`.
-        weights = host.raised(np.sqrt(1 / (limit_sq - self.truncation)), 2)
+        weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
         a, b = columns[:, : self.rank, :], columns[:, self.rank :, :]
         b = b * xp.astype(self.ops.from_numpy(weights, self.blocks), b.dtype)[:, None, None]
         return a + xp.matmul(arrays.adjoint(b, xp=xp), b), reduced_error(a, b, xp=xp)
@@ -283,7 +283,7 @@ class GramPolynomial:
         """
         if self.rank < self.size:
             return np.full(len(spread), math.inf)
-        return host.raised(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
+        return host.inflate(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
 
 
 class SymbolGram(GramPolynomial):

@@ -11,8 +11,8 @@ from specnorm import arrays
 from specnorm.certified import rounding
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import trigonometric
-from specnorm.certified.symbol.gram_taps import PowerGrid, tall
 from specnorm.certified.symbol.lags import correlations, taps_below
+from specnorm.certified.symbol.tap_powers import PowerGrid, tall
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace

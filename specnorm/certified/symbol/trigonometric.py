@@ -69,6 +69,6 @@ def grid_factor(samples: int, size: int) -> float:
         raise ValueError(f"{samples} samples do not determine {size} taps")
     interpolation = host.sqrt_up(host.div_up(samples, samples - degree))
     # Three roundings make the angle: of pi, and of the product and the quotient.
-    angle = host.raised(math.pi * degree / (2 * samples), 3)
+    angle = host.inflate(math.pi * degree / (2 * samples), 3)
     cosine = float(host.cos_down(angle)) if angle < math.pi / 2 else 0.0
     return min(interpolation, host.div_up(1.0, cosine)) if cosine > 0 else interpolation

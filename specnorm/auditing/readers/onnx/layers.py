@@ -142,7 +142,7 @@ def _matrix(
     last = right or len(before) == 1
     turned = right != flip
     outputs = weight.shape[1] if turned else weight.shape[0]
-    layer = call.layer(weight, {}, turned=turned)
+    layer = call.layer(weight, {}, transposed=turned)
     shape = (*before[:-1], outputs) if last else (*before[:-2], outputs, before[-1])
     operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if last else "left")
     return Made(operator, (source,), shape)

@@ -107,7 +107,7 @@ class Call:
         *,
         stated: Mapping[str, Any] | None = None,
         sizes: Shape | None = (),
-        turned: bool = False,
+        transposed: bool = False,
     ) -> Layer:
         """A kernel, which becomes a row, with its geometry for specnorm's functions, and as the file has it.
 
@@ -117,7 +117,7 @@ class Call:
         if kernel.refusal is not None:
             raise NoBoundError(kernel.refusal)
         # Kernels are measured as they are stored, or in float64 where a reader computed them.
-        return Layer(name, kernel.load, geometry, max(len(kernel.shape) - 2, 0), turned)
+        return Layer(name, kernel.load, geometry, max(len(kernel.shape) - 2, 0), transposed)
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Curved(Pointwise):
                 best = _nearer(best, (slope, middle, half), finite)
             ends = self.between(low, high)
             middle = ends[0] / 2 + ends[1] / 2
-            half = host.above(host.above(np.maximum(ends[1] - middle, middle - ends[0])))
+            half = host.next_up(host.next_up(np.maximum(ends[1] - middle, middle - ends[0])))
             return _nearer(best, (np.zeros(low.shape), middle, half), finite)
 
     def _along(self, low: FloatArray, high: FloatArray) -> Iterator[Line]:
@@ -108,7 +108,7 @@ class Curved(Pointwise):
             down = -_most(-apart, x, -largest, -least).max(axis=0)
             # The sizes of all terms: CLOSE is hundreds of roundings of them.
             size = abs(y).max(axis=0) + (abs(slope) + most) * (abs(low) + abs(high))
-            yield slope, up / 2 + down / 2, host.raised(up / 2 - down / 2 + lost + CLOSE * size, 8)
+            yield slope, up / 2 + down / 2, host.inflate(up / 2 - down / 2 + lost + CLOSE * size, 8)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         if self.units is None:
@@ -121,7 +121,7 @@ class Curved(Pointwise):
         # A value that overflows is not infinite.
         sure = np.isfinite(value) | (np.isinf(value) & np.isinf(x))
         down, up = (np.where(np.isinf(value), value, end) for end in (value - off, value + off))
-        return np.where(sure, host.below(down), -math.inf), np.where(sure, host.above(up), math.inf)
+        return np.where(sure, host.next_down(down), -math.inf), np.where(sure, host.next_up(up), math.inf)
 
 
 def _nearer(best: Line, other: Line, where: FloatArray) -> Line:
@@ -164,7 +164,7 @@ class Curve:
         """Smallest and largest derivative on intervals, rounded outward; all over it is in ``extent``."""
         with np.errstate(all="ignore"):
             ends = [self.derivative(np.clip(end, -FAR, FAR)) for end in (low, high)]
-        down, up = host.below(np.minimum(*ends) - LOST), host.above(np.maximum(*ends) + LOST)
+        down, up = host.next_down(np.minimum(*ends) - LOST), host.next_up(np.maximum(*ends) + LOST)
         for start, end in self.lowest:
             down = np.where((low <= end) & (high >= start), extent[0], down)
         for start, end in self.highest:
@@ -201,7 +201,7 @@ class Bell(Curved):
         near, far = least_size(low, high), np.maximum(abs(low), abs(high))
         with np.errstate(all="ignore"):
             steep, flat = self.bell(near), self.bell(far)
-        steep = np.where(near == 0, extent[1], host.raised(steep, ROUNDINGS) + TINY)
+        steep = np.where(near == 0, extent[1], host.inflate(steep, ROUNDINGS) + TINY)
         flat = np.where(flat > 2.0**-900, flat - 2 * ROUNDINGS * 2.0**-52 * flat, 0.0)
         return np.maximum(extent[0], flat), np.minimum(extent[1], steep)
 
@@ -222,8 +222,8 @@ def scaled(low: FloatArray, high: FloatArray, factor: float, slack: float = 0.0)
         down = down - np.where(np.isinf(down), 0.0, abs(down) * slack)
         up = up + np.where(np.isinf(up), 0.0, abs(up) * slack)
     nothing = [(end == 0) | (factor == 0) for end in ((low, high) if factor > 0 else (high, low))]
-    down = np.where(nothing[0], 0.0, host.below(host.below(down)))
-    return down, np.where(nothing[1], 0.0, host.above(host.above(up)))
+    down = np.where(nothing[0], 0.0, host.next_down(host.next_down(down)))
+    return down, np.where(nothing[1], 0.0, host.next_up(host.next_up(up)))
 
 
 def sigmoid(x: FloatArray) -> FloatArray:

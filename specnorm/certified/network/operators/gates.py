@@ -134,4 +134,4 @@ class SiLU(Gated):
             return least, most
         ends = SiLU().between(*scaled(low, high, self.alpha))
         down, up = (end / self.alpha for end in (ends if self.alpha > 0 else ends[::-1]))
-        return np.maximum(host.below(down), least), np.minimum(host.above(up), most)
+        return np.maximum(host.next_down(down), least), np.minimum(host.next_up(up), most)

@@ -129,7 +129,7 @@ class Quotient(Multiplied):
     def factors(self, one: Ends | None, other: Ends | None) -> tuple[FloatArray, FloatArray]:
         # 1 / |y|, and |x| / y^2.
         inner = np.array(math.inf) if other is None else over(least_size(*other))
-        return inner, np.asarray(host.raised(_largest(one) * inner * inner, 4) + TINY)
+        return inner, np.asarray(host.inflate(_largest(one) * inner * inner, 4) + TINY)
 
     def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
         one, other = ranges
@@ -151,7 +151,7 @@ def _products(one: Ends, other: Ends) -> Range:
     # 0 times infinity is 0 here: no value is infinite.
     ends = [np.where(np.isnan(end), 0.0, end) for end in ends]
     low, high = (np.asarray(end.reduce(ends)) for end in (np.minimum, np.maximum))
-    return Range(np.asarray(host.below(low)), np.asarray(host.above(high)))
+    return Range(np.asarray(host.next_down(low)), np.asarray(host.next_up(high)))
 
 
 class Compare(Operator):

@@ -41,7 +41,7 @@ class Layer:
     """Keywords of specnorm's functions, with padding and without ``input_shape``."""
     spatial: int
     """Number of the kernel's spatial axes."""
-    turned: bool = False
+    transposed: bool = False
     """Whether a matrix is stored with its outputs last."""
     error: Callable[[], AnyArray] | None = None
     """Of a matrix that was computed: gives by how much each entry may be off."""
@@ -50,7 +50,7 @@ class Layer:
         """The kernel in float64, exactly; a matrix with its outputs first."""
         stored: Any = self.load()
         kernel = np.asarray(backend_for(stored).to_numpy(stored), dtype=np.float64)
-        return kernel.T if self.turned else kernel
+        return kernel.T if self.transposed else kernel
 
 
 class Convolution(Linear):
@@ -111,7 +111,7 @@ class Convolution(Linear):
         flat = _by_output(kernel, spec).reshape(spec.cout, -1)
         # Padding by pixels may add taps up at one of them.
         taps = flat.shape[1]
-        rows = host.norm_up(flat) if spec.padding_mode == "zeros" else host.raised(abs(flat).sum(axis=1), taps)
+        rows = host.norm_up(flat) if spec.padding_mode == "zeros" else host.inflate(abs(flat).sum(axis=1), taps)
         both = applied(layer), applied(layer.absolute())
         return LinearMap(
             *both, max(layer.roundings) + taps + 4, rows.reshape(-1, *(1,) * spec.ndim), self.bias, shape
@@ -128,7 +128,7 @@ def _by_output(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
 
 
 class Matrix(Linear):
-    """Product with a constant matrix K of shape (out, in), `Layer.turned` taken into account."""
+    """Product with a constant matrix K of shape (out, in), `Layer.transposed` taken into account."""
 
     rule = "layer"
     layer: Layer
@@ -151,7 +151,7 @@ class Matrix(Linear):
         def made(alpha: float, k: FloatArray) -> Apply:
             return lambda x: alpha * (x[0] @ k.T if self.side == "right" else k @ x[0])
 
-        rows = host.above(abs(self.alpha) * host.norm_up(kernel)).reshape(-1, *(1,) * (len(before) - 1 - axis))
+        rows = host.next_up(abs(self.alpha) * host.norm_up(kernel)).reshape(-1, *(1,) * (len(before) - 1 - axis))
         both = made(self.alpha, kernel), made(abs(self.alpha), abs(kernel))
         shape = (*before[:axis], outputs, *before[axis + 1 :])
         return LinearMap(*both, inputs + 4, rows, self.bias, shape)

@@ -50,7 +50,7 @@ class Scale(Linear):
             raise NoBoundError("it multiplies by values that are not finite")
         # A quotient by a root of a sum: a few roundings.
         largest = float(np.max(abs(values)))
-        largest = largest if self.exact else host.raised(largest, 14)
+        largest = largest if self.exact else host.inflate(largest, 14)
         if values.size == 1:
             return largest
         (before,) = place.before
@@ -61,7 +61,7 @@ class Scale(Linear):
         shape = base.broadcasted(before, values.shape)
         if shape is None or not np.all(np.isfinite(values)):
             return None
-        ndim, rows = len(shape), abs(values) if self.exact else host.raised(abs(values), 14)
+        ndim, rows = len(shape), abs(values) if self.exact else host.inflate(abs(values), 14)
 
         def made(k: FloatArray) -> Apply:
             return lambda x: _wide(x[0], ndim) * k

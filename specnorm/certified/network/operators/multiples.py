@@ -51,7 +51,7 @@ class Multiple(Pointwise):
         lost = 0.0 if exact else (CLOSE + 4 * self._slack()) * (abs(slope) * size + abs(middle)) + 2.0**-900
         half = np.where(finite, abs(self.outer) * (1 + 2 * self._slack()) * np.where(finite, half, 0.0) + lost, 0.0)
         fits = finite & np.isfinite(slope) & np.isfinite(middle) & np.isfinite(half)
-        half = np.where(half > 0, host.raised(half, 8), 0.0)
+        half = np.where(half > 0, host.inflate(half, 8), 0.0)
         return np.where(fits, slope, 0.0), np.where(fits, middle, 0.0), np.where(fits, half, math.inf)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:

@@ -97,8 +97,8 @@ def _below(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
     """``slope x + shift``, rounded down; where it is not known, -infinity."""
     product = np.where(np.equal(slope, 0), 0.0, slope * x)
     exact = np.equal(slope, 0) | np.equal(np.abs(slope), 1) | (x == 0)
-    product = np.where(exact, product, host.below(product))
-    total = np.where(product == 0, shift, product if shift == 0 else host.below(product + shift))
+    product = np.where(exact, product, host.next_down(product))
+    total = np.where(product == 0, shift, product if shift == 0 else host.next_down(product + shift))
     return np.where(np.isnan(total), -math.inf, total)
 
 
@@ -141,7 +141,7 @@ class Kinked(Piecewise):
             chord = np.clip(np.where(np.isnan(chord), 0.0, chord), 0.0, 1.0)
             # ReLU is above the line by -chord low at the low end, by (1 - chord) high at the high one; never below it.
             most = np.where(crossing, np.maximum(-chord * low, (1 - chord) * high), 0.0)
-            most = np.where(crossing, host.raised(most, 4) + 2.0**-1000, 0.0)
+            most = np.where(crossing, host.inflate(most, 4) + 2.0**-1000, 0.0)
             apart = above - below
             plain = np.equal(below, 0) & np.equal(above, 1) & (self.slack() == 0)
             slope = np.where(plain, chord, below + apart * chord)
@@ -149,7 +149,7 @@ class Kinked(Piecewise):
             # The slope takes three roundings, and those of both sides are known up to the slack.
             size = (np.abs(below) + np.abs(above)) * np.maximum(abs(low), abs(high))
             lost = np.where(plain, 0.0, size * (2.0**-48 + self.slack()) + 2.0**-1000)
-            half = np.where(plain, half, host.raised(half + lost, 8))
+            half = np.where(plain, half, host.inflate(half + lost, 8))
         finite = finite & np.isfinite(slope) & np.isfinite(middle) & np.isfinite(half)
         return np.where(finite, slope, 0.0), np.where(finite, middle, 0.0), np.where(finite, half, math.inf)
 
@@ -162,8 +162,8 @@ class Kinked(Piecewise):
         slack = self.slack()
         if not slack:
             return side, side
-        lost = host.above(np.abs(side) * slack)
-        return host.below(side - lost), host.above(side + lost)
+        lost = host.next_up(np.abs(side) * slack)
+        return host.next_down(side - lost), host.next_up(side + lost)
 
 
 class ReLU(Kinked):
@@ -271,7 +271,7 @@ class HardSigmoid(Piecewise):
         near, far = (abs(kink) * (2 * self.slack + 2.0**-48) + 2.0**-1000 for kink in (one, two))
         slopes = sorted([self.alpha, self.alpha * (1 + self.slack)])
         if self.slack:
-            slopes = [host.below(slopes[0]), host.above(slopes[1])]
+            slopes = [host.next_down(slopes[0]), host.next_up(slopes[1])]
         return (
             Piece(-math.inf, one + near, 0.0, 0.0, first),
             Piece(one - near, two + far, slopes[0], slopes[1], self.beta),

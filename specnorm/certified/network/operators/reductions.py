@@ -72,9 +72,9 @@ class Norm(Length):
         low, high = self.run(least_size(x.low, x.high)), self.run(np.maximum(abs(x.low), abs(x.high)))
         n = _count(x.low.shape, self.axes)
         # A sum of n squares and its root; a square that vanishes is below 2^-1000 of the largest.
-        down = low - host.raised(low, n + 4) * ((2 * n + 16) * 2.0**-52)
+        down = low - host.inflate(low, n + 4) * ((2 * n + 16) * 2.0**-52)
         down = np.where(np.isnan(down), 0.0, np.maximum(down, 0.0))
-        return Range(down, np.where(high == 0, 0.0, host.above(host.raised(high, n + 8))))
+        return Range(down, np.where(high == 0, 0.0, host.next_up(host.inflate(high, n + 8))))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # A sum of n squares, in any order, which may underflow, and its root.

@@ -157,7 +157,7 @@ class Softplus(Curved):
     def _jump(self) -> float:
         if self.beta == 0:
             return math.inf
-        return host.raised(float(np.logaddexp(0.0, -self.threshold)) / abs(self.beta), ROUNDINGS)
+        return host.inflate(float(np.logaddexp(0.0, -self.threshold)) / abs(self.beta), ROUNDINGS)
 
 
 # -- exponentials below 0 ------------------------------------------------------------------------------------------
@@ -188,9 +188,9 @@ class Exponential(Curved):
         above, steep, _ = sides
         with np.errstate(all="ignore"):
             least, most = (np.exp(self.argument(np.minimum(end, 0.0))) for end in (low, high))
-        least, most = np.maximum(host.below(least - LOST), 0.0), np.minimum(host.above(most + LOST), 1.0)
+        least, most = np.maximum(host.next_down(least - LOST), 0.0), np.minimum(host.next_up(most + LOST), 1.0)
         # ``steep`` was rounded away from 0 a few times.
-        least, most = host.below(host.lowered(abs(steep), 14) * least), host.above(abs(steep) * most)
+        least, most = host.next_down(host.lowered(abs(steep), 14) * least), host.next_up(abs(steep) * most)
         down, up = (least, most) if steep >= 0 else (-most, -least)
         falls, rises = (low < 0) | (high <= 0), (high > 0) | (low >= 0)
         down = np.where(falls, np.where(rises, np.minimum(down, above), down), above)

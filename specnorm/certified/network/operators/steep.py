@@ -49,12 +49,12 @@ class Steep(Curved):
 
 def over(numbers: FloatArray) -> FloatArray:
     """1 / numbers >= 0, rounded up; infinite at 0."""
-    return np.asarray(host.above(1 / numbers))
+    return np.asarray(host.next_up(1 / numbers))
 
 
 def under(numbers: FloatArray) -> FloatArray:
     """1 / numbers >= 0, which were computed with at most three roundings, rounded down."""
-    return np.asarray(np.maximum(host.below(host.lowered(1 / numbers, 3)), 0.0))
+    return np.asarray(np.maximum(host.next_down(host.lowered(1 / numbers, 3)), 0.0))
 
 
 def inverse(low: FloatArray, high: FloatArray) -> Ends:
@@ -63,8 +63,8 @@ def inverse(low: FloatArray, high: FloatArray) -> Ends:
         ends = 1 / low, 1 / high
     crossing = least_size(low, high) == 0
     return (
-        np.where(crossing, -math.inf, host.below(np.minimum(*ends))),
-        np.where(crossing, math.inf, host.above(np.maximum(*ends))),
+        np.where(crossing, -math.inf, host.next_down(np.minimum(*ends))),
+        np.where(crossing, math.inf, host.next_up(np.maximum(*ends))),
     )
 
 
@@ -78,14 +78,14 @@ class Exp(Steep):
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """exp, which rises."""
-        down, up = np.exp(low), host.raised(np.exp(high), ROUNDINGS) + TINY
-        return np.maximum(down - host.raised(down, ROUNDINGS) * (4 * ROUNDINGS * 2.0**-52) - TINY, 0.0), up
+        down, up = np.exp(low), host.inflate(np.exp(high), ROUNDINGS) + TINY
+        return np.maximum(down - host.inflate(down, ROUNDINGS) * (4 * ROUNDINGS * 2.0**-52) - TINY, 0.0), up
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         with np.errstate(all="ignore"):
             down, up = self.derivative(low, high)
         # What overflows is not infinite.
-        return np.where(np.isinf(down) | np.isnan(down), np.where(np.isinf(low), low, 0.0), down), host.above(up)
+        return np.where(np.isinf(down) | np.isnan(down), np.where(np.isinf(low), low, 0.0), down), host.next_up(up)
 
 
 class Log(Steep):
@@ -137,14 +137,14 @@ def _power(low: FloatArray, high: FloatArray, exponent: int) -> Ends:
     if exponent < 2:
         return (low, high) if exponent else (np.ones(low.shape), np.ones(high.shape))
     one, other = (np.asarray(math.prod([end] * exponent)) for end in (low, high))
-    lost = host.raised(np.maximum(abs(one), abs(other)), exponent) * (2 * exponent * 2.0**-52) + TINY
-    down, up = host.below(np.minimum(one, other) - lost), host.above(np.maximum(one, other) + lost)
+    lost = host.inflate(np.maximum(abs(one), abs(other)), exponent) * (2 * exponent * 2.0**-52) + TINY
+    down, up = host.next_down(np.minimum(one, other) - lost), host.next_up(np.maximum(one, other) + lost)
     return (np.where(least_size(low, high) == 0, 0.0, np.maximum(down, 0.0)), up) if exponent % 2 == 0 else (down, up)
 
 
 def _root(low: FloatArray, high: FloatArray) -> Ends:
     """Correctly rounded roots."""
-    least, most = host.below(np.sqrt(np.maximum(low, 0.0))), host.above(np.sqrt(np.maximum(high, 0.0)))
+    least, most = host.next_down(np.sqrt(np.maximum(low, 0.0))), host.next_up(np.sqrt(np.maximum(high, 0.0)))
     return np.maximum(least, 0.0), most
 
 
@@ -159,7 +159,7 @@ class Sqrt(Steep):
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """One over twice the root, which falls."""
         least, most = _root(low, high)
-        return under(2 * most), np.where(least > 0, host.raised(0.5 * over(least), 4), math.inf)
+        return under(2 * most), np.where(least > 0, host.inflate(0.5 * over(least), 4), math.inf)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         return _root(low, high)
@@ -177,7 +177,7 @@ class Rsqrt(Steep):
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """-1 / (2 x sqrt(x)), which rises."""
         least, most = _root(low, high)
-        steep = host.raised(over(np.maximum(low, 0.0)) * host.raised(0.5 * over(least), 4), 4) + TINY
+        steep = host.inflate(over(np.maximum(low, 0.0)) * host.inflate(0.5 * over(least), 4), 4) + TINY
         return np.where(least > 0, -steep, -math.inf), -under(2 * most * high)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
@@ -196,9 +196,9 @@ class Reciprocal(Steep):
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """``-scale / x^2``, of one sign."""
-        steep = np.asarray(host.raised(abs(self.scale) * np.square(over(least_size(low, high))), 4) + TINY)
+        steep = np.asarray(host.inflate(abs(self.scale) * np.square(over(least_size(low, high))), 4) + TINY)
         flat = abs(self.scale) * under(np.square(np.maximum(abs(low), abs(high))))
-        flat = np.maximum(host.below(flat), 0.0)
+        flat = np.maximum(host.next_down(flat), 0.0)
         return (-steep, -flat) if self.scale >= 0 else (flat, steep)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:

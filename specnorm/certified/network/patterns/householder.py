@@ -175,4 +175,4 @@ def _norm(sign: FloatArray, below: FloatArray, above: FloatArray) -> float | Non
     for (p, q), (r, s) in np.concatenate([a, b]):
         apart = np.hypot(p - s, q + r) * np.hypot(p + s, q - r)
         worst = max(worst, float((p * p + q * q + r * r + s * s + apart) / 2))
-    return host.root_up(Fraction(host.raised(worst, 64)))
+    return host.root_up(Fraction(host.inflate(worst, 64)))

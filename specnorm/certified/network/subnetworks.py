@@ -7,16 +7,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from specnorm.certified.network.forms import Value
+from specnorm.certified.network.affine_maps import AffineMap, Segment, Subnetwork
 from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.links import Link, Part, Run
+from specnorm.certified.network.linear_combinations import Value
 from specnorm.certified.network.reading import Reader
 
 ENTRIES = 2**25
 """Most entries of a part's kernel."""
 
 
-def runs(graph: Graph) -> list[Run]:
+def runs(graph: Graph) -> list[Subnetwork]:
     """All runs that one norm or several may bound better than the rules do, in the order of the graph.
 
     Parameters
@@ -25,7 +25,7 @@ def runs(graph: Graph) -> list[Run]:
 
     Returns
     -------
-    list of Run
+    list of Subnetwork
     """
     reader = Reader(graph)
     values, found = reader.values, []
@@ -79,12 +79,12 @@ def _joinable_parts(values: Sequence[Value], numbers: Sequence[int]) -> Iterator
         begin = first if last is None else last
 
 
-def _link(value: Value) -> Link:
+def _link(value: Value) -> AffineMap:
     assert value.link is not None  # for the type checker: those after the first have one
     return value.link
 
 
-def _run(values: Sequence[Value], numbers: Sequence[int]) -> Run:
+def _run(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
     """Some values with what each reads, numbered from 0."""
     place = {number: at for at, number in enumerate(numbers)}
     links = [_link(values[number]) for number in numbers[1:]]
@@ -92,7 +92,7 @@ def _run(values: Sequence[Value], numbers: Sequence[int]) -> Run:
     first = values[numbers[0]]
     width = first.width * (1 if first.link is None else first.link.repeat)
     start = first.node if first.link is None else first.link.end
-    return Run(start, width, tuple(own), tuple(blocks_of([link.sources for link in own])))
+    return Subnetwork(start, width, tuple(own), tuple(blocks_of([link.sources for link in own])))
 
 
 def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
@@ -102,12 +102,12 @@ def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
     return [at for at in range(count + 1) if all(first >= at for first in earliest[at:])]
 
 
-def joinable(part: Part, widest: float) -> bool:
+def joinable(part: Segment, widest: float) -> bool:
     """Whether links can be bounded together.
 
     Parameters
     ----------
-    part : Part
+    part : Segment
     widest : float
         Channels on the smaller side of the kernel that the statement is about; one whole layer may have any.
     """
@@ -119,7 +119,7 @@ def joinable(part: Part, widest: float) -> bool:
     return min(rows, columns) <= widest and rows * columns * taps <= ENTRIES
 
 
-def _size(part: Part) -> tuple[int, int, int]:
+def _size(part: Segment) -> tuple[int, int, int]:
     """Rows, columns and taps of the kernel of the statement, at most."""
     widths = part.widths
     leaves = [link.width if bool((link.slopes[0] < 0).any()) else 0 for link in part.links[:-1]]

@@ -143,7 +143,7 @@ class PowerGrid:
     def residuals(self, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
         """What `powers_vjp` needs: leading axis b, then the chunks of frequencies."""
         xp, b = self.xp, columns.shape[0]
-        compiles = not self.ops.may_branch
+        compiles = not self.ops.concrete
         # Every chunk is compiled by itself.
         step = symbols.chunk_length(self.blocks, ops=self.ops) if compiles else self._lean_step()
         chunks = -(-len(self.points) // step)

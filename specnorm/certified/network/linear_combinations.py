@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified.network import operators as ops
+from specnorm.certified.network.affine_maps import AffineMap, Sizes, Term
 from specnorm.certified.network.graph import Node, Shape, concrete
-from specnorm.certified.network.links import Link, Sizes, Term
 from specnorm.certified.network.operators.base import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
-class Form:
+class LinearCombination:
     """A node's value: a sum of terms, and constants.
 
     Parameters
@@ -49,13 +49,13 @@ class Value:
     node : str
         Name of the node that it was first.
     width : int
-    link : Link or None
+    link : AffineMap or None
         None: nothing is known of how it came to be. Its terms number the values of the whole graph.
     """
 
     node: str
     width: int
-    link: Link | None
+    link: AffineMap | None
 
 
 def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
@@ -106,7 +106,7 @@ def spatial(before: Shape | None, after: Shape | None, count: int) -> Sizes | No
     return None if ends[0] is None or ends[1] is None else (ends[0], ends[1])
 
 
-def flattened(node: Node, before: Shape | None, form: Form) -> int | None:
+def flattened(node: Node, before: Shape | None, form: LinearCombination) -> int | None:
     """Positions of each channel that become features, those of one channel next to each other."""
     old, new = concrete(before), concrete(node.shape)
     if old is None or new is None or len(old) < 3 or form.axis != 1 or len(new) != 2:
@@ -133,7 +133,7 @@ def cropped(term: Term, kept: range) -> Term | None:
     return replace(term, rows=range(first - kept.start, last - kept.start), reads=range(first + at, last + at))
 
 
-def sliced(form: Form, ndim: int, axis: int, size: int, kept: range) -> Form | None:
+def sliced(form: LinearCombination, ndim: int, axis: int, size: int, kept: range) -> LinearCombination | None:
     """Some entries along an axis of a value of some axes: channels, or every s-th pixel."""
     if kept == range(size):
         return form
@@ -141,7 +141,7 @@ def sliced(form: Form, ndim: int, axis: int, size: int, kept: range) -> Form | N
         if not all(term.plain for term in form.terms):
             return None
         cuts = [cropped(term, kept) for term in form.terms]
-        return Form(tuple(term for term in cuts if term is not None), len(kept), axis)
+        return LinearCombination(tuple(term for term in cuts if term is not None), len(kept), axis)
     behind = axis - form.axis - 1
     whole = kept == range(0, size, kept.step)
     if not whole or behind < 0 or any(t.filter is not None for t in form.terms):
@@ -155,7 +155,7 @@ def sliced(form: Form, ndim: int, axis: int, size: int, kept: range) -> Form | N
     return replace(form, terms=tuple(replace(t, stride=s) for t, s in zip(form.terms, new, strict=True)))
 
 
-def sorted_together(operator: ops.Sort | ops.GroupSort | ops.Reflection, form: Form) -> NDArray[np.intp]:
+def sorted_together(operator: ops.Sort | ops.GroupSort | ops.Reflection, form: LinearCombination) -> NDArray[np.intp]:
     """For each channel the number of the group that it is sorted, or reflected, with."""
     at = np.arange(form.width)
     if operator.axis != form.axis:
@@ -176,6 +176,6 @@ def outward(rounded: Callable[[float], float], numbers: FloatArray) -> FloatArra
     return np.array([rounded(float(number)) if number else 0.0 for number in numbers])
 
 
-def times(form: Form, number: float) -> Form:
+def times(form: LinearCombination, number: float) -> LinearCombination:
     """A number times a form."""
     return replace(form, terms=tuple(replace(term, alpha=term.alpha * number) for term in form.terms))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm import arrays
 from specnorm.certified.symbol import trigonometric
 from specnorm.certified.symbol.gram_powers import Powers
-from specnorm.certified.symbol.gram_taps import powers_vjp, sums_vjp, swapped
+from specnorm.certified.symbol.tap_powers import powers_vjp, sums_vjp, swapped
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 
@@ -79,7 +79,7 @@ class ZeroPaddedGram(Method):
             return self._of_side(blocks, ops=ops)
         # The sums of G G* are other ones than those of G* G, and as cheap where there are as many of them.
         b, other = blocks.shape[0], swapped(blocks, xp=xp)
-        if ops.may_branch:
+        if ops.concrete:
             sides = [self._of_side(x, ops=ops) for x in (blocks, other)]
             values, kept = [x.value for x in sides], [x.residuals for x in sides]
         else:

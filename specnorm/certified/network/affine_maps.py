@@ -92,7 +92,7 @@ class Term:
         if self.filter is None or self.filter.layer.error is None:
             return 0.0
         error = in_float64(self.filter.layer.error())[:, self.columns.start : self.columns.stop]
-        return host.raised(abs(error) * (abs(self.alpha) * 2.0**53 / ROUNDINGS), ROUNDINGS)
+        return host.inflate(abs(error) * (abs(self.alpha) * 2.0**53 / ROUNDINGS), ROUNDINGS)
 
     @property
     def family(self) -> str:
@@ -132,7 +132,7 @@ class Term:
             scale = np.ones(len(self.rows)) if self.scale is None else self.scale
             return kernel * (self.alpha * scale).reshape(-1, 1, *ones), (0,) * axes
         spec, layer = self.filter.spec, self.filter.layer
-        kernel = in_float64(layer.load().T if layer.turned else layer.load())
+        kernel = in_float64(layer.load().T if layer.transposed else layer.load())
         if self.scale is not None:
             plain: Any = {"groups": spec.groups, "transposed": spec.transposed}
             kernel = fold_batch_norm(kernel, self.scale, np.ones_like(self.scale), 0.0, **plain)
@@ -161,7 +161,7 @@ def _ungrouped(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int]) -> F
 
 
 @dataclass(frozen=True, eq=False)
-class Link:
+class AffineMap:
     """A sum of linear maps, the function of each entry after it, and what may follow.
 
     Parameters
@@ -229,7 +229,7 @@ class Link:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Subnetwork:
     """Links from one value to another.
 
     Parameters
@@ -238,14 +238,14 @@ class Run:
         Name of the node that is read first (before any padding).
     width : int
         Its channels.
-    links : tuple of Link
+    links : tuple of AffineMap
     blocks : tuple of int
         Numbers of values, from 0 to ``len(links)``, past which no later link reads: where the run may be cut.
     """
 
     start: str
     width: int
-    links: tuple[Link, ...]
+    links: tuple[AffineMap, ...]
     blocks: tuple[int, ...]
 
     @property
@@ -253,26 +253,26 @@ class Run:
         """Name of the last node."""
         return self.links[-1].end
 
-    def part(self, first: int, last: int) -> Part:
+    def part(self, first: int, last: int) -> Segment:
         """Links ``first:last``."""
         before = self.links[first - 1] if first else None
-        return Part(self.links[first:last], first, self.width if before is None else before.width * before.repeat)
+        return Segment(self.links[first:last], first, self.width if before is None else before.width * before.repeat)
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Segment:
     """Links of a run that are bounded together.
 
     Parameters
     ----------
-    links : tuple of Link
+    links : tuple of AffineMap
     first : int
         Number of the value that they begin with.
     width : int
         Channels of that value.
     """
 
-    links: tuple[Link, ...]
+    links: tuple[AffineMap, ...]
     first: int
     width: int
 
@@ -351,7 +351,7 @@ class Part:
         """
         return [self._joined(link, absolute) for link in self.links]
 
-    def _joined(self, link: Link, absolute: bool) -> dict[int, Placed]:
+    def _joined(self, link: AffineMap, absolute: bool) -> dict[int, Placed]:
         widths = dict(enumerate([self.width, *(each.width for each in self.links)], self.first))
         found: dict[int, Placed] = {}
         for source in link.sources:
