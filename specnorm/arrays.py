@@ -164,7 +164,6 @@ def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
     ----------
     x : array, shape (n, ...)
     index : integer array, shape (n,) or that of x
-    count : int
 
     Returns
     -------
@@ -258,9 +257,6 @@ def repeated(
     ----------
     body : callable
         Keeps the state's shapes and dtypes.
-    count : int, or 0-d integer array where a loop compiles
-    state : tuple of arrays
-    ops : ArrayOps
     """
     _, *found = ops.loop(
         lambda s: s[0] < count, lambda s: (s[0] + 1, *body(s[1:])), (counter(state[0], ops=ops), *state)

@@ -99,10 +99,6 @@ def list_backends() -> int:
 def audit_models(request: Request) -> int:
     """Audit every model, report, and judge.
 
-    Parameters
-    ----------
-    request : Request
-
     Returns
     -------
     int

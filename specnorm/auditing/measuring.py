@@ -77,11 +77,6 @@ class Settings:
 def describe(layer: Layer, settings: Settings) -> Row:
     """Row of a layer before it is measured: its geometry and what of it is assumed.
 
-    Parameters
-    ----------
-    layer : Layer
-    settings : Settings
-
     Returns
     -------
     Row
@@ -111,11 +106,6 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         From `describe`.
     kernel : array or None
         None: the row has a reason.
-    settings : Settings
-
-    Returns
-    -------
-    Row
     """
     if row.reason is not None or row.spec is None or kernel is None:
         return row
@@ -167,16 +157,7 @@ def _has_circular(spec: ConvSpec) -> bool:
 
 
 def geometry_of(spec: ConvSpec) -> dict[str, Any]:
-    """Keyword arguments of a layer for every input size.
-
-    Parameters
-    ----------
-    spec : ConvSpec
-
-    Returns
-    -------
-    dict
-    """
+    """Keyword arguments of a layer for every input size."""
     names = ("stride", "dilation", "groups", "transposed", "layout", "padding_mode", "padding")
     return {name: getattr(spec, name) for name in names}
 

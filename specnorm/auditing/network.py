@@ -147,10 +147,6 @@ def verify_file(
     input_range : (float, float), optional
         As it was for the audit.
 
-    Returns
-    -------
-    NetworkBound
-
     Raises
     ------
     CertificateError

@@ -44,7 +44,6 @@ class Certify(Method):
 
     Parameters
     ----------
-    bound : float
     max_cells : int
         Budget.
     """

@@ -31,8 +31,6 @@ class PowerTopK(LayerRitz):
     k : int
         How many; at most as many as the layer has.
 
-    ``stats["residuals"]`` has for each value how far it is at most from some singular value, proven.
-
     References
     ----------
     .. [1] Boroojeny, Telgarsky, Sundaram, "Spectrum Extraction and Clipping for Implicitly Linear Layers", 2024

@@ -45,8 +45,6 @@ class UnknownNode:
 
     Parameters
     ----------
-    name, operator : str
-    reason : str
     before : float
         Proven Lipschitz constant of all of its inputs together: the bound up to there.
     """

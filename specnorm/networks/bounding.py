@@ -46,17 +46,10 @@ def bounded(
 
     Parameters
     ----------
-    graph : Graph
-    measure : Measure
-    method : Method
     candidates : callable
         Gives runs that may have a smaller constant than the rules'.
     known : mapping of str to Range, optional
         Where values lie, in place of the ranges on the graph's box.
-
-    Returns
-    -------
-    NetworkBound
     """
     graph = prepared(graph)
     values = Values(graph, known)
@@ -249,7 +242,6 @@ def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
 
     Parameters
     ----------
-    node : Node
     nodes : mapping of str to Node
         By name.
     """

@@ -54,7 +54,6 @@ class Near:
 
     Parameters
     ----------
-    ball : Ball
     units : bool
         Whether each unit is a channel of the runs.
     """
@@ -75,7 +74,6 @@ class Certificate:
         Of the network: see `digest`.
     rtol : float
         Of the enclosures that proved it.
-    runs : tuple of RunWeights
     near : Near or None
         The ball that it speaks of; None: all inputs.
     units : bool

@@ -93,7 +93,6 @@ class CertifiedAccuracy:
         Share of samples that are classified rightly in the whole ball; at radius 0 the accuracy.
     radius : array, shape (samples,)
         Certified for each sample; 0 where the label is wrong.
-    margins : Margins
     """
 
     radii: FloatArray
@@ -152,13 +151,8 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     ----------
     graph : Graph
         Of a classifier: one input, one output of shape (1, classes) that a matrix ends with.
-    measure : Measure, optional
     method : Product, Scaled or Multipliers, optional
         Default: ``Multipliers()``.
-
-    Returns
-    -------
-    Margins
 
     Raises
     ------

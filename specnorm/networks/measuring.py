@@ -81,7 +81,6 @@ class Measure:
 
         Parameters
         ----------
-        layer : Layer
         geometry : dict
             Instead of the layer's own, if padding was merged.
         sizes : pair of tuple of int, optional

@@ -50,8 +50,6 @@ def bound(
 
     Parameters
     ----------
-    graph : Graph
-    measure : Measure, optional
     method : Product, Scaled, Multipliers or Certificate, optional
         Default: ``Multipliers()``. None gives more than ``Product()``.
     radius : float, optional
@@ -62,10 +60,6 @@ def bound(
     check : bool, default True
         Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
         before it is given; ``found.checked`` says what was compared.
-
-    Returns
-    -------
-    NetworkBound
 
     Raises
     ------
@@ -104,16 +98,8 @@ def near(
 
     Parameters
     ----------
-    graph : Graph
-    ball : Ball
-    measure : Measure
-    method : Method
     found : mapping of str to Range, optional
         From `ranges_near`, where it is known already.
-
-    Returns
-    -------
-    list of NetworkBound
     """
     wanted = method.near.units if isinstance(method, Certificate) and method.near is not None else None
     found, answers = ranges_near(graph, ball, measure) if found is None else found, []

@@ -53,7 +53,6 @@ def local_radii(
     labels : array, shape (samples,)
     known : Margins
         Of the network, everywhere: no radius is smaller than theirs.
-    measure : Measure, optional
     method : Product, Scaled or Multipliers, optional
         Default: ``Multipliers(steps=20)``.
     tries : int, default 8

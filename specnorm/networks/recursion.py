@@ -232,8 +232,6 @@ def search(
 
     Parameters
     ----------
-    run : Subnetwork
-    parts : sequence of (int, int)
     steps : int
         Gradient steps; 0: the closed form.
     seconds : float

@@ -117,7 +117,6 @@ def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> li
 
     Parameters
     ----------
-    run : Subnetwork
     parts : sequence of (int, int)
         From `segments.segments`.
     points : int

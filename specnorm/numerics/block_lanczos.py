@@ -125,8 +125,6 @@ def top_vectors(
         (b, k, size) -> (b, k, size).
     like : array, shape (b, ...)
         For batch, dtype and device.
-    size, k : int
-    plan : Plan
     several : int
         How many vectors to return, if there are that many and it is more than k.
     start : array, shape (b, 1, size), optional

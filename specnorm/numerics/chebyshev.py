@@ -40,10 +40,6 @@ def chebyshev_filter(
     renormalise_every : int, optional
         After so many products vectors on the last axis are divided by their norm. The filter's scale is lost; without
         it, high degrees overflow.
-
-    Returns
-    -------
-    array
     """
     xp = ops.xp
     before, x = x, mapped(x) if first is None else first

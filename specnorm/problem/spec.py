@@ -213,10 +213,6 @@ class ConvSpec:
         **geometry
             See `Geometry`.
 
-        Returns
-        -------
-        ConvSpec
-
         Raises
         ------
         KernelError
@@ -286,10 +282,6 @@ def at_every_size(geometry: dict[str, Any]) -> dict[str, Any]:
     ----------
     geometry : dict
         See `Geometry`.
-
-    Returns
-    -------
-    dict
     """
     circular = geometry.get("padding_mode", "circular") == "circular" and not geometry.get("transposed", False)
     padding = geometry.get("padding", "same")

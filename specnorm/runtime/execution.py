@@ -28,7 +28,6 @@ class Execution:
 
     Parameters
     ----------
-    backend : Backend
     xp : namespace
         The array API namespace of the arrays at hand.
     traced : bool
@@ -84,7 +83,6 @@ class Execution:
 
         Parameters
         ----------
-        backend : Backend
         like : array
             The caller's kernels.
         needs : Needs, optional

@@ -36,8 +36,6 @@ class Program:
     ----------
     key : str
         What `program` finds it by.
-    method : Method
-    spec : ConvSpec
     shape : tuple of int
         Shape of one kernel as the caller stores it.
     dtype : str
@@ -68,7 +66,6 @@ class Program:
         ----------
         kernels : array, shape (*batch, *shape)
             Any number of leading axes, none included.
-        backend : Backend
 
         Returns
         -------
@@ -153,7 +150,6 @@ class Program:
         cotangent : array, shape (*batch, *value_shape)
         dtype : str, optional
             Of the gradient; the kernels' own unless given.
-        backend : Backend
 
         Returns
         -------
@@ -228,8 +224,6 @@ class Program:
         kernels : array, shape (*batch, *shape)
         state : tuple of arrays
             From `init` or the step before.
-        sweeps : int
-        backend : Backend
 
         Returns
         -------

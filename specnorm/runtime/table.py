@@ -30,12 +30,10 @@ def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tu
 
     Parameters
     ----------
-    method : Method
     shape : tuple of int
         Of one kernel, as the caller stores it.
     dtype : str
         As the library prints it.
-    geometry : tuple of (name, value)
 
     Raises
     ------

@@ -69,8 +69,6 @@ def bound_by_rings(
         `proof.rings.shortest` of the layer; 1 on axes with one tap.
     lower : float
         Of the layer's norm.
-    rtol : float
-    max_cells : int
     only_one : bool
         Try the best ring alone: something else will come close enough.
 

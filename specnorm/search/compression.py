@@ -77,7 +77,6 @@ def bound_by_subspace(
         Vectors near the top ones.
     lower : float
         What is known of the norm of the whole layer.
-    rtol : float
     deadline : float
         On the clock of `time.monotonic`: nothing is begun after it.
 

@@ -33,7 +33,6 @@ class MatrixBounds:
 
     Parameters
     ----------
-    lower : Lower
     upper : Upper or None
         None where no proof came through.
     index : int
@@ -99,7 +98,6 @@ def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: Arr
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1.
-    rtol : float
     close : bool
         As in `enclose_matrices`.
 

@@ -75,7 +75,6 @@ class SplitRing:
         In torch's order, scaled to about 1.
     spec : ConvSpec
         With ``input_shape``.
-    ring : Ring
     supremum : Upper
         Over all frequencies.
     search : Search, optional

@@ -67,7 +67,6 @@ def chebyshev(
     vectors : array, shape (c, r)
     cut : float array, shape (c,)
         Eigenvalues up to here are not told apart.
-    degree : int
     like : array
         Real, on the device of the others.
     """
@@ -97,7 +96,6 @@ def lift(
 
     Parameters
     ----------
-    polynomial : GramPolynomial
     columns : array, shape (f, size, rank)
         Of ``polynomial.columns_at``.
     vectors : array, shape (f, rank)

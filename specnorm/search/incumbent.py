@@ -52,7 +52,6 @@ class Incumbent:
 
     Attributes
     ----------
-    best : LowerBound
     trial_vectors : array, shape (g, h, p), or None
         Right vectors at coarse frequencies where the norm is large.
     """
@@ -70,7 +69,6 @@ class Incumbent:
 
         Parameters
         ----------
-        start : LowerBound
         free : bool
             Whether frequencies may move (on a grid they may not).
         rtol : float
@@ -137,7 +135,6 @@ class Incumbent:
         ----------
         polynomial : GramPolynomial
             That the estimates are of.
-        cells : Cells
         norms_sq, eigenvalues : float arrays, shape (c,)
             Squared norms at the centres from below, and those of the reduced matrices.
         vectors : array, shape (c, rank)

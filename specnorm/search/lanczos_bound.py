@@ -51,7 +51,6 @@ class GroupBounds:
 
     Parameters
     ----------
-    lower : list of Lower
     upper : list of Upper or None
         None where there is no proof.
     u, v : arrays, shapes (b, outputs) and (b, inputs)
@@ -75,7 +74,6 @@ def enclose_by_matrix(
         In torch's order, scaled to about 1, with known values.
     spec : ConvSpec
         Of one group, with ``input_shape``.
-    plan : BandPlan
     rtol : float
         Relative width asked for.
     lower : float

@@ -58,8 +58,6 @@ class LayerBounds:
 
     Parameters
     ----------
-    lower : Lower
-    upper : Upper or None
     u, v : arrays, shapes (1, outputs) and (1, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
     gradient : array, shape (1, *shape)

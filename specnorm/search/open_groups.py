@@ -50,7 +50,6 @@ def open_groups(
     ----------
     blocks : array, shape (groups, m, p, *kernel_shape)
         Scaled to about 1.
-    bound : float
     max_cells : int
         Budget of each search.
     deadline : float

@@ -36,7 +36,6 @@ def largest_bound(
         `pruning.Bound`: the same for a block and its transpose.
     blocks : array, shape (b, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1.
-    frequencies : Frequencies
     products : int
         Gram products after which a frequency that is still possible is visited; 0: nothing is left out.
 

@@ -68,7 +68,6 @@ def top_triples(
     Parameters
     ----------
     layers : list of arrays, shape (g, m, p, *kernel_shape)
-    at : list of (block index, frequency, its singular vectors if they are known)
     """
     xp = ops.xp
     found = [

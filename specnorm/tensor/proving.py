@@ -83,7 +83,6 @@ def certified(
     blocks : array, shape (g, m, p, *kernel_shape)
     found : list of arrays
         Value, u, v, weights and block index; leading axis 1.
-    maximise : callable
     seed : int
         Of the search.
     deadline : float

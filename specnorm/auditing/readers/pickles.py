@@ -136,10 +136,6 @@ class Scan:
     def run(self, file: BinaryIO) -> None:
         """Interpret one pickle, and leave the file after it.
 
-        Parameters
-        ----------
-        file : binary file
-
         Raises
         ------
         ModelFileError

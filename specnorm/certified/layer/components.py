@@ -39,7 +39,6 @@ class Component:
         How many of each; pixels of the large side, which a transposed layer writes.
     before : int
         Padding in front; negative: pixels in front that no output reads.
-    stride : int
     pixel, output : tuple (first, step)
         Where they are in the whole layer.
     """
@@ -190,10 +189,8 @@ def norm_of_groups(spec: ConvSpec, groups: Sequence[Upper], others: Upper | None
 
     Parameters
     ----------
-    spec : ConvSpec
     groups : sequence of Upper
         All of them, or those that ``others`` is not of.
-    others : Upper, optional
     """
     complete = len(groups) == spec.groups if others is None else len(groups) < spec.groups
     if not complete or any(group.what != of_one_group(spec) for group in groups):

@@ -99,7 +99,6 @@ def split_norm_below(
         Of the symbol's frequencies on that ring; what is still open are single points.
     highest : DeflatedModes
         At those.
-    bound : float
     """
     limit = limit_of_rest(spec, ring, cover, highest)
     waves = WaveGram(spec, ring, highest, ops=ops)
@@ -135,8 +134,6 @@ def rest_below(kernel: Array, highest: DeflatedModes, limit: float, *, ops: Arra
     ----------
     kernel : array, shape (1, first, second, *kernel_shape)
         Scaled to about 1.
-    highest : DeflatedModes
-    limit : float
     """
     xp = ops.xp
     g = Symbol(kernel, highest.points, ops=ops).matrices()[0, ...]
@@ -190,7 +187,6 @@ class WaveGram:
         Of one group, with ``input_shape``, zero padding, and neither stride nor dilation.
     ring : Ring
         That the layer is a compression of.
-    highest : DeflatedModes
 
     Attributes
     ----------

@@ -186,7 +186,6 @@ class Compression:
         ----------
         off : Upper
             Of the layer off this basis, or off the part of it that was known first.
-        bound : float
         """
         if off.what not in [_off(self._spec, count) for count in self._counts]:
             raise HypothesisError(f"{off.what} is not off this subspace")

@@ -32,7 +32,6 @@ def ritz_values_down(layer: Convolution, vectors: Array, wide: bool, *, ops: Arr
 
     Parameters
     ----------
-    layer : Convolution
     vectors : array, shape (b, k, size)
         Inputs of the layer, or of its adjoint.
     wide : bool
@@ -57,7 +56,6 @@ def residuals_up(layer: Convolution, u: Array, v: Array, values: Array, *, ops: 
 
     Parameters
     ----------
-    layer : Convolution
     u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
     values : array, shape (b, k)
         s.
@@ -90,7 +88,6 @@ def gram_error(layer: Convolution, roundings: int, size: int, *, ops: ArrayOps) 
 
     Parameters
     ----------
-    layer : Convolution
     roundings : int
         n; each may also underflow.
     size : int
@@ -119,7 +116,6 @@ class LayerGram:
     ----------
     layer : Convolution
         Of one group, with kernels scaled to about 1 and known values.
-    plan : BandPlan
     """
 
     def __init__(self, layer: Convolution, plan: BandPlan, *, ops: ArrayOps) -> None:

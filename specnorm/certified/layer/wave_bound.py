@@ -25,7 +25,6 @@ def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:
 
     Parameters
     ----------
-    waves : Waves
     a : array, shape (1, count, second)
         Its channels; any.
     """

@@ -120,7 +120,6 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
         In torch's order.
     spec : ConvSpec
         Of one group, with ``input_shape``.
-    plan : BandPlan
 
     Returns
     -------

@@ -34,7 +34,6 @@ class Filter:
 
     Parameters
     ----------
-    layer : Layer
     geometry : dict
         Of the layer, with the padding before it.
     spec : ConvSpec
@@ -61,7 +60,6 @@ class Term:
         Channels of that value.
     rows : range
         Channels of the link that it is added to.
-    stride : tuple of int
     filter : Filter or None
         None: the identity, on every ``stride``-th pixel.
     columns : range
@@ -238,7 +236,6 @@ class Subnetwork:
         Name of the node that is read first (before any padding).
     width : int
         Its channels.
-    links : tuple of AffineMap
     blocks : tuple of int
         Numbers of values, from 0 to ``len(links)``, past which no later link reads: where the run may be cut.
     """
@@ -265,7 +262,6 @@ class Segment:
 
     Parameters
     ----------
-    links : tuple of AffineMap
     first : int
         Number of the value that they begin with.
     width : int

@@ -37,7 +37,6 @@ class Window:
 
     Parameters
     ----------
-    kernel, stride, dilation : int
     before, after : int
         Padding.
     size, outputs : int or None
@@ -141,7 +140,6 @@ def resize_norm_up(
     Parameters
     ----------
     mode : {"nearest", "linear"}
-    size, outputs : int
     scale : Fraction
         Outputs per input pixel, as the framework uses it for coordinates.
     coordinates : {"half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"}

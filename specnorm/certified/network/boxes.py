@@ -26,7 +26,6 @@ def within(graph: Graph, low: Given, high: Given) -> Graph:
 
     Parameters
     ----------
-    graph : Graph
     low, high : float, array, or mapping of str to these
         For every input, or by its name. Arrays broadcast to its shape.
 
@@ -97,7 +96,6 @@ class Values:
 
     Parameters
     ----------
-    graph : Graph
     known : mapping of str to Range, optional
         Default: for inputs in the graph's box.
     """

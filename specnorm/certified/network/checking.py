@@ -94,10 +94,6 @@ def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checke
     region : Ball or Box, optional
         Where the inputs stay.
 
-    Returns
-    -------
-    Checked
-
     Raises
     ------
     TranslationError

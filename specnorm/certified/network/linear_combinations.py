@@ -21,7 +21,6 @@ class LinearCombination:
 
     Parameters
     ----------
-    terms : tuple of Term
     width : int
         Channels.
     axis : int
@@ -48,7 +47,6 @@ class Value:
     ----------
     node : str
         Name of the node that it was first.
-    width : int
     link : AffineMap or None
         None: nothing is known of how it came to be. Its terms number the values of the whole graph.
     """

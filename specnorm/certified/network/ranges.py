@@ -45,7 +45,6 @@ def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, float | Non
 
     Parameters
     ----------
-    graph : Graph
     region : Ball or Box
         Of the network's inputs.
     constants : mapping of str to float, optional

@@ -36,12 +36,7 @@ from specnorm.problem.spec import ConvSpec
 
 
 class Reader:
-    """Reads a graph; see `values` and `escaping`.
-
-    Parameters
-    ----------
-    graph : Graph
-    """
+    """Reads a graph; see `values` and `escaping`."""
 
     def __init__(self, graph: Graph) -> None:
         self.nodes = graph.by_name

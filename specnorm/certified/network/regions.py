@@ -17,7 +17,6 @@ class Ball:
     ----------
     centre : mapping of str to array
         For each input of the network, in its shape.
-    radius : float
     """
 
     centre: Mapping[str, NDArray[np.float64]]

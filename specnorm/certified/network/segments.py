@@ -63,7 +63,6 @@ def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
 
     Parameters
     ----------
-    run : Subnetwork
     widest : int
         Channels on the smaller side of the kernel above which it is cut; 0: wherever it can be.
 
@@ -205,11 +204,6 @@ def constant_up(part: Segment, weights: Sequence[FloatArray], measure: Measure) 
         Of `segments`.
     weights : sequence of array
         One more than there are links.
-    measure : Measure
-
-    Returns
-    -------
-    float
     """
     if not all(link.fits(weight) for link, weight in zip(part.links, weights[1:], strict=True)):
         raise MethodError("weights that differ between channels which are sorted together prove nothing.")

@@ -29,10 +29,6 @@ def step(graph: Graph, size: float = 1.0) -> Graph:
         With one input and one output of the same shape.
     size : float, default 1
 
-    Returns
-    -------
-    Graph
-
     Raises
     ------
     MethodError
@@ -52,10 +48,6 @@ def averaged(graph: Graph, alpha: float) -> Graph:
         With one input and one output of the same shape.
     alpha : float
         Between 0 and 1.
-
-    Returns
-    -------
-    Graph
 
     Raises
     ------

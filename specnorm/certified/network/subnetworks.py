@@ -17,16 +17,7 @@ ENTRIES = 2**25
 
 
 def runs(graph: Graph) -> list[Subnetwork]:
-    """All runs that one norm or several may bound better than the rules do, in the order of the graph.
-
-    Parameters
-    ----------
-    graph : Graph
-
-    Returns
-    -------
-    list of Subnetwork
-    """
+    """All runs that one norm or several may bound better than the rules do, in the order of the graph."""
     reader = Reader(graph)
     values, found = reader.values, []
     done: set[int] = set()
@@ -107,7 +98,6 @@ def joinable(part: Segment, widest: float) -> bool:
 
     Parameters
     ----------
-    part : Segment
     widest : float
         Channels on the smaller side of the kernel that the statement is about; one whole layer may have any.
     """

@@ -44,7 +44,6 @@ def localised(graph: Graph, found: Mapping[str, Range]) -> Graph:
 
     Parameters
     ----------
-    graph : Graph
     found : mapping of str to Range
         Of its values.
     """

@@ -216,7 +216,6 @@ class Cells:
 
     Parameters
     ----------
-    boxes : Boxes
     block : integer array, shape (c,)
     supremum : Upper, optional
         Of all blocks, everywhere; what fathoms grid points rests on it.

@@ -92,7 +92,6 @@ class CentreMatrices:
 
     Parameters
     ----------
-    polynomial : GramPolynomial
     cells : Cells
         The open cells of the cover when the matrices were formed.
     index : integer array, shape (c,)
@@ -133,7 +132,6 @@ def proven_norms(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps)
 
     Parameters
     ----------
-    formed : CentreMatrices
     limit_sq : float array, shape (c,)
         What to prove about the eigenvalues of H.
     """
@@ -259,7 +257,6 @@ class Cover:
         ----------
         formed : CentreMatrices
             Of the cells to try.
-        threshold : float
         wanted_sq : float array, shape (c,), optional
             Smaller limits to prove, where more is proven than is needed.
         """
@@ -321,7 +318,6 @@ def cover_blocks(
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
-    boxes : Boxes
     supremum : Upper, optional
         Of the whole torus; required for grid points.
     torus : list of (Cells, norms), optional

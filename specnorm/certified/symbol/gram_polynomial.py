@@ -85,7 +85,6 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
     columns : array, shape (g, taps * m, p)
     basis : array, shape (g, p, p)
         V; nearly orthogonal.
-    taps : int
 
     Returns
     -------

@@ -91,7 +91,6 @@ def divisors(norms: Array, shape: tuple[int, ...], precision: tuple[float, float
 
     Parameters
     ----------
-    norms : array
     shape : tuple of int
         Of the kernel of a group.
     precision : tuple of float

@@ -31,7 +31,6 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
 
     Parameters
     ----------
-    file : binary file
     path : str
         Its folder holds external data.
     max_bytes : int

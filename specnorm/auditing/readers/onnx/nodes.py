@@ -51,7 +51,6 @@ class Made:
 
     Parameters
     ----------
-    operator : Operator
     inputs : tuple
         Values, in the operator's order; one that is made itself becomes a node of its own.
     shape : tuple of Size or None
@@ -74,10 +73,6 @@ class Call:
 
     Parameters
     ----------
-    operator : str
-    opset : int
-    inputs : sequence of Value or None
-    attributes : mapping of str to AttributeProto
     outputs : int
         How many it has.
     label : str

@@ -40,10 +40,8 @@ class OnnxModel:
 
     Parameters
     ----------
-    model : ModelProto
     reader : Tensors
         Gives external data.
-    opset : int
     shapes : callable
         Gives the shapes of all values from those of the inputs.
     """

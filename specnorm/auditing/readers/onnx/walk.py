@@ -49,8 +49,6 @@ class Walk:
 
     Parameters
     ----------
-    model : ModelProto
-    reader : Tensors
     sizes : int, tuple of int, or mapping of str to tuple of int, optional
         Spatial sizes of inputs where the file leaves them open; or the shapes of inputs.
     """
