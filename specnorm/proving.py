@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.api import measure
 from specnorm.backends import backend_for
+from specnorm.certified.bound import unscaled
 from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
@@ -15,10 +16,11 @@ from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.telling import Listening
 from specnorm.search.layer_bounds import WAYS
-from specnorm.types import ArrayObject
+from specnorm.types import AnyArray, ArrayObject
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
+    from specnorm.methods.base import Method
 
 
 def enclose(
@@ -71,6 +73,20 @@ def enclose(
         status=status_of(result),
     )
     return found.proven_by(partial(_explained, *heard[0])) if len(heard) == 1 else found
+
+
+def proven(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:
+    """Measure a layer by a method that proves a bound: the answer, and the claim that it is made of.
+
+    Where a library runs the method out of hearing, it runs once more in NumPy.
+    """
+    with Listening() as heard:
+        result = measure(kernel, method, **geometry)
+    if len(heard) != 1:
+        with Listening() as heard:
+            measure(backend_for(kernel).to_numpy(kernel), method, **geometry)
+    ((_, upper, exponent),) = heard
+    return result, unscaled(upper, exponent)
 
 
 def _explained(lower: Lower, upper: Upper, exponent: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from specnorm.api import measure
 from specnorm.auditing.devices import place
@@ -12,12 +12,15 @@ from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
 from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
 from specnorm.backends import backend_for
+from specnorm.certified.bound import Upper, unscaled
+from specnorm.certified.network.kernels import speaks_of
 from specnorm.errors import SpecnormError, Undecided
 from specnorm.methods import METHODS, Enclose, ExactFFT, Method, TensorNorm
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import ConvSpec
 from specnorm.proving import status_of
 from specnorm.result import Result
+from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
 NEEDS_A_SIZE = frozenset({"power"})
@@ -136,7 +139,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         return replace(least_upper(row), reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
         return replace(least_upper(row), reason=f"{type(error).__name__}: {error}")
-    return least_upper(row)
+    return replace(least_upper(row), claim=take.claim)
 
 
 def _wide(found: Result) -> str | None:
@@ -156,12 +159,6 @@ def _has_circular(spec: ConvSpec) -> bool:
     return spec.transposed or not any(n % s for n, s in zip(spec.input_shape, spec.stride, strict=True))
 
 
-def geometry_of(spec: ConvSpec) -> dict[str, Any]:
-    """Keyword arguments of a layer for every input size."""
-    names = ("stride", "dilation", "groups", "transposed", "layout", "padding_mode", "padding")
-    return {name: getattr(spec, name) for name in names}
-
-
 class _Results:
     """Results of one layer by method name, each computed once."""
 
@@ -170,16 +167,24 @@ class _Results:
         self.spec = spec
         self.settings = settings
         self.known: dict[str, Result] = {}
+        self.claims: list[Upper] = []
 
     def __call__(self, name: str) -> Result:
         if name not in self.known:
-            geometry = geometry_of(self.spec)
+            geometry = self.spec.geometry
             if name in AT_A_SIZE:
                 geometry["input_shape"] = self.spec.input_shape
             if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
                 geometry |= {"padding_mode": "circular", "padding": "same"}
-            self.known[name] = measure(self.kernel, self.settings.method(name), **geometry)
+            with Listening() as heard:
+                self.known[name] = measure(self.kernel, self.settings.method(name), **geometry)
+            self.claims += [unscaled(upper, exponent) for _, upper, exponent in heard]
         return self.known[name]
+
+    @property
+    def claim(self) -> Upper | None:
+        """The least bound of the layer that is a claim."""
+        return min((claim for claim in self.claims if speaks_of(claim, self.spec)), key=float, default=None)
 
 
 def _value(result: Result) -> Value:

@@ -12,6 +12,7 @@ from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.onnx import OnnxTensors
 from specnorm.auditing.report import Report, Row
+from specnorm.certified.bound import Upper
 from specnorm.errors import CertificateError, MethodError
 from specnorm.networks import (
     Certificate,
@@ -26,7 +27,6 @@ from specnorm.networks import (
     verify,
     within,
 )
-from specnorm.networks.measuring import Norm
 from specnorm.problem.spec import ConvSpec
 
 QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
@@ -69,15 +69,16 @@ def network_of(
     measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
     stored = {tensor.name: tensor for tensor in tensors}
 
-    def known(layer: Layer, spec: ConvSpec) -> Norm | None:
+    def known(layer: Layer, spec: ConvSpec) -> tuple[Upper, float] | None:
         row, tensor = measured.get((layer.name, _key(spec))), stored.get(layer.name)
         heuristic = row.values.get("reshaped") if row is not None else None
-        if row is None or row.upper is None or not isinstance(heuristic, float):
+        if row is None or row.upper is None or row.claim is None or not isinstance(heuristic, float):
             return None
         # Names are for people: the kernel itself is the one that was measured.
         if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):
             return None
-        return Norm(row.upper, heuristic)
+        # Where a column that makes no claim has proven less, the layer is measured once more.
+        return (row.claim, heuristic) if row.claim <= row.upper else None
 
     try:
         graph = _in_range(tensors.graph(input_shape), input_range)
@@ -89,7 +90,7 @@ def network_of(
         reason = str(error)
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
-    return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason, 0.0),), {})
+    return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason),), {})
 
 
 def _in_range(graph: Graph, input_range: tuple[float, float] | None) -> Graph:

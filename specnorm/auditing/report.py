@@ -12,6 +12,7 @@ from specnorm.problem.spec import ConvSpec
 from specnorm.result import Kind as Promise
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.networks import NetworkBound
 
 Value = float | tuple[float, ...] | None
@@ -96,6 +97,8 @@ class Row:
     reason: str | None = None
     note: str | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    claim: Upper | None = field(default=None, repr=False, compare=False)
+    """The least bound of the layer that knows its proof: what the bound of a network is made of."""
 
     @property
     def status(self) -> Literal["ok", "error"]:

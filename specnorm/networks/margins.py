@@ -21,9 +21,11 @@ from specnorm.certified.network.graph import Graph
 from specnorm.certified.network.kernels import ROUNDINGS
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.operators.layers import Matrix
+from specnorm.certified.network.propagation import past_shifts
+from specnorm.certified.network.segments import constants
 from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import MethodError
-from specnorm.networks.bounding import constants, past_shifts, prepared
+from specnorm.networks.bounding import prepared
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import bound
@@ -204,9 +206,9 @@ def _weighted(
     if weights is None:
         return None
     ahead = constants(run, parts[:-1], weights, measure)
-    factors = [link.factor for link in run.links[:-1]]
+    factors = [link.factor.value for link in run.links[:-1]]
     of_features = np.repeat(weights[last - 1], run.links[last - 1].repeat)
-    return _lengths(rows, of_features, host.mul_up(before, *ahead, *factors))
+    return _lengths(rows, of_features, host.mul_up(before, *(claim.value for claim in ahead), *factors))
 
 
 def _lengths(rows: FloatArray, weights: FloatArray, constant: float) -> tuple[FloatArray, FloatArray]:

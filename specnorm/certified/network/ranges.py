@@ -14,11 +14,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from specnorm.backends import backend_for
 from specnorm.certified import arithmetic, host
 from specnorm.certified.network.graph import Graph, Node, concrete
 from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place, Pointwise
@@ -62,8 +60,7 @@ def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, float | Non
     """
     shapes = {name: concrete(graph.by_name[name].shape) for name in graph.inputs}
     _check(shapes, region)
-    like: Any = np.zeros(1)
-    with arithmetic.exact(like, backend=backend_for(like)):
+    with arithmetic.on_host():
         known = None
         if isinstance(region, Ball) and constants is not None:
             known = _Walk(graph, Ball(region.centre, 0.0), None, None).ranges
