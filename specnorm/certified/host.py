@@ -2,7 +2,7 @@
 
 IEEE 754 rounds one operation to nearest, so its exact result lies between the neighbours of the computed one, underflow
 included: the neighbour beyond is a bound. Sums of many terms are raised by gamma of their roundings instead. The host's
-sine and cosine are taken to be good to four units in the last place (`docs/guarantees.md`).
+sine and cosine are taken to be good to four units in the last place.
 
 Numbers are floats, or float64 arrays of NumPy.
 """

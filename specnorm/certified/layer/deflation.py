@@ -1,14 +1,14 @@
 """A ring without its highest waves, and those by themselves: an upper bound of a zero-padded layer that is part of it.
 
 Let the symbol be ``G(theta) = E(theta) + X(theta) Y(theta)*`` at every frequency of a ring that the layer is a
-compression of (`proof.rings`), with ``||E(theta)|| <= t``. Restricted to the layer's pixels and outputs, the ring of E
+compression of (`circulant`), with ``||E(theta)|| <= t``. Restricted to the layer's pixels and outputs, the ring of E
 has a norm of at most t, and the rest is ``L R*``, where the columns of L and R are the waves of X and Y on the outputs
 and on the pixels. So
 
     ||A||  <=  t + ||L R*||  <=  t + lambda_max(L*L + R*R) / 2,
 
-a matrix of as many rows as there are waves above t. Inner products of restricted waves are those of their channels,
-times a sum over the outputs, or the pixels, of each axis.
+since ``2 |<L* u, R* v>| <= ||L* u||**2 + ||R* v||**2``: a matrix of as many rows as there are waves above t. Inner
+products of restricted waves are those of their channels, times a sum over the outputs, or the pixels, of each axis.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def split_norm_below(
     spec : ConvSpec
         Of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
     ring : Ring
-        No shorter than `proof.rings.shortest`.
+        No shorter than `circulant.shortest`.
     cover : Cover
         Of the symbol's frequencies on that ring; what is still open are single points.
     highest : DeflatedModes
@@ -129,6 +129,9 @@ def _same(one: Frequencies, other: Frequencies) -> bool:
 
 def rest_below(kernel: Array, highest: DeflatedModes, limit: float, *, ops: ArrayOps) -> bool:
     """Whether ``||G - X Y*|| <= limit`` is proven at every point, and so at its mirror image.
+
+    Taken off the limit: the symbol's error, and `product_error` of the product and the difference times
+    ``||X||_F ||Y||_F + ||G||_F``; off its square: that of the Gram matrix.
 
     Parameters
     ----------
@@ -180,6 +183,10 @@ def _with_zero(z: Array, slots: np.ndarray, *, ops: ArrayOps) -> Array:
 
 class WaveGram:
     """``(L*L + R*R) / 2`` of the waves that are taken out, those at mirror images included.
+
+    An entry of L*L is an inner product of channels times a sum over the outputs of each axis: the matrix is off by at
+    most ``||X||_F**2 / 2``, and ``||Y||_F**2 / 2`` for R*R, times the sum of `product_error` of the inner product and
+    ``sqrt(2) (phase error + gamma(n + 8))`` an axis.
 
     Parameters
     ----------
