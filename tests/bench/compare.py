@@ -1,4 +1,4 @@
-"""How far each method is from sigma* on the layers of published networks; fills tables of ``docs/methods/index.md``.
+"""How far each method is from sigma* on published layers: tables of ``docs/methods/index.md``, and the first picture.
 
     python -m bench.compare
 
@@ -10,7 +10,6 @@ are what they were on the machine that is named.
 from __future__ import annotations
 
 import functools
-import platform
 import statistics
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from real_weights import MODELS, real_layers
 
 import specnorm
 from bench import facts
+from bench.markdown import picture
 from specnorm import Enclose, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods" / "index.md"
@@ -33,6 +33,13 @@ METHODS: dict[str, Method] = {
     "f4": FantasticFour(),
     "reshaped": Reshaped(),
 }
+PICTURE = PAGE.parents[1] / "_static" / "ladder.svg"
+RUNGS = {
+    "reshaped": ("reshaped_norm", "what spectral normalisation divides by"),
+    "grid": ("grid_bound", "proven, also under jit"), "tn": ("tn_bound", "proven, smooth"),
+    "gram, 3 steps": ("gram_bound", "proven, also under jit"), "f4": ("f4_bound", "proven, fastest"),
+}  # fmt: skip
+"""Of the picture: function, and what is said of it."""
 SIZED = 32
 """Input size of the second table, divided by the strides before each layer of ResNet-20."""
 
@@ -125,13 +132,14 @@ def table_of_times() -> str:
     for model in MODELS:
         for name, times in seconds(model).items():
             every[name] += times
+    about = facts.about("numpy")
     rows = ["| | median, ms | slowest, ms | all layers, s |", "|---|---|---|---|"]
     for name, times in every.items():
         median, slowest = 1e3 * statistics.median(times), 1e3 * max(times)
         rows.append(f"| {name} | {median:.1f} | {slowest:.0f} | {sum(times):.2f} |")
     rows.append(
-        f"\nMeasured {facts.date()} at commit {facts.commit()}: one thread of {facts.processor()}, Python "
-        f"{platform.python_version()}, NumPy {np.__version__}."
+        f"\nMeasured {about['date']} at commit {about['commit']}: one thread of {facts.processor()}, Python "
+        f"{about['versions']['python']}, NumPy {about['versions']['numpy']}."
     )
     return "\n".join(rows) + "\n"
 
@@ -146,11 +154,32 @@ def replaced(page: str, name: str, table: str) -> str:
     return f"{head}{begin}\n{table}\n{mark}{tail}"
 
 
+def draw(path: Path) -> None:
+    """A trained layer at every input size, 16 to 16 channels: one bar a method, from 0."""
+    (kernel,) = (kernel for name, kernel, _ in real_layers("resnet20") if "layer1.1.conv1" in name)
+    found = specnorm.enclose(kernel)
+    rungs = {name: float(specnorm.measure(kernel, METHODS[name]).value) for name in RUNGS}
+    rungs |= {"enclose: lower": float(found.lower), "enclose: upper": float(found.upper)}
+    rungs = dict(sorted(rungs.items(), key=lambda rung: -rung[1]))
+    with picture(path, figsize=(8, 3)) as axes:
+        for at, (name, value) in enumerate(rungs.items()):
+            colour = "C2" if name not in RUNGS else "C3" if value <= rungs["enclose: lower"] else "C0"
+            axes.barh(at, value, color=colour, height=0.6)
+            axes.text(value, at, f" {value:.3f}  {RUNGS.get(name, ('', 'proven'))[1]}", va="center", fontsize=9)
+        axes.axvline(rungs["enclose: lower"], color="0.3", linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(rungs)), [RUNGS.get(name, (name,))[0] for name in rungs], fontsize=9)
+        axes.set_xlim(0, 1.5 * max(rungs.values()))
+        axes.set_xticks([])
+        axes.set_title("The norm of a trained 3x3 convolution, and what each number says of it", fontsize=10)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
 def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for name, make in (("models", table_of_models), ("sizes", table_of_sizes), ("times", table_of_times)):
         page = replaced(page, name, make())
     PAGE.write_text(page, encoding="utf-8")
+    draw(PICTURE)
 
 
 if __name__ == "__main__":

@@ -3,42 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from real_weights import real_kernel, real_layers
-
-
-def trained(channels: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
-    """Square 3x3 kernels with so many channels: real ones up to 64, larger ones built from real ones."""
-    real = [
-        (name, kernel)
-        for model in ("resnet20", "dncnn25")
-        for name, kernel, _ in real_layers(model)
-        if kernel.shape == (min(channels, 64),) * 2 + (3, 3)
-    ]
-    picked = real[:: max(1, len(real) // count)][:count]
-    if channels <= 64:
-        return picked
-    kernels = [kernel for _, kernel in picked]
-    turns = [kernels[j:] + kernels[:j] for j in range(2)]
-    return [(f"from real layers, {j}", stretched(turn, channels)) for j, turn in enumerate(turns)]
-
-
-def stretched(kernels: list[np.ndarray], channels: int) -> np.ndarray:
-    """A larger kernel with the spatial profile and the decay of real ones.
-
-    Real kernels on the diagonal, each a little smaller than the one before, mixed by random rotations of the input and
-    output channels, which leave every singular value of the layer where it is.
-    """
-    size = kernels[0].shape[0]
-    blocks = channels // size
-    out = np.zeros((channels, channels, 3, 3))
-    for j in range(blocks):
-        here = slice(j * size, (j + 1) * size)
-        part = kernels[j % len(kernels)]
-        out[here, here] = part / np.abs(part).max() * 0.9**j
-    state = np.random.RandomState(0)
-    left, right = (np.linalg.qr(state.standard_normal((channels, channels)))[0] for _ in range(2))
-    mixed = np.einsum("ao,oikl,ib->abkl", left, out, right, optimize=True)
-    return np.ascontiguousarray(mixed, dtype=np.float32)
+from real_weights import real_layers
 
 
 def flat(channels: int, seed: int = 0) -> np.ndarray:
@@ -118,9 +83,3 @@ def like_trained(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     spread = [np.maximum(0.0, 1 - np.abs(place[:, None] - np.arange(3))) for place in places]
     mixed = np.einsum("ao,oikl,ib,xk,yl->abxy", left, out, right, *spread, optimize=True)
     return np.ascontiguousarray(mixed, dtype=np.float32)
-
-
-__all__ = [
-    "RESNET18", "RESNET18_COUNTS", "RESNET50", "flat", "like_trained", "real_kernel", "resnet50", "stretched",
-    "trained",
-]  # fmt: skip

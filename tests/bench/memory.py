@@ -60,7 +60,8 @@ def kernels_of_memory(
 def main(channels: list[int]) -> None:
     shapes = [(c, c, 3, 3) for c in channels]
     names = [f"{c}x{c}x3x3{word}" for c in channels for word in (": backward", "held for it")]
-    print(f"{facts.date()}, commit {facts.commit()}\n")
+    about = facts.about()
+    print(f"{about['date']}, commit {about['commit']}\n")
     print("| | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
     for name, (method, geometry) in ROWS.items():
         figures = [
