@@ -298,7 +298,7 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
         every["ResNet-18, trained-like"] = [
             (kernels.like_trained(shape, seed), {}) for shape, count in shapes for seed in range(count)
         ]
-        every["ResNet-50, trained-like"] = [(kernel, {}) for same in kernels.resnet50().values() for kernel in same]
+        every["ResNet-50, trained-like"] = [(kernel, {}) for kernel in kernels.resnet50()]
     for name, layers in every.items():
         here = {**said, "name": name, "shape": [sum(k.size for k, _ in layers)], "yardstick": PRODUCT[1]}
         runs: dict[tuple[str, str], Run] = {PRODUCT: product()}
