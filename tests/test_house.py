@@ -19,7 +19,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    ("errors", "help", "padding", "text", "types"),
+    ("errors", "help", "padding", "signals", "text", "types"),
     ("spec", "result"),
     ("linalg",),
     ("certified", "proof"),
