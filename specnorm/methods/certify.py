@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -100,9 +99,8 @@ class Certify(Method):
         found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
         if _proves(found.upper, bound, spec):
             return True, False
-        fallback = partial(norm_by_frobenius, ops=ops)
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells, fallback), ops=ops)
+            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells), ops=ops)
             proven, refuted = bounds.upper is not None and bounds.upper <= bound, bounds.lower > bound
             if proven or refuted or not bounds.within(rtol):
                 break
