@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from specnorm.api import measure
+from specnorm.api import measure, measured
 from specnorm.backends import backend_for
 from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
@@ -57,9 +57,10 @@ def enclose(
     MethodError
         Under a tracer.
     """
+    backend, geometry = backend_for(kernel), Geometry(input_shape=input_shape, **layer)
     with Listening() as heard:
-        result = measure(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures, backend = result.stats, backend_for(result.value)
+        result = measured(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
+    figures = result.stats
     found = Enclosure(
         lower=figures["lower"],
         upper=backend.as_proven(result.value),

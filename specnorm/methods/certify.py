@@ -21,7 +21,6 @@ from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
 from specnorm.search.enclosing import enclose_zero, grid_sizes
-from specnorm.search.layer_bounds import LayerProblem
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
@@ -91,7 +90,7 @@ class Certify(Method):
 
     def _decide_at_size(self, kernel: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> tuple[bool, bool]:
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
-        from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size alone
+        from specnorm.search.layer import LayerProblem, enclose_layer  # a fifth of what there is to import; for a size
 
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)

@@ -16,13 +16,13 @@ from specnorm.problem.layer_map import shapes_of
 from specnorm.result import BoundSource
 from specnorm.search.branch_and_bound import SearchResult
 from specnorm.search.enclosing import Problem, enclose_blocks
-from specnorm.search.layer_bounds import LayerBounds, LayerProblem
 from specnorm.search.top_triples import top_gradient, top_triples
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
+    from specnorm.search.layer_bounds import LayerBounds
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -125,7 +125,7 @@ def enclose_layers(
     kernels: Array, spec: ConvSpec, rtol: float, max_cells: int, budget: float | None, *, ops: ArrayOps
 ) -> list[LayerBounds]:
     """Bounds of the norms of layers (b, *shape) at their size, one after another, each within a budget of its own."""
-    from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size alone
+    from specnorm.search.layer import LayerProblem, enclose_layer  # a fifth of what there is to import; for a size
 
     def enclose(kernel: Array) -> LayerBounds:
         return enclose_layer(LayerProblem(kernel, spec, rtol, max_cells, *time_left(budget)), ops=ops)

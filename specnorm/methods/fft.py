@@ -10,12 +10,12 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.symbol import symbols
+from specnorm.clock import Clock
 from specnorm.errors import Undecided
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, time_left
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid
-from specnorm.search.clock import Clock
 from specnorm.search.enclosing import Problem, enclose_blocks, grid_sizes
 from specnorm.search.top_triples import top_gradient, top_triples
 

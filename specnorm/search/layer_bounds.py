@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.certified.bound import greatest, least
+from specnorm.clock import Clock
 from specnorm.result import BoundSource
-from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
