@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_house import CORE, PLUGINS, ROOT, core_files, parsed, room
+from test_house import PLUGINS, ROOT, core_files, parsed, room
 
 from specnorm.certified import host
 
