@@ -19,7 +19,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    ("errors", "help", "text", "types"),
+    ("errors", "help", "signals", "text", "types"),
     ("arrays", "problem", "result"),
     ("numerics",),
     ("certified",),
