@@ -18,10 +18,6 @@ GROUP = "rungs"
 def rungs(bound: NetworkBound) -> list[tuple[str, float, bool]]:
     """Name of each number, itself, and whether it is proven; the largest first.
 
-    Parameters
-    ----------
-    bound : NetworkBound
-
     Returns
     -------
     list of (str, float, bool)
@@ -39,10 +35,6 @@ def rungs(bound: NetworkBound) -> list[tuple[str, float, bool]]:
 
 def ladder(bound: NetworkBound) -> Figure:
     """Draw them; full marks are proven.
-
-    Parameters
-    ----------
-    bound : NetworkBound
 
     Returns
     -------

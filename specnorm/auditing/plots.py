@@ -98,14 +98,9 @@ def to_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
 
     Parameters
     ----------
-    figure : Figure
     kind : {"png", "svg"}
     transparent : bool
         Leave the background to the page.
-
-    Returns
-    -------
-    bytes
     """
     file = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
@@ -131,15 +126,7 @@ def style() -> Iterator[None]:
 # -- the intervals -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Marks:
-    """The values of one column that are drawn (from 1e-200 to 1e200), and the rows that they belong to.
-
-    Parameters
-    ----------
-    column : str
-    promise : str
-    rows : tuple of int
-    values : tuple of float
-    """
+    """The values of one column that are drawn (from 1e-200 to 1e200), and the rows that they belong to."""
 
     column: str
     promise: str
@@ -149,10 +136,6 @@ class Marks:
 
 def marks(report: Report) -> list[Marks]:
     """What `intervals` marks besides the intervals: each method's values that a logarithmic axis can show.
-
-    Parameters
-    ----------
-    report : Report
 
     Returns
     -------
@@ -171,10 +154,6 @@ def marks(report: Report) -> list[Marks]:
 def bars(report: Report) -> list[tuple[int, float, float]]:
     """What `intervals` draws as bars: (row, lower, upper) of the layers whose two bounds are from 1e-200 to 1e200.
 
-    Parameters
-    ----------
-    report : Report
-
     Returns
     -------
     list of (int, float, float)
@@ -188,10 +167,6 @@ def bars(report: Report) -> list[tuple[int, float, float]]:
 
 def intervals(reports: Sequence[Report]) -> Figure:
     """Proven interval of every layer and what the methods say, on a logarithmic axis; one panel a model.
-
-    Parameters
-    ----------
-    reports : sequence of Report
 
     Returns
     -------
@@ -318,13 +293,8 @@ def shortened(name: str, length: int) -> str:
 
     Parameters
     ----------
-    name : str
     length : int
         Characters at most.
-
-    Returns
-    -------
-    str
     """
     shown = visible(name)
     if len(shown) <= length:
@@ -338,13 +308,8 @@ def distinct(names: Sequence[str], length: int) -> list[str]:
 
     Parameters
     ----------
-    names : sequence of str
     length : int
         Characters at most.
-
-    Returns
-    -------
-    list of str
     """
     whole = [visible(name) for name in names]
     if len(whole) < 2 or max(map(len, whole)) <= length:

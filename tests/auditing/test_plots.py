@@ -15,7 +15,7 @@ import pytest
 from auditing import files
 from specnorm.auditing import audit, plots, spectra
 from specnorm.auditing.report import Picture, Report, Row
-from specnorm.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec
 
 matplotlib = pytest.importorskip("matplotlib")
 
