@@ -108,7 +108,7 @@ def test_the_page_is_made_of_the_lines(smoke: Path) -> None:
     page = (smoke.parent / "index.md").read_text(encoding="utf-8")
     assert "`f4_bound`" in page
     assert "nan" not in page
-    assert (smoke.parent / "unfoldings.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert (smoke.parent / "circular.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_the_committed_lines_are_complete() -> None:

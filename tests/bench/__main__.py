@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
 from bench.facts import FOLDER, Row, read, write
@@ -43,7 +42,7 @@ def main(words: list[str] | None = None) -> int:
     gpu.add_argument("--parts", nargs="+", help="some parts only, such as libraries")
     for each, size in ((run, "smoke"), (gpu, "full")):
         each.add_argument("--size", choices=("smoke", "full"), default=size)
-        each.add_argument("--out", type=Path, required=True)
+        each.add_argument("--out", type=Path, required=each is gpu)
     networks.add_argument("--out", type=Path, default=FOLDER / "networks.jsonl")
     given = parser.parse_args(words)
     if given.command == "run":
@@ -81,33 +80,19 @@ def pages(files: list[Path]) -> None:
 
 
 def measure(given: argparse.Namespace) -> None:
-    """With ``--out -`` lines of JSON, else a file and words."""
+    """Print lines of JSON, and write them where a file is named."""
     import torch
 
     from bench import suite
 
     if given.threads:
         torch.set_num_threads(given.threads)
-    begin, rows = time.perf_counter(), []
+    rows: list[Row] = []
     for row in suite.run(given.size == "smoke", given.sections, given.names, given.libraries):
         rows.append(row)
-        if str(given.out) == "-":
-            print(json.dumps(row), flush=True)
-        else:
+        print(json.dumps(row), flush=True)
+        if given.out:
             write(given.out, rows)
-            print(said(row), flush=True)
-    if str(given.out) != "-":
-        print(f"{len(rows)} lines in {time.perf_counter() - begin:.0f} s: {given.out}")
-
-
-def said(row: Row) -> str:
-    size = f" n={row['n']}" if row["n"] else ""
-    where = f"{row['section']:12s} {row['name']} {row['family']} {row['dtype']}{size}"
-    who = f"{where:64s} {row['library']:10s} {row['contestant']:20s}"
-    if "skipped" in row:
-        return f"{who} skipped: {row['skipped']}"
-    faster = f"x{row['faster']:.2f}" if "faster" in row else ""
-    return f"{who} {1e3 * row['seconds']:9.2f} ms {faster:>8s} {row.get('value_over_norm', 0):.6f}"
 
 
 if __name__ == "__main__":

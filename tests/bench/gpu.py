@@ -41,7 +41,7 @@ def command(part: str, library: str, device: str, size: str) -> list[str]:
     """Of Python: a section of the suite, or tests."""
     if part in SUITE:
         place = library if library == "cupy" else f"{library} {device}"
-        words = ["run", "--sections", part, "--libraries", place, "--threads", "0", "--out", "-"]
+        words = ["run", "--sections", part, "--libraries", place, "--threads", "0"]
         return ["-m", "bench", *words, "--size", size]
     files = CHECKED[:1] if part == "conformance" or size == "smoke" else CHECKED[1:]
     words = ["-v", "--tb=line", "-p", "no:cacheprovider", "-m", library, *files]

@@ -20,7 +20,7 @@ TEXTS = {
                  "call takes at most a few seconds: at half the frequencies, since a real kernel's symbol at the "
                  "others is conjugate, and in float32.\n\n![seconds against the input size](circular.svg)"),
     "unfoldings": ("Fantastic Four", "The smallest of the unfoldings' norms, 3x3 kernels: by 50 power steps on four of "
-                   "them, which is no bound, and proven.\n\n![times as fast as 50 power steps](unfoldings.svg)"),
+                   "them, which is no bound, and proven."),
     "uniform grid": ("Uniform grid", "10 (k - 1) points an axis, singular values, LipGrid's factor."),
     "gram": ("Gram iteration", "Circular: five steps at half the frequencies, as published; no rounding is counted."),
     "gram, zeros": ("Gram iteration for every size", "Zero padding: three steps by torch's convolution."),
@@ -188,18 +188,6 @@ def plots(rows: list[Row], folder: Path) -> None:
                     axes.loglog(*zip(*points, strict=True), style, color=f"C{at}", label=label)
         axes.set(xlabel="input size n", ylabel="seconds")
         axes.legend(*axes.get_legend_handles_labels(), fontsize=8)
-    with picture(folder / "unfoldings.svg", figsize=(7, 4)) as axes:
-        for family in ("trained-like", "flat"):
-            found = pick(rows, "unfoldings", contestant="f4_bound", family=family)
-            found.sort(key=lambda row: int(row["shape"][0]))
-            x = [row["shape"][0] for row in found]
-            low, high = ([row["faster_range"][side] for row in found] for side in (0, 1))
-            axes.fill_between(x, low, high, alpha=0.2)
-            axes.semilogx(x, [row["faster"] for row in found], "o-", base=2, label=family)
-        axes.axhline(1, color="gray", linewidth=0.8)
-        axes.set(xlabel="channels", ylabel="times as fast as 50 power steps")
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
 
 
 # -- a GPU -----------------------------------------------------------------------------------------------------------

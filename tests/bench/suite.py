@@ -47,7 +47,7 @@ class Section:
     dtypes: Sequence[str] = ("float32",)
 
 
-def squares(family: str, *channels: int) -> list[Kernel]:
+def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
     """Square 3x3 kernels."""
     make = kernels.flat if family == "flat" else lambda c: kernels.like_trained((c, c, 3, 3))
     return [(f"{c} channels", family, functools.partial(make, c)) for c in channels]
@@ -94,6 +94,7 @@ def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any
     return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
 
 
+LARGE, MIDDLE, SMALL = (squares(*(16, 32, 64, 128, 256, 512)[:count]) for count in (6, 4, 3))
 RESNET18: list[Kernel] = [
     (name, "trained-like", functools.partial(kernels.like_trained, shape)) for name, shape in kernels.RESNET18.items()
 ]
@@ -104,62 +105,58 @@ REAL: list[Kernel] = [
         ("dncnn25", "model.12"),
     )
 ]  # fmt: skip
+TN = {
+    "tn_bound, estimate": of(specnorm.tn_bound, certified=False), "tn_bound, proven": of(specnorm.tn_bound),
+    "enclose 1e-3": enclosed(1e-3),
+}  # fmt: skip
 POWER = of(specnorm.power_norm, padding_mode="circular")
 CIRCULAR = {"padding_mode": "circular"}
 EVERY = tuple(dict.fromkeys(library.name for library in LIBRARIES.values()))
 SECTIONS = {
     "tensor norm": Section(
-        "hopm_einsum",
-        {
-            "tn_bound, estimate": of(specnorm.tn_bound, certified=False),
-            "tn_bound, proven": of(specnorm.tn_bound),
-            "enclose 1e-3": enclosed(1e-3),
-        },
-        [*RESNET18, *REAL, *squares("flat", 64, 256)],
+        "hopm_einsum", TN, [*RESNET18, *REAL, *squares(64, 256, family="flat")]
     ),
     "uniform grid": Section(
         "uniform_grid", {"grid_bound": of(specnorm.grid_bound)}, [*RESNET18[:5], *REAL]
     ),
     "unfoldings": Section(
         "unfolding_power", {"f4_bound": of(specnorm.f4_bound)},
-        [*squares("trained-like", 16, 32, 64, 128, 256, 512), *squares("flat", 16, 32, 64, 128, 256, 512)],
+        [*LARGE, *squares(16, 32, 64, 128, 256, 512, family="flat")],
     ),
     "circular": Section(
         "rfft_svd", {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": enclosed(1e-3)},
-        [*squares("trained-like", 16, 32, 64, 128, 256, 512), *squares("flat", 16, 32, 64)], (32, 64, 112, 224, 1024),
+        [*LARGE, *squares(16, 32, 64, family="flat")], (32, 64, 112, 224, 1024),
     ),
     "gram": Section(
         "gram_rfft", {"gram_bound, 5 steps": of(specnorm.gram_bound, n_iter=5, **CIRCULAR)},
-        squares("trained-like", 16, 32, 64, 128), (32, 64, 112),
+        MIDDLE, (32, 64, 112),
     ),
     "gram, zeros": Section(
-        "gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares("trained-like", 16, 32, 64)
+        "gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, SMALL
     ),
     "power": Section(
         "power_at_size", {"power_norm": POWER, "power_norm, as near": AsNear()},
-        squares("trained-like", 16, 32, 64, 128), (32, 64, 112),
+        MIDDLE, (32, 64, 112),
     ),
-    "PROPACK": Section("propack", {"power_norm": POWER}, squares("trained-like", 16, 32, 64, 128), (32, 64)),
-    "rescaling": Section("aol", {"spectral_rescaling": rescaled}, squares("trained-like", 16, 32, 64)),
+    "PROPACK": Section("propack", {"power_norm": POWER}, MIDDLE, (32, 64)),
+    "rescaling": Section("aol", {"spectral_rescaling": rescaled}, SMALL),
     "rescaling, backward": Section(
-        "aol_backward", {"spectral_rescaling": rescaled_backward}, squares("trained-like", 16, 32, 64)
+        "aol_backward", {"spectral_rescaling": rescaled_backward}, SMALL
     ),
     "tolerance": Section(
         "hopm_einsum", {f"enclose {rtol:.0e}": enclosed(rtol) for rtol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)},
-        [*squares("trained-like", 64), *squares("flat", 64)], dtypes=("float32", "float64"),
+        [*squares(64), *squares(64, family="flat")], dtypes=("float32", "float64"),
     ),
     "libraries": Section(
         "hopm_einsum",
         {
             "f4_bound": of(specnorm.f4_bound),
-            "tn_bound, estimate": of(specnorm.tn_bound, certified=False),
-            "tn_bound, proven": of(specnorm.tn_bound),
+            **TN,
             "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
             "gram_bound, n=32": of(specnorm.gram_bound, input_shape=32, **CIRCULAR),
             "power_norm, n=32": of(specnorm.power_norm, input_shape=32, **CIRCULAR),
-            "enclose 1e-3": enclosed(1e-3),
         },
-        squares("trained-like", 64), libraries=EVERY, dtypes=("float32", "float64"),
+        squares(64), libraries=EVERY, dtypes=("float32", "float64"),
     ),
 }  # fmt: skip
 
