@@ -19,7 +19,6 @@ from specnorm.problem import polyphase, unfoldings
 from specnorm.search.smallest_unfolding import no_vectors, smallest
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Upper
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
     from specnorm.types import Array, ArrayOps, Namespace
@@ -61,11 +60,6 @@ class FantasticFour(Stepped):
         every = Unfoldings().forward(blocks, spec, ops=ops)
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
-
-    def norm(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Upper:
-        """The bound of one layer's blocks, where values are known."""
-        bounds, _ = smallest(blocks, spec, ops=ops)
-        return largest_of_blocks(bounds, blocks)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """The active unfolding's gradient."""
