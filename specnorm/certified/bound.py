@@ -144,9 +144,10 @@ def nothing(what: object = "any norm") -> Lower:
 
 def unscaled(claim: Upper, exponent: int) -> Upper:
     """The bound of a norm from that of the kernel times ``2**-exponent``."""
-    found = float(np.ldexp(claim.value, exponent))
-    if float(np.ldexp(found, -exponent)) < claim.value:  # a subnormal number, which was rounded
-        found = host.next_up(found)
+    with np.errstate(over="ignore", under="ignore"):
+        found = float(np.ldexp(claim.value, exponent))
+        if float(np.ldexp(found, -exponent)) < claim.value:  # a subnormal number, which was rounded
+            found = host.next_up(found)
     return _upper(found, claim.what, f"{POWER}{exponent}", claim)
 
 

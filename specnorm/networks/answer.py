@@ -10,6 +10,7 @@ from typing import Any
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.checking import Checked
 from specnorm.certified.network.propagation import Step, UnknownNode
+from specnorm.certified.network.rules import must_be_claims
 from specnorm.networks.certificate import Certificate
 from specnorm.networks.table import lines
 
@@ -37,7 +38,7 @@ class RunBound:
     claim: Upper
 
     def __post_init__(self) -> None:
-        _proven(self.claim)
+        must_be_claims(self.claim)
 
     @property
     def upper(self) -> float:
@@ -94,7 +95,7 @@ class NetworkBound:
     checked: Checked = field(default_factory=Checked)
 
     def __post_init__(self) -> None:
-        _proven(self.claim, *self.ends.values(), self.product_claim)
+        must_be_claims(self.claim, *self.ends.values(), self.product_claim)
 
     @property
     def upper(self) -> float | None:
@@ -110,6 +111,14 @@ class NetworkBound:
     def product(self) -> float | None:
         """What the rules give without `runs`; proven, too."""
         return None if self.product_claim is None else self.product_claim.value
+
+    def explain(self) -> str:
+        """The rules that prove ``upper``, one line a value, from the outputs back, and the norms in them."""
+        if self.claim is None:
+            return str(self)
+        from specnorm.explaining import explained_constant  # for few
+
+        return explained_constant(self.claim)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
@@ -146,13 +155,6 @@ class NetworkBound:
     def __str__(self) -> str:
         """Table of the nodes, and what follows from them."""
         return "\n".join(lines(self, nodes=True))
-
-
-def _proven(*claims: object) -> None:
-    """Refuse numbers: a bound is a claim that a rule has made, or none."""
-    wrong = [claim for claim in claims if not (claim is None or isinstance(claim, Upper))]
-    if wrong:
-        raise TypeError(f"{wrong[0]!r} is no proven bound: the rules of specnorm.certified alone make one.")
 
 
 def _ends(between: tuple[float, float] | None) -> list[float | None] | None:

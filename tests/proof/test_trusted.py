@@ -10,7 +10,7 @@ import pytest
 import trusted
 from proof.test_claims import made
 from proof.test_outward import outward
-from test_house import core_files, parsed, room
+from test_house import parsed
 
 import specnorm
 from specnorm import networks
@@ -33,7 +33,9 @@ def test_the_core_stays_small_enough_to_be_read() -> None:
         assert 2_000 < sum(rows[row] for row in trusted.CORE_ROWS) <= CORE, claim
 
 
-@pytest.mark.parametrize("path", [p for p in core_files() if room(p) in trusted.PROPOSES], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [path for name, path in trusted.modules().items() if trusted.proposes(name)], ids=lambda p: p.stem
+)
 def test_what_is_not_counted_makes_no_claim_and_rounds_nothing_outward(path: Any) -> None:
     assert [*made(parsed(path)), *outward(parsed(path))] == []
 

@@ -32,6 +32,7 @@ class Map:
         return f"{self.end} by {self.start}"
 
 
+IN_ALL = "inputs together: root of the sum of squares"
 NOTHING = _upper(1.0, "the identity", "it moves nothing")
 
 
@@ -105,7 +106,7 @@ def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) ->
     """A value with respect to all inputs together, each alone known: root of the sum of squares (Cauchy-Schwarz)."""
     if [_map(claim) for claim in claims] != [Map(name, value) for name in inputs]:
         raise HypothesisError(f"{value} depends on {list(inputs)}: {[str(claim.what) for claim in claims]}")
-    return _together(claims, Map(", ".join(inputs), value), "inputs together: root of the sum of squares")
+    return _together(claims, Map(", ".join(inputs), value), IN_ALL)
 
 
 def of_all_outputs(claims: Sequence[Upper], outputs: Sequence[str]) -> Upper:
@@ -128,6 +129,13 @@ def _together(claims: Sequence[Upper], what: Map, rule: str) -> Upper:
     if len(claims) == 1:
         return claims[0]
     return _upper(host.hypot_up(*(claim.value for claim in claims)), what, rule, *claims)
+
+
+def must_be_claims(*claims: object) -> None:
+    """Refuse numbers in an answer: a bound is a claim that a rule has made, or none."""
+    wrong = [claim for claim in claims if not (claim is None or isinstance(claim, Upper))]
+    if wrong:
+        raise TypeError(f"{wrong[0]!r} is no proven bound: the rules of specnorm.certified alone make one.")
 
 
 def _follow(node: Node, inputs: Sequence[Upper], start: str) -> bool:
