@@ -31,7 +31,7 @@ from specnorm.certified.network.linear_combinations import (
     times,
 )
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.rules import of_operator, of_slopes, unmoved
+from specnorm.certified.network.rules import followed, of_operator, of_slopes, unmoved
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
 
@@ -219,7 +219,7 @@ class Reader:
     def _steeper(self, node: Node, form: LinearCombination, found: tuple[float, float]) -> LinearCombination | None:
         def change(link: AffineMap) -> AffineMap:
             if not link.open or link.repeat > 1:
-                return replace(link, factor=link.factor.times(of_slopes(node, *found)))
+                return replace(link, factor=followed(link.factor, of_slopes(node, *found)))
             ends = [a * b for a in link.slopes for b in found]
             low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
             return replace(link, slopes=(outward(host.next_down, low), outward(host.next_up, high)))
@@ -371,4 +371,6 @@ class Reader:
         form = self._linear(name, self._forms[name].axis)
         if form is None or form.axis != 1 or self._repeat(form) > 1 or not np.isfinite(factor.value):
             return None
-        return self._changed(node, form, name, lambda link: replace(link, factor=link.factor.times(factor), open=False))
+        return self._changed(
+            node, form, name, lambda link: replace(link, factor=followed(link.factor, factor), open=False)
+        )

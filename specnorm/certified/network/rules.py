@@ -78,6 +78,11 @@ def of_operator(node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
     return _upper(float(found), Map(start, node.name), node.rule, *inputs)
 
 
+def followed(factor: Upper, by: Upper) -> Upper:
+    """What follows the function of a link, and one more."""
+    return by if factor is NOTHING else factor.times(by)
+
+
 def of_layer(source: str, node: Node, layer: Node, norm: Upper, rule: str) -> Upper:
     """A layer from what it reads to itself, or to the normalisation after it, from the norm of both.
 
