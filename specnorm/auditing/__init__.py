@@ -74,7 +74,8 @@ def audit(
         not tried, and ``Row.note`` says how wide the interval is. None: as long as it takes.
     executor : concurrent.futures.Executor, optional
         Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
-        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.
+        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so. An answer that
+        is not of the layer, kernel and request, or no bound, is asked for once more and then an error.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional

@@ -193,8 +193,8 @@ def _believed(answer: Any, given: _Given) -> Row:
     measured = ("lower", "upper", "values", "promises", "reason", "note", "origins")
     if mark != given.mark or replace(given.row, **{name: getattr(row, name) for name in measured}) != row:
         raise Disbelieved("its answer is about another layer, kernel or request")
-    columns = [x for value in row.values.values() for x in (value if isinstance(value, tuple) else (value,))]
-    ends = [x for x in (row.lower, row.upper) if x is not None]
+    columns: list[Any] = [x for value in row.values.values() for x in (value if isinstance(value, tuple) else (value,))]
+    ends: list[Any] = [x for x in (row.lower, row.upper) if x is not None]
     if not (
         row.values.keys() == given.row.values.keys() >= row.promises.keys()
         and all(isinstance(x, float) and not math.isnan(x) for x in (*ends, *(x for x in columns if x is not None)))
