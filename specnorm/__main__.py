@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
+from specnorm import signals
 from specnorm.streams import complain, complete
 
 _NEEDED = ("click", "jinja2", "rich", "safetensors")
@@ -19,6 +20,7 @@ def main() -> None:
         sys.exit(2)
     from specnorm.cli import run
 
+    signals.running()
     sys.exit(run())
 
 

@@ -16,9 +16,9 @@ from specnorm.methods import (
     TensorNorm,
     Unfoldings,
 )
+from specnorm.problem.spec import Geometry, Layer
 from specnorm.result import Result
 from specnorm.runtime.table import program_for
-from specnorm.spec import Geometry, Layer
 from specnorm.types import ArrayObject, ArrayT
 
 _BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
@@ -34,7 +34,7 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     method : Method
         A value such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> dict[str, Resu
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
         None: proven (``sigma* <= value``) wherever values are known; an estimate under jit, compile and vmap, with an
         `EstimateWarning` when it is traced. True: proven, or an error. False: the estimate, everywhere.
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -228,7 +228,7 @@ def gram_bound(
         ``min(cin, cout)**(1 / 2**(n_iter + 1))``. Else 3: the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``, the
         number of taps after as many products.
     **layer
-        See `specnorm.spec.Layer`.
+        See `specnorm.problem.spec.Layer`.
 
     Returns
     -------
@@ -256,7 +256,7 @@ def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry
     n : int, optional
         Grid points an axis; None: ``10 (k_j - 1)`` (at most 3 % above the supremum in 2-D).
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------

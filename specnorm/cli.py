@@ -25,7 +25,7 @@ from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report
 from specnorm.errors import CertificateError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
-from specnorm.spec import Layout
+from specnorm.problem.spec import Layout
 from specnorm.streams import complain, write
 from specnorm.text import visible
 
@@ -59,8 +59,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show(text)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except SystemExit:  # click's, where nobody reads its help any more
-        return OK
+    except SystemExit as error:
+        if error.code == 1:  # click's, where nobody reads its help any more
+            return OK
+        raise  # a signal
     except SpecnormError as error:
         complain(str(error))
     except OSError as error:  # click's, where its help cannot be written
@@ -104,10 +106,6 @@ def list_backends() -> int:
 
 def audit_models(request: Request) -> int:
     """Audit every model, report, and judge.
-
-    Parameters
-    ----------
-    request : Request
 
     Returns
     -------

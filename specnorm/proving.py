@@ -11,10 +11,10 @@ from specnorm.backends import backend_for
 from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
+from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.telling import Listening
 from specnorm.search.layer_bounds import WAYS
-from specnorm.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def enclose(
     budget : float, optional
         Seconds; what has not begun by then is not tried. The bounds are wider then, and as true.
     **layer
-        See `specnorm.spec.Layer`.
+        See `specnorm.problem.spec.Layer`.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
     bound : float
         Non-negative.
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The answer: what a method returns. No arithmetic here; bounds are made in `specnorm.proof.rounding` alone."""
+"""The answer: what a method returns. No arithmetic here; bounds are made in `specnorm.certified.rounding` alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from specnorm.spec import ConvSpec
+    from specnorm.problem.spec import ConvSpec
 
 Kind = Literal["exact", "upper", "lower", "estimate"]
 """What a value promises.

@@ -51,7 +51,7 @@ ArrayT = TypeVar("ArrayT", bound=ArrayObject)
 class Array(ArrayObject, Protocol):
     """An array inside of the algorithms: what they call on it.
 
-    An operator takes another array or a Python number. Parts are assigned to only under `ArrayOps.may_branch`.
+    An operator takes another array or a Python number. Parts are assigned to only under `ArrayOps.concrete`.
     """
 
     def __getitem__(self, index: Any, /) -> Array: ...
@@ -216,7 +216,7 @@ class ArrayOps(Protocol):
         """Whether the arrays stand for values not known yet."""
 
     @property
-    def may_branch(self) -> bool:
+    def concrete(self) -> bool:
         """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
 
     @property

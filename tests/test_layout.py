@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from test_house import LEVELS, PLUGINS, ROOT, core_files, parsed, room, runtime_imports
+from test_house import LEVELS, PLUGINS, ROOT, core_files, parsed, room, room_of, runtime_imports
 
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 SOURCES = [*core_files(), *sorted(PLUGINS.rglob("*.py"))]
@@ -51,7 +52,7 @@ def test_a_room_imports_what_the_table_allows(name: str) -> None:
     every = {name for names in LEVELS for name in names}
     for path in core_files():
         if room(path).removesuffix(".py") == name:
-            imported = {module.split(".")[1] for module, _ in runtime_imports(parsed(path)) if "specnorm." in module}
+            imported = {room_of(m.split(".")[1:]) for m, _ in runtime_imports(parsed(path)) if "specnorm." in m}
             assert imported & every <= reachable(name), f"docs/design.md lets {name} import less than {path.name} does"
 
 
@@ -71,6 +72,25 @@ def test_no_page_is_twice_in_the_contents_of_the_site() -> None:
     )
     assert len(pages) > 30
     assert [page for page, count in pages.items() if count > 1] == []
+
+
+# -- stray files -------------------------------------------------------------------------------------------------
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout of git")
+def test_git_tracks_no_stray_file() -> None:
+    """What a command wrote by mistake has no suffix, or lies beside the folders; tests' data has folders of its own."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert list(strays(listed.stdout.split())) == []
+    assert list(strays(["resnet20", "tests/dense", "out.json"])) == ["resnet20", "tests/dense", "out.json"]
+
+
+def strays(names: Sequence[str]) -> Iterator[str]:
+    """Tracked files without a suffix that nobody expects, or at the top and not of the project."""
+    top = {"CITATION.cff", "LICENSE", "README.md", "constraints.txt", "mkdocs.yml", "noxfile.py", "pyproject.toml"}
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        unknown = not Path(last).suffix and last not in {"LICENSE", "run", ".gitignore"}
+        if unknown or (not folder and name not in top | {".gitignore"}):
+            yield name
 
 
 # -- sizes -------------------------------------------------------------------------------------------------------

@@ -90,7 +90,6 @@ class Layer:
 
     Parameters
     ----------
-    tensor : Tensor
     kind : {"conv", "linear", "unknown", "none"}
     refusal : str or None
         Why it cannot be measured.
@@ -138,7 +137,6 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
 
     Parameters
     ----------
-    tensors : iterable of Tensor
     patterns : sequence of str, optional
         Shell patterns on names, case-sensitive; None: every layer.
 

@@ -46,10 +46,6 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> 
 def check_output(path: Path) -> None:
     """Refuse a path that `replace_file` could not write, or where something lies that is no report.
 
-    Parameters
-    ----------
-    path : Path
-
     Raises
     ------
     OSError

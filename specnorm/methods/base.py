@@ -8,15 +8,15 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from specnorm import arrays
 from specnorm.errors import MethodError
-from specnorm.linalg import arrays
 from specnorm.methods import requirements
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified.bound import finite
+from specnorm.certified.layer.circulant import padded_norm
+from specnorm.certified.matrices.norms import norm_by_frobenius
+from specnorm.certified.symbol.cells import dft, torus
 from specnorm.errors import MethodError
-from specnorm.linalg import arrays, polyphase
 from specnorm.methods.base import Evaluation, Method, Needs
 from specnorm.methods.enclosure import Enclose
-from specnorm.proof.cells import dft, torus
-from specnorm.proof.matrices import norm_by_frobenius
-from specnorm.proof.rings import padded_norm
+from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
 from specnorm.search.enclosing import enclose_zero, grid_sizes
@@ -25,9 +26,9 @@ from specnorm.search.layer_bounds import LayerProblem
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 _CERTIFY_LEVELS = 40
@@ -43,7 +44,6 @@ class Certify(Method):
 
     Parameters
     ----------
-    bound : float
     max_cells : int
         Budget.
     """

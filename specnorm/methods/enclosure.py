@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from specnorm.certified.bound import as_array, known, least
-from specnorm.linalg import polyphase
-from specnorm.linalg.layer_map import shapes_of
-from specnorm.linalg.top_triples import top_gradient, top_triples
+from specnorm.certified.layer.circulant import padded_norm
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.grid import Grid
-from specnorm.proof.rings import padded_norm
+from specnorm.problem import polyphase
+from specnorm.problem.layer_map import shapes_of
 from specnorm.search.branch_and_bound import SearchResult
 from specnorm.search.enclosing import Problem, enclose_blocks
 from specnorm.search.layer_bounds import WAYS, LayerBounds, LayerProblem
+from specnorm.search.top_triples import top_gradient, top_triples
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 

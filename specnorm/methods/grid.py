@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from specnorm.certified.symbol import grid, symbols
 from specnorm.errors import MethodError
-from specnorm.linalg import symbols
-from specnorm.linalg.frequencies import half_grid
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof import grid
+from specnorm.problem.frequencies import half_grid
 from specnorm.search.pruned import largest_bound, largest_bounds
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 _PRODUCTS = 5

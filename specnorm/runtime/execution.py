@@ -28,7 +28,6 @@ class Execution:
 
     Parameters
     ----------
-    backend : Backend
     xp : namespace
         The array API namespace of the arrays at hand.
     traced : bool
@@ -84,7 +83,6 @@ class Execution:
 
         Parameters
         ----------
-        backend : Backend
         like : array
             The caller's kernels.
         needs : Needs, optional
@@ -128,7 +126,7 @@ class Execution:
         )
 
     @property
-    def may_branch(self) -> bool:
+    def concrete(self) -> bool:
         """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
         return not (self.traced or self.backend.static_shapes)
 

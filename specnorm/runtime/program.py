@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from specnorm import arrays
+from specnorm.certified import arithmetic, rounding
 from specnorm.errors import BackendError, MethodError
-from specnorm.linalg import arrays, layer_map, polyphase
 from specnorm.methods.base import Needs, Stepped
-from specnorm.proof import arithmetic, rounding
+from specnorm.problem import layer_map, polyphase
+from specnorm.problem.spec import ConvSpec, check_dtype
 from specnorm.runtime.execution import Execution
 from specnorm.runtime.telling import tell
 from specnorm.runtime.values import check_values
-from specnorm.spec import ConvSpec, check_dtype
 
 if TYPE_CHECKING:
     from specnorm.backends import Backend
@@ -35,8 +36,6 @@ class Program:
     ----------
     key : str
         What `program` finds it by.
-    method : Method
-    spec : ConvSpec
     shape : tuple of int
         Shape of one kernel as the caller stores it.
     dtype : str
@@ -67,7 +66,6 @@ class Program:
         ----------
         kernels : array, shape (*batch, *shape)
             Any number of leading axes, none included.
-        backend : Backend
 
         Returns
         -------
@@ -152,7 +150,6 @@ class Program:
         cotangent : array, shape (*batch, *value_shape)
         dtype : str, optional
             Of the gradient; the kernels' own unless given.
-        backend : Backend
 
         Returns
         -------
@@ -227,8 +224,6 @@ class Program:
         kernels : array, shape (*batch, *shape)
         state : tuple of arrays
             From `init` or the step before.
-        sweeps : int
-        backend : Backend
 
         Returns
         -------

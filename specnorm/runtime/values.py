@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.certified import arithmetic
 from specnorm.errors import BackendError, KernelError
-from specnorm.proof import arithmetic
 
 if TYPE_CHECKING:
     from specnorm.backends import Backend

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified.bound import nothing
-from specnorm.linalg import arrays
-from specnorm.linalg.frequencies import Frequencies
-from specnorm.proof import matrices
-from specnorm.proof.fathom import CentreMatrices, Cover, cover_blocks, on_grid
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol.cover import CentreMatrices, Cover, cover_blocks, on_grid
+from specnorm.problem.frequencies import Frequencies
 from specnorm.search import tuning as knobs
 from specnorm.search.clock import Clock, OutOfTime
 from specnorm.search.estimates import NodeEstimates, chebyshev, lift
@@ -27,8 +27,8 @@ from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.proof.cells import Boxes, Cells
-    from specnorm.proof.gram_polynomial import GramPolynomial
+    from specnorm.certified.symbol.cells import Boxes, Cells
+    from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.types import Array, ArrayOps
 
 Part = TypeVar("Part")
@@ -300,7 +300,7 @@ class Search:
         polynomial, index = formed.polynomial, formed.index
         easy_sq, limit_sq = self._wanted_sq(cover, polynomial, threshold, index)
         # What the factorisation takes of the limit for its own rounding.
-        part = 1 - matrices.cholesky_loss(polynomial.rank, formed.matrices, xp=self.xp) * polynomial.rank
+        part = 1 - norms.cholesky_loss(polynomial.rank, formed.matrices, xp=self.xp) * polynomial.rank
         attempts = [limit_sq]
         if self._excess_angle and polynomial is nodes.polynomial:
             # Float64 after float32 is for what is close: more than needed is not asked of it.

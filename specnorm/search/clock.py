@@ -24,11 +24,11 @@ class Clock:
     deadline: float = math.inf
 
     @property
-    def is_late(self) -> bool:
+    def expired(self) -> bool:
         """Whether the deadline has passed."""
         return time.monotonic() > self.deadline
 
     def check(self) -> None:
         """End what is under way, if the deadline has passed."""
-        if self.is_late:
+        if self.expired:
             raise OutOfTime

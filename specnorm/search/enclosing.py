@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.certified.bound import least, nothing
-from specnorm.linalg import polyphase
-from specnorm.linalg.frequencies import Frequencies
-from specnorm.proof.cells import Boxes, dft, dft_points, torus, torus_size
-from specnorm.proof.fathom import on_grid
-from specnorm.proof.matrices import norm_by_frobenius, norm_of_zero
+from specnorm.certified.matrices.norms import norm_by_frobenius, norm_of_zero
+from specnorm.certified.symbol.cells import Boxes, dft, dft_points, torus, torus_size
+from specnorm.certified.symbol.cover import on_grid
+from specnorm.problem import polyphase
+from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
-    from specnorm.spec import ConvSpec
+    from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
 _SHARE = 0.7
@@ -177,7 +177,7 @@ def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: 
 
     Of cells: ten times wider each time. Of time: at first what takes least, then closer.
     """
-    cells, best, late = found.cells, found, search.clock.is_late
+    cells, best, late = found.cells, found, search.clock.expired
     search.clock.deadline = problem.deadline
     for rtol in _WIDER if late else _ten_times_wider(problem.rtol):
         if rtol <= problem.rtol or cover is None:

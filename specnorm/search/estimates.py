@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import arrays, symbols
-from specnorm.linalg.chebyshev import chebyshev_filter
-from specnorm.linalg.power import gram_power
+from specnorm import arrays
+from specnorm.certified.symbol import symbols
+from specnorm.numerics.chebyshev import chebyshev_filter
+from specnorm.numerics.power import gram_power
 
 if TYPE_CHECKING:
-    from specnorm.proof.fathom import CentreMatrices
-    from specnorm.proof.gram_polynomial import GramPolynomial
+    from specnorm.certified.symbol.cover import CentreMatrices
+    from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.types import Array, ArrayOps
 
 
@@ -66,7 +67,6 @@ def chebyshev(
     vectors : array, shape (c, r)
     cut : float array, shape (c,)
         Eigenvalues up to here are not told apart.
-    degree : int
     like : array
         Real, on the device of the others.
     """
@@ -96,7 +96,6 @@ def lift(
 
     Parameters
     ----------
-    polynomial : GramPolynomial
     columns : array, shape (f, size, rank)
         Of ``polynomial.columns_at``.
     vectors : array, shape (f, rank)

@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified.bound import finite, nothing
-from specnorm.linalg import arrays
-from specnorm.linalg.block_lanczos import Plan, top_vectors
-from specnorm.linalg.layer_map import Convolution, shapes_of
-from specnorm.linalg.line_blocks import of_one_group, plans
-from specnorm.linalg.plane_wave import windowed_wave
-from specnorm.linalg.power import composed
-from specnorm.proof.layer import quotients
-from specnorm.proof.rings import padded_norm, reads_zeros, shortest
-from specnorm.proof.sublayers import (
+from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
+from specnorm.certified.layer.components import (
     SubLayer,
     norm_of_groups,
     norm_of_restriction,
@@ -30,23 +24,29 @@ from specnorm.proof.sublayers import (
     norms_of_patch,
     sublayers,
 )
+from specnorm.certified.layer.own_matrix import quotients
+from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.numerics.block_lanczos import Plan, top_vectors
+from specnorm.numerics.power import composed
+from specnorm.problem.layer_map import Convolution, shapes_of
 from specnorm.search import tuning as knobs
+from specnorm.search.circulants import away_from, bound_by_rings
+from specnorm.search.compression import bound_by_subspace, most_vectors
 from specnorm.search.constant import SMALLEST, enclose_matrices
+from specnorm.search.deflated import SplitRing
+from specnorm.search.lanczos_bound import enclose_by_matrix
 from specnorm.search.layer_bounds import LayerBounds, LayerProblem, Way
 from specnorm.search.layer_tuning import TUNING
+from specnorm.search.one_wave import WaveSum
 from specnorm.search.open_groups import open_groups
-from specnorm.search.own_matrix import enclose_by_matrix
-from specnorm.search.rings import away_from, bound_by_rings
-from specnorm.search.split_rings import SplitRing
-from specnorm.search.subspace import bound_by_subspace, most_vectors
+from specnorm.search.plane_wave import windowed_wave
 from specnorm.search.supremum import Supremum
-from specnorm.search.waves import WaveSum
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.linalg.power import LinearMap
+    from specnorm.numerics.power import LinearMap
+    from specnorm.problem.spec import ConvSpec
     from specnorm.search.branch_and_bound import Search, SearchResult
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
 
@@ -120,13 +120,13 @@ class _Layer:
         if not self.is_small:
             return self._closely(self._enclose())
         found = self._by_matrix(np.arange(self.groups), 0.0)
-        return found if found.within(self.rtol) else self._closely(found.and_also(self._enclose(tried=True)))
+        return found if found.within(self.rtol) else self._closely(found.intersect(self._enclose(tried=True)))
 
     def _closely(self, found: LayerBounds) -> LayerBounds:
         """With the supremum as closely as was asked for, where nothing else came close."""
-        if found.within(self.rtol) or self.problem.is_late or not self.supremum.is_loose:
+        if found.within(self.rtol) or self.problem.expired or not self.supremum.is_loose:
             return found
-        return found.with_upper(self._padded(self.supremum.closely()), "supremum")
+        return found.with_upper(self._padded(self.supremum.refine()), "supremum")
 
     def _padded(self, supremum: Upper | None) -> Upper | None:
         return None if supremum is None else padded_norm(supremum, self.spec)
@@ -144,7 +144,7 @@ class _Layer:
         plain = set(self.spec.stride) == {1} and rtol >= TUNING.splits_down_to
         affordable = self.plan.memory <= self.ops.memory
         only_one = plain or (affordable and self.plan.work * self.groups <= TUNING.soon)
-        if fewest is not None and not self.is_tiny and not self.problem.is_late:
+        if fewest is not None and not self.is_tiny and not self.problem.expired:
             found = self._by_rings(search, whole, fewest, found, only_one=only_one)
         if found.within(rtol):
             return found
@@ -153,16 +153,16 @@ class _Layer:
         limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "deadline": self.problem.deadline}
         rest, self.others = open_groups(search.blocks, target, **limits, ops=self.ops)
         work = self.plan.work * len(rest) if affordable else math.inf
-        if fewest is not None and not self.problem.is_late:
+        if fewest is not None and not self.problem.expired:
             if work > TUNING.split and len(rest) <= TUNING.splits:
                 found = self._by_parts_of_rings(search, whole, rest, found, plain=plain)
             elif only_one and work > TUNING.work:
                 found = self._by_rings(search, whole, fewest, found, only_one=False)
         if not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3 and not plain:
-            found = found.and_also(self._near_closely(whole))
-        if found.within(rtol) or tried or work > TUNING.work or self.problem.is_late:
+            found = found.intersect(self._near_closely(whole))
+        if found.within(rtol) or tried or work > TUNING.work or self.problem.expired:
             return found
-        return found.and_also(self._by_matrix(rest, found.lower.value))
+        return found.intersect(self._by_matrix(rest, found.lower.value))
 
     @property
     def _size(self) -> int:
@@ -201,7 +201,7 @@ class _Layer:
             vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
         else:
             vectors = windowed_wave(kernel, single, angles, ops=self.ops)
-        if steps > 0 and not self.problem.is_late:
+        if steps > 0 and not self.problem.expired:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
             trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.closer else kernel
             there, back = self._maps(Convolution(trial, single, budget=budget, ops=self.ops))
@@ -246,7 +246,7 @@ class _Layer:
                 found = self._lanczos(whole, group, found)
         elif self.rtol >= 1e-3 and plain and self._size * TUNING.closer <= TUNING.again * TUNING.applied:
             # In a window of a larger layer more steps come no closer than the waves on all of it.
-            found = found.and_also(self._near(whole, TUNING.closer, TUNING.again * TUNING.applied))
+            found = found.intersect(self._near(whole, TUNING.closer, TUNING.again * TUNING.applied))
         if not self.is_tiny:
             found = split(found, first=True)
         if few and not found.within(self.rtol):
@@ -312,7 +312,7 @@ class _Layer:
         if lower <= found.lower:
             return found
         u, v = (images, vector) if transposed else (vector, images)
-        return found.and_also(self._bounds(lower, None, layer, u[:, 0, :], v[:, 0, :], group, self.sub, found.way))
+        return found.intersect(self._bounds(lower, None, layer, u[:, 0, :], v[:, 0, :], group, self.sub, found.way))
 
     def _by_patch(self) -> LayerBounds | None:
         """Of a layer with one output (transposed: input) an axis: the matrix of the taps that it reads."""

@@ -12,7 +12,7 @@ from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.spec import ConvSpec
+    from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array
 
 Way = Literal["supremum", "ring", "matrix"]
@@ -47,9 +47,9 @@ class LayerProblem:
     deadline: float = math.inf
 
     @property
-    def is_late(self) -> bool:
+    def expired(self) -> bool:
         """Whether the deadline has passed."""
-        return Clock(self.deadline).is_late
+        return Clock(self.deadline).expired
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,6 @@ class LayerBounds:
 
     Parameters
     ----------
-    lower : Lower
-    upper : Upper or None
     u, v : arrays, shapes (1, outputs) and (1, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
     gradient : array, shape (1, *shape)
@@ -83,7 +81,7 @@ class LayerBounds:
         """Whether the bounds are so close."""
         return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
-    def and_also(self, other: LayerBounds) -> LayerBounds:
+    def intersect(self, other: LayerBounds) -> LayerBounds:
         """The better of both bounds of one layer."""
         low = self if greatest(self.lower, other.lower) is self.lower else other
         found = self.with_upper(other.upper, other.way)

@@ -1,4 +1,4 @@
-"""Published networks as torch modules in float64, their graphs, and inputs from which the ascent begins."""
+"""Published networks as torch modules in float64, their graphs, and what inputs reach from below."""
 
 from __future__ import annotations
 
@@ -28,20 +28,8 @@ RESNET20 = TESTS.parent / "docs" / "examples" / "resnet20" / "resnet20.safetenso
 
 @dataclass(frozen=True)
 class Network:
-    """What is measured of a network.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of one input.
-    build : callable
-        The module, or a function of tensors, in float64.
-    graph : callable, optional
-        Where it is not the module's.
-    best : Multipliers
-        The third method.
-    steps : int
-        Of the ascent.
+    """What is measured of a network: the shape of one input, the module or function in float64, its graph where it is
+    not the module's, the third method, and the steps of the ascent.
     """
 
     shape: tuple[int, ...]
@@ -200,3 +188,54 @@ def inputs(shape: tuple[int, ...]) -> list[Any]:
     small = F.interpolate(pixels[:, :channels], (height, width), mode="area")
     noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return [(small - 127) / 128, noise]
+
+
+# -- what inputs reach -----------------------------------------------------------------------------------------------
+RATE, POWERS = 0.02, 30
+
+
+def reached(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], steps: int) -> dict[str, Any]:
+    """The largest |f(x + d) - f(x)| / |d| found from a photograph and from noise, by Adam, and the first ones.
+
+    Then power iterations on the Jacobian there. In float64; what rounds there is not counted.
+    """
+    begun: list[float] = []
+    best = 0.0
+    for start in inputs(shape):
+        begun.append(stretched(function, start))
+        x, value = ascent(function, start, steps)
+        best = max(best, begun[-1], value, stretched(function, x))
+    return {"value": best, "begun": begun, "steps": steps, "powers": POWERS}
+
+
+def ascent(function: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, float]:
+    """The best point seen, and its ratio."""
+    x = start.clone().requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    d = (0.1 * torch.randn(start.shape, generator=generator, dtype=start.dtype)).requires_grad_()
+    adam = torch.optim.Adam([x, d], lr=RATE)
+    best, at = 0.0, start
+    for _ in range(steps):
+        ratio = (function(x + d) - function(x)).norm() / d.norm()
+        if float(ratio.detach()) > best:
+            best, at = float(ratio.detach()), x.detach().clone()
+        adam.zero_grad()
+        (-ratio.log()).backward()
+        adam.step()
+    return at, best
+
+
+def stretched(function: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Norm of the Jacobian at a point, from below."""
+    given = x.clone().requires_grad_()
+    y = function(given)
+    dummy = torch.zeros_like(y, requires_grad=True)
+    (back,) = torch.autograd.grad(y, given, dummy, create_graph=True)
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
+    value = 0.0
+    for _ in range(POWERS):
+        v = v / v.norm()
+        (forward,) = torch.autograd.grad(back, dummy, v, retain_graph=True)
+        value = max(value, float(forward.norm()))
+        (v,) = torch.autograd.grad(y, given, forward, retain_graph=True)
+    return value

@@ -18,17 +18,17 @@ import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.certified.bound import finite
-from specnorm.linalg.block_lanczos import Plan
-from specnorm.linalg.line_blocks import Band, gram_band, of_one_group, plans, to_layer
-from specnorm.proof import band
-from specnorm.proof.band import band_norm_up
+from specnorm.certified.matrices import band
+from specnorm.certified.matrices.band import band_norm_up
+from specnorm.certified.matrices.block_tridiagonal import Band, gram_band, of_one_group, plans, to_layer
+from specnorm.numerics.block_lanczos import Plan
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
+from specnorm.search import lanczos_bound
 from specnorm.search import layer as layer_module
-from specnorm.search import own_matrix
 from specnorm.search.layer import enclose_layer
 from specnorm.search.layer_bounds import LayerBounds, LayerProblem
 from specnorm.search.layer_tuning import LayerTuning
-from specnorm.spec import ConvSpec
 
 
 def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:
@@ -73,7 +73,7 @@ def test_both_bounds_of_every_geometry(xp: Lib) -> None:
 
 def test_an_unconverged_start_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Lanczos stopped too early the proof fails, and the eigenvector of the matrix takes over."""
-    monkeypatch.setattr(own_matrix, "Plan", lambda _, seed, rtol: Plan(1, seed, rtol))
+    monkeypatch.setattr(lanczos_bound, "Plan", lambda _, seed, rtol: Plan(1, seed, rtol))
     kernel = Recipe((3, 3, 3, 3), seed=2).kernel
     found = bounds(None, kernel, 6, padding_mode="reflect", rtol=1e-8)
     truth = dense_norm(kernel, 6, padding_mode="reflect")

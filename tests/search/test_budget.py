@@ -12,8 +12,8 @@ import pytest
 
 import specnorm
 from specnorm import ExactFFT, TensorNorm
+from specnorm.certified.symbol import lags
 from specnorm.errors import Undecided
-from specnorm.linalg import lags
 from specnorm.search import clock
 from specnorm.search.branch_and_bound import Search
 
@@ -54,7 +54,7 @@ def test_a_deadline_ends_the_making_of_coefficients(monkeypatch: pytest.MonkeyPa
         made.append(len(found[0]))
         return found
 
-    monkeypatch.setattr("specnorm.proof.gram_polynomial.autocorrelations", watched)
+    monkeypatch.setattr("specnorm.certified.symbol.gram_polynomial.autocorrelations", watched)
     after = late_after(4, monkeypatch)
     found = specnorm.enclose(KERNEL, budget=1e3)
     assert not made

@@ -19,10 +19,10 @@ import specnorm
 from soundness.claims import Tally
 from soundness.layers import LARGEST, Layer, layer
 from soundness.sample import as_if_large
+from specnorm.certified.layer.own_matrix import quotients
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.power_top_k import PowerTopK
-from specnorm.proof.layer import quotients
 from specnorm.search import layer as layer_search
 from specnorm.search.layer_tuning import TUNING
 
