@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,13 @@ def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     assert outcome == "failed"
     assert "its bounds are no numbers" in lines[1]
     assert gates.verdict(report) == "0 of 1 layers proven."
+
+
+@pytest.mark.parametrize("upper", [np.nan, np.inf, 1.5])
+def test_no_claim_of_a_network_passes_on_what_is_no_bound(upper: float) -> None:
+    network: Any = SimpleNamespace(upper=upper, checked=SimpleNamespace(complete=True))
+    options = {"input_shape": None, "layers": None}
+    assert gates.claims([Report("0", "m", (), 0, network)], "nonexpansive", options)[0] == "failed"
 
 
 def test_a_bound_that_overflows_says_so_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
