@@ -25,15 +25,7 @@ def complete() -> None:
 def write(stream: TextIO, text: str) -> str | None:
     """Write at once; as escapes what the stream's encoding lacks and, on a terminal, what would control it.
 
-    Parameters
-    ----------
-    stream : text file
-    text : str
-
-    Returns
-    -------
-    str or None
-        Why the text is lost. A reader that has gone (head, less) has read what it wanted.
+    Why the text is lost, or None. A reader that has gone (head, less) has read what it wanted.
     """
     encoding = stream.encoding or "utf-8"
     try:

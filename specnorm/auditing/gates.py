@@ -40,16 +40,7 @@ def verdict(report: Report) -> str:
 def norms(reports: Sequence[Report], bound: float) -> tuple[Outcome, list[str]]:
     """Whether all norms are proven to be at most ``bound``, and lines that name those that are not.
 
-    Parameters
-    ----------
-    reports : sequence of Report
-    bound : float
-
-    Returns
-    -------
-    outcome : {"passed", "failed", "undecided"}
-        Undecided: nothing speaks against it but arrays that could be layers and are not measured.
-    lines : list of str
+    Undecided: nothing speaks against it but arrays that could be layers and are not measured.
     """
     found = [violation for report in reports for violation in violations(report.layers, bound)]
     if not found:

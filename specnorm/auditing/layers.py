@@ -105,27 +105,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a model's arrays is to be measured.
-
-    Parameters
-    ----------
-    layers : list of Layer
-        In the model's order.
-    unmeasured : list of Layer
-        What could be a layer and is not measured, each with the reason.
-    skipped : int
-        Arrays that are not among ``layers``.
-    names : list of str
-        Of all layers, asked for or not.
-    matched : mapping of str to int
-        How many layers each pattern matches.
-    """
+    """What of a model's arrays is to be measured, in the model's order."""
 
     layers: list[Layer]
     unmeasured: list[Layer]
+    """What could be a layer and is not measured, each with the reason."""
     skipped: int
+    """Arrays that are not among ``layers``."""
     names: list[str]
+    """Of all layers, asked for or not."""
     matched: Mapping[str, int]
+    """How many layers each pattern matches."""
 
 
 def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> Selection:
@@ -133,16 +123,8 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
 
     What the file says for certain (`Tensor.kind`) comes first. Else real floating arrays with two axes are linear
     layers, with three to five convolutions; vectors, integers and what the array beside it explains are none. What is
-    left could be one: more axes, other numbers, names that no kernel has.
-
-    Parameters
-    ----------
-    patterns : sequence of str, optional
-        Shell patterns on names, case-sensitive; None: every layer.
-
-    Returns
-    -------
-    Selection
+    left could be one: more axes, other numbers, names that no kernel has. ``patterns`` are the shell's, on names,
+    case-sensitive; None: every layer.
     """
     everything = list(tensors)
     shapes = {t.name: t.shape for t in everything if t.kind is None and t.dtype.startswith(_FLOATING)}

@@ -17,12 +17,7 @@ _CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\r\f")
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
     """Refuse what a command could not write, or would lose by writing it, before hours of measuring.
 
-    Parameters
-    ----------
-    outputs : mapping of str to Path or None
-        What each option writes.
-    inputs : iterable of str
-        What the command reads: the parts of a sharded model count, too.
+    ``outputs`` is what each option writes; ``inputs`` what the command reads, to which a model's parts belong.
 
     Raises
     ------

@@ -34,17 +34,7 @@ def index_of(folder: Path) -> Path:
 
 
 def files_of(path: Path) -> list[Path]:
-    """List the files that a model consists of, where they can be told: itself, and what an index names.
-
-    Parameters
-    ----------
-    path : Path
-        A file, or the folder of an index.
-
-    Returns
-    -------
-    list of Path
-    """
+    """List the files that a model consists of: itself, or the index of a folder, and what an index names."""
     with suppress(ModelFileError, OSError):
         index = index_of(path) if path.is_dir() else path
         if index.is_file():  # a pipe would block
