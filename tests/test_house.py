@@ -19,7 +19,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    ("clock", "errors", "help", "registry", "text", "types"),
+    ("clock", "errors", "help", "registry", "signals", "text", "types"),
     ("arrays", "problem", "result"),
     ("numerics",),
     ("certified",),

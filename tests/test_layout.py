@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -158,6 +159,25 @@ def test_no_page_is_twice_in_the_contents_of_the_site() -> None:
     )
     assert len(pages) > 30
     assert [page for page, count in pages.items() if count > 1] == []
+
+
+# -- stray files -------------------------------------------------------------------------------------------------
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout of git")
+def test_git_tracks_no_stray_file() -> None:
+    """What a command wrote by mistake has no suffix, or lies beside the folders; tests' data has folders of its own."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert list(strays(listed.stdout.split())) == []
+    assert list(strays(["resnet20", "tests/dense", "out.json"])) == ["resnet20", "tests/dense", "out.json"]
+
+
+def strays(names: Sequence[str]) -> Iterator[str]:
+    """Tracked files without a suffix that nobody expects, or at the top and not of the project."""
+    top = {"CITATION.cff", "LICENSE", "README.md", "constraints.txt", "mkdocs.yml", "noxfile.py", "pyproject.toml"}
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        unknown = not Path(last).suffix and last not in {"LICENSE", "run", ".gitignore"}
+        if unknown or (not folder and name not in top | {".gitignore"}):
+            yield name
 
 
 # -- sizes -------------------------------------------------------------------------------------------------------

@@ -153,9 +153,9 @@ MUTATIONS = {
     "lemma that leaves grid points out": Mutation(
         below_the_circle, ((cover, "grid_lemma", lambda threshold, _, radius: cover.cell_lemma(threshold, radius)),)
     ),
-    "numbers above": Mutation(outward, ((host, "above", lambda x: x),)),
-    "numbers below": Mutation(outward, ((host, "below", lambda x: x),)),
-    "roundings of sums": Mutation(outward, ((host, "raised", lambda x, _: x),)),
+    "numbers above": Mutation(outward, ((host, "next_up", lambda x: x),)),
+    "numbers below": Mutation(outward, ((host, "next_down", lambda x: x),)),
+    "roundings of sums": Mutation(outward, ((host, "inflate", lambda x, _: x),)),
     "factor of the grid": Mutation(odd_grids, ((trigonometric, "grid_factor", lambda *_: 1.0),)),
     "root of the taps": Mutation(
         every_unfolding, ((unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod)),)

@@ -137,7 +137,7 @@ def test_what_is_made_of_claims_is_rounded_outward(monkeypatch: pytest.MonkeyPat
     assert inward() == []
     for name in ("add_up", "mul_up", "div_up", "sqrt_up"):
         with monkeypatch.context() as patch:
-            patch.setattr(host, "above", lambda x: x)
+            patch.setattr(host, "next_up", lambda x: x)
             assert inward(), f"{name} was not noticed"
     with pytest.raises(HypothesisError):
         assumed(1.0).over(assumed_lower(0.0))

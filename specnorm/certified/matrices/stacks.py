@@ -62,8 +62,8 @@ class GramIterates:
     """Gram iteration of a stack of matrices, product by product, with a proven bound of their norms after each.
 
     ``B_0 = A``, ``B_{t+1} = fl(B_t* B_t)`` after a rescaling by a power of two; then, backwards,
-    ``U_T = ||B_T||_F`` and ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error of the product (Delattre et al.,
-    ICML 2023, theorem 1, with rounding added).
+    ``U_T = ||B_T||_F`` and, as ``||B_t||**2 = ||B_t* B_t||``, ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error
+    of the product (Delattre et al., ICML 2023, theorem 1, with rounding added).
 
     Parameters
     ----------
