@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import finite
-from specnorm.certified.layer.circulant import padded_norm
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol.cells import dft, torus
 from specnorm.errors import MethodError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from specnorm.certified.bound import as_array, known
-from specnorm.certified.layer.circulant import padded_norm
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, time_left
 from specnorm.problem import polyphase
 from specnorm.problem.layer_map import shapes_of
