@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _largest, _lower, _upper, nothing
-from specnorm.certified.layer.circulant import padded_norm, reads_zeros
+from specnorm.certified.layer.circulant import reads_zeros
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.matrices.block_tridiagonal import of_one_group
 from specnorm.certified.matrices.norms import stack_of
 from specnorm.problem.layer_map import sizes_of
@@ -174,7 +175,8 @@ def norms_of_parts(spec: ConvSpec, parts: Sequence[tuple[Lower, Upper | None]]) 
     """
     every = [sub.spec for sub in sublayers(spec)]
     lowers, uppers = [lower for lower, _ in parts], [upper for _, upper in parts if upper is not None]
-    if [lower.what for lower in lowers] != every or any(upper.what not in every for upper in uppers):
+    own = [(lower.what, lower.what if upper is None else upper.what) for lower, upper in parts]
+    if own != [(part, part) for part in every]:
         raise HypothesisError("a direct sum is bounded by all of its parts")
     if len(parts) == 1 and every == [spec]:
         return parts[0]

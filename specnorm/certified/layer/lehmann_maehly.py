@@ -145,6 +145,8 @@ class Compression:
     """
 
     def __init__(self, layer: Convolution, basis: Array, known: Compression | None = None, *, ops: ArrayOps) -> None:
+        if layer.kernels.shape[0] > 1:
+            raise HypothesisError("a subspace is of one layer's outputs")
         xp, transposed = ops.xp, layer.spec.transposed
         there, back = (layer.apply, layer.adjoint) if transposed else (layer.adjoint, layer.apply)
         first, second = layer.roundings if transposed else layer.roundings[::-1]

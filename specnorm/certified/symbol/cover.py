@@ -72,7 +72,7 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
     if not boxes.on_grid:
         norms = cell_lemma(threshold, boxes.radius)
     elif cells.supremum is None:
-        raise ValueError("grid points are fathomed by a proven supremum of the torus: none was given")
+        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
     else:
         norms = grid_lemma(threshold, cells.supremum, boxes.radius)
         if cells.supremum <= threshold:
@@ -256,7 +256,7 @@ class Cover:
             Above the polynomial's truncation bound; no lower limit is proven by these matrices.
         """
         if polynomial.blocks is not self._blocks:
-            raise ValueError("the polynomial is not one of this cover's blocks")
+            raise HypothesisError("the polynomial is not one of this cover's blocks")
         cells = self._open[index]
         columns = polynomial.columns_at(cells.boxes.centres, cells.block)
         reduced, errors = polynomial.reduced(columns, reduced_for_sq)
@@ -274,7 +274,7 @@ class Cover:
             Smaller limits to prove, where more is proven than is needed.
         """
         if formed.cells is not self._open:
-            raise ValueError("the matrices were formed for cells that have changed since")
+            raise HypothesisError("the matrices were formed for cells that have changed since")
         if self.fathom_by_supremum(threshold):
             return np.ones(len(formed), dtype=bool)
         limit_sq = self.limits_sq(formed.polynomial, threshold)[formed.index]
@@ -310,7 +310,7 @@ class Cover:
     def split(self, ratio: np.ndarray) -> np.ndarray:
         """Cut the open cells, so that their radii shrink at least so many times. Position of each piece's parent."""
         if (self._norms < math.inf).any():
-            raise ValueError("cells that are done with are pruned before the others are cut")
+            raise HypothesisError("cells that are done with are pruned before the others are cut")
         boxes, parent = self._open.boxes.split(ratio)
         self._reopen(Cells(boxes, self._open.block[parent], self._open.supremum))
         return parent
@@ -341,8 +341,10 @@ def cover_blocks(
     keeps : bool
         As in `Cover`.
     """
+    if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
+        raise HypothesisError("the boxes are of a symbol of another degree")
     if boxes.on_grid and supremum is None:
-        raise ValueError("grid points are fathomed by a proven supremum of the torus: none was given")
+        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
     block, upper, what = np.arange(blocks.shape[0]), 0.0, boxes.covers or "the norm at some frequencies"
     if torus and supremum is not None:
         boxes, block = _around_open(boxes, torus, supremum, threshold)

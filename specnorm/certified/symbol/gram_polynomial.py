@@ -24,6 +24,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import host, rounding
+from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols, trigonometric
 from specnorm.certified.symbol.lags import autocorrelations, taps_below
@@ -244,14 +245,14 @@ class GramPolynomial:
 
         Raises
         ------
-        ValueError
+        HypothesisError
             If a limit is not.
         """
         xp = self.xp
         if self.rank == self.size:
             return columns, xp.zeros((columns.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(columns))
         if not np.all(limit_sq > self.truncation):
-            raise ValueError("a matrix is reduced only for limits above the truncation bound")
+            raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
         # A difference, a quotient and a root: two roundings. The weight's conversion is in `reduced_error`.
         weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
         a, b = columns[:, : self.rank, :], columns[:, self.rank :, :]
