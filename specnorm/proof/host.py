@@ -146,8 +146,8 @@ def norm_up(x: np.ndarray) -> np.ndarray:
 def root_up(x: Fraction | int) -> float:
     """Root of a non-negative rational number, rounded up to a float; checked in rational numbers.
 
-    Of a number between 1/4 and 4, times a power of two: there the computed root is off by a unit or two, while squares of
-    floats vanish or overflow where their roots do not.
+    Of a number between 1/4 and 4, times a power of two: there the computed root is off by a unit or two, while squares
+    of floats vanish or overflow where their roots do not.
     """
     from fractions import Fraction  # here, since importing it takes milliseconds
 

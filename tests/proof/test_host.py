@@ -31,7 +31,7 @@ def test_rounding_is_upward() -> None:
 @pytest.mark.parametrize("power", [-4000, -2149, -2148, -2100, -1075, -1022, 0, 1023, 2046, 2048, 5000])
 @pytest.mark.parametrize("factor", [1, 2, 3, Fraction(1, 7), 2**53 + 1])
 def test_roots_of_any_size_are_found_at_once(power: int, factor: Fraction) -> None:
-    """Where the number itself vanishes as a float, or overflows; climbing from 0 one float at a time would never end."""
+    """Where the number itself vanishes as a float, or overflows; climbing from 0 by floats would never end."""
     x = Fraction(factor) * Fraction(2) ** power
     root = host.root_up(x)
     if root == math.inf:
