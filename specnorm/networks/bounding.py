@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.errors import SpecnormError
+from specnorm.errors import MethodError, SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
 from specnorm.networks.boxes import Values, stated
 from specnorm.networks.certificate import Certificate, RunWeights, digest
@@ -30,6 +30,8 @@ from specnorm.networks.segments import constant_up
 from specnorm.proof import host
 from specnorm.spec import ConvSpec
 
+MOST_WORK = 2**20
+"""Uses of values that are followed for all inputs together: a graph of a few kilobytes has thousands of both."""
 WORTHWHILE, HOPELESS = 0.97, 2.0
 """Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by
 themselves, whose norms at their own size are below those that the search sees."""
@@ -59,6 +61,12 @@ def bounded(
     NetworkBound
     """
     graph = prepared(graph)
+    work = len(graph.inputs) * sum(1 + len(node.inputs) for node in graph.nodes)
+    if work > MOST_WORK:
+        raise MethodError(
+            f"Each of its {len(graph.inputs)} inputs is followed through {len(graph.nodes)} values: more than "
+            f"{MOST_WORK} steps in all. Give a network with fewer inputs, or one with a single input that is split."
+        )
     values = Values(graph, known)
     passes = [_Pass(graph, measure, name, {}, values) for name in graph.inputs]
     product = _result(graph, passes)

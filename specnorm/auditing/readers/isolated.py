@@ -125,8 +125,10 @@ class _Child:
 
     def prepare(self, read: Reader) -> None:
         """Let the reader import what it needs."""
-        with suppress(WorkerLost):  # the next call says so
+        try:
             self.worker.call(_prepare, read)
+        except WorkerLost:  # the reader says what is wrong there
+            self.worker = _started()
 
     def call(
         self,
@@ -260,6 +262,7 @@ def _limits(seconds: float | None, memory: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (before, highest))
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most))
 
 
 def _least(value: int, most: int) -> int:
