@@ -111,7 +111,11 @@ def bounded(blocks, points, upper, magnitude=None, roundings=0, balls=False, her
     where -= np.array([n // 2 if hermitian else 0 for n in taps], dtype=np.int64)
     for numerators, denominators, cos in points:
         room = upper * cos - off_symbol - (Fraction(0) if hermitian != "sums" else (root_up(q) - upper) * (1 - cos) / 2)
-        x = down((room if hermitian else room**2 - off_gram) / (1 + cholesky * p * (1 + gamma(2)) + gamma(2))) if room > 0 else -1.0
+        x = (
+            down((room if hermitian else room**2 - off_gram) / (1 + cholesky * p * (1 + gamma(2)) + gamma(2)))
+            if room > 0
+            else -1.0
+        )
         require(x > 0, "rounding is larger than what is left")
         step = max(1, ENTRIES // (g * m * p))
         for at in range(0, len(numerators), step):
@@ -179,7 +183,10 @@ def everywhere(proof, taps):
     if "grid" in proof:
         sizes = wholes(proof["grid"], len(taps), 1)
         require(math.prod(sizes) <= 2 * POINTS, "so fine a grid", NotCovered)
-        yield *half(sizes, [0] * len(taps)), cos_down(sum(PI * (k - 1) / (2 * n) for k, n in zip(taps, sizes, strict=True)))
+        yield (
+            *half(sizes, [0] * len(taps)),
+            cos_down(sum(PI * (k - 1) / (2 * n) for k, n in zip(taps, sizes, strict=True))),
+        )
         return
     require(re.fullmatch(r"[.012]+", proof["tree"]) and len(proof["tree"]) <= 2 * POINTS, "its tree is none")
     waiting, leaves = [((0, 0),) * len(taps)], {}  # [a, a + 1] / 2**b of each axis
@@ -197,7 +204,11 @@ def everywhere(proof, taps):
     for depths, centres in leaves.items():
         turns = [2 ** (b + 1 + (j == first)) for j, b in enumerate(depths)]  # half-widths are 2 pi over that
         phi = sum((PI * (k - 1) / n for k, n in zip(taps, turns, strict=True)), Fraction(0))
-        yield np.array(centres, dtype=np.int64).reshape(len(centres), len(taps)) * [k > 1 for k in taps], turns, cos_down(phi)
+        yield (
+            np.array(centres, dtype=np.int64).reshape(len(centres), len(taps)) * [k > 1 for k in taps],
+            turns,
+            cos_down(phi),
+        )
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------------
@@ -218,8 +229,10 @@ def geometry(claim, d):
     require(found["mode"] in ("zeros", "circular") or not found["transposed"], "no transposed layer is padded so")
     require(found["mode"] in ("zeros", "circular", "reflect", "replicate"), "its padding is none")
     # What wraps around meets the border at another phase where the stride does not divide the size.
-    if found["mode"] == "circular" and not found["transposed"] and any(
-        s > 1 and sum(pads) > 0 for s, pads in zip(found["stride"], found["padding"], strict=True)
+    if (
+        found["mode"] == "circular"
+        and not found["transposed"]
+        and any(s > 1 and sum(pads) > 0 for s, pads in zip(found["stride"], found["padding"], strict=True))
     ):
         divided = sizes == "divided" or (found["sizes"] and not any(np.mod(found["sizes"], found["stride"])))
         require(divided, "its stride does not divide every size")
@@ -292,11 +305,15 @@ def own_matrix(kernel, of):
     n, m = (math.prod(side) for side in ([a for a, _ in ends], [b for _, b in ends]))
     few = all(min(pair) > 0 for pair in ends) and first * p * n * m <= 2**27
     wide = [[max(a, 0) for a in pads] for pads in of["padding"]]
-    require(few and math.prod(a + sum(pads) for (a, _), pads in zip(ends, wide, strict=True)) < 2**24, "so large a matrix")
+    require(
+        few and math.prod(a + sum(pads) for (a, _), pads in zip(ends, wide, strict=True)) < 2**24, "so large a matrix"
+    )
     kind = {"zeros": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}[of["mode"]]
     fits = kind != "reflect" or all(a > max(pads) for (a, _), pads in zip(ends, wide, strict=True))
     require(fits and not (of["transposed"] and kind == "wrap"), "such padding of so few pixels", NotCovered)
-    place = np.pad(np.arange(n).reshape([a for a, _ in ends]), wide, kind, **({"constant_values": -1} if kind[0] == "c" else {}))
+    place = np.pad(
+        np.arange(n).reshape([a for a, _ in ends]), wide, kind, **({"constant_values": -1} if kind[0] == "c" else {})
+    )
     matrix = np.zeros((g, first // g, m, p, n))
     for tap in np.ndindex(*taps):
         start = [w[0] - a[0] + r * t for w, a, r, t in zip(wide, of["padding"], of["dilation"], tap, strict=True)]
@@ -373,14 +390,20 @@ class Network:
             for part in (one for one in self.claim["parts"] if one["values"][-1] == name):
                 start, weights = part["start"], [[number(x) for x in w] for w in part["weights"]]
                 require(start in known and all(map(min, weights)), "its parts are in no order, or a weight is 0")
-                given = [c for w, c in weighted.get(start, []) if len(w) == len(weights[0]) and all(map(Fraction.__le__, weights[0], w))]
+                given = [
+                    c
+                    for w, c in weighted.get(start, [])
+                    if len(w) == len(weights[0]) and all(map(Fraction.__le__, weights[0], w))
+                ]
                 constant, repeat, count = self.together(part, weights, balls)
                 constant, seen = constant * min([known[start] * max(weights[0]), *given]), seen + count
                 weighted.setdefault(name, []).append((np.repeat(weights[-1], repeat).tolist(), constant))
                 known[name] = min(constant / min(weights[-1]), known.get(name, math.inf))
         require(all(name in known for name in self.outputs), f"an output has no bound{missing}", NotCovered)
         ends = [known[name] for name in self.outputs]
-        require((root_up(sum(c * c for c in ends)) if ends[1:] else ends[0]) <= upper, "its parts make up a larger constant")
+        require(
+            (root_up(sum(c * c for c in ends)) if ends[1:] else ends[0]) <= upper, "its parts make up a larger constant"
+        )
         return seen
 
     def rule(self, name, before):
@@ -408,11 +431,15 @@ class Network:
             return low, high, Fraction(1), 1
         if op in ("MaxPool", "AveragePool"):
             taps, pads = given["kernel_shape"], given.get("count_include_pad") or not any(given.get("pads", []))
-            axes = list(zip(taps, given.get("strides", [1] * len(taps)), given.get("dilations", [1] * len(taps)), strict=True))
+            axes = list(
+                zip(taps, given.get("strides", [1] * len(taps)), given.get("dilations", [1] * len(taps)), strict=True)
+            )
             over = math.prod(-(-k // (s // math.gcd(s, r))) for k, s, r in axes)  # how many windows hold a pixel
             if op == "AveragePool":
                 require(pads and all(r == 1 for _, _, r in axes), op, NotCovered)
-                over = math.prod(Fraction(sum(len(range(b, k, s)) ** 2 for b in range(min(s, k))), k * k) for k, s, _ in axes)
+                over = math.prod(
+                    Fraction(sum(len(range(b, k, s)) ** 2 for b in range(min(s, k))), k * k) for k, s, _ in axes
+                )
             return low, high, root_up(Fraction(over)), 1
         if op in ("GlobalAveragePool", "GlobalMaxPool"):
             return low, high, root_up(1 / Fraction(math.prod(shape[2:]) if op == "GlobalAveragePool" else 1)), 1
@@ -449,14 +476,25 @@ class Network:
         op, inputs, given = self.made[name]
         moving = [one for one in inputs if one not in self.arrays]
         if op in ("Conv", "Gemm", "MatMul"):
-            require(moving == inputs[:1] and moving[0] in stops and not given.get("transA"), f"{op} in a part", NotCovered)
+            require(
+                moving == inputs[:1] and moving[0] in stops and not given.get("transA"), f"{op} in a part", NotCovered
+            )
             kernel, e = self.arrays[inputs[1]].astype(float), len(self.shapes[moving[0]]) - 2
             if op != "Conv":
                 require(d == e == 0 and kernel.ndim == 2, f"{op} in a part", NotCovered)
                 return [(moving[0], (kernel if given.get("transB") else kernel.T) * given.get("alpha", 1.0), [], [])]
             pads, ones, g = given.get("pads", [0] * 2 * e), [1] * e, given.get("group", 1)
-            of = {"stride": given.get("strides", ones), "dilation": given.get("dilations", ones), "groups": g, "mode": "zeros"}
-            of |= {"transposed": False, "sizes": self.shapes[moving[0]][2:], "padding": list(zip(pads[:e], pads[e:], strict=True))}
+            of = {
+                "stride": given.get("strides", ones),
+                "dilation": given.get("dilations", ones),
+                "groups": g,
+                "mode": "zeros",
+            }
+            of |= {
+                "transposed": False,
+                "sizes": self.shapes[moving[0]][2:],
+                "padding": list(zip(pads[:e], pads[e:], strict=True)),
+            }
             blocks = own_matrix(kernel, of) if units else kernel.reshape(g, -1, *kernel.shape[1:])
             far = [r * (k - 1) + 1 for r, k in zip(of["dilation"], blocks.shape[3:], strict=False)]
             whole = np.zeros((g, blocks.shape[1], g, blocks.shape[2], *far))
@@ -469,8 +507,12 @@ class Network:
             require(not given.get("training_mode") and variance.min() >= 0, "a batch's own statistics", NotCovered)
             scale = scale / np.sqrt(variance + given.get("epsilon", 1e-5))
             found = self.terms(inputs[0], stops, part)
-            return [(a, k * np.repeat(scale, len(k) // len(scale)).reshape(-1, 1, *[1] * d), p, s) for a, k, p, s in found]
-        require(op in ("Add", "Sub", "Sum") and all(self.shapes[x] == self.shapes[name] for x in moving), op, NotCovered)
+            return [
+                (a, k * np.repeat(scale, len(k) // len(scale)).reshape(-1, 1, *[1] * d), p, s) for a, k, p, s in found
+            ]
+        require(
+            op in ("Add", "Sub", "Sum") and all(self.shapes[x] == self.shapes[name] for x in moving), op, NotCovered
+        )
         signs = [(one, -1.0 if op == "Sub" and at else 1.0) for at, one in enumerate(inputs) if one in moving]
         return [(a, sign * k, p, s) for one, sign in signs for a, k, p, s in self.terms(one, stops, part)]
 
@@ -484,7 +526,9 @@ class Network:
         """
         names, upper, edges, depth = [part["start"], *part["values"]], number(part["upper"]), [], [0]
         links = [self.link(name, names[: i + 1], part) for i, name in enumerate(part["values"])]
-        require(all(more == times == 1 for *_, more, times in links[:-1]) and len(weights) == len(names), "it is no part")
+        require(
+            all(more == times == 1 for *_, more, times in links[:-1]) and len(weights) == len(names), "it is no part"
+        )
         q = [np.array([float(x) for x in w]) for w in weights]
         for i, (terms, low, high, _, _) in enumerate(links, 1):
             low, high, last = np.minimum(low, 0), np.maximum(high, 0), i == len(links)
@@ -501,7 +545,9 @@ class Network:
                 kernel = kernel / np.repeat(q[j], kernel.shape[1] // len(q[j])).reshape(1, -1, *[1] * d)
                 if np.any(slope):
                     edges.append((j, top, kernel, [a // s for a, s in zip(place, stride, strict=True)]))
-        require(len({tuple(s) for terms, *_ in links for a, _, _, s in terms if a == names[0]}) == 1, "strides", NotCovered)
+        require(
+            len({tuple(s) for terms, *_ in links for a, _, _, s in terms if a == names[0]}) == 1, "strides", NotCovered
+        )
         size = {v: n for j, i, kernel, _ in edges for v, n in ((i, len(kernel)), (j, kernel.shape[1]))}
         ends = dict(zip(size, itertools.accumulate(size.values()), strict=True))
         at = {v: slice(ends[v] - n, ends[v]) for v, n in size.items()}
@@ -539,8 +585,12 @@ def read_certificate(path):
     with open(path, "rb") as file:
         text = file.read(LONGEST + 1)
     require(len(text) <= LONGEST, f"it has more than {LONGEST} bytes")
-    found = json.loads(text, object_pairs_hook=entries, parse_float=no_number, parse_constant=no_number, parse_int=whole)
-    require(type(found) is dict and found["specnorm_certificate"] == VERSION, f"it is none of format {VERSION}", NotCovered)
+    found = json.loads(
+        text, object_pairs_hook=entries, parse_float=no_number, parse_constant=no_number, parse_int=whole
+    )
+    require(
+        type(found) is dict and found["specnorm_certificate"] == VERSION, f"it is none of format {VERSION}", NotCovered
+    )
     require(isinstance(found["claims"], list) and found["claims"], "it claims nothing")
     return found["claims"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -19,6 +20,7 @@ from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment
 from specnorm.auditing.readers import MAX_BYTES, open_model
+from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.errors import GeometryError, MethodError, ModelFileError
@@ -159,14 +161,15 @@ def _audit(
             rows.append(row)
             if progress is not None:
                 progress(len(rows), len(found), row.name)
+    drawn = take(found, rows, pictures)  # before the network, which may end the process that reads the file
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
     network = None
     if patterns is None and type(tensors) is not list:  # a plain list has no graph: nothing of networks is imported
         from specnorm.auditing.network import network_of
 
-        network = network_of(tensors, rows, size, input_range=box, progress=progress)
-    drawn = take(found, rows, pictures)
+        seconds = None if settings.budget in (None, math.inf) else max(GRAPH_SECONDS, 10 * settings.budget)
+        network = network_of(tensors, rows, size, input_range=box, progress=progress, seconds=seconds)
     made = environment(rows)
     left_out = len(selection.names) - len(found)
     return Report(

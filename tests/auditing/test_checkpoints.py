@@ -182,6 +182,7 @@ def test_without_torch_the_message_says_what_to_install(tmp_path: Path, monkeypa
     def missing(root: str) -> None:
         raise NoBackend(f"No backend is registered as {root!r}.")
 
+    files.read_here(monkeypatch)
     monkeypatch.setattr(backends, "load", missing)
     with pytest.raises(ModelFileError, match=r"pip install 'specnorm-bounds\[torch\]'"), open_model(str(path)):
         pass
@@ -358,6 +359,7 @@ def test_checkpoints_cut_anywhere_are_refused(tmp_path: Path, zipped: bool) -> N
 def test_old_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"w": torch.ones(2, 2)}, tmp_path / "model.pth")
+    files.read_here(monkeypatch)
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(ModelFileError, match="CVE-2025-32434"):
         _read(tmp_path / "model.pth")
@@ -371,6 +373,7 @@ def test_what_torch_says_is_cut_before_its_advice(tmp_path: Path, monkeypatch: p
         assert keywords == {"map_location": "cpu", "weights_only": True}
         raise RuntimeError("Weights only load failed. Re-running with weights_only=False...\nmore")
 
+    files.read_here(monkeypatch)
     monkeypatch.setattr(torch, "load", load)
     with pytest.raises(ModelFileError) as caught:
         _read(tmp_path / "model.pth")

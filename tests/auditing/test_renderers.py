@@ -91,7 +91,7 @@ def test_csv_escapes_what_does_not_print(character: str) -> None:
     assert text.replace("\n", "").isprintable()
     assert len(text.splitlines()) == 2
     (row,) = csv.DictReader(io.StringIO(text))
-    assert (row["name"], row["model"]) == (visible(name), visible(report.model))
+    assert (row["name"], row["model"]) == (visible(name), visible(str(report.model)))
 
 
 def test_ordinary_text_is_left_alone_in_csv() -> None:
