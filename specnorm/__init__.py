@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from specnorm import signals
+
+signals.starting()
+# ruff: noqa: E402 - signals are answered before all that takes time is imported
+
 from specnorm.api import (
     compare,
     f4_bound,

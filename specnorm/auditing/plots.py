@@ -185,7 +185,7 @@ def intervals(reports: Sequence[Report]) -> Figure:
         panels = figure.subplots(max(len(reports), 1), 1, squeeze=False, sharex=True, height_ratios=ratios or None)
         for position, (axes, report) in enumerate(zip(panels[:, 0], reports, strict=False)):
             _panel(axes, report, position, pitch, titled=len(reports) > 1)
-        _log_axis(list(panels[:, 0]), reports)
+        log_axis(list(panels[:, 0]), [x for r in reports for row in r.layers for x in _numbers(row) if is_drawn(x)])
         handles: dict[str, Any] = {_PROVEN: None}
         for axes in panels[:, 0]:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -261,13 +261,12 @@ def _markers(report: Report) -> list[str]:
     return [_MARKERS[m.column] if m.column in _MARKERS else next(others) for m in marks(report)]
 
 
-def _log_axis(panels: Sequence[Axes], reports: Sequence[Report]) -> None:
-    """Limits and ticks for whatever there is to show: nothing, one value, 600 decades."""
+def log_axis(panels: Sequence[Axes], values: Sequence[float], margin: float = 0.04) -> None:
+    """Limits and ticks for whatever there is to show: nothing, one value, 600 decades; labels are plain text."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    values = [x for report in reports for row in report.layers for x in _numbers(row) if is_drawn(x)]
     low, high = (min(values), max(values)) if values else (0.1, 10.0)
-    pad = max(0.04 * (math.log10(high) - math.log10(low)), 0.02)
+    pad = max(margin * (math.log10(high) - math.log10(low)), 0.02)
     low, high = low / 10**pad, high * 10**pad
     decades = math.log10(high) - math.log10(low)
     locator: Any

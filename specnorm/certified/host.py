@@ -2,7 +2,7 @@
 
 IEEE 754 rounds one operation to nearest, so its exact result lies between the neighbours of the computed one, underflow
 included: the neighbour beyond is a bound. Sums of many terms are raised by gamma of their roundings instead. The host's
-sine and cosine are taken to be good to four units in the last place (`docs/guarantees.md`).
+sine and cosine are taken to be good to four units in the last place.
 
 Numbers are floats, or float64 arrays of NumPy.
 """
@@ -144,13 +144,24 @@ def norm_up(x: np.ndarray) -> np.ndarray:
 
 
 def root_up(x: Fraction | int) -> float:
-    """Root of a non-negative rational number, rounded up to a float; checked in rational numbers."""
+    """Root of a non-negative rational number, rounded up to a float; checked in rational numbers.
+
+    Of a number between 1/4 and 4, times a power of two: there the computed root is off by a unit or two, while squares
+    of floats vanish or overflow where their roots do not.
+    """
     from fractions import Fraction  # here, since importing it takes milliseconds
 
-    y = math.sqrt(x)
-    while Fraction(y) ** 2 < x:
+    exact = Fraction(x)
+    exponent = (exact.numerator.bit_length() - exact.denominator.bit_length()) // 2
+    scaled = exact / Fraction(4) ** exponent
+    y = math.sqrt(scaled)
+    while Fraction(y) ** 2 < scaled:
         y = next_up(y)
-    return y
+    try:
+        found = math.ldexp(y, exponent)
+    except OverflowError:
+        return math.inf
+    return found if Fraction(found) >= Fraction(y) * Fraction(2) ** exponent else next_up(found)
 
 
 def float_up(x: Fraction) -> float:

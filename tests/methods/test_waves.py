@@ -22,7 +22,7 @@ from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
-from specnorm.search.layer_tuning import LayerTuning
+from specnorm.search.layer_bounds import LayerTuning
 from specnorm.search.one_wave import WaveSum
 
 BACKEND = NumpyBackend()

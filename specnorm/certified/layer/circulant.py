@@ -10,9 +10,9 @@ then a read below 0 comes round to ``N + v >= n``, one at n or beyond stays belo
 the entries of the ring between the layer's pixels and its outputs are the layer's, none of which passes the end. The
 layer is a compression of the ring, whatever the factor that passing the end multiplies by: its norm is no larger.
 
-With ``lcm(s, r)`` a divisor of N the ring is as many smaller ones of the kernel's blocks (`linalg.polyphase`), each of
+With ``lcm(s, r)`` a divisor of N the ring is as many smaller ones of the kernel's blocks (`problem.polyphase`), each of
 ``M = N / lcm(s, r)`` points. Its norm is the largest one of their symbols at ``2 pi j / M``, or at
-``2 pi (j + 1/2) / M`` if it is twisted. `docs/methods/enclosure.md` has the proof.
+``2 pi (j + 1/2) / M`` if it is twisted.
 """
 
 from __future__ import annotations

@@ -174,7 +174,8 @@ def norms_of_parts(spec: ConvSpec, parts: Sequence[tuple[Lower, Upper | None]]) 
     """
     every = [sub.spec for sub in sublayers(spec)]
     lowers, uppers = [lower for lower, _ in parts], [upper for _, upper in parts if upper is not None]
-    if [lower.what for lower in lowers] != every or any(upper.what not in every for upper in uppers):
+    own = [(lower.what, lower.what if upper is None else upper.what) for lower, upper in parts]
+    if own != [(part, part) for part in every]:
         raise HypothesisError("a direct sum is bounded by all of its parts")
     if len(parts) == 1 and every == [spec]:
         return parts[0]

@@ -1,14 +1,14 @@
 """A ring without its highest waves, and those by themselves: an upper bound of a zero-padded layer that is part of it.
 
 Let the symbol be ``G(theta) = E(theta) + X(theta) Y(theta)*`` at every frequency of a ring that the layer is a
-compression of (`proof.rings`), with ``||E(theta)|| <= t``. Restricted to the layer's pixels and outputs, the ring of E
+compression of (`circulant`), with ``||E(theta)|| <= t``. Restricted to the layer's pixels and outputs, the ring of E
 has a norm of at most t, and the rest is ``L R*``, where the columns of L and R are the waves of X and Y on the outputs
 and on the pixels. So
 
     ||A||  <=  t + ||L R*||  <=  t + lambda_max(L*L + R*R) / 2,
 
-a matrix of as many rows as there are waves above t. Inner products of restricted waves are those of their channels,
-times a sum over the outputs, or the pixels, of each axis.
+since ``2 |<L* u, R* v>| <= ||L* u||**2 + ||R* v||**2``: a matrix of as many rows as there are waves above t. Inner
+products of restricted waves are those of their channels, times a sum over the outputs, or the pixels, of each axis.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class DeflatedModes:
 
     def __post_init__(self) -> None:
         if len(first_of_mirrored(self.points)) < len(self.points):
-            raise ValueError("a frequency and its mirror image are one point: what is taken out there is counted twice")
+            raise HypothesisError("a frequency and its mirror image are one point: what is taken out counts twice")
 
 
 def first_of_mirrored(points: Frequencies) -> Frequencies:
@@ -94,12 +94,14 @@ def split_norm_below(
     spec : ConvSpec
         Of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
     ring : Ring
-        No shorter than `proof.rings.shortest`.
+        No shorter than `circulant.shortest`.
     cover : Cover
         Of the symbol's frequencies on that ring; what is still open are single points.
     highest : DeflatedModes
         At those.
     """
+    if max((*spec.stride, *spec.dilation), default=1) > 1:
+        raise HypothesisError("overlaps of waves are known of layers without stride and dilation")
     limit = limit_of_rest(spec, ring, cover, highest)
     waves = WaveGram(spec, ring, highest, ops=ops)
     rest = host.sub_down(bound, limit)
@@ -116,7 +118,8 @@ def limit_of_rest(spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedMod
     """
     # The waves have as many points along an axis with one tap as along others.
     whole = Circulant.of(ring.points, ring.twisted, spec.block_kernel_shape)
-    if not is_long_enough(spec, Circulant(ring.points, ring.twisted)) or cover.what != whole:
+    one = spec.groups == 1
+    if not (one and is_long_enough(spec, Circulant(ring.points, ring.twisted)) and cover.what == whole):
         raise HypothesisError(f"the layer is no compression of the {whole}, of the {cover.what} as it is")
     if cover.open.boxes.divisible.any() or not _same(first_of_mirrored(cover.open.boxes.centres), highest.points):
         raise HypothesisError("what is taken out is not at the frequencies that the cover leaves open")
@@ -129,6 +132,9 @@ def _same(one: Frequencies, other: Frequencies) -> bool:
 
 def rest_below(kernel: Array, highest: DeflatedModes, limit: float, *, ops: ArrayOps) -> bool:
     """Whether ``||G - X Y*|| <= limit`` is proven at every point, and so at its mirror image.
+
+    Taken off the limit: the symbol's error, and `product_error` of the product and the difference times
+    ``||X||_F ||Y||_F + ||G||_F``; off its square: that of the Gram matrix.
 
     Parameters
     ----------
@@ -180,6 +186,10 @@ def _with_zero(z: Array, slots: np.ndarray, *, ops: ArrayOps) -> Array:
 
 class WaveGram:
     """``(L*L + R*R) / 2`` of the waves that are taken out, those at mirror images included.
+
+    An entry of L*L is an inner product of channels times a sum over the outputs of each axis: the matrix is off by at
+    most ``||X||_F**2 / 2``, and ``||Y||_F**2 / 2`` for R*R, times the sum of `product_error` of the inner product and
+    ``sqrt(2) (phase error + gamma(n + 8))`` an axis.
 
     Parameters
     ----------

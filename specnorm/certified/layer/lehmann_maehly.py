@@ -1,7 +1,7 @@
 """A layer on a subspace of its outputs, and off it: an upper bound of its norm from a few vectors.
 
-Let the layer's matrix A be a compression of a ring (`proof.rings`) with the symbol ``G = E + X Y*`` at each frequency,
-``||E|| <= t`` (`proof.split_rings`). Outputs z orthogonal to the waves of X, restricted to the layer's outputs, meet E
+Let the layer's matrix A be a compression of a ring (`circulant`) with the symbol ``G = E + X Y*`` at each frequency,
+``||E|| <= t`` (`deflation`). Outputs z orthogonal to the waves of X, restricted to the layer's outputs, meet E
 alone: ``||A* z|| <= t ||z||``. So let the span of Q's columns hold these waves, and ``F = A A* Q - Q D`` for any D. If
 
     lam Q*Q - (A*Q)* (A*Q) - F*F / (lam - t**2) >= 0,    lam > t**2,
@@ -98,7 +98,7 @@ def complement_bound(
     spec : ConvSpec
         Of that group, with ``input_shape``, zero padding, and no dilation.
     ring, cover, highest
-        As in `proof.split_rings.split_norm_below`, for the blocks.
+        As in `deflation.split_norm_below`, for the blocks.
     basis : array, shape (1, k, size of the small side)
         Q.
     """
@@ -122,6 +122,11 @@ def complement_bound(
 class Compression:
     """What a layer does on a subspace of its small side.
 
+    ``Z = A* Q`` is off by at most ``e = gamma || |A| || ||Q||_F``, with || |A| ||**2 of `magnitude_sq`, and F by
+    ``f = gamma || |A| || ||Z||_F + || |A| || e + gamma ||D||_F ||Q||_F``. So a limit is lowered by
+    ``gamma ||Z||_F**2 + 2 ||Z||_F e + e**2``, ``(gamma ||F||_F**2 + 2 ||F||_F f + f**2) / (lam - t**2)`` and
+    ``lam gamma (||Q||_F**2 + 1)``.
+
     Parameters
     ----------
     layer : Convolution
@@ -140,6 +145,8 @@ class Compression:
     """
 
     def __init__(self, layer: Convolution, basis: Array, known: Compression | None = None, *, ops: ArrayOps) -> None:
+        if layer.kernels.shape[0] > 1:
+            raise HypothesisError("a subspace is of one layer's outputs")
         xp, transposed = ops.xp, layer.spec.transposed
         there, back = (layer.apply, layer.adjoint) if transposed else (layer.adjoint, layer.apply)
         first, second = layer.roundings if transposed else layer.roundings[::-1]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from specnorm import arrays
 from specnorm.certified import host, rounding
-from specnorm.certified.bound import Lower, Upper, _lower, _upper
+from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.band import band_norm_up
 from specnorm.certified.matrices.block_tridiagonal import gram_band
@@ -119,6 +119,8 @@ class LayerGram:
     """
 
     def __init__(self, layer: Convolution, plan: BandPlan, *, ops: ArrayOps) -> None:
+        if layer.spec.groups > 1:
+            raise HypothesisError("the matrix of one group is not that of all groups")
         self._spec, self._plan, self._ops = layer.spec, plan, ops
         self.band, roundings = gram_band(layer.kernels[:, 0, ...], layer.spec, plan, ops=ops)
         self._error, empty = gram_error(layer, roundings, plan.lines * plan.entries, ops=ops)

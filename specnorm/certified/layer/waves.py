@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
+from specnorm.certified.bound import HypothesisError
+from specnorm.certified.layer.circulant import reads_zeros
 from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.taps import axis_tables
 
@@ -43,6 +45,8 @@ class Waves:
     """
 
     def __init__(self, kernel: Array, spec: ConvSpec, factors: list[np.ndarray], *, ops: ArrayOps) -> None:
+        if spec.groups > 1 or max((*spec.stride, *spec.dilation), default=1) > 1 or not reads_zeros(spec):
+            raise HypothesisError("images of waves are known of one group without stride and dilation that reads zeros")
         self.ops, self.xp, self.kernel, self.spec = ops, ops.xp, kernel, spec
         large, small = sizes_of(spec)
         self._held: list[np.ndarray] = []

@@ -66,9 +66,9 @@ def stack_of(shape: tuple[int, ...]) -> str:
 def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky; False means undecided.
 
-    A factorisation of ``M = x I - H`` that completes proves ``M >= -kappa tr(M) I`` (Rump, BIT 46, 2006, theorem 2.3;
-    for complex matrices with sqrt(2) gamma(2n + 8), see the documentation's 'Guarantees'). x is the limit less that
-    loss, checked afterwards with the diagonal as rounded.
+    A factorisation of ``M = x I - H`` that completes proves ``M >= -kappa tr(M) I`` (`cholesky_loss`), and so
+    ``lambda_max(H) <= x + kappa tr(M)``, which is compared with the limit afterwards, the diagonal of M as rounded. The
+    proof is valid for any x and any limit; a poor choice only makes it fail.
 
     Parameters
     ----------
@@ -101,7 +101,13 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
 
 
 def cholesky_loss(size: int, x: Array, *, xp: Namespace) -> float:
-    """kappa: a completed Cholesky factorisation of M proves ``M >= -kappa tr(M) I``."""
+    """kappa: a completed Cholesky factorisation of M, p x p, proves ``M >= -kappa tr(M) I``.
+
+    Its factor has ``|L L* - M| <= g |L| |L|^T`` entrywise, g = gamma(p + 8), or sqrt(2) gamma(2 p + 8) where complex: p
+    terms a sum, and 8 roundings for divisions and roots. On the diagonal ``sum_j |L_ij|**2 <= M_ii / (1 - g)``, so
+    ``||L||_F**2 <= tr(M) / (1 - g)`` and ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I``, kappa = g / (1 - g): Rump,
+    BIT 46, 2006, theorem 2.3 (real, with gamma(p + 1)).
+    """
     u = rounding.unit(x, xp=xp)
     steps = 2 * size + _DIVISION if arrays.is_complex(x, xp=xp) else size + _DIVISION
     g = (math.sqrt(2) if arrays.is_complex(x, xp=xp) else 1.0) * rounding.gamma(steps, u)
@@ -215,6 +221,8 @@ class GramProof:
 def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
     """Proven lower bound of the spectral norm of each matrix of a stack: ||A v|| / ||v||, rounded down.
 
+    gamma(2 m + 2 n + 8) for both norms and the division, `product_error` times ``||A||_F`` for the product.
+
     Parameters
     ----------
     a : array, shape (..., m, n)
@@ -256,8 +264,8 @@ class GramIterates:
     """Gram iteration of a stack of matrices, product by product, with a proven bound of their norms after each.
 
     ``B_0 = A``, ``B_{t+1} = fl(B_t* B_t)`` after a rescaling by a power of two; then, backwards,
-    ``U_T = ||B_T||_F`` and ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error of the product (Delattre et al.,
-    ICML 2023, theorem 1, with rounding added).
+    ``U_T = ||B_T||_F`` and, as ``||B_t||**2 = ||B_t* B_t||``, ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error
+    of the product (Delattre et al., ICML 2023, theorem 1, with rounding added).
 
     Parameters
     ----------

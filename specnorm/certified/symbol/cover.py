@@ -11,8 +11,18 @@ proves ``||G(c)|| <= tau``, and one of three lemmas carries that to the cell. Wi
 * Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
   (`gram_polynomial.GramPolynomial.variation_sq`).
 
-A lemma that holds for mu holds for larger ones. `docs/guarantees.md`, 'How a search proves', has the derivations. A
-search asks a `Cover`; it decides what is tried first and how cells are cut, and can make nothing wrong but time.
+Both first lemmas are one inequality. Let ``|u* G(theta) v| = ||G(theta)||`` for unit vectors u and v, and for a phase w
+with ``|w| = 1`` let ``g(t) = Re(w u* G(theta + t delta) v)``, w turning with t so that ``g(0) = ||G(theta)||`` and the
+frequencies of g lie in [-phi, phi]. Then ``|g| <= S``, and Bernstein and Szego's ``g'**2 + phi**2 g**2 <= phi**2 S**2``
+says that ``arccos(g / S)`` changes by at most phi from t = 0 to 1:
+
+    ||G(theta + delta)|| >= S cos(arccos(||G(theta)|| / S) + phi)     while that angle is at most pi.
+
+With theta the maximiser and S = sigma* the arccosine is 0. It is the cosine of the sum over the axes that counts: the
+product of the axes' cosines would be wrong.
+
+A lemma that holds for mu holds for larger ones. A search asks a `Cover`; it decides what is tried first and how cells
+are cut, and can make nothing wrong but time.
 """
 
 from __future__ import annotations
@@ -53,19 +63,22 @@ def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndar
 def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
     """Largest computed ``lambda_max(H(c))`` for which a cell holds nothing above the threshold, rounded down.
 
-    Shape (c,). Negative where none does; infinite for grid points where the supremum itself is no larger.
+    Shape (c,). Negative where none does; infinite for grid points where the supremum itself is no larger. By variation:
+    let P have the coefficients as computed, which moves by at most V in the cell. H - P and computed H - P are at most
+    the error e everywhere, so ``lambda_max(computed H(c)) <= l`` gives ``||H(c)|| <= l + e``, ``||P(c)|| <= l + 2 e``,
+    ``||P(theta)|| <= l + 2 e + V`` and ``||H(theta)|| <= l + 3 e + V``.
     """
     boxes = cells.boxes
     if not boxes.on_grid:
         norms = cell_lemma(threshold, boxes.radius)
     elif cells.supremum is None:
-        raise ValueError("grid points are fathomed by a proven supremum of the torus: none was given")
+        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
     else:
         norms = grid_lemma(threshold, cells.supremum, boxes.radius)
         if cells.supremum <= threshold:
             return norms
     variation_sq = _variation_sq(polynomial, boxes)
-    # The computed polynomial is off by its error at the centre (in `limit_sq`), and twice where it is compared.
+    # One error of the three is in `limit_sq`.
     lost = host.next_up(variation_sq + 2 * polynomial.error)
     by_variation = host.sub_down(polynomial.limit_sq(np.asarray(threshold)), lost)
     return np.asarray(np.maximum(polynomial.limit_sq(norms), by_variation))
@@ -243,7 +256,7 @@ class Cover:
             Above the polynomial's truncation bound; no lower limit is proven by these matrices.
         """
         if polynomial.blocks is not self._blocks:
-            raise ValueError("the polynomial is not one of this cover's blocks")
+            raise HypothesisError("the polynomial is not one of this cover's blocks")
         cells = self._open[index]
         columns = polynomial.columns_at(cells.boxes.centres, cells.block)
         reduced, errors = polynomial.reduced(columns, reduced_for_sq)
@@ -261,7 +274,7 @@ class Cover:
             Smaller limits to prove, where more is proven than is needed.
         """
         if formed.cells is not self._open:
-            raise ValueError("the matrices were formed for cells that have changed since")
+            raise HypothesisError("the matrices were formed for cells that have changed since")
         if self.fathom_by_supremum(threshold):
             return np.ones(len(formed), dtype=bool)
         limit_sq = self.limits_sq(formed.polynomial, threshold)[formed.index]
@@ -297,7 +310,7 @@ class Cover:
     def split(self, ratio: np.ndarray) -> np.ndarray:
         """Cut the open cells, so that their radii shrink at least so many times. Position of each piece's parent."""
         if (self._norms < math.inf).any():
-            raise ValueError("cells that are done with are pruned before the others are cut")
+            raise HypothesisError("cells that are done with are pruned before the others are cut")
         boxes, parent = self._open.boxes.split(ratio)
         self._reopen(Cells(boxes, self._open.block[parent], self._open.supremum))
         return parent
@@ -328,8 +341,10 @@ def cover_blocks(
     keeps : bool
         As in `Cover`.
     """
+    if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
+        raise HypothesisError("the boxes are of a symbol of another degree")
     if boxes.on_grid and supremum is None:
-        raise ValueError("grid points are fathomed by a proven supremum of the torus: none was given")
+        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
     block, upper, what = np.arange(blocks.shape[0]), 0.0, boxes.covers or "the norm at some frequencies"
     if torus and supremum is not None:
         boxes, block = _around_open(boxes, torus, supremum, threshold)

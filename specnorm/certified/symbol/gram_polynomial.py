@@ -8,7 +8,8 @@ with ``C <= truncation`` at every frequency, and for ``limit > truncation``
 
     lambda_max(H) <= limit   if   lambda_max(A + B* B / (limit - truncation)) <= limit:
 
-a small matrix instead of a large one, and C is never formed. Any basis serves; the search chooses it.
+a small matrix instead of a large one, and C is never formed: ``B* (limit - C)^-1 B <= B* B / (limit - truncation)``, so
+that the Schur complement of ``limit - H`` is positive semidefinite. Any basis serves; the search chooses it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import host, rounding
+from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols, trigonometric
 from specnorm.certified.symbol.lags import autocorrelations, taps_below
@@ -139,7 +141,9 @@ class GramPolynomial:
     truncation : float
         Bound of ``||C(theta)||`` for every block and theta; 0 if nothing is left out.
     error : float
-        Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated.
+        Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product passes through at most
+        ``m + 2 taps + L + 4`` roundings: the inner product of two taps, the sum of such products into ``R_d +- R_d^T``,
+        the product with the table and the sum over d.
     lags : integer array, shape (L, d)
         Half of all lags that two taps other than 0 have, the zero lag first.
     norms : float array, shape (L - 1,)
@@ -241,14 +245,14 @@ class GramPolynomial:
 
         Raises
         ------
-        ValueError
+        HypothesisError
             If a limit is not.
         """
         xp = self.xp
         if self.rank == self.size:
             return columns, xp.zeros((columns.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(columns))
         if not np.all(limit_sq > self.truncation):
-            raise ValueError("a matrix is reduced only for limits above the truncation bound")
+            raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
         # A difference, a quotient and a root: two roundings. The weight's conversion is in `reduced_error`.
         weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
         a, b = columns[:, : self.rank, :], columns[:, self.rank :, :]
@@ -256,13 +260,16 @@ class GramPolynomial:
         return a + xp.matmul(arrays.adjoint(b, xp=xp), b), reduced_error(a, b, xp=xp)
 
     def float32_copy(self) -> GramPolynomial:
-        """The same with its sum over the lags in float32, which its error tells; itself where that is not trusted."""
+        """The same with its sum over the lags in float32; itself where that is not trusted (TF32, bfloat16 products).
+
+        The coefficients and the table are rounded once to float32, and an entry passes through ``L + 2`` roundings of
+        that unit more, which its error tells.
+        """
         if self.itemsize == 8 or not self.ops.exact_float32:
             return self
         if self._float32_copy is None:
             found = copy.copy(self)
             found.even, found.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
-            # The coefficients are rounded once more, and there are as many terms as lags.
             of_sum = trigonometric.autocorrelation_error(self._norm, len(self.lags) + 2, 2.0**-24)
             found.error = host.add_up(self.error, of_sum)
             found.is_float32 = True

@@ -46,7 +46,15 @@ class Powers(PowerGrid):
         return arrays.unscale(norms, self.exponent[:, None], xp=xp), sums, kept
 
     def taps(self, columns: slice | Array) -> tuple[Array, Array]:
-        """Columns of the taps (b, grid, p, r), or ``R_t s`` for vectors s (b, p, r); a bound on what all errors add."""
+        """Columns of the taps (b, grid, p, r), or ``R_t s`` for vectors s (b, p, r); a bound on what all errors add.
+
+        At a frequency let X be the matrix that is squared and e a bound of its error in the Frobenius norm, at first
+        ``sqrt(p)`` times the symbol's. The next one is off by at most ``2 ||X|| e + e**2 + product_error ||X||_F**2``.
+        The errors are taps of a polynomial on the same grid, whose norm at any frequency is at most
+        ``sum_m ||E_m||_F <= sqrt(sum_theta e(theta)**2)`` (Parseval). The inverse transform, a product with a table an
+        axis, is off in each tap by at most ``c`` times the mean of ``|H(theta)|``, over all taps by
+        ``c sqrt(N) sqrt(sum_theta ||H(theta)||_F**2)``.
+        """
         xp, (m, p) = self.xp, self.blocks.shape[1:3]
         u = rounding.unit(self.blocks, xp=xp)
         total = math.prod(self.grid)
@@ -75,7 +83,6 @@ class Powers(PowerGrid):
             parts.append(current)
         taps = self.transform(xp.concat(parts, axis=1) if len(parts) > 1 else parts[0])
         taps /= total
-        # Parseval for the errors of the products; for the transform, the sum over taps of its error in each.
         c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + trigonometric.phase_error(u)) for n in self.grid) + 4 * u
         lost = rounding.up(xp.sqrt(rounding.up(spread, len(self.points) + 2, xp=xp)), 2, xp=xp)
         lost = lost + rounding.up(xp.sqrt(mass), len(self.points) + 4, xp=xp) * (rounding.SLACK * c * math.sqrt(total))

@@ -54,7 +54,7 @@ def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: Ar
     for one in largest:
         at = one.frequencies
         same = at.denominators == points.denominators and np.array_equal(at.numerators, points.numerators)
-        if one.bound is not symbol_norms_up or not same:
+        if one.bound is not symbol_norms_up or not same or tuple(one.block.shape[3:]) != kernel_shape:
             raise HypothesisError("not the norms at the points of this grid")
         value = everywhere_up(one.result()[0], sizes, kernel_shape, xp=ops.xp)
         most = max(most, float(value[0]))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices.norms import GramIterates
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
@@ -49,7 +50,7 @@ class LargestBound:
     def result(self) -> tuple[Array, Array]:
         """Value (1,) and the phase (1, taps) where it was met."""
         if self._found is None or self._open.any():
-            raise ValueError("frequencies that are neither visited nor left out may hold a larger bound")
+            raise HypothesisError("frequencies that are neither visited nor left out may hold a larger bound")
         return self._found
 
     def visit(self, index: np.ndarray) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def phase_error(u: float) -> float:
-    """Absolute error of the cosines and sines in the working precision."""
+    """Absolute error of the cosines and sines in the working precision: in float32 they are rounded from float64."""
     return PHASE_ERROR * u if u == 2.0**-53 else 1.01 * u
 
 
@@ -41,8 +41,10 @@ def symbol_error(blocks: Array, *, xp: Namespace) -> Array:
 def autocorrelation_error(norm: float, terms: int, u: float) -> float:
     """Bound on ``||computed H(theta) - H(theta)||`` of `gram_polynomial.GramPolynomial`.
 
-    ``(gamma(terms) + sqrt(2) eps_c) q**2``: every entry of H is a sum of products of kernel entries, cosines and sines,
-    and ``sum_d |R_d| <= (sum_k |K_k|)^T (sum_k |K_k|)`` entrywise. `SLACK` covers the roundings of this formula.
+    ``(gamma(terms) + sqrt(2) eps_c) q**2``: every entry of H is a sum of products of two kernel entries with a cosine
+    or sine. Real and imaginary part together are no worse than one, as ``cos**2 + sin**2 = 1``; the errors of cosine
+    and sine change ``e^{i d.theta}`` by at most ``sqrt(2) eps_c``; both stand before
+    ``sum_d |R_d| <= (sum_k |K_k|)^T (sum_k |K_k|)``, entrywise. `SLACK` covers the roundings of this formula.
 
     Parameters
     ----------
@@ -60,7 +62,8 @@ def grid_factor(samples: int, size: int) -> float:
     """Factor of the frequency-grid bound along one axis, rounded up.
 
     ``min(1/cos(pi (k-1) / 2N), (1 - (k-1)/N)**-0.5)``: Ehlich and Zeller 1964, and Pfister and Bresler 2018, for a
-    trigonometric polynomial with k consecutive terms on N equispaced samples, N > k - 1.
+    trigonometric polynomial with k consecutive terms on N equispaced samples, N > k - 1. For the best fixed pair of
+    unit vectors ``u* G(theta) v`` is one on each axis, and the axes are left one after the other: the factors multiply.
     """
     degree = size - 1
     if degree == 0:
