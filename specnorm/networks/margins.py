@@ -74,8 +74,8 @@ class Margins:
         classes = len(self.upper)
         if numbers.ndim != 2 or numbers.shape[1] != classes or labels.shape != numbers.shape[:1]:
             raise MethodError(
-                f"logits of shape {numbers.shape} and labels of shape {labels.shape}; expected (samples, {classes}) and "
-                "(samples,)."
+                f"logits of shape {numbers.shape} and labels of shape {labels.shape}; expected (samples, {classes}) "
+                "and (samples,)."
             )
         if labels.size and (not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes):
             raise MethodError(f"labels from {labels.min()} to {labels.max()}; expected whole numbers 0..{classes - 1}.")

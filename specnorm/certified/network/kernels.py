@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,14 +68,6 @@ def fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
     frobenius = float(host.norm_up(kernel.reshape(-1)))
     taps = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
     return host.mul_up(taps, host.add_up(host.mul_up(frobenius, ROUNDINGS * 2.0**-53), kernel.size * 2.0**-1000))
-
-
-@contextlib.contextmanager
-def exact_on_host() -> Iterator[None]:
-    """`arithmetic.exact` for arrays of the host, which rules of networks enter as a decorator."""
-    like: Any = np.zeros(1)
-    with arithmetic.exact(like, backend=backend_for(like)):
-        yield
 
 
 def in_float64(kernel: Any) -> NDArray[np.float64]:

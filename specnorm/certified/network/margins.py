@@ -15,11 +15,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
+from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower
 from specnorm.certified.interval import Interval, _interval, point
 from specnorm.certified.network.graph import Graph, Layer, Node
-from specnorm.certified.network.kernels import ROUNDINGS, exact_on_host
+from specnorm.certified.network.kernels import ROUNDINGS
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.operators.layers import Matrix
 from specnorm.certified.network.regions import Ball
@@ -27,7 +27,7 @@ from specnorm.certified.network.regions import Ball
 RADIUS = "the radius in which a label stays"
 
 
-@exact_on_host()
+@arithmetic.on_host()
 def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper | float) -> tuple[Interval, Interval]:
     """Constants (classes, classes) of differences, ``c |(w_i - w_j) / q|``, and (classes,) of logits, ``c |w_i / q|``.
 
@@ -70,7 +70,7 @@ def _constants(bounds: FloatArray) -> Interval:
     return _interval(np.zeros(known.shape), known)
 
 
-@exact_on_host()
+@arithmetic.on_host()
 def radii(logits: NDArray[np.float64], labels: NDArray[np.integer], differences: Interval) -> list[Lower]:
     """Of the ball around each sample in which no logit reaches the label's: the least margin over its constant.
 
@@ -89,7 +89,7 @@ def radii(logits: NDArray[np.float64], labels: NDArray[np.integer], differences:
     return [_lower(each, RADIUS, "least margin over its constant") for each in found]
 
 
-@exact_on_host()
+@arithmetic.on_host()
 def over_margins(graph: Graph, logits: FloatArray, label: int) -> Graph:
     """The differences of the label's logit to all others, each over its margin at a sample, rounded up."""
     others = np.delete(np.arange(len(logits)), label)

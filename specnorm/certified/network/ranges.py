@@ -18,11 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specnorm.certified import host
+from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError, Upper
 from specnorm.certified.interval import Interval, anything, enclosing, point, within
 from specnorm.certified.network.graph import Graph, Node, concrete
-from specnorm.certified.network.kernels import exact_on_host
 from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place, Pointwise
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.linear import Add
@@ -45,7 +44,7 @@ class _Zone:
     generators: FloatArray
 
 
-@exact_on_host()
+@arithmetic.on_host()
 def ranges(
     graph: Graph, region: Ball | Box, constants: Mapping[str, Upper | float | None] | None = None
 ) -> dict[str, Interval]:

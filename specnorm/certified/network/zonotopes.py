@@ -19,11 +19,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
+from specnorm.certified import arithmetic, host
 from specnorm.certified.interval import Interval, anything, enclosing
 from specnorm.certified.network.affine_maps import AffineMap, Filter, Subnetwork, Term
 from specnorm.certified.network.graph import Graph, Layer, Node, concrete
-from specnorm.certified.network.kernels import exact_on_host
 from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.linear import Add
@@ -208,7 +207,7 @@ class _Units:
         self._link(name, value, np.arange(count), np.ones(count), np.ones(count))
 
 
-@exact_on_host()
+@arithmetic.on_host()
 def unit_run(graph: Graph) -> Subnetwork | None:
     """A whole network as one run in which every unit that may switch is a channel.
 

@@ -290,6 +290,16 @@ def last_sizes(shape: Shape | None, count: int) -> list[int | None]:
     return [n if isinstance(n, int) else None for n in shape[len(shape) - count :]]
 
 
+UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Unit roundoffs; TensorFloat-32 has that of float16."""
+
+
+def multiplied(constant: FloatArray, factor: float) -> Ends:
+    """A constant times a number, and by how much that may be off."""
+    found = constant * factor
+    return found, abs(found) * (0.0 if abs(factor) == 1 else 2.0**-50)
+
+
 def smallest(unit: float) -> float:
     """The smallest number above 0 of an arithmetic: what underflow may take from a product."""
     return {2.0**-53: 2.0**-1074, 2.0**-11: 2.0**-24, 2.0**-8: 2.0**-133}.get(unit, 2.0**-149)

@@ -330,6 +330,8 @@ class SoftShrink(Piecewise):
 
 SIXTH = 0.16666668
 """1/6 in single precision, rounded up."""
+SINGLE = 2.0**-22
+"""By how much a number in single precision may be off, relatively: four times as much as it is."""
 
 
 class HardSwish(Piecewise):
