@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from assumptions import interval
 
-from specnorm.certified import host
+import specnorm
+from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.interval import Interval, anything, enclosing, point, within
-from specnorm.certified.network import operators, ranges
+from specnorm.certified.network import margins, operators, ranges, zonotopes
 from specnorm.certified.network.ranges import Ball
-from specnorm.errors import InternalError
+from specnorm.errors import BackendError, InternalError
 from specnorm.networks import Graph, Node
 
 Exact = Callable[[Fraction, Fraction], Fraction]
@@ -131,3 +132,23 @@ def test_a_line_is_no_nearer_than_the_function(monkeypatch: pytest.MonkeyPatch) 
     nodes = (Node("x", operators.Input(), (), shape), Node("y", operators.Tanh(), ("x",), shape))
     with pytest.raises(InternalError, match="y contradicts itself"):
         ranges.ranges(Graph(nodes, ("y",)), Ball({"x": np.zeros(shape)}, 1.0))
+
+
+POINT = Graph((Node("x", operators.Input(), (), (1, 2)),), ("x",))
+ENTRIES: dict[str, Callable[[], object]] = {
+    "ranges": lambda: ranges.ranges(POINT, Ball({"x": np.zeros((1, 2))}, 1.0)),
+    "units": lambda: zonotopes.unit_run(POINT),
+    "constants of margins": lambda: margins.of_rows(np.eye(2), np.ones(2), 1.0),
+    "radii": lambda: margins.radii(np.eye(2), np.arange(2), within(np.ones((2, 2)))),
+    "shares": lambda: margins.over_margins(POINT, np.array([1.0, 0.0]), 0),
+    "curvature": lambda: specnorm.curvature_bound(1.0, np.eye(2), 0, 1, activation="tanh"),
+    "its radius": lambda: specnorm.certified_radius(1.0, np.ones(2), 1.0),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_rules_look_at_the_processor(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls them: in a thread that rounds in another direction nothing is claimed."""
+    monkeypatch.setattr(arithmetic, "rounds_to_nearest", lambda: False)
+    with pytest.raises(BackendError, match="round to nearest"):
+        ENTRIES[entry]()
