@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from specnorm.auditing.devices import check_target
 from specnorm.auditing.executing import measured
 from specnorm.auditing.geometry import check_names, overrides
-from specnorm.auditing.layers import Tensor, all_layers, select
+from specnorm.auditing.layers import Tensor, select
 from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
@@ -74,7 +74,8 @@ def audit(
         ``Row.note`` says how wide the interval is. None: as long as it takes.
     executor : concurrent.futures.Executor, optional
         Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
-        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.
+        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so. An answer that
+        is not of the layer, kernel and request, or no bound, is asked for once more and then an error.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
@@ -140,16 +141,19 @@ def _audit(
             f"{label} holds weights and no graph, and input_range is about a network's inputs: give its ONNX file, or "
             "leave input_range out."
         )
-    found, skipped = select(tensors, patterns)
+    selection = select(tensors, patterns)
+    found = selection.layers
+    unmeasured = tuple(Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured)
     if not found:
         # An empty report would pass every gate.
         wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
+        left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
         raise ModelFileError(
-            f"{label} holds no layer{wanted} ({skipped} arrays seen). A layer is a real floating array with 2 axes "
-            "(linear) or 3 to 5 (convolution)."
+            f"{label} holds no layer{wanted} ({selection.skipped} arrays seen). A layer is a real floating array with "
+            f"2 axes (linear) or 3 to 5 (convolution).{left}"
         )
-    check_names(settings.geometry, [layer.tensor.name for layer in all_layers(tensors)])
-    rows = []
+    check_names(settings.geometry, selection.names)
+    rows: list[Row] = []
     with closing(measured(found, settings, executor)) as answers:
         for row in answers:
             rows.append(row)
@@ -164,7 +168,10 @@ def _audit(
         network = network_of(tensors, rows, size, input_range=box, progress=progress)
     drawn = take(found, rows, pictures)
     made = environment(rows)
-    return Report(_version(), model, tuple(rows), skipped, network, drawn, made)
+    left_out = len(selection.names) - len(found)
+    return Report(
+        _version(), model, tuple(rows), selection.skipped, network, drawn, made, unmeasured, selection.matched, left_out
+    )
 
 
 def _check(settings: Settings) -> None:

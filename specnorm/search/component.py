@@ -14,8 +14,9 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import nothing
-from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
+from specnorm.certified.layer.circulant import reads_zeros, shortest
 from specnorm.certified.layer.components import SubLayer, norm_of_groups, norm_of_restriction
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.own_matrix import quotients
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.numerics.block_lanczos import Plan, top_vectors
