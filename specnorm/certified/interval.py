@@ -63,13 +63,10 @@ class Interval:
 
     def __add__(self, other: Interval) -> Interval:
         """Exact where a term is 0."""
-        with np.errstate(all="ignore"):
-            low, high = self.low + other.low, self.high + other.high
-        exact = [(one == 0) | (two == 0) for one, two in zip(self.ends, other.ends, strict=True)]
-        return _interval(np.where(exact[0], low, host.next_down(low)), np.where(exact[1], high, host.next_up(high)))
+        return _sum(self.low, other.low, self.high, other.high)
 
     def __sub__(self, other: Interval) -> Interval:
-        return self + -other
+        return _sum(self.low, -other.high, self.high, -other.low)
 
     def __mul__(self, other: Interval) -> Interval:
         ends = [_product(x, y) for x in self.ends for y in other.ends]
@@ -149,9 +146,21 @@ def within(radius: Numbers) -> Interval:
     return _interval(-radius, radius)
 
 
+def around(centre: Numbers, radius: Numbers) -> Interval:
+    """Numbers that are so far from a centre at most."""
+    return _sum(centre, -radius, centre, radius)
+
+
 def anything(shape: tuple[int, ...]) -> Interval:
     """Entries of which nothing is known."""
     return within(np.full(shape, math.inf))
+
+
+def _sum(low: Numbers, more: Numbers, high: Numbers, further: Numbers) -> Interval:
+    with np.errstate(all="ignore"):
+        down, up = low + more, high + further
+    down = np.where((low == 0) | (more == 0), down, host.next_down(down))
+    return _interval(down, np.where((high == 0) | (further == 0), up, host.next_up(up)))
 
 
 def _product(one: Numbers, other: Numbers | float) -> Numbers:

@@ -15,7 +15,7 @@ from assumptions import interval
 import specnorm
 from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError
-from specnorm.certified.interval import Interval, anything, enclosing, point, within
+from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
 from specnorm.certified.network import margins, operators, ranges, zonotopes
 from specnorm.certified.network.ranges import Ball
 from specnorm.errors import BackendError, InternalError
@@ -31,7 +31,7 @@ RULES: dict[str, tuple[Callable[[Interval, Interval], Interval], Exact]] = {
     "scaled by less": (lambda x, _: x.scaled(-0.3), lambda a, _: Fraction(-0.3) * a),
     "scaled by more or less": (lambda x, _: x.scaled(0.3, 1e-9), lambda a, _: Fraction(0.3) * (1 + Fraction(1e-9)) * a),
     "root, squared": (lambda x, _: x.root(), lambda a, _: a),
-    "around its middle": (lambda x, _: point(x.middle()[0]) + within(x.middle()[1]), lambda a, _: a),
+    "around its middle": (lambda x, _: around(*x.middle()), lambda a, _: a),
 }
 
 

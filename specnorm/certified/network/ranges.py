@@ -20,7 +20,7 @@ import numpy as np
 
 from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError, Upper
-from specnorm.certified.interval import Interval, anything, enclosing, point, within
+from specnorm.certified.interval import Interval, anything, around, enclosing, within
 from specnorm.certified.network.graph import Graph, Node, concrete
 from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place, Pointwise
 from specnorm.certified.network.operators.joins import Maximum, Minimum
@@ -252,7 +252,7 @@ class _Walk:
         return host.inflate(total, len(zone.generators) + 16)
 
     def _range(self, zone: _Zone) -> Interval:
-        return point(zone.centre) + within(self._half(zone))
+        return around(zone.centre, self._half(zone))
 
     def _size(self, zone: _Zone) -> FloatArray:
         """Absolute values of all terms, added: what rounding errors refer to."""
