@@ -19,8 +19,7 @@ from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment
-from specnorm.auditing.readers import MAX_BYTES, open_model
-from specnorm.auditing.readers.isolated import GRAPH_SECONDS
+from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.errors import GeometryError, MethodError, ModelFileError
@@ -168,7 +167,7 @@ def _audit(
     if patterns is None and type(tensors) is not list:  # a plain list has no graph: nothing of networks is imported
         from specnorm.auditing.network import network_of
 
-        seconds = None if settings.budget in (None, math.inf) else max(GRAPH_SECONDS, 10 * settings.budget)
+        seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
         network = network_of(tensors, rows, size, input_range=box, progress=progress, seconds=seconds)
     made = environment(rows)
     left_out = len(selection.names) - len(found)

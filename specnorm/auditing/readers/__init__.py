@@ -112,10 +112,10 @@ def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> list
         from specnorm.auditing.readers import onnx
 
         if not onnx.is_extended():
-            remote = stack.enter_context(in_child(_READERS[kind], path, max_bytes))
+            remote = stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=False))
             return onnx.seen_from_here(remote, partial(onnx.read, file, path, max_bytes))
     elif kind in _ISOLATED:
-        return list(stack.enter_context(in_child(_READERS[kind], path, max_bytes)))
+        return list(stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind != "pytorch")))
     with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
         warnings.simplefilter("ignore")
         return _READERS[kind](file, path, max_bytes)

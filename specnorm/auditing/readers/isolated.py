@@ -32,6 +32,8 @@ GRAPH_SECONDS = 600.0
 """Processor time that bounding a file's network, or proving a certificate of it, may take, unless told otherwise."""
 MEMORY = 2**30
 """What the child may take beyond twice ``max_bytes`` (an archive unpacked, and one of its arrays)."""
+PLAIN_MEMORY = 3 * 2**29
+"""The same of a file without compression, beyond four times its arrays in float64: values of its graph, above all."""
 
 Reader = Callable[[BinaryIO, str, int], list[Tensor]]
 """Called with the open file, its path, and the most bytes its arrays may take; lists them without reading them.
@@ -61,7 +63,7 @@ class Remote(list[Tensor]):
         Parameters
         ----------
         seconds : float or None
-            Of processor time; None: as long as it takes.
+            Of processor time; None: as long as it takes, and the memory that ``max_bytes`` allows.
         function : callable
             Importable by its name.
         *arguments
@@ -74,11 +76,12 @@ class Remote(list[Tensor]):
         ModelFileError
             If it breaks a limit. No array can be read any more then.
         """
-        return self._child.call(seconds, _asked, function, *arguments, told=told)
+        memory = None if seconds is None else PLAIN_MEMORY + 4 * self._child.arrays
+        return self._child.call(seconds, _asked, function, *arguments, memory=memory, told=told)
 
 
 @contextmanager
-def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[Remote]:
+def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) -> Iterator[Remote]:
     """List the arrays of a file in a child process, which also reads them.
 
     Parameters
@@ -88,6 +91,8 @@ def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[Remote]:
         that are imported there are no part of what the file takes.
     max_bytes : int
         Most bytes of all arrays.
+    packed : bool, default True
+        Whether a small file may hold so many; otherwise its memory is limited by what it holds.
 
     Yields
     ------
@@ -102,7 +107,10 @@ def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[Remote]:
     child = _Child(path, max_bytes)
     try:
         child.prepare(read)
-        listed = child.call(_seconds(Path(path).stat().st_size), _list, read, path, max_bytes)
+        size = Path(path).stat().st_size
+        memory = None if packed else PLAIN_MEMORY + 4 * size
+        listed = child.call(_seconds(size), _list, read, path, max_bytes, memory=memory)
+        child.arrays = sum(8 * math.prod(tensor.shape) for tensor in listed)
         yield Remote([replace(tensor, load=partial(child.load, i, tensor)) for i, tensor in enumerate(listed)], child)
     finally:
         child.release()
@@ -118,6 +126,8 @@ class _Child:
     def __init__(self, path: str, max_bytes: int) -> None:
         self.path = path
         self.memory = 2 * max_bytes + MEMORY
+        self.arrays = 0
+        """Bytes of all of them in float64."""
         self.lost: str | None = None
         owner, worker = _spare.pop() if _spare else (os.getpid(), None)
         self.worker = worker if worker is not None and owner == os.getpid() and worker.is_alive else _started()
@@ -134,13 +144,15 @@ class _Child:
         seconds: float | None,
         function: Callable[..., Any],
         *arguments: Any,
+        memory: int | None = None,
         told: Callable[..., object] | None = None,
     ) -> Any:
-        """Call a function there that may take so much processor time."""
+        """Call a function there that may take so much processor time, and so much memory if that is less than ours."""
         if self.lost is not None:
             raise ModelFileError(self.lost)
+        memory = self.memory if memory is None else min(self.memory, memory)
         try:
-            answer = self.worker.call(_limited, seconds, self.memory, function, *arguments, told=told)
+            answer = self.worker.call(_limited, seconds, memory, function, *arguments, told=told)
         except WorkerLost as error:
             self.lost = f"the process that reads it dies: {error}."
             if "SIGXCPU" in str(error):
@@ -150,7 +162,7 @@ class _Child:
             self.lost = "the process that reads it was ended."  # by an interruption
             raise
         if isinstance(answer, MemoryError):
-            raise ModelFileError(f"reading it takes more memory than the limit of {self.memory} bytes.") from answer
+            raise ModelFileError(f"reading it takes more memory than the limit of {memory} bytes.") from answer
         if isinstance(answer, BaseException):
             raise answer
         return answer
