@@ -59,8 +59,8 @@ def bounded(blocks, points, upper, magnitude, roundings=0, hermitian=""):
 
     Entries may be off by gamma(roundings) magnitude. Points: (numerators (f, d), denominators (d,), cos) of frequencies
     2 pi numerator / denominator. Rounding. G: T products and sums; cosines and sines are off by 16 u (an angle up to pi
-    has three roundings, 9.5 u, functions 4 units in the last place): gamma(T + 16 + roundings) Q, Q the taps'
-    magnitudes added, |Q|**2 <= q = its largest row sum times its largest column sum. G*G: parts of entries are sums of 2m
+    has three roundings, 9.5 u, functions 4 units in the last place): gamma(T + 16 + roundings) Q, Q the sum of
+    magnitudes, |Q|**2 <= q = its largest row sum times its largest column sum. G*G: parts of entries are sums of 2m
     products: sqrt(2) gamma(2m) q. Cholesky: m_ij = sum_k l_ik conj(l_jk) has 2(p - 1) products in each part and a
     quotient or a product with a reciprocal, roots 2 more: sqrt(2) gamma(2p + 2) |l_i| |l_j|, |l_i|**2 <= m_ii/(1 - g).
     The diagonal x - (G*G)_ii has one rounding, and a trace of at most p x. ``hermitian``: no eigenvalue of G, zero on
