@@ -65,7 +65,7 @@ CONES = "clarabel>=0.10,<0.12"
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
-FRONT = ("api", "backends", "errors", "matrices", "norms", "projections", "proving", "result", "spec", "training")
+FRONT = ("api", "backends", "errors", "matrices", "norms", "problem", "projections", "proving", "result", "training")
 """Where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be inferred."""
 _COMPILES = "import jax; print(jax.jit(lambda x: x + 1)(1))"
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from specnorm import signals
+
+signals.starting()
+# ruff: noqa: E402 - signals are answered before all that takes time is imported
+
 from specnorm.api import (
     compare,
     f4_bound,
@@ -48,11 +53,11 @@ from specnorm.methods import (
     Unfoldings,
 )
 from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
+from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, rescale, spectral_rescaling
 from specnorm.proving import certify, enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.robustness import certified_radius, curvature_bound
-from specnorm.spec import ConvSpec, Geometry
 from specnorm.training import init, step, step_many
 
 if TYPE_CHECKING:

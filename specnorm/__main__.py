@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
+from specnorm import signals
+
 _NEEDED = ("click", "jinja2", "rich", "safetensors")
 
 
@@ -16,6 +18,7 @@ def main() -> None:
         sys.exit(2)
     from specnorm.cli import run
 
+    signals.running()
     sys.exit(run())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any, Unpack
 
-from specnorm.backends import backend_for
+from specnorm.backends import Backend, backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.methods import (
     METHODS,
@@ -16,9 +16,9 @@ from specnorm.methods import (
     TensorNorm,
     Unfoldings,
 )
+from specnorm.problem.spec import Geometry, Layer
 from specnorm.result import Result
 from specnorm.runtime.table import program_for
-from specnorm.spec import Geometry, Layer
 from specnorm.types import ArrayObject, ArrayT
 
 _BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
@@ -34,7 +34,7 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     method : Method
         A value such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -46,7 +46,11 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     KernelError, GeometryError, MethodError, BackendError
     """
     _check_method(method)
-    backend = backend_for(kernel)
+    return measured(kernel, method, geometry, backend=backend_for(kernel))
+
+
+def measured(kernel: ArrayObject, method: Method, geometry: Geometry, *, backend: Backend) -> Result:
+    """`measure` by the plugin that owns the kernel."""
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     value, stats, known = backend.apply(plan, kernel)
     figures: dict[str, Any] = dict(zip(plan.method.stats, stats, strict=True))
@@ -62,7 +66,7 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> dict[str, Resu
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -95,7 +99,7 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -134,7 +138,7 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
         None: proven (``sigma* <= value``) wherever values are known; an estimate under jit, compile and vmap, with an
         `EstimateWarning` when it is traced. True: proven, or an error. False: the estimate, everywhere.
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -176,7 +180,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -195,7 +199,7 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -228,7 +232,7 @@ def gram_bound(
         ``min(cin, cout)**(1 / 2**(n_iter + 1))``. Else 3: the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``, the
         number of taps after as many products.
     **layer
-        See `specnorm.spec.Layer`.
+        See `specnorm.problem.spec.Layer`.
 
     Returns
     -------
@@ -256,7 +260,7 @@ def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry
     n : int, optional
         Grid points an axis; None: ``10 (k_j - 1)`` (at most 3 % above the supremum in 2-D).
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------

@@ -25,7 +25,7 @@ from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import STANDARD, Report
 from specnorm.errors import CertificateError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
-from specnorm.spec import Layout
+from specnorm.problem.spec import Layout
 from specnorm.text import visible
 
 if TYPE_CHECKING:
@@ -98,10 +98,6 @@ def list_backends() -> int:
 
 def audit_models(request: Request) -> int:
     """Audit every model, report, and judge.
-
-    Parameters
-    ----------
-    request : Request
 
     Returns
     -------

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from specnorm.linalg.frequencies import Frequencies
-from specnorm.spec import ConvSpec
+from specnorm.problem.frequencies import Frequencies
+from specnorm.problem.spec import ConvSpec
 from specnorm.text import number
 
 if TYPE_CHECKING:

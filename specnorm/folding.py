@@ -6,9 +6,9 @@ import math
 from typing import Any, Unpack
 
 from specnorm.backends import Backend, backend_for, common_backend
+from specnorm.certified import arithmetic
 from specnorm.errors import KernelError
-from specnorm.proof import arithmetic
-from specnorm.spec import FLOATING, ConvSpec, Layer, check_dtype
+from specnorm.problem.spec import FLOATING, ConvSpec, Layer, check_dtype
 from specnorm.types import AnyArray, Array, ArrayT, Namespace
 
 
@@ -30,7 +30,7 @@ def fold_batch_norm(
     eps : float
         What the normalisation adds to them.
     **layer
-        See `specnorm.spec.Layer`; ``groups``, ``transposed`` and ``layout`` tell which axis is the output.
+        See `specnorm.problem.spec.Layer`; ``groups``, ``transposed`` and ``layout`` tell which axis is the output.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
 from specnorm.methods.at_size import NormAtSize
 from specnorm.methods.base import Method
 from specnorm.methods.singular_values import SingularValues
-from specnorm.spec import ConvSpec, Geometry, Layer
+from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject, ArrayT
 
 
@@ -27,7 +27,7 @@ def conv_norm(
     rtol : float, default 1e-6
         The value is at most this far, relatively, below the norm (or at the kernel's own precision).
     **layer
-        See `specnorm.spec.Layer`.
+        See `specnorm.problem.spec.Layer`.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def power_norm(
     rtol : float, default 1e-6
         Stop where a whole restart of the iteration gained relatively less than this.
     **layer
-        See `specnorm.spec.Layer`: every stride, dilation, groups, padding mode and amount.
+        See `specnorm.problem.spec.Layer`: every stride, dilation, groups, padding mode and amount.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def singular_values(
         Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``. Needed for other padding than circular:
         these come from block Lanczos (`PowerTopK`), each a proven lower bound of the singular value of its rank.
     **layer
-        See `specnorm.spec.Layer`.
+        See `specnorm.problem.spec.Layer`.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------

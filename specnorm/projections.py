@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
+from specnorm import arrays
 from specnorm.api import measure
 from specnorm.backends import Backend, backend_for
+from specnorm.certified import arithmetic
+from specnorm.certified.symbol import symbols
 from specnorm.errors import KernelError, Undecided
-from specnorm.linalg import arrays, polyphase, symbols
-from specnorm.linalg.frequencies import half_grid, mirror_index
 from specnorm.methods import Enclose
 from specnorm.methods.channel_norms import ChannelNorms, rescaled
-from specnorm.proof import arithmetic
+from specnorm.problem import polyphase
+from specnorm.problem.frequencies import half_grid, mirror_index
+from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.runtime.execution import Execution
-from specnorm.spec import ConvSpec, Geometry
 from specnorm.types import Array, ArrayT
 
 _CHEAP = 1000
@@ -36,7 +38,7 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     bound : float, default 1
         Positive.
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     n_iter : int, default 20
         Rounds of clipping and cropping.
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -189,8 +191,8 @@ def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geome
     n_iter : int, default 1
         Gram products, at least 1; the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
     **geometry
-        See `specnorm.spec.Geometry`. Every stride, dilation, zero or circular padding and input size is served by the
-        same kernel; groups are rescaled one by one.
+        See `specnorm.problem.spec.Geometry`. Every stride, dilation, zero or circular padding and input size is served
+        by the same kernel; groups are rescaled one by one.
 
     Returns
     -------

@@ -11,11 +11,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.backends import Backend, common_backend
+from specnorm.certified import arithmetic, host, rounding
+from specnorm.certified.matrices import norms
 from specnorm.errors import KernelError, MethodError
-from specnorm.linalg import arrays
-from specnorm.proof import arithmetic, host, matrices, rounding
-from specnorm.spec import check_dtype
+from specnorm.problem.spec import check_dtype
 from specnorm.types import Array, ArrayT, Namespace
 
 Activation = Literal["sigmoid", "tanh", "softplus"]
@@ -144,7 +145,7 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
         slope = xp.reshape(xp.astype(slope, dtype), (1, 1, -1))
         _known("gradient", slope, backend)
         scaled, exponent = arrays.scale(slope, xp=xp)
-        length = arrays.unscale(matrices.frobenius_up(scaled, xp=xp), exponent, xp=xp)[0, ...]
+        length = arrays.unscale(norms.frobenius_up(scaled, xp=xp), exponent, xp=xp)[0, ...]
         length = rounding.to_dtype(length, dtype, "up", xp=xp)
         m = _number("margin", margin, slope, "down", backend)
         bend = _number("curvature", curvature, slope, "up", backend)

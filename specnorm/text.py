@@ -15,13 +15,8 @@ def number(value: float | None, promise: str = "exact") -> str:
 
     Parameters
     ----------
-    value : float or None
     promise : str
         ``"lower"`` rounds down, ``"upper"`` up, everything else to nearest.
-
-    Returns
-    -------
-    str
     """
     if value is None:
         return "-"
@@ -39,10 +34,6 @@ def number(value: float | None, promise: str = "exact") -> str:
 def visible(text: str) -> str:
     """Replace every character that does not print (controls, bidi overrides, lone surrogates) by its escape.
 
-    Parameters
-    ----------
-    text : str
-
     Returns
     -------
     str
@@ -52,14 +43,5 @@ def visible(text: str) -> str:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Put an apostrophe before what a spreadsheet would take for a formula.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    str
-    """
+    """Put an apostrophe before what a spreadsheet would take for a formula."""
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

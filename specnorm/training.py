@@ -15,10 +15,10 @@ from specnorm.backends import Backend, backend_for
 from specnorm.errors import MethodError
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
+from specnorm.problem.spec import Geometry
 from specnorm.runtime.program import Program
 from specnorm.runtime.table import program_for, state_shapes
 from specnorm.runtime.zero_channels import batches, moved, padded
-from specnorm.spec import Geometry
 from specnorm.types import AnyArray, ArrayObject, ArrayT
 
 State: TypeAlias = dict[str, Any]
@@ -34,7 +34,7 @@ def init(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> S
     method : Method
         `TensorNorm`, `FantasticFour`, `Power` (at an input size) or `Gram`, which keeps nothing.
     **geometry
-        See `specnorm.spec.Geometry`.
+        See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def step_many(
     states : sequence of dict
         One a kernel, each from `init`.
     geometries : sequence of mapping, optional
-        Keywords of each layer, see `specnorm.spec.Geometry`; None: none has any.
+        Keywords of each layer, see `specnorm.problem.spec.Geometry`; None: none has any.
     sweeps : int, default 1
 
     Returns

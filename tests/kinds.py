@@ -17,7 +17,7 @@ from specnorm.methods.gram_iteration import GramIteration
 from specnorm.methods.matrix_norm import MatrixNorm
 from specnorm.methods.power_iteration import PowerIteration
 from specnorm.methods.singular_values import SingularValues
-from specnorm.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "guarantees.md"
 BEGIN, END = "<!-- kinds: made by `python tests/kinds.py` -->\n", "<!-- end of kinds -->"

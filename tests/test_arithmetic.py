@@ -18,8 +18,8 @@ from specnorm_numpy import NumpyBackend
 
 import specnorm
 from specnorm import Enclose, FantasticFour
+from specnorm.certified.arithmetic import flushes, rounds_to_nearest, too_small
 from specnorm.errors import BackendError
-from specnorm.proof.arithmetic import flushes, rounds_to_nearest, too_small
 from specnorm.runtime.table import program_for
 
 MEASURES: dict[str, Callable[[Any], Any]] = {

@@ -13,8 +13,9 @@ import pytest
 
 pytest.importorskip("torch", reason="the textbook methods are written in torch", exc_type=ImportError)
 
-from bench import networks, networks_page, price, yardsticks
-from bench.__main__ import COMMITTED, main, read
+from bench import networks_page, yardsticks
+from bench.__main__ import COMMITTED, main
+from bench.facts import FOLDER, read
 from bench.libraries import LIBRARIES
 from bench.regressions import KEY, slower
 
@@ -22,7 +23,7 @@ Row = dict[str, Any]
 ALWAYS = {*KEY, "yardstick", "date", "commit", "machine", "versions", "clock"}
 SECTIONS = {
     "tensor norm", "uniform grid", "unfoldings", "circular", "gram", "gram, zeros", "power", "PROPACK", "rescaling",
-    "rescaling, backward", "tolerance", "libraries", "network",
+    "rescaling, backward", "tolerance", "libraries", "network", "network bound", "training step",
 }  # fmt: skip
 UPPER = (
     "tn_bound, proven", "enclose 1e-3", "f4_bound", "grid_bound", "gram_bound", "gram_bound, 3 steps",
@@ -50,7 +51,7 @@ def check_rows(rows: list[Row]) -> None:
             continue
         assert row["seconds"] > 0
         assert row["repeats"] >= 1
-        if row["section"] == "network":
+        if row["family"] == "network":
             continue
         assert math.isfinite(row["value"])
         if row["section"].startswith("rescaling"):
@@ -107,7 +108,7 @@ def test_the_page_is_made_of_the_lines(smoke: Path) -> None:
     page = (smoke.parent / "index.md").read_text(encoding="utf-8")
     assert "`f4_bound`" in page
     assert "nan" not in page
-    assert (smoke.parent / "unfoldings.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert (smoke.parent / "circular.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_the_committed_lines_are_complete() -> None:
@@ -120,13 +121,6 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     main(["page", str(tmp_path / COMMITTED.name)])
     made = (tmp_path / "index.md").read_text(encoding="utf-8")
     assert made == (COMMITTED.parent / "index.md").read_text(encoding="utf-8")
-
-
-def test_the_tables_of_the_price_page_are_made_of_its_lines(tmp_path: Path) -> None:
-    for name in ("price.md", "price-1.jsonl", "price-2.jsonl"):
-        (tmp_path / name).write_bytes((COMMITTED.parent / name).read_bytes())
-    price.write(tmp_path)
-    assert (tmp_path / "price.md").read_text("utf-8") == (COMMITTED.parent / "price.md").read_text("utf-8")
 
 
 def test_a_textbook_method_is_as_its_formula_says() -> None:
@@ -147,8 +141,7 @@ def test_a_textbook_method_is_as_its_formula_says() -> None:
     assert float(yardsticks.gram_conv(flat, 1)) == pytest.approx(float(sums.max().sqrt()))
     scaled = torch.linalg.vector_norm(flat[:, :, 0, 0] * sums.rsqrt())
     assert float(yardsticks.aol(flat)) == pytest.approx(float(scaled))
-    assert float(yardsticks.hopm_lean(flat)) == pytest.approx(float(torch.linalg.matrix_norm(flat[:, :, 0, 0], 2)))
-    assert float(yardsticks.hopm_einsum(flat)) == pytest.approx(float(yardsticks.hopm_lean(flat)))
+    assert float(yardsticks.hopm_einsum(flat)) == pytest.approx(float(torch.linalg.matrix_norm(flat[:, :, 0, 0], 2)))
 
 
 def test_propack_is_as_near_as_it_is_said_to_be() -> None:
@@ -162,8 +155,8 @@ def test_propack_is_as_near_as_it_is_said_to_be() -> None:
 # -- whole networks --------------------------------------------------------------------------------------------------
 def test_the_committed_networks_lie_in_order() -> None:
     """What inputs reach, multipliers, scaled, product; and beside eclipse-nn never above."""
-    rows = networks.read(networks.FOLDER / networks.LINES)
-    for name in networks.NAMES:
+    rows = read(FOLDER / networks_page.LINES)
+    for name in networks_page.TITLES:
         found = {row["method"]: row["value"] for row in rows if row["network"] == name and "ended" not in row}
         ladder = [found[key] for key in ("below", "multipliers", "product") if key in found]
         assert ladder == sorted(ladder), name
@@ -183,16 +176,15 @@ def test_the_committed_networks_lie_in_order() -> None:
 
 def test_the_networks_page_is_made_of_its_lines(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="for the plots")
-    (tmp_path / networks.LINES).write_bytes((networks.FOLDER / networks.LINES).read_bytes())
+    (tmp_path / networks_page.LINES).write_bytes((FOLDER / networks_page.LINES).read_bytes())
     networks_page.write(tmp_path)
-    made = (tmp_path / "networks.md").read_text(encoding="utf-8")
-    assert made == (networks.FOLDER / "networks.md").read_text(encoding="utf-8")
+    assert (tmp_path / "networks.md").read_text("utf-8") == (FOLDER / "networks.md").read_text("utf-8")
 
 
 def test_what_inputs_reach_of_a_matrix_is_its_norm() -> None:
     """Of x -> Wx on images: every point has the norm; and a function with a kink is ascended."""
     import torch
-    from bench.networks_below import reached, stretched
+    from bench.networks_models import reached, stretched
 
     random = np.random.RandomState(0)
     matrix = torch.tensor(random.standard_normal((5, 27)))

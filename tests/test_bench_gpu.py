@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,84 +10,73 @@ import pytest
 
 pytest.importorskip("torch", reason="the textbook methods are written in torch", exc_type=ImportError)
 
-from bench import gpu, gpu_page, gpu_run
-from bench.__main__ import main, read
-
-from specnorm import testing
-
-Row = dict[str, Any]
-ABOUT = {"date": "2026-11-21", "commit": "abcdef0", "device": "cuda", "size": "full"}
-
-
-def measured(part: str) -> list[Row]:
-    return [{"part": part, "library": "torch", **row} for row in gpu.rows(part, "torch", "cpu", "smoke")]
+from bench import facts, gpu, page
+from bench.__main__ import main
+from bench.facts import Row, read
 
 
 @pytest.fixture(scope="module")
-def every() -> list[Row]:
-    """All parts but the tests, at the smallest size on the CPU."""
+def every(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """All parts but the tests, at the smallest size on the CPU; CuPy is not there, or has no GPU."""
+    out = tmp_path_factory.mktemp("gpu") / "gpu.jsonl"
     with pytest.MonkeyPatch.context() as patch:
-        few = {title: testing.CHECKS[title] for title in ("description", "ownership", "device")}
-        patch.setattr(testing, "CHECKS", few)
-        return [row for part in ("machine", "conformance", "shapes", "suite", "training") for row in measured(part)]
+        some = (("network", "torch", 200.0),), (("training step", "torch", 200.0), ("libraries", "cupy", 200.0))
+        patch.setattr(gpu, "ROUNDS", some)
+        assert main(["gpu", "--device", "cpu", "--size", "smoke", "--out", str(out)]) == 0
+    return read(out)
 
 
 def test_each_part_runs_on_the_cpu(every: list[Row]) -> None:
-    assert not [row for row in every if row.keys() & {"error", "missing"}]
-    assert {row["what"] for row in every if row["part"] == "conformance"} == {"description", "ownership", "device"}
-    whole = next(row for row in every if row["part"] == "shapes" and row["what"] == "all")
-    assert whole["count"] == 4
-    assert 0 < whole["gap"] <= gpu.RTOL * (1 + 1e-9)
-    assert all(row["seconds"] > 0 for row in every if row["part"] in ("shapes", "suite"))
-    assert {row["method"] for row in every if row["part"] == "training"} == {"tn", "f4"}
+    assert not [row for row in every if "error" in row]
+    assert {row["section"] for row in every} == {"network", "training step", "libraries"}
+    whole = next(row for row in every if row["contestant"] == "enclose 1e-3" and row["section"] == "network")
+    assert 0 < whole["value"] <= 1e-3 * (1 + 1e-9)
+    assert all(row["seconds"] > 0 for row in every if "skipped" not in row)
+    assert {row["device"] for row in every} == {"cpu"}
 
 
-def test_a_part_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(library: str, device: str, size: str) -> Iterator[Row]:
-        del library, device, size
-        yield {"what": "first"}
-        raise RuntimeError("an illegal address")
-
-    monkeypatch.setitem(gpu.PARTS, "suite", breaks)
-    first, second = measured("suite")
-    assert first["what"] == "first"
-    assert "RuntimeError: an illegal address" in second["error"]
+def test_a_library_that_is_not_here_is_a_row(every: list[Row]) -> None:
+    (told,) = (row["skipped"] for row in every if row["library"] == "cupy" and "skipped" in row)
+    assert "CuPy" in told
 
 
-def test_a_library_that_is_not_here_is_a_row() -> None:
-    if not gpu.here("cupy", "cuda").missing:
-        pytest.skip("CuPy is usable here")
-    assert "CuPy" in next(gpu.rows("suite", "cupy", "cuda", "smoke"))["missing"]
+def test_tests_are_counted_and_one_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With xdist's words and without; a process that ends with code 1 has failed tests, and no more."""
+    lines = "tests/a.py::one[x] PASSED [ 10%]", "[gw0] [ 20%] FAILED tests/a.py::two[x]", "tests/a.py::three SKIPPED"
+    script = "; ".join(f"print({line!r}, flush=True)" for line in lines) + "; raise SystemExit(1)"
+    monkeypatch.setattr(gpu, "ROUNDS", ((("tests", "torch", 20.0),),))
+    monkeypatch.setattr(gpu, "command", lambda *_: ["-c", script])
+    failed, counts = gpu.run(tmp_path / "gpu.jsonl", "cpu", "smoke", 1.0)
+    assert failed["error"] == "failed"
+    assert "tests/a.py::two[x]" in failed["contestant"]
+    assert [counts[key] for key in ("passed", "failed", "skipped tests")] == [1, 1, 1]
 
 
 def test_what_fails_or_hangs_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file holds each row as soon as it is measured, and one for each part that did not end well."""
     out = tmp_path / "gpu.jsonl"
-    row = 'print(\'{"part": "PART", "library": "torch", "what": "measured", "seconds": 1}\', flush=True); '
+    row = 'print(\'{"section": "PART", "library": "torch", "contestant": "measured"}\', flush=True); '
     scripts = {
-        "suite": row + "import time; time.sleep(60)",
-        "shapes": row + "import os; os.abort()",
-        "training": "print('noise'); " + row,
+        "libraries": row + "import time; time.sleep(60)",
+        "network": row + "import os; os.abort()",
+        "training step": "print('noise'); " + row,
     }
-    monkeypatch.setattr(gpu_run, "ROUNDS", tuple(((part, "torch", 3.0),) for part in ("suite", "shapes", "training")))
-    begun: list[Row] = []
+    monkeypatch.setattr(gpu, "ROUNDS", tuple(((part, "torch", 3.0),) for part in scripts))
+    begun: list[int] = []
 
-    def popen(command: list[str], *rest: Any, real: Any = subprocess.Popen, **more: Any) -> Any:
-        if command[1:3] != ["-m", "bench.gpu"]:
-            return real(command, *rest, **more)
-        begun.append({"rows": len(read(out)) if out.exists() else 0})
-        part = command[3]
-        return real([sys.executable, "-c", scripts[part].replace("PART", part)], *rest, **more)
+    def command(part: str, *_: Any) -> list[str]:
+        begun.append(len(read(out)))
+        return ["-c", scripts[part].replace("PART", part)]
 
-    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(gpu, "command", command)
     begin = time.monotonic()
-    gpu_run.run(out, "cpu", "smoke", 1.0)
+    gpu.run(out, "cpu", "smoke", 1.0)
     assert time.monotonic() - begin < 50
-    found = [(row["part"], row.get("error", row["what"])) for row in read(out)]
-    assert [part for part, _ in found] == ["suite", "suite", "shapes", "shapes", "training"]
+    found = [(row["section"], row.get("error", row["contestant"])) for row in read(out)]
+    assert [part for part, _ in found] == ["libraries", "libraries", "network", "network", "training step"]
     assert found[1][1] == "not done within 3 s"
-    assert found[3][1].startswith("ended with code")
-    assert [told["rows"] for told in begun] == [0, 2, 4]
+    assert str(found[3][1]).startswith("ended with code")
+    assert begun == [0, 2, 4]
     assert not out.with_suffix(".new").exists()
 
 
@@ -98,23 +84,43 @@ def test_nothing_begins_when_the_time_is_up(tmp_path: Path) -> None:
     out = tmp_path / "gpu.jsonl"
     assert main(["gpu", "--device", "cpu", "--size", "smoke", "--minutes", "0", "--out", str(out)]) == 0
     rows = read(out)
-    assert {(row["part"], row["library"]) for row in rows} == {it[:2] for every in gpu_run.ROUNDS for it in every}
+    assert {(row["section"], row["library"]) for row in rows} == {it[:2] for parallel in gpu.ROUNDS for it in parallel}
     assert {row["error"] for row in rows} == {"not begun: the time was up"}
 
 
+def test_every_part_is_a_command() -> None:
+    """A section of the suite on the device, or tests that are there."""
+    for part, library, _ in (it for parallel in gpu.ROUNDS for it in parallel):
+        words = gpu.command(part, library, "cuda", "full")
+        if words[1] == "bench":
+            assert {"cupy", f"{library} cuda"} & set(words)
+        else:
+            files = [facts.TESTS / word for word in words if word in gpu.CHECKED]
+            assert files
+            assert all(file.exists() for file in files)
+
+
 def test_the_page_has_every_part_and_what_failed(every: list[Row], tmp_path: Path) -> None:
-    lost = {"part": "suite", "library": "cupy", "what": "all", "error": "cannot | divide"}
-    rows = [{**row, **ABOUT} for row in (*every, lost)]
-    gpu_page.write(rows, tmp_path / "gpu.jsonl")
+    checks = {"section": "conformance", "library": "torch", "contestant": "every one", "passed": 3, "failed": 0}
+    lost = {"section": "libraries", "library": "cupy", "contestant": "every one", "error": "cannot | divide"}
+    rows = [*every, {**every[0], **checks, "skipped tests": 7}, {**every[0], **lost}]
+    facts.write(tmp_path / "gpu.jsonl", [{**row, "device": "cuda", "size": "full", "gpu": "H100"} for row in rows])
+    page.write(tmp_path / "gpu.jsonl")
     made = (tmp_path / "gpu.md").read_text(encoding="utf-8")
-    for title in ("On a GPU", "ResNet-50", "Methods", "A training step", "Conformance", "What failed"):
+    for title in ("On a GPU", "H100", "Every layer of a network", "A training step", "Tests", "Not measured"):
         assert title in made
-    assert "3 of 3" in made
+    assert "| conformance | torch | 3 | 0 | 7 |" in made
     assert "cannot \\| divide" in made
 
 
 def test_a_trial_makes_no_page(every: list[Row], tmp_path: Path) -> None:
-    rows = [{**row, **ABOUT, "device": "cpu"} for row in every]
+    facts.write(tmp_path / "gpu.jsonl", every)
     with pytest.raises(ValueError, match="trial without a GPU"):
-        gpu_page.write(rows, tmp_path / "gpu.jsonl")
+        page.write(tmp_path / "gpu.jsonl")
     assert not (tmp_path / "gpu.md").exists()
+
+
+@pytest.mark.parametrize("name", ["gpu", "scaling", "load", "sizes", "price"])
+def test_a_page_has_its_lines(name: str) -> None:
+    """And there is none where nothing was measured."""
+    assert (facts.FOLDER / f"{name}.md").exists() == any(facts.FOLDER.glob(f"{name}*.jsonl"))

@@ -6,7 +6,7 @@ from bench import peers
 
 
 def test_the_page_is_made_of_the_committed_lines() -> None:
-    """`python -m bench.peers` in this folder writes it anew."""
+    """`python -m bench page` in this folder writes it anew."""
     assert peers.PAGE.read_text(encoding="utf-8") == peers.page()
 
 

@@ -14,9 +14,9 @@ from promises import for_all
 from strategies import FEW_LAYERS, Layer, Recipe, layers
 
 from specnorm import GeometryError
-from specnorm.linalg.layer_map import Convolution
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
-from specnorm.spec import ConvSpec
 
 
 def operator(lib: Lib, kernel: NDArray[Any], spec: ConvSpec, **options: Any) -> Convolution:

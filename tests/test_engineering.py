@@ -20,7 +20,8 @@ from specnorm_numpy.namespace import NAMESPACE
 from strategies import Recipe
 
 import specnorm
-from specnorm.linalg import arrays, lags, symbols
+from specnorm import arrays
+from specnorm.certified.symbol import lags, symbols
 from specnorm.methods.gram_iteration import GramIteration
 from specnorm.methods.matrix_norm import MatrixNorm
 from specnorm.methods.power_iteration import PowerIteration
@@ -58,7 +59,7 @@ def test_symbols_of_real_kernels_are_real_products(noted: Namespace) -> None:
     """Two products with the tables of cosines and sines: a complex one would be twice the work."""
     kernel: Any = Recipe((6, 4, 3, 3), seed=0).kernel
     symbols.Symbol(
-        kernel[None], specnorm.linalg.frequencies.half_grid((8, 8)), ops=Execution(NumpyBackend(), noted)
+        kernel[None], specnorm.problem.frequencies.half_grid((8, 8)), ops=Execution(NumpyBackend(), noted)
     ).matrices()
     assert len(noted.products) == 2
     assert not any(np.iscomplexobj(factor) for product in noted.products for factor in product)
@@ -107,13 +108,13 @@ def test_few_frequencies_of_three_axes_are_looked_at() -> None:
 def test_factorisations_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """One stack for all frequencies that fit the memory budget, and one for all unfoldings of a shape's groups."""
     stacks: list[int] = []
-    below = specnorm.proof.matrices.gram_below
+    below = specnorm.certified.matrices.norms.gram_below
 
     def counted(gram: Any, *given: Any, **named: Any) -> Any:
         stacks.append(int(np.prod(gram.shape[:-2])))
         return below(gram, *given, **named)
 
-    monkeypatch.setattr(specnorm.proof.matrices, "gram_below", counted)
+    monkeypatch.setattr(specnorm.certified.matrices.norms, "gram_below", counted)
     specnorm.grid_bound(Recipe((3, 2, 3, 3), seed=3).kernel, n=12)
     assert stacks == [12 * 7]
     stacks.clear()
@@ -254,7 +255,7 @@ def test_a_few_cells_of_a_large_kernel_make_no_coefficients(monkeypatch: pytest.
         ranks.append(rank)
         return lags.autocorrelations(taps, rank, *given, **how)
 
-    monkeypatch.setattr("specnorm.proof.gram_polynomial.autocorrelations", watched)
+    monkeypatch.setattr("specnorm.certified.symbol.gram_polynomial.autocorrelations", watched)
     found = specnorm.enclose(kernel)
     assert found.upper <= found.lower * 1.001
     assert len(ranks) == 1

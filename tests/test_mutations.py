@@ -44,9 +44,11 @@ from soundness.mutations import (
     wide_matrices,
 )  # fmt: skip
 
-from specnorm.proof import fathom, gram_polynomial, host, matrices, rounding, trigonometric, unfolding
-from specnorm.proof.cells import Boxes, Cells
-from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.certified import host, rounding
+from specnorm.certified.matrices import norms, unfolding
+from specnorm.certified.symbol import cover, gram_polynomial, trigonometric
+from specnorm.certified.symbol.cells import Boxes, Cells
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 
 
 def no_error(blocks: Any, *_: Any, xp: Any) -> Any:
@@ -54,7 +56,7 @@ def no_error(blocks: Any, *_: Any, xp: Any) -> Any:
     return xp.zeros(blocks.shape[0], dtype=blocks.dtype)
 
 
-_limits_sq = fathom.limits_sq
+_limits_sq = cover.limits_sq
 
 
 def without_supremum(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
@@ -63,7 +65,7 @@ def without_supremum(polynomial: GramPolynomial, cells: Cells, threshold: float)
     return _limits_sq(polynomial, replace(cells, supremum=supremum), threshold)
 
 
-def by_any_supremum(self: fathom.Cover, threshold: float) -> bool:
+def by_any_supremum(self: cover.Cover, threshold: float) -> bool:
     """A supremum said to be no larger than any threshold, once the incumbent is near."""
     supremum = self.open.supremum
     if supremum is None or threshold < 0.5 * supremum.value:
@@ -131,13 +133,13 @@ MUTATIONS = {
     "variation within the cells": Mutation(
         below_the_truth, ((GramPolynomial, "variation_sq", lambda _, phases: np.zeros(len(phases))),)
     ),
-    "proof of the cells": Mutation(below_the_truth_without_estimates, ((matrices, "gram_below", believed),)),
+    "proof of the cells": Mutation(below_the_truth_without_estimates, ((norms, "gram_below", believed),)),
     "truncation of the directions left out": Mutation(
         below_the_truth_by_the_truncation, ((gram_polynomial, "truncation_bound", without_truncation),)
     ),
     "limits that a matrix was reduced for": Mutation(
         reduced_for_higher_limits,
-        ((fathom, "speaks_of", lambda formed, _: np.ones(len(formed), dtype=bool)),),
+        ((cover, "speaks_of", lambda formed, _: np.ones(len(formed), dtype=bool)),),
     ),
     "rounding of the reduced matrix": Mutation(
         reductions_of_many_rows, ((gram_polynomial, "reduced_error", lambda a, _, xp: xp.zeros(a.shape[:1])),)
@@ -145,21 +147,21 @@ MUTATIONS = {
     "rotation that is none": Mutation(
         below_the_truth_by_a_poor_basis, ((gram_polynomial, "rotation_loss", without_loss),)
     ),
-    "supremum on grids": Mutation(below_the_circle, ((fathom, "limits_sq", without_supremum),)),
-    "supremum that is no larger": Mutation(below_the_circle, ((fathom.Cover, "fathom_by_supremum", by_any_supremum),)),
+    "supremum on grids": Mutation(below_the_circle, ((cover, "limits_sq", without_supremum),)),
+    "supremum that is no larger": Mutation(below_the_circle, ((cover.Cover, "fathom_by_supremum", by_any_supremum),)),
     "norms that leave grid points out": Mutation(below_the_circle, ((GramPolynomial, "norm_up", flattered),)),
     "lemma that leaves grid points out": Mutation(
-        below_the_circle, ((fathom, "grid_lemma", lambda threshold, _, radius: fathom.cell_lemma(threshold, radius)),)
+        below_the_circle, ((cover, "grid_lemma", lambda threshold, _, radius: cover.cell_lemma(threshold, radius)),)
     ),
-    "numbers above": Mutation(outward, ((host, "above", lambda x: x),)),
-    "numbers below": Mutation(outward, ((host, "below", lambda x: x),)),
-    "roundings of sums": Mutation(outward, ((host, "raised", lambda x, _: x),)),
+    "numbers above": Mutation(outward, ((host, "next_up", lambda x: x),)),
+    "numbers below": Mutation(outward, ((host, "next_down", lambda x: x),)),
+    "roundings of sums": Mutation(outward, ((host, "inflate", lambda x, _: x),)),
     "factor of the grid": Mutation(odd_grids, ((trigonometric, "grid_factor", lambda *_: 1.0),)),
     "root of the taps": Mutation(
         every_unfolding, ((unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod)),)
     ),
     "rounding of the smallest unfolding": Mutation(smallest_of_a_long_column, (NO_PRODUCT,)),
-    "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((matrices, "gram_below", believed),)),
+    "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((norms, "gram_below", believed),)),
     "rounding of the Gram polynomial": Mutation(certified_long, ((trigonometric, "autocorrelation_error", nothing),)),
     "rounding in single precision": Mutation(
         fathomed_in_single_precision, ((trigonometric, "autocorrelation_error", nothing),)
@@ -169,7 +171,7 @@ MUTATIONS = {
     "rounding of Gram iteration in float32": Mutation(tall_matrices_in_float32, (NO_PRODUCT,)),
     # Either of the two covers usual errors of the other.
     "rounding of quotients": Mutation(wide_matrices, (NO_PRODUCT, (rounding, "down", exactly))),
-    "rounding of Cholesky": Mutation(star, ((matrices, "cholesky_loss", nothing),)),
+    "rounding of Cholesky": Mutation(star, ((norms, "cholesky_loss", nothing),)),
     "direction of the last conversion": Mutation(rounded_answers, ((rounding, "to_dtype", nearest),)),
 }
 

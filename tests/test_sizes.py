@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import specnorm
 from specnorm import GeometryError
 from specnorm.auditing.provenance import origin
-from specnorm.spec import ConvSpec, at_every_size
+from specnorm.problem.spec import ConvSpec, at_every_size
 
 ONES = np.ones((1, 1, 3))
 DOCS = Path(__file__).parents[1] / "docs"
@@ -87,7 +87,7 @@ PROMISING = (
 def test_docstrings_say_it(name: str) -> None:
     words = " ".join(str(getattr(specnorm, name).__doc__).split())
     assert "every size that the stride divides" in words
-    assert "every size that the stride divides" in " ".join(str(specnorm.spec.Geometry.__doc__).split())
+    assert "every size that the stride divides" in " ".join(str(specnorm.problem.spec.Geometry.__doc__).split())
 
 
 @pytest.mark.parametrize("page", ["guarantees.md", "api.md", "geometry.md", "cli.md", "training.md"])

@@ -24,8 +24,8 @@ from strategies import Recipe
 
 import specnorm
 from specnorm import ExactFFT, FantasticFour, Gram, Grid, SpecnormError, TensorNorm
-from specnorm.linalg.frequencies import half_grid
-from specnorm.linalg.symbols import Symbol
+from specnorm.certified.symbol.symbols import Symbol
+from specnorm.problem.frequencies import half_grid
 from specnorm.runtime.execution import Execution
 
 UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {

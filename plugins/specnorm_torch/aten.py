@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import Operator, Unknown
+from specnorm.certified.network.operators.linear import PadMode
 from specnorm.networks import builders
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import Operator, Unknown
-from specnorm.networks.operators.linear import PadMode
 from specnorm_torch.calls import Builder, Call, Made, Moving, Pieces, Rule, first_of, is_value, numbers, rules, shape_of
 from specnorm_torch.products import PRODUCT, addmm, divide, einsum, linear, matmul, multiply, stacked
 from specnorm_torch.windows import adaptive, convolution, pool, resize

@@ -16,7 +16,7 @@ from specnorm.auditing.measuring import BUDGET, Settings, fill
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.methods import METHODS
-from specnorm.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec
 from specnorm_torch.modules import (
     Select,
     at_inference,

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from specnorm.networks.graph import Layer, Node
-from specnorm.networks.operators import Constant, Operator, Unknown
-from specnorm.networks.operators.base import FloatArray, Offset
+from specnorm.certified.network.graph import Layer, Node
+from specnorm.certified.network.operators import Constant, Operator, Unknown
+from specnorm.certified.network.operators.base import FloatArray, Offset
 
 Moving: TypeAlias = Annotated[Any, "may depend on the network's inputs"]
 """Of a builder's parameter: a value of the graph (an fx node), or a constant. Others are constants."""
@@ -161,7 +161,7 @@ class Call:
             value = self.add(operator, (value,), shape)
         return Made(steps[-1][0], (value,))
 
-    def layer(self, weight: Tensor, geometry: Mapping[str, Any] | None = None, *, turned: bool = False) -> Layer:
+    def layer(self, weight: Tensor, geometry: Mapping[str, Any] | None = None, *, transposed: bool = False) -> Layer:
         """A constant kernel; a matrix, or matrices, where there is no geometry. No other kernel has its name."""
         name, plain = self.program.named(self.node, weight), weight.detach().resolve_conj()
         if self.program.kernels.setdefault(name, weight) is not weight:
@@ -170,7 +170,7 @@ class Call:
         def load() -> Tensor:
             return torch.view_as_real(plain) if plain.is_complex() else plain
 
-        return Layer(name, load, geometry or {}, weight.ndim - 2 if geometry else 0, turned)
+        return Layer(name, load, geometry or {}, weight.ndim - 2 if geometry else 0, transposed)
 
 
 def shape_of(value: Any) -> tuple[int, ...]:

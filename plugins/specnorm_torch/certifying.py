@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import specnorm
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.spec import ConvSpec, at_every_size
+from specnorm.problem.spec import ConvSpec, at_every_size
 from specnorm_torch.baking import Saved, bake_tensor, computed
 from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, check_bound
 from specnorm_torch.modules import (

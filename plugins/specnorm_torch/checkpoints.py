@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,8 @@ _NESTED = (dict, list, tuple)
 """What tensors may lie in."""
 _TRAINING = re.compile(r".*optim.*|opt(_.*)?|.*sched.*", re.IGNORECASE)
 """Keys under which they put what belongs to the run."""
+_NAMES = 2**25
+"""Characters of all names: one long key at every level of a nested dictionary makes them grow with its square."""
 
 
 def read_checkpoint(path: str, byte_limit: int) -> dict[str, Tensor]:
@@ -101,14 +104,18 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, Tensor]]:
 
     Operators only, no methods: a pickle may have put attributes of their names on an OrderedDict.
     """
-    waiting: list[tuple[str, Any]] = [("", loaded)]
+    waiting: deque[tuple[str, Any]] = deque([("", loaded)])
     seen = {id(loaded)}
+    letters = 0
     while waiting:
-        prefix, current = waiting.pop(0)
+        prefix, current = waiting.popleft()
         named = isinstance(current, dict)
         wrapper = next((key for key in _WRAPPERS if named and not prefix and key in current), None)
         for key in current if named else range(len(current)):
             value, name = current[key], f"{prefix}{key}"
+            letters += len(name)
+            if letters > _NAMES:
+                raise ModelFileError(f"its names have more than {_NAMES} letters in all. Save model.state_dict().")
             if isinstance(value, Tensor):
                 yield name, value
             elif isinstance(value, _NESTED) and id(value) not in seen and not _TRAINING.fullmatch(str(key)):

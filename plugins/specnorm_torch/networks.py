@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
+from specnorm.certified.network.operators import Held, Identity, Input, Operator, Random, Unknown
+from specnorm.certified.network.operators.registry import registered
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Measure, Method, NetworkBound, Node, bound
-from specnorm.networks.operators import Held, Identity, Input, Operator, Random, Unknown
-from specnorm.networks.operators.registry import registered
 from specnorm_torch.aten import REASONS, piece
 from specnorm_torch.baking import baked
 from specnorm_torch.calls import (

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import Operator, Unknown
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import Operator, Unknown
 from specnorm_torch.calls import Call, Made, Moving, is_value, numbers, offset, shape_of
 
 PRODUCT = "it is a product of two values that depend on the input, which has no constant"
@@ -71,7 +71,7 @@ def _matrix(call: Call, first: Any, second: Any, alpha: float = 1.0, bias: Any =
         return Unknown(f"its constant matrix has shape {tuple(constant.shape)}")
     # A vector behind a matrix is as one before it.
     side: Literal["left", "right"] = "right" if right or len(shape_of(value)) == 1 else "left"
-    return Made(ops.Matrix(call.layer(constant, turned=right), bias, alpha, side), (value,))
+    return Made(ops.Matrix(call.layer(constant, transposed=right), bias, alpha, side), (value,))
 
 
 def stacked(call: Call, *, self: Moving, other: Moving = None, mat2: Moving = None) -> Made | Operator:

@@ -15,9 +15,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
+from specnorm.certified.network.model import Computed, NotExecutedError
+from specnorm.certified.network.operators.base import FloatArray
 from specnorm.errors import TranslationError
-from specnorm.networks.model import Computed, NotExecutedError
-from specnorm.networks.operators.base import FloatArray
 from specnorm_torch.calls import constant_of, numbers
 from specnorm_torch.modules import at_inference
 
@@ -44,7 +44,7 @@ class _Recorder(torch.fx.Interpreter):
 
 @dataclass(frozen=True, eq=False)
 class TorchModel:
-    """See `specnorm.networks.model.Model`."""
+    """See `specnorm.certified.network.model.Model`."""
 
     module: Callable[..., Any]
     """A module, whose state is as before after each call."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import Operator, Windows
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import Operator, Windows
 from specnorm_torch.calls import Builder, Call, Made, Moving, first_of, offset, shape_of
 
 

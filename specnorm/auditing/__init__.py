@@ -23,8 +23,8 @@ from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
-from specnorm.padding import PaddingMode
-from specnorm.spec import Layout
+from specnorm.problem.padding import PaddingMode
+from specnorm.problem.spec import Layout
 from specnorm.types import AnyArray
 
 __all__ = ["Report", "Row", "audit", "draw", "render"]
@@ -70,8 +70,8 @@ def audit(
     rtol : float, default 1e-3
         Relative width of the proven interval asked for.
     budget : float or None, default 60
-        Seconds for the interval of one layer, and for each column that is searched for: what has not begun by then is
-        not tried, and ``Row.note`` says how wide the interval is. None: as long as it takes.
+        Seconds for the interval of one layer and its columns together: what has not begun by then is not tried, and
+        ``Row.note`` says how wide the interval is. None: as long as it takes.
     executor : concurrent.futures.Executor, optional
         Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
         breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.

@@ -40,15 +40,10 @@ def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObj
 
     Parameters
     ----------
-    kernel : array
     name : str
         Name under which a plugin is registered.
     device : str, optional
         None: the library's default device.
-
-    Returns
-    -------
-    array
 
     Raises
     ------

@@ -26,8 +26,6 @@ def measured(found: Sequence[Layer], settings: Settings, executor: Executor | No
 
     Parameters
     ----------
-    found : sequence of Layer
-    settings : Settings
     executor : Executor or None
         None, or `Workers` that are not worth it: here, one layer after the other.
 

@@ -58,7 +58,6 @@ def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) ->
 
     Parameters
     ----------
-    reports : sequence of Report
     claim : {"nonexpansive", "residual-nonexpansive"}
         About f, or x - f(x).
     options : mapping

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, TypedDict, cast
 
 from specnorm.errors import GeometryError
-from specnorm.padding import PaddingMode
-from specnorm.spec import ConvSpec, Layout
+from specnorm.problem.padding import PaddingMode
+from specnorm.problem.spec import ConvSpec, Layout
 
 Amount = Literal["same", "valid", "same_upper", "same_lower"] | int | Sequence[int] | Sequence[tuple[int, int]]
 SIZED = ("same_upper", "same_lower")
@@ -52,10 +52,6 @@ def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Overrid
     geometry : mapping of str to mapping, optional
         Shell pattern on names -> some of the keys of `Stated`.
 
-    Returns
-    -------
-    tuple of Override
-
     Raises
     ------
     GeometryError
@@ -82,7 +78,6 @@ def check_names(given: Sequence[Override], names: Sequence[str]) -> None:
 
     Parameters
     ----------
-    given : sequence of Override
     names : sequence of str
         Of every layer of the model.
 
@@ -112,14 +107,11 @@ def resolve(
 
     Parameters
     ----------
-    name : str
     shape : sequence of int
     stated : Stated
         What the file says.
-    given : sequence of Override
     layout : str or None
         Order of the axes where the file does not say; names the convention, so "HWIO" reads a 3-axis kernel as "WIO".
-    padding_mode : str or None
     input_shape : int, tuple of int or None
 
     Returns
@@ -162,17 +154,7 @@ def resolve(
 
 
 def at_rank(layout: str, axes: int) -> Layout:
-    """Layout for a kernel with so many axes, in the convention that ``layout`` names.
-
-    Parameters
-    ----------
-    layout : str
-    axes : int
-
-    Returns
-    -------
-    str
-    """
+    """Layout for a kernel with so many axes, in the convention that ``layout`` names."""
     spatial = "DHW"[5 - axes :]
     return cast(Layout, f"{spatial}IO" if layout.endswith("IO") else f"OI{spatial}")
 

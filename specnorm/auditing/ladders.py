@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from specnorm.auditing.plots import COLOURS, is_drawn, style
+from specnorm.auditing.plots import COLOURS, is_drawn, log_axis, style
 from specnorm.networks import NetworkBound
 from specnorm.text import number
 
@@ -17,10 +17,6 @@ GROUP = "rungs"
 
 def rungs(bound: NetworkBound) -> list[tuple[str, float, bool]]:
     """Name of each number, itself, and whether it is proven; the largest first.
-
-    Parameters
-    ----------
-    bound : NetworkBound
 
     Returns
     -------
@@ -40,10 +36,6 @@ def rungs(bound: NetworkBound) -> list[tuple[str, float, bool]]:
 def ladder(bound: NetworkBound) -> Figure:
     """Draw them; full marks are proven.
 
-    Parameters
-    ----------
-    bound : NetworkBound
-
     Returns
     -------
     Figure
@@ -55,7 +47,7 @@ def ladder(bound: NetworkBound) -> Figure:
     with style():
         figure = Figure(figsize=(7.6, 0.7 + 0.3 * len(steps)), layout="constrained")
         axes = figure.subplots()
-        axes.set_xscale("log")
+        log_axis([axes], [value for _, value, _ in steps], margin=0.12)
         axes.set_yticks(range(len(steps)), [name for name, _, _ in steps])
         axes.set_ylim(len(steps) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
@@ -63,7 +55,6 @@ def ladder(bound: NetworkBound) -> Figure:
         axes.set_axisbelow(True)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("Lipschitz constant of the network, logarithmic")
-        axes.margins(x=0.12)
         for at, (_, value, proven) in enumerate(steps):
             colour = COLOURS["proven" if proven else "reshaped"]
             (mark,) = axes.plot(

@@ -85,7 +85,6 @@ class Layer:
 
     Parameters
     ----------
-    tensor : Tensor
     kind : {"conv", "linear", "unknown"}
     refusal : str or None
         Why it cannot be measured.
@@ -108,7 +107,6 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
 
     Parameters
     ----------
-    tensors : iterable of Tensor
     patterns : sequence of str, optional
         Shell patterns on names, case-sensitive; None: every layer.
 
@@ -127,16 +125,7 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
 
 
 def all_layers(tensors: Sequence[Tensor]) -> list[Layer]:
-    """Every layer among a model's arrays, in the model's order.
-
-    Parameters
-    ----------
-    tensors : sequence of Tensor
-
-    Returns
-    -------
-    list of Layer
-    """
+    """Every layer among a model's arrays, in the model's order."""
     names = {tensor.name for tensor in tensors}
     found = (_as_layer(tensor, names) for tensor in tensors)
     return [layer for layer in found if layer is not None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, Literal
 
 from specnorm.api import measure
@@ -14,10 +16,10 @@ from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, l
 from specnorm.backends import backend_for
 from specnorm.errors import SpecnormError, Undecided
 from specnorm.methods import METHODS, Enclose, ExactFFT, Method, TensorNorm
-from specnorm.padding import PaddingMode
+from specnorm.problem.padding import PaddingMode
+from specnorm.problem.spec import ConvSpec
 from specnorm.proving import status_of
 from specnorm.result import Result
-from specnorm.spec import ConvSpec
 from specnorm.types import ArrayObject
 
 NEEDS_A_SIZE = frozenset({"power"})
@@ -30,6 +32,8 @@ CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 
 BUDGET = 60.0
 """Seconds of a layer's search, unless others are given."""
+_LEAST = 1e-3
+"""Seconds for a column where nothing is left: none is no budget."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Settings:
     rtol : float
         Relative width of the proven interval asked for.
     budget : float or None
-        Seconds for the interval of one layer, and for each column that is searched for.
+        Seconds for the interval of one layer and its columns together.
     """
 
     methods: tuple[str, ...] = STANDARD
@@ -76,11 +80,6 @@ class Settings:
 
 def describe(layer: Layer, settings: Settings) -> Row:
     """Row of a layer before it is measured: its geometry and what of it is assumed.
-
-    Parameters
-    ----------
-    layer : Layer
-    settings : Settings
 
     Returns
     -------
@@ -111,11 +110,6 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         From `describe`.
     kernel : array or None
         None: the row has a reason.
-    settings : Settings
-
-    Returns
-    -------
-    Row
     """
     if row.reason is not None or row.spec is None or kernel is None:
         return row
@@ -167,16 +161,7 @@ def _has_circular(spec: ConvSpec) -> bool:
 
 
 def geometry_of(spec: ConvSpec) -> dict[str, Any]:
-    """Keyword arguments of a layer for every input size.
-
-    Parameters
-    ----------
-    spec : ConvSpec
-
-    Returns
-    -------
-    dict
-    """
+    """Keyword arguments of a layer for every input size."""
     names = ("stride", "dilation", "groups", "transposed", "layout", "padding_mode", "padding")
     return {name: getattr(spec, name) for name in names}
 
@@ -189,6 +174,7 @@ class _Results:
         self.spec = spec
         self.settings = settings
         self.known: dict[str, Result] = {}
+        self.deadline = monotonic() + (math.inf if settings.budget is None else settings.budget)
 
     def __call__(self, name: str) -> Result:
         if name not in self.known:
@@ -197,7 +183,10 @@ class _Results:
                 geometry["input_shape"] = self.spec.input_shape
             if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
                 geometry |= {"padding_mode": "circular", "padding": "same"}
-            self.known[name] = measure(self.kernel, self.settings.method(name), **geometry)
+            asked, left = self.settings.method(name), max(self.deadline - monotonic(), _LEAST)
+            limited = replace(self.settings, budget=None if self.settings.budget is None else left).method(name)
+            # A report says what was asked for: what is left of it differs from run to run.
+            self.known[name] = replace(measure(self.kernel, limited, **geometry), method=asked)
         return self.known[name]
 
 

@@ -27,7 +27,7 @@ from specnorm.networks import (
     within,
 )
 from specnorm.networks.measuring import Norm
-from specnorm.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec
 
 QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
 """The network's method in an audit, whose layers take about as long."""
@@ -146,10 +146,6 @@ def verify_file(
         Refuse files whose arrays claim more than that in all.
     input_range : (float, float), optional
         As it was for the audit.
-
-    Returns
-    -------
-    NetworkBound
 
     Raises
     ------

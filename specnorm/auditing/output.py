@@ -9,10 +9,6 @@ from pathlib import Path
 def check_output(path: Path) -> None:
     """Refuse a path that `replace_file` could not write, before hours of measuring.
 
-    Parameters
-    ----------
-    path : Path
-
     Raises
     ------
     OSError

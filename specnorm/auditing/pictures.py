@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.report import Picture, Row
 from specnorm.backends import backend_for
-from specnorm.linalg import arrays, polyphase, symbols
-from specnorm.linalg.frequencies import half_grid, mirror_index
+from specnorm.certified.symbol import symbols
+from specnorm.problem import polyphase
+from specnorm.problem.frequencies import half_grid, mirror_index
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
-from specnorm.spec import ConvSpec
 from specnorm.types import ArrayObject
 
 WORST = 3
@@ -31,17 +33,7 @@ _KEPT = 513
 
 
 def worst(rows: Sequence[Row], count: int) -> list[int]:
-    """Positions of the layers with the largest proven upper bounds, highest first; zero layers are none.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-    count : int
-
-    Returns
-    -------
-    list of int
-    """
+    """Positions of the layers with the largest proven upper bounds, highest first; zero layers are none."""
     known = [(row.upper, i) for i, row in enumerate(rows) if row.reason is None and row.upper and row.spec is not None]
     return [i for _, i in sorted(known, key=lambda pair: (-pair[0], pair[1]))[:count]]
 
@@ -55,7 +47,6 @@ def take(layers: Sequence[Layer], rows: Sequence[Row], count: int) -> tuple[Pict
         Of the model, while its file is open.
     rows : sequence of Row
         What was measured of them, in the same order.
-    count : int
 
     Returns
     -------
@@ -86,10 +77,6 @@ def picture(row: int, kernel: ArrayObject, spec: ConvSpec) -> Picture:
         As stored; copied to the host.
     spec : ConvSpec
         The frequencies are those of the layer's blocks, to which strides and dilations are reduced.
-
-    Returns
-    -------
-    Picture
     """
     backend = backend_for(kernel)
     host = backend.host()

@@ -98,14 +98,9 @@ def to_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
 
     Parameters
     ----------
-    figure : Figure
     kind : {"png", "svg"}
     transparent : bool
         Leave the background to the page.
-
-    Returns
-    -------
-    bytes
     """
     file = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
@@ -131,15 +126,7 @@ def style() -> Iterator[None]:
 # -- the intervals -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Marks:
-    """The values of one column that are drawn (from 1e-200 to 1e200), and the rows that they belong to.
-
-    Parameters
-    ----------
-    column : str
-    promise : str
-    rows : tuple of int
-    values : tuple of float
-    """
+    """The values of one column that are drawn (from 1e-200 to 1e200), and the rows that they belong to."""
 
     column: str
     promise: str
@@ -149,10 +136,6 @@ class Marks:
 
 def marks(report: Report) -> list[Marks]:
     """What `intervals` marks besides the intervals: each method's values that a logarithmic axis can show.
-
-    Parameters
-    ----------
-    report : Report
 
     Returns
     -------
@@ -171,10 +154,6 @@ def marks(report: Report) -> list[Marks]:
 def bars(report: Report) -> list[tuple[int, float, float]]:
     """What `intervals` draws as bars: (row, lower, upper) of the layers whose two bounds are from 1e-200 to 1e200.
 
-    Parameters
-    ----------
-    report : Report
-
     Returns
     -------
     list of (int, float, float)
@@ -188,10 +167,6 @@ def bars(report: Report) -> list[tuple[int, float, float]]:
 
 def intervals(reports: Sequence[Report]) -> Figure:
     """Proven interval of every layer and what the methods say, on a logarithmic axis; one panel a model.
-
-    Parameters
-    ----------
-    reports : sequence of Report
 
     Returns
     -------
@@ -210,7 +185,7 @@ def intervals(reports: Sequence[Report]) -> Figure:
         panels = figure.subplots(max(len(reports), 1), 1, squeeze=False, sharex=True, height_ratios=ratios or None)
         for position, (axes, report) in enumerate(zip(panels[:, 0], reports, strict=False)):
             _panel(axes, report, position, pitch, titled=len(reports) > 1)
-        _log_axis(list(panels[:, 0]), reports)
+        log_axis(list(panels[:, 0]), [x for r in reports for row in r.layers for x in _numbers(row) if is_drawn(x)])
         handles: dict[str, Any] = {_PROVEN: None}
         for axes in panels[:, 0]:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -286,13 +261,12 @@ def _markers(report: Report) -> list[str]:
     return [_MARKERS[m.column] if m.column in _MARKERS else next(others) for m in marks(report)]
 
 
-def _log_axis(panels: Sequence[Axes], reports: Sequence[Report]) -> None:
-    """Limits and ticks for whatever there is to show: nothing, one value, 600 decades."""
+def log_axis(panels: Sequence[Axes], values: Sequence[float], margin: float = 0.04) -> None:
+    """Limits and ticks for whatever there is to show: nothing, one value, 600 decades; labels are plain text."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    values = [x for report in reports for row in report.layers for x in _numbers(row) if is_drawn(x)]
     low, high = (min(values), max(values)) if values else (0.1, 10.0)
-    pad = max(0.04 * (math.log10(high) - math.log10(low)), 0.02)
+    pad = max(margin * (math.log10(high) - math.log10(low)), 0.02)
     low, high = low / 10**pad, high * 10**pad
     decades = math.log10(high) - math.log10(low)
     locator: Any
@@ -318,13 +292,8 @@ def shortened(name: str, length: int) -> str:
 
     Parameters
     ----------
-    name : str
     length : int
         Characters at most.
-
-    Returns
-    -------
-    str
     """
     shown = visible(name)
     if len(shown) <= length:
@@ -338,13 +307,8 @@ def distinct(names: Sequence[str], length: int) -> list[str]:
 
     Parameters
     ----------
-    names : sequence of str
     length : int
         Characters at most.
-
-    Returns
-    -------
-    list of str
     """
     whole = [visible(name) for name in names]
     if len(whole) < 2 or max(map(len, whole)) <= length:

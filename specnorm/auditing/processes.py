@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, BinaryIO
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -114,19 +115,42 @@ serve()
 
 
 def serve() -> None:
-    """Answer the calls of a `Worker`, in its process; whatever is printed goes to stderr."""
+    """Answer the calls of a `Worker`, in its process; whatever is printed goes to stderr.
+
+    Another thread reads the calls: where they end, whoever called is dead or has let go, whatever is under way here.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.SimpleQueue()
+    threading.Thread(target=_ending, args=(_receive, calls), daemon=True).start()
+    _ending(_answering, calls, answers)
+
+
+def _answering(calls: queue.SimpleQueue[Any], answers: BinaryIO) -> None:
     answer: Any = None  # the first one says that this process is ready
     while True:
         pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
-        try:
-            function, arguments = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
+        function, arguments = calls.get()
         answer = function(*arguments)
         del function, arguments  # two kernels must not meet
+
+
+def _receive(calls: queue.SimpleQueue[Any]) -> None:
+    given = os.fdopen(os.dup(0), "rb")
+    while True:
+        calls.put(pickle.load(given))
+
+
+def _ending(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function that returns never; what it raises is the end of the process and of its other thread."""
+    try:
+        function(*arguments)
+    except (EOFError, BrokenPipeError):
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
 
 
 def _cause(code: int) -> str:

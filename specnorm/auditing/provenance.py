@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from specnorm import backends
 from specnorm.auditing.report import Origin, Row
 from specnorm.errors import BackendError
+from specnorm.problem.spec import ConvSpec
 from specnorm.result import Result
-from specnorm.spec import ConvSpec
 
 
 def origin(result: Result) -> Origin:
@@ -20,10 +20,6 @@ def origin(result: Result) -> Origin:
     ----------
     result : Result
         Of a layer with known values.
-
-    Returns
-    -------
-    Origin
     """
     stats = result.stats
     words = []
@@ -59,10 +55,6 @@ def environment(rows: Iterable[Row]) -> dict[str, str]:
     ----------
     rows : iterable of Row
         What was measured: the libraries that took part are named.
-
-    Returns
-    -------
-    dict of str to str
     """
     used = {origin.place.partition(",")[0] for row in rows for origin in row.origins.values()}
     found = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "Python": platform.python_version()}

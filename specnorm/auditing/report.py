@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm.auditing.layers import Kind
+from specnorm.problem.spec import ConvSpec
 from specnorm.result import Kind as Promise
-from specnorm.spec import ConvSpec
 
 if TYPE_CHECKING:
     from specnorm.networks import NetworkBound
@@ -193,7 +193,6 @@ class Report:
         Of specnorm.
     model : str or None
         Path of the file; None for a mapping.
-    layers : tuple of Row
     skipped : int
         Arrays of the model that are no layers, or were not asked for.
     network : NetworkBound or None
@@ -263,7 +262,6 @@ class Violation:
 
     Parameters
     ----------
-    row : Row
     kind : {"refuted", "unproven", "error"}
         Whether the norm is proven to exceed the bound, is not proven to respect it, or could not be measured.
     """
@@ -273,17 +271,7 @@ class Violation:
 
 
 def violations(rows: Sequence[Row], bound: float) -> list[Violation]:
-    """Layers whose norm is not proven to be at most ``bound``.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-    bound : float
-
-    Returns
-    -------
-    list of Violation
-    """
+    """Layers whose norm is not proven to be at most ``bound``."""
     found = []
     for row in rows:
         if row.reason is not None or row.lower is None or row.upper is None:

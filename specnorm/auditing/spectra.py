@@ -21,10 +21,6 @@ _FEW = 64
 def frequencies(picture: Picture) -> Figure | None:
     """Largest singular value over the torus: a line in one dimension, a map in two, a slice of three.
 
-    Parameters
-    ----------
-    picture : Picture
-
     Returns
     -------
     Figure or None
@@ -108,7 +104,6 @@ def spectrum(picture: Picture, row: Row) -> Figure:
 
     Parameters
     ----------
-    picture : Picture
     row : Row
         Of the same layer.
 

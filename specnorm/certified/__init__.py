@@ -1,1 +1,1 @@
-"""Claims: what a proven number is. With `specnorm.proof` the only room where one is made."""
+"""The kernel of inference: everything that one wrong line could make false. Claims are made here alone."""

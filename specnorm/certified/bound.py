@@ -1,7 +1,7 @@
 """Claims: numbers that are proven, as values of two types that only rules of inference construct (Milner's LCF).
 
 A claim says what its number bounds, by which rule, and from which other claims. `_upper` and `_lower` belong to the
-modules of this room and of `specnorm.proof`: whoever holds a claim holds its proof, and a search can but waste time.
+modules of this room: whoever holds a claim holds its proof, and a search can but waste time.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from specnorm.proof import host
+from specnorm.certified import host
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
 
 EVERYWHERE = "sigma*"
 """What a bound of the symbol's norm at every frequency bounds: the supremum over all sizes."""
-_ROOM = object()
+_KERNEL = object()
 
 
 class HypothesisError(ValueError):
@@ -47,10 +47,10 @@ class _Claim:
     what: object
     rule: str
     of: tuple[Upper | Lower, ...] = ()
-    room: InitVar[object] = None
+    maker: InitVar[object] = None
 
-    def __post_init__(self, room: object) -> None:
-        if room is not _ROOM:
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _KERNEL:
             raise TypeError(f"{type(self).__name__}: a claim is made by the rules of specnorm.certified alone")
         if not self.value >= 0:
             raise HypothesisError(f"{self.value!r} bounds no norm ({self.rule})")
@@ -122,12 +122,12 @@ def _of_one(claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
 
 def _upper(value: float, what: object, rule: str, *of: Upper | Lower) -> Upper:
     """An upper bound that a rule has proven. For the modules of the trusted room."""
-    return Upper(float(value), what, rule, of, _ROOM)
+    return Upper(float(value), what, rule, of, _KERNEL)
 
 
 def _lower(value: float, what: object, rule: str, *of: Upper | Lower) -> Lower:
     """A lower bound that a rule has proven. For the modules of the trusted room."""
-    return Lower(float(value), what, rule, of, _ROOM)
+    return Lower(float(value), what, rule, of, _KERNEL)
 
 
 def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:

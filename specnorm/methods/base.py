@@ -8,15 +8,15 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from specnorm import arrays
 from specnorm.errors import MethodError
-from specnorm.linalg import arrays
 from specnorm.methods import requirements
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -38,9 +38,9 @@ def check_budget(budget: object) -> None:
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
 
 
-def deadline_in(budget: float | None) -> float:
-    """When a budget that begins now ends, on the clock of `time.monotonic`."""
-    return math.inf if budget is None else time.monotonic() + budget
+def time_left(budget: float | None) -> tuple[float, float]:
+    """When a budget that begins now ends, on the clock of `time.monotonic`, and its seconds; infinite without one."""
+    return (math.inf, math.inf) if budget is None else (time.monotonic() + budget, float(budget))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from specnorm import arrays
+from specnorm.certified.symbol.gram_powers import Powers, divisors, lag_norms
+from specnorm.certified.symbol.tap_powers import first_vjp, powers_vjp
 from specnorm.errors import GeometryError
-from specnorm.linalg import arrays
-from specnorm.linalg.gram_powers import first_vjp, powers_vjp
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof.gram_powers import Powers, divisors, lag_norms
 
 if TYPE_CHECKING:
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
 @dataclass(frozen=True)
 class ChannelNorms(Method):
-    """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.proof.gram_powers` for R_t.
+    """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.certified.symbol.gram_powers` for R_t.
 
     With D the diagonal matrix of the sums, ``H_t <= D`` at every frequency, D - H_t being diagonally dominant; roots
     keep that order, so ``G* G <= D**(1 / 2**(t-1))``, and G over d has norm at most 1. Stride, dilation and zero

@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.certified.bound import as_array, largest_of_blocks
-from specnorm.linalg import arrays, symbols, unfoldings
-from specnorm.linalg.lanczos import Lanczos, vector_tolerance
-from specnorm.linalg.power import follow, matrix_maps
+from specnorm import arrays
+from specnorm.certified.bound import as_array
+from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Needs, Stepped
 from specnorm.methods.unfolding import Unfoldings
+from specnorm.numerics.lanczos import Lanczos, vector_tolerance
+from specnorm.numerics.power import follow, matrix_maps
+from specnorm.problem import unfoldings
 from specnorm.search.smallest_unfolding import no_vectors, smallest
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Upper
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -45,18 +46,13 @@ class FantasticFour(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Take the smallest unfolding bound."""
         xp = ops.xp
-        if ops.may_branch:
+        if ops.concrete:
             bounds, residuals = smallest(blocks, spec, ops=ops)
             return Evaluation(as_array(bounds, blocks, ops=ops), (), residuals)
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
         every = Unfoldings().forward(blocks, spec, ops=ops)
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
-
-    def norm(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Upper:
-        """The bound of one layer's blocks, where values are known."""
-        bounds, _ = smallest(blocks, spec, ops=ops)
-        return largest_of_blocks(bounds, blocks)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """The active unfolding's gradient."""
@@ -79,7 +75,7 @@ class FantasticFour(Stepped):
         found = []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            v = _leading(matrix, ops=ops) if ops.may_branch else symbols.top_triple(matrix, xp=xp)[1]
+            v = _leading(matrix, ops=ops) if ops.concrete else symbols.top_triple(matrix, xp=xp)[1]
             del matrix
             found.append(arrays.normalise_or_keep(v, xp.ones_like(v) / math.sqrt(v.shape[-1]), xp=xp)[0])
         return tuple(found)
@@ -89,7 +85,7 @@ class FantasticFour(Stepped):
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps on each unfolding: an estimate, as each is below its norm."""
         xp = ops.xp
-        splits, chooses = unfoldings.unfolding_splits(spec.ndim), ops.may_branch
+        splits, chooses = unfoldings.unfolding_splits(spec.ndim), ops.concrete
         nothing = no_vectors(blocks, ops=ops)
         values, residuals, after = [], [], []
         for v, rows in zip(state, splits, strict=True):

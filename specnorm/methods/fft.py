@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from specnorm import arrays
+from specnorm.certified.symbol import symbols
+from specnorm.clock import Clock
 from specnorm.errors import Undecided
-from specnorm.linalg import arrays, polyphase, symbols
-from specnorm.linalg.frequencies import Frequencies, half_grid
-from specnorm.linalg.top_triples import top_gradient, top_triples
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
-from specnorm.methods.enclosure import enclosed
-from specnorm.search.clock import Clock
-from specnorm.search.enclosing import grid_sizes
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, time_left
+from specnorm.problem import polyphase
+from specnorm.problem.frequencies import Frequencies, half_grid
+from specnorm.search.enclosing import Problem, enclose_blocks, grid_sizes
+from specnorm.search.top_triples import top_gradient, top_triples
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 _FEW = 24
@@ -89,13 +90,13 @@ class ExactFFT(Method):
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
             budget = min(budget, 2 * len(every))
             # Of a matrix there is one frequency, whose norm Lanczos finds sooner.
-            if not ops.may_branch or 1 < len(every) <= _FEW:
+            if not ops.concrete or 1 < len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
-        deadline = deadline_in(self.budget)
-        found = [enclosed(layer, spec, self.rtol, budget, deadline=deadline, ops=ops) for layer in layers]
+        limits = (spec, self.rtol, budget, *time_left(self.budget))
+        found = [enclose_blocks(Problem(layer, *limits), ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
-            late = Clock(deadline).is_late
+            late = Clock(limits[3]).expired
             if spec.input_shape is not None and len(every) <= self.max_cells and not late:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
             limit = f"{self.budget:g} s" if late else f"{self.max_cells} cells"

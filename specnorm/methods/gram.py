@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.linalg import arrays, symbols
-from specnorm.linalg.frequencies import half_grid
-from specnorm.linalg.schatten import schatten_gradient
+from specnorm import arrays
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol import symbols, trigonometric
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
-from specnorm.methods.gram_zero import ZeroPaddedGram
-from specnorm.proof import matrices, trigonometric
+from specnorm.methods.gram_taps import ZeroPaddedGram
+from specnorm.numerics.schatten import schatten_gradient
+from specnorm.problem.frequencies import half_grid
 from specnorm.search.enclosing import grid_sizes
 from specnorm.search.pruned import largest_bound
 
 if TYPE_CHECKING:
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -74,7 +75,7 @@ class Gram(Stepped):
 
         def bound(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
             error = trigonometric.symbol_error(symbol.blocks, xp=xp)[:, None]
-            return matrices.gram_iteration_up(symbol.matrices(), count, error, xp=ops.xp)
+            return norms.gram_iteration_up(symbol.matrices(), count, error, xp=ops.xp)
 
         frequencies = half_grid(grid_sizes(spec, spec.block_kernel_shape))
         value, phase = largest_bound(bound, blocks, frequencies, count, ops=ops)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.linalg import arrays
-from specnorm.linalg.schatten import schatten_gradient
+from specnorm import arrays
+from specnorm.certified.matrices import norms
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof import matrices
+from specnorm.numerics.schatten import schatten_gradient
 
 if TYPE_CHECKING:
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -47,7 +47,7 @@ class GramIteration(Method):
         """Iterate with rounding counted."""
         xp = ops.xp
         del spec
-        value = matrices.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
+        value = norms.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:

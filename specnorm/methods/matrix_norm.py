@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.linalg import symbols
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Method, Needs
-from specnorm.proof import matrices
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -39,8 +39,8 @@ class MatrixNorm(Method):
         xp = ops.xp
         del spec
         u, v, value = symbols.top_triple(blocks, xp=xp)
-        lower = matrices.quotient_down(blocks, v, xp=xp)
-        upper = matrices.matrix_norm_up(blocks, ops=ops)
+        lower = norms.quotient_down(blocks, v, xp=xp)
+        upper = norms.matrix_norm_up(blocks, ops=ops)
         return Evaluation(value, (lower, upper), (u, v))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from specnorm import arrays
+from specnorm.certified.layer.own_matrix import ritz_values_down
 from specnorm.errors import GeometryError
-from specnorm.linalg import arrays
-from specnorm.linalg.block_lanczos import Plan, top_vectors
-from specnorm.linalg.layer_map import Convolution, shapes_of
-from specnorm.linalg.power import follow
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol
-from specnorm.proof.layer import ritz_values_down
+from specnorm.numerics.block_lanczos import Plan, top_vectors
+from specnorm.numerics.power import follow
+from specnorm.problem.layer_map import Convolution, shapes_of
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 POLISHED = 4

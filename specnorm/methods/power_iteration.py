@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from specnorm.linalg import arrays
-from specnorm.linalg.power import matrix_maps, power_step
+from specnorm import arrays
+from specnorm.certified.matrices import norms
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
-from specnorm.proof import matrices
+from specnorm.numerics.power import matrix_maps, power_step
 
 if TYPE_CHECKING:
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -65,7 +65,7 @@ class PowerIteration(Method):
         count = arrays.counter(blocks, ops=ops)
         _, v = ops.loop(lambda state: state[0] < self.n_iter, body, (count, v))
         u, _ = arrays.normalise(apply(v), xp=xp)
-        return Evaluation(matrices.quotient_down(blocks, v, xp=xp), (), (u, v))
+        return Evaluation(norms.quotient_down(blocks, v, xp=xp), (), (u, v))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient u v^T of a simple singular value, weighted."""

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from specnorm.linalg import arrays
-from specnorm.linalg.layer_map import shapes_of
+from specnorm import arrays
+from specnorm.certified.layer.own_matrix import residuals_up
 from specnorm.methods.base import Evaluation, Needs, check_count
 from specnorm.methods.power import LayerRitz
-from specnorm.proof.layer import residuals_up
+from specnorm.problem.layer_map import shapes_of
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
-    from specnorm.spec import ConvSpec
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -30,8 +30,6 @@ class PowerTopK(LayerRitz):
         As in `Power`.
     k : int
         How many; at most as many as the layer has.
-
-    ``stats["residuals"]`` has for each value how far it is at most from some singular value, proven.
 
     References
     ----------

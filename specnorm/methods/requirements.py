@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from specnorm.certified.symbol.tap_powers import tap_grid
 from specnorm.errors import GeometryError, MethodError
-from specnorm.linalg.gram_powers import tap_grid
 
 if TYPE_CHECKING:
-    from specnorm.spec import ConvSpec
+    from specnorm.problem.spec import ConvSpec
 
 
 LARGEST_GRID = 2**22

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol import symbols
 from specnorm.errors import GeometryError
-from specnorm.linalg import symbols, unfoldings
 from specnorm.methods.base import Evaluation, Method, Needs
-from specnorm.proof import matrices
+from specnorm.problem import unfoldings
 
 if TYPE_CHECKING:
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -57,7 +58,7 @@ class Reshaped(Method):
         del spec, ops
         matrix = unfoldings.unfold(blocks, (0,), xp=xp)
         u, v, _ = symbols.top_triple(matrix, xp=xp)
-        return Evaluation(matrices.quotient_down(matrix, v, xp=xp), (), (u, v))
+        return Evaluation(norms.quotient_down(matrix, v, xp=xp), (), (u, v))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Return u v^T, reshaped back."""

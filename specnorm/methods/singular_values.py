@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from specnorm.certified.symbol import symbols
 from specnorm.errors import MethodError
-from specnorm.linalg import symbols
-from specnorm.linalg.frequencies import half_grid, mirror_index
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
+from specnorm.problem.frequencies import half_grid, mirror_index
 
 if TYPE_CHECKING:
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 

@@ -11,10 +11,11 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from specnorm import arrays
+from specnorm.certified.matrices import unfolding
 from specnorm.errors import MethodError, Undecided
-from specnorm.linalg import arrays, polyphase
-from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, deadline_in
-from specnorm.proof import unfolding
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, time_left
+from specnorm.problem import polyphase
 from specnorm.tensor import one_tap
 from specnorm.tensor.alternation import maximise
 from specnorm.tensor.form import Form, starts
@@ -22,9 +23,9 @@ from specnorm.tensor.proving import LIFT, TUNING, certified
 from specnorm.tensor.tracking import start_state, state_layout, track
 
 if TYPE_CHECKING:
-    from specnorm.proof.rounding import Rounds
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -89,7 +90,7 @@ class TensorNorm(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Maximise from all starts at once, keep the best of each layer, and prove it."""
         xp = ops.xp
-        if math.prod(spec.block_kernel_shape) == 1 and ops.may_branch:
+        if math.prod(spec.block_kernel_shape) == 1 and ops.concrete:
             matrices = self._of_matrices(blocks, spec, ops=ops)
             if matrices is not None:
                 return matrices
@@ -130,7 +131,7 @@ class TensorNorm(Stepped):
             return maximise(block, v, modes, self.max_iter, ops=ops)
 
         found, factor, proven = certified(
-            blocks, found, again, seed=self.seed, deadline=deadline_in(self.budget), ops=ops
+            blocks, found, again, seed=self.seed, deadline=time_left(self.budget)[0], ops=ops
         )
         if self.certified and not proven:
             limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"

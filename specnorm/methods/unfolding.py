@@ -10,14 +10,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.linalg import symbols, unfoldings
+from specnorm.certified.matrices import norms
+from specnorm.certified.matrices.unfolding import with_taps
+from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Method, Needs
-from specnorm.proof import matrices
-from specnorm.proof.unfolding import with_taps
+from specnorm.problem import unfoldings
 
 if TYPE_CHECKING:
+    from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -54,7 +55,7 @@ class Unfoldings(Method):
         bounds, residuals = [], []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            bounds.append(matrices.matrix_norm_up(matrix, ops=ops))
+            bounds.append(norms.matrix_norm_up(matrix, ops=ops))
             residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
         value = with_taps(xp.stack(bounds, axis=1), spec.block_kernel_shape, xp=xp)
         return Evaluation(value, (), tuple(residuals))

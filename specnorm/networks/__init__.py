@@ -9,18 +9,18 @@ are left. Front ends (the torch plugin, the ONNX reader) build graphs.
 
 from __future__ import annotations
 
-from specnorm.networks import operators
+from specnorm.certified.network import operators
+from specnorm.certified.network.boxes import within
+from specnorm.certified.network.graph import Graph, Layer, Node
+from specnorm.certified.network.operators.registry import register_operator
+from specnorm.certified.network.statements import averaged, step
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
-from specnorm.networks.boxes import within
 from specnorm.networks.certificate import Certificate
-from specnorm.networks.graph import Graph, Layer, Node
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Scaled
 from specnorm.networks.near import bound, verify
-from specnorm.networks.operators.registry import register_operator
 from specnorm.networks.radii import local_radii
-from specnorm.networks.statements import averaged, step
 
 __all__ = [
     "Certificate",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from specnorm.certified.network.checking import Checked
 from specnorm.networks.certificate import Certificate
-from specnorm.networks.checking import Checked
 from specnorm.networks.table import lines
 
 
@@ -45,8 +45,6 @@ class UnknownNode:
 
     Parameters
     ----------
-    name, operator : str
-    reason : str
     before : float
         Proven Lipschitz constant of all of its inputs together: the bound up to there.
     """

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from specnorm.certified import host
+from specnorm.certified.network.execution import Inputs, Value, probes, run_with_errors, sizes
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.regions import Ball, Box, Range
 from specnorm.errors import InternalError
 from specnorm.networks.answer import NetworkBound
-from specnorm.networks.execution import Inputs, Value, probes, run_with_errors, sizes
-from specnorm.networks.graph import Graph
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.regions import Ball, Box, Range
-from specnorm.proof import host
 from specnorm.text import visible
 
 SLACK = 2**24
@@ -118,7 +118,7 @@ class _Attempt:
         distance = math.sqrt(sum(float(np.square(one[name] - other[name]).sum()) for name in one))
         if not (distance > 0 and math.isfinite(distance)):
             return 0.0
-        distance = host.raised(distance, SLACK)
+        distance = host.inflate(distance, SLACK)
         there = run_with_errors(self.graph, other)
         self._in_ranges(there)
         self.pairs += 1
@@ -156,6 +156,6 @@ class _Attempt:
 def _apart(one: Value, other: Value) -> float:
     """Distance of two values at least, whatever rounding made; 0 where they are no numbers."""
     with np.errstate(all="ignore"):
-        apart: FloatArray = abs(one.value - other.value) - host.raised(np.asarray(one.error + other.error), SLACK)
+        apart: FloatArray = abs(one.value - other.value) - host.inflate(np.asarray(one.error + other.error), SLACK)
         length = host.lowered(float(np.linalg.norm(np.where(np.isfinite(apart), np.maximum(apart, 0.0), 0.0))), SLACK)
     return length if math.isfinite(length) else 0.0

@@ -10,25 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from specnorm.certified import host
+from specnorm.certified.network.affine_maps import Subnetwork
+from specnorm.certified.network.boxes import Values, stated
+from specnorm.certified.network.graph import Graph, Node
+from specnorm.certified.network.linear_combinations import is_padded_layer, numbers_along, spatial
+from specnorm.certified.network.operators.base import FloatArray, NoBoundError, Place, Pointwise
+from specnorm.certified.network.operators.layers import Convolution, Matrices, Matrix
+from specnorm.certified.network.operators.linear import Add, Pad, Scale
+from specnorm.certified.network.operators.sources import Constant, Held, Input, Random
+from specnorm.certified.network.patterns import recognised
+from specnorm.certified.network.regions import Range
+from specnorm.certified.network.segments import constant_up
+from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
-from specnorm.networks.boxes import Values, stated
 from specnorm.networks.certificate import Certificate, RunWeights, digest
-from specnorm.networks.forms import is_padded_layer, numbers_along, spatial
-from specnorm.networks.graph import Graph, Node
-from specnorm.networks.links import Run
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Product
-from specnorm.networks.operators.base import FloatArray, NoBoundError, Place, Pointwise
-from specnorm.networks.operators.layers import Convolution, Matrices, Matrix
-from specnorm.networks.operators.linear import Add, Pad, Scale
-from specnorm.networks.operators.sources import Constant, Held, Input, Random
-from specnorm.networks.patterns import recognised
-from specnorm.networks.regions import Range
-from specnorm.networks.runs import runs
-from specnorm.networks.segments import constant_up
-from specnorm.proof import host
-from specnorm.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec
 
 WORTHWHILE, HOPELESS = 0.97, 2.0
 """Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by
@@ -39,24 +39,17 @@ def bounded(
     graph: Graph,
     measure: Measure,
     method: Method,
-    candidates: Callable[[Graph], Sequence[Run]] = runs,
+    candidates: Callable[[Graph], Sequence[Subnetwork]] = runs,
     known: Mapping[str, Range] | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states; see `near.bound`.
 
     Parameters
     ----------
-    graph : Graph
-    measure : Measure
-    method : Method
     candidates : callable
         Gives runs that may have a smaller constant than the rules'.
     known : mapping of str to Range, optional
         Where values lie, in place of the ranges on the graph's box.
-
-    Returns
-    -------
-    NetworkBound
     """
     graph = prepared(graph)
     values = Values(graph, known)
@@ -105,7 +98,7 @@ def _result(graph: Graph, passes: list[_Pass]) -> NetworkBound:
 
 
 def _shorter(
-    candidates: Sequence[Run], measure: Measure, method: Method, passes: list[_Pass]
+    candidates: Sequence[Subnetwork], measure: Measure, method: Method, passes: list[_Pass]
 ) -> list[tuple[RunBound, RunWeights]]:
     """Runs whose constant is less than the rules', and what proves it."""
     found = []
@@ -130,7 +123,7 @@ def _shorter(
     return found
 
 
-def _by_rules(run: Run, passes: list[_Pass]) -> float | None:
+def _by_rules(run: Subnetwork, passes: list[_Pass]) -> float | None:
     """The run's constant by the rules; None where there is nothing to gain: held, or unknown before."""
     for walk in passes:
         before, after = walk.steps[run.start].upper, walk.steps[run.end].upper
@@ -139,7 +132,7 @@ def _by_rules(run: Run, passes: list[_Pass]) -> float | None:
     return None
 
 
-def _constant(run: Run, parts: list[tuple[int, int]], weights: list[FloatArray], measure: Measure) -> float:
+def _constant(run: Subnetwork, parts: list[tuple[int, int]], weights: list[FloatArray], measure: Measure) -> float:
     """Proven constant of a run, from its parts and what follows the functions in them."""
     total = [*(link.factor for link in run.links), *constants(run, parts, weights, measure)]
     # Weights of the last value are no part of the claim: divided by, whatever they are.
@@ -147,7 +140,7 @@ def _constant(run: Run, parts: list[tuple[int, int]], weights: list[FloatArray],
 
 
 def constants(
-    run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray], measure: Measure
+    run: Subnetwork, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray], measure: Measure
 ) -> list[float]:
     """Proven constants of parts of a run, each in the weights of the values that it begins and ends with."""
     values, found = [np.ones(run.width), *weights], []
@@ -249,7 +242,6 @@ def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
 
     Parameters
     ----------
-    node : Node
     nodes : mapping of str to Node
         By name.
     """
@@ -270,7 +262,7 @@ def _by_channel(scale: Scale, layer: Node) -> Any:
     left = isinstance(operator, Matrix) and operator.side == "left"
     values = numbers_along(scale.values, -1 - operator.layer.spatial - left, 0)
     shape = tuple(operator.layer.load().shape)
-    count = ConvSpec.of(shape[::-1] if operator.layer.turned else shape, **operator.layer.geometry).cout
+    count = ConvSpec.of(shape[::-1] if operator.layer.transposed else shape, **operator.layer.geometry).cout
     return values if values is not None and len(values) == count and bool(np.all(np.isfinite(values))) else None
 
 

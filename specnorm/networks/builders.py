@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from specnorm.networks.operators import ELU, HardTanh, Operator, Pad, Power, Reciprocal, Rsqrt, Scale, Slice, Sqrt
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.operators.linear import PadMode
+from specnorm.certified.network.operators import (
+    ELU,
+    HardTanh,
+    Operator,
+    Pad,
+    Power,
+    Reciprocal,
+    Rsqrt,
+    Scale,
+    Slice,
+    Sqrt,
+)
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.operators.linear import PadMode
 
 MOST = 16
 """Largest whole exponent of a power."""

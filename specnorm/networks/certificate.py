@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from specnorm.certified.network.affine_maps import Subnetwork
+from specnorm.certified.network.boxes import stated
+from specnorm.certified.network.graph import Graph, Layer
+from specnorm.certified.network.kernels import in_float64
+from specnorm.certified.network.operators.base import FloatArray, Operator
+from specnorm.certified.network.operators.sources import Constant
+from specnorm.certified.network.regions import Ball
+from specnorm.certified.network.segments import parts_from, segments
 from specnorm.errors import CertificateError
-from specnorm.networks.boxes import stated
-from specnorm.networks.graph import Graph, Layer
-from specnorm.networks.links import Run
-from specnorm.networks.measuring import in_float64
 from specnorm.networks.methods import usable
-from specnorm.networks.operators.base import FloatArray, Operator
-from specnorm.networks.operators.sources import Constant
-from specnorm.networks.regions import Ball
-from specnorm.networks.segments import parts_from, segments
 
 FORMAT = 2
 LONGEST = 2**28
@@ -54,7 +54,6 @@ class Near:
 
     Parameters
     ----------
-    ball : Ball
     units : bool
         Whether each unit is a channel of the runs.
     """
@@ -75,7 +74,6 @@ class Certificate:
         Of the network: see `digest`.
     rtol : float
         Of the enclosures that proved it.
-    runs : tuple of RunWeights
     near : Near or None
         The ball that it speaks of; None: all inputs.
     units : bool
@@ -89,10 +87,10 @@ class Certificate:
     near: Near | None = None
     units: bool = False
 
-    def _of(self, run: Run) -> RunWeights | None:
+    def _of(self, run: Subnetwork) -> RunWeights | None:
         return next((known for known in self.runs if (known.start, known.end) == (run.start, run.end)), None)
 
-    def parts(self, run: Run) -> list[tuple[int, int]]:
+    def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
         """As they were when the weights were found.
 
         Raises
@@ -106,7 +104,7 @@ class Certificate:
         except ValueError as error:
             raise CertificateError(f"The weights from {run.start} to {run.end} prove nothing: {error}.") from error
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
+    def weights(self, run: Subnetwork, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
         """As the certificate has them.
 
         Raises
@@ -240,7 +238,7 @@ def _text(value: Any) -> bytes:
     """Bytes of plain data, with the size of whatever could be read in two ways; of a callable what it gives."""
     if isinstance(value, Layer):
         kernel, error = in_float64(value.load()), value.error and np.asarray(value.error())
-        value = (kernel, dict(value.geometry), value.spatial, value.turned, error)
+        value = (kernel, dict(value.geometry), value.spatial, value.transposed, error)
     elif is_dataclass(value) and not isinstance(value, type):
         value = _fields(value)
     elif callable(value):

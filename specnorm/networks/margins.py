@@ -15,17 +15,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.certified import host
+from specnorm.certified.network.affine_maps import Subnetwork
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.kernels import ROUNDINGS
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.operators.layers import Matrix
+from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import MethodError
 from specnorm.networks.bounding import constants, past_shifts, prepared
-from specnorm.networks.graph import Graph
-from specnorm.networks.links import Run
-from specnorm.networks.measuring import ROUNDINGS, Measure
+from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import bound
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.operators.layers import Matrix
-from specnorm.networks.runs import runs
-from specnorm.proof import host
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class Margins:
         own = np.take_along_axis(logits, labels[:, None], axis=1)
         margin = host.sub_down(own, logits)
         with np.errstate(divide="ignore", invalid="ignore"):
-            radius = np.where(margin > 0, host.below(margin / self.upper[labels]), 0.0)
+            radius = np.where(margin > 0, host.next_down(margin / self.upper[labels]), 0.0)
         radius[np.arange(len(labels)), labels] = np.inf
         found: FloatArray = np.min(radius, axis=1, initial=np.inf)
         return found
@@ -92,7 +93,6 @@ class CertifiedAccuracy:
         Share of samples that are classified rightly in the whole ball; at radius 0 the accuracy.
     radius : array, shape (samples,)
         Certified for each sample; 0 where the label is wrong.
-    margins : Margins
     """
 
     radii: FloatArray
@@ -151,13 +151,8 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     ----------
     graph : Graph
         Of a classifier: one input, one output of shape (1, classes) that a matrix ends with.
-    measure : Measure, optional
     method : Product, Scaled or Multipliers, optional
         Default: ``Multipliers()``.
-
-    Returns
-    -------
-    Margins
 
     Raises
     ------
@@ -198,7 +193,7 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
 
 
 def _weighted(
-    run: Run, rows: FloatArray, measure: Measure, method: Method, before: float
+    run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: float
 ) -> tuple[FloatArray, FloatArray] | None:
     """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
     last, head = len(run.links) - 1, run.links[-1].alone
@@ -220,11 +215,11 @@ def _lengths(rows: FloatArray, weights: FloatArray, constant: float) -> tuple[Fl
     exponent = math.frexp(float(np.max(np.abs(rows), initial=0.0)))[1]
     wide = np.ldexp(rows, -exponent) / weights
     size = wide.shape[1]
-    vanished = size * host.above(2.0**-1000 / float(np.min(weights, initial=1.0)))
-    alone = host.raised(host.norm_up(wide), ROUNDINGS) + vanished
+    vanished = size * host.next_up(2.0**-1000 / float(np.min(weights, initial=1.0)))
+    alone = host.inflate(host.norm_up(wide), ROUNDINGS) + vanished
     differences = np.stack([host.norm_up(wide - row) for row in wide])
     # Entries of both rows are off by a few roundings each, their difference by one.
     lost = ROUNDINGS * math.ulp(1.0) * (alone[:, None] + alone)
-    each = (host.raised(host.above(constant * x), 4) for x in (differences + lost, alone))
-    pairs, alone = (host.above(np.ldexp(x, exponent)) for x in each)
+    each = (host.inflate(host.next_up(constant * x), 4) for x in (differences + lost, alone))
+    pairs, alone = (host.next_up(np.ldexp(x, exponent)) for x in each)
     return pairs, alone

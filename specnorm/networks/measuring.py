@@ -13,27 +13,21 @@ from numpy.typing import NDArray
 
 from specnorm.api import f4_bound
 from specnorm.backends import backend_for
+from specnorm.certified import host
+from specnorm.certified.network.kernels import fold_error, in_float64, norm_of_matrices_up
 from specnorm.folding import fold_batch_norm
 from specnorm.norms import reshaped_norm
-from specnorm.proof import arithmetic, host
-from specnorm.proof.matrices import matrix_norm_up
+from specnorm.problem.spec import ConvSpec, at_every_size
 from specnorm.proving import enclose
-from specnorm.runtime.execution import Execution
-from specnorm.runtime.values import check_values
-from specnorm.spec import ConvSpec, at_every_size
 
 if TYPE_CHECKING:
-    from specnorm.networks.operators.layers import Layer
+    from specnorm.certified.network.operators.layers import Layer
 
 WORK = 2**25
 """Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.
 Others get the bound for every size."""
 CHEAP = 1000
 """Cells of a search up to which one to a hundredth of the tolerance costs little more."""
-ROUNDINGS = 64
-"""Roundings that are counted for each entry of a kernel that is scaled: twice as many as there can be."""
-AT_ONCE = 2**22
-"""Entries of matrices that are factorised together."""
 LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
@@ -87,7 +81,6 @@ class Measure:
 
         Parameters
         ----------
-        layer : Layer
         geometry : dict
             Instead of the layer's own, if padding was merged.
         sizes : pair of tuple of int, optional
@@ -105,7 +98,7 @@ class Measure:
         kernel = layer.load()
         key = (
             _digest(kernel),
-            layer.turned,
+            layer.transposed,
             repr(sorted(geometry.items())),
             sizes,
             None if scale is None else scale.tobytes(),
@@ -132,7 +125,7 @@ class Measure:
         scale: NDArray[np.float64] | None,
         shrink: NDArray[np.float64] | None,
     ) -> Norm:
-        kernel = kernel.T if layer.turned else kernel
+        kernel = kernel.T if layer.transposed else kernel
         spec = ConvSpec.of(tuple(kernel.shape), **geometry)
         size = _own_size(spec, sizes)
         if scale is None and shrink is None and self.known is not None:
@@ -178,53 +171,6 @@ def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | N
     return before if spec.groups * min(sides) ** 3 <= WORK and max(sides) <= LARGEST else None
 
 
-def norm_of_matrices_up(stack: Any) -> float:
-    """Proven upper bound of the largest spectral norm of a stack of matrices, rounding counted.
-
-    Parameters
-    ----------
-    stack : array, shape (b, m, n) or (b, m, n, 2)
-        Of real numbers; the second holds real and imaginary parts.
-
-    Raises
-    ------
-    KernelError, BackendError
-        As `check_values`.
-    """
-    step = max(1, AT_ONCE // max(math.prod(stack.shape[1:]), 1))
-    parts = (in_float64(stack[at : at + step]) for at in range(0, len(stack), step))
-    return max((_largest_up(part) for part in parts if part.size), default=0.0)
-
-
-def _largest_up(part: NDArray[np.float64]) -> float:
-    numbers: Any = part[None]
-    backend = backend_for(numbers)
-    check_values(numbers, part.shape, backend=backend)
-    largest = float(np.max(np.abs(part)))
-    if not largest:
-        return 0.0
-    exponent = math.frexp(largest)[1]
-    scaled = np.ldexp(part, -exponent)
-    a: Any = np.ascontiguousarray(scaled).view(np.complex128)[..., 0] if part.ndim == 4 else scaled
-    # Entries that underflow are off by less than the smallest normal number each.
-    with arithmetic.exact(numbers, backend=backend):
-        upper: Any = matrix_norm_up(a, part.size * 2.0**-1000, ops=Execution.of(backend, numbers))
-    return host.above(math.ldexp(float(np.max(upper)), exponent))
-
-
-def fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
-    """Norm of what rounding changed in a folded kernel, rounded up.
-
-    Each entry has a relative error of at most `ROUNDINGS` roundings (of the scale, of the weights and of the products),
-    so their Frobenius norm is at most that share of the kernel's; a layer's norm is at most the Frobenius norm times
-    the root of the number of taps (an unfolding bound), times the padding's factor. Entries that underflow are off by
-    less than the smallest normal number each.
-    """
-    frobenius = float(host.norm_up(kernel.reshape(-1)))
-    taps = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
-    return host.mul_up(taps, host.add_up(host.mul_up(frobenius, ROUNDINGS * 2.0**-53), kernel.size * 2.0**-1000))
-
-
 def _digest(kernel: Any) -> str:
     """Of a kernel's numbers, precision and shape: a twentieth of a second for 100 MB.
 
@@ -234,11 +180,6 @@ def _digest(kernel: Any) -> str:
     whole = hashlib.sha256(f"{kernel.dtype} {numbers.shape}:".encode())
     whole.update(numbers.reshape(-1).view(np.uint8).data)
     return whole.hexdigest()
-
-
-def in_float64(kernel: Any) -> NDArray[np.float64]:
-    """A kernel of any library as a NumPy array of doubles, exactly."""
-    return np.asarray(backend_for(kernel).to_numpy(kernel), dtype=np.float64)
 
 
 def _by_input(shrink: NDArray[np.float64], spec: ConvSpec) -> NDArray[np.float64]:

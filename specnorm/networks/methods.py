@@ -8,22 +8,22 @@ from typing import Protocol
 
 import numpy as np
 
+from specnorm.certified.network.affine_maps import Subnetwork
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.segments import WIDEST, segments
 from specnorm.errors import MethodError
 from specnorm.networks import recursion
-from specnorm.networks.links import Run
-from specnorm.networks.operators.base import FloatArray
 from specnorm.networks.recursion import Progress
-from specnorm.networks.segments import WIDEST, segments
 
 
 class Method(Protocol):
     """What `bounding.bound` asks of a method."""
 
-    def parts(self, run: Run) -> list[tuple[int, int]]:
+    def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
         """Links that are bounded together."""
         ...
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float) -> list[FloatArray] | None:
+    def weights(self, run: Subnetwork, parts: Sequence[tuple[int, int]], share: float) -> list[FloatArray] | None:
         """One number a channel of each link's value; None: the run stays a product. ``share``: of the budget."""
         ...
 
@@ -32,11 +32,11 @@ class Method(Protocol):
 class Product:
     """The rules alone: norms of layers multiplied along a run."""
 
-    def parts(self, run: Run) -> list[tuple[int, int]]:
+    def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
         """Each link by itself."""
         return segments(run, widest=0)
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
+    def weights(self, run: Subnetwork, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
         """None."""
         del run, parts, share
         return None
@@ -63,11 +63,11 @@ class Scaled:
     def __post_init__(self) -> None:
         _check(self.steps, self.seconds)
 
-    def parts(self, run: Run) -> list[tuple[int, int]]:
+    def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
         """Each link by itself."""
         return segments(run, widest=0)
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
+    def weights(self, run: Subnetwork, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
         """Found by gradient steps."""
         return _found(run, parts, self.steps, share * self.seconds, self.progress)
 
@@ -97,11 +97,11 @@ class Multipliers:
     def __post_init__(self) -> None:
         _check(self.steps, self.seconds)
 
-    def parts(self, run: Run) -> list[tuple[int, int]]:
+    def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
         """As many links together as one statement can speak of."""
         return segments(run, widest=self.widest)
 
-    def weights(self, run: Run, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
+    def weights(self, run: Subnetwork, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
         """Found by gradient steps."""
         return _found(run, parts, self.steps, share * self.seconds, self.progress)
 
@@ -114,7 +114,7 @@ def _check(steps: int, seconds: float) -> None:
 
 
 def _found(
-    run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None
+    run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None
 ) -> list[FloatArray] | None:
     try:
         with np.errstate(all="ignore"):

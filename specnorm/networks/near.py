@@ -10,21 +10,21 @@ from typing import TypeAlias
 
 import numpy as np
 
+from specnorm.certified.network.affine_maps import Subnetwork
+from specnorm.certified.network.boxes import region_of
+from specnorm.certified.network.checking import Checked
+from specnorm.certified.network.checking import check as compared
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.ranges import Ball, Range, ranges
+from specnorm.certified.network.subnetworks import runs
+from specnorm.certified.network.zonotopes import anywhere, localised, rises, unit_run
 from specnorm.errors import CertificateError, MethodError
 from specnorm.networks.answer import NetworkBound
 from specnorm.networks.attack import attack
 from specnorm.networks.bounding import bounded, prepared, unsorted
-from specnorm.networks.boxes import region_of
 from specnorm.networks.certificate import Certificate, Near, digest
-from specnorm.networks.checking import Checked
-from specnorm.networks.checking import check as compared
-from specnorm.networks.graph import Graph
-from specnorm.networks.links import Run
-from specnorm.networks.local import anywhere, localised, rises, unit_run
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product
-from specnorm.networks.ranges import Ball, Range, ranges
-from specnorm.networks.runs import runs
 from specnorm.types import AnyArray
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
@@ -50,8 +50,6 @@ def bound(
 
     Parameters
     ----------
-    graph : Graph
-    measure : Measure, optional
     method : Product, Scaled, Multipliers or Certificate, optional
         Default: ``Multipliers()``. None gives more than ``Product()``.
     radius : float, optional
@@ -62,10 +60,6 @@ def bound(
     check : bool, default True
         Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
         before it is given; ``found.checked`` says what was compared.
-
-    Returns
-    -------
-    NetworkBound
 
     Raises
     ------
@@ -104,16 +98,8 @@ def near(
 
     Parameters
     ----------
-    graph : Graph
-    ball : Ball
-    measure : Measure
-    method : Method
     found : mapping of str to Range, optional
         From `ranges_near`, where it is known already.
-
-    Returns
-    -------
-    list of NetworkBound
     """
     wanted = method.near.units if isinstance(method, Certificate) and method.near is not None else None
     found, answers = ranges_near(graph, ball, measure) if found is None else found, []
@@ -162,7 +148,7 @@ def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:
     return found or {}
 
 
-def _alone(run: Run, graph: Graph) -> list[Run]:
+def _alone(run: Subnetwork, graph: Graph) -> list[Subnetwork]:
     del graph
     return [run]
 

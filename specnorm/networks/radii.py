@@ -13,16 +13,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.certified import host
+from specnorm.certified.network.graph import Graph, Layer, Node, concrete
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.operators.layers import Matrix
+from specnorm.certified.network.regions import Ball
 from specnorm.errors import MethodError
-from specnorm.networks.graph import Graph, Layer, Node, concrete
 from specnorm.networks.margins import Margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import near, ranges_near
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.operators.layers import Matrix
-from specnorm.networks.regions import Ball
-from specnorm.proof import host
 
 TRIES = 8
 """Radii that are tried for each input."""
@@ -53,7 +53,6 @@ def local_radii(
     labels : array, shape (samples,)
     known : Margins
         Of the network, everywhere: no radius is smaller than theirs.
-    measure : Measure, optional
     method : Product, Scaled or Multipliers, optional
         Default: ``Multipliers(steps=20)``.
     tries : int, default 8
@@ -94,7 +93,7 @@ def _shape(graph: Graph) -> tuple[int, ...]:
 def _scaled(graph: Graph, logits: FloatArray, label: int) -> Graph:
     """The differences to all other logits, each over its margin, rounded up."""
     others = np.delete(np.arange(len(logits)), label)
-    share = host.above(1 / host.sub_down(logits[label], logits[others]))
+    share = host.next_up(1 / host.sub_down(logits[label], logits[others]))
     rows = np.zeros((len(others), len(logits)))
     rows[:, label] = share
     rows[np.arange(len(others)), others] = -share

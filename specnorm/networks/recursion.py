@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
-from specnorm.networks.links import Link, Run
-from specnorm.networks.operators.base import FloatArray
+from specnorm.certified import arithmetic
+from specnorm.certified.network.affine_maps import AffineMap, Subnetwork
+from specnorm.certified.network.operators.base import FloatArray
 from specnorm.networks.stages import Stage, Vectors, cost, stages
-from specnorm.proof import arithmetic
 
 Progress = Callable[[int, int, str], None]
 RATE = 2**32
@@ -226,14 +226,12 @@ def _adjoint(a: Vectors) -> Vectors:
 
 
 def search(
-    run: Run, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None = None
+    run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None = None
 ) -> list[FloatArray] | None:
     """Weights of each link's values, for `segments.constant_up`.
 
     Parameters
     ----------
-    run : Run
-    parts : sequence of (int, int)
     steps : int
         Gradient steps; 0: the closed form.
     seconds : float
@@ -252,7 +250,7 @@ def search(
 
 
 def _searched(
-    run: Run, parts: Sequence[tuple[int, int]], steps: int, whole: float, progress: Progress | None
+    run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, whole: float, progress: Progress | None
 ) -> list[FloatArray] | None:
     left, before = whole, 0
 
@@ -284,7 +282,7 @@ def _searched(
     return [*(np.sqrt(each) for each in multipliers), last]
 
 
-def _affordable(run: Run, parts: Sequence[tuple[int, int]], points: int, left: float) -> int | None:
+def _affordable(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int, left: float) -> int | None:
     """Points of a grid whose steps are within what is left, with fewer if need be; None: there is none."""
     while points >= FEWEST:
         step = cost(run, parts, points)
@@ -295,7 +293,7 @@ def _affordable(run: Run, parts: Sequence[tuple[int, int]], points: int, left: f
 
 
 def _descend(
-    grid: Sequence[Stage], links: Sequence[Link], point: FloatArray, steps: int, tick: Callable[[int], None]
+    grid: Sequence[Stage], links: Sequence[AffineMap], point: FloatArray, steps: int, tick: Callable[[int], None]
 ) -> tuple[FloatArray, float, list[FloatArray], int]:
     """Adam from a point: the best point seen, its value and its multipliers, and how many were looked at."""
     ends = np.cumsum([link.width for link in links])
@@ -322,7 +320,7 @@ def _descend(
     return best[1], best[0], best[2], looked
 
 
-def _grouped(slope: FloatArray, link: Link) -> FloatArray:
+def _grouped(slope: FloatArray, link: AffineMap) -> FloatArray:
     """A gradient with respect to one number a group, at each of its channels."""
     if link.groups is None:
         return slope

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.linalg.arrays import random_vectors
-from specnorm.linalg.frequencies import Frequencies, half_grid, phases
-from specnorm.linalg.power import gram_power
-from specnorm.networks.links import Link, Part, Run
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.segments import middle
+from specnorm.arrays import random_vectors
+from specnorm.certified.network.affine_maps import AffineMap, Segment, Subnetwork
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.segments import middle
+from specnorm.numerics.power import gram_power
+from specnorm.problem.frequencies import Frequencies, half_grid, phases
 
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first."""
@@ -89,7 +89,7 @@ class Cost:
     memory: float
 
 
-def cost(run: Run, parts: Sequence[tuple[int, int]], points: int) -> Cost:
+def cost(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> Cost:
     """What a step takes, from the widths alone: no kernel is read.
 
     Parameters
@@ -112,12 +112,11 @@ def cost(run: Run, parts: Sequence[tuple[int, int]], points: int) -> Cost:
     return Cost(products, memory)
 
 
-def stages(run: Run, parts: Sequence[tuple[int, int]], points: int) -> list[Stage]:
+def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> list[Stage]:
     """A run at the frequencies of a grid.
 
     Parameters
     ----------
-    run : Run
     parts : sequence of (int, int)
         From `segments.segments`.
     points : int
@@ -144,7 +143,7 @@ def stages(run: Run, parts: Sequence[tuple[int, int]], points: int) -> list[Stag
     return found
 
 
-def _frontiers(part: Part) -> Iterator[tuple[int, Link, list[int], list[int]]]:
+def _frontiers(part: Segment) -> Iterator[tuple[int, AffineMap, list[int], list[int]]]:
     """For each link: its value's number, itself, the values that are kept before it, and which of them after it."""
     needed = {source: at for at, link in enumerate(part.links, part.first + 1) for source in link.sources}
     alive = [part.first]
@@ -154,7 +153,7 @@ def _frontiers(part: Part) -> Iterator[tuple[int, Link, list[int], list[int]]]:
         alive = [*staying, at]
 
 
-def _next(run: Run, parts: Sequence[tuple[int, int]], first: int) -> Part:
+def _next(run: Subnetwork, parts: Sequence[tuple[int, int]], first: int) -> Segment:
     return run.part(first, next(end for begin, end in parts if begin == first))
 
 

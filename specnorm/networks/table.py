@@ -15,13 +15,8 @@ def lines(bound: NetworkBound, *, nodes: bool = False) -> list[str]:
 
     Parameters
     ----------
-    bound : NetworkBound
     nodes : bool
         Whether every node is listed.
-
-    Returns
-    -------
-    list of str
     """
     text: list[str] = []
     if nodes:

@@ -11,8 +11,7 @@ from specnorm.methods.base import Needs
 if TYPE_CHECKING:
     import numpy as np
 
-    from specnorm.backends import Backend
-    from specnorm.types import AnyArray, Array, Namespace
+    from specnorm.types import AnyArray, Array, Library, Namespace
 
 Dtype = Literal["float32", "float64"]
 
@@ -28,7 +27,6 @@ class Execution:
 
     Parameters
     ----------
-    backend : Backend
     xp : namespace
         The array API namespace of the arrays at hand.
     traced : bool
@@ -55,7 +53,7 @@ class Execution:
         Bytes that the intermediate arrays of one step may take.
     """
 
-    backend: Backend
+    backend: Library
     xp: Namespace
     traced: bool = False
     on_host: bool = True
@@ -72,7 +70,7 @@ class Execution:
     @classmethod
     def of(
         cls,
-        backend: Backend,
+        backend: Library,
         like: AnyArray,
         needs: Needs | None = None,
         dtype: Dtype = "float64",
@@ -84,7 +82,6 @@ class Execution:
 
         Parameters
         ----------
-        backend : Backend
         like : array
             The caller's kernels.
         needs : Needs, optional
@@ -128,7 +125,7 @@ class Execution:
         )
 
     @property
-    def may_branch(self) -> bool:
+    def concrete(self) -> bool:
         """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
         return not (self.traced or self.backend.static_shapes)
 

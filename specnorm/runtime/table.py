@@ -7,8 +7,8 @@ import weakref
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from specnorm.problem.spec import ConvSpec, check_dtype
 from specnorm.runtime.program import Program
-from specnorm.spec import ConvSpec, check_dtype
 
 if TYPE_CHECKING:
     from specnorm.methods import Method
@@ -30,12 +30,10 @@ def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tu
 
     Parameters
     ----------
-    method : Method
     shape : tuple of int
         Of one kernel, as the caller stores it.
     dtype : str
         As the library prints it.
-    geometry : tuple of (name, value)
 
     Raises
     ------

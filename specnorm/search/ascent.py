@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import arrays, symbols
-from specnorm.linalg.extrapolation import contraction, extrapolated, geometric_tail
-from specnorm.linalg.frequencies import Frequencies, phases, tap_points
-from specnorm.linalg.power import matrix_maps, power_step
+from specnorm import arrays
+from specnorm.certified.symbol import symbols
+from specnorm.numerics.extrapolation import contraction, extrapolated, geometric_tail
+from specnorm.numerics.power import matrix_maps, power_step
+from specnorm.problem.frequencies import Frequencies, phases, tap_points
 
 if TYPE_CHECKING:
-    from specnorm.search.clock import Clock
+    from specnorm.clock import Clock
     from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
 
@@ -79,7 +80,7 @@ class Ascent:
         point, right, value = self._alternate(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
         for _ in range(self.tuning.newton if self.rtol < self.tuning.tight else 0):
-            if self.clock.is_late:
+            if self.clock.expired:
                 break
             trial, vector = self._newton(point, right)
             _, candidate, norms = self._power(self.ops.to_numpy(self._phase(trial)), vector, steps=1)
@@ -107,7 +108,7 @@ class Ascent:
                 point = nearby(theta[highest : highest + 1]) if moved else starts[index[highest : highest + 1]]
             gain = now - values
             going = self._promising(now, gain, gains, round_, max(self.best, value))
-            if not len(going) or self.clock.is_late:
+            if not len(going) or self.clock.expired:
                 break
             if len(going) < len(index):
                 left, right = (arrays.rows(x, going, ops=self.ops) for x in (left, right))

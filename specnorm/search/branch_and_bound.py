@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified.bound import nothing
-from specnorm.linalg import arrays
-from specnorm.linalg.frequencies import Frequencies
-from specnorm.proof import matrices
-from specnorm.proof.fathom import CentreMatrices, Cover, cover_blocks, on_grid
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol.cover import CentreMatrices, Cover, cover_blocks, on_grid
+from specnorm.clock import Clock, OutOfTime
+from specnorm.numerics.chebyshev import largest_eigenvalues
+from specnorm.problem.frequencies import Frequencies
 from specnorm.search import tuning as knobs
-from specnorm.search.clock import Clock, OutOfTime
-from specnorm.search.estimates import NodeEstimates, chebyshev, lift
+from specnorm.search.estimates import NodeEstimates, lift
 from specnorm.search.incumbent import Incumbent, LowerBound
 from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.proof.cells import Boxes, Cells
-    from specnorm.proof.gram_polynomial import GramPolynomial
+    from specnorm.certified.symbol.cells import Boxes, Cells
+    from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.types import Array, ArrayOps
 
 Part = TypeVar("Part")
@@ -236,7 +237,8 @@ class Search:
         def of(part: slice) -> tuple[slice, CentreMatrices, np.ndarray, np.ndarray, Array]:
             formed, columns = cover.form(trial, np.arange(count)[part], reduced_for_sq[part])
             cut = self.tuning.cut * reduced_for_sq[part]
-            eigenvalues, vector = chebyshev(formed.matrices, vectors[part, ...], cut, degree, self.blocks, ops=self.ops)
+            given = (formed.matrices, vectors[part, ...], cut, degree, self.blocks)
+            eigenvalues, vector = largest_eigenvalues(*given, ops=self.ops)
             return part, formed, eigenvalues, lift(trial, columns, vector, eigenvalues, ops=self.ops)[0], vector
 
         for part, formed, eigenvalues, norms_sq, vector in self._mapped(of, self._parts(trial, count), trial):
@@ -300,7 +302,7 @@ class Search:
         polynomial, index = formed.polynomial, formed.index
         easy_sq, limit_sq = self._wanted_sq(cover, polynomial, threshold, index)
         # What the factorisation takes of the limit for its own rounding.
-        part = 1 - matrices.cholesky_loss(polynomial.rank, formed.matrices, xp=self.xp) * polynomial.rank
+        part = 1 - norms.cholesky_loss(polynomial.rank, formed.matrices, xp=self.xp) * polynomial.rank
         attempts = [limit_sq]
         if self._excess_angle and polynomial is nodes.polynomial:
             # Float64 after float32 is for what is close: more than needed is not asked of it.

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified.bound import finite
-from specnorm.linalg import arrays
-from specnorm.linalg.frequencies import Frequencies
-from specnorm.linalg.lanczos import Lanczos, vector_tolerance
-from specnorm.proof import matrices
+from specnorm.certified.matrices import norms
+from specnorm.numerics.lanczos import Lanczos, vector_tolerance
+from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import SearchResult
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ class MatrixBounds:
 
     Parameters
     ----------
-    lower : Lower
     upper : Upper or None
         None where no proof came through.
     index : int
@@ -69,7 +68,7 @@ def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: Arr
         Whether the vectors are wanted in the kernel's own precision.
     """
     xp, (_, m, n) = ops.xp, matrix.shape
-    proof = matrices.GramProof(matrix, ops=ops)
+    proof = norms.GramProof(matrix, ops=ops)
     within = max(_RESIDUAL * rtol, 1e-9)
     if close:
         within = min(within, vector_tolerance(getattr(xp, ops.own_dtype), xp=xp))
@@ -79,12 +78,12 @@ def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: Arr
     del gram
     small = run.small_side()
     tall = xp.matrix_transpose(matrix) if m < n else matrix
-    (lower, best), upper = matrices.largest_quotient(tall, small, ops=ops), proof.largest_near(small)
+    (lower, best), upper = norms.largest_quotient(tall, small, ops=ops), proof.largest_near(small)
     near = upper is not None and upper <= lower.value * (1 + rtol)
     if not near or (close and not run.converged.all()):
         # Many values next to the largest: Lanczos gets no hold of its vector, or none that the proof believes.
         small = arrays.top_eigenpair(proof.gram, xp=xp)[1]
-        (lower, best), closer = matrices.largest_quotient(tall, small, ops=ops), proof.largest_near(small)
+        (lower, best), closer = norms.largest_quotient(tall, small, ops=ops), proof.largest_near(small)
         upper = min(upper or closer, closer or upper, key=finite)
     few = small[best : best + 1, :]
     large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], few[:, :, None])[:, :, 0], xp=xp)
@@ -99,7 +98,6 @@ def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: Arr
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1.
-    rtol : float
     close : bool
         As in `enclose_matrices`.
 
@@ -114,6 +112,6 @@ def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: Arr
     found = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, close=close, ops=ops)
     if found.upper is None or not found.within(rtol):
         return None
-    upper = matrices.norm_of_one_tap(blocks, found.upper)
+    upper = norms.norm_of_one_tap(blocks, found.upper)
     nowhere = Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps))
     return SearchResult(found.lower, upper, nowhere, found.index, count, 1, (found.u, found.v))

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import arrays, symbols
-from specnorm.linalg.chebyshev import chebyshev_filter
-from specnorm.linalg.power import gram_power
+from specnorm.certified.symbol import symbols
 
 if TYPE_CHECKING:
-    from specnorm.proof.fathom import CentreMatrices
-    from specnorm.proof.gram_polynomial import GramPolynomial
+    from specnorm.certified.symbol.cover import CentreMatrices
+    from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.types import Array, ArrayOps
 
 
@@ -55,38 +53,6 @@ class NodeEstimates:
         self.norms_sq = np.zeros(len(self.reduced_for_sq))
 
 
-def chebyshev(
-    gram: Array, vectors: Array, cut: np.ndarray, degree: int, like: Array, *, ops: ArrayOps
-) -> tuple[np.ndarray, Array]:
-    """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round.
-
-    Parameters
-    ----------
-    gram : array, shape (c, r, r)
-    vectors : array, shape (c, r)
-    cut : float array, shape (c,)
-        Eigenvalues up to here are not told apart.
-    degree : int
-    like : array
-        Real, on the device of the others.
-    """
-    xp = ops.xp
-    # The polynomial is at most 1 on [0, cut] and grows fast above: too fast for single precision, were cut tiny.
-    # The largest eigenvalue is at least the mean of all; far below other cells' it is rounding.
-    trace = ops.to_numpy(xp.real(xp.linalg.trace(gram)))
-    cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
-    scale = xp.astype(ops.from_numpy(2 / cut, like), vectors.dtype)[:, None]
-
-    def mapped(x: Array) -> Array:
-        return xp.matmul(gram, x[..., None])[..., 0] * scale - x
-
-    vectors = chebyshev_filter(mapped, vectors, degree, renormalise_every=3, ops=ops)
-    vectors, _ = arrays.unit(vectors, xp=xp)
-    vectors, norm = gram_power(lambda x: xp.matmul(gram, x[..., None])[..., 0], vectors, 1, xp=xp)
-    # ||H v|| for the unit v before is at most lambda_max.
-    return ops.to_numpy(norm[:, 0]).astype(float), vectors
-
-
 def lift(
     polynomial: GramPolynomial, columns: Array, vectors: Array, eigenvalues: np.ndarray, *, ops: ArrayOps
 ) -> tuple[np.ndarray, Array]:
@@ -96,7 +62,6 @@ def lift(
 
     Parameters
     ----------
-    polynomial : GramPolynomial
     columns : array, shape (f, size, rank)
         Of ``polynomial.columns_at``.
     vectors : array, shape (f, rank)

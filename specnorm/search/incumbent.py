@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified.bound import nothing
-from specnorm.linalg import arrays, symbols
-from specnorm.linalg.frequencies import Frequencies, coarse_grid, product
-from specnorm.linalg.power import gram_power
-from specnorm.proof.matrices import SymbolNorms
+from specnorm.certified.matrices.norms import SymbolNorms
+from specnorm.certified.symbol import symbols
+from specnorm.numerics.power import gram_power
+from specnorm.problem.frequencies import Frequencies, coarse_grid, product
 from specnorm.search.ascent import Ascent, nearby
 from specnorm.search.estimates import lift, unrotated
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower
-    from specnorm.proof.cells import Cells
-    from specnorm.proof.gram_polynomial import GramPolynomial
-    from specnorm.search.clock import Clock
+    from specnorm.certified.symbol.cells import Cells
+    from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+    from specnorm.clock import Clock
     from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
 
@@ -51,7 +52,6 @@ class Incumbent:
 
     Attributes
     ----------
-    best : LowerBound
     trial_vectors : array, shape (g, h, p), or None
         Right vectors at coarse frequencies where the norm is large.
     """
@@ -69,7 +69,6 @@ class Incumbent:
 
         Parameters
         ----------
-        start : LowerBound
         free : bool
             Whether frequencies may move (on a grid they may not).
         rtol : float
@@ -136,7 +135,6 @@ class Incumbent:
         ----------
         polynomial : GramPolynomial
             That the estimates are of.
-        cells : Cells
         norms_sq, eigenvalues : float arrays, shape (c,)
             Squared norms at the centres from below, and those of the reduced matrices.
         vectors : array, shape (c, rank)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import arrays
-from specnorm.linalg.frequencies import coarse_grid, half_grid
-from specnorm.linalg.symbols import Symbol
-from specnorm.proof.cells import torus
+from specnorm import arrays
+from specnorm.certified.symbol.cells import torus
+from specnorm.certified.symbol.symbols import Symbol
+from specnorm.problem.frequencies import coarse_grid, half_grid
 from specnorm.search.branch_and_bound import Search
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ def open_groups(
     ----------
     blocks : array, shape (groups, m, p, *kernel_shape)
         Scaled to about 1.
-    bound : float
     max_cells : int
         Budget of each search.
     deadline : float

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import symbols
-from specnorm.linalg.gram_powers import tall
-from specnorm.proof.pruning import LargestBound
+from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol.pruning import LargestBound
+from specnorm.certified.symbol.tap_powers import tall
 
 if TYPE_CHECKING:
-    from specnorm.linalg.frequencies import Frequencies
-    from specnorm.proof.pruning import Bound
+    from specnorm.certified.symbol.pruning import Bound
+    from specnorm.problem.frequencies import Frequencies
     from specnorm.types import Array, ArrayOps
 
 _FEW = 4
@@ -36,7 +36,6 @@ def largest_bound(
         `pruning.Bound`: the same for a block and its transpose.
     blocks : array, shape (b, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1.
-    frequencies : Frequencies
     products : int
         Gram products after which a frequency that is still possible is visited; 0: nothing is left out.
 
@@ -45,7 +44,7 @@ def largest_bound(
     value : array, shape (b,)
     phase : complex array, shape (b, taps)
     """
-    if not ops.may_branch or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
+    if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
         return symbols.largest(partial(bound, ops=ops), blocks, frequencies, ops=ops)
     found = [x.result() for x in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
     values, phases = zip(*found, strict=True)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg.lags import taps_below
-from specnorm.proof.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
-from specnorm.search.clock import Clock
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
+from specnorm.certified.symbol.lags import taps_below
+from specnorm.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.search.tuning import Tuning
@@ -23,7 +23,6 @@ class Polynomials:
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1; p <= m.
-    clock : Clock, optional
     """
 
     def __init__(self, blocks: Array, tuning: Tuning, *, clock: Clock | None = None, ops: ArrayOps) -> None:
@@ -88,7 +87,6 @@ def choose_rotation(
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
-    threshold : float
     trial_vectors : array, shape (g, h, p)
         Complex right vectors at frequencies where the norm is large: directions to keep.
     """

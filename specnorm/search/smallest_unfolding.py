@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.linalg import arrays, unfoldings
-from specnorm.linalg.lanczos import Lanczos, vector_tolerance
-from specnorm.proof.unfolding import norms_by_unfolding
+from specnorm import arrays
+from specnorm.certified.matrices.unfolding import norms_by_unfolding
+from specnorm.numerics.lanczos import Lanczos, vector_tolerance
+from specnorm.problem import unfoldings
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
-    from specnorm.spec import ConvSpec
+    from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps, Namespace
 
 

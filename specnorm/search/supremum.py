@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from specnorm.linalg import polyphase
-from specnorm.proof.rings import reads_zeros
-from specnorm.proof.sublayers import sublayers
+from specnorm.certified.layer.circulant import reads_zeros
+from specnorm.certified.layer.components import sublayers
+from specnorm.problem import polyphase
 from specnorm.search.enclosing import Problem, search_torus
 
 if TYPE_CHECKING:
@@ -64,15 +64,13 @@ class Supremum:
             self._found = self._search(rtol, grid_follows=not constant)
         return self._found
 
-    def closely(self) -> Upper | None:
+    def refine(self) -> Upper | None:
         """To the tolerance that was asked for."""
         return self._search(self._problem.rtol, grid_follows=False)[1].upper
 
     def _search(self, rtol: float, *, grid_follows: bool) -> tuple[Search, SearchResult]:
         problem, blocks = self._problem, self.blocks()
-        given = Problem(
-            blocks, self._everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline
-        )
+        given = Problem(blocks, self._everywhere, rtol, problem.max_cells, problem.deadline, problem.seconds)
         return search_torus(given, grid_follows=grid_follows, ops=self._ops)
 
     def blocks(self) -> Array:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from specnorm.linalg import arrays
-from specnorm.linalg.extrapolation import extrapolated, geometric_tail
+from specnorm import arrays
+from specnorm.numerics.extrapolation import extrapolated, geometric_tail
 from specnorm.tensor.form import Form, best
 
 if TYPE_CHECKING:

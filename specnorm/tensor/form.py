@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from specnorm.linalg import arrays
-from specnorm.linalg.frequencies import coarse_grid
+from specnorm import arrays
+from specnorm.problem.frequencies import coarse_grid
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from specnorm.linalg.lanczos import Lanczos, vector_tolerance
+from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps

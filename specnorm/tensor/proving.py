@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from specnorm.linalg import polyphase
-from specnorm.linalg.top_triples import top_triple_at
-from specnorm.proof.cells import torus
+from specnorm.certified.symbol.cells import torus
+from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search, SearchResult
+from specnorm.search.top_triples import top_triple_at
 from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
-    from specnorm.linalg.frequencies import Frequencies
+    from specnorm.problem.frequencies import Frequencies
     from specnorm.types import Array, ArrayOps
 
 LIFT = 1.001
@@ -83,7 +83,6 @@ def certified(
     blocks : array, shape (g, m, p, *kernel_shape)
     found : list of arrays
         Value, u, v, weights and block index; leading axis 1.
-    maximise : callable
     seed : int
         Of the search.
     deadline : float

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specnorm.linalg import arrays
-from specnorm.linalg.chebyshev import chebyshev_filter
-from specnorm.linalg.extrapolation import extrapolated
-from specnorm.linalg.frequencies import full_grid
+from specnorm import arrays
+from specnorm.numerics.chebyshev import chebyshev_filter
+from specnorm.numerics.extrapolation import extrapolated
+from specnorm.problem.frequencies import full_grid
 from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _maximised(
     xp, ops, vectors, value = form.xp, form.ops, now.vectors, now.values
     first, end = layout.fixed, layout.fixed + value.shape[1]
     few = slice(first, end)
-    if ops.may_branch:
+    if ops.concrete:
         vectors, few = vectors[:, few, :], slice(None)
     else:
         # A sweep of a few iterates would be compiled anew. All are swept; those that are infinitely high stay.
@@ -259,7 +259,7 @@ def _maximised(
 
     state = (arrays.counter(vectors, ops=ops), value, now.gain, vectors, vectors)
     _, value, _, vectors, _ = sweep(state) if unseen else ops.loop(rising, sweep, state)
-    if ops.may_branch:
+    if ops.concrete:
         vectors = xp.concat([now.vectors[:, :first, :], vectors, now.vectors[:, end:, :]], axis=1)
     return vectors, value[:, few]
 
@@ -288,7 +288,7 @@ def _filtered(form: Form, vectors: Array, layout: StateLayout) -> Array:
     fixed, *sampled = form.split(vectors[:, : layout.fixed, :])
     v = xp.reshape(fixed, (form.b, layout.frequencies, layout.block_size, form.p))
     weights = form.weights([x[:, :: layout.block_size, :] for x in sampled])
-    few = form.m * form.p > TUNING.small_matrix and form.ops.may_branch
+    few = form.m * form.p > TUNING.small_matrix and form.ops.concrete
     chunk = max(1, form.taps // 4) if few else layout.frequencies
     done, amplified = [], []
     for first in range(0, layout.frequencies, chunk):

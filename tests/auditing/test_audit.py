@@ -25,7 +25,7 @@ from auditing import files
 from specnorm.auditing import audit
 from specnorm.auditing.report import Report, Row, Value, least_upper, violations
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
-from specnorm.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 KEYS = (

@@ -15,9 +15,9 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
 from specnorm.auditing.readers import open_model  # noqa: E402
+from specnorm.certified.network.checking import check  # noqa: E402
+from specnorm.certified.network.model import Model, NotExecutedError  # noqa: E402
 from specnorm.networks import Graph  # noqa: E402
-from specnorm.networks.checking import check  # noqa: E402
-from specnorm.networks.model import Model, NotExecutedError  # noqa: E402
 
 weights = drawing(np.random.RandomState(0))
 RNG = np.random.default_rng(0)

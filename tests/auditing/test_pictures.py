@@ -12,7 +12,7 @@ from auditing import files
 from specnorm.auditing import audit, pictures, provenance
 from specnorm.auditing.report import Picture, Row
 from specnorm.errors import NoBackend
-from specnorm.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec
 
 
 def _kernel(*shape: int, seed: int = 0) -> np.ndarray:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,9 +15,9 @@ import numpy as np
 import pytest
 
 from auditing import files
-from specnorm.auditing import audit, plots, spectra
+from specnorm.auditing import audit, ladders, plots, spectra
 from specnorm.auditing.report import Picture, Report, Row
-from specnorm.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -98,6 +100,23 @@ def test_any_range_can_be_drawn(rows: list[tuple[str, float | None, float | None
     assert np.isfinite(ticks).all()
     assert sum(low <= tick <= high for tick in ticks) >= 2
     assert all(low < start and end < high for _, start, end in plots.bars(report))
+
+
+@pytest.mark.parametrize("largest", [2.0, 9e3, 3.1e16, 1e300])
+def test_ticks_of_the_networks_picture_are_plain_text_side_by_side(largest: float) -> None:
+    bound: Any = SimpleNamespace(upper=largest / 2, product=largest, heuristic=1.5, runs=(1,))
+    figure = ladders.ladder(bound)
+    texts = [e.text or "" for e in ElementTree.fromstring(plots.to_bytes(figure, "svg")).iter(f"{SVG}text")]
+    assert len(texts) > 5
+    assert not [text for text in texts if re.search(r"[$\\{]", text)]
+    (axes,) = figure.axes
+    shown = [
+        label.get_window_extent()
+        for label in axes.get_xticklabels()
+        if axes.viewLim.x0 <= label.get_position()[0] <= axes.viewLim.x1
+    ]
+    assert len(shown) >= 2
+    assert all(left.x1 + 2 < right.x0 for left, right in pairwise(shown))
 
 
 def test_a_panel_for_each_model() -> None:

@@ -1,4 +1,4 @@
-"""How far each method is from sigma* on the layers of published networks; fills tables of ``docs/methods/index.md``.
+"""How far each method is from sigma* on published layers: tables of ``docs/methods/index.md``, and the first picture.
 
     python -m bench.compare
 
@@ -10,57 +10,57 @@ are what they were on the machine that is named.
 from __future__ import annotations
 
 import functools
-import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from real_weights import MODELS, real_layers
 
 import specnorm
 from bench import facts
+from bench.markdown import picture, table
 from specnorm import Enclose, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods" / "index.md"
 REFERENCE = Enclose(rtol=1e-4)
 METHODS: dict[str, Method] = {
-    "enclose": Enclose(),
-    "grid": Grid(),
-    "tn": TensorNorm(),
-    "gram, 3 steps": Gram(n_iter=3),
-    "f4": FantasticFour(),
+    "enclose": Enclose(), "grid": Grid(), "tn": TensorNorm(), "gram, 3 steps": Gram(n_iter=3), "f4": FantasticFour(),
     "reshaped": Reshaped(),
-}
+}  # fmt: skip
+PICTURE = PAGE.parents[1] / "_static" / "ladder.svg"
+RUNGS = {
+    "reshaped": ("reshaped_norm", "what spectral normalisation divides by"),
+    "grid": ("grid_bound", "proven, also under jit"), "tn": ("tn_bound", "proven, smooth"),
+    "gram, 3 steps": ("gram_bound", "proven, also under jit"), "f4": ("f4_bound", "proven, fastest"),
+}  # fmt: skip
+"""Of the picture: function, and what is said of it."""
 SIZED = 32
 """Input size of the second table, divided by the strides before each layer of ResNet-20."""
 
 
 @functools.cache
-def ratios(model: str) -> Mapping[str, list[float]]:
-    """Ratios to sigma* of every layer that is not zero, per method."""
-    found: dict[str, list[float]] = {name: [] for name in METHODS}
+def measured(model: str) -> Mapping[str, list[tuple[float, float]]]:
+    """Ratio to sigma* of every layer that is not zero, and seconds, per method."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
     for _, kernel, geometry in real_layers(model):
         sigma = float(specnorm.measure(kernel.astype(np.float64), REFERENCE, **geometry).stats["lower"])
-        if sigma > 0:
-            for name, method in METHODS.items():
-                found[name].append(float(specnorm.measure(kernel, method, **geometry).value) / sigma)
+        for name, method in METHODS.items() if sigma > 0 else ():
+            begin = time.perf_counter()
+            value = float(specnorm.measure(kernel, method, **geometry).value)
+            found[name].append((value / sigma, time.perf_counter() - begin))
     return found
 
 
-def seconds(model: str) -> Mapping[str, list[float]]:
-    """Seconds of every layer, per method: the better of two runs, taken in turn."""
-    found: dict[str, list[float]] = {name: [] for name in METHODS}
-    for _, kernel, geometry in real_layers(model):
-        for name, method in METHODS.items():
-            times = []
-            for _ in range(2):
-                begin = time.perf_counter()
-                specnorm.measure(kernel, method, **geometry)
-                times.append(time.perf_counter() - begin)
-            found[name].append(min(times))
-    return found
+def ratios(model: str) -> dict[str, list[float]]:
+    return {name: [ratio for ratio, _ in pairs] for name, pairs in measured(model).items()}
+
+
+def every(of: Callable[[str], Mapping[str, list[Any]]]) -> dict[str, list[Any]]:
+    """Of all networks, per method."""
+    return {name: [x for model in MODELS for x in of(model)[name]] for name in METHODS}
 
 
 @functools.cache
@@ -95,55 +95,62 @@ def row(model: str, found: Mapping[str, list[float]]) -> str:
 
 def table_of_models() -> str:
     """One row a network: median and worst ratio of each method."""
-    rows = ["| network | layers | " + " | ".join(METHODS) + " |", "|---|" + "---|" * (len(METHODS) + 1)]
-    every: dict[str, list[float]] = {name: [] for name in METHODS}
-    for model in MODELS:
-        found = ratios(model)
-        rows.append(row(model, found))
-        for name in METHODS:
-            every[name] += found[name]
-    rows.append(row("all", every))
-    return "\n".join(rows) + "\n"
+    head = ["| network | layers | " + " | ".join(METHODS) + " |", "|---|" + "---|" * (len(METHODS) + 1)]
+    return "\n".join([*head, *(row(model, ratios(model)) for model in MODELS), row("all", every(ratios))]) + "\n"
 
 
 def table_of_sizes() -> str:
     """One row a method that measures at a size."""
-    words = {
-        "power": "power, zero padding: the layer itself",
-        "fft": "fft, circular: exact",
-        "gram": "gram, circular, 6 steps",
-    }
-    rows = ["| at 32, 16 or 8 pixels an axis | lowest | median | highest |", "|---|---|---|---|"]
-    for name, values in ratios_at_a_size().items():
-        rows.append(f"| {words[name]} | {min(values):.3f} | {statistics.median(values):.3f} | {max(values):.3f} |")
-    return "\n".join(rows) + "\n"
+    words = {"power": "power, zero padding: the layer itself", "fft": "fft, circular: exact",
+             "gram": "gram, circular, 6 steps"}  # fmt: skip
+    lines = [
+        [words[name], *(f"{x:.3f}" for x in (min(values), statistics.median(values), max(values)))]
+        for name, values in ratios_at_a_size().items()
+    ]
+    return table(["at 32, 16 or 8 pixels an axis", "lowest", "median", "highest"], lines)
 
 
 def table_of_times() -> str:
     """One row a method; and what it was measured on."""
-    every: dict[str, list[float]] = {name: [] for name in METHODS}
-    for model in MODELS:
-        for name, times in seconds(model).items():
-            every[name] += times
-    rows = ["| | median, ms | slowest, ms | all layers, s |", "|---|---|---|---|"]
-    for name, times in every.items():
-        median, slowest = 1e3 * statistics.median(times), 1e3 * max(times)
-        rows.append(f"| {name} | {median:.1f} | {slowest:.0f} | {sum(times):.2f} |")
-    rows.append(
-        f"\nMeasured {facts.date()} at commit {facts.commit()}: one thread of {facts.processor()}, Python "
-        f"{platform.python_version()}, NumPy {np.__version__}."
+    about = facts.about("numpy")
+    lines = []
+    for name, pairs in every(measured).items():
+        times = [seconds for _, seconds in pairs]
+        lines.append([name, f"{1e3 * statistics.median(times):.1f}", f"{1e3 * max(times):.0f}", f"{sum(times):.2f}"])
+    return table(["", "median, ms", "slowest, ms", "all layers, s"], lines) + (
+        f"\nMeasured {about['date']} at commit {about['commit']}: one thread of {facts.processor()}, Python "
+        f"{about['versions']['python']}, NumPy {about['versions']['numpy']}.\n"
     )
-    return "\n".join(rows) + "\n"
 
 
-def replaced(page: str, name: str, table: str) -> str:
+def replaced(page: str, name: str, made: str) -> str:
     """The page with the table between two marks put anew."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     head, _, rest = page.partition(begin)
     _, mark, tail = rest.partition(end)
     if not mark:
         raise ValueError(f"the page has no place for the table {name!r}")
-    return f"{head}{begin}\n{table}\n{mark}{tail}"
+    return f"{head}{begin}\n{made}\n{mark}{tail}"
+
+
+def draw(path: Path) -> None:
+    """A trained layer at every input size, 16 to 16 channels: one bar a method, from 0."""
+    (kernel,) = (kernel for name, kernel, _ in real_layers("resnet20") if "layer1.1.conv1" in name)
+    found = specnorm.enclose(kernel)
+    rungs = {name: float(specnorm.measure(kernel, METHODS[name]).value) for name in RUNGS}
+    rungs |= {"enclose: lower": float(found.lower), "enclose: upper": float(found.upper)}
+    rungs = dict(sorted(rungs.items(), key=lambda rung: -rung[1]))
+    with picture(path, figsize=(8, 3)) as axes:
+        for at, (name, value) in enumerate(rungs.items()):
+            colour = "C2" if name not in RUNGS else "C3" if value <= rungs["enclose: lower"] else "C0"
+            axes.barh(at, value, color=colour, height=0.6)
+            axes.text(value, at, f" {value:.3f}  {RUNGS.get(name, ('', 'proven'))[1]}", va="center", fontsize=9)
+        axes.axvline(rungs["enclose: lower"], color="0.3", linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(rungs)), [RUNGS.get(name, (name,))[0] for name in rungs], fontsize=9)
+        axes.set_xlim(0, 1.5 * max(rungs.values()))
+        axes.set_xticks([])
+        axes.set_title("The norm of a trained 3x3 convolution, and what each number says of it", fontsize=10)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
 def main() -> None:
@@ -151,6 +158,7 @@ def main() -> None:
     for name, make in (("models", table_of_models), ("sizes", table_of_sizes), ("times", table_of_times)):
         page = replaced(page, name, make())
     PAGE.write_text(page, encoding="utf-8")
+    draw(PICTURE)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,36 @@
-"""Where and when a figure was measured: what every file of figures says of itself."""
+"""Lines of figures: where and when each was measured, repeats in turn, memory, processes of their own, files."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import json
 import os
 import platform
 import re
+import signal
+import statistics
 import subprocess
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-
-def date() -> str:
-    """Today."""
-    return time.strftime("%Y-%m-%d")
+Row = dict[str, Any]
+TESTS = Path(__file__).parents[1]
+FOLDER = TESTS.parent / "docs" / "benchmarks"
 
 
+# -- where and when --------------------------------------------------------------------------------------------------
 def git(*words: str) -> str:
     """What a git command prints; nothing where there is none."""
     try:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         return ""
-
-
-def commit() -> str:
-    """Short name of the commit; where the tree was copied without its history, what SPECNORM_COMMIT says."""
-    return git("rev-parse", "--short", "HEAD") or os.environ.get("SPECNORM_COMMIT", "unknown")
 
 
 def processor() -> str:
@@ -40,26 +40,53 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def versions(*names: str) -> dict[str, str]:
-    """Of Python and of those packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in names:
+def about(*packages: str) -> Row:
+    """Date, commit, machine, and versions of Python and of those packages that are installed.
+
+    Where the tree was copied without its history, SPECNORM_COMMIT names the commit. A + says that files differ from it.
+    """
+    commit = git("rev-parse", "--short", "HEAD") or os.environ.get("SPECNORM_COMMIT", "unknown")
+    changed = "+" if git("status", "--porcelain", "--", ":/specnorm", ":/plugins") else ""
+    versions = {"python": platform.python_version()}
+    for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return {
+        "date": time.strftime("%Y-%m-%d"), "commit": commit + changed,
+        "machine": f"{processor()}, {os.cpu_count()} cores", "versions": versions,
+    }  # fmt: skip
 
 
-def gemm_gflops(size: int = 768, dtype: str = "float64") -> float:
-    """Rate of a square product in NumPy, the best of five: what bounds everything else on this machine."""
-    a = np.random.RandomState(0).standard_normal((size, size)).astype(dtype)
-    times = []
-    for _ in range(6):
-        begin = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(times) / 1e9
+# -- measuring -------------------------------------------------------------------------------------------------------
+def interleaved(
+    runs: dict[Any, Callable[[], Any]], quick: bool = False, clock: Callable[[], float] = time.process_time
+) -> dict[Any, list[float]]:
+    """Seconds of each in turn, so that whatever else the machine does falls on all of them."""
+    seconds: dict[Any, list[float]] = {key: [] for key in runs}
+    least, most, budget = (2, 3, 0.3) if quick else (3, 15, 1.0)
+    spent = 0.0
+    for j in range(most):
+        # One or two are enough of something slow.
+        if spent > (budget if j >= least else 3 * budget):
+            break
+        for key, run in runs.items():
+            start = clock()
+            run()
+            seconds[key].append(clock() - start)
+        spent = sum(map(sum, seconds.values()))
+    return seconds
+
+
+def timing(times: list[float], base: list[float] | None) -> Row:
+    """Median; paired ratio to the textbook method, above 1 if that is slower, with its lowest and highest quarter."""
+    row: Row = {"seconds": statistics.median(times), "repeats": len(times)}
+    if base is not None:
+        ratios = sorted(b / t for b, t in zip(base, times, strict=True))
+        quarter = len(ratios) // 4
+        row |= {"faster": statistics.median(ratios), "faster_range": [ratios[quarter], ratios[-1 - quarter]]}
+    return row
 
 
 def peak_bytes(run: Callable[[], object]) -> int | None:
@@ -81,3 +108,50 @@ def _memory(field: str) -> int:
         if line.startswith(field + ":"):
             return 1024 * int(line.split()[1])
     raise OSError(field)
+
+
+# -- processes of their own ------------------------------------------------------------------------------------------
+def apart(command: Sequence[str], limit: float, environment: dict[str, str]) -> Iterator[str]:
+    """Lines that a Python process prints, as they come; the last begins with "error: " where it does not end well.
+
+    Killed after ``limit`` seconds, with what it started.
+    """
+    if limit <= 0:
+        yield "error: not begun: the time was up"
+        return
+    late = threading.Event()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True,
+            env=environment, cwd=TESTS,
+        )  # fmt: skip
+
+        def stop() -> None:
+            late.set()
+            os.killpg(process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(limit, stop)
+        timer.start()
+        try:
+            yield from process.stdout or ()
+            code = process.wait()
+        finally:
+            timer.cancel()
+        errors.seek(0)
+        last = next((line.strip() for line in reversed(errors.readlines()) if line.strip()), "it said nothing")
+    if late.is_set():
+        yield f"error: not done within {limit:.0f} s"
+    elif code:
+        yield f"error: ended with code {code}: {last[-300:]}"
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+def read(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """A whole new file in place of the old one: what is measured is not lost where a long run is stopped."""
+    new = path.with_suffix(".new")
+    new.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    new.replace(path)

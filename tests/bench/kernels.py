@@ -3,42 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from real_weights import real_kernel, real_layers
-
-
-def trained(channels: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
-    """Square 3x3 kernels with so many channels: real ones up to 64, larger ones built from real ones."""
-    real = [
-        (name, kernel)
-        for model in ("resnet20", "dncnn25")
-        for name, kernel, _ in real_layers(model)
-        if kernel.shape == (min(channels, 64),) * 2 + (3, 3)
-    ]
-    picked = real[:: max(1, len(real) // count)][:count]
-    if channels <= 64:
-        return picked
-    kernels = [kernel for _, kernel in picked]
-    turns = [kernels[j:] + kernels[:j] for j in range(2)]
-    return [(f"from real layers, {j}", stretched(turn, channels)) for j, turn in enumerate(turns)]
-
-
-def stretched(kernels: list[np.ndarray], channels: int) -> np.ndarray:
-    """A larger kernel with the spatial profile and the decay of real ones.
-
-    Real kernels on the diagonal, each a little smaller than the one before, mixed by random rotations of the input and
-    output channels, which leave every singular value of the layer where it is.
-    """
-    size = kernels[0].shape[0]
-    blocks = channels // size
-    out = np.zeros((channels, channels, 3, 3))
-    for j in range(blocks):
-        here = slice(j * size, (j + 1) * size)
-        part = kernels[j % len(kernels)]
-        out[here, here] = part / np.abs(part).max() * 0.9**j
-    state = np.random.RandomState(0)
-    left, right = (np.linalg.qr(state.standard_normal((channels, channels)))[0] for _ in range(2))
-    mixed = np.einsum("ao,oikl,ib->abkl", left, out, right, optimize=True)
-    return np.ascontiguousarray(mixed, dtype=np.float32)
+from real_weights import real_layers
 
 
 def flat(channels: int, seed: int = 0) -> np.ndarray:
@@ -47,55 +12,31 @@ def flat(channels: int, seed: int = 0) -> np.ndarray:
 
 
 RESNET18 = {
-    "conv1": (64, 3, 7, 7),
-    "layer1": (64, 64, 3, 3),
-    "layer2.0.conv1": (128, 64, 3, 3),
-    "layer2": (128, 128, 3, 3),
-    "layer2.0.downsample": (128, 64, 1, 1),
-    "layer3.0.conv1": (256, 128, 3, 3),
-    "layer3": (256, 256, 3, 3),
-    "layer3.0.downsample": (256, 128, 1, 1),
-    "layer4.0.conv1": (512, 256, 3, 3),
-    "layer4": (512, 512, 3, 3),
+    "conv1": (64, 3, 7, 7), "layer1": (64, 64, 3, 3), "layer2.0.conv1": (128, 64, 3, 3), "layer2": (128, 128, 3, 3),
+    "layer2.0.downsample": (128, 64, 1, 1), "layer3.0.conv1": (256, 128, 3, 3), "layer3": (256, 256, 3, 3),
+    "layer3.0.downsample": (256, 128, 1, 1), "layer4.0.conv1": (512, 256, 3, 3), "layer4": (512, 512, 3, 3),
     "layer4.0.downsample": (512, 256, 1, 1),
-}
+}  # fmt: skip
 """Every shape of its 20 convolutions."""
 RESNET18_COUNTS = {"layer1": 4, "layer2": 3, "layer3": 3, "layer4": 3}
 """How often a shape occurs, where more than once."""
 RESNET50 = {
-    "conv1": ((64, 3, 7, 7), 1),
-    "layer1.0.conv1": ((64, 64, 1, 1), 1),
-    "layer1.conv1": ((64, 256, 1, 1), 2),
-    "layer1.conv2": ((64, 64, 3, 3), 3),
-    "layer1.conv3, downsample": ((256, 64, 1, 1), 4),
-    "layer2.0.conv1": ((128, 256, 1, 1), 1),
-    "layer2.conv1": ((128, 512, 1, 1), 3),
-    "layer2.conv2": ((128, 128, 3, 3), 4),
-    "layer2.conv3": ((512, 128, 1, 1), 4),
-    "layer2.0.downsample": ((512, 256, 1, 1), 1),
-    "layer3.0.conv1": ((256, 512, 1, 1), 1),
-    "layer3.conv1": ((256, 1024, 1, 1), 5),
-    "layer3.conv2": ((256, 256, 3, 3), 6),
-    "layer3.conv3": ((1024, 256, 1, 1), 6),
-    "layer3.0.downsample": ((1024, 512, 1, 1), 1),
-    "layer4.0.conv1": ((512, 1024, 1, 1), 1),
-    "layer4.conv1": ((512, 2048, 1, 1), 2),
-    "layer4.conv2": ((512, 512, 3, 3), 3),
-    "layer4.conv3": ((2048, 512, 1, 1), 3),
-    "layer4.0.downsample": ((2048, 1024, 1, 1), 1),
-}
+    (64, 3, 7, 7): 1,
+    (64, 64, 1, 1): 1, (64, 256, 1, 1): 2, (64, 64, 3, 3): 3, (256, 64, 1, 1): 4,
+    (128, 256, 1, 1): 1, (128, 512, 1, 1): 3, (128, 128, 3, 3): 4, (512, 128, 1, 1): 4, (512, 256, 1, 1): 1,
+    (256, 512, 1, 1): 1, (256, 1024, 1, 1): 5, (256, 256, 3, 3): 6, (1024, 256, 1, 1): 6, (1024, 512, 1, 1): 1,
+    (512, 1024, 1, 1): 1, (512, 2048, 1, 1): 2, (512, 512, 3, 3): 3, (2048, 512, 1, 1): 3, (2048, 1024, 1, 1): 1,
+}  # fmt: skip
 """Every shape of its 53 convolutions, and how often it occurs."""
 
 
-def resnet50(smoke: bool = False) -> dict[str, list[np.ndarray]]:
+def resnet50() -> list[np.ndarray]:
     """Kernels of ResNet-50's shapes: one like a trained one for each, and it with its channels permuted."""
     state = np.random.RandomState(0)
-    found = {}
-    for name, (shape, count) in RESNET50.items():
-        if not smoke or name in ("layer1.0.conv1", "layer1.conv2"):
-            first = like_trained(shape)
-            turned = [np.ascontiguousarray(first[state.permutation(len(first))]) for _ in range(count - 1)]
-            found[name] = [first, *turned]
+    found = []
+    for shape, count in RESNET50.items():
+        found.append(first := like_trained(shape))
+        found += [np.ascontiguousarray(first[state.permutation(len(first))]) for _ in range(count - 1)]
     return found
 
 
@@ -118,9 +59,3 @@ def like_trained(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     spread = [np.maximum(0.0, 1 - np.abs(place[:, None] - np.arange(3))) for place in places]
     mixed = np.einsum("ao,oikl,ib,xk,yl->abxy", left, out, right, *spread, optimize=True)
     return np.ascontiguousarray(mixed, dtype=np.float32)
-
-
-__all__ = [
-    "RESNET18", "RESNET18_COUNTS", "RESNET50", "flat", "like_trained", "real_kernel", "resnet50", "stretched",
-    "trained",
-]  # fmt: skip

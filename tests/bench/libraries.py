@@ -15,23 +15,13 @@ import specnorm
 
 @dataclass(frozen=True)
 class Library:
-    """One library on one device.
+    """One library on one device: an array of it from the host's, what waits for a result, what compiles a function.
 
-    Parameters
-    ----------
-    name : str
-    asarray : callable
-        From a host array.
-    ready : callable
-        Waits for a result.
-    compiled : callable
-        Of a function; the function itself where nothing is compiled.
-    missing : str
-        Why it cannot be used here; empty if it can.
+    ``missing`` says why it cannot be used here; empty if it can.
     """
 
     name: str
-    asarray: Callable[[np.ndarray], Any]
+    asarray: Callable[[np.ndarray], Any] = np.asarray
     ready: Callable[[Any], Any] = lambda x: x
     compiled: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] = lambda f: f
     missing: str = ""
@@ -41,11 +31,6 @@ class Library:
         """Where it computes."""
         return "cpu" if self.name == "numpy" or self.name.endswith(" cpu") else "cuda"
 
-    @property
-    def compiles(self) -> bool:
-        """Whether a first call costs more."""
-        return self.name.startswith("jax")
-
     def prepare(self, call: Callable[[Any], Any], kernel: np.ndarray) -> Callable[[], Any]:
         """The call on this library's array, waiting for its end."""
         x, run = self.asarray(kernel.copy()), self.compiled(call)
@@ -54,17 +39,10 @@ class Library:
 
 def _torch(device: str) -> Library:
     missing = "" if device == "cpu" or torch.cuda.is_available() else "no NVIDIA GPU here"
-
-    def ready(x: Any) -> Any:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return x
-
-    return Library(f"torch {device}", lambda k: torch.from_numpy(k).to(device), ready, missing=missing)
-
-
-def _numpy() -> Library:
-    return Library("numpy", np.asarray)
+    wait: Callable[[], Any] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    return Library(
+        f"torch {device}", lambda k: torch.from_numpy(k).to(device), lambda x: (wait(), x)[1], missing=missing
+    )
 
 
 def _jax(device: str) -> Library:
@@ -73,21 +51,20 @@ def _jax(device: str) -> Library:
         jax = importlib.import_module("jax")
         place = jax.devices(device)[0]
     except ImportError:
-        return Library(f"jax {device}", np.asarray, missing="JAX is not installed")
+        return Library(f"jax {device}", missing="JAX is not installed")
     except RuntimeError:
-        return Library(f"jax {device}", np.asarray, missing="no NVIDIA GPU that JAX sees")
+        return Library(f"jax {device}", missing="no NVIDIA GPU that JAX sees")
     jax.config.update("jax_enable_x64", True)
 
     def compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        quick = jax.jit(call)
+        found = [jax.jit(call)]
 
         def run(x: Any) -> Any:
-            nonlocal quick
             try:
-                return quick(x)
+                return found[0](x)
             except specnorm.MethodError:  # a search, which runs outside of compiled code
-                quick = call
-                return quick(x)
+                found[0] = call
+                return call(x)
 
         return run
 
@@ -97,21 +74,18 @@ def _jax(device: str) -> Library:
 def _cupy() -> Library:
     try:
         cupy = importlib.import_module("cupy")
-        count = cupy.cuda.runtime.getDeviceCount()
+        if not cupy.cuda.runtime.getDeviceCount():
+            return Library("cupy", missing="no NVIDIA GPU that CuPy sees")
     except ImportError:
-        return Library("cupy", np.asarray, missing="CuPy is not installed")
+        return Library("cupy", missing="CuPy is not installed")
     except Exception as error:  # the class of the error is CuPy's own
-        return Library("cupy", np.asarray, missing=f"no NVIDIA GPU that CuPy sees: {error}")
+        return Library("cupy", missing=f"no NVIDIA GPU that CuPy sees: {error}")
 
-    def ready(x: Any) -> Any:
-        cupy.cuda.Device().synchronize()
-        return x
-
-    return Library("cupy", cupy.asarray, ready, missing="" if count else "no NVIDIA GPU that CuPy sees")
+    return Library("cupy", cupy.asarray, lambda x: (cupy.cuda.Device().synchronize(), x)[1])
 
 
 LIBRARIES = {
     library.name.removesuffix(" cpu"): library
-    for library in (_torch("cpu"), _numpy(), _jax("cpu"), _torch("cuda"), _jax("cuda"), _cupy())
+    for library in (_torch("cpu"), Library("numpy"), _jax("cpu"), _torch("cuda"), _jax("cuda"), _cupy())
 }
 LIBRARIES |= {library.name: library for library in list(LIBRARIES.values())}

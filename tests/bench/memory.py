@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import facts, kernels
+from bench import facts, kernels, markdown
 from specnorm import Gram, Grid, backends, methods
 from specnorm.methods.channel_norms import ChannelNorms
 from specnorm.methods.gram_iteration import GramIteration
@@ -23,17 +23,13 @@ from specnorm.runtime.table import program_for
 
 CIRCULAR = (("input_shape", 32), ("padding_mode", "circular"))
 ROWS: dict[str, tuple[methods.Method, tuple[tuple[str, Any], ...]]] = {
-    "`f4_bound`": (methods.FantasticFour(), ()),
-    "`unfolding_bounds`": (methods.Unfoldings(), ()),
-    "`tn_bound`": (methods.TensorNorm(certified=False), ()),
-    "`grid_bound`": (Grid(), ()),
-    "`gram_bound`, n = 32": (Gram(), CIRCULAR),
-    "`gram_bound`, every size": (Gram(), ()),
-    "`conv_norm`, n = 32": (methods.ExactFFT(), CIRCULAR),
-    "`power_norm`, n = 32": (methods.Power(n_iter=4), CIRCULAR),
-    "channels' norms (`spectral_rescaling`)": (ChannelNorms(), ()),
-}
-MATRICES = {"`matrix_norm`": MatrixNorm(), "`power_iteration`": PowerIteration(), "`gram_iteration`": GramIteration()}
+    "`f4_bound`": (methods.FantasticFour(), ()), "`unfolding_bounds`": (methods.Unfoldings(), ()),
+    "`tn_bound`": (methods.TensorNorm(certified=False), ()), "`grid_bound`": (Grid(), ()),
+    "`gram_bound`, n = 32": (Gram(), CIRCULAR), "`gram_bound`, every size": (Gram(), ()),
+    "`conv_norm`, n = 32": (methods.ExactFFT(), CIRCULAR), "`power_norm`, n = 32": (methods.Power(n_iter=4), CIRCULAR),
+    "channels' norms (`spectral_rescaling`)": (ChannelNorms(), ()), "`matrix_norm`, a matrix": (MatrixNorm(), ()),
+    "`power_iteration`, a matrix": (PowerIteration(), ()), "`gram_iteration`, a matrix": (GramIteration(), ()),
+}  # fmt: skip
 
 
 def peak(run: Callable[[], object]) -> int:
@@ -58,18 +54,15 @@ def kernels_of_memory(
 
 
 def main(channels: list[int]) -> None:
-    shapes = [(c, c, 3, 3) for c in channels]
-    names = [f"{c}x{c}x3x3{word}" for c in channels for word in (": backward", "held for it")]
-    print(f"{facts.date()}, commit {facts.commit()}\n")
-    print("| | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
+    lines = []
     for name, (method, geometry) in ROWS.items():
-        figures = [
-            kernels_of_memory(method, kernels.like_trained(shape).astype(np.float32), geometry) for shape in shapes
+        every = [
+            kernels.flat(c)[:, :, 0, 0] if "matrix" in name else kernels.like_trained((c, c, 3, 3)) for c in channels
         ]
-        print(f"| {name} | " + " | ".join(f"{x:.2f}" for pair in figures for x in pair) + " |", flush=True)
-    for name, method in MATRICES.items():
-        figures = [kernels_of_memory(method, kernels.flat(c)[:, :, 0, 0].astype(np.float32)) for c in channels]
-        print(f"| {name}, a matrix | " + " | ".join(f"{x:.2f}" for pair in figures for x in pair) + " |", flush=True)
+        figures = [kernels_of_memory(method, kernel.astype(np.float32), geometry) for kernel in every]
+        lines.append([name, *(f"{x:.2f}" for pair in figures for x in pair)])
+    names = [f"{c}x{c}x3x3{word}" for c in channels for word in (": backward", "held for it")]
+    print(f"{markdown.measured([facts.about('numpy')])}\n\n{markdown.table(['', *names], lines)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Published networks as torch modules in float64, their graphs, and inputs from which the ascent begins."""
+"""Published networks as torch modules in float64, their graphs, and what inputs reach from below."""
 
 from __future__ import annotations
 
@@ -28,20 +28,8 @@ RESNET20 = TESTS.parent / "docs" / "examples" / "resnet20" / "resnet20.safetenso
 
 @dataclass(frozen=True)
 class Network:
-    """What is measured of a network.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of one input.
-    build : callable
-        The module, or a function of tensors, in float64.
-    graph : callable, optional
-        Where it is not the module's.
-    best : Multipliers
-        The third method.
-    steps : int
-        Of the ascent.
+    """What is measured of a network: the shape of one input, the module or function in float64, its graph where it is
+    not the module's, the third method, and the steps of the ascent.
     """
 
     shape: tuple[int, ...]
@@ -103,19 +91,18 @@ def resnet20() -> nn.Module:
     return model.double().eval()
 
 
-# -- DnCNN ---------------------------------------------------------------------------------------------------------
-def dncnn25() -> nn.Sequential:
-    """17 convolutions with ReLU between: noise of an image with noise."""
+# -- chains of 3x3 convolutions with ReLU between --------------------------------------------------------------------
+def chain(*widths: int, change: Callable[[nn.Conv2d], nn.Module] = lambda layer: layer) -> nn.Sequential:
+    every = [change(nn.Conv2d(a, b, 3, padding=1)) for a, b in itertools.pairwise(widths)]
+    return nn.Sequential(*[it for layer in every for it in (layer, nn.ReLU())][:-1])
+
+
+def dncnn25() -> nn.Module:
+    """17 convolutions: noise of an image with noise."""
+    model = chain(1, *(64,) * 16, 1)
     state = torch.load(real_file("dncnn25"), weights_only=True)
-    layers: list[nn.Module] = []
-    for name in [name for name in state if name.endswith(".weight")]:
-        weight = state[name]
-        layers += [nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1), nn.ReLU()]
-        assert isinstance(layers[-2], nn.Conv2d)
-        assert layers[-2].bias is not None
-        layers[-2].weight.data.copy_(weight)
-        layers[-2].bias.data.copy_(state[name.removesuffix("weight") + "bias"])
-    return nn.Sequential(*layers[:-1]).double().eval()
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
+    return model.double().eval()
 
 
 class Denoiser(nn.Module):
@@ -130,6 +117,31 @@ class Denoiser(nn.Module):
         return y
 
 
+def three() -> nn.Module:
+    """The chain of docs/networks.md."""
+    model = chain(1, 8, 8, 1)
+    for at, (weight, bias) in enumerate(zip(*[iter(model.parameters())] * 2, strict=True)):
+        weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
+        bias.data.zero_()
+    return model.double().eval()
+
+
+def constrained() -> nn.Module:
+    """Eight convolutions of 16 channels, each kept at norm 1 while they learn to take noise from a photograph."""
+    torch.manual_seed(0)
+    model = chain(1, *(16,) * 7, 1, change=spectral_norm)
+    (image, _) = inputs((1, 160, 160))
+    adam = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(TRAINED):
+        corners = torch.randint(0, 160 - 24, (16, 2)).tolist()
+        clean = torch.cat([image[:, :, i : i + 24, j : j + 24] for i, j in corners]).float()
+        adam.zero_grad()
+        (model(clean + 0.2 * torch.randn_like(clean)) - clean).square().mean().backward()
+        adam.step()
+    certify_(model, 1.0)
+    return model.double().eval()
+
+
 # -- others ----------------------------------------------------------------------------------------------------------
 def rfb320() -> Callable[[Tensor], Tensor]:
     import onnx
@@ -142,44 +154,6 @@ def rfb320_graph() -> Graph:
     with open_model(str(real_file("rfb320"))) as tensors:
         assert isinstance(tensors, OnnxTensors)
         return tensors.graph(None)
-
-
-def three() -> nn.Module:
-    """The chain of docs/networks.md."""
-    chain = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(8, 1, 3, padding=1),
-    )
-    for at, weight in enumerate(p for p in chain.parameters() if p.ndim > 1):
-        weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
-    for layer in list(chain.children())[::2]:
-        assert isinstance(layer, nn.Conv2d)
-        assert layer.bias is not None
-        layer.bias.data.zero_()
-    return chain.double().eval()
-
-
-def constrained() -> nn.Module:
-    """Eight 3x3 convolutions of 16 channels, each kept at norm 1 while they learn to take noise from a photograph."""
-    torch.manual_seed(0)
-    widths = (1, *(16,) * 7, 1)
-    layers: list[nn.Module] = []
-    for a, b in itertools.pairwise(widths):
-        layers += [spectral_norm(nn.Conv2d(a, b, 3, padding=1)), nn.ReLU()]
-    model = nn.Sequential(*layers[:-1])
-    (image, _) = inputs((1, 160, 160))
-    adam = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(TRAINED):
-        corners = torch.randint(0, 160 - 24, (16, 2)).tolist()
-        clean = torch.cat([image[:, :, i : i + 24, j : j + 24] for i, j in corners]).float()
-        adam.zero_grad()
-        (model(clean + 0.2 * torch.randn_like(clean)) - clean).square().mean().backward()
-        adam.step()
-    certify_(model, 1.0)
-    return model.double().eval()
 
 
 NETWORKS = {
@@ -200,3 +174,54 @@ def inputs(shape: tuple[int, ...]) -> list[Any]:
     small = F.interpolate(pixels[:, :channels], (height, width), mode="area")
     noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return [(small - 127) / 128, noise]
+
+
+# -- what inputs reach -----------------------------------------------------------------------------------------------
+RATE, POWERS = 0.02, 30
+
+
+def reached(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], steps: int) -> dict[str, Any]:
+    """The largest |f(x + d) - f(x)| / |d| found from a photograph and from noise, by Adam, and the first ones.
+
+    Then power iterations on the Jacobian there. In float64; what rounds there is not counted.
+    """
+    begun: list[float] = []
+    best = 0.0
+    for start in inputs(shape):
+        begun.append(stretched(function, start))
+        x, value = ascent(function, start, steps)
+        best = max(best, begun[-1], value, stretched(function, x))
+    return {"value": best, "begun": begun, "steps": steps, "powers": POWERS}
+
+
+def ascent(function: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, float]:
+    """The best point seen, and its ratio."""
+    x = start.clone().requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    d = (0.1 * torch.randn(start.shape, generator=generator, dtype=start.dtype)).requires_grad_()
+    adam = torch.optim.Adam([x, d], lr=RATE)
+    best, at = 0.0, start
+    for _ in range(steps):
+        ratio = (function(x + d) - function(x)).norm() / d.norm()
+        if float(ratio.detach()) > best:
+            best, at = float(ratio.detach()), x.detach().clone()
+        adam.zero_grad()
+        (-ratio.log()).backward()
+        adam.step()
+    return at, best
+
+
+def stretched(function: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Norm of the Jacobian at a point, from below."""
+    given = x.clone().requires_grad_()
+    y = function(given)
+    dummy = torch.zeros_like(y, requires_grad=True)
+    (back,) = torch.autograd.grad(y, given, dummy, create_graph=True)
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
+    value = 0.0
+    for _ in range(POWERS):
+        v = v / v.norm()
+        (forward,) = torch.autograd.grad(back, dummy, v, retain_graph=True)
+        value = max(value, float(forward.norm()))
+        (v,) = torch.autograd.grad(y, given, forward, retain_graph=True)
+    return value

@@ -1,83 +1,143 @@
-"""docs/benchmarks/index.md and its plots, made from the committed lines alone."""
+"""docs/benchmarks/index.md, gpu.md and their plots, made from their lines alone."""
 
 from __future__ import annotations
 
-import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.kernels import RESNET18
+from bench.facts import Row, read
+from bench.markdown import every, measured, picture, span, table, times
 
-Row = dict[str, Any]
 NOTES = Path(__file__).with_name("notes.md")
 """What was tried where an aim is missed: written by hand, and put at the end."""
 MIB = 2**20
+TEXTS = {
+    "tensor norm": ("The tensor norm, and the norm itself", "HOPM: 100 sweeps from a random start, by einsum, at least "
+                    "as fast as the published code."),
+    "circular": ("Circular layers at one size", "FFT of the padded kernel and all singular values (torch), where a "
+                 "call takes at most a few seconds: at half the frequencies, since a real kernel's symbol at the "
+                 "others is conjugate, and in float32.\n\n![seconds against the input size](circular.svg)"),
+    "unfoldings": ("Fantastic Four", "The smallest of the unfoldings' norms, 3x3 kernels: by 50 power steps on four of "
+                   "them, which is no bound, and proven."),
+    "uniform grid": ("Uniform grid", "10 (k - 1) points an axis, singular values, LipGrid's factor."),
+    "gram": ("Gram iteration", "Circular: five steps at half the frequencies, as published; no rounding is counted."),
+    "gram, zeros": ("Gram iteration for every size", "Zero padding: three steps by torch's convolution."),
+    "power": ("Power method", "100 steps; *as near* is `power_norm` with as few steps as reach what those do."),
+    "PROPACK": ("PROPACK", "SciPy's, on the same layer by torch's convolution, to the same six digits."),
+    "rescaling": ("AOL", "`aol` as published."),
+    "rescaling, backward": ("AOL with its gradient", ""),
+    "tolerance": ("What digits cost", "Every size."),
+    "network": ("Every layer of a network", "One after the other; 1x is the time of a 768x768 matrix product."),
+    "network bound": ("A network's constant", "Beside the same product; [more](networks.md)."),
+    "training step": ("A training step", "What following every layer's norm adds to it; [more](training.md)."),
+}  # fmt: skip
+"""Section -> its heading and words."""
 
 
-def write(rows: list[Row], source: Path) -> None:
-    folder = source.parent
-    plots(rows, folder)
-    parts = [
-        head(rows, source.name), aims(rows), tensor_norms(rows), circular(rows), unfoldings(rows), others(rows),
-        tolerances(rows), libraries(rows), left_out(rows), NOTES.read_text(encoding="utf-8"),
-    ]  # fmt: skip
-    (folder / "index.md").write_text("\n".join(part for part in parts if part).rstrip() + "\n", encoding="utf-8")
+def write(source: Path) -> None:
+    rows = read(source)
+    if source.stem == "gpu":
+        text = gpu(rows, source.name)
+    else:
+        plots(rows, source.parent)
+        notes = NOTES.read_text(encoding="utf-8")
+        text = "\n".join([head(rows, source.name), aims(rows), *sections(rows), left_out(rows), notes])
+    out = source.with_name("gpu.md" if source.stem == "gpu" else "index.md")
+    out.write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
-# -- picking ---------------------------------------------------------------------------------------------------
+def sections(rows: list[Row]) -> list[str]:
+    tables = [(heading, text, section(rows, key)) for key, (heading, text) in TEXTS.items()]
+    found = [
+        "\n\n".join(word for word in (f"## {heading}", text, told) if word) for heading, text, told in tables if told
+    ]
+    return [*found, libraries(rows)]
+
+
 def pick(rows: list[Row], section: str, **fixed: Any) -> list[Row]:
     return [
         row for row in rows
-        if row["section"] == section and "skipped" not in row and all(row[key] == value for key, value in fixed.items())
+        if row["section"] == section and not row.keys() & {"skipped", "error"}
+        and all(row[key] == value for key, value in fixed.items())
     ]  # fmt: skip
 
 
-def textbook(rows: list[Row], section: str, **fixed: Any) -> list[Row]:
-    """Rows of the textbook method itself."""
-    return [row for row in pick(rows, section, **fixed) if row["contestant"] == row["yardstick"]]
+# -- tables ----------------------------------------------------------------------------------------------------------
+def section(rows: list[Row], title: str) -> str:
+    """A line a problem; a column for the textbook method, and for each contestant; values and memory after them."""
+    mine = pick(rows, title)
+    problems: dict[tuple[Any, ...], dict[tuple[str, str], Row]] = {}
+    for row in mine:
+        key = (row["name"], row["family"], row["dtype"], row["n"])
+        problems.setdefault(key, {})[row["library"], row["contestant"]] = row
+    columns = list(dict.fromkeys((row["library"], row["contestant"]) for row in mine))
+    columns.sort(key=lambda column: column[1] not in {row["yardstick"] for row in mine})
+    several = len({library for library, contestant in columns}) > 2
+    labels = [f"`{name}`{', ' + library if several else ''}" for library, name in columns]
+    figures: list[tuple[str, Callable[[Row], str]]] = [("", lambda row: cell(row))]
+    if any("value_over_norm" in row for row in mine):
+        figures.append(("value: ", lambda row: f"{row['value_over_norm']:.4f}"))
+    if any("peak_bytes" in row for row in mine):
+        figures.append(("MiB: ", lambda row: f"{row['peak_bytes'] / MIB:.0f}" if "peak_bytes" in row else "-"))
+    lines = [
+        [*map(shown, key), *(tell(found[c]) if c in found else "-" for _, tell in figures for c in columns)]
+        for key, found in problems.items()
+    ]
+    header = ["kernel", "", "dtype", "n", *(word + label for word, _ in figures for label in labels)]
+    dull = {at for at in range(1, 4) if len({line[at] for line in lines}) <= 1}
+    told = [[word for at, word in enumerate(line) if at not in dull] for line in (header, *lines)]
+    return table(told[0], told[1:]) if mine else ""
 
 
-def one(rows: list[Row], section: str, **fixed: Any) -> Row | None:
-    found = pick(rows, section, **fixed)
-    return found[-1] if found else None
+def shown(word: Any) -> str:
+    return "every" if word is None else str(word).removesuffix(" channels")
 
 
-def table(header: list[str], lines: list[list[str]]) -> str:
-    rule = "|" + "---|" * len(header)
-    return (
-        "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
-    )
+def cell(row: Row) -> str:
+    told = span(row["seconds"])
+    return told if row["contestant"] == row["yardstick"] or "faster" not in row else f"{told} ({times(row)})"
 
 
-def times(row: Row | None) -> str:
-    """How many times as fast as the textbook method."""
-    return f"{float(format(row['faster'], '.2g')):g}x" if row and "faster" in row else "-"
+def libraries(rows: list[Row]) -> str:
+    found = [row for row in pick(rows, "libraries") if row["contestant"] != row["yardstick"]]
+    if not found:
+        return ""
+    columns = list(dict.fromkeys((row["library"], row["dtype"]) for row in found))
+    cells = {(row["contestant"], row["library"], row["dtype"]): span(row["seconds"]) for row in found}
+    names = dict.fromkeys(row["contestant"] for row in found)
+    lines = [[f"`{name}`", *(cells.get((name, *column), "-") for column in columns)] for name in names]
+    first = [row["first_call_seconds"] for row in found if row["library"].startswith("jax")]
+    said = f" A first call of a shape, compilation included: {min(first):.1g} to {max(first):.2g} s." if first else ""
+    shape = "x".join(map(str, found[0]["shape"]))
+    text = f"A {shape} kernel. JAX: compiled, but for `enclose`, whose search runs in NumPy on the host.{said}"
+    return f"## Libraries\n\n{text}\n\n" + table(["", *(f"{lib}, {dtype}" for lib, dtype in columns)], lines)
 
 
-def span(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+def left_out(rows: list[Row]) -> str:
+    """What has no figure, and why."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if why := row.get("skipped") or row.get("error"):
+            words = (row.get(key) for key in ("section", "name", "family", "n", "library", "contestant"))
+            reasons.setdefault(why.replace("|", "\\|"), []).append(", ".join(str(word) for word in words if word))
+    lines = [[why, f"{len(what)}: {what[0]}" + ("; ..." if len(what) > 1 else "")] for why, what in reasons.items()]
+    return "## Not measured\n\n" + table(["why", "what"], lines) if lines else ""
 
 
-def geometric(values: list[float]) -> float:
-    return math.exp(statistics.fmean(math.log(x) for x in values))
-
-
-# -- the page --------------------------------------------------------------------------------------------------
+# -- the suite -------------------------------------------------------------------------------------------------------
 def head(rows: list[Row], name: str) -> str:
-    def every(key: str) -> str:
-        return ", ".join(sorted({str(row[key]) for row in rows}))
-
-    versions = ", ".join(f"{key} {value}" for key, value in rows[-1]["versions"].items())
     return f"""# Benchmarks
 
 Textbook methods, written plainly from their papers (`tests/bench/yardsticks.py`), and specnorm's on the same kernel: in
 turn in one process, so that whatever else the machine does falls on both. "3x" is three times as fast, the median of
-the paired ratios; below 1x it is slower. "Value" is divided by the norm itself, proven to 1e-4.
+the paired ratios; below 1x it is slower. "Value" is divided by the norm itself, proven to 1e-4. "MiB" is what the
+process grows by at most.
 
-Measured {every("date")} at commit {every("commit")} on {every("machine")}; threads: {every("threads")}; {versions}.
-Seconds are {every("clock")} time; the machine was shared with other work, which slows memory and caches too, so compare
-ratios. Every line: [{name}]({name}). This page is made from it by `python -m bench page` in `tests`;
+Measured {measured(rows, "threads")}.
+Seconds are {every(rows, "clock")} time; the machine was shared with other work, which slows memory and caches too, so
+compare ratios. Every line: [{name}]({name}). This page is made from it by `python -m bench page` in `tests`;
 `python -m bench run --size full --out FILE` measures again, and `python -m bench compare FILE` lists what got slower
 than noise allows. More: [what a proof costs](price.md), [training](training.md).
 
@@ -86,242 +146,65 @@ the channels, strides left out; "flat" ones are Gaussian, the worst case of a se
 """
 
 
+LIKE, C64 = {"family": "trained-like"}, {"name": "64 channels", "family": "trained-like", "contestant": "conv_norm"}
+WHOLE = {"contestant": "enclose 1e-3"}
+AIMS: tuple[tuple[str, str, str, Row, str], ...] = (
+    ("HOPM, trained-like", "≥ 5x, never slower", "tensor norm", {**LIKE, "contestant": "tn_bound, estimate"}, "faster"),
+    ("HOPM, trained-like", "≥ 1x", "tensor norm", {**LIKE, "contestant": "tn_bound, proven"}, "faster"),
+    ("`rfft2` + `svdvals`, 64 channels, n = 32", "≥ 10x", "circular", {**C64, "n": 32}, "faster"),
+    ("memory, 64 channels, n = 1024", "≤ 3 kernels + 256 MiB", "circular", {**C64, "n": 1024}, "peak_bytes"),
+    ("every layer of ResNet-20", "1 s on 2 cores", "network", {**WHOLE, "name": "ResNet-20, trained"}, "seconds"),
+    ("ResNet-18's shapes", "20 s on 2 cores", "network", {**WHOLE, "name": "ResNet-18, trained-like"}, "seconds"),
+    ("50 power steps, trained-like", "≥ 1x up to 128 channels, ≥ 0.5x above", "unfoldings",
+     {**LIKE, "contestant": "f4_bound"}, "faster"),
+    ("50 power steps, flat", "≥ 1x up to 128 channels, ≥ 0.5x above", "unfoldings",
+     {"family": "flat", "contestant": "f4_bound"}, "faster"),
+)  # fmt: skip
+
+
 def aims(rows: list[Row]) -> str:
-    lines = [[what, aim, reached] for what, aim, reached in _aims(rows)]
+    """From the least to the largest figure of each, with the mean of ratios."""
+    lines = []
+    for what, aim, title, fixed, key in AIMS:
+        found = sorted(row[key] for row in pick(rows, title, **fixed) if key in row)
+        if found:
+            ends = [found[0], found[-1]] if len(found) > 1 else found
+            told = " to ".join(
+                {"faster": "{:.2g}x", "seconds": "{:.2g} s"}.get(key, "{:.3g} bytes").format(x) for x in ends
+            )
+            mean = f", {statistics.geometric_mean(found):.2g}x in the mean of {len(found)}" if len(found) > 1 else ""
+            lines.append([f"`{fixed['contestant']}`: {what}", aim, told + mean])
     return "## Aims, and what was reached\n\n" + table(["what", "aim", "reached"], lines)
 
 
-def _aims(rows: list[Row]) -> list[tuple[str, str, str]]:
-    found = []
-    for contestant, aim in (("tn_bound, estimate", "≥ 5x, never slower"), ("tn_bound, proven", "≥ 1x")):
-        mine = [r for r in pick(rows, "tensor norm", contestant=contestant) if r["name"] in RESNET18]
-        if mine:
-            ratios = [r["faster"] for r in mine]
-            reached = f"{geometric(ratios):.2g}x (geometric mean), {min(ratios):.2g}x at worst"
-            what = f"`{contestant}` and HOPM, {len(mine)} of ResNet-18's {len(RESNET18)} shapes"
-            found.append((what, aim, reached))
-    both = [
-        (ours["value"], theirs["value"])
-        for ours in pick(rows, "tensor norm", contestant="tn_bound, estimate")
-        for theirs in textbook(rows, "tensor norm", name=ours["name"], family=ours["family"])
-    ]
-    if both:
-        least = min(a / b for a, b in both)
-        found.append(
-            ("its value over HOPM's", "≥ 1", f"{least:.6f} at least, {max(a / b for a, b in both):.3f} at most")
-        )
-    for n, family, factor in (
-        (32, "trained-like", 10),
-        (112, "trained-like", 100),
-        (32, "flat", None),
-        (112, "flat", None),
-    ):
-        row = one(rows, "circular", contestant="conv_norm", name="64 channels", family=family, n=n)
-        if row:
-            what = f"`conv_norm` and `rfft2` + `svdvals`, 64 channels, n = {n}, {family}, float32"
-            found.append((what, f"≥ {factor}x" if factor else "-", times(row)))
-    for row in pick(rows, "circular", contestant="conv_norm", name="64 channels", family="trained-like", n=1024):
-        if "peak_bytes" in row:
-            kernel = 4 * math.prod(row["shape"]) / MIB
-            peak = f"{row['peak_bytes'] / MIB:.0f} MiB beyond a kernel of {kernel:.2g} MiB"
-            found.append(("memory of `conv_norm`, 64 channels, n = 1024", "≤ 3 kernels + 256 MiB", peak))
-    for name, aim in (("ResNet-20, trained", "1 s on 2 cores"), ("ResNet-18, trained-like", "20 s on 2 cores")):
-        row = one(rows, "network", name=name)
-        if row:
-            found.append((f"`enclose` 1e-3, every layer of {name}", aim, f"{span(row['seconds'])}, one thread"))
-    found.append(("`enclose` 1e-3, ResNet-50's shapes on an H200", "1 s", "not measured: no GPU"))
-    for family in ("trained-like", "flat"):
-        for low, aim in ((True, "≥ 1x"), (False, "≥ 0.5x")):
-            mine = [
-                r
-                for r in pick(rows, "unfoldings", contestant="f4_bound", family=family)
-                if (r["shape"][0] <= 128) == low
-            ]
-            if mine:
-                where = ("up to" if low else "above") + " 128 channels"
-                reached = ", ".join(f"{r['shape'][0]}: {r['faster']:.2g}x" for r in mine)
-                found.append((f"`f4_bound` and 50 power steps, {where}, {family}", aim, reached))
-    return found
-
-
-def tensor_norms(rows: list[Row]) -> str:
-    names = ("tn_bound, estimate", "tn_bound, proven", "enclose 1e-3")
-    lines = []
-    for base in textbook(rows, "tensor norm"):
-        same = {"name": base["name"], "family": base["family"]}
-        others = [one(rows, "tensor norm", contestant=name, **same) for name in names]
-        values = [f"{row['value_over_norm']:.4f}" if row else "-" for row in (base, *others)]
-        lines.append([
-            base["name"], "x".join(map(str, base["shape"])), span(base["seconds"]), *map(times, others), *values,
-        ])  # fmt: skip
-    header = ["kernel", "shape", "HOPM", "estimate", "proven", "`enclose` 1e-3"]
-    header += ["value: HOPM", "estimate", "proven", "`enclose`, upper"]
-    text = "HOPM: 100 sweeps from a random start, by einsum, at least as fast as the published code."
-    return f"## The tensor norm, and the norm itself\n\n{text}\n\n" + table(header, lines)
-
-
-def circular(rows: list[Row]) -> str:
-    lines = []
-    for row in pick(rows, "circular", contestant="conv_norm"):
-        same = {"name": row["name"], "family": row["family"], "n": row["n"]}
-        base = next(iter(textbook(rows, "circular", **same)), None)
-        interval = one(rows, "circular", contestant="enclose 1e-3", **same)
-        lines.append([
-            row["name"].removesuffix(" channels"), row["family"], str(row["n"]), span(base["seconds"]) if base else "-",
-            span(row["seconds"]), times(row), span(interval["seconds"]) if interval else "-", times(interval),
-            *(f"{r['peak_bytes'] / MIB:.0f}" if r and "peak_bytes" in r else "-" for r in (base, row)),
-        ])  # fmt: skip
-    header = [
-        "channels",
-        "kernel",
-        "n",
-        "FFT + SVD",
-        "`conv_norm`",
-        "",
-        "`enclose` 1e-3",
-        "",
-        "MiB: FFT",
-        "`conv_norm`",
-    ]
-    text = (
-        "FFT of the padded kernel and all singular values (torch), where a call takes at most a few seconds: at half "
-        "the frequencies, since a real kernel's symbol at the others is conjugate, and in float32."
-    )
-    picture = "![seconds against the input size](circular.svg)"
-    return f"## Circular layers at one size\n\n{text}\n\n{picture}\n\n" + table(header, lines)
-
-
-def unfoldings(rows: list[Row]) -> str:
-    lines = []
-    for row in pick(rows, "unfoldings", contestant="f4_bound"):
-        base = one(rows, "unfoldings", contestant="unfolding_power", name=row["name"], family=row["family"])
-        if base:
-            peak = f"{row['peak_over_kernel']:.1f}" if "peak_over_kernel" in row else "-"
-            lines.append([
-                row["name"].removesuffix(" channels"), row["family"],
-                span(base["seconds"]), span(row["seconds"]), times(row),
-                f"{base['value'] / row['value'] - 1:+.1e}", peak,
-            ])  # fmt: skip
-    header = ["channels", "kernel", "50 power steps", "`f4_bound`", "", "their value less ours", "peak, in kernels"]
-    return (
-        "## Fantastic Four\n\nThe smallest of the unfoldings' norms, 3x3 kernels: by 50 power steps on four of them, "
-        "which is no bound, and proven.\n\n![times as fast as 50 power steps](unfoldings.svg)\n\n"
-        + table(header, lines)
-    )
-
-
-OTHERS = (
-    "uniform grid", "gram", "gram, zeros", "power", "PROPACK", "rescaling", "rescaling, backward",
-)  # fmt: skip
-TEXTBOOK = {
-    "gram_rfft": "Gram iteration, circular: five steps at half the frequencies, as published; no rounding is counted.",
-    "gram_conv": "Zero padding, every size: three steps by torch's convolution.",
-    "power_at_size": "Power method: 100 steps; *as near* is `power_norm` with as few steps as reach what those do.",
-    "propack": "PROPACK: SciPy's, on the same layer by torch's convolution, to the same six digits.",
-    "aol": "AOL: `aol` as published, and with its gradient.",
-}
-
-
-def others(rows: list[Row]) -> str:
-    lines = []
-    for section in OTHERS:
-        for base in textbook(rows, section):
-            same = {"name": base["name"], "family": base["family"], "n": base["n"]}
-            for row in pick(rows, section, **same):
-                if row is not base:
-                    values = [f"{r['value_over_norm']:.4f}" if "value_over_norm" in r else "-" for r in (base, row)]
-                    lines.append([
-                        f"`{row['contestant']}`", f"`{base['contestant']}`", base["name"], base["family"],
-                        str(base["n"] or "every"), span(base["seconds"]), span(row["seconds"]), times(row), *values,
-                    ])  # fmt: skip
-    header = ["ours", "textbook", "kernel", "", "n", "textbook", "ours", "", "value: textbook", "ours"]
-    said = {row["yardstick"] for row in rows if row["section"] in OTHERS}
-    text = " ".join(words for yardstick, words in TEXTBOOK.items() if yardstick in said)
-    grid = "Uniform grid: 10 (k - 1) points an axis, singular values, LipGrid's factor."
-    return f"## Uniform grid, Gram iteration, power method, rescaling\n\n{grid} {text}\n\n" + table(header, lines)
-
-
-def tolerances(rows: list[Row]) -> str:
-    found = [row for row in pick(rows, "tolerance") if row["contestant"] != row["yardstick"]]
-    names = list(dict.fromkeys(row["contestant"] for row in found))
-    lines = []
-    for family, dtype in dict.fromkeys((row["family"], row["dtype"]) for row in found):
-        picked = [one(rows, "tolerance", contestant=name, family=family, dtype=dtype) for name in names]
-        lines.append([family, dtype, *(span(row["seconds"]) if row else "-" for row in picked)])
-    return "## What digits cost\n\nA 64x64x3x3 kernel, every size.\n\n" + table(
-        ["kernel", "dtype", *(f"`{name}`" for name in names)], lines
-    )
-
-
-def libraries(rows: list[Row]) -> str:
-    found = [row for row in pick(rows, "libraries") if row["contestant"] != row["yardstick"]]
-    columns = list(dict.fromkeys((row["library"], row["dtype"]) for row in found))
-    lines = []
-    for name in dict.fromkeys(row["contestant"] for row in found):
-        picked = [one(rows, "libraries", contestant=name, library=lib, dtype=dtype) for lib, dtype in columns]
-        lines.append([f"`{name}`", *(span(row["seconds"]) if row else "-" for row in picked)])
-    first = [row["first_call_seconds"] for row in found if "first_call_seconds" in row]
-    said = (
-        f" A first call of a shape in JAX, compilation included: {min(first):.1g} to {max(first):.2g} s."
-        if first
-        else ""
-    )
-    shape = "x".join(map(str, found[0]["shape"])) if found else "no"
-    text = f"A {shape} kernel. JAX: compiled, but for `enclose`, whose search runs in NumPy on the host.{said}"
-    return f"## Libraries\n\n{text}\n\n" + table(["", *(f"{lib}, {dtype}" for lib, dtype in columns)], lines)
-
-
-def left_out(rows: list[Row]) -> str:
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if "skipped" in row:
-            size = f", n = {row['n']}" if row["n"] else ""
-            what = row["contestant"] if row["contestant"] != "every one" else row["library"]
-            reasons.setdefault(row["skipped"], []).append(f"{what} ({row['name']}, {row['family']}{size})")
-    lines = [[why, f"{len(what)}: {what[0]}" + (", ..." if len(what) > 1 else "")] for why, what in reasons.items()]
-    return "## Not measured\n\n" + table(["why", "what"], lines) if lines else ""
-
-
-# -- plots -----------------------------------------------------------------------------------------------------
 def plots(rows: list[Row], folder: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "specnorm"  # the same figures give the same file
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for channels, colour in ((16, "C0"), (64, "C1"), (256, "C2")):
-        same = {"name": f"{channels} channels", "family": "trained-like"}
-        mine = pick(rows, "circular", contestant="conv_norm", **same)
-        for word, every, style in (
-            ("FFT + SVD", textbook(rows, "circular", **same), "x--"), ("conv_norm", mine, "o-"),
-        ):  # fmt: skip
-            points = sorted((row["n"], row["seconds"]) for row in every)
-            if points:
-                axes.loglog(*zip(*points, strict=True), style, color=colour, label=f"{word}, {channels} channels")
-    axes.set_xlabel("input size n")
-    axes.set_ylabel("seconds")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
-    save(figure, folder / "circular.svg")
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for family in ("trained-like", "flat"):
-        found = pick(rows, "unfoldings", contestant="f4_bound", family=family)
-        found.sort(key=lambda row: int(row["shape"][0]))
-        x = [row["shape"][0] for row in found]
-        low, high = ([row["faster_range"][side] for row in found] for side in (0, 1))
-        axes.fill_between(x, low, high, alpha=0.2)
-        axes.semilogx(x, [row["faster"] for row in found], "o-", base=2, label=family)
-    axes.axhline(1, color="gray", linewidth=0.8)
-    axes.set_xlabel("channels")
-    axes.set_ylabel("times as fast as 50 power steps")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
-    save(figure, folder / "unfoldings.svg")
-    plt.close("all")
+    with picture(folder / "circular.svg", figsize=(7, 4)) as axes:
+        for at, channels in enumerate((16, 64, 256)):
+            same = {"name": f"{channels} channels", "family": "trained-like"}
+            for word, name, style in (("FFT + SVD", "rfft_svd", "x--"), ("conv_norm", "conv_norm", "o-")):
+                points = sorted((row["n"], row["seconds"]) for row in pick(rows, "circular", contestant=name, **same))
+                if points:
+                    label = f"{word}, {channels} channels"
+                    axes.loglog(*zip(*points, strict=True), style, color=f"C{at}", label=label)
+        axes.set(xlabel="input size n", ylabel="seconds")
+        axes.legend(*axes.get_legend_handles_labels(), fontsize=8)
 
 
-def save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+# -- a GPU -----------------------------------------------------------------------------------------------------------
+def gpu(rows: list[Row], name: str) -> str:
+    """Its page; a trial without a GPU makes none."""
+    if faked := [row for row in rows if row["device"] == "cpu" or row["size"] != "full"]:
+        raise ValueError(f"{name}: {len(faked)} lines are of a trial without a GPU: the page is of a GPU alone")
+    told = every([row for row in rows if "gpu" in row], "gpu")
+    text = (
+        f"# On a GPU\n\n{told}. Measured {measured(rows)}. Wall time, the device waited for. JAX searches on the host, "
+        f"so `enclose` of its arrays is none of the GPU's work. Lines: [{name}]({name}). `python -m bench gpu --out "
+        "FILE` in `tests` measures again, within eight minutes; `python -m bench page FILE` makes this page.\n"
+    )
+    checks = [
+        [row["section"], row["library"], str(row["passed"]), str(row["failed"]), str(row["skipped tests"])]
+        for row in rows if "passed" in row
+    ]  # fmt: skip
+    header = ["", "library", "passed", "failed", "skipped"]
+    tests = "## Tests\n\nAs many as there was time for.\n\n" + table(header, checks) if checks else ""
+    return "\n".join(part for part in (text, *sections(rows), tests, left_out(rows)) if part)

@@ -1,15 +1,15 @@
-"""docs/compare.md, from the committed lines of the benchmarks: ``python -m bench.peers`` in ``tests`` writes it."""
+"""docs/compare.md, from the committed lines of the benchmarks: ``python -m bench page`` in ``tests`` writes it."""
 
 from __future__ import annotations
 
-import json
 import statistics
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Row = dict[str, Any]
-DOCS = Path(__file__).parents[2] / "docs"
-PAGE = DOCS / "compare.md"
+from bench.facts import FOLDER, Row, read
+from bench.markdown import table
+from bench.networks_page import dense
+
+PAGE = FOLDER.parent / "compare.md"
 
 
 class Peer(NamedTuple):
@@ -42,7 +42,7 @@ PEERS = (
 HEAD = """# How it compares
 
 Published methods for the spectral norm of a convolution layer, and for the Lipschitz constant of a network, beside
-specnorm's, from the committed lines of the [benchmarks](benchmarks/index.md). `python -m bench.peers` in `tests` makes
+specnorm's, from the committed lines of the [benchmarks](benchmarks/index.md). `python -m bench page` in `tests` makes
 this page; nothing on it is typed by hand but the promises and sources.
 
 ## Layers
@@ -65,18 +65,6 @@ Random ReLU networks, beside [eclipse-nn](https://pypi.org/project/eclipse-nn/) 
 proven, rounding included; the others are what floating point and the solver say."""
 TAIL = """Convolutional and residual networks, which those codes do not take: [whole networks](benchmarks/networks.md).
 What a proof costs: [price](benchmarks/price.md)."""
-
-
-def read(name: str) -> list[Row]:
-    """Lines of a committed file."""
-    text = (DOCS / "benchmarks" / name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    """As Markdown."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _values(rows: list[Row], section: str, contestant: str) -> list[Row]:
@@ -103,27 +91,10 @@ def layers(rows: list[Row]) -> str:
     return table(["published", "promises", "value", "here", "value", "faster"], lines)
 
 
-def dense(rows: list[Row]) -> str:
-    """A line a network."""
-    names = ("product", "specnorm", "ECLipsE_Fast", "ECLipsE", "ECLipsE, Clarabel", "LipSDP")
-    lines = []
-    for row in rows:
-        if row["method"] == "dense":
-            found = (row.get(name) for name in names)
-            lines.append(
-                [row["network"], *("-" if x is None or x.get("fell_back") else f"{x['value']:.3g}" for x in found)]
-            )
-    return table(["widths", "product", "specnorm", "ECLipsE-Fast", "ECLipsE", "with Clarabel", "LipSDP"], lines)
-
-
 def page() -> str:
     """The page's text."""
-    suite, networks = read("suite.jsonl"), read("networks.jsonl")
+    suite, networks = (read(FOLDER / f"{name}.jsonl") for name in ("suite", "networks"))
     days = sorted({row["date"] for row in suite + networks})
     measured = f"Measured {days[0]} to {days[-1]} on {suite[0]['machine']}."
-    parts = [HEAD, layers(suite), BETWEEN, dense(networks), TAIL, measured]
-    return "\n\n".join(parts) + "\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    parts = [HEAD, layers(suite), BETWEEN, dense(networks, local=False), TAIL, measured]
+    return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from bench.facts import Row
 
 KEY = ("section", "name", "family", "shape", "dtype", "n", "library", "contestant", "threads")
 ROOM = 1.1
 """Beyond the quarters of both runs: a tenth."""
 
 
-def slower(new: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[str]:
+def slower(new: list[Row], old: list[Row]) -> list[str]:
     """One line for each row whose paired ratio to the textbook method fell by more than noise, or that is gone.
 
     Ratios and not seconds: both sides of a ratio were timed in turn in one process, so machine and load drop out.
     """
     before = {key_of(row): row for row in old if "faster" in row}
     measured = {key_of(row) for row in new}
-    sections = {row["section"] for row in new}
     found = []
     for row in new:
         past = before.get(key_of(row))
@@ -29,21 +28,20 @@ def slower(new: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[str]:
                 f"{words(row)}: {past['faster']:.2f} times as fast as {row['yardstick']} at {past['commit']}, "
                 f"now {row['faster']:.2f}"
             )
-    gone = [row for key, row in before.items() if row["section"] in sections and key not in measured]
     # A smaller run leaves whole problems out; a contestant that is missing from a problem was lost.
     here = {problem_of(row) for row in new}
-    found += [f"{words(row)}: not measured any more" for row in gone if problem_of(row) in here]
-    return found
+    gone = [row for key, row in before.items() if key not in measured and problem_of(row) in here]
+    return found + [f"{words(row)}: not measured any more" for row in gone]
 
 
-def key_of(row: dict[str, Any]) -> str:
+def key_of(row: Row) -> str:
     return repr([row[name] for name in KEY])
 
 
-def problem_of(row: dict[str, Any]) -> str:
+def problem_of(row: Row) -> str:
     return repr([row[name] for name in KEY if name not in ("library", "contestant")])
 
 
-def words(row: dict[str, Any]) -> str:
+def words(row: Row) -> str:
     size = f", n={row['n']}" if row["n"] else ""
     return f"{row['contestant']} ({row['library']}, {row['dtype']}) on {row['name']}, {row['family']}{size}"

@@ -1,12 +1,11 @@
-"""The problems of the benchmark suite: each a textbook method and specnorm's, timed in turn on the same kernel."""
+"""The benchmark suite: each problem a textbook method and specnorm's, timed in turn on the same kernel."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import math
-import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,351 +13,354 @@ from typing import Any
 
 import numpy as np
 import torch
-from real_weights import real_layers
+from real_weights import real_kernel, real_layers
 
 import specnorm
 from bench import facts, kernels, yardsticks
-from bench.libraries import LIBRARIES, Library
+from bench.facts import Row
+from bench.libraries import LIBRARIES
 
-TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-SLOWEST = {"smoke": 2.0, "full": 3.0}
+SLOWEST = 3.0
 """Seconds that a textbook method may take for one call; beyond, it is left out, and the row says so."""
-CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
-"""Processor time of all threads, which other work on the machine does not lengthen; not where a GPU is waited for."""
 LARGEST = 2**29
 """Bytes of all symbols of a textbook method; it needs several times as much."""
+CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
+"""Processor time of all threads, which other work on the machine does not lengthen; not where a GPU is waited for."""
+Run = Callable[[], Any]
+Kernel = tuple[str, str, Callable[[], np.ndarray]]
+"""Name, family, and the array when it is its turn."""
 
 
-FACTS: dict[str, Any] = {
-    "date": facts.date(),
-    "commit": facts.commit() + ("+" if facts.git("status", "--porcelain", "--", "specnorm", "plugins") else ""),
-    "machine": f"{facts.processor()}, {os.cpu_count()} cores",
-    "clock": "processor" if CLOCK is time.process_time else "wall",
-    "versions": facts.versions("numpy", "torch", "jax", "cupy"),
-}
-Contestant = Callable[[Any], Any]
-"""From a kernel to a number."""
-
-
+# -- what is measured ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Problem:
-    """One kernel, one textbook method, and what is measured beside it.
+class Section:
+    """A table of the page: a function of `yardsticks`, and contestants, on every kernel at every circular size.
 
-    Parameters
-    ----------
-    section : str
-        Table of the page.
-    name, family : str
-        Of the kernel.
-    kernel : array
-    yardstick : str
-        A function of `yardsticks`, with n if there is one.
-    contestants : dict
-        Name -> function of (specnorm, an array of the library). Names say method and parameters.
-    n : int, optional
-        Input size, circular.
-    libraries : sequence of str
-    dtypes : sequence of str
+    A contestant is a function of an array of the library and the size, or None; its name says method and parameters.
     """
 
-    section: str
-    name: str
-    family: str
-    kernel: np.ndarray
     yardstick: str
-    contestants: dict[str, Contestant]
-    n: int | None = None
+    contestants: dict[str, Callable[[Any, Any], Any]]
+    kernels: Sequence[Kernel]
+    sizes: Sequence[int | None] = (None,)
     libraries: Sequence[str] = ("torch",)
     dtypes: Sequence[str] = ("float32",)
 
-    def too_much(self, size: str) -> str:
-        """Why the textbook method is left out; empty if it is not."""
-        cout, cin = self.kernel.shape[:2]
-        work = min(cout, cin) ** 2 * max(cout, cin)
-        points = math.prod(10 * max(1, k - 1) for k in self.kernel.shape[2:]) if self.n is None else self.n**2
-        seconds = {
-            "hopm_einsum": 3e-7 * self.kernel.size, "unfolding_power": 3e-8 * self.kernel.size,
-            "power_at_size": 8e-9 * points * self.kernel.size, "propack": 8e-9 * points * self.kernel.size,
-            "gram_conv": 1.2e-6 * work, "aol": 0.0, "aol_backward": 0.0,
-        }.get(self.yardstick, 1.2e-9 * points * work)  # fmt: skip
-        if self.yardstick == "propack" and importlib.util.find_spec("scipy") is None:
-            return "SciPy is not installed"
-        if seconds > SLOWEST[size]:
-            return f"one call would take about {seconds:.0f} s"
-        bytes_of_symbols = 8 * points * cout * cin
-        if self.yardstick in ("rfft_svd", "gram_rfft", "uniform_grid") and bytes_of_symbols > LARGEST:
-            return f"its symbols alone would take {bytes_of_symbols / 2**30:.1f} GiB"
-        return ""
 
-
-def problems(size: str) -> Iterator[Problem]:
-    """All of a size, one after the other: "smoke" takes seconds, "full" some ten minutes."""
-    smoke = size == "smoke"
-    shapes = {"stem": (8, 3, 3, 3)} if smoke else kernels.RESNET18
-    for name, shape in shapes.items():
-        yield from everywhere(name, "trained-like", kernels.like_trained(shape))
-    for model, layer in (("resnet20", "layer1.0.conv1"),) if smoke else REAL:
-        yield from everywhere(f"{model} {layer}", "real", kernels.real_kernel(model, layer))
-    for channels in (16,) if smoke else (16, 32, 64, 128, 256, 512):
-        square = (channels, channels, 3, 3)
-        yield from unfoldings(channels, "trained-like", kernels.like_trained(square))
-        yield from unfoldings(channels, "flat", kernels.flat(channels))
-        if channels <= 64:
-            yield from every_size(channels, kernels.like_trained(square))
-    for channels in (8,) if smoke else (16, 32, 64, 128, 256, 512):
-        for n in (8,) if smoke else (32, 64, 112, 224, 1024):
-            square = (channels, channels, 3, 3)
-            yield from at_a_size(channels, n, "trained-like", kernels.like_trained(square))
-            if channels <= 64:
-                yield from at_a_size(channels, n, "flat", kernels.flat(channels))
-    channels = 8 if smoke else 64
-    square = (channels, channels, 3, 3)
-    yield from tolerances(
-        channels, "trained-like", kernels.like_trained(square), TOLERANCES[::5] if smoke else TOLERANCES
-    )
-    yield from tolerances(channels, "flat", kernels.flat(channels), TOLERANCES[::5] if smoke else TOLERANCES[:4])
-    yield from libraries(8 if smoke else 64, smoke)
-
-
-REAL = (
-    ("resnet20", "layer1.0.conv1"),
-    ("resnet20", "layer2.1.conv1"),
-    ("resnet20", "layer3.1.conv1"),
-    ("dncnn25", "model.12"),
-)
-
-
-def everywhere(name: str, family: str, kernel: np.ndarray) -> Iterator[Problem]:
-    """Every input size at once."""
-    yield Problem(
-        "tensor norm", name, family, kernel, "hopm_einsum",
-        {
-            "tn_bound, estimate": lambda k: specnorm.tn_bound(k, certified=False),
-            "tn_bound, proven": specnorm.tn_bound,
-            "enclose 1e-3": lambda k: specnorm.enclose(k).upper,
-        },
-    )  # fmt: skip
-    if kernel.shape[0] <= 128:
-        yield Problem("uniform grid", name, family, kernel, "uniform_grid", {"grid_bound": specnorm.grid_bound})
-
-
-def unfoldings(channels: int, family: str, kernel: np.ndarray) -> Iterator[Problem]:
-    """Fantastic Four."""
-    yield Problem(
-        "unfoldings", f"{channels} channels", family, kernel, "unfolding_power", {"f4_bound": specnorm.f4_bound}
-    )
-
-
-def at_a_size(channels: int, n: int, family: str, kernel: np.ndarray) -> Iterator[Problem]:
-    """One circular input size."""
-    name = f"{channels} channels"
-    exact = {"conv_norm": lambda k: specnorm.conv_norm(k, n), "enclose 1e-3": lambda k: specnorm.enclose(k, n).upper}
-    yield Problem("circular", name, family, kernel, "rfft_svd", exact, n)
-    if family == "flat" or n > 112 or channels > 128:
-        return
-    five: Contestant = lambda k: specnorm.gram_bound(k, n, n_iter=5, padding_mode="circular")  # noqa: E731
-    yield Problem("gram", name, family, kernel, "gram_rfft", {"gram_bound, 5 steps": five}, n)
-    full: Contestant = lambda k: specnorm.power_norm(k, n, padding_mode="circular")  # noqa: E731
-    power: dict[str, Contestant] = {"power_norm": full, "power_norm, as near": AsNear(n)}
-    yield Problem("power", name, family, kernel, "power_at_size", power, n)
-    if n <= 64:
-        yield Problem("PROPACK", name, family, kernel, "propack", {"power_norm": full}, n)
+def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
+    """Square 3x3 kernels."""
+    make = kernels.flat if family == "flat" else lambda c: kernels.like_trained((c, c, 3, 3))
+    return [(f"{c} channels", family, functools.partial(make, c)) for c in channels]
 
 
 class AsNear:
     """`power_norm` with as many steps as bring it as near as 100 steps of the power method: found at the first call."""
 
-    def __init__(self, n: int) -> None:
-        self._n = n
-        self._steps = 0
+    def __init__(self) -> None:
+        self._steps: dict[Any, int] = {}
 
-    def __call__(self, kernel: Any) -> Any:
-        if not self._steps:
-            aim, low, high = float(yardsticks.power_at_size(kernel, self._n)), 0, 1
-            while high < 100 and self._value(kernel, high) < aim:
+    def __call__(self, kernel: Any, n: int) -> Any:
+        key = (tuple(kernel.shape), n)
+        if key not in self._steps:
+            aim, low, high = float(yardsticks.power_at_size(kernel, n)), 0, 1
+            while high < 100 and self._value(kernel, n, high) < aim:
                 low, high = high, 2 * high
             while high - low > 1:
                 middle = (low + high) // 2
-                low, high = (low, middle) if self._value(kernel, middle) >= aim else (middle, high)
-            self._steps = high
-        return self._value(kernel, self._steps)
+                low, high = (low, middle) if self._value(kernel, n, middle) >= aim else (middle, high)
+            self._steps[key] = high
+        return self._value(kernel, n, self._steps[key])
 
-    def _value(self, kernel: Any, steps: int) -> Any:
+    def _value(self, kernel: Any, n: int, steps: int) -> Any:
         method = specnorm.Power(n_iter=steps)
-        return specnorm.measure(kernel, method, input_shape=self._n, padding_mode="circular").value
+        return specnorm.measure(kernel, method, input_shape=n, padding_mode="circular").value
 
 
-def every_size(channels: int, kernel: np.ndarray) -> Iterator[Problem]:
-    """Gram iteration for zero padding, and the layers that divide by it."""
-    name, family = f"{channels} channels", "trained-like"
-    three: Contestant = lambda k: specnorm.gram_bound(k, n_iter=3)  # noqa: E731
-    yield Problem("gram, zeros", name, family, kernel, "gram_conv", {"gram_bound, 3 steps": three})
-
-    def backward(kernel: Any) -> Any:
-        k = kernel.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(torch.linalg.vector_norm(specnorm.spectral_rescaling(k)), k)
-        return torch.linalg.vector_norm(gradient)
-
-    forward: Contestant = lambda k: torch.linalg.vector_norm(specnorm.spectral_rescaling(k))  # noqa: E731
-    yield Problem("rescaling", name, family, kernel, "aol", {"spectral_rescaling": forward})
-    yield Problem("rescaling, backward", name, family, kernel, "aol_backward", {"spectral_rescaling": backward})
+def rescaled(kernel: Any, _: Any) -> Any:
+    return torch.linalg.vector_norm(specnorm.spectral_rescaling(kernel))
 
 
-def tolerances(channels: int, family: str, kernel: np.ndarray, every: Sequence[float]) -> Iterator[Problem]:
-    """The price of digits."""
-
-    def enclosed(rtol: float) -> Contestant:
-        return lambda k: specnorm.enclose(k, rtol=rtol).upper
-
-    contestants = {f"enclose {rtol:.0e}": enclosed(rtol) for rtol in every}
-    dtypes = ("float32", "float64")
-    yield Problem("tolerance", f"{channels} channels", family, kernel, "hopm_einsum", contestants, dtypes=dtypes)
+def rescaled_backward(kernel: Any, _: Any) -> Any:
+    k = kernel.detach().requires_grad_()
+    return torch.linalg.vector_norm(torch.autograd.grad(rescaled(k, None), k)[0])
 
 
-def libraries(channels: int, smoke: bool) -> Iterator[Problem]:
-    """The same on every library that is here."""
-    kernel, n = kernels.like_trained((channels, channels, 3, 3)), 8 if smoke else 32
-    contestants: dict[str, Contestant] = {
-        "f4_bound": specnorm.f4_bound,
-        "grid_bound": specnorm.grid_bound,
-        "tn_bound, estimate": lambda k: specnorm.tn_bound(k, certified=False),
-        f"conv_norm, n={n}": lambda k: specnorm.conv_norm(k, n),
-        f"gram_bound, n={n}": lambda k: specnorm.gram_bound(k, n, padding_mode="circular"),
-        f"power_norm, n={n}": lambda k: specnorm.power_norm(k, n, padding_mode="circular"),
-        "enclose 1e-3": lambda k: specnorm.enclose(k).upper,
-    }
-    if smoke:
-        contestants = {key: contestants[key] for key in ("f4_bound", "tn_bound, estimate")}
-    # Some have two names.
-    every = tuple(dict.fromkeys(library.name for library in LIBRARIES.values()))
-    dtypes = ("float32",) if smoke else ("float32", "float64")
-    name = f"{channels} channels"
-    yield Problem("libraries", name, "trained-like", kernel, "hopm_einsum", contestants, None, every, dtypes)
+def enclosed(rtol: float) -> Callable[[Any, Any], Any]:
+    return lambda k, n: specnorm.enclose(k, n, rtol=rtol).upper
 
 
-class Sigma:
-    """The norms that values are compared with: proven to 1e-4, once for each kernel and size."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[bytes, int | None], float] = {}
-
-    def of(self, kernel: np.ndarray, n: int | None) -> float:
-        """Lower bound; a large flat kernel to 1e-2 only."""
-        key = (kernel.tobytes()[:4096] + repr(kernel.shape).encode(), n)
-        if key not in self._found:
-            flat = kernel.shape[0] >= 128 and float(np.abs(kernel).max()) > 4
-            self._found[key] = float(specnorm.enclose(kernel, n, rtol=1e-2 if flat else 1e-4).lower)
-        return self._found[key]
+def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
+    """Without a size, or circular at one."""
+    return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
 
 
-def measure(problem: Problem, size: str, sigma: Sigma) -> Iterator[dict[str, Any]]:
-    """Rows of one problem: a line for each library, dtype and contestant, and one for the textbook method."""
-    for dtype in problem.dtypes:
-        kernel = problem.kernel.astype(dtype)
-        sizes = () if problem.n is None else (problem.n,)
-        plain = functools.partial(getattr(yardsticks, problem.yardstick), torch.from_numpy(kernel.copy()), *sizes)
-        reason = problem.too_much(size)
-        runs: dict[tuple[str, str], Callable[[], Any]] = {("torch cpu", problem.yardstick): plain} if not reason else {}
-        values: dict[tuple[str, str], float] = {}
-        about = {
-            **FACTS, "threads": torch.get_num_threads(), "section": problem.section, "name": problem.name,
-            "family": problem.family, "shape": list(kernel.shape), "dtype": dtype, "n": problem.n,
-            "yardstick": problem.yardstick,
-        }  # fmt: skip
-        first: dict[tuple[str, str], float] = {}
-        for library in (LIBRARIES[name] for name in problem.libraries):
-            if library.missing:
-                yield {**about, "library": library.name, "contestant": "every one", "skipped": library.missing}
-                continue
-            for name, call in problem.contestants.items():
-                key = (library.name, name)
-                runs[key] = library.prepare(call, kernel)
-                begin = time.perf_counter()
-                try:
-                    values[key] = float(runs[key]())
-                except (specnorm.SpecnormError, MemoryError) as error:
-                    del runs[key]
-                    yield {**about, "library": library.name, "contestant": name, "skipped": str(error)[:200]}
-                    continue
-                first[key] = time.perf_counter() - begin
-        if reason:
-            yield {**about, "library": "torch cpu", "contestant": problem.yardstick, "skipped": reason}
-        else:
-            values["torch cpu", problem.yardstick] = float(plain())
-        seconds = interleaved(runs, size)
-        norm = sigma.of(problem.kernel, problem.n)
-        base = seconds.get(("torch cpu", problem.yardstick))
-        for key, times in seconds.items():
-            row = {**about, "library": key[0], "contestant": key[1], **timing(times, base)}
-            row["value"] = values[key]
-            if not problem.section.startswith("rescaling"):
-                row["value_over_norm"] = values[key] / norm
-            if key in first and LIBRARIES[key[0]].compiles:
-                row["first_call_seconds"] = first[key]
-            if problem.section in ("circular", "unfoldings") and size == "full":
-                row |= memory(runs[key], kernel.nbytes)
-            yield row
+LARGE, MIDDLE, SMALL = (squares(*(16, 32, 64, 128, 256, 512)[:count]) for count in (6, 4, 3))
+RESNET18: list[Kernel] = [
+    (name, "trained-like", functools.partial(kernels.like_trained, shape)) for name, shape in kernels.RESNET18.items()
+]
+REAL: list[Kernel] = [
+    (f"{model} {layer}", "real", functools.partial(real_kernel, model, layer))
+    for model, layer in (
+        ("resnet20", "layer1.0.conv1"), ("resnet20", "layer2.1.conv1"), ("resnet20", "layer3.1.conv1"),
+        ("dncnn25", "model.12"),
+    )
+]  # fmt: skip
+TN = {
+    "tn_bound, estimate": of(specnorm.tn_bound, certified=False), "tn_bound, proven": of(specnorm.tn_bound),
+    "enclose 1e-3": enclosed(1e-3),
+}  # fmt: skip
+POWER = of(specnorm.power_norm, padding_mode="circular")
+CIRCULAR = {"padding_mode": "circular"}
+EVERY = tuple(dict.fromkeys(library.name for library in LIBRARIES.values()))
+SECTIONS = {
+    "tensor norm": Section(
+        "hopm_einsum", TN, [*RESNET18, *REAL, *squares(64, 256, family="flat")]
+    ),
+    "uniform grid": Section(
+        "uniform_grid", {"grid_bound": of(specnorm.grid_bound)}, [*RESNET18[:5], *REAL]
+    ),
+    "unfoldings": Section(
+        "unfolding_power", {"f4_bound": of(specnorm.f4_bound)},
+        [*LARGE, *squares(16, 32, 64, 128, 256, 512, family="flat")],
+    ),
+    "circular": Section(
+        "rfft_svd", {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": enclosed(1e-3)},
+        [*LARGE, *squares(16, 32, 64, family="flat")], (32, 64, 112, 224, 1024),
+    ),
+    "gram": Section(
+        "gram_rfft", {"gram_bound, 5 steps": of(specnorm.gram_bound, n_iter=5, **CIRCULAR)},
+        MIDDLE, (32, 64, 112),
+    ),
+    "gram, zeros": Section(
+        "gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, SMALL
+    ),
+    "power": Section(
+        "power_at_size", {"power_norm": POWER, "power_norm, as near": AsNear()},
+        MIDDLE, (32, 64, 112),
+    ),
+    "PROPACK": Section("propack", {"power_norm": POWER}, MIDDLE, (32, 64)),
+    "rescaling": Section("aol", {"spectral_rescaling": rescaled}, SMALL),
+    "rescaling, backward": Section(
+        "aol_backward", {"spectral_rescaling": rescaled_backward}, SMALL
+    ),
+    "tolerance": Section(
+        "hopm_einsum", {f"enclose {rtol:.0e}": enclosed(rtol) for rtol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)},
+        [*squares(64), *squares(64, family="flat")], dtypes=("float32", "float64"),
+    ),
+    "libraries": Section(
+        "hopm_einsum",
+        {
+            "f4_bound": of(specnorm.f4_bound),
+            **TN,
+            "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
+            "gram_bound, n=32": of(specnorm.gram_bound, input_shape=32, **CIRCULAR),
+            "power_norm, n=32": of(specnorm.power_norm, input_shape=32, **CIRCULAR),
+        },
+        squares(64), libraries=EVERY, dtypes=("float32", "float64"),
+    ),
+}  # fmt: skip
 
 
-def networks(size: str) -> Iterator[dict[str, Any]]:
-    """Whole networks, every layer enclosed to 1e-3: no textbook method takes part."""
-    real = [(kernel, geometry) for _, kernel, geometry in real_layers("resnet20")]
-    chosen: dict[str, list[tuple[np.ndarray, dict[str, Any]]]] = {"ResNet-20, trained": real}
-    if size == "smoke":
-        chosen = {"ResNet-20, trained": real[:3]}
-    if size == "full":
-        chosen["ResNet-18, trained-like"] = [
-            (kernels.like_trained(shape, seed), {})
-            for name, shape in kernels.RESNET18.items()
-            for seed in range(kernels.RESNET18_COUNTS.get(name, 1))
+# -- measuring -------------------------------------------------------------------------------------------------------
+def run(
+    quick: bool, sections: Sequence[str] = (), names: Sequence[str] = (), libraries: Sequence[str] = ()
+) -> Iterator[Row]:
+    """Rows of all, or of some sections, kernels and libraries; ``quick``: of one small kernel for each."""
+    about = facts.about("numpy", "torch", "jax", "cupy") | {
+        "clock": "processor" if CLOCK is time.process_time else "wall", "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    if torch.cuda.is_available():
+        about["gpu"] = torch.cuda.get_device_name()
+    norms: dict[Any, float] = {}
+    for title, section in SECTIONS.items():
+        if sections and title not in sections:
+            continue
+        for (name, family, make), n, dtype in problems(section, quick):
+            if not names or name in names:
+                kernel = make()[:8, :8] if quick else make()
+                said = {**about, "section": title, "name": name, "family": family, "dtype": dtype, "n": n}
+                yield from measure(section, kernel.astype(dtype), said, quick, libraries or section.libraries, norms)
+    for title, others in {"network": networks, "network bound": bounds, "training step": training}.items():
+        if not names and (not sections or title in sections):
+            said = {**about, "section": title, "family": "network", "dtype": "float32", "n": None}
+            yield from others(said, quick, libraries or ("torch",))
+
+
+def problems(section: Section, quick: bool) -> Iterator[tuple[Kernel, int | None, str]]:
+    """What a section goes through."""
+    if quick:
+        first = {kernel[1]: kernel for kernel in reversed(section.kernels)}
+        yield from itertools.product(first.values(), (section.sizes[0] and 8,), section.dtypes[:1])
+        return
+    yield from itertools.product(section.kernels, section.sizes, section.dtypes)
+
+
+def too_much(section: Section, shape: tuple[int, ...], n: int | None) -> str:
+    """Why the textbook method is left out; empty if it is not."""
+    cout, cin, *window = shape
+    work, entries = min(cout, cin) ** 2 * max(cout, cin), math.prod(shape)
+    points = math.prod(10 * max(1, k - 1) for k in window) if n is None else n**2
+    seconds = {
+        "hopm_einsum": 3e-7 * entries, "unfolding_power": 3e-8 * entries, "power_at_size": 8e-9 * points * entries,
+        "propack": 8e-9 * points * entries, "gram_conv": 1.2e-6 * work, "aol": 0.0, "aol_backward": 0.0,
+    }.get(section.yardstick, 1.2e-9 * points * work)  # fmt: skip
+    if section.yardstick == "propack" and importlib.util.find_spec("scipy") is None:
+        return "SciPy is not installed"
+    if seconds > SLOWEST:
+        return f"one call would take about {seconds:.0f} s"
+    bytes_of_symbols = 8 * points * cout * cin
+    if section.yardstick in ("rfft_svd", "gram_rfft", "uniform_grid") and bytes_of_symbols > LARGEST:
+        return f"its symbols alone would take {bytes_of_symbols / 2**30:.1f} GiB"
+    return ""
+
+
+def measure(
+    section: Section, kernel: np.ndarray, said: Row, quick: bool, libraries: Sequence[str], norms: dict[Any, float]
+) -> Iterator[Row]:
+    """Of one kernel: a row for each library and contestant, and one for the textbook method."""
+    n, base = said["n"], ("torch cpu", section.yardstick)
+    said |= {"shape": list(kernel.shape), "yardstick": section.yardstick}
+    runs: dict[tuple[str, str], Run] = {}
+    if reason := too_much(section, kernel.shape, n):
+        yield {**said, "library": base[0], "contestant": base[1], "skipped": reason}
+    else:
+        x, yardstick = torch.from_numpy(kernel.copy()), getattr(yardsticks, section.yardstick)
+        runs[base] = functools.partial(yardstick, x) if n is None else functools.partial(yardstick, x, n)
+    for library in (LIBRARIES[name] for name in libraries):
+        if library.missing:
+            yield {**said, "library": library.name, "contestant": "every one", "skipped": library.missing}
+            continue
+        every = list(section.contestants.items())
+        for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
+            runs[library.name, name] = library.prepare(_at(call, n), kernel)
+    key = (said["name"], said["family"], n)
+    if key not in norms:
+        flat = said["family"] == "flat" and kernel.shape[0] >= 128
+        norms[key] = float(specnorm.enclose(kernel.astype(np.float64), n, rtol=1e-2 if flat else 1e-4).lower)
+    for row in timed(runs, base, said, quick):
+        if "value" in row and not said["section"].startswith("rescaling"):
+            row["value_over_norm"] = row["value"] / norms[key]
+        if "value" in row and said["section"] in ("circular", "unfoldings") and not quick:
+            found = facts.peak_bytes(runs[row["library"], row["contestant"]])
+            row |= {} if found is None else {"peak_bytes": found, "peak_over_kernel": found / kernel.nbytes}
+        yield row
+
+
+def _at(call: Callable[[Any, Any], Any], n: int | None) -> Callable[[Any], Any]:
+    return lambda k: call(k, n)
+
+
+def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], said: Row, quick: bool) -> Iterator[Row]:
+    """A row for each (library, contestant), in turn with the yardstick; what is refused is a row too."""
+    values: dict[tuple[str, str], Row] = {}
+    for key, call in list(runs.items()):
+        begin = time.perf_counter()
+        try:
+            found = call()
+        except (specnorm.SpecnormError, MemoryError) as error:
+            del runs[key]
+            yield {**said, "library": key[0], "contestant": key[1], "skipped": str(error)[:200]}
+            continue
+        values[key] = {} if found is None else {"value": float(found)}
+        if key[0] != "numpy" and key[0] != "torch cpu":
+            values[key]["first_call_seconds"] = time.perf_counter() - begin
+    seconds = facts.interleaved(runs, quick, CLOCK)
+    for key, times in seconds.items():
+        told = facts.timing(times, seconds.get(base))
+        yield {**said, "library": key[0], "contestant": key[1], **told, **values[key]}
+
+
+# -- whole networks: their yardstick is what NumPy or torch does best ------------------------------------------------
+PRODUCT = ("numpy", "matrix product")
+
+
+def product(size: int = 768) -> Run:
+    """A square matrix product, as dear as anything gets on this machine."""
+    a = np.random.RandomState(0).standard_normal((size, size))
+    return lambda: float((a @ a)[0, 0])
+
+
+def widest(layers: Sequence[tuple[Any, Row]]) -> float:
+    """Largest gap of the layers, each enclosed to 1e-3."""
+    found = [specnorm.enclose(kernel, **geometry) for kernel, geometry in layers]
+    return max(float(it.upper) / float(it.lower) - 1 for it in found)
+
+
+def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
+    """Every layer of a network."""
+    real: list[tuple[np.ndarray, Row]] = [(kernel, geometry) for _, kernel, geometry in real_layers("resnet20")]
+    every = {"ResNet-20, trained": real[:3] if quick else real}
+    if not quick:
+        shapes = [(shape, kernels.RESNET18_COUNTS.get(name, 1)) for name, shape in kernels.RESNET18.items()]
+        every["ResNet-18, trained-like"] = [
+            (kernels.like_trained(shape, seed), {}) for shape, count in shapes for seed in range(count)
         ]
-    for name, layers in chosen.items():
-        arrays = [(torch.from_numpy(np.array(kernel)), geometry) for kernel, geometry in layers]
-
-        def run(arrays: list[tuple[torch.Tensor, dict[str, Any]]] = arrays) -> None:
-            for kernel, geometry in arrays:
-                specnorm.enclose(kernel, **geometry)
-
-        run()
-        times = next(iter(interleaved({"enclose": run}, size).values()))
-        yield {
-            **FACTS, "threads": torch.get_num_threads(), "section": "network", "name": name, "family": "network",
-            "shape": [sum(kernel.numel() for kernel, _ in arrays)], "dtype": "float32", "n": None, "yardstick": "",
-            "library": "torch cpu", "contestant": "enclose 1e-3", **timing(times, None),
-        }  # fmt: skip
+        every["ResNet-50, trained-like"] = [(kernel, {}) for kernel in kernels.resnet50()]
+    for name, layers in every.items():
+        here = {**said, "name": name, "shape": [sum(k.size for k, _ in layers)], "yardstick": PRODUCT[1]}
+        runs: dict[tuple[str, str], Run] = {PRODUCT: product()}
+        for library in (LIBRARIES[key] for key in libraries):
+            if library.missing:
+                yield {**here, "library": library.name, "contestant": "every one", "skipped": library.missing}
+            else:
+                arrays = [(library.asarray(np.array(kernel)), geometry) for kernel, geometry in layers]
+                runs[library.name, "enclose 1e-3"] = functools.partial(widest, arrays)
+        yield from timed(runs, PRODUCT, here, quick)
 
 
-def interleaved(runs: dict[Any, Callable[[], Any]], size: str) -> dict[Any, list[float]]:
-    """Seconds of each in turn, so that whatever else the machine does falls on all of them."""
-    seconds: dict[Any, list[float]] = {key: [] for key in runs}
-    least, most, budget = (2, 3, 0.3) if size == "smoke" else (3, 15, 1.0)
-    spent = 0.0
-    for j in range(most):
-        # One or two are enough of something slow.
-        if spent > (budget if j >= least else 3 * budget):
-            break
-        for key, run in runs.items():
-            start = CLOCK()
-            run()
-            seconds[key].append(CLOCK() - start)
-        spent = sum(map(sum, seconds.values()))
-    return seconds
+def bounds(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
+    """The constant of a network."""
+    from bench.networks_models import NETWORKS
+    from specnorm.networks import Method, Multipliers, Product, bound
+
+    del libraries
+    methods: dict[str, Method] = {"product": Product(), "multipliers": Multipliers(steps=20)}
+    for name, titles in {"three": ("product", "multipliers"), "resnet20": () if quick else ("product",)}.items():
+        graph = NETWORKS[name].made()[1] if titles else None
+        runs: dict[tuple[str, str], Run] = {
+            ("numpy", title): functools.partial(lambda g, m: bound(g, method=m).upper, graph, methods[title])
+            for title in titles
+        }
+        here = {**said, "name": name, "shape": list(NETWORKS[name].shape), "yardstick": PRODUCT[1]}
+        yield from timed({PRODUCT: product(), **runs}, PRODUCT, here, quick) if titles else ()
 
 
-def timing(times: list[float], base: list[float] | None) -> dict[str, Any]:
-    """Median; paired ratio to the textbook method, above 1 if that is slower, with its lowest and highest quarter."""
-    row: dict[str, Any] = {"seconds": statistics.median(times), "repeats": len(times)}
-    if base is not None:
-        ratios = sorted(b / t for b, t in zip(base, times, strict=True))
-        quarter = len(ratios) // 4
-        row |= {"faster": statistics.median(ratios), "faster_range": [ratios[quarter], ratios[-1 - quarter]]}
-    return row
+def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
+    """A training step of a ResNet-20 without, and with, a penalty that follows every layer's norm."""
+    from specnorm_torch import SpectralPenalty
 
+    from bench.networks_models import ResNet20
 
-def memory(run: Callable[[], Any], kernel: int) -> dict[str, Any]:
-    """Peak of one call over what was there before."""
-    found = facts.peak_bytes(run)
-    return {} if found is None else {"peak_bytes": found, "peak_over_kernel": found / kernel}
+    batch = 4 if quick else 128
+    said |= {"name": "ResNet-20", "shape": [batch, 3, 32, 32], "yardstick": "plain step"}
+    for library in (LIBRARIES[name] for name in libraries if name.startswith("torch")):
+        if library.missing:
+            yield {**said, "library": library.name, "contestant": "every one", "skipped": library.missing}
+            continue
+        torch.manual_seed(0)
+        model = ResNet20().to(library.device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        x = torch.randn(batch, 3, 32, 32, device=library.device)
+        y = torch.randint(10, (batch,), device=library.device)
+        every = [
+            SpectralPenalty(model, it).to(library.device) for it in (specnorm.TensorNorm(), specnorm.FantasticFour())
+        ]
 
+        def step(penalty: Any = None, run: Any = model, optimizer: Any = optimizer, x: Any = x, y: Any = y) -> float:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(run(x), y)
+            loss = loss if penalty is None else loss + 1e-3 * penalty()
+            loss.backward()
+            optimizer.step()
+            return float(loss.detach())
 
-__all__ = ["FACTS", "LIBRARIES", "Library", "Problem", "Sigma", "measure", "networks", "problems"]
+        def alone(penalty: Any) -> float:
+            (value := penalty()).backward()
+            return float(value.detach())
+
+        plain = (library.name, "plain step")
+        runs: dict[tuple[str, str], Run] = {plain: step}
+        for name, penalty in zip(("tn", "f4"), every, strict=True):
+            runs[library.name, f"with the penalty, {name}"] = functools.partial(step, penalty)
+            runs[library.name, f"the penalty alone, {name}"] = functools.partial(alone, penalty)
+        yield from timed(runs, plain, said, quick)

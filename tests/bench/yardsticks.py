@@ -45,29 +45,6 @@ def hopm_einsum(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
     return value
 
 
-def hopm_lean(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
-    """The same sweeps, reorganised by hand: products with contiguous matrices, the fastest form we know."""
-    o, i, h, w = kernel.shape
-    k = kernel.to(torch.complex64).contiguous()
-    u, v, a, b = random_starts(tuple(kernel.shape), seed)
-    rows, columns = k.reshape(o, -1), k.permute(2, 3, 0, 1).reshape(h * w, o * i)
-    norm = torch.zeros(())
-    for _ in range(sweeps):
-        mixed = (torch.outer(a, b).reshape(1, -1) @ columns).reshape(o, i)
-        u = (mixed @ v).conj().resolve_conj()
-        u = u / torch.linalg.vector_norm(u)
-        v = (u @ mixed).conj().resolve_conj()
-        v = v / torch.linalg.vector_norm(v)
-        taps = (v @ (u @ rows).reshape(i, h * w)).reshape(h, w)
-        a = (taps @ b).conj().resolve_conj()
-        a = a / torch.linalg.vector_norm(a)
-        b = (a @ taps).conj().resolve_conj()
-        norm = torch.linalg.vector_norm(b)
-        b = b / norm
-    value: Tensor = norm * math.sqrt(h * w)
-    return value
-
-
 def rfft_svd(kernel: Tensor, n: int) -> Tensor:
     """Exact circular norm: FFT of the padded kernel, then singular values (Sedghi et al. 2019), as a user writes it.
 

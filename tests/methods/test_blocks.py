@@ -15,7 +15,7 @@ from strategies import Layer, Recipe, layers
 
 import specnorm
 from specnorm import ConvSpec
-from specnorm.linalg.polyphase import from_blocks, to_blocks
+from specnorm.problem.polyphase import from_blocks, to_blocks
 
 
 # -- blocks ------------------------------------------------------------------------------------------------------

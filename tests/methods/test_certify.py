@@ -17,8 +17,8 @@ from strategies import Layer, Recipe, recipes
 
 import specnorm
 from specnorm import Undecided
+from specnorm.certified.matrices import norms
 from specnorm.methods.certify import Certify
-from specnorm.proof import matrices
 from specnorm.runtime.execution import Execution
 
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
@@ -209,5 +209,5 @@ def test_entries_whose_squares_vanish_are_counted() -> None:
     xp = backend.namespace(None)
     for size in (1e-150, 1e-155, 1e-162, 1e-200):
         images = xp.full((1, 1, 4), size)
-        lower = matrices.ritz_down(images, images, xp.eye(4)[None, :1], 8, ops=Execution(backend, xp))
+        lower = norms.ritz_down(images, images, xp.eye(4)[None, :1], 8, ops=Execution(backend, xp))
         assert float(lower[0, 0]) <= 2 * size

@@ -11,9 +11,9 @@ from oracle import dense_norm
 
 import specnorm
 from specnorm import TensorNorm
-from specnorm.linalg.lanczos import Lanczos
+from specnorm.certified.matrices import unfolding
 from specnorm.methods import certify
-from specnorm.proof import unfolding
+from specnorm.numerics.lanczos import Lanczos
 from specnorm.search import enclosing, supremum
 from specnorm.tensor import proving
 

@@ -21,9 +21,11 @@ from strategies import Layer, Recipe, layers, recipes
 
 import specnorm
 from specnorm import Enclose, ExactFFT
-from specnorm.linalg.frequencies import Frequencies, phases_at
-from specnorm.proof import fathom, host, matrices
-from specnorm.proof.cells import dft
+from specnorm.certified import host
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol import cover
+from specnorm.certified.symbol.cells import dft
+from specnorm.problem.frequencies import Frequencies, phases_at
 from specnorm.runtime.execution import Execution
 from specnorm.search import tuning
 from specnorm.search.branch_and_bound import Search
@@ -293,7 +295,7 @@ def tune(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
 
 def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix reduced for a limit says nothing of lower ones; wide tolerances on grids ask for such."""
-    prove, above = fathom.proven_norms, []
+    prove, above = cover.proven_norms, []
 
     def watched(formed: Any, limit_sq: Any, **given: Any) -> Any:
         norms = prove(formed, limit_sq, **given)
@@ -303,7 +305,7 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
         return norms
 
     tune(monkeypatch, smallest_reduced=12)
-    monkeypatch.setattr(fathom, "proven_norms", watched)
+    monkeypatch.setattr(cover, "proven_norms", watched)
     random = np.random.RandomState(0)
     for rtol in (0.001, 0.1, 0.4, 0.9):
         profiles = random.standard_normal((16, 3, 3)) * 2.0 ** -np.minimum(np.arange(16), 6)[:, None, None]
@@ -317,14 +319,14 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
 
 def precisions(run: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[specnorm.Enclosure, dict[str, int]]:
     """An enclosure, and how many matrices were tried in which precision."""
-    below, tried = matrices.gram_below, {"complex64": 0, "complex128": 0}
+    below, tried = norms.gram_below, {"complex64": 0, "complex128": 0}
 
     def counted(gram: Any, limit: Any, **given: Any) -> Any:
         tried[str(gram.dtype).removeprefix("torch.")] += gram.shape[0]
         return below(gram, limit, **given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(matrices, "gram_below", counted)
+        patch.setattr(norms, "gram_below", counted)
         return run(), tried
 
 

@@ -18,7 +18,7 @@ from strategies import Layer, Recipe, recipes
 
 import specnorm
 from specnorm import Grid, MethodError
-from specnorm.proof.trigonometric import grid_factor
+from specnorm.certified.symbol.trigonometric import grid_factor
 
 
 @given(recipe=recipes(), extra=st.integers(0, 12))

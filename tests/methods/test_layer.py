@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
 from hypothesis import given
 from libraries import Lib
 from oracle import dense_matrix, dense_norm, sigma_star
@@ -18,24 +17,24 @@ import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.certified.bound import finite
-from specnorm.linalg.block_lanczos import Plan
-from specnorm.linalg.line_blocks import Band, gram_band, of_one_group, plans, to_layer
-from specnorm.proof import band
-from specnorm.proof.band import band_norm_up
+from specnorm.certified.matrices import band
+from specnorm.certified.matrices.band import band_norm_up
+from specnorm.certified.matrices.block_tridiagonal import Band, gram_band, of_one_group, plans, to_layer
+from specnorm.numerics.block_lanczos import Plan
+from specnorm.problem.spec import ConvSpec
+from specnorm.result import BoundSource
 from specnorm.runtime.execution import Execution
+from specnorm.search import lanczos_bound
 from specnorm.search import layer as layer_module
-from specnorm.search import own_matrix
 from specnorm.search.layer import enclose_layer
-from specnorm.search.layer_bounds import LayerBounds, LayerProblem
-from specnorm.search.layer_tuning import LayerTuning
-from specnorm.spec import ConvSpec
+from specnorm.search.layer_bounds import LayerBounds, LayerProblem, LayerTuning
 
 
 def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
-    problem = LayerProblem(given, spec, rtol, 10**5, lambda _: assumed(math.inf))
+    problem = LayerProblem(given, spec, rtol, 10**5)
     return enclose_layer(problem, ops=Execution.of(backend, given))
 
 
@@ -73,7 +72,7 @@ def test_both_bounds_of_every_geometry(xp: Lib) -> None:
 
 def test_an_unconverged_start_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Lanczos stopped too early the proof fails, and the eigenvector of the matrix takes over."""
-    monkeypatch.setattr(own_matrix, "Plan", lambda _, seed, rtol: Plan(1, seed, rtol))
+    monkeypatch.setattr(lanczos_bound, "Plan", lambda _, seed, rtol: Plan(1, seed, rtol))
     kernel = Recipe((3, 3, 3, 3), seed=2).kernel
     found = bounds(None, kernel, 6, padding_mode="reflect", rtol=1e-8)
     truth = dense_norm(kernel, 6, padding_mode="reflect")
@@ -91,7 +90,7 @@ def test_without_a_matrix_the_supremum_is_the_upper_bound(monkeypatch: pytest.Mo
         truth = dense_norm(kernel, 12, padding_mode=mode)
         assert found.lower <= truth.hi
         assert truth.lo <= finite(found.upper) <= factor * supremum * (1 + 1e-5)
-        assert found.way == ("ring" if mode == "zeros" else "supremum")
+        assert found.bound_source is (BoundSource.CIRCULANT if mode == "zeros" else BoundSource.SUPREMUM)
         assert not found.within(1e-6)
 
 

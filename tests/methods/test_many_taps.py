@@ -11,12 +11,12 @@ import pytest
 from specnorm_numpy import BACKEND
 
 import specnorm
-from specnorm.linalg.lags import half_lags, paired_taps
-from specnorm.proof import fathom
-from specnorm.proof.cells import Cells, torus, torus_size
-from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.certified.symbol import cover
+from specnorm.certified.symbol.cells import Cells, torus, torus_size
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.certified.symbol.lags import half_lags, paired_taps
+from specnorm.clock import OutOfTime
 from specnorm.runtime.execution import MEMORY, Execution
-from specnorm.search.clock import OutOfTime
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0
@@ -58,7 +58,7 @@ def test_cells_by_some_at_once_are_bounded_alike() -> None:
         ops: Any = Execution(BACKEND, BACKEND.namespace(None), memory=memory)
         polynomial = GramPolynomial(kernel, tick=lambda: ticks.append(1), ops=ops)
         ticks.clear()
-        found.append(fathom.limits_sq(polynomial, cells, 20.0))
+        found.append(cover.limits_sq(polynomial, cells, 20.0))
     assert len(ticks) > 1
     np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
 

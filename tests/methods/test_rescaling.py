@@ -15,8 +15,8 @@ from strategies import Layer, Recipe, layers, recipes
 
 import specnorm
 from specnorm import GeometryError, MethodError
-from specnorm.linalg.symbols import Symbol
-from specnorm.proof.gram_powers import Powers, lag_norms
+from specnorm.certified.symbol.gram_powers import Powers, lag_norms
+from specnorm.certified.symbol.symbols import Symbol
 from specnorm.runtime.execution import Execution
 
 

@@ -25,12 +25,13 @@ from soundness.at_size import AtSize, by_rings
 from soundness.layers import Layer, layer
 from soundness.twisted import Axis, Complex, part, ring_matrix, ring_norm, turned
 
-from specnorm.linalg import frequencies
-from specnorm.linalg.frequencies import Frequencies
-from specnorm.proof import cells, gram_polynomial, rings
-from specnorm.proof.cells import Boxes
-from specnorm.search import rings as ring_search
-from specnorm.spec import ConvSpec
+from specnorm.certified.layer import circulant
+from specnorm.certified.symbol import cells, gram_polynomial
+from specnorm.certified.symbol.cells import Boxes
+from specnorm.problem import frequencies
+from specnorm.problem.frequencies import Frequencies
+from specnorm.problem.spec import ConvSpec
+from specnorm.search import circulants as ring_search
 
 Phases = tuple[float, ...]
 
@@ -183,7 +184,7 @@ def too_short() -> list[str]:
     found = []
     for index in range(400):
         drawn = layer(index)
-        for axis, points in zip(drawn.axes, rings.shortest(spec_of(drawn)), strict=True):
+        for axis, points in zip(drawn.axes, circulant.shortest(spec_of(drawn)), strict=True):
             if axis.wraps(points * axis.unit) or points * axis.unit > axis.shortest:
                 found.append(f"{drawn}: {points} points")
     return found
@@ -297,7 +298,7 @@ def by_rings_alone() -> list[str]:
     return []
 
 
-_points, _dft, _phases_at = rings._points, cells.dft, frequencies.phases_at
+_points, _dft, _phases_at = circulant._points, cells.dft, frequencies.phases_at
 
 
 def one_point_fewer(*axis: Any) -> int:
@@ -351,8 +352,8 @@ class Mutation:
 
 
 MUTATIONS = {
-    "length": Mutation(((rings, "_points", one_point_fewer),)),
-    "stride and dilation with a common factor": Mutation(((rings, "_points", closed_on_the_product),), too_short),
+    "length": Mutation(((circulant, "_points", one_point_fewer),)),
+    "stride and dilation with a common factor": Mutation(((circulant, "_points", closed_on_the_product),), too_short),
     "mirror images": Mutation(((ring_search, "dft", half_less_a_point),)),
     "phase of one tap": Mutation(
         ((gram_polynomial, "phases_at", phase_forgotten), (frequencies, "phases_at", phase_forgotten))

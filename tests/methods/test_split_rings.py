@@ -18,18 +18,19 @@ from oracle import dense_matrix
 from specnorm_numpy import NumpyBackend
 
 from specnorm.certified.bound import finite, known
-from specnorm.linalg.chebyshev import top_eigenvectors
-from specnorm.linalg.frequencies import Frequencies
-from specnorm.linalg.layer_map import sizes_of
-from specnorm.proof import matrices, split_rings
-from specnorm.proof.cells import torus
-from specnorm.proof.fathom import Cover
-from specnorm.proof.rings import Ring, shortest
-from specnorm.proof.split_rings import Highest, WaveGram, first_of_mirrored, split_norm_below
+from specnorm.certified.layer import deflation
+from specnorm.certified.layer.circulant import Ring, shortest
+from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, first_of_mirrored, split_norm_below
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol.cells import torus
+from specnorm.certified.symbol.cover import Cover
+from specnorm.numerics.chebyshev import top_eigenvectors
+from specnorm.problem.frequencies import Frequencies
+from specnorm.problem.layer_map import sizes_of
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search.branch_and_bound import Search
-from specnorm.search.split_rings import SplitRing
-from specnorm.spec import ConvSpec
+from specnorm.search.deflated import SplitRing
 
 Matrix = NDArray[np.complex128]
 
@@ -79,7 +80,7 @@ def cases(count: int, *, first: int = 0) -> Iterator[Case]:
         yield Case(kernel, spec, ring, matrix, float(np.linalg.svd(matrix, compute_uv=False)[0]))
 
 
-def explicit(case: Case, highest: Highest) -> tuple[Matrix, Matrix]:
+def explicit(case: Case, highest: DeflatedModes) -> tuple[Matrix, Matrix]:
     """Columns of L and R: waves of X and Y on the small side's and the large side's positions, one after another."""
     pixels, outputs = sizes_of(case.spec)
     left: list[NDArray[Any]] = []
@@ -163,18 +164,18 @@ def test_what_is_asked_is_what_is_proven() -> None:
     with pytest.raises(ValueError, match="compression"):
         split_norm_below(*given, shorter, cover, highest, case.norm, ops=execution())
     few = highest.at < len(highest.points) - 1
-    less = Highest(highest.points[:-1], highest.at[few], highest.x[few], highest.y[few])
+    less = DeflatedModes(highest.points[:-1], highest.at[few], highest.x[few], highest.y[few])
     with pytest.raises(ValueError, match="leaves open"):
         split_norm_below(*given, case.ring, cover, less, case.norm, ops=execution())
     both = Frequencies(np.asarray([[1], [4]]), (5,))
     assert len(first_of_mirrored(both)) == 1
     none: Any = np.zeros((0, 1))
     with pytest.raises(ValueError, match="mirror"):
-        Highest(both, np.zeros(0, dtype=np.int64), none, none)
+        DeflatedModes(both, np.zeros(0, dtype=np.int64), none, none)
 
 
 # -- without one of the terms, false bounds are proven ----------------------------------------------------------------
-_overlaps, _fathom, _gram = split_rings._overlaps, Cover.fathom, WaveGram.__init__
+_overlaps, _fathom, _gram = deflation._overlaps, Cover.fathom, WaveGram.__init__
 
 
 def fewer_positions(numerators: Any, ring: Any, axis: int, n: int, *rest: Any, **named: Any) -> Any:
@@ -192,7 +193,7 @@ def nothing_left(self: Cover, formed: Any, threshold: float, **named: Any) -> An
     return done
 
 
-def without_mirror_images(self: WaveGram, spec: Any, ring: Any, highest: Highest, *, ops: Any) -> None:
+def without_mirror_images(self: WaveGram, spec: Any, ring: Any, highest: DeflatedModes, *, ops: Any) -> None:
     _gram(self, spec, ring, highest, ops=ops)
     count = len(highest.at)
     self.matrix = self.matrix[:count, :count]
@@ -204,9 +205,9 @@ def halved(self: WaveGram, *given: Any, **named: Any) -> None:
 
 
 MUTATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
-    "a position": ((split_rings, "_overlaps", fewer_positions),),
-    "length of the ring": ((split_rings, "_overlaps", longer_ring),),
-    "what is left": ((Cover, "fathom", nothing_left), (split_rings, "rest_below", lambda *_, **__: True)),
+    "a position": ((deflation, "_overlaps", fewer_positions),),
+    "length of the ring": ((deflation, "_overlaps", longer_ring),),
+    "what is left": ((Cover, "fathom", nothing_left), (deflation, "rest_below", lambda *_, **__: True)),
     "mirror images": ((WaveGram, "__init__", without_mirror_images),),
     "both sides": ((WaveGram, "__init__", halved),),
 }
@@ -227,14 +228,14 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
         split = ring._split(0.5 * case.norm)
         assert split is not None
         _, highest = split
-        nothing = Highest(highest.points, highest.at[:0], highest.x[:0], highest.y[:0])
+        nothing = DeflatedModes(highest.points, highest.at[:0], highest.x[:0], highest.y[:0])
         if len(highest.at):
             given += [(ring.kernel, nothing, 0.5 * case.norm), (ring.kernel, highest, 0.499 * case.norm)]
-    proven = [split_rings.rest_below(*x, ops=execution()) for x in given]
+    proven = [deflation.rest_below(*x, ops=execution()) for x in given]
     assert len(proven) > 4
     assert not any(proven)
-    monkeypatch.setattr(matrices, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
-    assert all(split_rings.rest_below(*x, ops=execution()) for x in given)
+    monkeypatch.setattr(norms, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
+    assert all(deflation.rest_below(*x, ops=execution()) for x in given)
 
 
 def test_what_has_failed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install py
 from oracle import dense_matrix
 from soundness.layers import Layer, layer
 
-from specnorm.proof import sublayers
-from specnorm.proof.sublayers import Part, SubLayer
-from specnorm.spec import ConvSpec
+from specnorm.certified.layer import components
+from specnorm.certified.layer.components import Component, SubLayer
+from specnorm.problem.spec import ConvSpec
 
 LAYERS = 150
 
@@ -41,7 +41,7 @@ def scaled(drawn: Layer) -> NDArray[np.float64]:
 
 
 def parts_of(drawn: Layer) -> list[SubLayer]:
-    return sublayers.sublayers(ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry))
+    return components.sublayers(ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry))
 
 
 def wrong(count: int = LAYERS) -> list[str]:
@@ -102,27 +102,27 @@ def test_a_window_is_a_part() -> None:
 
 
 # -- without one of the conditions -----------------------------------------------------------------------------------
-def first_alone(*axis: Any) -> list[Part]:
+def first_alone(*axis: Any) -> list[Component]:
     """The first residue taken for all of them."""
     return _largest_parts(*axis)[:1]
 
 
-def padded_as_before(*axis: Any) -> list[Part]:
+def padded_as_before(*axis: Any) -> list[Component]:
     """Residues forgotten in the padding."""
     n, outputs, k, stride, dilation, (before, after) = axis
     return _largest_parts(n, outputs, k, stride, dilation, (before - before % dilation, after))
 
 
-def held_by_length(self: Part, other: Part) -> bool:
+def held_by_length(self: Component, other: Component) -> bool:
     """A part held by every one with as many pixels and outputs, wherever its padding begins."""
     return self.stride == other.stride and self.pixels >= other.pixels and self.outputs >= other.outputs
 
 
-_largest_parts = sublayers._largest_parts
+_largest_parts = components._largest_parts
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "every residue": (sublayers, "_largest_parts", first_alone),
-    "padding of a residue": (sublayers, "_largest_parts", padded_as_before),
-    "distance of pixels and outputs": (Part, "holds", held_by_length),
+    "every residue": (components, "_largest_parts", first_alone),
+    "padding of a residue": (components, "_largest_parts", padded_as_before),
+    "distance of pixels and outputs": (Component, "holds", held_by_length),
 }
 
 

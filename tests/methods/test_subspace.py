@@ -22,20 +22,21 @@ from oracle import dense_matrix, dense_norm
 from specnorm_numpy import NumpyBackend
 
 import specnorm
+from specnorm.certified import host, rounding
 from specnorm.certified.bound import known
-from specnorm.linalg import polyphase
-from specnorm.linalg.layer_map import Convolution
-from specnorm.proof import host, rounding, subspace
-from specnorm.proof.cells import torus
-from specnorm.proof.rings import Ring, shortest
-from specnorm.proof.subspace import OnSubspace
+from specnorm.certified.layer import lehmann_maehly
+from specnorm.certified.layer.circulant import Ring, shortest
+from specnorm.certified.layer.lehmann_maehly import Compression
+from specnorm.certified.symbol.cells import torus
+from specnorm.problem import polyphase
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
 from specnorm.search.branch_and_bound import Search
-from specnorm.search.layer_tuning import LayerTuning
-from specnorm.search.split_rings import SplitRing
-from specnorm.search.subspace import orthonormal
-from specnorm.spec import ConvSpec
+from specnorm.search.compression import orthonormal
+from specnorm.search.deflated import SplitRing
+from specnorm.search.layer_bounds import LayerTuning
 
 Matrix = NDArray[np.float64]
 
@@ -63,10 +64,12 @@ class Case:
         found = self.ring._split(part * self.norm)
         if found is None or not len(found[1].at):
             return None
-        waves, _ = subspace.waves_on_outputs(self.spec, self.ring.ring, found[1], ops=execution())
+        waves, _ = lehmann_maehly.waves_on_outputs(self.spec, self.ring.ring, found[1], ops=execution())
         every: Any = np.concatenate([waves, *more], axis=1)
         basis = orthonormal(every, ops=execution())
-        off = subspace.off_subspace_up(self.ring.kernel, self.spec, self.ring.ring, *found, basis, ops=execution())
+        off = lehmann_maehly.complement_bound(
+            self.ring.kernel, self.spec, self.ring.ring, *found, basis, ops=execution()
+        )
         # Where every frequency of the ring is above the part, nothing is known of what is left.
         return (basis, off) if off < math.inf else None
 
@@ -126,7 +129,7 @@ def below_the_truth() -> list[str]:
     for case, part in itertools.product(cases(20, first=100), (0.5, 0.8)):
         for more in ((), (top(case, 1),), (np.ones_like(top(case, 1)),)):
             found = case.subspace(part, *more)
-            on = OnSubspace(case.layer(), found[0], ops=execution()) if found is not None else None
+            on = Compression(case.layer(), found[0], ops=execution()) if found is not None else None
             for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3):
                 bound = case.norm * (1 - below)
                 if found is not None and on is not None and on.norm_below(found[1], bound):
@@ -146,8 +149,8 @@ def test_with_the_top_vectors_the_bound_is_the_norm() -> None:
         if found is not None:
             total += 1
             half = found[0].shape[1] // 2
-            first = OnSubspace(case.layer(), found[0][:, :half], ops=execution())
-            on = OnSubspace(case.layer(), found[0][:, half:], first, ops=execution())
+            first = Compression(case.layer(), found[0][:, :half], ops=execution())
+            on = Compression(case.layer(), found[0][:, half:], first, ops=execution())
             close += on.norm_below(found[1], case.norm * (1 + 1e-9))
     assert close > total / 2 > 5
 
@@ -160,19 +163,21 @@ def test_a_basis_without_the_waves_says_less() -> None:
         if found is None or len(found[1].at) < 2:
             continue
         count += 1
-        waves, _ = subspace.waves_on_outputs(case.spec, case.ring.ring, found[1], ops=execution())
+        waves, _ = lehmann_maehly.waves_on_outputs(case.spec, case.ring.ring, found[1], ops=execution())
         basis: Any = orthonormal(waves, ops=execution())[:, 1:, :]
-        off = subspace.off_subspace_up(case.ring.kernel, case.spec, case.ring.ring, *found, basis, ops=execution())
+        off = lehmann_maehly.complement_bound(
+            case.ring.kernel, case.spec, case.ring.ring, *found, basis, ops=execution()
+        )
         rest = case.matrix - case.matrix @ basis[0].T @ basis[0]
         assert np.linalg.norm(rest, 2) <= off
     assert count > 5
 
 
 # -- without one of the terms, false bounds are proven ----------------------------------------------------------------
-_pencil, _waves, _off = OnSubspace.pencil, subspace.waves_on_outputs, subspace.off_subspace_up
+_pencil, _waves, _off = Compression.pencil, lehmann_maehly.waves_on_outputs, lehmann_maehly.complement_bound
 
 
-def without_rest(self: OnSubspace, gap: float, lam: float) -> Any:
+def without_rest(self: Compression, gap: float, lam: float) -> Any:
     del gap
     return _pencil(self, math.inf, lam)
 
@@ -187,9 +192,9 @@ def shorter(*given: Any, **named: Any) -> float:
 
 
 MUTATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
-    "what leaves the subspace": ((OnSubspace, "pencil", without_rest),),
-    "imaginary parts": ((subspace, "waves_on_outputs", real_parts),),
-    "what is off it": ((subspace, "off_subspace_up", shorter),),
+    "what leaves the subspace": ((Compression, "pencil", without_rest),),
+    "imaginary parts": ((lehmann_maehly, "waves_on_outputs", real_parts),),
+    "what is off it": ((lehmann_maehly, "complement_bound", shorter),),
 }
 
 
@@ -201,7 +206,7 @@ def test_every_term_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_a_basis_lacks_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subspace, "host", SimpleNamespace(**{**vars(host), "add_up": lambda limit, _: limit}))
+    monkeypatch.setattr(lehmann_maehly, "host", SimpleNamespace(**{**vars(host), "add_up": lambda limit, _: limit}))
     with pytest.raises(AssertionError, match="<="):
         test_a_basis_without_the_waves_says_less()
 
@@ -214,22 +219,22 @@ def constant(value: float, shape: tuple[int, int]) -> tuple[Convolution, Fractio
     return Convolution(kernel, spec, ops=execution()), shape[0] * shape[1] * Fraction(float(np.float32(value))) ** 2
 
 
-def one_output(value: float, count: int) -> tuple[OnSubspace, float, Fraction]:
+def one_output(value: float, count: int) -> tuple[Compression, float, Fraction]:
     """A product as small as its roundings may make it: how far a library's own goes depends on the processor."""
     layer, square = constant(value, (1, count))
     basis: Any = np.ones((1, 1, 1), dtype=np.float32)
-    on = OnSubspace(layer, basis, ops=execution())
+    on = Compression(layer, basis, ops=execution())
     on.gram = on.gram * (1 - 0.9 * rounding.gamma(count, 2.0**-24))
     return on, 0.0, square
 
 
-def many_outputs(value: float, count: int) -> tuple[OnSubspace, float, Fraction]:
+def many_outputs(value: float, count: int) -> tuple[Compression, float, Fraction]:
     layer, square = constant(value, (count, 1))
     basis: Any = np.full((1, 1, count), 1 / math.sqrt(count), dtype=np.float32)
-    return OnSubspace(layer, basis, ops=execution()), 0.0, square
+    return Compression(layer, basis, ops=execution()), 0.0, square
 
 
-def two_outputs(value: float, count: int) -> tuple[OnSubspace, float, Fraction]:
+def two_outputs(value: float, count: int) -> tuple[Compression, float, Fraction]:
     """Products as small as their roundings may make them; off the first output the layer is the second one."""
     layer, square = constant(value, (2, count))
     apply: Any = layer.apply
@@ -238,11 +243,11 @@ def two_outputs(value: float, count: int) -> tuple[OnSubspace, float, Fraction]:
     layer.apply = lambda x: small[0] * apply(x)  # type: ignore[method-assign]
     layer.adjoint = lambda y: small[1] * adjoint(y)  # type: ignore[method-assign]
     basis: Any = np.asarray([[[1, 0]]], dtype=np.float32)
-    on = OnSubspace(layer, basis, ops=execution())
+    on = Compression(layer, basis, ops=execution())
     return on, math.sqrt(square / 2) * (1 + 1e-12), square
 
 
-def too_low(build: Callable[..., tuple[OnSubspace, float, Fraction]], *without: str) -> bool:
+def too_low(build: Callable[..., tuple[Compression, float, Fraction]], *without: str) -> bool:
     """Whether a bound below the norm is proven, with some allowances left out."""
     for count, value in itertools.product((20_000, 60_000), np.random.RandomState(0).uniform(0.1, 1, 60)):
         on, off, square = build(float(value), count)

@@ -16,7 +16,7 @@ from strategies import Recipe
 
 import specnorm
 from specnorm import EstimateWarning, MethodError, TensorNorm, Undecided
-from specnorm.linalg.frequencies import Frequencies
+from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import SearchResult
 from specnorm.tensor import alternation, form, proving
 

@@ -15,9 +15,19 @@ from strategies import Recipe
 
 import specnorm
 from specnorm import TensorNorm
-from specnorm.linalg import block_lanczos, gram_powers, lanczos
-from specnorm.search import layer, open_groups, own_matrix, rings, smallest_unfolding, split_rings, subspace, supremum
-from specnorm.search.layer_tuning import LayerTuning
+from specnorm.certified.symbol import tap_powers
+from specnorm.numerics import block_lanczos, lanczos
+from specnorm.search import (
+    circulants,
+    compression,
+    deflated,
+    lanczos_bound,
+    layer,
+    open_groups,
+    smallest_unfolding,
+    supremum,
+)
+from specnorm.search.layer_bounds import LayerTuning
 from specnorm.tensor import alternation, proving, tracking
 
 Kernel = NDArray[np.float64]
@@ -95,7 +105,7 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "unfoldings compared in float32": (smallest_unfolding, smallest_unfolding.UnfoldingTuning(0), f4),
     "a basis of nothing": (block_lanczos, block_lanczos.BlockTuning(0), power),
     "a basis beyond the dimension": (block_lanczos, block_lanczos.BlockTuning(10**4), power),
-    "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
+    "a chunk a frequency": (tap_powers, tap_powers.GramTuning(1, 1), gram),
     "a search before every matrix": (layer, LayerTuning(at_once=0), enclosed),
     "no matrix": (layer, LayerTuning(at_once=0, soon=0, work=0), enclosed),
     "a wave alone": (layer, LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),
@@ -106,15 +116,15 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "a supremum that is hardly searched": (supremum, supremum.SupremumTuning(loose=3.0), ringed),
     "every layer a small one": (layer, LayerTuning(at_once=-1, soon=-1, work=-1, split=-1, tiny=10**6), enclosed),
     "every wave taken out": (
-        split_rings, split_rings.SplitTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
+        deflated, deflated.SplitTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
     ),
-    "no wave taken out": (split_rings, split_rings.SplitTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
-    "one wave of a frequency": (split_rings, split_rings.SplitTuning((0.5,), (0.5,), 0, 1, together=1), split),
-    "any subspace": (subspace, subspace.SubspaceTuning((0.9, 1e-3), 1e12, 9, 1, 10**6, -1.0, 1e-14), split),
-    "no subspace": (subspace, subspace.SubspaceTuning((2.0,), 1e12, 0), split),
-    "one step a matrix": (own_matrix, own_matrix.MatrixTuning(1, 1, ()), enclosed),
-    "rings of any length": (rings, rings.RingTuning(7, 3.0, 2, 0.9), ringed),
-    "no ring": (rings, rings.RingTuning(0), ringed),
+    "no wave taken out": (deflated, deflated.SplitTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
+    "one wave of a frequency": (deflated, deflated.SplitTuning((0.5,), (0.5,), 0, 1, together=1), split),
+    "any subspace": (compression, compression.SubspaceTuning((0.9, 1e-3), 1e12, 9, 1, 10**6, -1.0, 1e-14), split),
+    "no subspace": (compression, compression.SubspaceTuning((2.0,), 1e12, 0), split),
+    "one step a matrix": (lanczos_bound, lanczos_bound.MatrixTuning(1, 1, ()), enclosed),
+    "rings of any length": (circulants, circulants.RingTuning(7, 3.0, 2, 0.9), ringed),
+    "no ring": (circulants, circulants.RingTuning(0), ringed),
     "a search at every step": (tracking, tracking.TrackingTuning(-1.0, -1.0, 5, 9, -1.0, 50, 1, 50.0, 12), tracked),
     "no search, everything a duplicate": (
         tracking, tracking.TrackingTuning(math.inf, math.inf, 0, 0, math.inf, 0, duplicate=0.0, start=(0, 0, 0)),

@@ -18,7 +18,7 @@ from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import FantasticFour, KernelError, Unfoldings
-from specnorm.linalg.lanczos import TUNING, Lanczos
+from specnorm.numerics.lanczos import TUNING, Lanczos
 from specnorm.runtime.execution import Execution
 from specnorm.search import smallest_unfolding
 

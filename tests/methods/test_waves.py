@@ -15,15 +15,15 @@ from oracle import dense_matrix
 from specnorm_numpy import NumpyBackend
 
 import specnorm
-from specnorm.linalg.layer_map import sizes_of
-from specnorm.linalg.waves import Waves
-from specnorm.proof import rounding
-from specnorm.proof.waves import quotient_of_waves_down
+from specnorm.certified import rounding
+from specnorm.certified.layer.wave_bound import quotient_of_waves_down
+from specnorm.certified.layer.waves import Waves
+from specnorm.problem.layer_map import sizes_of
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
-from specnorm.search.layer_tuning import LayerTuning
-from specnorm.search.waves import WaveSum
-from specnorm.spec import ConvSpec
+from specnorm.search.layer_bounds import LayerTuning
+from specnorm.search.one_wave import WaveSum
 
 BACKEND = NumpyBackend()
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.networks import Graph, Layer, Node, operators
+from specnorm.certified.network import operators
+from specnorm.networks import Graph, Layer, Node
 
 Matrix = NDArray[np.float64]
 FUNCTIONS: dict[str, tuple[operators.Pointwise, float, float]] = {

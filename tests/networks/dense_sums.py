@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from networks.dense_networks import FUNCTIONS, Conv, Matrix, largest_over_masks
 
-from specnorm.networks import Graph, Layer, Node, operators
-from specnorm.networks.operators import Operator
+from specnorm.certified.network import operators
+from specnorm.certified.network.operators import Operator
+from specnorm.networks import Graph, Layer, Node
 
 Sum = dict[int, Matrix]
 """Number of a value -> matrix from it."""

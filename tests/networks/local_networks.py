@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from networks.dense_networks import FUNCTIONS, Conv, Matrix, draw, graph_of, sizes_of
 
-from specnorm.networks import Graph, Layer, Node, operators
+from specnorm.certified.network import operators
+from specnorm.networks import Graph, Layer, Node
 
 VALUES: dict[str, Callable[[Matrix], Matrix]] = {
     "relu": lambda v: np.maximum(v, 0),

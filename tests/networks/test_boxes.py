@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from specnorm.certified.network.operators import Exp, Input, Matrix, Power, Product, Scale, Sigmoid
 from specnorm.errors import CertificateError, MethodError
 from specnorm.networks import Graph, Layer, Node, bound, verify, within
-from specnorm.networks.operators import Exp, Input, Matrix, Power, Product, Scale, Sigmoid
 
 WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
 

@@ -31,8 +31,8 @@ from specnorm.auditing.readers.onnx.binding import NEWEST, bind, parameters  # n
 from specnorm.auditing.readers.onnx.nodes import Call, Data, Value  # noqa: E402
 from specnorm.auditing.readers.onnx.operators import OPERATORS  # noqa: E402
 from specnorm.auditing.readers.onnx.tensors import Constant  # noqa: E402
-from specnorm.networks.checking import check  # noqa: E402
-from specnorm.networks.operators import NoBoundError  # noqa: E402
+from specnorm.certified.network.checking import check  # noqa: E402
+from specnorm.certified.network.operators import NoBoundError  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "200"))
 PAGE = Path(__file__).parents[2] / "docs" / "networks.md"

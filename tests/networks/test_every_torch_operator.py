@@ -24,8 +24,8 @@ from networks.torch_calls import Drawn, draw  # noqa: E402
 from specnorm_torch.fourier import COMPLEX, REAL  # noqa: E402
 from specnorm_torch.networks import _without_rule  # noqa: E402
 
-from specnorm.networks.checking import check  # noqa: E402
-from specnorm.networks.operators import Random, Unknown  # noqa: E402
+from specnorm.certified.network.checking import check  # noqa: E402
+from specnorm.certified.network.operators import Random, Unknown  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800"))
 STEPS = {"sign", *(f"{kind}.{end}" for kind in ("gt", "ge", "lt", "le") for end in ("Scalar", "Tensor"))}

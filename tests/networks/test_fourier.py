@@ -16,9 +16,9 @@ from networks.torch_modules import Function  # noqa: E402
 from specnorm_torch import certified_accuracy, network_bound, network_graph, nonexpansive  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from specnorm.certified.network.kernels import norm_of_matrices_up  # noqa: E402
 from specnorm.errors import CertificateError, KernelError  # noqa: E402
 from specnorm.networks import Multipliers, bound, verify, within  # noqa: E402
-from specnorm.networks.measuring import norm_of_matrices_up  # noqa: E402
 
 fft = torch.fft
 COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800")) // 400

@@ -12,7 +12,8 @@ pytest.importorskip("clarabel", reason="it solves LipSDP's cone program, with Sc
 from lipsdp import lipsdp
 from numpy.typing import NDArray
 
-from specnorm.networks import Graph, Layer, Node, bound, operators
+from specnorm.certified.network import operators
+from specnorm.networks import Graph, Layer, Node, bound
 
 NETWORKS = [(5, 20, 12, 1), (8, 10, 20, 8), (4, 15, 3), (5, 8, 8, 8, 8, 3), (4, 6, 6, 6, 6, 6, 6, 6, 6, 2)]
 

@@ -12,21 +12,10 @@ import numpy as np
 import pytest
 from networks.local_networks import Chain, convolutional, dense
 
+from specnorm.certified.network import operators, zonotopes
+from specnorm.certified.network.ranges import Ball, ranges
 from specnorm.errors import CertificateError, InternalError, MethodError
-from specnorm.networks import (
-    Certificate,
-    Measure,
-    Multipliers,
-    Product,
-    bound,
-    local,
-    local_radii,
-    margins,
-    near,
-    operators,
-    verify,
-)
-from specnorm.networks.ranges import Ball, ranges
+from specnorm.networks import Certificate, Measure, Multipliers, Product, bound, local_radii, margins, near, verify
 
 METHOD = Multipliers(steps=6)
 MEASURE = Measure(1e-4)
@@ -83,7 +72,7 @@ def test_channels_gain_where_all_their_pixels_agree() -> None:
     """Without units: a channel that is off everywhere is left out, one that is on everywhere is not."""
     chain = dense(0, (4, 8, 8, 3))
     x = centre(chain, 0)
-    graph = local.localised(chain.graph, ranges(chain.graph, Ball({"x": x}, 1e-3)))
+    graph = zonotopes.localised(chain.graph, ranges(chain.graph, Ball({"x": x}, 1e-3)))
     # The attack speaks of all inputs, these slopes of the ball's.
     alone = bound(graph, MEASURE, method=METHOD, check=False).upper
     everywhere = bound(chain.graph, MEASURE, method=METHOD).upper
@@ -185,7 +174,7 @@ def test_matrices_that_are_multiplied_out_are_off_by_less_than_they_say() -> Non
     """Of a network in which nothing switches: the product in rational numbers, entry by entry."""
     chain = dense(1, (6, 9, 9, 4))
     x = centre(chain, 1)
-    run = local.unit_run(local.localised(chain.graph, ranges(chain.graph, Ball({"x": x}, 1e-9))))
+    run = zonotopes.unit_run(zonotopes.localised(chain.graph, ranges(chain.graph, Ball({"x": x}, 1e-9))))
     assert run is not None
     assert len(run.links) == 1
     (term,) = run.links[0].terms

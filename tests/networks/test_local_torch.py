@@ -15,9 +15,9 @@ from torch import Tensor, nn  # noqa: E402
 
 from specnorm.auditing.readers import open_model  # noqa: E402
 from specnorm.auditing.readers.onnx import OnnxTensors  # noqa: E402
+from specnorm.certified.network.ranges import Ball, ranges  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
 from specnorm.networks import Multipliers  # noqa: E402
-from specnorm.networks.ranges import Ball, ranges  # noqa: E402
 
 
 def pair(a: Tensor, b: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from specnorm.certified import bound as bound_module
+from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError
+from specnorm.certified.network import operators
+from specnorm.certified.network.kernels import fold_error
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Measure, Node, Product, averaged, bound, margins, operators, step
-from specnorm.networks.measuring import fold_error
-from specnorm.proof import host
-from specnorm.spec import ConvSpec
+from specnorm.networks import Graph, Layer, Measure, Node, Product, averaged, bound, margins, step
+from specnorm.problem.spec import ConvSpec
 
 
 def dense(*matrices: Any, name: str = "w") -> Graph:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from networks.dense_networks import FUNCTIONS, Conv, draw, from_below, graph_of, sizes_of, smallest_eigenvalue
 
+from specnorm.certified.network import affine_maps, segments, subnetworks
 from specnorm.errors import MethodError
-from specnorm.networks import Measure, Multipliers, Product, Scaled, bound, links, runs, segments
+from specnorm.networks import Measure, Multipliers, Product, Scaled, bound
 
 MEASURE = Measure(1e-4)
 KINDS: dict[str, dict[str, Any]] = {
@@ -48,7 +49,7 @@ def slack(chain: Sequence[Conv], n: tuple[int, ...], measure: Measure = MEASURE,
     """Smallest eigenvalue of the dense inequality of each part of more than one link, at its own input size."""
     graph = graph_of(chain, n)
     found = []
-    for run in runs.runs(graph):
+    for run in subnetworks.runs(graph):
         parts = segments.segments(run)
         weights = Multipliers(steps=steps).weights(run, parts)
         assert weights is not None
@@ -182,8 +183,8 @@ def one_phase_dropped(original: Callable[..., Any]) -> Callable[..., Any]:
     [
         ("zeros", segments, "middle", forgotten_half),
         ("slopes circular", segments, "middle", forgotten_leaf),
-        ("zeros", links.Term, "dense", one_tap_moved),
-        ("strided", links, "phased", one_phase_dropped),
+        ("zeros", affine_maps.Term, "dense", one_tap_moved),
+        ("strided", affine_maps, "phased", one_phase_dropped),
     ],
 )
 def test_a_dropped_term_is_noticed(

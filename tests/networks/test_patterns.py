@@ -24,10 +24,10 @@ from networks.written_networks import (
     pooled,
 )
 
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import Place
+from specnorm.certified.network.patterns import recognised
 from specnorm.networks import Graph, Node
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import Place
-from specnorm.networks.patterns import recognised
 
 
 @pytest.mark.parametrize("name", PATTERNS)

@@ -46,8 +46,9 @@ from networks.compositions.planting import Planted
 from networks.onnx_networks import graph_of, model
 from onnx import TensorProto, helper
 
+from specnorm.certified.network import operators
 from specnorm.errors import MethodError, TranslationError
-from specnorm.networks import Graph, Layer, Node, bound, operators, step
+from specnorm.networks import Graph, Layer, Node, bound, step
 
 
 def named(each: Planted) -> str:

@@ -14,10 +14,11 @@ import pytest
 from networks.dense_networks import FUNCTIONS
 from networks.local_networks import VALUES, Chain, convolutional, dense
 
+from specnorm.certified import host
+from specnorm.certified.network import operators, ranges
+from specnorm.certified.network.ranges import Ball, Box
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Node, bound, operators, ranges, within
-from specnorm.networks.ranges import Ball, Box
-from specnorm.proof import host
+from specnorm.networks import Graph, Layer, Node, bound, within
 
 KINDS: dict[str, dict[str, Any]] = {
     "zeros": {"plain": True},
@@ -125,7 +126,7 @@ def test_rounding_is_counted(function: str) -> None:
 
 
 def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "raised", lambda x, _: x)
+    monkeypatch.setattr(host, "inflate", lambda x, _: x)
     honest = operators.Matrix.linear_map
 
     def unrounded(matrix: Any, place: Any) -> Any:

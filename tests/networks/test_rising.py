@@ -13,8 +13,9 @@ import pytest
 from networks.dense_networks import draw, graph_of, sizes_of
 from networks.local_networks import dense
 
+from specnorm.certified.network import operators
 from specnorm.errors import CertificateError
-from specnorm.networks import Certificate, Graph, Layer, Multipliers, Node, Product, bound, operators, verify
+from specnorm.networks import Certificate, Graph, Layer, Multipliers, Node, Product, bound, verify
 
 
 def leaky(widths: tuple[int, ...], seed: int, alpha: float) -> tuple[list[Any], Graph]:

@@ -15,8 +15,9 @@ from specnorm_torch import network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.networks import Measure, Multipliers, Product, runs, segments, verify  # noqa: E402
-from specnorm.networks.patterns import recognised  # noqa: E402
+from specnorm.certified.network import segments, subnetworks  # noqa: E402
+from specnorm.certified.network.patterns import recognised  # noqa: E402
+from specnorm.networks import Measure, Multipliers, Product, verify  # noqa: E402
 
 SORTS: dict[str, Callable[[Tensor], Tensor]] = {
     "split": lambda x: pair_of_two_splits(x),
@@ -208,7 +209,7 @@ def test_weights_go_through_sorted_channels(seed: int, kind: str) -> None:
 def test_weights_of_their_own_prove_nothing_of_sorted_channels() -> None:
     """A pair whose channels are weighed apart may be stretched: a certificate that says so is refused."""
     model = nn.Sequential(nn.Linear(4, 4), Function(SORTS["chunk"]), nn.Linear(4, 2))
-    (run,) = runs.runs(recognised(network_graph(model, (4,))).pruned())
+    (run,) = subnetworks.runs(recognised(network_graph(model, (4,))).pruned())
     even, uneven = np.array([1.0, 2.0, 1.0, 2.0]), np.array([1.0, 2.0, 2.0, 1.0])
     part = run.part(0, 1)
     assert segments.constant_up(part, [np.ones(4), even], Measure()) > 0
@@ -219,7 +220,7 @@ def test_weights_of_their_own_prove_nothing_of_sorted_channels() -> None:
 def test_weights_of_groups() -> None:
     """Those of three neighbours are one number."""
     model = nn.Sequential(nn.Linear(4, 6), Function(lambda x: in_groups(x, 3)), nn.Linear(6, 2))
-    (run,) = runs.runs(recognised(network_graph(model, (4,))).pruned())
+    (run,) = subnetworks.runs(recognised(network_graph(model, (4,))).pruned())
     groups = run.links[0].groups
     assert groups is not None
     assert groups.tolist() == [0, 0, 0, 1, 1, 1]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from networks.dense_networks import draw, graph_of
 
+from specnorm.certified.network import operators
 from specnorm.errors import MethodError
 from specnorm.networks import (
     CertifiedAccuracy,
@@ -23,7 +24,6 @@ from specnorm.networks import (
     averaged,
     bound,
     margins,
-    operators,
     step,
 )
 

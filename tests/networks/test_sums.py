@@ -11,22 +11,9 @@ import numpy as np
 import pytest
 from networks.dense_sums import NETWORKS, Network, from_below, residual, smallest_eigenvalue
 
-from specnorm.networks import (
-    Graph,
-    Measure,
-    Multipliers,
-    Product,
-    Scaled,
-    bound,
-    links,
-    operators,
-    recursion,
-    runs,
-    segments,
-    stages,
-    verify,
-)
-from specnorm.networks.forms import keeps_channels
+from specnorm.certified.network import affine_maps, operators, segments, subnetworks
+from specnorm.certified.network.linear_combinations import keeps_channels
+from specnorm.networks import Graph, Measure, Multipliers, Product, Scaled, bound, recursion, stages, verify
 
 MEASURE = Measure(1e-4)
 
@@ -35,7 +22,7 @@ def slack(net: Network, graph: Graph, steps: int = 6) -> list[float]:
     """Smallest eigenvalue of the dense inequality of each part with more than one link, at its own input size."""
     found = []
     number = {name: at for at, name in enumerate(net.names)}
-    for run in runs.runs(graph):
+    for run in subnetworks.runs(graph):
         parts = segments.segments(run)
         weights = Multipliers(steps=steps).weights(run, parts)
         assert weights is not None
@@ -89,7 +76,7 @@ def test_whole_network_is_bounded(kind: str) -> None:
 
 def test_gradient_is_that_of_differences() -> None:
     for kind in ("residual, curved", "concatenated", "downsampled"):
-        (run, *_) = runs.runs(NETWORKS[kind](1)[1])
+        (run, *_) = subnetworks.runs(NETWORKS[kind](1)[1])
         grid = stages.stages(run, segments.segments(run), 4)
         numbers = np.random.default_rng(0)
         ends = np.cumsum([link.width for link in run.links[:-1]])
@@ -125,8 +112,8 @@ def test_what_may_be_no_sum_is_not_believed(changed: dict[str, Any]) -> None:
     """Of values whose sum may have another shape the triangle inequality is left, of their maximum its own rule."""
     net, graph = residual(0)
     nodes = tuple(replace(n, **changed) if isinstance(n.operator, operators.Add) else n for n in graph.nodes)
-    assert all(len(link.sources) == 1 for run in runs.runs(Graph(nodes, graph.outputs)) for link in run.links)
-    assert any(len(link.sources) > 1 for run in runs.runs(graph) for link in run.links)
+    assert all(len(link.sources) == 1 for run in subnetworks.runs(Graph(nodes, graph.outputs)) for link in run.links)
+    assert any(len(link.sources) > 1 for run in subnetworks.runs(graph) for link in run.links)
     assert net.names
 
 
@@ -169,9 +156,9 @@ def without_signs(original: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("kind", "place", "name", "mutation"),
     [
-        ("linear", links.Term, "dense", a_place_moved),
-        ("downsampled", links, "phased", a_tap_too_early),
-        ("bottleneck", links.Term, "dense", without_signs),
+        ("linear", affine_maps.Term, "dense", a_place_moved),
+        ("downsampled", affine_maps, "phased", a_tap_too_early),
+        ("bottleneck", affine_maps.Term, "dense", without_signs),
     ],
 )
 def test_a_dropped_term_is_noticed(

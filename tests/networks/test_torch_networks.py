@@ -18,9 +18,9 @@ from specnorm_torch import network_bound, spectral_norm  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
+from specnorm.certified.network.operators import Convolution, Input, Pad  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
 from specnorm.networks import Graph, Layer, Multipliers, Node, bound  # noqa: E402
-from specnorm.networks.operators import Convolution, Input, Pad  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 

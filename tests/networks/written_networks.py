@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import Operator, Windows
+from specnorm.certified.network.patterns import recognised
 from specnorm.networks import Graph, Node
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import Operator, Windows
-from specnorm.networks.patterns import recognised
 
 SHAPE = (2, 6, 4, 4)
 

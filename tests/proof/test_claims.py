@@ -18,31 +18,34 @@ from specnorm_numpy import BACKEND
 from test_house import PLUGINS, ROOT, core_files, parsed, room
 
 import specnorm
-from specnorm.certified import bound
+from specnorm import arrays
+from specnorm.certified import bound, host
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, as_array, greatest, least
-from specnorm.linalg import arrays
-from specnorm.linalg.frequencies import half_grid
-from specnorm.linalg.layer_map import Convolution
-from specnorm.linalg.line_blocks import of_one_group, plans
-from specnorm.proof import fathom, grid, host, matrices, rings, sublayers, unfolding
-from specnorm.proof.cells import Circulant, dft, dft_points, torus
-from specnorm.proof.fathom import Cover, cover_blocks, on_grid
-from specnorm.proof.gram_polynomial import GramPolynomial
-from specnorm.proof.layer import LayerGram
-from specnorm.proof.pruning import LargestBound
-from specnorm.proof.rings import norm_by_circulant, padded_norm, shortest
-from specnorm.proof.sublayers import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
+from specnorm.certified.layer import circulant, components
+from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm, shortest
+from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
+from specnorm.certified.layer.own_matrix import LayerGram
+from specnorm.certified.matrices import norms, unfolding
+from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.symbol import cover, grid
+from specnorm.certified.symbol.cells import Circulant, dft, dft_points, torus
+from specnorm.certified.symbol.cover import Cover, cover_blocks, on_grid
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.certified.symbol.pruning import LargestBound
+from specnorm.problem.frequencies import half_grid
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
+from specnorm.search import component
 from specnorm.search import layer as layer_search
-from specnorm.search.layer_tuning import TUNING
-from specnorm.search.own_matrix import enclose_by_matrix
-from specnorm.spec import ConvSpec
+from specnorm.search.lanczos_bound import enclose_by_matrix
+from specnorm.search.layer_bounds import TUNING
 
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
-ROOM = ("certified", "proof")
+ROOM = ("certified", "certified.network")
 COVER = {"_open", "_norms", "_upper", "_note", "_reopen"}
 """What a cover keeps to itself."""
-MAKERS = {"Upper", "Lower", "_upper", "_lower", "_largest", "_ROOM", "_Claim"}
+MAKERS = {"Upper", "Lower", "_upper", "_lower", "_largest", "_KERNEL", "_Claim"}
 
 
 # -- who makes claims --------------------------------------------------------------------------------------------------
@@ -80,7 +83,7 @@ def test_claims_are_made_in_one_room(path: Path) -> None:
         "from specnorm.certified.bound import _upper",
         "from specnorm.certified.bound import Upper, _lower as make",
         "bound._upper(1.0, 'sigma*', 'no rule')",
-        "room = bound._ROOM",
+        "room = bound._KERNEL",
         "cover._norms[:] = 0",
         "cover._upper = 0.0",
         "cover._note(index, norms, 1.0)",
@@ -133,7 +136,7 @@ def test_what_is_made_of_claims_is_rounded_outward(monkeypatch: pytest.MonkeyPat
     assert inward() == []
     for name in ("add_up", "mul_up", "div_up", "sqrt_up"):
         with monkeypatch.context() as patch:
-            patch.setattr(host, "above", lambda x: x)
+            patch.setattr(host, "next_up", lambda x: x)
             assert inward(), f"{name} was not noticed"
     with pytest.raises(HypothesisError):
         assumed(1.0).over(assumed_lower(0.0))
@@ -170,7 +173,7 @@ RING = Circulant(shortest(LAYER), (True, False))
 KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 
 
-def cover(threshold: float) -> Cover:
+def cover_of(threshold: float) -> Cover:
     """Of the torus, after one round."""
     found = cover_blocks(KERNEL, torus((4,)), ops=OPS)
     formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
@@ -207,18 +210,18 @@ def shorter(axis: int) -> Circulant:
 
 GROUP = of_one_group(LAYER)
 REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
-(PART,) = sublayers.sublayers(LAYER)
+(PART,) = components.sublayers(LAYER)
 DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1, dilation=2)
-PARTS = [sub.spec for sub in sublayers.sublayers(DILATED)]
+PARTS = [sub.spec for sub in components.sublayers(DILATED)]
 REFUSED: dict[str, Callable[[], object]] = {
-    "an open cell": lambda: cover(0.4).proven(),
+    "an open cell": lambda: cover_of(0.4).proven(),
     "a cell left out": lambda: norm_of(torus((4,))[:-1]),
     "a circulant one point short": lambda: norm_by_circulant(LAYER, assumed(1.0, shorter(0))),
     "a circulant one point short on the other axis": lambda: norm_by_circulant(LAYER, assumed(1.0, shorter(1))),
     "a circulant of padding that is not zero": lambda: norm_by_circulant(REFLECT, assumed(1.0, RING)),
     "the supremum for a circulant": lambda: norm_by_circulant(LAYER, assumed(1.0)),
     "a circulant for the supremum": lambda: padded_norm(assumed(1.0, RING), LAYER),
-    "a circulant for the supremum of a grid": lambda: fathom.grid_lemma(1.0, assumed(2.0, RING), np.zeros(1)),
+    "a circulant for the supremum of a grid": lambda: cover.grid_lemma(1.0, assumed(2.0, RING), np.zeros(1)),
     "the supremum for some of the torus": lambda: on_grid(assumed(1.0), torus((4,))),
     "a circulant for one of another length": lambda: least(assumed(1.0, RING), assumed(1.0, shorter(0))),
     "a group left out": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)]),
@@ -234,13 +237,11 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a larger layer as a restriction": lambda: norm_of_restriction(PART.window(9), PART, assumed_lower(1.0, GROUP)),
     "another layer as a restriction": lambda: norm_of_restriction(PART, PART, assumed_lower(1.0, REFLECT)),
     "several outputs as a patch": lambda: norms_of_patch(
-        PART, assumed_lower(1.0, matrices.stack_of((2, 2, 2))), assumed(1.0, matrices.stack_of((2, 2, 2)))
+        PART, assumed_lower(1.0, norms.stack_of((2, 2, 2))), assumed(1.0, norms.stack_of((2, 2, 2)))
     ),
-    "taps as one": lambda: matrices.norm_of_one_tap(KERNEL, assumed(1.0, matrices.stack_of((1, 3, 3)))),
-    "another matrix as a tap": lambda: matrices.norm_of_one_tap(
-        KERNEL[..., :1], assumed(1.0, matrices.stack_of((1, 3, 2)))
-    ),
-    "a kernel that is not zero": lambda: matrices.norm_of_zero(KERNEL, ops=OPS),
+    "taps as one": lambda: norms.norm_of_one_tap(KERNEL, assumed(1.0, norms.stack_of((1, 3, 3)))),
+    "another matrix as a tap": lambda: norms.norm_of_one_tap(KERNEL[..., :1], assumed(1.0, norms.stack_of((1, 3, 2)))),
+    "a kernel that is not zero": lambda: norms.norm_of_zero(KERNEL, ops=OPS),
     "another grid": lambda: grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (40,), ops=OPS),
     "another bound on a grid": lambda: grid.norm_by_grid(visited(halved, (20,)), (20,), ops=OPS),
     "a block left out": lambda: bound.largest_of_blocks([assumed(1.0)], np.zeros((2, 1, 1, 3))),  # type: ignore[arg-type]
@@ -256,7 +257,7 @@ def test_a_rule_does_not_apply_to(name: str) -> None:
 
 def test_rules_apply_where_they_may() -> None:
     """The same with nothing wrong."""
-    assert cover(100.0).proven().what == EVERYWHERE
+    assert cover_of(100.0).proven().what == EVERYWHERE
     assert norm_of(torus((4,))).value == 100
     assert norm_by_circulant(LAYER, assumed(1.0, RING)).what == LAYER
     lower, upper = norms_of_parts(DILATED, [(assumed_lower(1.0, x), assumed(2.0, x)) for x in PARTS])
@@ -269,8 +270,8 @@ def test_rules_apply_where_they_may() -> None:
     assert (
         norm_of_restriction(PART, PART.window(9), assumed_lower(1.0, of_one_group(PART.window(9).spec))).what == LAYER
     )
-    assert matrices.norm_of_one_tap(KERNEL[..., :1], assumed(1.0, matrices.stack_of((1, 3, 3)))).what == EVERYWHERE
-    assert matrices.norm_of_zero(0 * KERNEL, ops=OPS).value == 0
+    assert norms.norm_of_one_tap(KERNEL[..., :1], assumed(1.0, norms.stack_of((1, 3, 3)))).what == EVERYWHERE
+    assert norms.norm_of_zero(0 * KERNEL, ops=OPS).value == 0
     assert grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (20,), ops=OPS).what == EVERYWHERE
 
 
@@ -309,7 +310,7 @@ def by_unfolding(blocks: Any) -> Upper:
 
 
 FIXED: dict[str, tuple[Callable[[Any], Upper], Any, str, Any]] = {
-    "Frobenius": (lambda b: matrices.norm_by_frobenius(b, ops=OPS), host, "root_up", lambda _: 1.0),
+    "Frobenius": (lambda b: norms.norm_by_frobenius(b, ops=OPS), host, "root_up", lambda _: 1.0),
     "grid": (by_grid, grid, "grid_factor", lambda *_: 1.0),
     "unfolding": (by_unfolding, unfolding, "with_taps", lambda norms, *_, **__: norms),
 }
@@ -337,7 +338,7 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
     (above,) = gram.norms_near(np.asarray([norm * 1.001]))
     assert above is not None
     assert above.what == spec
-    monkeypatch.setattr(matrices, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
+    monkeypatch.setattr(norms, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
     (false,) = gram.norms_near(np.asarray([norm * 0.999]))
     assert false is not None, "the factorisation was not asked"
 
@@ -345,7 +346,7 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
     monkeypatch.setattr(layer_search, "TUNING", replace(TUNING, at_once=-1.0, soon=-1.0, work=-1.0))
-    monkeypatch.setattr(layer_search, "_fewest", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
+    monkeypatch.setattr(component, "fewest_points", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 
     def enclosed() -> None:
@@ -354,7 +355,7 @@ def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(HypothesisError, match="compression"):
         enclosed()
-    monkeypatch.setattr(rings, "is_long_enough", lambda *_: True)
+    monkeypatch.setattr(circulant, "is_long_enough", lambda *_: True)
     enclosed()
 
 

@@ -13,11 +13,11 @@ from oracle import sigma_star
 from specnorm_numpy import BACKEND
 
 from specnorm.certified.bound import HypothesisError
-from specnorm.linalg.frequencies import Frequencies, half_grid
-from specnorm.proof import fathom
-from specnorm.proof.cells import dft, single_points, torus
-from specnorm.proof.fathom import Cover, cover_blocks
-from specnorm.proof.gram_polynomial import GramPolynomial, SymbolGram, rotate
+from specnorm.certified.symbol import cover
+from specnorm.certified.symbol.cells import dft, single_points, torus
+from specnorm.certified.symbol.cover import Cover, cover_blocks
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial, SymbolGram, rotate
+from specnorm.problem.frequencies import Frequencies, half_grid
 from specnorm.runtime.execution import Execution
 
 OPS = Execution(BACKEND, BACKEND.namespace(None))
@@ -220,8 +220,8 @@ def test_grid_points_need_a_supremum() -> None:
 def test_no_lemma_speaks_of_cells_wider_than_half_a_turn(radius: float) -> None:
     """The cosine is positive again from 3 pi / 2 on: the lemma is not."""
     wide: Any = np.asarray([radius])
-    assert fathom.cell_lemma(1.0, wide) == 0
-    assert fathom.grid_lemma(1.0, assumed(1.1), wide) == 0
+    assert cover.cell_lemma(1.0, wide) == 0
+    assert cover.grid_lemma(1.0, assumed(1.1), wide) == 0
 
 
 def test_grid_lemma_is_rounded_down() -> None:
@@ -236,5 +236,5 @@ def test_grid_lemma_is_rounded_down() -> None:
         radius = float(random.choice([random.uniform(0, 1.5), zero_at * (1 - 1e-12), zero_at * (1 - 1e-6)]))
         apart = np.sqrt((long(supremum) - long(threshold)) * (long(supremum) + long(threshold)))
         exact = long(threshold) * np.cos(long(radius)) - apart * np.sin(long(radius))
-        found = fathom.grid_lemma(float(threshold), assumed(float(supremum)), np.asarray([radius]))[0]
+        found = cover.grid_lemma(float(threshold), assumed(float(supremum)), np.asarray([radius]))[0]
         assert found <= max(exact, 0) + long(1e-18) if threshold < supremum else found == math.inf

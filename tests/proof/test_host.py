@@ -6,8 +6,9 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import pytest
 
-from specnorm.proof import host
+from specnorm.certified import host
 
 
 def test_rounding_is_upward() -> None:
@@ -25,3 +26,17 @@ def test_rounding_is_upward() -> None:
     assert host.mul_up(5e-324, 5e-324) > 0
     assert host.hypot_up() == 0
     assert host.mul_up(1e300, 1e300) == math.inf
+
+
+@pytest.mark.parametrize("power", [-4000, -2149, -2148, -2100, -1075, -1022, 0, 1023, 2046, 2048, 5000])
+@pytest.mark.parametrize("factor", [1, 2, 3, Fraction(1, 7), 2**53 + 1])
+def test_roots_of_any_size_are_found_at_once(power: int, factor: Fraction) -> None:
+    """Where the number itself vanishes as a float, or overflows: from 0, one float at a time, no root is found."""
+    x = Fraction(factor) * Fraction(2) ** power
+    root = host.root_up(x)
+    if root == math.inf:
+        assert x > Fraction(host.next_down(math.inf)) ** 2
+        return
+    assert Fraction(root) ** 2 >= x
+    below = Fraction(host.next_down(host.next_down(root)))
+    assert below < 0 or below**2 < x

@@ -17,12 +17,12 @@ import pytest
 from oracle import dense_matrix
 from specnorm_numpy import NumpyBackend
 
-from specnorm.linalg.layer_map import Convolution
-from specnorm.linalg.line_blocks import gram_band, plans
-from specnorm.proof import rounding
-from specnorm.proof.layer import residuals_up
+from specnorm.certified import rounding
+from specnorm.certified.layer.own_matrix import residuals_up
+from specnorm.certified.matrices.block_tridiagonal import gram_band, plans
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
-from specnorm.spec import ConvSpec
 
 UNIT = 2.0**-24
 _gamma = rounding.gamma

@@ -12,11 +12,11 @@ from specnorm_numpy import BACKEND
 
 import specnorm
 from specnorm import Gram, Grid
-from specnorm.linalg import symbols
-from specnorm.linalg.frequencies import half_grid
-from specnorm.linalg.symbols import Symbol
-from specnorm.proof.matrices import GramIterates, gram_iteration_up
-from specnorm.proof.pruning import LargestBound
+from specnorm.certified.matrices.norms import GramIterates, gram_iteration_up
+from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol.pruning import LargestBound
+from specnorm.certified.symbol.symbols import Symbol
+from specnorm.problem.frequencies import half_grid
 from specnorm.runtime.execution import Execution
 from specnorm.search import pruned
 

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm import ExactFFT, TensorNorm
+from specnorm import ExactFFT, TensorNorm, clock
+from specnorm.certified.symbol import lags
 from specnorm.errors import Undecided
-from specnorm.linalg import lags
-from specnorm.search import clock
 from specnorm.search.branch_and_bound import Search
 
 KERNEL = np.random.default_rng(0).standard_normal((8, 8, 5, 5))
@@ -54,7 +53,7 @@ def test_a_deadline_ends_the_making_of_coefficients(monkeypatch: pytest.MonkeyPa
         made.append(len(found[0]))
         return found
 
-    monkeypatch.setattr("specnorm.proof.gram_polynomial.autocorrelations", watched)
+    monkeypatch.setattr("specnorm.certified.symbol.gram_polynomial.autocorrelations", watched)
     after = late_after(4, monkeypatch)
     found = specnorm.enclose(KERNEL, budget=1e3)
     assert not made

@@ -19,11 +19,14 @@ from specnorm_numpy import NumpyBackend
 from soundness.claims import Claims
 from soundness.draws import Case, constant_supremum
 from soundness.families import case
-from specnorm.linalg import arrays, lanczos
-from specnorm.linalg.frequencies import Frequencies
-from specnorm.proof import fathom, gram_polynomial, host, matrices
-from specnorm.proof.cells import single_points
-from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm import arrays
+from specnorm.certified import host
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol import cover, gram_polynomial
+from specnorm.certified.symbol.cells import single_points
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.numerics import lanczos
+from specnorm.problem.frequencies import Frequencies
 from specnorm.runtime.execution import Execution
 from specnorm.search import branch_and_bound, tuning
 from specnorm.search.incumbent import Incumbent
@@ -172,7 +175,7 @@ def star() -> Violations:
         matrix[0, -1, :-1] = matrix[0, :-1, -1] = -c
         limit: Any = np.asarray([float(c) * math.sqrt(size - 1) * (1 - 3e-6)], dtype=np.float32)
         assert float(limit[0]) < float(c) * math.sqrt(size - 1) * (1 - 2e-6)
-        if matrices.gram_below(matrix, limit, ops=Execution(Textbook(), xp))[0]:
+        if norms.gram_below(matrix, limit, ops=Execution(Textbook(), xp))[0]:
             yield f"{c}: {limit} proven"
 
 
@@ -223,14 +226,14 @@ def fathomed_in_single_precision() -> Violations:
         polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
         limit_sq = polynomial.limit_sq(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
         formed, _ = at_zero(blocks).form(polynomial, np.arange(1), limit_sq)
-        if math.isfinite(fathom.proven_norms(formed, limit_sq, ops=OPS)[0]):
+        if math.isfinite(cover.proven_norms(formed, limit_sq, ops=OPS)[0]):
             yield f"{blocks.reshape(-1)}: the norm of its sum is not below itself"
 
 
-def at_zero(blocks: Any) -> fathom.Cover:
+def at_zero(blocks: Any) -> cover.Cover:
     """A cover by the frequency zero alone."""
     zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
-    return fathom.cover_blocks(blocks, single_points(zero, blocks.shape[3:]), assumed(1e9), ops=OPS)
+    return cover.cover_blocks(blocks, single_points(zero, blocks.shape[3:]), assumed(1e9), ops=OPS)
 
 
 def reduced_for_higher_limits() -> Violations:
@@ -242,7 +245,7 @@ def reduced_for_higher_limits() -> Violations:
         limit_sq = np.asarray([(norm * (1 - 1e-6)) ** 2])
         if limit_sq[0] > polynomial.truncation:
             formed, _ = at_zero(blocks).form(polynomial, np.arange(1), 10 * limit_sq)
-            if np.isfinite(fathom.proven_norms(formed, limit_sq, ops=OPS)[0]):
+            if np.isfinite(cover.proven_norms(formed, limit_sq, ops=OPS)[0]):
                 yield f"{seed}: proven"
 
 
@@ -274,6 +277,6 @@ def outward() -> Violations:
             "sqrt_down": Fraction(host.sqrt_down(a)) ** 2 <= x,
             "cos_down": arb(float(host.cos_down(a))) <= cos,
             "sin_up": arb(float(host.sin_up(a))) >= sin,
-            "raised": Fraction(host.raised(a * b * b * b, 3)) >= x * y**3,
+            "raised": Fraction(host.inflate(a * b * b * b, 3)) >= x * y**3,
         }
         yield from (f"{name} of {a} and {b}" for name, holds in held.items() if not holds)

@@ -20,11 +20,12 @@ from specnorm_numpy import BACKEND
 from soundness import balls
 from soundness.families import FAMILIES, case
 from soundness.peaks import Peaks
-from specnorm.linalg import symbols
-from specnorm.linalg.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
-from specnorm.proof import matrices, rounding, trigonometric
-from specnorm.proof.cells import Boxes, dft, torus
-from specnorm.proof.gram_polynomial import GramPolynomial
+from specnorm.certified import rounding
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol import symbols, trigonometric
+from specnorm.certified.symbol.cells import Boxes, dft, torus
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.problem.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
 from specnorm.runtime.execution import Execution
 
 xp = BACKEND.namespace(None)
@@ -134,7 +135,7 @@ def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) 
             u = float(np.finfo(dtype).eps) / 2
             for factor in (1 - 64 * u, 1 - 4 * u, 1 - u, 1.0, 1 + 2e4 * u):
                 limit: Any = np.asarray([top * factor], dtype=dtype)
-                said = bool(matrices.gram_below(h[None], limit, ops=Execution(BACKEND, xp))[0])
+                said = bool(norms.gram_below(h[None], limit, ops=Execution(BACKEND, xp))[0])
                 surely_below = not balls.positive_definite(exact, arb(float(limit[0])) * (1 + arb("1e-40")))
                 assert not (said and surely_below), (seed, factor)
                 proven_above += said
@@ -161,7 +162,7 @@ def test_frobenius_norms_are_rounded_up(dtype: str) -> None:
         a = scaled((1 + seed % 7, 1 + seed % 11), seed, dtype)
         with ctx.workprec(balls.BITS):
             exact = sum((arb(float(x)) ** 2 for x in a.reshape(-1)), arb(0)).sqrt()
-        up = float(matrices.frobenius_up(a, xp=xp)[0])
+        up = float(norms.frobenius_up(a, xp=xp)[0])
         assert exact <= arb(up) < exact * arb("1.00001")
 
 

@@ -109,10 +109,6 @@ def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> list
 def sniff(file: BinaryIO) -> str:
     """Tell a model file's format by its content.
 
-    Parameters
-    ----------
-    file : binary file
-
     Returns
     -------
     str

@@ -35,8 +35,6 @@ class Entry:
 
     Parameters
     ----------
-    name : str
-    start, size : int
     crc : int
         Checksum that the archive states.
     """
@@ -63,10 +61,6 @@ class Entry:
 
 def stored_entries(file: BinaryIO) -> dict[str, Entry]:
     """List the entries of an archive without compression.
-
-    Parameters
-    ----------
-    file : binary file
 
     Returns
     -------

@@ -15,9 +15,5 @@ def in_float32(bits: NDArray[Any]) -> NDArray[np.float32]:
     ----------
     bits : array of 16-bit unsigned integers
         Of either byte order.
-
-    Returns
-    -------
-    array of float32
     """
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)

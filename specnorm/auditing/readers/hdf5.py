@@ -34,10 +34,8 @@ class Dataset:
     path : tuple of str
         Groups that lead to it, then its name.
     shape : tuple of int
-    dtype : str
     refusal : str or None
         Why it is not read.
-    source : h5py.Dataset
     """
 
     path: tuple[str, ...]
@@ -48,10 +46,6 @@ class Dataset:
 
     def load(self) -> NDArray[Any]:
         """Read it.
-
-        Returns
-        -------
-        array
 
         Raises
         ------
@@ -68,14 +62,6 @@ class Dataset:
 
 def open_file(file: BinaryIO) -> h5py.File:
     """Open an HDF5 file for reading.
-
-    Parameters
-    ----------
-    file : binary file
-
-    Returns
-    -------
-    h5py.File
 
     Raises
     ------
@@ -97,7 +83,6 @@ def datasets(root: h5py.File, max_bytes: int) -> Iterator[Dataset]:
 
     Parameters
     ----------
-    root : h5py.File
     max_bytes : int
         Most bytes of all arrays together.
 
@@ -124,10 +109,6 @@ def datasets(root: h5py.File, max_bytes: int) -> Iterator[Dataset]:
 def names(root: h5py.File) -> dict[tuple[str, ...], str]:
     """Names that Keras 3 gives the owners of variables.
 
-    Parameters
-    ----------
-    root : h5py.File
-
     Returns
     -------
     dict of path to str
@@ -149,8 +130,6 @@ def text_attribute(item: Any, name: str, most: int) -> str | None:
 
     Parameters
     ----------
-    item : h5py.Group or h5py.Dataset
-    name : str
     most : int
         Longest text that is believed, in bytes.
 

@@ -47,7 +47,6 @@ def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[list[Tensor]]:
     ----------
     read : callable
         A reader, importable by its name.
-    path : str
     max_bytes : int
         Most bytes of all arrays.
 

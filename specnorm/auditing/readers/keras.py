@@ -55,16 +55,7 @@ _MOST_PIXELS = 2**24
 
 
 def snake(name: str) -> str:
-    """Turn a class into the name of a group in a Keras 3 file, by Keras's own rule.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    str
-    """
+    """Turn a class into the name of a group in a Keras 3 file, by Keras's own rule."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
@@ -80,8 +71,6 @@ class Node:
     ----------
     kind : str
         Class; of a class that is not Keras's own, with a "custom " in front.
-    name : str
-    config : mapping
     built : mapping
         What it was built with, in Keras 3.
     children : list of Node
@@ -103,10 +92,6 @@ class Node:
             Of the group.
         name : str or None
             Of the layer, if the file says.
-
-        Returns
-        -------
-        Node or None
         """
         for node in self.children:
             if node.name == (part if name is None else name):
@@ -127,10 +112,6 @@ def parse(text: str) -> Node:
     ----------
     text : str
         JSON.
-
-    Returns
-    -------
-    Node
 
     Raises
     ------
@@ -173,14 +154,8 @@ def describe(found: Sequence[Dataset], names: Mapping[tuple[str, ...], str], con
 
     Parameters
     ----------
-    found : sequence of Dataset
     names : mapping of path to str
         Names of layers, where the file has them.
-    config : Node or None
-
-    Returns
-    -------
-    list of Tensor
     """
     tensors = [_tensor(dataset, names, config) for dataset in found]
     known = Counter(tensor.name for tensor in tensors)

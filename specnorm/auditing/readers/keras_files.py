@@ -30,10 +30,6 @@ def read_hdf5(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     max_bytes : int
         Most bytes of all arrays.
 
-    Returns
-    -------
-    list of Tensor
-
     Raises
     ------
     ModelFileError
@@ -62,15 +58,10 @@ def read_archive(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
 
     Parameters
     ----------
-    file : binary file
     path : str
         Unused.
     max_bytes : int
         Most bytes of all arrays, and of the archive unpacked.
-
-    Returns
-    -------
-    list of Tensor
 
     Raises
     ------

@@ -36,10 +36,6 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     max_bytes : int
         Most bytes of all arrays, uncompressed.
 
-    Returns
-    -------
-    list of Tensor
-
     Raises
     ------
     ModelFileError

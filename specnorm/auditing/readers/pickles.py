@@ -31,6 +31,10 @@ _DTYPES = frozenset(
     for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 )
 _SCALARS = (str, int, float, bytes, type(None))
+_MOST_AXES = 64
+"""Of a tensor; torch computes with no more."""
+_WORK = 16
+"""Items that its calls may be given for each byte of a pickle, however often they are given."""
 _ADVICE = "Only plain state dicts are opened: in the program that made the file, torch.save(model.state_dict(), path)."
 
 
@@ -110,7 +114,9 @@ class _Storage:
 
 
 class _Opaque:
-    """A container or object whose content does not matter here."""
+    """A container or object whose content does not matter here, but for how much it is."""
+
+    size = 0
 
 
 class _Ordered(_Opaque):
@@ -132,21 +138,21 @@ class Scan:
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self._work = 0
 
     def run(self, file: BinaryIO) -> None:
         """Interpret one pickle, and leave the file after it.
-
-        Parameters
-        ----------
-        file : binary file
 
         Raises
         ------
         ModelFileError
             If the pickle names something outside a plain state dict.
         """
-        self._stack, self._marks, self._memo = [], [], {}
+        self._stack, self._marks, self._memo, self._work = [], [], {}, 0
+        start = file.tell()
         for opcode, argument, _ in pickletools.genops(file):
+            if self._work > _WORK * (file.tell() - start):
+                raise ModelFileError(f"its pickle makes many things of one that is large. {_ADVICE}")
             operation = _OPERATIONS.get(opcode.name)
             if operation is None:
                 raise ModelFileError(f"its pickle uses {opcode.name}, which no state dict needs. {_ADVICE}")
@@ -184,6 +190,7 @@ class Scan:
             # Keys are hashed: a nested one can be made to take for ever.
             if not isinstance(key, _SCALARS):
                 raise ModelFileError(f"one of its dictionaries has a key that is no plain name. {_ADVICE}")
+        self._stack[-1].size += len(items)
 
     def _name_global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
@@ -198,22 +205,24 @@ class Scan:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, _Global) or function.name not in _CALLS or not isinstance(arguments, tuple):
             raise ModelFileError(f"its pickle calls something that is no part of a state dict. {_ADVICE}")
+        self._work += sum(map(_size, arguments))
         if function.name in _REBUILD:
             _check_tensor(*arguments[:4])
             self._push(_Opaque())
         elif function.name == "torch.Size":
             self._push(arguments[0])
         elif function.name == "collections.OrderedDict":
-            for pair in arguments[0] if arguments else ():
-                self._set_items([pair[0]])
             self._push(_Ordered())
+            self._set_items([item for pair in (arguments[0] if arguments else ()) for item in pair[:2]])
         elif function.name == "collections.Counter" and not all(isinstance(x, _Opaque) for x in arguments):
             raise ModelFileError(f"its pickle counts something that is no part of a state dict. {_ADVICE}")
         else:
             self._push(_Opaque())
 
     def _build(self, _: Any) -> None:
-        if not isinstance(self._pop(), _Opaque) or not isinstance(self._stack[-1], _Ordered):
+        state = self._pop()
+        self._work += _size(state)
+        if not isinstance(state, _Opaque) or not isinstance(self._stack[-1], _Ordered):
             raise ModelFileError(f"its pickle changes an object after building it. {_ADVICE}")
 
     def _persistent(self, _: Any) -> None:
@@ -240,12 +249,18 @@ def _itemsize(name: str) -> int | None:
     return 1 if storage == "UntypedStorage" else _ITEMSIZE.get(storage.removesuffix("Storage"))
 
 
+def _size(value: Any) -> int:
+    """Items of a container, 1 of anything else."""
+    return 1 + (len(value) if isinstance(value, list | tuple) else value.size if isinstance(value, _Opaque) else 0)
+
+
 def _counts(*values: Any) -> bool:
-    return all(type(value) is int and value >= 0 for value in values)
+    return all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def _check_tensor(storage: object, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
-    if not isinstance(storage, _Storage) or not _counts(offset, *shape, *strides) or len(shape) != len(strides):
+    fits = len(shape) == len(strides) <= _MOST_AXES
+    if not isinstance(storage, _Storage) or not fits or not _counts(offset, *shape, *strides):
         raise ModelFileError("one of its tensors has no proper shape.")
     reach = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
     if 0 not in shape and (math.prod(shape) > storage.numel or reach > storage.numel):

@@ -25,13 +25,8 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     ----------
     file : binary file
         Unused: the plugin opens the file itself.
-    path : str
     max_bytes : int
         Most bytes of all tensors.
-
-    Returns
-    -------
-    list of Tensor
 
     Raises
     ------

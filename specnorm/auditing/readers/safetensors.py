@@ -37,10 +37,6 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     max_bytes : int
         Most bytes of all arrays.
 
-    Returns
-    -------
-    list of Tensor
-
     Raises
     ------
     ModelFileError
@@ -53,17 +49,12 @@ def listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[T
 
     Parameters
     ----------
-    file : binary file
     path : str
         The same file, for the library.
     max_bytes : int
         Most bytes of all arrays.
     reopen : callable
         Gives the file again, as a context.
-
-    Returns
-    -------
-    list of Tensor
 
     Raises
     ------

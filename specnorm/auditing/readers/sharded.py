@@ -19,14 +19,6 @@ MAX_INDEX = 100_000_000
 def index_of(folder: Path) -> Path:
     """Find the index in a folder.
 
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    Path
-
     Raises
     ------
     ModelFileError
@@ -51,10 +43,6 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
         Of the index: the shards lie beside it.
     max_bytes : int
         Most bytes of all arrays of all shards.
-
-    Returns
-    -------
-    list of Tensor
 
     Raises
     ------

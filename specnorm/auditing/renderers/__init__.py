@@ -15,15 +15,10 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
 
     Parameters
     ----------
-    reports : sequence of Report
     output_format : str
         One of `FORMATS`.
     many : bool
         Whether several models were asked for: JSON is then a list, whatever became of them.
-
-    Returns
-    -------
-    str
     """
     # Imported on demand: pages need Jinja2.
     module = importlib.import_module(f"{__name__}.{output_format}")

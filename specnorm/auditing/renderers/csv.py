@@ -17,13 +17,8 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
 
     Parameters
     ----------
-    reports : sequence of Report
     many : bool
         Unused: the column ``model`` is always there.
-
-    Returns
-    -------
-    str
     """
     del many
     rows = [{"model": report.model, **row.to_dict()} for report in reports for row in report.layers]

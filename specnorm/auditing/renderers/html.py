@@ -84,7 +84,6 @@ class Cell:
 
     Parameters
     ----------
-    text : str
     value : float or None
         What to sort by; None: last.
     pad : int

@@ -9,17 +9,7 @@ from specnorm.auditing.report import Report
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
-    """One object, or a list of them where several models were asked for.
-
-    Parameters
-    ----------
-    reports : sequence of Report
-    many : bool
-
-    Returns
-    -------
-    str
-    """
+    """One object, or a list of them where several models were asked for."""
     data = [report.to_dict() for report in reports]
     # ASCII, so that no character of a layer's name can act on a terminal.
     return json.dumps(data if many else data[0], indent=2, allow_nan=False) + "\n"

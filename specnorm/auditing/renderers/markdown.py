@@ -19,13 +19,8 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
 
     Parameters
     ----------
-    reports : sequence of Report
     many : bool
         Unused.
-
-    Returns
-    -------
-    str
     """
     del many
     return "\n".join(_report(report) for report in reports)
@@ -33,10 +28,6 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
 
 def code(text: str) -> str:
     """Show text as code that holds nothing but itself.
-
-    Parameters
-    ----------
-    text : str
 
     Returns
     -------

@@ -20,7 +20,6 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
 
     Parameters
     ----------
-    reports : sequence of Report
     many : bool
         Unused.
 
@@ -34,16 +33,7 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
 
 
 def columns(report: Report) -> list[str]:
-    """Names of the methods' columns, in the order of the table.
-
-    Parameters
-    ----------
-    report : Report
-
-    Returns
-    -------
-    list of str
-    """
+    """Names of the methods' columns, in the order of the table."""
     names = dict.fromkeys(name for row in report.layers for name in row.values)
     return sorted(names, key=lambda name: name == CIRCULAR)
 
@@ -53,7 +43,6 @@ def cells(row: Row, methods: Sequence[str]) -> list[str]:
 
     Parameters
     ----------
-    row : Row
     methods : sequence of str
         From `columns`.
 
@@ -105,10 +94,6 @@ def _cell(value: Value, promise: str) -> str:
 
 def notes(report: Report) -> list[str]:
     """What stands beneath a table, a line each: the summary, the promises, the assumptions, the errors.
-
-    Parameters
-    ----------
-    report : Report
 
     Returns
     -------
@@ -174,16 +159,7 @@ def _where(rows: Sequence[Row]) -> str:
 
 
 def promises(rows: Sequence[Row]) -> dict[str, str]:
-    """One word for what each column promises: with one estimate in it, a column of bounds is none.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-
-    Returns
-    -------
-    dict of str to str
-    """
+    """One word for what each column promises: with one estimate in it, a column of bounds is none."""
     kinds: dict[str, str] = {}
     for row in rows:
         for name, kind in row.promises.items():

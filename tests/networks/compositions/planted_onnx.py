@@ -19,7 +19,7 @@ from networks.compositions.planting import (
 )
 from onnx import helper
 
-from specnorm.networks import operators as ops
+from specnorm.certified.network import operators as ops
 
 N = helper.make_node
 R = onnx_rule

@@ -10,9 +10,9 @@ from networks.compositions.planted_onnx import one
 from networks.compositions.planting import Plant, Planted, method, onnx_graph
 from onnx import helper
 
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.regions import Range
 from specnorm.networks import Measure
-from specnorm.networks import operators as ops
-from specnorm.networks.regions import Range
 
 N = helper.make_node
 RNG = np.random.default_rng(5)
@@ -41,7 +41,7 @@ def ends(change: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any], Any]:
 def once(patch: Any) -> None:
     """Values are never repeated by broadcasting."""
     for name in ("base", "linear", "joins"):
-        patch.setattr(f"specnorm.networks.operators.{name}.repeats", lambda *_: 1, raising=False)
+        patch.setattr(f"specnorm.certified.network.operators.{name}.repeats", lambda *_: 1, raising=False)
 
 
 def halved_norm(patch: Any) -> None:
@@ -56,7 +56,7 @@ def halved_norm(patch: Any) -> None:
 
 def of_half(patch: Any) -> None:
     """Ranges of half of the ball."""
-    from specnorm.networks.operators.base import Pointwise
+    from specnorm.certified.network.operators.base import Pointwise
 
     real = Pointwise.image
 

@@ -19,7 +19,7 @@ from networks.compositions.planting import (
 )
 from torch.nn import functional
 
-from specnorm.networks import operators as ops
+from specnorm.certified.network import operators as ops
 
 T = torch_rule
 torch.manual_seed(3)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from specnorm.certified.network.operators import Operator
 from specnorm.errors import InternalError, TranslationError
 from specnorm.networks import Graph, NetworkBound, Product, bound, within
-from specnorm.networks.operators import Operator
 
 Array = NDArray[Any]
 Plant = Callable[[pytest.MonkeyPatch], None]

@@ -11,9 +11,9 @@ from networks.compositions.planted_rules import BOX, rule
 from networks.compositions.planting import Planted, onnx_graph, onnx_rule, operator, rearranged
 from onnx import helper
 
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.patterns import parts
 from specnorm.networks import Measure
-from specnorm.networks import operators as ops
-from specnorm.networks.patterns import parts
 
 N = helper.make_node
 RNG = np.random.default_rng(7)
@@ -61,7 +61,7 @@ def planted_layer(matrix: Any) -> Any:
 
 def through_permutations(patch: pytest.MonkeyPatch) -> None:
     """A transposed value has the pieces of the value."""
-    from specnorm.networks.patterns import sorts
+    from specnorm.certified.network.patterns import sorts
 
     real = parts.origin
 
@@ -77,14 +77,14 @@ def through_permutations(patch: pytest.MonkeyPatch) -> None:
 
 def any_pieces(patch: pytest.MonkeyPatch) -> None:
     """Two pieces of one value are its halves."""
-    from specnorm.networks.patterns import sorts
+    from specnorm.certified.network.patterns import sorts
 
     patch.setattr(sorts, "are_halves", lambda first, second: first.source == second.source and first.size > 0)
 
 
 def one_radius(patch: pytest.MonkeyPatch) -> None:
     """An input's own range on a ball is that of radius 1."""
-    from specnorm.networks import ranges
+    from specnorm.certified.network import ranges
 
     real = ranges._Walk._half
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.networks.operators import NoBoundError, Operator, Place
+from specnorm.certified.network.operators import NoBoundError, Operator, Place
 
 Array = NDArray[Any]
 Define = Callable[..., Array]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from networks.operators.dense import matrix_of, norm
 
-from specnorm.networks.operators import ComplexPart, Fourier, NotRunError, Place
+from specnorm.certified.network.operators import ComplexPart, Fourier, NotRunError, Place
 
 POWERS = {"backward": 0.0, "ortho": -0.5, "forward": -1.0}
 

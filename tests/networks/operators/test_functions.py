@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from specnorm.networks.operators import (
+from specnorm.certified.network.operators import (
     CELU,
     ELU,
     GELU,
@@ -50,8 +50,8 @@ from specnorm.networks.operators import (
     Threshold,
     TwoSlopes,
 )
-from specnorm.networks.operators import __all__ as names
-from specnorm.networks.regions import Range
+from specnorm.certified.network.operators import __all__ as names
+from specnorm.certified.network.regions import Range
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -168,7 +168,7 @@ def points(low: Array, high: Array, seed: int, count: int = 9) -> Array:
 
 
 def test_every_function_is_looked_at() -> None:
-    import specnorm.networks.operators as operators
+    import specnorm.certified.network.operators as operators
 
     classes = [getattr(operators, name) for name in names]
     functions = {each for each in classes if isinstance(each, type) and issubclass(each, Pointwise)}

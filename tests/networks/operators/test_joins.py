@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from specnorm.networks.operators import (
+from specnorm.certified.network.operators import (
     Choose,
     Compare,
     Maximum,
@@ -23,8 +23,8 @@ from specnorm.networks.operators import (
     Quotient,
     Where,
 )
-from specnorm.networks.operators.base import Ends
-from specnorm.networks.regions import Range
+from specnorm.certified.network.operators.base import Ends
+from specnorm.certified.network.regions import Range
 
 Array = NDArray[np.float64]
 MASK = np.array([True, False, False, True, False])

@@ -10,7 +10,7 @@ import oracle
 import pytest
 from networks.operators.dense import check_linear
 
-from specnorm.networks.operators import Convolution, Layer, Matrices, Matrix, NotRunError, Place
+from specnorm.certified.network.operators import Convolution, Layer, Matrices, Matrix, NotRunError, Place
 
 
 def bias_of(values: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from networks.operators.dense import check_linear, matrix_of, norm, refused
 
-from specnorm.networks.operators import (
+from specnorm.certified.network.operators import (
     Add,
     Broadcast,
     Concat,
@@ -23,7 +23,7 @@ from specnorm.networks.operators import (
     Scale,
     Sum,
 )
-from specnorm.networks.operators.base import broadcasted, repeats
+from specnorm.certified.network.operators.base import broadcasted, repeats
 
 Array = Any
 

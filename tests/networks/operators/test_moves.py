@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from networks.operators.dense import check_linear
 
-from specnorm.networks.operators import (
+from specnorm.certified.network.operators import (
     Conjugate,
     Entries,
     Flatten,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from specnorm.networks.operators import (
+from specnorm.certified.network.operators import (
     Largest,
     LogSoftmax,
     NoBoundError,
@@ -19,7 +19,7 @@ from specnorm.networks.operators import (
     Smallest,
     Softmax,
 )
-from specnorm.networks.regions import Range
+from specnorm.certified.network.regions import Range
 
 SHAPE = (3, 4, 5)
 

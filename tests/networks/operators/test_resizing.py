@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from networks.operators.dense import check_linear, matrix_of, norm, refused
 
-from specnorm.networks.axes import LONGEST, nearest_pixels, resize_norm_up
-from specnorm.networks.operators import NotRunError, Place, Resize
-from specnorm.networks.regions import Range
+from specnorm.certified.network.axes import LONGEST, nearest_pixels, resize_norm_up
+from specnorm.certified.network.operators import NotRunError, Place, Resize
+from specnorm.certified.network.regions import Range
 
 ONE = Fraction(1)
 

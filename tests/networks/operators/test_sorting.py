@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from specnorm.networks.operators import GroupSort, NotRunError, Operator, Place, Reflection, SignParts, Sort
-from specnorm.networks.regions import Range
+from specnorm.certified.network.operators import GroupSort, NotRunError, Operator, Place, Reflection, SignParts, Sort
+from specnorm.certified.network.regions import Range
 
 SHAPE = (2, 12, 3)
 

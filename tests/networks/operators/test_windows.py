@@ -12,8 +12,8 @@ import pytest
 from networks.operators.dense import check_linear, norm, refused
 from numpy.typing import NDArray
 
-from specnorm.networks.axes import Window, average_norm_up, overlap
-from specnorm.networks.operators import (
+from specnorm.certified.network.axes import Window, average_norm_up, overlap
+from specnorm.certified.network.operators import (
     AdaptiveAveragePool,
     AdaptiveMaxPool,
     AveragePool,
@@ -24,7 +24,7 @@ from specnorm.networks.operators import (
     Place,
     Windows,
 )
-from specnorm.networks.regions import Range
+from specnorm.certified.network.regions import Range
 
 Array = NDArray[np.float64]
 

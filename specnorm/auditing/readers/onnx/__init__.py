@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.auditing.readers.onnx.walk import Walk
+from specnorm.certified.network.graph import Graph
 from specnorm.errors import ModelFileError
-from specnorm.networks.graph import Graph
 
 
 class OnnxTensors(list[Tensor]):
@@ -31,7 +31,6 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
 
     Parameters
     ----------
-    file : binary file
     path : str
         Its folder holds external data.
     max_bytes : int

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.nodes import MAX_FOLDED, Call, Data, Known, Value
 from specnorm.auditing.readers.onnx.tensors import Constant
-from specnorm.networks.operators import NoBoundError
+from specnorm.certified.network.operators import NoBoundError
 
 NEWEST = 28
 """The newest operator set that is known here."""

@@ -11,11 +11,11 @@ import numpy as np
 from specnorm.auditing.readers.onnx.nodes import MAX_KNOWN, Builder, Call, Data, Made, Value, on_axis, scalar, shape_of
 from specnorm.auditing.readers.onnx.shapes import broadcast_shapes
 from specnorm.auditing.readers.onnx.tensors import Constant
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import NoBoundError, Operator
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.shapes import Shape, concrete
 from specnorm.networks import builders
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import NoBoundError, Operator
-from specnorm.networks.operators.base import FloatArray
-from specnorm.networks.shapes import Shape, concrete
 
 QUOTIENT = "it divides by a value that depends on the input, which has no constant"
 

@@ -18,9 +18,9 @@ from specnorm.auditing.readers.onnx.binding import Array, Numbers, Wholes, bind
 from specnorm.auditing.readers.onnx.nodes import MAX_FOLDED, Call, Data, Known, Made, Value
 from specnorm.auditing.readers.onnx.shapes import slice_parts
 from specnorm.auditing.readers.onnx.tensors import Constant
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import NoBoundError
-from specnorm.networks.shapes import concrete
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import NoBoundError
+from specnorm.certified.network.shapes import concrete
 
 Fold = Callable[..., Array | None]
 """Gives None for what is not evaluated."""

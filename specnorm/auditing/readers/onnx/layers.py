@@ -11,10 +11,10 @@ from specnorm.auditing.readers.onnx.binding import Wholes
 from specnorm.auditing.readers.onnx.nodes import MAX_AMOUNT, Call, Data, Made, Value, offset_of, shape_of
 from specnorm.auditing.readers.onnx.shapes import fresh, pooled, same_pads, times
 from specnorm.auditing.readers.onnx.tensors import Constant
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import NoBoundError
+from specnorm.certified.network.shapes import Shape, Size, concrete
 from specnorm.networks import builders
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import NoBoundError
-from specnorm.networks.shapes import Shape, Size, concrete
 
 PRODUCT = "it is a product of two values that depend on the input, which has no constant"
 Pads = tuple[tuple[int, int], ...]
@@ -142,7 +142,7 @@ def _matrix(
     last = right or len(before) == 1
     turned = right != flip
     outputs = weight.shape[1] if turned else weight.shape[0]
-    layer = call.layer(weight, {}, turned=turned)
+    layer = call.layer(weight, {}, transposed=turned)
     shape = (*before[:-1], outputs) if last else (*before[:-2], outputs, before[-1])
     operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if last else "left")
     return Made(operator, (source,), shape)

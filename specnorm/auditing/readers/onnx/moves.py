@@ -25,9 +25,9 @@ from specnorm.auditing.readers.onnx.nodes import (
 )
 from specnorm.auditing.readers.onnx.shapes import broadcast_shapes, fresh, reshaped, slice_parts, sliced, times
 from specnorm.auditing.readers.onnx.tensors import Constant
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import NoBoundError, Operator
-from specnorm.networks.shapes import Shape, Size, concrete
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import NoBoundError, Operator
+from specnorm.certified.network.shapes import Shape, Size, concrete
 
 
 def _moved(x: Value, shape: Shape | None, operator: Operator) -> Constant | Made:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.tensors import Constant
-from specnorm.networks.operators import Layer, NoBoundError, Operator
-from specnorm.networks.operators.base import Offset
-from specnorm.networks.shapes import Shape
+from specnorm.certified.network.operators import Layer, NoBoundError, Operator
+from specnorm.certified.network.operators.base import Offset
+from specnorm.certified.network.shapes import Shape
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 MAX_AMOUNT = 2**16
@@ -51,7 +51,6 @@ class Made:
 
     Parameters
     ----------
-    operator : Operator
     inputs : tuple
         Values, in the operator's order; one that is made itself becomes a node of its own.
     shape : tuple of Size or None
@@ -74,10 +73,6 @@ class Call:
 
     Parameters
     ----------
-    operator : str
-    opset : int
-    inputs : sequence of Value or None
-    attributes : mapping of str to AttributeProto
     outputs : int
         How many it has.
     label : str
@@ -107,7 +102,7 @@ class Call:
         *,
         stated: Mapping[str, Any] | None = None,
         sizes: Shape | None = (),
-        turned: bool = False,
+        transposed: bool = False,
     ) -> Layer:
         """A kernel, which becomes a row, with its geometry for specnorm's functions, and as the file has it.
 
@@ -117,7 +112,7 @@ class Call:
         if kernel.refusal is not None:
             raise NoBoundError(kernel.refusal)
         # Kernels are measured as they are stored, or in float64 where a reader computed them.
-        return Layer(name, kernel.load, geometry, max(len(kernel.shape) - 2, 0), turned)
+        return Layer(name, kernel.load, geometry, max(len(kernel.shape) - 2, 0), transposed)
 
 
 @dataclass(frozen=True)

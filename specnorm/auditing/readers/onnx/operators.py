@@ -11,7 +11,7 @@ from specnorm.auditing.readers.onnx import elementwise, folding, layers, moves, 
 from specnorm.auditing.readers.onnx.elementwise import compare, function, with_alpha
 from specnorm.auditing.readers.onnx.folding import each
 from specnorm.auditing.readers.onnx.nodes import Builder, Known
-from specnorm.networks import operators as ops
+from specnorm.certified.network import operators as ops
 
 
 def _known(since: int, build: Builder | None, fold: Callable[..., Any] | None = None, ignored: str = "") -> Known:

@@ -21,10 +21,10 @@ from specnorm.auditing.readers.onnx.nodes import (
 )
 from specnorm.auditing.readers.onnx.shapes import fresh, pooled, reduced, times
 from specnorm.auditing.readers.onnx.tensors import Constant
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators import NoBoundError, Operator
+from specnorm.certified.network.operators.linear import PadMode
 from specnorm.networks import builders
-from specnorm.networks import operators as ops
-from specnorm.networks.operators import NoBoundError, Operator
-from specnorm.networks.operators.linear import PadMode
 
 
 def pool(

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from specnorm.auditing.readers.onnx.evaluator import evaluate
 from specnorm.auditing.readers.onnx.operators import OPERATORS
 from specnorm.auditing.readers.onnx.tensors import Tensors
-from specnorm.networks.model import Computed, NotExecutedError
-from specnorm.networks.shapes import Shape, concrete
+from specnorm.certified.network.model import Computed, NotExecutedError
+from specnorm.certified.network.shapes import Shape, concrete
 
 ENTRIES = 2**27
 """Entries of all values together."""
@@ -36,14 +36,12 @@ _DOMAINS = ("", "ai.onnx")
 
 
 class OnnxModel:
-    """The original of a graph; see `specnorm.networks.model.Model`.
+    """The original of a graph; see `specnorm.certified.network.model.Model`.
 
     Parameters
     ----------
-    model : ModelProto
     reader : Tensors
         Gives external data.
-    opset : int
     shapes : callable
         Gives the shapes of all values from those of the inputs.
     """
@@ -62,7 +60,7 @@ class OnnxModel:
         self._shapes = shapes
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
-        """Values by name, in the file's precision; see `specnorm.networks.model.Model`.
+        """Values by name, in the file's precision; see `specnorm.certified.network.model.Model`.
 
         Raises
         ------

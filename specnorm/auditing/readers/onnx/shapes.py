@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from specnorm.auditing.readers.onnx.nodes import on_axis
-from specnorm.networks.axes import Window
-from specnorm.networks.operators import NoBoundError
-from specnorm.networks.shapes import Shape, Size, concrete
+from specnorm.certified.network.axes import Window
+from specnorm.certified.network.operators import NoBoundError
+from specnorm.certified.network.shapes import Shape, Size, concrete
 
 _LONGEST = 120
 _count = itertools.count()

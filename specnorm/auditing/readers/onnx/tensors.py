@@ -48,7 +48,6 @@ class Constant:
     shape : tuple of int
     dtype : str
         Of what ``load`` returns.
-    load : callable
     refusal : str or None
         Why it cannot be read.
     key : object

@@ -18,12 +18,12 @@ from specnorm.auditing.readers.onnx.recurrent import GATES, WEIGHTS, gates
 from specnorm.auditing.readers.onnx.reference import OnnxModel
 from specnorm.auditing.readers.onnx.shapes import named
 from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
+from specnorm.certified.network.graph import Graph, Node
+from specnorm.certified.network.operators import Constant as Number
+from specnorm.certified.network.operators import Held, Input, NoBoundError, Pointwise, Random, Unknown
+from specnorm.certified.network.operators.registry import registered
+from specnorm.certified.network.shapes import Shape, Size, concrete
 from specnorm.errors import MethodError, ModelFileError
-from specnorm.networks.graph import Graph, Node
-from specnorm.networks.operators import Constant as Number
-from specnorm.networks.operators import Held, Input, NoBoundError, Pointwise, Random, Unknown
-from specnorm.networks.operators.registry import registered
-from specnorm.networks.shapes import Shape, Size, concrete
 
 _DEPTH = 16
 """Sub-graphs in sub-graphs that are looked into."""
@@ -49,8 +49,6 @@ class Walk:
 
     Parameters
     ----------
-    model : ModelProto
-    reader : Tensors
     sizes : int, tuple of int, or mapping of str to tuple of int, optional
         Spatial sizes of inputs where the file leaves them open; or the shapes of inputs.
     """

@@ -1,0 +1,264 @@
+"""Helpers on the array API standard alone: scaling, real and complex dtypes, start vectors, small products."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from specnorm.types import Array, ArrayOps, Namespace
+
+
+_NEXT_TO_NOTHING = 1e-30
+"""Changes no norm above 1e-14, and has an inverse in single precision."""
+
+
+def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Scale each block by a power of two to about 1 in its largest entry (exact).
+
+    Parameters
+    ----------
+    blocks : array, shape (b, ...)
+        Finite reals.
+
+    Returns
+    -------
+    scaled : array, shape (b, ...)
+    exponent : array, shape (b,)
+        Integral floats: ``blocks = scaled * 2**exponent``. 0 for a zero block.
+    """
+    every = tuple(range(1, blocks.ndim))
+    largest = xp.maximum(xp.max(blocks, axis=every), -xp.min(blocks, axis=every))
+    # Any nearby power of two will do, so floor(log2) being off by one at exact powers (JAX) is harmless.
+    exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
+    # Where a library takes subnormal numbers for zero, their logarithm is infinite.
+    info = xp.finfo(blocks.dtype)
+    least = xp.full_like(exponent, math.log2(float(info.smallest_normal)) + math.log2(float(info.eps)))
+    exponent = xp.maximum(exponent, least)
+    return unscale(blocks, xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp), exponent
+
+
+def unscale(value: Array, exponent: Array, *, xp: Namespace) -> Array:
+    """Multiply by ``2**exponent``, in two halves so that neither overflows on its own, and in one new array."""
+    half = xp.floor(exponent / 2)
+    factor = power_of_two(half, xp=xp)
+    halved = value * factor
+    # The other half is as large, or 1 more: a factor of 1 or 2.
+    halved *= factor * (exponent - 2 * half + 1)
+    return halved
+
+
+def power_of_two(exponent: Array, *, xp: Namespace) -> Array:
+    """Return ``2**exponent`` for integral exponents of normal results: ``pow`` is exact there, JAX's ``exp2`` not."""
+    return xp.pow(xp.full_like(exponent, 2.0), exponent)
+
+
+def complex_dtype(real: Any, *, xp: Namespace) -> Any:
+    """Complex dtype of the same precision as a real one."""
+    return xp.complex128 if real == xp.float64 else xp.complex64
+
+
+def real_dtype(x: Array, *, xp: Namespace) -> Any:
+    """Real dtype of the same precision as an array's."""
+    return xp.float64 if x.dtype in (xp.float64, xp.complex128) else xp.float32
+
+
+def precision(*dtypes: Any, xp: Namespace) -> tuple[float, float]:
+    """Machine epsilon and smallest normal number of the coarsest of some dtypes."""
+    found = []
+    for dtype in dtypes:
+        # NumPy knows no bfloat16: that of ml_dtypes has a name, but no limits.
+        known = None if str(dtype) == "bfloat16" else xp.finfo(dtype)
+        found.append((float(known.eps), float(known.smallest_normal)) if known else (2.0**-7, 2.0**-126))
+    return max(found)
+
+
+def is_complex(x: Array, *, xp: Namespace) -> bool:
+    """Whether an array is complex."""
+    return x.dtype in (xp.complex128, xp.complex64)
+
+
+def in_wide_dtype(x: Array, *, ops: ArrayOps) -> Array:
+    """Real numbers in the widest dtype of their device."""
+    xp = ops.xp
+    return xp.astype(x, getattr(xp, ops.wide_dtype), copy=False)
+
+
+def rows(x: Array, index: np.ndarray, *, ops: ArrayOps) -> Array:
+    """Some rows of an array, by their numbers on the host."""
+    xp = ops.xp
+    return xp.take(x, ops.from_numpy(index.astype(np.int64), x), axis=0)
+
+
+def adjoint(a: Array, *, xp: Namespace) -> Array:
+    """Conjugate transpose of a stack of matrices; conjugation is left out for reals, where it would copy."""
+    transposed = xp.matrix_transpose(a)
+    return xp.conj(transposed) if is_complex(a, xp=xp) else transposed
+
+
+def normalise(x: Array, *, xp: Namespace, axis: int = -1) -> tuple[Array, Array]:
+    """Divide vectors by their 2-norm; a zero vector stays zero.
+
+    Returns
+    -------
+    unit, norm : arrays
+        ``norm`` keeps the axis with length 1.
+    """
+    norm = xp.linalg.vector_norm(x, axis=axis, keepdims=True)
+    safe = xp.where(norm > 0, norm, xp.ones_like(norm))
+    return x / xp.astype(safe, x.dtype), norm
+
+
+def unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Vectors on the last axis divided by their 2-norm, and the norms without that axis; a zero vector stays zero.
+
+    In half the operations of `normalise`, for entries whose squares neither overflow nor vanish.
+    """
+    norm = xp.sqrt(xp.real(xp.vecdot(x, x)))
+    return x * xp.astype(inverse(norm), x.dtype)[..., None], norm
+
+
+def inverse(norm: Array) -> Array:
+    """One over the norms of vectors; of a zero vector, finite."""
+    return 1 / (norm + _NEXT_TO_NOTHING)
+
+
+def normalise_or_keep(x: Array, old: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """`normalise` the last axis, but leave the old unit vector where there is no direction: zero, infinite or NaN."""
+    unit, norm = normalise(x, xp=xp)
+    return xp.where((norm > 0) & xp.isfinite(norm), unit, old), norm
+
+
+def real_pair(z: Array, *, xp: Namespace) -> Array:
+    """Complex numbers as a last axis (real, imaginary): what files, casts and collectives carry without loss."""
+    return xp.stack([xp.real(z), xp.imag(z)], axis=-1)
+
+
+def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
+    """Entry ``x[i, index[i], ...]`` for each i: (n, g, ...) and (n,) to (n, ...)."""
+    if x.shape[1] == 1:
+        return x[:, 0, ...]
+    where = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
+    return xp.take_along_axis(x, xp.broadcast_to(where, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
+
+
+def take_rows(stacks: Sequence[Array], order: Array, *, ops: ArrayOps) -> list[Array]:
+    """Rows ``x[i, order[i, j], :]`` of each of some stacks: (b, s, n) and (b, k) to (b, k, n)."""
+    xp, (b, s, _) = ops.xp, stacks[0].shape
+    index = order
+    if b > 1:
+        offsets = ops.from_numpy(s * np.arange(b, dtype=np.int64)[:, None], order)
+        index = order + xp.astype(offsets, order.dtype, copy=False)
+    index = xp.reshape(index, (-1,))
+    return [xp.reshape(xp.take(xp.reshape(x, (b * s, -1)), index, axis=0), (b, -1, x.shape[2])) for x in stacks]
+
+
+def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
+    """Adjoint of `pick`, and of a maximum: x at the index, zero elsewhere.
+
+    Parameters
+    ----------
+    x : array, shape (n, ...)
+    index : integer array, shape (n,) or that of x
+
+    Returns
+    -------
+    array, shape (n, count, ...)
+    """
+    if count == 1:
+        return x[:, None, ...]
+    index = xp.reshape(index, (*index.shape, *(1,) * (x.ndim - index.ndim)))
+    # 0, 1, ... on the device of the index, which may be a tracer.
+    every = xp.cumulative_sum(xp.ones_like(xp.broadcast_to(index[:1, ...], (count, *index.shape[1:]))), axis=0) - 1
+    chosen = index[:, None, ...] == xp.astype(every, index.dtype)[None, ...]
+    return xp.where(chosen, x[:, None, ...], xp.zeros_like(x[:, None, ...]))
+
+
+def inverse_permutation(order: Sequence[int]) -> tuple[int, ...]:
+    """Positions at which 0, 1, ... stand. Plain Python, which compilers trace."""
+    return tuple(sorted(range(len(order)), key=list(order).__getitem__))
+
+
+def random_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Complex Gaussian start vectors on the host: the same on every backend, version and machine.
+
+    NumPy froze the stream of ``RandomState``; those of newer generators may change between releases.
+    """
+    state = np.random.RandomState(seed)
+    return state.standard_normal(shape) + 1j * state.standard_normal(shape)
+
+
+@functools.lru_cache(maxsize=64)
+def start_vector(seed: int, size: int) -> np.ndarray:
+    """One of `random_vectors`, shape (1, size), drawn once and read only."""
+    found = random_vectors(seed, (1, size))
+    found.flags.writeable = False
+    return found
+
+
+def counter(like: Array, *, ops: ArrayOps) -> Any:
+    """Return the 0 that a loop counts from: a Python number where the loop is Python's, so that no count waits.
+
+    Reading a number from a GPU waits for everything before it; a loop that compiles needs an array.
+    """
+    xp = ops.xp
+    if not ops.concrete:
+        return xp.zeros((), dtype=xp.int32, device=ops.device(like))
+    return 0
+
+
+def top_eigenpair(gram: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Largest eigenvalue and its eigenvector of each Hermitian matrix of a stack.
+
+    Parameters
+    ----------
+    gram : array, shape (..., p, p)
+
+    Returns
+    -------
+    value : array, shape (...,)
+    vector : array, shape (..., p)
+    """
+    values, vectors = xp.linalg.eigh((gram + adjoint(gram, xp=xp)) / 2)
+    return values[..., -1], vectors[..., :, -1]
+
+
+def gram_smaller(a: Array, *, xp: Namespace) -> Array:
+    """A*A or AA* of a stack of matrices, whichever is smaller: the same norm."""
+    h = adjoint(a, xp=xp)
+    return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)
+
+
+def either(known: Any, x: Array, y: Array, *, xp: Namespace) -> Array:
+    """Return x where a condition, a Python bool or a 0-d array where a loop compiles, holds, else y."""
+    if isinstance(known, bool):
+        return x if known else y
+    return xp.where(known, x, y)
+
+
+def applied(
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]], wanted: Any, state: tuple[Array, ...], *, ops: ArrayOps
+) -> tuple[Array, ...]:
+    """Apply ``body`` to a state where a condition holds, a Python bool or a 0-d array where a loop compiles."""
+    _, *found = ops.loop(lambda s: s[0], lambda s: (s[0] & False, *body(s[1:])), (wanted, *state))
+    return tuple(found)
+
+
+def repeated(
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]], count: Any, state: tuple[Array, ...], *, ops: ArrayOps
+) -> tuple[Array, ...]:
+    """Apply ``body`` to a state so many times. Where a loop compiles, the body is compiled once.
+
+    Parameters
+    ----------
+    body : callable
+        Keeps the state's shapes and dtypes.
+    """
+    _, *found = ops.loop(
+        lambda s: s[0] < count, lambda s: (s[0] + 1, *body(s[1:])), (counter(state[0], ops=ops), *state)
+    )
+    return tuple(found)

@@ -1,0 +1,177 @@
+"""Claims about a layer itself at one input size: quotients and its Gram matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from specnorm import arrays
+from specnorm.certified import host, rounding
+from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
+from specnorm.certified.matrices import norms
+from specnorm.certified.matrices.band import band_norm_up
+from specnorm.certified.matrices.block_tridiagonal import gram_band
+from specnorm.certified.symbol import trigonometric
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from specnorm.certified.matrices.block_tridiagonal import Band, BandPlan
+    from specnorm.problem.layer_map import Convolution
+    from specnorm.types import Array, ArrayOps
+
+
+def quotients(layer: Convolution, vectors: Array, wide: bool, *, ops: ArrayOps) -> tuple[list[Lower], Array]:
+    """A lower bound of each layer's norm from one vector each, as `ritz_values_down`, and the images (b, 1, size)."""
+    values, images = ritz_values_down(layer, vectors, wide, ops=ops)
+    found = ops.to_numpy(values[:, 0]).tolist()
+    return [_lower(value, layer.spec, "quotient of a vector") for value in found], images
+
+
+def ritz_values_down(layer: Convolution, vectors: Array, wide: bool, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Lower bounds (b, k) of the k largest singular values, from k vectors, and their images as unit vectors.
+
+    Parameters
+    ----------
+    vectors : array, shape (b, k, size)
+        Inputs of the layer, or of its adjoint.
+    wide : bool
+        Whether they are inputs of the adjoint.
+    """
+    xp, (b, groups, *shape) = ops.xp, layer.kernels.shape
+    images = layer.adjoint(vectors) if wide else layer.apply(vectors)
+    # || |A| |x| || is at most || |A| || ||x||, and |A| a layer of the kernel's magnitudes.
+    most = trigonometric.absolute_norm_up(xp.reshape(layer.kernels, (b * groups, *shape)), xp=xp)
+    most = xp.max(xp.reshape(most, (b, groups)), axis=1) * host.root_up(layer.spec.padding_gain_sq)
+    terms = rounding.up(most[:, None] * xp.linalg.vector_norm(vectors, axis=-1), vectors.shape[2] + 4, xp=xp)
+    terms = terms[:, :, None]
+    values = norms.ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
+    return values, arrays.normalise(images, xp=xp)[0]
+
+
+def residuals_up(layer: Convolution, u: Array, v: Array, values: Array, *, ops: ArrayOps) -> Array:
+    """How far a singular value is from each of some numbers at most, shape (b, k).
+
+    ``[[0, A], [A*, 0]]`` has the singular values of A, up to sign, for eigenvalues, and one within
+    ``||(A v - s u, A* u - s v)|| / ||(u, v)||`` of s.
+
+    Parameters
+    ----------
+    u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
+    values : array, shape (b, k)
+        s.
+    """
+    xp = ops.xp
+    s, unit, magnitude = values[:, :, None], rounding.unit(values, xp=xp), layer.absolute()
+
+    def length(x: Array) -> Array:
+        return rounding.up(xp.linalg.vector_norm(x, axis=-1), x.shape[-1], xp=xp)
+
+    total, weight = xp.zeros_like(values), xp.zeros_like(values)
+    sides = (
+        (layer.apply(v), u, magnitude.apply(xp.abs(v)), layer.roundings[0]),
+        (layer.adjoint(u), v, magnitude.adjoint(xp.abs(u)), layer.roundings[1]),
+    )
+    for image, other, terms, count in sides:
+        # The product, and two operations on each entry.
+        lost = rounding.SLACK * rounding.gamma(count + 4, unit) * (length(terms) + values * length(other))
+        total = total + rounding.up(length(image - s * other) + lost, 4, xp=xp) ** 2
+        weight = weight + rounding.down(xp.linalg.vector_norm(other, axis=-1), other.shape[-1], xp=xp) ** 2
+    ratio = rounding.up(total, 4, xp=xp) / rounding.down(xp.where(weight > 0, weight, xp.ones_like(weight)), 4, xp=xp)
+    return xp.where(weight > 0, rounding.up(xp.sqrt(ratio), 4, xp=xp), values)
+
+
+def gram_error(layer: Convolution, roundings: int, size: int, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Bound of the norm of what ``A*A``, or ``AA*``, is off as computed; and whether A is zero. Shapes (b,).
+
+    Entries that are off by at most ``gamma(n) |A|* |A|`` make an error of at most gamma(n) times `magnitude_sq`. A is
+    zero where every tap that is not zero reads nothing but padding.
+
+    Parameters
+    ----------
+    roundings : int
+        n; each may also underflow.
+    size : int
+        Of the Gram matrix.
+    """
+    xp, like = ops.xp, layer.kernels
+    magnitude = magnitude_sq(layer, ops=ops)
+    error = magnitude * (rounding.SLACK * rounding.gamma(roundings, rounding.unit(like, xp=xp)))
+    return error + size * roundings * float(xp.finfo(like.dtype).smallest_normal), magnitude == 0
+
+
+def magnitude_sq(layer: Convolution, *, ops: ArrayOps) -> Array:
+    """Upper bound of ``|| |A| ||**2``: the largest row sum times the largest column sum, shape (b,)."""
+    xp, like = ops.xp, layer.kernels
+    b, magnitude = like.shape[0], layer.absolute()
+    outputs, inputs = (xp.ones((b, 1, n), dtype=like.dtype, device=ops.device(like)) for n in layer.shape)
+    row = rounding.up(xp.max(magnitude.apply(inputs), axis=(1, 2)), layer.roundings[0], xp=xp)
+    column = rounding.up(xp.max(magnitude.adjoint(outputs), axis=(1, 2)), layer.roundings[1], xp=xp)
+    return rounding.up(row * column, 2, xp=xp)
+
+
+class LayerGram:
+    """A*A or AA* of layers of one group, as computed, with what it is off.
+
+    Parameters
+    ----------
+    layer : Convolution
+        Of one group, with kernels scaled to about 1 and known values.
+    """
+
+    def __init__(self, layer: Convolution, plan: BandPlan, *, ops: ArrayOps) -> None:
+        if layer.spec.groups > 1:
+            raise HypothesisError("the matrix of one group is not that of all groups")
+        self._spec, self._plan, self._ops = layer.spec, plan, ops
+        self.band, roundings = gram_band(layer.kernels[:, 0, ...], layer.spec, plan, ops=ops)
+        self._error, empty = gram_error(layer, roundings, plan.lines * plan.entries, ops=ops)
+        self._empty = ops.to_numpy(empty).tolist()
+
+    def norms_near(self, targets: np.ndarray) -> list[Upper | None]:
+        """Bounds of the norms, each just above its target (b,); None where there is no proof."""
+        return self._norms_near(self._ops.from_numpy(targets, self._error))
+
+    def norms_near_eigenvalues(self) -> list[Upper | None]:
+        """As close as one factorisation comes, where quotients are lost in the roundings of taps that cancel."""
+        xp, size = self._ops.xp, self._plan.size
+        values, _ = arrays.top_eigenpair(self.band.diagonal[:, 0, :, :], xp=xp)
+        # Allowance for the proof itself, as in `norms.matrix_norm_up`, and for what the matrix is off.
+        allowance = 1 + 2 * size * norms.cholesky_loss(size, self.band.diagonal, xp=xp)
+        squared = xp.maximum(values, xp.zeros_like(values)) * allowance + self._error
+        return self._norms_near(xp.sqrt(squared) * (1 + 32 * rounding.unit(self._error, xp=xp)))
+
+    def _norms_near(self, target: Array) -> list[Upper | None]:
+        xp, rule = self._ops.xp, f"factorisation of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
+        values = norm_up_near(self.band, self._error, target, ops=self._ops)
+        largest = float(xp.finfo(values.dtype).max)
+        found = self._ops.to_numpy(values).tolist()
+        return [_upper(value, self._spec, rule) if value < largest else None for value in found]
+
+    def or_zero(self, norms: list[Upper | None]) -> list[Upper | None]:
+        """With those of layers that are zero: nothing can be proven about 0 by a factorisation, or needs to be."""
+        zero = _upper(0.0, self._spec, "no tap reads a pixel")
+        return [zero if empty else norm for norm, empty in zip(norms, self._empty, strict=True)]
+
+
+def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> Array:
+    """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere.
+
+    Parameters
+    ----------
+    band : Band
+        A*A or AA* as computed.
+    error : array, shape (b,)
+        From `gram_error`.
+    target : array, shape (b,)
+    """
+    xp = ops.xp
+    largest = xp.full_like(target, float(xp.finfo(target.dtype).max))
+    limit = rounding.down(target**2 - error, 4, xp=xp)
+    usable = limit > 0
+    limit = xp.where(usable, limit, xp.ones_like(limit))
+    if band.diagonal.shape[1] == 1:
+        proven = norms.gram_below(band.diagonal[:, 0, :, :], limit, ops=ops)
+        return xp.where(proven & usable, rounding.up(target, 4, xp=xp), largest)
+    proven_sq = band_norm_up(band, limit, ops=ops)
+    bounded = usable & (proven_sq < xp.finfo(target.dtype).max)
+    root = xp.sqrt(xp.where(bounded, proven_sq + error, xp.ones_like(error)))
+    return xp.where(bounded, rounding.up(root, 4, xp=xp), largest)

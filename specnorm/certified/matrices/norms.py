@@ -1,0 +1,392 @@
+"""Proven bounds of the norms of matrices, and of maps known by their action. No eigenvalue routine is trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from specnorm import arrays
+from specnorm.certified import host, rounding
+from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _lower, _upper
+from specnorm.certified.symbol import symbols, trigonometric
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from specnorm.problem.frequencies import Frequencies
+    from specnorm.types import Array, ArrayOps, Namespace
+
+_DIVISION = 8
+"""Extra roundings granted to a library's complex division and square root inside Cholesky."""
+_CLUSTERED = 1e3
+"""A Rayleigh quotient is off by the square of the residual over the gap, which is taken for a thousandth."""
+
+
+def frobenius_up(a: Array, *, xp: Namespace) -> Array:
+    """Frobenius norm of each matrix of a stack, rounded up, shape (...)."""
+    # Row by row: roundings of rows and columns add up instead of multiplying.
+    squares = xp.vecdot(a, a)
+    rows = xp.real(squares) if arrays.is_complex(a, xp=xp) else squares
+    return rounding.up(xp.sqrt(xp.sum(rows, axis=-1)), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
+
+
+def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
+    """No symbol's norm exceeds ``sqrt(taps)`` times the Frobenius norm of its taps one below another.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    """
+    frobenius = frobenius_up(ops.xp.reshape(blocks, (blocks.shape[0], blocks.shape[1], -1)), xp=ops.xp)
+    value = host.mul_up(float(ops.xp.max(frobenius)), host.root_up(math.prod(blocks.shape[3:])))
+    return _upper(value, EVERYWHERE, "root of the taps times the Frobenius norm")
+
+
+def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
+    """Of blocks that are zero."""
+    if bool(ops.xp.any(blocks != 0)):
+        raise HypothesisError("the kernel is not zero")
+    return _upper(0.0, EVERYWHERE, "zero kernel")
+
+
+def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
+    """The symbol of blocks with one tap is that tap at every frequency, but for a factor of modulus 1."""
+    count, m, n, *taps = blocks.shape
+    if math.prod(taps) > 1 or norm.what != stack_of((count, m, n)):
+        raise HypothesisError(f"{norm.what} is not the norm of blocks of shape {tuple(blocks.shape)}")
+    return _upper(norm.value, EVERYWHERE, "one tap", norm)
+
+
+def stack_of(shape: tuple[int, ...]) -> str:
+    """What a bound of the largest norm of some matrices, or of their transposes, bounds, in words."""
+    count, (m, n) = shape[0], sorted(shape[1:], reverse=True)
+    return f"the largest norm of {count} matrices, {m} x {n}" if count > 1 else f"the norm of a matrix, {m} x {n}"
+
+
+def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
+    """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky; False means undecided.
+
+    A factorisation of ``M = x I - H`` that completes proves ``M >= -kappa tr(M) I`` (`cholesky_loss`), and so
+    ``lambda_max(H) <= x + kappa tr(M)``, which is compared with the limit afterwards, the diagonal of M as rounded. The
+    proof is valid for any x and any limit; a poor choice only makes it fail.
+
+    Parameters
+    ----------
+    gram : array, shape (..., p, p)
+        Only the lower triangle is read.
+    limit : array, shape (...)
+        In the precision of H.
+    """
+    xp = ops.xp
+    ops.check_cholesky(gram)
+    u = rounding.unit(gram, xp=xp)
+    size = gram.shape[-1]
+    kappa = cholesky_loss(size, gram, xp=xp)
+    diagonal = xp.linalg.diagonal(gram)
+    diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
+    # The loss is at most kappa size x, lifted by the roundings of its own computation below.
+    x = limit / (1 + rounding.SLACK * kappa * size * (1 + 4 * (size + 8) * u) + 32 * u)
+    pivots = x[..., None] - diagonal
+    trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
+    proven = rounding.up(rounding.up(x, 2, xp=xp) + kappa * rounding.SLACK * rounding.up(trace, size, xp=xp), 4, xp=xp)
+    if not ops.concrete:
+        eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
+        shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
+    else:
+        # NumPy multiplies complex numbers ten times as fast as it negates them.
+        entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
+        entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
+        shifted = xp.reshape(entries, gram.shape)
+    return ops.cholesky_ok(shifted) & (proven <= limit) & (x > 0)
+
+
+def cholesky_loss(size: int, x: Array, *, xp: Namespace) -> float:
+    """kappa: a completed Cholesky factorisation of M, p x p, proves ``M >= -kappa tr(M) I``.
+
+    Its factor has ``|L L* - M| <= g |L| |L|^T`` entrywise, g = gamma(p + 8), or sqrt(2) gamma(2 p + 8) where complex: p
+    terms a sum, and 8 roundings for divisions and roots. On the diagonal ``sum_j |L_ij|**2 <= M_ii / (1 - g)``, so
+    ``||L||_F**2 <= tr(M) / (1 - g)`` and ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I``, kappa = g / (1 - g): Rump,
+    BIT 46, 2006, theorem 2.3 (real, with gamma(p + 1)).
+    """
+    u = rounding.unit(x, xp=xp)
+    steps = 2 * size + _DIVISION if arrays.is_complex(x, xp=xp) else size + _DIVISION
+    g = (math.sqrt(2) if arrays.is_complex(x, xp=xp) else 1.0) * rounding.gamma(steps, u)
+    return g / (1 - g)
+
+
+class SymbolNorms:
+    """Norms of the symbols of a stack of blocks, from below.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        In the wide dtype, scaled to about 1.
+    """
+
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+        self._blocks, self._ops = blocks, ops
+        self._errors: list[float] = ops.to_numpy(trigonometric.symbol_error(blocks, xp=ops.xp)).tolist()
+
+    def norm_at(self, block: int, point: Frequencies, right: Array) -> Lower:
+        """Lower bound of a block's norm at a point: a quotient with any vector (1, p), less the symbol's error."""
+        one, xp = self._blocks[block : block + 1, ...], self._ops.xp
+        phase = symbols.Symbol(one, point, ops=self._ops).phase
+        quotient = quotient_down(symbols.matrix_at(one, phase, xp=xp), right, xp=xp)
+        value = max(host.sub_down(float(quotient[0]), self._errors[block]), 0.0)
+        return _lower(value, point, "quotient of a vector")
+
+
+def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Array:
+    """Proven upper bound of the spectral norm of each matrix of a stack.
+
+    ``||A||**2 = lambda_max(A*A)``; the computed Gram matrix differs from A*A by at most `product_error` times
+    ``||A||_F**2``, and `gram_below` proves a limit just above its computed largest eigenvalue: no eigenvalue routine is
+    trusted. Where the proof fails the Frobenius norm is returned, which is always a bound.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1.
+    error : array or float
+        Bound on ``||A - a||`` for a matrix A of which ``a`` is a computed version; broadcasts with the result.
+    """
+    xp = ops.xp
+    u = rounding.unit(a, xp=xp)
+    size, length = min(a.shape[-2:]), max(a.shape[-2:])
+    gram = arrays.gram_smaller(a, xp=xp)
+    frobenius = frobenius_up(a, xp=xp)
+    gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
+    estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
+    # Twice the loss of the proof: once for it, once for what the factorisation itself needs.
+    lift = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
+    limit = xp.maximum(estimate, xp.zeros_like(estimate)) * lift
+    proven = gram_below(gram, limit, ops=ops)
+    bound = rounding.up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
+    # A zero matrix leaves nothing to a proof by factorisation and needs none.
+    return rounding.up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
+
+
+class GramProof:
+    """The smaller Gram matrix H of each real matrix of a stack, and proofs of the norms by it.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1.
+
+    Attributes
+    ----------
+    gram : array, shape (..., min(m, n), min(m, n))
+        H as computed; to be read, not written to.
+    """
+
+    def __init__(self, a: Array, *, ops: ArrayOps) -> None:
+        self._ops, self._length, self._shape = ops, max(a.shape[-2:]), tuple(a.shape[-3:])
+        self.gram = arrays.gram_smaller(a, xp=ops.xp)
+
+    def largest_near(self, v: Array) -> Upper | None:
+        """The largest of the bounds of `norm_near`; None where one has no proof."""
+        value = float(self._ops.xp.max(self.norm_near(v)))
+        rule = "factorisation of the smaller Gram matrix"
+        return _upper(value, stack_of(self._shape), rule) if value < math.inf else None
+
+    def norm_near(self, v: Array) -> Array:
+        """Proven upper bound just above ||A v|| / ||v|| for each matrix; infinite where there is no proof.
+
+        As `matrix_norm_up`, but the limit is the Rayleigh quotient of H at v, raised by what its residual lets expect.
+        The trace of H, whose entries are sums of squares, bounds ``||A||_F**2``.
+
+        Parameters
+        ----------
+        v : array, shape (..., min(m, n))
+            Near the top singular vector of the shorter side; trusted for nothing.
+        """
+        ops, xp, gram, length = self._ops, self._ops.xp, self.gram, self._length
+        size = int(gram.shape[-1])
+        trace = rounding.up(xp.linalg.trace(gram), length + size + 8, xp=xp)
+        lost = trace * (rounding.SLACK * rounding.product_error(length, gram, xp=xp))
+        v = arrays.normalise(v, xp=xp)[0][..., None]
+        image = xp.matmul(gram, v)
+        square = xp.matmul(xp.matrix_transpose(v), image)
+        residual = xp.linalg.vector_norm(image - square * v, axis=(-2, -1))
+        square = square[..., 0, 0]
+        share = residual / xp.where(square > 0, square, xp.ones_like(square))
+        allowance = 2 * size * cholesky_loss(size, gram, xp=xp) + 48 * rounding.unit(gram, xp=xp)
+        limit = square * (1 + allowance + xp.minimum(share, _CLUSTERED * share**2))
+        bound = rounding.up(xp.sqrt(limit + lost), 6, xp=xp)
+        proven = gram_below(gram, limit, ops=ops)
+        return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))
+
+
+def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
+    """Proven lower bound of the spectral norm of each matrix of a stack: ||A v|| / ||v||, rounded down.
+
+    gamma(2 m + 2 n + 8) for both norms and the division, `product_error` times ``||A||_F`` for the product.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+    v : array, shape (..., n)
+        Any vector; the closer to the top right singular vector the better.
+    """
+    image = xp.matmul(a, v[..., None])[..., 0]
+    m, n = a.shape[-2:]
+    top = xp.linalg.vector_norm(image, axis=-1)
+    bottom = xp.linalg.vector_norm(v, axis=-1)
+    usable = bottom > 0
+    quotient = top / xp.where(usable, bottom, xp.ones_like(bottom))
+    lost = rounding.product_error(n, a, xp=xp) * rounding.SLACK * frobenius_up(a, xp=xp)
+    value = rounding.down(quotient, 2 * m + 2 * n + _DIVISION, xp=xp) - lost
+    return xp.where(usable & (value > 0), value, xp.zeros_like(value))
+
+
+def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
+    """The largest of the bounds of `quotient_down` of a stack (g, m, n) and vectors (g, n), and whose it is."""
+    found = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
+    best = int(found.argmax())
+    return _lower(float(found[best]), stack_of(tuple(a.shape)), "quotient of a vector"), best
+
+
+def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Namespace) -> Array:
+    """Proven upper bounds, shape (...), of the norms of matrices by so many Gram products: `GramIterates`.
+
+    None is the Frobenius norm; ``error`` is that of `matrix_norm_up`.
+    """
+    if a.shape[-1] > a.shape[-2]:
+        a = xp.matrix_transpose(a)
+    iterates = GramIterates(a, xp=xp)
+    for _ in range(n_iter):
+        iterates.square()
+    return rounding.up(iterates.norms_up() + error, 2, xp=xp)
+
+
+class GramIterates:
+    """Gram iteration of a stack of matrices, product by product, with a proven bound of their norms after each.
+
+    ``B_0 = A``, ``B_{t+1} = fl(B_t* B_t)`` after a rescaling by a power of two; then, backwards,
+    ``U_T = ||B_T||_F`` and, as ``||B_t||**2 = ||B_t* B_t||``, ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error
+    of the product (Delattre et al., ICML 2023, theorem 1, with rounding added).
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1; or an error is added to the bounds that covers squares which vanish.
+    """
+
+    def __init__(self, a: Array, *, xp: Namespace) -> None:
+        self._xp, self._current, self._frobenius = xp, a, frobenius_up(a, xp=xp)
+        self._history: list[tuple[Array, Array]] = []
+
+    def square(self) -> None:
+        """One more product."""
+        xp, norm = self._xp, self._frobenius
+        exponent = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm))))
+        # A symbol can cancel down to subnormal numbers, whose inverse would overflow.
+        limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
+        exponent = xp.clip(exponent, -limit, limit)
+        factor = arrays.power_of_two(-exponent, xp=xp)
+        a = self._current * xp.astype(factor, self._current.dtype)[..., None, None]
+        lost = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
+        self._history.append((exponent, lost * rounding.product_error(a.shape[-2], a, xp=xp)))
+        self._current = xp.matmul(arrays.adjoint(a, xp=xp), a)
+        self._frobenius = frobenius_up(self._current, xp=xp)
+
+    def norms_up(self) -> Array:
+        """Proven upper bounds of the matrices' norms, shape (...)."""
+        bound = self._frobenius
+        for exponent, lost in reversed(self._history):
+            root = rounding.up(self._xp.sqrt(bound + lost), 4, xp=self._xp)
+            bound = arrays.unscale(root, exponent, xp=self._xp)
+        return bound
+
+    def take(self, index: np.ndarray, *, ops: ArrayOps) -> None:
+        """Go on with some matrices of a stack (f, m, n), by their numbers on the host."""
+        self._current, self._frobenius = (arrays.rows(x, index, ops=ops) for x in (self._current, self._frobenius))
+        self._history = [(arrays.rows(x, index, ops=ops), arrays.rows(y, index, ops=ops)) for x, y in self._history]
+
+
+def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: ArrayOps) -> Array:
+    """Proven lower bounds of the k largest singular values of a linear map, from its action on k vectors.
+
+    With the vectors as the columns of X, ``sigma_j(A) >= sigma_j(A X) / ||X||``; the computed image Y differs from A X
+    by at most ``gamma(count) |A| |X|``; and the eigenvalues of Y*Y differ from its sorted diagonal by at most the norm
+    of what lies off it (Weyl, twice). Sharp for orthogonal vectors with orthogonal images, which Ritz vectors are.
+
+    Parameters
+    ----------
+    images : array, shape (b, k, m)
+        A x as computed.
+    terms : array, shape (b, k, any)
+        ``|A| |x|``, computed by the same operations, or anything as long or longer.
+    vectors : array, shape (b, k, n)
+        Any vectors, near unit length.
+    count : int
+        Roundings of one entry of the image.
+
+    Returns
+    -------
+    array, shape (b, k)
+        Descending; the first is a lower bound of the norm.
+    """
+    xp = ops.xp
+    k = images.shape[1]
+    u = rounding.unit(images, xp=xp)
+    lengths, roundings = _inner_products(vectors, ops=ops)
+    eye = xp.eye(k, dtype=vectors.dtype, device=ops.device(vectors))
+    mass = rounding.up(xp.linalg.trace(lengths), k + roundings, xp=xp)
+    width = rounding.up(
+        frobenius_up(lengths - eye, xp=xp) + 1 + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)), 4, xp=xp
+    )
+    gram, roundings = _inner_products(images, ops=ops)
+    diagonal = xp.linalg.diagonal(gram)
+    mass = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp)
+    spread = rounding.up(
+        frobenius_up(gram * (1 - eye), xp=xp) + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)), 4, xp=xp
+    )
+    tiny = float(xp.finfo(diagonal.dtype).smallest_normal)
+    # Squares of small entries underflow, each by less than the smallest normal number.
+    lowered = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp)
+    squares = lowered - spread[:, None] - k * images.shape[2] * tiny
+    values = rounding.down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
+    total, roundings = _inner_products(terms, ops=ops)
+    # The computed terms may be too small by a relative gamma(count) themselves.
+    share = rounding.gamma(count, u) / (1 - rounding.gamma(count, u))
+    total = xp.linalg.trace(total) + k * terms.shape[2] * tiny
+    lost = rounding.up(xp.sqrt(rounding.up(total, k + roundings, xp=xp)), 2, xp=xp) * (rounding.SLACK * share)
+    values = rounding.down((values - lost[:, None]) / rounding.up(xp.sqrt(width), 2, xp=xp)[:, None], 4, xp=xp)
+    return xp.maximum(values, xp.zeros_like(values))
+
+
+def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
+    """Gram matrices (b, k, k) of vectors (b, k, n), and the number of roundings of each entry.
+
+    The sum is taken in about sqrt(n) parts, whose roundings add up instead of multiplying.
+    """
+    xp = ops.xp
+    b, k, n = vectors.shape
+    part = max(1, math.isqrt(n))
+    parts = -(-n // part)
+    missing = parts * part - n
+    if missing:
+        filling = xp.zeros((b, k, missing), dtype=vectors.dtype, device=ops.device(vectors))
+        vectors = xp.concat([vectors, filling], axis=2)
+    split = xp.permute_dims(xp.reshape(vectors, (b, k, parts, part)), (0, 2, 1, 3))
+    return xp.sum(xp.matmul(split, xp.matrix_transpose(split)), axis=1), part + parts
+
+
+def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
+    """Upper bound of ``||X^T X||`` of each matrix of a stack, from row sums: sharp if X has orthogonal columns.
+
+    Parameters
+    ----------
+    columns : array, shape (g, n, p)
+    """
+    n, size = columns.shape[-2:]
+    gram = xp.matmul(xp.matrix_transpose(columns), columns)
+    rows = xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1)
+    return rounding.up(
+        rounding.up(rows, size, xp=xp)
+        + frobenius_up(columns, xp=xp) ** 2 * rounding.SLACK * rounding.product_error(n, columns, xp=xp),
+        4,
+        xp=xp,
+    )

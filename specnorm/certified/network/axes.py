@@ -1,0 +1,346 @@
+"""Pooling and resizing along one axis: which input pixels an output reads, with which weight.
+
+Average pooling and linear resizing act on each axis separately, so their norm is the product of the norms of one matrix
+an axis (a Kronecker product). Weights are exact fractions, rounded up to floats where they are not dyadic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.certified import host
+from specnorm.proving import enclose
+
+Row: TypeAlias = tuple[tuple[int, Fraction], ...]
+"""Pixels and weights of one output."""
+DENSE = 512
+"""Largest axis whose matrix is enclosed; longer ones are bounded by their row and column sums."""
+LONGEST = 2**14
+"""Largest axis or window whose weights are written out."""
+WEIGHTS = 2**18
+"""Most weights that are written out for one axis."""
+HALF = Fraction(1, 2)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Pooling along one axis.
+
+    Parameters
+    ----------
+    before, after : int
+        Padding.
+    size, outputs : int or None
+        Of the axis before and after; None: not known.
+    ceil : bool
+        Whether the last window may leave the padded input.
+    count_padding : bool
+        Whether padding counts in an average.
+    """
+
+    kernel: int
+    stride: int
+    dilation: int = 1
+    before: int = 0
+    after: int = 0
+    size: int | None = None
+    outputs: int | None = None
+    ceil: bool = False
+    count_padding: bool = True
+
+    def count(self, size: int) -> int:
+        """Number of outputs of an axis of a size; with ``ceil`` no window starts behind the input."""
+        room = size + self.before + self.after - self.dilation * (self.kernel - 1) - 1
+        found = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
+        return max(found - (self.ceil and (found - 1) * self.stride >= size + self.before), 0)
+
+    def taps(self, output: int) -> range:
+        """Places that an output reads, in the padded input."""
+        first = output * self.stride
+        return range(first, first + self.dilation * (self.kernel - 1) + 1, self.dilation)
+
+    def pixels(self) -> list[list[int]]:
+        """Pixels that each output reads, padding left out, at a known size."""
+        size = self.size or 0
+        each = (self.taps(m) for m in range(self.outputs or 0))
+        return [[t - self.before for t in taps if 0 <= t - self.before < size] for taps in each]
+
+
+def overlap(window: Window) -> int:
+    """Largest number of windows that one pixel is in.
+
+    ``ceil(k / s')`` with ``s' = s / gcd(s, dilation)``: pixel p is in the window at m if ``p = s m + dilation j`` for
+    some ``0 <= j < k``, and consecutive solutions j differ by s'. Never more than there are windows.
+    """
+    found = -(-window.kernel // (window.stride // math.gcd(window.stride, window.dilation)))
+    return found if window.outputs is None else min(found, window.outputs)
+
+
+def average_norm_up(window: Window) -> float | None:
+    """Norm of averaging along one axis, rounded up; None where it depends on a size that is not known.
+
+    At a known size: the norm of the matrix with a row of weights an output. At every size, padding counted:
+    ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of taps in residue class r modulo the stride (the rows of one
+    output phase are translates; attained as the size grows).
+    """
+    if window.kernel > LONGEST:
+        return None
+    known = window.size is not None and window.outputs is not None and max(window.size, window.outputs) <= LONGEST
+    if known and (window.outputs or 0) * window.kernel <= WEIGHTS:
+        return weights_norm_up(average_rows(window))
+    if window.ceil or window.dilation != 1 or not (window.count_padding or window.before == window.after == 0):
+        return None
+    classes = [len(range(r, window.kernel, window.stride)) for r in range(min(window.stride, window.kernel))]
+    return host.root_up(Fraction(sum(c * c for c in classes), window.kernel**2))
+
+
+@lru_cache(maxsize=64)
+def average_rows(window: Window) -> tuple[Row, ...]:
+    """Pixels and weights of each output, at a known size."""
+    padded, rows = (window.size or 0) + window.before + window.after, []
+    for m, inside in enumerate(window.pixels()):
+        # A window beyond the padded input (ceil) counts its taps up to there.
+        count = sum(t < padded for t in window.taps(m)) if window.count_padding else len(inside)
+        rows.append(tuple((p, Fraction(1, max(count, 1))) for p in inside))
+    return tuple(rows)
+
+
+def adaptive_windows(size: int, outputs: int) -> list[range]:
+    """Pixels of each output of torch's adaptive pooling: from floor(i n / m) to ceil((i + 1) n / m)."""
+    return [range(i * size // outputs, -(-(i + 1) * size // outputs)) for i in range(outputs)]
+
+
+def adaptive_overlap(size: int, outputs: int) -> int:
+    """Largest number of those windows that one pixel is in."""
+    reads = [p for window in adaptive_windows(size, outputs) for p in window]
+    return max(Counter(reads).values(), default=0)
+
+
+@lru_cache(maxsize=64)
+def adaptive_rows(size: int, outputs: int) -> tuple[Row, ...]:
+    """Pixels and weights of each output of averaging over those windows."""
+    return tuple(tuple((p, Fraction(1, len(w))) for p in w) for w in adaptive_windows(size, outputs))
+
+
+# -- resizing ----------------------------------------------------------------------------------------------------------
+def resize_norm_up(
+    mode: str, size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str, *, single: bool = False
+) -> float | None:
+    """Norm of resizing along one axis, rounded up; None for modes that are not known.
+
+    Parameters
+    ----------
+    mode : {"nearest", "linear"}
+    scale : Fraction
+        Outputs per input pixel, as the framework uses it for coordinates.
+    coordinates : {"half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"}
+        Where an output's centre lies in the input.
+    nearest : {"floor", "ceil", "round_prefer_floor", "round_prefer_ceil"}
+        For "nearest".
+    single : bool
+        Whether coordinates are rounded, to single precision or better: the largest norm of what can come of it.
+    """
+    if max(size, outputs) > LONGEST:
+        return None
+    if mode == "nearest":
+        found = nearest_pixels(size, outputs, scale, coordinates, nearest, single=single)
+        # Each output is one pixel: columns are orthogonal.
+        return None if found is None else host.root_up(max(int(np.bincount(p).max(initial=0)) for p in found))
+    rows = linear_rows(size, outputs, scale, coordinates) if mode == "linear" else None
+    if rows is None:
+        return None
+    norm = weights_norm_up(rows)
+    return host.add_up(norm, _moved_up(rows, away(size, outputs, scale, coordinates, 2.0**-24))) if single else norm
+
+
+@lru_cache(maxsize=64)
+def linear_rows(size: int, outputs: int, scale: Fraction, coordinates: str) -> tuple[Row, ...] | None:
+    """Pixels and weights of each output of linear interpolation; None for coordinates that are not known."""
+    rows: list[Row] = []
+    for i in range(outputs):
+        x = _coordinate(i, size, outputs, scale, coordinates)
+        if x is None:
+            return None
+        weights: dict[int, Fraction] = {}
+        for p, weight in ((math.floor(x), 1 - x % 1), (math.floor(x) + 1, x % 1)):
+            if weight:
+                inside = min(max(p, 0), size - 1)
+                weights[inside] = weights.get(inside, Fraction(0)) + weight
+        rows.append(tuple(weights.items()))
+    return tuple(rows)
+
+
+def away(size: int, outputs: int, scale: Fraction, coordinates: str, unit: float) -> float:
+    """By how much rounding to a precision can move a coordinate, rounded up.
+
+    ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, and ``i (n - 1) / (m - 1)`` have at most a rounding of
+    the factor, one of the product or quotient, and one of the difference: 4 u (|x| + 1), their products included.
+    """
+    ends = [_coordinate(i, size, outputs, scale, coordinates) or Fraction(0) for i in (0, max(outputs - 1, 0))]
+    return host.inflate(4 * unit * float(max(map(abs, ends)) + 1), 4)
+
+
+def _moved_up(rows: Sequence[Row], far: float) -> float:
+    """Norm, rounded up, of what coordinates that move so far change in the matrix of linear interpolation.
+
+    Weights are hats around the pixels: a coordinate that moves by d <= 1 changes a row by at most 2 d in sum, each
+    weight by d, in pixels next to those that it reads at most; 1 - t is rounded once more, to single precision. By the
+    Schur test the norm is at most the root of the largest sum of a row times that of a column.
+    """
+    readers = Counter(q for row in rows for q in {q for p, _ in row for q in (p - 1, p, p + 1)})
+    entry = host.add_up(far, 2.0**-24)
+    return host.mul_up(entry, host.root_up(2 * max(readers.values(), default=0))) if far <= 1 else math.inf
+
+
+@lru_cache(maxsize=64)
+def nearest_pixels(
+    size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str, *, single: bool
+) -> list[NDArray[np.intp]] | None:
+    """Which pixel each output is, as exact arithmetic has it; then, for ``single``, what else rounding can give.
+
+    That is where coordinates are computed in single or double precision, by a product or by a quotient. None for modes
+    that are not known.
+    """
+    known = {
+        "floor": math.floor, "ceil": math.ceil, "round_prefer_floor": lambda x: math.ceil(x - HALF),
+        "round_prefer_ceil": lambda x: math.floor(x + HALF),
+    }  # fmt: skip
+    exact = [_coordinate(i, size, outputs, scale, coordinates) for i in range(outputs)]
+    if nearest not in known or any(x is None for x in exact):
+        return None
+    found = [np.array([known[nearest](x) for x in exact], dtype=np.intp)]
+    if single:
+        found += _rounded_pixels(size, outputs, scale, coordinates, nearest)
+    inside = [np.clip(pixels, 0, size - 1) for pixels in found]
+    return list({pixels.tobytes(): pixels for pixels in inside}.values())
+
+
+def _rounded_pixels(
+    size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str
+) -> Iterator[NDArray[np.intp]]:
+    if (coordinates, nearest) == ("asymmetric", "floor") and outputs in (size, 2 * size):
+        # For values whose channels are stored last, torch takes these as scales of 1 and 2, whatever scale was given.
+        yield np.arange(outputs) * size // outputs
+    for kind in (np.float32, np.float64):
+        centres: NDArray[Any] = np.arange(outputs).astype(kind)
+        half: Any = kind(0.5)
+        for x in _computed(size, outputs, scale, coordinates, kind):
+            # Half an unit is subtracted exactly wherever that decides.
+            wide = x.astype(np.float64)
+            chosen = {
+                "floor": [np.floor(wide)], "ceil": [np.ceil(wide)], "round_prefer_floor": [np.ceil(wide - 0.5)],
+                "round_prefer_ceil": [np.floor(wide + 0.5), np.floor(x + half)],
+            }[nearest]  # fmt: skip
+            yield from (pixels.astype(np.intp) for pixels in chosen)
+        if nearest == "round_prefer_ceil" and coordinates.endswith("half_pixel"):
+            # (i + 1/2) s rounded down: torch's "nearest-exact".
+            yield from (np.floor(x).astype(np.intp) for x in _scaled(centres + half, size, outputs, scale))
+
+
+def _computed(size: int, outputs: int, scale: Fraction, coordinates: str, kind: Any) -> Iterator[NDArray[Any]]:
+    """Coordinates as rounded arithmetic may have them."""
+    i, half = np.arange(outputs).astype(kind), kind(0.5)
+    if outputs == 1 and coordinates in ("align_corners", "pytorch_half_pixel"):
+        yield i
+    elif coordinates == "align_corners":
+        yield i * (kind(size - 1) / kind(outputs - 1))
+        yield i * kind(size - 1) / kind(outputs - 1)
+        yield i * kind(size - 1) / (kind(float(scale)) * kind(size) - 1)
+    elif coordinates == "asymmetric":
+        yield from _scaled(i, size, outputs, scale)
+    else:
+        for x in _scaled(i + half, size, outputs, scale):
+            yield x - half
+        for step in _steps(size, outputs, scale, kind):
+            # Product and difference rounded together.
+            yield ((i + half).astype(np.float64) * np.float64(step) - 0.5).astype(kind)
+
+
+def _scaled(centres: NDArray[Any], size: int, outputs: int, scale: Fraction) -> Iterator[NDArray[Any]]:
+    kind: Any = centres.dtype.type
+    yield centres / kind(float(scale))
+    yield from (centres * step for step in _steps(size, outputs, scale, kind))
+
+
+def _steps(size: int, outputs: int, scale: Fraction, kind: Any) -> set[Any]:
+    """One over the scale, as rounded arithmetic may have it."""
+    whole = {kind(size) / kind(outputs)} if outputs and scale == Fraction(outputs, size) else set()
+    return whole | {kind(1 / float(scale)), kind(1) / kind(float(scale))}
+
+
+def _coordinate(i: int, size: int, outputs: int, scale: Fraction, coordinates: str) -> Fraction | None:
+    if coordinates == "asymmetric":
+        return i / scale
+    if coordinates == "align_corners":
+        return Fraction(i * (size - 1), outputs - 1) if outputs > 1 else Fraction(0)
+    if coordinates == "pytorch_half_pixel" and outputs == 1:
+        return Fraction(0)
+    if coordinates in ("half_pixel", "pytorch_half_pixel"):
+        return (i + HALF) / scale - HALF
+    return None
+
+
+# -- norms -------------------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=256)
+def weights_norm_up(rows: tuple[Row, ...]) -> float:
+    """Norm of a matrix of non-negative weights, rounded up.
+
+    Parameters
+    ----------
+    rows : tuple of tuple of (int, Fraction)
+        Columns and weights of each output.
+
+    Returns
+    -------
+    float
+        The smaller of ``sqrt(largest row sum * largest column sum)`` (Schur test, in fractions) and a proven
+        enclosure's upper bound; where every column has one entry a row, or every row one, it is exact.
+    """
+    columns: dict[int, Fraction] = {}
+    for row in rows:
+        for p, weight in row:
+            columns[p] = columns.get(p, Fraction(0)) + weight
+    if not columns:
+        return 0.0
+    schur = host.root_up(max(sum(w for _, w in row) for row in rows) * max(columns.values()))
+    used = sorted(columns)
+    if max(len(rows), len(used)) > DENSE:
+        return schur
+    position = {p: at for at, p in enumerate(used)}
+    matrix = np.zeros((len(rows), len(used)))
+    for at, row in enumerate(rows):
+        for p, weight in row:
+            # Larger entries of a non-negative matrix make its norm no smaller.
+            matrix[at, position[p]] += host.float_up(weight)
+    return min(schur, float(enclose(matrix, rtol=1e-9).upper))
+
+
+def weighted(x: NDArray[Any], axis: int, rows: Sequence[Row]) -> NDArray[Any]:
+    """Weighted sums of pixels along an axis: roundings are two more than there are weights in a row."""
+    table = _table([[p for p, _ in row] for row in rows])
+    weights = np.zeros(table.shape)
+    for at, row in enumerate(rows):
+        weights[at, : len(row)] = [float(weight) for _, weight in row]
+    taken = np.take(x, table, axis=axis)
+    return np.asarray((taken * weights.reshape(*table.shape, *(1,) * (x.ndim - 1 - axis))).sum(axis=axis + 1))
+
+
+def largest(x: NDArray[Any], axis: int, windows: Sequence[Sequence[int]]) -> NDArray[Any]:
+    """Largest of some pixels each along an axis; each window has one at least."""
+    return np.asarray(np.take(x, _table(windows), axis=axis).max(axis=axis + 1))
+
+
+def _table(windows: Sequence[Sequence[int]]) -> NDArray[np.intp]:
+    """Pixels of windows, their last ones repeated to one length."""
+    width = max([len(window) for window in windows], default=1)
+    wide = [[*window, *[window[-1] if window else 0] * (width - len(window))] for window in windows]
+    return np.array(wide, dtype=np.intp).reshape(len(wide), width)

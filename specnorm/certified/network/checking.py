@@ -1,0 +1,278 @@
+"""Whether a graph computes what its model computes: both are executed, value by value, before anything is claimed.
+
+Each node is executed on the model's own values of its inputs, so that rounding errors do not add up from node to node:
+what an operator makes of them may differ from the model's value by `Operator.rounding`, and by no more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specnorm.certified.network.execution import Inputs, Value, executed, probes, samples, sizes
+from specnorm.certified.network.graph import Graph, Node
+from specnorm.certified.network.model import Computed, Model, NotExecutedError
+from specnorm.certified.network.operators.base import FloatArray, NotRunError, smallest
+from specnorm.certified.network.operators.sources import Constant, Input, Random, Unknown
+from specnorm.certified.network.regions import Ball, Box
+from specnorm.certified.network.shapes import Shape
+from specnorm.errors import TranslationError
+from specnorm.text import visible
+
+SMALLEST = 2.0**-126
+"""Single precision's smallest normal number: what is smaller may be flushed to zero."""
+SAMPLES = (2, 3)
+"""Numbers of samples that are executed together."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was compared.
+
+    Parameters
+    ----------
+    inputs : int
+        Inputs on which graph and model were executed; 0: nothing was compared.
+    values : int
+        Values of the graph that were compared.
+    missed : tuple of str
+        Values that were not: the model does not name them, or they cannot be computed here.
+    difference : float
+        Largest difference, as a part of what rounding may make.
+    samples : tuple of int
+        Numbers of samples together for which the outputs are those of each sample by itself.
+    reason : str
+        Why nothing was compared; empty for graphs made by hand.
+    pairs : int
+        Pairs of inputs by which the answer was attacked; see `attack`.
+    reached : float
+        Largest ratio of the outputs' distance to the inputs' that they reached, in float64.
+    """
+
+    inputs: int = 0
+    values: int = 0
+    missed: tuple[str, ...] = ()
+    difference: float = 0.0
+    samples: tuple[int, ...] = ()
+    reason: str = ""
+    pairs: int = 0
+    reached: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every value that the outputs are computed from was compared."""
+        return self.inputs > 0 and not self.missed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        """One sentence."""
+        if not self.inputs:
+            return f"Not compared with the model: {self.reason or 'the graph was made by hand'}."
+        missed = f", {len(self.missed)} not" if self.missed else ""
+        several = " and ".join(map(str, self.samples))
+        together = f"; {several} samples together give what each gives by itself" if self.samples else ""
+        return f"Compared with the model on {self.inputs} inputs: {self.values} values agree{missed}{together}."
+
+
+def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checked:
+    """Execute a graph beside its model.
+
+    Parameters
+    ----------
+    graph : Graph
+        As it was translated.
+    read : Graph
+        The same with patterns recognised, of which the bound will speak.
+    region : Ball or Box, optional
+        Where the inputs stay.
+
+    Raises
+    ------
+    TranslationError
+        If a value differs by more than rounding. The message names the first such node, both numbers and the operator.
+    """
+    model = graph.model
+    if model is None:
+        return Checked()
+    reason = "the shapes of its inputs are not known"
+    for shapes in sizes(graph):
+        try:
+            return _compared(graph, read, model, shapes, region)
+        except NotExecutedError as error:
+            reason = str(error)
+    return Checked(reason=reason)
+
+
+def _compared(
+    graph: Graph, read: Graph, model: Model, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None
+) -> Checked:
+    compared: set[str] = set()
+    ran: set[str] = set()
+    largest, count = 0.0, 0
+    for inputs in probes(graph, shapes, region):
+        theirs = model.values(inputs)
+        for each in (graph, read):
+            found = _Walk(each, inputs, theirs)
+            compared |= found.compared
+            ran |= found.ran
+            largest = max(largest, found.largest)
+        count += 1
+    return Checked(count, len(compared), _missed(read, compared, ran), largest, _several(graph, model, shapes, region))
+
+
+def _missed(graph: Graph, compared: set[str], ran: set[str]) -> tuple[str, ...]:
+    """Values that the outputs need, and that were compared neither themselves nor through all that is made of them."""
+    covered = set(compared)
+    readers: dict[str, list[str]] = {}
+    found = []
+    for node in reversed(graph.pruned().nodes):
+        made = readers.get(node.name, [])
+        inner = bool(made) and node.name not in graph.outputs
+        through = node.name in ran and covered.issuperset(made) and (inner or node.derived)
+        if node.name in covered or through or isinstance(node.operator, Input | Constant):
+            covered.add(node.name)
+        else:
+            found.append(node.name)
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node.name)
+    return tuple(reversed(found))
+
+
+class _Walk:
+    """Compares every value of a graph, for one input."""
+
+    def __init__(self, graph: Graph, inputs: Inputs, theirs: Mapping[str, Computed]) -> None:
+        self.compared: set[str] = set()
+        self.ran: set[str] = set()
+        self.largest = 0.0
+        self.symbols: dict[str, int] = {}
+        known: dict[str, Value] = {}
+        units: dict[str, float] = {}
+        for node in graph.nodes:
+            given = theirs.get(node.name)
+            if isinstance(node.operator, Input):
+                if given is not None or node.name in inputs:
+                    known[node.name] = Value(inputs[node.name] if given is None else given.value)
+                    units[node.name] = 2.0**-53 if given is None else given.unit
+                continue
+            if all(name in known for name in node.inputs):
+                units[node.name] = max([*(units[name] for name in node.inputs), given.unit if given else 2.0**-53])
+                try:
+                    ours = executed(node, [known[name] for name in node.inputs], units[node.name])
+                except NotRunError:
+                    pass
+                else:
+                    known[node.name] = ours
+                    self.ran.add(node.name)
+                    if given is not None:
+                        overflown = any(not np.isfinite(known[name].value).all() for name in node.inputs)
+                        self._compare(node, ours, given, units[node.name], overflown)
+            if given is not None:
+                known[node.name], units[node.name] = Value(given.value), given.unit
+
+    def _compare(self, node: Node, ours: Value, theirs: Computed, unit: float, overflown: bool) -> None:
+        """``overflown``: whether an input holds infinities, of which a map with zeros makes what is no number."""
+        self._fit(node, node.shape, theirs.value.shape)
+        if ours.value.shape != theirs.value.shape:
+            raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs.value.shape} in the model")
+        with np.errstate(all="ignore"):
+            allowed = 2 * np.broadcast_to(np.asarray(ours.error), ours.value.shape)
+            # Functions of subnormal numbers have no relative errors.
+            allowed = allowed + max(SMALLEST, 16 * smallest(unit))
+            apart = abs(ours.value - theirs.value)
+            # What overflows in the model's precision is no value; what is none in both is the same.
+            counts = np.isfinite(theirs.value) & (np.isfinite(ours.value) | (np.isnan(ours.value) & (not overflown)))
+            share = np.where(counts, apart / allowed, 0.0)
+        share = np.where(np.isnan(share), math.inf, share)
+        worst = float(np.max(share, initial=0.0))
+        if worst > 1:
+            at = np.unravel_index(int(np.argmax(share)), share.shape)
+            place = ", ".join(str(int(n)) for n in at)
+            mine, other = complex(ours.value[at]), complex(theirs.value[at])
+            told = [x.real if not x.imag else x for x in (mine, other)]
+            raise _refusal(
+                node, f"is {told[0]!r} at [{place}] in the graph and {told[1]!r} in the model, {worst:.3g} times what "
+                "rounding can make",
+            )  # fmt: skip
+        self.largest = max(self.largest, worst)
+        self.compared.add(node.name)
+
+    def _fit(self, node: Node, stated: Shape | None, shape: tuple[int, ...]) -> None:
+        """A value's shape is the one that the graph states, its symbols the same sizes everywhere."""
+        if stated is None:
+            return
+        fits = len(stated) == len(shape)
+        for n, m in zip(stated, shape, strict=False):
+            fits = fits and (self.symbols.setdefault(n, m) == m if isinstance(n, str) else n == m)
+        if not fits:
+            raise _refusal(node, f"has shape {stated} in the graph, {shape} in the model")
+
+
+def _refusal(node: Node, what: str) -> TranslationError:
+    label = node.label or type(node.operator).__name__
+    return TranslationError(
+        f"The network is not read as it computes: value {visible(node.name)} ({visible(label)}, read as "
+        f"{type(node.operator).__name__}) {what}. No bound is given. Please report the operator and its arguments."
+    )
+
+
+def _several(
+    graph: Graph, model: Model, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None
+) -> tuple[int, ...]:
+    """Numbers of samples together for which outputs are those of each sample by itself.
+
+    Outputs of deep networks for several samples are summed in other orders: the root of the unit roundoff is allowed.
+    """
+    if any(not shape or shape[0] != 1 for shape in shapes.values()):
+        return ()
+    agreed = []
+    nodes, unknown = graph.by_name, _unknown(graph)
+    given = list(itertools.islice(samples(shapes, region), max(SAMPLES)))
+    for count in SAMPLES:
+        found = model.several({name: np.concatenate([inputs[name] for inputs in given[:count]]) for name in shapes})
+        if found is None:
+            continue
+        alone = [model.values(inputs) for inputs in given[:count]]
+        outputs = [name for name in graph.outputs if name in found and name not in unknown]
+        alike = [_alike(nodes[n], found[n], [values[n] for values in alone], count) for n in outputs]
+        if alike and all(alike):
+            agreed.append(count)
+    return tuple(agreed)
+
+
+def _unknown(graph: Graph) -> set[str]:
+    """Values that have no bound whatever the inputs are, of one sample or of several."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if isinstance(node.operator, Unknown | Random) or not found.isdisjoint(node.inputs):
+            found.add(node.name)
+    return found
+
+
+def _alike(node: Node, together: Computed, alone: list[Computed], count: int) -> bool:
+    """Whether an output is, for several samples, what it is for each, along any axis.
+
+    Raises
+    ------
+    TranslationError
+        If it is not.
+    """
+    near = math.sqrt(2 * together.unit)
+    for axis in range(alone[0].value.ndim):
+        apart: FloatArray = np.concatenate([each.value for each in alone], axis)
+        if together.value.shape == apart.shape:
+            size = float(np.max(np.where(np.isfinite(apart), abs(apart), 0.0), initial=0.0))
+            if np.allclose(together.value, apart, rtol=near, atol=near * size, equal_nan=True):
+                return True
+    raise TranslationError(
+        f"The model gives another output for {count} samples together than for each by itself ({visible(node.name)}): "
+        "a bound for one sample says nothing of several. Give an input with the number of samples that is meant."
+    )

@@ -1,0 +1,259 @@
+"""Linear operators without a kernel: sums, scales, reductions, joins of values, padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+
+from specnorm.certified import host
+from specnorm.certified.network.operators import base
+from specnorm.certified.network.operators.base import (
+    Apply,
+    FloatArray,
+    Linear,
+    LinearMap,
+    NoBoundError,
+    Offset,
+    Place,
+    Sizes,
+)
+from specnorm.certified.network.shapes import Shape, concrete
+from specnorm.problem.padding import padding_count
+
+PadMode = Literal["zeros", "reflect", "replicate", "circular"]
+SCALED = 20
+"""Roundings of a scale that is not exact, and of the product with it."""
+_NUMPY = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+class Scale(Linear):
+    """``x * values + offset``, entry by entry: batch normalisation at inference, products with constants.
+
+    The largest absolute value, for a diagonal matrix; times the root of how often the input is repeated besides.
+    Directly after a layer it is folded into the kernel instead.
+    """
+
+    rule = "scale"
+    values: FloatArray
+    """float64, broadcasting against the value by NumPy's rules."""
+    offset: Offset | None = None
+    exact: bool = False
+    """Whether the values are exact; else they were computed with a handful of roundings."""
+
+    def lipschitz(self, place: Place) -> float:
+        values = np.asarray(self.values)
+        if not values.size or not np.all(np.isfinite(values)):
+            raise NoBoundError("it multiplies by values that are not finite")
+        # A quotient by a root of a sum: a few roundings.
+        largest = float(np.max(abs(values)))
+        largest = largest if self.exact else host.inflate(largest, 14)
+        if values.size == 1:
+            return largest
+        (before,) = place.before
+        return host.mul_up(largest, host.root_up(base.repeats(before, base.broadcasted(before, values.shape))))
+
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+        values = np.asarray(self.values, dtype=np.float64)
+        shape = base.broadcasted(before, values.shape)
+        if shape is None or not np.all(np.isfinite(values)):
+            return None
+        ndim, rows = len(shape), abs(values) if self.exact else host.inflate(abs(values), 14)
+
+        def made(k: FloatArray) -> Apply:
+            return lambda x: _wide(x[0], ndim) * k
+
+        return LinearMap(made(values), made(abs(values)), 1 if self.exact else SCALED, rows, self.offset)
+
+
+def _wide(x: FloatArray, ndim: int) -> FloatArray:
+    """Axes of size 1 between the copies and the value, so that it broadcasts against one of so many axes."""
+    return x.reshape(x.shape[0], *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])
+
+
+class Add(Linear):
+    """``(w_1 x_1 + ... + w_n x_n) / over`` of values that are broadcast, constants among them."""
+
+    rule = "add"
+    weights: tuple[float, ...]
+    """One an input, exact."""
+    over: int = 1
+    """More than 1 for means of values."""
+
+    def combine(self, bounds: Sequence[float], place: Place) -> float:
+        # The triangle inequality.
+        if not all(map(math.isfinite, self.weights)):
+            raise NoBoundError("it multiplies by values that are not finite")
+        terms = zip(self.weights, base.spread(bounds, place), strict=True)
+        total = host.add_up(*(host.mul_up(abs(weight), bound) for weight, bound in terms))
+        return total if self.over == 1 else host.mul_up(total, host.div_up(1.0, self.over))
+
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+        shape = base.broadcasted(before, *others)
+        if shape is None or not all(map(math.isfinite, self.weights)):
+            return None
+
+        def made(k: Sequence[float]) -> Apply:
+            def apply(x: Sequence[FloatArray]) -> FloatArray:
+                total: FloatArray = np.zeros((len(x[0]), *(1,) * len(shape)))
+                for weight, each in zip(k, x, strict=True):
+                    total = total + weight * _wide(each, len(shape))
+                return total if self.over == 1 else total / self.over
+
+            return apply
+
+        both = made(self.weights), made([abs(weight) for weight in self.weights])
+        return LinearMap(*both, 1 + len(others) + (self.over != 1))
+
+
+class Concat(Linear):
+    """Values (constants among them) one behind the other along an axis; ``new``: along an axis of their own.
+
+    Squared changes add up.
+    """
+
+    rule = "stack"
+    axis: int
+    new: bool = False
+
+    def combine(self, bounds: Sequence[float], place: Place) -> float:
+        return host.hypot_up(*bounds)
+
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+        if not 0 <= self.axis < len(before) + self.new:
+            return None
+        join = np.stack if self.new else np.concatenate
+        return LinearMap.moving(lambda x: join(x, axis=self.axis + 1))
+
+
+class Merge(Linear):
+    """The first value, whose entries at some flat positions are those of the second, in order."""
+
+    rule = "stack"
+    at: FloatArray
+    """Positions in the first value; none twice."""
+
+    def combine(self, bounds: Sequence[float], place: Place) -> float:
+        # As of values one behind the other: each entry is one of the first or one of the second.
+        return host.hypot_up(*bounds)
+
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+        at, size = np.ravel(self.at), math.prod(before)
+        if math.prod(others[0]) != at.size or len(np.unique(at)) < at.size or not np.all((at >= 0) & (at < size)):
+            return None
+
+        def apply(x: Sequence[FloatArray]) -> FloatArray:
+            found = np.array(x[0], np.result_type(*x)).reshape(len(x[0]), size)
+            found[:, at] = x[1].reshape(len(x[0]), at.size)
+            return found.reshape(x[0].shape)
+
+        return LinearMap.moving(apply)
+
+
+class Broadcast(Linear):
+    """Broadcast to a shape, by NumPy's rules: the root of the number of copies."""
+
+    rule = "broadcast"
+    target: tuple[int, ...]
+    """It may have fewer axes than the value, or 1 where the value has more (ONNX's Expand): both are broadcast."""
+
+    def lipschitz(self, place: Place) -> float:
+        (before,) = place.before
+        return host.root_up(base.repeats(before, base.broadcasted(before, self.target)))
+
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+        shape = concrete(base.broadcasted(before, self.target))
+        if shape is None:
+            return None
+        return LinearMap.moving(lambda x: np.broadcast_to(_wide(x[0], len(shape)), (len(x[0]), *shape)))
+
+
+class _Reduction(Linear):
+    """Sums over axes, or their means."""
+
+    axes: tuple[int, ...]
+    keep: bool = False
+
+    def _count(self, before: Shape | None) -> int | None:
+        """How many numbers become one; None where it is not known."""
+        sizes = [None] if before is None else [before[axis] for axis in self.axes]
+        known = [n for n in sizes if isinstance(n, int)]
+        return math.prod(known) if len(known) == len(sizes) else None
+
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+        if len(set(self.axes)) < len(self.axes) or any(not 0 <= axis < len(before) for axis in self.axes):
+            return None
+        count, over = self._count(before), tuple(axis + 1 for axis in self.axes)
+        if not count:
+            return None
+        share = count if isinstance(self, Mean) else 1
+        apply: Apply = lambda x: np.asarray(x[0].sum(axis=over, keepdims=self.keep) / share)  # noqa: E731
+        return LinearMap(apply, apply, count + 1)
+
+
+class Sum(_Reduction):
+    """Sum over axes: disjoint rows, of norm sqrt(N) for N numbers."""
+
+    rule = "sum"
+
+    def lipschitz(self, place: Place) -> float:
+        count = self._count(place.before[0])
+        if count is None:
+            raise NoBoundError("it sums numbers whose count depends on the input's size: give the input shape")
+        return host.root_up(count)
+
+
+class Mean(_Reduction):
+    """Mean over axes: disjoint rows, of norm 1/sqrt(N) for N numbers; 1 where N is not known."""
+
+    rule = "mean"
+
+    def lipschitz(self, place: Place) -> float:
+        count = self._count(place.before[0])
+        return 1.0 if count is None else host.root_up(Fraction(1, max(count, 1)))
+
+
+class Pad(Linear):
+    """Padding of the last ``len(pads)`` axes.
+
+    1 for constants; sqrt(r) for repeated pixels, r a product over the axes of the largest number of copies of one
+    pixel. With the convolution after it, padding is one layer.
+    """
+
+    rule = "pad"
+    mode: PadMode
+    pads: tuple[tuple[int, int], ...]
+    """Before and after each of those axes; not negative."""
+    value: float = 0.0
+    """For "zeros". NaN: not known."""
+
+    def lipschitz(self, place: Place) -> float:
+        if self.mode not in _NUMPY or any(min(pair) < 0 for pair in self.pads):
+            raise NoBoundError(f"padding by {self.mode} has no rule")
+        if self.mode == "zeros":
+            return 1.0
+        counts = []
+        for (first, last), n in zip(self.pads, base.last_sizes(place.before[0], len(self.pads)), strict=True):
+            # Across an axis of an unknown size, all that reflections repeat may be one pixel.
+            unknown = n is None and self.mode == "reflect"
+            counts.append(1 + first + last if unknown else padding_count(first, last, n, self.mode))
+        return host.root_up(math.prod(counts))
+
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+        if math.isnan(self.value) or len(self.pads) > len(before):
+            return None
+        pads = ((0, 0),) * (len(before) - len(self.pads)) + tuple(self.pads)
+        # What a reflection, or one turn, can give.
+        short = {"reflect": 1, "circular": 0, "replicate": -math.inf, "zeros": -math.inf}.get(self.mode, math.inf)
+        if not all(min(pair) >= 0 and max(pair) <= n - short for n, pair in zip(before, pads, strict=True)):
+            return None
+        numpy: Any = np
+
+        def offset() -> tuple[FloatArray, FloatArray]:
+            return numpy.pad(np.zeros(before), pads, constant_values=self.value), np.zeros(())
+
+        added = offset if self.mode == "zeros" and self.value else None
+        return LinearMap.moving(lambda x: numpy.pad(x[0], ((0, 0), *pads), mode=_NUMPY[self.mode]), added)

@@ -1,0 +1,319 @@
+"""Where each value of a network can lie while its inputs stay in a ball or a box, rounding counted.
+
+A value is a zonotope [1]_ where that is small enough: ``centre + G s``, plus at most ``spread`` an entry, for the
+input's own change s (in the ball, or each entry of a box in [-1, 1]) and further numbers in [-1, 1], one for each entry
+of a function that is not linear there. Otherwise it is an interval an entry. Of a ball the proven constants of the maps
+up to each value give intervals, too, and the smaller ones count. What has no rule here can be anything.
+
+.. [1] Singh, Gehr, Mirman, Pueschel, Vechev, "Fast and Effective Robustness Certification", NeurIPS 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specnorm.backends import backend_for
+from specnorm.certified import arithmetic, host
+from specnorm.certified.network.graph import Graph, Node, concrete
+from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place, Pointwise
+from specnorm.certified.network.operators.joins import Maximum, Minimum
+from specnorm.certified.network.operators.linear import Add
+from specnorm.certified.network.operators.piecewise import ReLU
+from specnorm.certified.network.regions import Ball, Box, Range
+from specnorm.errors import MethodError, SpecnormError
+
+__all__ = ["Ball", "Box", "Range", "ranges"]
+LARGEST = 2**23
+"""Most entries of G; larger zonotopes become intervals."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Zone:
+    centre: FloatArray
+    spread: FloatArray
+    generators: FloatArray
+
+
+def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, float | None] | None = None) -> dict[str, Range]:
+    """Range of each value of known size.
+
+    Parameters
+    ----------
+    region : Ball or Box
+        Of the network's inputs.
+    constants : mapping of str to float, optional
+        For a ball: proven Lipschitz constants, on it, of the maps from all inputs to the values.
+
+    Returns
+    -------
+    dict of str to Range
+        By the nodes' names.
+
+    Raises
+    ------
+    MethodError
+        If the region does not fit the network's inputs.
+    """
+    shapes = {name: concrete(graph.by_name[name].shape) for name in graph.inputs}
+    _check(shapes, region)
+    like: Any = np.zeros(1)
+    with arithmetic.exact(like, backend=backend_for(like)):
+        known = None
+        if isinstance(region, Ball) and constants is not None:
+            known = _Walk(graph, Ball(region.centre, 0.0), None, None).ranges
+        return _Walk(graph, region, known, constants).ranges
+
+
+def _check(shapes: Mapping[str, tuple[int, ...] | None], region: Ball | Box) -> None:
+    given = [region.centre] if isinstance(region, Ball) else [region.low, region.high]
+    for name, shape in shapes.items():
+        found = [np.shape(each[name]) if name in each else None for each in given]
+        if shape is None or any(each != shape for each in found):
+            raise MethodError(
+                f"Ranges of a network need numbers for its input {name} of shape {shape}; given are arrays of shape "
+                f"{found[0]}."
+            )
+    if isinstance(region, Ball):
+        if not (region.radius >= 0 and math.isfinite(region.radius)):
+            raise MethodError(f"radius={region.radius!r}; expected a number of at least 0.")
+        if not all(np.all(np.isfinite(each)) for each in region.centre.values()):
+            raise MethodError("the centre of a ball has entries that are not finite.")
+    elif any(not np.all(region.low[name] <= region.high[name]) for name in shapes):
+        raise MethodError("a box whose low ends are above its high ends, or not numbers.")
+
+
+class _Walk:
+    """Ranges of all nodes, in order."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        region: Ball | Box,
+        at_centre: Mapping[str, Range] | None,
+        constants: Mapping[str, float | None] | None,
+    ) -> None:
+        self.nodes, self.fixed = graph.by_name, graph.constants
+        self.radius = region.radius if isinstance(region, Ball) else 1.0
+        self.at_centre, self.constants = at_centre, constants or {}
+        self.ranges: dict[str, Range] = {}
+        self.zones: dict[str, _Zone] = {}
+        self.count, self.ball = 0, 0
+        """Generators so far, and how many of them, the first ones, are the entries of the ball."""
+        self._start(graph, region)
+        waiting = Counter(name for node in graph.nodes for name in node.inputs)
+        for node in graph.nodes:
+            if node.name not in graph.inputs:
+                self._visit(node)
+            for name in node.inputs:
+                waiting[name] -= 1
+                if not waiting[name]:
+                    self.zones.pop(name, None)
+
+    def _start(self, graph: Graph, region: Ball | Box) -> None:
+        inputs = [self.nodes[name] for name in graph.inputs]
+        sizes = [math.prod(concrete(node.shape) or ()) for node in inputs]
+        whole = sum(sizes)
+        small = whole * max(sizes, default=0) <= LARGEST
+        # Before anything is kept: what is a ball's is measured with its radius.
+        self.count = whole if small and self.radius > 0 else 0
+        self.ball = self.count if isinstance(region, Ball) else 0
+        at = 0
+        for node, size in zip(inputs, sizes, strict=True):
+            shape = concrete(node.shape) or ()
+            if isinstance(region, Ball):
+                centre, half = np.array(region.centre[node.name], dtype=np.float64), np.full(shape, self.radius)
+                rest = np.zeros(shape)
+            else:
+                low, high = (np.asarray(each[node.name], dtype=np.float64) for each in (region.low, region.high))
+                centre, half = _middle(low, high)
+                rest = np.where(np.isfinite(half), 0.0, math.inf)
+            generators = np.zeros((0, *shape))
+            if small and self.radius > 0:
+                generators = np.zeros((whole, size))
+                scale = (
+                    np.ones(size) if isinstance(region, Ball) else np.where(np.isfinite(half), half, 0.0).reshape(-1)
+                )
+                generators[at + np.arange(size), np.arange(size)] = scale
+                generators, half = generators.reshape(whole, *shape), rest
+            at += size
+            self._keep(node.name, _Zone(centre, half, generators), None)
+            if isinstance(region, Box):
+                self.ranges[node.name] = self.ranges[node.name].meet(low, high)
+
+    # -- one node ----------------------------------------------------------------------------------------------------
+    def _visit(self, node: Node) -> None:
+        shape = concrete(node.shape)
+        if shape is None:
+            return
+        zone, image, linear = _anything(shape), None, None
+        if all(name in self.zones for name in node.inputs):
+            place = Place(tuple(self.zones[name].centre.shape for name in node.inputs), shape)
+            try:
+                linear = node.operator.linear_map(place)
+                zone, image = self._known(node, linear, place)
+            except (SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
+                linear = None
+        if zone.centre.shape != shape or (image is not None and not image.low.shape == image.high.shape == shape):
+            zone, image, linear = _anything(shape), None, None
+        self._keep(node.name, zone, image)
+        self._nearer(node, linear)
+
+    def _known(self, node: Node, linear: LinearMap | None, place: Place) -> tuple[_Zone, Range | None]:
+        operator = node.operator
+        zones, known = [self.zones[name] for name in node.inputs], [self.ranges[name] for name in node.inputs]
+        if linear is not None:
+            return self._through(linear, zones), None
+        image = operator.image(known, place)
+        if isinstance(operator, Pointwise) and len(zones[0].generators):
+            line = operator.affine(known[0].low, known[0].high)
+            if line is not None:
+                return self._along(zones[0], *line), image
+        if isinstance(operator, (Maximum, Minimum)) and len(zones) == 2 and any(len(zone.generators) for zone in zones):
+            zone = self._extreme(isinstance(operator, Maximum), place, zones, known)
+            if zone is not None:
+                return zone, image
+        return _anything(concrete(place.after) or ()) if image is None else _interval(image), image
+
+    def _keep(self, name: str, zone: _Zone, image: Range | None) -> None:
+        """A value's zone and range; an image that is known besides makes an interval smaller."""
+        lost = ~np.isfinite(zone.centre) | np.isnan(zone.spread) | ~np.isfinite(zone.generators).all(axis=0)
+        if lost.any():
+            zone = _Zone(
+                np.where(lost, 0.0, zone.centre), np.where(lost, math.inf, zone.spread),
+                np.where(lost, 0.0, zone.generators),
+            )  # fmt: skip
+        if zone.generators.size > LARGEST:
+            zone = _Zone(zone.centre, self._half(zone), zone.generators[:0])
+        half = self._half(zone)
+        low, high = zone.centre - half, zone.centre + half
+        exact = half == 0
+        found = Range(np.where(exact, low, host.next_down(low)), np.where(exact, high, host.next_up(high)))
+        self.zones[name], self.ranges[name] = zone, found
+        if image is not None:
+            # What is no number in a range is not known.
+            ends = (np.where(np.isnan(end), side, end) for end, side in ((image.low, -np.inf), (image.high, np.inf)))
+            self._shrink(name, Range(*ends))
+
+    def _shrink(self, name: str, image: Range) -> None:
+        self.ranges[name] = self.ranges[name].meet(image.low, image.high)
+        zone, (centre, half) = self.zones[name], _middle(self.ranges[name].low, self.ranges[name].high)
+        # An interval where there is no zonotope, or none that is bounded.
+        lost = np.isinf(zone.spread) if len(zone.generators) else np.full(half.shape, True)
+        near = np.where(lost, centre, zone.centre), np.where(lost, half, zone.spread)
+        self.zones[name] = _Zone(*near, np.where(lost, 0.0, zone.generators))
+
+    def _nearer(self, node: Node, linear: LinearMap | None) -> None:
+        """By constants: no entry moves further than the value, nor than its row of the last map lets it."""
+        if self.at_centre is None or node.name not in self.at_centre:
+            return
+        here = self.at_centre[node.name]
+        reach: FloatArray = np.full(here.low.shape, math.inf)
+        own = self.constants.get(node.name)
+        moving = [name for name in node.inputs if name not in self.fixed]
+        before = self.constants.get(moving[0]) if len(moving) == 1 else None
+        if own is not None:
+            reach = np.minimum(reach, host.mul_up(own, self.radius))
+        if before is not None and linear is not None and linear.rows is not None:
+            rows = host.inflate(linear.rows, 2**24) + 2.0**-500
+            reach = np.minimum(reach, host.next_up(rows * host.mul_up(before, self.radius)))
+        if np.isfinite(reach).any():
+            self._shrink(node.name, Range(host.next_down(here.low - reach), host.next_up(here.high + reach)))
+
+    # -- zonotopes ---------------------------------------------------------------------------------------------------
+    def _half(self, zone: _Zone) -> FloatArray:
+        """How far the entries are from the centre at most."""
+        if not len(zone.generators):
+            return zone.spread
+        ball, rest = zone.generators[: self.ball], zone.generators[self.ball :]
+        total = zone.spread + abs(rest).sum(axis=0)
+        if len(ball):
+            # Squares may underflow.
+            total = total + self.radius * (np.sqrt(np.square(ball).sum(axis=0)) + 2.0**-500)
+        return host.inflate(total, len(zone.generators) + 16)
+
+    def _size(self, zone: _Zone) -> FloatArray:
+        """Absolute values of all terms, added: what rounding errors refer to."""
+        ball, rest = zone.generators[: self.ball], zone.generators[self.ball :]
+        total = abs(zone.centre) + abs(rest).sum(axis=0) + self.radius * abs(ball).sum(axis=0)
+        return host.inflate(total, len(zone.generators) + 16)
+
+    def _through(self, linear: LinearMap, zones: Sequence[_Zone]) -> _Zone:
+        copies = max(len(zone.generators) for zone in zones)
+        # Numbers that a zone does not have are 0 in it.
+        wide = [np.zeros((copies, *zone.centre.shape)) for zone in zones]
+        for each, zone in zip(wide, zones, strict=True):
+            each[: len(zone.generators)] = zone.generators
+        centre = linear.apply([zone.centre[None] for zone in zones])[0]
+        generators = linear.apply(wide) if copies else np.zeros((0, *centre.shape))
+        finite = [np.isfinite(zone.spread) for zone in zones]
+        spread = linear.absolute([np.where(ok, z.spread, 0.0)[None] for ok, z in zip(finite, zones, strict=True)])[0]
+        n = linear.roundings
+        if n:
+            size = linear.absolute([self._size(zone)[None] for zone in zones])[0]
+            spread = host.inflate(spread + size * ((n + 4) * 2.0**-52), 2 * n + 8) + 2.0**-1000
+        if not all(ok.all() for ok in finite):
+            lost = linear.absolute([np.where(ok, 0.0, 1.0)[None] for ok in finite])[0]
+            spread = np.where(lost > 0, math.inf, spread)
+        if linear.offset is not None:
+            added, off = (np.asarray(each, dtype=np.float64) for each in linear.offset())
+            centre = centre + added
+            spread = host.inflate(spread + off + abs(centre) * 2.0**-52, 4)
+        return _Zone(np.array(centre), np.array(spread), np.array(generators))
+
+    def _along(self, zone: _Zone, slope: FloatArray, middle: FloatArray, half: FloatArray) -> _Zone:
+        """``slope v + middle``, and a new number for each entry that is off by up to ``half``."""
+        centre = slope * zone.centre + middle
+        size = abs(slope) * self._size(zone) + abs(middle)
+        plain = (half == 0) & (middle == 0) & ((slope == 0) | (slope == 1))
+        spread = abs(slope) * np.where(slope == 0, 0.0, zone.spread) + np.where(plain, 0.0, size * 2.0**-50)
+        spread = np.where(plain, spread, host.inflate(spread, 8) + 2.0**-1000)
+        places = np.flatnonzero((half > 0).reshape(-1))
+        room = (self.count + len(places)) * half.size <= LARGEST
+        if not room:
+            return _Zone(centre, host.next_up(spread + half), slope * zone.generators)
+        whole = np.zeros((self.count + len(places), half.size))
+        whole[: len(zone.generators)] = (slope * zone.generators).reshape(len(zone.generators), half.size)
+        finite = np.isfinite(half.reshape(-1)[places])
+        whole[self.count + np.arange(len(places)), places] = np.where(finite, half.reshape(-1)[places], 0.0)
+        self.count += len(places)
+        return _Zone(centre, np.where(np.isfinite(half), spread, math.inf), whole.reshape(len(whole), *half.shape))
+
+    def _extreme(self, larger: bool, place: Place, zones: Sequence[_Zone], known: Sequence[Range]) -> _Zone | None:
+        """``max(u, v) = v + relu(u - v)``, ``min(u, v) = u - relu(u - v)``."""
+        less, (first, second) = Add((1.0, -1.0)), known
+        minus = less.linear_map(place)
+        of = Place((place.before[1 if larger else 0], place.after), place.after)
+        joined = (Add((1.0, 1.0)) if larger else less).linear_map(of)
+        if minus is None or joined is None:
+            return None
+        apart = self._through(minus, zones)
+        half = self._half(apart)
+        low = np.maximum(host.next_down(apart.centre - half), host.next_down(first.low - second.high))
+        high = np.minimum(host.next_up(apart.centre + half), host.next_up(first.high - second.low))
+        line = ReLU().affine(low, high)
+        assert line is not None  # for the type checker: ReLU has one
+        return self._through(joined, [zones[1 if larger else 0], self._along(apart, *line)])
+
+
+def _anything(shape: tuple[int, ...]) -> _Zone:
+    return _Zone(np.zeros(shape), np.full(shape, math.inf), np.zeros((0, *shape)))
+
+
+def _interval(image: Range) -> _Zone:
+    return _Zone(*_middle(image.low, image.high), np.zeros((0, *image.low.shape)))
+
+
+def _middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """A point between two ends, and how far both are from it, rounded up; 0 and infinity where an end is infinite."""
+    finite = np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
+    centre = low / 2 + high / 2
+    half = np.maximum(high - centre, centre - low)
+    half = np.where(half > 0, host.next_up(half), 0.0)
+    return centre, np.where(finite, half, math.inf)

@@ -1,0 +1,244 @@
+"""Proof: the constant of some links together is one spectral norm, of a convolution kernel made of all of them.
+
+For z_i = phi_i(sum_j W_ij z_j + b_i), i = 1..l, weights q_i > 0 (one a channel) and slopes of phi_i in [a_i, b_i] with
+a_i <= 0, LipSDP's quadratic form [1]_ with multipliers that are constant on each channel is, with v_i = sum_j W_ij z_j,
+
+    |q_0 x|^2 + sum_i q_i^2 (z_i - a_i v_i) (z_i - b_i v_i) - |q_l y|^2 / L^2.
+
+-a_i b_i |v_i|^2 and the last term are norms of vertices of their own (*leaves*), so that the form, scaled by its
+diagonal, is I - K with K Hermitian, zero on its diagonal, and ``K = q_b (a + b)/2 W q_a^-1`` from value to value. It is
+nonnegative if the largest eigenvalue of K is at most 1 at each frequency.
+
+*A chain*: the vertices are a tree with two colours, and K is a block T and its adjoint; the condition is ||T|| <= 1.
+Shifts of taps are changes of basis on a tree. If ||T|| <= s, the weights q_i s^-i have ||T|| <= 1 with L s^l.
+
+*Otherwise* (sums, concatenation) K is a kernel itself, its taps at their places, and its largest eigenvalue is at most
+s = ||K + c I|| - c for any c. With weights q_v t^g, g the number of links on the longest way to v, and
+r_gh = t^|g - h|, the entries of K are multiplied by r. The matrix r - (1 - 1/s) I is positive semidefinite for
+t = 1/(2s - 1), since the smallest eigenvalue of r is above (1 - t)/(1 + t) [2]_; so is its entrywise product with
+s I - K (Schur), which is I less the new K. So the constant is L (2s - 1)^g for the last value's g.
+
+Sequences on the whole grid satisfy the form; those that are 0 outside a window see the cropped, zero-padded layers
+there and add a_i b_i q_i^2 |v_i|^2 <= 0 outside. So the constant holds at every input size.
+
+.. [1] Fazlyab, Robey, Hassani, Morari, Pappas, "Efficient and Accurate Estimation of Lipschitz Constants for Deep
+   Neural Networks", NeurIPS 2019.
+.. [2] Kac, Murdock, Szego, "On the eigenvalues of certain Hermitian forms", J. Rational Mech. Anal. 2, 1953.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.certified import host
+from specnorm.certified.network.affine_maps import Segment, Subnetwork
+from specnorm.certified.network.kernels import fold_error
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.subnetworks import joinable
+from specnorm.errors import MethodError
+from specnorm.problem.spec import ConvSpec
+from specnorm.proving import enclose
+
+if TYPE_CHECKING:
+    from specnorm.networks.measuring import Measure
+
+WIDEST = 768
+"""Channels on the smaller side of the kernel above which a run is cut, unless told otherwise."""
+TOLERANCE, TOLERANCE_OF_SUMS = 5e-4, 2e-3
+"""Relative width to which T and K are enclosed, or `Measure.rtol` where that is wider: weights that are nearly the best
+make the norm nearly the same at many frequencies, which takes long to prove closely."""
+SHARP = 1e-6
+"""The same of matrices, which have one frequency: it takes hardly longer, and is lost once for each layer."""
+CENTRE = 0.5
+"""c of the sums: K's smallest eigenvalue may be that much further from 0, twice, than its largest."""
+
+
+def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
+    """Cut a run into parts that are bounded each by one norm.
+
+    Parameters
+    ----------
+    widest : int
+        Channels on the smaller side of the kernel above which it is cut; 0: wherever it can be.
+
+    Returns
+    -------
+    list of (int, int)
+        Links ``first:last`` of each part, in order.
+    """
+    starts = [0]
+    for before, end in itertools.pairwise(run.blocks):
+        # Where slopes are as far below 0 as above, links tell each other nothing but the weights between them.
+        apart = before > 0 and not middle(*run.links[before - 1].slopes)[0].any()
+        if before > starts[-1] and (not widest or apart or not joinable(run.part(starts[-1], end), widest)):
+            starts.append(before)
+    return list(zip(starts, [*starts[1:], len(run.links)], strict=True))
+
+
+def parts_from(run: Subnetwork, starts: Sequence[int]) -> list[tuple[int, int]]:
+    """Parts that somebody else claims to be such.
+
+    Raises
+    ------
+    ValueError
+        If one statement cannot speak of one of them.
+    """
+    count = len(run.links)
+    if list(starts[:1]) != [0] or any(a >= b for a, b in itertools.pairwise([*starts, count])):
+        raise ValueError("the parts do not cover the run")
+    parts = list(zip(starts, [*starts[1:], count], strict=True))
+    for first, last in parts:
+        if first not in run.blocks or not joinable(run.part(first, last), np.inf):
+            raise ValueError(f"layers {first} to {last - 1} of the run cannot be bounded together")
+    return parts
+
+
+Edge = tuple[int, int, FloatArray, tuple[int, ...]]
+"""From a vertex to another: the kernel, scaled, and its first tap's place."""
+
+
+def edges(part: Segment, weights: Sequence[FloatArray], *, magnitudes: bool = False) -> list[Edge]:
+    """Edges between the vertices: 0..l are the values, l+1.. the leaves of curved functions.
+
+    Parameters
+    ----------
+    part : Segment
+        Of l links.
+    weights : sequence of array
+        l + 1: one number a channel of each value, all positive.
+    magnitudes : bool
+        With the terms' absolute values.
+    """
+    found: list[Edge] = []
+    leaves, copies = len(part.links), part.widths[0] // part.width
+    scales = [np.repeat(weights[0], copies), *weights[1:]]
+    kernels = part.kernels(absolute=magnitudes)
+    ones = (1,) * part.axes
+    for i, (link, from_sources) in enumerate(zip(part.links, kernels, strict=True), start=1):
+        last = i == len(part.links)
+        centre, leaf = middle(*link.slopes)
+        leaves += not last and bool(leaf.any())
+        for source, (kernel, place) in from_sources.items():
+            a = source - part.first
+            kernel = kernel / scales[a].reshape(1, -1, *ones) * scales[i].reshape(-1, 1, *ones)
+            found.append((a, i, (link.steepest if last else centre).reshape(-1, 1, *ones) * kernel, place))
+            if not last and bool(leaf.any()):
+                found.append((a, leaves, leaf.reshape(-1, 1, *ones) * kernel, place))
+    return found
+
+
+def middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Numbers c and e with ``z^2 - 2 c z v - e^2 v^2 <= 0`` for all z = p v, p between the slopes.
+
+    (p - a)(p - b) <= 0 with a = min(low, 0) and b = max(high, 0), so that e^2 = -a b is not negative.
+    """
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    return (low + high) / 2, np.sqrt(-low * high)
+
+
+def chain_kernel(of: Sequence[Edge]) -> FloatArray:
+    """T of a chain: from the vertices at even distance from the input to those at odd distance.
+
+    An edge from an even to an odd vertex is its kernel; from an odd to an even one its adjoint: channels swapped, taps
+    in reverse.
+    """
+    depth = {0: 0}
+    size = {0: of[0][2].shape[1]}
+    for a, b, kernel, _ in of:
+        depth[b], size[b] = depth[a] + 1, kernel.shape[0]
+    offset, end = {}, [0, 0]
+    for vertex in size:
+        side = depth[vertex] % 2
+        offset[vertex] = end[side]
+        end[side] += size[vertex]
+    taps = tuple(max(axis) for axis in zip(*(kernel.shape[2:] for _, _, kernel, _ in of), strict=True))
+    whole = np.zeros((end[1], end[0], *taps))
+    for a, b, kernel, _ in of:
+        odd, even = (b, a) if depth[b] % 2 else (a, b)
+        if odd == a:
+            kernel = _reversed(kernel)
+        rows, columns = slice(offset[odd], offset[odd] + size[odd]), slice(offset[even], offset[even] + size[even])
+        whole[(rows, columns, *map(slice, kernel.shape[2:]))] = kernel
+    return whole
+
+
+def hermitian_kernel(of: Sequence[Edge]) -> FloatArray:
+    """K of any links: from all vertices to all, an edge's taps at their places, its adjoint's at the mirrored ones.
+
+    Returns
+    -------
+    array, shape (n, n, 2 r_1 + 1, ...)
+        Place 0 is the middle tap.
+    """
+    size = {a: kernel.shape[1] for a, _, kernel, _ in of} | {b: kernel.shape[0] for _, b, kernel, _ in of}
+    offset = dict(zip(sorted(size), np.cumsum([0, *(size[v] for v in sorted(size))]).tolist(), strict=False))
+    ends = [[(p, p + n - 1) for p, n in zip(place, kernel.shape[2:], strict=True)] for _, _, kernel, place in of]
+    reach = [max(max(abs(first), abs(last)) for first, last in axis) for axis in zip(*ends, strict=True)]
+    total = sum(size.values())
+    whole = np.zeros((total, total, *(2 * r + 1 for r in reach)))
+    for a, b, kernel, place in of:
+        there, here = (slice(offset[v], offset[v] + size[v]) for v in (b, a))
+        n = kernel.shape[2:]
+        taps = [slice(r + p, r + p + k) for r, p, k in zip(reach, place, n, strict=True)]
+        mirrored = [slice(r - p - k + 1, r - p + 1) for r, p, k in zip(reach, place, n, strict=True)]
+        whole[(there, here, *taps)] += kernel
+        whole[(here, there, *mirrored)] += _reversed(kernel)
+    return whole
+
+
+def _reversed(kernel: FloatArray) -> FloatArray:
+    return np.flip(kernel.swapaxes(0, 1), axis=tuple(range(2, kernel.ndim)))
+
+
+def constant_up(part: Segment, weights: Sequence[FloatArray], measure: Measure) -> float:
+    """L with ``|q_l (z - z')| <= L |q_0 (x - x')|``, proven; without the factors of what follows the functions.
+
+    Parameters
+    ----------
+    part : Segment
+        Of `segments`.
+    weights : sequence of array
+        One more than there are links.
+    """
+    if not all(link.fits(weight) for link, weight in zip(part.links, weights[1:], strict=True)):
+        raise MethodError("weights that differ between channels which are sorted together prove nothing.")
+    alone = part.links[0].alone if len(part.links) == 1 else None
+    if alone is not None and alone.filter is not None:
+        before, after = weights
+        scale, shrink = alone.scale, None if np.all(before == 1) else before
+        steep = part.links[0].steepest
+        steepest = float(steep.max())
+        if steepest == 0:
+            return 0.0
+        after = after if np.all(steep == steepest) else after * (steep / steepest)
+        if not np.all(after == 1):
+            scale = after if scale is None else after * scale
+        norm = measure(alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink).upper
+        return host.mul_up(norm, host.inflate(abs(alone.alpha), 16), steepest)
+    return _proven_up(part, weights, max(measure.rtol, TOLERANCE if part.chain else TOLERANCE_OF_SUMS))
+
+
+def _proven_up(part: Segment, weights: Sequence[FloatArray], rtol: float) -> float:
+    """The constant of links together, from the norm of T or K."""
+    chain = part.chain
+    kernel_of = chain_kernel if chain else hermitian_kernel
+    whole = kernel_of(edges(part, weights))
+    if math.prod(whole.shape[2:]) == 1:
+        rtol = min(rtol, SHARP)
+    sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
+    lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, ConvSpec.of(whole.shape))
+    if chain:
+        s = host.add_up(float(enclose(whole, rtol=rtol).upper), lost)
+        return host.mul_up(*[s] * len(part.links))
+    middle_tap = tuple(n // 2 for n in whole.shape[2:])
+    every = np.arange(whole.shape[0])
+    whole[(every, every, *middle_tap)] += CENTRE
+    s = host.add_up(float(enclose(whole, rtol=rtol).upper), lost, -CENTRE)
+    if s <= 1:
+        return 1.0
+    return host.mul_up(*[host.add_up(s, s, -1.0)] * part.depth)

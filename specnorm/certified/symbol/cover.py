@@ -1,0 +1,374 @@
+"""Which cells hold no norm above a threshold: the only place where a cell of a search is done with.
+
+A cell is a box of frequencies around a centre c, with phi its radius (`cells.Boxes.radius`). A Cholesky factorisation
+proves ``||G(c)|| <= tau``, and one of three lemmas carries that to the cell. With mu the threshold:
+
+* Cell lemma (Bernstein, Szego): around a maximiser of the whole torus ``||G|| >= sigma* cos(phi)``. So if every cell of
+  a cover has ``||G(c)|| <= mu cos(phi)``, phi < pi/2, then ``sigma* <= mu``.
+* Grid lemma: the best point of a DFT grid is no maximiser of the torus. With a proven ``S >= sigma*``, nothing in the
+  cell exceeds mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)``. With ``alpha = arccos(mu / S)`` the
+  right side is ``S cos(alpha + phi)``: where it is positive, the angle is below pi/2, as the lemma requires.
+* Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
+  (`gram_polynomial.GramPolynomial.variation_sq`).
+
+Both first lemmas are one inequality. Let ``|u* G(theta) v| = ||G(theta)||`` for unit vectors u and v, and for a phase w
+with ``|w| = 1`` let ``g(t) = Re(w u* G(theta + t delta) v)``, w turning with t so that ``g(0) = ||G(theta)||`` and the
+frequencies of g lie in [-phi, phi]. Then ``|g| <= S``, and Bernstein and Szego's ``g'**2 + phi**2 g**2 <= phi**2 S**2``
+says that ``arccos(g / S)`` changes by at most phi from t = 0 to 1:
+
+    ||G(theta + delta)|| >= S cos(arccos(||G(theta)|| / S) + phi)     while that angle is at most pi.
+
+With theta the maximiser and S = sigma* the arccosine is 0. It is the cosine of the sum over the axes that counts: the
+product of the axes' cosines would be wrong.
+
+A lemma that holds for mu holds for larger ones. A search asks a `Cover`; it decides what is tried first and how cells
+are cut, and can make nothing wrong but time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified import host
+from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol.cells import Boxes, Cells
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+
+if TYPE_CHECKING:
+    from specnorm.types import Array, ArrayOps
+
+
+def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
+    """Norms at the centres up to which cells of the torus hold nothing above the threshold, rounded down; or 0."""
+    return np.where(radius < math.pi / 2, np.maximum(host.mul_down(host.cos_down(radius), threshold), 0.0), 0.0)
+
+
+def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndarray:
+    """Norms at the centres up to which no grid point of a cell exceeds the threshold, rounded down; or 0."""
+    if supremum.what != EVERYWHERE:
+        raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
+    if supremum <= threshold:
+        return np.full(len(radius), math.inf)
+    apart_sq = host.mul_up(host.next_up(supremum.value - threshold), host.next_up(supremum.value + threshold))
+    lost = host.next_up(host.sin_up(radius) * host.sqrt_up(apart_sq))
+    return np.where(radius < math.pi / 2, np.maximum(host.sub_down(cell_lemma(threshold, radius), lost), 0.0), 0.0)
+
+
+def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
+    """Largest computed ``lambda_max(H(c))`` for which a cell holds nothing above the threshold, rounded down.
+
+    Shape (c,). Negative where none does; infinite for grid points where the supremum itself is no larger. By variation:
+    let P have the coefficients as computed, which moves by at most V in the cell. H - P and computed H - P are at most
+    the error e everywhere, so ``lambda_max(computed H(c)) <= l`` gives ``||H(c)|| <= l + e``, ``||P(c)|| <= l + 2 e``,
+    ``||P(theta)|| <= l + 2 e + V`` and ``||H(theta)|| <= l + 3 e + V``.
+    """
+    boxes = cells.boxes
+    if not boxes.on_grid:
+        norms = cell_lemma(threshold, boxes.radius)
+    elif cells.supremum is None:
+        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
+    else:
+        norms = grid_lemma(threshold, cells.supremum, boxes.radius)
+        if cells.supremum <= threshold:
+            return norms
+    variation_sq = _variation_sq(polynomial, boxes)
+    # One error of the three is in `limit_sq`.
+    lost = host.next_up(variation_sq + 2 * polynomial.error)
+    by_variation = host.sub_down(polynomial.limit_sq(np.asarray(threshold)), lost)
+    return np.asarray(np.maximum(polynomial.limit_sq(norms), by_variation))
+
+
+def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
+    """`GramPolynomial.variation_sq` of boxes, of as many at once as fit the memory budget with all lags."""
+    lags, count = polynomial.lags[1:], len(boxes)
+    step = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
+    if count <= step:
+        return polynomial.variation_sq(boxes.largest_phase(lags))
+    found = np.empty(count)
+    for start in range(0, count, step):
+        if start and polynomial.tick is not None:
+            polynomial.tick()
+        some = slice(start, start + step)
+        found[some] = polynomial.variation_sq(boxes[some].largest_phase(lags))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class CentreMatrices:
+    """Gram matrices at the centres of some open cells of a cover. Made by `Cover.form` alone.
+
+    Parameters
+    ----------
+    cells : Cells
+        The open cells of the cover when the matrices were formed.
+    index : integer array, shape (c,)
+        Which of them.
+    reduced_for_sq : float array, shape (c,)
+        Limits that the matrices are reduced for.
+    matrices : array, shape (c, rank, rank)
+    errors : float array, shape (c,)
+        Bounds of the rounding of the reduction.
+    """
+
+    polynomial: GramPolynomial
+    cells: Cells
+    index: np.ndarray
+    reduced_for_sq: np.ndarray
+    matrices: Array
+    errors: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, chosen: np.ndarray, *, ops: ArrayOps) -> CentreMatrices:
+        """Some of them, by ascending positions."""
+        if len(chosen) == len(self):
+            return self
+        few = arrays.rows(self.matrices, chosen, ops=ops)
+        given = (self.index[chosen], self.reduced_for_sq[chosen], few, self.errors[chosen])
+        return CentreMatrices(self.polynomial, self.cells, *given)
+
+
+def speaks_of(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
+    """Whether the matrices bound H for limits: those reduced for a limit say nothing of lower ones, shape (c,)."""
+    return np.asarray((limit_sq >= formed.reduced_for_sq) | (formed.polynomial.rank == formed.polynomial.size))
+
+
+def proven_norms(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
+    """Norms at the centres that a factorisation proves, rounded up; infinite where it does not complete, shape (c,).
+
+    Parameters
+    ----------
+    limit_sq : float array, shape (c,)
+        What to prove about the eigenvalues of H.
+    """
+    polynomial = formed.polynomial
+    limits = host.sub_down(limit_sq, formed.errors)
+    if arrays.real_dtype(formed.matrices, xp=ops.xp) == ops.xp.float32:
+        limits = host.float32_down(limits)
+    below = norms.gram_below(formed.matrices, ops.from_numpy(limits, polynomial.blocks), ops=ops)
+    proven = np.asarray(ops.to_numpy(below)) & speaks_of(formed, limit_sq)
+    return np.where(proven, polynomial.norm_up(limit_sq), math.inf)
+
+
+class Cover:
+    """The cells of a search that may still hold a norm above the threshold.
+
+    A cell leaves by proof alone; the others become smaller. When none is open, `proven` is a bound of what is covered.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        What all polynomials are of.
+    cells : Cells
+        All cells of the cover.
+    what : object
+        `Boxes.covers` of what the cells cover; words where that is nothing in particular.
+    upper : float
+        Of cells that were left out by proof.
+    keeps : bool
+        Whether to keep the fathomed cells, for a grid that follows.
+    """
+
+    def __init__(
+        self,
+        blocks: Array,
+        cells: Cells,
+        what: object = "the norm at some frequencies",
+        *,
+        upper: float = 0.0,
+        keeps: bool = False,
+        ops: ArrayOps,
+    ) -> None:
+        self._blocks, self._ops, self._keeps, self.what = blocks, ops, keeps, what
+        self._fathomed: list[tuple[Cells, np.ndarray]] = []
+        self._limits: tuple[GramPolynomial, float, np.ndarray] | None = None
+        # The largest threshold that a cell was fathomed for, and how many were.
+        self._upper, self._count, self._supremum = upper, 0, cells.supremum
+        self._reopen(cells)
+
+    def _reopen(self, cells: Cells) -> None:
+        self._open, self._norms, self._limits = cells, np.full(len(cells), math.inf), None
+
+    def __len__(self) -> int:
+        return len(self._norms)
+
+    @property
+    def open(self) -> Cells:
+        """Cells that are not done with."""
+        return self._open
+
+    @property
+    def norms(self) -> np.ndarray:
+        """Proven norms at the centres of those that are done with since, infinite for the others, shape (c,)."""
+        view = self._norms.view()
+        view.flags.writeable = False
+        return view
+
+    def proven(self) -> Upper:
+        """No norm of what is covered exceeds the largest threshold that a cell was fathomed for.
+
+        Raises
+        ------
+        HypothesisError
+            While a cell is open.
+        """
+        if len(self):
+            raise HypothesisError(f"{len(self)} cells of {self.what} are open")
+        return self.beside_open()
+
+    def beside_open(self) -> Upper:
+        """A bound of what is covered, but for what the open cells hold."""
+        what = f"{self.what} but for {len(self)} cells" if len(self) else self.what
+        if self._supremum is None:
+            return _upper(self._upper, what, f"cell lemma, {self._count} cells")
+        return _upper(self._upper, what, f"grid lemma, {self._count} cells", self._supremum)
+
+    @property
+    def fathomed(self) -> list[tuple[Cells, np.ndarray]] | None:
+        """All cells with the norms proven at their centres, once none is open and if they were kept."""
+        return self._fathomed if self._keeps and not len(self) else None
+
+    def limits_sq(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
+        """`limits_sq` of the open cells."""
+        known = self._limits
+        if known is None or known[0] is not polynomial or known[1] != threshold:
+            known = self._limits = (polynomial, threshold, limits_sq(polynomial, self._open, threshold))
+        return known[2]
+
+    def form(
+        self, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray
+    ) -> tuple[CentreMatrices, Array]:
+        """Gram matrices at the centres of some open cells, and the columns (c, size, rank) they are made of.
+
+        Parameters
+        ----------
+        polynomial : GramPolynomial
+            Of the cover's blocks.
+        index : integer array, shape (c,)
+        reduced_for_sq : float array, shape (c,)
+            Above the polynomial's truncation bound; no lower limit is proven by these matrices.
+        """
+        if polynomial.blocks is not self._blocks:
+            raise HypothesisError("the polynomial is not one of this cover's blocks")
+        cells = self._open[index]
+        columns = polynomial.columns_at(cells.boxes.centres, cells.block)
+        reduced, errors = polynomial.reduced(columns, reduced_for_sq)
+        host_errors = np.asarray(self._ops.to_numpy(errors), dtype=np.float64)
+        return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors), columns
+
+    def fathom(self, formed: CentreMatrices, threshold: float, *, wanted_sq: np.ndarray | None = None) -> np.ndarray:
+        """Prove that cells hold no norm above a threshold. Which of them are done with, boolean array, shape (c,).
+
+        Parameters
+        ----------
+        formed : CentreMatrices
+            Of the cells to try.
+        wanted_sq : float array, shape (c,), optional
+            Smaller limits to prove, where more is proven than is needed.
+        """
+        if formed.cells is not self._open:
+            raise HypothesisError("the matrices were formed for cells that have changed since")
+        if self.fathom_by_supremum(threshold):
+            return np.ones(len(formed), dtype=bool)
+        limit_sq = self.limits_sq(formed.polynomial, threshold)[formed.index]
+        if wanted_sq is not None:
+            limit_sq = np.minimum(limit_sq, wanted_sq)
+        return self._note(formed.index, proven_norms(formed, limit_sq, ops=self._ops), threshold)
+
+    def fathom_by_supremum(self, threshold: float) -> bool:
+        """Whether the supremum of the torus is no larger than the threshold: then every cell is done with."""
+        supremum = self._open.supremum
+        if supremum is None or not supremum <= threshold:
+            return False
+        self._note(np.arange(len(self)), np.full(len(self), supremum.value), threshold)
+        return True
+
+    def _note(self, index: np.ndarray, norms: np.ndarray, threshold: float) -> np.ndarray:
+        self._norms[index] = np.minimum(self._norms[index], norms)
+        done = norms < math.inf
+        if done.any():
+            self._upper = max(self._upper, threshold)
+        return done
+
+    def prune(self) -> np.ndarray:
+        """Take away the cells that are done with. Positions of those that stay."""
+        rest: np.ndarray = (self._norms == math.inf).nonzero()[0]
+        if self._keeps:
+            done = (self._norms < math.inf).nonzero()[0]
+            self._fathomed.append((self._open[done], self._norms[done]))
+        self._count += len(self._norms) - len(rest)
+        self._reopen(self._open[rest])
+        return rest
+
+    def split(self, ratio: np.ndarray) -> np.ndarray:
+        """Cut the open cells, so that their radii shrink at least so many times. Position of each piece's parent."""
+        if (self._norms < math.inf).any():
+            raise HypothesisError("cells that are done with are pruned before the others are cut")
+        boxes, parent = self._open.boxes.split(ratio)
+        self._reopen(Cells(boxes, self._open.block[parent], self._open.supremum))
+        return parent
+
+
+def cover_blocks(
+    blocks: Array,
+    boxes: Boxes,
+    supremum: Upper | None = None,
+    *,
+    torus: list[tuple[Cells, np.ndarray]] | None = None,
+    threshold: float = 0.0,
+    keeps: bool = False,
+    ops: ArrayOps,
+) -> Cover:
+    """The cover of every block by the same boxes.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    supremum : Upper, optional
+        Of the whole torus; required for grid points.
+    torus : list of (Cells, norms), optional
+        What a cover of the torus for the same blocks fathomed (`Cover.fathomed`): grid points in cells whose proven
+        norms satisfy the grid lemma already are left out.
+    threshold : float
+        That they are left out for.
+    keeps : bool
+        As in `Cover`.
+    """
+    if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
+        raise HypothesisError("the boxes are of a symbol of another degree")
+    if boxes.on_grid and supremum is None:
+        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
+    block, upper, what = np.arange(blocks.shape[0]), 0.0, boxes.covers or "the norm at some frequencies"
+    if torus and supremum is not None:
+        boxes, block = _around_open(boxes, torus, supremum, threshold)
+        upper = threshold
+    every = boxes[np.tile(np.arange(len(boxes)), len(block))]
+    cells = Cells(every, np.repeat(block, len(boxes)), supremum)
+    return Cover(blocks, cells, what, upper=upper, keeps=keeps, ops=ops)
+
+
+def on_grid(supremum: Upper, boxes: Boxes) -> Upper:
+    """A bound of the supremum bounds the norm at the points of a grid."""
+    if supremum.what != EVERYWHERE or not boxes.on_grid:
+        raise HypothesisError(f"{supremum.what} is no supremum over a grid that has {len(boxes)} boxes")
+    return _upper(supremum.value, boxes.covers or "the norm at some frequencies", "some of all frequencies", supremum)
+
+
+def _around_open(
+    boxes: Boxes, torus: list[tuple[Cells, np.ndarray]], supremum: Upper, threshold: float
+) -> tuple[Boxes, np.ndarray]:
+    """Grid boxes around the cells of a torus that the grid lemma does not fathom, and the blocks of those cells."""
+    rest = [cells[norms > grid_lemma(threshold, supremum, cells.boxes.radius)] for cells, norms in torus]
+    block = np.unique(np.concatenate([cells.block for cells in rest]))
+    if sum(map(len, rest)) == sum(len(cells) for cells, _ in torus):
+        return boxes, block
+    ends = np.unique(np.concatenate([np.concatenate([x.boxes.low, x.boxes.high], axis=1) for x in rest]), axis=0)
+    half = ends.shape[1] // 2
+    return boxes.around(torus[0][0].boxes.between(ends[:, :half], ends[:, half:])), block

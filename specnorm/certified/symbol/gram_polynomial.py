@@ -1,0 +1,325 @@
+"""``H(theta) = G* G`` as a trigonometric polynomial: its matrix coefficients once, then any H by two real products.
+
+``H(theta) = R_0 + sum_{d>0} [cos(d.theta) (R_d + R_d^T) + i sin(d.theta) (R_d - R_d^T)]`` with the channel
+autocorrelations ``R_d = sum_k K_k^T K_{k+d}``. A frequency then costs no product of matrices.
+
+Trained kernels have few large directions. With the channels rotated so that these come first, ``H = [[A, B*], [B, C]]``
+with ``C <= truncation`` at every frequency, and for ``limit > truncation``
+
+    lambda_max(H) <= limit   if   lambda_max(A + B* B / (limit - truncation)) <= limit:
+
+a small matrix instead of a large one, and C is never formed: ``B* (limit - C)^-1 B <= B* B / (limit - truncation)``, so
+that the Schur complement of ``limit - H`` is positive semidefinite. Any basis serves; the search chooses it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified import host, rounding
+from specnorm.certified.bound import HypothesisError
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol import symbols, trigonometric
+from specnorm.certified.symbol.lags import autocorrelations, taps_below
+from specnorm.problem.frequencies import Frequencies, phases_at
+
+if TYPE_CHECKING:
+    from specnorm.types import Array, ArrayOps, Namespace
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """A stack of blocks with the channels in another basis, whose last directions may be left out. Made by `rotate`.
+
+    Parameters
+    ----------
+    columns : array, shape (g, taps * m, p)
+        The taps of each rotated block below one another.
+    basis : array, shape (g, p, p)
+        Nearly orthogonal.
+    rank : int
+        How many directions are kept.
+    truncation : float
+        Bound of ``||C(theta)||`` for every block and theta.
+    shrink, lost : float
+        ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``, with G' of the rotated blocks as computed.
+    """
+
+    columns: Array
+    basis: Array
+    rank: int
+    truncation: float
+    shrink: float
+    lost: float
+
+
+def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation:
+    """Rotate the channels of blocks (g, m, p, *kernel_shape), and bound what that loses and what is left out."""
+    xp = ops.xp
+    columns, taps = taps_below(blocks, xp=xp), math.prod(blocks.shape[3:])
+    rotated = xp.matmul(columns, basis)
+    shrink, lost = rotation_loss(columns, basis, taps, ops=ops)
+    return Rotation(rotated, basis, rank, truncation_bound(rotated[..., rank:], taps, xp=xp), shrink, lost)
+
+
+def truncation_bound(columns: Array, taps: int, *, xp: Namespace) -> float:
+    """Bound of ``||C(theta)||`` of the directions left out: ``||G w||**2 <= taps sum_k ||K_k w||**2``, rounded up.
+
+    G(theta) is a sum over the taps with weights of modulus 1.
+    """
+    return host.mul_up(float(taps), float(xp.max(norms.gram_norm_up(columns, xp=xp))))
+
+
+def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> tuple[float, float]:
+    """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost) / shrink`` with G' of the computed product.
+
+    ``fl(K V) = K V + E``, ``|E| <= gamma(p) |K| |V|``; ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
+
+    Parameters
+    ----------
+    columns : array, shape (g, taps * m, p)
+    basis : array, shape (g, p, p)
+        V; nearly orthogonal.
+
+    Returns
+    -------
+    shrink, lost : float
+        ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``.
+    """
+    xp = ops.xp
+    u, size = rounding.unit(basis, xp=xp), basis.shape[-1]
+    eye = xp.eye(size, dtype=basis.dtype, device=ops.device(basis))
+    gram = xp.matmul(xp.matrix_transpose(basis), basis)
+    length = float(xp.max(norms.frobenius_up(basis, xp=xp)))
+    apart = float(xp.max(norms.frobenius_up(gram - eye, xp=xp)))
+    # A difference has one rounding; V^T V has gamma(p) |V|^T |V|.
+    of_product = host.mul_up(
+        rounding.SLACK * rounding.gamma(size + 2, u), host.add_up(host.mul_up(length, length), size)
+    )
+    e = host.add_up(host.mul_up(apart, 1 + 4 * u), of_product)
+    # Over the taps, ||sum_k e^{ik.theta} E_k|| <= sqrt(taps) ||E||_F of all of them below one another.
+    mass = host.mul_up(float(xp.max(norms.frobenius_up(columns, xp=xp))), length)
+    lost = host.mul_up(rounding.SLACK * rounding.gamma(size, u), host.sqrt_up(taps), mass)
+    return host.sqrt_down(max(host.sub_down(1.0, e), 0.0)), lost
+
+
+def reduced_error(a: Array, b: Array, *, xp: Namespace) -> Array:
+    """Bound on ``||fl(A + b* b) - (A + b* b)||`` for matrices A (f, r, r) and b (f, n, r), shape (f,).
+
+    b stands for a matrix B scaled by a weight: two more roundings an entry.
+    """
+    u = rounding.unit(b, xp=xp)
+    squares = rounding.up(norms.frobenius_up(b, xp=xp) ** 2, 2, xp=xp)
+    summed = rounding.up(norms.frobenius_up(a, xp=xp) + squares, 2, xp=xp)
+    of_product = rounding.product_error(b.shape[-2] + 4, b, xp=xp) * squares
+    return rounding.up(rounding.SLACK * (of_product + 2 * math.sqrt(2) * u * summed), 4, xp=xp)
+
+
+class GramPolynomial:
+    """Gram polynomial of a stack of blocks, as given or with directions left out that cannot reach a limit.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        Of a wide real dtype, scaled to about 1; p <= m.
+    rotation : Rotation, optional
+        Of these blocks. None: every direction, unrotated.
+    tick : callable, optional
+        Called before each lag, and between boxes that are many for all lags: what it raises ends that.
+
+    Attributes
+    ----------
+    size, rank : int
+        Columns p, and how many of them (after a rotation) are kept.
+    truncation : float
+        Bound of ``||C(theta)||`` for every block and theta; 0 if nothing is left out.
+    error : float
+        Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product passes through at most
+        ``m + 2 taps + L + 4`` roundings: the inner product of two taps, the sum of such products into ``R_d +- R_d^T``,
+        the product with the table and the sum over d.
+    lags : integer array, shape (L, d)
+        Half of all lags that two taps other than 0 have, the zero lag first.
+    norms : float array, shape (L - 1,)
+        Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up) for d other than 0; infinite if
+        something is left out.
+    is_float32 : bool
+        Whether it is the `float32_copy` of another.
+    """
+
+    def __init__(
+        self,
+        blocks: Array,
+        rotation: Rotation | None = None,
+        *,
+        tick: Callable[[], None] | None = None,
+        ops: ArrayOps,
+    ) -> None:
+        xp = ops.xp
+        self.xp, self.ops, self.blocks, self.rotation, self.tick = xp, ops, blocks, rotation, tick
+        g, m, p = blocks.shape[:3]
+        taps = math.prod(blocks.shape[3:])
+        self.size, self.rank, self.truncation = p, p, 0.0
+        self._shrink, self._lost = 1.0, 0.0
+        self._float32_copy: GramPolynomial | None = None
+        self.is_float32 = False
+        columns = taps_below(blocks, xp=xp) if rotation is None else rotation.columns
+        if rotation is not None:
+            self.rank, self.truncation = rotation.rank, rotation.truncation
+            self._shrink, self._lost = rotation.shrink, rotation.lost
+        tapwise = xp.reshape(columns, (g, taps, m, p))
+        self.lags, self.even, self.odd = autocorrelations(tapwise, self.rank, blocks.shape[3:], tick=tick, ops=ops)
+        self.norms = self._coefficient_norms()
+        rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
+        self._norm = float(xp.max(trigonometric.absolute_norm_up(rotated, xp=xp)))
+        terms = m + 2 * taps + len(self.lags) + 4
+        self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=xp))
+
+    def _coefficient_norms(self) -> np.ndarray:
+        """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
+
+        ``|E|**2 + |O|**2 = 4 |R_d|**2``. Were it a little off: ``(E + O) / 2`` and ``(E - O) / 2``, which stand for R_d
+        and R_d^T, have norms that add up to at most ``sqrt(|E|**2 + |O|**2)``. A sum of squares passes through at most
+        ``p * rank + 2`` roundings.
+        """
+        xp = self.xp
+        if self.rank < self.size:
+            return np.full(len(self.lags) - 1, math.inf)
+        squares = xp.sum(self.even[:, 1:, :] ** 2, axis=-1) + xp.sum(self.odd[:, 1:, :] ** 2, axis=-1)
+        norms = rounding.up(xp.sqrt(xp.max(squares, axis=0)) / 2, self.size * self.rank + 4, xp=xp)
+        return np.asarray(self.ops.to_numpy(norms), dtype=np.float64)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a complex entry."""
+        return 16 if self.even.dtype == self.xp.float64 else 8
+
+    def limit_sq(self, norm: np.ndarray) -> np.ndarray:
+        """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down."""
+        rotated = np.maximum(host.sub_down(host.mul_down(norm, self._shrink), self._lost), 0.0)
+        return host.sub_down(host.mul_down(rotated, rotated), self.error)
+
+    def norm_up(self, limit_sq: np.ndarray) -> np.ndarray:
+        """What ``lambda_max(H) <= limit_sq``, as computed, proves about ``||G||``: the inverse, rounded up."""
+        rotated = host.next_up(np.sqrt(np.maximum(host.next_up(limit_sq + self.error), 0.0)))
+        return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
+
+    def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
+        """First `rank` columns of H, complex, shape (f, size, rank): A above B.
+
+        Parameters
+        ----------
+        frequencies : Frequencies
+            f points.
+        block : integer array, shape (f,)
+            Index of the block each belongs to.
+        """
+        xp = self.xp
+        real = np.float64 if self.even.dtype == xp.float64 else np.float32
+        cos, sin = (self.ops.from_numpy(x.astype(real), self.blocks) for x in phases_at(frequencies, self.lags))
+        if self.even.shape[0] == 1:
+            even, odd = xp.matmul(cos, self.even[0, ...]), xp.matmul(sin, self.odd[0, ...])
+        else:
+            index = self.ops.from_numpy(block.astype(np.int64), self.blocks)
+            even, odd = (
+                xp.matmul(w[:, None, :], xp.take(table, index, axis=0))[:, 0, :]
+                for w, table in ((cos, self.even), (sin, self.odd))
+            )
+        return xp.reshape(self.ops.complex(even, odd), (len(frequencies), self.size, self.rank))
+
+    def reduced(self, columns: Array, limit_sq: np.ndarray) -> tuple[Array, Array]:
+        """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
+
+        Parameters
+        ----------
+        columns : array, shape (f, size, rank)
+            Of `columns_at`.
+        limit_sq : float array, shape (f,)
+            Above the truncation bound, unless nothing is left out.
+
+        Raises
+        ------
+        HypothesisError
+            If a limit is not.
+        """
+        xp = self.xp
+        if self.rank == self.size:
+            return columns, xp.zeros((columns.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(columns))
+        if not np.all(limit_sq > self.truncation):
+            raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
+        # A difference, a quotient and a root: two roundings. The weight's conversion is in `reduced_error`.
+        weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
+        a, b = columns[:, : self.rank, :], columns[:, self.rank :, :]
+        b = b * xp.astype(self.ops.from_numpy(weights, self.blocks), b.dtype)[:, None, None]
+        return a + xp.matmul(arrays.adjoint(b, xp=xp), b), reduced_error(a, b, xp=xp)
+
+    def float32_copy(self) -> GramPolynomial:
+        """The same with its sum over the lags in float32; itself where that is not trusted (TF32, bfloat16 products).
+
+        The coefficients and the table are rounded once to float32, and an entry passes through ``L + 2`` roundings of
+        that unit more, which its error tells.
+        """
+        if self.itemsize == 8 or not self.ops.exact_float32:
+            return self
+        if self._float32_copy is None:
+            found = copy.copy(self)
+            found.even, found.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
+            of_sum = trigonometric.autocorrelation_error(self._norm, len(self.lags) + 2, 2.0**-24)
+            found.error = host.add_up(self.error, of_sum)
+            found.is_float32 = True
+            self._float32_copy = found
+        return self._float32_copy
+
+    def variation_sq(self, spread: np.ndarray) -> np.ndarray:
+        """Bound on how far the polynomial with these coefficients moves from its value at c, rounded up, shape (c,).
+
+        ``|e^{i d.theta} - e^{i d.c}| <= min(2, |d.(theta - c)|)``, twice for each pair of lags. The coefficients' own
+        rounding is not in it.
+
+        Parameters
+        ----------
+        spread : float array, shape (c, L - 1)
+            Largest ``|d.(theta - c)|`` in each box for each lag but the first.
+        """
+        if self.rank < self.size:
+            return np.full(len(spread), math.inf)
+        return host.inflate(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
+
+
+class SymbolGram(GramPolynomial):
+    """``G* G`` formed at each frequency anew, without coefficients and so without a bound of its variation.
+
+    With ``S = sum_k |K_k|``, G loses ``(gamma(taps + 1) + sqrt(2) eps_c) S`` entrywise, once for each factor, and the
+    product ``sqrt(2) gamma(m + 1) S^T S``: an entry's parts are sums of 2 m terms in two products. As one of the two
+    ``sqrt(2) eps_c`` is at most 12 u, that is within `autocorrelation_error` of ``3 m + 2 taps + 16`` roundings.
+
+    Parameters
+    ----------
+    blocks : array, shape (1, m, p, *kernel_shape)
+        As of `GramPolynomial`; one.
+    """
+
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+        (_, m, p), shape = blocks.shape[:3], blocks.shape[3:]
+        self.xp, self.ops, self.blocks, self.rotation, self.tick = ops.xp, ops, blocks, None, None
+        self.size, self.rank, self.truncation, self._shrink, self._lost = p, p, 0.0, 1.0, 0.0
+        self._float32_copy, self.is_float32, self.even = self, False, blocks
+        self.lags, self.norms = np.zeros((1, len(shape)), dtype=np.int64), np.zeros(0)
+        self._norm = float(ops.xp.max(trigonometric.absolute_norm_up(blocks, xp=ops.xp)))
+        terms = 3 * m + 2 * math.prod(shape) + 16
+        self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=ops.xp))
+
+    def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
+        """All of H, complex, shape (f, p, p)."""
+        del block
+        return symbols.Symbol(self.blocks, frequencies, ops=self.ops).gram()[0, ...]
+
+    def variation_sq(self, spread: np.ndarray) -> np.ndarray:
+        """No bound."""
+        return np.full(len(spread), math.inf)

@@ -1,0 +1,198 @@
+"""The symbol of a convolution: its matrices at frequencies, their products, singular triples and gradients."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified.symbol.lags import taps_below
+from specnorm.problem.frequencies import Frequencies, phases
+
+if TYPE_CHECKING:
+    from specnorm.types import Array, ArrayOps, Namespace
+
+
+class Symbol:
+    """The symbol ``G(theta) = sum_k K_k e^{i k.theta}`` of a stack of blocks at a list of frequencies.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+    frequencies : Frequencies
+        f points.
+    shard : bool
+        Share them out by `Backend.shard`, which may repeat the last one.
+    """
+
+    def __init__(self, blocks: Array, frequencies: Frequencies, *, shard: bool = False, ops: ArrayOps) -> None:
+        xp = ops.xp
+        self.xp = xp
+        self.shape = blocks.shape
+        self.blocks = blocks
+        dtype = np.float64 if blocks.dtype == xp.float64 else np.float32
+        cos, sin = phases(frequencies, blocks.shape[3:])
+        self.cos = ops.from_numpy(cos.astype(dtype), blocks)
+        self.sin = ops.from_numpy(sin.astype(dtype), blocks)
+        if shard:
+            self.cos, self.sin = ops.shard(self.cos), ops.shard(self.sin)
+        self._complex = ops.complex
+        self.phase = ops.complex(self.cos, self.sin)
+
+    def matrices(self) -> Array:
+        """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""
+        return self._complex(*self._planes())
+
+    def gram(self) -> Array:
+        """``G* G`` at every frequency, shape (b, f, p, p): real products, two of them of a matrix with itself."""
+        xp, (real, imag) = self.xp, self._planes()
+        turned = xp.matrix_transpose(real)
+        cross = xp.matmul(turned, imag)
+        square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
+        return self._complex(square, cross - xp.matrix_transpose(cross))
+
+    def _planes(self) -> tuple[Array, Array]:
+        """Real and imaginary parts of G, (b, f, m, p) each."""
+        xp, (b, m, p) = self.xp, self.shape[:3]
+        taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
+        real, imag = (xp.reshape(xp.matmul(wave, taps), (b, -1, m, p)) for wave in (self.cos, self.sin))
+        return real, imag
+
+    @functools.cached_property
+    def _taps_below(self) -> Array:
+        return taps_below(self.blocks, xp=self.xp)
+
+    def apply(self, v: Array) -> Array:
+        """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
+        xp, (b, m) = self.xp, self.shape[:2]
+        # (b, taps*m, p) @ (b, p, f): every tap applied to every vector, then weighted by its phase.
+        out = xp.reshape(real_times(self._taps_below, xp.matrix_transpose(v), xp=xp), (b, -1, m, v.shape[1]))
+        weights = xp.matrix_transpose(self.phase)
+        return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
+
+    def apply_adjoint(self, u: Array) -> Array:
+        """G(theta_f)* u_f, shape (b, f, m) -> (b, f, p)."""
+        xp, (b, f, _) = self.xp, u.shape
+        # Every vector weighted by the phase of every tap, (b, taps*m, f), and one product sums over the taps.
+        weights = xp.conj(xp.matrix_transpose(self.phase))
+        weighted = xp.reshape(weights[None, :, None, :] * xp.matrix_transpose(u)[:, None, :, :], (b, -1, f))
+        return xp.matrix_transpose(real_times(xp.matrix_transpose(self._taps_below), weighted, xp=xp))
+
+
+def real_times(a: Array, z: Array, *, xp: Namespace) -> Array:
+    """Real matrices times complex ones, as two real products (half the work of promoting the real factor)."""
+    return xp.matmul(a, xp.real(z)) + 1j * xp.matmul(a, xp.imag(z))
+
+
+def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+    """Gradient of Re(u* G(theta) v) with respect to the blocks: Re(conj(u_o) v_i e^{i k.theta}).
+
+    Parameters
+    ----------
+    u, v : arrays, shapes (b, r, m) and (b, r, p)
+    phase : array, shape (b, r, taps)
+
+    Returns
+    -------
+    array, shape (b, m, p, *kernel_shape)
+        Summed over r.
+    """
+    b, r, m = u.shape
+    p = v.shape[2]
+    right = xp.reshape(v[:, :, :, None] * phase[:, :, None, :], (b, r, -1))
+    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
+    u = xp.matrix_transpose(u)
+    left = xp.concat([xp.real(u), xp.imag(u)], axis=2)
+    total = xp.matmul(left, xp.concat([xp.real(right), xp.imag(right)], axis=1))
+    return xp.reshape(total, (b, m, p, *kernel_shape))
+
+
+def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
+    """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap."""
+    b, m, p = blocks.shape[:3]
+    return int(max(1, ops.memory // (6 * 16 * b * m * p + 24 * 8 * math.prod(blocks.shape[3:]))))
+
+
+def largest(
+    norms: Callable[[Symbol], Array], blocks: Array, frequencies: Frequencies, *, ops: ArrayOps
+) -> tuple[Array, Array]:
+    """Maximum of a function of the symbol over frequencies, within the memory budget.
+
+    Parameters
+    ----------
+    norms : callable
+        Takes a `Symbol` of f frequencies, returns (b, f).
+
+    Returns
+    -------
+    value : array, shape (b,)
+    phase : complex array, shape (b, taps)
+        ``e^{i k.theta}`` of the taps at the arg-max.
+    """
+    xp = ops.xp
+    value: Array | None = None
+    phase: Array | None = None
+    step = chunk_length(blocks, ops=ops) * ops.shards
+    for start in range(0, len(frequencies), step):
+        symbol = Symbol(blocks, frequencies[start : start + step], shard=True, ops=ops)
+        found = norms(symbol)
+        index = xp.argmax(found, axis=1)
+        best = xp.max(found, axis=1)
+        here = xp.take(symbol.phase, index, axis=0)
+        if value is None or phase is None:
+            value, phase = best, here
+        else:
+            phase = xp.where((best > value)[:, None], here, phase)
+            value = xp.maximum(value, best)  # what is no number stays
+    assert value is not None  # for the type checker: there are frequencies
+    assert phase is not None
+    return value, phase
+
+
+def matrix_at(blocks: Array, phase: Array, *, xp: Namespace) -> Array:
+    """Symbol of each block at its own frequency, given by the taps' phases (b, taps): (b, m, p)."""
+    b, m, p = blocks.shape[:3]
+    flat = xp.reshape(blocks, (b, m * p, -1))
+    columns = xp.matmul(flat, xp.stack([xp.real(phase), xp.imag(phase)], axis=-1))
+    return xp.reshape(columns[..., 0] + 1j * columns[..., 1], (b, m, p))
+
+
+def top_triple(g: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:
+    """Top singular triple (u, v, sigma) of each matrix of a stack, from the smaller Gram matrix.
+
+    A zero matrix gets zero vectors, hence a zero gradient rather than an arbitrary one.
+    """
+    wide = g.shape[-1] > g.shape[-2]
+    a = arrays.adjoint(g, xp=xp) if wide else g
+    _, v = arrays.top_eigenpair(arrays.gram_smaller(a, xp=xp), xp=xp)
+    u, norm = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
+    v = xp.where(norm > 0, v, xp.zeros_like(v))
+    return (v, u, norm[..., 0]) if wide else (u, v, norm[..., 0])
+
+
+def triple_gradient(
+    u: Array, v: Array, phase: Array, cotangent: Array, kernel_shape: tuple[int, ...], *, xp: Namespace
+) -> Array:
+    """Gradient of a symbol's singular value with one triple and one frequency a block, times a cotangent (b,)."""
+    u = u * xp.astype(cotangent, u.dtype)[:, None]
+    return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
+
+
+def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+    """Gradient with respect to the blocks of sum_f Re<Gamma_f, G(theta_f)>: Re(sum_f conj(Gamma_f) e^{i k.theta_f}).
+
+    Parameters
+    ----------
+    gamma : array, shape (b, f, m, p)
+    phase : array, shape (b, f, taps)
+    """
+    b, f, m, p = gamma.shape
+    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
+    flat = xp.matrix_transpose(xp.reshape(gamma, (b, f, m * p)))
+    left = xp.concat([xp.real(flat), xp.imag(flat)], axis=2)
+    total = xp.matmul(left, xp.concat([xp.real(phase), xp.imag(phase)], axis=1))
+    return xp.reshape(total, (b, m, p, *kernel_shape))

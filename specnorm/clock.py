@@ -1,0 +1,34 @@
+"""When a search has to end."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+
+class OutOfTime(Exception):
+    """A search's time is up. What it has proven by then stands."""
+
+
+@dataclass
+class Clock:
+    """A deadline, which may be moved.
+
+    Parameters
+    ----------
+    deadline : float
+        On the clock of `time.monotonic`.
+    """
+
+    deadline: float = math.inf
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() > self.deadline
+
+    def check(self) -> None:
+        """End what is under way, if the deadline has passed."""
+        if self.expired:
+            raise OutOfTime

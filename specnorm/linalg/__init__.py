@@ -1,1 +1,0 @@
-"""Linear algebra of convolutions: each algorithm once, no claims about what is computed."""

@@ -1,0 +1,77 @@
+"""What has to be right for an answer to be right is counted, printed, and its core small enough to be read."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trusted
+from proof.test_claims import made
+from proof.test_outward import outward
+from test_house import core_files, parsed, room
+
+import specnorm
+from specnorm import networks
+from specnorm.auditing.network import verify_file
+
+CORE = 3_400
+"""Lines that prove a bound of a layer at every size, with their derivations: to be read in an evening or two."""
+
+
+def test_the_page_says_what_is_trusted() -> None:
+    page = trusted.PAGE.read_text(encoding="utf-8")
+    assert trusted.replaced(page) == page, "another table: write it by `python tests/trusted.py`"
+    with pytest.raises(ValueError, match="no place"):
+        trusted.replaced("a page")
+
+
+def test_the_core_stays_small_enough_to_be_read() -> None:
+    for claim in trusted.ENTRIES:
+        rows, _ = trusted.counted(claim)
+        assert 2_000 < sum(rows[row] for row in trusted.CORE_ROWS) <= CORE, claim
+
+
+@pytest.mark.parametrize("path", [p for p in core_files() if room(p) in trusted.PROPOSES], ids=lambda p: p.stem)
+def test_what_is_not_counted_makes_no_claim_and_rounds_nothing_outward(path: Any) -> None:
+    assert [*made(parsed(path)), *outward(parsed(path))] == []
+
+
+@pytest.mark.parametrize(
+    ("claim", "given_by", "runs"),
+    [
+        ("`enclose`", specnorm.enclose, ("certified.symbol.cover", "certified.matrices.norms", "runtime.program")),
+        ("`enclose` at a size", specnorm.enclose, ("certified.layer.lehmann_maehly", "certified.layer.wave_bound")),
+        ("`network_bound` (torch)", networks.bound, ("certified.network.segments", "certified.symbol.cover")),
+        ("`specnorm verify` (ONNX)", verify_file, ("certified.network.segments", "auditing.readers.onnx.walk")),
+        ("`specnorm verify` (ONNX)", networks.verify, ("networks.certificate", "problem.spec")),
+    ],
+)
+def test_what_gives_a_claim_is_counted(claim: str, given_by: Callable[..., object], runs: tuple[str, ...]) -> None:
+    entries, without = trusted.ENTRIES[claim]
+    found = trusted.closure(entries, without)
+    assert given_by.__module__ in found
+    assert {f"specnorm.{name}" for name in runs} <= found
+
+
+def test_the_count_follows_what_is_imported() -> None:
+    source = "if TYPE_CHECKING:\n    import a\nimport b\ndef f():\n    from c import d\n    if x:\n        import e"
+    assert list(trusted.imported(ast.parse(source))) == ["b", "c.d", "e"]
+    # A name that a package takes from a module of its own leads there, and what it defines itself to the package.
+    assert trusted.defining("specnorm.networks.verify") == networks.verify.__module__
+    assert trusted.defining("specnorm.enclose") == specnorm.enclose.__module__
+    assert trusted.defining("specnorm.methods.METHODS") == "specnorm.methods"
+    assert trusted.defining("numpy.float64") == ""
+    layer = trusted.closure(("specnorm.methods.enclosure",))
+    assert trusted.AT_A_SIZE in layer
+    assert trusted.AT_A_SIZE not in trusted.closure(("specnorm.methods.enclosure",), trusted.AT_A_SIZE)
+    assert "specnorm.search.branch_and_bound" in layer, "what proposes is followed, though it is not counted"
+    assert trusted.proposes("specnorm.search.branch_and_bound")
+    assert not trusted.proposes("specnorm.certified.bound")
+    assert not trusted.proposes("specnorm_torch.networks")
+
+
+def test_every_row_is_of_modules_that_exist() -> None:
+    rows = {trusted.group(name) for name in trusted.modules()}
+    assert rows == set(trusted.GROUPS)
