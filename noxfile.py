@@ -354,7 +354,7 @@ def published() -> list[Path]:
 @nox.session(python=PYTHON, default=False)
 def bench(session: nox.Session) -> None:
     """The benchmark suite, some ten minutes on one thread, and what got slower than the committed figures."""
-    prepare(session, "-e", ".[cli,torch,jax,plot]", *TEST_TOOLS)
+    prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
     out = Path(session.create_tmp()) / "suite.jsonl"
     session.chdir("tests")
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

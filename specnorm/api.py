@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any, Unpack
 
-from specnorm.backends import backend_for
+from specnorm.backends import Backend, backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.methods import (
     METHODS,
@@ -46,7 +46,11 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     KernelError, GeometryError, MethodError, BackendError
     """
     _check_method(method)
-    backend = backend_for(kernel)
+    return measured(kernel, method, geometry, backend=backend_for(kernel))
+
+
+def measured(kernel: ArrayObject, method: Method, geometry: Geometry, *, backend: Backend) -> Result:
+    """`measure` by the plugin that owns the kernel."""
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     value, stats, known = backend.apply(plan, kernel)
     figures: dict[str, Any] = dict(zip(plan.method.stats, stats, strict=True))

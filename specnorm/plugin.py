@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 
 from specnorm.errors import BackendError
+from specnorm.registry import load
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program
     from specnorm.types import AnyArray, Namespace
-
-API_VERSION = 2
-"""Version of this interface. A plugin states the one it was written for."""
 
 _factorises: set[tuple[type[Backend], str, Any]] = set()
 """Backends, devices and dtypes whose Cholesky factorisation has been seen to fail where it must."""
@@ -185,9 +183,7 @@ class Backend:
 
     def host(self) -> Backend:
         """Backend that computes on the host: NumPy's."""
-        from specnorm.backends import load  # here: the lookup is a room above
-
-        return load("numpy")
+        return cast("Backend", load("numpy"))
 
     def detach(self, x: AnyArray) -> AnyArray:
         """Same values, cut off from differentiation."""

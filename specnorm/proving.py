@@ -6,15 +6,14 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from specnorm.api import measure
+from specnorm.api import measure, measured
 from specnorm.backends import backend_for
 from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
-from specnorm.result import Enclosure, Result
+from specnorm.result import BoundSource, Enclosure, Outcome, Result
 from specnorm.runtime.telling import Listening
-from specnorm.search.layer_bounds import WAYS
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
@@ -58,9 +57,10 @@ def enclose(
     MethodError
         Under a tracer.
     """
+    backend, geometry = backend_for(kernel), Geometry(input_shape=input_shape, **layer)
     with Listening() as heard:
-        result = measure(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures, backend = result.stats, backend_for(result.value)
+        result = measured(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
+    figures = result.stats
     found = Enclosure(
         lower=figures["lower"],
         upper=backend.as_proven(result.value),
@@ -79,31 +79,21 @@ def _explained(lower: Lower, upper: Upper, exponent: int) -> str:
     return explained(lower, upper, exponent)
 
 
-_BY = {
-    "supremum": "by the supremum over all sizes",
-    "ring": "by a ring that the layer is a part of",
-    "matrix": "by the layer's own matrix",
-}
-
-
 def status_of(result: Result) -> str:
     """What the result of `Enclose` says of itself: `Enclosure.status`."""
-    figures, spec, rtol = result.stats, result.spec, result.method.rtol
+    spec, rtol = result.spec, result.method.rtol
+    source = list(BoundSource)[int(result.stats["bound_source"])]
     at_size = not result.method.needs(spec).blocks
-    way = WAYS[int(figures["way"])]
-    by = f", {_BY[way]}" if at_size else ""
-    factor = math.sqrt(spec.padding_gain_sq)
-    if bool(figures["converged"]):
-        status = f"converged: rtol={rtol:g}{by}"
-    elif factor > 1 and way == "supremum":
-        status = f"padding: upper includes the factor {factor:.4g} of the padding, and may be as much too large; proven"
-    elif at_size:
-        status = f"size: wider than rtol={rtol:g}{by}, and proven"
-    else:
-        status = f"budget: wider than rtol={rtol:g}, and proven"
-    if spec.input_shape is None and spec.divided:
-        status += f"; {spec.sizes}"
-    return status
+    by = f", by {source.value}" if at_size else ""
+    outcome, factor = Outcome.SIZE if at_size else Outcome.BUDGET, math.sqrt(spec.padding_gain_sq)
+    words = f"wider than rtol={rtol:g}{by}, and proven"
+    if bool(result.stats["converged"]):
+        outcome, words = Outcome.CONVERGED, f"rtol={rtol:g}{by}"
+    elif factor > 1 and source is BoundSource.SUPREMUM:
+        outcome = Outcome.PADDING
+        words = f"upper includes the factor {factor:.4g} of the padding, and may be as much too large; proven"
+    every_size = f"; {spec.sizes}" if spec.input_shape is None and spec.divided else ""
+    return f"{outcome.value}: {words}{every_size}"
 
 
 def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -15,6 +16,36 @@ Kind = Literal["exact", "upper", "lower", "estimate"]
 ``exact``: the norm of the stated problem, to the method's tolerance and ordinary rounding; ``upper`` and ``lower``:
 never below, never above the true norm, rounding included; ``estimate``: close, no promise.
 """
+
+
+class Outcome(Enum):
+    """How an enclosure ended: the first word of `Enclosure.status`. Its bounds are proven in each case."""
+
+    CONVERGED = "converged"
+    BUDGET = "budget"
+    SIZE = "size"
+    PADDING = "padding"
+
+    @property
+    def advice(self) -> str:
+        """What to do for bounds that are closer."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Outcome.CONVERGED: "give a smaller rtol",
+    Outcome.BUDGET: "give a larger budget, or a larger rtol",
+    Outcome.SIZE: "no proof that was affordable comes closer: give a larger budget, or a larger rtol",
+    Outcome.PADDING: "give input_shape: a small layer is then enclosed with its padding",
+}
+
+
+class BoundSource(Enum):
+    """What proves the upper bound of a layer at its size."""
+
+    SUPREMUM = "the supremum over all sizes"
+    CIRCULANT = "a ring that the layer is a part of"
+    MATRIX = "the layer's own matrix"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +78,11 @@ class Enclosure:
     status: str
     _chain: ClassVar[Any] = None
     """Of an instance: the claims behind its bounds. No field: what is made of an enclosure has other bounds."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the search ended; ``outcome.advice`` says what to do for closer bounds."""
+        return Outcome(self.status.partition(":")[0])
 
     def proven_by(self, chain: Callable[[], str]) -> Enclosure:
         """The same, with what `explain` prints."""

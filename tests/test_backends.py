@@ -14,7 +14,7 @@ import pytest
 from libraries import Lib
 
 import specnorm
-from specnorm import backends
+from specnorm import backends, registry
 
 # -- fake distributions ------------------------------------------------------------------------------------------
 PLUGIN = """
@@ -57,7 +57,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             folders.append(str(folder))
         backends.refresh()
 
-    monkeypatch.setattr(backends, "entry_points", fake_entry_points)
+    monkeypatch.setattr(registry, "entry_points", fake_entry_points)
     backends.refresh()
     yield put
     monkeypatch.undo()
@@ -128,7 +128,7 @@ def test_library_with_an_extra(install: Installer, library: str) -> None:
 
 
 def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "entry_points", lambda **_: ())
+    monkeypatch.setattr(registry, "entry_points", lambda **_: ())
     backends.refresh()
     try:
         assert backends.listing() == []

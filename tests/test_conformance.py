@@ -13,7 +13,7 @@ import specnorm_numpy
 from known_gaps import KNOWN_GAPS
 from libraries import Lib
 
-from specnorm import backends, testing
+from specnorm import backends, registry, testing
 from specnorm.backends import Backend
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ def test_conformance_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     strict = Narrow()
     (device,) = [d for d in strict.devices() if "no_float64" in d]
     backends.load("array_api_strict")
-    monkeypatch.setitem(backends._loaded, "array_api_strict", strict)
+    monkeypatch.setitem(registry.loaded, "array_api_strict", strict)
     testing.check_backend(strict, device=device)
 
 
@@ -152,7 +152,7 @@ def test_suite_notices(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any],
     long = {"values"} if "value_and_grad" in changes else {"values", "gradients"}
     monkeypatch.setattr(testing, "CHECKS", {title: it for title, it in testing.CHECKS.items() if title not in long})
     broken = Broken(**changes)
-    monkeypatch.setitem(backends._loaded, "numpy", broken)
+    monkeypatch.setitem(registry.loaded, "numpy", broken)
     with pytest.raises(AssertionError, match=message):
         testing.check_backend(broken)
 
@@ -160,7 +160,7 @@ def test_suite_notices(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any],
 def test_suite_accepts_the_unbroken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wrapper above breaks nothing by itself."""
     whole = Broken()
-    monkeypatch.setitem(backends._loaded, "numpy", whole)
+    monkeypatch.setitem(registry.loaded, "numpy", whole)
     testing.check_backend(whole)
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import numpy as np
 import pytest
-from test_house import LEVELS, PLUGINS, ROOT, core_files, parsed, room, room_of, runtime_imports
+from test_house import CORE, LEVELS, PLUGINS, ROOT, core_files, level, parsed, room, room_of, runtime_imports
+
+import specnorm
+from specnorm.numerics.power import composed
 
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 SOURCES = [*core_files(), *sorted(PLUGINS.rglob("*.py"))]
@@ -56,13 +63,94 @@ def test_a_room_imports_what_the_table_allows(name: str) -> None:
             assert imported & every <= reachable(name), f"docs/design.md lets {name} import less than {path.name} does"
 
 
-def test_a_kernels_way_has_six_rooms() -> None:
+def sketched() -> list[str]:
+    """Rooms of the sketch of a kernel's way, from the front door down."""
     sketch = DESIGN.partition("## A kernel's way from `enclose` to the answer\n\n")[2].partition("\n\nEach room")[0]
-    found = re.findall(r"^ {4}(\w+) {2,}\S", sketch, re.MULTILINE)
-    assert 0 < len(found) <= 6
-    assert len(set(found)) == len(found)
-    levels = [next(i for i, names in enumerate(LEVELS) if name in names) for name in found]
+    return re.findall(r"^ {4}(\w+) {2,}\S", sketch, re.MULTILINE)
+
+
+def test_the_sketch_of_a_kernels_way_goes_down() -> None:
+    names = sketched()
+    assert 0 < len(names) <= 8
+    assert len(set(names)) == len(names)
+    levels = [next(i for i, level in enumerate(LEVELS) if name in level) for name in names]
     assert levels == sorted(levels, reverse=True), "from the front door down"
+
+
+# -- a kernel's way, as it is called -----------------------------------------------------------------------------
+OPERATIONS = ("runtime/execution.py", "plugin.py")
+"""The operations of the array library: an argument of every algorithm, called from all rooms; so are the plugins."""
+
+
+class Way:
+    """Rooms on the stack of calls of a function, and the calls of a room by one below it.
+
+    Attributes
+    ----------
+    deepest : tuple of str
+        The most rooms that lie on one stack.
+    upward : set of str
+    """
+
+    def __init__(self) -> None:
+        self.deepest: tuple[str, ...] = ()
+        self.upward: set[str] = set()
+        self.calls: Counter[str] = Counter()
+
+    def __enter__(self) -> Way:
+        sys.setprofile(self._called)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _called(self, frame: FrameType, event: str, _: object) -> None:
+        here = way_room(frame) if event == "call" else None
+        if here is None:
+            return
+        self.calls[frame.f_code.co_qualname] += 1
+        stack = [name for name in map(way_room, callers(frame)) if name is not None]
+        above = next((name for name in stack if name != here), here)
+        if level(here) > level(above):
+            self.upward.add(f"{above} calls {frame.f_code.co_qualname} of {here}")
+        rooms = tuple(dict.fromkeys(reversed([here, *stack])))
+        self.deepest = max(self.deepest, rooms, key=len)
+
+
+def callers(frame: FrameType) -> Iterator[FrameType]:
+    """From the caller of a frame outwards."""
+    while frame.f_back is not None:
+        frame = frame.f_back
+        yield frame
+
+
+def way_room(frame: FrameType) -> str | None:
+    """Room of the core that a call is in; none of the operations of the array library, and of other code."""
+    path = Path(frame.f_code.co_filename)
+    if not path.is_relative_to(CORE):
+        return None
+    return None if path.relative_to(CORE).as_posix() in OPERATIONS else room(path).removesuffix(".py")
+
+
+@pytest.mark.parametrize("at", [{}, {"input_shape": 16}, {"input_shape": 16, "padding_mode": "zeros"}], ids=str)
+def test_a_kernel_passes_eight_rooms_and_never_upward(at: dict[str, Any]) -> None:
+    """Also through Lanczos, circulants and the layer's own matrix; the plugin is looked up once."""
+    kernel = np.random.RandomState(0).standard_normal((12, 12, 3, 3))
+    specnorm.enclose(kernel[:2, :2], **at)
+    with Way() as way:
+        specnorm.enclose(kernel, **at)
+        specnorm.enclose(kernel[:2, :3], **at, rtol=1e-6)
+    assert way.upward == set()
+    assert len(way.deepest) <= 8, way.deepest
+    assert [name for name in way.deepest if name in sketched()] == [n for n in sketched() if n in way.deepest]
+    assert way.calls["backend_for"] == 2, "once a call"
+
+
+def test_a_call_upward_is_seen() -> None:
+    with Way() as way:
+        one: Any = np.ones(())
+        composed(lambda x: float(specnorm.enclose(np.ones((1, 1, 1))).upper) * x, lambda x: x)(one)
+    assert {"numerics calls enclose of proving"} <= way.upward
 
 
 # -- pages -------------------------------------------------------------------------------------------------------

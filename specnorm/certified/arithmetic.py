@@ -15,15 +15,14 @@ import numpy as np
 from specnorm.errors import BackendError
 
 if TYPE_CHECKING:
-    from specnorm.backends import Backend
-    from specnorm.types import Array
+    from specnorm.types import Array, Library
 
 _SMALLEST = [5e-324, 2.0**-1022, 0.5]
 """In a list, so that nothing is computed with them before this program runs."""
 _HALVES = [1.0, 2.0**-53, 2.0**-54]
 
 
-def exact(x: Array, *, backend: Backend) -> contextlib.AbstractContextManager[object]:
+def exact(x: Array, *, backend: Library) -> contextlib.AbstractContextManager[object]:
     """Arithmetic as proofs need it, for arrays like x: rounding to nearest, full precision, no error from a flag.
 
     Floating-point flags are no results: OpenBLAS's kernels for AVX-512 compute lanes that they discard, from memory
@@ -39,7 +38,7 @@ def exact(x: Array, *, backend: Backend) -> contextlib.AbstractContextManager[ob
 
 
 @contextlib.contextmanager
-def _exact(x: Array, backend: Backend) -> Iterator[None]:
+def _exact(x: Array, backend: Library) -> Iterator[None]:
     if not rounds_to_nearest():
         raise BackendError(
             "the processor does not round to nearest in this thread: something has set another direction (fesetround), "

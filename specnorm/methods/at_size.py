@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm.certified.bound import as_array, finite, known
 from specnorm.errors import GeometryError, Undecided
 from specnorm.methods.base import Evaluation, Method, Needs, check_count, check_rtol
-from specnorm.methods.enclosure import enclosed_layers, weighted
+from specnorm.methods.enclosure import enclose_layers, weighted
 from specnorm.problem.layer_map import shapes_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class NormAtSize(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """The lower bound of an enclosure that is close enough."""
-        found = enclosed_layers(blocks, spec, self.rtol, self.max_cells, lambda: math.inf, ops=ops)
+        found = enclose_layers(blocks, spec, self.rtol, self.max_cells, None, ops=ops)
         if not all(x.within(self.rtol) for x in found):
             apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
             raise Undecided(

@@ -38,9 +38,9 @@ def check_budget(budget: object) -> None:
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
 
 
-def deadline_in(budget: float | None) -> float:
-    """When a budget that begins now ends, on the clock of `time.monotonic`."""
-    return math.inf if budget is None else time.monotonic() + budget
+def time_left(budget: float | None) -> tuple[float, float]:
+    """When a budget that begins now ends, on the clock of `time.monotonic`, and its seconds; infinite without one."""
+    return (math.inf, math.inf) if budget is None else (time.monotonic() + budget, float(budget))
 
 
 @dataclass(frozen=True, eq=False)

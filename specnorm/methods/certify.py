@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import finite
-from specnorm.certified.layer.circulant import padded_norm
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol.cells import dft, torus
 from specnorm.errors import MethodError
@@ -22,7 +21,6 @@ from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
 from specnorm.search.enclosing import enclose_zero, grid_sizes
-from specnorm.search.layer_bounds import LayerProblem
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
@@ -92,7 +90,8 @@ class Certify(Method):
 
     def _decide_at_size(self, kernel: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> tuple[bool, bool]:
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
-        from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size alone
+        from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size
+        from specnorm.search.layer_bounds import LayerProblem
 
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
@@ -100,9 +99,8 @@ class Certify(Method):
         found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
         if _proves(found.upper, bound, spec):
             return True, False
-        fallback = partial(norm_by_frobenius, ops=ops)
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells, fallback), ops=ops)
+            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells), ops=ops)
             proven, refuted = bounds.upper is not None and bounds.upper <= bound, bounds.lower > bound
             if proven or refuted or not bounds.within(rtol):
                 break

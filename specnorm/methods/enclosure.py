@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm.certified.bound import as_array, known, least
-from specnorm.certified.layer.circulant import padded_norm
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
-from specnorm.methods.fantastic_four import FantasticFour
-from specnorm.methods.grid import Grid
+from specnorm.certified.bound import as_array, known
+from specnorm.certified.layer.every_size import padded_norm
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, time_left
 from specnorm.problem import polyphase
 from specnorm.problem.layer_map import shapes_of
+from specnorm.result import BoundSource
 from specnorm.search.branch_and_bound import SearchResult
 from specnorm.search.enclosing import Problem, enclose_blocks
-from specnorm.search.layer_bounds import WAYS, LayerBounds, LayerProblem
 from specnorm.search.top_triples import top_gradient, top_triples
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Upper
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
+    from specnorm.search.layer_bounds import LayerBounds
     from specnorm.types import Array, ArrayOps, Namespace
-
-
-_BRIEF, _LONG = 2e10, 1e12
-"""Multiplications of a bound on a grid that are done although a deadline has passed; phases, so counted, without."""
-_SECOND = 1e10
-"""Multiplications in a second."""
-_PHASE = 400
-"""Multiplications that the cosine and sine of one tap at one frequency take as long as."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,7 @@ class Enclose(Method):
     stats: ClassVar[Mapping[str, Rounds | None]] = {
         "lower": "down",
         "converged": None,
-        "way": None,
+        "bound_source": None,
         "cells": None,
         "levels": None,
         "frequency": None,
@@ -102,9 +90,8 @@ class Enclose(Method):
         if not self.needs(spec).blocks:
             return self._at_size(blocks, spec, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
-        found = [
-            enclosed(layer, spec, self.rtol, self.max_cells, deadline=self._deadline(), ops=ops) for layer in layers
-        ]
+        limits = (spec, self.rtol, self.max_cells)
+        found = [enclose_blocks(Problem(layer, *limits, *time_left(self.budget)), ops=ops) for layer in layers]
         bounds = [f for f, _ in found]
         u, v, _, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f in bounds], ops=ops)
         done = [done and spec.padding_gain_sq == 1 for _, done in found]
@@ -116,17 +103,16 @@ class Enclose(Method):
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Enclose the layers themselves, one after another (`search.layer`)."""
         xp = ops.xp
-        found = enclosed_layers(kernels, spec, self.rtol, self.max_cells, self._deadline, ops=ops)
+        found = enclose_layers(kernels, spec, self.rtol, self.max_cells, self.budget, ops=ops)
         # A witness of such a layer has no frequency.
         nowhere: list[tuple[float, ...]] = [()] * len(found)
         done = [x.within(self.rtol) for x in found]
-        columns = _columns(found, done, [WAYS.index(x.way) for x in found], nowhere, like=kernels, ops=ops)
+        columns = _columns(
+            found, done, [list(BoundSource).index(x.bound_source) for x in found], nowhere, like=kernels, ops=ops
+        )
         u, v, gradient = (xp.concat([getattr(x, name) for x in found], axis=0) for name in ("u", "v", "gradient"))
         claims = [(x.lower, known(x.upper)) for x in found]
         return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,), claims)
-
-    def _deadline(self) -> float:
-        return deadline_in(self.budget)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the norm at the witness."""
@@ -135,35 +121,17 @@ class Enclose(Method):
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
-def enclosed(
-    blocks: Array, spec: ConvSpec, rtol: float, max_cells: int, *, deadline: float = math.inf, ops: ArrayOps
-) -> tuple[SearchResult, bool]:
-    """Bounds of the largest norm of one layer's blocks, and whether they are within rtol (`search.enclosing`)."""
-    seconds = deadline - time.monotonic()
-
-    def fallback() -> Upper:
-        return _of_fixed_cost(blocks, spec, seconds, ops=ops)
-
-    return enclose_blocks(Problem(blocks, spec, rtol, max_cells, fallback, deadline), ops=ops)
-
-
-def enclosed_layers(
-    kernels: Array, spec: ConvSpec, rtol: float, max_cells: int, deadline: Callable[[], float], *, ops: ArrayOps
+def enclose_layers(
+    kernels: Array, spec: ConvSpec, rtol: float, max_cells: int, budget: float | None, *, ops: ArrayOps
 ) -> list[LayerBounds]:
-    """Bounds of the norms of layers (b, *shape) at their size, one after another (`search.layer`)."""
-    everywhere = replace(spec, input_shape=None, layout=None)
+    """Bounds of the norms of layers (b, *shape) at their size, one after another, each within a budget of its own."""
+    from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size
+    from specnorm.search.layer_bounds import LayerProblem
 
-    def enclosed_by(kernel: Array, deadline: float) -> LayerBounds:
-        seconds = deadline - time.monotonic()
+    def enclose(kernel: Array) -> LayerBounds:
+        return enclose_layer(LayerProblem(kernel, spec, rtol, max_cells, *time_left(budget)), ops=ops)
 
-        def fallback(blocks: Array) -> Upper:
-            return _of_fixed_cost(blocks, everywhere, seconds, ops=ops)
-
-        from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size alone
-
-        return enclose_layer(LayerProblem(kernel, spec, rtol, max_cells, fallback, deadline), ops=ops)
-
-    return [enclosed_by(kernels[j : j + 1, ...], deadline()) for j in range(kernels.shape[0])]
+    return [enclose(kernels[j : j + 1, ...]) for j in range(kernels.shape[0])]
 
 
 def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
@@ -172,30 +140,19 @@ def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -
     return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
 
 
-def _of_fixed_cost(blocks: Array, spec: ConvSpec, seconds: float, *, ops: ArrayOps) -> Upper:
-    """A bound of the supremum that no search is needed for; it takes at most about so long, or some seconds."""
-    points = math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
-    phases = _PHASE * points * math.prod(blocks.shape[3:])
-    work = points * (math.prod(blocks.shape) + 8 * math.prod(blocks.shape[:3]) * min(blocks.shape[1:3])) + phases
-    brief = math.isfinite(seconds)
-    too_long = work > min(_BRIEF, _SECOND * seconds) if brief else phases > _LONG
-    found = FantasticFour().norm(blocks, spec, ops=ops)
-    return found if too_long else least(found, Grid().norm(blocks, ops=ops))
-
-
 def _columns(
     found: list[SearchResult] | list[LayerBounds],
     done: list[bool],
-    ways: list[int],
+    sources: list[int],
     frequencies: list[Any],
     *,
     like: Array,
     ops: ArrayOps,
 ) -> tuple[Array, ...]:
-    """Lower bounds, convergence, ways, cells, levels and frequencies of some layers, and their upper bounds."""
+    """Lower bounds, convergence, bound sources, cells, levels and frequencies of layers, and their upper bounds."""
     columns = (
         np.asarray(done, dtype=np.bool_),
-        np.asarray(ways, dtype=np.int32),
+        np.asarray(sources, dtype=np.int32),
         np.asarray([f.cells for f in found], dtype=np.int32),
         np.asarray([f.levels for f in found], dtype=np.int32),
         np.asarray(frequencies, dtype=np.float64),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
-from specnorm.certified.bound import as_array, largest_of_blocks
+from specnorm.certified.bound import as_array
 from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Needs, Stepped
 from specnorm.methods.unfolding import Unfoldings
@@ -18,7 +18,6 @@ from specnorm.problem import unfoldings
 from specnorm.search.smallest_unfolding import no_vectors, smallest
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Upper
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
     from specnorm.types import Array, ArrayOps, Namespace
@@ -54,11 +53,6 @@ class FantasticFour(Stepped):
         every = Unfoldings().forward(blocks, spec, ops=ops)
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
-
-    def norm(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Upper:
-        """The bound of one layer's blocks, where values are known."""
-        bounds, _ = smallest(blocks, spec, ops=ops)
-        return largest_of_blocks(bounds, blocks)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """The active unfolding's gradient."""

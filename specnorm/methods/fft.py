@@ -10,14 +10,13 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.symbol import symbols
+from specnorm.clock import Clock
 from specnorm.errors import Undecided
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, deadline_in
-from specnorm.methods.enclosure import enclosed
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, time_left
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid
-from specnorm.search.clock import Clock
-from specnorm.search.enclosing import grid_sizes
+from specnorm.search.enclosing import Problem, enclose_blocks, grid_sizes
 from specnorm.search.top_triples import top_gradient, top_triples
 
 if TYPE_CHECKING:
@@ -94,10 +93,10 @@ class ExactFFT(Method):
             if not ops.concrete or 1 < len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
-        deadline = deadline_in(self.budget)
-        found = [enclosed(layer, spec, self.rtol, budget, deadline=deadline, ops=ops) for layer in layers]
+        limits = (spec, self.rtol, budget, *time_left(self.budget))
+        found = [enclose_blocks(Problem(layer, *limits), ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
-            late = Clock(deadline).expired
+            late = Clock(limits[3]).expired
             if spec.input_shape is not None and len(every) <= self.max_cells and not late:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
             limit = f"{self.budget:g} s" if late else f"{self.max_cells} cells"

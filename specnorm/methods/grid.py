@@ -10,17 +10,14 @@ from specnorm.certified.symbol import grid, symbols
 from specnorm.errors import MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.problem.frequencies import half_grid
-from specnorm.search.pruned import largest_bound, largest_bounds
+from specnorm.search.fixed_cost import PRODUCTS, grid_points
+from specnorm.search.pruned import largest_bound
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Upper
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
     from specnorm.types import Array, ArrayOps, Namespace
-
-_PRODUCTS = 5
-"""Gram products that leave frequencies out; those that are left cost an eigenvalue and a factorisation each."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Grid(Method):
 
     def sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Grid points along each axis."""
-        return tuple(1 if k == 1 else self.n or 10 * (k - 1) for k in kernel_shape)
+        return grid_points(kernel_shape, self.n)
 
     def factor(self, kernel_shape: tuple[int, ...]) -> float:
         """What the largest value on the grid is multiplied by."""
@@ -82,17 +79,11 @@ class Grid(Method):
         """Prove the norm at every grid frequency and lift the largest."""
         xp, kernel_shape = ops.xp, spec.block_kernel_shape
         sizes = self.sizes(kernel_shape)
-        value, phase = largest_bound(grid.symbol_norms_up, blocks, half_grid(sizes), _PRODUCTS, ops=ops)
+        value, phase = largest_bound(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)
         g = symbols.matrix_at(blocks, phase, xp=xp)
         u, v, _ = symbols.top_triple(g, xp=xp)
         lower = grid.quotient_at_down(g, v, blocks, xp=xp)
         return Evaluation(grid.everywhere_up(value, sizes, kernel_shape, xp=xp), (lower,), (u, v, phase))
-
-    def norm(self, blocks: Array, *, ops: ArrayOps) -> Upper:
-        """The bound of one layer's blocks, where values are known."""
-        sizes = self.sizes(tuple(blocks.shape[3:]))
-        found = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), _PRODUCTS, ops=ops)
-        return grid.norm_by_grid(found, sizes, ops=ops)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Factor times the symbol's gradient at the arg-max frequency."""

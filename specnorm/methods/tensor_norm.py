@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm import arrays
 from specnorm.certified.matrices import unfolding
 from specnorm.errors import MethodError, Undecided
-from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, deadline_in
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, time_left
 from specnorm.problem import polyphase
 from specnorm.tensor import one_tap
 from specnorm.tensor.alternation import maximise
@@ -131,7 +131,7 @@ class TensorNorm(Stepped):
             return maximise(block, v, modes, self.max_iter, ops=ops)
 
         found, factor, proven = certified(
-            blocks, found, again, seed=self.seed, deadline=deadline_in(self.budget), ops=ops
+            blocks, found, again, seed=self.seed, deadline=time_left(self.budget)[0], ops=ops
         )
         if self.certified and not proven:
             limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"

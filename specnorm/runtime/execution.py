@@ -11,8 +11,7 @@ from specnorm.methods.base import Needs
 if TYPE_CHECKING:
     import numpy as np
 
-    from specnorm.backends import Backend
-    from specnorm.types import AnyArray, Array, Namespace
+    from specnorm.types import AnyArray, Array, Library, Namespace
 
 Dtype = Literal["float32", "float64"]
 
@@ -54,7 +53,7 @@ class Execution:
         Bytes that the intermediate arrays of one step may take.
     """
 
-    backend: Backend
+    backend: Library
     xp: Namespace
     traced: bool = False
     on_host: bool = True
@@ -71,7 +70,7 @@ class Execution:
     @classmethod
     def of(
         cls,
-        backend: Backend,
+        backend: Library,
         like: AnyArray,
         needs: Needs | None = None,
         dtype: Dtype = "float64",

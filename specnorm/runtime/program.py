@@ -1,7 +1,7 @@
 """One method on one problem, ready to run: the unit that a backend executes, compiles, batches and differentiates.
 
 A program knows no library. It turns a stack of the caller's kernels into canonical blocks, scales them by powers of
-two, calls the method, and undoes both, forwards and backwards. A backend only decides how to run it (`Backend.apply`).
+two, calls the method, and undoes both, forwards and backwards. A backend only decides how to run it (`Library.apply`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from specnorm.runtime.telling import tell
 from specnorm.runtime.values import check_values
 
 if TYPE_CHECKING:
-    from specnorm.backends import Backend
     from specnorm.methods import Method
-    from specnorm.types import AnyArray, Array, Namespace
+    from specnorm.types import AnyArray, Array, Library, Namespace
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Program:
         return check_dtype(self.dtype, self.shape)
 
     def forward(
-        self, kernels: AnyArray, *, backend: Backend
+        self, kernels: AnyArray, *, backend: Library
     ) -> tuple[AnyArray, tuple[AnyArray, ...], tuple[AnyArray, ...]]:
         """Evaluate the method on a batch of kernels.
 
@@ -139,7 +138,7 @@ class Program:
         return finish(value, needs.rounds), tuple(stats), (*residuals, chosen)
 
     def pullback(
-        self, residuals: tuple[AnyArray, ...], cotangent: AnyArray, *, dtype: str | None = None, backend: Backend
+        self, residuals: tuple[AnyArray, ...], cotangent: AnyArray, *, dtype: str | None = None, backend: Library
     ) -> AnyArray:
         """Gradient with respect to the kernels, for a cotangent of the value.
 
@@ -197,7 +196,7 @@ class Program:
             )
         return self.method
 
-    def init(self, kernels: AnyArray, *, backend: Backend) -> tuple[AnyArray, ...]:
+    def init(self, kernels: AnyArray, *, backend: Library) -> tuple[AnyArray, ...]:
         """Training state of a batch of kernels (*batch, *shape): the arrays of `state_shapes`, leading axes batch."""
         run = self.execution(kernels, backend=backend, training=True)
         if run.in_numpy:
@@ -215,7 +214,7 @@ class Program:
             return tuple(xp.reshape(xp.astype(x, dtype), (*batch, *n)) for x, n in zip(found, shapes, strict=True))
 
     def step(
-        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int, backend: Backend
+        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int, backend: Library
     ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
         """Move the state by a few sweeps; values are not looked at, and a non-finite kernel has the value NaN.
 
@@ -260,7 +259,7 @@ class Program:
             )
             return value, gradient, moved
 
-    def attached(self, kernels: AnyArray, value: AnyArray, gradient: AnyArray, *, backend: Backend) -> AnyArray:
+    def attached(self, kernels: AnyArray, value: AnyArray, gradient: AnyArray, *, backend: Library) -> AnyArray:
         """Return the value with its gradient, as the plain product that every library can differentiate."""
         xp = backend.namespace(kernels)
         with arithmetic.exact(kernels, backend=backend):
@@ -305,7 +304,7 @@ class Program:
         """Shape of one kernel's value: () for a norm, (r,) for methods with several values."""
         return self.needs.value_shape
 
-    def jacobian(self, value: AnyArray, residuals: tuple[AnyArray, ...], *, backend: Backend) -> AnyArray:
+    def jacobian(self, value: AnyArray, residuals: tuple[AnyArray, ...], *, backend: Library) -> AnyArray:
         """Derivative of each value with respect to its kernel, shape (*batch, *value_shape, *shape).
 
         In the result's dtype. For a method with many values this is large: use `pullback` where the library allows.
@@ -333,7 +332,7 @@ class Program:
         ]
         return xp.stack(rows, axis=value.ndim - 1)
 
-    def execution(self, kernels: AnyArray, *, backend: Backend, training: bool = False) -> Execution:
+    def execution(self, kernels: AnyArray, *, backend: Library, training: bool = False) -> Execution:
         """Where and in which precision the program runs on these kernels.
 
         Raises
@@ -350,7 +349,7 @@ class Program:
             )
         return run
 
-    def computed_in(self, kernels: AnyArray, *, backend: Backend) -> str:
+    def computed_in(self, kernels: AnyArray, *, backend: Library) -> str:
         """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
         return self.execution(kernels, backend=backend).computed_in
 

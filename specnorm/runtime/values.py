@@ -11,11 +11,10 @@ from specnorm.certified import arithmetic
 from specnorm.errors import BackendError, KernelError
 
 if TYPE_CHECKING:
-    from specnorm.backends import Backend
-    from specnorm.types import Array
+    from specnorm.types import Array, Library
 
 
-def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
+def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Library) -> None:
     """Refuse non-finite values, and what the processor would take for zero; for concrete arrays only.
 
     Raises
@@ -34,7 +33,7 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
         )
 
 
-def _check_finite(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
+def _check_finite(kernels: Array, shape: tuple[int, ...], *, backend: Library) -> None:
     xp = backend.namespace(kernels)
     finite = xp.isfinite(kernels)
     if not bool(xp.all(finite)):

@@ -14,7 +14,7 @@ from specnorm.numerics.power import matrix_maps, power_step
 from specnorm.problem.frequencies import Frequencies, phases, tap_points
 
 if TYPE_CHECKING:
-    from specnorm.search.clock import Clock
+    from specnorm.clock import Clock
     from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
 

@@ -18,10 +18,11 @@ from specnorm import arrays
 from specnorm.certified.bound import nothing
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, cover_blocks, on_grid
+from specnorm.clock import Clock, OutOfTime
+from specnorm.numerics.chebyshev import largest_eigenvalues
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search import tuning as knobs
-from specnorm.search.clock import Clock, OutOfTime
-from specnorm.search.estimates import NodeEstimates, chebyshev, lift
+from specnorm.search.estimates import NodeEstimates, lift
 from specnorm.search.incumbent import Incumbent, LowerBound
 from specnorm.search.reduction import Polynomials
 
@@ -236,7 +237,8 @@ class Search:
         def of(part: slice) -> tuple[slice, CentreMatrices, np.ndarray, np.ndarray, Array]:
             formed, columns = cover.form(trial, np.arange(count)[part], reduced_for_sq[part])
             cut = self.tuning.cut * reduced_for_sq[part]
-            eigenvalues, vector = chebyshev(formed.matrices, vectors[part, ...], cut, degree, self.blocks, ops=self.ops)
+            given = (formed.matrices, vectors[part, ...], cut, degree, self.blocks)
+            eigenvalues, vector = largest_eigenvalues(*given, ops=self.ops)
             return part, formed, eigenvalues, lift(trial, columns, vector, eigenvalues, ops=self.ops)[0], vector
 
         for part, formed, eigenvalues, norms_sq, vector in self._mapped(of, self._parts(trial, count), trial):

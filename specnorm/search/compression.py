@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from specnorm import arrays
 from specnorm.certified.layer.lehmann_maehly import Compression, norm_off_subspace, waves_on_outputs
 from specnorm.certified.layer.own_matrix import quotients
+from specnorm.clock import Clock
 from specnorm.problem.layer_map import sizes_of
-from specnorm.search.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper

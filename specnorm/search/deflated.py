@@ -16,10 +16,10 @@ from specnorm.certified.layer.deflation import DeflatedModes, first_of_mirrored,
 from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.cover import Cover, cover_blocks
 from specnorm.certified.symbol.symbols import Symbol
+from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics.chebyshev import top_eigenvectors
 from specnorm.problem.layer_map import sizes_of
 from specnorm.search import tuning as knobs
-from specnorm.search.clock import Clock, OutOfTime
 from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:

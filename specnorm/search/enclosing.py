@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,9 @@ from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import Search, SearchResult
 from specnorm.search.constant import enclose_constant
+from specnorm.search.fixed_cost import bound_without_search
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Upper
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
@@ -46,18 +45,18 @@ class Problem:
         Relative width asked for.
     max_cells : int
         Budget of one search.
-    fallback : callable
-        () -> a bound of the supremum of fixed cost, for where no search ends within its budget.
     deadline : float
         On the clock of `time.monotonic`; a search that has not ended by then is given up.
+    seconds : float
+        What the deadline left when the layer's time began.
     """
 
     blocks: Array
     spec: ConvSpec
     rtol: float
     max_cells: int
-    fallback: Callable[[], Upper]
     deadline: float = math.inf
+    seconds: float = math.inf
 
     def search(self, support: Array, *, ops: ArrayOps) -> Search:
         """A search that leaves some of the time."""
@@ -188,7 +187,8 @@ def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: 
             best = wider
         if (wider.upper is not None) != late:
             break
-    return replace(best, upper=best.upper or problem.fallback(), cells=cells)
+    upper = best.upper or bound_without_search(problem.blocks, problem.spec, problem.seconds, ops=search.ops)
+    return replace(best, upper=upper, cells=cells)
 
 
 def _ten_times_wider(rtol: float) -> list[float]:

@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm import arrays
 from specnorm.certified.symbol import symbols
-from specnorm.numerics.chebyshev import chebyshev_filter
-from specnorm.numerics.power import gram_power
 
 if TYPE_CHECKING:
     from specnorm.certified.symbol.cover import CentreMatrices
@@ -54,37 +51,6 @@ class NodeEstimates:
     def __post_init__(self) -> None:
         self.eigenvalues = np.zeros(len(self.reduced_for_sq))
         self.norms_sq = np.zeros(len(self.reduced_for_sq))
-
-
-def chebyshev(
-    gram: Array, vectors: Array, cut: np.ndarray, degree: int, like: Array, *, ops: ArrayOps
-) -> tuple[np.ndarray, Array]:
-    """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round.
-
-    Parameters
-    ----------
-    gram : array, shape (c, r, r)
-    vectors : array, shape (c, r)
-    cut : float array, shape (c,)
-        Eigenvalues up to here are not told apart.
-    like : array
-        Real, on the device of the others.
-    """
-    xp = ops.xp
-    # The polynomial is at most 1 on [0, cut] and grows fast above: too fast for single precision, were cut tiny.
-    # The largest eigenvalue is at least the mean of all; far below other cells' it is rounding.
-    trace = ops.to_numpy(xp.real(xp.linalg.trace(gram)))
-    cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
-    scale = xp.astype(ops.from_numpy(2 / cut, like), vectors.dtype)[:, None]
-
-    def mapped(x: Array) -> Array:
-        return xp.matmul(gram, x[..., None])[..., 0] * scale - x
-
-    vectors = chebyshev_filter(mapped, vectors, degree, renormalise_every=3, ops=ops)
-    vectors, _ = arrays.unit(vectors, xp=xp)
-    vectors, norm = gram_power(lambda x: xp.matmul(gram, x[..., None])[..., 0], vectors, 1, xp=xp)
-    # ||H v|| for the unit v before is at most lambda_max.
-    return ops.to_numpy(norm[:, 0]).astype(float), vectors
 
 
 def lift(

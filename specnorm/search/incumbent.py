@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specnorm.certified.bound import Lower
     from specnorm.certified.symbol.cells import Cells
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-    from specnorm.search.clock import Clock
+    from specnorm.clock import Clock
     from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
 

@@ -10,6 +10,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.bound import finite, greatest, least
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
+from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import to_layer
 from specnorm.numerics.block_lanczos import Plan, top_vectors
 from specnorm.numerics.power import composed
@@ -122,7 +123,7 @@ class _Groups:
                     break
                 upper = _lower_of(upper, gram.norms_near(self._target(found, lower, wider * rtol)))
             if plan.blocks == 1:
-                upper = _lower_of(upper, gram.norms_near_eigenvalues())
+                upper = _lower_of(upper, gram.norms_near(_near_eigenvalues(gram, ops=self.ops)))
         upper = gram.or_zero(upper)
         u, v = (vectors, images) if self.wide else (images, vectors)
         return GroupBounds(found, upper, u[:, 0, :], v[:, 0, :])
@@ -146,3 +147,14 @@ class _Groups:
 
 def _lower_of(one: list[Upper | None], other: list[Upper | None]) -> list[Upper | None]:
     return [y if x is None else least(x, y) for x, y in zip(one, other, strict=True)]
+
+
+def _near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:
+    """As close as a factorisation comes, where quotients are lost in the roundings of taps that cancel; shape (b,)."""
+    xp, band = ops.xp, gram.band.diagonal
+    values, _ = arrays.top_eigenpair(band[:, 0, :, :], xp=xp)
+    # Allowance for the proof itself, as in `stacks.matrix_norm_up`, and for what the matrix is off.
+    allowance = 1 + 2 * band.shape[-1] * norms.cholesky_loss(band.shape[-1], band, xp=xp)
+    squared = xp.maximum(values, xp.zeros_like(values)) * allowance + gram.error
+    unit = float(xp.finfo(gram.error.dtype).eps) / 2
+    return np.asarray(ops.to_numpy(xp.sqrt(squared) * (1 + 32 * unit)))

@@ -1,62 +1,62 @@
-"""Proven bounds of a layer's norm at one input size, any geometry.
+"""Proven bounds of a layer's norm at one input size, any geometry: a list of attempts, from the cheapest.
 
-From below by a sum of waves, or by Lanczos on the layer. From above by the first of four that comes close enough: the
-supremum over all sizes, twisted rings (zero padding), such a ring without its highest waves, the layer's own Gram
+From below by a sum of waves, or by Lanczos on the layer. From above by the first that comes close enough: the supremum
+over all sizes, circulants (zero padding), a circulant without its highest waves, few vectors, the layer's own Gram
 matrix. Small layers have that done at once.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from specnorm import arrays
-from specnorm.certified.bound import finite, nothing
-from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
-from specnorm.certified.layer.components import (
-    SubLayer,
-    norm_of_groups,
-    norm_of_restriction,
-    norms_of_parts,
-    norms_of_patch,
-    sublayers,
-)
-from specnorm.certified.layer.own_matrix import quotients
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
-from specnorm.numerics.block_lanczos import Plan, top_vectors
-from specnorm.numerics.power import composed
-from specnorm.problem.layer_map import Convolution, shapes_of
-from specnorm.search import tuning as knobs
-from specnorm.search.circulants import away_from, bound_by_rings
-from specnorm.search.compression import bound_by_subspace, most_vectors
+from specnorm.certified.bound import finite
+from specnorm.certified.layer.circulant import reads_zeros
+from specnorm.certified.layer.components import norms_of_parts, norms_of_patch, sublayers
+from specnorm.problem.layer_map import Convolution
+from specnorm.result import BoundSource
+from specnorm.search.component import ComponentSearch, no_bounds
+from specnorm.search.compression import bound_by_subspace
 from specnorm.search.constant import SMALLEST, enclose_matrices
-from specnorm.search.deflated import SplitRing
-from specnorm.search.lanczos_bound import enclose_by_matrix
-from specnorm.search.layer_bounds import LayerBounds, LayerProblem, Way
-from specnorm.search.layer_tuning import TUNING
-from specnorm.search.one_wave import WaveSum
-from specnorm.search.open_groups import open_groups
-from specnorm.search.plane_wave import windowed_wave
+from specnorm.search.layer_bounds import TUNING, LayerBounds, LayerProblem
 from specnorm.search.supremum import Supremum
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Lower, Upper
-    from specnorm.numerics.power import LinearMap
     from specnorm.problem.spec import ConvSpec
-    from specnorm.search.branch_and_bound import Search, SearchResult
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
+
+
+class Attempt(Protocol):
+    """One way to bounds that are closer: asked whether it is affordable, and only then run."""
+
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Whether it can be run, and is worth its time with what is known."""
+
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """The better of what was known and what it proves."""
 
 
 def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
     whole = Supremum(problem, ops=ops)
-    found = [_Layer(problem, sub, whole, ops=ops).enclose() for sub in sublayers(problem.spec)]
-    if not found:
-        return replace(_zero(problem, problem.spec, ops=ops), upper=norms_of_parts(problem.spec, [])[1])
-    return _direct_sum(problem.spec, found)
+    parts = [_enclose(ComponentSearch(problem, sub, whole, TUNING, ops=ops)) for sub in sublayers(problem.spec)]
+    if not parts:
+        zero = no_bounds(problem, problem.spec, TUNING, ops=ops)
+        return replace(zero, upper=norms_of_parts(problem.spec, [])[1])
+    return _direct_sum(problem.spec, parts)
+
+
+def _enclose(layer: ComponentSearch) -> LayerBounds:
+    """Each attempt that is affordable, in their order, until the bounds are close enough."""
+    bounds = no_bounds(layer.problem, layer.spec, layer.tuning, ops=layer.ops)
+    for attempt in ATTEMPTS:
+        if bounds.within(layer.rtol):
+            break
+        if attempt.affordable(layer, bounds):
+            bounds = attempt.run(layer, bounds)
+    return bounds
 
 
 def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
@@ -64,329 +64,236 @@ def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
     low, high = max(parts, key=lambda x: x.lower.value), max(parts, key=lambda x: finite(x.upper))
     cells, levels = (max(getattr(x, name) for x in parts) for name in ("cells", "levels"))
     lower, upper = norms_of_parts(spec, [(x.lower, x.upper) for x in parts])
-    return LayerBounds(lower, upper, low.u, low.v, low.gradient, high.way, cells, levels)
+    return LayerBounds(lower, upper, low.u, low.v, low.gradient, high.bound_source, cells, levels)
 
 
-def _zero(problem: LayerProblem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds:
-    """Of a layer, or of one of its parts, of which nothing is known yet."""
-    xp, kernel = ops.xp, problem.kernel
-    u, v = (
-        xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
-        for shape in reversed(witness_shapes(problem.spec))
-    )
-    return LayerBounds(nothing(spec), None, u, v, xp.zeros_like(kernel), "matrix")
+@dataclass(frozen=True)
+class Patch:
+    """Of a layer with one output (transposed: input) an axis: the matrix of the taps that it reads."""
+
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where that is what the layer is, and no small matrix."""
+        del bounds
+        if not reads_zeros(layer.spec) or any(x.outputs > 1 for x in layer.sub.parts):
+            return False
+        first, second = layer.parts.shape[1:3]
+        return min(first, second * int(np.prod([x.pixels for x in layer.sub.parts]))) >= SMALLEST
+
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """By the matrices of all groups."""
+        taps = layer.parts[(..., *(slice(x.before, x.before + x.pixels) for x in layer.sub.parts))]
+        matrix = layer.xp.reshape(taps, (*taps.shape[:2], -1))
+        found = enclose_matrices(matrix, layer.rtol, ops=layer.ops)
+        if found.upper is None or not found.within(layer.rtol):
+            return bounds
+        one = Convolution(layer.parts[found.index : found.index + 1, ...], layer.single, ops=layer.ops)
+        u, v = (found.v, found.u) if layer.spec.transposed else (found.u, found.v)
+        lower, upper = norms_of_patch(layer.sub, found.lower, found.upper)
+        return layer.bounds_of(lower, upper, one, u, v, found.index, layer.sub, BoundSource.MATRIX)
 
 
-def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the layer's input and output; (0,) where they are too large for their vectors to be given."""
-    inputs, outputs = shapes_of(spec)
-    fits = math.prod(inputs) + math.prod(outputs) <= TUNING.witness
-    return (inputs, outputs) if fits else ((0,), (0,))
+@dataclass(frozen=True)
+class SmallMatrix:
+    """The layer's own matrix, at once."""
+
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where that is less work than a search."""
+        del bounds
+        return layer.is_small
+
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Of all groups."""
+        return bounds.intersect(layer.by_matrix(np.arange(layer.groups), bounds.lower.value))
 
 
-class _Layer:
-    """The groups of one layer that is no sum of others, and the ways to bound their norm."""
+@dataclass(frozen=True)
+class NearSupremum:
+    """From above the supremum over all sizes; from below a wave near its frequency."""
 
-    def __init__(self, problem: LayerProblem, sub: SubLayer, supremum: Supremum, *, ops: ArrayOps) -> None:
-        self.problem, self.sub, self.supremum, self.ops, self.xp = problem, sub, supremum, ops, ops.xp
-        self.spec, self.rtol, self.groups = sub.spec, problem.rtol, problem.spec.groups
-        self.single = of_one_group(sub.spec)
-        self.closeness = knobs.TUNING.share * problem.rtol
-        kernel = problem.kernel
-        self.parts = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
-        self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
-        self._near_top: dict[int, Array] = {}
-        # What bounds the groups that are proven to be lower.
-        self.others: Upper | None = None
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where the layer is not so small that a wave tells little."""
+        del bounds
+        return not layer.is_tiny
 
-    @property
-    def is_small(self) -> bool:
-        """Whether the layer's own matrix is less work than a search."""
-        return self.plan.work * self.groups <= TUNING.at_once
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """In few steps, unless closer bounds are asked for."""
+        steps = layer.tuning.steps if layer.rtol >= 1e-3 else layer.tuning.more
+        return layer.by_supremum(bounds.intersect(layer.near_supremum(steps, layer.tuning.applied)))
 
-    @property
-    def is_tiny(self) -> bool:
-        """Whether a ring, with or without its highest waves, is known to stay apart, and a subspace not to."""
-        moving = [x.pixels for x, k in zip(self.sub.parts, self.spec.kernel_shape, strict=True) if k > 1]
-        plain = reads_zeros(self.spec) and set(self.spec.stride) == {1} and self.rtol >= TUNING.splits_down_to
-        affordable = self.plan.work > TUNING.split and most_vectors(self.single) >= TUNING.vectors
-        return plain and affordable and self.groups == 1 and min(moving, default=0) <= TUNING.tiny
 
-    def enclose(self) -> LayerBounds:
-        """Bounds by the layer's own matrix if it is of one patch, or small; else by the supremum, rings, and that."""
-        patch = self._by_patch()
-        if patch is not None:
-            return patch
-        if not self.is_small:
-            return self._closely(self._enclose())
-        found = self._by_matrix(np.arange(self.groups), 0.0)
-        return found if found.within(self.rtol) else self._closely(found.intersect(self._enclose(tried=True)))
+@dataclass(frozen=True)
+class TinyLayer:
+    """From above the supremum over all sizes; from below Lanczos on the layer, whose vectors are used again."""
 
-    def _closely(self, found: LayerBounds) -> LayerBounds:
-        """With the supremum as closely as was asked for, where nothing else came close."""
-        if found.within(self.rtol) or self.problem.expired or not self.supremum.is_loose:
-            return found
-        return found.with_upper(self._padded(self.supremum.refine()), "supremum")
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where neither the supremum nor a circulant will be close enough."""
+        del bounds
+        return layer.is_tiny
 
-    def _padded(self, supremum: Upper | None) -> Upper | None:
-        return None if supremum is None else padded_norm(supremum, self.spec)
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Of the one group."""
+        return layer.by_lanczos(layer.whole.block, layer.by_supremum(bounds))
 
-    def _enclose(self, *, tried: bool = False) -> LayerBounds:
-        rtol, (search, whole) = self.rtol, self.supremum()
-        if self.is_tiny:
-            found = self._lanczos(whole, whole.block, self._nothing(whole))
-        else:
-            found = self._near(whole, TUNING.steps if rtol >= 1e-3 else TUNING.more, TUNING.applied)
-        found = replace(found, cells=whole.cells, levels=whole.levels)
-        if found.within(rtol):
-            return found
-        fewest = _fewest(self.spec, search) if reads_zeros(self.spec) else None
-        plain = set(self.spec.stride) == {1} and rtol >= TUNING.splits_down_to
-        affordable = self.plan.memory <= self.ops.memory
-        only_one = plain or (affordable and self.plan.work * self.groups <= TUNING.soon)
-        if fewest is not None and not self.is_tiny and not self.problem.expired:
-            found = self._by_rings(search, whole, fewest, found, only_one=only_one)
-        if found.within(rtol):
-            return found
-        # Of padding that repeats pixels, a group's norm may be larger than that of its symbol.
-        target = found.lower.value / math.sqrt(self.spec.padding_gain_sq)
-        limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "deadline": self.problem.deadline}
-        rest, self.others = open_groups(search.blocks, target, **limits, ops=self.ops)
-        work = self.plan.work * len(rest) if affordable else math.inf
-        if fewest is not None and not self.problem.expired:
-            if work > TUNING.split and len(rest) <= TUNING.splits:
-                found = self._by_parts_of_rings(search, whole, rest, found, plain=plain)
-            elif only_one and work > TUNING.work:
-                found = self._by_rings(search, whole, fewest, found, only_one=False)
-        if not found.within(rtol) and work > TUNING.soon and rtol >= 1e-3 and not plain:
-            found = found.intersect(self._near_closely(whole))
-        if found.within(rtol) or tried or work > TUNING.work or self.problem.expired:
-            return found
-        return found.intersect(self._by_matrix(rest, found.lower.value))
 
-    @property
-    def _size(self) -> int:
-        """Pixels times channels."""
-        return max(self.single.stored_channels) * math.prod(x.pixels for x in self.sub.parts)
+@dataclass(frozen=True)
+class BestCirculant:
+    """The circulant that is farthest from the maximum of the torus; the other ones too, unless something follows."""
 
-    def _near_closely(self, whole: SearchResult) -> LayerBounds:
-        """More steps on the whole layer; of a larger one as few, in a larger window."""
-        applied = TUNING.again * TUNING.applied
-        return self._near(whole, TUNING.more if self._size * TUNING.more <= applied else TUNING.steps, applied)
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where the layer is a compression of circulants."""
+        del bounds
+        return layer.fewest is not None and not layer.is_tiny and not layer.problem.expired
 
-    def _near(self, whole: SearchResult, steps: int, applied: float) -> LayerBounds:
-        """From below near the wave of the supremum, which is the upper bound; of a large layer in a window."""
-        xp, channels = self.xp, max(self.single.stored_channels)
-        kernel = self.parts[whole.block : whole.block + 1, ...]
-        upper = self._padded(whole.upper)
-        plain, angles = reads_zeros(self.spec) and set(self.spec.stride) == {1}, whole.frequency.angles[0]
-        window = self.sub.window(applied / (max(steps, 1) * channels))
-        nowhere = witness_shapes(self.problem.spec) == ((0,), (0,))
-        if plain and nowhere and (self.rtol >= 1e-3 or window is not self.sub):
-            quotient, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
-            lower = norm_of_restriction(self.sub, self.sub, quotient)
-            nothing = xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
-            gradient = xp.reshape(self._among_groups(gradient, whole.block), self.problem.kernel.shape)
-            return LayerBounds(lower, upper, nothing, nothing, gradient, "supremum")
-        sizes = [x.pixels for x, k in zip(self.sub.parts, self.spec.kernel_shape, strict=True) if k > 1]
-        sums = plain and min(sizes, default=0) >= TUNING.waves
-        if sums and steps == TUNING.steps:
-            steps = 0
-        window = self.sub.window(applied / (max(steps, 1) * channels))
-        single = of_one_group(window.spec)
-        # Patches are copied once or twice on the way.
-        budget = self.ops.memory // 4
-        layer = Convolution(kernel, single, budget=budget, ops=self.ops)
-        if sums:
-            vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
-        else:
-            vectors = windowed_wave(kernel, single, angles, ops=self.ops)
-        if steps > 0 and not self.problem.expired:
-            # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
-            trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.closer else kernel
-            there, back = self._maps(Convolution(trial, single, budget=budget, ops=self.ops))
-            plan, start = Plan(steps, 0, min(1e-6, self.rtol / 100)), xp.astype(vectors, trial.dtype)
-            size = vectors.shape[2]
-            vectors, _ = top_vectors(lambda x: back(there(x)), trial, size, 1, plan, start=start, ops=self.ops)
-            vectors = xp.astype(vectors, kernel.dtype)
-        (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
-        u, v = (vectors, images) if single.transposed else (images, vectors)
-        return self._bounds(lower, upper, layer, u[:, 0, :], v[:, 0, :], whole.block, window, "supremum")
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Search it."""
+        return layer.by_circulants(bounds, only_one=layer.one_circulant)
 
-    def _maps(self, layer: Convolution) -> tuple[LinearMap, LinearMap]:
-        """From the large side to the small one, and back."""
-        return (layer.adjoint, layer.apply) if self.single.transposed else (layer.apply, layer.adjoint)
 
-    def _by_rings(
-        self, search: Search, whole: SearchResult, fewest: tuple[int, ...], found: LayerBounds, *, only_one: bool
-    ) -> LayerBounds:
-        limits: dict[str, Any] = {"lower": found.lower.value, "rtol": self.rtol, "max_cells": self.problem.max_cells}
-        upper, cells, levels = bound_by_rings(self.spec, search, whole, fewest, **limits, only_one=only_one)
-        found = replace(found, way="ring", cells=found.cells + cells, levels=found.levels + levels)
-        return found.with_upper(upper, "ring")
+@dataclass(frozen=True)
+class Deflation:
+    """A circulant without its highest waves, which are met with the pixels.
 
-    def _by_parts_of_rings(
-        self, search: Search, whole: SearchResult, rest: np.ndarray, found: LayerBounds, *, plain: bool
-    ) -> LayerBounds:
-        """By the best ring with its highest waves taken out, which are met with the pixels or with the layer."""
-        rings = self._split_rings(search, whole, rest)
-        few = most_vectors(self.single) >= TUNING.vectors
+    Parameters
+    ----------
+    first : bool
+        Take out few waves, and prove nothing wider.
+    """
 
-        def split(found: LayerBounds, *, first: bool) -> LayerBounds:
-            done = found.within(self.rtol) or not plain
-            limits = (found.lower.value, self.closeness, self.problem.deadline)
-            return found if done else self._lowered(found, [x.upper(*limits, first=first) for x in rings])
+    first: bool
 
-        if rings and not self.is_tiny:
-            found = split(found, first=True)
-        if found.within(self.rtol) or not rings:
-            return found
-        if few:
-            for group in set(rest.tolist()) - set(self._near_top):
-                found = self._lanczos(whole, group, found)
-        elif self.rtol >= 1e-3 and plain and self._size * TUNING.closer <= TUNING.again * TUNING.applied:
-            # In a window of a larger layer more steps come no closer than the waves on all of it.
-            found = found.intersect(self._near(whole, TUNING.closer, TUNING.again * TUNING.applied))
-        if not self.is_tiny:
-            found = split(found, first=True)
-        if few and not found.within(self.rtol):
-            found = self._by_subspace(rings, rest, found)
-        return split(found, first=False) if self.rtol >= 1e-3 else found
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Without stride."""
+        tried = layer.is_tiny if self.first else layer.rtol < 1e-3
+        return layer.is_plain and not tried and bool(layer.deflated(bounds))
 
-    def _split_rings(self, search: Search, whole: SearchResult, rest: np.ndarray) -> list[SplitRing]:
-        """The ring of each group; none where blocks are not those of the layer without its dilation."""
-        strided = set(self.spec.stride) != {1}
-        dilated = strided and set(self.problem.spec.dilation) != {1}
-        blocks = self.supremum.blocks() if strided else self.parts
-        fewest = shortest(self.single)
-        ring = away_from([whole], fewest, tuple(blocks.shape[3:]), [])
-        short = ring is None or any(n < least for n, least in zip(ring.points, fewest, strict=True))
-        if ring is None or short or dilated or whole.upper is None:
-            return []
-        given = (self.single, ring, whole.upper, search)
-        return [SplitRing(blocks[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Of each open group."""
+        limits = (bounds.lower.value, layer.closeness, layer.problem.deadline)
+        return layer.lowered(bounds, [x.upper(*limits, first=self.first) for x in layer.deflated(bounds)])
 
-    def _lowered(self, found: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
-        """With the bound of the groups that are not proven to be lower, if each has one, and it is lower."""
-        known = [upper for upper in uppers if upper is not None]
-        if len(known) < len(uppers):
-            return found
-        return found.with_upper(norm_of_groups(self.spec, known, self.others), "ring")
 
-    def _nothing(self, whole: SearchResult) -> LayerBounds:
-        """The supremum, and no lower bound yet."""
-        return _zero(self.problem, self.spec, ops=self.ops).with_upper(self._padded(whole.upper), "supremum")
+@dataclass(frozen=True)
+class GroupVectors:
+    """From below: Lanczos on each open group, whose vectors are used again."""
 
-    def _lanczos(self, whole: SearchResult, group: int, found: LayerBounds) -> LayerBounds:
-        """Bounds with vectors of the small side near a group's top ones, shape (1, k, size), which are kept."""
-        kernel, single = self.parts[group : group + 1, ...], self.single
-        layer = Convolution(kernel, single, ops=self.ops)
-        down, up = self._maps(layer)
-        start = down(windowed_wave(kernel, single, whole.frequency.angles[0], ops=self.ops))
-        steps = TUNING.ritz if self.rtol >= 1e-3 else TUNING.more
-        plan, gram = Plan(steps, 0, min(1e-6, self.rtol / 100)), composed(up, down)
-        near, _ = top_vectors(
-            gram, kernel, start.shape[2], 1, plan, several=TUNING.several, start=start, ops=self.ops
-        )  # fmt: skip
-        self._near_top[group] = near
-        return self._raised(found, layer, near[:, :1, :], group)
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where vectors are few enough for a subspace."""
+        return layer.few_vectors and bool(layer.deflated(bounds))
 
-    def _by_subspace(self, rings: list[SplitRing], rest: np.ndarray, found: LayerBounds) -> LayerBounds:
-        """By few vectors: those near the top ones, the highest waves, and where the layer takes them."""
-        uppers = []
-        for ring, group in zip(rings, rest.tolist(), strict=True):
-            layer, vectors = (
-                Convolution(self.parts[group : group + 1, ...], self.single, ops=self.ops),
-                self._near_top[group],
-            )
-            limits = (found.lower.value, self.closeness, self.problem.deadline)
-            upper, vector = bound_by_subspace(ring, layer, vectors, *limits, ops=self.ops)
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Of those that have none."""
+        for group in set(layer.open_groups(bounds).tolist()) - set(layer.near_top):
+            bounds = layer.by_lanczos(group, bounds)
+        return bounds
+
+
+@dataclass(frozen=True)
+class MoreSteps:
+    """From below: more steps on the whole layer, before more waves are taken out."""
+
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where all of it fits: in a window of a larger layer they come no closer than the waves on all of it."""
+        fits = layer.size * layer.tuning.closer <= layer.tuning.again * layer.tuning.applied
+        few = layer.few_vectors or layer.rtol < 1e-3
+        return fits and layer.is_plain and not few and bool(layer.deflated(bounds))
+
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Near the wave of the supremum."""
+        applied = layer.tuning.again * layer.tuning.applied
+        return bounds.intersect(layer.near_supremum(layer.tuning.closer, applied))
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Few vectors: those near the top ones, the highest waves, and where the layer takes them."""
+
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where the top ones were found."""
+        return layer.few_vectors and bool(layer.deflated(bounds))
+
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Of each open group."""
+        uppers, deadline = [], layer.problem.deadline
+        for ring, group in zip(layer.deflated(bounds), layer.open_groups(bounds).tolist(), strict=True):
+            one = Convolution(layer.parts[group : group + 1, ...], layer.single, ops=layer.ops)
+            limits = (bounds.lower.value, layer.closeness, deadline)
+            upper, vector = bound_by_subspace(ring, one, layer.near_top[group], *limits, ops=layer.ops)
             uppers.append(upper)
-            found = found if vector is None else self._raised(found, layer, vector, group)
-        return self._lowered(found, uppers)
-
-    def _raised(self, found: LayerBounds, layer: Convolution, vector: Array, group: int) -> LayerBounds:
-        """With the quotient of a vector (1, 1, size of the small side), where it is higher."""
-        transposed = self.single.transposed
-        (lower,), images = quotients(layer, vector, not transposed, ops=self.ops)
-        if lower <= found.lower:
-            return found
-        u, v = (images, vector) if transposed else (vector, images)
-        return found.intersect(self._bounds(lower, None, layer, u[:, 0, :], v[:, 0, :], group, self.sub, found.way))
-
-    def _by_patch(self) -> LayerBounds | None:
-        """Of a layer with one output (transposed: input) an axis: the matrix of the taps that it reads."""
-        if not reads_zeros(self.spec) or any(x.outputs > 1 for x in self.sub.parts):
-            return None
-        read = tuple(slice(x.before, x.before + x.pixels) for x in self.sub.parts)
-        taps = self.parts[(..., *read)]
-        matrix = self.xp.reshape(taps, (*taps.shape[:2], -1))
-        if min(matrix.shape[1:]) < SMALLEST:
-            return None
-        found = enclose_matrices(matrix, self.rtol, ops=self.ops)
-        layer = Convolution(self.parts[found.index : found.index + 1, ...], self.single, ops=self.ops)
-        if found.upper is None or not found.within(self.rtol):
-            return None
-        u, v = (found.v, found.u) if self.spec.transposed else (found.u, found.v)
-        lower, upper = norms_of_patch(self.sub, found.lower, found.upper)
-        return self._bounds(lower, upper, layer, u, v, found.index, self.sub, "matrix")
-
-    def _by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
-        """Bounds of the largest norm of some groups, all but `others`; of one below ``lower`` no more is proven."""
-        kernels = arrays.rows(self.parts, groups, ops=self.ops)
-        found = enclose_by_matrix(kernels, self.single, self.plan, rtol=self.rtol, lower=lower, ops=self.ops)
-        best = max(range(len(groups)), key=lambda j: found.lower[j].value)
-        layer = Convolution(kernels[best : best + 1, ...], self.single, ops=self.ops)
-        u, v = (x[best : best + 1, :] for x in (found.u, found.v))
-        known = [upper for upper in found.upper if upper is not None]
-        upper = norm_of_groups(self.spec, known, self.others) if len(known) == len(groups) else None
-        return self._bounds(found.lower[best], upper, layer, u, v, int(groups[best]), self.sub, "matrix")
-
-    def _bounds(
-        self,
-        lower: Lower,
-        upper: Upper | None,
-        layer: Convolution,
-        u: Array,
-        v: Array,
-        group: int,
-        window: SubLayer,
-        way: Way,
-    ) -> LayerBounds:
-        """With the witness and the gradient of one group on a window as those of the whole layer."""
-        xp = self.xp
-        lower = norm_of_restriction(self.sub, window, lower)
-        gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
-        gradient = xp.reshape(self._among_groups(gradient, group), self.problem.kernel.shape)
-        inputs, outputs = witness_shapes(self.problem.spec)
-        pixels, lines = [x.pixel for x in window.parts], [x.output for x in window.parts]
-        whole_u = self._placed(u, group, layer.shapes[1], outputs, pixels if self.spec.transposed else lines)
-        whole_v = self._placed(v, group, layer.shapes[0], inputs, lines if self.spec.transposed else pixels)
-        return LayerBounds(lower, upper, whole_u, whole_v, gradient, way)
-
-    def _among_groups(self, x: Array, group: int) -> Array:
-        """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
-        index = self.ops.from_numpy(np.asarray([group], dtype=np.int64), x)
-        return arrays.one_hot(x, index, self.groups, xp=self.xp)
-
-    def _placed(
-        self, x: Array, group: int, shape: tuple[int, ...], whole: tuple[int, ...], at: list[tuple[int, int]]
-    ) -> Array:
-        """A vector (1, n) of a group's part, as one of the whole layer; empty where that is too large to be given."""
-        if whole == (0,):
-            return x[:, :0]
-        full = self.xp.zeros(whole, dtype=x.dtype, device=self.ops.device(x))
-        sizes = shape[1:]
-        where = tuple(
-            slice(first, first + step * (n - 1) + 1, step) for (first, step), n in zip(at, sizes, strict=True)
-        )
-        channels = slice(group * shape[0], (group + 1) * shape[0])
-        full[(channels, *where)] = self.xp.reshape(x, shape)
-        return self.xp.reshape(full, (1, -1))
+            bounds = bounds if vector is None else layer.raised(bounds, one, vector, group)
+        return layer.lowered(bounds, uppers)
 
 
-def _fewest(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
-    """Points of the shortest ring; one where the symbol does not move, None if that is everywhere."""
-    kernel_shape = search.blocks.shape[3:]
-    fewest = tuple(1 if k == 1 else n for n, k in zip(shortest(spec), kernel_shape, strict=True))
-    return None if all(k == 1 for k in kernel_shape) else fewest
+@dataclass(frozen=True)
+class OtherCirculants:
+    """All circulants, where the best one was tried alone."""
+
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where what was to come close enough instead is too much work for the groups that are left."""
+        only_one = layer.fewest is not None and layer.one_circulant and not layer.problem.expired
+        return only_one and layer.work(bounds) > layer.tuning.work and not layer.deflates(bounds)
+
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Search them, and tell how close the best one comes."""
+        return layer.by_circulants(bounds, only_one=False)
+
+
+@dataclass(frozen=True)
+class LargerWindow:
+    """From below: more steps on the whole layer; of a larger one as few, in a larger window."""
+
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """With strides, or tables for padding, where the layer's own matrix is no matter of a second."""
+        return not layer.is_plain and layer.rtol >= 1e-3 and layer.work(bounds) > layer.tuning.soon
+
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Near the wave of the supremum."""
+        tuning, applied = layer.tuning, layer.tuning.again * layer.tuning.applied
+        steps = tuning.more if layer.size * tuning.more <= applied else tuning.steps
+        return bounds.intersect(layer.near_supremum(steps, applied))
+
+
+@dataclass(frozen=True)
+class OwnMatrix:
+    """The layer's own matrix, where nothing else came close enough."""
+
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """In some seconds, if it was not tried at once."""
+        return not layer.is_small and not layer.problem.expired and layer.work(bounds) <= layer.tuning.work
+
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Of the open groups."""
+        return bounds.intersect(layer.by_matrix(layer.open_groups(bounds), bounds.lower.value))
+
+
+@dataclass(frozen=True)
+class RefinedSupremum:
+    """The supremum as closely as was asked for."""
+
+    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
+        """Where it is known less closely, since a circulant was to follow."""
+        del bounds
+        return layer.supremum.is_loose and not layer.problem.expired
+
+    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+        """Search it again."""
+        return bounds.with_upper(layer.padded(layer.supremum.refine()), BoundSource.SUPREMUM)
+
+
+ATTEMPTS: tuple[Attempt, ...] = (
+    Patch(),
+    SmallMatrix(),
+    TinyLayer(),
+    NearSupremum(),
+    BestCirculant(),
+    Deflation(first=True),
+    GroupVectors(),
+    MoreSteps(),
+    Deflation(first=True),
+    Subspace(),
+    Deflation(first=False),
+    OtherCirculants(),
+    LargerWindow(),
+    OwnMatrix(),
+    RefinedSupremum(),
+)
+"""In this order, each if it is affordable, until the bounds are close enough."""

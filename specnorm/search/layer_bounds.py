@@ -1,22 +1,19 @@
-"""A layer at its size as a problem, and two proven bounds of its norm: how those of its parts are put together."""
+"""A layer at its size as a problem, two proven bounds of its norm, and what the search for them is tuned by."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from specnorm.certified.bound import greatest, least
-from specnorm.search.clock import Clock
+from specnorm.clock import Clock
+from specnorm.result import BoundSource
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array
-
-Way = Literal["supremum", "ring", "matrix"]
-WAYS: tuple[Way, ...] = ("supremum", "ring", "matrix")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +30,18 @@ class LayerProblem:
         Relative width asked for.
     max_cells : int
         Budget of one search.
-    fallback : callable
-        Blocks -> a bound of the supremum of fixed cost, for where no search ends within its budget.
     deadline : float
         On the clock of `time.monotonic`; what is not begun by then is not tried.
+    seconds : float
+        What the deadline left when the layer's time began.
     """
 
     kernel: Array
     spec: ConvSpec
     rtol: float
     max_cells: int
-    fallback: Callable[[Array], Upper]
     deadline: float = math.inf
+    seconds: float = math.inf
 
     @property
     def expired(self) -> bool:
@@ -62,8 +59,8 @@ class LayerBounds:
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
     gradient : array, shape (1, *shape)
         Of ``<u, A v>`` with respect to the kernel.
-    way : {"supremum", "ring", "matrix"}
-        What the upper bound is by.
+    bound_source : BoundSource
+        Of the upper bound.
     cells, levels : int
         Of all searches.
     """
@@ -73,7 +70,7 @@ class LayerBounds:
     u: Array
     v: Array
     gradient: Array
-    way: Way
+    bound_source: BoundSource
     cells: int = 0
     levels: int = 0
 
@@ -84,13 +81,77 @@ class LayerBounds:
     def intersect(self, other: LayerBounds) -> LayerBounds:
         """The better of both bounds of one layer."""
         low = self if greatest(self.lower, other.lower) is self.lower else other
-        found = self.with_upper(other.upper, other.way)
+        bounds = self.with_upper(other.upper, other.bound_source)
         cells, levels = self.cells + other.cells, self.levels + other.levels
-        return LayerBounds(low.lower, found.upper, low.u, low.v, low.gradient, found.way, cells, levels)
+        return LayerBounds(low.lower, bounds.upper, low.u, low.v, low.gradient, bounds.bound_source, cells, levels)
 
-    def with_upper(self, upper: Upper | None, way: Way) -> LayerBounds:
+    def with_upper(self, upper: Upper | None, source: BoundSource) -> LayerBounds:
         """With another upper bound, if that is lower."""
         known = [bound for bound in (self.upper, upper) if bound is not None]
         if not known or least(*known) is self.upper:
             return self
-        return replace(self, upper=upper, way=way)
+        return replace(self, upper=upper, bound_source=source)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTuning:
+    """Effort for a layer at its size. It decides on time and on how wide the interval is.
+
+    Parameters
+    ----------
+    at_once : float
+        Multiplications of a proof by the layer's own matrix up to which nothing else is tried: a search takes longer.
+    soon : float
+        Those up to which it is tried after one ring: less than a second.
+    work : float
+        Those up to which it is tried where nothing else came close enough: some seconds.
+    split : float
+        Those from which a ring is split first.
+    splits : int
+        Groups up to which a ring is split for each.
+    splits_down_to : float
+        Tolerance: for a smaller one too many waves would have to be taken out.
+    steps : int
+        Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
+        trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4.
+    waves : int
+        Pixels an axis from which a sum of waves takes the place of these steps: it is as close.
+    ritz, several : int
+        Lanczos steps for a subspace, and vectors of theirs in it.
+    vectors : int
+        A subspace is tried where so many vectors are worth their while.
+    closer : int
+        Steps where few waves taken out of a ring are not enough.
+    more : int
+        Steps where the bounds are still apart, or closer ones are asked for.
+    applied : float
+        Pixels times channels times steps at most; of a larger layer a window is taken, which loses the less the larger
+        it is: by the square of its inverse size.
+    again : float
+        Times as much where the bounds are still apart.
+    witness : int
+        Inputs and outputs up to which the vectors are given.
+    tiny : int
+        Pixels an axis up to which no ring is close enough, and a subspace is tried at once.
+    """
+
+    at_once: float = 3e6
+    soon: float = 2e9
+    work: float = 3e10
+    steps: int = 4
+    waves: int = 24
+    ritz: int = 8
+    several: int = 4
+    vectors: int = 48
+    closer: int = 10
+    more: int = 48
+    applied: float = 2.0**21
+    again: float = 2.0
+    witness: int = 2**23
+    split: float = 2e8
+    splits: int = 12
+    splits_down_to: float = 1e-4
+    tiny: int = 12
+
+
+TUNING = LayerTuning()

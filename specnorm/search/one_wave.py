@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.certified.layer.wave_bound import norm_by_waves
-from specnorm.certified.layer.waves import Waves
+from specnorm.certified.layer.waves import Waves, norm_by_waves
 from specnorm.certified.symbol import symbols
 from specnorm.problem.frequencies import product, tap_points
 from specnorm.problem.layer_map import sizes_of

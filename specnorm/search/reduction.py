@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
 from specnorm.certified.symbol.lags import taps_below
-from specnorm.search.clock import Clock
+from specnorm.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.search.tuning import Tuning

@@ -70,9 +70,7 @@ class Supremum:
 
     def _search(self, rtol: float, *, grid_follows: bool) -> tuple[Search, SearchResult]:
         problem, blocks = self._problem, self.blocks()
-        given = Problem(
-            blocks, self._everywhere, rtol, problem.max_cells, lambda: problem.fallback(blocks), problem.deadline
-        )
+        given = Problem(blocks, self._everywhere, rtol, problem.max_cells, problem.deadline, problem.seconds)
         return search_torus(given, grid_follows=grid_follows, ops=self._ops)
 
     def blocks(self) -> Array:

@@ -22,7 +22,7 @@ pytest.importorskip("safetensors")
 import specnorm
 from specnorm import cli
 from specnorm.auditing import processes
-from specnorm.search.clock import Clock
+from specnorm.clock import Clock
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from specnorm.auditing.report import Row
 from specnorm.errors import GeometryError
 from specnorm.problem.spec import ConvSpec
 from specnorm.search import layer as layer_module
-from specnorm.search.layer_tuning import LayerTuning
+from specnorm.search.layer_bounds import LayerTuning
 
 
 def _row(layer: Layer, **options: Any) -> Row:

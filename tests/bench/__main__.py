@@ -12,17 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
+from bench import networks_page, peers
+from bench import page as suite_page
 from bench.facts import FOLDER, Row, read, write
+from bench.gpu import run as run_on_gpu
+from bench.regressions import slower
 
 COMMITTED = FOLDER / "suite.jsonl"
 
 
 def main(words: list[str] | None = None) -> int:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure")
     run.add_argument("--sections", nargs="+", default=(), help="some tables only")
@@ -32,7 +34,7 @@ def main(words: list[str] | None = None) -> int:
     compare = commands.add_parser("compare", help="with committed figures")
     compare.add_argument("new", type=Path)
     compare.add_argument("old", type=Path, nargs="?", default=COMMITTED)
-    page = commands.add_parser("page", help="write the pages and the plots")
+    page = commands.add_parser("page", help="write the pages")
     page.add_argument("file", type=Path, nargs="?")
     networks = commands.add_parser("networks", help="whole networks")
     networks.add_argument("--only", nargs="+", default=(), help="some networks only, by name or widths")
@@ -43,71 +45,51 @@ def main(words: list[str] | None = None) -> int:
     gpu.add_argument("--parts", nargs="+", help="some parts only, such as libraries")
     for each, size in ((run, "smoke"), (gpu, "full")):
         each.add_argument("--size", choices=("smoke", "full"), default=size)
-        each.add_argument("--out", type=Path, required=True)
+        each.add_argument("--out", type=Path, required=each is gpu)
     networks.add_argument("--out", type=Path, default=FOLDER / "networks.jsonl")
     given = parser.parse_args(words)
     if given.command == "run":
         measure(given)
     elif given.command == "compare":
-        from bench.regressions import slower
-
         found = slower(read(given.new), read(given.old))
         print("\n".join(found) or "nothing got slower than noise allows")
         return int(bool(found))
     elif given.command == "page":
         pages([given.file] if given.file else sorted(FOLDER.glob("*.jsonl")))
     elif given.command == "networks":
-        from bench.networks import run as run_networks
+        from bench import networks as whole
 
-        run_networks(given.only, given.limit, given.out)
+        whole.run(given.only, given.limit, given.out)
     else:
-        from bench.gpu import run as run_on_gpu
-
         run_on_gpu(given.out, given.device, given.size, given.minutes, given.parts)
     return 0
 
 
 def pages(files: list[Path]) -> None:
     """The pages of files, beside them; of all committed ones, the comparison with published methods too."""
-    from bench import networks_page, page, peers
-
     for file in files:
         if file.stem == "networks":
             networks_page.write(file.parent)
         elif file.stem in ("suite", "gpu") or len(files) == 1:
-            page.write(file)
+            suite_page.write(file)
     if len(files) > 1:
         peers.PAGE.write_text(peers.page(), encoding="utf-8")
 
 
 def measure(given: argparse.Namespace) -> None:
-    """With ``--out -`` lines of JSON, else a file and words."""
+    """Print lines of JSON, and write them where a file is named."""
     import torch
 
     from bench import suite
 
     if given.threads:
         torch.set_num_threads(given.threads)
-    begin, rows = time.perf_counter(), []
+    rows: list[Row] = []
     for row in suite.run(given.size == "smoke", given.sections, given.names, given.libraries):
         rows.append(row)
-        if str(given.out) == "-":
-            print(json.dumps(row), flush=True)
-        else:
+        print(json.dumps(row), flush=True)
+        if given.out:
             write(given.out, rows)
-            print(said(row), flush=True)
-    if str(given.out) != "-":
-        print(f"{len(rows)} lines in {time.perf_counter() - begin:.0f} s: {given.out}")
-
-
-def said(row: Row) -> str:
-    size = f" n={row['n']}" if row["n"] else ""
-    where = f"{row['section']:12s} {row['name']} {row['family']} {row['dtype']}{size}"
-    who = f"{where:64s} {row['library']:10s} {row['contestant']:20s}"
-    if "skipped" in row:
-        return f"{who} skipped: {row['skipped']}"
-    faster = f"x{row['faster']:.2f}" if "faster" in row else ""
-    return f"{who} {1e3 * row['seconds']:9.2f} ms {faster:>8s} {row.get('value_over_norm', 0):.6f}"
 
 
 if __name__ == "__main__":

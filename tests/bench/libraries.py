@@ -28,7 +28,6 @@ class Library:
 
     @property
     def device(self) -> str:
-        """Where it computes."""
         return "cpu" if self.name == "numpy" or self.name.endswith(" cpu") else "cuda"
 
     def prepare(self, call: Callable[[Any], Any], kernel: np.ndarray) -> Callable[[], Any]:
@@ -39,13 +38,10 @@ class Library:
 
 def _torch(device: str) -> Library:
     missing = "" if device == "cpu" or torch.cuda.is_available() else "no NVIDIA GPU here"
-
-    def ready(x: Any) -> Any:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return x
-
-    return Library(f"torch {device}", lambda k: torch.from_numpy(k).to(device), ready, missing=missing)
+    wait: Callable[[], Any] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    return Library(
+        f"torch {device}", lambda k: torch.from_numpy(k).to(device), lambda x: (wait(), x)[1], missing=missing
+    )
 
 
 def _jax(device: str) -> Library:
@@ -60,15 +56,14 @@ def _jax(device: str) -> Library:
     jax.config.update("jax_enable_x64", True)
 
     def compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        quick = jax.jit(call)
+        found = [jax.jit(call)]
 
         def run(x: Any) -> Any:
-            nonlocal quick
             try:
-                return quick(x)
+                return found[0](x)
             except specnorm.MethodError:  # a search, which runs outside of compiled code
-                quick = call
-                return quick(x)
+                found[0] = call
+                return call(x)
 
         return run
 
@@ -85,11 +80,7 @@ def _cupy() -> Library:
     except Exception as error:  # the class of the error is CuPy's own
         return Library("cupy", missing=f"no NVIDIA GPU that CuPy sees: {error}")
 
-    def ready(x: Any) -> Any:
-        cupy.cuda.Device().synchronize()
-        return x
-
-    return Library("cupy", cupy.asarray, ready)
+    return Library("cupy", cupy.asarray, lambda x: (cupy.cuda.Device().synchronize(), x)[1])
 
 
 LIBRARIES = {

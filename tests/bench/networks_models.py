@@ -21,8 +21,6 @@ from specnorm.auditing.readers.onnx import OnnxTensors
 from specnorm.networks import Graph, Multipliers
 
 TESTS = Path(__file__).parents[1]
-TRAINED = 400
-"""Steps of the network that is trained here."""
 RESNET20 = TESTS.parent / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 
 
@@ -47,7 +45,6 @@ class Network:
         return function, network_graph(function, self.shape)
 
 
-# -- ResNet-20 ---------------------------------------------------------------------------------------------------
 class Block(nn.Module):
     """Two convolutions and a shortcut of option A: every second pixel, zeros as further channels."""
 
@@ -91,19 +88,17 @@ def resnet20() -> nn.Module:
     return model.double().eval()
 
 
-# -- DnCNN ---------------------------------------------------------------------------------------------------------
-def dncnn25() -> nn.Sequential:
-    """17 convolutions with ReLU between: noise of an image with noise."""
+def chain(*widths: int, change: Callable[[nn.Conv2d], nn.Module] = lambda layer: layer) -> nn.Sequential:
+    every = [change(nn.Conv2d(a, b, 3, padding=1)) for a, b in itertools.pairwise(widths)]
+    return nn.Sequential(*[it for layer in every for it in (layer, nn.ReLU())][:-1])
+
+
+def dncnn25() -> nn.Module:
+    """17 convolutions: noise of an image with noise."""
+    model = chain(1, *(64,) * 16, 1)
     state = torch.load(real_file("dncnn25"), weights_only=True)
-    layers: list[nn.Module] = []
-    for name in [name for name in state if name.endswith(".weight")]:
-        weight = state[name]
-        layers += [nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1), nn.ReLU()]
-        assert isinstance(layers[-2], nn.Conv2d)
-        assert layers[-2].bias is not None
-        layers[-2].weight.data.copy_(weight)
-        layers[-2].bias.data.copy_(state[name.removesuffix("weight") + "bias"])
-    return nn.Sequential(*layers[:-1]).double().eval()
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
+    return model.double().eval()
 
 
 class Denoiser(nn.Module):
@@ -118,7 +113,31 @@ class Denoiser(nn.Module):
         return y
 
 
-# -- others ----------------------------------------------------------------------------------------------------------
+def three() -> nn.Module:
+    """The chain of docs/networks.md."""
+    model = chain(1, 8, 8, 1)
+    for at, (weight, bias) in enumerate(zip(*[iter(model.parameters())] * 2, strict=True)):
+        weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
+        bias.data.zero_()
+    return model.double().eval()
+
+
+def constrained() -> nn.Module:
+    """Eight convolutions of 16 channels, each kept at norm 1 while they learn to take noise from a photograph."""
+    torch.manual_seed(0)
+    model = chain(1, *(16,) * 7, 1, change=spectral_norm)
+    (image, _) = inputs((1, 160, 160))
+    adam = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(400):
+        corners = torch.randint(0, 160 - 24, (16, 2)).tolist()
+        clean = torch.cat([image[:, :, i : i + 24, j : j + 24] for i, j in corners]).float()
+        adam.zero_grad()
+        (model(clean + 0.2 * torch.randn_like(clean)) - clean).square().mean().backward()
+        adam.step()
+    certify_(model, 1.0)
+    return model.double().eval()
+
+
 def rfb320() -> Callable[[Tensor], Tensor]:
     import onnx
     from onnx_in_torch import run_onnx
@@ -130,44 +149,6 @@ def rfb320_graph() -> Graph:
     with open_model(str(real_file("rfb320"))) as tensors:
         assert isinstance(tensors, OnnxTensors)
         return tensors.graph(None)
-
-
-def three() -> nn.Module:
-    """The chain of docs/networks.md."""
-    chain = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(8, 1, 3, padding=1),
-    )
-    for at, weight in enumerate(p for p in chain.parameters() if p.ndim > 1):
-        weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
-    for layer in list(chain.children())[::2]:
-        assert isinstance(layer, nn.Conv2d)
-        assert layer.bias is not None
-        layer.bias.data.zero_()
-    return chain.double().eval()
-
-
-def constrained() -> nn.Module:
-    """Eight 3x3 convolutions of 16 channels, each kept at norm 1 while they learn to take noise from a photograph."""
-    torch.manual_seed(0)
-    widths = (1, *(16,) * 7, 1)
-    layers: list[nn.Module] = []
-    for a, b in itertools.pairwise(widths):
-        layers += [spectral_norm(nn.Conv2d(a, b, 3, padding=1)), nn.ReLU()]
-    model = nn.Sequential(*layers[:-1])
-    (image, _) = inputs((1, 160, 160))
-    adam = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(TRAINED):
-        corners = torch.randint(0, 160 - 24, (16, 2)).tolist()
-        clean = torch.cat([image[:, :, i : i + 24, j : j + 24] for i, j in corners]).float()
-        adam.zero_grad()
-        (model(clean + 0.2 * torch.randn_like(clean)) - clean).square().mean().backward()
-        adam.step()
-    certify_(model, 1.0)
-    return model.double().eval()
 
 
 NETWORKS = {
@@ -190,8 +171,7 @@ def inputs(shape: tuple[int, ...]) -> list[Any]:
     return [(small - 127) / 128, noise]
 
 
-# -- what inputs reach -----------------------------------------------------------------------------------------------
-RATE, POWERS = 0.02, 30
+POWERS = 30
 
 
 def reached(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], steps: int) -> dict[str, Any]:
@@ -211,9 +191,9 @@ def reached(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], steps:
 def ascent(function: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, float]:
     """The best point seen, and its ratio."""
     x = start.clone().requires_grad_()
-    generator = torch.Generator().manual_seed(1)
-    d = (0.1 * torch.randn(start.shape, generator=generator, dtype=start.dtype)).requires_grad_()
-    adam = torch.optim.Adam([x, d], lr=RATE)
+    noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(1), dtype=start.dtype)
+    d = (0.1 * noise).requires_grad_()
+    adam = torch.optim.Adam([x, d], lr=0.02)
     best, at = 0.0, start
     for _ in range(steps):
         ratio = (function(x + d) - function(x)).norm() / d.norm()

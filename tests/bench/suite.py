@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import importlib.util
 import itertools
@@ -40,49 +41,44 @@ class Section:
     """
 
     yardstick: str
-    contestants: dict[str, Callable[[Any, Any], Any]]
+    contestants: dict[str, Callable[..., Any]]
     kernels: Sequence[Kernel]
     sizes: Sequence[int | None] = (None,)
     libraries: Sequence[str] = ("torch",)
     dtypes: Sequence[str] = ("float32",)
 
 
-def squares(family: str, *channels: int) -> list[Kernel]:
+def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
     """Square 3x3 kernels."""
     make = kernels.flat if family == "flat" else lambda c: kernels.like_trained((c, c, 3, 3))
     return [(f"{c} channels", family, functools.partial(make, c)) for c in channels]
 
 
-class AsNear:
+_STEPS: dict[Any, int] = {}
+
+
+def as_near(kernel: Any, n: int) -> Any:
     """`power_norm` with as many steps as bring it as near as 100 steps of the power method: found at the first call."""
 
-    def __init__(self) -> None:
-        self._steps: dict[Any, int] = {}
+    def value(steps: int) -> Any:
+        return specnorm.measure(kernel, specnorm.Power(n_iter=steps), input_shape=n, padding_mode="circular").value
 
-    def __call__(self, kernel: Any, n: int) -> Any:
-        key = (tuple(kernel.shape), n)
-        if key not in self._steps:
-            aim, low, high = float(yardsticks.power_at_size(kernel, n)), 0, 1
-            while high < 100 and self._value(kernel, n, high) < aim:
-                low, high = high, 2 * high
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (low, middle) if self._value(kernel, n, middle) >= aim else (middle, high)
-            self._steps[key] = high
-        return self._value(kernel, n, self._steps[key])
-
-    def _value(self, kernel: Any, n: int, steps: int) -> Any:
-        method = specnorm.Power(n_iter=steps)
-        return specnorm.measure(kernel, method, input_shape=n, padding_mode="circular").value
+    key = (tuple(kernel.shape), n)
+    if key not in _STEPS:
+        aim = float(yardsticks.power_at_size(kernel, n))
+        _STEPS[key] = 1 + bisect.bisect_left(range(1, 100), aim, key=lambda steps: float(value(steps)))
+    return value(_STEPS[key])
 
 
-def rescaled(kernel: Any, _: Any) -> Any:
+def rescaled(kernel: Any, n: Any = None) -> Any:
+    del n
     return torch.linalg.vector_norm(specnorm.spectral_rescaling(kernel))
 
 
-def rescaled_backward(kernel: Any, _: Any) -> Any:
+def rescaled_backward(kernel: Any, n: Any = None) -> Any:
+    del n
     k = kernel.detach().requires_grad_()
-    return torch.linalg.vector_norm(torch.autograd.grad(rescaled(k, None), k)[0])
+    return torch.linalg.vector_norm(torch.autograd.grad(rescaled(k), k)[0])
 
 
 def enclosed(rtol: float) -> Callable[[Any, Any], Any]:
@@ -94,6 +90,7 @@ def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any
     return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
 
 
+LARGE, MIDDLE, SMALL = (squares(*(16, 32, 64, 128, 256, 512)[:count]) for count in (6, 4, 3))
 RESNET18: list[Kernel] = [
     (name, "trained-like", functools.partial(kernels.like_trained, shape)) for name, shape in kernels.RESNET18.items()
 ]
@@ -104,62 +101,58 @@ REAL: list[Kernel] = [
         ("dncnn25", "model.12"),
     )
 ]  # fmt: skip
+TN = {
+    "tn_bound, estimate": of(specnorm.tn_bound, certified=False), "tn_bound, proven": of(specnorm.tn_bound),
+    "enclose 1e-3": enclosed(1e-3),
+}  # fmt: skip
 POWER = of(specnorm.power_norm, padding_mode="circular")
 CIRCULAR = {"padding_mode": "circular"}
 EVERY = tuple(dict.fromkeys(library.name for library in LIBRARIES.values()))
 SECTIONS = {
     "tensor norm": Section(
-        "hopm_einsum",
-        {
-            "tn_bound, estimate": of(specnorm.tn_bound, certified=False),
-            "tn_bound, proven": of(specnorm.tn_bound),
-            "enclose 1e-3": enclosed(1e-3),
-        },
-        [*RESNET18, *REAL, *squares("flat", 64, 256)],
+        "hopm_einsum", TN, [*RESNET18, *REAL, *squares(64, 256, family="flat")]
     ),
     "uniform grid": Section(
         "uniform_grid", {"grid_bound": of(specnorm.grid_bound)}, [*RESNET18[:5], *REAL]
     ),
     "unfoldings": Section(
         "unfolding_power", {"f4_bound": of(specnorm.f4_bound)},
-        [*squares("trained-like", 16, 32, 64, 128, 256, 512), *squares("flat", 16, 32, 64, 128, 256, 512)],
+        [*LARGE, *squares(16, 32, 64, 128, 256, 512, family="flat")],
     ),
     "circular": Section(
         "rfft_svd", {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": enclosed(1e-3)},
-        [*squares("trained-like", 16, 32, 64, 128, 256, 512), *squares("flat", 16, 32, 64)], (32, 64, 112, 224, 1024),
+        [*LARGE, *squares(16, 32, 64, family="flat")], (32, 64, 112, 224, 1024),
     ),
     "gram": Section(
         "gram_rfft", {"gram_bound, 5 steps": of(specnorm.gram_bound, n_iter=5, **CIRCULAR)},
-        squares("trained-like", 16, 32, 64, 128), (32, 64, 112),
+        MIDDLE, (32, 64, 112),
     ),
     "gram, zeros": Section(
-        "gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares("trained-like", 16, 32, 64)
+        "gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, SMALL
     ),
     "power": Section(
-        "power_at_size", {"power_norm": POWER, "power_norm, as near": AsNear()},
-        squares("trained-like", 16, 32, 64, 128), (32, 64, 112),
+        "power_at_size", {"power_norm": POWER, "power_norm, as near": as_near},
+        MIDDLE, (32, 64, 112),
     ),
-    "PROPACK": Section("propack", {"power_norm": POWER}, squares("trained-like", 16, 32, 64, 128), (32, 64)),
-    "rescaling": Section("aol", {"spectral_rescaling": rescaled}, squares("trained-like", 16, 32, 64)),
+    "PROPACK": Section("propack", {"power_norm": POWER}, MIDDLE, (32, 64)),
+    "rescaling": Section("aol", {"spectral_rescaling": rescaled}, SMALL),
     "rescaling, backward": Section(
-        "aol_backward", {"spectral_rescaling": rescaled_backward}, squares("trained-like", 16, 32, 64)
+        "aol_backward", {"spectral_rescaling": rescaled_backward}, SMALL
     ),
     "tolerance": Section(
         "hopm_einsum", {f"enclose {rtol:.0e}": enclosed(rtol) for rtol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)},
-        [*squares("trained-like", 64), *squares("flat", 64)], dtypes=("float32", "float64"),
+        [*squares(64), *squares(64, family="flat")], dtypes=("float32", "float64"),
     ),
     "libraries": Section(
         "hopm_einsum",
         {
             "f4_bound": of(specnorm.f4_bound),
-            "tn_bound, estimate": of(specnorm.tn_bound, certified=False),
-            "tn_bound, proven": of(specnorm.tn_bound),
+            **TN,
             "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
             "gram_bound, n=32": of(specnorm.gram_bound, input_shape=32, **CIRCULAR),
             "power_norm, n=32": of(specnorm.power_norm, input_shape=32, **CIRCULAR),
-            "enclose 1e-3": enclosed(1e-3),
         },
-        squares("trained-like", 64), libraries=EVERY, dtypes=("float32", "float64"),
+        squares(64), libraries=EVERY, dtypes=("float32", "float64"),
     ),
 }  # fmt: skip
 
@@ -235,7 +228,7 @@ def measure(
             continue
         every = list(section.contestants.items())
         for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
-            runs[library.name, name] = library.prepare(_at(call, n), kernel)
+            runs[library.name, name] = library.prepare(functools.partial(call, n=n), kernel)
     key = (said["name"], said["family"], n)
     if key not in norms:
         flat = said["family"] == "flat" and kernel.shape[0] >= 128
@@ -247,10 +240,6 @@ def measure(
             found = facts.peak_bytes(runs[row["library"], row["contestant"]])
             row |= {} if found is None else {"peak_bytes": found, "peak_over_kernel": found / kernel.nbytes}
         yield row
-
-
-def _at(call: Callable[[Any, Any], Any], n: int | None) -> Callable[[Any], Any]:
-    return lambda k: call(k, n)
 
 
 def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], said: Row, quick: bool) -> Iterator[Row]:
@@ -273,7 +262,7 @@ def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], said: Row, qu
         yield {**said, "library": key[0], "contestant": key[1], **told, **values[key]}
 
 
-# -- whole networks: their yardstick is what NumPy or torch does best ------------------------------------------------
+# -- whole networks --------------------------------------------------------------------------------------------------
 PRODUCT = ("numpy", "matrix product")
 
 
@@ -317,15 +306,14 @@ def bounds(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     from specnorm.networks import Method, Multipliers, Product, bound
 
     del libraries
-    methods: dict[str, Method] = {"product": Product(), "multipliers": Multipliers(steps=20)}
-    for name, titles in {"three": ("product", "multipliers"), "resnet20": () if quick else ("product",)}.items():
-        graph = NETWORKS[name].made()[1] if titles else None
-        runs: dict[tuple[str, str], Run] = {
-            ("numpy", title): functools.partial(lambda g, m: bound(g, method=m).upper, graph, methods[title])
-            for title in titles
-        }
+    every: list[tuple[str, str, Method]] = [
+        ("three", "product", Product()), ("three", "multipliers", Multipliers(steps=20)),
+        ("resnet20", "product", Product()),
+    ]  # fmt: skip
+    for name, title, method in every[:1] if quick else every:
+        run = functools.partial(lambda g, m: bound(g, method=m).upper, NETWORKS[name].made()[1], method)
         here = {**said, "name": name, "shape": list(NETWORKS[name].shape), "yardstick": PRODUCT[1]}
-        yield from timed({PRODUCT: product(), **runs}, PRODUCT, here, quick) if titles else ()
+        yield from timed({PRODUCT: product(), ("numpy", title): run}, PRODUCT, here, quick)
 
 
 def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
@@ -336,18 +324,12 @@ def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
 
     batch = 4 if quick else 128
     said |= {"name": "ResNet-20", "shape": [batch, 3, 32, 32], "yardstick": "plain step"}
-    for library in (LIBRARIES[name] for name in libraries if name.startswith("torch")):
-        if library.missing:
-            yield {**said, "library": library.name, "contestant": "every one", "skipped": library.missing}
-            continue
+    for library in (LIBRARIES[name] for name in libraries if name.startswith("torch") and not LIBRARIES[name].missing):
         torch.manual_seed(0)
         model = ResNet20().to(library.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         x = torch.randn(batch, 3, 32, 32, device=library.device)
         y = torch.randint(10, (batch,), device=library.device)
-        every = [
-            SpectralPenalty(model, it).to(library.device) for it in (specnorm.TensorNorm(), specnorm.FantasticFour())
-        ]
 
         def step(penalty: Any = None, run: Any = model, optimizer: Any = optimizer, x: Any = x, y: Any = y) -> float:
             optimizer.zero_grad()
@@ -357,13 +339,9 @@ def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
             optimizer.step()
             return float(loss.detach())
 
-        def alone(penalty: Any) -> float:
-            (value := penalty()).backward()
-            return float(value.detach())
-
         plain = (library.name, "plain step")
         runs: dict[tuple[str, str], Run] = {plain: step}
-        for name, penalty in zip(("tn", "f4"), every, strict=True):
-            runs[library.name, f"with the penalty, {name}"] = functools.partial(step, penalty)
-            runs[library.name, f"the penalty alone, {name}"] = functools.partial(alone, penalty)
+        for method in (specnorm.TensorNorm(), specnorm.FantasticFour()):
+            penalty = SpectralPenalty(model, method).to(library.device)
+            runs[library.name, f"with the penalty, {method.name}"] = functools.partial(step, penalty)
         yield from timed(runs, plain, said, quick)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
 from hypothesis import given
 from libraries import Lib
 from oracle import dense_matrix, dense_norm, sigma_star
@@ -18,24 +17,23 @@ import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.certified.bound import finite
-from specnorm.certified.matrices import band
-from specnorm.certified.matrices.band import band_norm_up
-from specnorm.certified.matrices.block_tridiagonal import Band, gram_band, of_one_group, plans, to_layer
+from specnorm.certified.matrices import block_tridiagonal
+from specnorm.certified.matrices.block_tridiagonal import Band, band_norm_up, gram_band, of_one_group, plans, to_layer
 from specnorm.numerics.block_lanczos import Plan
 from specnorm.problem.spec import ConvSpec
+from specnorm.result import BoundSource
 from specnorm.runtime.execution import Execution
 from specnorm.search import lanczos_bound
 from specnorm.search import layer as layer_module
 from specnorm.search.layer import enclose_layer
-from specnorm.search.layer_bounds import LayerBounds, LayerProblem
-from specnorm.search.layer_tuning import LayerTuning
+from specnorm.search.layer_bounds import LayerBounds, LayerProblem, LayerTuning
 
 
 def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
-    problem = LayerProblem(given, spec, rtol, 10**5, lambda _: assumed(math.inf))
+    problem = LayerProblem(given, spec, rtol, 10**5)
     return enclose_layer(problem, ops=Execution.of(backend, given))
 
 
@@ -91,7 +89,7 @@ def test_without_a_matrix_the_supremum_is_the_upper_bound(monkeypatch: pytest.Mo
         truth = dense_norm(kernel, 12, padding_mode=mode)
         assert found.lower <= truth.hi
         assert truth.lo <= finite(found.upper) <= factor * supremum * (1 + 1e-5)
-        assert found.way == ("ring" if mode == "zeros" else "supremum")
+        assert found.bound_source is (BoundSource.CIRCULANT if mode == "zeros" else BoundSource.SUPREMUM)
         assert not found.within(1e-6)
 
 
@@ -182,7 +180,7 @@ def bands_below_the_truth() -> list[str]:
 
 def test_what_a_bad_factorisation_leaves_over_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bands_below_the_truth() == []
-    monkeypatch.setattr(band, "_off", lambda rest, *_, xp: xp.zeros(rest.shape[:1]))
+    monkeypatch.setattr(block_tridiagonal, "_off", lambda rest, *_, xp: xp.zeros(rest.shape[:1]))
     assert bands_below_the_truth()
 
 

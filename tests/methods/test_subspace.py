@@ -36,7 +36,7 @@ from specnorm.search import layer as layer_search
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.compression import orthonormal
 from specnorm.search.deflated import SplitRing
-from specnorm.search.layer_tuning import LayerTuning
+from specnorm.search.layer_bounds import LayerTuning
 
 Matrix = NDArray[np.float64]
 

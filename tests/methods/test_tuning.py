@@ -27,7 +27,7 @@ from specnorm.search import (
     smallest_unfolding,
     supremum,
 )
-from specnorm.search.layer_tuning import LayerTuning
+from specnorm.search.layer_bounds import LayerTuning
 from specnorm.tensor import alternation, proving, tracking
 
 Kernel = NDArray[np.float64]

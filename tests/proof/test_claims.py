@@ -22,8 +22,9 @@ from specnorm import arrays
 from specnorm.certified import bound, host
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, as_array, greatest, least
 from specnorm.certified.layer import circulant, components
-from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm, shortest
+from specnorm.certified.layer.circulant import norm_by_circulant, shortest
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms, unfolding
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
@@ -36,9 +37,10 @@ from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
+from specnorm.search import component
 from specnorm.search import layer as layer_search
 from specnorm.search.lanczos_bound import enclose_by_matrix
-from specnorm.search.layer_tuning import TUNING
+from specnorm.search.layer_bounds import TUNING
 
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "certified.network")
@@ -345,7 +347,7 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
     monkeypatch.setattr(layer_search, "TUNING", replace(TUNING, at_once=-1.0, soon=-1.0, work=-1.0))
-    monkeypatch.setattr(layer_search, "_fewest", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
+    monkeypatch.setattr(component, "fewest_points", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 
     def enclosed() -> None:

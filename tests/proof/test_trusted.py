@@ -42,7 +42,7 @@ def test_what_is_not_counted_makes_no_claim_and_rounds_nothing_outward(path: Any
     ("claim", "given_by", "runs"),
     [
         ("`enclose`", specnorm.enclose, ("certified.symbol.cover", "certified.matrices.norms", "runtime.program")),
-        ("`enclose` at a size", specnorm.enclose, ("certified.layer.lehmann_maehly", "certified.layer.wave_bound")),
+        ("`enclose` at a size", specnorm.enclose, ("certified.layer.lehmann_maehly", "certified.layer.waves")),
         ("`network_bound` (torch)", networks.bound, ("certified.network.segments", "certified.symbol.cover")),
         ("`specnorm verify` (ONNX)", verify_file, ("certified.network.segments", "auditing.readers.onnx.walk")),
         ("`specnorm verify` (ONNX)", networks.verify, ("networks.certificate", "problem.spec")),

@@ -23,8 +23,9 @@ from specnorm.certified.layer.own_matrix import quotients
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.power_top_k import PowerTopK
+from specnorm.search import component
 from specnorm.search import layer as layer_search
-from specnorm.search.layer_tuning import TUNING
+from specnorm.search.layer_bounds import TUNING
 
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
@@ -52,7 +53,7 @@ def by_rings(*, split: bool = False) -> Iterator[None]:
 
     with (
         patch.object(layer_search, "TUNING", replace(TUNING, **(SPLIT if split else RINGS))),
-        patch.object(layer_search, "quotients", lowered),
+        patch.object(component, "quotients", lowered),
     ):
         yield
 

@@ -173,18 +173,9 @@ class Boxes:
         return np.asarray(np.maximum(width + 1 if self.on_grid else width // 2, 1))
 
     def split(self, ratio: np.ndarray) -> tuple[Boxes, np.ndarray]:
-        """Cut every divisible box so that the radius shrinks at least so many times, lattice axes permitting.
+        """Cut every divisible box so that its radius shrinks ``ratio`` (c,) times or more, at least twice, if it can.
 
-        Parameters
-        ----------
-        ratio : integer array, shape (c,)
-            At least 2.
-
-        Returns
-        -------
-        children : Boxes
-        parent : integer array
-            Index of each child's parent.
+        The pieces, and the index of each one's parent.
         """
         turns = np.abs((self.half_degree / np.asarray(self.denominators, dtype=float)) @ np.abs(self.frame))
         half = (self.high - self.low + 1) // 2
