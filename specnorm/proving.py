@@ -37,8 +37,8 @@ def enclose(
         The layer's own spatial input sizes. None: the supremum over all of them. Circular with a stride: every size
         that the stride divides.
     rtol : float, default 1e-3
-        Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where twisted
-        rings or the layer's own matrix come so close: see `docs/methods/enclosure.md`.
+        Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where skew
+        circulants or the layer's own matrix come so close: see `docs/methods/enclosure.md`.
     budget : float, optional
         Seconds; what has not begun by then is not tried. The bounds are wider then, and as true.
     **layer

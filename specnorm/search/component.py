@@ -24,9 +24,9 @@ from specnorm.numerics.power import composed
 from specnorm.problem.layer_map import Convolution, shapes_of
 from specnorm.result import BoundSource
 from specnorm.search import tuning as knobs
-from specnorm.search.circulants import away_from, bound_by_rings
+from specnorm.search.circulants import away_from, bound_by_circulants
 from specnorm.search.compression import most_vectors
-from specnorm.search.deflated import SplitRing
+from specnorm.search.deflated import DeflatedCirculant
 from specnorm.search.lanczos_bound import enclose_by_matrix
 from specnorm.search.layer_bounds import LayerBounds, LayerProblem, LayerTuning
 from specnorm.search.one_wave import WaveSum
@@ -58,7 +58,7 @@ class ComponentSearch:
         self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
         self.near_top: dict[int, Array] = {}
         self._open: tuple[np.ndarray, Upper | None] | None = None
-        self._deflated: list[SplitRing] | None = None
+        self._deflated: list[DeflatedCirculant] | None = None
 
     # -- what is affordable ------------------------------------------------------------------------------------------
     @property
@@ -70,13 +70,13 @@ class ComponentSearch:
     def is_tiny(self) -> bool:
         """Whether a circulant, deflated or not, is known to stay apart, and a subspace not to."""
         moving = [x.pixels for x, k in zip(self.sub.parts, self.spec.kernel_shape, strict=True) if k > 1]
-        one = reads_zeros(self.spec) and self.is_plain and self.plan.work > self.tuning.split and self.groups == 1
-        return one and self.few_vectors and min(moving, default=0) <= self.tuning.tiny
+        large = self.is_plain and self.plan.work > self.tuning.deflated_from and self.groups == 1
+        return large and reads_zeros(self.spec) and self.few_vectors and min(moving, default=0) <= self.tuning.tiny
 
     @property
     def is_plain(self) -> bool:
         """Whether circulants can be deflated: no stride, and no tolerance for which too many waves would go."""
-        return set(self.spec.stride) == {1} and self.rtol >= self.tuning.splits_down_to
+        return set(self.spec.stride) == {1} and self.rtol >= self.tuning.deflated_down_to
 
     @property
     def few_vectors(self) -> bool:
@@ -141,10 +141,10 @@ class ComponentSearch:
 
     def deflates(self, bounds: LayerBounds) -> bool:
         """Whether a circulant of each open group is deflated before others are tried, or the layer's own matrix."""
-        few = len(self.open_groups(bounds)) <= self.tuning.splits
-        return self.work(bounds) > self.tuning.split and few and self.fewest is not None
+        few = len(self.open_groups(bounds)) <= self.tuning.deflated_groups
+        return self.work(bounds) > self.tuning.deflated_from and few and self.fewest is not None
 
-    def deflated(self, bounds: LayerBounds) -> list[SplitRing]:
+    def deflated(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
         """The circulant of each open group; none where blocks are not those of the layer without its dilation."""
         if self.problem.expired or not self.deflates(bounds):
             return []
@@ -152,17 +152,17 @@ class ComponentSearch:
             self._deflated = self._deflations(self.open_groups(bounds))
         return self._deflated
 
-    def _deflations(self, rest: np.ndarray) -> list[SplitRing]:
+    def _deflations(self, rest: np.ndarray) -> list[DeflatedCirculant]:
         strided = set(self.spec.stride) != {1}
         dilated = strided and set(self.problem.spec.dilation) != {1}
         blocks = self.supremum.blocks() if strided else self.parts
         fewest = shortest(self.single)
-        ring = away_from([self.whole], fewest, tuple(blocks.shape[3:]), [])
-        short = ring is None or any(n < least for n, least in zip(ring.points, fewest, strict=True))
-        if ring is None or short or dilated or self.whole.upper is None:
+        circulant = away_from([self.whole], fewest, tuple(blocks.shape[3:]), [])
+        short = circulant is None or any(n < least for n, least in zip(circulant.points, fewest, strict=True))
+        if circulant is None or short or dilated or self.whole.upper is None:
             return []
-        given = (self.single, ring, self.whole.upper, self.search)
-        return [SplitRing(blocks[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
+        given = (self.single, circulant, self.whole.upper, self.search)
+        return [DeflatedCirculant(blocks[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
 
     def lowered(self, bounds: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
         """With the bounds of the open groups, if each has one, and the largest is lower."""
@@ -215,7 +215,7 @@ class ComponentSearch:
         if self.fewest is None:
             return bounds
         limits: dict[str, Any] = {"lower": bounds.lower.value, "rtol": self.rtol, "max_cells": self.problem.max_cells}
-        upper, cells, levels = bound_by_rings(
+        upper, cells, levels = bound_by_circulants(
             self.spec, self.search, self.whole, self.fewest, **limits, only_one=only_one
         )
         bounds = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)

@@ -214,10 +214,10 @@ class Subspace:
     def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
         """Of each open group."""
         uppers, deadline = [], layer.problem.deadline
-        for ring, group in zip(layer.deflated(bounds), layer.open_groups(bounds).tolist(), strict=True):
+        for circulant, group in zip(layer.deflated(bounds), layer.open_groups(bounds).tolist(), strict=True):
             one = Convolution(layer.parts[group : group + 1, ...], layer.single, ops=layer.ops)
             limits = (bounds.lower.value, layer.closeness, deadline)
-            upper, vector = bound_by_subspace(ring, one, layer.near_top[group], *limits, ops=layer.ops)
+            upper, vector = bound_by_subspace(circulant, one, layer.near_top[group], *limits, ops=layer.ops)
             uppers.append(upper)
             bounds = bounds if vector is None else layer.raised(bounds, one, vector, group)
         return layer.lowered(bounds, uppers)

@@ -27,7 +27,7 @@ class SupremumTuning:
     near : float
         Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough.
     loose : float
-        Tolerance where the layer will be farther below. Wider ones leave the ring more frequencies than they save.
+        Tolerance where the layer will be farther below. Wider ones leave the circulant more frequencies than they save.
     """
 
     near: float = 0.3
@@ -43,8 +43,8 @@ class Supremum:
     Attributes
     ----------
     is_loose : bool
-        Whether it is known less closely than was asked for: at this size the layer will be far below it, and a ring
-        that is searched anyway needs no more than a bound.
+        Whether it is known less closely than was asked for: at this size the layer will be far below it, and a
+        circulant that is searched anyway needs no more than a bound.
     """
 
     def __init__(self, problem: LayerProblem, *, ops: ArrayOps) -> None:

@@ -21,7 +21,8 @@ import specnorm
 from specnorm import arrays
 from specnorm.certified import bound, host
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, as_array, greatest, least
-from specnorm.certified.layer import circulant, components
+from specnorm.certified.layer import circulant as embedding
+from specnorm.certified.layer import components
 from specnorm.certified.layer.circulant import norm_by_circulant, shortest
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.certified.layer.every_size import padded_norm
@@ -356,7 +357,7 @@ def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(HypothesisError, match="compression"):
         enclosed()
-    monkeypatch.setattr(circulant, "is_long_enough", lambda *_: True)
+    monkeypatch.setattr(embedding, "is_long_enough", lambda *_: True)
     enclosed()
 
 
