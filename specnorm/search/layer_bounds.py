@@ -125,8 +125,8 @@ class LayerTuning:
     more : int
         Steps where the bounds are still apart, or closer ones are asked for.
     applied : float
-        Pixels times channels times steps at most; of a larger layer a window is taken, which loses the less the larger
-        it is: by the square of its inverse size.
+        Pixels times channels times steps at most; of a larger layer a restriction is taken, which loses the less the
+        larger it is: by the square of its inverse size.
     again : float
         Times as much where the bounds are still apart.
     witness : int

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.certified.layer.circulant import reads_zeros
-from specnorm.certified.layer.components import sublayers
+from specnorm.certified.layer.components import polyphase_components
 from specnorm.problem import polyphase
 from specnorm.search.enclosing import Problem, search_torus
 
@@ -80,7 +80,7 @@ class Supremum:
     def _tolerance(self) -> float:
         """So that the supremum of a large layer needs nothing after it, if the layer is as near as most."""
         spec, rtol = self._problem.spec, self._problem.rtol
-        parts = [x for sub in sublayers(spec) for x in sub.parts]
+        parts = [x for component in polyphase_components(spec) for x in component.parts]
         apart = sum(
             ((k - 1) * math.pi / max(1, min(x.pixels for x in parts[j :: spec.ndim]))) ** 2 / 24
             for j, k in enumerate(spec.kernel_shape)

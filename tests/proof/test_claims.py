@@ -212,9 +212,9 @@ def shorter(axis: int) -> Circulant:
 
 GROUP = of_one_group(LAYER)
 REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
-(PART,) = components.sublayers(LAYER)
+(PART,) = components.polyphase_components(LAYER)
 DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1, dilation=2)
-PARTS = [sub.spec for sub in components.sublayers(DILATED)]
+PARTS = [sub.spec for sub in components.polyphase_components(DILATED)]
 REFUSED: dict[str, Callable[[], object]] = {
     "an open cell": lambda: cover_of(0.4).proven(),
     "a cell left out": lambda: norm_of(torus((4,))[:-1]),
@@ -236,7 +236,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a component's bound of another": lambda: norms_of_parts(
         DILATED, [(assumed_lower(1.0, x), assumed(1.0, LAYER)) for x in PARTS]
     ),
-    "a larger layer as a restriction": lambda: norm_of_restriction(PART.window(9), PART, assumed_lower(1.0, GROUP)),
+    "a larger layer as a restriction": lambda: norm_of_restriction(PART.restricted(9), PART, assumed_lower(1.0, GROUP)),
     "another layer as a restriction": lambda: norm_of_restriction(PART, PART, assumed_lower(1.0, REFLECT)),
     "several outputs as a patch": lambda: norms_of_patch(
         PART, assumed_lower(1.0, norms.stack_of((2, 2, 2))), assumed(1.0, norms.stack_of((2, 2, 2)))
@@ -270,7 +270,8 @@ def test_rules_apply_where_they_may() -> None:
     assert norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(3.0, GROUP)]).value == 3
     assert norm_of_groups(LAYER, [assumed(1.0, GROUP)], assumed(2.0)).value == 2
     assert (
-        norm_of_restriction(PART, PART.window(9), assumed_lower(1.0, of_one_group(PART.window(9).spec))).what == LAYER
+        norm_of_restriction(PART, PART.restricted(9), assumed_lower(1.0, of_one_group(PART.restricted(9).spec))).what
+        == LAYER
     )
     assert norms.norm_of_one_tap(KERNEL[..., :1], assumed(1.0, norms.stack_of((1, 3, 3)))).what == EVERYWHERE
     assert norms.norm_of_zero(0 * KERNEL, ops=OPS).value == 0
@@ -286,8 +287,8 @@ def test_the_padding_s_factor_is_in_the_bound() -> None:
 def test_windows_are_restrictions() -> None:
     """Of every size, and of the layer they are taken from."""
     for most in range(1, 60):
-        window = PART.window(most)
-        found = norm_of_restriction(PART, window, assumed_lower(1.0, of_one_group(window.spec)))
+        restriction = PART.restricted(most)
+        found = norm_of_restriction(PART, restriction, assumed_lower(1.0, of_one_group(restriction.spec)))
         assert found.what == PART.spec
 
 
