@@ -148,7 +148,7 @@ def test_a_kernel_passes_eight_rooms_and_never_climbs(at: dict[str, Any]) -> Non
 
 def test_a_climb_is_seen() -> None:
     with Way() as way:
-        composed(lambda x: specnorm.enclose(np.ones((1, 1, 1))).upper * x, lambda x: x)(1.0)
+        composed(lambda x: specnorm.enclose(np.ones((1, 1, 1))).upper * x, lambda x: x)(np.ones(1))  # type: ignore[arg-type]
     assert {"numerics calls enclose of proving"} <= way.climbs
 
 
