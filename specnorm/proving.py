@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from specnorm.api import measure, measured
+from specnorm.api import measure, measure_with
 from specnorm.backends import backend_for
 from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
@@ -59,7 +59,7 @@ def enclose(
     """
     backend, geometry = backend_for(kernel), Geometry(input_shape=input_shape, **layer)
     with Listening() as heard:
-        result = measured(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
+        result = measure_with(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
     figures = result.stats
     found = Enclosure(
         lower=figures["lower"],
