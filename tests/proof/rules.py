@@ -13,6 +13,7 @@ from methods import test_split_rings, test_subspace
 from oracle import dense_matrix
 from proof.refusals import CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
 from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding
+from specnorm.certified.layer.wave_bound import norm_by_waves
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Lower, Upper
@@ -20,7 +21,6 @@ from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.certified.layer.lehmann_maehly import Compression, norm_off_subspace
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
-from specnorm.certified.layer.wave_bound import norm_by_waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol.cells import dft_points, torus
