@@ -15,9 +15,10 @@ from proof.test_claims import KERNEL, OPS, PART
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Upper
-from specnorm.certified.layer.circulant import Ring, padded_norm, shortest
+from specnorm.certified.layer.circulant import Ring, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, sublayers
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, split_norm_below
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.lehmann_maehly import Compression
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves

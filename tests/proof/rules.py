@@ -16,11 +16,12 @@ from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT,
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Lower, Upper
-from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm
+from specnorm.certified.layer.circulant import norm_by_circulant
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.lehmann_maehly import Compression, norm_off_subspace
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
-from specnorm.certified.layer.wave_bound import norm_by_waves
+from specnorm.certified.layer.waves import norm_by_waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol.cells import dft_points, torus
@@ -150,36 +151,36 @@ def by_waves() -> Iterator[tuple[Lower, float]]:
 
 
 CHECKS: dict[str, Check] = {
-    "bound: Upper.plus": arithmetic,
-    "bound: Upper.times": arithmetic,
-    "bound: Upper.over": arithmetic,
-    "bound: Upper.root": arithmetic,
-    "bound: _largest": arithmetic,
-    "bound: nothing": arithmetic,
-    "bound: largest_of_blocks": arithmetic,
-    "layer/circulant: norm_by_circulant": circulants,
-    "layer/circulant: padded_norm": circulants,
-    "layer/components: norms_of_parts": components,
-    "layer/components: norm_of_groups": components,
-    "layer/components: norms_of_patch": components,
-    "layer/components: norm_of_restriction": components,
-    "layer/deflation: norm_by_deflation": deflated,
-    "layer/lehmann_maehly: norm_off_subspace": subspaces,
-    "layer/lehmann_maehly: Compression.norm": subspaces,
-    "layer/own_matrix: quotients": own_matrix,
-    "layer/own_matrix: LayerGram._norms_near": own_matrix,
-    "layer/own_matrix: LayerGram.or_zero": own_matrix,
-    "layer/wave_bound: norm_by_waves": by_waves,
-    "matrices/norms: norm_by_frobenius": one_tap,
-    "matrices/norms: norm_of_zero": one_tap,
-    "matrices/norms: norm_of_one_tap": one_tap,
-    "matrices/norms: SymbolNorms.norm_at": one_tap,
-    "matrices/norms: GramProof.largest_near": one_tap,
-    "matrices/norms: largest_quotient": one_tap,
-    "matrices/unfolding: norms_by_unfolding": fixed,
-    "symbol/cover: Cover.beside_open": covered,
-    "symbol/cover: on_grid": covered,
-    "symbol/grid: norm_by_grid": fixed,
+    "Upper.plus": arithmetic,
+    "Upper.times": arithmetic,
+    "Upper.over": arithmetic,
+    "Upper.root": arithmetic,
+    "_largest": arithmetic,
+    "nothing": arithmetic,
+    "largest_of_blocks": arithmetic,
+    "norm_by_circulant": circulants,
+    "padded_norm": circulants,
+    "norms_of_parts": components,
+    "norm_of_groups": components,
+    "norms_of_patch": components,
+    "norm_of_restriction": components,
+    "norm_by_deflation": deflated,
+    "norm_off_subspace": subspaces,
+    "Compression.norm": subspaces,
+    "quotients": own_matrix,
+    "LayerGram.norms_near": own_matrix,
+    "LayerGram.or_zero": own_matrix,
+    "norm_by_waves": by_waves,
+    "norm_by_frobenius": one_tap,
+    "norm_of_zero": one_tap,
+    "norm_of_one_tap": one_tap,
+    "SymbolNorms.norm_at": one_tap,
+    "GramProof.largest_near": one_tap,
+    "largest_quotient": one_tap,
+    "norms_by_unfolding": fixed,
+    "Cover.beside_open": covered,
+    "on_grid": covered,
+    "norm_by_grid": fixed,
 }
 """Rule -> a check whose claims it makes, among others."""
 
