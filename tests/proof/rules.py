@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower
+from assumptions import assumed, assumed_lower, interval
 from methods import test_split_rings, test_subspace
 from oracle import dense_matrix
 from proof.refusals import CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
@@ -24,6 +24,8 @@ from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.layer.waves import norm_by_waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.network import margins
+from specnorm.certified.network.regions import Ball
 from specnorm.certified.symbol.cells import dft_points, torus
 from specnorm.certified.symbol.cover import cover_blocks, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
@@ -150,7 +152,19 @@ def by_waves() -> Iterator[tuple[Lower, float]]:
     yield norm_by_waves(waves(), a, ops=OPS), float(np.linalg.norm(image) / 3)
 
 
+def radii() -> Iterator[tuple[Lower | None, float]]:
+    """Of logits whose difference is 2 and has the constant 2; and of a ball."""
+    differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
+    yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
+    ball = Ball({"x": np.zeros(1)}, 2.0)
+    yield margins.radius_of(ball, interval(np.ones(1), np.ones(1)), ()), ball.radius
+    yield margins.radius_of(ball, None, (0.49,)), 1 / 0.49
+    yield margins.radius_of(ball, None, (0.51,)), 0.0
+
+
 CHECKS: dict[str, Check] = {
+    "radii": radii,
+    "radius_of": radii,
     "Upper.plus": arithmetic,
     "Upper.times": arithmetic,
     "Upper.over": arithmetic,
