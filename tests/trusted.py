@@ -53,7 +53,6 @@ GROUPS = {
     "front door: the kernel in, the number out": ("",),
 }
 """Row -> its rooms; the last takes what is in none."""
-CORE_ROWS = ("claims, outward arithmetic", "matrices", "symbols, cells")
 
 
 @functools.cache
