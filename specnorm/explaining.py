@@ -5,107 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from specnorm.certified.bound import POWER, Lower, Upper
-from specnorm.certified.network.rules import IN_ALL, Map
+from specnorm.certified.bound import Lower, Upper
 from specnorm.problem.frequencies import Frequencies
 from specnorm.problem.spec import ConvSpec
-from specnorm.text import number, visible
+from specnorm.text import POWER, number
 
 _SHOWN = 3
 """Premises of one claim that are written out, the largest first."""
-_SCREEN, _DEEP = 40, 2
-"""Lines about a network, and levels of the proof of one of its norms."""
 
 
 def explained(lower: Lower, upper: Upper, exponent: int) -> str:
     """Both bounds of a layer, scaled by ``2**-exponent``, and what they rest on: one line a rule."""
-    return "\n".join([*_lines(upper, ("upper", "<="), exponent), *_lines(lower, ("lower", ">="), exponent)])
+    return "\n".join([*lines(upper, ("upper", "<="), exponent), *lines(lower, ("lower", ">="), exponent)])
 
 
-def explained_constant(claim: Upper) -> str:
-    """A network's constant, value by value back to its inputs, each with its rule and what that was applied to.
-
-    A value that has the constant of the one before has no line. Where there are more than `_SCREEN` lines, norms are
-    told as such, those of the smallest factors first; then values in the middle are left out.
-    """
-    values = _values(claim)
-    several = len({_map(value).start for value in values if value.rule != IN_ALL}) > 1
-    told = [[_line(value, several), *_below(value)] for value in values]
-    over = sum(map(len, told)) - _SCREEN
-    for at in sorted(range(len(told)), key=lambda at: max((part.value for part in values[at].of), default=0.0)):
-        if over > 0:
-            over -= len(told[at]) - 1
-            told[at] = told[at][:1]
-    half = _SCREEN // 2
-    if len(told) > _SCREEN:
-        told = [*told[:half], [f"... {len(told) - 2 * half} values between"], *told[-half:]]
-    return "\n".join(visible(line) for lines in told for line in lines)
-
-
-def _values(claim: Upper) -> list[Upper]:
-    """A claim of a value and those of other values that it rests on, each before these."""
-    found: dict[int, Upper] = {}
-    waiting = [(claim, False)]
-    while waiting:
-        value, done = waiting.pop()
-        if done:
-            found[id(value)] = value
-        elif id(value) not in found:
-            waiting += [(value, True), *((part, False) for part in _before(value))]
-    return list(found.values())[::-1]
-
-
-def _before(value: Upper) -> list[Upper]:
-    """What a claim of a value rests on, past values that have the same constant as the one before."""
-    found = []
-    for part in _maps(value)[_factor(value) is not None :]:
-        while (factor := _factor(part)) is not None and factor.value == 1:
-            part = _maps(part)[1]
-        found.append(part)
-    return found
-
-
-def _maps(value: Upper) -> list[Upper]:
-    return [part for part in value.of if isinstance(part, Upper) and isinstance(part.what, Map)]
-
-
-def _factor(value: Upper) -> Upper | None:
-    """The factor in a claim of one map after another; None in others."""
-    maps = _maps(value)
-    if len(maps) != 2:
-        return None
-    first, second = maps
-    return first if _map(first).end == _map(value).end != _map(second).end else None
-
-
-def _line(value: Upper, several: bool) -> str:
-    def name(part: Upper) -> str:
-        way = _map(part)
-        return str(way) if several and way.start != way.end else way.end
-
-    factor, before = _factor(value), _before(value)
-    made = "" if not before else f" of {', '.join(map(name, before))}"
-    if factor is not None:
-        made = f", {number(factor.value, 'upper')} times {name(before[0])}"
-    return f"{name(value)} <= {number(value.value, 'upper')}: {value.rule}{made}"
-
-
-def _below(value: Upper) -> list[str]:
-    """The norms in a value's factor."""
-    parts = [part for part in (_factor(value) or value).of if not isinstance(part.what, Map)]
-    return [line for part in parts for line in _lines(part, ("upper", "<="), 0, 1, _DEEP)]
-
-
-def _map(value: Upper | Lower) -> Map:
-    assert isinstance(value.what, Map)  # for the type checker: such are looked at alone
-    return value.what
-
-
-def _lines(
+def lines(
     claim: Upper | Lower, side: tuple[str, str], exponent: int, depth: int = 0, most: float = math.inf
 ) -> Iterator[str]:
+    """One claim and what it rests on, to so many levels."""
     if claim.rule.startswith(POWER):
-        yield from _lines(claim.of[0], side, exponent + int(claim.rule.removeprefix(POWER)), depth, most)
+        yield from lines(claim.of[0], side, exponent + int(claim.rule.removeprefix(POWER)), depth, most)
         return
     promise, relation = side
     value = number(math.ldexp(claim.value, exponent), promise)
@@ -114,7 +33,7 @@ def _lines(
     if depth >= most:
         return
     for part in parts[:_SHOWN]:
-        yield from _lines(part, side, exponent, depth + 1, most)
+        yield from lines(part, side, exponent, depth + 1, most)
     if len(parts) > _SHOWN:
         yield f"{'  ' * (depth + 1)}... and {len(parts) - _SHOWN} more, none of them larger"
 

@@ -6,8 +6,10 @@ import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 DIGITS = 6
+POWER = "times 2**"
+"""How the rule of a claim begins that was scaled by a power of two, which follows."""
 _ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 def number(value: float | None, promise: str = "exact") -> str:
@@ -43,5 +45,6 @@ def visible(text: str) -> str:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Put an apostrophe before what a spreadsheet would take for a formula."""
+    """Put an apostrophe before what a spreadsheet would take for a formula; what does not print becomes its escape."""
+    text = visible(text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

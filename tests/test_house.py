@@ -31,6 +31,7 @@ LEVELS = (
     ("backends", "plugin"),
     (
         "api",
+        "certificates",
         "explaining",
         "folding",
         "matrices",

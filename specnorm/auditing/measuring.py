@@ -14,8 +14,8 @@ from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
 from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
 from specnorm.backends import backend_for
-from specnorm.certified.bound import Upper, unscaled
-from specnorm.certified.network.kernels import speaks_of
+from specnorm.certified.bound import Upper
+from specnorm.certified.network.kernels import speaks_of, unscaled
 from specnorm.errors import SpecnormError, Undecided
 from specnorm.methods import METHODS, Enclose, ExactFFT, Method, TensorNorm
 from specnorm.problem.padding import PaddingMode
@@ -32,11 +32,11 @@ AT_A_SIZE = NEEDS_A_SIZE | {"fft", "gram", "enclose"}
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 """Methods that answer at one input size for a circular layer only."""
 
-
 BUDGET = 60.0
 """Seconds of a layer's search, unless others are given."""
 _LEAST = 1e-3
 """Seconds for a column where nothing is left: none is no budget."""
+_OVERFLOW = "no bound of its norm is below the largest number of float64, 1.8e308. Scale the kernel down."
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     """
     if row.reason is not None or row.spec is None or kernel is None:
         return row
+    take: _Results | None = None
     try:
         if settings.backend is not None:
             kernel = place(kernel, settings.backend, settings.device)
@@ -140,10 +141,14 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
                 origins={**row.origins, column: origin(result)},
             )
     except SpecnormError as error:
-        return replace(least_upper(row), reason=str(error))
+        row = replace(row, reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
-        return replace(least_upper(row), reason=f"{type(error).__name__}: {error}")
-    return replace(least_upper(row), claim=take.claim)
+        row = replace(row, reason=f"{type(error).__name__}: {error}")
+    row = least_upper(row)
+    if row.reason is None and row.status == "error":
+        row = replace(row, reason=_OVERFLOW)
+    finite = row.upper if row.upper is not None and math.isfinite(row.upper) else None
+    return replace(row, upper=finite, claim=None if take is None else take.claim)
 
 
 def _wide(found: Result) -> str | None:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 EVERYWHERE = "sigma*"
 """What a bound of the symbol's norm at every frequency bounds: the supremum over all sizes."""
-POWER = "times 2**"
-"""How the rule of a number begins that was scaled by a power of two, which follows."""
 _KERNEL = object()
 
 
@@ -38,7 +36,7 @@ class _Claim:
     value : float
         Non-negative.
     what : object
-        The norm that it bounds: `EVERYWHERE`, a `proof.cells.Circulant`, the `ConvSpec` of a layer, or words.
+        The norm that it bounds: `EVERYWHERE`, a `cells.Circulant`, the `ConvSpec` of a layer, or words.
     rule : str
         By what.
     of : tuple of claims
@@ -140,15 +138,6 @@ def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:
 def nothing(what: object = "any norm") -> Lower:
     """No norm is negative."""
     return _lower(0.0, what, "no norm is negative")
-
-
-def unscaled(claim: Upper, exponent: int) -> Upper:
-    """The bound of a norm from that of the kernel times ``2**-exponent``."""
-    with np.errstate(over="ignore", under="ignore"):
-        found = float(np.ldexp(claim.value, exponent))
-        if float(np.ldexp(found, -exponent)) < claim.value:  # a subnormal number, which was rounded
-            found = host.next_up(found)
-    return _upper(found, claim.what, f"{POWER}{exponent}", claim)
 
 
 def largest_of_blocks(bounds: Sequence[Upper], blocks: Array) -> Upper:

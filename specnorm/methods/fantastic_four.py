@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
 from specnorm.certified.bound import as_array, largest_of_blocks, nothing
-from specnorm.certified.layer.circulant import padded_norm
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Needs, Stepped
 from specnorm.methods.unfolding import Unfoldings

@@ -116,7 +116,7 @@ class NetworkBound:
         """The rules that prove ``upper``, one line a value, from the outputs back, and the norms in them."""
         if self.claim is None:
             return str(self)
-        from specnorm.explaining import explained_constant  # for few
+        from specnorm.networks.chain import explained_constant  # for few
 
         return explained_constant(self.claim)
 

@@ -12,47 +12,33 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed
+from proof.network_rules import (
+    NETWORK_REFUSED,
+    NETWORKS,
+    NODES,
+    ONES,
+    PLACE,
+    RUN,
+    STRIDED,
+    U,
+    V,
+    chain,
+    normed,
+    spec,
+    x,
+)
 
 from specnorm.certified import host
-from specnorm.certified.bound import HypothesisError, Upper, _upper, unscaled
+from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.certified.network import axes, kernels, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
-from specnorm.certified.network.kernels import Norm, norm_of_layer
-from specnorm.certified.network.operators import Add, Concat, Input, Matrix, ReLU, Scale
+from specnorm.certified.network.kernels import unscaled
+from specnorm.certified.network.operators import Input, Matrix, ReLU, Scale
 from specnorm.certified.network.operators.base import NoBoundError, Operator, Place
 from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.rules import Map
-from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import KernelError
 from specnorm.networks import Measure, Multipliers, NetworkBound, Product, RunBound, bound
-from specnorm.problem.spec import ConvSpec
-
-
-def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:
-    """A number times a value, as a matrix."""
-    layer = Layer(name, partial(np.array, [[float(number)]]), {}, 0)
-    return Node(name, Matrix(layer, alpha=alpha), (source,), (1, 1))
-
-
-def x(name: str = "x") -> Node:
-    return Node(name, Input(), (), (1, 1))
-
-
-def join(name: str, operator: Operator, *inputs: str, width: int = 1) -> Node:
-    return Node(name, operator, inputs, (1, width))
-
-
-SUM = join("s", Add((1.0, 1.0)), "u", "v")
-NETWORKS: dict[str, tuple[Graph, float]] = {
-    "chain": (Graph((x(), times("u", "x", 6), times("v", "u", 5)), ("v",)), 30),
-    "sum": (Graph((x(), times("u", "x", 3), times("v", "x", 5), SUM), ("s",)), 8),
-    "stack": (Graph((x(), times("u", "x", 3), times("v", "x", 4), join("c", Concat(1), "u", "v", width=2)), ("c",)), 5),
-    "two inputs": (Graph((x("a"), x("b"), times("u", "a", 3), times("v", "b", 4), SUM), ("s",)), 5),
-    "two outputs": (Graph((x(), times("u", "x", 3), times("v", "x", 4)), ("u", "v")), 5),
-    "a number before a matrix": (Graph((x(), times("u", "x", 2, -3)), ("u",)), 6),
-    "a scale behind it": (Graph((x(), times("u", "x", 2), join("n", Scale(np.array([3.0])), "u")), ("n",)), 6),
-}
-"""A network of numbers, and its constant, which is attained."""
 
 
 def upper(graph: Graph) -> float:
@@ -98,75 +84,10 @@ def test_a_rule_that_leaves_something_out_is_noticed(name: str, monkeypatch: pyt
 
 
 # -- what rules suppose ------------------------------------------------------------------------------------------------
-NODES = NETWORKS["sum"][0].by_name
-U, V = assumed(3.0, Map("x", "u")), assumed(5.0, Map("x", "v"))
-PLACE = Place(((1, 1), (1, 1)), (1, 1))
-CONV: Any = np.random.default_rng(0).normal(size=(2, 2, 3))
-LAYER = Layer("k", lambda: CONV, {"padding_mode": "zeros", "padding": ((1, 1),)}, 1)
-STRIDED: dict[str, Any] = {"stride": 2, "padding_mode": "circular"}
-
-
-def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any) -> Norm:
-    """A layer's norm, from a claim about something."""
-    geometry = geometry or dict(LAYER.geometry)
-    return norm_of_layer(LAYER, geometry, size, None, None, lambda *_: ([assumed(1.0, about)], 0.0))
-
-
-def chain(*factors: float) -> Graph:
-    """Matrices with ReLU between."""
-    nodes = [x()]
-    for at, factor in enumerate(factors):
-        nodes += [times(f"m{at}", nodes[-1].name, factor), join(f"r{at}", ReLU(), f"m{at}")]
-    return Graph(tuple(nodes), (nodes[-1].name,))
-
-
-(RUN,) = runs(chain(2, 3))
-ONES = [np.ones(1), np.ones(1)]
-
-
-class Lying(Measure):
-    """Says the norm of another kernel."""
-
-    def of_kernel(self, kernel: Any, rtol: float) -> Upper:
-        del kernel
-        return super().of_kernel(np.ones((3, 3)), rtol)
-
-
-def spec(size: tuple[int, ...] | None = None, **geometry: Any) -> ConvSpec:
-    return ConvSpec.of(CONV.shape, **(geometry or LAYER.geometry), input_shape=size)
-
-
-REFUSED: dict[str, Callable[[], object]] = {
-    "a factor of another value": lambda: rules.along(assumed(2.0, Map("v", "w")), U),
-    "a norm as a factor": lambda: rules.along(assumed(2.0), U),
-    "a branch left out": lambda: rules.of_operator(NODES["s"], [U], PLACE),
-    "one branch twice": lambda: rules.of_operator(NODES["s"], [U, U], PLACE),
-    "branches in another order": lambda: rules.of_operator(NODES["s"], [V, U], PLACE),
-    "branches by different inputs": lambda: rules.of_operator(NODES["s"], [U, assumed(5.0, Map("y", "v"))], PLACE),
-    "inputs of a node left out": lambda: rules.of_inputs("x", NODES["s"], [U]),
-    "an input left out": lambda: rules.of_all_inputs("u", [U], ["x", "y"]),
-    "an input twice": lambda: rules.of_all_inputs("u", [U, U], ["x", "y"]),
-    "an output left out": lambda: rules.of_all_outputs([U], ["u", "v"]),
-    "outputs by different inputs": lambda: rules.of_all_outputs([U, assumed(1.0, Map("y", "v"))], ["u", "v"]),
-    "what moves as held": lambda: rules.held("x", NODES["s"], [U, V]),
-    "half of what moves as held": lambda: rules.held("x", NODES["s"], [U, assumed(0.0, Map("x", "v"))]),
-    "what nothing is known of as held": lambda: rules.held("x", NODES["s"], []),
-    "the input itself as held": lambda: rules.held("x", NODES["x"], []),
-    "the norm at another size": lambda: normed(spec((6,))),
-    "the norm of other padding": lambda: normed(replace(spec((5,)), padding_mode="reflect")),
-    "the norm of another shape": lambda: normed(ConvSpec.of((2, 1, 3), **LAYER.geometry)),
-    "every divided size for every size": lambda: normed(spec(**STRIDED), None, **STRIDED),
-    "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: ([], 0.0)),
-    "weights that are not positive": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), -np.ones(1)], Measure()),
-    "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
-    "the norm of another kernel": lambda: segments.constant_of_run(RUN, [0], ONES, Lying()),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", NETWORK_REFUSED)
 def test_a_rule_does_not_apply_to(name: str) -> None:
     with pytest.raises(HypothesisError):
-        REFUSED[name]()
+        NETWORK_REFUSED[name]()
 
 
 def test_rules_apply_where_they_may() -> None:

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from specnorm.certified import arithmetic
 from specnorm.certified.bound import Upper, finite, known, least
+from specnorm.certified.interval import Interval
 from specnorm.certified.network import rules
 from specnorm.certified.network.boxes import Values
 from specnorm.certified.network.graph import Graph, Node
@@ -20,7 +22,6 @@ from specnorm.certified.network.operators.base import NoBoundError, Place
 from specnorm.certified.network.operators.layers import Convolution, Matrices, Matrix
 from specnorm.certified.network.operators.linear import Add, Pad, Scale
 from specnorm.certified.network.operators.sources import Constant, Held, Input, Random
-from specnorm.certified.network.regions import Range
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
 
@@ -115,6 +116,7 @@ class Constants:
     heuristic: float | None
 
 
+@arithmetic.on_host()
 def propagate(graph: Graph, norms: Norms, values: Values, shortcuts: Mapping[str, Upper] | None = None) -> Constants:
     """Constants of all values of a graph.
 
@@ -199,7 +201,7 @@ class _Pass:
         heuristic = factor.value * heuristics[at] if heuristics[at] else 0.0
         return _shown(node, node.rule, factor, rules.along(factor, uppers[at]), heuristic, name)
 
-    def _ranges(self, node: Node) -> tuple[Range | None, ...]:
+    def _ranges(self, node: Node) -> tuple[Interval | None, ...]:
         return tuple(self.values[name] for name in node.inputs)
 
     def _layer(self, node: Node, operator: Convolution | Matrix, scale: Any, shown: Node) -> Step:

@@ -34,7 +34,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specnorm.certified import host
+from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.certified.network.affine_maps import Segment, Subnetwork
 from specnorm.certified.network.kernels import Norms, fold_error, speaks_of
@@ -193,6 +193,7 @@ def _reversed(kernel: FloatArray) -> FloatArray:
     return np.flip(kernel.swapaxes(0, 1), axis=tuple(range(2, kernel.ndim)))
 
 
+@arithmetic.on_host()
 def constant_of_run(run: Subnetwork, starts: Sequence[int], weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Lipschitz constant of a run: of its parts, in the weights of the values between, and what follows the functions.
 
@@ -219,6 +220,7 @@ def constant_of_run(run: Subnetwork, starts: Sequence[int], weights: Sequence[Fl
     return _upper(total, Map(run.start, run.end), rule, *parts, *known)
 
 
+@arithmetic.on_host()
 def constants(
     run: Subnetwork, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray], norms: Norms
 ) -> list[Upper]:
