@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 from assumptions import assumed, assumed_lower, interval
-from methods.test_split_rings import cases
+from methods.test_deflation import cases
 from proof import test_claims
 from proof.test_claims import KERNEL, OPS, PART
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Upper
-from specnorm.certified.layer.circulant import Ring, shortest
-from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, sublayers
+from specnorm.certified.layer.circulant import Embedding, shortest
+from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, split_norm_below
 from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.lehmann_maehly import Compression
@@ -39,7 +39,7 @@ CIRCULAR = ConvSpec.of((3, 3, 4), input_shape=9)
 POLYNOMIAL = GramPolynomial(KERNEL, ops=OPS)
 GROUPED = ConvSpec.of((4, 2, 3), input_shape=9, groups=2)
 ONE_OUTPUT = ConvSpec.of((2, 3, 2), input_shape=2, padding_mode="zeros", padding=0)
-(PATCH,) = sublayers(ONE_OUTPUT)
+(PATCH,) = polyphase_components(ONE_OUTPUT)
 STACK = norms.stack_of((1, 2, 6))
 NOTHING: Any = None
 """What is not looked at any more."""
@@ -69,12 +69,12 @@ def waves(**layer: Any) -> Waves:
 
 CASE = next(x for x in cases(40) if x.spec.ndim == 1 and x.spec.kernel_shape[0] > 1 and not x.spec.transposed)
 BLOCKS: Any = CASE.kernel[None]
-SPLIT: Any = CASE.split_ring()._split(0.3 * CASE.norm)
+SPLIT: Any = CASE.deflated_circulant()._split(0.3 * CASE.norm)
 
 
-def rest(spec: ConvSpec = CASE.spec, ring: Ring = CASE.ring, highest: DeflatedModes = SPLIT[1]) -> float:
-    """What is left of a ring, by its cover."""
-    return limit_of_rest(spec, ring, SPLIT[0], highest)
+def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, highest: DeflatedModes = SPLIT[1]) -> float:
+    """What is left of a circulant, by its cover."""
+    return limit_of_rest(spec, circulant, SPLIT[0], highest)
 
 
 def fewer() -> DeflatedModes:
@@ -92,7 +92,7 @@ def with_wide_boxes() -> float:
     none = np.zeros(0, dtype=np.int64)
     return limit_of_rest(
         CASE.spec,
-        CASE.ring,
+        CASE.circulant,
         found,
         DeflatedModes(centres, none, modes.x[:0], modes.y[:0]),
     )
@@ -170,13 +170,17 @@ REFUSED: dict[str, Callable[[], object]] = {
         Frequencies(np.asarray([[1], [4]]), (5,)), np.zeros(0, dtype=np.int64), LINE[0, 0, :0], LINE[0, 0, :0]
     ),
     "overlaps with a stride": lambda: split_norm_below(
-        BLOCKS, replace(CASE.spec, stride=(2,)), CASE.ring, SPLIT[0], SPLIT[1], CASE.norm, ops=OPS
+        BLOCKS, replace(CASE.spec, stride=(2,)), CASE.circulant, SPLIT[0], SPLIT[1], CASE.norm, ops=OPS
     ),
     "deflation of two groups": lambda: rest(replace(CASE.spec, groups=2)),
-    "deflation of a ring one point short": lambda: rest(
-        ring=Ring(tuple(n - 1 for n in shortest(CASE.spec)), CASE.ring.twisted)
+    "deflation of a circulant one point short": lambda: rest(
+        circulant=Embedding(tuple(n - 1 for n in shortest(CASE.spec)), CASE.circulant.skew)
     ),
-    "deflation of another ring": lambda: rest(ring=Ring(tuple(n + 1 for n in CASE.ring.points), CASE.ring.twisted)),
+    "deflation of another circulant": lambda: rest(
+        circulant=Embedding(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
+    ),
+        circulant=Embedding(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
+    ),
     "waves that are not taken out": lambda: rest(highest=fewer()),
     "waves in wide boxes": with_wide_boxes,
     "the matrix of one group": grouped,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from assumptions import assumed, assumed_lower, interval
-from methods import test_split_rings, test_subspace
+from methods import test_deflation, test_subspace
 from oracle import dense_matrix
 from proof.refusals import CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
 from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding
@@ -66,17 +66,17 @@ def own_matrix() -> Iterator[tuple[Upper | Lower | None, float]]:
 
 
 def deflated() -> Iterator[tuple[Upper | None, float]]:
-    for case in test_split_rings.cases(12, first=100):
-        yield case.split_ring().upper(case.norm * (1 - 1e-9), 0.01), case.norm
+    for case in test_deflation.cases(12, first=100):
+        yield case.deflated_circulant().upper(case.norm * (1 - 1e-9), 0.01), case.norm
 
 
 def subspaces() -> Iterator[tuple[Upper | None, float]]:
     for case in islice(test_subspace.cases(24), 12):
-        found, ring = case.ring._split(0.8 * case.norm), case.ring
+        found, whole = case.circulant._split(0.8 * case.norm), case.circulant
         basis = case.subspace(0.8)
         if found is None or basis is None:
             continue
-        off = norm_off_subspace(ring.kernel, case.spec, ring.ring, *found, basis[0], ops=OPS)
+        off = norm_off_subspace(whole.kernel, case.spec, whole.circulant, *found, basis[0], ops=OPS)
         yield off, float(np.linalg.norm(case.matrix - case.matrix @ basis[0][0].T @ basis[0][0], 2))
         if off is not None:
             yield Compression(case.layer(), basis[0], ops=OPS).norm(off, case.norm * 1.01), case.norm
@@ -122,7 +122,7 @@ def components() -> Iterator[tuple[Upper | Lower | None, float]]:
         yield norm_of_groups(GROUPED, [assumed(x, part) for x in groups]), 3.0
     yield norm_of_groups(GROUPED, [assumed(1.0, part)], assumed(3.0)), 3.0
     yield from zip(norms_of_patch(PATCH, assumed_lower(2.0, STACK), assumed(2.0, STACK)), (2.0, 2.0), strict=True)
-    window = PART.window(9)
+    window = PART.restricted(9)
     yield norm_of_restriction(PART, window, assumed_lower(2.0, of_one_group(window.spec))), 2.0
 
 

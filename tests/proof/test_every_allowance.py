@@ -24,10 +24,10 @@ from test_mutations import MUTATIONS
 
 from specnorm.certified import rounding
 from specnorm.certified.layer import own_matrix
-from specnorm.certified.layer.circulant import Ring
+from specnorm.certified.layer.circulant import Embedding
 from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, rest_below
 from specnorm.certified.matrices import norms, stacks
-from specnorm.certified.matrices.block_tridiagonal import Band, band_norm_up, plans
+from specnorm.certified.matrices.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
 from specnorm.certified.symbol.gram_powers import Powers
 from specnorm.problem.frequencies import Frequencies
 from specnorm.problem.layer_map import Convolution
@@ -95,7 +95,7 @@ def blocks() -> bool:
     linalg = Instead(ops.xp.linalg, cholesky=cholesky)
     planted: Any = Instead(ops, xp=Instead(ops.xp, matmul=matmul, linalg=linalg), cholesky_ok=lambda a: a[:, 0, 0] > 0)
     ones: Any = np.ones((1, 1, size, size), dtype=np.float32)
-    return float(band_norm_up(Band(ones, below), limits, ops=planted)[0]) >= size
+    return float(largest_eigenvalue_up(BlockTridiagonal(ones, below), limits, ops=planted)[0]) >= size
 
 
 def own() -> bool:
@@ -122,7 +122,9 @@ def waves() -> bool:
     spec = ConvSpec.of((1, LONG, 1), input_shape=(1,), padding_mode="zeros", padding=0)
     x: Any = np.ones((1, 1), dtype=np.complex64)
     y: Any = np.ones((1, LONG), dtype=np.complex64)
-    gram = WaveGram(spec, Ring((1,), (False,)), DeflatedModes(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1))
+    gram = WaveGram(
+        spec, Embedding((1,), (False,)), DeflatedModes(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1)
+    )
     return not gram.norm_below(A_LITTLE_LESS * (1 + LONG) / 2, ops=execution())
 
 
@@ -171,7 +173,7 @@ ELSEWHERE = {
 }
 """Function -> a row of `test_mutations.py`."""
 OPEN = {"waves_on_outputs", "complement_bound"}
-"""Not seen by a check: what they lose is far below what a ring leaves. `test_subspace.py` sees their terms."""
+"""Not seen by a check: what they lose is far below what a circulant leaves. `test_subspace.py` sees their terms."""
 
 
 def calls(tree: ast.AST) -> list[ast.Call]:
