@@ -179,8 +179,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "deflation of another circulant": lambda: rest(
         circulant=Embedding(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
     ),
-        circulant=Embedding(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
-    ),
     "waves that are not taken out": lambda: rest(highest=fewer()),
     "waves in wide boxes": with_wide_boxes,
     "the matrix of one group": grouped,

@@ -72,11 +72,11 @@ def deflated() -> Iterator[tuple[Upper | None, float]]:
 
 def subspaces() -> Iterator[tuple[Upper | None, float]]:
     for case in islice(test_subspace.cases(24), 12):
-        found, whole = case.circulant._split(0.8 * case.norm), case.circulant
+        found, circulant = case.circulant._split(0.8 * case.norm), case.circulant
         basis = case.subspace(0.8)
         if found is None or basis is None:
             continue
-        off = norm_off_subspace(whole.kernel, case.spec, whole.circulant, *found, basis[0], ops=OPS)
+        off = norm_off_subspace(circulant.kernel, case.spec, circulant.circulant, *found, basis[0], ops=OPS)
         yield off, float(np.linalg.norm(case.matrix - case.matrix @ basis[0][0].T @ basis[0][0], 2))
         if off is not None:
             yield Compression(case.layer(), basis[0], ops=OPS).norm(off, case.norm * 1.01), case.norm
@@ -122,8 +122,8 @@ def components() -> Iterator[tuple[Upper | Lower | None, float]]:
         yield norm_of_groups(GROUPED, [assumed(x, part) for x in groups]), 3.0
     yield norm_of_groups(GROUPED, [assumed(1.0, part)], assumed(3.0)), 3.0
     yield from zip(norms_of_patch(PATCH, assumed_lower(2.0, STACK), assumed(2.0, STACK)), (2.0, 2.0), strict=True)
-    window = PART.restricted(9)
-    yield norm_of_restriction(PART, window, assumed_lower(2.0, of_one_group(window.spec))), 2.0
+    restricted = PART.restricted(9)
+    yield norm_of_restriction(PART, restricted, assumed_lower(2.0, of_one_group(restricted.spec))), 2.0
 
 
 def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
