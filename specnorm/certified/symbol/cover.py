@@ -18,8 +18,7 @@ says that ``arccos(g / S)`` changes by at most phi from t = 0 to 1:
 
     ||G(theta + delta)|| >= S cos(arccos(||G(theta)|| / S) + phi)     while that angle is at most pi.
 
-With theta the maximiser and S = sigma* the arccosine is 0. It is the cosine of the sum over the axes that counts: the
-product of the axes' cosines would be wrong.
+With theta the maximiser and S = sigma* the arccosine is 0. (The product of the axes' cosines would be wrong.)
 
 A lemma that holds for mu holds for larger ones. A search asks a `Cover`; it decides what is tried first and how cells
 are cut, and can make nothing wrong but time.
