@@ -17,6 +17,7 @@ from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
+    from specnorm.certificates import Certificate
     from specnorm.certified.bound import Lower, Upper
 
 
@@ -70,7 +71,14 @@ def enclose(
         proof_dtype=figures["computed_in"],
         status=status_of(result),
     )
+    found = found.stated_by(partial(_certificate, kernel, result.spec))
     return found.proven_by(partial(_explained, *heard[0])) if len(heard) == 1 else found
+
+
+def _certificate(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
+    from specnorm.certificates import certificate_of  # for few
+
+    return certificate_of(kernel, spec, upper, name)
 
 
 def _explained(lower: Lower, upper: Upper, exponent: int) -> str:

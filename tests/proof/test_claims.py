@@ -47,14 +47,14 @@ OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "certified.network")
 COVER = {"_open", "_norms", "_upper", "_note", "_reopen"}
 """What a cover keeps to itself."""
-MAKERS = {"Upper", "Lower", "_upper", "_lower", "_largest", "_KERNEL", "_Claim"}
+MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_KERNEL", "_ROOM", "_Claim"}
 
 
 # -- who makes claims --------------------------------------------------------------------------------------------------
 def made(tree: ast.AST) -> Iterator[str]:
     """A claim constructed, the constructors imported or reached for, a claim written to."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and name_of(node.func) in {"Upper", "Lower"}:
+        if isinstance(node, ast.Call) and name_of(node.func) in {"Upper", "Lower", "Interval", "Range"}:
             yield f"line {node.lineno}: {ast.unparse(node.func)}("
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("specnorm."):
             yield from (f"line {node.lineno}: {x.name}" for x in node.names if x.name in MAKERS and x.name[0] == "_")
@@ -86,6 +86,9 @@ def test_claims_are_made_in_one_room(path: Path) -> None:
         "from specnorm.certified.bound import Upper, _lower as make",
         "bound._upper(1.0, 'sigma*', 'no rule')",
         "room = bound._KERNEL",
+        "Interval(low, high)",
+        "regions.Range(low, high)",
+        "from specnorm.certified.interval import _interval",
         "cover._norms[:] = 0",
         "cover._upper = 0.0",
         "cover._note(index, norms, 1.0)",
