@@ -120,7 +120,8 @@ def certificate_of(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str)
 def _proof(kernel: FloatArray, spec: ConvSpec, upper: float) -> tuple[float, Proof]:
     """The lowest bound that is no lower than ``upper`` and can be proven, and how."""
     array: Any = kernel[None]
-    blocks = np.asarray(polyphase.to_blocks(array, spec, xp=np))
+    xp: Any = np
+    blocks = np.asarray(polyphase.to_blocks(array, spec, xp=xp))
     if not blocks.any():
         return upper, {"grid": [1 if k == 1 else k for k in spec.block_kernel_shape]}
     exponent = math.frexp(max(upper, float(np.abs(blocks).max())))[1]

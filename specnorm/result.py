@@ -115,7 +115,8 @@ class Enclosure:
         """
         if self._statement is None:
             raise CertificateError("this enclosure was made from another one: take that one's certificate.")
-        return self._statement(float(self.upper), name)
+        found: Certificate = self._statement(float(self.upper), name)
+        return found
 
     def explain(self) -> str:
         """The rules that prove both bounds, one a line, each with its number and above those that it rests on."""

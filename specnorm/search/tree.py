@@ -39,7 +39,7 @@ def norms_at(blocks: FloatArray, angles: FloatArray) -> FloatArray:
 
 
 def tree_below(blocks: FloatArray, bound: float, most: int) -> str | None:
-    """A tree at whose leaves the cell lemma seems to prove a bound; None if some norm is above, or more boxes needed."""
+    """Tree at whose leaves the cell lemma seems to prove a bound; None if some norm is above, or more boxes needed."""
     taps = blocks.shape[3:]
     first = next((j for j, k in enumerate(taps) if k > 1), len(taps))
     half = np.array([(k - 1) / 2 for k in taps])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower
+from assumptions import assumed, assumed_lower, interval
 from methods.test_deflation import cases
 from proof import test_claims
 from proof.test_claims import KERNEL, OPS, PART
@@ -24,6 +24,7 @@ from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.network import margins, ranges
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Cells, Circulant, dft, dft_points, torus
 from specnorm.certified.symbol.cover import cover_blocks, limits_sq, on_grid
@@ -40,6 +41,8 @@ GROUPED = ConvSpec.of((4, 2, 3), input_shape=9, groups=2)
 ONE_OUTPUT = ConvSpec.of((2, 3, 2), input_shape=2, padding_mode="zeros", padding=0)
 (PATCH,) = polyphase_components(ONE_OUTPUT)
 STACK = norms.stack_of((1, 2, 6))
+NOTHING: Any = None
+"""What is not looked at any more."""
 ZEROS: dict[str, Any] = {"input_shape": 9, "padding_mode": "zeros", "padding": 1}
 LINE: Any = np.ones((1, 1, 1, 3))
 
@@ -200,6 +203,12 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),
     "a grid with points left out": lambda: by_grid(half_grid((20,))[:-1], (20,)),
     "a grid of a longer kernel": lambda: by_grid(half_grid((20,)), (20,), KERNEL, np.ones((1, 3, 3, 9))),
+    "ends of two shapes": lambda: interval(np.zeros(2), np.ones(1)),
+    "a low end above the high one": lambda: interval(np.ones(1), np.zeros(1)),
+    "ends in single precision": lambda: interval(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)),
+    "weights that are not positive": lambda: margins.of_rows(np.eye(2), np.zeros(2), assumed(1.0)),
+    "a margin that is not positive": lambda: margins.over_margins(NOTHING, np.ones(2), 0),
+    "a distance below 0": lambda: ranges._Walk._along(NOTHING, NOTHING, np.ones(1), np.ones(1), -np.ones(1)),
     "no frequency": lambda: LargestBound(grid.symbol_norms_up, KERNEL, half_grid((20,))[:0], ops=OPS).result(),
     "some frequencies": lambda: some_frequencies(3),
     "a layer that reads copies, as one of circulants": lambda: rest(replace(CASE.spec, padding_mode="reflect")),

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower
+from assumptions import assumed, assumed_lower, interval
 from methods import test_deflation, test_subspace
 from oracle import dense_matrix
 from proof.refusals import CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
@@ -24,6 +24,8 @@ from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.layer.waves import norm_by_waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.network import margins
+from specnorm.certified.network.regions import Ball
 from specnorm.certified.symbol.cells import dft_points, torus
 from specnorm.certified.symbol.cover import cover_blocks, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
@@ -120,8 +122,8 @@ def components() -> Iterator[tuple[Upper | Lower | None, float]]:
         yield norm_of_groups(GROUPED, [assumed(x, part) for x in groups]), 3.0
     yield norm_of_groups(GROUPED, [assumed(1.0, part)], assumed(3.0)), 3.0
     yield from zip(norms_of_patch(PATCH, assumed_lower(2.0, STACK), assumed(2.0, STACK)), (2.0, 2.0), strict=True)
-    window = PART.restricted(9)
-    yield norm_of_restriction(PART, window, assumed_lower(2.0, of_one_group(window.spec))), 2.0
+    restricted = PART.restricted(9)
+    yield norm_of_restriction(PART, restricted, assumed_lower(2.0, of_one_group(restricted.spec))), 2.0
 
 
 def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
@@ -150,37 +152,49 @@ def by_waves() -> Iterator[tuple[Lower, float]]:
     yield norm_by_waves(waves(), a, ops=OPS), float(np.linalg.norm(image) / 3)
 
 
+def radii() -> Iterator[tuple[Lower | None, float]]:
+    """Of logits whose difference is 2 and has the constant 2; and of a ball."""
+    differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
+    yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
+    ball = Ball({"x": np.zeros(1)}, 2.0)
+    yield margins.radius_of(ball, interval(np.ones(1), np.ones(1)), ()), ball.radius
+    yield margins.radius_of(ball, None, (0.49,)), 1 / 0.49
+    yield margins.radius_of(ball, None, (0.51,)), 0.0
+
+
 CHECKS: dict[str, Check] = {
-    "bound: Upper.plus": arithmetic,
-    "bound: Upper.times": arithmetic,
-    "bound: Upper.over": arithmetic,
-    "bound: Upper.root": arithmetic,
-    "bound: _largest": arithmetic,
-    "bound: nothing": arithmetic,
-    "bound: largest_of_blocks": arithmetic,
-    "layer/circulant: norm_by_circulant": circulants,
-    "layer/every_size: padded_norm": circulants,
-    "layer/components: norms_of_parts": components,
-    "layer/components: norm_of_groups": components,
-    "layer/components: norms_of_patch": components,
-    "layer/components: norm_of_restriction": components,
-    "layer/deflation: norm_by_deflation": deflated,
-    "layer/lehmann_maehly: norm_off_subspace": subspaces,
-    "layer/lehmann_maehly: Compression.norm": subspaces,
-    "layer/own_matrix: quotients": own_matrix,
-    "layer/own_matrix: LayerGram.norms_near": own_matrix,
-    "layer/own_matrix: LayerGram.or_zero": own_matrix,
-    "layer/waves: norm_by_waves": by_waves,
-    "matrices/norms: norm_by_frobenius": one_tap,
-    "matrices/norms: norm_of_zero": one_tap,
-    "matrices/norms: norm_of_one_tap": one_tap,
-    "matrices/norms: SymbolNorms.norm_at": one_tap,
-    "matrices/norms: GramProof.largest_near": one_tap,
-    "matrices/norms: largest_quotient": one_tap,
-    "matrices/unfolding: norms_by_unfolding": fixed,
-    "symbol/cover: Cover.beside_open": covered,
-    "symbol/cover: on_grid": covered,
-    "symbol/grid: norm_by_grid": fixed,
+    "radii": radii,
+    "radius_of": radii,
+    "Upper.plus": arithmetic,
+    "Upper.times": arithmetic,
+    "Upper.over": arithmetic,
+    "Upper.root": arithmetic,
+    "_largest": arithmetic,
+    "nothing": arithmetic,
+    "largest_of_blocks": arithmetic,
+    "norm_by_circulant": circulants,
+    "padded_norm": circulants,
+    "norms_of_parts": components,
+    "norm_of_groups": components,
+    "norms_of_patch": components,
+    "norm_of_restriction": components,
+    "norm_by_deflation": deflated,
+    "norm_off_subspace": subspaces,
+    "Compression.norm": subspaces,
+    "quotients": own_matrix,
+    "LayerGram.norms_near": own_matrix,
+    "LayerGram.or_zero": own_matrix,
+    "norm_by_waves": by_waves,
+    "norm_by_frobenius": one_tap,
+    "norm_of_zero": one_tap,
+    "norm_of_one_tap": one_tap,
+    "SymbolNorms.norm_at": one_tap,
+    "GramProof.largest_near": one_tap,
+    "largest_quotient": one_tap,
+    "norms_by_unfolding": fixed,
+    "Cover.beside_open": covered,
+    "on_grid": covered,
+    "norm_by_grid": fixed,
 }
 """Rule -> a check whose claims it makes, among others."""
 
