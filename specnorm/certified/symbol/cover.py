@@ -211,13 +211,7 @@ class Cover:
         return view
 
     def proven(self) -> Upper:
-        """No norm of what is covered exceeds the largest threshold that a cell was fathomed for.
-
-        Raises
-        ------
-        HypothesisError
-            While a cell is open.
-        """
+        """Once no cell is open: nothing that is covered exceeds the largest threshold that a cell was fathomed for."""
         if len(self):
             raise HypothesisError(f"{len(self)} cells of {self.what} are open")
         return self.beside_open()
