@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.auditing.layers import Tensor
+from specnorm.auditing.processes import tell
 
 
 class Deadly(np.ndarray[Any, np.dtype[np.float64]]):
@@ -97,3 +98,21 @@ def _eye() -> NDArray[Any]:
 def _never() -> NDArray[Any]:
     while True:
         pass
+
+
+def tells(tensors: list[Tensor], count: int) -> list[str]:
+    """An answer about a file, after some words."""
+    for at in range(count):
+        tell(at, count)
+    return [tensor.name for tensor in tensors]
+
+
+def asks_for_more(tensors: list[Tensor]) -> None:
+    """An answer that wants 4 GiB."""
+    del tensors
+    np.zeros(2**29)
+
+
+def never_answers(tensors: list[Tensor]) -> None:
+    """An answer that never comes."""
+    loops(tensors)
