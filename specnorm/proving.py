@@ -12,12 +12,11 @@ from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
-from specnorm.result import BoundSource, Enclosure, Outcome, Result
+from specnorm.result import BoundSource, Certificate, Enclosure, Outcome, Result
 from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
-    from specnorm.certificates import Certificate
     from specnorm.certified.bound import Lower, Upper
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from specnorm.errors import CertificateError
 
 if TYPE_CHECKING:
-    from specnorm.certificates import Certificate
     from specnorm.problem.spec import ConvSpec
 
 Kind = Literal["exact", "upper", "lower", "estimate"]
@@ -49,6 +50,34 @@ class BoundSource(Enum):
     SUPREMUM = "the supremum over all sizes"
     CIRCULANT = "a ring that the layer is a part of"
     MATRIX = "the layer's own matrix"
+
+
+FORMAT = 3
+"""Of the file of a certificate: `docs/certificate.schema.json`."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Claims, and what proves them.
+
+    Parameters
+    ----------
+    claims : tuple of dict
+        Plain data, as in the file.
+    """
+
+    claims: tuple[dict[str, Any], ...]
+
+    def __add__(self, other: Certificate) -> Certificate:
+        return Certificate(self.claims + other.claims)
+
+    def dumps(self) -> str:
+        """The file's text."""
+        return json.dumps({"specnorm_certificate": FORMAT, "claims": list(self.claims)}, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that ``docs/check.py`` reads."""
+        Path(path).write_text(self.dumps(), encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +144,8 @@ class Enclosure:
         """
         if self._statement is None:
             raise CertificateError("this enclosure was made from another one: take that one's certificate.")
-        return self._statement(float(self.upper), name)
+        found: Certificate = self._statement(float(self.upper), name)
+        return found
 
     def explain(self) -> str:
         """The rules that prove both bounds, one a line, each with its number and above those that it rests on."""
