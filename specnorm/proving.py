@@ -75,9 +75,9 @@ def enclose(
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
-    from specnorm.certificates import certificate_of  # for few
+    from specnorm.search.certificate import certificate_of  # for few
 
-    return certificate_of(kernel, spec, upper, name)
+    return certificate_of(backend_for(kernel).to_numpy(kernel), spec, upper, name)
 
 
 def _explained(lower: Lower, upper: Upper, exponent: int) -> str:

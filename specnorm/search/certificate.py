@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.backends import backend_for
 from specnorm.certified.layer.circulant import shortest
 from specnorm.errors import CertificateError
 from specnorm.problem import polyphase
@@ -23,7 +22,6 @@ from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Certificate
 from specnorm.search.tree import norms_at, tree_below
-from specnorm.types import ArrayObject
 
 MOST, FEWEST, WORK = 2**16, 2**12, 2**31
 """Boxes of a tree, by what each takes; where a bound needs more of them, a larger one is claimed."""
@@ -39,12 +37,13 @@ FloatArray: TypeAlias = NDArray[np.float64]
 Proof: TypeAlias = dict[str, Any]
 
 
-def certificate_of(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
+def certificate_of(stored: NDArray[Any], spec: ConvSpec, upper: float, name: str) -> Certificate:
     """The claim that a layer's norm is at most a number, or hardly more where that takes too much to check.
 
     Parameters
     ----------
-    kernel : array
+    stored : array
+        The kernel as it is stored, layout and precision included.
     spec : ConvSpec
         Of the kernel.
     upper : float
@@ -57,7 +56,7 @@ def certificate_of(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str)
     CertificateError
         If the format has no proof for such a layer.
     """
-    stored = np.ascontiguousarray(backend_for(kernel).to_numpy(kernel))
+    stored = np.ascontiguousarray(stored)
     if stored.dtype.name not in ("float16", "float32", "float64"):
         raise CertificateError(f"a kernel of {stored.dtype.name} numbers cannot be stated; give it in float32.")
     if spec.padding_gain_sq > 1 and spec.input_shape is None:
