@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from specnorm.errors import CertificateError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from specnorm.problem.spec import ConvSpec
 
 Kind = Literal["exact", "upper", "lower", "estimate"]
@@ -73,10 +73,14 @@ class Certificate:
 
     def dumps(self) -> str:
         """The file's text."""
+        import json  # for few, as below
+
         return json.dumps({"specnorm_certificate": FORMAT, "claims": list(self.claims)}, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
         """Write a file that ``docs/check.py`` reads."""
+        from pathlib import Path
+
         Path(path).write_text(self.dumps(), encoding="utf-8")
 
 
