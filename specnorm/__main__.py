@@ -6,15 +6,17 @@ import sys
 from importlib.util import find_spec
 
 from specnorm import signals
+from specnorm.streams import complain, complete
 
 _NEEDED = ("click", "jinja2", "rich", "safetensors")
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    complete()
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        sys.stderr.write(f"specnorm: the command line needs {', '.join(missing)}: pip install 'specnorm-bounds[cli]'\n")
+        complain(f"the command line needs {', '.join(missing)}: pip install 'specnorm-bounds[cli]'")
         sys.exit(2)
     from specnorm.cli import run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from specnorm import backends, help, options
 from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, gates, pictures, plots
 from specnorm.auditing.measuring import BUDGET
-from specnorm.auditing.output import replace_file
+from specnorm.auditing.output import check_outputs, replace_file
 from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
@@ -26,6 +26,7 @@ from specnorm.auditing.report import STANDARD, Report
 from specnorm.errors import CertificateError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.problem.spec import Layout
+from specnorm.streams import complain, write
 from specnorm.text import visible
 
 if TYPE_CHECKING:
@@ -50,20 +51,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     import click
 
+    text = io.StringIO()
+    code: Any = TROUBLE
     try:
         code = _application().main(args=arguments, prog_name="specnorm", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        return TROUBLE
+        error.show(text)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except SystemExit as error:
+        if error.code == 1:  # click's, where nobody reads its help any more
+            return OK
+        raise  # a signal
     except SpecnormError as error:
-        _complain(str(error))
-        return TROUBLE
+        complain(str(error))
+    except OSError as error:  # click's, where its help cannot be written
+        complain(f"{error}.")
     except Exception:  # Python's own exit code for a crash is 1, which here says that a gate failed
-        traceback.print_exc()
-        return TROUBLE
-    return code if isinstance(code, int) else OK
+        traceback.print_exc(file=text)
+    write(sys.stderr, text.getvalue())
+    printed = _print("")
+    return code if isinstance(code, int) and code else OK if printed else TROUBLE
 
 
 @dataclass(frozen=True)
@@ -87,13 +95,13 @@ def list_backends() -> int:
     """Print the registered array libraries, their devices, and what is missing."""
     listing = backends.listing()
     width = max((len(row.name) for row in listing), default=0)
+    lines = []
     for row in listing:
         state = row.problem or f"version {row.version}; devices: {', '.join(row.devices) or 'none'}"
-        _print(visible(f"{row.name:<{width}}  {state}  [{row.distribution}]") + "\n")
+        lines.append(visible(f"{row.name:<{width}}  {state}  [{row.distribution}]") + "\n")
     if not listing:
-        _complain("no array library is registered. Reinstall specnorm-bounds.")
-        return TROUBLE
-    return OK
+        complain("no array library is registered. Reinstall specnorm-bounds.")
+    return OK if _print("".join(lines)) and listing else TROUBLE
 
 
 def audit_models(request: Request) -> int:
@@ -113,7 +121,7 @@ def audit_models(request: Request) -> int:
                 with _progress(model) as tick:
                     reports.append(audit(model, progress=tick, executor=executor, **request.options))
             except ModelFileError as error:
-                _complain(str(error))
+                complain(str(error))
     complete = len(reports) == len(request.models)
     written = _emit(reports, request, complete=complete)
     outcome = _gates(reports, request)
@@ -143,7 +151,7 @@ def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
     many = len(request.models) > 1
     written = True
     if request.output is None and reports:
-        _print(render(reports, request.output_format, many=many))
+        written = _print(render(reports, request.output_format, many=many))
     if request.output is not None:
         text = partial(render, reports, request.output_format, many=many)
         written = _write(request.output, text, complete=complete)
@@ -160,7 +168,7 @@ def _certify(reports: Sequence[Report], path: Path) -> bool:
     networks = [report.network for report in reports]
     found = networks[0].certificate if len(networks) == 1 and networks[0] is not None else None
     if found is None:
-        _complain(f"{path} is not written: a certificate is of one ONNX file whose network has a bound.")
+        complain(f"{path} is not written: a certificate is of one ONNX file whose network has a bound.")
         return False
     return _write(path, found.dumps, complete=True)
 
@@ -184,34 +192,36 @@ def verify_model(
     try:
         found = verify_file(certificate, model, input_shape, input_range=input_range)
     except CertificateError as error:
-        _complain(str(error))
+        complain(str(error))
         return GATE_FAILED
     except OSError as error:
-        _complain(f"{certificate} cannot be read: {error.strerror or error}.")
+        complain(f"{certificate} cannot be read: {error.strerror or error}.")
         return TROUBLE
-    _print("\n".join(lines(found)) + "\n")
-    return OK
+    return OK if _print("\n".join(lines(found)) + "\n") else TROUBLE
 
 
 def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) -> bool:
     if not complete:
-        _complain(f"{path} is left as it was, since not every model could be read.")
+        complain(f"{path} is left as it was, since not every model could be read.")
         return False
     try:
         replace_file(path, content())
     except OSError as error:
-        _complain(f"{path} cannot be written: {error.strerror or error}.")
+        complain(f"{path} cannot be written: {error.strerror or error}.")
         return False
     return True
 
 
 def _gates(reports: Sequence[Report], request: Request) -> gates.Outcome:
-    """Say on stderr what the gates found."""
-    failed = [] if request.fail_above is None else gates.norms(reports, request.fail_above)
-    outcome, found = gates.claims(reports, request.claim, request.options) if request.claim else ("passed", [])
-    for line in (*failed, *found):
-        _complain(line, prefix="" if line.startswith("  ") else "specnorm: ")
-    return "failed" if failed else outcome
+    """Say on stderr what ``--layers`` matched and what the gates found."""
+    found: list[tuple[gates.Outcome, list[str]]] = [("passed", gates.matches(report)) for report in reports]
+    if request.fail_above is not None:
+        found.append(gates.norms(reports, request.fail_above))
+    if request.claim:
+        found.append(gates.claims(reports, request.claim, request.options))
+    for line in (line for _, lines in found for line in lines):
+        complain(line, prefix="" if line.startswith("  ") else "specnorm: ")
+    return gates.worst(outcome for outcome, _ in found)
 
 
 def _progress(model: str) -> AbstractContextManager[Tick | None]:
@@ -242,20 +252,12 @@ def _bar(model: str) -> Iterator[Tick]:
         yield tick
 
 
-def _complain(message: str, prefix: str = "specnorm: ") -> None:
-    print(prefix + visible(message), file=sys.stderr)
-
-
-def _print(text: str) -> None:
-    """Write to stdout; as escapes what its encoding lacks and, on a terminal, what would control it."""
-    if sys.stdout.isatty():
-        text = "\n".join(map(visible, text.split("\n")))
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
-    except BrokenPipeError:
-        # The reader has gone (head, less): the verdict still counts. Keep the interpreter from flushing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _print(text: str) -> bool:
+    """Write to stdout; False, with a message, if it cannot be."""
+    lost = write(sys.stdout, text)
+    if lost is not None:
+        complain(f"standard output cannot be written: {lost}.")
+    return lost is None
 
 
 # -- arguments -----------------------------------------------------------------------------------------------------
@@ -281,15 +283,13 @@ def _application() -> click.Group:
     @application.command("audit", cls=help.grouped(), epilog=help.EPILOG)
     @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
     @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", help="Form of the report.")
-    @click.option(
-        "--output", type=click.Path(path_type=Path), callback=options.output, help="Write to this file instead."
-    )
+    @click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead.")
     @click.option(
         "--plot", type=click.Path(path_type=Path), callback=options.plot, metavar="FILE.png|svg",
         help="Also draw every layer's interval; needs the extra 'plot'.",
     )  # fmt: skip
     @click.option(
-        "--certificate", type=click.Path(path_type=Path), callback=options.output, metavar="FILE",
+        "--certificate", type=click.Path(path_type=Path), metavar="FILE",
         help="Also write what proves the network's bound, for 'specnorm verify'.",
     )  # fmt: skip
     @click.option(
@@ -351,6 +351,7 @@ def _application() -> click.Group:
         claim: str | None,
         jobs: int | None,
         layers: tuple[str, ...],
+        geometry: tuple[dict[str, Any] | None, list[str]],
         **given: Any,
     ) -> int:
         """Bound the norm of every convolution and linear layer of MODEL.
@@ -360,6 +361,11 @@ def _application() -> click.Group:
         A file of weights does not tell strides and groups; the last line of the table says what was assumed.
         """
         given["layers"] = layers or None
+        given["geometry"], stated = geometry
+        try:
+            check_outputs({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
+        except OSError as error:
+            raise click.UsageError(visible(f"{error}.")) from error
         given["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
         return audit_models(Request(models, output_format, output, plot, certificate, fail_above, claim, jobs, given))
 

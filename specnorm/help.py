@@ -32,7 +32,7 @@ EXIT_CODES = """\b
 Exit codes:
   0    every layer was measured, and the gates passed if there were any
   1    --fail-above or --claim failed, whatever else happened, or verify did not prove
-  2    wrong usage, an unreadable file, a layer without bounds, or a --claim that is not decided
+  2    wrong usage, a file that cannot be read or written, a layer without bounds, or a gate that is not decided
   130  interrupted
 """
 

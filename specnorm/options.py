@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from specnorm.auditing import plots
 from specnorm.auditing.geometry import overrides
-from specnorm.auditing.output import check_output
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
 from specnorm.text import visible
@@ -47,14 +46,15 @@ def methods(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str
     return words
 
 
-def geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    """What is known of layers, in JSON or a file of it."""
+def geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[dict[str, Any] | None, list[str]]:
+    """What is known of layers, in JSON or a file of it; and that file."""
     import click
 
     if value is None:
-        return None
+        return None, []
+    files = [] if value.lstrip().startswith("{") else [value]
     try:
-        text = value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8")
+        text = Path(value).read_text(encoding="utf-8") if files else value
         found: dict[str, Any] = json.loads(text, object_pairs_hook=_without_repeats)
         overrides(found)
     except OSError as error:
@@ -63,7 +63,7 @@ def geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> d
         raise click.BadParameter(visible(f"this is no JSON: {error}."), ctx, param) from error
     except (SpecnormError, ValueError, RecursionError) as error:
         raise click.BadParameter(visible(str(error)), ctx, param) from error
-    return found
+    return found, files
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -118,20 +118,8 @@ def bound(ctx: click.Context, param: click.Parameter, value: float | None) -> fl
     return value
 
 
-def output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """A file that can be written."""
-    import click
-
-    if value is not None:
-        try:
-            check_output(value)
-        except OSError as error:
-            raise click.BadParameter(visible(f"{error}."), ctx, param) from error
-    return value
-
-
 def plot(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """A picture that can be drawn and written."""
+    """A picture that can be drawn."""
     import click
 
     if value is not None:
@@ -139,4 +127,4 @@ def plot(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path
             plots.check_plot(value)
         except (ValueError, ImportError) as error:
             raise click.BadParameter(visible(f"{error}."), ctx, param) from error
-    return output(ctx, param, value)
+    return value

@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 
 DIGITS = 6
 _ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 def number(value: float | None, promise: str = "exact") -> str:
@@ -43,5 +43,6 @@ def visible(text: str) -> str:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Put an apostrophe before what a spreadsheet would take for a formula."""
+    """Put an apostrophe before what a spreadsheet would take for a formula; what does not print becomes its escape."""
+    text = visible(text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -317,17 +317,6 @@ def test_names_reach_the_terminal_as_escapes(tmp_path: Path, capsys: pytest.Capt
     assert "\\x1b]0;owned" in err
 
 
-def test_csv_on_a_terminal_is_escaped_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = files.save_npz(tmp_path / "m.npz", {"\x1b[31m": np.ones((2, 2))})
-    assert cli.run(["audit", str(path), "--format", "csv"]) == 0
-    assert "\x1b" in capsys.readouterr().out
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert cli.run(["audit", str(path), "--format", "csv"]) == 0
-    assert "\x1b" not in capsys.readouterr().out
-
-
 def test_progress_bar_on_a_terminal(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

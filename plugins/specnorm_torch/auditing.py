@@ -76,7 +76,7 @@ def audit(
         proven bounds of the layer's norm at its input size (of the first call, if it is called at several). A layer
         that was not called, that is not seen to be such a product, or that a method cannot serve, is a row with
         ``status`` "error" and the reason. Other modules are rows where they are seen to be such a product;
-        ``skipped_names`` names the other parameters with two axes or more.
+        ``unmeasured`` names the other parameters with two axes or more.
 
     Raises
     ------
@@ -113,9 +113,12 @@ def audit(
     skipped = _skipped(model, [row.name for row in rows])
     # What a measured module holds besides has been seen not to matter, or is what its kernel is computed from.
     told = tuple(row.name.rpartition(".")[0] + "." for row in rows if row.reason is None and "." in row.name)
-    matrices = (name for name, x in skipped if x.ndim >= _MATRIX and isinstance(x, nn.Parameter))
-    named = tuple(name for name in matrices if not name.startswith(told))
-    return Report(specnorm.__version__, type(model).__name__, tuple(rows), len(skipped), skipped_names=named)
+    unmeasured = tuple(
+        Row(name, "none", tuple(x.shape), None, reason="its module is not seen to be a product with it.")
+        for name, x in skipped
+        if x.ndim >= _MATRIX and isinstance(x, nn.Parameter) and not name.startswith(told)
+    )
+    return Report(specnorm.__version__, type(model).__name__, tuple(rows), len(skipped), unmeasured=unmeasured)
 
 
 def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -25,8 +25,6 @@ _WRAPPERS = (
 """Keys under which training scripts put the model; their content is read as if it were the whole file."""
 _NESTED = (dict, list, tuple)
 """What tensors may lie in."""
-_TRAINING = re.compile(r".*optim.*|opt(_.*)?|.*sched.*", re.IGNORECASE)
-"""Keys under which they put what belongs to the run."""
 _NAMES = 2**25
 """Characters of all names: one long key at every level of a nested dictionary makes them grow with its square."""
 
@@ -46,8 +44,7 @@ def read_checkpoint(path: str, byte_limit: int) -> dict[str, Tensor]:
     -------
     dict of str to torch.Tensor
         On the CPU, detached. Tensors in other nested dictionaries are named ``"outer.inner"``, in lists
-        ``"outer.0.inner"``; those of optimizers and
-        schedulers are left out.
+        ``"outer.0.inner"``; the state of an optimizer is left out.
 
     Raises
     ------
@@ -118,7 +115,16 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, Tensor]]:
                 raise ModelFileError(f"its names have more than {_NAMES} letters in all. Save model.state_dict().")
             if isinstance(value, Tensor):
                 yield name, value
-            elif isinstance(value, _NESTED) and id(value) not in seen and not _TRAINING.fullmatch(str(key)):
+            elif isinstance(value, _NESTED) and id(value) not in seen and not _is_optimizer(value):
                 seen.add(id(value))
                 # What stands in a list is told by its number, below the list's own name.
                 waiting.append(("" if key == wrapper and isinstance(value, dict) else f"{name}.", value))
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Whether this is what ``torch.optim`` keeps, whatever it is called: of each parameter that its groups list."""
+    try:
+        listed = {key for group in value["param_groups"] for key in group["params"] if isinstance(key, int | str)}
+        return bool(listed) and all(key in listed for key in value["state"])
+    except (TypeError, KeyError, IndexError):
+        return False

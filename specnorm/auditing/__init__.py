@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -13,12 +14,12 @@ from typing import Any, Literal, get_args
 from specnorm.auditing.devices import check_target
 from specnorm.auditing.executing import measured
 from specnorm.auditing.geometry import check_names, overrides
-from specnorm.auditing.layers import Tensor, all_layers, select
+from specnorm.auditing.layers import Tensor, select
 from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment
-from specnorm.auditing.readers import MAX_BYTES, open_model
+from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import STANDARD, Report, Row
 from specnorm.errors import GeometryError, MethodError, ModelFileError
@@ -74,7 +75,8 @@ def audit(
         ``Row.note`` says how wide the interval is. None: as long as it takes.
     executor : concurrent.futures.Executor, optional
         Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
-        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so.
+        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so. An answer that
+        is not of the layer, kernel and request, or no bound, is asked for once more and then an error.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
@@ -140,31 +142,38 @@ def _audit(
             f"{label} holds weights and no graph, and input_range is about a network's inputs: give its ONNX file, or "
             "leave input_range out."
         )
-    found, skipped = select(tensors, patterns)
+    selection = select(tensors, patterns)
+    found = selection.layers
+    unmeasured = tuple(Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured)
     if not found:
         # An empty report would pass every gate.
         wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
+        left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
         raise ModelFileError(
-            f"{label} holds no layer{wanted} ({skipped} arrays seen). A layer is a real floating array with 2 axes "
-            "(linear) or 3 to 5 (convolution)."
+            f"{label} holds no layer{wanted} ({selection.skipped} arrays seen). A layer is a real floating array with "
+            f"2 axes (linear) or 3 to 5 (convolution).{left}"
         )
-    check_names(settings.geometry, [layer.tensor.name for layer in all_layers(tensors)])
-    rows = []
+    check_names(settings.geometry, selection.names)
+    rows: list[Row] = []
     with closing(measured(found, settings, executor)) as answers:
         for row in answers:
             rows.append(row)
             if progress is not None:
                 progress(len(rows), len(found), row.name)
+    drawn = take(found, rows, pictures)  # before the network, which may end the process that reads the file
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
     network = None
     if patterns is None and type(tensors) is not list:  # a plain list has no graph: nothing of networks is imported
         from specnorm.auditing.network import network_of
 
-        network = network_of(tensors, rows, size, input_range=box, progress=progress)
-    drawn = take(found, rows, pictures)
+        seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
+        network = network_of(tensors, rows, size, input_range=box, progress=progress, seconds=seconds)
     made = environment(rows)
-    return Report(_version(), model, tuple(rows), skipped, network, drawn, made)
+    left_out = len(selection.names) - len(found)
+    return Report(
+        _version(), model, tuple(rows), selection.skipped, network, drawn, made, unmeasured, selection.matched, left_out
+    )
 
 
 def _check(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import uuid
 import warnings
@@ -9,12 +10,16 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.measuring import Settings, describe, fill
 from specnorm.auditing.processes import Worker, WorkerLost, Workers
 from specnorm.auditing.report import Row
-from specnorm.errors import SpecnormError
+from specnorm.backends import backend_for
+from specnorm.errors import BackendError, SpecnormError
 from specnorm.types import ArrayObject
 
 IN_FLIGHT = 512 * 2**20
@@ -69,7 +74,8 @@ class _Given:
 
     layer: Layer
     row: Row
-    future: Future[Row] | None = None
+    mark: str = ""
+    future: Future[Any] | None = None
     refusal: BaseException | None = None
 
     @property
@@ -96,26 +102,29 @@ class _Run:
         if row.reason is not None:
             return _Given(layer, row)
         try:
-            return _Given(layer, row, self.executor.submit(_fill, row, kernel, self.settings, uuid.uuid4().hex))
+            task = uuid.uuid4().hex
+            mark = _mark(row, kernel, self.settings, task)
+            return _Given(layer, row, mark, self.executor.submit(_fill, row, kernel, self.settings, task))
         except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
             return _Given(layer, row, refusal=error)
 
     def row(self, given: _Given) -> Row:
         """Wait for a layer's row; give the layer to somebody else as often as it is lost."""
-        lost: BaseException | None = None
+        lost = given.refusal
         for resubmit in (True, False):
             if given.future is None:
                 break
-            error = _error(given.future)
-            if error is None:
-                row = given.future.result()
-                return row if lost is None else _noted(row, "measured at the second attempt", lost)
-            lost = error
+            answer = _answer(given, given.future)
+            if isinstance(answer, Row):
+                return answer if lost is None else _noted(answer, "measured at the second attempt", lost)
+            lost = answer
             if resubmit:
                 given = self.give(given.layer)
         if given.row.reason is not None:
             return given.row
-        return self._without(given.layer, lost or given.refusal)
+        if isinstance(lost, Disbelieved):
+            return replace(given.row, reason=f"{_said(lost)}. Measure with another executor, or with none.")
+        return self._without(given.layer, lost)
 
     def _without(self, layer: Layer, lost: BaseException | None) -> Row:
         """Measure a layer without the executor: in a process of its own, since it may be what killed the others."""
@@ -124,7 +133,8 @@ class _Run:
             return row
         try:
             self.own = self.own or Worker()
-            return _noted(self.own.call(fill, row, kernel, self.settings), "measured in a process of its own", lost)
+            row = self.own.call(fill, row, kernel, self.settings)
+            return _noted(row, "measured in a process of its own", lost)
         except WorkerLost as error:
             self.own = None
             return replace(row, reason=f"the process that measures it dies: {error}. Before, {_said(lost)}.")
@@ -139,21 +149,58 @@ class _Run:
             self.own = None
 
 
-def _fill(row: Row, kernel: ArrayObject | None, settings: Settings, task: str) -> Row:
-    """Measure a layer in a worker. Dask takes calls with equal arguments for one: ``task`` is another each time."""
-    del task
-    return fill(row, kernel, settings)
+class Disbelieved(RuntimeError):
+    """An executor's answer is not the row that was asked for; says why."""
 
 
-def _error(future: Future[Row]) -> BaseException | None:
-    """What became of a future instead of a row; measuring itself raises nothing."""
+def _fill(row: Row, kernel: ArrayObject | None, settings: Settings, task: str) -> tuple[str, Row]:
+    """Measure a layer in a worker, and say of what. Dask takes calls with equal arguments for one: ``task`` differs."""
+    return _mark(row, kernel, settings, task), fill(row, kernel, settings)
+
+
+def _mark(row: Row, kernel: ArrayObject | None, settings: Settings, task: str) -> str:
+    """Digest of a request: the layer's name and geometry, its kernel, how it is measured, which attempt this is."""
+    found = hashlib.sha256(repr((task, row, settings)).encode("utf-8", "backslashreplace"))
+    try:
+        host = np.ascontiguousarray(backend_for(kernel).to_numpy(kernel))
+    except BackendError:  # it cannot be measured
+        return found.hexdigest()
+    found.update(repr((host.shape, host.dtype)).encode())
+    found.update(host.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def _answer(given: _Given, future: Future[Any]) -> Row | BaseException:
+    """The row that an executor answered, or what became of it; measuring itself raises nothing."""
     try:
         error = future.exception()
-    except Exception as cancelled:
-        return cancelled
+        if error is None:
+            return _believed(future.result(), given)
+    except Exception as other:  # it was cancelled, or is not believed
+        return other
     if isinstance(error, KeyboardInterrupt):
         raise error
     return error
+
+
+def _believed(answer: Any, given: _Given) -> Row:
+    """The row in an executor's answer: of the layer, kernel and request that were given, with numbers that can be."""
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Row)):
+        raise Disbelieved(f"its answer is a {type(answer).__name__} and no row")
+    mark, row = str(answer[0]), answer[1]
+    measured = ("lower", "upper", "values", "promises", "reason", "note", "origins")
+    if mark != given.mark or replace(given.row, **{name: getattr(row, name) for name in measured}) != row:
+        raise Disbelieved("its answer is about another layer, kernel or request")
+    columns: list[Any] = [x for value in row.values.values() for x in (value if isinstance(value, tuple) else (value,))]
+    ends: list[Any] = [x for x in (row.lower, row.upper) if x is not None]
+    if not (
+        row.values.keys() == given.row.values.keys() >= row.promises.keys()
+        and all(isinstance(x, float) and not math.isnan(x) for x in (*ends, *(x for x in columns if x is not None)))
+        and all(math.isfinite(x) and x >= 0 for x in ends)
+        and (row.reason if len(ends) < 2 else ends[0] <= ends[1])
+    ):
+        raise Disbelieved(f"its answer holds what is no bound: {row.lower!r} to {row.upper!r}")
+    return row
 
 
 def _noted(row: Row, how: str, lost: BaseException | None) -> Row:

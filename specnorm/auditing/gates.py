@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from specnorm.auditing.report import Report, violations
@@ -16,14 +16,16 @@ def verdict(report: Report) -> str:
     rows = report.layers
     if not rows:
         return "No layer was measured."
-    measured = [row for row in rows if row.upper is not None and row.lower is not None]
-    parts = [f"{len(measured)} of {len(rows)} layers proven"]
+    measured = [row for row in rows if row.status == "ok"]
+    chosen = f" ({report.left_out} more left out)" if report.left_out else ""
+    parts = [f"{len(measured)} of {len(rows)} layers proven{chosen}"]
     if measured:
         above = [row for row in measured if row.lower is not None and row.lower > 1]
         open_ = sum(row.upper is not None and row.upper > 1 for row in measured) - len(above)
         largest = f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}"
         if not above and not open_:
-            parts.append("each nonexpansive" if len(measured) == len(rows) else "each of these nonexpansive")
+            whole = len(measured) == len(rows) and not report.unmeasured and not report.left_out
+            parts.append("each nonexpansive" if whole else "each of these nonexpansive")
         elif 2 * len(above) <= len(measured):
             counts = ((len(above), "above 1"), (open_, "not decided to be at most 1"))
             parts.append(", ".join(f"{n} {what}" for n, what in counts if n))
@@ -35,11 +37,16 @@ def verdict(report: Report) -> str:
     return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
 
 
-def norms(reports: Sequence[Report], bound: float) -> list[str]:
-    """Lines that name the layers not proven to have a norm of at most ``bound``; none if there are none."""
+def norms(reports: Sequence[Report], bound: float) -> tuple[Outcome, list[str]]:
+    """Whether all norms are proven to be at most ``bound``, and lines that name those that are not.
+
+    Undecided: nothing speaks against it but arrays that could be layers and are not measured.
+    """
     found = [violation for report in reports for violation in violations(report.layers, bound)]
     if not found:
-        return []
+        left = [f"  {row.name}: {row.reason}" for report in reports for row in report.unmeasured]
+        words = "could be layers and are not measured; --layers with the names of the others leaves out what is none:"
+        return ("undecided", [f"gate not decided: {len(left)} arrays {words}", *left]) if left else ("passed", [])
     in_all = sum(len(report.layers) for report in reports)
     text = [f"gate failed: {len(found)} of {in_all} layers are not proven to have a norm of at most {bound!r}:"]
     for violation in found:
@@ -47,10 +54,10 @@ def norms(reports: Sequence[Report], bound: float) -> list[str]:
         why = {
             "refuted": f"lower = {row.lower!r} > {bound!r}: the norm is above it",
             "unproven": f"upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven",
-            "error": f"error: {row.reason}",
+            "error": f"error: {row.reason or 'its bounds are no numbers'}",
         }[violation.kind]
         text.append(f"  {row.name}: {why}")
-    return text
+    return "failed", text
 
 
 def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) -> tuple[Outcome, list[str]]:
@@ -85,7 +92,7 @@ def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) ->
             text.append(f"{words} is not proven nonexpansive: {found.unknown[0].reason}.")
         else:
             constant = f"its constant is at most {number(found.upper, 'upper')}"
-            if found.upper > 1:
+            if not found.upper <= 1:
                 text.append(f"{words} is not proven nonexpansive: {constant}.")
             elif found.checked.complete:
                 outcome = "passed"
@@ -94,4 +101,18 @@ def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) ->
                 outcome = "undecided"
                 text.append(f"{words} is not decided: {constant} as it was read. {found.checked}")
         outcomes.add(outcome)
-    return next((outcome for outcome in ("failed", "undecided") if outcome in outcomes), "passed"), text
+    return worst(outcomes), text
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """The first of failed, undecided and passed that is among them."""
+    found = {*outcomes}
+    return "failed" if "failed" in found else "undecided" if "undecided" in found else "passed"
+
+
+def matches(report: Report) -> list[str]:
+    """A line that says how many layers each pattern matched, where there were patterns."""
+    if not report.matched:
+        return []
+    counts = ", ".join(f"{pattern} matches {n}" for pattern, n in report.matched.items())
+    return [f"of {len(report.layers) + report.left_out} layers {counts}."]

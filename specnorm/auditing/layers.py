@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -11,33 +11,38 @@ from typing import Literal
 from specnorm.auditing.geometry import Stated
 from specnorm.types import AnyArray
 
-Kind = Literal["conv", "linear", "unknown"]
-"""What a layer is; "unknown" where not even its shape can be read."""
+Kind = Literal["conv", "linear", "unknown", "none"]
+"""What a layer is; "unknown" where not even its shape can be read, "none" of what only could be one."""
 
 MIN_AXES, MAX_AXES = 2, 5
 _SEPARATOR = re.compile(r"[./:]")
 _COUNTER = re.compile(r":\d+$")
 """What TensorFlow writes after a variable's name."""
 _FLOATING = ("float", "bfloat")
+_NO_NUMBERS = ("int", "uint", "bool", "str", "bytes", "datetime", "timedelta")
+"""How the dtypes of arrays start that are no kernels, whatever else they are."""
+_ONE_NUMBER = re.compile(r"void(8|16|32|64)")
 _UNREADABLE = {
     "object": "it holds Python objects, which are never unpickled. Save the kernel as a float32 array.",
     "void": "it holds raw bytes without a type (numpy.savez does that to bfloat16). Save the kernel as float32.",
 }
 
-# Exact last parts of names that are no kernels although their arrays may have the axes of one.
+# Exact last parts of names that kernels do not have. A name proves nothing: such arrays are named in the report.
 _NO_KERNEL = frozenset({
     "bias", "weight_u", "weight_v", "weight_g", "_u", "_v", "running_mean", "running_var", "moving_mean",
     "moving_variance", "num_batches_tracked", "cls_token", "class_token", "mask_token", "pos_embed", "pos_embedding",
     "position_embedding", "vector_u", "sn_u", "relative_position_bias_table", "weight_mask", "attn_mask",
     "anchors", "anchor_grid", "max_exp_avg_sq", "momentum_buffer", "exp_inf", "square_avg", "grad_avg", "acc_delta",
 })  # fmt: skip
-# Any part of a name: whatever lies below belongs to the training run, not to the model.
+# Any part of a name: what lies below should belong to the training run, not to the model.
 _TRAINING_STATE = re.compile(r"optim(izer)?(s|_states?|_state_dict)?|(lr_)?schedulers?|exp_avg(_sq)?")
 
 _WEIGHT_NORM = (
     "weight normalisation stores a direction and a length, not the weight. Fold them first: "
     "torch.nn.utils.remove_weight_norm, or torch.nn.utils.parametrize.remove_parametrizations."
 )
+_LENGTH_OF = {"weight_v": "weight_g", ".original1": ".original0"}
+"""How names end of directions, and of the lengths beside them."""
 _RAW_PARAMETER = "weight as stored (a parametrisation computes the layer's weight from it)"
 
 
@@ -56,8 +61,8 @@ class Tensor:
     load : callable
         Reads the array.
     kind : {"conv", "linear", "none", "unknown"} or None
-        A kernel for certain, by what the file says and whatever its name is; "none": certainly no kernel. None: the
-        file does not say, so name and shape decide.
+        A kernel for certain, by what the file says and whatever its name is; "none": no kernel by what the file says,
+        or with a ``refusal`` by its name alone. None: the file does not say, so name and shape decide.
     geometry : Stated
         What the file says for certain of the layer: a missing key is assumed, and the row lists it.
     input_shape : tuple of int or None
@@ -72,7 +77,7 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], AnyArray]
-    kind: Literal["conv", "linear", "none", "unknown"] | None = None
+    kind: Kind | None = None
     geometry: Stated = field(default_factory=Stated)
     input_shape: tuple[int, ...] | None = None
     refusal: str | None = None
@@ -81,11 +86,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Layer:
-    """An array that is read as a layer's kernel.
+    """An array that is read as a layer's kernel, or (kind "none") that could be one and is not measured.
 
     Parameters
     ----------
-    kind : {"conv", "linear", "unknown"}
+    kind : {"conv", "linear", "unknown", "none"}
     refusal : str or None
         Why it cannot be measured.
     assumed : tuple of str
@@ -98,78 +103,89 @@ class Layer:
     assumed: tuple[str, ...] = ()
 
 
-def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> tuple[list[Layer], int]:
+@dataclass(frozen=True)
+class Selection:
+    """What of a model's arrays is to be measured, in the model's order."""
+
+    layers: list[Layer]
+    unmeasured: list[Layer]
+    """What could be a layer and is not measured, each with the reason."""
+    skipped: int
+    """Arrays that are not among ``layers``."""
+    names: list[str]
+    """Of all layers, asked for or not."""
+    matched: Mapping[str, int]
+    """How many layers each pattern matches."""
+
+
+def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> Selection:
     """Pick the layers among a model's arrays.
 
-    Real floating arrays with two axes are linear layers, with three to five convolutions. Everything else is left out,
-    and so are names that cannot be kernels: biases, running statistics, power-iteration vectors, optimizer state. What
-    the file says for certain (`Tensor.kind`) comes first.
-
-    Parameters
-    ----------
-    patterns : sequence of str, optional
-        Shell patterns on names, case-sensitive; None: every layer.
-
-    Returns
-    -------
-    layers : list of Layer
-        In the model's order.
-    skipped : int
-        Arrays that are no layers or match no pattern.
+    What the file says for certain (`Tensor.kind`) comes first. Else real floating arrays with two axes are linear
+    layers, with three to five convolutions; vectors, integers and what the array beside it explains are none. What is
+    left could be one: more axes, other numbers, names that no kernel has. ``patterns`` are the shell's, on names,
+    case-sensitive; None: every layer.
     """
     everything = list(tensors)
-    layers = all_layers(everything)
+    shapes = {t.name: t.shape for t in everything if t.kind is None and t.dtype.startswith(_FLOATING)}
+    found = [layer for tensor in everything if (layer := _as_layer(tensor, shapes)) is not None]
+    names = [layer.tensor.name for layer in found if layer.kind != "none"]
+    matched = {pattern: sum(fnmatchcase(name, pattern) for name in names) for pattern in patterns or ()}
     if patterns is not None:
-        layers = [layer for layer in layers if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
-    return layers, len(everything) - len(layers)
+        found = [layer for layer in found if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
+    layers = [layer for layer in found if layer.kind != "none"]
+    unmeasured = [layer for layer in found if layer.kind == "none"]
+    return Selection(layers, unmeasured, len(everything) - len(layers), names, matched)
 
 
-def all_layers(tensors: Sequence[Tensor]) -> list[Layer]:
-    """Every layer among a model's arrays, in the model's order."""
-    names = {tensor.name for tensor in tensors}
-    found = (_as_layer(tensor, names) for tensor in tensors)
-    return [layer for layer in found if layer is not None]
-
-
-def _as_layer(tensor: Tensor, names: set[str]) -> Layer | None:
-    if tensor.kind == "none":
-        return None
+def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | None:
+    """What an array is, None: no layer. ``shapes`` are those of the floating arrays, by name."""
+    name, axes = tensor.name, len(tensor.shape)
+    parts = _SEPARATOR.split(_COUNTER.sub("", name))
     if tensor.kind in ("conv", "linear"):
         return Layer(tensor, tensor.kind, tensor.refusal, tensor.assumed)
-    parts = _SEPARATOR.split(_COUNTER.sub("", tensor.name))
     if tensor.kind == "unknown":
-        return None if _is_no_kernel(parts) else Layer(tensor, "unknown", tensor.refusal, tensor.assumed)
-    if not MIN_AXES <= len(tensor.shape) <= MAX_AXES or any(_TRAINING_STATE.fullmatch(part) for part in parts):
-        return None
-    kind: Kind = "linear" if len(tensor.shape) == MIN_AXES else "conv"
+        return Layer(tensor, "none" if _doubt(parts) else "unknown", tensor.refusal, tensor.assumed)
+    if tensor.kind == "none":
+        return Layer(tensor, "none", tensor.refusal) if tensor.refusal and axes >= MIN_AXES else None
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
-    if unreadable is not None:
-        return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)
-    if not tensor.dtype.startswith(_FLOATING):
+    single = unreadable is None or _ONE_NUMBER.fullmatch(tensor.dtype)
+    if (axes < MIN_AXES and single) or tensor.dtype.startswith(_NO_NUMBERS) or _is_explained(name, shapes):
         return None
-    if _length_of(tensor.name) in names:
+    kind: Kind = "linear" if axes == MIN_AXES else "conv"
+    if not MIN_AXES <= axes <= MAX_AXES:
+        return Layer(tensor, "none", unreadable or f"it has {axes} axes, and a layer {MIN_AXES} to {MAX_AXES}.")
+    if unreadable is None and not tensor.dtype.startswith(_FLOATING):
+        return Layer(tensor, "none", f"its numbers are {tensor.dtype}, and a layer's are real and floating.")
+    if any(name.endswith(end) and name.removesuffix(end) + its in shapes for end, its in _LENGTH_OF.items()):
         return Layer(tensor, kind, _WEIGHT_NORM)
-    if _is_no_kernel(parts) or (tensor.name.endswith(".original0") and tensor.name[:-1] + "1" in names):
-        return None
-    if parts[-1] == "weight_orig" and tensor.name[: -len("_orig")] in names:
-        return None  # the weight that the layer uses stands beside it
-    if parts[-1] == "weight_orig" or (parts[-1].startswith("original") and "parametrizations" in parts):
-        return Layer(tensor, kind, tensor.refusal, (*tensor.assumed, _RAW_PARAMETER))
-    return Layer(tensor, kind, tensor.refusal, tensor.assumed)
+    doubt = None if unreadable else _doubt(parts)
+    if doubt is not None:
+        return Layer(tensor, "none", doubt)
+    stored = parts[-1] == "weight_orig" or (parts[-1].startswith("original") and "parametrizations" in parts)
+    raw = (_RAW_PARAMETER,) if stored and unreadable is None else ()
+    return Layer(tensor, kind, tensor.refusal or unreadable, (*tensor.assumed, *raw))
 
 
-def _length_of(name: str) -> str | None:
-    """Name of the array with the lengths, if ``name`` were the directions of a weight normalisation."""
-    if name.endswith("weight_v"):
-        return name[:-1] + "g"
-    return name[:-1] + "0" if name.endswith(".original1") else None
+def _is_explained(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether an array is no kernel by its shape beside another's, which is one."""
+    shape = shapes.get(name, ())
+    if name.endswith("weight_orig"):
+        return shapes.get(name.removesuffix("_orig")) == shape  # of which the layer uses the other
+    # Lengths of a weight normalisation: one for all rows or one each. Their directions are refused as layers.
+    of = next((shapes.get(name.removesuffix(its) + end) for end, its in _LENGTH_OF.items() if name.endswith(its)), None)
+    if of is None or not len(of) == len(shape) <= MAX_AXES:
+        return False
+    return all(n in (1, m) for n, m in zip(shape, of, strict=True)) and sum(n > 1 for n in shape) < MIN_AXES
 
 
-def _is_no_kernel(parts: Sequence[str]) -> bool:
-    """Whether a name, in its parts, is one that no kernel has."""
+def _doubt(parts: Sequence[str]) -> str | None:
+    """Why a name, in its parts, is one that no kernel has."""
     last = parts[-1]
-    if any(_TRAINING_STATE.fullmatch(part) for part in parts):
-        return True
-    if "parametrizations" in parts and not last.startswith("original"):
-        return True  # buffers of the parametrisation: vectors of a power iteration, the base of an orthogonal one
-    return last in _NO_KERNEL or last.startswith("bias_") or last.endswith("_bias")
+    if (part := next((part for part in parts if _TRAINING_STATE.fullmatch(part)), None)) is not None:
+        return f"it lies under {part!r}, as what belongs to a training run."
+    # Buffers of the parametrisation: vectors of a power iteration, the base of an orthogonal one.
+    inside = "parametrizations" in parts and not last.startswith("original")
+    if inside or last in _NO_KERNEL or last.startswith("bias_") or last.endswith("_bias"):
+        return f"it is called {last!r}, as what is no kernel."
+    return None

@@ -29,11 +29,11 @@ AT_A_SIZE = NEEDS_A_SIZE | {"fft", "gram", "enclose"}
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 """Methods that answer at one input size for a circular layer only."""
 
-
 BUDGET = 60.0
 """Seconds of a layer's search, unless others are given."""
 _LEAST = 1e-3
 """Seconds for a column where nothing is left: none is no budget."""
+_OVERFLOW = "no bound of its norm is below the largest number of float64, 1.8e308. Scale the kernel down."
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,13 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
                 origins={**row.origins, column: origin(result)},
             )
     except SpecnormError as error:
-        return replace(least_upper(row), reason=str(error))
+        row = replace(row, reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
-        return replace(least_upper(row), reason=f"{type(error).__name__}: {error}")
-    return least_upper(row)
+        row = replace(row, reason=f"{type(error).__name__}: {error}")
+    row = least_upper(row)
+    if row.reason is None and row.status == "error":
+        row = replace(row, reason=_OVERFLOW)
+    return replace(row, upper=row.upper if row.upper is not None and math.isfinite(row.upper) else None)
 
 
 def _wide(found: Result) -> str | None:

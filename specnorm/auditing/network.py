@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from specnorm.auditing.layers import Tensor
+from specnorm.auditing.processes import tell
 from specnorm.auditing.readers import MAX_BYTES, open_model
+from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.readers.onnx import OnnxTensors
 from specnorm.auditing.report import Report, Row
-from specnorm.errors import CertificateError, MethodError
+from specnorm.errors import CertificateError, MethodError, ModelFileError
 from specnorm.networks import (
     Certificate,
     Graph,
@@ -41,8 +44,9 @@ def network_of(
     input_range: tuple[float, float] | None = None,
     residual: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
+    seconds: float | None = GRAPH_SECONDS,
 ) -> NetworkBound | None:
-    """Bound the network of a model file.
+    """Bound the network of a model file, where the file is open.
 
     Parameters
     ----------
@@ -58,6 +62,8 @@ def network_of(
         Bound what the network leaves of its input, ``x - f(x)``.
     progress : callable, optional
         Called after each step of the search with (done, at most, where).
+    seconds : float or None
+        Of processor time at most, in the process that reads the file; None: as long as it takes.
 
     Returns
     -------
@@ -66,6 +72,13 @@ def network_of(
     """
     if not isinstance(tensors, OnnxTensors):
         return None
+    if tensors.remote is not None:
+        asked = (_network_there, tuple(rows), input_shape, input_range, residual, progress is not None)
+        try:
+            found: NetworkBound | None = tensors.remote.ask(seconds, *asked, told=progress)
+            return found
+        except ModelFileError as error:
+            return _without(f"bounding the network: {error}")
     measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
     stored = {tensor.name: tensor for tensor in tensors}
 
@@ -87,8 +100,23 @@ def network_of(
         reason = "no output of the graph depends on a floating input"
     except MethodError as error:
         reason = str(error)
+    except MemoryError as error:
+        reason = f"bounding the network takes more memory than its limit: {error}"
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
+    return _without(reason)
+
+
+def _network_there(
+    tensors: OnnxTensors, rows: Sequence[Row], input_shape: Any, input_range: Any, residual: bool, heard: bool
+) -> NetworkBound | None:
+    """`network_of` in the process that reads the file."""
+    progress = tell if heard else None
+    return network_of(tensors, rows, input_shape, input_range=input_range, residual=residual, progress=progress)
+
+
+def _without(reason: str) -> NetworkBound:
+    """What is said where there is no bound."""
     return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason, 0.0),), {})
 
 
@@ -101,6 +129,7 @@ def residual_of(
     input_shape: int | tuple[int, ...] | None,
     max_bytes: int,
     input_range: tuple[float, float] | None = None,
+    seconds: float | None = GRAPH_SECONDS,
 ) -> NetworkBound | None:
     """Bound ``x - f(x)`` for the network of a file that was audited, from the report's rows.
 
@@ -108,7 +137,7 @@ def residual_of(
     ----------
     report : Report
         Of a file.
-    input_shape, max_bytes, input_range
+    input_shape, max_bytes, input_range, seconds
         As they were for the audit.
 
     Returns
@@ -122,7 +151,8 @@ def residual_of(
         If the file cannot be read any more.
     """
     with open_model(str(report.model), max_bytes) as tensors:
-        return network_of(tensors, report.layers, input_shape, input_range=input_range, residual=True)
+        rows = report.layers
+        return network_of(tensors, rows, input_shape, input_range=input_range, residual=True, seconds=seconds)
 
 
 def verify_file(
@@ -131,6 +161,7 @@ def verify_file(
     input_shape: int | tuple[int, ...] | None = None,
     max_bytes: int = MAX_BYTES,
     input_range: tuple[float, float] | None = None,
+    seconds: float | None = GRAPH_SECONDS,
 ) -> NetworkBound:
     """Prove the certificate of a model file's network anew, without a search.
 
@@ -146,6 +177,8 @@ def verify_file(
         Refuse files whose arrays claim more than that in all.
     input_range : (float, float), optional
         As it was for the audit.
+    seconds : float or None, default 600
+        Of processor time that reading the graph and proving may take; None: as long as they do.
 
     Raises
     ------
@@ -161,7 +194,18 @@ def verify_file(
                 f"{os.fspath(model)} holds weights and no graph: a certificate is of a network, so give its ONNX file, "
                 "or for a module call specnorm.networks.verify(certificate, specnorm_torch.network_graph(...))."
             )
-        return verify(claim, _in_range(tensors.graph(input_shape), input_range))
+        if tensors.remote is None:
+            return _verify_there(tensors, claim, input_shape, input_range)
+        try:
+            found: NetworkBound = tensors.remote.ask(seconds, _verify_there, claim, input_shape, input_range)
+        except ModelFileError as error:
+            raise CertificateError(f"{os.fspath(certificate)} is not proven: {error}") from error
+        return found
+
+
+def _verify_there(tensors: OnnxTensors, claim: Certificate, input_shape: Any, input_range: Any) -> NetworkBound:
+    """Prove in the process that reads the model."""
+    return verify(claim, _in_range(tensors.graph(input_shape), input_range))
 
 
 def _key(spec: ConvSpec) -> ConvSpec | None:

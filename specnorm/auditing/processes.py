@@ -12,9 +12,12 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+ONE_THREAD = dict.fromkeys(_THREAD_VARIABLES, "1")
+"""For `Worker`: a thread each, unless the environment says otherwise; how many there are changes no answer."""
 
 
 class WorkerLost(RuntimeError):
@@ -47,8 +50,8 @@ class Worker:
                 raise RuntimeError(f"no Python process can be started with {sys.executable}") from error
             raise
 
-    def call(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
-        """Call a function there.
+    def call(self, function: Callable[..., Any], /, *arguments: Any, told: Callable[..., object] | None = None) -> Any:
+        """Call a function there; ``told`` is called with what it has to `tell` meanwhile.
 
         Raises
         ------
@@ -59,7 +62,10 @@ class Worker:
         """
         try:
             self._send((function, arguments))
-            return self._answer()
+            while isinstance(answer := self._answer(), _Told):
+                if told is not None:
+                    told(*answer.words)
+            return answer
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             try:
                 code = self.process.wait(_DYING)
@@ -119,18 +125,39 @@ def serve() -> None:
 
     Another thread reads the calls: where they end, whoever called is dead or has let go, whatever is under way here.
     """
-    answers = os.fdopen(os.dup(1), "wb")
+    global _answers  # of this process, which does nothing else
+    _answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.SimpleQueue()
     threading.Thread(target=_ending, args=(_receive, calls), daemon=True).start()
-    _ending(_answering, calls, answers)
+    _ending(_answering, calls)
 
 
-def _answering(calls: queue.SimpleQueue[Any], answers: BinaryIO) -> None:
+@dataclass(frozen=True)
+class _Told:
+    """What a call says before it answers."""
+
+    words: tuple[Any, ...]
+
+
+_answers: BinaryIO | None = None
+
+
+def tell(*words: Any) -> None:
+    """In a `Worker`'s process: say something to the caller of what is under way."""
+    _answer(_Told(words))
+
+
+def _answer(message: Any) -> None:
+    assert _answers is not None, "called in a process of its own"
+    pickle.dump(message, _answers, protocol=pickle.HIGHEST_PROTOCOL)
+    _answers.flush()
+
+
+def _answering(calls: queue.SimpleQueue[Any]) -> None:
     answer: Any = None  # the first one says that this process is ready
     while True:
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+        _answer(answer)
         function, arguments = calls.get()
         answer = function(*arguments)
         del function, arguments  # two kernels must not meet
@@ -176,7 +203,6 @@ class Workers(Executor):
 
     def __init__(self, count: int, worth: int = 0) -> None:
         self.worth = worth
-        self._environment = dict.fromkeys(_THREAD_VARIABLES, "1")
         self._threads = ThreadPoolExecutor(count)
         self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         for _ in range(count):
@@ -212,7 +238,7 @@ class Workers(Executor):
             self._idle.put(worker)
 
     def _start(self) -> Worker:
-        worker = Worker(self._environment)
+        worker = Worker(ONE_THREAD)
         with self._lock:
             if not self._closed:
                 self._alive.add(worker)

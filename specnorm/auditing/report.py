@@ -62,7 +62,8 @@ class Row:
     ----------
     name : str
         The array's key in the model.
-    kind : {"conv", "linear"}
+    kind : {"conv", "linear", "unknown", "none"}
+        "none": not measured, since it is probably no layer.
     shape : tuple of int
         As stored.
     spec : ConvSpec or None
@@ -98,9 +99,12 @@ class Row:
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @property
-    def status(self) -> Literal["ok", "error"]:
-        """Whether the layer was measured."""
-        return "ok" if self.reason is None else "error"
+    def status(self) -> Literal["ok", "error", "skipped"]:
+        """Whether the layer was measured: there is no reason against it, and both bounds are numbers."""
+        if self.kind == "none":
+            return "skipped"
+        ends = (self.lower, self.upper)
+        return "ok" if self.reason is None and all(x is not None and math.isfinite(x) for x in ends) else "error"
 
     @property
     def ratio(self) -> float | None:
@@ -201,8 +205,12 @@ class Report:
         Of the layers with the largest norms, if they were asked for.
     environment : mapping of str to str
         Date, versions and platform of the run.
-    skipped_names : tuple of str
-        Of the skipped arrays, those that somebody may look for: in a live model, parameters with two axes or more.
+    unmeasured : tuple of Row
+        Of the skipped arrays, those that could be layers, each with the reason why it is not measured.
+    matched : mapping of str to int
+        How many layers each pattern matches that chose them.
+    left_out : int
+        Layers that match none.
     """
 
     version: str
@@ -212,7 +220,9 @@ class Report:
     network: NetworkBound | None = None
     pictures: tuple[Picture, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
-    skipped_names: tuple[str, ...] = ()
+    unmeasured: tuple[Row, ...] = ()
+    matched: Mapping[str, int] = field(default_factory=dict)
+    left_out: int = 0
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -228,7 +238,8 @@ class Report:
             "linear": sum(row.kind == "linear" for row in self.layers),
             "errors": len(self.layers) - len(measured),
             "skipped": self.skipped,
-            **({"skipped_names": list(self.skipped_names)} if self.skipped_names else {}),
+            **({"unmeasured": [_named(row) for row in self.unmeasured]} if self.unmeasured else {}),
+            **({"matched": dict(self.matched), "left_out": self.left_out} if self.matched else {}),
             "max_lower": _finite(max((_or_zero(row.lower) for row in measured), default=None)),
             "max_upper": None if largest is None else _finite(largest.upper),
             "max_upper_layer": None if largest is None else largest.name,
@@ -274,13 +285,17 @@ def violations(rows: Sequence[Row], bound: float) -> list[Violation]:
     """Layers whose norm is not proven to be at most ``bound``."""
     found = []
     for row in rows:
-        if row.reason is not None or row.lower is None or row.upper is None:
+        if row.status != "ok" or row.lower is None or row.upper is None:
             found.append(Violation(row, "error"))
         elif row.lower > bound:
             found.append(Violation(row, "refuted"))
         elif not row.upper <= bound:
             found.append(Violation(row, "unproven"))
     return found
+
+
+def _named(row: Row) -> dict[str, Any]:
+    return {"name": row.name, "shape": list(row.shape), "reason": row.reason}
 
 
 def _finite(value: Value) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import finite
-from specnorm.certified.layer.circulant import padded_norm
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol.cells import dft, torus
 from specnorm.errors import MethodError
@@ -90,7 +90,9 @@ class Certify(Method):
 
     def _decide_at_size(self, kernel: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> tuple[bool, bool]:
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
-        from specnorm.search.layer import LayerProblem, enclose_layer  # a fifth of what there is to import; for a size
+        # A fifth of what there is to import; for a size alone.
+        from specnorm.search.layer import enclose_layer
+        from specnorm.search.layer_bounds import LayerProblem
 
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)

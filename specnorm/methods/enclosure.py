@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from specnorm.certified.bound import as_array, known
-from specnorm.certified.layer.circulant import padded_norm
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, time_left
 from specnorm.problem import polyphase
 from specnorm.problem.layer_map import shapes_of
@@ -125,7 +125,9 @@ def enclose_layers(
     kernels: Array, spec: ConvSpec, rtol: float, max_cells: int, budget: float | None, *, ops: ArrayOps
 ) -> list[LayerBounds]:
     """Bounds of the norms of layers (b, *shape) at their size, one after another, each within a budget of its own."""
-    from specnorm.search.layer import LayerProblem, enclose_layer  # a fifth of what there is to import; for a size
+    # A fifth of what there is to import; for a size alone.
+    from specnorm.search.layer import enclose_layer
+    from specnorm.search.layer_bounds import LayerProblem
 
     def enclose(kernel: Array) -> LayerBounds:
         return enclose_layer(LayerProblem(kernel, spec, rtol, max_cells, *time_left(budget)), ops=ops)

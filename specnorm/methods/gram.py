@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
-from specnorm.certified.matrices import norms
+from specnorm.certified.matrices import stacks
 from specnorm.certified.symbol import symbols, trigonometric
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
 from specnorm.methods.gram_taps import ZeroPaddedGram
@@ -75,7 +75,7 @@ class Gram(Stepped):
 
         def bound(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
             error = trigonometric.symbol_error(symbol.blocks, xp=xp)[:, None]
-            return norms.gram_iteration_up(symbol.matrices(), count, error, xp=ops.xp)
+            return stacks.gram_iteration_up(symbol.matrices(), count, error, xp=ops.xp)
 
         frequencies = half_grid(grid_sizes(spec, spec.block_kernel_shape))
         value, phase = largest_bound(bound, blocks, frequencies, count, ops=ops)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
-from specnorm.certified.matrices import norms
+from specnorm.certified.matrices import stacks
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.numerics.schatten import schatten_gradient
 
@@ -47,7 +47,7 @@ class GramIteration(Method):
         """Iterate with rounding counted."""
         xp = ops.xp
         del spec
-        value = norms.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
+        value = stacks.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:

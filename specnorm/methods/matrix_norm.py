@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.certified.matrices import norms
+from specnorm.certified.matrices import norms, stacks
 from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Method, Needs
 
@@ -40,7 +40,7 @@ class MatrixNorm(Method):
         del spec
         u, v, value = symbols.top_triple(blocks, xp=xp)
         lower = norms.quotient_down(blocks, v, xp=xp)
-        upper = norms.matrix_norm_up(blocks, ops=ops)
+        upper = stacks.matrix_norm_up(blocks, ops=ops)
         return Evaluation(value, (lower, upper), (u, v))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.certified.matrices import norms
+from specnorm.certified.matrices import stacks
 from specnorm.certified.matrices.unfolding import with_taps
 from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Method, Needs
@@ -55,7 +55,7 @@ class Unfoldings(Method):
         bounds, residuals = [], []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            bounds.append(norms.matrix_norm_up(matrix, ops=ops))
+            bounds.append(stacks.matrix_norm_up(matrix, ops=ops))
             residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
         value = with_taps(xp.stack(bounds, axis=1), spec.block_kernel_shape, xp=xp)
         return Evaluation(value, (), tuple(residuals))

@@ -23,13 +23,15 @@ from specnorm.certified.network.patterns import recognised
 from specnorm.certified.network.regions import Range
 from specnorm.certified.network.segments import constant_up
 from specnorm.certified.network.subnetworks import runs
-from specnorm.errors import SpecnormError
+from specnorm.errors import MethodError, SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
 from specnorm.networks.certificate import Certificate, RunWeights, digest
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Product
 from specnorm.problem.spec import ConvSpec
 
+MOST_WORK = 2**20
+"""Uses of values that are followed for all inputs together: a graph of a few kilobytes has thousands of both."""
 WORTHWHILE, HOPELESS = 0.97, 2.0
 """Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by
 themselves, whose norms at their own size are below those that the search sees."""
@@ -52,6 +54,12 @@ def bounded(
         Where values lie, in place of the ranges on the graph's box.
     """
     graph = prepared(graph)
+    work = len(graph.inputs) * sum(1 + len(node.inputs) for node in graph.nodes)
+    if work > MOST_WORK:
+        raise MethodError(
+            f"Each of its {len(graph.inputs)} inputs is followed through {len(graph.nodes)} values: more than "
+            f"{MOST_WORK} steps in all. Give a network with fewer inputs, or one with a single input that is split."
+        )
     values = Values(graph, known)
     passes = [_Pass(graph, measure, name, {}, values) for name in graph.inputs]
     product = _result(graph, passes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -24,8 +25,14 @@ from specnorm.errors import CertificateError
 from specnorm.networks.methods import usable
 
 FORMAT = 2
-LONGEST = 2**28
+LONGEST = 2**26
 """Bytes of a file that are read at most."""
+MOST_PARTS = 2**20
+"""Lists, objects and strings of a file at most: empty ones take 20 times the memory of their text."""
+FINEST = 1e-10
+"""The least `Certificate.rtol` that is proven anew: a search for less takes many times as long, for rounding errors."""
+LARGEST = 1e100
+"""What a number of a ball is at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +163,8 @@ class Certificate:
             If it is none.
         """
         try:
-            if Path(path).stat().st_size > LONGEST:
-                raise ValueError(f"it has more than {LONGEST} bytes")
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            return cls.from_dict(json.loads(_text_of(Path(path))))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
             raise CertificateError(
                 f"{Path(path).name} is no certificate of a network ({type(error).__name__}: {str(error)[:80]}): "
                 "expected the JSON that found.certificate.save wrote."
@@ -167,21 +172,76 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; nothing in it is believed."""
         if data["specnorm_certificate"] != FORMAT:
-            raise ValueError(f"format {data['specnorm_certificate']!r}, expected {FORMAT}: make the certificate anew")
-        upper, rtol = float(data["upper"]), float(data["rtol"])
-        if not (0 <= upper < math.inf and 0 < rtol < 1):
-            raise ValueError("its claim is no number")
+            raise ValueError(f"format {str(data['specnorm_certificate'])[:20]}, expected {FORMAT}: make it anew")
+        upper, rtol = _number(data["upper"], 0, math.inf), _number(data["rtol"], FINEST, 1)
         runs = tuple(
             RunWeights(
-                str(r["start"]), str(r["end"]), tuple(map(int, r["parts"])),
-                tuple(np.asarray(w, dtype=np.float64).reshape(-1) for w in r["weights"]),
+                _word(r["start"]), _word(r["end"]), tuple(_count(n) for n in _list(r["parts"])),
+                tuple(_numbers(w) for w in _list(r["weights"])),
             )
-            for r in data["runs"]
+            for r in _list(data["runs"])
         )  # fmt: skip
+        if len({(run.start, run.end) for run in runs}) != len(runs):
+            raise ValueError("two of its runs are one")
         near = None if data.get("near") is None else _near(data["near"])
-        return cls(upper, str(data["network_sha256"]), rtol, runs, near, bool(data.get("units", False)))
+        return cls(upper, _word(data["network_sha256"]), rtol, runs, near, _flag(data.get("units", False)))
+
+
+def _text_of(path: Path) -> str:
+    """What a file holds, if JSON of it takes no more memory than a few times its length.
+
+    Raises
+    ------
+    ValueError
+        If it is too long, of too many parts, or no regular file: a pipe would block, a device never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        raise ValueError(f"it has more than {LONGEST} bytes")
+    if sum(map(content.count, (b"[", b"{", b'"'))) > MOST_PARTS:
+        raise ValueError(f"it has more than {MOST_PARTS} lists, objects and strings")
+    return content.decode("utf-8")
+
+
+def _list(value: Any) -> list[Any]:
+    if type(value) is not list:
+        raise TypeError("a list was expected")
+    return value
+
+
+def _word(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError("a text was expected")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError("true or false was expected")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError("a count was expected")
+    return value
+
+
+def _number(value: Any, least: float, most: float) -> float:
+    if type(value) not in (int, float) or not least <= value < most:
+        raise ValueError(f"a number of {least:g} to {most:g} was expected")
+    return float(value)
+
+
+def _numbers(value: Any) -> FloatArray:
+    if any(type(x) not in (int, float) for x in _list(value)):
+        raise TypeError("a list of numbers was expected")
+    return np.asarray(value, dtype=np.float64)
 
 
 def _said(near: Near) -> dict[str, Any]:
@@ -194,13 +254,12 @@ def _said(near: Near) -> dict[str, Any]:
 
 def _near(data: Mapping[str, Any]) -> Near:
     centre = {
-        str(name): np.asarray(x["values"], dtype=np.float64).reshape([int(n) for n in x["shape"]])
+        name: _numbers(x["values"]).reshape([_count(n) for n in _list(x["shape"])])
         for name, x in data["centre"].items()
     }
-    radius = float(data["radius"])
-    if not (0 <= radius < math.inf and all(np.isfinite(x).all() for x in centre.values())):
-        raise ValueError("its ball is none")
-    return Near(Ball(centre, radius), bool(data["units"]))
+    if not all(np.all(abs(x) < LARGEST) for x in centre.values()):
+        raise ValueError("the centre of its ball is too far away")
+    return Near(Ball(centre, _number(data["radius"], 0, LARGEST)), _flag(data["units"]))
 
 
 def digest(graph: Graph, near: Near | None = None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.bound import finite, greatest, least
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
+from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import to_layer
 from specnorm.numerics.block_lanczos import Plan, top_vectors
 from specnorm.numerics.power import composed
@@ -17,7 +18,7 @@ from specnorm.problem.layer_map import Convolution
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.certified.matrices.block_tridiagonal import Band, BandPlan
+    from specnorm.certified.matrices.block_tridiagonal import BlockPlan, BlockTridiagonal
     from specnorm.numerics.power import LinearMap
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -64,7 +65,7 @@ class GroupBounds:
 
 
 def enclose_by_matrix(
-    kernels: Array, spec: ConvSpec, plan: BandPlan, *, rtol: float, lower: float = 0.0, ops: ArrayOps
+    kernels: Array, spec: ConvSpec, plan: BlockPlan, *, rtol: float, lower: float = 0.0, ops: ArrayOps
 ) -> GroupBounds:
     """Enclose the norms of layers of one group by Lanczos and a factorisation of their Gram matrices.
 
@@ -93,7 +94,7 @@ def enclose_by_matrix(
 class _Groups:
     """A stack of groups whose matrices fit the memory together."""
 
-    def __init__(self, kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) -> None:
+    def __init__(self, kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> None:
         self.kernels, self.spec, self.plan, self.ops, self.xp = kernels, spec, plan, ops, ops.xp
         self.layer = Convolution(kernels, spec, ops=ops)
         # A transposed layer's inputs are the small side.
@@ -109,7 +110,7 @@ class _Groups:
         upper = gram.norms_near(self._target(found, lower, 0.5 * rtol))
         if not self._within(upper, found, lower, rtol):
             if plan.blocks == 1:
-                top = to_layer(self._top_vector(gram.band), self.spec, plan, xp=xp)
+                top = to_layer(self._top_vector(gram.matrix), self.spec, plan, xp=xp)
             else:
                 top = self._lanczos(TUNING.more, rtol, vectors)
             better, raised = quotients(self.layer, top, self.wide, ops=self.ops)
@@ -122,7 +123,7 @@ class _Groups:
                     break
                 upper = _lower_of(upper, gram.norms_near(self._target(found, lower, wider * rtol)))
             if plan.blocks == 1:
-                upper = _lower_of(upper, gram.norms_near_eigenvalues())
+                upper = _lower_of(upper, gram.norms_near(_near_eigenvalues(gram, ops=self.ops)))
         upper = gram.or_zero(upper)
         u, v = (vectors, images) if self.wide else (images, vectors)
         return GroupBounds(found, upper, u[:, 0, :], v[:, 0, :])
@@ -139,10 +140,21 @@ class _Groups:
     def _within(self, upper: list[Upper | None], found: list[Lower], lower: float, rtol: float) -> bool:
         return bool(np.all(np.asarray([finite(x) for x in upper]) <= self._target(found, lower, rtol)))
 
-    def _top_vector(self, band: Band) -> Array:
+    def _top_vector(self, band: BlockTridiagonal) -> Array:
         _, top = arrays.top_eigenpair(band.diagonal[:, 0, :, :], xp=self.xp)
         return top[:, None, :]
 
 
 def _lower_of(one: list[Upper | None], other: list[Upper | None]) -> list[Upper | None]:
     return [y if x is None else least(x, y) for x, y in zip(one, other, strict=True)]
+
+
+def _near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:
+    """As close as a factorisation comes, where quotients are lost in the roundings of taps that cancel; shape (b,)."""
+    xp, band = ops.xp, gram.matrix.diagonal
+    values, _ = arrays.top_eigenpair(band[:, 0, :, :], xp=xp)
+    # Allowance for the proof itself, as in `stacks.matrix_norm_up`, and for what the matrix is off.
+    allowance = 1 + 2 * band.shape[-1] * norms.cholesky_loss(band.shape[-1], band, xp=xp)
+    squared = xp.maximum(values, xp.zeros_like(values)) * allowance + gram.error
+    unit = float(xp.finfo(gram.error.dtype).eps) / 2
+    return np.asarray(ops.to_numpy(xp.sqrt(squared) * (1 + 32 * unit)))

@@ -81,9 +81,28 @@ def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
     stride = max(min(16, count // _SAMPLE), -(-count // step), 1)
     every = np.arange(count)
     sample, rest = every[::stride], every[every % stride > 0]
-    left = largest.leave_out(sample, products, _FEW)
+    left = leave_out(largest, sample, products)
     largest.visit(left)
     pays = 2 * len(left) < len(sample)
     for start in range(0, len(rest), step):
         some = rest[start : start + step]
-        largest.visit(largest.leave_out(some, products, _FEW) if pays else some)
+        largest.visit(leave_out(largest, some, products) if pays else some)
+
+
+def leave_out(largest: LargestBound, index: np.ndarray, products: int, few: int = _FEW) -> np.ndarray:
+    """Leave out frequencies whose norms Gram iteration proves to be no larger. The numbers of the others.
+
+    Of at most so many products, the polynomial's own included; a few frequencies left are not worth another one.
+    The best frequency is visited after the first and the last.
+    """
+    iteration = largest.iteration(index)
+    for product in range(products):
+        if product:
+            iteration.square()
+        best, norm = iteration.highest
+        if product in (0, products - 1) and not norm <= largest.value:
+            largest.visit(best)
+        iteration.leave_out()
+        if len(iteration.index) <= few:
+            break
+    return iteration.index

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from specnorm.auditing import readers
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First pickle of the format that torch.save wrote before 1.6."""
@@ -32,6 +35,11 @@ def kernels(seed: int = 0) -> dict[str, NDArray[np.float32]]:
         "fc.weight": normal(3, 8),
         "fc.bias": normal(3),
     }
+
+
+def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read every format in this process, whose modules a test has changed."""
+    monkeypatch.setattr(readers, "_ISOLATED", frozenset())
 
 
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> Path:

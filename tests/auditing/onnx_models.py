@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from auditing import files
 from specnorm import networks
 from specnorm.auditing import network
 from specnorm.auditing.layers import Tensor
@@ -44,6 +45,7 @@ def model(
 
 def by_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an audit bound a network by the product alone: layers together take a thousand layers minutes."""
+    files.read_here(monkeypatch)
     product = networks.Product()
     monkeypatch.setattr(network, "bound", lambda graph, measure, **_: networks.bound(graph, measure, method=product))
 

@@ -15,6 +15,7 @@ from numpy.testing import assert_array_equal
 
 from auditing import files
 from specnorm import backends
+from specnorm.auditing import audit
 from specnorm.auditing.readers import open_model
 from specnorm.auditing.readers.pickles import check_checkpoint
 from specnorm.errors import ModelFileError, NoBackend
@@ -181,6 +182,7 @@ def test_without_torch_the_message_says_what_to_install(tmp_path: Path, monkeypa
     def missing(root: str) -> None:
         raise NoBackend(f"No backend is registered as {root!r}.")
 
+    files.read_here(monkeypatch)
     monkeypatch.setattr(backends, "load", missing)
     with pytest.raises(ModelFileError, match=r"pip install 'specnorm-bounds\[torch\]'"), open_model(str(path)):
         pass
@@ -208,13 +210,13 @@ def test_every_wrapping_gives_the_same_tensors(tmp_path: Path, zipped: bool) -> 
     path = tmp_path / "model.safetensors"  # torch.load would look at the suffix
     arrays = files.kernels()
     state = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
-    moments = {"state": {0: {"exp_avg": torch.ones(3, 3), "step": 5}}}
+    moments = {"state": {0: {"exp_avg": torch.ones(3, 3), "step": 5}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}
     for content in (
         state,
         dict(state),
         {"state_dict": state, "epoch": 7, "best": 0.5, "args": None},
         {"model": {"state_dict": state}, "optimizer": moments, "optimizer_G": moments},
-        {"model_state_dict": state, "lr_scheduler": {"x": torch.ones(2, 2)}},
+        {"model_state_dict": state, "lr_scheduler": {"last_epoch": 3}},
     ):
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
         got = _read(path)
@@ -256,12 +258,29 @@ def test_items_of_lists_and_tuples_are_told_by_number(tmp_path: Path, zipped: bo
     loop.append(loop)
     for content, names in (
         ({"state_dict": [{"w": one}, {"w": two}], "epoch": 3}, {"state_dict.0.w", "state_dict.1.w"}),
-        ({"state_dict": [{"a": (one, two)}], "optimizer": [one]}, {"state_dict.0.a.0", "state_dict.0.a.1"}),
+        ({"state_dict": [{"a": (one, two)}], "epochs": [1]}, {"state_dict.0.a.0", "state_dict.0.a.1"}),
         ([{"w": one}, {"w": two}], {"0.w", "1.w"}),
         (loop, {"0.w"}),
     ):
         torch.save(content, tmp_path / "list.pt", _use_new_zipfile_serialization=zipped)
         assert _read(tmp_path / "list.pt").keys() == names
+
+
+def test_what_is_only_called_an_optimizer_is_read(tmp_path: Path) -> None:
+    """And named in the report: no array is left out for a name."""
+    torch = pytest.importorskip("torch")
+    kernel = torch.full((2, 2), 450.0)
+    for content, name in (
+        ({"optimizer": {"weight": kernel}}, "optimizer.weight"),
+        ({"optim": [kernel]}, "optim.0"),
+        ({"lr_scheduler": {"x": kernel}}, "lr_scheduler.x"),
+        ({"opt": {"state": {"weight": kernel}, "param_groups": []}}, "opt.state.weight"),
+        ({"x": {"state": kernel, "param_groups": [{"params": [0]}]}}, "x.state"),
+    ):
+        torch.save({"state_dict": {"a.weight": torch.eye(2) / 2}, **content}, tmp_path / "model.pt")
+        report = audit(tmp_path / "model.pt")
+        assert [row.name for row in (*report.layers, *report.unmeasured)] == ["a.weight", name]
+        assert "each nonexpansive" not in str(report)
 
 
 def test_half_precision_is_widened_exactly(tmp_path: Path) -> None:
@@ -340,6 +359,7 @@ def test_checkpoints_cut_anywhere_are_refused(tmp_path: Path, zipped: bool) -> N
 def test_old_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"w": torch.ones(2, 2)}, tmp_path / "model.pth")
+    files.read_here(monkeypatch)
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(ModelFileError, match="CVE-2025-32434"):
         _read(tmp_path / "model.pth")
@@ -353,6 +373,7 @@ def test_what_torch_says_is_cut_before_its_advice(tmp_path: Path, monkeypatch: p
         assert keywords == {"map_location": "cpu", "weights_only": True}
         raise RuntimeError("Weights only load failed. Re-running with weights_only=False...\nmore")
 
+    files.read_here(monkeypatch)
     monkeypatch.setattr(torch, "load", load)
     with pytest.raises(ModelFileError) as caught:
         _read(tmp_path / "model.pth")

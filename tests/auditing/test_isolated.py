@@ -141,9 +141,10 @@ def test_libraries_write_nothing_beside_the_report(tmp_path: Path, recwarn: pyte
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_other_protocols_of_pickles_are_no_matter(
-    tmp_path: Path, protocol: int, recwarn: pytest.WarningsRecorder
+    tmp_path: Path, protocol: int, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr(f"{LIMITS}.SECONDS", 10)
     torch.save({"w": torch.eye(2)}, tmp_path / "model.pth", pickle_protocol=protocol)
     recwarn.clear()
     assert [row.status for row in auditing.audit(tmp_path / "model.pth").layers] == ["ok"]

@@ -102,6 +102,17 @@ def test_every_kernel_and_nothing_else(suffix: str) -> None:
         assert len(convolutions) == len(TRUTHS[model])
 
 
+def test_what_only_a_name_says_is_named() -> None:
+    """Where there is no configuration: the kernel in a wrapper, an embedding, all below ``optimizer``."""
+    for suffix in ("keras", "h5"):
+        assert audit(DATA / f"two.{suffix}", methods=()).unmeasured == ()
+    report = audit(DATA / "two.weights.h5", methods=())
+    names = {row.name for row in report.unmeasured}
+    assert "spectral_normalization/0" in names  # a layer indeed
+    assert {name.partition("/")[0] for name in names} == {"inner", "spectral_normalization", "optimizer"}
+    assert all("no configuration" in str(row.reason) for row in report.unmeasured)
+
+
 def test_attention_is_refused_and_recurrent_matrices_say_what_they_are() -> None:
     rows = _rows(DATA / "others.keras")
     refused = [name for name, row in rows.items() if row.status == "error"]

@@ -24,8 +24,9 @@ def _names(layers: list[Layer]) -> list[str]:
     ("shape", "kind"), [((3, 8), "linear"), ((2, 4, 5), "conv"), ((4, 3, 3, 3), "conv"), ((2, 2, 1, 1, 3), "conv")]
 )
 def test_two_axes_are_linear_and_three_to_five_conv(shape: tuple[int, ...], kind: str) -> None:
-    (layer,), skipped = select([_tensor("x.weight", shape)])
-    assert (layer.kind, layer.refusal, skipped) == (kind, None, 0)
+    found = select([_tensor("x.weight", shape)])
+    (layer,) = found.layers
+    assert (layer.kind, layer.refusal, found.skipped, found.unmeasured) == (kind, None, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -56,14 +57,18 @@ def test_two_axes_are_linear_and_three_to_five_conv(shape: tuple[int, ...], kind
     ],
 )
 def test_what_is_no_layer(name: str, shape: tuple[int, ...], dtype: str) -> None:
-    layers, skipped = select([_tensor(name, shape, dtype), _tensor("conv.weight", (2, 2, 3))])
-    assert _names(layers) == ["conv.weight"]
-    assert skipped == 1
+    """And what could be one nevertheless, by its shape and its numbers, is named with the reason."""
+    found = select([_tensor(name, shape, dtype), _tensor("conv.weight", (2, 2, 3))])
+    assert _names(found.layers) == ["conv.weight"]
+    assert found.skipped == 1
+    certain = len(shape) < 2 or dtype in ("int64", "bool")
+    assert _names(found.unmeasured) == ([] if certain else [name])
+    assert all(layer.refusal for layer in found.unmeasured)
 
 
 @pytest.mark.parametrize("dtype", ["object", "void16"])
 def test_unreadable_kernels_are_refused_not_left_out(dtype: str) -> None:
-    (layer,), _ = select([_tensor("conv.weight", (2, 2, 3), dtype)])
+    (layer,) = select([_tensor("conv.weight", (2, 2, 3), dtype)]).layers
     assert layer.refusal is not None
     assert "float32" in layer.refusal
 
@@ -73,24 +78,25 @@ def test_unreadable_kernels_are_refused_not_left_out(dtype: str) -> None:
     [("a.weight_g", "a.weight_v"), ("a.parametrizations.weight.original0", "a.parametrizations.weight.original1")],
 )
 def test_weight_normalisation_is_refused_not_measured(length: str, direction: str) -> None:
-    (layer,), skipped = select([_tensor(length, (4, 1, 1)), _tensor(direction, (4, 3, 3))])
+    found = select([_tensor(length, (4, 1, 1)), _tensor(direction, (4, 3, 3))])
+    (layer,) = found.layers
     assert layer.tensor.name == direction
     assert "weight normalisation" in str(layer.refusal)
-    assert skipped == 1
+    assert (found.skipped, found.unmeasured) == (1, [])
 
 
 @pytest.mark.parametrize("name", ["a.weight_orig", "a.parametrizations.weight.original"])
 def test_raw_parameters_say_so(name: str) -> None:
-    (layer,), _ = select([_tensor(name, (4, 3, 3))])
+    (layer,) = select([_tensor(name, (4, 3, 3))]).layers
     assert layer.refusal is None
     assert "as stored" in layer.assumed[0]
 
 
 def test_a_weight_beside_its_original_is_the_row() -> None:
     """torch's old spectral norm keeps both."""
-    layers, skipped = select([_tensor("a.weight_orig", (4, 3, 3)), _tensor("a.weight", (4, 3, 3))])
-    assert [layer.tensor.name for layer in layers] == ["a.weight"]
-    assert skipped == 1
+    found = select([_tensor("a.weight_orig", (4, 3, 3)), _tensor("a.weight", (4, 3, 3))])
+    assert _names(found.layers) == ["a.weight"]
+    assert (found.skipped, found.unmeasured) == (1, [])
 
 
 def test_what_the_file_says_comes_first() -> None:
@@ -102,7 +108,8 @@ def test_what_the_file_says_comes_first() -> None:
         replace(_tensor("d.bias", ()), kind="unknown", refusal="lost"),
         replace(_tensor("e.weight", (4, 3)), refusal="damaged"),
     ]
-    layers, skipped = select(said)
+    found = select(said)
+    layers = found.layers
     assert [(layer.tensor.name, layer.kind, layer.refusal) for layer in layers] == [
         ("a.bias", "conv", None),
         ("b", "linear", None),
@@ -110,11 +117,15 @@ def test_what_the_file_says_comes_first() -> None:
         ("e.weight", "linear", "damaged"),
     ]
     assert layers[0].assumed == ("x",)
-    assert skipped == 2
+    assert found.skipped == 2
+    assert [(layer.tensor.name, layer.refusal) for layer in found.unmeasured] == [("d.bias", "lost")]
 
 
 def test_patterns_keep_order_and_case() -> None:
     tensors = [_tensor(name, (2, 2)) for name in ("b.w", "a.w", "B.w", "c.x")]
-    assert _names(select(tensors, ["a.*", "b.*"])[0]) == ["b.w", "a.w"]
-    assert _names(select(tensors, ["*.w"])[0]) == ["b.w", "a.w", "B.w"]
-    assert select(tensors, ["z*"]) == ([], 4)
+    assert _names(select(tensors, ["a.*", "b.*"]).layers) == ["b.w", "a.w"]
+    found = select(tensors, ["*.w", "a*", "z*"])
+    assert _names(found.layers) == ["b.w", "a.w", "B.w"]
+    assert (found.matched, found.skipped) == ({"*.w": 3, "a*": 1, "z*": 0}, 1)
+    assert found.names == ["b.w", "a.w", "B.w", "c.x"]
+    assert select(tensors, ["z*"]).layers == []

@@ -165,6 +165,26 @@ def test_weights_of_unread_operators_are_error_rows(tmp_path: Path) -> None:
     assert "Attention (cell)" in str(report.layers[-1].reason)
 
 
+def test_what_an_unread_operator_holds_is_never_left_out_silently(tmp_path: Path) -> None:
+    """Integers, more axes than a layer has; not what a read operator takes: a table, an index."""
+    nodes = [
+        helper.make_node("ConvInteger", ["q", "w"], ["a"], name="cell"),
+        helper.make_node("Attention", ["x", "six"], ["b"], name="other"),
+        node("Conv", "x", "k", out="y"),
+        helper.make_node("Gather", ["table", "at"], ["t"]),
+    ]
+    arrays: Arrays = {
+        "w": np.ones((2, 2, 3, 3), dtype=np.int8),
+        "six": weights(1, 1, 2, 2, 2, 2),
+        "k": weights(3, 3, 1),
+        "at": np.array([[0, 1]]),
+        "table": weights(4, 4),
+    }
+    report = specnorm.audit(saved(model(nodes, arrays, (5, 3, 3)), tmp_path / "m.onnx"))
+    assert [row.name for row in report.layers] == ["k"]
+    assert {row.name: "which is not read" in str(row.reason) for row in report.unmeasured} == {"w": True, "six": True}
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize(("operator", "labels"), [("RNN", "i"), ("GRU", "zrh"), ("LSTM", "iofc")])
 def test_each_gate_of_a_recurrent_operator_is_a_row(

@@ -14,6 +14,7 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, numpy_helper  # noqa: E402
 
 import specnorm  # noqa: E402
+from auditing import files  # noqa: E402
 from auditing.onnx_models import by_product, drawing, listed, model, node, norm, saved  # noqa: E402
 from specnorm.auditing.readers import open_model  # noqa: E402
 from specnorm.errors import ModelFileError  # noqa: E402
@@ -199,6 +200,7 @@ def test_cut_and_flipped_files_are_messages_or_rows(tmp_path: Path) -> None:
 
 def test_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(model([node("MatMul", "x", "w")], {"w": weights(3, 3)}, (1, 3)), tmp_path / "m.onnx")
+    files.read_here(monkeypatch)
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert "specnorm-bounds[onnx]" in refused(path)
 

@@ -75,11 +75,23 @@ def test_columns_of_a_table_are_as_wide_as_what_is_seen() -> None:
     assert len({line.count("|") for line in table}) == 1
 
 
-@pytest.mark.parametrize("start", list("=+-@\t\r\n"))
+@pytest.mark.parametrize("start", list("=+-@"))
 def test_formulas_are_defused_in_csv(start: str) -> None:
     name = f"{start}cmd|' /C calc'!A0"
     (row,) = csv.DictReader(io.StringIO(render([audit(_named(name))], "csv"), newline=""))
     assert row["name"] == f"'{name}"
+
+
+@pytest.mark.parametrize("character", list("\t\r\n\0\x1b\x7f\x9b\u202e\u2066\u200b\udc80"))
+def test_csv_escapes_what_does_not_print(character: str) -> None:
+    """In names, paths and reasons: one line a layer, nothing that turns the text around, and no end of a string."""
+    name = f"{character}a{character}.weight"
+    report = dataclasses.replace(audit({name: np.full((2, 2), np.nan)}), model=f"m{character}.npz")
+    text = render([report], "csv")
+    assert text.replace("\n", "").isprintable()
+    assert len(text.splitlines()) == 2
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert (row["name"], row["model"]) == (visible(name), visible(str(report.model)))
 
 
 def test_ordinary_text_is_left_alone_in_csv() -> None:

@@ -14,14 +14,17 @@ import json
 import sys
 from pathlib import Path
 
+from bench import networks_page, peers
+from bench import page as suite_page
 from bench.facts import FOLDER, Row, read, write
+from bench.gpu import run as run_on_gpu
+from bench.regressions import slower
 
 COMMITTED = FOLDER / "suite.jsonl"
 
 
 def main(words: list[str] | None = None) -> int:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure")
     run.add_argument("--sections", nargs="+", default=(), help="some tables only")
@@ -31,7 +34,7 @@ def main(words: list[str] | None = None) -> int:
     compare = commands.add_parser("compare", help="with committed figures")
     compare.add_argument("new", type=Path)
     compare.add_argument("old", type=Path, nargs="?", default=COMMITTED)
-    page = commands.add_parser("page", help="write the pages and the plots")
+    page = commands.add_parser("page", help="write the pages")
     page.add_argument("file", type=Path, nargs="?")
     networks = commands.add_parser("networks", help="whole networks")
     networks.add_argument("--only", nargs="+", default=(), help="some networks only, by name or widths")
@@ -48,33 +51,27 @@ def main(words: list[str] | None = None) -> int:
     if given.command == "run":
         measure(given)
     elif given.command == "compare":
-        from bench.regressions import slower
-
         found = slower(read(given.new), read(given.old))
         print("\n".join(found) or "nothing got slower than noise allows")
         return int(bool(found))
     elif given.command == "page":
         pages([given.file] if given.file else sorted(FOLDER.glob("*.jsonl")))
     elif given.command == "networks":
-        from bench.networks import run as run_networks
+        from bench import networks as whole
 
-        run_networks(given.only, given.limit, given.out)
+        whole.run(given.only, given.limit, given.out)
     else:
-        from bench.gpu import run as run_on_gpu
-
         run_on_gpu(given.out, given.device, given.size, given.minutes, given.parts)
     return 0
 
 
 def pages(files: list[Path]) -> None:
     """The pages of files, beside them; of all committed ones, the comparison with published methods too."""
-    from bench import networks_page, page, peers
-
     for file in files:
         if file.stem == "networks":
             networks_page.write(file.parent)
         elif file.stem in ("suite", "gpu") or len(files) == 1:
-            page.write(file)
+            suite_page.write(file)
     if len(files) > 1:
         peers.PAGE.write_text(peers.page(), encoding="utf-8")
 

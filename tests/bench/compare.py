@@ -1,4 +1,4 @@
-"""How far each method is from sigma* on published layers: tables of ``docs/methods/index.md``, and the first picture.
+"""How far each method is from sigma* on published layers: tables of ``docs/methods/index.md``.
 
     python -m bench.compare
 
@@ -21,7 +21,7 @@ from real_weights import MODELS, real_layers
 
 import specnorm
 from bench import facts
-from bench.markdown import picture, table
+from bench.markdown import filled, table
 from specnorm import Enclose, FantasticFour, Gram, Grid, Method, Reshaped, TensorNorm
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods" / "index.md"
@@ -30,13 +30,6 @@ METHODS: dict[str, Method] = {
     "enclose": Enclose(), "grid": Grid(), "tn": TensorNorm(), "gram, 3 steps": Gram(n_iter=3), "f4": FantasticFour(),
     "reshaped": Reshaped(),
 }  # fmt: skip
-PICTURE = PAGE.parents[1] / "_static" / "ladder.svg"
-RUNGS = {
-    "reshaped": ("reshaped_norm", "what spectral normalisation divides by"),
-    "grid": ("grid_bound", "proven, also under jit"), "tn": ("tn_bound", "proven, smooth"),
-    "gram, 3 steps": ("gram_bound", "proven, also under jit"), "f4": ("f4_bound", "proven, fastest"),
-}  # fmt: skip
-"""Of the picture: function, and what is said of it."""
 SIZED = 32
 """Input size of the second table, divided by the strides before each layer of ResNet-20."""
 
@@ -71,13 +64,9 @@ def ratios_at_a_size() -> Mapping[str, list[float]]:
     for _, kernel, geometry in real_layers("resnet20"):
         sigma = float(specnorm.measure(kernel.astype(np.float64), REFERENCE, **geometry).stats["lower"])
         circular = {**geometry, "padding_mode": "circular", "padding": "same"}
-        values = {
-            "power": specnorm.power_norm(kernel, size, **geometry),
-            "fft": specnorm.conv_norm(kernel, size, **circular),
-            "gram": specnorm.gram_bound(kernel, size, **circular),
-        }
-        for name, value in values.items():
-            found[name].append(float(value) / sigma)
+        found["power"].append(float(specnorm.power_norm(kernel, size, **geometry)) / sigma)
+        found["fft"].append(float(specnorm.conv_norm(kernel, size, **circular)) / sigma)
+        found["gram"].append(float(specnorm.gram_bound(kernel, size, **circular)) / sigma)
         size //= geometry["stride"][0]
     return found
 
@@ -123,42 +112,9 @@ def table_of_times() -> str:
     )
 
 
-def replaced(page: str, name: str, made: str) -> str:
-    """The page with the table between two marks put anew."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    head, _, rest = page.partition(begin)
-    _, mark, tail = rest.partition(end)
-    if not mark:
-        raise ValueError(f"the page has no place for the table {name!r}")
-    return f"{head}{begin}\n{made}\n{mark}{tail}"
-
-
-def draw(path: Path) -> None:
-    """A trained layer at every input size, 16 to 16 channels: one bar a method, from 0."""
-    (kernel,) = (kernel for name, kernel, _ in real_layers("resnet20") if "layer1.1.conv1" in name)
-    found = specnorm.enclose(kernel)
-    rungs = {name: float(specnorm.measure(kernel, METHODS[name]).value) for name in RUNGS}
-    rungs |= {"enclose: lower": float(found.lower), "enclose: upper": float(found.upper)}
-    rungs = dict(sorted(rungs.items(), key=lambda rung: -rung[1]))
-    with picture(path, figsize=(8, 3)) as axes:
-        for at, (name, value) in enumerate(rungs.items()):
-            colour = "C2" if name not in RUNGS else "C3" if value <= rungs["enclose: lower"] else "C0"
-            axes.barh(at, value, color=colour, height=0.6)
-            axes.text(value, at, f" {value:.3f}  {RUNGS.get(name, ('', 'proven'))[1]}", va="center", fontsize=9)
-        axes.axvline(rungs["enclose: lower"], color="0.3", linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rungs)), [RUNGS.get(name, (name,))[0] for name in rungs], fontsize=9)
-        axes.set_xlim(0, 1.5 * max(rungs.values()))
-        axes.set_xticks([])
-        axes.set_title("The norm of a trained 3x3 convolution, and what each number says of it", fontsize=10)
-        axes.spines[["top", "right", "bottom"]].set_visible(False)
-
-
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    for name, make in (("models", table_of_models), ("sizes", table_of_sizes), ("times", table_of_times)):
-        page = replaced(page, name, make())
-    PAGE.write_text(page, encoding="utf-8")
-    draw(PICTURE)
+    made = {"models": table_of_models(), "sizes": table_of_sizes(), "times": table_of_times()}
+    PAGE.write_text(filled(PAGE, made), encoding="utf-8")
 
 
 if __name__ == "__main__":

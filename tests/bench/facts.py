@@ -24,7 +24,6 @@ TESTS = Path(__file__).parents[1]
 FOLDER = TESTS.parent / "docs" / "benchmarks"
 
 
-# -- where and when --------------------------------------------------------------------------------------------------
 def git(*words: str) -> str:
     """What a git command prints; nothing where there is none."""
     try:
@@ -47,19 +46,17 @@ def about(*packages: str) -> Row:
     """
     commit = git("rev-parse", "--short", "HEAD") or os.environ.get("SPECNORM_COMMIT", "unknown")
     changed = "+" if git("status", "--porcelain", "--", ":/specnorm", ":/plugins") else ""
-    versions = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    installed = {it.metadata["Name"]: it.version for it in importlib.metadata.distributions()}
+    versions = {
+        "python": platform.python_version(),
+        **{name: installed[name] for name in packages if name in installed},
+    }
     return {
         "date": time.strftime("%Y-%m-%d"), "commit": commit + changed,
         "machine": f"{processor()}, {os.cpu_count()} cores", "versions": versions,
     }  # fmt: skip
 
 
-# -- measuring -------------------------------------------------------------------------------------------------------
 def interleaved(
     runs: dict[Any, Callable[[], Any]], quick: bool = False, clock: Callable[[], float] = time.process_time
 ) -> dict[Any, list[float]]:
@@ -145,7 +142,6 @@ def apart(command: Sequence[str], limit: float, environment: dict[str, str]) -> 
         yield f"error: ended with code {code}: {last[-300:]}"
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
 def read(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 

@@ -25,15 +25,11 @@ CHECKED = ("test_conformance.py", "test_arithmetic.py", "methods", "test_precisi
 SUITE = ("network", "training step", "libraries")
 ROUNDS: tuple[tuple[tuple[str, str, float], ...], ...] = (
     (("conformance", "torch", 60), ("conformance", "cupy", 60)),
-    (("network", "torch", 80),),
-    (("training step", "torch", 60),),
-    (("libraries", "torch", 60),),
-    (("network", "cupy", 60),),
-    (("libraries", "cupy", 60),),
-    (("libraries", "jax", 80),),
+    (("network", "torch", 80),), (("training step", "torch", 60),), (("libraries", "torch", 60),),
+    (("network", "cupy", 60),), (("libraries", "cupy", 60),), (("libraries", "jax", 80),),
     # JAX compiles for each shape: a minute or two of checks, beside the tests.
     (("conformance", "jax", 240), *(("tests", library, 240) for library in ("torch", "cupy", "jax"))),
-)
+)  # fmt: skip
 """Parts with their libraries and limits in seconds, the most important first; those of a round run at the same time."""
 
 
@@ -41,8 +37,7 @@ def command(part: str, library: str, device: str, size: str) -> list[str]:
     """Of Python: a section of the suite, or tests."""
     if part in SUITE:
         place = library if library == "cupy" else f"{library} {device}"
-        words = ["run", "--sections", part, "--libraries", place, "--threads", "0"]
-        return ["-m", "bench", *words, "--size", size]
+        return [*f"-m bench run --threads 0 --size {size} --sections".split(), part, "--libraries", place]
     files = CHECKED[:1] if part == "conformance" or size == "smoke" else CHECKED[1:]
     words = ["-v", "--tb=line", "-p", "no:cacheprovider", "-m", library, *files]
     if size != "smoke" and importlib.util.find_spec("xdist"):

@@ -28,7 +28,6 @@ class Library:
 
     @property
     def device(self) -> str:
-        """Where it computes."""
         return "cpu" if self.name == "numpy" or self.name.endswith(" cpu") else "cuda"
 
     def prepare(self, call: Callable[[Any], Any], kernel: np.ndarray) -> Callable[[], Any]:

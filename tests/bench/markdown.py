@@ -1,18 +1,15 @@
-"""How figures are written: tables, numbers, pictures."""
+"""How figures are written: tables, numbers."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.facts import Row
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    every = [header, *lines]
-    told = [f"| {' | '.join(line)} |" for line in every]
+    told = [f"| {' | '.join(line)} |" for line in (header, *lines)]
     return "\n".join([told[0], "|" + "---|" * len(header), *told[1:]]) + "\n"
 
 
@@ -44,17 +41,14 @@ def measured(rows: list[Row], *keys: str) -> str:
     return f"{every(rows, 'date')} at commit {every(rows, 'commit')} on {every(rows, 'machine')}{more}; {versions}"
 
 
-@contextlib.contextmanager
-def picture(path: Path, *args: Any, **options: Any) -> Iterator[Any]:
-    """Axes of a plot, which is saved at the end: the same figures give the same file."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "specnorm"
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(*args, **options)
-    yield axes
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+def filled(page: Path, made: Mapping[str, str]) -> str:
+    """The text of a page with what stands between the two marks of each name put anew."""
+    text = page.read_text(encoding="utf-8")
+    for name, part in made.items():
+        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        head, found, rest = text.partition(begin)
+        _, mark, tail = rest.partition(end)
+        if not (found and mark):
+            raise ValueError(f"the page {page.name} has no place for {name!r}")
+        text = f"{head}{begin}\n{part.strip() or 'Not measured.'}\n{mark}{tail}"
+    return text

@@ -56,10 +56,9 @@ def kernels_of_memory(
 def main(channels: list[int]) -> None:
     lines = []
     for name, (method, geometry) in ROWS.items():
-        every = [
-            kernels.flat(c)[:, :, 0, 0] if "matrix" in name else kernels.like_trained((c, c, 3, 3)) for c in channels
-        ]
-        figures = [kernels_of_memory(method, kernel.astype(np.float32), geometry) for kernel in every]
+        every = [kernels.flat(c) if "matrix" in name else kernels.like_trained((c, c, 3, 3)) for c in channels]
+        given = [kernel[:, :, 0, 0] if "matrix" in name else kernel for kernel in every]
+        figures = [kernels_of_memory(method, kernel.astype(np.float32), geometry) for kernel in given]
         lines.append([name, *(f"{x:.2f}" for pair in figures for x in pair)])
     names = [f"{c}x{c}x3x3{word}" for c in channels for word in (": backward", "held for it")]
     print(f"{markdown.measured([facts.about('numpy')])}\n\n{markdown.table(['', *names], lines)}")

@@ -21,8 +21,6 @@ from specnorm.auditing.readers.onnx import OnnxTensors
 from specnorm.networks import Graph, Multipliers
 
 TESTS = Path(__file__).parents[1]
-TRAINED = 400
-"""Steps of the network that is trained here."""
 RESNET20 = TESTS.parent / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 
 
@@ -47,7 +45,6 @@ class Network:
         return function, network_graph(function, self.shape)
 
 
-# -- ResNet-20 ---------------------------------------------------------------------------------------------------
 class Block(nn.Module):
     """Two convolutions and a shortcut of option A: every second pixel, zeros as further channels."""
 
@@ -91,7 +88,6 @@ def resnet20() -> nn.Module:
     return model.double().eval()
 
 
-# -- chains of 3x3 convolutions with ReLU between --------------------------------------------------------------------
 def chain(*widths: int, change: Callable[[nn.Conv2d], nn.Module] = lambda layer: layer) -> nn.Sequential:
     every = [change(nn.Conv2d(a, b, 3, padding=1)) for a, b in itertools.pairwise(widths)]
     return nn.Sequential(*[it for layer in every for it in (layer, nn.ReLU())][:-1])
@@ -132,7 +128,7 @@ def constrained() -> nn.Module:
     model = chain(1, *(16,) * 7, 1, change=spectral_norm)
     (image, _) = inputs((1, 160, 160))
     adam = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(TRAINED):
+    for _ in range(400):
         corners = torch.randint(0, 160 - 24, (16, 2)).tolist()
         clean = torch.cat([image[:, :, i : i + 24, j : j + 24] for i, j in corners]).float()
         adam.zero_grad()
@@ -142,7 +138,6 @@ def constrained() -> nn.Module:
     return model.double().eval()
 
 
-# -- others ----------------------------------------------------------------------------------------------------------
 def rfb320() -> Callable[[Tensor], Tensor]:
     import onnx
     from onnx_in_torch import run_onnx
@@ -176,8 +171,7 @@ def inputs(shape: tuple[int, ...]) -> list[Any]:
     return [(small - 127) / 128, noise]
 
 
-# -- what inputs reach -----------------------------------------------------------------------------------------------
-RATE, POWERS = 0.02, 30
+POWERS = 30
 
 
 def reached(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], steps: int) -> dict[str, Any]:
@@ -197,9 +191,9 @@ def reached(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], steps:
 def ascent(function: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, float]:
     """The best point seen, and its ratio."""
     x = start.clone().requires_grad_()
-    generator = torch.Generator().manual_seed(1)
-    d = (0.1 * torch.randn(start.shape, generator=generator, dtype=start.dtype)).requires_grad_()
-    adam = torch.optim.Adam([x, d], lr=RATE)
+    noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(1), dtype=start.dtype)
+    d = (0.1 * noise).requires_grad_()
+    adam = torch.optim.Adam([x, d], lr=0.02)
     best, at = 0.0, start
     for _ in range(steps):
         ratio = (function(x + d) - function(x)).norm() / d.norm()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.facts import Row, read
-from bench.markdown import measured, number, span, table
+from bench.facts import FOLDER, Row, read
+from bench.markdown import filled, measured, number, span, table
 
-LINES = "networks.jsonl"
-NOTES = Path(__file__).with_name("networks_notes.md")
-"""What limits the figures: written by hand, and put at the end."""
+LINES, PAGE = "networks.jsonl", FOLDER / "networks.md"
 TITLES = {
     "three": "three 3x3 convolutions of 8 channels, of [Whole networks](../networks.md)",
     "constrained": "eight 3x3 convolutions of 16 channels, trained to denoise a photograph with each kept at norm 1",
@@ -28,34 +26,11 @@ def write(folder: Path) -> None:
         for name, told in TITLES.items()
     ]
     costs = [[name, *(cost(one(rows, name, method)) for method, _ in LADDER[:3])] for name in TITLES]
-    page = f"""# Whole networks
-
-Proven Lipschitz constants of whole networks by the three methods of [`specnorm.networks`](../networks.md), and what
-inputs reach: the largest |f(x + d) - f(x)| / |d| by gradient ascent from a photograph and from noise, and the norm of
-the Jacobian there by power iterations, in float64. In parentheses: the part of the product.
-
-{table(["network", *(word for _, word in LADDER)], values)}
-*-*: not measured, or not ended in time. Below, processor time of one thread, and how much the process grows by at most
-beyond what it held before (the interpreter, torch and the network, some 370 MiB). Each method computes the product too.
-
-{table(["", *(word for _, word in LADDER[:3])], costs)}
-## Dense networks
-
-Random fully connected ReLU networks, their widths from input to output, in float64; variance 1/width. `Multipliers()`
-beside PyPI's `eclipse-nn` on the same weights, each with its processor time, and LipSDP's optimum with a multiplier for
-each neuron, by Clarabel (in parentheses: how far specnorm is above it). specnorm's and the product are proven, rounding
-included; the others' are as floating point has them. *Gave up*: eclipse-nn's check of its solver (SCS) refused a layer,
-and it told ECLipsE-Fast's value instead; the column after it is the same program with Clarabel in place of SCS.
-*Local*: on the ball of radius r around one input of Gaussian noise, proven, in one to ten seconds; before it the norm
-of the Jacobian at that input.
-
-{dense(rows)}
-{NOTES.read_text(encoding="utf-8").strip()}
-
-Measured {measured(rows)}; one thread, other programs running. Lines in [{LINES}]({LINES}). `python -m bench networks`
-in `tests` measures them again, `python -m bench page` makes this page.
-"""
-    (folder / "networks.md").write_text(page, encoding="utf-8")
+    made = {
+        "values": table(["network", *(word for _, word in LADDER)], values), "dense": dense(rows),
+        "costs": table(["", *(word for _, word in LADDER[:3])], costs), "measured": f"Measured {measured(rows)}.",
+    }  # fmt: skip
+    (folder / PAGE.name).write_text(filled(PAGE, made), encoding="utf-8")
 
 
 def one(rows: list[Row], network: str, method: str) -> Row | None:

@@ -6,7 +6,7 @@ import statistics
 from typing import NamedTuple
 
 from bench.facts import FOLDER, Row, read
-from bench.markdown import table
+from bench.markdown import filled, table
 from bench.networks_page import dense
 
 PAGE = FOLDER.parent / "compare.md"
@@ -39,33 +39,6 @@ PEERS = (
 )  # fmt: skip
 """What `bench.yardsticks` has written from the papers, and their promises as published."""
 
-HEAD = """# How it compares
-
-Published methods for the spectral norm of a convolution layer, and for the Lipschitz constant of a network, beside
-specnorm's, from the committed lines of the [benchmarks](benchmarks/index.md). `python -m bench page` in `tests` makes
-this page; nothing on it is typed by hand but the promises and sources.
-
-## Layers
-
-Each method written plainly from its paper, on the same kernels as its counterpart here, in turn in one process, on one
-thread. *Value*: divided by the layer's norm, proven to 1e-4, smallest to largest over the kernels; an upper bound below
-1 is wrong. *Faster*: how many times as fast the counterpart is, median of the paired ratios."""
-BETWEEN = """All of specnorm's upper values are proven, rounding included, where values are known; `enclose` gives both
-ends. The published ones come from floating-point arithmetic that nobody bounds, and need no library but one of
-arrays. `torch.nn.utils.parametrizations.spectral_norm`
-([Miyato et al. 2018](https://arxiv.org/abs/1802.05957)) divides by the
-norm of the [reshaped kernel](methods/reshaped.md), a lower bound: it makes no convolution 1-Lipschitz
-([tutorial](tutorials/one-lipschitz.md)).
-
-## Dense networks
-
-Random ReLU networks, beside [eclipse-nn](https://pypi.org/project/eclipse-nn/) as PyPI has it
-([ECLipsE](https://arxiv.org/abs/2404.04375)) and the optimum of
-[LipSDP](https://arxiv.org/abs/1906.04893) by a cone solver: smaller is closer. *Product* and *specnorm* are
-proven, rounding included; the others are what floating point and the solver say."""
-TAIL = """Convolutional and residual networks, which those codes do not take: [whole networks](benchmarks/networks.md).
-What a proof costs: [price](benchmarks/price.md)."""
-
 
 def _values(rows: list[Row], section: str, contestant: str) -> list[Row]:
     mine = (section, "torch cpu", contestant)
@@ -92,9 +65,8 @@ def layers(rows: list[Row]) -> str:
 
 
 def page() -> str:
-    """The page's text."""
+    """The page's text, with its tables put anew."""
     suite, networks = (read(FOLDER / f"{name}.jsonl") for name in ("suite", "networks"))
     days = sorted({row["date"] for row in suite + networks})
-    measured = f"Measured {days[0]} to {days[-1]} on {suite[0]['machine']}."
-    parts = [HEAD, layers(suite), BETWEEN, dense(networks, local=False), TAIL, measured]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    told = f"Measured {days[0]} to {days[-1]} on {suite[0]['machine']}."
+    return filled(PAGE, {"layers": layers(suite), "dense": dense(networks, local=False), "measured": told})

@@ -5,8 +5,7 @@ from __future__ import annotations
 from bench.facts import Row
 
 KEY = ("section", "name", "family", "shape", "dtype", "n", "library", "contestant", "threads")
-ROOM = 1.1
-"""Beyond the quarters of both runs: a tenth."""
+ROOM = 1.1  # beyond the quarters of both runs
 
 
 def slower(new: list[Row], old: list[Row]) -> list[str]:

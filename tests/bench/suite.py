@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import importlib.util
 import itertools
@@ -40,7 +41,7 @@ class Section:
     """
 
     yardstick: str
-    contestants: dict[str, Callable[[Any, Any], Any]]
+    contestants: dict[str, Callable[..., Any]]
     kernels: Sequence[Kernel]
     sizes: Sequence[int | None] = (None,)
     libraries: Sequence[str] = ("torch",)
@@ -53,36 +54,31 @@ def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
     return [(f"{c} channels", family, functools.partial(make, c)) for c in channels]
 
 
-class AsNear:
+_STEPS: dict[Any, int] = {}
+
+
+def as_near(kernel: Any, n: int) -> Any:
     """`power_norm` with as many steps as bring it as near as 100 steps of the power method: found at the first call."""
 
-    def __init__(self) -> None:
-        self._steps: dict[Any, int] = {}
+    def value(steps: int) -> Any:
+        return specnorm.measure(kernel, specnorm.Power(n_iter=steps), input_shape=n, padding_mode="circular").value
 
-    def __call__(self, kernel: Any, n: int) -> Any:
-        key = (tuple(kernel.shape), n)
-        if key not in self._steps:
-            aim, low, high = float(yardsticks.power_at_size(kernel, n)), 0, 1
-            while high < 100 and self._value(kernel, n, high) < aim:
-                low, high = high, 2 * high
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (low, middle) if self._value(kernel, n, middle) >= aim else (middle, high)
-            self._steps[key] = high
-        return self._value(kernel, n, self._steps[key])
-
-    def _value(self, kernel: Any, n: int, steps: int) -> Any:
-        method = specnorm.Power(n_iter=steps)
-        return specnorm.measure(kernel, method, input_shape=n, padding_mode="circular").value
+    key = (tuple(kernel.shape), n)
+    if key not in _STEPS:
+        aim = float(yardsticks.power_at_size(kernel, n))
+        _STEPS[key] = 1 + bisect.bisect_left(range(1, 100), aim, key=lambda steps: float(value(steps)))
+    return value(_STEPS[key])
 
 
-def rescaled(kernel: Any, _: Any) -> Any:
+def rescaled(kernel: Any, n: Any = None) -> Any:
+    del n
     return torch.linalg.vector_norm(specnorm.spectral_rescaling(kernel))
 
 
-def rescaled_backward(kernel: Any, _: Any) -> Any:
+def rescaled_backward(kernel: Any, n: Any = None) -> Any:
+    del n
     k = kernel.detach().requires_grad_()
-    return torch.linalg.vector_norm(torch.autograd.grad(rescaled(k, None), k)[0])
+    return torch.linalg.vector_norm(torch.autograd.grad(rescaled(k), k)[0])
 
 
 def enclosed(rtol: float) -> Callable[[Any, Any], Any]:
@@ -135,7 +131,7 @@ SECTIONS = {
         "gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, SMALL
     ),
     "power": Section(
-        "power_at_size", {"power_norm": POWER, "power_norm, as near": AsNear()},
+        "power_at_size", {"power_norm": POWER, "power_norm, as near": as_near},
         MIDDLE, (32, 64, 112),
     ),
     "PROPACK": Section("propack", {"power_norm": POWER}, MIDDLE, (32, 64)),
@@ -232,7 +228,7 @@ def measure(
             continue
         every = list(section.contestants.items())
         for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
-            runs[library.name, name] = library.prepare(_at(call, n), kernel)
+            runs[library.name, name] = library.prepare(functools.partial(call, n=n), kernel)
     key = (said["name"], said["family"], n)
     if key not in norms:
         flat = said["family"] == "flat" and kernel.shape[0] >= 128
@@ -244,10 +240,6 @@ def measure(
             found = facts.peak_bytes(runs[row["library"], row["contestant"]])
             row |= {} if found is None else {"peak_bytes": found, "peak_over_kernel": found / kernel.nbytes}
         yield row
-
-
-def _at(call: Callable[[Any, Any], Any], n: int | None) -> Callable[[Any], Any]:
-    return lambda k: call(k, n)
 
 
 def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], said: Row, quick: bool) -> Iterator[Row]:
@@ -270,7 +262,7 @@ def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], said: Row, qu
         yield {**said, "library": key[0], "contestant": key[1], **told, **values[key]}
 
 
-# -- whole networks: their yardstick is what NumPy or torch does best ------------------------------------------------
+# -- whole networks --------------------------------------------------------------------------------------------------
 PRODUCT = ("numpy", "matrix product")
 
 
@@ -314,15 +306,14 @@ def bounds(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     from specnorm.networks import Method, Multipliers, Product, bound
 
     del libraries
-    methods: dict[str, Method] = {"product": Product(), "multipliers": Multipliers(steps=20)}
-    for name, titles in {"three": ("product", "multipliers"), "resnet20": () if quick else ("product",)}.items():
-        graph = NETWORKS[name].made()[1] if titles else None
-        runs: dict[tuple[str, str], Run] = {
-            ("numpy", title): functools.partial(lambda g, m: bound(g, method=m).upper, graph, methods[title])
-            for title in titles
-        }
+    every: list[tuple[str, str, Method]] = [
+        ("three", "product", Product()), ("three", "multipliers", Multipliers(steps=20)),
+        ("resnet20", "product", Product()),
+    ]  # fmt: skip
+    for name, title, method in every[:1] if quick else every:
+        run = functools.partial(lambda g, m: bound(g, method=m).upper, NETWORKS[name].made()[1], method)
         here = {**said, "name": name, "shape": list(NETWORKS[name].shape), "yardstick": PRODUCT[1]}
-        yield from timed({PRODUCT: product(), **runs}, PRODUCT, here, quick) if titles else ()
+        yield from timed({PRODUCT: product(), ("numpy", title): run}, PRODUCT, here, quick)
 
 
 def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
@@ -333,18 +324,12 @@ def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
 
     batch = 4 if quick else 128
     said |= {"name": "ResNet-20", "shape": [batch, 3, 32, 32], "yardstick": "plain step"}
-    for library in (LIBRARIES[name] for name in libraries if name.startswith("torch")):
-        if library.missing:
-            yield {**said, "library": library.name, "contestant": "every one", "skipped": library.missing}
-            continue
+    for library in (LIBRARIES[name] for name in libraries if name.startswith("torch") and not LIBRARIES[name].missing):
         torch.manual_seed(0)
         model = ResNet20().to(library.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         x = torch.randn(batch, 3, 32, 32, device=library.device)
         y = torch.randint(10, (batch,), device=library.device)
-        every = [
-            SpectralPenalty(model, it).to(library.device) for it in (specnorm.TensorNorm(), specnorm.FantasticFour())
-        ]
 
         def step(penalty: Any = None, run: Any = model, optimizer: Any = optimizer, x: Any = x, y: Any = y) -> float:
             optimizer.zero_grad()
@@ -354,13 +339,9 @@ def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
             optimizer.step()
             return float(loss.detach())
 
-        def alone(penalty: Any) -> float:
-            (value := penalty()).backward()
-            return float(value.detach())
-
         plain = (library.name, "plain step")
         runs: dict[tuple[str, str], Run] = {plain: step}
-        for name, penalty in zip(("tn", "f4"), every, strict=True):
-            runs[library.name, f"with the penalty, {name}"] = functools.partial(step, penalty)
-            runs[library.name, f"the penalty alone, {name}"] = functools.partial(alone, penalty)
+        for method in (specnorm.TensorNorm(), specnorm.FantasticFour()):
+            penalty = SpectralPenalty(model, method).to(library.device)
+            runs[library.name, f"with the penalty, {method.name}"] = functools.partial(step, penalty)
         yield from timed(runs, plain, said, quick)

@@ -138,8 +138,7 @@ def aol(kernel: Tensor) -> Tensor:
 def aol_backward(kernel: Tensor) -> Tensor:
     """That with its gradient, whose norm is returned."""
     k = kernel.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(aol(k), k)
-    value: Tensor = torch.linalg.vector_norm(gradient)
+    value: Tensor = torch.linalg.vector_norm(torch.autograd.grad(aol(k), k)[0])
     return value
 
 

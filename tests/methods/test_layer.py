@@ -17,9 +17,15 @@ import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.certified.bound import finite
-from specnorm.certified.matrices import band
-from specnorm.certified.matrices.band import band_norm_up
-from specnorm.certified.matrices.block_tridiagonal import Band, gram_band, of_one_group, plans, to_layer
+from specnorm.certified.matrices import block_tridiagonal
+from specnorm.certified.matrices.block_tridiagonal import (
+    BlockTridiagonal,
+    gram_blocks,
+    largest_eigenvalue_up,
+    of_one_group,
+    plans,
+    to_layer,
+)
 from specnorm.numerics.block_lanczos import Plan
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import BoundSource
@@ -108,7 +114,7 @@ def test_every_cut_of_the_gram_matrix_is_the_gram_matrix(layer: Layer) -> None:
     ops = Execution.of(load("numpy"), given)
     for plan in plans(spec):
         truth = dense @ dense.T if plan.wide else dense.T @ dense
-        band: Any = gram_band(given, spec, plan, ops=ops)[0]
+        band: Any = gram_blocks(given, spec, plan, ops=ops)[0]
         n, d = band.diagonal.shape[1:3]
         full = np.zeros((n * d, n * d))
         for i in range(n):
@@ -143,10 +149,12 @@ def test_a_band_is_bounded_by_what_its_factorisation_leaves() -> None:
         largest: Any = np.linalg.eigvalsh(full)[:, -1] + shift
         diagonal = diagonal + shift * np.eye(size)
         ops = Execution.of(load("numpy"), diagonal)
-        proven: Any = band_norm_up(Band(diagonal, below), largest * (1 + 1e-9), ops=ops)
+        proven: Any = largest_eigenvalue_up(BlockTridiagonal(diagonal, below), largest * (1 + 1e-9), ops=ops)
         assert (proven >= largest).all()
         assert (proven <= largest * (1 + 2e-9)).all()
-        mixed: Any = band_norm_up(Band(diagonal, below), largest * np.asarray([1 + 1e-9, 1 - 1e-6]), ops=ops)
+        mixed: Any = largest_eigenvalue_up(
+            BlockTridiagonal(diagonal, below), largest * np.asarray([1 + 1e-9, 1 - 1e-6]), ops=ops
+        )
         assert mixed[0] == proven[0]
         assert mixed[1] > 1e300
 
@@ -172,16 +180,16 @@ def bands_below_the_truth() -> list[str]:
             below: Any = np.stack([split[i + 1, i] for i in range(blocks - 1)])[None]
             largest: Any = np.linalg.eigvalsh(full)[-1:]
             # Just above: the pivots of the last block are nearly zero, and what is carried to them is too small.
-            given: Any = Band(diagonal, below)
+            given: Any = BlockTridiagonal(diagonal, below)
             for factor in (1 + 1e-6, 1 - 1e-4, 1 - 1e-3):
-                if float(band_norm_up(given, largest * factor, ops=ops)[0]) < float(largest[0]) * (1 - 1e-12):
+                if float(largest_eigenvalue_up(given, largest * factor, ops=ops)[0]) < float(largest[0]) * (1 - 1e-12):
                     found.append(f"{seed}: {factor}")
     return found
 
 
 def test_what_a_bad_factorisation_leaves_over_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bands_below_the_truth() == []
-    monkeypatch.setattr(band, "_off", lambda rest, *_, xp: xp.zeros(rest.shape[:1]))
+    monkeypatch.setattr(block_tridiagonal, "_off", lambda rest, *_, xp: xp.zeros(rest.shape[:1]))
     assert bands_below_the_truth()
 
 

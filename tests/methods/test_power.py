@@ -142,7 +142,7 @@ def test_products_are_counted_and_few() -> None:
 def test_ritz_values_of_any_vectors_are_bounds(dtype: str) -> None:
     """Neither orthogonal, nor normalised, nor independent: what is proven assumes nothing about the vectors."""
     from specnorm.backends import load
-    from specnorm.certified.matrices.norms import ritz_down
+    from specnorm.certified.layer.own_matrix import ritz_down
 
     backend = load("numpy")
     for seed in range(60):

@@ -16,8 +16,7 @@ from specnorm_numpy import NumpyBackend
 
 import specnorm
 from specnorm.certified import rounding
-from specnorm.certified.layer.wave_bound import quotient_of_waves_down
-from specnorm.certified.layer.waves import Waves
+from specnorm.certified.layer.waves import Waves, quotient_of_waves_down
 from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution

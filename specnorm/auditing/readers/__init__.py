@@ -13,7 +13,9 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 from specnorm.auditing.layers import Tensor
@@ -33,8 +35,15 @@ class _Imported:
     name: str = "read"
 
     def __call__(self, file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-        reader: Reader = getattr(importlib.import_module(f"{__name__}.{self.module}"), self.name)
+        reader: Reader = getattr(self._imported(), self.name)
         return reader(file, path, max_bytes)
+
+    def prepare(self) -> None:
+        """Import the module, and what it says that it needs."""
+        getattr(self._imported(), "prepare", lambda: None)()
+
+    def _imported(self) -> ModuleType:
+        return importlib.import_module(f"{__name__}.{self.module}")
 
 
 _READERS: dict[str, Reader] = {
@@ -46,8 +55,8 @@ _READERS: dict[str, Reader] = {
     "hdf5": _Imported("keras_files", "read_hdf5"),
     "keras": _Imported("keras_files", "read_archive"),
 }
-_ISOLATED = frozenset({"hdf5", "keras"})
-"""Formats whose library can be made to loop for ever."""
+_ISOLATED = frozenset({"hdf5", "keras", "onnx", "pytorch"})
+"""Formats whose library can be made to loop for ever, or that say in few bytes what takes long."""
 _DAMAGE = (OSError, ValueError, EOFError, ArithmeticError, RecursionError, MemoryError)
 """What a reader or its library raises on damage; anything else is a fault of ours, and passes through as it is."""
 _ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
@@ -99,8 +108,14 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
 def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     """Let the file's reader list its arrays, in a child process where that is safer."""
     kind = sniff(file)
-    if kind in _ISOLATED:
-        return stack.enter_context(in_child(_READERS[kind], path, max_bytes))
+    if kind == "onnx" and kind in _ISOLATED:
+        from specnorm.auditing.readers import onnx
+
+        if not onnx.is_extended():
+            remote = stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=False))
+            return onnx.seen_from_here(remote, partial(onnx.read, file, path, max_bytes))
+    elif kind in _ISOLATED:
+        return list(stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind != "pytorch")))
     with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
         warnings.simplefilter("ignore")
         return _READERS[kind](file, path, max_bytes)

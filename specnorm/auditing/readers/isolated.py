@@ -1,7 +1,8 @@
-"""Readers that run in a child process with limits on time and memory, because their library can be made to loop.
+"""Readers that run in a child process with limits on time and memory, because their files can be made to take both.
 
-Damaged HDF5 files make the HDF5 library loop for ever, inside C code that no exception reaches. The child is ended
-then. It is kept for the next file, since a process takes some tenths of a second to start.
+Damaged HDF5 files make the HDF5 library loop for ever, inside C code that no exception reaches; pickles and ONNX graphs
+say in few bytes what takes long. The child is ended then. It is kept for the next file, since a process takes some
+tenths of a second to start. A graph stays in the child, which answers questions about it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from specnorm.auditing.layers import Tensor
-from specnorm.auditing.processes import Worker, WorkerLost
+from specnorm.auditing.processes import ONE_THREAD, Worker, WorkerLost
 from specnorm.errors import ModelFileError
 from specnorm.types import ArrayObject
 
@@ -27,8 +28,12 @@ SECONDS = 10
 """Processor time that listing a file, or reading one array, may take; and a second more for each of these bytes:"""
 BYTES_PER_SECOND = 10 * 2**20
 """A tenth of what deflate unpacks on one slow processor."""
+GRAPH_SECONDS = 600.0
+"""Processor time that bounding a file's network, or proving a certificate of it, may take, unless told otherwise."""
 MEMORY = 2**30
 """What the child may take beyond twice ``max_bytes`` (an archive unpacked, and one of its arrays)."""
+PLAIN_MEMORY = 3 * 2**29
+"""The same of a file without compression, beyond four times its arrays in float64: values of its graph, above all."""
 
 Reader = Callable[[BinaryIO, str, int], list[Tensor]]
 """Called with the open file, its path, and the most bytes its arrays may take; lists them without reading them.
@@ -39,20 +44,59 @@ cannot make sense of a `Tensor.refusal`. What the file says of an array goes int
 """
 
 
+class Remote(list[Tensor]):
+    """The arrays of a file that a child process has open."""
+
+    def __init__(self, tensors: list[Tensor], child: _Child) -> None:
+        super().__init__(tensors)
+        self._child = child
+
+    def ask(
+        self,
+        seconds: float | None,
+        function: Callable[..., Any],
+        *arguments: Any,
+        told: Callable[..., object] | None = None,
+    ) -> Any:
+        """Call a function there with what the reader gave, and arguments.
+
+        Parameters
+        ----------
+        seconds : float or None
+            Of processor time; None: as long as it takes, and the memory that ``max_bytes`` allows.
+        function : callable
+            Importable by its name.
+        *arguments
+            Can be pickled, as what it gives can.
+        told : callable, optional
+            Called with what it tells meanwhile, see `processes.tell`.
+
+        Raises
+        ------
+        ModelFileError
+            If it breaks a limit. No array can be read any more then.
+        """
+        memory = None if seconds is None else PLAIN_MEMORY + 4 * self._child.arrays
+        return self._child.call(seconds, _asked, function, *arguments, memory=memory, told=told)
+
+
 @contextmanager
-def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[list[Tensor]]:
+def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) -> Iterator[Remote]:
     """List the arrays of a file in a child process, which also reads them.
 
     Parameters
     ----------
     read : callable
-        A reader, importable by its name.
+        A reader, importable by its name; its ``prepare``, if it has one, is called first, without limits: libraries
+        that are imported there are no part of what the file takes.
     max_bytes : int
         Most bytes of all arrays.
+    packed : bool, default True
+        Whether a small file may hold so many; otherwise its memory is limited by what it holds.
 
     Yields
     ------
-    list of Tensor
+    Remote
         Loadable until the context ends. An array whose reading ends the process is lost, and so are those after it.
 
     Raises
@@ -62,8 +106,12 @@ def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[list[Tensor]]:
     """
     child = _Child(path, max_bytes)
     try:
-        listed = child.call(Path(path).stat().st_size, _list, read, path, max_bytes)
-        yield [replace(tensor, load=partial(child.load, i, tensor)) for i, tensor in enumerate(listed)]
+        child.prepare(read)
+        size = Path(path).stat().st_size
+        memory = None if packed else PLAIN_MEMORY + 4 * size
+        listed = child.call(_seconds(size), _list, read, path, max_bytes, memory=memory)
+        child.arrays = sum(8 * math.prod(tensor.shape) for tensor in listed)
+        yield Remote([replace(tensor, load=partial(child.load, i, tensor)) for i, tensor in enumerate(listed)], child)
     finally:
         child.release()
 
@@ -78,49 +126,70 @@ class _Child:
     def __init__(self, path: str, max_bytes: int) -> None:
         self.path = path
         self.memory = 2 * max_bytes + MEMORY
+        self.arrays = 0
+        """Bytes of all of them in float64."""
         self.lost: str | None = None
         owner, worker = _spare.pop() if _spare else (os.getpid(), None)
         self.worker = worker if worker is not None and owner == os.getpid() and worker.is_alive else _started()
 
-    def call(self, size: int, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function there that handles so many bytes."""
+    def prepare(self, read: Reader) -> None:
+        """Let the reader import what it needs."""
+        try:
+            self.worker.call(_prepare, read)
+        except WorkerLost:  # the reader says what is wrong there
+            self.worker = _started()
+
+    def call(
+        self,
+        seconds: float | None,
+        function: Callable[..., Any],
+        *arguments: Any,
+        memory: int | None = None,
+        told: Callable[..., object] | None = None,
+    ) -> Any:
+        """Call a function there that may take so much processor time, and so much memory if that is less than ours."""
         if self.lost is not None:
             raise ModelFileError(self.lost)
-        seconds = SECONDS + math.ceil(size / BYTES_PER_SECOND)
+        memory = self.memory if memory is None else min(self.memory, memory)
         try:
-            answer = self.worker.call(_limited, seconds, self.memory, function, *arguments)
+            answer = self.worker.call(_limited, seconds, memory, function, *arguments, told=told)
         except WorkerLost as error:
             self.lost = f"the process that reads it dies: {error}."
             if "SIGXCPU" in str(error):
-                self.lost = f"reading it takes more than the limit of {seconds} s of processor time: it is damaged."
+                self.lost = f"reading it takes more than the limit of {seconds:g} s of processor time."
             raise ModelFileError(self.lost) from error
         except BaseException:
             self.lost = "the process that reads it was ended."  # by an interruption
             raise
         if isinstance(answer, MemoryError):
-            raise ModelFileError(f"reading it takes more memory than the limit of {self.memory} bytes.") from answer
+            raise ModelFileError(f"reading it takes more memory than the limit of {memory} bytes.") from answer
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
     def load(self, index: int, tensor: Tensor) -> ArrayObject:
         """Read one of the arrays."""
-        found: ArrayObject = self.call(8 * math.prod(tensor.shape), _load, index)
+        found: ArrayObject = self.call(_seconds(8 * math.prod(tensor.shape)), _load, index)
         return found
 
     def release(self) -> None:
         """Keep the process for the next file, or end it."""
         if self.lost is None:
             with suppress(ModelFileError):
-                self.call(0, _forget)
+                self.call(SECONDS, _forget)
                 _spare.append((os.getpid(), self.worker))
                 return
         self.worker.close()
 
 
+def _seconds(size: int) -> float:
+    """For so many bytes."""
+    return SECONDS + math.ceil(size / BYTES_PER_SECOND)
+
+
 def _started() -> Worker:
     try:
-        return Worker()
+        return Worker(ONE_THREAD)
     except RuntimeError as error:
         raise ModelFileError(f"it is read in a child process, and {error}.") from error
 
@@ -139,10 +208,20 @@ _listed: list[Tensor] = []
 _opened: list[BinaryIO] = []
 
 
+def _prepare(read: Reader) -> None:
+    with suppress(Exception):  # the reader itself says it in words
+        getattr(read, "prepare", lambda: None)()
+
+
 def _list(read: Reader, path: str, max_bytes: int) -> list[Tensor]:
     _opened.append(Path(path).open("rb"))  # noqa: SIM115 - arrays are read from it later
-    _listed[:] = read(_opened[0], path, max_bytes)
+    global _listed  # of this process, which reads one file at a time
+    _listed = read(_opened[0], path, max_bytes)
     return [replace(tensor, load=_elsewhere) for tensor in _listed]
+
+
+def _asked(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(_listed, *arguments)
 
 
 def _load(index: int) -> ArrayObject:
@@ -151,7 +230,8 @@ def _load(index: int) -> ArrayObject:
 
 
 def _forget() -> None:
-    _listed.clear()
+    global _listed
+    _listed = []
     while _opened:
         _opened.pop().close()
 
@@ -160,7 +240,7 @@ def _elsewhere() -> ArrayObject:
     raise NotImplementedError("arrays are read in the process that opened the file")
 
 
-def _limited(seconds: int, memory: int, function: Callable[..., Any], *arguments: Any) -> Any:
+def _limited(seconds: float | None, memory: int, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function under limits; what it raises is returned. Its libraries' warnings go nowhere."""
     with _limits(seconds, memory), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -171,7 +251,7 @@ def _limited(seconds: int, memory: int, function: Callable[..., Any], *arguments
 
 
 @contextmanager
-def _limits(seconds: int, memory: int) -> Iterator[None]:
+def _limits(seconds: float | None, memory: int) -> Iterator[None]:
     """The system ends this process after so much processor time, and gives it no more memory than this."""
     try:
         import resource
@@ -182,7 +262,8 @@ def _limits(seconds: int, memory: int) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     spent = resource.getrusage(resource.RUSAGE_SELF)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (_least(math.ceil(spent.ru_utime + spent.ru_stime) + seconds, most), most))
+    until = most if seconds is None else _least(math.ceil(spent.ru_utime + spent.ru_stime + seconds), most)
+    resource.setrlimit(resource.RLIMIT_CPU, (until, most))
     status = Path("/proc/self/statm")
     before, highest = resource.getrlimit(resource.RLIMIT_AS)
     if status.exists():  # macOS does not keep this limit
@@ -192,6 +273,7 @@ def _limits(seconds: int, memory: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (before, highest))
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most))
 
 
 def _least(value: int, most: int) -> int:

@@ -169,8 +169,10 @@ def describe(found: Sequence[Dataset], names: Mapping[tuple[str, ...], str], con
 def _tensor(dataset: Dataset, names: Mapping[tuple[str, ...], str], config: Node | None) -> Tensor:
     groups, leaf = dataset.path[:-1], re.sub(r":\d+$", "", dataset.path[-1])
     whole = "/".join(dataset.path)
+    # Without a configuration, only a name says so.
+    unsure = None if config is not None else "it is no kernel by its name in the file, which has no configuration."
     if groups and groups[0] in _OPTIMIZER:
-        return Tensor(whole, dataset.shape, dataset.dtype, dataset.load, kind="none")
+        return Tensor(whole, dataset.shape, dataset.dtype, dataset.load, kind="none", refusal=unsure)
     if groups[:1] == ("model_weights",):
         groups = groups[1:]
     modern = groups[-1:] == ("vars",)
@@ -181,12 +183,12 @@ def _tensor(dataset: Dataset, names: Mapping[tuple[str, ...], str], config: Node
         return Tensor(name, (), "void", dataset.load, kind="unknown", refusal=dataset.refusal)
     kernel = Tensor(name, dataset.shape, dataset.dtype, dataset.load, refusal=dataset.refusal, assumed=owner.assumed)
     if owner.kind in _NO_KERNELS or (owner.kind in ROLES and role is None):
-        return replace(kernel, kind="none")
+        return replace(kernel, kind="none", refusal=unsure)
     if role is not None:
         return _kernel(kernel, owner, role)
     if owner.kind in _REFUSED:
         if leaf == "bias" or (len(dataset.shape) == 2 and leaf not in ("0", _KERNEL)):
-            return replace(kernel, kind="none")
+            return replace(kernel, kind="none", refusal=unsure)
         if len(dataset.shape) > 2:
             reason = f"it belongs to a layer of class {owner.kind}, which is not measured."
             return replace(kernel, refusal=dataset.refusal or reason)

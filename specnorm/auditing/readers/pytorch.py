@@ -18,6 +18,11 @@ LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of what torch.save wrote before 1.6: a pickle of its magic number."""
 
 
+def prepare() -> None:
+    """Import torch, which takes more memory than most files."""
+    backends.load("torch")
+
+
 def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     """List the tensors of a state dict.
 

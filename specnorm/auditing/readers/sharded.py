@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -30,6 +31,17 @@ def index_of(folder: Path) -> Path:
             f"it is not a regular file but a folder, with {len(found)} files *{SUFFIX} in it. Name the model file."
         )
     return found[0]
+
+
+def files_of(path: Path) -> list[Path]:
+    """List the files that a model consists of: itself, or the index of a folder, and what an index names."""
+    with suppress(ModelFileError, OSError):
+        index = index_of(path) if path.is_dir() else path
+        if index.is_file():  # a pipe would block
+            with index.open("rb") as file:
+                shards = dict.fromkeys(_weight_map(file).values()) if file.read(1) == b"{" else ()
+                return [index, *(index.parent / shard for shard in shards if "\0" not in shard)]
+    return [path]
 
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:

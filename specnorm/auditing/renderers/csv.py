@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from specnorm.auditing.report import Report
-from specnorm.text import spreadsheet_safe
+from specnorm.text import spreadsheet_safe, visible
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
-    """One table of all models, with the fields of the JSON rows as columns after ``model``.
+    """One table of all models, with the fields of the JSON rows as columns after ``model``; unmeasured ones last.
 
     Parameters
     ----------
@@ -21,7 +21,9 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
         Unused: the column ``model`` is always there.
     """
     del many
-    rows = [{"model": report.model, **row.to_dict()} for report in reports for row in report.layers]
+    rows = [
+        {"model": report.model, **row.to_dict()} for report in reports for row in (*report.layers, *report.unmeasured)
+    ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     # Text is quoted whatever is in it: the writer alone would leave a bare carriage return to break the line.
@@ -36,4 +38,4 @@ def _cell(value: Any) -> str | float:
         return ""
     if isinstance(value, str):
         return spreadsheet_safe(value)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else visible(json.dumps(value))

@@ -105,8 +105,9 @@ def notes(report: Report) -> list[str]:
         f"{_count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear), "
         f"{_count(summary['errors'], 'error')}; {_count(summary['skipped'], 'other array')} skipped."
     ]
-    if report.skipped_names:
-        notes.append(f"Not measured: {', '.join(visible(name) for name in report.skipped_names)}.")
+    for reason in dict.fromkeys(row.reason for row in report.unmeasured):
+        named = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
+        notes.append(f"Not measured, though it could be a layer: {named}: {visible(str(reason))}")
     if summary["max_upper_layer"] is not None:
         ratios = f" tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
         notes.append(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
 from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.band import band_norm_up
-from specnorm.certified.matrices.block_tridiagonal import gram_band
+from specnorm.certified.matrices.block_tridiagonal import gram_blocks, largest_eigenvalue_up
+from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.certified.symbol import trigonometric
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from specnorm.certified.matrices.block_tridiagonal import Band, BandPlan
+    from specnorm.certified.matrices.block_tridiagonal import BlockPlan, BlockTridiagonal
     from specnorm.problem.layer_map import Convolution
     from specnorm.types import Array, ArrayOps
 
@@ -44,8 +45,81 @@ def ritz_values_down(layer: Convolution, vectors: Array, wide: bool, *, ops: Arr
     most = xp.max(xp.reshape(most, (b, groups)), axis=1) * host.root_up(layer.spec.padding_gain_sq)
     terms = rounding.up(most[:, None] * xp.linalg.vector_norm(vectors, axis=-1), vectors.shape[2] + 4, xp=xp)
     terms = terms[:, :, None]
-    values = norms.ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
+    values = ritz_down(images, terms, vectors, layer.roundings[wide], ops=ops)
     return values, arrays.normalise(images, xp=xp)[0]
+
+
+def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: ArrayOps) -> Array:
+    """Proven lower bounds of the k largest singular values of a linear map, from its action on k vectors.
+
+    With the vectors as the columns of X, ``sigma_j(A) >= sigma_j(A X) / ||X||``; the computed image Y differs from A X
+    by at most ``gamma(count) |A| |X|``; and the eigenvalues of Y*Y differ from its sorted diagonal by at most the norm
+    of what lies off it (Weyl, twice). Sharp for orthogonal vectors with orthogonal images, which Ritz vectors are.
+
+    Parameters
+    ----------
+    images : array, shape (b, k, m)
+        A x as computed.
+    terms : array, shape (b, k, any)
+        ``|A| |x|``, computed by the same operations, or anything as long or longer.
+    vectors : array, shape (b, k, n)
+        Any vectors, near unit length.
+    count : int
+        Roundings of one entry of the image.
+
+    Returns
+    -------
+    array, shape (b, k)
+        Descending; the first is a lower bound of the norm.
+    """
+    xp = ops.xp
+    k = images.shape[1]
+    u = rounding.unit(images, xp=xp)
+    lengths, roundings = _inner_products(vectors, ops=ops)
+    eye = xp.eye(k, dtype=vectors.dtype, device=ops.device(vectors))
+    mass = rounding.up(xp.linalg.trace(lengths), k + roundings, xp=xp)
+    width = rounding.up(
+        frobenius_up(lengths - eye, xp=xp) + 1 + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)),
+        4,
+        xp=xp,
+    )
+    gram, roundings = _inner_products(images, ops=ops)
+    diagonal = xp.linalg.diagonal(gram)
+    mass = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp)
+    spread = rounding.up(
+        frobenius_up(gram * (1 - eye), xp=xp) + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)),
+        4,
+        xp=xp,
+    )
+    tiny = float(xp.finfo(diagonal.dtype).smallest_normal)
+    # Squares of small entries underflow, each by less than the smallest normal number.
+    lowered = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp)
+    squares = lowered - spread[:, None] - k * images.shape[2] * tiny
+    values = rounding.down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
+    total, roundings = _inner_products(terms, ops=ops)
+    # The computed terms may be too small by a relative gamma(count) themselves.
+    share = rounding.gamma(count, u) / (1 - rounding.gamma(count, u))
+    total = xp.linalg.trace(total) + k * terms.shape[2] * tiny
+    lost = rounding.up(xp.sqrt(rounding.up(total, k + roundings, xp=xp)), 2, xp=xp) * (rounding.SLACK * share)
+    values = rounding.down((values - lost[:, None]) / rounding.up(xp.sqrt(width), 2, xp=xp)[:, None], 4, xp=xp)
+    return xp.maximum(values, xp.zeros_like(values))
+
+
+def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
+    """Gram matrices (b, k, k) of vectors (b, k, n), and the number of roundings of each entry.
+
+    The sum is taken in about sqrt(n) parts, whose roundings add up instead of multiplying.
+    """
+    xp = ops.xp
+    b, k, n = vectors.shape
+    part = max(1, math.isqrt(n))
+    parts = -(-n // part)
+    missing = parts * part - n
+    if missing:
+        filling = xp.zeros((b, k, missing), dtype=vectors.dtype, device=ops.device(vectors))
+        vectors = xp.concat([vectors, filling], axis=2)
+    split = xp.permute_dims(xp.reshape(vectors, (b, k, parts, part)), (0, 2, 1, 3))
+    return xp.sum(xp.matmul(split, xp.matrix_transpose(split)), axis=1), part + parts
 
 
 def residuals_up(layer: Convolution, u: Array, v: Array, values: Array, *, ops: ArrayOps) -> Array:
@@ -118,30 +192,18 @@ class LayerGram:
         Of one group, with kernels scaled to about 1 and known values.
     """
 
-    def __init__(self, layer: Convolution, plan: BandPlan, *, ops: ArrayOps) -> None:
+    def __init__(self, layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> None:
         if layer.spec.groups > 1:
             raise HypothesisError("the matrix of one group is not that of all groups")
         self._spec, self._plan, self._ops = layer.spec, plan, ops
-        self.band, roundings = gram_band(layer.kernels[:, 0, ...], layer.spec, plan, ops=ops)
-        self._error, empty = gram_error(layer, roundings, plan.lines * plan.entries, ops=ops)
+        self.matrix, roundings = gram_blocks(layer.kernels[:, 0, ...], layer.spec, plan, ops=ops)
+        self.error, empty = gram_error(layer, roundings, plan.lines * plan.entries, ops=ops)
         self._empty = ops.to_numpy(empty).tolist()
 
     def norms_near(self, targets: np.ndarray) -> list[Upper | None]:
         """Bounds of the norms, each just above its target (b,); None where there is no proof."""
-        return self._norms_near(self._ops.from_numpy(targets, self._error))
-
-    def norms_near_eigenvalues(self) -> list[Upper | None]:
-        """As close as one factorisation comes, where quotients are lost in the roundings of taps that cancel."""
-        xp, size = self._ops.xp, self._plan.size
-        values, _ = arrays.top_eigenpair(self.band.diagonal[:, 0, :, :], xp=xp)
-        # Allowance for the proof itself, as in `norms.matrix_norm_up`, and for what the matrix is off.
-        allowance = 1 + 2 * size * norms.cholesky_loss(size, self.band.diagonal, xp=xp)
-        squared = xp.maximum(values, xp.zeros_like(values)) * allowance + self._error
-        return self._norms_near(xp.sqrt(squared) * (1 + 32 * rounding.unit(self._error, xp=xp)))
-
-    def _norms_near(self, target: Array) -> list[Upper | None]:
         xp, rule = self._ops.xp, f"factorisation of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
-        values = norm_up_near(self.band, self._error, target, ops=self._ops)
+        values = norm_up_near(self.matrix, self.error, self._ops.from_numpy(targets, self.error), ops=self._ops)
         largest = float(xp.finfo(values.dtype).max)
         found = self._ops.to_numpy(values).tolist()
         return [_upper(value, self._spec, rule) if value < largest else None for value in found]
@@ -152,12 +214,12 @@ class LayerGram:
         return [zero if empty else norm for norm, empty in zip(norms, self._empty, strict=True)]
 
 
-def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> Array:
+def norm_up_near(band: BlockTridiagonal, error: Array, target: Array, *, ops: ArrayOps) -> Array:
     """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere.
 
     Parameters
     ----------
-    band : Band
+    band : BlockTridiagonal
         A*A or AA* as computed.
     error : array, shape (b,)
         From `gram_error`.
@@ -171,7 +233,7 @@ def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> A
     if band.diagonal.shape[1] == 1:
         proven = norms.gram_below(band.diagonal[:, 0, :, :], limit, ops=ops)
         return xp.where(proven & usable, rounding.up(target, 4, xp=xp), largest)
-    proven_sq = band_norm_up(band, limit, ops=ops)
+    proven_sq = largest_eigenvalue_up(band, limit, ops=ops)
     bounded = usable & (proven_sq < xp.finfo(target.dtype).max)
     root = xp.sqrt(xp.where(bounded, proven_sq + error, xp.ones_like(error)))
     return xp.where(bounded, rounding.up(root, 4, xp=xp), largest)

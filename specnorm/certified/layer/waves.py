@@ -2,7 +2,7 @@
 
 A wave is a product of one factor an axis, times a vector of channels. What tap k reads of it, and which outputs do, is
 a product of one table an axis too; so inner products of images are sums over pairs of taps of products of small tables,
-however many pixels there are.
+however many pixels there are. So is a lower bound of the layer's norm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.bound import HypothesisError
+from specnorm.certified import host, rounding
+from specnorm.certified.bound import HypothesisError, Lower, _lower
 from specnorm.certified.layer.circulant import reads_zeros
 from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.taps import axis_tables
@@ -127,3 +128,34 @@ class Waves:
             turned = xp.matmul(xp.permute_dims(x, order), xp.matrix_transpose(matrix))
             x = xp.permute_dims(turned, arrays.inverse_permutation(order))
         return x
+
+
+def norm_by_waves(waves: Waves, a: Array, *, ops: ArrayOps) -> Lower:
+    """`quotient_of_waves_down`, which bounds the layer."""
+    return _lower(quotient_of_waves_down(waves, a, ops=ops), waves.spec, "quotient of a sum of plane waves")
+
+
+def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:
+    """``||A x|| / ||x||`` of a sum of waves, rounded down: at most the norm of the layer.
+
+    Both squares are sums of products, each off by at most ``sqrt(2) gamma(2 n)`` times the same sum of magnitudes.
+
+    Parameters
+    ----------
+    a : array, shape (1, count, second)
+        Its channels; any.
+    """
+    xp = ops.xp
+    u = rounding.unit(a, xp=xp)
+    share = math.sqrt(2) * rounding.gamma(2 * waves.roundings, u)
+    magnitude, size = waves.magnitude(), xp.abs(a)
+    squares = []
+    for found, total in ((waves.image_inner(a), magnitude.image_inner(size)), (waves.inner(a), magnitude.inner(size))):
+        square = float(xp.real(found)[0, 0])
+        lost = host.inflate(float(xp.real(total)[0, 0]) * rounding.SLACK * share / (1 - share), 4)
+        squares.append((square, lost))
+    (image, lost), (length, more) = squares
+    above, below = host.sub_down(image, lost), host.add_up(length, more)
+    if not (above > 0 and 0 < below < math.inf):
+        return 0.0
+    return host.sqrt_down(host.div_down(above, below))

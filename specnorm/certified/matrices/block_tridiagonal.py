@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.certified import rounding
+from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.problem.layer_map import sizes_of, tables_of_axes
 from specnorm.problem.taps import readers_of
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Band:
+class BlockTridiagonal:
     """Symmetric block tridiagonal matrices.
 
     Parameters
@@ -39,7 +41,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class BandPlan:
+class BlockPlan:
     """How the Gram matrix of a layer of one group is cut into blocks.
 
     Parameters
@@ -91,7 +93,7 @@ class BandPlan:
         return 8 * (6 * self.blocks * self.size**2 + 2 * self.entries**2 + 3 * self.taps + counts + met)
 
 
-def plans(spec: ConvSpec) -> list[BandPlan]:
+def plans(spec: ConvSpec) -> list[BlockPlan]:
     """Every way to cut the Gram matrix of a layer of one group, the least work first."""
     large, small = sizes_of(spec)
     first, second = spec.stored_channels
@@ -107,11 +109,11 @@ def plans(spec: ConvSpec) -> list[BandPlan]:
             pairs = k * min(k, apart if wide else k)
             for bandwidth in {_bandwidth(table, large[axis], bool(wide)), lines}:
                 together = max(1, min(bandwidth, lines))
-                found.append(BandPlan(axis, bool(wide), lines, together, entries, taps, pairs))
+                found.append(BlockPlan(axis, bool(wide), lines, together, entries, taps, pairs))
     return sorted(found, key=lambda plan: plan.work)
 
 
-def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) -> tuple[Band, int]:
+def gram_blocks(kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> tuple[BlockTridiagonal, int]:
     """``A*A`` or ``AA*`` of layers of one group.
 
     Parameters
@@ -123,7 +125,7 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
 
     Returns
     -------
-    band : Band
+    band : BlockTridiagonal
     roundings : int
         n: the entries are off by at most ``gamma(n) |A|* |A|``.
     """
@@ -155,7 +157,7 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
         first += n * q * q
     # Where padding repeats pixels, each entry of both factors is a sum over the taps of the other axes.
     longest = inner * max(map(len, members), default=1)
-    return Band(*parts), longest + 2 * len(members) + 2 * sum(spec.kernel_shape) + 4
+    return BlockTridiagonal(*parts), longest + 2 * len(members) + 2 * sum(spec.kernel_shape) + 4
 
 
 def _met_by(taps: Array, pairs: np.ndarray, *, ops: ArrayOps) -> Array:
@@ -167,7 +169,7 @@ def _met_by(taps: Array, pairs: np.ndarray, *, ops: ArrayOps) -> Array:
     return xp.reshape(xp.matmul(xp.matrix_transpose(left), right), (b, e * e))
 
 
-def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Namespace) -> Array:
+def to_layer(vectors: Array, spec: ConvSpec, plan: BlockPlan, *, xp: Namespace) -> Array:
     """Vectors (b, r, lines * entries) of the blocks, in the order of the layer's own: channels before lines."""
     large, small = sizes_of(spec)
     sizes, channels = (small, spec.stored_channels[0]) if plan.wide else (large, spec.stored_channels[1])
@@ -202,7 +204,7 @@ def _met(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, np.ndarray]
     return np.where(met, readers % outputs, -1), np.where(met, readers // outputs, -1)
 
 
-def _counts(table: np.ndarray, n: int, plan: BandPlan) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+def _counts(table: np.ndarray, n: int, plan: BlockPlan) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Pairs of taps that couple lines, shape (c, 2), and how often they do in each block.
 
     Shapes (blocks, q, q, c) of the diagonal blocks, and (blocks - 1, q, q, c) of those below.
@@ -248,3 +250,58 @@ def _between_lines(
 def of_one_group(spec: ConvSpec) -> ConvSpec:
     """The geometry of a single group."""
     return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)
+
+
+def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps) -> Array:
+    """The limit raised by a little where it is proven to bound ``lambda_max(H)``; else the largest number, shape (b,).
+
+    With any L, ``x I - H = L L* + R`` has no eigenvalue below ``-||R||``, so ``lambda_max(H) <= x + ||R||``. L is lower
+    block bidiagonal, from a block Cholesky factorisation, which need not be accurate: R is computed from it. A block
+    tridiagonal R has at most the norm of its largest diagonal block and twice that of its largest other one.
+
+    Parameters
+    ----------
+    band : BlockTridiagonal
+        Only the blocks on and below the diagonal are read.
+    limit : array, shape (b,)
+        x.
+    """
+    xp = ops.xp
+    count, size = band.diagonal.shape[1], band.diagonal.shape[-1]
+    u = rounding.unit(band.diagonal, xp=xp)
+    eye = xp.eye(size, dtype=band.diagonal.dtype, device=ops.device(band.diagonal))
+    shift = limit[:, None, None] * eye
+    ok = limit > 0
+    on_diagonal = beside = xp.zeros_like(limit)
+    carried = before = xp.zeros_like(shift)
+    for i in range(count):
+        matrix = shift - band.diagonal[:, i, :, :]
+        left = matrix - carried
+        complete = ops.cholesky_ok(left)
+        ok = ok & complete
+        factor = xp.linalg.cholesky(xp.where(complete[:, None, None], left, eye))
+        square = xp.matmul(factor, xp.matrix_transpose(factor))
+        rest = matrix - square - carried
+        # Products of at most `size` terms, two differences, and the shift of the diagonal.
+        mass = frobenius_up(matrix, xp=xp) + _squared(factor, xp=xp) + _squared(before, xp=xp)
+        mass = rounding.up(mass, 4, xp=xp)
+        on_diagonal = xp.maximum(on_diagonal, _off(rest, mass, size, u, xp=xp))
+        if i + 1 < count:
+            below = -band.below[:, i, :, :]
+            before = xp.matrix_transpose(xp.linalg.solve(factor, xp.matrix_transpose(below)))
+            rest = below - xp.matmul(before, xp.matrix_transpose(factor))
+            mass = rounding.up(frobenius_up(before, xp=xp) * frobenius_up(factor, xp=xp), 2, xp=xp)
+            mass = rounding.up(mass + frobenius_up(below, xp=xp), 2, xp=xp)
+            beside = xp.maximum(beside, _off(rest, mass, size, u, xp=xp))
+            carried = xp.matmul(before, xp.matrix_transpose(before))
+    proven = rounding.up(limit + on_diagonal + 2 * beside, 4, xp=xp)
+    return xp.where(ok & (proven == proven), proven, xp.full_like(proven, float(xp.finfo(proven.dtype).max)))
+
+
+def _squared(a: Array, *, xp: Namespace) -> Array:
+    return rounding.up(frobenius_up(a, xp=xp) ** 2, 2, xp=xp)
+
+
+def _off(rest: Array, mass: Array, size: int, u: float, *, xp: Namespace) -> Array:
+    """Bound of a residual block's norm: as computed, and what its rounding may be. Overflow makes it no number."""
+    return rounding.up(frobenius_up(rest, xp=xp) + rounding.SLACK * rounding.gamma(size + 4, u) * mass, 4, xp=xp)

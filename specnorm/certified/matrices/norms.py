@@ -11,8 +11,6 @@ from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, 
 from specnorm.certified.symbol import symbols, trigonometric
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from specnorm.problem.frequencies import Frequencies
     from specnorm.types import Array, ArrayOps, Namespace
 
@@ -136,36 +134,6 @@ class SymbolNorms:
         return _lower(value, point, "quotient of a vector")
 
 
-def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Array:
-    """Proven upper bound of the spectral norm of each matrix of a stack.
-
-    ``||A||**2 = lambda_max(A*A)``; the computed Gram matrix differs from A*A by at most `product_error` times
-    ``||A||_F**2``, and `gram_below` proves a limit just above its computed largest eigenvalue: no eigenvalue routine is
-    trusted. Where the proof fails the Frobenius norm is returned, which is always a bound.
-
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-        Scaled to about 1.
-    error : array or float
-        Bound on ``||A - a||`` for a matrix A of which ``a`` is a computed version; broadcasts with the result.
-    """
-    xp = ops.xp
-    u = rounding.unit(a, xp=xp)
-    size, length = min(a.shape[-2:]), max(a.shape[-2:])
-    gram = arrays.gram_smaller(a, xp=xp)
-    frobenius = frobenius_up(a, xp=xp)
-    gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
-    estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-    # Twice the loss of the proof: once for it, once for what the factorisation itself needs.
-    lift = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
-    limit = xp.maximum(estimate, xp.zeros_like(estimate)) * lift
-    proven = gram_below(gram, limit, ops=ops)
-    bound = rounding.up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
-    # A zero matrix leaves nothing to a proof by factorisation and needs none.
-    return rounding.up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
-
-
 class GramProof:
     """The smaller Gram matrix H of each real matrix of a stack, and proofs of the norms by it.
 
@@ -245,133 +213,6 @@ def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
     found = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
     best = int(found.argmax())
     return _lower(float(found[best]), stack_of(tuple(a.shape)), "quotient of a vector"), best
-
-
-def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Namespace) -> Array:
-    """Proven upper bounds, shape (...), of the norms of matrices by so many Gram products: `GramIterates`.
-
-    None is the Frobenius norm; ``error`` is that of `matrix_norm_up`.
-    """
-    if a.shape[-1] > a.shape[-2]:
-        a = xp.matrix_transpose(a)
-    iterates = GramIterates(a, xp=xp)
-    for _ in range(n_iter):
-        iterates.square()
-    return rounding.up(iterates.norms_up() + error, 2, xp=xp)
-
-
-class GramIterates:
-    """Gram iteration of a stack of matrices, product by product, with a proven bound of their norms after each.
-
-    ``B_0 = A``, ``B_{t+1} = fl(B_t* B_t)`` after a rescaling by a power of two; then, backwards,
-    ``U_T = ||B_T||_F`` and, as ``||B_t||**2 = ||B_t* B_t||``, ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error
-    of the product (Delattre et al., ICML 2023, theorem 1, with rounding added).
-
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-        Scaled to about 1; or an error is added to the bounds that covers squares which vanish.
-    """
-
-    def __init__(self, a: Array, *, xp: Namespace) -> None:
-        self._xp, self._current, self._frobenius = xp, a, frobenius_up(a, xp=xp)
-        self._history: list[tuple[Array, Array]] = []
-
-    def square(self) -> None:
-        """One more product."""
-        xp, norm = self._xp, self._frobenius
-        exponent = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm))))
-        # A symbol can cancel down to subnormal numbers, whose inverse would overflow.
-        limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
-        exponent = xp.clip(exponent, -limit, limit)
-        factor = arrays.power_of_two(-exponent, xp=xp)
-        a = self._current * xp.astype(factor, self._current.dtype)[..., None, None]
-        lost = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
-        self._history.append((exponent, lost * rounding.product_error(a.shape[-2], a, xp=xp)))
-        self._current = xp.matmul(arrays.adjoint(a, xp=xp), a)
-        self._frobenius = frobenius_up(self._current, xp=xp)
-
-    def norms_up(self) -> Array:
-        """Proven upper bounds of the matrices' norms, shape (...)."""
-        bound = self._frobenius
-        for exponent, lost in reversed(self._history):
-            root = rounding.up(self._xp.sqrt(bound + lost), 4, xp=self._xp)
-            bound = arrays.unscale(root, exponent, xp=self._xp)
-        return bound
-
-    def take(self, index: np.ndarray, *, ops: ArrayOps) -> None:
-        """Go on with some matrices of a stack (f, m, n), by their numbers on the host."""
-        self._current, self._frobenius = (arrays.rows(x, index, ops=ops) for x in (self._current, self._frobenius))
-        self._history = [(arrays.rows(x, index, ops=ops), arrays.rows(y, index, ops=ops)) for x, y in self._history]
-
-
-def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: ArrayOps) -> Array:
-    """Proven lower bounds of the k largest singular values of a linear map, from its action on k vectors.
-
-    With the vectors as the columns of X, ``sigma_j(A) >= sigma_j(A X) / ||X||``; the computed image Y differs from A X
-    by at most ``gamma(count) |A| |X|``; and the eigenvalues of Y*Y differ from its sorted diagonal by at most the norm
-    of what lies off it (Weyl, twice). Sharp for orthogonal vectors with orthogonal images, which Ritz vectors are.
-
-    Parameters
-    ----------
-    images : array, shape (b, k, m)
-        A x as computed.
-    terms : array, shape (b, k, any)
-        ``|A| |x|``, computed by the same operations, or anything as long or longer.
-    vectors : array, shape (b, k, n)
-        Any vectors, near unit length.
-    count : int
-        Roundings of one entry of the image.
-
-    Returns
-    -------
-    array, shape (b, k)
-        Descending; the first is a lower bound of the norm.
-    """
-    xp = ops.xp
-    k = images.shape[1]
-    u = rounding.unit(images, xp=xp)
-    lengths, roundings = _inner_products(vectors, ops=ops)
-    eye = xp.eye(k, dtype=vectors.dtype, device=ops.device(vectors))
-    mass = rounding.up(xp.linalg.trace(lengths), k + roundings, xp=xp)
-    width = rounding.up(
-        frobenius_up(lengths - eye, xp=xp) + 1 + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)), 4, xp=xp
-    )
-    gram, roundings = _inner_products(images, ops=ops)
-    diagonal = xp.linalg.diagonal(gram)
-    mass = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp)
-    spread = rounding.up(
-        frobenius_up(gram * (1 - eye), xp=xp) + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)), 4, xp=xp
-    )
-    tiny = float(xp.finfo(diagonal.dtype).smallest_normal)
-    # Squares of small entries underflow, each by less than the smallest normal number.
-    lowered = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp)
-    squares = lowered - spread[:, None] - k * images.shape[2] * tiny
-    values = rounding.down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
-    total, roundings = _inner_products(terms, ops=ops)
-    # The computed terms may be too small by a relative gamma(count) themselves.
-    share = rounding.gamma(count, u) / (1 - rounding.gamma(count, u))
-    total = xp.linalg.trace(total) + k * terms.shape[2] * tiny
-    lost = rounding.up(xp.sqrt(rounding.up(total, k + roundings, xp=xp)), 2, xp=xp) * (rounding.SLACK * share)
-    values = rounding.down((values - lost[:, None]) / rounding.up(xp.sqrt(width), 2, xp=xp)[:, None], 4, xp=xp)
-    return xp.maximum(values, xp.zeros_like(values))
-
-
-def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
-    """Gram matrices (b, k, k) of vectors (b, k, n), and the number of roundings of each entry.
-
-    The sum is taken in about sqrt(n) parts, whose roundings add up instead of multiplying.
-    """
-    xp = ops.xp
-    b, k, n = vectors.shape
-    part = max(1, math.isqrt(n))
-    parts = -(-n // part)
-    missing = parts * part - n
-    if missing:
-        filling = xp.zeros((b, k, missing), dtype=vectors.dtype, device=ops.device(vectors))
-        vectors = xp.concat([vectors, filling], axis=2)
-    split = xp.permute_dims(xp.reshape(vectors, (b, k, parts, part)), (0, 2, 1, 3))
-    return xp.sum(xp.matmul(split, xp.matrix_transpose(split)), axis=1), part + parts
 
 
 def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:

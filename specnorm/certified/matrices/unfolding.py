@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from specnorm import arrays
 from specnorm.certified import rounding
 from specnorm.certified.bound import EVERYWHERE, Upper, _upper
-from specnorm.certified.matrices import norms
+from specnorm.certified.matrices import norms, stacks
 from specnorm.problem import unfoldings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _norms_up(matrix: Array, near: Array, *, ops: ArrayOps) -> Array:
     found = norms.GramProof(matrix, ops=ops).norm_near(near)
     if bool(ops.xp.all(ops.xp.isfinite(found))):
         return found
-    return ops.xp.minimum(found, norms.matrix_norm_up(matrix, ops=ops))
+    return ops.xp.minimum(found, stacks.matrix_norm_up(matrix, ops=ops))
 
 
 def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from specnorm.backends import backend_for
 from specnorm.certified import arithmetic, host
-from specnorm.certified.matrices.norms import matrix_norm_up
+from specnorm.certified.matrices.stacks import matrix_norm_up
 from specnorm.runtime.execution import Execution
 from specnorm.runtime.values import check_values
 

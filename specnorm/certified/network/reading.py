@@ -34,6 +34,9 @@ from specnorm.certified.network.operators.base import FloatArray
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
 
+MOST_TERMS = 128
+"""Of a value: what is added to itself again and again has more than any memory holds."""
+
 
 class Reader:
     """Reads a graph; see `values` and `escaping`."""
@@ -58,7 +61,7 @@ class Reader:
 
     def _read(self, node: Node) -> None:
         form = self._formed(node) if node.inputs else None
-        if form is not None:
+        if form is not None and len(form.terms) <= MOST_TERMS:
             self._forms[node.name] = form
         elif not (isinstance(node.operator, ops.Pad) and self._waits(node)):
             for name in node.inputs:

@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm.certified import rounding
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
-from specnorm.certified.matrices import norms
+from specnorm.certified.matrices import norms, stacks
 from specnorm.certified.symbol import trigonometric
 from specnorm.problem.frequencies import half_grid
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def symbol_norms_up(symbol: Symbol, *, ops: ArrayOps) -> Array:
     """Proven bounds of the norms of symbols, shape (b, f)."""
     error = trigonometric.symbol_error(symbol.blocks, xp=ops.xp)[:, None]
-    return norms.matrix_norm_up(symbol.matrices(), error, ops=ops)
+    return stacks.matrix_norm_up(symbol.matrices(), error, ops=ops)
 
 
 def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from specnorm.certified.bound import HypothesisError
-from specnorm.certified.matrices.norms import GramIterates
+from specnorm.certified.matrices.stacks import GramIterates
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 
@@ -64,27 +64,54 @@ class LargestBound:
                 self._value, self._found = value, found
             self._open[index] = False
 
-    def leave_out(self, index: np.ndarray, products: int, few: int) -> np.ndarray:
-        """Leave out frequencies whose norms Gram iteration proves to be no larger. The numbers of the others.
+    @property
+    def value(self) -> float:
+        """The largest bound met so far; what is no number stays."""
+        return self._value
 
-        Of at most so many products, the polynomial's own included; a few frequencies left are not worth another one.
-        The best frequency is visited after the first and the last.
-        """
-        polynomial, ops = self._polynomial, self._ops
-        columns = polynomial.columns_at(self.frequencies[index], np.zeros(len(index), dtype=np.int64))
-        iterates = GramIterates(columns, xp=ops.xp)
-        for product in range(products):
-            if product:
-                iterates.square()
-            norms = polynomial.norm_up(np.asarray(ops.to_numpy(iterates.norms_up()), dtype=np.float64))
-            top = int(np.argmax(norms))
-            if product in (0, products - 1) and not norms[top] <= self._value:
-                self.visit(index[top : top + 1])
-            kept = np.flatnonzero(~(norms <= self._value))
-            if len(kept) < len(index):
-                self._open[index[norms <= self._value]] = False
-                index = index[kept]
-                iterates.take(kept, ops=ops)
-            if len(index) <= few:
-                break
-        return index
+    def iteration(self, index: np.ndarray) -> Iteration:
+        """Gram iteration at some frequencies, by their numbers."""
+        return Iteration(self, index)
+
+    def _leave_out(self, index: np.ndarray) -> None:
+        self._open[index] = False
+
+
+class Iteration:
+    """Gram iteration at some frequencies, which leaves out those whose norms it proves to be no larger.
+
+    Attributes
+    ----------
+    index : integer array
+        Numbers of those that are left.
+    """
+
+    def __init__(self, largest: LargestBound, index: np.ndarray) -> None:
+        polynomial, self._largest, self._ops, self.index = largest._polynomial, largest, largest._ops, index
+        columns = polynomial.columns_at(largest.frequencies[index], np.zeros(len(index), dtype=np.int64))
+        self._polynomial, self._iterates = polynomial, GramIterates(columns, xp=self._ops.xp)
+        self._norms = self._norms_up()
+
+    def _norms_up(self) -> np.ndarray:
+        bounds = np.asarray(self._ops.to_numpy(self._iterates.norms_up()), dtype=np.float64)
+        return self._polynomial.norm_up(bounds)
+
+    @property
+    def highest(self) -> tuple[np.ndarray, float]:
+        """The frequency with the largest bound, shape (1,), and that bound."""
+        top = int(np.argmax(self._norms))
+        return self.index[top : top + 1], float(self._norms[top])
+
+    def square(self) -> None:
+        """One more product."""
+        self._iterates.square()
+        self._norms = self._norms_up()
+
+    def leave_out(self) -> None:
+        """Leave out the frequencies whose bounds are no larger than what was met."""
+        out = self._norms <= self._largest.value
+        if out.any():
+            self._largest._leave_out(self.index[out])
+            kept = np.flatnonzero(~out)
+            self.index, self._norms = self.index[kept], self._norms[kept]
+            self._iterates.take(kept, ops=self._ops)

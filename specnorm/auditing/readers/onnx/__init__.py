@@ -9,21 +9,54 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from specnorm.auditing.layers import Tensor
+from specnorm.auditing.readers.isolated import GRAPH_SECONDS, Remote
 from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.auditing.readers.onnx.walk import Walk
 from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.operators import registry
 from specnorm.errors import ModelFileError
+
+Sizes: TypeAlias = int | tuple[int, ...] | None
 
 
 class OnnxTensors(list[Tensor]):
-    """The arrays of an ONNX model; `graph` gives its network."""
+    """The arrays of an ONNX model; `graph` gives its network, ``remote`` what a child process knows of it."""
 
-    def __init__(self, tensors: list[Tensor], network: Callable[[int | tuple[int, ...] | None], Graph]) -> None:
+    def __init__(self, tensors: list[Tensor], network: Callable[[Sizes], Graph], remote: Remote | None = None) -> None:
         super().__init__(tensors)
         self.graph = network
+        self.remote = remote
+
+
+def prepare() -> None:
+    """Import what bounds a network."""
+    import onnx.reference
+
+    import specnorm.auditing.network
+
+    del onnx, specnorm
+
+
+def is_extended() -> bool:
+    """Whether somebody registered operators: classes of this process, which no other one knows."""
+    return bool(registry.names())
+
+
+def seen_from_here(remote: Remote, read_here: Callable[[], OnnxTensors]) -> OnnxTensors:
+    """The arrays that a child process listed. A graph is made here only after the child could make it."""
+
+    def graph(sizes: Sizes) -> Graph:
+        remote.ask(GRAPH_SECONDS, _rehearse, sizes)
+        return read_here().graph(sizes)
+
+    return OnnxTensors(remote, graph, remote)
+
+
+def _rehearse(tensors: OnnxTensors, sizes: Sizes) -> None:
+    tensors.graph(sizes)
 
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:

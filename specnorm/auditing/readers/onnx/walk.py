@@ -105,11 +105,12 @@ class Walk:
                     found += rows or [Tensor(name, c.shape, c.dtype, c.load, "none")]
                     continue
             where = self.unread.get(name)
-            if where is not None and c.dtype.startswith(FLOATING) and 2 <= len(c.shape) <= 5:
-                reason = f"it is a weight of {where}, which is not read as a layer."
-                found.append(Tensor(name, c.shape, c.dtype, c.load, "unknown", refusal=c.refusal or reason))
-            else:
-                found.append(Tensor(name, c.shape, c.dtype, c.load, "none"))
+            # Of an operator that is read in part, integers are the kernel or say where and how much.
+            weight = where is not None and c.dtype.startswith((*FLOATING, "float", "int4", "int8", "uint4", "uint8"))
+            kernel = weight and c.dtype.startswith(FLOATING) and 2 <= len(c.shape) <= 5
+            reason = c.refusal or f"it is a weight of {where}, which is not read as a layer."
+            kind = "unknown" if kernel else "none"
+            found.append(Tensor(name, c.shape, c.dtype, c.load, kind, refusal=reason if weight else None))
         return found
 
     def graph(self) -> Graph:

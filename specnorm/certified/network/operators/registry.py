@@ -47,6 +47,11 @@ def register_operator(cls: Class) -> Class:
     return cls
 
 
+def names() -> tuple[str, ...]:
+    """Of all operators that were added."""
+    return tuple(_KNOWN)
+
+
 def registered(name: str, arguments: Mapping[str, Any]) -> Operator | None:
     """An operator by its full name, made from its constant arguments; None if nobody registered it."""
     cls = _KNOWN.get(name)
