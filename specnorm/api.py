@@ -46,10 +46,10 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     KernelError, GeometryError, MethodError, BackendError
     """
     _check_method(method)
-    return measured(kernel, method, geometry, backend=backend_for(kernel))
+    return measure_with(kernel, method, geometry, backend=backend_for(kernel))
 
 
-def measured(kernel: ArrayObject, method: Method, geometry: Geometry, *, backend: Backend) -> Result:
+def measure_with(kernel: ArrayObject, method: Method, geometry: Geometry, *, backend: Backend) -> Result:
     """`measure` by the plugin that owns the kernel."""
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     value, stats, known = backend.apply(plan, kernel)

@@ -71,9 +71,10 @@ def precision(*dtypes: Any, xp: Namespace) -> tuple[float, float]:
     """Machine epsilon and smallest normal number of the coarsest of some dtypes."""
     found = []
     for dtype in dtypes:
-        # NumPy knows no bfloat16: that of ml_dtypes has a name, but no limits.
-        known = None if str(dtype) == "bfloat16" else xp.finfo(dtype)
-        found.append((float(known.eps), float(known.smallest_normal)) if known else (2.0**-7, 2.0**-126))
+        # NumPy knows no bfloat16: that of ml_dtypes has a name, but no limits. It is float32 with fewer digits.
+        short = str(dtype) == "bfloat16"
+        known = xp.finfo(xp.float32 if short else dtype)
+        found.append((2.0**-7 if short else float(known.eps), float(known.smallest_normal)))
     return max(found)
 
 

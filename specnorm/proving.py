@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from specnorm.api import measure, measured
+from specnorm.api import measure, measure_with
 from specnorm.backends import backend_for
 from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
@@ -17,6 +17,7 @@ from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
+    from specnorm.certificates import Certificate
     from specnorm.certified.bound import Lower, Upper
 
 
@@ -37,8 +38,8 @@ def enclose(
         The layer's own spatial input sizes. None: the supremum over all of them. Circular with a stride: every size
         that the stride divides.
     rtol : float, default 1e-3
-        Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where twisted
-        rings or the layer's own matrix come so close: see `docs/methods/enclosure.md`.
+        Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where skew
+        circulants or the layer's own matrix come so close: see `docs/methods/enclosure.md`.
     budget : float, optional
         Seconds; what has not begun by then is not tried. The bounds are wider then, and as true.
     **layer
@@ -59,7 +60,7 @@ def enclose(
     """
     backend, geometry = backend_for(kernel), Geometry(input_shape=input_shape, **layer)
     with Listening() as heard:
-        result = measured(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
+        result = measure_with(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
     figures = result.stats
     found = Enclosure(
         lower=figures["lower"],
@@ -70,7 +71,14 @@ def enclose(
         proof_dtype=figures["computed_in"],
         status=status_of(result),
     )
+    found = found.stated_by(partial(_certificate, kernel, result.spec))
     return found.proven_by(partial(_explained, *heard[0])) if len(heard) == 1 else found
+
+
+def _certificate(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
+    from specnorm.certificates import certificate_of  # for few
+
+    return certificate_of(kernel, spec, upper, name)
 
 
 def _explained(lower: Lower, upper: Upper, exponent: int) -> str:

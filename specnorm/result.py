@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from specnorm.errors import CertificateError
+
 if TYPE_CHECKING:
+    from specnorm.certificates import Certificate
     from specnorm.problem.spec import ConvSpec
 
 Kind = Literal["exact", "upper", "lower", "estimate"]
@@ -77,6 +80,7 @@ class Enclosure:
     proof_dtype: str
     status: str
     _chain: ClassVar[Any] = None
+    _statement: ClassVar[Any] = None
     """Of an instance: the claims behind its bounds. No field: what is made of an enclosure has other bounds."""
 
     @property
@@ -88,6 +92,31 @@ class Enclosure:
         """The same, with what `explain` prints."""
         object.__setattr__(self, "_chain", chain)
         return self
+
+    def stated_by(self, statement: Callable[[float, str], Certificate]) -> Enclosure:
+        """The same, with what `certificate` gives for a bound and a kernel's name."""
+        object.__setattr__(self, "_statement", statement)
+        return self
+
+    def certificate(self, name: str = "kernel") -> Certificate:
+        """What somebody else can check without specnorm: ``docs/check.py``, `docs/check-it-yourself.md`.
+
+        Its bound is ``upper``, or hardly larger where that takes too much to check. A search for cells may be needed.
+
+        Parameters
+        ----------
+        name : str, default "kernel"
+            Of the kernel in the file of the model that is given to the checker.
+
+        Raises
+        ------
+        CertificateError
+            If the format has no proof for such a layer, or the bounds were made from another enclosure's.
+        """
+        if self._statement is None:
+            raise CertificateError("this enclosure was made from another one: take that one's certificate.")
+        found: Certificate = self._statement(float(self.upper), name)
+        return found
 
     def explain(self) -> str:
         """The rules that prove both bounds, one a line, each with its number and above those that it rests on."""

@@ -9,24 +9,14 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
-import numpy as np
-
-from specnorm import arrays
 from specnorm.backends import Backend, common_backend
-from specnorm.certified import arithmetic, host, rounding
-from specnorm.certified.matrices import norms
+from specnorm.certified.curvature import SECOND_DERIVATIVE, curvature_up, radius_down
 from specnorm.errors import KernelError, MethodError
 from specnorm.problem.spec import check_dtype
-from specnorm.types import Array, ArrayT, Namespace
+from specnorm.types import Array, ArrayT
 
 Activation = Literal["sigmoid", "tanh", "softplus"]
 
-SECOND_DERIVATIVE: dict[str, float] = {
-    "sigmoid": host.sqrt_up(host.div_up(1.0, 108.0)),
-    "tanh": host.sqrt_up(host.div_up(16.0, 27.0)),
-    "softplus": 0.25,
-}
-"""Largest ``|phi''|`` of each activation, rounded up: 1 / (6 sqrt 3), 4 / (3 sqrt 3), 1 / 4."""
 _KINKED = ("relu", "relu6", "leakyrelu", "prelu", "selu", "hardtanh", "hardsigmoid", "hardswish")
 
 
@@ -89,15 +79,9 @@ def curvature_bound(
         raise MethodError(f"label and target are both {label}: the difference of a logit and itself has no curvature.")
     curvature = _second_derivative(activation)
     dtype = getattr(xp, check_dtype(str(weights.dtype), tuple(weights.shape)))
-    with arithmetic.exact(weights, backend=backend):
-        weights = xp.astype(weights, dtype)
-        largest = xp.max(xp.abs(weights[label, :] - weights[target, :]))
-        sigma = _number("norm", norm, weights, "up", backend)
-        # The difference, the constant's conversion and three products.
-        value = rounding.up(largest * sigma * sigma * curvature, 6, xp=xp)
-        tiny = xp.full_like(largest, float(xp.finfo(dtype).smallest_normal))
-        # Products of small numbers may underflow.
-        bound: Any = xp.where((largest > 0) & (sigma > 0), xp.maximum(value, tiny), value)
+    _check_number("norm", norm, backend)
+    rows_of = xp.astype(xp.stack([weights[label, :], weights[target, :]]), dtype)
+    bound: Any = curvature_up(rows_of, norm, curvature, backend=backend)
     found: ArrayT = bound
     return found
 
@@ -141,33 +125,14 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
     slope: Any = backend.detach(gradient)
     xp = backend.namespace(slope)
     dtype = getattr(xp, check_dtype(str(slope.dtype), tuple(slope.shape)))
-    with arithmetic.exact(slope, backend=backend):
-        slope = xp.reshape(xp.astype(slope, dtype), (1, 1, -1))
-        _known("gradient", slope, backend)
-        scaled, exponent = arrays.scale(slope, xp=xp)
-        length = arrays.unscale(norms.frobenius_up(scaled, xp=xp), exponent, xp=xp)[0, ...]
-        length = rounding.to_dtype(length, dtype, "up", xp=xp)
-        m = _number("margin", margin, slope, "down", backend)
-        bend = _number("curvature", curvature, slope, "up", backend)
-        radius: Any = _radius(m, length, bend, xp=xp)
+    slope = xp.reshape(xp.astype(slope, dtype), (1, 1, -1))
+    _known("gradient", slope, backend)
+    _check_number("margin", margin, backend)
+    _check_number("curvature", curvature, backend)
+    m = margin if isinstance(margin, (int, float)) else backend.detach(margin)
+    radius: Any = radius_down(m, slope, curvature, backend=backend)
     found: ArrayT = radius
     return found
-
-
-def _radius(m: Array, length: Array, bend: Array, *, xp: Namespace) -> Array:
-    """The radius of `certified_radius`, rounded down, for numbers of at least 0."""
-    # A common power of two changes no radius; without it, numbers near the smallest one lose their digits below.
-    together, _ = arrays.scale(xp.reshape(xp.stack([m, length, bend]), (1, 3)), xp=xp)
-    small = xp.maximum(xp.maximum(m, length), bend) < 1
-    m, length, bend = (xp.where(small, together[0, j], x) for j, x in enumerate((m, length, bend)))
-    # r = m / ((g + sqrt(g**2 + 2 M m)) / 2) loses nothing to cancellation; the root is taken without squaring g or M m.
-    cross = rounding.up(xp.sqrt(bend) * xp.sqrt(m) * math.sqrt(2.0), 6, xp=xp)
-    long, short = xp.maximum(length, cross), xp.minimum(length, cross)
-    share = short / xp.where(long > 0, long, xp.ones_like(long))
-    half = rounding.up(length / 2 + long / 2 * xp.sqrt(1 + share * share), 10, xp=xp)
-    radius = rounding.down(m / xp.where(half > 0, half, xp.ones_like(half)), 2, xp=xp)
-    infinite = xp.where(m > 0, xp.full_like(m, float(xp.finfo(m.dtype).max)), xp.zeros_like(m))
-    return rounding.to_dtype(xp.where(half == 0, infinite, radius), m.dtype, "down", xp=xp)
 
 
 def _second_derivative(activation: Any) -> float:
@@ -191,21 +156,18 @@ def _second_derivative(activation: Any) -> float:
     return float(activation)
 
 
-def _number(name: str, x: Any, like: Array, rounds: Literal["up", "down"], backend: Backend) -> Array:
-    """A number as a 0-d array in the precision of another array, rounded; a margin below 0 becomes 0."""
-    xp = backend.namespace(like)
-    if isinstance(x, (int, float)):
-        narrow = np.float64 if like.dtype == xp.float64 else np.float32
-        x = xp.full((), host.representable(float(x), narrow, rounds), dtype=like.dtype, device=backend.device(like))
-    elif tuple(x.shape) != ():
-        raise KernelError(f"{name} has shape {tuple(x.shape)}; expected one number.")
-    elif rounds == "down":
-        x = backend.detach(x)
-    _known(name, x, backend)
-    if name != "margin" and not backend.is_traced(x) and bool(x < 0):
+def _check_number(name: str, x: Any, backend: Backend) -> None:
+    """Refuse what is not one number, NaN, and a bound below 0, where values are known."""
+    if not isinstance(x, (int, float)):
+        if tuple(x.shape) != ():
+            raise KernelError(f"{name} has shape {tuple(x.shape)}; expected one number.")
+        _known(name, x, backend)
+        if backend.is_traced(x):
+            return
+    elif math.isnan(x):
+        raise KernelError(f"{name} is not a number (NaN).")
+    if name != "margin" and bool(x < 0):
         raise KernelError(f"{name}={float(x)!r} is negative: expected an upper bound.")
-    x = xp.maximum(x, xp.zeros_like(x))
-    return x if x.dtype == like.dtype else rounding.to_dtype(x, like.dtype, rounds, xp=xp)
 
 
 def _known(name: str, x: Array, backend: Backend) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from specnorm.certified.bound import EVERYWHERE, Lower, Upper, _lower, _upper
+from specnorm.certified.interval import Interval, _interval
 
 
 def assumed(value: float, what: object = EVERYWHERE) -> Upper:
@@ -13,3 +16,8 @@ def assumed(value: float, what: object = EVERYWHERE) -> Upper:
 def assumed_lower(value: float, what: object = EVERYWHERE) -> Lower:
     """As if it were proven."""
     return _lower(value, what, "assumed")
+
+
+def interval(low: np.ndarray, high: np.ndarray) -> Interval:
+    """As if it were proven."""
+    return _interval(low, high)

@@ -18,7 +18,7 @@ from oracle import dense_matrix
 
 import specnorm
 from specnorm import KernelError, MethodError, MixedBackends
-from specnorm.robustness import SECOND_DERIVATIVE
+from specnorm.certified.curvature import SECOND_DERIVATIVE
 
 Float = NDArray[np.float64]
 

@@ -30,6 +30,7 @@ LEVELS = (
     ("backends", "plugin"),
     (
         "api",
+        "certificates",
         "explaining",
         "folding",
         "matrices",

@@ -45,7 +45,7 @@ GROUPS = {
     "matrices": ("certified.matrices",),
     "symbols, cells": ("certified.symbol",),
     "a layer at its size": ("certified.layer",),
-    "rules of networks": ("certified.network",),
+    "rules of networks": ("certified.network", "certified.interval"),
     "networks: statements, certificates": ("networks",),
     "the problem: layers, arrays": ("problem", "arrays", "types", "errors"),
     "reader of model files": ("auditing",),
@@ -53,7 +53,6 @@ GROUPS = {
     "front door: the kernel in, the number out": ("",),
 }
 """Row -> its rooms; the last takes what is in none."""
-CORE_ROWS = ("claims, outward arithmetic", "matrices", "symbols, cells")
 
 
 @functools.cache

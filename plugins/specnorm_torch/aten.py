@@ -13,6 +13,7 @@ from torch import Tensor
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
 from specnorm.certified.network.operators.linear import PadMode
+from specnorm.certified.network.operators.piecewise import SINGLE
 from specnorm.networks import builders
 from specnorm_torch.calls import Builder, Call, Made, Moving, Pieces, Rule, first_of, is_value, numbers, rules, shape_of
 from specnorm_torch.products import PRODUCT, addmm, divide, einsum, linear, matmul, multiply, stacked
@@ -298,7 +299,7 @@ _FUNCTIONS = {
     "sin": ops.Sin(), "cos": ops.Cos(), "atan": ops.Arctan(), "erf": ops.Erf(), "exp": ops.Exp(), "log": ops.Log(),
     "sqrt": ops.Sqrt(), "rsqrt": ops.Rsqrt(), "reciprocal": ops.Reciprocal(), "square": ops.Power(2),
     # Torch multiplies by 1/6 in single precision.
-    "hardsigmoid": ops.HardSigmoid(1 / 6, 0.5, 2.0**-22),
+    "hardsigmoid": ops.HardSigmoid(1 / 6, 0.5, SINGLE),
 }  # fmt: skip
 _DIMS = (1, 2, 3)
 

@@ -19,7 +19,7 @@ from torch.export.graph_signature import InputKind
 
 from specnorm.certified.network.graph import Layer, Node
 from specnorm.certified.network.operators import Constant, Operator, Unknown
-from specnorm.certified.network.operators.base import FloatArray, Offset
+from specnorm.certified.network.operators.base import FloatArray, Offset, multiplied
 
 Moving: TypeAlias = Annotated[Any, "may depend on the network's inputs"]
 """Of a builder's parameter: a value of the graph (an fx node), or a constant. Others are constants."""
@@ -222,8 +222,7 @@ def offset(value: Any, factor: float = 1.0, spatial: int = 0) -> Offset | None:
         return None
 
     def load() -> tuple[FloatArray, FloatArray]:
-        found = numbers(value) * factor
-        found = found.reshape((*found.shape, *(1,) * spatial))
-        return found, abs(found) * (0.0 if abs(factor) == 1 else 2.0**-50)
+        found = numbers(value)
+        return multiplied(found.reshape((*found.shape, *(1,) * spatial)), factor)
 
     return load

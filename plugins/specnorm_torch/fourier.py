@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specnorm.certified import host
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
+from specnorm.certified.network.operators.fourier import one_over_up
 from specnorm_torch.aten import OPERATORS, function, sum_weights
 from specnorm_torch.calls import Call, Made, Moving, Rule, is_value, numbers, rules, shape_of
 from specnorm_torch.products import PRODUCT, matrices, stacked
@@ -121,9 +121,8 @@ def divided(call: Call, *, self: Moving, other: Moving) -> Made | Operator:
         return Unknown(_REPEATED)
     divisors = numbers(other)
     with np.errstate(divide="ignore", invalid="ignore"):
-        sizes, factors = 1 / abs(divisors), torch.from_numpy(np.asarray(1 / divisors))
-    # The absolute value and the quotient: a few roundings, and the next number where they are subnormal.
-    rounded = torch.from_numpy(np.asarray(host.next_up(host.inflate(sizes, 4)))).reshape(-1, 1, 1)
+        factors = torch.from_numpy(np.asarray(1 / divisors))
+        rounded = torch.from_numpy(one_over_up(divisors)).reshape(-1, 1, 1)
     return matrices(call, self, rounded, "...,...->...", factors, call.weights(self))
 
 

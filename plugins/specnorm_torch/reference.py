@@ -16,7 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
 from specnorm.certified.network.model import Computed, NotExecutedError
-from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.operators.base import UNITS, FloatArray
 from specnorm.errors import TranslationError
 from specnorm_torch.calls import constant_of, numbers
 from specnorm_torch.modules import at_inference
@@ -135,14 +135,14 @@ def _like(values: FloatArray, x: Tensor) -> Tensor:
 
 def computed(x: Tensor, *, product: bool = False) -> Computed:
     """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
-    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() or x.is_complex() else 2.0**-53
+    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() or x.is_complex() else UNITS["float64"]
     if product and x.dtype in (torch.float32, torch.complex64):
         try:
             precise = torch.get_float32_matmul_precision() == "highest"
         except RuntimeError:  # other switches were used: nothing is known
             precise = False
         # TensorFloat-32 is on for cuDNN unless it is switched off.
-        unit = 2.0**-8 if not precise else 2.0**-11 if x.is_cuda else unit
+        unit = UNITS["bfloat16"] if not precise else UNITS["float16"] if x.is_cuda else unit
     return Computed(numbers(x), unit)
 
 

@@ -19,8 +19,7 @@ from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment
-from specnorm.auditing.readers import MAX_BYTES, open_model
-from specnorm.auditing.readers.isolated import GRAPH_SECONDS
+from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import STANDARD, Row
@@ -174,7 +173,7 @@ def _audit(
     if patterns is None and model.network is not None:  # without a graph nothing of networks is imported
         from specnorm.auditing.network import network_of
 
-        seconds = None if settings.budget in (None, math.inf) else max(GRAPH_SECONDS, 10 * settings.budget)
+        seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
         bound = partial(network_of, model, rows, size, input_range=box, progress=progress, seconds=seconds)
         network, remainder = bound(), bound(residual=True) if residual else None
     made = environment(rows)

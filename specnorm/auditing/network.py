@@ -91,6 +91,8 @@ def _bounded(
         reason = "no output of the graph depends on a floating input"
     except MethodError as error:
         reason = str(error)
+    except MemoryError as error:
+        reason = f"bounding the network takes more memory than its limit: {error}"
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
     return _without(reason)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _SMALLEST = [5e-324, 2.0**-1022, 0.5]
 """In a list, so that nothing is computed with them before this program runs."""
 _HALVES = [1.0, 2.0**-53, 2.0**-54]
+_NOTHING = contextlib.nullcontext()
 
 
 def exact(x: Array, *, backend: Library) -> contextlib.AbstractContextManager[object]:
@@ -34,17 +35,18 @@ def exact(x: Array, *, backend: Library) -> contextlib.AbstractContextManager[ob
         If the processor does not round to nearest.
     """
     # Under a tracer nothing is computed yet, and a compiler may be reading this.
-    return backend.precise(x) if backend.is_traced(x) else _exact(x, backend)
+    return backend.precise(x) if backend.is_traced(x) else on_host(backend.precise(x))
 
 
 @contextlib.contextmanager
-def _exact(x: Array, backend: Library) -> Iterator[None]:
+def on_host(also: contextlib.AbstractContextManager[object] = _NOTHING) -> Iterator[None]:
+    """As `exact`, for NumPy's arrays, whose arithmetic is precise as it comes; rules of networks enter it."""
     if not rounds_to_nearest():
         raise BackendError(
             "the processor does not round to nearest in this thread: something has set another direction (fesetround), "
             "and no bound would hold. Set it back before calling specnorm."
         )
-    with np.errstate(all="ignore"), backend.precise(x):
+    with np.errstate(all="ignore"), also:
         yield
 
 

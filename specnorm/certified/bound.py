@@ -36,7 +36,7 @@ class _Claim:
     value : float
         Non-negative.
     what : object
-        The norm that it bounds: `EVERYWHERE`, a `proof.cells.Circulant`, the `ConvSpec` of a layer, or words.
+        The norm that it bounds: `EVERYWHERE`, a `cells.Circulant`, the `ConvSpec` of a layer, or words.
     rule : str
         By what.
     of : tuple of claims

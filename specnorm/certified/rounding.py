@@ -58,7 +58,7 @@ def down(x: Array, n: int, *, xp: Namespace) -> Array:
 
 
 def padded_up(value: Array, gain_sq: int, *, xp: Namespace) -> Array:
-    """Bounds of padded layers' norms from those of their symbols (`rings.padded_norm`), rounded up."""
+    """Bounds of padded layers' norms from those of their symbols (`every_size.padded_norm`), rounded up."""
     return up(value * math.sqrt(gain_sq), 4, xp=xp)
 
 

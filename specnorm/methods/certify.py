@@ -90,7 +90,8 @@ class Certify(Method):
 
     def _decide_at_size(self, kernel: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> tuple[bool, bool]:
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
-        from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size
+        # A fifth of what there is to import; for a size alone.
+        from specnorm.search.layer import enclose_layer
         from specnorm.search.layer_bounds import LayerProblem
 
         xp = ops.xp

@@ -125,7 +125,8 @@ def enclose_layers(
     kernels: Array, spec: ConvSpec, rtol: float, max_cells: int, budget: float | None, *, ops: ArrayOps
 ) -> list[LayerBounds]:
     """Bounds of the norms of layers (b, *shape) at their size, one after another, each within a budget of its own."""
-    from specnorm.search.layer import enclose_layer  # a fifth of what there is to import; for a size
+    # A fifth of what there is to import; for a size alone.
+    from specnorm.search.layer import enclose_layer
     from specnorm.search.layer_bounds import LayerProblem
 
     def enclose(kernel: Array) -> LayerBounds:

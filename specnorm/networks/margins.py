@@ -1,24 +1,20 @@
-"""How fast the difference of two logits can change, and the radius that a margin certifies.
-
-``f_i - f_j = (w_i - w_j) h + const`` for the last layer's rows w and the features h, so that with weights q of the
-features (`segments`) its constant is that of ``q h`` times ``|(w_i - w_j) / q|``: never above root of two times the
-network's own, and less where rows are alike (Tsuzuku, Sato, Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018, bound
-it by the root of two).
-"""
+"""Constants of the differences of logits, and radii that margins certify; the rules are in `certified`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import and_
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
+from specnorm.certified.bound import Lower
+from specnorm.certified.interval import Interval
+from specnorm.certified.network import margins as rules
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.kernels import ROUNDINGS
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.operators.layers import Matrix
 from specnorm.certified.network.subnetworks import runs
@@ -35,17 +31,27 @@ class Margins:
 
     Parameters
     ----------
-    upper : array, shape (classes, classes)
-        Of ``f_i - f_j``; 0 on the diagonal.
-    outputs : array, shape (classes,)
-        Of each logit.
+    differences : Interval
+        Of ``f_i - f_j``, shape (classes, classes).
+    logits : Interval
+        Of each logit, shape (classes,).
     whole : float
         Of all logits together.
     """
 
-    upper: FloatArray
-    outputs: FloatArray
+    differences: Interval
+    logits: Interval
     whole: float
+
+    @property
+    def upper(self) -> FloatArray:
+        """Of ``f_i - f_j``, shape (classes, classes); 0 on the diagonal."""
+        return self.differences.high
+
+    @property
+    def outputs(self) -> FloatArray:
+        """Of each logit, shape (classes,)."""
+        return self.logits.high
 
     def radii(self, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> FloatArray:
         """Radius of the ball around each sample in which the label cannot change, rounded down; 0 where it is wrong.
@@ -60,25 +66,22 @@ class Margins:
         -------
         array, shape (samples,)
         """
-        logits = np.asarray(logits, dtype=np.float64)
-        labels = np.asarray(labels)
+        return np.array([float(radius) for radius in self.proven(logits, labels)])
+
+    def proven(self, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> list[Lower]:
+        """`radii`, as claims."""
+        numbers, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
         classes = len(self.upper)
-        if logits.ndim != 2 or logits.shape[1] != classes or labels.shape != logits.shape[:1]:
+        if numbers.ndim != 2 or numbers.shape[1] != classes or labels.shape != numbers.shape[:1]:
             raise MethodError(
-                f"logits of shape {logits.shape} and labels of shape {labels.shape}; expected (samples, {classes}) and "
-                "(samples,)."
+                f"logits of shape {numbers.shape} and labels of shape {labels.shape}; expected (samples, {classes}) "
+                "and (samples,)."
             )
         if labels.size and (not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes):
             raise MethodError(f"labels from {labels.min()} to {labels.max()}; expected whole numbers 0..{classes - 1}.")
-        if not np.isfinite(logits).all():
+        if not np.isfinite(numbers).all():
             raise MethodError("logits that are not finite; there is no margin.")
-        own = np.take_along_axis(logits, labels[:, None], axis=1)
-        margin = host.sub_down(own, logits)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            radius = np.where(margin > 0, host.next_down(margin / self.upper[labels]), 0.0)
-        radius[np.arange(len(labels)), labels] = np.inf
-        found: FloatArray = np.min(radius, axis=1, initial=np.inf)
-        return found
+        return rules.radii(numbers, labels, self.differences)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,16 +170,17 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     if whole.upper is None or features.upper is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
     rows, alpha = head.layer.kernel(), abs(head.alpha)
-    pairs, alone = _lengths(rows, np.ones(rows.shape[1]), host.mul_up(features.upper, alpha))
+    found = [
+        rules.of_network(whole.upper, len(rows)),
+        rules.of_rows(rows, np.ones(rows.shape[1]), features.upper, alpha),
+    ]
     run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
     before = {step.name: step.upper for step in whole.nodes}
     if run is not None and len(run.links) > 1:
-        weighted = _weighted(run, rows, measure, method, host.mul_up(before[run.start] or 0.0, alpha))
-        if weighted is not None:
-            pairs, alone = np.minimum(pairs, weighted[0]), np.minimum(alone, weighted[1])
-    most = host.mul_up(host.root_up(2), whole.upper)
-    off = ~np.eye(len(rows), dtype=np.bool_)
-    return Margins(np.where(off, np.minimum(pairs, most), 0.0), np.minimum(alone, whole.upper), whole.upper)
+        weighted = _weighted(run, rows, measure, method, [before[run.start] or 0.0, alpha])
+        found += [] if weighted is None else [weighted]
+    pairs, alone = (reduce(and_, each) for each in zip(*found, strict=True))
+    return Margins(pairs, alone, whole.upper)
 
 
 def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
@@ -193,8 +197,8 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
 
 
 def _weighted(
-    run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: float
-) -> tuple[FloatArray, FloatArray] | None:
+    run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: Sequence[float]
+) -> tuple[Interval, Interval] | None:
     """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
     last, head = len(run.links) - 1, run.links[-1].alone
     if last not in run.blocks or head is None or head.scale is not None:
@@ -206,20 +210,4 @@ def _weighted(
     ahead = constants(run, parts[:-1], weights, measure)
     factors = [link.factor for link in run.links[:-1]]
     of_features = np.repeat(weights[last - 1], run.links[last - 1].repeat)
-    return _lengths(rows, of_features, host.mul_up(before, *ahead, *factors))
-
-
-def _lengths(rows: FloatArray, weights: FloatArray, constant: float) -> tuple[FloatArray, FloatArray]:
-    """``constant |(w_i - w_j) / q|`` and ``constant |w_i / q|``, rounded up."""
-    # Divided by a power of two, no entry that matters vanishes, whatever it is divided by or multiplied with.
-    exponent = math.frexp(float(np.max(np.abs(rows), initial=0.0)))[1]
-    wide = np.ldexp(rows, -exponent) / weights
-    size = wide.shape[1]
-    vanished = size * host.next_up(2.0**-1000 / float(np.min(weights, initial=1.0)))
-    alone = host.inflate(host.norm_up(wide), ROUNDINGS) + vanished
-    differences = np.stack([host.norm_up(wide - row) for row in wide])
-    # Entries of both rows are off by a few roundings each, their difference by one.
-    lost = ROUNDINGS * math.ulp(1.0) * (alone[:, None] + alone)
-    each = (host.inflate(host.next_up(constant * x), 4) for x in (differences + lost, alone))
-    pairs, alone = (host.next_up(np.ldexp(x, exponent)) for x in each)
-    return pairs, alone
+    return rules.of_rows(rows, of_features, *before, *ahead, *factors)

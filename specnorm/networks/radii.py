@@ -8,15 +8,14 @@ Either is proven at each radius that is tried, so that a search may try any.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
-from specnorm.certified.network.graph import Graph, Layer, Node, concrete
+from specnorm.certified.bound import Lower, greatest
+from specnorm.certified.network.graph import Graph, concrete
+from specnorm.certified.network.margins import over_margins, radius_of
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.operators.layers import Matrix
 from specnorm.certified.network.regions import Ball
 from specnorm.errors import MethodError
 from specnorm.networks.margins import Margins
@@ -74,13 +73,12 @@ def local_radii(
     inputs = np.asarray(inputs, dtype=np.float64)
     if len(inputs) != len(logits) or math.prod(inputs.shape[1:]) != math.prod(shape):
         raise MethodError(f"inputs of shape {inputs.shape}; expected {len(logits)} samples of shape {shape[1:]}.")
-    everywhere = known.radii(logits, labels)
-    found = np.array(everywhere)
-    for at, least in enumerate(everywhere):
+    found = known.proven(logits, labels)
+    for at, least in enumerate(found):
         if 0 < least < math.inf:
-            of = _scaled(graph, np.asarray(logits[at], dtype=np.float64), int(labels[at]))
-            found[at] = _largest(of, inputs[at].reshape(shape), float(least), measure, method, tries)
-    return found
+            of = over_margins(graph, np.asarray(logits[at], dtype=np.float64), int(labels[at]))
+            found[at] = _largest(of, inputs[at].reshape(shape), least, measure, method, tries)
+    return np.array([float(radius) for radius in found])
 
 
 def _shape(graph: Graph) -> tuple[int, ...]:
@@ -90,38 +88,24 @@ def _shape(graph: Graph) -> tuple[int, ...]:
     return ends[0]
 
 
-def _scaled(graph: Graph, logits: FloatArray, label: int) -> Graph:
-    """The differences to all other logits, each over its margin, rounded up."""
-    others = np.delete(np.arange(len(logits)), label)
-    share = host.next_up(1 / host.sub_down(logits[label], logits[others]))
-    rows = np.zeros((len(others), len(logits)))
-    rows[:, label] = share
-    rows[np.arange(len(others)), others] = -share
-    name = graph.fresh("specnorm.margins")
-    node = Node(
-        name, Matrix(Layer(name, lambda: rows, {}, 0)), graph.outputs, (1, len(others)), "margins", derived=True
-    )
-    return replace(graph, nodes=(*graph.nodes, node), outputs=(name,))
-
-
-def _largest(of: Graph, x: FloatArray, least: float, measure: Measure, method: Method, tries: int) -> float:
-    """Bisection of logarithms; ``least`` is certified."""
-    low, high = math.log(least), math.log(least) + math.log(FURTHEST)
+def _largest(of: Graph, x: FloatArray, least: Lower, measure: Measure, method: Method, tries: int) -> Lower:
+    """Bisection of logarithms."""
+    low, high = math.log(least.value), math.log(least.value) + math.log(FURTHEST)
     best = least
     for _ in range(tries):
         radius = math.exp((low + high) / 2)
-        if _holds(of, Ball({of.inputs[0]: x}, radius), measure, method):
-            best, low = max(best, radius), math.log(radius)
-        else:
+        proven = _proven(of, Ball({of.inputs[0]: x}, radius), measure, method)
+        if proven is None:
             high = math.log(radius)
+        else:
+            best, low = greatest(best, proven), math.log(radius)
     return best
 
 
-def _holds(of: Graph, ball: Ball, measure: Measure, method: Method) -> bool:
-    """Whether no difference of logits reaches 0 in a ball: by its range, or by the constant."""
+def _proven(of: Graph, ball: Ball, measure: Measure, method: Method) -> Lower | None:
+    """A ball's radius, if no difference of logits reaches 0 in it."""
     found = ranges_near(of, ball, measure)
     apart = found.get(of.outputs[0])
-    if apart is not None and bool((apart.low > 0).all()):
-        return True
-    uppers = [answer.upper for answer in near(of, ball, measure, method, found)]
-    return any(upper is not None and host.mul_up(upper, ball.radius) < 1 for upper in uppers)
+    by_range = radius_of(ball, apart, [])
+    uppers = [] if by_range else [answer.upper for answer in near(of, ball, measure, method, found)]
+    return by_range or radius_of(ball, apart, [upper for upper in uppers if upper is not None])

@@ -1,8 +1,8 @@
 """Branch and bound over frequencies: the engine behind enclosures, certificates and exact norms.
 
 A round of the search estimates the norms at the centres of the open cells, ascends from the highest, and asks the cover
-(`proof.fathom`) which cells hold nothing above the threshold. Those are pruned, the others are cut. The value of the
-search is its proof: where the budget ends it, nothing is claimed.
+(`certified.symbol.cover`) which cells hold nothing above the threshold. Those are pruned, the others are cut. The value
+of the search is its proof: where the budget ends it, nothing is claimed.
 """
 
 from __future__ import annotations
@@ -387,12 +387,12 @@ class Search:
     def _take(self, x: Array, index: np.ndarray) -> Array:
         return arrays.rows(x, index, ops=self.ops)
 
-    def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> SearchResult:
-        """Lower bound at the best frequency of a ring next to one of the torus.
+    def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> SearchResult:
+        """Lower bound at the best frequency of a circulant next to one of the torus.
 
-        ``where`` is from a search of the torus; ``sizes`` and ``twisted`` are as in `proof.cells.dft`.
+        ``where`` is from a search of the torus; ``sizes`` and ``skew`` are as in `certified.symbol.cells.dft`.
         """
         start = LowerBound(where.lower, where.frequency, where.block)
-        compared = self.incumbent.at_nearest(start, sizes, twisted)
+        compared = self.incumbent.at_nearest(start, sizes, skew)
         best = self.incumbent.best
         return SearchResult(best.claim, None, best.frequency, best.block, compared, 0)

@@ -15,7 +15,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.bound import nothing
 from specnorm.certified.layer.circulant import reads_zeros, shortest
-from specnorm.certified.layer.components import SubLayer, norm_of_groups, norm_of_restriction
+from specnorm.certified.layer.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
 from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.own_matrix import quotients
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
@@ -24,9 +24,9 @@ from specnorm.numerics.power import composed
 from specnorm.problem.layer_map import Convolution, shapes_of
 from specnorm.result import BoundSource
 from specnorm.search import tuning as knobs
-from specnorm.search.circulants import away_from, bound_by_rings
+from specnorm.search.circulants import away_from, bound_by_circulants
 from specnorm.search.compression import most_vectors
-from specnorm.search.deflated import SplitRing
+from specnorm.search.deflated import DeflatedCirculant
 from specnorm.search.lanczos_bound import enclose_by_matrix
 from specnorm.search.layer_bounds import LayerBounds, LayerProblem, LayerTuning
 from specnorm.search.one_wave import WaveSum
@@ -46,19 +46,25 @@ class ComponentSearch:
     """The groups of one layer that is no sum of others, and what the attempts to bound their norm share."""
 
     def __init__(
-        self, problem: LayerProblem, sub: SubLayer, supremum: Supremum, tuning: LayerTuning, *, ops: ArrayOps
+        self,
+        problem: LayerProblem,
+        component: PolyphaseComponent,
+        supremum: Supremum,
+        tuning: LayerTuning,
+        *,
+        ops: ArrayOps,
     ) -> None:
-        self.problem, self.sub, self.supremum, self.tuning = problem, sub, supremum, tuning
+        self.problem, self.component, self.supremum, self.tuning = problem, component, supremum, tuning
         self.ops, self.xp = ops, ops.xp
-        self.spec, self.rtol, self.groups = sub.spec, problem.rtol, problem.spec.groups
-        self.single = of_one_group(sub.spec)
+        self.spec, self.rtol, self.groups = component.spec, problem.rtol, problem.spec.groups
+        self.single = of_one_group(component.spec)
         self.closeness = knobs.TUNING.share * problem.rtol
         kernel = problem.kernel
         self.parts = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
         self.near_top: dict[int, Array] = {}
         self._open: tuple[np.ndarray, Upper | None] | None = None
-        self._deflated: list[SplitRing] | None = None
+        self._deflated: list[DeflatedCirculant] | None = None
 
     # -- what is affordable ------------------------------------------------------------------------------------------
     @property
@@ -69,14 +75,14 @@ class ComponentSearch:
     @cached_property
     def is_tiny(self) -> bool:
         """Whether a circulant, deflated or not, is known to stay apart, and a subspace not to."""
-        moving = [x.pixels for x, k in zip(self.sub.parts, self.spec.kernel_shape, strict=True) if k > 1]
-        one = reads_zeros(self.spec) and self.is_plain and self.plan.work > self.tuning.split and self.groups == 1
-        return one and self.few_vectors and min(moving, default=0) <= self.tuning.tiny
+        moving = [x.pixels for x, k in zip(self.component.parts, self.spec.kernel_shape, strict=True) if k > 1]
+        large = self.is_plain and self.plan.work > self.tuning.deflated_from and self.groups == 1
+        return large and reads_zeros(self.spec) and self.few_vectors and min(moving, default=0) <= self.tuning.tiny
 
     @property
     def is_plain(self) -> bool:
         """Whether circulants can be deflated: no stride, and no tolerance for which too many waves would go."""
-        return set(self.spec.stride) == {1} and self.rtol >= self.tuning.splits_down_to
+        return set(self.spec.stride) == {1} and self.rtol >= self.tuning.deflated_down_to
 
     @property
     def few_vectors(self) -> bool:
@@ -95,7 +101,7 @@ class ComponentSearch:
     @property
     def size(self) -> int:
         """Pixels times channels."""
-        return max(self.single.stored_channels) * math.prod(x.pixels for x in self.sub.parts)
+        return max(self.single.stored_channels) * math.prod(x.pixels for x in self.component.parts)
 
     @property
     def fewest(self) -> tuple[int, ...] | None:
@@ -141,10 +147,10 @@ class ComponentSearch:
 
     def deflates(self, bounds: LayerBounds) -> bool:
         """Whether a circulant of each open group is deflated before others are tried, or the layer's own matrix."""
-        few = len(self.open_groups(bounds)) <= self.tuning.splits
-        return self.work(bounds) > self.tuning.split and few and self.fewest is not None
+        few = len(self.open_groups(bounds)) <= self.tuning.deflated_groups
+        return self.work(bounds) > self.tuning.deflated_from and few and self.fewest is not None
 
-    def deflated(self, bounds: LayerBounds) -> list[SplitRing]:
+    def deflated(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
         """The circulant of each open group; none where blocks are not those of the layer without its dilation."""
         if self.problem.expired or not self.deflates(bounds):
             return []
@@ -152,17 +158,17 @@ class ComponentSearch:
             self._deflated = self._deflations(self.open_groups(bounds))
         return self._deflated
 
-    def _deflations(self, rest: np.ndarray) -> list[SplitRing]:
+    def _deflations(self, rest: np.ndarray) -> list[DeflatedCirculant]:
         strided = set(self.spec.stride) != {1}
         dilated = strided and set(self.problem.spec.dilation) != {1}
         blocks = self.supremum.blocks() if strided else self.parts
         fewest = shortest(self.single)
-        ring = away_from([self.whole], fewest, tuple(blocks.shape[3:]), [])
-        short = ring is None or any(n < least for n, least in zip(ring.points, fewest, strict=True))
-        if ring is None or short or dilated or self.whole.upper is None:
+        circulant = away_from([self.whole], fewest, tuple(blocks.shape[3:]), [])
+        short = circulant is None or any(n < least for n, least in zip(circulant.points, fewest, strict=True))
+        if circulant is None or short or dilated or self.whole.upper is None:
             return []
-        given = (self.single, ring, self.whole.upper, self.search)
-        return [SplitRing(blocks[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
+        given = (self.single, circulant, self.whole.upper, self.search)
+        return [DeflatedCirculant(blocks[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
 
     def lowered(self, bounds: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
         """With the bounds of the open groups, if each has one, and the largest is lower."""
@@ -173,24 +179,24 @@ class ComponentSearch:
 
     # -- bounds ------------------------------------------------------------------------------------------------------
     def near_supremum(self, steps: int, applied: float) -> LayerBounds:
-        """From below near the wave of the supremum, which is the upper bound; of a large layer in a window."""
+        """From below near the wave of the supremum, which is the upper bound; of a large layer in a restriction."""
         xp, tuning, channels, block = self.xp, self.tuning, max(self.single.stored_channels), self.whole.block
         kernel, upper = self.parts[block : block + 1, ...], self.padded(self.whole.upper)
         plain, angles = reads_zeros(self.spec) and set(self.spec.stride) == {1}, self.whole.frequency.angles[0]
-        window = self.sub.window(applied / (max(steps, 1) * channels))
+        restriction = self.component.restricted(applied / (max(steps, 1) * channels))
         nowhere = witness_shapes(self.problem.spec, self.tuning) == ((0,), (0,))
-        if plain and nowhere and (self.rtol >= 1e-3 or window is not self.sub):
+        if plain and nowhere and (self.rtol >= 1e-3 or restriction is not self.component):
             quotient, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
-            lower = norm_of_restriction(self.sub, self.sub, quotient)
+            lower = norm_of_restriction(self.component, self.component, quotient)
             empty = xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
             gradient = xp.reshape(self._among_groups(gradient, block), self.problem.kernel.shape)
             return LayerBounds(lower, upper, empty, empty, gradient, BoundSource.SUPREMUM)
-        sizes = [x.pixels for x, k in zip(self.sub.parts, self.spec.kernel_shape, strict=True) if k > 1]
+        sizes = [x.pixels for x, k in zip(self.component.parts, self.spec.kernel_shape, strict=True) if k > 1]
         sums = plain and min(sizes, default=0) >= tuning.waves
         if sums and steps == tuning.steps:
             steps = 0
-        window = self.sub.window(applied / (max(steps, 1) * channels))
-        single = of_one_group(window.spec)
+        restriction = self.component.restricted(applied / (max(steps, 1) * channels))
+        single = of_one_group(restriction.spec)
         # Patches are copied once or twice on the way.
         budget = self.ops.memory // 4
         layer = Convolution(kernel, single, budget=budget, ops=self.ops)
@@ -208,14 +214,14 @@ class ComponentSearch:
             vectors = xp.astype(vectors, kernel.dtype)
         (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
         u, v = (vectors, images) if single.transposed else (images, vectors)
-        return self.bounds_of(lower, upper, layer, u[:, 0, :], v[:, 0, :], block, window, BoundSource.SUPREMUM)
+        return self.bounds_of(lower, upper, layer, u[:, 0, :], v[:, 0, :], block, restriction, BoundSource.SUPREMUM)
 
     def by_circulants(self, bounds: LayerBounds, *, only_one: bool) -> LayerBounds:
         """By the circulants of the layer, or the best of them alone."""
         if self.fewest is None:
             return bounds
         limits: dict[str, Any] = {"lower": bounds.lower.value, "rtol": self.rtol, "max_cells": self.problem.max_cells}
-        upper, cells, levels = bound_by_rings(
+        upper, cells, levels = bound_by_circulants(
             self.spec, self.search, self.whole, self.fewest, **limits, only_one=only_one
         )
         bounds = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
@@ -243,7 +249,9 @@ class ComponentSearch:
         proven = [upper for upper in found.upper if upper is not None]
         others = None if self._open is None else self._open[1]
         upper = norm_of_groups(self.spec, proven, others) if len(proven) == len(groups) else None
-        return self.bounds_of(found.lower[best], upper, layer, u, v, int(groups[best]), self.sub, BoundSource.MATRIX)
+        return self.bounds_of(
+            found.lower[best], upper, layer, u, v, int(groups[best]), self.component, BoundSource.MATRIX
+        )
 
     def raised(self, bounds: LayerBounds, layer: Convolution, vector: Array, group: int) -> LayerBounds:
         """With the quotient of a vector (1, 1, size of the small side), where it is higher."""
@@ -253,7 +261,9 @@ class ComponentSearch:
             return bounds
         u, v = (images, vector) if transposed else (vector, images)
         source = bounds.bound_source
-        return bounds.intersect(self.bounds_of(lower, None, layer, u[:, 0, :], v[:, 0, :], group, self.sub, source))
+        return bounds.intersect(
+            self.bounds_of(lower, None, layer, u[:, 0, :], v[:, 0, :], group, self.component, source)
+        )
 
     def bounds_of(
         self,
@@ -263,16 +273,16 @@ class ComponentSearch:
         u: Array,
         v: Array,
         group: int,
-        window: SubLayer,
+        restriction: PolyphaseComponent,
         source: BoundSource,
     ) -> LayerBounds:
-        """With the witness and the gradient of one group on a window as those of the whole layer."""
+        """With the witness and the gradient of one group on a restriction as those of the whole layer."""
         xp = self.xp
-        lower = norm_of_restriction(self.sub, window, lower)
+        lower = norm_of_restriction(self.component, restriction, lower)
         gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
         gradient = xp.reshape(self._among_groups(gradient, group), self.problem.kernel.shape)
         inputs, outputs = witness_shapes(self.problem.spec, self.tuning)
-        pixels, lines = [x.pixel for x in window.parts], [x.output for x in window.parts]
+        pixels, lines = [x.pixel for x in restriction.parts], [x.output for x in restriction.parts]
         whole_u = self._placed(u, group, layer.shapes[1], outputs, pixels if self.spec.transposed else lines)
         whole_v = self._placed(v, group, layer.shapes[0], inputs, lines if self.spec.transposed else pixels)
         return LayerBounds(lower, upper, whole_u, whole_v, gradient, source)

@@ -1,7 +1,7 @@
-"""Upper bounds of a zero-padded layer by few vectors: the highest waves of a ring, and Lanczos' vectors of the layer.
+"""Upper bounds of a zero-padded layer by few vectors: a circulant's highest waves, and Lanczos' vectors of the layer.
 
-What they claim is `proof.subspace`. Vectors are dear on many pixels, and cheap on few, where the layer's own matrix
-would take a hundred times as long.
+What they claim is `certified.layer.lehmann_maehly`. Vectors are dear on many pixels, and cheap on few, where the
+layer's own matrix would take a hundred times as long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
     from specnorm.problem.layer_map import Convolution
     from specnorm.problem.spec import ConvSpec
-    from specnorm.search.deflated import SplitRing
+    from specnorm.search.deflated import DeflatedCirculant
     from specnorm.types import Array, ArrayOps
 
 
@@ -63,13 +63,20 @@ def most_vectors(spec: ConvSpec) -> int:
 
 
 def bound_by_subspace(
-    ring: SplitRing, layer: Convolution, near: Array, lower: float, rtol: float, deadline: float, *, ops: ArrayOps
+    circulant: DeflatedCirculant,
+    layer: Convolution,
+    near: Array,
+    lower: float,
+    rtol: float,
+    deadline: float,
+    *,
+    ops: ArrayOps,
 ) -> tuple[Upper | None, Array | None]:
     """A bound of a layer's norm, and a vector whose quotient is higher than was known.
 
     Parameters
     ----------
-    ring : SplitRing
+    circulant : DeflatedCirculant
         Of the layer's blocks.
     layer : Convolution
         Of one group.
@@ -88,14 +95,14 @@ def bound_by_subspace(
     """
     best: Array | None = None
     for part in TUNING.parts:
-        found = None if Clock(deadline).expired else ring.split(part, lower)
-        if found is None or 2 * len(found[1].at) > most_vectors(ring.spec):
+        found = None if Clock(deadline).expired else circulant.split(part, lower)
+        if found is None or 2 * len(found[1].at) > most_vectors(circulant.spec):
             break
         cover, highest = found
-        waves, _ = waves_on_outputs(ring.spec, ring.ring, highest, ops=ops)
+        waves, _ = waves_on_outputs(circulant.spec, circulant.circulant, highest, ops=ops)
         basis = orthonormal(ops.xp.concat([near, waves], axis=1), ops=ops)
         on = Compression(layer, basis, ops=ops)
-        off = norm_off_subspace(ring.kernel, ring.spec, ring.ring, cover, highest, basis, ops=ops)
+        off = norm_off_subspace(circulant.kernel, circulant.spec, circulant.circulant, cover, highest, basis, ops=ops)
         for _ in range(TUNING.rounds):
             ritz = _top(on, ops=ops)
             if float(ops.xp.sqrt(ritz[0])) > lower * (1 + TUNING.raised * rtol):

@@ -1,4 +1,4 @@
-"""Upper bounds of a zero-padded layer by a ring without its highest waves. What they claim is `proof.split_rings`.
+"""Upper bounds of a zero-padded layer by a circulant without its highest waves (`certified.layer.deflation`).
 
 The fewer waves stay in, the closer is the bound; what is taken out makes a matrix to be factorised.
 """
@@ -24,7 +24,7 @@ from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
-    from specnorm.certified.layer.circulant import Ring
+    from specnorm.certified.layer.circulant import Embedding
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class SplitTuning:
+class DeflationTuning:
     """How many waves are taken out. It decides on time and on how close the bound comes.
 
     Parameters
@@ -63,11 +63,11 @@ class SplitTuning:
     wider: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
 
 
-TUNING = SplitTuning()
+TUNING = DeflationTuning()
 
 
-class SplitRing:
-    """One ring of a layer of one group without stride and dilation.
+class DeflatedCirculant:
+    """One circulant of a layer of one group without stride and dilation.
 
     Parameters
     ----------
@@ -87,14 +87,14 @@ class SplitRing:
         self,
         kernel: Array,
         spec: ConvSpec,
-        ring: Ring,
+        circulant: Embedding,
         supremum: Upper,
         search: Search | None = None,
         group: int = 0,
         *,
         ops: ArrayOps,
     ) -> None:
-        self.kernel, self.spec, self.ring, self.supremum = kernel, spec, ring, supremum
+        self.kernel, self.spec, self.circulant, self.supremum = kernel, spec, circulant, supremum
         self.ops, self.xp = ops, ops.xp
         # The transposed symbol has the same norms.
         wide = kernel.shape[1] < kernel.shape[2]
@@ -148,7 +148,7 @@ class SplitRing:
 
     def _proven(self, found: tuple[Cover, DeflatedModes], bound: float) -> Upper | None:
         cover, highest = found
-        return norm_by_deflation(self.kernel, self.spec, self.ring, cover, highest, bound, ops=self.ops)
+        return norm_by_deflation(self.kernel, self.spec, self.circulant, cover, highest, bound, ops=self.ops)
 
     def _split(self, part: float) -> tuple[Cover, DeflatedModes] | None:
         """Take out the waves above a norm; None where they are too many."""
@@ -160,8 +160,8 @@ class SplitRing:
         return None if highest is None else (cover, highest)
 
     def _cover(self, part: float) -> Cover | None:
-        """A cover of the ring of which single frequencies are left; None where those are too many."""
-        boxes = dft(self.ring.points, tuple(self.blocks.shape[3:]), self.ring.twisted)
+        """A cover of the circulant of which single frequencies are left; None where those are too many."""
+        boxes = dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
         cover = cover_blocks(self.blocks, boxes, self.supremum, ops=self.ops)
         polynomial = self._polynomials.near(part, self._trial_vectors).float32_copy()
         tried = np.zeros(len(cover), dtype=bool)

@@ -98,7 +98,7 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
 
 
 def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tuple[Search, SearchResult]:
-    """Enclose the supremum over all sizes, and keep the search for rings that follow.
+    """Enclose the supremum over all sizes, and keep the search for circulants that follow.
 
     Parameters
     ----------

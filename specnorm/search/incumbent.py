@@ -160,7 +160,7 @@ class Incumbent:
             order[norms_sq[order] > (self.tuning.near if many else 1 + self.tuning.news * self._rtol) * least_sq]
         )
 
-    def at_nearest(self, where: LowerBound, sizes: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> int:
+    def at_nearest(self, where: LowerBound, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> int:
         """Begin on a grid, at its best frequency next to one of the torus.
 
         Parameters
@@ -169,15 +169,15 @@ class Incumbent:
             Of the last search of the torus.
         sizes : tuple of int
             Points a turn.
-        twisted : tuple of bool, optional
-            As in `proof.cells.dft`.
+        skew : tuple of bool, optional
+            As in `certified.symbol.cells.dft`.
 
         Returns
         -------
         int
             How many frequencies were compared.
         """
-        offset, count = np.asarray(twisted or (False,) * len(sizes), dtype=np.int64), np.asarray(sizes, dtype=np.int64)
+        offset, count = np.asarray(skew or (False,) * len(sizes), dtype=np.int64), np.asarray(sizes, dtype=np.int64)
         below = np.floor(where.frequency.angles[0] / (2 * math.pi) * count - offset / 2).astype(np.int64)
         corners = (product([np.asarray([n, n + 1]) for n in below]) % count) * (1 + offset) + offset
         points = Frequencies(corners, tuple((count * (1 + offset)).tolist()))

@@ -18,7 +18,7 @@ from specnorm.problem.layer_map import Convolution
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.certified.matrices.block_tridiagonal import Band, BandPlan
+    from specnorm.certified.matrices.block_tridiagonal import BlockPlan, BlockTridiagonal
     from specnorm.numerics.power import LinearMap
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -65,7 +65,7 @@ class GroupBounds:
 
 
 def enclose_by_matrix(
-    kernels: Array, spec: ConvSpec, plan: BandPlan, *, rtol: float, lower: float = 0.0, ops: ArrayOps
+    kernels: Array, spec: ConvSpec, plan: BlockPlan, *, rtol: float, lower: float = 0.0, ops: ArrayOps
 ) -> GroupBounds:
     """Enclose the norms of layers of one group by Lanczos and a factorisation of their Gram matrices.
 
@@ -94,7 +94,7 @@ def enclose_by_matrix(
 class _Groups:
     """A stack of groups whose matrices fit the memory together."""
 
-    def __init__(self, kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) -> None:
+    def __init__(self, kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> None:
         self.kernels, self.spec, self.plan, self.ops, self.xp = kernels, spec, plan, ops, ops.xp
         self.layer = Convolution(kernels, spec, ops=ops)
         # A transposed layer's inputs are the small side.
@@ -110,7 +110,7 @@ class _Groups:
         upper = gram.norms_near(self._target(found, lower, 0.5 * rtol))
         if not self._within(upper, found, lower, rtol):
             if plan.blocks == 1:
-                top = to_layer(self._top_vector(gram.band), self.spec, plan, xp=xp)
+                top = to_layer(self._top_vector(gram.matrix), self.spec, plan, xp=xp)
             else:
                 top = self._lanczos(TUNING.more, rtol, vectors)
             better, raised = quotients(self.layer, top, self.wide, ops=self.ops)
@@ -140,7 +140,7 @@ class _Groups:
     def _within(self, upper: list[Upper | None], found: list[Lower], lower: float, rtol: float) -> bool:
         return bool(np.all(np.asarray([finite(x) for x in upper]) <= self._target(found, lower, rtol)))
 
-    def _top_vector(self, band: Band) -> Array:
+    def _top_vector(self, band: BlockTridiagonal) -> Array:
         _, top = arrays.top_eigenpair(band.diagonal[:, 0, :, :], xp=self.xp)
         return top[:, None, :]
 
@@ -151,7 +151,7 @@ def _lower_of(one: list[Upper | None], other: list[Upper | None]) -> list[Upper 
 
 def _near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:
     """As close as a factorisation comes, where quotients are lost in the roundings of taps that cancel; shape (b,)."""
-    xp, band = ops.xp, gram.band.diagonal
+    xp, band = ops.xp, gram.matrix.diagonal
     values, _ = arrays.top_eigenpair(band[:, 0, :, :], xp=xp)
     # Allowance for the proof itself, as in `stacks.matrix_norm_up`, and for what the matrix is off.
     allowance = 1 + 2 * band.shape[-1] * norms.cholesky_loss(band.shape[-1], band, xp=xp)

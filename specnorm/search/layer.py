@@ -14,7 +14,7 @@ import numpy as np
 
 from specnorm.certified.bound import finite
 from specnorm.certified.layer.circulant import reads_zeros
-from specnorm.certified.layer.components import norms_of_parts, norms_of_patch, sublayers
+from specnorm.certified.layer.components import norms_of_parts, norms_of_patch, polyphase_components
 from specnorm.problem.layer_map import Convolution
 from specnorm.result import BoundSource
 from specnorm.search.component import ComponentSearch, no_bounds
@@ -41,7 +41,8 @@ class Attempt(Protocol):
 def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
     whole = Supremum(problem, ops=ops)
-    parts = [_enclose(ComponentSearch(problem, sub, whole, TUNING, ops=ops)) for sub in sublayers(problem.spec)]
+    components = polyphase_components(problem.spec)
+    parts = [_enclose(ComponentSearch(problem, component, whole, TUNING, ops=ops)) for component in components]
     if not parts:
         zero = no_bounds(problem, problem.spec, TUNING, ops=ops)
         return replace(zero, upper=norms_of_parts(problem.spec, [])[1])
@@ -60,7 +61,7 @@ def _enclose(layer: ComponentSearch) -> LayerBounds:
 
 
 def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
-    """Bounds of a layer from those of its `sublayers`, at least one."""
+    """Bounds of a layer from those of its `polyphase_components`, at least one."""
     low, high = max(parts, key=lambda x: x.lower.value), max(parts, key=lambda x: finite(x.upper))
     cells, levels = (max(getattr(x, name) for x in parts) for name in ("cells", "levels"))
     lower, upper = norms_of_parts(spec, [(x.lower, x.upper) for x in parts])
@@ -74,22 +75,22 @@ class Patch:
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
         """Where that is what the layer is, and no small matrix."""
         del bounds
-        if not reads_zeros(layer.spec) or any(x.outputs > 1 for x in layer.sub.parts):
+        if not reads_zeros(layer.spec) or any(x.outputs > 1 for x in layer.component.parts):
             return False
         first, second = layer.parts.shape[1:3]
-        return min(first, second * int(np.prod([x.pixels for x in layer.sub.parts]))) >= SMALLEST
+        return min(first, second * int(np.prod([x.pixels for x in layer.component.parts]))) >= SMALLEST
 
     def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
         """By the matrices of all groups."""
-        taps = layer.parts[(..., *(slice(x.before, x.before + x.pixels) for x in layer.sub.parts))]
+        taps = layer.parts[(..., *(slice(x.before, x.before + x.pixels) for x in layer.component.parts))]
         matrix = layer.xp.reshape(taps, (*taps.shape[:2], -1))
         found = enclose_matrices(matrix, layer.rtol, ops=layer.ops)
         if found.upper is None or not found.within(layer.rtol):
             return bounds
         one = Convolution(layer.parts[found.index : found.index + 1, ...], layer.single, ops=layer.ops)
         u, v = (found.v, found.u) if layer.spec.transposed else (found.u, found.v)
-        lower, upper = norms_of_patch(layer.sub, found.lower, found.upper)
-        return layer.bounds_of(lower, upper, one, u, v, found.index, layer.sub, BoundSource.MATRIX)
+        lower, upper = norms_of_patch(layer.component, found.lower, found.upper)
+        return layer.bounds_of(lower, upper, one, u, v, found.index, layer.component, BoundSource.MATRIX)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class MoreSteps:
     """From below: more steps on the whole layer, before more waves are taken out."""
 
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where all of it fits: in a window of a larger layer they come no closer than the waves on all of it."""
+        """Where all of it fits: in a restriction of a larger layer they come no closer than the waves on all of it."""
         fits = layer.size * layer.tuning.closer <= layer.tuning.again * layer.tuning.applied
         few = layer.few_vectors or layer.rtol < 1e-3
         return fits and layer.is_plain and not few and bool(layer.deflated(bounds))
@@ -214,10 +215,10 @@ class Subspace:
     def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
         """Of each open group."""
         uppers, deadline = [], layer.problem.deadline
-        for ring, group in zip(layer.deflated(bounds), layer.open_groups(bounds).tolist(), strict=True):
+        for circulant, group in zip(layer.deflated(bounds), layer.open_groups(bounds).tolist(), strict=True):
             one = Convolution(layer.parts[group : group + 1, ...], layer.single, ops=layer.ops)
             limits = (bounds.lower.value, layer.closeness, deadline)
-            upper, vector = bound_by_subspace(ring, one, layer.near_top[group], *limits, ops=layer.ops)
+            upper, vector = bound_by_subspace(circulant, one, layer.near_top[group], *limits, ops=layer.ops)
             uppers.append(upper)
             bounds = bounds if vector is None else layer.raised(bounds, one, vector, group)
         return layer.lowered(bounds, uppers)
@@ -238,8 +239,8 @@ class OtherCirculants:
 
 
 @dataclass(frozen=True)
-class LargerWindow:
-    """From below: more steps on the whole layer; of a larger one as few, in a larger window."""
+class LargerRestriction:
+    """From below: more steps on the whole layer; of a larger one as few, in a larger restriction."""
 
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
         """With strides, or tables for padding, where the layer's own matrix is no matter of a second."""
@@ -292,7 +293,7 @@ ATTEMPTS: tuple[Attempt, ...] = (
     Subspace(),
     Deflation(first=False),
     OtherCirculants(),
-    LargerWindow(),
+    LargerRestriction(),
     OwnMatrix(),
     RefinedSupremum(),
 )

@@ -102,14 +102,14 @@ class LayerTuning:
     at_once : float
         Multiplications of a proof by the layer's own matrix up to which nothing else is tried: a search takes longer.
     soon : float
-        Those up to which it is tried after one ring: less than a second.
+        Those up to which it is tried after one circulant: less than a second.
     work : float
         Those up to which it is tried where nothing else came close enough: some seconds.
-    split : float
-        Those from which a ring is split first.
-    splits : int
-        Groups up to which a ring is split for each.
-    splits_down_to : float
+    deflated_from : float
+        Those from which a circulant is deflated first.
+    deflated_groups : int
+        Groups up to which a circulant is deflated for each.
+    deflated_down_to : float
         Tolerance: for a smaller one too many waves would have to be taken out.
     steps : int
         Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
@@ -121,18 +121,18 @@ class LayerTuning:
     vectors : int
         A subspace is tried where so many vectors are worth their while.
     closer : int
-        Steps where few waves taken out of a ring are not enough.
+        Steps where few waves taken out of a circulant are not enough.
     more : int
         Steps where the bounds are still apart, or closer ones are asked for.
     applied : float
-        Pixels times channels times steps at most; of a larger layer a window is taken, which loses the less the larger
-        it is: by the square of its inverse size.
+        Pixels times channels times steps at most; of a larger layer a restriction is taken, which loses the less the
+        larger it is: by the square of its inverse size.
     again : float
         Times as much where the bounds are still apart.
     witness : int
         Inputs and outputs up to which the vectors are given.
     tiny : int
-        Pixels an axis up to which no ring is close enough, and a subspace is tried at once.
+        Pixels an axis up to which no circulant is close enough, and a subspace is tried at once.
     """
 
     at_once: float = 3e6
@@ -148,9 +148,9 @@ class LayerTuning:
     applied: float = 2.0**21
     again: float = 2.0
     witness: int = 2**23
-    split: float = 2e8
-    splits: int = 12
-    splits_down_to: float = 1e-4
+    deflated_from: float = 2e8
+    deflated_groups: int = 12
+    deflated_down_to: float = 1e-4
     tiny: int = 12
 
 

@@ -1,8 +1,8 @@
-"""Lower bounds of large zero-padded layers by a sum of waves next to a frequency. What they claim is `proof.waves`.
+"""Lower bounds of large zero-padded layers by a sum of waves next to a frequency (`certified.layer.waves`).
 
-The two waves half a step of the shortest ring beside the frequency, on each axis, make a wave under a sine window. Each
-has the best channels at its own frequency, so that these turn with it: of 3x3 layers at 32 pixels the sum is within
-3e-5 to 3e-4 of the norm, and its distance falls by the third power of the size.
+The two waves half a step of the shortest circulant beside the frequency, on each axis, make a wave under a sine window.
+Each has the best channels at its own frequency, so that these turn with it: of 3x3 layers at 32 pixels the sum is
+within 3e-5 to 3e-4 of the norm, and its distance falls by the third power of the size.
 """
 
 from __future__ import annotations

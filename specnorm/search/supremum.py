@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.certified.layer.circulant import reads_zeros
-from specnorm.certified.layer.components import sublayers
+from specnorm.certified.layer.components import polyphase_components
 from specnorm.problem import polyphase
 from specnorm.search.enclosing import Problem, search_torus
 
@@ -27,7 +27,7 @@ class SupremumTuning:
     near : float
         Part of the tolerance that the layer may be below the supremum, as most are, for that to be enough.
     loose : float
-        Tolerance where the layer will be farther below. Wider ones leave the ring more frequencies than they save.
+        Tolerance where the layer will be farther below. Wider ones leave the circulant more frequencies than they save.
     """
 
     near: float = 0.3
@@ -43,8 +43,8 @@ class Supremum:
     Attributes
     ----------
     is_loose : bool
-        Whether it is known less closely than was asked for: at this size the layer will be far below it, and a ring
-        that is searched anyway needs no more than a bound.
+        Whether it is known less closely than was asked for: at this size the layer will be far below it, and a
+        circulant that is searched anyway needs no more than a bound.
     """
 
     def __init__(self, problem: LayerProblem, *, ops: ArrayOps) -> None:
@@ -80,7 +80,7 @@ class Supremum:
     def _tolerance(self) -> float:
         """So that the supremum of a large layer needs nothing after it, if the layer is as near as most."""
         spec, rtol = self._problem.spec, self._problem.rtol
-        parts = [x for sub in sublayers(spec) for x in sub.parts]
+        parts = [x for component in polyphase_components(spec) for x in component.parts]
         apart = sum(
             ((k - 1) * math.pi / max(1, min(x.pixels for x in parts[j :: spec.ndim]))) ** 2 / 24
             for j, k in enumerate(spec.kernel_shape)

@@ -1,15 +1,26 @@
-"""Small files that take all time or memory of a reader that believes them: of ONNX and of torch, without torch."""
+"""Small files that take all time or memory of a reader that believes them: ``python -m auditing.bombs FOLDER``.
+
+Of ONNX and of torch, written without torch. Run by `test_fuzz.py` as a process of its own.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
+import resource
+import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from auditing import files
+from specnorm.auditing import audit
+from specnorm.auditing.readers import isolated
+from specnorm.errors import SpecnormError
 
 
 def _onnx(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...], inputs: tuple[str, ...] = ("x",)) -> bytes:
@@ -70,6 +81,8 @@ def _inputs(count: int) -> bytes:
 
 ONNX: dict[str, Callable[[], bytes]] = {
     "mean of 20 axes": lambda: _row(1, lambda a, b, _: _node("ReduceMean", [a], b, keepdims=0), (2,) * 20),
+    "mean of 16 axes of 3": lambda: _row(1, lambda a, b, _: _node("ReduceMean", [a], b), (3,) * 16),
+    "gap of 16 axes of 3": lambda: _row(1, lambda a, b, _: _node("GlobalAveragePool", [a], b), (3,) * 16),
     "mean of 20 axes of 1000": lambda: _row(1, lambda a, b, _: _node("ReduceMean", [a], b), (1000,) * 19 + (4,)),
     "mean over some of 20 axes": lambda: _row(
         1, lambda a, b, _: _node("ReduceMean", [a], b, axes=list(range(0, 20, 2))), (2,) * 20
@@ -150,3 +163,41 @@ TORCH: dict[str, Callable[[], bytes]] = {
     "name of 20,000 parts": partial(_parts, 20_000, 1),
 }
 """By name; each below 1 MB, and most of it in the zip archive without compression."""
+
+
+# -- the run -------------------------------------------------------------------------------------------------------
+SECONDS = 20
+"""Processor time for the network of each."""
+
+
+def main(folder: Path) -> None:
+    """Audit each, and write what became of it, in how much processor time."""
+    isolated.GRAPH_SECONDS, path = SECONDS, folder / "model"
+    known = {"onnx": ONNX if find_spec("onnx") else {}, "torch": TORCH if find_spec("torch") else {}}
+    told: dict[str, tuple[str, float]] = {}
+    before = 0.0
+    for name, write in (item for bombs in known.values() for item in bombs.items()):
+        path.write_bytes(write())
+        said = _outcome(path)
+        isolated._end()  # each in a process of its own, whose time counts when it is over
+        spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        told[name] = (said, round(spent - before, 1))
+        before = spent
+    most = max(resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    (folder / "tally.json").write_text(json.dumps({"most MiB": most, "files": told}, indent=1))
+
+
+def _outcome(path: Path) -> str:
+    """A report or a message; anything else passes through."""
+    try:
+        report = audit(path, methods=(), max_bytes=2**28, budget=2.0)
+    except SpecnormError as error:
+        return f"refused: {str(error).partition(': ')[2]}"
+    network = report.network
+    if network is None:
+        return "rows"
+    return f"at most {network.upper}" if network.upper is not None else f"no bound: {network.unknown[0].reason}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -32,9 +32,9 @@ from specnorm.errors import SpecnormError
 
 SECONDS = 10
 """Longest time for one file."""
-LIMIT, ENDING = 1, 20
-"""Processor time for a file that makes HDF5 loop, and how long it may be until its process has had that."""
-CHILD = ("h5", "weights.h5", "keras")
+LIMIT, ENDING = 2, 20
+"""Processor time for a file that makes its reader loop, and how long it may be until its process has had that."""
+CHILD = ("h5", "weights.h5", "keras", "onnx", "torch", "torch, old")
 """Read in a child process."""
 MEMORY = 2**30
 """What the whole run may take beyond what the process has at its start."""
@@ -276,7 +276,7 @@ def sharded_index(dice: random.Random, folder: Path) -> Path:
 def main(folder: Path, seed: int, count: int) -> None:
     """Audit so many damaged files and write what became of them."""
     faulthandler.enable()
-    isolated.SECONDS = LIMIT
+    isolated.SECONDS, isolated.GRAPH_SECONDS = LIMIT, SECONDS
     # The same bytes in every run: the path is part of the files, and what is damaged follows from their lengths.
     os.chdir(folder)
     canary = Path("canary")
@@ -321,7 +321,9 @@ def main(folder: Path, seed: int, count: int) -> None:
         tally.setdefault(label, {}).setdefault(said, 0)
         tally[label][said] += 1
     assert not canary.exists(), "code in a file was run"
-    (folder / "tally.json").write_text(json.dumps({"slowest": slowest, "files": tally}, indent=1))
+    isolated._end()  # what it took is known then
+    most = max(resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    (folder / "tally.json").write_text(json.dumps({"slowest": slowest, "most MiB": most, "files": tally}, indent=1))
 
 
 if __name__ == "__main__":

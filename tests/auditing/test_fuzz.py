@@ -30,14 +30,18 @@ def _environment() -> dict[str, str]:
 
 @pytest.mark.torch  # which its process imports, for torch's formats
 def test_damaged_files_of_every_format(tmp_path: Path) -> None:
-    """In one process of its own: none may crash it, take 10 s or 1 GiB, run code, or end without a word."""
+    """In one process of its own: none may crash it, take 10 s or 2 GB, run code, or end without a word."""
     if find_spec("torch") is None:
         pytest.skip("torch is not installed")  # and its session damages the files of every format
     arguments = [sys.executable, "-m", "auditing.fuzz", str(tmp_path), str(SEED), str(COUNT)]
-    done = subprocess.run(arguments, env=_environment(), capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        arguments, env=_environment(), capture_output=True, text=True, timeout=600 + COUNT, check=False
+    )
     now = tmp_path / "now"
     assert done.returncode == 0, f"{now.read_text() if now.exists() else 'at its start'}\n{done.stderr[-4000:]}"
-    tally = json.loads((tmp_path / "tally.json").read_text())["files"]
+    told = json.loads((tmp_path / "tally.json").read_text())
+    tally = told["files"]
+    assert told["most MiB"] < 2000
     assert sum(sum(words.values()) for words in tally.values()) == COUNT
     for label, words in tally.items():
         assert sum(words.values()) >= COUNT // len(tally) - 1
@@ -46,6 +50,20 @@ def test_damaged_files_of_every_format(tmp_path: Path) -> None:
         else:  # the damage is neither always fatal nor never
             assert "refused" in words
     assert any("rows" in words for words in tally.values())
+
+
+@pytest.mark.torch
+def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
+    """Of ONNX and torch: each ends in a report or a message, in 40 s of processor time and 2 GB."""
+    if find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    arguments = [sys.executable, "-m", "auditing.bombs", str(tmp_path)]
+    done = subprocess.run(arguments, env=_environment(), capture_output=True, text=True, timeout=2000, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    told = json.loads((tmp_path / "tally.json").read_text())
+    assert told["most MiB"] < 2000
+    assert len(told["files"]) >= 27
+    assert all(said and seconds < 40 for said, seconds in told["files"].values()), told
 
 
 # -- runs that are cut off -----------------------------------------------------------------------------------------

@@ -160,7 +160,6 @@ def test_a_warning_about_an_array_is_a_note_of_its_row(
 
     import numpy as np
 
-
     def load() -> Any:
         warnings.warn("half of it\nis missing", RuntimeWarning, stacklevel=1)
         return np.eye(2)

@@ -288,9 +288,9 @@ def test_a_claim_opens_the_file_once(claim: str, tmp_path: Path, monkeypatch: py
     path = saved(model([node("MatMul", "x", "w")], {"w": np.eye(3, dtype=np.float32)}, (1, 3)), tmp_path / "once.onnx")
     opened, called, call = list[str](), list[str](), isolated._Child.call
 
-    def counted(child: Any, seconds: Any, function: Any, *arguments: Any, told: Any = None) -> Any:
+    def counted(child: Any, seconds: Any, function: Any, *arguments: Any, **limits: Any) -> Any:
         called.append(function.__name__)
-        return call(child, seconds, function, *arguments, told=told)
+        return call(child, seconds, function, *arguments, **limits)
 
     def noted(event: str, words: tuple[Any, ...]) -> None:
         if event == "open" and str(words[0]) == str(path):  # of no other test: a hook stays

@@ -18,7 +18,14 @@ from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.certified.bound import finite
 from specnorm.certified.matrices import block_tridiagonal
-from specnorm.certified.matrices.block_tridiagonal import Band, band_norm_up, gram_band, of_one_group, plans, to_layer
+from specnorm.certified.matrices.block_tridiagonal import (
+    BlockTridiagonal,
+    gram_blocks,
+    largest_eigenvalue_up,
+    of_one_group,
+    plans,
+    to_layer,
+)
 from specnorm.numerics.block_lanczos import Plan
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import BoundSource
@@ -107,7 +114,7 @@ def test_every_cut_of_the_gram_matrix_is_the_gram_matrix(layer: Layer) -> None:
     ops = Execution.of(load("numpy"), given)
     for plan in plans(spec):
         truth = dense @ dense.T if plan.wide else dense.T @ dense
-        band: Any = gram_band(given, spec, plan, ops=ops)[0]
+        band: Any = gram_blocks(given, spec, plan, ops=ops)[0]
         n, d = band.diagonal.shape[1:3]
         full = np.zeros((n * d, n * d))
         for i in range(n):
@@ -142,10 +149,12 @@ def test_a_band_is_bounded_by_what_its_factorisation_leaves() -> None:
         largest: Any = np.linalg.eigvalsh(full)[:, -1] + shift
         diagonal = diagonal + shift * np.eye(size)
         ops = Execution.of(load("numpy"), diagonal)
-        proven: Any = band_norm_up(Band(diagonal, below), largest * (1 + 1e-9), ops=ops)
+        proven: Any = largest_eigenvalue_up(BlockTridiagonal(diagonal, below), largest * (1 + 1e-9), ops=ops)
         assert (proven >= largest).all()
         assert (proven <= largest * (1 + 2e-9)).all()
-        mixed: Any = band_norm_up(Band(diagonal, below), largest * np.asarray([1 + 1e-9, 1 - 1e-6]), ops=ops)
+        mixed: Any = largest_eigenvalue_up(
+            BlockTridiagonal(diagonal, below), largest * np.asarray([1 + 1e-9, 1 - 1e-6]), ops=ops
+        )
         assert mixed[0] == proven[0]
         assert mixed[1] > 1e300
 
@@ -171,9 +180,9 @@ def bands_below_the_truth() -> list[str]:
             below: Any = np.stack([split[i + 1, i] for i in range(blocks - 1)])[None]
             largest: Any = np.linalg.eigvalsh(full)[-1:]
             # Just above: the pivots of the last block are nearly zero, and what is carried to them is too small.
-            given: Any = Band(diagonal, below)
+            given: Any = BlockTridiagonal(diagonal, below)
             for factor in (1 + 1e-6, 1 - 1e-4, 1 - 1e-3):
-                if float(band_norm_up(given, largest * factor, ops=ops)[0]) < float(largest[0]) * (1 - 1e-12):
+                if float(largest_eigenvalue_up(given, largest * factor, ops=ops)[0]) < float(largest[0]) * (1 - 1e-12):
                     found.append(f"{seed}: {factor}")
     return found
 

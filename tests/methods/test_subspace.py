@@ -1,7 +1,8 @@
-"""Few vectors and what a ring says of all others: bounds of a layer against its dense matrix.
+"""Few vectors and what a circulant says of all others: bounds of a layer against its dense matrix.
 
-First what the ring says, with explicit waves; then what the library proves with it, and that it proves false bounds
-without one of the terms. Strides are among the layers: waves stand on the outputs, whose blocks are those of the ring.
+First what the circulant says, with explicit waves; then what the library proves with it, and that it proves false
+bounds without one of the terms. Strides are among the layers: waves stand on the outputs, whose blocks are those of the
+circulant.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import specnorm
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import known
 from specnorm.certified.layer import lehmann_maehly
-from specnorm.certified.layer.circulant import Ring, shortest
+from specnorm.certified.layer.circulant import Embedding, shortest
 from specnorm.certified.layer.lehmann_maehly import Compression
 from specnorm.certified.symbol.cells import torus
 from specnorm.problem import polyphase
@@ -35,7 +36,7 @@ from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.compression import orthonormal
-from specnorm.search.deflated import SplitRing
+from specnorm.search.deflated import DeflatedCirculant
 from specnorm.search.layer_bounds import LayerTuning
 
 Matrix = NDArray[np.float64]
@@ -48,11 +49,11 @@ def execution() -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """A layer, the ring of its blocks, and its matrix from the small side to the large one."""
+    """A layer, the circulant of its blocks, and its matrix from the small side to the large one."""
 
     kernel: Any
     spec: ConvSpec
-    ring: SplitRing
+    circulant: DeflatedCirculant
     matrix: Matrix
     norm: float
 
@@ -61,16 +62,16 @@ class Case:
 
     def subspace(self, part: float, *more: Any) -> tuple[Any, Any] | None:
         """Waves above a part of the norm with some other vectors, and what is off them."""
-        found = self.ring._split(part * self.norm)
+        found = self.circulant._split(part * self.norm)
         if found is None or not len(found[1].at):
             return None
-        waves, _ = lehmann_maehly.waves_on_outputs(self.spec, self.ring.ring, found[1], ops=execution())
+        waves, _ = lehmann_maehly.waves_on_outputs(self.spec, self.circulant.circulant, found[1], ops=execution())
         every: Any = np.concatenate([waves, *more], axis=1)
         basis = orthonormal(every, ops=execution())
         off = lehmann_maehly.complement_bound(
-            self.ring.kernel, self.spec, self.ring.ring, *found, basis, ops=execution()
+            self.circulant.kernel, self.spec, self.circulant.circulant, *found, basis, ops=execution()
         )
-        # Where every frequency of the ring is above the part, nothing is known of what is left.
+        # Where every frequency of the circulant is above the part, nothing is known of what is left.
         return (basis, off) if off < math.inf else None
 
 
@@ -94,14 +95,16 @@ def cases(count: int, *, first: int = 0) -> Iterator[Case]:
         except Exception:
             continue
         points = tuple(int(n + random.randint(2)) for n in shortest(spec))
-        ops, ring = execution(), Ring(points, tuple(bool(x) for x in random.randint(2, size=ndim)))
+        ops, circulant = execution(), Embedding(points, tuple(bool(x) for x in random.randint(2, size=ndim)))
         blocks: Any = polyphase.to_blocks(kernel[None], spec, xp=ops.xp)
         if any(k == 1 for k in blocks.shape[3:]):
             continue
         whole = Search(blocks, ops=ops).run(torus(blocks.shape[3:]), rtol=1e-2, max_cells=10_000)
         matrix = matrix if spec.transposed else matrix.T
         norm = float(np.linalg.svd(matrix, compute_uv=False)[0])
-        yield Case(kernel[None], spec, SplitRing(blocks, spec, ring, known(whole.upper), ops=ops), matrix, norm)
+        yield Case(
+            kernel[None], spec, DeflatedCirculant(blocks, spec, circulant, known(whole.upper), ops=ops), matrix, norm
+        )
 
 
 def top(case: Case, count: int) -> Any:
@@ -133,7 +136,7 @@ def below_the_truth() -> list[str]:
             for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3):
                 bound = case.norm * (1 - below)
                 if found is not None and on is not None and on.norm_below(found[1], bound):
-                    return [f"{case.spec}, {case.ring.ring}: {bound} for {case.norm}, waves above {part}"]
+                    return [f"{case.spec}, {case.circulant.circulant}: {bound} for {case.norm}, waves above {part}"]
     return []
 
 
@@ -156,17 +159,17 @@ def test_with_the_top_vectors_the_bound_is_the_norm() -> None:
 
 
 def test_a_basis_without_the_waves_says_less() -> None:
-    """What a basis lacks of the waves is added to what is left of the ring."""
+    """What a basis lacks of the waves is added to what is left of the circulant."""
     count = 0
     for case in cases(24, first=200):
-        found = case.ring._split(0.6 * case.norm)
+        found = case.circulant._split(0.6 * case.norm)
         if found is None or len(found[1].at) < 2:
             continue
         count += 1
-        waves, _ = lehmann_maehly.waves_on_outputs(case.spec, case.ring.ring, found[1], ops=execution())
+        waves, _ = lehmann_maehly.waves_on_outputs(case.spec, case.circulant.circulant, found[1], ops=execution())
         basis: Any = orthonormal(waves, ops=execution())[:, 1:, :]
         off = lehmann_maehly.complement_bound(
-            case.ring.kernel, case.spec, case.ring.ring, *found, basis, ops=execution()
+            case.circulant.kernel, case.spec, case.circulant.circulant, *found, basis, ops=execution()
         )
         rest = case.matrix - case.matrix @ basis[0].T @ basis[0]
         assert np.linalg.norm(rest, 2) <= off
@@ -276,8 +279,8 @@ def test_every_rounding_is_counted(name: str) -> None:
 # -- the whole way ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_layer_on_few_pixels_is_enclosed_without_its_matrix(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a ring nor its waves alone come close enough; the layer's matrix is not made."""
-    monkeypatch.setattr(layer_search, "TUNING", LayerTuning(at_once=0, soon=0, work=0, split=0))
+    """Neither a circulant nor its waves alone come close enough; the layer's matrix is not made."""
+    monkeypatch.setattr(layer_search, "TUNING", LayerTuning(at_once=0, soon=0, work=0, deflated_from=0))
     kernel: Any = np.random.RandomState(3).standard_normal((6, 6, 3, 3)) + 0.3
     found = specnorm.enclose(kernel, 8, padding_mode="zeros", padding=1, stride=stride, rtol=1e-3)
     truth = dense_norm(kernel, 8, padding_mode="zeros", padding=1, stride=stride)

@@ -71,7 +71,7 @@ def enclosed(kernel: Kernel, geometry: dict[str, Any]) -> None:
         assert_encloses(float(found.lower), float(found.upper), truth)
 
 
-def ringed(kernel: Kernel, geometry: dict[str, Any]) -> None:
+def by_circulants(kernel: Kernel, geometry: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layer, "TUNING", LayerTuning(at_once=0, soon=0, work=0))
         enclosed(kernel, geometry)
@@ -79,7 +79,7 @@ def ringed(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer, "TUNING", LayerTuning(at_once=-1, soon=-1, work=-1, split=-1))
+        patch.setattr(layer, "TUNING", LayerTuning(at_once=-1, soon=-1, work=-1, deflated_from=-1))
         enclosed(kernel, geometry)
 
 
@@ -109,22 +109,22 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "a search before every matrix": (layer, LayerTuning(at_once=0), enclosed),
     "no matrix": (layer, LayerTuning(at_once=0, soon=0, work=0), enclosed),
     "a wave alone": (layer, LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),
-    "every group a lower one": (open_groups, open_groups.GroupTuning(below=1e9), ringed),
-    "no group a lower one": (open_groups, open_groups.GroupTuning(below=0.0), ringed),
+    "every group a lower one": (open_groups, open_groups.GroupTuning(below=1e9), by_circulants),
+    "no group a lower one": (open_groups, open_groups.GroupTuning(below=0.0), by_circulants),
     "no Lanczos": (layer, LayerTuning(at_once=0, waves=1), enclosed),
-    "a supremum that is never enough": (supremum, supremum.SupremumTuning(near=0.99), ringed),
-    "a supremum that is hardly searched": (supremum, supremum.SupremumTuning(loose=3.0), ringed),
-    "every layer a small one": (layer, LayerTuning(at_once=-1, soon=-1, work=-1, split=-1, tiny=10**6), enclosed),
-    "every wave taken out": (
-        deflated, deflated.SplitTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
+    "a supremum that is never enough": (supremum, supremum.SupremumTuning(near=0.99), by_circulants),
+    "a supremum that is hardly searched": (supremum, supremum.SupremumTuning(loose=3.0), by_circulants),
+    "every layer a small one": (layer, LayerTuning(at_once=-1, soon=-1, work=-1, deflated_from=-1, tiny=10**6),
+    enclosed), "every wave taken out": (
+        deflated, deflated.DeflationTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
     ),
-    "no wave taken out": (deflated, deflated.SplitTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
-    "one wave of a frequency": (deflated, deflated.SplitTuning((0.5,), (0.5,), 0, 1, together=1), split),
+    "no wave taken out": (deflated, deflated.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
+    "one wave of a frequency": (deflated, deflated.DeflationTuning((0.5,), (0.5,), 0, 1, together=1), split),
     "any subspace": (compression, compression.SubspaceTuning((0.9, 1e-3), 1e12, 9, 1, 10**6, -1.0, 1e-14), split),
     "no subspace": (compression, compression.SubspaceTuning((2.0,), 1e12, 0), split),
     "one step a matrix": (lanczos_bound, lanczos_bound.MatrixTuning(1, 1, ()), enclosed),
-    "rings of any length": (circulants, circulants.RingTuning(7, 3.0, 2, 0.9), ringed),
-    "no ring": (circulants, circulants.RingTuning(0), ringed),
+    "circulants of any length": (circulants, circulants.CirculantTuning(7, 3.0, 2, 0.9), by_circulants),
+    "no circulant": (circulants, circulants.CirculantTuning(0), by_circulants),
     "a search at every step": (tracking, tracking.TrackingTuning(-1.0, -1.0, 5, 9, -1.0, 50, 1, 50.0, 12), tracked),
     "no search, everything a duplicate": (
         tracking, tracking.TrackingTuning(math.inf, math.inf, 0, 0, math.inf, 0, duplicate=0.0, start=(0, 0, 0)),

@@ -139,6 +139,56 @@ def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
         test_rounding_is_counted("relu")
 
 
+def without_half(real: Any) -> Any:
+    return lambda walk, zone, slope, middle, half: real(walk, zone, slope, middle, 0 * half)
+
+
+def without_spread(real: Any) -> Any:
+    def through(walk: Any, *given: Any) -> Any:
+        zone = real(walk, *given)
+        return replace(zone, spread=0 * zone.spread)
+
+    return through
+
+
+def without_new_generators(real: Any) -> Any:
+    def half(walk: Any, zone: Any) -> Any:
+        return real(walk, replace(zone, generators=zone.generators[: walk.ball]))
+
+    return half
+
+
+def half_of_the_reach(real: Any) -> Any:
+    def nearer(walk: Any, *given: Any) -> None:
+        walk.radius /= 2
+        real(walk, *given)
+        walk.radius *= 2
+
+    return nearer
+
+
+def what_ranges_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    test_rounding_is_counted("relu")
+    test_values_are_in_their_ranges("ball", True, monkeypatch)
+    test_constants_make_ranges_smaller(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("name", "mutated"),
+    [
+        ("_along", without_half),
+        ("_through", without_spread),
+        ("_half", without_new_generators),
+        ("_nearer", half_of_the_reach),
+    ],
+    ids=["distance from a line", "error of a map", "numbers of functions", "reach of a ball"],
+)
+def test_each_term_of_a_range_is_needed(name: str, mutated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges._Walk, name, mutated(getattr(ranges._Walk, name)))
+    with pytest.raises(AssertionError):
+        what_ranges_promise(monkeypatch)
+
+
 def test_what_has_no_rule_can_be_anything() -> None:
     shape, layer = (1, 3), Layer("w", lambda: np.array([[1.0, 0, 0], [0, 0, 0]]), {}, 0)
     nodes = [

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import interval
 from networks.dense_networks import draw, graph_of
 
 from specnorm.certified.network import operators
@@ -149,7 +150,8 @@ def test_convolutional_margins_use_the_weights_of_the_features() -> None:
 
 
 def test_radii_are_margins_over_constants() -> None:
-    known = Margins(np.array([[0.0, 2.0, 4.0], [2.0, 0.0, 1.0], [4.0, 1.0, 0.0]]), np.ones(3), 1.0)
+    constants = np.array([[0.0, 2.0, 4.0], [2.0, 0.0, 1.0], [4.0, 1.0, 0.0]])
+    known = Margins(interval(np.zeros((3, 3)), constants), interval(np.zeros(3), np.ones(3)), 1.0)
     logits = np.array([[3.0, 1.0, -1.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
     found = known.radii(logits, np.array([0, 2, 0]))
     assert found[0] == pytest.approx(1.0)

@@ -21,7 +21,8 @@ import specnorm
 from specnorm import arrays
 from specnorm.certified import bound, host
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, as_array, greatest, least
-from specnorm.certified.layer import circulant, components
+from specnorm.certified.layer import circulant as embedding
+from specnorm.certified.layer import components
 from specnorm.certified.layer.circulant import norm_by_circulant, shortest
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.certified.layer.every_size import padded_norm
@@ -46,14 +47,14 @@ OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "certified.network")
 COVER = {"_open", "_norms", "_upper", "_note", "_reopen"}
 """What a cover keeps to itself."""
-MAKERS = {"Upper", "Lower", "_upper", "_lower", "_largest", "_KERNEL", "_Claim"}
+MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_KERNEL", "_ROOM", "_Claim"}
 
 
 # -- who makes claims --------------------------------------------------------------------------------------------------
 def made(tree: ast.AST) -> Iterator[str]:
     """A claim constructed, the constructors imported or reached for, a claim written to."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and name_of(node.func) in {"Upper", "Lower"}:
+        if isinstance(node, ast.Call) and name_of(node.func) in {"Upper", "Lower", "Interval", "Range"}:
             yield f"line {node.lineno}: {ast.unparse(node.func)}("
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("specnorm."):
             yield from (f"line {node.lineno}: {x.name}" for x in node.names if x.name in MAKERS and x.name[0] == "_")
@@ -85,6 +86,9 @@ def test_claims_are_made_in_one_room(path: Path) -> None:
         "from specnorm.certified.bound import Upper, _lower as make",
         "bound._upper(1.0, 'sigma*', 'no rule')",
         "room = bound._KERNEL",
+        "Interval(low, high)",
+        "regions.Range(low, high)",
+        "from specnorm.certified.interval import _interval",
         "cover._norms[:] = 0",
         "cover._upper = 0.0",
         "cover._note(index, norms, 1.0)",
@@ -211,9 +215,9 @@ def shorter(axis: int) -> Circulant:
 
 GROUP = of_one_group(LAYER)
 REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
-(PART,) = components.sublayers(LAYER)
+(PART,) = components.polyphase_components(LAYER)
 DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1, dilation=2)
-PARTS = [sub.spec for sub in components.sublayers(DILATED)]
+PARTS = [sub.spec for sub in components.polyphase_components(DILATED)]
 REFUSED: dict[str, Callable[[], object]] = {
     "an open cell": lambda: cover_of(0.4).proven(),
     "a cell left out": lambda: norm_of(torus((4,))[:-1]),
@@ -235,7 +239,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a component's bound of another": lambda: norms_of_parts(
         DILATED, [(assumed_lower(1.0, x), assumed(1.0, LAYER)) for x in PARTS]
     ),
-    "a larger layer as a restriction": lambda: norm_of_restriction(PART.window(9), PART, assumed_lower(1.0, GROUP)),
+    "a larger layer as a restriction": lambda: norm_of_restriction(PART.restricted(9), PART, assumed_lower(1.0, GROUP)),
     "another layer as a restriction": lambda: norm_of_restriction(PART, PART, assumed_lower(1.0, REFLECT)),
     "several outputs as a patch": lambda: norms_of_patch(
         PART, assumed_lower(1.0, norms.stack_of((2, 2, 2))), assumed(1.0, norms.stack_of((2, 2, 2)))
@@ -269,7 +273,8 @@ def test_rules_apply_where_they_may() -> None:
     assert norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(3.0, GROUP)]).value == 3
     assert norm_of_groups(LAYER, [assumed(1.0, GROUP)], assumed(2.0)).value == 2
     assert (
-        norm_of_restriction(PART, PART.window(9), assumed_lower(1.0, of_one_group(PART.window(9).spec))).what == LAYER
+        norm_of_restriction(PART, PART.restricted(9), assumed_lower(1.0, of_one_group(PART.restricted(9).spec))).what
+        == LAYER
     )
     assert norms.norm_of_one_tap(KERNEL[..., :1], assumed(1.0, norms.stack_of((1, 3, 3)))).what == EVERYWHERE
     assert norms.norm_of_zero(0 * KERNEL, ops=OPS).value == 0
@@ -285,8 +290,8 @@ def test_the_padding_s_factor_is_in_the_bound() -> None:
 def test_windows_are_restrictions() -> None:
     """Of every size, and of the layer they are taken from."""
     for most in range(1, 60):
-        window = PART.window(most)
-        found = norm_of_restriction(PART, window, assumed_lower(1.0, of_one_group(window.spec)))
+        restriction = PART.restricted(most)
+        found = norm_of_restriction(PART, restriction, assumed_lower(1.0, of_one_group(restriction.spec)))
         assert found.what == PART.spec
 
 
@@ -356,7 +361,7 @@ def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(HypothesisError, match="compression"):
         enclosed()
-    monkeypatch.setattr(circulant, "is_long_enough", lambda *_: True)
+    monkeypatch.setattr(embedding, "is_long_enough", lambda *_: True)
     enclosed()
 
 

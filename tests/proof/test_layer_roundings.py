@@ -19,7 +19,7 @@ from specnorm_numpy import NumpyBackend
 
 from specnorm.certified import rounding
 from specnorm.certified.layer.own_matrix import residuals_up
-from specnorm.certified.matrices.block_tridiagonal import gram_band, plans
+from specnorm.certified.matrices.block_tridiagonal import gram_blocks, plans
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
@@ -93,7 +93,7 @@ def test_entries_of_the_gram_matrix_are_off_by_what_is_said_and_hardly_less(name
     dense = dense_matrix(kernel[0], cut.size, **geometry)
     truth = np.sort((dense @ dense.T if cut.wide else dense.T @ dense).reshape(-1))
     plan = next(x for x in plans(spec) if x.axis == cut.axis and x.wide == cut.wide and x.blocks == 1)
-    band, roundings = gram_band(kernel, spec, plan, ops=coarse(execution()))
+    band, roundings = gram_blocks(kernel, spec, plan, ops=coarse(execution()))
     found = np.sort(np.asarray(band.diagonal).reshape(-1))
     off = 1 - float(np.min(found[truth > 0] / truth[truth > 0]))
     assert 0 < off <= rounding.gamma(roundings, UNIT)

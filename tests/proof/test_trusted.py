@@ -1,4 +1,4 @@
-"""What has to be right for an answer to be right is counted, printed, and its core small enough to be read."""
+"""What has to be right for an answer to be right is counted and printed; what is not counted makes no claim."""
 
 from __future__ import annotations
 
@@ -16,21 +16,12 @@ import specnorm
 from specnorm import networks
 from specnorm.auditing.network import verify_file
 
-CORE = 3_400
-"""Lines that prove a bound of a layer at every size, with their derivations: to be read in an evening or two."""
-
 
 def test_the_page_says_what_is_trusted() -> None:
     page = trusted.PAGE.read_text(encoding="utf-8")
     assert trusted.replaced(page) == page, "another table: write it by `python tests/trusted.py`"
     with pytest.raises(ValueError, match="no place"):
         trusted.replaced("a page")
-
-
-def test_the_core_stays_small_enough_to_be_read() -> None:
-    for claim in trusted.ENTRIES:
-        rows, _ = trusted.counted(claim)
-        assert 2_000 < sum(rows[row] for row in trusted.CORE_ROWS) <= CORE, claim
 
 
 @pytest.mark.parametrize("path", [p for p in core_files() if room(p) in trusted.PROPOSES], ids=lambda p: p.stem)

@@ -30,21 +30,21 @@ from specnorm.search.layer_bounds import TUNING
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
 RINGS: dict[str, Any] = {"at_once": -1.0, "soon": -1.0, "work": -1.0}
-SPLIT = RINGS | {"split": -1.0}
+SPLIT = RINGS | {"deflated_from": -1.0}
 WAYS: tuple[dict[str, Any], ...] = (
     {}, {"at_once": -1.0}, {"at_once": math.inf}, RINGS, SPLIT, SPLIT | {"witness": -1},
 )  # fmt: skip
-"""As users have it; as if the layer were large; by its own matrix; by rings alone; by a ring without its highest waves,
+"""As users have it; as if the layer were large; by its own matrix; by circulants alone; by a deflated circulant,
 and with lower bounds by waves too, as if the layer were very large."""
 SMALL = 26
 """Sides of the matrices that are eliminated in ball arithmetic: a third of a cube of slow operations."""
 
 
 @contextmanager
-def by_rings(*, split: bool = False) -> Iterator[None]:
-    """Upper bounds by rings alone, beside lower bounds of half the norm: good ones hide that upper ones are wrong.
+def by_circulants(*, split: bool = False) -> Iterator[None]:
+    """Upper bounds by circulants alone, beside lower bounds of half the norm: good ones hide that upper ones are wrong.
 
-    A ring that is split proves nothing but bounds near the lower one, which is a little too low then.
+    A circulant that is split proves nothing but bounds near the lower one, which is a little too low then.
     """
 
     def lowered(*given: Any, **named: Any) -> Any:
@@ -169,7 +169,7 @@ class AtSize:
 def in_a_way(way: int) -> Iterator[None]:
     """One of the ways to an upper bound, whatever the layer's size."""
     if way >= len(WAYS):
-        with by_rings(split=way > len(WAYS)):
+        with by_circulants(split=way > len(WAYS)):
             yield
     else:
         with patch.object(layer_search, "TUNING", replace(TUNING, **WAYS[way])):

@@ -19,7 +19,7 @@ from strategies import FAMILIES as PLAIN
 from strategies import Random, Shape
 
 from soundness import balls
-from soundness.twisted import Axis
+from soundness.skew import Axis
 
 LARGEST = 260
 """Rows and columns of a dense matrix at most."""

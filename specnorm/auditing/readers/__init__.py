@@ -56,6 +56,8 @@ _READERS: dict[str, Reader] = {
 }
 _ISOLATED = frozenset({"hdf5", "keras", "onnx", "pytorch"})
 """Formats whose library can be made to loop for ever, or that say in few bytes what takes long."""
+_PACKED = frozenset({"hdf5", "keras"})
+"""Of these, formats of which a small file may hold many bytes: its memory is not limited by its size."""
 _DAMAGE = (OSError, ValueError, EOFError, ArithmeticError, RecursionError, MemoryError)
 """What a reader or its library raises on damage; anything else is a fault of ours, and passes through as it is."""
 _ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
@@ -108,7 +110,7 @@ def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> Mode
     """Let the file's reader list its arrays, in a child process where that is safer."""
     kind = sniff(file)
     if kind in _ISOLATED and not (kind == "onnx" and registered()):
-        return stack.enter_context(in_child(_READERS[kind], path, max_bytes))
+        return stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind in _PACKED))
     with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
         warnings.simplefilter("ignore")
         return _READERS[kind](file, path, max_bytes)

@@ -32,6 +32,8 @@ GRAPH_SECONDS = 600.0
 """Processor time that bounding a file's network, or proving a certificate of it, may take, unless told otherwise."""
 MEMORY = 2**30
 """What the child may take beyond twice ``max_bytes`` (an archive unpacked, and one of its arrays)."""
+PLAIN_MEMORY = 3 * 2**29
+"""The same of a file without compression, beyond four times its arrays in float64: values of its graph, above all."""
 
 Reader = Callable[[BinaryIO, str, int], ModelArrays]
 """Called with the open file, its path, and the most bytes its arrays may take; lists them without reading them.
@@ -43,7 +45,7 @@ cannot make sense of a `Tensor.refusal`. What the file says of an array goes int
 
 
 @contextmanager
-def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[ModelArrays]:
+def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) -> Iterator[ModelArrays]:
     """List the arrays of a file in a child process, which also reads them.
 
     Parameters
@@ -53,6 +55,8 @@ def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[ModelArrays]:
         that are imported there are no part of what the file takes.
     max_bytes : int
         Most bytes of all arrays.
+    packed : bool, default True
+        Whether a small file may hold so many; otherwise its memory is limited by what it holds.
 
     Yields
     ------
@@ -67,7 +71,10 @@ def in_child(read: Reader, path: str, max_bytes: int) -> Iterator[ModelArrays]:
     child = _Child(path, max_bytes)
     try:
         child.prepare(read)
-        listed = child.call(_seconds(Path(path).stat().st_size), _list, read, path, max_bytes)
+        size = Path(path).stat().st_size
+        memory = None if packed else PLAIN_MEMORY + 4 * size
+        listed = child.call(_seconds(size), _list, read, path, max_bytes, memory=memory)
+        child.arrays = sum(8 * math.prod(tensor.shape) for tensor in listed.arrays)
         arrays = [replace(tensor, load=partial(child.load, i, tensor)) for i, tensor in enumerate(listed.arrays)]
         yield replace(listed, arrays=arrays, elsewhere=child.ask)
     finally:
@@ -84,6 +91,8 @@ class _Child:
     def __init__(self, path: str, max_bytes: int) -> None:
         self.path = path
         self.memory = 2 * max_bytes + MEMORY
+        self.arrays = 0
+        """Bytes of all of them in float64."""
         self.lost: str | None = None
         owner, worker = _spare.pop() if _spare else (os.getpid(), None)
         self.worker = worker if worker is not None and owner == os.getpid() and worker.is_alive else _started()
@@ -100,13 +109,15 @@ class _Child:
         seconds: float | None,
         function: Callable[..., Any],
         *arguments: Any,
+        memory: int | None = None,
         told: Callable[..., object] | None = None,
     ) -> Any:
-        """Call a function there that may take so much processor time."""
+        """Call a function there that may take so much processor time, and so much memory if that is less than ours."""
         if self.lost is not None:
             raise ModelFileError(self.lost)
+        memory = self.memory if memory is None else min(self.memory, memory)
         try:
-            answer = self.worker.call(_limited, seconds, self.memory, function, *arguments, told=told)
+            answer = self.worker.call(_limited, seconds, memory, function, *arguments, told=told)
         except WorkerLost as error:
             self.lost = f"the process that reads it dies: {error}."
             if "SIGXCPU" in str(error):
@@ -116,7 +127,7 @@ class _Child:
             self.lost = "the process that reads it was ended."  # by an interruption
             raise
         if isinstance(answer, MemoryError):
-            raise ModelFileError(f"reading it takes more memory than the limit of {self.memory} bytes.") from answer
+            raise ModelFileError(f"reading it takes more memory than the limit of {memory} bytes.") from answer
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -128,8 +139,9 @@ class _Child:
         *arguments: Any,
         progress: Callable[..., object] | None = None,
     ) -> Any:
-        """`ModelArrays.ask`: what the function tells of its progress there is told here."""
-        return self.call(seconds, _asked, progress is not None, function, *arguments, told=progress)
+        """`ModelArrays.ask`, with the memory that the arrays give reason for if time is limited, too."""
+        memory = None if seconds is None else PLAIN_MEMORY + 4 * self.arrays
+        return self.call(seconds, _asked, progress is not None, function, *arguments, memory=memory, told=progress)
 
     def load(self, index: int, tensor: Tensor) -> ArrayObject:
         """Read one of the arrays."""

@@ -1,18 +1,19 @@
-"""Rings: periodic convolutions that a zero-padded layer at one size is a part of, so that their norms bound its own.
+"""Circulants that a zero-padded layer at one size is a part of: periodic convolutions, whose norms bound its own.
 
-A ring of N pixels closes an axis; a *twisted* one multiplies by -1 where a read passes its end. Let the layer read the
-pixels ``s m + r t - p`` of an axis of n (outputs m < m', taps t < k, stride s, dilation r, padding p in front), and lay
-the n pixels on the ring from 0 on. If
+A circulant of N pixels closes an axis; a *skew* one multiplies by -1 where a read passes its end. Let the layer read
+the pixels ``s m + r t - p`` of an axis of n (outputs m < m', taps t < k, stride s, dilation r, padding p in front), and
+lay the n pixels on the circulant from 0 on. If
 
     N >= n + p,    N >= s (m' - 1) + r (k - 1) - p + 1,    N >= n,    N >= s m',
 
 then a read below 0 comes round to ``N + v >= n``, one at n or beyond stays below N, and no two outputs are the same:
-the entries of the ring between the layer's pixels and its outputs are the layer's, none of which passes the end. The
-layer is a compression of the ring, whatever the factor that passing the end multiplies by: its norm is no larger.
+the entries of the circulant between the layer's pixels and its outputs are the layer's, none of which passes the end.
+The layer is a compression of the circulant, whatever the factor that passing the end multiplies by: its norm is no
+larger.
 
-With ``lcm(s, r)`` a divisor of N the ring is as many smaller ones of the kernel's blocks (`problem.polyphase`), each of
-``M = N / lcm(s, r)`` points. Its norm is the largest one of their symbols at ``2 pi j / M``, or at
-``2 pi (j + 1/2) / M`` if it is twisted.
+With ``lcm(s, r)`` a divisor of N the circulant is as many smaller ones of the kernel's blocks (`problem.polyphase`),
+each of ``M = N / lcm(s, r)`` points. Its norm is the largest one of their symbols at ``2 pi j / M``, or at ``2 pi (j +
+1/2) / M`` if it is skew.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ring:
-    """Sizes of a ring in points of the blocks, and whether it is twisted, per axis."""
+class Embedding:
+    """Sizes of a circulant in points of the blocks, and whether it is skew, per axis."""
 
     points: tuple[int, ...]
-    twisted: tuple[bool, ...]
+    skew: tuple[bool, ...]
 
 
 def reads_zeros(spec: ConvSpec) -> bool:
@@ -43,7 +44,7 @@ def reads_zeros(spec: ConvSpec) -> bool:
 
 
 def shortest(spec: ConvSpec) -> tuple[int, ...]:
-    """Fewest points an axis of a ring that the layer is a compression of; every larger number will do as well.
+    """Fewest points an axis of a circulant that the layer is a compression of; every larger number will do as well.
 
     Parameters
     ----------
@@ -62,9 +63,9 @@ def _points(n: int, outputs: int, k: int, stride: int, dilation: int, pads: tupl
     return -(-pixels // math.lcm(stride, dilation))
 
 
-def is_long_enough(spec: ConvSpec, ring: Circulant) -> bool:
+def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:
     """Whether the layer is a compression of a circulant: whether no read that passes its end meets the layer."""
-    pairs = zip(ring.points, shortest(spec), strict=True)
+    pairs = zip(circulant.points, shortest(spec), strict=True)
     return reads_zeros(spec) and all(n == 0 or n >= least for n, least in pairs)
 
 

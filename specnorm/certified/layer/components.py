@@ -1,4 +1,4 @@
-"""A zero-padded layer at one size as independent smaller ones without dilation, and windows of it.
+"""A zero-padded layer at one size as independent smaller ones without dilation, and restrictions of it.
 
 Along an axis a layer reads the pixels ``s m + r t - p``. With ``g = gcd(s, r)`` only those congruent to -p modulo g are
 read; of these, outputs that are congruent modulo ``r / g`` read pixels that are, and no other outputs do. So the layer
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Component:
+class AxisComponent:
     """What a part of a layer is along one axis.
 
     Parameters
@@ -51,14 +51,14 @@ class Component:
     pixel: tuple[int, int] = (0, 1)
     output: tuple[int, int] = (0, 1)
 
-    def holds(self, other: Component) -> bool:
+    def holds(self, other: AxisComponent) -> bool:
         """Whether another part is a compression of this one: shifted by some outputs, it lies inside."""
         outputs = max(0, -(-(self.before - other.before) // self.stride))
         pixels = self.stride * outputs + other.before - self.before
         inside = outputs + other.outputs <= self.outputs and pixels + other.pixels <= self.pixels
         return self.stride == other.stride and inside
 
-    def single_outputs(self, k: int) -> list[Component]:
+    def single_outputs(self, k: int) -> list[AxisComponent]:
         """Outputs that read pixels of their own, one by one: the first, the second, the last, which hold the others."""
         found = []
         for m in sorted({0, min(1, self.outputs - 1), self.outputs - 1}):
@@ -68,7 +68,7 @@ class Component:
                 found.append(one)
         return found
 
-    def trimmed(self, k: int) -> Component | None:
+    def trimmed(self, k: int) -> AxisComponent | None:
         """Without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
         s, p = self.stride, self.before
         first, last = max(0, -(-(p - k + 1) // s)), min(self.outputs - 1, (self.pixels - 1 + p) // s)
@@ -80,26 +80,26 @@ class Component:
             return None
         pixel = (self.pixel[0] + self.pixel[1] * low, self.pixel[1])
         output = (self.output[0] + self.output[1] * first, self.output[1])
-        return Component(high - low + 1, last - first + 1, p + low, s, pixel, output)
+        return AxisComponent(high - low + 1, last - first + 1, p + low, s, pixel, output)
 
 
 @dataclass(frozen=True)
-class SubLayer:
+class PolyphaseComponent:
     """A part of a layer as a layer of its own.
 
     Parameters
     ----------
     spec : ConvSpec
         With ``input_shape``.
-    parts : tuple of Component
+    parts : tuple of AxisComponent
         Per axis.
     """
 
     spec: ConvSpec
-    parts: tuple[Component, ...]
+    parts: tuple[AxisComponent, ...]
 
     @classmethod
-    def of(cls, spec: ConvSpec, parts: tuple[Component, ...]) -> SubLayer:
+    def of(cls, spec: ConvSpec, parts: tuple[AxisComponent, ...]) -> PolyphaseComponent:
         """The layer with these parts of a zero-padded one."""
         kernel = spec.kernel_shape
         after = (x.stride * (x.outputs - 1) + k - x.pixels - x.before for x, k in zip(parts, kernel, strict=True))
@@ -114,7 +114,7 @@ class SubLayer:
         )
         return cls(own, parts)
 
-    def window(self, most: float) -> SubLayer:
+    def restricted(self, most: float) -> PolyphaseComponent:
         """The same with fewer pixels, so that there are about so many: a compression of it."""
         count = math.prod(x.pixels for x in self.parts)
         if count <= most or not reads_zeros(self.spec):
@@ -126,10 +126,10 @@ class SubLayer:
             left /= pixels
             outputs = min(part.outputs, max(1, -(-(pixels + part.before) // part.stride)))
             parts[axis] = replace(part, pixels=pixels, outputs=outputs).trimmed(k) or part
-        return SubLayer.of(self.spec, tuple(parts))
+        return PolyphaseComponent.of(self.spec, tuple(parts))
 
 
-def sublayers(spec: ConvSpec) -> list[SubLayer]:
+def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
     """Layers the largest of whose norms is the layer's; none if that is zero.
 
     Parameters
@@ -140,21 +140,25 @@ def sublayers(spec: ConvSpec) -> list[SubLayer]:
     large, small = sizes_of(spec)
     axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
     if not reads_zeros(spec):
-        whole = tuple(Component(n, m, before, s) for n, m, _, s, _, (before, _) in axes)
-        return [SubLayer(spec, whole)]
-    return [SubLayer.of(spec, parts) for parts in itertools.product(*(_largest_parts(*axis) for axis in axes))]
+        whole = tuple(AxisComponent(n, m, before, s) for n, m, _, s, _, (before, _) in axes)
+        return [PolyphaseComponent(spec, whole)]
+    return [
+        PolyphaseComponent.of(spec, parts) for parts in itertools.product(*(_largest_parts(*axis) for axis in axes))
+    ]
 
 
-def _largest_parts(n: int, outputs: int, k: int, stride: int, dilation: int, pads: tuple[int, int]) -> list[Component]:
+def _largest_parts(
+    n: int, outputs: int, k: int, stride: int, dilation: int, pads: tuple[int, int]
+) -> list[AxisComponent]:
     """Parts of an axis that no other one holds."""
     before, common = pads[0], math.gcd(stride, dilation)
     stride, step = stride // common, dilation // common
     unread = -before % common
     pixels, before = -(-(n - unread) // common), (before + unread) // common
-    found: list[Component] = []
+    found: list[AxisComponent] = []
     for first in range(min(step, outputs)):
         rest = (stride * first - before) % step
-        part = Component(
+        part = AxisComponent(
             -(-(pixels - rest) // step),
             -(-(outputs - first) // step),
             (before - stride * first + rest) // step,
@@ -169,11 +173,11 @@ def _largest_parts(n: int, outputs: int, k: int, stride: int, dilation: int, pad
 
 
 def norms_of_parts(spec: ConvSpec, parts: Sequence[tuple[Lower, Upper | None]]) -> tuple[Lower, Upper | None]:
-    """Bounds of a layer that is a direct sum, from those of all its `sublayers`; 0 if there is none.
+    """Bounds of a layer that is a direct sum, from those of all its `polyphase_components`; 0 if there is none.
 
     The upper one is None if that of a part is. No part is larger than the layer.
     """
-    every = [sub.spec for sub in sublayers(spec)]
+    every = [component.spec for component in polyphase_components(spec)]
     lowers, uppers = [lower for lower, _ in parts], [upper for _, upper in parts if upper is not None]
     own = [(lower.what, lower.what if upper is None else upper.what) for lower, upper in parts]
     if own != [(part, part) for part in every]:
@@ -205,24 +209,26 @@ def norm_of_groups(spec: ConvSpec, groups: Sequence[Upper], others: Upper | None
     return _largest((*groups, *rest), spec, f"the largest of {spec.groups} groups")
 
 
-def norms_of_patch(sub: SubLayer, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
+def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
     """A layer with one output an axis is, group by group, the matrix of the taps that it reads.
 
     The lower bound is of the largest group's.
     """
-    spec = sub.spec
-    count = math.prod(part.pixels for part in sub.parts)
+    spec = component.spec
+    count = math.prod(part.pixels for part in component.parts)
     channels = (spec.stored_channels[0] // spec.groups, spec.stored_channels[1] * count)
     what, rule = stack_of((spec.groups, *channels)), "the matrix of the taps that are read"
-    patch = reads_zeros(spec) and all(x.outputs == 1 for x in sub.parts)
+    patch = reads_zeros(spec) and all(x.outputs == 1 for x in component.parts)
     if not patch or lower.what != what or upper.what != what:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     return _lower(lower.value, of_one_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
 
 
-def norm_of_restriction(sub: SubLayer, window: SubLayer, norm: Lower) -> Lower:
-    """A layer's norm is no smaller than that of one of its groups on a window."""
-    held = all(part.holds(other) for part, other in zip(sub.parts, window.parts, strict=True))
-    if norm.what != of_one_group(window.spec) or not held:
+def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
+    """A layer's norm is no smaller than that of one of its groups on a restriction."""
+    held = all(part.holds(other) for part, other in zip(component.parts, restriction.parts, strict=True))
+    if norm.what != of_one_group(restriction.spec) or not held:
         raise HypothesisError(f"{norm.what} is no restriction of the layer")
-    return norm if norm.what == sub.spec else _lower(norm.value, sub.spec, "of a group, or on a window", norm)
+    if norm.what == component.spec:
+        return norm
+    return _lower(norm.value, component.spec, "of a group, or on a restriction", norm)

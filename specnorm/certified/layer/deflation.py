@@ -1,9 +1,9 @@
-"""A ring without its highest waves, and those by themselves: an upper bound of a zero-padded layer that is part of it.
+"""A circulant without its highest waves, and those by themselves: an upper bound of a zero-padded layer.
 
-Let the symbol be ``G(theta) = E(theta) + X(theta) Y(theta)*`` at every frequency of a ring that the layer is a
-compression of (`circulant`), with ``||E(theta)|| <= t``. Restricted to the layer's pixels and outputs, the ring of E
-has a norm of at most t, and the rest is ``L R*``, where the columns of L and R are the waves of X and Y on the outputs
-and on the pixels. So
+Let the symbol be ``G(theta) = E(theta) + X(theta) Y(theta)*`` at every frequency of a circulant that the layer is a
+compression of (`circulant`), with ``||E(theta)|| <= t``. Restricted to the layer's pixels and outputs, the circulant of
+E has a norm of at most t, and the rest is ``L R*``, where the columns of L and R are the waves of X and Y on the
+outputs and on the pixels. So
 
     ||A||  <=  t + ||L R*||  <=  t + lambda_max(L*L + R*R) / 2,
 
@@ -31,7 +31,7 @@ from specnorm.problem.frequencies import Frequencies, cos_sin
 from specnorm.problem.layer_map import sizes_of
 
 if TYPE_CHECKING:
-    from specnorm.certified.layer.circulant import Ring
+    from specnorm.certified.layer.circulant import Embedding
     from specnorm.certified.symbol.cover import Cover
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
@@ -42,12 +42,12 @@ _MORE = 2.0**-16
 
 @dataclass(frozen=True, eq=False)
 class DeflatedModes:
-    """What is taken out of a ring's symbols.
+    """What is taken out of a circulant's symbols.
 
     Parameters
     ----------
     points : Frequencies
-        Frequencies of the ring, none the mirror image of another: those belong to them.
+        Frequencies of the circulant, none the mirror image of another: those belong to them.
     at : integer array, shape (w,)
         Which point each wave is at.
     x, y : complex arrays, shapes (w, first) and (w, second)
@@ -74,16 +74,30 @@ def first_of_mirrored(points: Frequencies) -> Frequencies:
 
 
 def norm_by_deflation(
-    kernel: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes, bound: float, *, ops: ArrayOps
+    kernel: Array,
+    spec: ConvSpec,
+    circulant: Embedding,
+    cover: Cover,
+    highest: DeflatedModes,
+    bound: float,
+    *,
+    ops: ArrayOps,
 ) -> Upper | None:
     """A bound of the layer's norm, if it is proven (`split_norm_below`); else None."""
-    if not split_norm_below(kernel, spec, ring, cover, highest, bound, ops=ops):
+    if not split_norm_below(kernel, spec, circulant, cover, highest, bound, ops=ops):
         return None
     return _upper(bound, spec, f"a circulant without {len(highest.at)} waves, and those", cover.beside_open())
 
 
 def split_norm_below(
-    kernel: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes, bound: float, *, ops: ArrayOps
+    kernel: Array,
+    spec: ConvSpec,
+    circulant: Embedding,
+    cover: Cover,
+    highest: DeflatedModes,
+    bound: float,
+    *,
+    ops: ArrayOps,
 ) -> bool:
     """Whether a bound of the layer's norm is proven.
 
@@ -93,33 +107,33 @@ def split_norm_below(
         Of one group, in torch's order, scaled to about 1.
     spec : ConvSpec
         Of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
-    ring : Ring
+    circulant : Embedding
         No shorter than `circulant.shortest`.
     cover : Cover
-        Of the symbol's frequencies on that ring; what is still open are single points.
+        Of the symbol's frequencies on that circulant; what is still open are single points.
     highest : DeflatedModes
         At those.
     """
     if max((*spec.stride, *spec.dilation), default=1) > 1:
         raise HypothesisError("overlaps of waves are known of layers without stride and dilation")
-    limit = limit_of_rest(spec, ring, cover, highest)
-    waves = WaveGram(spec, ring, highest, ops=ops)
+    limit = limit_of_rest(spec, circulant, cover, highest)
+    waves = WaveGram(spec, circulant, highest, ops=ops)
     rest = host.sub_down(bound, limit)
     return rest > 0 and waves.norm_below(rest, ops=ops) and rest_below(kernel, highest, limit, ops=ops)
 
 
-def limit_of_rest(spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes) -> float:
-    """t: what the ring's symbols are below where nothing is taken out, and are to be proven below where it is.
+def limit_of_rest(spec: ConvSpec, circulant: Embedding, cover: Cover, highest: DeflatedModes) -> float:
+    """t: what the circulant's symbols are below where nothing is taken out, and are to be proven below where it is.
 
     Raises
     ------
     HypothesisError
-        If the ring is too short for the layer, or other frequencies are open than those where waves are taken out.
+        If the circulant is too short for the layer, or other frequencies are open than those where waves are taken out.
     """
     # The waves have as many points along an axis with one tap as along others.
-    whole = Circulant.of(ring.points, ring.twisted, spec.block_kernel_shape)
+    whole = Circulant.of(circulant.points, circulant.skew, spec.block_kernel_shape)
     one = spec.groups == 1
-    if not (one and is_long_enough(spec, Circulant(ring.points, ring.twisted)) and cover.what == whole):
+    if not (one and is_long_enough(spec, Circulant(circulant.points, circulant.skew)) and cover.what == whole):
         raise HypothesisError(f"the layer is no compression of the {whole}, of the {cover.what} as it is")
     if cover.open.boxes.divisible.any() or not _same(first_of_mirrored(cover.open.boxes.centres), highest.points):
         raise HypothesisError("what is taken out is not at the frequencies that the cover leaves open")
@@ -195,7 +209,7 @@ class WaveGram:
     ----------
     spec : ConvSpec
         Of one group, with ``input_shape``, zero padding, and neither stride nor dilation.
-    ring : Ring
+    circulant : Embedding
         That the layer is a compression of.
 
     Attributes
@@ -209,7 +223,7 @@ class WaveGram:
         Bound of the norm of what it is off.
     """
 
-    def __init__(self, spec: ConvSpec, ring: Ring, highest: DeflatedModes, *, ops: ArrayOps) -> None:
+    def __init__(self, spec: ConvSpec, circulant: Embedding, highest: DeflatedModes, *, ops: ArrayOps) -> None:
         xp = ops.xp
         large, small = sizes_of(spec)
         denominators = np.asarray(highest.points.denominators)
@@ -224,7 +238,7 @@ class WaveGram:
         for z, sizes, shifts in ((x, small, befores), (y, large, [0] * spec.ndim)):
             held = xp.matmul(xp.conj(z), xp.matrix_transpose(z))
             for axis, (n, shift) in enumerate(zip(sizes, shifts, strict=True)):
-                held = held * _overlaps(self.numerators[:, axis], ring, axis, n, shift, held, ops=ops)
+                held = held * _overlaps(self.numerators[:, axis], circulant, axis, n, shift, held, ops=ops)
             total = total + held / 2
             mass = float(rounding.up(norms.frobenius_up(z, xp=xp) ** 2, 2, xp=xp))
             # Each overlap: phases that are off by theirs, a sum of n terms and a quotient; then their products.
@@ -244,12 +258,12 @@ class WaveGram:
 
 
 def _overlaps(
-    numerators: np.ndarray, ring: Ring, axis: int, n: int, shift: int, like: Array, *, ops: ArrayOps
+    numerators: np.ndarray, circulant: Embedding, axis: int, n: int, shift: int, like: Array, *, ops: ArrayOps
 ) -> Array:
     """``sum_x e^{i delta (x - shift)} / N`` over n positions, delta of each pair of frequencies, shape (w, w)."""
-    points, step = ring.points[axis], 1 + ring.twisted[axis]
+    points, step = circulant.points[axis], 1 + circulant.skew[axis]
     cos, sin = cos_sin(np.outer(np.arange(points), np.arange(n) - shift), points)
     real, imag = cos.sum(axis=1) / points, sin.sum(axis=1) / points
-    # Numerators of a twisted axis are odd, of turns of 2 N: differences are whole steps.
+    # Numerators of a skew axis are odd, of turns of 2 N: differences are whole steps.
     apart = ((numerators[None, :] - numerators[:, None]) // step) % points
     return ops.complex(*(ops.from_numpy(x[apart].astype(np.float64), like) for x in (real, imag)))

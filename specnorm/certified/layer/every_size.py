@@ -18,10 +18,12 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
 
     A padding that repeats pixels has a norm of at most ``sqrt(padding_gain_sq)``.
     """
-    gain, ring = spec.padding_gain_sq, norm.what
-    same = isinstance(ring, Circulant) and spec.input_shape is not None and spec.periodic
-    if same and isinstance(ring, Circulant):
-        same = all(n in (0, own) for n, own in zip(ring.points, spec.grid_shape, strict=True)) and not any(ring.skew)
+    gain, circulant = spec.padding_gain_sq, norm.what
+    same = isinstance(circulant, Circulant) and spec.input_shape is not None and spec.periodic
+    if same and isinstance(circulant, Circulant):
+        same = all(n in (0, own) for n, own in zip(circulant.points, spec.grid_shape, strict=True)) and not any(
+            circulant.skew
+        )
     if norm.what != EVERYWHERE and not same:
         raise HypothesisError(f"{norm.what} is not the norm of the layer's convolution")
     if gain == 1:

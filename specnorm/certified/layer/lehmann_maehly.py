@@ -1,8 +1,9 @@
 """A layer on a subspace of its outputs, and off it: an upper bound of its norm from a few vectors.
 
-Let the layer's matrix A be a compression of a ring (`circulant`) with the symbol ``G = E + X Y*`` at each frequency,
-``||E|| <= t`` (`deflation`). Outputs z orthogonal to the waves of X, restricted to the layer's outputs, meet E
-alone: ``||A* z|| <= t ||z||``. So let the span of Q's columns hold these waves, and ``F = A A* Q - Q D`` for any D. If
+Let the layer's matrix A be a compression of a circulant (`circulant`) with the symbol ``G = E + X Y*`` at each
+frequency, ``||E|| <= t`` (`deflation`). Outputs z orthogonal to the waves of X, restricted to the layer's outputs, meet
+E alone: ``||A* z|| <= t ||z||``. So let the span of Q's columns hold these waves, and ``F = A A* Q - Q D`` for any D.
+If
 
     lam Q*Q - (A*Q)* (A*Q) - F*F / (lam - t**2) >= 0,    lam > t**2,
 
@@ -11,8 +12,8 @@ then ``||A||**2 <= lam``: for ``y = Q c + z`` with ``Q* z = 0``,
     ||A* y||**2 = ||A* Q c||**2 + 2 Re <F c, z> + ||A* z||**2
                <= ||A* Q c||**2 + ||F c||**2 / (lam - t**2) + lam ||z||**2  <=  lam ||Q c||**2 + lam ||z||**2.
 
-The idea is that of Lehmann and Maehly; what they ask about the other eigenvalues is known from the ring. Where Q holds
-the top singular vector the bound is the norm itself.
+The idea is that of Lehmann and Maehly; what they ask about the other eigenvalues is known from the circulant. Where Q
+holds the top singular vector the bound is the norm itself.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from specnorm.problem.frequencies import cos_sin
 from specnorm.problem.layer_map import sizes_of
 
 if TYPE_CHECKING:
-    from specnorm.certified.layer.circulant import Ring
+    from specnorm.certified.layer.circulant import Embedding
     from specnorm.certified.layer.deflation import DeflatedModes
     from specnorm.certified.symbol.cover import Cover
     from specnorm.problem.layer_map import Convolution
@@ -43,7 +44,9 @@ _TOGETHER = 8
 """Vectors that a layer is applied to at once."""
 
 
-def waves_on_outputs(spec: ConvSpec, ring: Ring, highest: DeflatedModes, *, ops: ArrayOps) -> tuple[Array, float]:
+def waves_on_outputs(
+    spec: ConvSpec, circulant: Embedding, highest: DeflatedModes, *, ops: ArrayOps
+) -> tuple[Array, float]:
     """Real and imaginary parts of the waves of X on the small side, one of each mirrored pair.
 
     Returns
@@ -55,7 +58,7 @@ def waves_on_outputs(spec: ConvSpec, ring: Ring, highest: DeflatedModes, *, ops:
     xp, (_, small) = ops.xp, sizes_of(spec)
     total = np.asarray(ops.to_numpy(highest.x))
     at, denominators = highest.points.numerators[highest.at], highest.points.denominators
-    for axis, (n, points) in enumerate(zip(small, ring.points, strict=True)):
+    for axis, (n, points) in enumerate(zip(small, circulant.points, strict=True)):
         cos, sin = cos_sin(at[:, [axis]] % denominators[axis] * np.arange(n), denominators[axis])
         factor = (cos + 1j * sin) / math.sqrt(points)
         total = total[..., None] * factor.reshape(len(at), *(1,) * (total.ndim - 1), n)
@@ -70,10 +73,17 @@ def waves_on_outputs(spec: ConvSpec, ring: Ring, highest: DeflatedModes, *, ops:
 
 
 def norm_off_subspace(
-    blocks: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes, basis: Array, *, ops: ArrayOps
+    blocks: Array,
+    spec: ConvSpec,
+    circulant: Embedding,
+    cover: Cover,
+    highest: DeflatedModes,
+    basis: Array,
+    *,
+    ops: ArrayOps,
 ) -> Upper | None:
     """A bound of the layer off a subspace of its outputs, as `complement_bound`; None where there is no proof."""
-    value = complement_bound(blocks, spec, ring, cover, highest, basis, ops=ops)
+    value = complement_bound(blocks, spec, circulant, cover, highest, basis, ops=ops)
     rule = f"a circulant without {len(highest.at)} waves that lie in the subspace, or nearly"
     return _upper(value, _off(spec, basis.shape[1]), rule, cover.beside_open()) if value < math.inf else None
 
@@ -84,7 +94,14 @@ def _off(spec: ConvSpec, count: int) -> tuple[object, ...]:
 
 
 def complement_bound(
-    blocks: Array, spec: ConvSpec, ring: Ring, cover: Cover, highest: DeflatedModes, basis: Array, *, ops: ArrayOps
+    blocks: Array,
+    spec: ConvSpec,
+    circulant: Embedding,
+    cover: Cover,
+    highest: DeflatedModes,
+    basis: Array,
+    *,
+    ops: ArrayOps,
 ) -> float:
     """Bound of ``||A* z|| / ||z||`` for outputs z orthogonal to a basis; infinite where there is no proof.
 
@@ -97,16 +114,16 @@ def complement_bound(
         Of one group of the layer, scaled to about 1.
     spec : ConvSpec
         Of that group, with ``input_shape``, zero padding, and no dilation.
-    ring, cover, highest
+    circulant, cover, highest
         As in `deflation.split_norm_below`, for the blocks.
     basis : array, shape (1, k, size of the small side)
         Q.
     """
     xp = ops.xp
-    limit = limit_of_rest(spec, ring, cover, highest)
+    limit = limit_of_rest(spec, circulant, cover, highest)
     if not rest_below(blocks, highest, limit, ops=ops):
         return math.inf
-    waves, error = waves_on_outputs(spec, ring, highest, ops=ops)
+    waves, error = waves_on_outputs(spec, circulant, highest, ops=ops)
     inner = xp.matmul(basis, xp.matrix_transpose(waves))
     rest = waves - xp.matmul(xp.matrix_transpose(inner), basis)
     away, met, q, length = (float(norms.frobenius_up(x, xp=xp)[0]) for x in (rest, inner, basis, waves))

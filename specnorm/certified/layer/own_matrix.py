@@ -9,14 +9,14 @@ from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
 from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import band_norm_up, gram_band
+from specnorm.certified.matrices.block_tridiagonal import gram_blocks, largest_eigenvalue_up
 from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.certified.symbol import trigonometric
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from specnorm.certified.matrices.block_tridiagonal import Band, BandPlan
+    from specnorm.certified.matrices.block_tridiagonal import BlockPlan, BlockTridiagonal
     from specnorm.problem.layer_map import Convolution
     from specnorm.types import Array, ArrayOps
 
@@ -192,18 +192,18 @@ class LayerGram:
         Of one group, with kernels scaled to about 1 and known values.
     """
 
-    def __init__(self, layer: Convolution, plan: BandPlan, *, ops: ArrayOps) -> None:
+    def __init__(self, layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> None:
         if layer.spec.groups > 1:
             raise HypothesisError("the matrix of one group is not that of all groups")
         self._spec, self._plan, self._ops = layer.spec, plan, ops
-        self.band, roundings = gram_band(layer.kernels[:, 0, ...], layer.spec, plan, ops=ops)
+        self.matrix, roundings = gram_blocks(layer.kernels[:, 0, ...], layer.spec, plan, ops=ops)
         self.error, empty = gram_error(layer, roundings, plan.lines * plan.entries, ops=ops)
         self._empty = ops.to_numpy(empty).tolist()
 
     def norms_near(self, targets: np.ndarray) -> list[Upper | None]:
         """Bounds of the norms, each just above its target (b,); None where there is no proof."""
         xp, rule = self._ops.xp, f"factorisation of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
-        values = norm_up_near(self.band, self.error, self._ops.from_numpy(targets, self.error), ops=self._ops)
+        values = norm_up_near(self.matrix, self.error, self._ops.from_numpy(targets, self.error), ops=self._ops)
         largest = float(xp.finfo(values.dtype).max)
         found = self._ops.to_numpy(values).tolist()
         return [_upper(value, self._spec, rule) if value < largest else None for value in found]
@@ -214,12 +214,12 @@ class LayerGram:
         return [zero if empty else norm for norm, empty in zip(norms, self._empty, strict=True)]
 
 
-def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> Array:
+def norm_up_near(band: BlockTridiagonal, error: Array, target: Array, *, ops: ArrayOps) -> Array:
     """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere.
 
     Parameters
     ----------
-    band : Band
+    band : BlockTridiagonal
         A*A or AA* as computed.
     error : array, shape (b,)
         From `gram_error`.
@@ -233,7 +233,7 @@ def norm_up_near(band: Band, error: Array, target: Array, *, ops: ArrayOps) -> A
     if band.diagonal.shape[1] == 1:
         proven = norms.gram_below(band.diagonal[:, 0, :, :], limit, ops=ops)
         return xp.where(proven & usable, rounding.up(target, 4, xp=xp), largest)
-    proven_sq = band_norm_up(band, limit, ops=ops)
+    proven_sq = largest_eigenvalue_up(band, limit, ops=ops)
     bounded = usable & (proven_sq < xp.finfo(target.dtype).max)
     root = xp.sqrt(xp.where(bounded, proven_sq + error, xp.ones_like(error)))
     return xp.where(bounded, rounding.up(root, 4, xp=xp), largest)

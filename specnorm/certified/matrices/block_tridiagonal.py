@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Band:
+class BlockTridiagonal:
     """Symmetric block tridiagonal matrices.
 
     Parameters
@@ -41,7 +41,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class BandPlan:
+class BlockPlan:
     """How the Gram matrix of a layer of one group is cut into blocks.
 
     Parameters
@@ -93,7 +93,7 @@ class BandPlan:
         return 8 * (6 * self.blocks * self.size**2 + 2 * self.entries**2 + 3 * self.taps + counts + met)
 
 
-def plans(spec: ConvSpec) -> list[BandPlan]:
+def plans(spec: ConvSpec) -> list[BlockPlan]:
     """Every way to cut the Gram matrix of a layer of one group, the least work first."""
     large, small = sizes_of(spec)
     first, second = spec.stored_channels
@@ -109,11 +109,11 @@ def plans(spec: ConvSpec) -> list[BandPlan]:
             pairs = k * min(k, apart if wide else k)
             for bandwidth in {_bandwidth(table, large[axis], bool(wide)), lines}:
                 together = max(1, min(bandwidth, lines))
-                found.append(BandPlan(axis, bool(wide), lines, together, entries, taps, pairs))
+                found.append(BlockPlan(axis, bool(wide), lines, together, entries, taps, pairs))
     return sorted(found, key=lambda plan: plan.work)
 
 
-def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) -> tuple[Band, int]:
+def gram_blocks(kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> tuple[BlockTridiagonal, int]:
     """``A*A`` or ``AA*`` of layers of one group.
 
     Parameters
@@ -125,7 +125,7 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
 
     Returns
     -------
-    band : Band
+    band : BlockTridiagonal
     roundings : int
         n: the entries are off by at most ``gamma(n) |A|* |A|``.
     """
@@ -157,7 +157,7 @@ def gram_band(kernels: Array, spec: ConvSpec, plan: BandPlan, *, ops: ArrayOps) 
         first += n * q * q
     # Where padding repeats pixels, each entry of both factors is a sum over the taps of the other axes.
     longest = inner * max(map(len, members), default=1)
-    return Band(*parts), longest + 2 * len(members) + 2 * sum(spec.kernel_shape) + 4
+    return BlockTridiagonal(*parts), longest + 2 * len(members) + 2 * sum(spec.kernel_shape) + 4
 
 
 def _met_by(taps: Array, pairs: np.ndarray, *, ops: ArrayOps) -> Array:
@@ -169,7 +169,7 @@ def _met_by(taps: Array, pairs: np.ndarray, *, ops: ArrayOps) -> Array:
     return xp.reshape(xp.matmul(xp.matrix_transpose(left), right), (b, e * e))
 
 
-def to_layer(vectors: Array, spec: ConvSpec, plan: BandPlan, *, xp: Namespace) -> Array:
+def to_layer(vectors: Array, spec: ConvSpec, plan: BlockPlan, *, xp: Namespace) -> Array:
     """Vectors (b, r, lines * entries) of the blocks, in the order of the layer's own: channels before lines."""
     large, small = sizes_of(spec)
     sizes, channels = (small, spec.stored_channels[0]) if plan.wide else (large, spec.stored_channels[1])
@@ -204,7 +204,7 @@ def _met(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, np.ndarray]
     return np.where(met, readers % outputs, -1), np.where(met, readers // outputs, -1)
 
 
-def _counts(table: np.ndarray, n: int, plan: BandPlan) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+def _counts(table: np.ndarray, n: int, plan: BlockPlan) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Pairs of taps that couple lines, shape (c, 2), and how often they do in each block.
 
     Shapes (blocks, q, q, c) of the diagonal blocks, and (blocks - 1, q, q, c) of those below.
@@ -252,7 +252,7 @@ def of_one_group(spec: ConvSpec) -> ConvSpec:
     return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)
 
 
-def band_norm_up(band: Band, limit: Array, *, ops: ArrayOps) -> Array:
+def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps) -> Array:
     """The limit raised by a little where it is proven to bound ``lambda_max(H)``; else the largest number, shape (b,).
 
     With any L, ``x I - H = L L* + R`` has no eigenvalue below ``-||R||``, so ``lambda_max(H) <= x + ||R||``. L is lower
@@ -261,7 +261,7 @@ def band_norm_up(band: Band, limit: Array, *, ops: ArrayOps) -> Array:
 
     Parameters
     ----------
-    band : Band
+    band : BlockTridiagonal
         Only the blocks on and below the diagonal are read.
     limit : array, shape (b,)
         x.

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.certified.interval import Interval
 from specnorm.certified.network.graph import Graph, Node, concrete
 from specnorm.certified.network.operators.sources import Input
 from specnorm.certified.network.ranges import ranges
-from specnorm.certified.network.regions import Box, Range
+from specnorm.certified.network.regions import Box
 from specnorm.errors import MethodError
 
 Given = float | NDArray[Any] | Mapping[str, Any]
@@ -96,15 +97,15 @@ class Values:
 
     Parameters
     ----------
-    known : mapping of str to Range, optional
+    known : mapping of str to Interval, optional
         Default: for inputs in the graph's box.
     """
 
-    def __init__(self, graph: Graph, known: Mapping[str, Range] | None = None) -> None:
+    def __init__(self, graph: Graph, known: Mapping[str, Interval] | None = None) -> None:
         self.graph = graph
         self._known = known
 
-    def __getitem__(self, name: str) -> Range | None:
+    def __getitem__(self, name: str) -> Interval | None:
         if self._known is None:
             box = box_of(self.graph)
             self._known = {} if box is None else ranges(self.graph, box)

@@ -10,25 +10,29 @@ up to each value give intervals, too, and the smaller ones count. What has no ru
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from specnorm.backends import backend_for
 from specnorm.certified import arithmetic, host
+from specnorm.certified.bound import HypothesisError, Upper
+from specnorm.certified.interval import Interval, anything, around, enclosing, within
 from specnorm.certified.network.graph import Graph, Node, concrete
 from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place, Pointwise
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.linear import Add
 from specnorm.certified.network.operators.piecewise import ReLU
-from specnorm.certified.network.regions import Ball, Box, Range
-from specnorm.errors import MethodError, SpecnormError
+from specnorm.certified.network.regions import Ball, Box
+from specnorm.errors import InternalError, MethodError, SpecnormError
+from specnorm.text import visible
 
 __all__ = ["Ball", "Box", "Range", "ranges"]
+Range = Interval
+"""Where the entries of one value lie."""
 LARGEST = 2**23
 """Most entries of G; larger zonotopes become intervals."""
 
@@ -40,7 +44,10 @@ class _Zone:
     generators: FloatArray
 
 
-def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, float | None] | None = None) -> dict[str, Range]:
+@arithmetic.on_host()
+def ranges(
+    graph: Graph, region: Ball | Box, constants: Mapping[str, Upper | float | None] | None = None
+) -> dict[str, Interval]:
     """Range of each value of known size.
 
     Parameters
@@ -52,7 +59,7 @@ def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, float | Non
 
     Returns
     -------
-    dict of str to Range
+    dict of str to Interval
         By the nodes' names.
 
     Raises
@@ -62,12 +69,10 @@ def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, float | Non
     """
     shapes = {name: concrete(graph.by_name[name].shape) for name in graph.inputs}
     _check(shapes, region)
-    like: Any = np.zeros(1)
-    with arithmetic.exact(like, backend=backend_for(like)):
-        known = None
-        if isinstance(region, Ball) and constants is not None:
-            known = _Walk(graph, Ball(region.centre, 0.0), None, None).ranges
-        return _Walk(graph, region, known, constants).ranges
+    known = None
+    if isinstance(region, Ball) and constants is not None:
+        known = _Walk(graph, Ball(region.centre, 0.0), None, None).ranges
+    return _Walk(graph, region, known, constants).ranges
 
 
 def _check(shapes: Mapping[str, tuple[int, ...] | None], region: Ball | Box) -> None:
@@ -88,6 +93,19 @@ def _check(shapes: Mapping[str, tuple[int, ...] | None], region: Ball | Box) -> 
         raise MethodError("a box whose low ends are above its high ends, or not numbers.")
 
 
+@contextlib.contextmanager
+def consistent(node: Node) -> Iterator[None]:
+    """What is said of one node; `InternalError` where that contradicts itself."""
+    try:
+        yield
+    except HypothesisError as error:
+        raise InternalError(
+            f"What is known of {visible(node.name)} contradicts itself ({error}). No bound is given. If operator "
+            f"{type(node.operator).__name__} is yours, look at what its `image`, `slopes`, `affine` and `linear_map` "
+            "promise; else please report the network."
+        ) from error
+
+
 class _Walk:
     """Ranges of all nodes, in order."""
 
@@ -95,13 +113,13 @@ class _Walk:
         self,
         graph: Graph,
         region: Ball | Box,
-        at_centre: Mapping[str, Range] | None,
-        constants: Mapping[str, float | None] | None,
+        at_centre: Mapping[str, Interval] | None,
+        constants: Mapping[str, Upper | float | None] | None,
     ) -> None:
         self.nodes, self.fixed = graph.by_name, graph.constants
         self.radius = region.radius if isinstance(region, Ball) else 1.0
         self.at_centre, self.constants = at_centre, constants or {}
-        self.ranges: dict[str, Range] = {}
+        self.ranges: dict[str, Interval] = {}
         self.zones: dict[str, _Zone] = {}
         self.count, self.ball = 0, 0
         """Generators so far, and how many of them, the first ones, are the entries of the ball."""
@@ -109,7 +127,8 @@ class _Walk:
         waiting = Counter(name for node in graph.nodes for name in node.inputs)
         for node in graph.nodes:
             if node.name not in graph.inputs:
-                self._visit(node)
+                with consistent(node):
+                    self._visit(node)
             for name in node.inputs:
                 waiting[name] -= 1
                 if not waiting[name]:
@@ -130,8 +149,8 @@ class _Walk:
                 centre, half = np.array(region.centre[node.name], dtype=np.float64), np.full(shape, self.radius)
                 rest = np.zeros(shape)
             else:
-                low, high = (np.asarray(each[node.name], dtype=np.float64) for each in (region.low, region.high))
-                centre, half = _middle(low, high)
+                stated = enclosing((region.low[node.name], region.high[node.name]))
+                centre, half = stated.middle()
                 rest = np.where(np.isfinite(half), 0.0, math.inf)
             generators = np.zeros((0, *shape))
             if small and self.radius > 0:
@@ -144,14 +163,14 @@ class _Walk:
             at += size
             self._keep(node.name, _Zone(centre, half, generators), None)
             if isinstance(region, Box):
-                self.ranges[node.name] = self.ranges[node.name].meet(low, high)
+                self.ranges[node.name] &= stated
 
     # -- one node ----------------------------------------------------------------------------------------------------
     def _visit(self, node: Node) -> None:
         shape = concrete(node.shape)
         if shape is None:
             return
-        zone, image, linear = _anything(shape), None, None
+        zone, image, linear = _interval(anything(shape)), None, None
         if all(name in self.zones for name in node.inputs):
             place = Place(tuple(self.zones[name].centre.shape for name in node.inputs), shape)
             try:
@@ -159,17 +178,18 @@ class _Walk:
                 zone, image = self._known(node, linear, place)
             except (SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
                 linear = None
-        if zone.centre.shape != shape or (image is not None and not image.low.shape == image.high.shape == shape):
-            zone, image, linear = _anything(shape), None, None
+        if zone.centre.shape != shape or (image is not None and image.shape != shape):
+            zone, image, linear = _interval(anything(shape)), None, None
         self._keep(node.name, zone, image)
         self._nearer(node, linear)
 
-    def _known(self, node: Node, linear: LinearMap | None, place: Place) -> tuple[_Zone, Range | None]:
+    def _known(self, node: Node, linear: LinearMap | None, place: Place) -> tuple[_Zone, Interval | None]:
         operator = node.operator
         zones, known = [self.zones[name] for name in node.inputs], [self.ranges[name] for name in node.inputs]
         if linear is not None:
             return self._through(linear, zones), None
-        image = operator.image(known, place)
+        said = operator.image(known, place)
+        image = None if said is None else enclosing(said)
         if isinstance(operator, Pointwise) and len(zones[0].generators):
             line = operator.affine(known[0].low, known[0].high)
             if line is not None:
@@ -178,9 +198,9 @@ class _Walk:
             zone = self._extreme(isinstance(operator, Maximum), place, zones, known)
             if zone is not None:
                 return zone, image
-        return _anything(concrete(place.after) or ()) if image is None else _interval(image), image
+        return _interval(anything(concrete(place.after) or ()) if image is None else image), image
 
-    def _keep(self, name: str, zone: _Zone, image: Range | None) -> None:
+    def _keep(self, name: str, zone: _Zone, image: Interval | None) -> None:
         """A value's zone and range; an image that is known besides makes an interval smaller."""
         lost = ~np.isfinite(zone.centre) | np.isnan(zone.spread) | ~np.isfinite(zone.generators).all(axis=0)
         if lost.any():
@@ -190,19 +210,13 @@ class _Walk:
             )  # fmt: skip
         if zone.generators.size > LARGEST:
             zone = _Zone(zone.centre, self._half(zone), zone.generators[:0])
-        half = self._half(zone)
-        low, high = zone.centre - half, zone.centre + half
-        exact = half == 0
-        found = Range(np.where(exact, low, host.next_down(low)), np.where(exact, high, host.next_up(high)))
-        self.zones[name], self.ranges[name] = zone, found
+        self.zones[name], self.ranges[name] = zone, self._range(zone)
         if image is not None:
-            # What is no number in a range is not known.
-            ends = (np.where(np.isnan(end), side, end) for end, side in ((image.low, -np.inf), (image.high, np.inf)))
-            self._shrink(name, Range(*ends))
+            self._shrink(name, image)
 
-    def _shrink(self, name: str, image: Range) -> None:
-        self.ranges[name] = self.ranges[name].meet(image.low, image.high)
-        zone, (centre, half) = self.zones[name], _middle(self.ranges[name].low, self.ranges[name].high)
+    def _shrink(self, name: str, image: Interval) -> None:
+        self.ranges[name] &= image
+        zone, (centre, half) = self.zones[name], self.ranges[name].middle()
         # An interval where there is no zonotope, or none that is bounded.
         lost = np.isinf(zone.spread) if len(zone.generators) else np.full(half.shape, True)
         near = np.where(lost, centre, zone.centre), np.where(lost, half, zone.spread)
@@ -218,12 +232,12 @@ class _Walk:
         moving = [name for name in node.inputs if name not in self.fixed]
         before = self.constants.get(moving[0]) if len(moving) == 1 else None
         if own is not None:
-            reach = np.minimum(reach, host.mul_up(own, self.radius))
+            reach = np.minimum(reach, host.mul_up(float(own), self.radius))
         if before is not None and linear is not None and linear.rows is not None:
             rows = host.inflate(linear.rows, 2**24) + 2.0**-500
-            reach = np.minimum(reach, host.next_up(rows * host.mul_up(before, self.radius)))
+            reach = np.minimum(reach, host.next_up(rows * host.mul_up(float(before), self.radius)))
         if np.isfinite(reach).any():
-            self._shrink(node.name, Range(host.next_down(here.low - reach), host.next_up(here.high + reach)))
+            self._shrink(node.name, here + within(reach))
 
     # -- zonotopes ---------------------------------------------------------------------------------------------------
     def _half(self, zone: _Zone) -> FloatArray:
@@ -236,6 +250,9 @@ class _Walk:
             # Squares may underflow.
             total = total + self.radius * (np.sqrt(np.square(ball).sum(axis=0)) + 2.0**-500)
         return host.inflate(total, len(zone.generators) + 16)
+
+    def _range(self, zone: _Zone) -> Interval:
+        return around(zone.centre, self._half(zone))
 
     def _size(self, zone: _Zone) -> FloatArray:
         """Absolute values of all terms, added: what rounding errors refer to."""
@@ -268,6 +285,8 @@ class _Walk:
 
     def _along(self, zone: _Zone, slope: FloatArray, middle: FloatArray, half: FloatArray) -> _Zone:
         """``slope v + middle``, and a new number for each entry that is off by up to ``half``."""
+        if not (half >= 0).all():
+            raise HypothesisError("a line that a function is nearer to than 0")
         centre = slope * zone.centre + middle
         size = abs(slope) * self._size(zone) + abs(middle)
         plain = (half == 0) & (middle == 0) & ((slope == 0) | (slope == 1))
@@ -284,36 +303,20 @@ class _Walk:
         self.count += len(places)
         return _Zone(centre, np.where(np.isfinite(half), spread, math.inf), whole.reshape(len(whole), *half.shape))
 
-    def _extreme(self, larger: bool, place: Place, zones: Sequence[_Zone], known: Sequence[Range]) -> _Zone | None:
+    def _extreme(self, larger: bool, place: Place, zones: Sequence[_Zone], known: Sequence[Interval]) -> _Zone | None:
         """``max(u, v) = v + relu(u - v)``, ``min(u, v) = u - relu(u - v)``."""
-        less, (first, second) = Add((1.0, -1.0)), known
+        less = Add((1.0, -1.0))
         minus = less.linear_map(place)
         of = Place((place.before[1 if larger else 0], place.after), place.after)
         joined = (Add((1.0, 1.0)) if larger else less).linear_map(of)
         if minus is None or joined is None:
             return None
         apart = self._through(minus, zones)
-        half = self._half(apart)
-        low = np.maximum(host.next_down(apart.centre - half), host.next_down(first.low - second.high))
-        high = np.minimum(host.next_up(apart.centre + half), host.next_up(first.high - second.low))
-        line = ReLU().affine(low, high)
+        line = ReLU().affine(*(self._range(apart) & (known[0] - known[1])).ends)
         assert line is not None  # for the type checker: ReLU has one
         return self._through(joined, [zones[1 if larger else 0], self._along(apart, *line)])
 
 
-def _anything(shape: tuple[int, ...]) -> _Zone:
-    return _Zone(np.zeros(shape), np.full(shape, math.inf), np.zeros((0, *shape)))
-
-
-def _interval(image: Range) -> _Zone:
-    return _Zone(*_middle(image.low, image.high), np.zeros((0, *image.low.shape)))
-
-
-def _middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """A point between two ends, and how far both are from it, rounded up; 0 and infinity where an end is infinite."""
-    finite = np.isfinite(low) & np.isfinite(high)
-    low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
-    centre = low / 2 + high / 2
-    half = np.maximum(high - centre, centre - low)
-    half = np.where(half > 0, host.next_up(half), 0.0)
-    return centre, np.where(finite, half, math.inf)
+def _interval(image: Interval) -> _Zone:
+    """A zonotope of no generators."""
+    return _Zone(*image.middle(), np.zeros((0, *image.shape)))

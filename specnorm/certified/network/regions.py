@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.certified.interval import Interval
+
+Range = Interval
+"""Where the entries of one value lie."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ball:
@@ -35,21 +40,3 @@ class Box:
 
     low: Mapping[str, NDArray[np.float64]]
     high: Mapping[str, NDArray[np.float64]]
-
-
-@dataclass(frozen=True, eq=False)
-class Range:
-    """Where the entries of one value lie.
-
-    Parameters
-    ----------
-    low, high : array
-        In the value's shape, rounded outward; infinite where nothing is known.
-    """
-
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-
-    def meet(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Range:
-        """What lies in both."""
-        return Range(np.maximum(self.low, low), np.minimum(self.high, high))

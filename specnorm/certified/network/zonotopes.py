@@ -15,13 +15,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.backends import backend_for
 from specnorm.certified import arithmetic, host
+from specnorm.certified.interval import Interval, anything, enclosing
 from specnorm.certified.network.affine_maps import AffineMap, Filter, Subnetwork, Term
 from specnorm.certified.network.graph import Graph, Layer, Node, concrete
 from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
@@ -29,7 +28,7 @@ from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.linear import Add
 from specnorm.certified.network.operators.piecewise import ReLU
 from specnorm.certified.network.operators.sources import Constant, Input
-from specnorm.certified.network.ranges import Range
+from specnorm.certified.network.ranges import consistent
 from specnorm.certified.network.subnetworks import blocks_of
 from specnorm.problem.spec import ConvSpec
 
@@ -39,22 +38,21 @@ ENTRIES = 2**23
 """Most entries of a value's matrices."""
 
 
-def localised(graph: Graph, found: Mapping[str, Range]) -> Graph:
+def localised(graph: Graph, found: Mapping[str, Interval]) -> Graph:
     """The same network with the slopes of each function on the range of its input.
 
     Parameters
     ----------
-    found : mapping of str to Range
+    found : mapping of str to Interval
         Of its values.
     """
     return replace(graph, nodes=tuple(_sloped(node, [found.get(n) for n in node.inputs]) for node in graph.nodes))
 
 
-def anywhere(graph: Graph) -> dict[str, Range]:
+def anywhere(graph: Graph) -> dict[str, Interval]:
     """Ranges of values that may be anything."""
     shapes = {node.name: concrete(node.shape) for node in graph.nodes}
-    wide = {name: np.full(shape, math.inf) for name, shape in shapes.items() if shape is not None}
-    return {name: Range(-high, high) for name, high in wide.items()}
+    return {name: anything(shape) for name, shape in shapes.items() if shape is not None}
 
 
 def rises(graph: Graph) -> bool:
@@ -64,21 +62,21 @@ def rises(graph: Graph) -> bool:
     return any(each is not None and each[0] > 0 for each in ends)
 
 
-def _sloped(node: Node, before: Sequence[Range | None]) -> Node:
+def _sloped(node: Node, before: Sequence[Interval | None]) -> Node:
     operator, known = node.operator, [each for each in before if each is not None]
     if len(known) < len(before):
         return node
     if isinstance(operator, Pointwise):
-        slopes = operator.slopes(known[0].low, known[0].high)
+        slopes = operator.slopes(*known[0].ends)
     elif isinstance(operator, (Maximum, Minimum)) and len(known) == 2:
         # Of ReLU at the difference of two values, of which the node is the larger or the smaller one.
-        one, other = known
-        slopes = ReLU().slopes(host.next_down(one.low - other.high), host.next_up(one.high - other.low))
+        slopes = ReLU().slopes(*(known[0] - known[1]).ends)
     else:
         return node
     if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
         return node
-    return replace(node, operator=replace(operator, near=slopes))
+    with consistent(node):
+        return replace(node, operator=replace(operator, near=enclosing(slopes).ends))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +207,7 @@ class _Units:
         self._link(name, value, np.arange(count), np.ones(count), np.ones(count))
 
 
+@arithmetic.on_host()
 def unit_run(graph: Graph) -> Subnetwork | None:
     """A whole network as one run in which every unit that may switch is a channel.
 
@@ -224,12 +223,6 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return None
-    like: Any = np.zeros(1)
-    with arithmetic.exact(like, backend=backend_for(like)):
-        return _unit_run(graph)
-
-
-def _unit_run(graph: Graph) -> Subnetwork | None:
     (start,), (end,) = graph.inputs, graph.outputs
     units = _Units(graph)
     first = units.nodes[start]

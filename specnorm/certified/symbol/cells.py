@@ -73,7 +73,7 @@ class Boxes:
     frame : integer array, shape (d, d)
         Numerators of a lattice point x are ``frame @ x + offset``. Of a grid it is diagonal.
     offset : integer array, shape (d,)
-        Not zero on a twisted ring, whose frequencies lie between those of the DFT.
+        Not zero on a skew-circulant, whose frequencies lie between those of the DFT.
     covers : object
         What the boxes cover all frequencies of: `bound.EVERYWHERE`, a `Circulant`; None of some boxes only.
     """
@@ -275,20 +275,20 @@ def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
     return np.asarray(cell @ weights <= mirrored @ weights)
 
 
-def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> Boxes:
-    """Cover of a ring's frequencies, for a real kernel, up to mirror images: the longest axis over half its points.
+def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], skew: tuple[bool, ...] = ()) -> Boxes:
+    """Cover of a circulant's frequencies, for a real kernel, up to mirror images: half of the longest axis.
 
     Parameters
     ----------
     sizes : tuple of int
-        Points M of the ring, per axis.
+        Points M of the circulant, per axis.
     kernel_shape : tuple of int
-    twisted : tuple of bool, optional
+    skew : tuple of bool, optional
         Per axis whether going round multiplies by -1: the frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M``
         otherwise. The mirror image of j is M - 1 - j, or M - j.
     """
     half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
-    offset = np.asarray(twisted or (False,) * len(sizes), dtype=np.int64)
+    offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
     last = [n - 1 for n in sizes]
     if sizes:
         axis = int(np.argmax(sizes))

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from assumptions import interval
 from networks.compositions.planted_onnx import one
 from networks.compositions.planting import Plant, Planted, method, onnx_graph
 from onnx import helper
 
 from specnorm.certified.network import operators as ops
-from specnorm.certified.network.regions import Range
 from specnorm.networks import Measure
 
 N = helper.make_node
@@ -61,7 +61,7 @@ def of_half(patch: Any) -> None:
     real = Pointwise.image
 
     def image(self: Any, ranges: Any, place: Any) -> Any:
-        return real(self, [Range(0.75 * x.low + 0.25 * x.high, 0.25 * x.low + 0.75 * x.high) for x in ranges], place)
+        return real(self, [interval(0.75 * x.low + 0.25 * x.high, 0.25 * x.low + 0.75 * x.high) for x in ranges], place)
 
     patch.setattr(Pointwise, "image", image)
 
@@ -124,6 +124,6 @@ PLANTED = [
     rule("values on a range too small", STEEP, ops.Softplus, "between",
          ends(lambda low, high: (low + 0.5, high)), box=BOX),
     rule("values of another function", ELU, ops.ELU, "between",
-         ends(lambda low, high: (0 * low - 0.5, high)), box=(-1.5, -1.1)),
+         ends(lambda low, high: (0 * low - 0.5, 0 * high - 0.5)), box=(-1.5, -1.1)),
     Planted("ranges of half of the ball", STEEP, of_half, ball=(np.zeros((1, 1)), 1.0)),
 ]  # fmt: skip

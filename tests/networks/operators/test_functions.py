@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import interval
 from numpy.typing import NDArray
 
 from specnorm.certified.network.operators import (
@@ -51,7 +52,6 @@ from specnorm.certified.network.operators import (
     TwoSlopes,
 )
 from specnorm.certified.network.operators import __all__ as names
-from specnorm.certified.network.regions import Range
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -385,10 +385,10 @@ def test_torch_is_within_the_rounding(name: str, width: str) -> None:
 
 
 def test_a_box_is_what_steep_functions_ask_for() -> None:
-    ends = Range(np.array([0.5, 1.0]), np.array([2.0, 3.0]))
+    ends = interval(np.array([0.5, 1.0]), np.array([2.0, 3.0]))
     for operator, wanted in ((Exp(), math.exp(3)), (Log(), 2.0), (Power(3), 27.0), (Reciprocal(-3.0), 12.0)):
         assert operator.lipschitz(Place(((2,),), (2,), lambda: (ends,))) == pytest.approx(wanted, rel=1e-9)
-        for known in (tuple, lambda: (None,), lambda: (Range(np.full(2, -np.inf), np.full(2, np.inf)),)):
+        for known in (tuple, lambda: (None,), lambda: (interval(np.full(2, -np.inf), np.full(2, np.inf)),)):
             with pytest.raises(NoBoundError, match=r"within\(graph, low, high\)"):
                 operator.lipschitz(Place(((2,),), (2,), known))
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import interval
 from numpy.typing import NDArray
 
+from specnorm.certified.interval import Interval
 from specnorm.certified.network.operators import (
     Choose,
     Compare,
@@ -24,7 +26,6 @@ from specnorm.certified.network.operators import (
     Where,
 )
 from specnorm.certified.network.operators.base import Ends
-from specnorm.certified.network.regions import Range
 
 Array = NDArray[np.float64]
 MASK = np.array([True, False, False, True, False])
@@ -34,8 +35,8 @@ EXTREMES: list[tuple[Operator, Callable[..., Array]]] = [
 ]
 
 
-def ranges(*ends: Ends) -> Callable[[], tuple[Range | None, ...]]:
-    return lambda: tuple(Range(*pair) for pair in ends)
+def ranges(*ends: Ends) -> Callable[[], tuple[Interval | None, ...]]:
+    return lambda: tuple(interval(*pair) for pair in ends)
 
 
 @pytest.mark.parametrize(("operator", "definition"), EXTREMES)
@@ -53,7 +54,7 @@ def test_extremes_of_any_number_of_values(
         assert (found == definition(*x)).all()
         assert operator.rounding(x, found, 2.0**-24) == 0
         place = Place(tuple(shapes), after)
-        image = operator.image([Range(*pair) for pair in zip(low, high, strict=True)], place)
+        image = operator.image([interval(*pair) for pair in zip(low, high, strict=True)], place)
         assert image is not None
         assert ((image.low <= found) & (found <= image.high)).all()
         moved = [float(np.linalg.norm(a - b)) for a, b in zip(x, y, strict=True)]
@@ -87,7 +88,7 @@ def test_a_choice_by_a_mask() -> None:
     choice, place = Where(lambda: MASK), Place(((5,), (1,)), (5,))
     one, other = np.arange(5.0), np.array([7.0])
     assert choice.run(one, other).tolist() == [0, 7, 7, 3, 7]
-    image = choice.image([Range(one, one + 1), Range(other - 1, other)], place)
+    image = choice.image([interval(one, one + 1), interval(other - 1, other)], place)
     assert image is not None
     assert image.low.tolist() == [0, 6, 6, 3, 6]
     assert image.high.tolist() == [1, 7, 7, 4, 7]
@@ -119,7 +120,7 @@ def test_products_and_quotients(operator: Product | Quotient) -> None:
         high = low + abs(dice.normal(size=2)) * dice.choice([0.0, 1.0])
         ends = [(low[at : at + 1], high[at : at + 1]) for at in range(2)]
         steep = [operator.combine(bounds, Place(place.before, (1,), ranges(*ends))) for bounds in ([1.0, 0], [0, 1.0])]
-        image = operator.image([Range(*pair) for pair in ends], place)
+        image = operator.image([interval(*pair) for pair in ends], place)
         assert image is not None
         with localcontext() as context:
             context.prec = 60
@@ -158,5 +159,5 @@ def test_no_constant_where_there_is_none() -> None:
     with pytest.raises(NoBoundError, match="on a box"):
         Quotient().combine([1.0, 1.0], Place(both, (1,), ranges(nowhere, nowhere)))
     # What does not move needs no range of the other.
-    assert Product().combine([2.0, 0.0], Place(both, (1,), lambda: (None, Range(*nowhere)))) == pytest.approx(4)
+    assert Product().combine([2.0, 0.0], Place(both, (1,), lambda: (None, interval(*nowhere)))) == pytest.approx(4)
     assert Product().combine([0.0, 0.0], Place(both, (1,))) == 0

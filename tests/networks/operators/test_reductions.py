@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from assumptions import interval
 
 from specnorm.certified.network.operators import (
     Largest,
@@ -19,7 +20,6 @@ from specnorm.certified.network.operators import (
     Smallest,
     Softmax,
 )
-from specnorm.certified.network.regions import Range
 
 SHAPE = (3, 4, 5)
 
@@ -52,7 +52,7 @@ def test_values_images_and_constants(operator: Operator, definition: Callable[[n
         assert found.shape == definition(x).shape
         assert abs(found - definition(x)).max() < 1e-14
         assert np.linalg.norm(found - operator.run(y)) <= np.linalg.norm(x - y) * operator.lipschitz(place)
-        image = operator.image([Range(np.minimum(x, y), np.maximum(x, y))], place)
+        image = operator.image([interval(np.minimum(x, y), np.maximum(x, y))], place)
         assert image is not None
         for share in [*dice.random((20, *SHAPE)), 0.0, 1.0]:
             between = operator.run(x + share * (y - x))
@@ -90,11 +90,11 @@ def test_norms_of_huge_and_tiny_numbers() -> None:
     for scale in (1e-300, 1e-200, 1e200, 1e300):
         x = scale * np.array([[3.0, -4.0], [0.0, 0.0]])
         assert Norm((1,)).run(x) == pytest.approx([5 * scale, 0.0], rel=1e-14, abs=0)
-        image = Norm((1,)).image([Range(x, x)], Place(((2, 2),)))
+        image = Norm((1,)).image([interval(x, x)], Place(((2, 2),)))
         assert image is not None
         assert image.low[0] <= 5 * scale <= image.high[0]
         assert image.low[1] == image.high[1] == 0
-    whole = Range(np.array([[-1.0, -np.inf]]), np.array([[2.0, 3.0]]))
+    whole = interval(np.array([[-1.0, -np.inf]]), np.array([[2.0, 3.0]]))
     image = Norm((1,)).image([whole], Place(((1, 2),)))
     assert image is not None
     assert (image.low[0], image.high[0]) == (0, np.inf)

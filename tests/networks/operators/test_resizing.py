@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import interval
 from networks.operators.dense import check_linear, matrix_of, norm, refused
 
 from specnorm.certified.network.axes import LONGEST, nearest_pixels, resize_norm_up
 from specnorm.certified.network.operators import NotRunError, Place, Resize
-from specnorm.certified.network.regions import Range
 
 ONE = Fraction(1)
 
@@ -69,7 +69,7 @@ def test_copies_are_counted_where_rounding_puts_them() -> None:
     assert (abs(exact - rounded) <= allowed).all()
     # Which of them it is, is not known: no map, but a range.
     assert resize.linear_map(place) is None
-    image = resize.image([Range(x, x + 0.5)], place)
+    image = resize.image([interval(x, x + 0.5)], place)
     assert image is not None
     assert (image.low[0, 41], image.high[0, 41]) == (-2.0, 1.5)
     assert ((image.low <= rounded) & (rounded <= image.high)).all()

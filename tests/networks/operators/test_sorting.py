@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+from assumptions import interval
 
 from specnorm.certified.network.operators import GroupSort, NotRunError, Operator, Place, Reflection, SignParts, Sort
-from specnorm.certified.network.regions import Range
 
 SHAPE = (2, 12, 3)
 
@@ -40,7 +40,7 @@ def test_nothing_moves_apart(operator: Operator) -> None:
         found = operator.run(x)
         assert np.linalg.norm(found - operator.run(y)) <= np.linalg.norm(x - y) * (1 + 1e-14)
         assert operator.rounding([x], found, 2.0**-24) == 0
-        image = operator.image([Range(np.minimum(x, y), np.maximum(x, y))], place)
+        image = operator.image([interval(np.minimum(x, y), np.maximum(x, y))], place)
         assert image is not None
         for share in dice.random((20, *SHAPE)):
             between = operator.run(x + share * (y - x))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import interval
 from networks.operators.dense import check_linear, norm, refused
 from numpy.typing import NDArray
 
@@ -24,7 +25,6 @@ from specnorm.certified.network.operators import (
     Place,
     Windows,
 )
-from specnorm.certified.network.regions import Range
 
 Array = NDArray[np.float64]
 
@@ -163,7 +163,7 @@ def test_pooling_at_random(seed: int) -> None:
     assert np.array_equal(pool.run(x), expected)
     assert pool.rounding([x], expected, 2.0**-24) == 0
     low, high = x - rng.uniform(size=shape), x + rng.uniform(size=shape)
-    image = pool.image([Range(low, high)], Place((shape,), expected.shape))
+    image = pool.image([interval(low, high)], Place((shape,), expected.shape))
     assert image is not None
     assert np.array_equal(image.low, maxima(low, axes))
     assert np.array_equal(image.high, maxima(high, axes))
@@ -222,6 +222,6 @@ def test_padding_that_depends_on_the_size() -> None:
 def test_sizes_that_windows_do_not_give() -> None:
     windows = Windows((2,), (2,), (1,), ((0, 0),))
     assert "outputs" in refused(MaxPool(windows), Place(((1, 1, 8),), (1, 1, 3)))
-    assert MaxPool(windows).image([Range(np.zeros((1, 8)), np.ones((1, 8)))], Place(((1, 8),), (1, 3))) is None
+    assert MaxPool(windows).image([interval(np.zeros((1, 8)), np.ones((1, 8)))], Place(((1, 8),), (1, 3))) is None
     with pytest.raises(NotRunError, match="padding alone"):
         MaxPool(Windows((1,), (1,), (1,), ((1, 0),))).run(np.zeros((1, 4)))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.certified.network.operators import Layer, NoBoundError, Operator
-from specnorm.certified.network.operators.base import Offset
+from specnorm.certified.network.operators.base import Offset, multiplied
 from specnorm.certified.network.shapes import Shape
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
@@ -145,9 +145,8 @@ def offset_of(value: Constant | None, factor: float = 1.0, spatial: int = 0) -> 
     def load() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if value.refusal is not None:
             return np.full((1,), np.nan), np.zeros(1)
-        numbers = value.load().astype(np.float64) * factor
-        numbers = numbers.reshape((*numbers.shape, *(1,) * spatial))
-        return numbers, abs(numbers) * (0.0 if abs(factor) == 1 else 2.0**-50)
+        numbers = value.load().astype(np.float64)
+        return multiplied(numbers.reshape((*numbers.shape, *(1,) * spatial)), factor)
 
     return load
 

@@ -18,6 +18,7 @@ from specnorm.auditing.readers.onnx.evaluator import evaluate
 from specnorm.auditing.readers.onnx.operators import OPERATORS
 from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.certified.network.model import Computed, NotExecutedError
+from specnorm.certified.network.operators.base import UNITS
 from specnorm.certified.network.shapes import Shape, concrete
 
 ENTRIES = 2**27
@@ -29,7 +30,6 @@ PATCHES = 2**29
 _SLOW = frozenset(("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample"))
 """Operators that the evaluator loops over in Python, which takes as long as `_LOOP` multiplications a step."""
 _LOOP = 2**10
-_UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _SINGLE = ("Erf", "Gelu")
 """Operators that the evaluator computes in single precision, whatever it is given."""
 _DOMAINS = ("", "ai.onnx")
@@ -180,7 +180,7 @@ def _fan(node: Any, shapes: Mapping[str, Shape | None]) -> int:
 
 def _computed(array: NDArray[Any], *, single: bool) -> Computed | None:
     """A value in double precision, with the unit roundoff of its own; None for text and the like."""
-    if array.dtype.name not in _UNITS and array.dtype.kind not in "iub":
+    if array.dtype.name not in UNITS and array.dtype.kind not in "iub":
         return None
-    unit = _UNITS.get(array.dtype.name, 2.0**-53)
-    return Computed(array.astype(np.float64), max(unit, 2.0**-24) if single else unit)
+    unit = UNITS.get(array.dtype.name, UNITS["float64"])
+    return Computed(array.astype(np.float64), max(unit, UNITS["float32"]) if single else unit)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import host
-from specnorm.certified.network.regions import Range
+from specnorm.certified.interval import Interval, enclosing
 from specnorm.certified.network.shapes import Shape, Size, concrete
 
 FloatArray: TypeAlias = NDArray[Any]
@@ -45,7 +45,7 @@ class Place:
 
     before: tuple[Shape | None, ...]
     after: Shape | None = None
-    ranges: Callable[[], tuple[Range | None, ...]] = tuple
+    ranges: Callable[[], tuple[Interval | None, ...]] = tuple
     """Gives for each input where its entries lie, or None; an empty tuple: nothing is known of any."""
 
     @classmethod
@@ -136,15 +136,15 @@ class Operator:
         """The operator as a linear map at known sizes; None where it is not linear, or they are not known."""
         return None
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
-        """Where the value's entries lie, rounded outward; None for linear maps, and where nothing is known."""
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
+        """Where the value's entries lie; None for linear maps, and where nothing is known. A pair of arrays will do."""
         if not self.rises:
             return None
         try:
             low, high = self.run(*(each.low for each in ranges)), self.run(*(each.high for each in ranges))
         except NotRunError:
             return None
-        return Range(low, high) if place.fits(low.shape) else None
+        return enclosing((low, high)) if place.fits(low.shape) else None
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         """By how much another library's value may differ from ``result``, what `run` made of the inputs ``values``.
@@ -265,10 +265,10 @@ class Pointwise(Operator):
             raise NoBoundError(f"{self!r} has no largest slope that is known here")
         return max(map(abs, ends))
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         (x,) = ranges
         with np.errstate(all="ignore"):
-            return Range(*map(np.asarray, self.between(x.low, x.high)))
+            return enclosing(self.between(*x.ends))
 
     def by_channel(self, axis: int, width: int) -> Ends | None:
         """Smallest and largest slope in each channel, shape (width,)."""
@@ -288,6 +288,16 @@ def last_sizes(shape: Shape | None, count: int) -> list[int | None]:
     if shape is None or len(shape) < count:
         return [None] * count
     return [n if isinstance(n, int) else None for n in shape[len(shape) - count :]]
+
+
+UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Unit roundoffs; TensorFloat-32 has that of float16."""
+
+
+def multiplied(constant: FloatArray, factor: float) -> Ends:
+    """A constant times a number, and by how much that may be off."""
+    found = constant * factor
+    return found, abs(found) * (0.0 if abs(factor) == 1 else 2.0**-50)
 
 
 def smallest(unit: float) -> float:

@@ -13,10 +13,11 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from specnorm.certified import host
+from specnorm.certified.interval import enclosing
 from specnorm.certified.network.operators.base import Ends, FloatArray, Pointwise, smallest
 
-Interval: TypeAlias = tuple[float, float]
-Turn: TypeAlias = tuple[Interval, Interval]
+Extent: TypeAlias = tuple[float, float]
+Turn: TypeAlias = tuple[Extent, Extent]
 """Where a function turns: an interval that holds the place, and one that holds the value there."""
 Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
 """Slope, middle and half."""
@@ -37,16 +38,16 @@ FAR = 700.0
 class Curved(Pointwise):
     """A function whose `value` is computed up to `off`."""
 
-    whole: ClassVar[Interval | None] = None
+    whole: ClassVar[Extent | None] = None
     """`extent`, where it depends on no field."""
-    limits: ClassVar[Interval] = (-math.inf, math.inf)
+    limits: ClassVar[Extent] = (-math.inf, math.inf)
     """Between which all its values lie."""
     bends: ClassVar[tuple[Turn, ...]] = ()
     """`turns`, where they depend on no field."""
     units: ClassVar[int | None] = None
     """Relative roundings of other libraries, beside which the value may underflow; None: as of elementary functions."""
 
-    def extent(self) -> Interval | None:
+    def extent(self) -> Extent | None:
         return self.whole
 
     def turns(self) -> tuple[Turn, ...]:
@@ -157,10 +158,10 @@ class Curve:
     """
 
     derivative: Callable[[FloatArray], FloatArray]
-    lowest: tuple[Interval, ...] = ()
-    highest: tuple[Interval, ...] = ()
+    lowest: tuple[Extent, ...] = ()
+    highest: tuple[Extent, ...] = ()
 
-    def slopes(self, extent: Interval, low: FloatArray, high: FloatArray) -> Ends:
+    def slopes(self, extent: Extent, low: FloatArray, high: FloatArray) -> Ends:
         """Smallest and largest derivative on intervals, rounded outward; all over it is in ``extent``."""
         with np.errstate(all="ignore"):
             ends = [self.derivative(np.clip(end, -FAR, FAR)) for end in (low, high)]
@@ -198,32 +199,13 @@ class Bell(Curved):
         extent = self.extent()
         assert extent is not None  # for the type checker: bells have no parameters
         # At the smallest and at the largest distance.
-        near, far = least_size(low, high), np.maximum(abs(low), abs(high))
+        x = enclosing((low, high))
+        near, far = x.mignitude(), x.magnitude()
         with np.errstate(all="ignore"):
             steep, flat = self.bell(near), self.bell(far)
         steep = np.where(near == 0, extent[1], host.inflate(steep, ROUNDINGS) + TINY)
         flat = np.where(flat > 2.0**-900, flat - 2 * ROUNDINGS * 2.0**-52 * flat, 0.0)
         return np.maximum(extent[0], flat), np.minimum(extent[1], steep)
-
-
-def least_size(low: FloatArray, high: FloatArray) -> FloatArray:
-    """Smallest absolute value on intervals."""
-    return np.where((low <= 0) & (high >= 0), 0.0, np.minimum(abs(low), abs(high)))
-
-
-def scaled(low: FloatArray, high: FloatArray, factor: float, slack: float = 0.0) -> Ends:
-    """Intervals times a number that is known up to a relative error, rounded outward; 0 stays 0."""
-    if abs(factor) == 1 and not slack:
-        return (low, high) if factor > 0 else (-high, -low)
-    with np.errstate(all="ignore"):
-        # 0 times infinity is 0 here: no value is infinite.
-        one, other = (np.where((end == 0) | (factor == 0), 0.0, end * factor) for end in (low, high))
-        down, up = (one, other) if factor > 0 else (other, one)
-        down = down - np.where(np.isinf(down), 0.0, abs(down) * slack)
-        up = up + np.where(np.isinf(up), 0.0, abs(up) * slack)
-    nothing = [(end == 0) | (factor == 0) for end in ((low, high) if factor > 0 else (high, low))]
-    down = np.where(nothing[0], 0.0, host.next_down(host.next_down(down)))
-    return down, np.where(nothing[1], 0.0, host.next_up(host.next_up(up)))
 
 
 def sigmoid(x: FloatArray) -> FloatArray:

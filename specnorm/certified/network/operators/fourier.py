@@ -13,6 +13,12 @@ from specnorm.certified import host
 from specnorm.certified.network.operators.base import FloatArray, NotRunError, Operator, Place
 
 
+def one_over_up(divisors: FloatArray) -> FloatArray:
+    """Absolute values of 1 / divisors: a few roundings, and the next number where they are subnormal."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(host.next_up(host.inflate(1 / abs(divisors), 4)))
+
+
 class Fourier(Operator):
     """A transform along axes: the root of ``squared``.
 

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from specnorm.certified import host
+from specnorm.certified.interval import enclosing
 from specnorm.certified.network.operators.base import Ends, FloatArray
-from specnorm.certified.network.operators.curvature import Curve, Interval, Turn, Turning, erf, erfc, scaled, sigmoid
+from specnorm.certified.network.operators.curvature import Curve, Extent, Turn, Turning, erf, erfc, sigmoid
 
 SMALLEST = 1e-100
 """Factor of an argument, such that no quotient by it overflows that matters."""
@@ -81,7 +82,7 @@ class GELU(Gated):
             return np.asarray(0.5 * erfc(-x / math.sqrt(2)))
         return sigmoid(2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x))
 
-    def extent(self) -> Interval | None:
+    def extent(self) -> Extent | None:
         """Phi(x) + x phi(x) at the root of 2; slopes at x and at -x have the sum 1."""
         return (-0.12892, 1.12892) if self.form == "erf" else (-0.12900, 1.12900)
 
@@ -118,12 +119,12 @@ class SiLU(Gated):
     def gate(self, x: FloatArray) -> FloatArray:
         return sigmoid(np.zeros(x.shape) if self.alpha == 0 else self.alpha * x)
 
-    def extent(self) -> Interval | None:
+    def extent(self) -> Extent | None:
         """Slopes at x and at -x have the sum 1, whatever alpha is."""
         return self.whole if math.isfinite(self.alpha) else None
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        return super().slopes(*scaled(low, high, self.alpha))
+        return super().slopes(*enclosing((low, high)).scaled(self.alpha).ends)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         """``silu(alpha x) / alpha``; and between 0 and x."""
@@ -132,6 +133,6 @@ class SiLU(Gated):
         least, most = np.minimum(low, 0.0), np.maximum(high, 0.0)
         if not SMALLEST < abs(self.alpha) < 1 / SMALLEST:
             return least, most
-        ends = SiLU().between(*scaled(low, high, self.alpha))
+        ends = SiLU().between(*enclosing((low, high)).scaled(self.alpha).ends)
         down, up = (end / self.alpha for end in (ends if self.alpha > 0 else ends[::-1]))
         return np.maximum(host.next_down(down), least), np.minimum(host.next_up(up), most)

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import host
+from specnorm.certified.interval import Interval
 from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Operator, Place, smallest, spread
-from specnorm.certified.network.operators.curvature import TINY, least_size
-from specnorm.certified.network.operators.steep import HINT, inverse, over
-from specnorm.certified.network.regions import Range
+from specnorm.certified.network.operators.curvature import TINY
+from specnorm.certified.network.operators.steep import HINT, over
 
 
 class Extreme(Operator):
@@ -71,7 +71,7 @@ class Multiplied(Operator):
 
     reason: ClassVar[str]
 
-    def factors(self, one: Ends | None, other: Ends | None) -> tuple[FloatArray, FloatArray]:
+    def factors(self, one: Interval | None, other: Interval | None) -> tuple[FloatArray, FloatArray]:
         """By how much a change of each value is stretched, rounded up; infinite where that is not known."""
         raise NotImplementedError
 
@@ -84,9 +84,8 @@ class Multiplied(Operator):
         xy - x'y' = y (x - x') + x' (y - y') has a norm of at most sup |y| |x - x'| + sup |x| |y - y'|.
         """
         known = place.ranges()
-        ends = [None if each is None else (each.low, each.high) for each in known] if len(known) == 2 else [None] * 2
         with np.errstate(all="ignore"):
-            factors = [_sup(each) for each in self.factors(*ends)]
+            factors = [_sup(each) for each in self.factors(*(known if len(known) == 2 else (None, None)))]
         if any(bound and not math.isfinite(factor) for bound, factor in zip(bounds, factors, strict=True)):
             raise NoBoundError(f"{self.reason}; {HINT}")
         pairs = zip(spread(bounds, place), factors, strict=True)
@@ -107,12 +106,12 @@ class Product(Multiplied):
         one, other = values
         return np.asarray(one * other)
 
-    def factors(self, one: Ends | None, other: Ends | None) -> tuple[FloatArray, FloatArray]:
+    def factors(self, one: Interval | None, other: Interval | None) -> tuple[FloatArray, FloatArray]:
         return _largest(other), _largest(one)
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         one, other = ranges
-        return _products((one.low, one.high), (other.low, other.high))
+        return one * other
 
 
 class Quotient(Multiplied):
@@ -126,32 +125,23 @@ class Quotient(Multiplied):
         with np.errstate(all="ignore"):
             return np.asarray(one / other)
 
-    def factors(self, one: Ends | None, other: Ends | None) -> tuple[FloatArray, FloatArray]:
+    def factors(self, one: Interval | None, other: Interval | None) -> tuple[FloatArray, FloatArray]:
         # 1 / |y|, and |x| / y^2.
-        inner = np.array(math.inf) if other is None else over(least_size(*other))
+        inner = np.array(math.inf) if other is None else over(other.mignitude())
         return inner, np.asarray(host.inflate(_largest(one) * inner * inner, 4) + TINY)
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         one, other = ranges
-        return _products((one.low, one.high), inverse(other.low, other.high))
+        return one * other.inverse()
 
 
-def _largest(ends: Ends | None) -> FloatArray:
-    return np.array(math.inf) if ends is None else np.maximum(abs(ends[0]), abs(ends[1]))
+def _largest(ends: Interval | None) -> FloatArray:
+    return np.array(math.inf) if ends is None else ends.magnitude()
 
 
 def _sup(numbers: FloatArray) -> float:
     largest = float(np.max(numbers, initial=0.0))
     return math.inf if math.isnan(largest) else largest
-
-
-def _products(one: Ends, other: Ends) -> Range:
-    with np.errstate(all="ignore"):
-        ends = [np.asarray(x * y) for x in one for y in other]
-    # 0 times infinity is 0 here: no value is infinite.
-    ends = [np.where(np.isnan(end), 0.0, end) for end in ends]
-    low, high = (np.asarray(end.reduce(ends)) for end in (np.minimum, np.maximum))
-    return Range(np.asarray(host.next_down(low)), np.asarray(host.next_up(high)))
 
 
 class Compare(Operator):

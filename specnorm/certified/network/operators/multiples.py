@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from specnorm.certified import host
+from specnorm.certified.interval import enclosing
 from specnorm.certified.network.operators.base import Ends, FloatArray, Pointwise
-from specnorm.certified.network.operators.curvature import CLOSE, Interval, Line, scaled
+from specnorm.certified.network.operators.curvature import CLOSE, Extent, Line
 
 
 class Multiple(Pointwise):
@@ -24,7 +25,7 @@ class Multiple(Pointwise):
     def value(self, x: FloatArray) -> FloatArray:
         return self.outer * self.function.value(self.inner * x)
 
-    def extent(self) -> Interval | None:
+    def extent(self) -> Extent | None:
         found = self.function.extent()
         if found is None or not (math.isfinite(self.outer) and math.isfinite(self.inner)):
             return None
@@ -68,7 +69,7 @@ class Multiple(Pointwise):
         return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
 
     def _inside(self, low: FloatArray, high: FloatArray) -> Ends:
-        return scaled(low, high, self.inner, self._slack())
+        return enclosing((low, high)).scaled(self.inner, self._slack()).ends
 
     def _outside(self, ends: Ends) -> Ends:
-        return scaled(*ends, self.outer, self._slack())
+        return enclosing(ends).scaled(self.outer, self._slack()).ends

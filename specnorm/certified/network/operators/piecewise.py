@@ -10,7 +10,7 @@ import numpy as np
 
 from specnorm.certified import host
 from specnorm.certified.network.operators.base import Ends, FloatArray
-from specnorm.certified.network.operators.curvature import Curved, Interval, Line
+from specnorm.certified.network.operators.curvature import Curved, Extent, Line
 
 Numbers: TypeAlias = float | FloatArray
 
@@ -39,7 +39,7 @@ class Piecewise(Curved):
         """Its lines, in order, as intervals see them; an empty tuple: it has jumps."""
         raise NotImplementedError
 
-    def extent(self) -> Interval | None:
+    def extent(self) -> Extent | None:
         whole = np.array(-math.inf), np.array(math.inf)
         slopes = [slope for p in self.pieces(*whole) if p.start < p.end for slope in (p.least, p.most)]
         if not slopes or not all(np.isfinite(slope).all() for slope in slopes):
@@ -330,6 +330,8 @@ class SoftShrink(Piecewise):
 
 SIXTH = 0.16666668
 """1/6 in single precision, rounded up."""
+SINGLE = 2.0**-22
+"""By how much a number in single precision may be off, relatively: four times as much as it is."""
 
 
 class HardSwish(Piecewise):
@@ -342,7 +344,7 @@ class HardSwish(Piecewise):
     limits = (-0.3750001, math.inf)
     bends = (((-1.5, -1.5), (-0.3750001, -0.375)),)
 
-    def extent(self) -> Interval | None:
+    def extent(self) -> Extent | None:
         return self.whole
 
     def value(self, x: FloatArray) -> FloatArray:

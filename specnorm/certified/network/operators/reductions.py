@@ -9,9 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from specnorm.certified import host
+from specnorm.certified.interval import Interval, enclosing
 from specnorm.certified.network.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place, smallest
-from specnorm.certified.network.operators.curvature import least_size
-from specnorm.certified.network.regions import Range
 from specnorm.certified.network.shapes import concrete
 
 
@@ -66,15 +65,15 @@ class Norm(Length):
         found = np.sqrt(np.square(sizes / unit).sum(axis=self.axes, keepdims=True)) * unit
         return np.asarray(found if self.keep else found.squeeze(self.axes))
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         # Norms of the smallest and of the largest absolute values.
         (x,) = ranges
-        low, high = self.run(least_size(x.low, x.high)), self.run(np.maximum(abs(x.low), abs(x.high)))
+        low, high = self.run(x.mignitude()), self.run(x.magnitude())
         n = _count(x.low.shape, self.axes)
         # A sum of n squares and its root; a square that vanishes is below 2^-1000 of the largest.
         down = low - host.inflate(low, n + 4) * ((2 * n + 16) * 2.0**-52)
         down = np.where(np.isnan(down), 0.0, np.maximum(down, 0.0))
-        return Range(down, np.where(high == 0, 0.0, host.next_up(host.inflate(high, n + 8))))
+        return enclosing((down, np.where(high == 0, 0.0, host.next_up(host.inflate(high, n + 8)))))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # A sum of n squares, in any order, which may underflow, and its root.
@@ -87,10 +86,10 @@ class _Probabilities(Operator):
     limits: ClassVar[tuple[float, float]]
     """Between which all entries lie."""
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         (x,) = ranges
-        low, high = (np.full(x.low.shape, end) for end in self.limits)
-        return Range(low, high)
+        low, high = (np.full(x.shape, end) for end in self.limits)
+        return enclosing((low, high))
 
     def units(self, x: FloatArray) -> FloatArray:
         """Relative roundings: terms of the sum, elementary functions, and the range of its arguments.

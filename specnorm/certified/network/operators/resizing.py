@@ -10,11 +10,11 @@ from fractions import Fraction
 import numpy as np
 
 from specnorm.certified import host
+from specnorm.certified.interval import Interval, enclosing
 from specnorm.certified.network import axes
 from specnorm.certified.network.axes import Row
 from specnorm.certified.network.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Sizes
 from specnorm.certified.network.operators.windows import UNKNOWN, sums_along
-from specnorm.certified.network.regions import Range
 
 _MODES = ("nearest", "linear")
 _COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
@@ -95,13 +95,13 @@ class Resize(Linear):
             return None
         return sums_along(before, [None if each is None else each[0] for each in found])
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         # Between the smallest and the largest pixel that rounding coordinates can give.
         (x,) = ranges
         found = self._axes(x.low.shape)
         if found is None or all(each is None or len(each) == 1 for each in found):
             return None
-        return Range(self._extreme(x.low, found, np.minimum), self._extreme(x.high, found, np.maximum))
+        return enclosing((self._extreme(x.low, found, np.minimum), self._extreme(x.high, found, np.maximum)))
 
     def _extreme(self, x: FloatArray, found: Sequence[list[Sequence[Row]] | None], join: np.ufunc) -> FloatArray:
         for axis, each in enumerate(found):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from specnorm.certified import host
+from specnorm.certified.interval import enclosing
 from specnorm.certified.network.operators.base import Ends, FloatArray
 from specnorm.certified.network.operators.curvature import (
     CLOSE,
@@ -16,10 +17,9 @@ from specnorm.certified.network.operators.curvature import (
     Bell,
     Curve,
     Curved,
-    Interval,
+    Extent,
     Turning,
     erf,
-    scaled,
     sigmoid,
 )
 
@@ -137,7 +137,7 @@ class Softplus(Curved):
         # The jump besides, at an end and at any place between.
         return super().off(x, value) + 2 * self._jump()
 
-    def extent(self) -> Interval | None:
+    def extent(self) -> Extent | None:
         # sigmoid(beta x), whatever the sign of beta is.
         fits = self.beta != 0 and math.isfinite(self.beta) and self.threshold >= JUMP_FREE
         return (0.0, 1.0) if fits else None
@@ -146,7 +146,7 @@ class Softplus(Curved):
         """Of log(1 + exp) at beta x; 1 above the threshold."""
         if self.extent() is None:
             return None
-        low, high = scaled(low, high, self.beta)
+        low, high = enclosing((low, high)).scaled(self.beta).ends
         down, up = Curve(sigmoid).slopes((0.0, 1.0), low, high)
         return down, np.where(high >= self.threshold, 1.0, up)
 
@@ -173,7 +173,7 @@ class Exponential(Curved):
     def argument(self, x: FloatArray) -> FloatArray:
         raise NotImplementedError
 
-    def extent(self) -> Interval | None:
+    def extent(self) -> Extent | None:
         """The slope above 0; between 0 and the slope at 0 below."""
         sides = self.sides()
         if sides is None or not all(map(math.isfinite, sides)):

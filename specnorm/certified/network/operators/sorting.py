@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from specnorm.certified.interval import Interval, enclosing
 from specnorm.certified.network.operators.base import FloatArray, NotRunError, Operator, Place
-from specnorm.certified.network.regions import Range
 
 
 class Sorted(Operator):
@@ -78,11 +78,11 @@ class SignParts(Operator):
         (x,) = values
         return self._joined(np.maximum(x, 0.0), np.maximum(-x, 0.0))
 
-    def image(self, ranges: Sequence[Range], place: Place) -> Range | None:
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         # The negative part falls.
         (x,) = ranges
         low, high = np.maximum(x.low, 0.0), np.maximum(x.high, 0.0)
-        return Range(self._joined(low, np.maximum(-x.high, 0.0)), self._joined(high, np.maximum(-x.low, 0.0)))
+        return enclosing((self._joined(low, np.maximum(-x.high, 0.0)), self._joined(high, np.maximum(-x.low, 0.0))))
 
     def _joined(self, positive: FloatArray, negative: FloatArray) -> FloatArray:
         parts = (negative, positive) if self.negative_first else (positive, negative)

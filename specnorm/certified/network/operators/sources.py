@@ -7,8 +7,8 @@ from dataclasses import field
 
 import numpy as np
 
+from specnorm.certified.interval import Interval, point
 from specnorm.certified.network.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place
-from specnorm.certified.network.regions import Range
 
 
 class Input(Operator):
@@ -31,9 +31,9 @@ class Constant(Operator):
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(self.load())
 
-    def image(self, ranges: object, place: Place) -> Range | None:
+    def image(self, ranges: object, place: Place) -> Interval | None:
         value = self.run()
-        return Range(value, value) if value.dtype.kind == "f" else None
+        return point(value) if value.dtype.kind == "f" else None
 
 
 class Held(Operator):

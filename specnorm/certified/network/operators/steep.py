@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from specnorm.certified import host
+from specnorm.certified.interval import enclosing
 from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Place, smallest
-from specnorm.certified.network.operators.curvature import ROUNDINGS, TINY, Curved, least_size, scaled
+from specnorm.certified.network.operators.curvature import ROUNDINGS, TINY, Curved
 
 MOST = 16
 """Largest whole exponent of a power."""
@@ -55,17 +56,6 @@ def over(numbers: FloatArray) -> FloatArray:
 def under(numbers: FloatArray) -> FloatArray:
     """1 / numbers >= 0, which were computed with at most three roundings, rounded down."""
     return np.asarray(np.maximum(host.next_down(host.lowered(1 / numbers, 3)), 0.0))
-
-
-def inverse(low: FloatArray, high: FloatArray) -> Ends:
-    """1 / x where 0 is not among them."""
-    with np.errstate(all="ignore"):
-        ends = 1 / low, 1 / high
-    crossing = least_size(low, high) == 0
-    return (
-        np.where(crossing, -math.inf, host.next_down(np.minimum(*ends))),
-        np.where(crossing, math.inf, host.next_up(np.maximum(*ends))),
-    )
 
 
 class Exp(Steep):
@@ -115,7 +105,7 @@ class Power(Steep):
         """``n x^(n-1)``; none for exponents that no allowance was derived for."""
         if not self._fits():
             return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
-        return scaled(*_power(low, high, self.exponent - 1), float(self.exponent))
+        return enclosing(_power(low, high, self.exponent - 1)).scaled(float(self.exponent)).ends
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         if not self._fits():
@@ -139,13 +129,7 @@ def _power(low: FloatArray, high: FloatArray, exponent: int) -> Ends:
     one, other = (np.asarray(math.prod([end] * exponent)) for end in (low, high))
     lost = host.inflate(np.maximum(abs(one), abs(other)), exponent) * (2 * exponent * 2.0**-52) + TINY
     down, up = host.next_down(np.minimum(one, other) - lost), host.next_up(np.maximum(one, other) + lost)
-    return (np.where(least_size(low, high) == 0, 0.0, np.maximum(down, 0.0)), up) if exponent % 2 == 0 else (down, up)
-
-
-def _root(low: FloatArray, high: FloatArray) -> Ends:
-    """Correctly rounded roots."""
-    least, most = host.next_down(np.sqrt(np.maximum(low, 0.0))), host.next_up(np.sqrt(np.maximum(high, 0.0)))
-    return np.maximum(least, 0.0), most
+    return (np.where((low <= 0) & (high >= 0), 0.0, np.maximum(down, 0.0)), up) if exponent % 2 == 0 else (down, up)
 
 
 class Sqrt(Steep):
@@ -158,11 +142,11 @@ class Sqrt(Steep):
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """One over twice the root, which falls."""
-        least, most = _root(low, high)
+        least, most = enclosing((low, high)).root().ends
         return under(2 * most), np.where(least > 0, host.inflate(0.5 * over(least), 4), math.inf)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return _root(low, high)
+        return enclosing((low, high)).root().ends
 
 
 class Rsqrt(Steep):
@@ -176,12 +160,12 @@ class Rsqrt(Steep):
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """-1 / (2 x sqrt(x)), which rises."""
-        least, most = _root(low, high)
+        least, most = enclosing((low, high)).root().ends
         steep = host.inflate(over(np.maximum(low, 0.0)) * host.inflate(0.5 * over(least), 4), 4) + TINY
         return np.where(least > 0, -steep, -math.inf), -under(2 * most * high)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        down, up = inverse(*_root(low, high))
+        down, up = enclosing((low, high)).root().inverse().ends
         return np.maximum(down, 0.0), up
 
 
@@ -196,10 +180,11 @@ class Reciprocal(Steep):
 
     def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
         """``-scale / x^2``, of one sign."""
-        steep = np.asarray(host.inflate(abs(self.scale) * np.square(over(least_size(low, high))), 4) + TINY)
-        flat = abs(self.scale) * under(np.square(np.maximum(abs(low), abs(high))))
+        x = enclosing((low, high))
+        steep = np.asarray(host.inflate(abs(self.scale) * np.square(over(x.mignitude())), 4) + TINY)
+        flat = abs(self.scale) * under(np.square(x.magnitude()))
         flat = np.maximum(host.next_down(flat), 0.0)
         return (-steep, -flat) if self.scale >= 0 else (flat, steep)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return scaled(*inverse(low, high), self.scale)
+        return enclosing((low, high)).inverse().scaled(self.scale).ends

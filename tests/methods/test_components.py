@@ -16,13 +16,13 @@ from oracle import dense_matrix
 from soundness.layers import Layer, layer
 
 from specnorm.certified.layer import components
-from specnorm.certified.layer.components import Component, SubLayer
+from specnorm.certified.layer.components import AxisComponent, PolyphaseComponent
 from specnorm.problem.spec import ConvSpec
 
 LAYERS = 150
 
 
-def matrix_of(kernel: NDArray[np.float64], sub: SubLayer) -> NDArray[np.float64]:
+def matrix_of(kernel: NDArray[np.float64], sub: PolyphaseComponent) -> NDArray[np.float64]:
     spec = sub.spec
     assert spec.input_shape is not None
     return dense_matrix(
@@ -40,8 +40,10 @@ def scaled(drawn: Layer) -> NDArray[np.float64]:
     return kernel / (float(np.max(np.abs(kernel))) or 1.0)
 
 
-def parts_of(drawn: Layer) -> list[SubLayer]:
-    return components.sublayers(ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry))
+def parts_of(drawn: Layer) -> list[PolyphaseComponent]:
+    return components.polyphase_components(
+        ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry)
+    )
 
 
 def wrong(count: int = LAYERS) -> list[str]:
@@ -96,24 +98,24 @@ def test_a_window_is_a_part() -> None:
         for sub in parts_of(drawn):
             truth, values = norm(matrix_of(kernel, sub)), []
             for pixels in (2, 8, 40, 10**6):
-                values.append(norm(matrix_of(kernel, sub.window(pixels))))
+                values.append(norm(matrix_of(kernel, sub.restricted(pixels))))
             assert max(values) <= truth * (1 + 1e-12) + 1e-300, drawn
             assert abs(values[-1] - truth) <= 1e-12 * truth
 
 
 # -- without one of the conditions -----------------------------------------------------------------------------------
-def first_alone(*axis: Any) -> list[Component]:
+def first_alone(*axis: Any) -> list[AxisComponent]:
     """The first residue taken for all of them."""
     return _largest_parts(*axis)[:1]
 
 
-def padded_as_before(*axis: Any) -> list[Component]:
+def padded_as_before(*axis: Any) -> list[AxisComponent]:
     """Residues forgotten in the padding."""
     n, outputs, k, stride, dilation, (before, after) = axis
     return _largest_parts(n, outputs, k, stride, dilation, (before - before % dilation, after))
 
 
-def held_by_length(self: Component, other: Component) -> bool:
+def held_by_length(self: AxisComponent, other: AxisComponent) -> bool:
     """A part held by every one with as many pixels and outputs, wherever its padding begins."""
     return self.stride == other.stride and self.pixels >= other.pixels and self.outputs >= other.outputs
 
@@ -122,7 +124,7 @@ _largest_parts = components._largest_parts
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "every residue": (components, "_largest_parts", first_alone),
     "padding of a residue": (components, "_largest_parts", padded_as_before),
-    "distance of pixels and outputs": (Component, "holds", held_by_length),
+    "distance of pixels and outputs": (AxisComponent, "holds", held_by_length),
 }
 
 

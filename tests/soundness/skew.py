@@ -1,8 +1,9 @@
-"""Twisted rings, written out: what wraps around is multiplied by a phase. Imports nothing of specnorm.
+"""Skew-circulants, written out: what wraps around is multiplied by a phase. Imports nothing of specnorm.
 
-A layer with zero padding at one size is cut out of every ring that is long enough, whatever the phase: no entry that is
-kept has wrapped. So the ring's norm bounds the layer's. Matrices are written by loops, norms are LAPACK's; the ring's
-norm comes also from its symbol, folded over a stride's aliases, at the frequencies ``(2 pi j + phase) / N``.
+A layer with zero padding at one size is cut out of every circulant that is long enough, whatever the phase: no entry
+that is kept has wrapped. So the circulant's norm bounds the layer's. Matrices are written by loops, norms are LAPACK's;
+the circulant's norm comes also from its symbol, folded over a stride's aliases, at the frequencies ``(2 pi j + phase) /
+N``.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class Axis:
 
     @property
     def unit(self) -> int:
-        """A ring's length is a multiple of this one: strides and dilations then close on it."""
+        """A circulant's length is a multiple of this one: strides and dilations then close on it."""
         return math.lcm(self.s, self.r)
 
     @property
     def shortest(self) -> int:
-        """Length of the shortest ring of which the layer is a part, by the theorem."""
+        """Length of the shortest circulant of which the layer is a part, by the theorem."""
         last = self.s * (self.outputs - 1) + self.r * (self.k - 1) - self.before
         least = max(self.n + self.before, last + 1, self.s * self.outputs)
         return -(-least // self.unit) * self.unit
@@ -52,7 +53,7 @@ class Axis:
 
 
 def turned(theta: float, length: int, k: int, r: int, phase: float) -> Complex:
-    """Phases of the taps of one axis at a frequency that has the ring's phase in it already."""
+    """Phases of the taps of one axis at a frequency that has the circulant's phase in it already."""
     del length, phase
     return np.asarray(np.exp(1j * theta * r * np.arange(k)))
 
@@ -60,7 +61,7 @@ def turned(theta: float, length: int, k: int, r: int, phase: float) -> Complex:
 def ring_matrix(
     kernel: NDArray[np.float64], axes: Sequence[Axis], lengths: Sequence[int], phases: Sequence[float]
 ) -> Complex:
-    """Matrix of the twisted ring: every output of the ring reads every tap, modulo its length."""
+    """Matrix of the skew-circulant: every output of the circulant reads every tap, modulo its length."""
     cout, cin = kernel.shape[:2]
     counts = [length // axis.s for axis, length in zip(axes, lengths, strict=True)]
     matrix: Any = np.zeros((cout, *counts, cin, *lengths), dtype=np.complex128)
@@ -77,7 +78,7 @@ def ring_matrix(
 
 
 def part(kernel: NDArray[np.float64], axes: Sequence[Axis], lengths: Sequence[int], phases: Sequence[float]) -> Complex:
-    """Rows of the first outputs and columns of the first inputs of the ring."""
+    """Rows of the first outputs and columns of the first inputs of the circulant."""
     cout, cin = kernel.shape[:2]
     counts = [length // axis.s for axis, length in zip(axes, lengths, strict=True)]
     whole = ring_matrix(kernel, axes, lengths, phases).reshape(cout, *counts, cin, *lengths)
@@ -93,7 +94,7 @@ def ring_norm(
     phases: Sequence[float],
     tap_phases: Callable[[float, int, int, int, float], Complex] = turned,
 ) -> float:
-    """Norm of the ring from its symbol: the largest over its coarse frequencies, all aliases side by side."""
+    """Norm of the circulant from its symbol: the largest over its coarse frequencies, all aliases side by side."""
     best = 0.0
     scale = 1 / math.sqrt(math.prod(axis.s for axis in axes))
     for coarse in itertools.product(*(range(n // a.s) for a, n in zip(axes, lengths, strict=True))):

@@ -1,7 +1,7 @@
-"""A layer with zero padding is a part of every twisted ring that is long enough, so the ring's norm bounds the layer's.
+"""A layer with zero padding is a part of every skew-circulant that is long enough, whose norm bounds the layer's.
 
-First the theorem by itself, written out in `soundness/twisted.py`: where it holds, and that each of its conditions is
-needed. Then the library's rings, and that it bounds nothing without one of the conditions.
+First the theorem by itself, written out in `soundness/skew.py`: where it holds, and that each of its conditions is
+needed. Then the library's circulants, and that it bounds nothing without one of the conditions.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from numpy.typing import NDArray
 pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install python-flint")
 
 from oracle import dense_matrix
-from soundness.at_size import AtSize, by_rings
+from soundness.at_size import AtSize, by_circulants
 from soundness.layers import Layer, layer
-from soundness.twisted import Axis, Complex, part, ring_matrix, ring_norm, turned
+from soundness.skew import Axis, Complex, part, ring_matrix, ring_norm, turned
 
-from specnorm.certified.layer import circulant
+from specnorm.certified.layer import circulant as embedding
 from specnorm.certified.symbol import cells, gram_polynomial
 from specnorm.certified.symbol.cells import Boxes
 from specnorm.problem import frequencies
 from specnorm.problem.frequencies import Frequencies
 from specnorm.problem.spec import ConvSpec
-from specnorm.search import circulants as ring_search
+from specnorm.search import circulants as circulant_search
 
 Phases = tuple[float, ...]
 
 
 def plain(count: int, largest: int = 150) -> Iterator[tuple[Layer, NDArray[np.float64], list[int]]]:
-    """Layers without groups whose ring is small enough to be written out; the kernel scaled; lengths of the ring."""
+    """Layers without groups whose circulant is small enough to be written out; the kernel scaled; its lengths."""
     found, index = 0, 0
     while found < count:
         drawn = layer(index)
@@ -61,11 +61,11 @@ def norm(matrix: NDArray[np.float64] | Complex) -> float:
 
 
 def test_the_layer_is_a_part_of_the_ring() -> None:
-    """Entry by entry, and the ring's norm is that of its symbol: so the symbol bounds the layer."""
+    """Entry by entry, and the circulant's norm is that of its symbol: so the symbol bounds the layer."""
     for drawn, kernel, lengths in plain(40):
         phases = phases_of(drawn.index, len(lengths))
         matrix = dense_matrix(kernel, drawn.input_shape, **drawn.geometry)
-        # A transposed layer is the adjoint of the convolution on the ring.
+        # A transposed layer is the adjoint of the convolution on the circulant.
         matrix = matrix.T if drawn.geometry["transposed"] else matrix
         kept = part(kernel, drawn.axes, lengths, phases)
         np.testing.assert_allclose(kept, matrix, rtol=0, atol=1e-15, err_msg=str(drawn))
@@ -83,7 +83,7 @@ def test_every_longer_ring_will_do() -> None:
 
 
 def test_where_the_ring_is_the_layer() -> None:
-    """[1, 2, 1] with a pixel of padding a side: the norm is 2 + 2 cos(pi/(n+1)), and so is that of the twisted ring."""
+    """[1, 2, 1] with a pixel of padding a side: the norm is 2 + 2 cos(pi/(n+1)), the skew-circulant's too."""
     binomial = np.array([[[1.0, 2.0, 1.0]]])
     for n in (1, 2, 5, 40):
         axis = Axis(n, n, 3, 1, 1, 1)
@@ -105,7 +105,7 @@ def every_axis() -> Iterator[Axis]:
 
 
 def test_the_length_is_the_least() -> None:
-    """By looking at every tap: the theorem's ring never wraps, and one point fewer does where taps are close."""
+    """By looking at every tap: the theorem's circulant never wraps, and one point fewer does where taps are close."""
     count = 0
     for axis in every_axis():
         assert not axis.wraps(axis.shortest), axis
@@ -116,7 +116,7 @@ def test_the_length_is_the_least() -> None:
 
 
 def below(axes: list[Axis], lengths: list[int], kernels: int = 60, **options: object) -> bool:
-    """Whether some kernel's layer has a larger norm than its ring."""
+    """Whether some kernel's layer has a larger norm than its circulant."""
     for seed in range(kernels):
         random = np.random.RandomState(seed)
         kernel = random.standard_normal((1, 1, *(axis.k for axis in axes)))
@@ -174,17 +174,17 @@ def test_a_ring_that_closes_on_the_dilation_alone_is_no_ring(axis: Axis) -> None
     assert any(below([axis], [m]) for m in shorter)
 
 
-# -- the library's rings ---------------------------------------------------------------------------------------------
+# -- the library's circulants ----------------------------------------------------------------------------------------
 def spec_of(drawn: Layer) -> ConvSpec:
     return ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry)
 
 
 def too_short() -> list[str]:
-    """Rings on which some entry of the layer has wrapped, or that are longer than the theorem asks."""
+    """Circulants on which some entry of the layer has wrapped, or that are longer than the theorem asks."""
     found = []
     for index in range(400):
         drawn = layer(index)
-        for axis, points in zip(drawn.axes, circulant.shortest(spec_of(drawn)), strict=True):
+        for axis, points in zip(drawn.axes, embedding.shortest(spec_of(drawn)), strict=True):
             if axis.wraps(points * axis.unit) or points * axis.unit > axis.shortest:
                 found.append(f"{drawn}: {points} points")
     return found
@@ -207,9 +207,9 @@ def turns_of(boxes: Boxes) -> list[tuple[Fraction, ...]]:
     return [tuple(Fraction(a, b) % 1 for a, b in pair) for pair in pairs]
 
 
-def frequencies_of(sizes: tuple[int, ...], twisted: tuple[bool, ...]) -> set[tuple[Fraction, ...]]:
-    """``(j + 1/2) / M`` where an axis is twisted, ``j / M`` where not."""
-    axes = ([Fraction(2 * j + turned, 2 * n) for j in range(n)] for n, turned in zip(sizes, twisted, strict=True))
+def frequencies_of(sizes: tuple[int, ...], skew: tuple[bool, ...]) -> set[tuple[Fraction, ...]]:
+    """``(j + 1/2) / M`` where an axis is skew, ``j / M`` where not."""
+    axes = ([Fraction(2 * j + turned, 2 * n) for j in range(n)] for n, turned in zip(sizes, skew, strict=True))
     return set(itertools.product(*axes))
 
 
@@ -222,11 +222,11 @@ def to_points(boxes: Boxes) -> Boxes:
 @pytest.mark.parametrize(("sizes", "shape"), RINGS)
 def test_every_frequency_of_a_ring_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """It or its mirror image, once, and nothing else; exact rationals."""
-    for twisted in itertools.product((False, True), repeat=len(sizes)):
-        found = turns_of(to_points(cells.dft(sizes, shape, twisted)))
+    for skew in itertools.product((False, True), repeat=len(sizes)):
+        found = turns_of(to_points(cells.dft(sizes, shape, skew)))
         assert len(found) == len(set(found))
         mirrored = {tuple(-turn % 1 for turn in turns) for turns in found}
-        assert set(found) | mirrored == frequencies_of(sizes, twisted)
+        assert set(found) | mirrored == frequencies_of(sizes, skew)
 
 
 @pytest.mark.parametrize(("sizes", "shape"), RINGS)
@@ -245,16 +245,16 @@ def test_a_ring_of_three_axes_has_few_first_cells() -> None:
 
 
 def lost_near_cells_of_the_torus(sizes: tuple[int, ...], shape: tuple[int, ...]) -> list[str]:
-    """Frequencies of a ring in some cells of the torus that are in no box around them, nor their mirror images."""
+    """Frequencies of a circulant in some cells of the torus that are in no box around them, nor their mirror images."""
     random, lost = np.random.RandomState(0), []
-    for twisted in itertools.product((False, True), repeat=len(sizes)):
-        every, torus = sorted(frequencies_of(sizes, twisted)), cells.torus(shape)
+    for skew in itertools.product((False, True), repeat=len(sizes)):
+        every, torus = sorted(frequencies_of(sizes, skew)), cells.torus(shape)
         for _ in range(4 if len(sizes) < 3 else 2):
             some = torus[np.sort(random.permutation(len(torus))[: 1 + random.randint(3)])]
-            kept = set(turns_of(to_points(cells.dft(sizes, shape, twisted).around(some))))
+            kept = set(turns_of(to_points(cells.dft(sizes, shape, skew).around(some))))
             for turns in [every[j] for j in random.permutation(len(every))[:60]]:
                 if is_in(some, turns) and not {turns, tuple(-turn % 1 for turn in turns)} & kept:
-                    lost.append(f"{turns} of {sizes}, {twisted}")
+                    lost.append(f"{turns} of {sizes}, {skew}")
             torus, _ = torus.split(np.full(len(torus), 2))
     return lost
 
@@ -284,12 +284,12 @@ PLAIN = {
 
 
 def by_rings_alone() -> list[str]:
-    """Upper bounds of rings beside lower ones of half the norm: what is wrong with the first layer that is."""
+    """Upper bounds of circulants beside lower ones of half the norm: what is wrong with the first layer that is."""
     layers = [layer(index) for index in range(FIRST, FIRST + 30)]
     for seed in range(60):
         kernel = np.random.RandomState(seed).standard_normal((1, 1, 3))
         layers.append(Layer(seed, "normal", kernel, (4,), PLAIN))
-    with by_rings():
+    with by_circulants():
         for drawn in layers:
             claims = AtSize(drawn)
             claims.enclosure(1e-3)
@@ -298,7 +298,7 @@ def by_rings_alone() -> list[str]:
     return []
 
 
-_points, _dft, _phases_at = circulant._points, cells.dft, frequencies.phases_at
+_points, _dft, _phases_at = embedding._points, cells.dft, frequencies.phases_at
 
 
 def one_point_fewer(*axis: Any) -> int:
@@ -306,15 +306,15 @@ def one_point_fewer(*axis: Any) -> int:
 
 
 def closed_on_the_product(*axis: Any) -> int:
-    """Longer steps than the ring has: of stride times dilation, where they share a factor."""
+    """Longer steps than the circulant has: of stride times dilation, where they share a factor."""
     with patch.object(math, "lcm", lambda s, r: s * r):
         return _points(*axis)
 
 
-def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], twisted: tuple[bool, ...] = ()) -> Boxes:
-    """The mirror image of a twisted ring's frequency taken for that of the DFT's."""
-    boxes = _dft(sizes, shape, twisted)
-    if not any(twisted) or not sizes:
+def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], skew: tuple[bool, ...] = ()) -> Boxes:
+    """The mirror image of a skew-circulant's frequency taken for that of the DFT's."""
+    boxes = _dft(sizes, shape, skew)
+    if not any(skew) or not sizes:
         return boxes
     axis = int(np.argmax(sizes))
     last = np.arange(len(sizes)) == axis
@@ -324,7 +324,7 @@ def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], twisted: t
 
 
 def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
-    """At a twisted ring's frequencies, the farthest tap turns as if the ring were not twisted."""
+    """At a skew-circulant's frequencies, the farthest tap turns as if the circulant were not skew."""
     cos, sin = _phases_at(given, points)
     odd = np.asarray([n % 2 == 0 and n < 2**20 for n in given.denominators]) & (given.numerators % 2 == 1).all(axis=0)
     if odd.any() and len(points):
@@ -336,7 +336,7 @@ def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
 
 
 def offset_forgotten(self: Boxes, others: Boxes) -> NDArray[np.bool_]:
-    """Boxes of a twisted ring compared as if they were those of the DFT."""
+    """Boxes of a skew-circulant compared as if they were those of the DFT."""
     return _meets(replace(self, offset=np.zeros_like(self.offset)), others)
 
 
@@ -352,9 +352,9 @@ class Mutation:
 
 
 MUTATIONS = {
-    "length": Mutation(((circulant, "_points", one_point_fewer),)),
-    "stride and dilation with a common factor": Mutation(((circulant, "_points", closed_on_the_product),), too_short),
-    "mirror images": Mutation(((ring_search, "dft", half_less_a_point),)),
+    "length": Mutation(((embedding, "_points", one_point_fewer),)),
+    "stride and dilation with a common factor": Mutation(((embedding, "_points", closed_on_the_product),), too_short),
+    "mirror images": Mutation(((circulant_search, "dft", half_less_a_point),)),
     "phase of one tap": Mutation(
         ((gram_polynomial, "phases_at", phase_forgotten), (frequencies, "phases_at", phase_forgotten))
     ),

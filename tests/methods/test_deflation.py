@@ -1,4 +1,4 @@
-"""A ring without its highest waves, and those by themselves: bounds of a layer against its dense matrix.
+"""A circulant without its highest waves, and those by themselves: bounds of a layer against its dense matrix.
 
 First the inequality itself, written out with explicit waves; then what the library proves with it, and that it proves
 false bounds without one of the terms.
@@ -19,7 +19,7 @@ from specnorm_numpy import NumpyBackend
 
 from specnorm.certified.bound import finite, known
 from specnorm.certified.layer import deflation
-from specnorm.certified.layer.circulant import Ring, shortest
+from specnorm.certified.layer.circulant import Embedding, shortest
 from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, first_of_mirrored, split_norm_below
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus
@@ -30,27 +30,27 @@ from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search.branch_and_bound import Search
-from specnorm.search.deflated import SplitRing
+from specnorm.search.deflated import DeflatedCirculant
 
 Matrix = NDArray[np.complex128]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A layer without stride and dilation, its ring and its norm."""
+    """A layer without stride and dilation, its circulant and its norm."""
 
     kernel: NDArray[np.float64]
     spec: ConvSpec
-    ring: Ring
+    circulant: Embedding
     matrix: NDArray[np.float64]
     norm: float
 
-    def split_ring(self) -> SplitRing:
+    def deflated_circulant(self) -> DeflatedCirculant:
         kernel: Any = self.kernel[None, ...]
         ops = execution()
         search = Search(kernel, ops=ops)
         whole = search.run(torus(kernel.shape[3:]), rtol=1e-2, max_cells=10_000)
-        return SplitRing(kernel, self.spec, self.ring, known(whole.upper), ops=ops)
+        return DeflatedCirculant(kernel, self.spec, self.circulant, known(whole.upper), ops=ops)
 
 
 def execution() -> Any:
@@ -76,8 +76,8 @@ def cases(count: int, *, first: int = 0) -> Iterator[Case]:
             points = tuple(int(n + random.randint(2)) for n in shortest(spec))
         except Exception:
             continue
-        ring = Ring(points, tuple(bool(x) for x in random.randint(2, size=ndim)))
-        yield Case(kernel, spec, ring, matrix, float(np.linalg.svd(matrix, compute_uv=False)[0]))
+        circulant = Embedding(points, tuple(bool(x) for x in random.randint(2, size=ndim)))
+        yield Case(kernel, spec, circulant, matrix, float(np.linalg.svd(matrix, compute_uv=False)[0]))
 
 
 def explicit(case: Case, highest: DeflatedModes) -> tuple[Matrix, Matrix]:
@@ -92,7 +92,9 @@ def explicit(case: Case, highest: DeflatedModes) -> tuple[Matrix, Matrix]:
                 continue
             for sizes, z, kept in ((outputs, highest.x, left), (pixels, highest.y, right)):
                 vector = np.asarray(z[wave]) if sign == 1 else np.asarray(z[wave]).conj()
-                for n, turn, points, (before, _) in zip(sizes, turns, case.ring.points, case.spec.padding, strict=True):
+                for n, turn, points, (before, _) in zip(
+                    sizes, turns, case.circulant.points, case.spec.padding, strict=True
+                ):
                     where = np.arange(n) - (before if kept is left else 0)
                     vector = np.multiply.outer(vector, np.exp(2j * np.pi * sign * turn * where) / math.sqrt(points))
                 kept.append(vector.reshape(-1))
@@ -103,7 +105,7 @@ def test_what_is_left_and_what_is_taken_out_make_the_layer() -> None:
     """The theorem by itself: the layer less the explicit waves has a norm of at most t, and the sum bounds it."""
     count = 0
     for case in cases(24):
-        found = case.split_ring()._split(0.7 * case.norm)
+        found = case.deflated_circulant()._split(0.7 * case.norm)
         assert found is not None
         _, highest = found
         if not len(highest.at):
@@ -114,7 +116,7 @@ def test_what_is_left_and_what_is_taken_out_make_the_layer() -> None:
         rest = matrix - left @ right.conj().T
         assert np.abs(rest.imag).max() < 1e-12
         assert np.linalg.norm(rest, 2) <= 0.7 * case.norm * (1 + 1e-4)
-        waves = WaveGram(case.spec, case.ring, highest, ops=execution())
+        waves = WaveGram(case.spec, case.circulant, highest, ops=execution())
         gram = (left.conj().T @ left + right.conj().T @ right) / 2
         ours, theirs = (np.linalg.eigvalsh(x) for x in (np.asarray(waves.matrix), gram))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12 * theirs[-1])
@@ -126,15 +128,15 @@ def test_what_is_left_and_what_is_taken_out_make_the_layer() -> None:
 def below_the_truth() -> list[str]:
     """The first bound that is proven and lower than the norm."""
     for case in cases(24, first=100):
-        ring = case.split_ring()
+        circulant = case.deflated_circulant()
         for part in (0.5, 0.8):
-            split = ring._split(part * case.norm)
+            split = circulant._split(part * case.norm)
             if split is None:
                 continue
             for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3):
                 bound = case.norm * (1 - below)
-                if ring._proven(split, bound) is not None:
-                    return [f"{case.spec}, {case.ring}: {bound} for {case.norm}, less waves above {part}"]
+                if circulant._proven(split, bound) is not None:
+                    return [f"{case.spec}, {case.circulant}: {bound} for {case.norm}, less waves above {part}"]
     return []
 
 
@@ -146,27 +148,27 @@ def test_bounds_are_closer_than_the_ring() -> None:
     """The check would also pass if nothing were ever proven."""
     close = total = 0
     for case in cases(24, first=100):
-        ring = case.split_ring()
+        circulant = case.deflated_circulant()
         total += 1
-        close += finite(ring.upper(case.norm * (1 - 1e-9), 0.01)) <= 1.0100001 * case.norm
+        close += finite(circulant.upper(case.norm * (1 - 1e-9), 0.01)) <= 1.0100001 * case.norm
     assert close > total / 4
 
 
 def test_what_is_asked_is_what_is_proven() -> None:
-    """A shorter ring, other frequencies than those left open, and a frequency beside its mirror image are refused."""
+    """A shorter circulant, frequencies not left open, and a frequency beside its mirror image are refused."""
     case = next(x for x in cases(40) if x.spec.ndim == 1 and x.norm > 0)
-    ring = case.split_ring()
-    found = ring._split(0.3 * case.norm)
+    circulant = case.deflated_circulant()
+    found = circulant._split(0.3 * case.norm)
     assert found is not None
     cover, highest = found
-    given: tuple[Any, Any] = (ring.kernel, case.spec)
-    shorter = Ring(tuple(n - 1 for n in shortest(case.spec)), case.ring.twisted)
+    given: tuple[Any, Any] = (circulant.kernel, case.spec)
+    shorter = Embedding(tuple(n - 1 for n in shortest(case.spec)), case.circulant.skew)
     with pytest.raises(ValueError, match="compression"):
         split_norm_below(*given, shorter, cover, highest, case.norm, ops=execution())
     few = highest.at < len(highest.points) - 1
     less = DeflatedModes(highest.points[:-1], highest.at[few], highest.x[few], highest.y[few])
     with pytest.raises(ValueError, match="leaves open"):
-        split_norm_below(*given, case.ring, cover, less, case.norm, ops=execution())
+        split_norm_below(*given, case.circulant, cover, less, case.norm, ops=execution())
     both = Frequencies(np.asarray([[1], [4]]), (5,))
     assert len(first_of_mirrored(both)) == 1
     none: Any = np.zeros((0, 1))
@@ -178,12 +180,12 @@ def test_what_is_asked_is_what_is_proven() -> None:
 _overlaps, _fathom, _gram = deflation._overlaps, Cover.fathom, WaveGram.__init__
 
 
-def fewer_positions(numerators: Any, ring: Any, axis: int, n: int, *rest: Any, **named: Any) -> Any:
-    return _overlaps(numerators, ring, axis, n - 1, *rest, **named)
+def fewer_positions(numerators: Any, circulant: Any, axis: int, n: int, *rest: Any, **named: Any) -> Any:
+    return _overlaps(numerators, circulant, axis, n - 1, *rest, **named)
 
 
-def longer_ring(numerators: Any, ring: Any, *rest: Any, **named: Any) -> Any:
-    return _overlaps(numerators, replace(ring, points=tuple(2 * n for n in ring.points)), *rest, **named)
+def longer_ring(numerators: Any, circulant: Any, *rest: Any, **named: Any) -> Any:
+    return _overlaps(numerators, replace(circulant, points=tuple(2 * n for n in circulant.points)), *rest, **named)
 
 
 def nothing_left(self: Cover, formed: Any, threshold: float, **named: Any) -> Any:
@@ -193,8 +195,8 @@ def nothing_left(self: Cover, formed: Any, threshold: float, **named: Any) -> An
     return done
 
 
-def without_mirror_images(self: WaveGram, spec: Any, ring: Any, highest: DeflatedModes, *, ops: Any) -> None:
-    _gram(self, spec, ring, highest, ops=ops)
+def without_mirror_images(self: WaveGram, spec: Any, circulant: Any, highest: DeflatedModes, *, ops: Any) -> None:
+    _gram(self, spec, circulant, highest, ops=ops)
     count = len(highest.at)
     self.matrix = self.matrix[:count, :count]
 
@@ -206,7 +208,7 @@ def halved(self: WaveGram, *given: Any, **named: Any) -> None:
 
 MUTATIONS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "a position": ((deflation, "_overlaps", fewer_positions),),
-    "length of the ring": ((deflation, "_overlaps", longer_ring),),
+    "length of the circulant": ((deflation, "_overlaps", longer_ring),),
     "what is left": ((Cover, "fathom", nothing_left), (deflation, "rest_below", lambda *_, **__: True)),
     "mirror images": ((WaveGram, "__init__", without_mirror_images),),
     "both sides": ((WaveGram, "__init__", halved),),
@@ -224,13 +226,13 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not proven where too little is taken out, unless factorisations are believed."""
     given = []
     for case in cases(10, first=300):
-        ring = case.split_ring()
-        split = ring._split(0.5 * case.norm)
+        circulant = case.deflated_circulant()
+        split = circulant._split(0.5 * case.norm)
         assert split is not None
         _, highest = split
         nothing = DeflatedModes(highest.points, highest.at[:0], highest.x[:0], highest.y[:0])
         if len(highest.at):
-            given += [(ring.kernel, nothing, 0.5 * case.norm), (ring.kernel, highest, 0.499 * case.norm)]
+            given += [(circulant.kernel, nothing, 0.5 * case.norm), (circulant.kernel, highest, 0.499 * case.norm)]
     proven = [deflation.rest_below(*x, ops=execution()) for x in given]
     assert len(proven) > 4
     assert not any(proven)
@@ -241,14 +243,14 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_has_failed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor at a lower bound; a higher one is another question."""
     (case,) = cases(1)
-    ring, tried = case.split_ring(), list[float]()
+    circulant, tried = case.deflated_circulant(), list[float]()
 
     def fails(_self: Any, _found: Any, bound: float) -> None:
         tried.append(bound)
 
-    monkeypatch.setattr(SplitRing, "_proven", fails)
+    monkeypatch.setattr(DeflatedCirculant, "_proven", fails)
     for norm in (1.0, 1.0, 0.99, 1.01):
-        ring.upper(norm * case.norm, 0.0, first=True)
+        circulant.upper(norm * case.norm, 0.0, first=True)
     assert tried == [case.norm, 1.01 * case.norm]
 
 

@@ -1,0 +1,146 @@
+"""No certified radius is above the true one, in rational numbers; each step of its rules is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from assumptions import assumed, interval
+
+from specnorm.certified import host
+from specnorm.certified.bound import HypothesisError, Lower
+from specnorm.certified.interval import Interval
+from specnorm.certified.network import margins
+from specnorm.certified.network.graph import Graph, Node
+from specnorm.certified.network.operators import Input
+from specnorm.certified.network.regions import Ball
+
+SIZES = (1.0, 1e-162, 1e160)
+"""Squares of the second vanish, those of the third overflow."""
+
+
+def rationals(x: Any) -> list[Fraction]:
+    return [Fraction(float(entry)) for entry in np.ravel(x)]
+
+
+def too_large() -> Iterator[str]:
+    """Radii of linear classifiers beyond the nearest border, |w_i - w_j| r = margin, by size."""
+    numbers = np.random.default_rng(0)
+    for size in SIZES:
+        for _ in range(20):
+            rows, logits = size * numbers.normal(size=(3, 2)), size * numbers.normal(size=(1, 3))
+            label = int(logits.argmax())
+            weights = np.exp(numbers.normal(size=2))
+            # Features h with a constant of 2 for q h: those of x with q h = 2 x.
+            differences, _ = margins.of_rows(rows, weights, assumed(2.0))
+            (radius,) = margins.radii(logits, np.array([label]), differences)
+            assert isinstance(radius, Lower)
+            q, own, z = rationals(weights), rationals(rows[label]), rationals(logits)
+            truth_sq = min(
+                (z[label] - z[j]) ** 2
+                / sum((2 * (a - b) / w) ** 2 for a, b, w in zip(own, rationals(rows[j]), q, strict=True))
+                for j in range(3)
+                if j != label
+            )
+            assert radius.value < 1.01 * math.sqrt(truth_sq)
+            if Fraction(radius.value) ** 2 > truth_sq:
+                yield f"{size}"
+            if Fraction(radius.value) ** 2 < truth_sq * Fraction(999, 1000):
+                yield f"{size}: far too small"
+
+
+def rounded_upward() -> Iterator[str]:
+    """Margins over constants that are exact."""
+    numbers = np.random.default_rng(0)
+    logits, constants = numbers.normal(size=(300, 2)), np.abs(numbers.normal(size=(2, 2)))
+    found = margins.radii(logits, logits.argmax(axis=1), interval(np.zeros((2, 2)), constants))
+    for z, radius in zip(logits, found, strict=True):
+        best = int(z.argmax())
+        margin = Fraction(float(z[best])) - Fraction(float(z[1 - best]))
+        if Fraction(radius.value) * Fraction(float(constants[best, 1 - best])) > margin:
+            yield "above"
+
+
+def understated() -> Iterator[str]:
+    """Rows of differences over margins that are not below 1 at the sample."""
+    graph = Graph((Node("x", Input(), (), (1, 3)),), ("x",))
+    for logits in np.random.default_rng(0).normal(size=(100, 3)):
+        label = int(logits.argmax())
+        rows = margins.over_margins(graph, logits, label).nodes[-1].operator.layer.load()  # type: ignore[attr-defined]
+        z = rationals(logits)
+        yield from ("below 1" for row in rows if sum(w * v for w, v in zip(rationals(row), z, strict=True)) < 1)
+
+
+CHECKS: dict[str, Callable[[], Iterator[str]]] = {
+    "radius": too_large, "rounding": rounded_upward, "share": understated
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_no_radius_is_above_the_true_one(check: str) -> None:
+    assert list(CHECKS[check]()) == []
+
+
+def reversed_difference(one: Interval, other: Interval) -> Interval:
+    return other + -one
+
+
+def halves(*given: Any) -> tuple[Interval, Interval]:
+    rows, weights, constant = given
+    return margins_of_rows(0.5 * rows, weights, constant)
+
+
+margins_of_rows = margins.of_rows
+MUTATIONS: dict[str, tuple[str, Any, str, Any]] = {
+    "a constant that is forgotten": ("radius", host, "mul_up", lambda *_: 1.0),
+    "constants of other rows": ("radius", margins, "of_rows", halves),
+    "a logit's constant for a difference's": (
+        "radius", margins, "of_rows", lambda rows, q, c: margins_of_rows(rows - rows.mean(), q, c)[1:] * 2),
+    "the margin's sign": ("radius", Interval, "__sub__", reversed_difference),
+    "a margin rounded to nearest": ("rounding", host, "next_down", lambda x: x),
+    "a share rounded to nearest": ("share", host, "next_up", lambda x: x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_each_step_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check, owner, attribute, instead = MUTATIONS[name]
+    monkeypatch.setattr(owner, attribute, instead)
+    try:
+        found = list(CHECKS[check]())
+    except (AssertionError, HypothesisError, IndexError):
+        return
+    assert found
+
+
+def test_squares_that_vanish_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either of two scalings is enough: without both a radius of 2e161 was certified for 0.707."""
+    monkeypatch.setattr(host, "norm_up", lambda x: np.linalg.norm(x, axis=-1))
+    assert not list(too_large())
+    monkeypatch.setattr(np, "ldexp", lambda x, _: x)
+    with pytest.raises(AssertionError), np.errstate(all="ignore"):
+        list(too_large())
+
+
+def test_what_a_ball_needs() -> None:
+    """Less than 1 over the radius, or ranges above 0: at 1, or at 0, two logits may be equal."""
+    ball = Ball({"x": np.zeros(2)}, 0.5)
+    at_zero, above = interval(np.zeros(2), np.ones(2)), interval(np.array([1e-300, 1.0]), np.ones(2))
+    assert margins.radius_of(ball, at_zero, [assumed(2.0)]) is None
+    for found in (margins.radius_of(ball, above, []), margins.radius_of(ball, None, [assumed(math.nextafter(2.0, 0))])):
+        # The product is rounded up: a constant has to be two numbers below.
+        assert found is None or found.value == 0.5
+    assert margins.radius_of(ball, above, []) is not None
+    assert margins.radius_of(ball, at_zero, [assumed(1.999)]) is not None
+
+
+def test_hypotheses_are_looked_at() -> None:
+    with pytest.raises(HypothesisError, match="weights"):
+        margins.of_rows(np.eye(2), np.array([1.0, 0.0]), assumed(1.0))
+    graph = Graph((Node("x", Input(), (), (1, 2)),), ("x",))
+    with pytest.raises(HypothesisError, match="margin"):
+        margins.over_margins(graph, np.array([1.0, 1.0]), 0)

@@ -1,0 +1,215 @@
+"""Rules applied where what they suppose does not hold: each case is refused. Those of `test_claims.py`, and more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from assumptions import assumed, assumed_lower, interval
+from methods.test_deflation import cases
+from proof import test_claims
+from proof.test_claims import KERNEL, OPS, PART
+
+from specnorm.certified import bound
+from specnorm.certified.bound import Upper
+from specnorm.certified.layer.circulant import Embedding, shortest
+from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
+from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, split_norm_below
+from specnorm.certified.layer.every_size import padded_norm
+from specnorm.certified.layer.lehmann_maehly import Compression
+from specnorm.certified.layer.own_matrix import LayerGram
+from specnorm.certified.layer.waves import Waves
+from specnorm.certified.matrices import norms
+from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.network import margins, ranges
+from specnorm.certified.symbol import cover, grid
+from specnorm.certified.symbol.cells import Cells, Circulant, dft, dft_points, torus
+from specnorm.certified.symbol.cover import cover_blocks, limits_sq, on_grid
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
+from specnorm.certified.symbol.pruning import LargestBound
+from specnorm.problem.frequencies import Frequencies, half_grid
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import ConvSpec
+
+OWN = Circulant((9,), (False,))
+CIRCULAR = ConvSpec.of((3, 3, 4), input_shape=9)
+POLYNOMIAL = GramPolynomial(KERNEL, ops=OPS)
+GROUPED = ConvSpec.of((4, 2, 3), input_shape=9, groups=2)
+ONE_OUTPUT = ConvSpec.of((2, 3, 2), input_shape=2, padding_mode="zeros", padding=0)
+(PATCH,) = polyphase_components(ONE_OUTPUT)
+STACK = norms.stack_of((1, 2, 6))
+NOTHING: Any = None
+"""What is not looked at any more."""
+ZEROS: dict[str, Any] = {"input_shape": 9, "padding_mode": "zeros", "padding": 1}
+LINE: Any = np.ones((1, 1, 1, 3))
+
+
+def cover_in_part() -> cover.Cover:
+    """Of the torus, a cell of it fathomed and not pruned."""
+    found = cover_blocks(KERNEL, torus((4,)), ops=OPS)
+    formed, _ = found.form(POLYNOMIAL, np.arange(1), np.zeros(1))
+    found.fathom(formed, 100.0)
+    return found
+
+
+def formed_before() -> object:
+    """Matrices of cells that are cut since."""
+    found = cover_blocks(KERNEL, torus((4,)), ops=OPS)
+    formed, _ = found.form(POLYNOMIAL, np.arange(len(found)), np.zeros(len(found)))
+    found.split(np.full(len(found), 2))
+    return found.fathom(formed, 100.0)
+
+
+def waves(**layer: Any) -> Waves:
+    return Waves(LINE, ConvSpec.of((1, 1, 3), **{**ZEROS, **layer}), [np.ones((1, 9), dtype=np.complex128)], ops=OPS)
+
+
+CASE = next(x for x in cases(40) if x.spec.ndim == 1 and x.spec.kernel_shape[0] > 1 and not x.spec.transposed)
+BLOCKS: Any = CASE.kernel[None]
+SPLIT: Any = CASE.deflated_circulant()._split(0.3 * CASE.norm)
+
+
+def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, highest: DeflatedModes = SPLIT[1]) -> float:
+    """What is left of a circulant, by its cover."""
+    return limit_of_rest(spec, circulant, SPLIT[0], highest)
+
+
+def fewer() -> DeflatedModes:
+    modes: DeflatedModes = SPLIT[1]
+    few = modes.at < len(modes.points) - 1
+    return DeflatedModes(modes.points[:-1], modes.at[few], modes.x[few], modes.y[few])
+
+
+def with_wide_boxes() -> float:
+    """Of a cover whose open cells hold more than their centres."""
+    found = cover_blocks(SPLIT[0]._blocks, torus(CASE.spec.kernel_shape), ops=OPS)
+    found.what = SPLIT[0].what
+    modes: DeflatedModes = SPLIT[1]
+    centres = found.open.boxes.centres
+    none = np.zeros(0, dtype=np.int64)
+    return limit_of_rest(
+        CASE.spec,
+        CASE.circulant,
+        found,
+        DeflatedModes(centres, none, modes.x[:0], modes.y[:0]),
+    )
+
+
+def grouped() -> LayerGram:
+    spec = ConvSpec.of((2, 1, 3), groups=2, **ZEROS)
+    plan = next(p for p in plans(spec) if p.blocks == 1)
+    return LayerGram(Convolution(np.ones((1, 2, 1, 3)), spec, ops=OPS), plan, ops=OPS)  # type: ignore[arg-type]
+
+
+def compression(kernels: int = 1) -> Compression:
+    spec = ConvSpec.of((1, 1, 3), **ZEROS)
+    layer = Convolution(np.ones((kernels, 1, 1, 3)), spec, ops=OPS)  # type: ignore[arg-type]
+    return Compression(layer, np.eye(9)[None, :2], ops=OPS)  # type: ignore[arg-type]
+
+
+def some_frequencies(count: int) -> object:
+    points = half_grid((20,))
+    largest = LargestBound(grid.symbol_norms_up, KERNEL, points, ops=OPS)
+    largest.visit(np.arange(count))
+    return largest.result()
+
+
+def by_grid(at: Frequencies, sizes: tuple[int, ...], *blocks: Any) -> Upper:
+    found = []
+    for block in blocks or (KERNEL,):
+        largest = LargestBound(grid.symbol_norms_up, block, at, ops=OPS)
+        largest.visit(np.arange(len(at)))
+        found.append(largest)
+    return grid.norm_by_grid(found, sizes, ops=OPS)
+
+
+def below_truncation() -> object:
+    rotation = rotate(KERNEL, np.eye(3)[None], 1, ops=OPS)  # type: ignore[arg-type]
+    polynomial = GramPolynomial(KERNEL, rotation, ops=OPS)
+    columns = polynomial.columns_at(torus((4,)).centres, np.zeros(len(torus((4,))), dtype=np.int64))
+    return polynomial.reduced(columns, np.full(columns.shape[0], polynomial.truncation / 2))
+
+
+def without_supremum() -> object:
+    boxes = dft((9,), (4,))
+    return limits_sq(POLYNOMIAL, Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None), 1.0)
+
+
+REFUSED: dict[str, Callable[[], object]] = {
+    **test_claims.REFUSED,
+    "a negative bound": lambda: assumed(-1.0),
+    "a quotient by what may be zero": lambda: assumed(1.0).over(assumed_lower(0.0)),
+    "a circulant's bound of a block": lambda: bound.largest_of_blocks([assumed(1.0, OWN)], KERNEL),
+    "words for a circular layer": lambda: padded_norm(assumed(1.0, "words"), CIRCULAR),
+    "a circulant for every size": lambda: padded_norm(assumed(1.0, OWN), ConvSpec.of((3, 3, 4))),
+    "a circulant for zero padding": lambda: padded_norm(
+        assumed(1.0, OWN),
+        ConvSpec.of((3, 3, 4), input_shape=9, padding_mode="zeros"),
+    ),
+    "a circulant of another size": lambda: padded_norm(assumed(1.0, Circulant((8,), (False,))), CIRCULAR),
+    "a skew circulant for a circular layer": lambda: padded_norm(assumed(1.0, Circulant((9,), (True,))), CIRCULAR),
+    "a circulant for the other groups": lambda: norm_of_groups(
+        GROUPED, [assumed(1.0, of_one_group(GROUPED))], assumed(1.0, OWN)
+    ),
+    "a patch that reads copies": lambda: norms_of_patch(
+        replace(PATCH, spec=replace(ONE_OUTPUT, padding_mode="reflect", padding=((1, 0),))),
+        assumed_lower(1.0, STACK),
+        assumed(1.0, STACK),
+    ),
+    "two outputs as a patch": lambda: norms_of_patch(
+        PART,
+        assumed_lower(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.parts)))),
+        assumed(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.parts)))),
+    ),
+    "another lower bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, "words"), assumed(1.0, STACK)),
+    "another upper bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, STACK), assumed(1.0, "words")),
+    "a frequency and its mirror image": lambda: DeflatedModes(
+        Frequencies(np.asarray([[1], [4]]), (5,)), np.zeros(0, dtype=np.int64), LINE[0, 0, :0], LINE[0, 0, :0]
+    ),
+    "overlaps with a stride": lambda: split_norm_below(
+        BLOCKS, replace(CASE.spec, stride=(2,)), CASE.circulant, SPLIT[0], SPLIT[1], CASE.norm, ops=OPS
+    ),
+    "deflation of two groups": lambda: rest(replace(CASE.spec, groups=2)),
+    "deflation of a circulant one point short": lambda: rest(
+        circulant=Embedding(tuple(n - 1 for n in shortest(CASE.spec)), CASE.circulant.skew)
+    ),
+    "deflation of another circulant": lambda: rest(
+        circulant=Embedding(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
+    ),
+    "waves that are not taken out": lambda: rest(highest=fewer()),
+    "waves in wide boxes": with_wide_boxes,
+    "the matrix of one group": grouped,
+    "a subspace of two kernels": lambda: compression(2),
+    "off another subspace": lambda: compression().norm(assumed(1.0), 5.0),
+    "waves of two groups": lambda: Waves(
+        LINE, ConvSpec.of((2, 1, 3), groups=2, **ZEROS), [np.ones((1, 9), dtype=np.complex128)], ops=OPS
+    ),
+    "waves with a stride": lambda: waves(stride=3),
+    "waves with a dilation": lambda: waves(dilation=2),
+    "waves that read copies": lambda: waves(padding_mode="reflect"),
+    "grid points without a supremum": without_supremum,
+    "a grid without a supremum": lambda: cover_blocks(KERNEL, dft((9,), (4,)), ops=OPS),
+    "boxes of another degree": lambda: cover_blocks(KERNEL, torus((3,)), ops=OPS),
+    "a polynomial of other blocks": lambda: cover_blocks(KERNEL, torus((4,)), ops=OPS).form(
+        GramPolynomial(KERNEL / 2, ops=OPS), np.arange(1), np.zeros(1)
+    ),
+    "matrices of cells that have changed": formed_before,
+    "cells that are done with, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
+    "a circulant for grid points": lambda: on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
+    "a limit below the truncation": below_truncation,
+    "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),
+    "a grid with points left out": lambda: by_grid(half_grid((20,))[:-1], (20,)),
+    "a grid of a longer kernel": lambda: by_grid(half_grid((20,)), (20,), KERNEL, np.ones((1, 3, 3, 9))),
+    "ends of two shapes": lambda: interval(np.zeros(2), np.ones(1)),
+    "a low end above the high one": lambda: interval(np.ones(1), np.zeros(1)),
+    "ends in single precision": lambda: interval(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)),
+    "weights that are not positive": lambda: margins.of_rows(np.eye(2), np.zeros(2), assumed(1.0)),
+    "a margin that is not positive": lambda: margins.over_margins(NOTHING, np.ones(2), 0),
+    "a distance below 0": lambda: ranges._Walk._along(NOTHING, NOTHING, np.ones(1), np.ones(1), -np.ones(1)),
+    "no frequency": lambda: LargestBound(grid.symbol_norms_up, KERNEL, half_grid((20,))[:0], ops=OPS).result(),
+    "some frequencies": lambda: some_frequencies(3),
+    "a layer that reads copies, as one of circulants": lambda: rest(replace(CASE.spec, padding_mode="reflect")),
+}

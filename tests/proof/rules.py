@@ -1,0 +1,208 @@
+"""What each rule says where the truth is known, or what it rests on: the bounds that are on the wrong side of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from assumptions import assumed, assumed_lower, interval
+from methods import test_deflation, test_subspace
+from oracle import dense_matrix
+from proof.refusals import CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
+from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding
+
+from specnorm.certified import bound
+from specnorm.certified.bound import Lower, Upper
+from specnorm.certified.layer.circulant import norm_by_circulant
+from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
+from specnorm.certified.layer.every_size import padded_norm
+from specnorm.certified.layer.lehmann_maehly import Compression, norm_off_subspace
+from specnorm.certified.layer.own_matrix import LayerGram, quotients
+from specnorm.certified.layer.waves import norm_by_waves
+from specnorm.certified.matrices import norms
+from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.network import margins
+from specnorm.certified.network.regions import Ball
+from specnorm.certified.symbol.cells import dft_points, torus
+from specnorm.certified.symbol.cover import cover_blocks, on_grid
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.problem.frequencies import half_grid
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import ConvSpec
+
+Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
+"""Claims, each beside the truth, or beside the number that it may not be on the wrong side of."""
+ONE, TWO = assumed(2.0), assumed(3.0)
+MATRIX: Any = np.random.RandomState(0).standard_normal((1, 5, 3))
+ZERO_PADDED = ConvSpec.of((2, 2, 3), input_shape=(5,), padding_mode="zeros", padding=1)
+TAPS: Any = np.random.RandomState(1).standard_normal((1, 2, 2, 3))
+
+
+def top(matrix: Any) -> tuple[float, Any]:
+    """The norm of a matrix, and the right vector that reaches it."""
+    _, s, v = np.linalg.svd(matrix)
+    return float(s[0]), v[:1]
+
+
+def layer(empty: float = 1.0) -> tuple[Convolution, float, Any]:
+    """A small layer, its norm, and the vector that reaches it."""
+    kernel = empty * TAPS
+    matrix = dense_matrix(kernel[0], (5,), padding_mode="zeros", padding=1)
+    return Convolution(kernel, ZERO_PADDED, ops=OPS), *top(matrix)
+
+
+def own_matrix() -> Iterator[tuple[Upper | Lower | None, float]]:
+    found, norm, vector = layer()
+    plan = min((p for p in plans(ZERO_PADDED) if p.blocks == 1), key=lambda p: p.work)
+    gram = LayerGram(found, plan, ops=OPS)
+    yield gram.norms_near(np.asarray([norm * (1 + 1e-9)]))[0], norm
+    yield gram.or_zero([None])[0], norm
+    zero, _, _ = layer(0.0)
+    yield LayerGram(zero, plan, ops=OPS).or_zero([None])[0], 0.0
+    yield quotients(found, vector[None], False, ops=OPS)[0][0], norm
+
+
+def deflated() -> Iterator[tuple[Upper | None, float]]:
+    for case in test_deflation.cases(12, first=100):
+        yield case.deflated_circulant().upper(case.norm * (1 - 1e-9), 0.01), case.norm
+
+
+def subspaces() -> Iterator[tuple[Upper | None, float]]:
+    for case in islice(test_subspace.cases(24), 12):
+        found, circulant = case.circulant._split(0.8 * case.norm), case.circulant
+        basis = case.subspace(0.8)
+        if found is None or basis is None:
+            continue
+        off = norm_off_subspace(circulant.kernel, case.spec, circulant.circulant, *found, basis[0], ops=OPS)
+        yield off, float(np.linalg.norm(case.matrix - case.matrix @ basis[0][0].T @ basis[0][0], 2))
+        if off is not None:
+            yield Compression(case.layer(), basis[0], ops=OPS).norm(off, case.norm * 1.01), case.norm
+
+
+def covered() -> Iterator[tuple[Upper, float]]:
+    """The supremum, by cells; and a circulant, by the supremum and by cells."""
+
+    def largest(points: int) -> float:
+        symbols = np.moveaxis(np.fft.fft(KERNEL[0], points), -1, 0)
+        return float(np.linalg.norm(symbols, 2, axis=(1, 2)).max())
+
+    supremum = None
+    for boxes, norm, part in ((torus((4,)), largest(4096), 1.5), (dft_points((5,), (4,)), largest(5), 1.2)):
+        found = cover_blocks(KERNEL, boxes, supremum, ops=OPS)
+        formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+        found.fathom(formed, part * norm)
+        found.prune()
+        yield found.proven(), norm
+        supremum = supremum or found.proven()
+    yield on_grid(assumed(2.0), dft_points((5,), (4,))), 2.0
+
+
+def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
+    norm, vector = top(MATRIX[0])
+    proof = norms.GramProof(MATRIX, ops=OPS)
+    yield proof.largest_near(vector), norm
+    yield norms.largest_quotient(MATRIX, vector, ops=OPS)[0], norm
+    yield norms.norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.stack_of((1, 5, 3)))), norm
+    yield norms.norm_of_zero(0 * KERNEL, ops=OPS), 0.0
+    point = half_grid((1,))
+    yield norms.SymbolNorms(MATRIX[..., None], ops=OPS).norm_at(0, point, vector), norm
+    thin: Any = MATRIX[:, :, :1, None]
+    yield norms.norm_by_frobenius(thin, ops=OPS), float(np.linalg.norm(thin))
+
+
+def components() -> Iterator[tuple[Upper | Lower | None, float]]:
+    parts = [(assumed_lower(1.0 + i, x), assumed(2.0 + i, x)) for i, x in enumerate(PARTS)]
+    lower, upper = norms_of_parts(DILATED, parts)
+    yield from ((lower, float(len(parts))), (upper, 1.0 + len(parts)))
+    part = of_one_group(GROUPED)
+    for groups in ((3.0, 1.0), (1.0, 3.0)):
+        yield norm_of_groups(GROUPED, [assumed(x, part) for x in groups]), 3.0
+    yield norm_of_groups(GROUPED, [assumed(1.0, part)], assumed(3.0)), 3.0
+    yield from zip(norms_of_patch(PATCH, assumed_lower(2.0, STACK), assumed(2.0, STACK)), (2.0, 2.0), strict=True)
+    restricted = PART.restricted(9)
+    yield norm_of_restriction(PART, restricted, assumed_lower(2.0, of_one_group(restricted.spec))), 2.0
+
+
+def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
+    truth = float(np.abs(np.fft.fft(LINE[0, 0, 0], 4096)).max())
+    points = half_grid((60,))
+    yield by_grid(points, (60,), LINE), truth
+    yield by_unfolding(LINE), truth
+
+
+def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
+    yield from ((ONE.plus(TWO), 5.0), (ONE.times(TWO), 6.0), (TWO.over(assumed_lower(2.0)), 1.5))
+    yield from ((assumed(4.0).root(), 2.0), (bound.nothing(), 0.0))
+    for values in ((1.0, 3.0), (3.0, 1.0)):
+        yield bound.largest_of_blocks([assumed(x) for x in values], np.zeros((2, 1, 1, 3))), 3.0  # type: ignore[arg-type]
+
+
+def circulants() -> Iterator[tuple[Upper, float]]:
+    yield norm_by_circulant(LAYER, assumed(2.0, RING)), 2.0
+    yield padded_norm(assumed(2.0), CIRCULAR), 2.0
+    yield padded_norm(assumed(2.0), REFLECT), 2.0 * math.sqrt(REFLECT.padding_gain_sq)
+
+
+def by_waves() -> Iterator[tuple[Lower, float]]:
+    a: Any = np.ones((1, 1, 1), dtype=np.complex128)
+    image = np.convolve(np.ones(9), np.ones(3), "same")
+    yield norm_by_waves(waves(), a, ops=OPS), float(np.linalg.norm(image) / 3)
+
+
+def radii() -> Iterator[tuple[Lower | None, float]]:
+    """Of logits whose difference is 2 and has the constant 2; and of a ball."""
+    differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
+    yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
+    ball = Ball({"x": np.zeros(1)}, 2.0)
+    yield margins.radius_of(ball, interval(np.ones(1), np.ones(1)), ()), ball.radius
+    yield margins.radius_of(ball, None, (0.49,)), 1 / 0.49
+    yield margins.radius_of(ball, None, (0.51,)), 0.0
+
+
+CHECKS: dict[str, Check] = {
+    "radii": radii,
+    "radius_of": radii,
+    "Upper.plus": arithmetic,
+    "Upper.times": arithmetic,
+    "Upper.over": arithmetic,
+    "Upper.root": arithmetic,
+    "_largest": arithmetic,
+    "nothing": arithmetic,
+    "largest_of_blocks": arithmetic,
+    "norm_by_circulant": circulants,
+    "padded_norm": circulants,
+    "norms_of_parts": components,
+    "norm_of_groups": components,
+    "norms_of_patch": components,
+    "norm_of_restriction": components,
+    "norm_by_deflation": deflated,
+    "norm_off_subspace": subspaces,
+    "Compression.norm": subspaces,
+    "quotients": own_matrix,
+    "LayerGram.norms_near": own_matrix,
+    "LayerGram.or_zero": own_matrix,
+    "norm_by_waves": by_waves,
+    "norm_by_frobenius": one_tap,
+    "norm_of_zero": one_tap,
+    "norm_of_one_tap": one_tap,
+    "SymbolNorms.norm_at": one_tap,
+    "GramProof.largest_near": one_tap,
+    "largest_quotient": one_tap,
+    "norms_by_unfolding": fixed,
+    "Cover.beside_open": covered,
+    "on_grid": covered,
+    "norm_by_grid": fixed,
+}
+"""Rule -> a check whose claims it makes, among others."""
+
+
+def violations(check: Check) -> Iterator[str]:
+    """Uppers below the truth, and lowers above it."""
+    for claim, truth in check():
+        if isinstance(claim, Upper) and claim.value < truth * (1 - 1e-12):
+            yield f"{claim} below {truth}"
+        if isinstance(claim, Lower) and claim.value > truth * (1 + 1e-12):
+            yield f"{claim} above {truth}"

@@ -1,0 +1,209 @@
+"""Every function that counts roundings has a check that fails where it counts none.
+
+Errors of real products are far below their worst case: they are planted, or sums are so long and of one sign that they
+add up. What is exchanged is the syntax tree's: each call of an allowance in the function is 0.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+
+from methods import test_rescaling, test_subspace, test_waves
+from mutants import certified, mutated
+from proof import test_layer_roundings, test_pruning
+from proof.test_layer_roundings import UNIT, Instead, execution
+from test_mutations import MUTATIONS
+
+from specnorm.certified import rounding
+from specnorm.certified.layer import own_matrix
+from specnorm.certified.layer.circulant import Embedding
+from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, rest_below
+from specnorm.certified.matrices import norms, stacks
+from specnorm.certified.matrices.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
+from specnorm.certified.symbol.gram_powers import Powers
+from specnorm.problem.frequencies import Frequencies
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import ConvSpec
+
+ALLOWANCES = {"gamma", "product_error", "phase_error"}
+ROOMS = ("layer", "matrices", "symbol")
+_gamma = rounding.gamma
+LONG = 20_000
+A_LITTLE_LESS = 1 - LONG * 2.0**-24 / 3
+ZERO = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
+ONES: Any = np.ones((1, LONG, 1), dtype=np.float32)
+
+
+def off(sign: int) -> Any:
+    """Products that are as small, or as large, as single precision may make them."""
+
+    def matmul(a: Any, b: Any) -> Any:
+        return np.matmul(a, b) * np.asarray(1 + sign * 0.99 * _gamma(a.shape[-1], UNIT), dtype=np.result_type(a, b))
+
+    ops = execution()
+    return Instead(ops, xp=Instead(ops.xp, matmul=matmul))
+
+
+# -- checks: whether no bound is wrong ---------------------------------------------------------------------------------
+def above(value: Any) -> bool:
+    """Of a column of ones, whose norm is the root of its length."""
+    return float(np.asarray(value).reshape(-1)[0]) >= math.sqrt(LONG)
+
+
+def frobenius_with_its_trace() -> bool:
+    return above(norms.GramProof(ONES, ops=off(-1)).norm_near(ONES[:, 0, :]))
+
+
+def matrix() -> bool:
+    """With columns of zeros: a proof needs more room than one column leaves."""
+    columns: Any = np.concatenate([ONES, 0 * ONES, 0 * ONES], axis=2)
+    return above(stacks.matrix_norm_up(columns, ops=off(-1)))
+
+
+def gram_norm() -> bool:
+    return float(norms.gram_norm_up(ONES, xp=off(-1).xp)[0]) >= LONG
+
+
+def ritz() -> bool:
+    """The image of a vector whose length comes out too small, by a map that is 1."""
+    vector: Any = np.full((1, 1, LONG), 1 / math.sqrt(LONG), dtype=np.float32) * np.float32(1)
+    found = own_matrix.ritz_down(np.float32(1 + 3e-4) * vector, vector, vector, 5_000, ops=execution())
+    return float(found[0, 0]) <= float(np.linalg.norm(vector.astype(np.float64)))
+
+
+def blocks() -> bool:
+    """A factor of another matrix than it is said to be of, whose products hide that: within their roundings."""
+    size, less = 200, 4e-6
+    below: Any = np.zeros((1, 0, size, size), dtype=np.float32)
+    limits: Any = np.asarray([size * (1 - less / 2)], dtype=np.float32)
+
+    def cholesky(matrix: Any) -> Any:
+        return np.linalg.cholesky(matrix.astype(np.float64) + less).astype(np.float32)
+
+    def matmul(a: Any, b: Any) -> Any:
+        return np.matmul(a, b) - np.float32(less)
+
+    ops = execution()
+    linalg = Instead(ops.xp.linalg, cholesky=cholesky)
+    planted: Any = Instead(ops, xp=Instead(ops.xp, matmul=matmul, linalg=linalg), cholesky_ok=lambda a: a[:, 0, 0] > 0)
+    ones: Any = np.ones((1, 1, size, size), dtype=np.float32)
+    return float(largest_eigenvalue_up(BlockTridiagonal(ones, below), limits, ops=planted)[0]) >= size
+
+
+def own() -> bool:
+    """The layer whose matrix is a row of ones, a third of an allowance below its norm."""
+    spec = ConvSpec.of((1, LONG, 1), input_shape=(1,), padding_mode="zeros", padding=0)
+    plan = next(p for p in plans(spec) if p.wide and p.blocks == 1)
+    layer = Convolution(np.swapaxes(ONES, 1, 2)[..., None], spec, ops=off(-1))
+    (found,) = own_matrix.LayerGram(layer, plan, ops=off(-1)).norms_near(np.asarray([A_LITTLE_LESS * math.sqrt(LONG)]))
+    return found is None
+
+
+def no_waves() -> DeflatedModes:
+    none: Any = np.zeros((0, 1), dtype=np.complex64)
+    return DeflatedModes(ZERO, np.zeros(0, dtype=np.int64), none, np.zeros((0, LONG), dtype=np.complex64))  # type: ignore[arg-type]
+
+
+def rest() -> bool:
+    kernel: Any = np.swapaxes(ONES, 1, 2)[..., None]
+    return not rest_below(kernel, no_waves(), A_LITTLE_LESS * math.sqrt(LONG), ops=off(-1))
+
+
+def waves() -> bool:
+    """One wave of many channels on one pixel."""
+    spec = ConvSpec.of((1, LONG, 1), input_shape=(1,), padding_mode="zeros", padding=0)
+    x: Any = np.ones((1, 1), dtype=np.complex64)
+    y: Any = np.ones((1, LONG), dtype=np.complex64)
+    gram = WaveGram(
+        spec, Embedding((1,), (False,)), DeflatedModes(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1)
+    )
+    return not gram.norm_below(A_LITTLE_LESS * (1 + LONG) / 2, ops=execution())
+
+
+def powers() -> bool:
+    ops = off(-1)
+    return above(Powers(ONES[..., None], 1, ops=Instead(ops, wide_dtype="float32")).channel_norms()[0])
+
+
+def passes(test: Callable[[], object]) -> Callable[[], bool]:
+    def check() -> bool:
+        try:
+            test()
+        except AssertionError:
+            return False
+        return True
+
+    return check
+
+
+CHECKS: dict[str, Callable[[], bool]] = {
+    "GramProof.norm_near": frobenius_with_its_trace,
+    "matrix_norm_up": matrix,
+    "gram_norm_up": gram_norm,
+    "ritz_down": ritz,
+    "GramIterates.square": passes(test_pruning.test_products_that_lose_every_small_term_are_allowed_for),
+    "_off": blocks,
+    "lag_norms": passes(test_rescaling.test_lags_that_lose_every_small_term_are_allowed_for),
+    "Powers.taps": powers,
+    "gram_error": own,
+    "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
+    "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),
+    "rest_below": rest,
+    "WaveGram.__init__": waves,
+    "Compression._share": lambda: not test_subspace.too_low(test_subspace.one_output),
+    "Compression.__init__": lambda: not test_subspace.too_low(test_subspace.two_outputs),
+}
+"""Function -> a check that it makes pass."""
+ELSEWHERE = {
+    "cholesky_loss": "rounding of Cholesky",
+    "symbol_error": "rounding of the symbol",
+    "autocorrelation_error": "rounding of the Gram polynomial",
+    "reduced_error": "rounding of the reduced matrix",
+    "rotation_loss": "rotation that is none",
+    # Its roundings of norms cover usual errors of the product: both are taken away there.
+    "quotient_down": "rounding of quotients",
+}
+"""Function -> a row of `test_mutations.py`."""
+OPEN = {"waves_on_outputs", "complement_bound"}
+"""Not seen by a check: what they lose is far below what a ring leaves. `test_subspace.py` sees their terms."""
+
+
+def calls(tree: ast.AST) -> list[ast.Call]:
+    """Of allowances, in a function."""
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [x for x in found if getattr(x.func, "attr", getattr(x.func, "id", "")) in ALLOWANCES]
+
+
+class Uncounted(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        return ast.Constant(0.0) if node in calls(node)[:1] else self.generic_visit(node)
+
+
+def uncounted(tree: ast.AST) -> None:
+    Uncounted().visit(tree)
+
+
+COUNTING = {x.name: x for x in certified() if calls(x.tree()) and x.path.parent.name in ROOMS}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_what_is_not_counted_is_noticed(name: str) -> None:
+    check = CHECKS[name]
+    assert check()
+    with mutated(COUNTING[name], uncounted):
+        assert not check(), "nothing was noticed"
+
+
+def test_every_function_that_counts_roundings_has_a_check() -> None:
+    assert set(COUNTING) == {*CHECKS, *ELSEWHERE, *OPEN}
+    for name, row in ELSEWHERE.items():
+        patched = {attribute for _, attribute, _ in MUTATIONS[row].patches}
+        assert patched & {name, "product_error"}, f"{row} is not about {name}"

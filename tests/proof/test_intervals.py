@@ -1,0 +1,154 @@
+"""Intervals are made by rules alone, and no arithmetic on them loses a number; each rounding is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from assumptions import interval
+
+import specnorm
+from specnorm.certified import arithmetic, host
+from specnorm.certified.bound import HypothesisError
+from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
+from specnorm.certified.network import margins, operators, ranges, zonotopes
+from specnorm.certified.network.ranges import Ball
+from specnorm.errors import BackendError, InternalError
+from specnorm.networks import Graph, Node
+
+Exact = Callable[[Fraction, Fraction], Fraction]
+RULES: dict[str, tuple[Callable[[Interval, Interval], Interval], Exact]] = {
+    "sum": (lambda x, y: x + y, lambda a, b: a + b),
+    "difference": (lambda x, y: x - y, lambda a, b: a - b),
+    "product": (lambda x, y: x * y, lambda a, b: a * b),
+    "inverse": (lambda x, _: x.inverse(), lambda a, _: 1 / a),
+    "scaled": (lambda x, _: x.scaled(0.3), lambda a, _: Fraction(0.3) * a),
+    "scaled by less": (lambda x, _: x.scaled(-0.3), lambda a, _: Fraction(-0.3) * a),
+    "scaled by more or less": (lambda x, _: x.scaled(0.3, 1e-9), lambda a, _: Fraction(0.3) * (1 + Fraction(1e-9)) * a),
+    "root, squared": (lambda x, _: x.root(), lambda a, _: a),
+    "around its middle": (lambda x, _: around(*x.middle()), lambda a, _: a),
+}
+
+
+def lost(rule: str) -> int:
+    """How many exact results of numbers in two intervals are outside of what a rule says."""
+    numbers, (apply, exact), found = np.random.default_rng(0), RULES[rule], 0
+    for scale in (1.0, 1e-320, 1e150):
+        a, b, c, d = (scale * numbers.uniform(0.5, 1.5, 300) for _ in range(4))
+        if rule != "root, squared":
+            a, b = a * numbers.choice([-1, 1], 300), b * numbers.choice([-1, 1], 300)
+        x, y = interval(np.minimum(a, b), np.maximum(a, b)), interval(np.minimum(c, d), np.maximum(c, d))
+        ends = apply(x, y)
+        for one, other, low, high in zip(a, c, *ends.ends, strict=True):
+            true = exact(Fraction(float(one)), Fraction(float(other)))
+            least, most = (None if math.isinf(end) else Fraction(float(end)) for end in (low, high))
+            if rule == "root, squared":
+                least, most = (end if end is None else end**2 for end in (least, most))
+            found += (least is not None and true < least) or (most is not None and true > most)
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_number_is_lost(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against rational numbers, subnormal and large ones too; and an end that is rounded to nearest loses some."""
+    assert lost(rule) == 0
+    for side in ("next_up", "next_down"):
+        with monkeypatch.context() as patch:
+            patch.setattr(host, side, lambda x: x)
+            alone = rule == "around its middle" and side == "next_down"  # half-widths and sums are both rounded up
+            assert alone or lost(rule), f"{side} was not needed"
+
+
+def test_bounds_of_sizes() -> None:
+    x = interval(np.array([-2.0, 1.0, -math.inf]), np.array([1.0, 3.0, -5.0]))
+    assert x.magnitude().tolist() == [2.0, 3.0, math.inf]
+    assert x.mignitude().tolist() == [0.0, 1.0, 5.0]
+    assert (x & interval(np.zeros(3) - 6, np.ones(3))).low.tolist() == [-2.0, 1.0, -6.0]
+    assert np.isinf(interval(np.array([-1.0]), np.array([1.0])).inverse().high).all()
+    assert (anything((1,)) * point(np.zeros(1))).magnitude()[0] < 1e-300
+    assert np.isinf(point(np.ones(1)).scaled(math.nan).high).all()
+
+
+def test_nobody_else_says_where_numbers_lie() -> None:
+    one = np.ones(2)
+    with pytest.raises(TypeError, match="rules"):
+        Interval(one, one)
+    with pytest.raises(TypeError, match="rules"):
+        replace(point(one), high=one + 1)
+    with pytest.raises(ValueError, match="read-only"):
+        point(one).low[0] = -1.0
+    for low, high in ((one + 1, one), (one * math.nan, one), (np.ones(3), one), (one.astype(np.float32), one)):
+        with pytest.raises(HypothesisError):
+            interval(low, high)
+    with pytest.raises(HypothesisError, match="no number"):
+        point(one) & point(2 * one)
+
+
+def test_what_an_operator_does_not_know_is_not_known() -> None:
+    """A pair of arrays will do: ends that are no numbers, or lie beyond all numbers, say nothing."""
+    nothing = enclosing((np.array([math.nan, math.inf]), np.array([math.nan, math.inf])))
+    assert nothing.low.tolist() == [-math.inf, -math.inf]
+    assert nothing.high.tolist() == [math.inf, math.inf]
+    assert enclosing((np.zeros(1, np.float32), np.ones(1))).low.dtype == np.float64
+    with pytest.raises(HypothesisError):
+        enclosing((np.ones(1), np.zeros(1)))
+
+
+class Doubled(operators.Pointwise):
+    """2 x, with what a user may say of it."""
+
+    said: Any
+
+    def value(self, x: Any) -> Any:
+        return 2 * x
+
+    def between(self, low: Any, high: Any) -> Any:
+        return self.said(low, high)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda low, high: (2 * high, 2 * low),
+        lambda low, high: (2 * low + 90 * (low < high), 2 * high + 90 * (low < high)),
+    ],
+)
+def test_a_contradiction_names_the_operator(said: Any) -> None:
+    """Ends in the wrong order, or two rules whose ranges do not meet: an error, and no bound."""
+    shape = (1, 2)
+    nodes = (Node("x", operators.Input(), (), shape), Node("y", Doubled(said), ("x",), shape))
+    with pytest.raises(InternalError, match=r"y contradicts itself.*Doubled"):
+        ranges.ranges(Graph(nodes, ("y",)), Ball({"x": np.zeros(shape)}, 1.0), {"x": 1.0, "y": 2.0})
+
+
+def test_a_line_is_no_nearer_than_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators.Tanh, "affine", lambda _, low, high: (0 * low, 0 * low, low - high))
+    shape = (1, 2)
+    nodes = (Node("x", operators.Input(), (), shape), Node("y", operators.Tanh(), ("x",), shape))
+    with pytest.raises(InternalError, match="y contradicts itself"):
+        ranges.ranges(Graph(nodes, ("y",)), Ball({"x": np.zeros(shape)}, 1.0))
+
+
+POINT = Graph((Node("x", operators.Input(), (), (1, 2)),), ("x",))
+ENTRIES: dict[str, Callable[[], object]] = {
+    "ranges": lambda: ranges.ranges(POINT, Ball({"x": np.zeros((1, 2))}, 1.0)),
+    "units": lambda: zonotopes.unit_run(POINT),
+    "constants of margins": lambda: margins.of_rows(np.eye(2), np.ones(2), 1.0),
+    "radii": lambda: margins.radii(np.eye(2), np.arange(2), within(np.ones((2, 2)))),
+    "shares": lambda: margins.over_margins(POINT, np.array([1.0, 0.0]), 0),
+    "curvature": lambda: specnorm.curvature_bound(1.0, np.eye(2), 0, 1, activation="tanh"),
+    "its radius": lambda: specnorm.certified_radius(1.0, np.ones(2), 1.0),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_rules_look_at_the_processor(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls them: in a thread that rounds in another direction nothing is claimed."""
+    monkeypatch.setattr(arithmetic, "rounds_to_nearest", lambda: False)
+    with pytest.raises(BackendError, match="round to nearest"):
+        ENTRIES[entry]()
