@@ -114,4 +114,4 @@ def asks_for_more(model: ModelArrays) -> None:
 
 def never_answers(model: ModelArrays) -> None:
     """An answer that never comes."""
-    loops(tensors)
+    loops(model)
