@@ -22,7 +22,8 @@ from specnorm.auditing.output import check_outputs, replace_file
 from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
-from specnorm.auditing.report import STANDARD, Report
+from specnorm.auditing.report import Report
+from specnorm.auditing.rows import STANDARD
 from specnorm.errors import CertificateError, ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.problem.spec import Layout
@@ -187,7 +188,6 @@ def verify_model(
         Exit code: 1 if it does not prove what it claims, or not of this model.
     """
     from specnorm.auditing.network import verify_file
-    from specnorm.networks.table import lines
 
     try:
         found = verify_file(certificate, model, input_shape, input_range=input_range)
@@ -197,7 +197,7 @@ def verify_model(
     except OSError as error:
         complain(f"{certificate} cannot be read: {error.strerror or error}.")
         return TROUBLE
-    return OK if _print("\n".join(lines(found)) + "\n") else TROUBLE
+    return OK if _print("\n".join(found.lines()) + "\n") else TROUBLE
 
 
 def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) -> bool:
@@ -218,7 +218,7 @@ def _gates(reports: Sequence[Report], request: Request) -> gates.Outcome:
     if request.fail_above is not None:
         found.append(gates.norms(reports, request.fail_above))
     if request.claim:
-        found.append(gates.claims(reports, request.claim, request.options))
+        found.append(gates.claims(reports, request.claim))
     for line in (line for _, lines in found for line in lines):
         complain(line, prefix="" if line.startswith("  ") else "specnorm: ")
     return gates.worst(outcome for outcome, _ in found)
@@ -362,6 +362,7 @@ def _application() -> click.Group:
         """
         given["layers"] = layers or None
         given["geometry"], stated = geometry
+        given["residual"] = claim == "residual-nonexpansive"
         try:
             check_outputs({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
         except OSError as error:

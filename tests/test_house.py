@@ -19,7 +19,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    ("clock", "errors", "help", "registry", "signals", "text", "types"),
+    ("clock", "errors", "help", "registry", "signals", "streams", "text", "types"),
     ("arrays", "problem", "result"),
     ("numerics",),
     ("certified",),
@@ -31,7 +31,6 @@ LEVELS = (
     ("backends", "plugin"),
     (
         "api",
-        "certificates",
         "explaining",
         "folding",
         "matrices",
@@ -144,35 +143,27 @@ def test_import_check_can_fail() -> None:
     )
 
 
-def modules_imported(path: Path, *, types: bool) -> set[Path]:
+def modules_imported(path: Path) -> set[Path]:
     """Files of the core that a file imports, wherever in it, for types or not; from a package, the modules named."""
     found = set()
-    for module, names in names_imported(parsed(path), types=types):
+    for module, names in names_imported(parsed(path)):
         base = CORE.parent.joinpath(*module.split("."))
         inside = {base / f"{name}.py" for name in names} | {base / name / "__init__.py" for name in names}
         found |= {place for place in inside if place.exists()} or {base.with_suffix(".py"), base / "__init__.py"}
     return found & set(core_files()) - {path}
 
 
-def names_imported(node: ast.AST, *, types: bool) -> Iterator[tuple[str, list[str]]]:
-    """Modules of the core and what is taken from them; ``if TYPE_CHECKING`` counts where types do."""
+def names_imported(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    """Modules of the core and what is taken from them, under ``if TYPE_CHECKING`` too."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not types:
-            continue
         if isinstance(child, ast.ImportFrom) and (child.module or "").split(".")[0] == "specnorm":
             yield child.module or "", [alias.name for alias in child.names]
-        yield from names_imported(child, types=types)
-
-
-OPEN_CIRCLES = ("auditing", "networks")
-"""Rooms of which some modules still name each other's types; those of reports call each other besides."""
+        yield from names_imported(child)
 
 
 def test_no_module_imports_one_that_imports_it() -> None:
     """However far round, and with imports for types counted."""
-    reports = {path for path in core_files() if room(path) == "auditing"} - set((CORE / "auditing/readers").rglob("*"))
-    every = [path for path in core_files() if path not in reports | {CORE / "__init__.py"}]
-    imported = {path: modules_imported(path, types=room(path) not in OPEN_CIRCLES) for path in every}
+    imported = {path: modules_imported(path) for path in core_files() if path != CORE / "__init__.py"}
     while leaves := {path for path, its in imported.items() if not its & imported.keys()}:
         imported = {path: its for path, its in imported.items() if path not in leaves}
     assert not imported, sorted(str(path.relative_to(CORE)) for path in imported)
@@ -180,8 +171,7 @@ def test_no_module_imports_one_that_imports_it() -> None:
 
 def test_the_check_for_circles_counts_types() -> None:
     tree = ast.parse("if TYPE_CHECKING:\n    from specnorm.plugin import Backend\n")
-    assert list(names_imported(tree, types=True)) == [("specnorm.plugin", ["Backend"])]
-    assert list(names_imported(tree, types=False)) == []
+    assert list(names_imported(tree)) == [("specnorm.plugin", ["Backend"])]
 
 
 @pytest.mark.parametrize("path", core_files(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -13,7 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 
 import specnorm
 from specnorm.auditing.measuring import BUDGET, Settings, fill
-from specnorm.auditing.report import STANDARD, Report, Row
+from specnorm.auditing.report import Report
+from specnorm.auditing.rows import STANDARD, Row
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.problem.spec import ConvSpec

@@ -14,14 +14,15 @@ from typing import Any, Literal, get_args
 from specnorm.auditing.devices import check_target
 from specnorm.auditing.executing import measured
 from specnorm.auditing.geometry import check_names, overrides
-from specnorm.auditing.layers import Tensor, select
+from specnorm.auditing.layers import ModelArrays, Tensor, select
 from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment
 from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
-from specnorm.auditing.report import STANDARD, Report, Row
+from specnorm.auditing.report import Report
+from specnorm.auditing.rows import STANDARD, Row
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 from specnorm.problem.padding import PaddingMode
@@ -52,6 +53,7 @@ def audit(
     progress: Progress | None = None,
     max_bytes: int = MAX_BYTES,
     pictures: int = 0,
+    residual: bool = False,
 ) -> Report:
     """Measure every convolution and linear layer of a model.
 
@@ -99,6 +101,9 @@ def audit(
     pictures : int, default 0
         Keep the singular values over frequencies of so many layers, those with the largest norms, for a report to draw.
         They are computed by NumPy on the host.
+    residual : bool, default False
+        Also bound what the network leaves of its input, ``x - f(x)``, as ``Report.residual``. Only for files that hold
+        a graph.
 
     Returns
     -------
@@ -119,30 +124,31 @@ def audit(
     _check(settings)
     box = _checked(input_range, patterns)
     if isinstance(source, Mapping):
-        named = list(_from_mapping(source))
-        return _audit(None, "the mapping", named, patterns, settings, executor, progress, pictures, box)
+        named = ModelArrays(list(_from_mapping(source)))
+        return _audit(None, named, patterns, settings, executor, progress, pictures, box, residual)
     path = os.fspath(source)
-    with open_model(path, max_bytes) as tensors:
-        return _audit(path, path, tensors, patterns, settings, executor, progress, pictures, box)
+    with open_model(path, max_bytes) as model:
+        return _audit(path, model, patterns, settings, executor, progress, pictures, box, residual)
 
 
 def _audit(
-    model: str | None,
-    label: str,
-    tensors: list[Tensor],
+    path: str | None,
+    model: ModelArrays,
     patterns: Sequence[str] | None,
     settings: Settings,
     executor: Executor | None,
     progress: Progress | None,
     pictures: int,
     box: tuple[float, float] | None,
+    residual: bool,
 ) -> Report:
-    if box is not None and type(tensors) is list:
+    label = "the mapping" if path is None else path
+    if box is not None and model.network is None:
         raise ModelFileError(
             f"{label} holds weights and no graph, and input_range is about a network's inputs: give its ONNX file, or "
             "leave input_range out."
         )
-    selection = select(tensors, patterns)
+    selection = select(model.arrays, patterns)
     found = selection.layers
     unmeasured = tuple(Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured)
     if not found:
@@ -163,17 +169,19 @@ def _audit(
     drawn = take(found, rows, pictures)  # before the network, which may end the process that reads the file
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
-    network = None
-    if patterns is None and type(tensors) is not list:  # a plain list has no graph: nothing of networks is imported
+    network = remainder = None
+    if patterns is None and model.network is not None:  # without a graph nothing of networks is imported
         from specnorm.auditing.network import network_of
 
         seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
-        network = network_of(tensors, rows, size, input_range=box, progress=progress, seconds=seconds)
+        bound = partial(network_of, model, rows, size, input_range=box, progress=progress, seconds=seconds)
+        network, remainder = bound(), bound(residual=True) if residual else None
     made = environment(rows)
     left_out = len(selection.names) - len(found)
     return Report(
-        _version(), model, tuple(rows), selection.skipped, network, drawn, made, unmeasured, selection.matched, left_out
-    )
+        _version(), path, tuple(rows), selection.skipped, network, drawn, made, unmeasured, selection.matched, left_out,
+        remainder,
+    )  # fmt: skip
 
 
 def _check(settings: Settings) -> None:

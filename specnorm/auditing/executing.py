@@ -17,7 +17,7 @@ import numpy as np
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.measuring import Settings, describe, fill
 from specnorm.auditing.processes import Worker, WorkerLost, Workers
-from specnorm.auditing.report import Row
+from specnorm.auditing.rows import Row
 from specnorm.backends import backend_for
 from specnorm.errors import BackendError, SpecnormError
 from specnorm.types import ArrayObject

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias
 
-from specnorm.auditing.report import Report, violations
+from specnorm.auditing.report import Report
+from specnorm.auditing.rows import violations
 from specnorm.text import number
 
 Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
-
-
-def verdict(report: Report) -> str:
-    """What a report proves, in one sentence: of how many layers, how large the norms are, the network's constant."""
-    rows = report.layers
-    if not rows:
-        return "No layer was measured."
-    measured = [row for row in rows if row.status == "ok"]
-    chosen = f" ({report.left_out} more left out)" if report.left_out else ""
-    parts = [f"{len(measured)} of {len(rows)} layers proven{chosen}"]
-    if measured:
-        above = [row for row in measured if row.lower is not None and row.lower > 1]
-        open_ = sum(row.upper is not None and row.upper > 1 for row in measured) - len(above)
-        largest = f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}"
-        if not above and not open_:
-            whole = len(measured) == len(rows) and not report.unmeasured and not report.left_out
-            parts.append("each nonexpansive" if whole else "each of these nonexpansive")
-        elif 2 * len(above) <= len(measured):
-            counts = ((len(above), "above 1"), (open_, "not decided to be at most 1"))
-            parts.append(", ".join(f"{n} {what}" for n, what in counts if n))
-        parts.append(largest)
-    if report.network is not None:
-        upper = report.network.upper
-        words = "no constant of the network" if upper is None else "the network's constant is at most "
-        parts.append(words + ("" if upper is None else number(upper, "upper")))
-    return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
 
 
 def norms(reports: Sequence[Report], bound: float) -> tuple[Outcome, list[str]]:
@@ -60,15 +35,13 @@ def norms(reports: Sequence[Report], bound: float) -> tuple[Outcome, list[str]]:
     return "failed", text
 
 
-def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) -> tuple[Outcome, list[str]]:
+def claims(reports: Sequence[Report], claim: str) -> tuple[Outcome, list[str]]:
     """Whether each network is proven to be as claimed, and a line on each.
 
     Parameters
     ----------
     claim : {"nonexpansive", "residual-nonexpansive"}
         About f, or x - f(x).
-    options : mapping
-        Keyword arguments of the audit.
 
     Returns
     -------
@@ -76,17 +49,13 @@ def claims(reports: Sequence[Report], claim: str, options: Mapping[str, Any]) ->
         Undecided: proven of a graph that could not be compared with the file's own values.
     lines : list of str
     """
-    from specnorm.auditing.network import residual_of
-
     residual, outcomes, text = claim == "residual-nonexpansive", set[Outcome](), []
-    size = None if options["input_shape"] == "file" else options["input_shape"]
     for report in reports:
-        found = residual_of(report, size, options["max_bytes"], options["input_range"]) if residual else report.network
+        found = report.residual if residual else report.network
         words = f"{report.model}: {'x - f(x)' if residual else 'f'}"
         outcome: Outcome = "failed"
         if found is None:
-            a_part = options["layers"] is not None
-            why = "--layers chose a part of it" if a_part else "the file holds no graph, so give an ONNX file"
+            why = "--layers chose a part of it" if report.matched else "the file holds no graph, so give an ONNX file"
             text.append(f"{words} is not proven nonexpansive: {why}.")
         elif found.upper is None:
             text.append(f"{words} is not proven nonexpansive: {found.unknown[0].reason}.")

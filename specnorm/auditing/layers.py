@@ -6,10 +6,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from specnorm.auditing.geometry import Stated
+from specnorm.errors import ModelFileError
 from specnorm.types import AnyArray
+
+if TYPE_CHECKING:
+    from specnorm.certified.network.graph import Graph
 
 Kind = Literal["conv", "linear", "unknown", "none"]
 """What a layer is; "unknown" where not even its shape can be read, "none" of what only could be one."""
@@ -82,6 +86,50 @@ class Tensor:
     input_shape: tuple[int, ...] | None = None
     refusal: str | None = None
     assumed: tuple[str, ...] = ()
+
+
+Sizes: TypeAlias = int | tuple[int, ...] | None
+"""For spatial axes of a network's inputs that its file leaves open; None: they stay open."""
+
+
+@dataclass(frozen=True)
+class ModelArrays:
+    """A model as its reader gives it: arrays in the model's order, and the network where the file holds its graph.
+
+    Parameters
+    ----------
+    network : callable or None
+        Follows the graph; None: the file holds weights alone.
+    elsewhere : callable or None
+        `ask`, where another process has the file open.
+    """
+
+    arrays: Sequence[Tensor]
+    network: Callable[[Sizes], Graph] | None = None
+    elsewhere: Callable[..., Any] | None = None
+
+    def graph(self, sizes: Sizes) -> Graph:
+        """The network's graph, in the process that has the file open."""
+        if self.network is None:
+            raise ModelFileError("it holds weights and no graph.")
+        return self.network(sizes)
+
+    def ask(
+        self,
+        seconds: float | None,
+        function: Callable[..., Any],
+        *arguments: Any,
+        progress: Callable[..., object] | None = None,
+    ) -> Any:
+        """Call ``function(model, *arguments)`` where the file is open, with ``progress`` as a keyword if there is one.
+
+        In another process it may take so many seconds of processor time (None: as long as it takes), is imported by its
+        name, and takes and gives what can be pickled; `ModelFileError` where it breaks a limit: no array can be read
+        any more then.
+        """
+        if self.elsewhere is not None:
+            return self.elsewhere(seconds, function, *arguments, progress=progress)
+        return function(self, *arguments, **({} if progress is None else {"progress": progress}))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from specnorm.auditing.devices import place
 from specnorm.auditing.geometry import Override, resolve
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
-from specnorm.auditing.report import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
+from specnorm.auditing.rows import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.kernels import speaks_of, unscaled

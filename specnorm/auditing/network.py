@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.auditing.layers import Tensor
-from specnorm.auditing.processes import tell
+from specnorm.auditing.layers import ModelArrays, Sizes
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
-from specnorm.auditing.readers.onnx import OnnxTensors
-from specnorm.auditing.report import Report, Row
+from specnorm.auditing.rows import Row
 from specnorm.certified.bound import Upper
 from specnorm.errors import CertificateError, MethodError, ModelFileError
 from specnorm.networks import (
@@ -37,50 +35,43 @@ QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
 
 
 def network_of(
-    tensors: Sequence[Tensor],
+    model: ModelArrays,
     rows: Sequence[Row],
-    input_shape: int | tuple[int, ...] | None,
+    input_shape: Sizes,
     *,
     input_range: tuple[float, float] | None = None,
     residual: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     seconds: float | None = GRAPH_SECONDS,
 ) -> NetworkBound | None:
-    """Bound the network of a model file, where the file is open.
+    """Bound the network f of a model, or (``residual``) what it leaves of its input, x - f(x), where its file is open.
 
-    Parameters
-    ----------
-    tensors : sequence of Tensor
-        As the reader gave them.
-    rows : sequence of Row
-        Measured; their upper bounds are used where the geometry is the same.
-    input_shape : int, tuple of int or None
-        Spatial sizes for axes of the network's inputs that the file leaves open.
-    input_range : (float, float), optional
-        Between which all entries of the inputs lie; None: anything.
-    residual : bool, default False
-        Bound what the network leaves of its input, ``x - f(x)``.
-    progress : callable, optional
-        Called after each step of the search with (done, at most, where).
-    seconds : float or None
-        Of processor time at most, in the process that reads the file; None: as long as it takes.
-
-    Returns
-    -------
-    NetworkBound or None
-        None: the file holds no graph. Whatever goes wrong with the graph leaves the rows as they are.
+    The upper bounds of measured ``rows`` are used where the geometry is the same. ``input_shape`` are sizes for axes
+    that the file leaves open; ``input_range`` between which all entries of the inputs lie; ``seconds`` of processor
+    time, at most, in a process that reads the file. None: the file holds no graph. Whatever goes wrong with the graph
+    leaves the rows as they are.
     """
-    if not isinstance(tensors, OnnxTensors):
+    if model.network is None:
         return None
-    if tensors.remote is not None:
-        asked = (_network_there, tuple(rows), input_shape, input_range, residual, progress is not None)
-        try:
-            found: NetworkBound | None = tensors.remote.ask(seconds, *asked, told=progress)
-            return found
-        except ModelFileError as error:
-            return _without(f"bounding the network: {error}")
+    try:
+        asked = (_bounded, tuple(rows), input_shape, input_range, residual)
+        found: NetworkBound = model.ask(seconds, *asked, progress=progress)
+        return found
+    except ModelFileError as error:
+        return _without(f"bounding the network: {error}")
+
+
+def _bounded(
+    model: ModelArrays,
+    rows: Sequence[Row],
+    input_shape: Sizes,
+    input_range: tuple[float, float] | None,
+    residual: bool,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> NetworkBound:
+    """`network_of` in the process that has the file open."""
     measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
-    stored = {tensor.name: tensor for tensor in tensors}
+    stored = {tensor.name: tensor for tensor in model.arrays}
 
     def known(layer: Layer, spec: ConvSpec) -> tuple[Upper, float] | None:
         row, tensor = measured.get((layer.name, _key(spec))), stored.get(layer.name)
@@ -94,7 +85,7 @@ def network_of(
         return (row.claim, heuristic) if row.claim <= row.upper else None
 
     try:
-        graph = _in_range(tensors.graph(input_shape), input_range)
+        graph = _in_range(model.graph(input_shape), input_range)
         if graph.inputs and graph.outputs:
             method = replace(QUICK, progress=progress)
             return bound(step(graph) if residual else graph, Measure(known=known), method=method)
@@ -108,14 +99,6 @@ def network_of(
     return _without(reason)
 
 
-def _network_there(
-    tensors: OnnxTensors, rows: Sequence[Row], input_shape: Any, input_range: Any, residual: bool, heard: bool
-) -> NetworkBound | None:
-    """`network_of` in the process that reads the file."""
-    progress = tell if heard else None
-    return network_of(tensors, rows, input_shape, input_range=input_range, residual=residual, progress=progress)
-
-
 def _without(reason: str) -> NetworkBound:
     """What is said where there is no bound."""
     return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason),), {})
@@ -125,41 +108,10 @@ def _in_range(graph: Graph, input_range: tuple[float, float] | None) -> Graph:
     return graph if input_range is None else within(graph, *input_range)
 
 
-def residual_of(
-    report: Report,
-    input_shape: int | tuple[int, ...] | None,
-    max_bytes: int,
-    input_range: tuple[float, float] | None = None,
-    seconds: float | None = GRAPH_SECONDS,
-) -> NetworkBound | None:
-    """Bound ``x - f(x)`` for the network of a file that was audited, from the report's rows.
-
-    Parameters
-    ----------
-    report : Report
-        Of a file.
-    input_shape, max_bytes, input_range, seconds
-        As they were for the audit.
-
-    Returns
-    -------
-    NetworkBound or None
-        As `network_of`.
-
-    Raises
-    ------
-    ModelFileError
-        If the file cannot be read any more.
-    """
-    with open_model(str(report.model), max_bytes) as tensors:
-        rows = report.layers
-        return network_of(tensors, rows, input_shape, input_range=input_range, residual=True, seconds=seconds)
-
-
 def verify_file(
     certificate: str | os.PathLike[str],
     model: str | os.PathLike[str],
-    input_shape: int | tuple[int, ...] | None = None,
+    input_shape: Sizes = None,
     max_bytes: int = MAX_BYTES,
     input_range: tuple[float, float] | None = None,
     seconds: float | None = GRAPH_SECONDS,
@@ -189,24 +141,22 @@ def verify_file(
         If the model cannot be read.
     """
     claim = Certificate.load(os.fspath(certificate))
-    with open_model(os.fspath(model), max_bytes) as tensors:
-        if not isinstance(tensors, OnnxTensors):
+    with open_model(os.fspath(model), max_bytes) as found:
+        if found.network is None:
             raise CertificateError(
                 f"{os.fspath(model)} holds weights and no graph: a certificate is of a network, so give its ONNX file, "
                 "or for a module call specnorm.networks.verify(certificate, specnorm_torch.network_graph(...))."
             )
-        if tensors.remote is None:
-            return _verify_there(tensors, claim, input_shape, input_range)
         try:
-            found: NetworkBound = tensors.remote.ask(seconds, _verify_there, claim, input_shape, input_range)
+            proven: NetworkBound = found.ask(seconds, _verified, claim, input_shape, input_range)
         except ModelFileError as error:
             raise CertificateError(f"{os.fspath(certificate)} is not proven: {error}") from error
-        return found
+        return proven
 
 
-def _verify_there(tensors: OnnxTensors, claim: Certificate, input_shape: Any, input_range: Any) -> NetworkBound:
-    """Prove in the process that reads the model."""
-    return verify(claim, _in_range(tensors.graph(input_shape), input_range))
+def _verified(model: ModelArrays, claim: Certificate, input_shape: Sizes, input_range: Any) -> NetworkBound:
+    """Prove in the process that has the model's file open."""
+    return verify(claim, _in_range(model.graph(input_shape), input_range))
 
 
 def _key(spec: ConvSpec) -> ConvSpec | None:

@@ -24,10 +24,9 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> 
     OSError
         In words that name the option.
     """
-    taken = [(part, "this command reads it") for path in inputs for part in files_of(Path(path))]
-    for option, path in outputs.items():
-        if path is None:
-            continue
+    written = {option: path for option, path in outputs.items() if path is not None}
+    taken = [(part, "this command reads it") for path in inputs if written for part in files_of(Path(path))]
+    for option, path in written.items():
         try:
             for other, why in taken:
                 if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):

@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.auditing.layers import Layer
-from specnorm.auditing.report import Picture, Row
+from specnorm.auditing.rows import Picture, Row
 from specnorm.backends import backend_for
 from specnorm.certified.symbol import symbols
 from specnorm.problem import polyphase

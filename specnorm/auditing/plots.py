@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specnorm.auditing.report import CIRCULAR, Report, Row
+from specnorm.auditing.report import Report
+from specnorm.auditing.rows import CIRCULAR, Row
 from specnorm.text import visible
 
 if TYPE_CHECKING:

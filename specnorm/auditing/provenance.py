@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from specnorm import backends
-from specnorm.auditing.report import Origin, Row
+from specnorm.auditing.rows import Origin, Row
 from specnorm.errors import BackendError
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Result

@@ -1,193 +1,18 @@
-"""What an audit answers: rows, their summary, and both as plain data. No measuring, no printing."""
+"""What an audit answers of a model: its rows, their summary, what they prove in words, and the table of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from specnorm.auditing.layers import Kind
-from specnorm.problem.spec import ConvSpec
-from specnorm.result import Kind as Promise
+from specnorm.auditing import tables
+from specnorm.auditing.rows import Picture, Row, finite
+from specnorm.text import number, visible
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Upper
     from specnorm.networks import NetworkBound
-
-Value = float | tuple[float, ...] | None
-"""What a method said about a layer: several numbers for methods with several values, None if it did not run."""
-
-STANDARD = ("tn", "f4", "reshaped")
-"""Methods that every row has a field for."""
-CIRCULAR = "circular"
-"""Field of the exact circular norm, present where an input shape was given."""
-
-
-INTERVAL = "interval"
-"""Key in `Row.origins` of ``lower`` and ``upper``."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How a number was obtained, in words.
-
-    Parameters
-    ----------
-    method : str
-        The method with its parameters.
-    promise : {"exact", "upper", "lower", "estimate"}
-    about : str
-        Which layer the promise is about: the one at an input size, or every size.
-    computed_in : str
-        Dtype, and "on the host" where that is not the kernel's device.
-    place : str
-        Array library and device.
-    detail : str
-        What else there is to say, or nothing.
-    """
-
-    method: str
-    promise: Promise
-    about: str
-    computed_in: str
-    place: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One layer of a model.
-
-    Parameters
-    ----------
-    name : str
-        The array's key in the model.
-    kind : {"conv", "linear", "unknown", "none"}
-        "none": not measured, since it is probably no layer.
-    shape : tuple of int
-        As stored.
-    spec : ConvSpec or None
-        The geometry it was measured with; None if the shape admits none.
-    assumed : tuple of str
-        What of the geometry was taken for granted, as ``name=value``.
-    lower, upper : float or None
-        Proven bounds of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes
-        (`ConvSpec.sizes`). ``upper`` is the least of all that was proven.
-    values : mapping of str to Value
-        Per method; and ``"circular"``, the exact circular norm, where an input shape was given.
-    promises : mapping of str to str
-        Per method, what its value promises (`specnorm.Kind`).
-    reason : str or None
-        Why the layer could not be measured; None: it was.
-    note : str or None
-        How the layer was measured, where an executor lost it; None: as asked for.
-    origins : mapping of str to Origin
-        How the numbers were obtained, per column; ``"interval"``: of ``lower`` and ``upper``.
-    """
-
-    name: str
-    kind: Kind
-    shape: tuple[int, ...]
-    spec: ConvSpec | None
-    assumed: tuple[str, ...] = ()
-    lower: float | None = None
-    upper: float | None = None
-    values: Mapping[str, Value] = field(default_factory=dict)
-    promises: Mapping[str, Promise] = field(default_factory=dict)
-    reason: str | None = None
-    note: str | None = None
-    origins: Mapping[str, Origin] = field(default_factory=dict)
-    claim: Upper | None = field(default=None, repr=False, compare=False)
-    """The least bound of the layer that knows its proof: what the bound of a network is made of."""
-
-    @property
-    def status(self) -> Literal["ok", "error", "skipped"]:
-        """Whether the layer was measured: there is no reason against it, and both bounds are numbers."""
-        if self.kind == "none":
-            return "skipped"
-        ends = (self.lower, self.upper)
-        return "ok" if self.reason is None and all(x is not None and math.isfinite(x) for x in ends) else "error"
-
-    @property
-    def ratio(self) -> float | None:
-        """``tn / lower``: how far the tensor-norm value is from the truth, at most."""
-        tn = self.values.get("tn")
-        if not isinstance(tn, float) or not self.lower:
-            return None
-        return tn / self.lower
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, in the order of the documentation; numbers that are not finite become None."""
-        spec = self.spec
-        spatial = spec is not None and spec.ndim > 0
-        row: dict[str, Any] = {
-            "name": self.name,
-            "kind": self.kind,
-            "shape": list(self.shape),
-            "stride": None if spec is None else list(spec.stride),
-            "dilation": None if spec is None else list(spec.dilation),
-            "groups": None if spec is None else spec.groups,
-            "transposed": None if spec is None else spec.transposed,
-            "padding_mode": spec.padding_mode if spec is not None and spatial else None,
-            "padding": None if spec is None else [list(pair) for pair in spec.padding],
-            "input_shape": None if spec is None or spec.input_shape is None else list(spec.input_shape),
-            "assumed": list(self.assumed),
-            "lower": _finite(self.lower),
-            "upper": _finite(self.upper),
-        }
-        row |= {name: _finite(self.values.get(name)) for name in STANDARD}
-        row |= {name: _finite(value) for name, value in self.values.items() if name not in STANDARD}
-        return row | {"ratio": _finite(self.ratio), "status": self.status, "reason": self.reason, "note": self.note}
-
-
-def least_upper(row: Row) -> Row:
-    """A row whose ``upper`` is the least that any of its columns has proven of the layer, and says which.
-
-    A bound of every size holds at one; "upper" is promised by nothing else. A row that was not measured stays as it is.
-    """
-    best, name = math.inf if row.upper is None else row.upper, ""
-    for column, value in row.values.items():
-        proven = row.promises.get(column) == "upper" and column != CIRCULAR and value is not None
-        numbers = (value if isinstance(value, tuple) else (value,)) if proven else ()
-        for x in numbers:
-            if x is not None and x < best:
-                best, name = x, column
-    if not name or row.upper is None:
-        return row
-    origins = dict(row.origins)
-    if INTERVAL in origins:
-        words = [origins[INTERVAL].detail, f"upper of {name}"]
-        origins[INTERVAL] = replace(origins[INTERVAL], detail="; ".join(filter(None, words)))
-    return replace(row, upper=best, origins=origins)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Singular values of one layer's symbol over a grid of frequencies: computed, not proven.
-
-    Parameters
-    ----------
-    row : int
-        Position of the layer in the report.
-    grid : tuple of int
-        Frequencies per axis, at multiples of ``2 pi / n``; 1 along axes with one tap.
-    norms : tuple of float
-        Largest singular value at each frequency, in row-major order.
-    spectrum : tuple of float
-        Singular values at all frequencies, descending; thinned out evenly if there are many.
-    ranks : tuple of int
-        Position of each entry of ``spectrum`` in the whole list, from 0.
-    reason : str or None
-        Why there is none of this.
-    """
-
-    row: int
-    grid: tuple[int, ...] = ()
-    norms: tuple[float, ...] = ()
-    spectrum: tuple[float, ...] = ()
-    ranks: tuple[int, ...] = ()
-    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +39,8 @@ class Report:
         How many layers each pattern matches that chose them.
     left_out : int
         Layers that match none.
+    residual : NetworkBound or None
+        Of what the network leaves of its input, ``x - f(x)``, if that was asked for.
     """
 
     version: str
@@ -226,6 +53,7 @@ class Report:
     unmeasured: tuple[Row, ...] = ()
     matched: Mapping[str, int] = field(default_factory=dict)
     left_out: int = 0
+    residual: NetworkBound | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -243,8 +71,8 @@ class Report:
             "skipped": self.skipped,
             **({"unmeasured": [_named(row) for row in self.unmeasured]} if self.unmeasured else {}),
             **({"matched": dict(self.matched), "left_out": self.left_out} if self.matched else {}),
-            "max_lower": _finite(max((_or_zero(row.lower) for row in measured), default=None)),
-            "max_upper": None if largest is None else _finite(largest.upper),
+            "max_lower": finite(max((_or_zero(row.lower) for row in measured), default=None)),
+            "max_upper": None if largest is None else finite(largest.upper),
             "max_upper_layer": None if largest is None else largest.name,
             "median_ratio": sum(middle) / len(middle) if ratios else None,
             "max_ratio": max(ratios, default=None),
@@ -253,8 +81,6 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what ``--format json`` writes."""
-        from specnorm.auditing.gates import verdict
-
         return {
             "version": self.version,
             "model": self.model,
@@ -265,47 +91,66 @@ class Report:
 
     def __str__(self) -> str:
         """The table that ``--format table`` prints."""
-        from specnorm.auditing.renderers import table
-
-        return table.render([self], many=False)
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A layer that is not proven to stay within a bound.
-
-    Parameters
-    ----------
-    kind : {"refuted", "unproven", "error"}
-        Whether the norm is proven to exceed the bound, is not proven to respect it, or could not be measured.
-    """
-
-    row: Row
-    kind: Literal["refuted", "unproven", "error"]
-
-
-def violations(rows: Sequence[Row], bound: float) -> list[Violation]:
-    """Layers whose norm is not proven to be at most ``bound``."""
-    found = []
-    for row in rows:
-        if row.status != "ok" or row.lower is None or row.upper is None:
-            found.append(Violation(row, "error"))
-        elif row.lower > bound:
-            found.append(Violation(row, "refuted"))
-        elif not row.upper <= bound:
-            found.append(Violation(row, "unproven"))
-    return found
+        title = [*([visible(self.model)] if self.model is not None else []), verdict(self), ""]
+        return "\n".join([*title, *tables.lines(self.layers), "", *notes(self), ""])
 
 
 def _named(row: Row) -> dict[str, Any]:
     return {"name": row.name, "shape": list(row.shape), "reason": row.reason}
 
 
-def _finite(value: Value) -> Any:
-    if isinstance(value, tuple):
-        return [_finite(v) for v in value]
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _or_zero(value: float | None) -> float:
     return 0.0 if value is None else value
+
+
+def verdict(report: Report) -> str:
+    """What a report proves, in one sentence: of how many layers, how large the norms are, the network's constant."""
+    rows = report.layers
+    if not rows:
+        return "No layer was measured."
+    measured = [row for row in rows if row.status == "ok"]
+    chosen = f" ({report.left_out} more left out)" if report.left_out else ""
+    parts = [f"{len(measured)} of {len(rows)} layers proven{chosen}"]
+    if measured:
+        above = [row for row in measured if row.lower is not None and row.lower > 1]
+        open_ = sum(row.upper is not None and row.upper > 1 for row in measured) - len(above)
+        largest = f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}"
+        if not above and not open_:
+            whole = len(measured) == len(rows) and not report.unmeasured and not report.left_out
+            parts.append("each nonexpansive" if whole else "each of these nonexpansive")
+        elif 2 * len(above) <= len(measured):
+            counts = ((len(above), "above 1"), (open_, "not decided to be at most 1"))
+            parts.append(", ".join(f"{n} {what}" for n, what in counts if n))
+        parts.append(largest)
+    if report.network is not None:
+        upper = report.network.upper
+        words = "no constant of the network" if upper is None else "the network's constant is at most "
+        parts.append(words + ("" if upper is None else number(upper, "upper")))
+    return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
+
+
+def notes(report: Report) -> list[str]:
+    """Lines beneath a table: summary, promises, assumptions, errors. Markup is for the caller to escape."""
+    summary = report.summary
+    notes = [
+        f"{tables.count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear), "
+        f"{tables.count(summary['errors'], 'error')}; {tables.count(summary['skipped'], 'other array')} skipped."
+    ]
+    for reason in dict.fromkeys(row.reason for row in report.unmeasured):
+        named = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
+        notes.append(f"Not measured, though it could be a layer: {named}: {visible(str(reason))}")
+    if summary["max_upper_layer"] is not None:
+        ratios = f" tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
+        notes.append(
+            f"Largest norm: at most {number(summary['max_upper'], 'upper')} ({visible(summary['max_upper_layer'])}), "
+            f"at least {number(summary['max_lower'], 'lower')}.{'' if summary['max_ratio'] is None else ratios}"
+        )
+    notes.append(f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}")
+    notes += tables.assumed(report.layers)
+    if report.network is not None:
+        notes += report.network.lines()
+    notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
+    for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
+        names = [visible(row.name) for row in report.layers if row.note == note]
+        notes.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")
+    return notes

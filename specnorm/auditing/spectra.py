@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specnorm.auditing.plots import COLOURS, style
-from specnorm.auditing.report import Picture, Row
+from specnorm.auditing.rows import Picture, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.checking import Checked
 from specnorm.certified.network.propagation import Step, UnknownNode
-from specnorm.certified.network.rules import must_be_claims
+from specnorm.certified.network.rules import must_be_claims, premises_first
 from specnorm.networks.certificate import Certificate
-from specnorm.networks.table import lines
+from specnorm.text import number, visible
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,17 @@ class NetworkBound:
     def __post_init__(self) -> None:
         must_be_claims(self.claim, *self.ends.values(), self.product_claim)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Premises before what rests on them: a chain of thousands of claims is not gone down one inside the other."""
+        held = [self.claim, self.product_claim, *self.ends.values(), *(run.claim for run in self.runs)]
+        held += [claim for step in self.nodes for claim in (step.alone, step.claim)]
+        held += [node.claim for node in self.unknown]
+        known = [claim for claim in held if claim is not None]
+        return {"_order": premises_first(known, lambda claim: claim.of), **self.__dict__}  # type: ignore[arg-type,return-value]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if name != "_order"})
+
     @property
     def upper(self) -> float | None:
         """Proven Lipschitz constant of all outputs together; None if one is unknown."""
@@ -154,7 +165,45 @@ class NetworkBound:
 
     def __str__(self) -> str:
         """Table of the nodes, and what follows from them."""
-        return "\n".join(lines(self, nodes=True))
+        return "\n".join(self.lines(nodes=True))
+
+    def lines(self, *, nodes: bool = False) -> list[str]:
+        """The same line by line, numbers rounded up and the network's own words escaped; ``nodes``: with the table."""
+        text = [*_table(self.nodes), ""] if nodes else []
+        box = {
+            name: " in a given box" if ends is None else f" in [{_short(ends[0])}, {_short(ends[1])}]"
+            for name, ends in self.input_ranges.items()
+        }
+        shapes = ", ".join(
+            f"{visible(name)}: "
+            + ("any shape" if shape is None else "x".join(visible(str(n)) for n in shape))
+            + box.get(name, "")
+            for name, shape in self.input_shapes.items()
+        )
+        for run in self.runs:
+            count = sum(map(len, run.layers))
+            text.append(
+                f"{count} layers from {visible(run.start)} to {visible(run.end)} together: at most "
+                f"{number(run.upper, 'upper')}, proven; their product is {number(run.product, 'upper')}."
+            )
+        if self.upper is not None:
+            text.append(
+                f"Network ({shapes}): Lipschitz constant at most {number(self.upper, 'upper')}, proven"
+                f"{'' if self.radius is None else f' within {self.radius!r} of the input given'}. "
+                f"Miyato's heuristic would have claimed {number(self.heuristic)}."
+            )
+            if self.checked.reason or self.checked.missed:
+                text.append(str(self.checked))
+        else:
+            text.append(f"Network ({shapes}): no bound, since it is unknown from {len(self.unknown)} of its nodes on:")
+            text += [
+                f"  {visible(u.name)} ({visible(u.operator)}): {visible(u.reason)}; at most "
+                f"{number(u.before, 'upper')} up to there."
+                for u in self.unknown
+            ]
+            known = [(name, value) for name, value in self.outputs.items() if value is not None]
+            text += [f"  Output {visible(name)}: at most {number(value, 'upper')}, proven." for name, value in known]
+        return text
 
 
 def _ends(between: tuple[float, float] | None) -> list[float | None] | None:
@@ -163,3 +212,21 @@ def _ends(between: tuple[float, float] | None) -> list[float | None] | None:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _table(nodes: Sequence[Step]) -> list[str]:
+    rows = [("node", "operator", "rule", "factor", "upper", "heuristic", "layer")]
+    rows += [
+        (
+            visible(s.name), visible(s.operator), visible(s.rule), number(s.factor, "upper"),
+            number(s.upper, "upper"), number(s.heuristic), visible(s.layer or ""),
+        )
+        for s in nodes
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _short(end: float) -> str:
+    """The very number."""
+    return repr(float(end)).removesuffix(".0")

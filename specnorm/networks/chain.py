@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specnorm.certified.bound import Upper
-from specnorm.certified.network.rules import IN_ALL, Map
+from specnorm.certified.network.rules import IN_ALL, Map, premises_first
 from specnorm.explaining import lines
 from specnorm.text import number, visible
 
@@ -17,7 +17,7 @@ def explained_constant(claim: Upper) -> str:
     A value that has the constant of the one before has no line. Where there are more than `SCREEN` lines, norms are
     told as such, those of the smallest factors first; then values in the middle are left out.
     """
-    values = _values(claim)
+    values = premises_first([claim], _before)[::-1]
     several = len({_map(value).start for value in values if value.rule != IN_ALL}) > 1
     told = [[_line(value, several), *_below(value)] for value in values]
     over = sum(map(len, told)) - SCREEN
@@ -29,19 +29,6 @@ def explained_constant(claim: Upper) -> str:
     if len(told) > SCREEN:
         told = [*told[:half], [f"... {len(told) - 2 * half} values between"], *told[-half:]]
     return "\n".join(visible(line) for parts in told for line in parts)
-
-
-def _values(claim: Upper) -> list[Upper]:
-    """A claim of a value and those of other values that it rests on, each before these."""
-    found: dict[int, Upper] = {}
-    waiting = [(claim, False)]
-    while waiting:
-        value, done = waiting.pop()
-        if done:
-            found[id(value)] = value
-        elif id(value) not in found:
-            waiting += [(value, True), *((part, False) for part in _before(value))]
-    return list(found.values())[::-1]
 
 
 def _before(value: Upper) -> list[Upper]:

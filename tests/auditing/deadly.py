@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import ModelArrays, Tensor
 
 
 class Deadly(np.ndarray[Any, np.dtype[np.float64]]):
@@ -60,34 +61,33 @@ class Sealed(np.ndarray[Any, np.dtype[np.float64]]):
 
 
 # -- readers -------------------------------------------------------------------------------------------------------
-def loops(*_: Any) -> list[Tensor]:
+def loops(*_: Any) -> ModelArrays:
     """A reader that never ends."""
     while True:
         pass
 
 
-def eats(*_: Any) -> list[Tensor]:
+def eats(*_: Any) -> ModelArrays:
     """A reader that wants 8 GiB."""
     np.zeros(2**30)
-    return []
+    return ModelArrays(())
 
 
-def dies(*_: Any) -> list[Tensor]:
+def dies(*_: Any) -> ModelArrays:
     """A reader that ends its process."""
     os.kill(os.getpid(), signal.SIGSEGV)
-    return []
+    return ModelArrays(())
 
 
-def stumbles(*_: Any) -> list[Tensor]:
+def stumbles(*_: Any) -> ModelArrays:
     """A reader with a fault of its own."""
     raise AttributeError("a fault")
 
 
-def one_loops(*_: Any) -> list[Tensor]:
+def one_loops(*_: Any) -> ModelArrays:
     """A reader of three arrays, the second of which cannot be read to its end."""
-    return [
-        Tensor(f"{name}.weight", (2, 2), "float64", load) for name, load in (("a", _eye), ("b", _never), ("c", _eye))
-    ]
+    loads = {"a": _eye, "b": _never, "c": _eye}
+    return ModelArrays([Tensor(f"{name}.weight", (2, 2), "float64", load) for name, load in loads.items()])
 
 
 def _eye() -> NDArray[Any]:
@@ -97,3 +97,21 @@ def _eye() -> NDArray[Any]:
 def _never() -> NDArray[Any]:
     while True:
         pass
+
+
+def tells(model: ModelArrays, count: int, progress: Callable[[int, int], object]) -> list[str]:
+    """An answer about a file, after some words."""
+    for at in range(count):
+        progress(at, count)
+    return [tensor.name for tensor in model.arrays]
+
+
+def asks_for_more(model: ModelArrays) -> None:
+    """An answer that wants 4 GiB."""
+    del model
+    np.zeros(2**29)
+
+
+def never_answers(model: ModelArrays) -> None:
+    """An answer that never comes."""
+    loops(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from onnx.reference import ReferenceEvaluator
 from auditing import files
 from specnorm import networks
 from specnorm.auditing import network
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import ModelArrays, Sizes, Tensor
 from specnorm.auditing.readers import open_model
+from specnorm.auditing.readers.onnx import read
+from specnorm.certified.network.graph import Graph
 
 Arrays = dict[str, Any]
 
@@ -72,6 +74,17 @@ def norm(a: NDArray[Any]) -> float:
     return float(np.linalg.norm(a.astype(np.float64), 2))
 
 
-def listed(path: Path, max_bytes: int = 2**30) -> list[Tensor]:
-    with open_model(str(path), max_bytes) as tensors:
-        return tensors
+def listed(path: Path, max_bytes: int = 2**30) -> Sequence[Tensor]:
+    with open_model(str(path), max_bytes) as model:
+        return model.arrays
+
+
+def graph_of(path: Path, sizes: Sizes = None) -> Graph:
+    """A file's graph, read in this process."""
+    with path.open("rb") as file:
+        return read(file, str(path), 2**30).graph(sizes)
+
+
+def names_of_nodes(model: ModelArrays) -> list[str]:
+    """What a process that reads a file is asked for."""
+    return [node.name for node in model.graph(None).nodes]

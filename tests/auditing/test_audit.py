@@ -23,7 +23,8 @@ from strategies import Recipe, recipes
 import specnorm
 from auditing import files
 from specnorm.auditing import audit
-from specnorm.auditing.report import Report, Row, Value, least_upper, violations
+from specnorm.auditing.report import Report
+from specnorm.auditing.rows import Row, Value, least_upper, violations
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.problem.spec import ConvSpec
 

@@ -200,8 +200,8 @@ def test_wide_archives_of_zipfile_pass() -> None:
 
 # -- with torch ----------------------------------------------------------------------------------------------------
 def _read(path: Path) -> dict[str, Any]:
-    with open_model(str(path)) as tensors:
-        return {tensor.name: tensor.load() for tensor in tensors}
+    with open_model(str(path)) as model:
+        return {tensor.name: tensor.load() for tensor in model.arrays}
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -20,8 +20,8 @@ import specnorm
 from auditing import files
 from specnorm.auditing import audit
 from specnorm.auditing.geometry import Stated, overrides, resolve
-from specnorm.auditing.layers import Tensor
-from specnorm.auditing.report import Row
+from specnorm.auditing.layers import ModelArrays, Tensor
+from specnorm.auditing.rows import Row
 from specnorm.errors import GeometryError
 from specnorm.problem.spec import ConvSpec
 from specnorm.search import layer as layer_module
@@ -193,7 +193,7 @@ def test_sizes_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         Tensor("bias", (2, 2, 3), "float32", load, kind="conv", refusal="because", assumed=("a guess",)),
         Tensor("lost", (), "float32", load, kind="unknown", refusal="its shard is missing"),
     ]
-    monkeypatch.setattr("specnorm.auditing.readers._READERS", {"npz": lambda *_: tensors})
+    monkeypatch.setattr("specnorm.auditing.readers._READERS", {"npz": lambda *_: ModelArrays(tensors)})
     path = files.save_npz(tmp_path / "model.npz", {})
     files.save_npz(path, {"x": kernel})
     report = audit(path, input_shape="file")

@@ -20,7 +20,8 @@ from auditing import files
 from specnorm import cli
 from specnorm.auditing import audit, gates
 from specnorm.auditing.renderers import render
-from specnorm.auditing.report import Report, Row
+from specnorm.auditing.report import Report, verdict
+from specnorm.auditing.rows import Row
 from specnorm.text import visible
 
 _SMALL = np.eye(4, dtype=np.float32) / 2
@@ -135,14 +136,13 @@ def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     outcome, lines = gates.norms([report], 1.0)
     assert outcome == "failed"
     assert "its bounds are no numbers" in lines[1]
-    assert gates.verdict(report) == "0 of 1 layers proven."
+    assert verdict(report) == "0 of 1 layers proven."
 
 
 @pytest.mark.parametrize("upper", [np.nan, np.inf, 1.5])
 def test_no_claim_of_a_network_passes_on_what_is_no_bound(upper: float) -> None:
     network: Any = SimpleNamespace(upper=upper, checked=SimpleNamespace(complete=True))
-    options = {"input_shape": None, "layers": None}
-    assert gates.claims([Report("0", "m", (), 0, network)], "nonexpansive", options)[0] == "failed"
+    assert gates.claims([Report("0", "m", (), 0, network)], "nonexpansive")[0] == "failed"
 
 
 def test_a_bound_that_overflows_says_so_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

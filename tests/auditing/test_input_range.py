@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 import specnorm  # noqa: E402
 from auditing.files import save_npz  # noqa: E402
-from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
+from auditing.onnx_models import drawing, graph_of, model, node, saved  # noqa: E402
 from specnorm import cli  # noqa: E402
 
 WEIGHTS = drawing(np.random.RandomState(3))(4, 4)
@@ -102,13 +102,9 @@ def test_without_a_whole_network_there_is_no_range(
 
 
 def test_arrays_are_a_box(cubic: Path) -> None:
-    from specnorm.auditing.readers import open_model
-    from specnorm.auditing.readers.onnx import OnnxTensors
     from specnorm.networks import bound, within
 
-    with open_model(str(cubic)) as tensors:
-        assert isinstance(tensors, OnnxTensors)
-        found = bound(within(tensors.graph(None), 0, np.array([1.0, 1.0, 1.0, 2.0])))
+    found = bound(within(graph_of(cubic), 0, np.array([1.0, 1.0, 1.0, 2.0])))
     assert found.input_ranges == {"x": None}
     assert "x: 1x4 in a given box" in str(found)
     assert found.upper is not None

@@ -15,6 +15,7 @@ import pytest
 from auditing import deadly
 from specnorm import auditing
 from specnorm.auditing import readers
+from specnorm.auditing.layers import ModelArrays, Tensor
 from specnorm.auditing.readers import open_model
 from specnorm.auditing.readers.isolated import Reader, in_child
 from specnorm.errors import ModelFileError
@@ -67,17 +68,33 @@ def test_an_array_that_cannot_be_read_to_its_end(monkeypatch: pytest.MonkeyPatch
 
 
 def test_one_child_reads_file_after_file() -> None:
-    with in_child(deadly.one_loops, __file__, 2**20) as tensors:
-        first = _child_of(tensors)
-    with in_child(deadly.one_loops, __file__, 2**20) as tensors:
-        assert _child_of(tensors) == first
+    with in_child(deadly.one_loops, __file__, 2**20) as model:
+        first = _child_of(model)
+    with in_child(deadly.one_loops, __file__, 2**20) as model:
+        assert _child_of(model) == first
         with in_child(deadly.one_loops, __file__, 2**20) as others:  # while the first is read
             assert _child_of(others) != first
-            assert others[0].load().tolist() == tensors[0].load().tolist() == [[1, 0], [0, 1]]
+            assert others.arrays[0].load().tolist() == model.arrays[0].load().tolist() == [[1, 0], [0, 1]]
 
 
-def _child_of(tensors: list[Any]) -> int:
-    pid: int = tensors[0].load.func.__self__.worker.process.pid
+def test_a_child_answers_questions_about_its_file() -> None:
+    """It tells meanwhile what it does; it is ended where it takes too long, and gets memory by what the file holds."""
+    heard: list[tuple[int, int]] = []
+    with in_child(deadly.one_loops, __file__, 2**32) as model:
+        names = model.ask(5, deadly.tells, 2, progress=lambda *words: heard.append(words))
+        assert (names, heard) == ([tensor.name for tensor in model.arrays], [(0, 2), (1, 2)])
+        with pytest.raises(ModelFileError, match=f"more memory than the limit of {3 * 2**29 + 4 * 96} bytes"):
+            model.ask(5, deadly.asks_for_more)
+        assert model.ask(None, deadly.asks_for_more) is None
+        with pytest.raises(ModelFileError, match="limit of 1 s of processor time"):
+            model.ask(1, deadly.never_answers)
+        with pytest.raises(ModelFileError, match="limit of 1 s"):
+            model.arrays[0].load()
+
+
+def _child_of(model: ModelArrays) -> int:
+    load: Any = model.arrays[0].load
+    pid: int = load.func.__self__.worker.process.pid
     return pid
 
 
@@ -158,13 +175,11 @@ def test_a_warning_about_an_array_is_a_note_of_its_row(
 
     import numpy as np
 
-    from specnorm.auditing.layers import Tensor
-
     def load() -> Any:
         warnings.warn("half of it\nis missing", RuntimeWarning, stacklevel=1)
         return np.eye(2)
 
-    monkeypatch.setitem(readers._READERS, "npz", lambda *_: [Tensor("w", (2, 2), "float64", load)])
+    monkeypatch.setitem(readers._READERS, "npz", lambda *_: ModelArrays([Tensor("w", (2, 2), "float64", load)]))
     monkeypatch.setattr(readers, "sniff", lambda _: "npz")
     (row,) = auditing.audit(__file__).layers
     assert row.note == "while it was read, a library warned: RuntimeWarning: half of it"

@@ -16,7 +16,7 @@ from auditing import files
 from specnorm.auditing import audit
 from specnorm.auditing.readers import open_model
 from specnorm.auditing.readers.keras_files import read_archive, read_hdf5
-from specnorm.auditing.report import Row
+from specnorm.auditing.rows import Row
 from specnorm.errors import ModelFileError
 
 h5py: Any = pytest.importorskip("h5py")
@@ -39,8 +39,8 @@ def _rows(path: Path, **options: Any) -> dict[str, Row]:
 
 
 def _refused(path: Path, max_bytes: int = 2**33) -> str:
-    with pytest.raises(ModelFileError) as caught, open_model(str(path), max_bytes) as tensors:
-        [tensor.load() for tensor in tensors]
+    with pytest.raises(ModelFileError) as caught, open_model(str(path), max_bytes) as model:
+        [tensor.load() for tensor in model.arrays]
     return str(caught.value)
 
 
@@ -50,8 +50,8 @@ def _refused(path: Path, max_bytes: int = 2**33) -> str:
 @pytest.mark.parametrize("which", [0, 1])
 def test_rows_hold_the_norm_of_keras_own_operator(model: str, suffix: str, which: int) -> None:
     """At two sizes, some no multiple of a stride; nothing about a convolution is assumed."""
-    with open_model(str(DATA / f"{model}.{suffix}")) as tensors:
-        keys = {_short(tensor.name): tensor.name for tensor in tensors}
+    with open_model(str(DATA / f"{model}.{suffix}")) as opened:
+        keys = {_short(tensor.name): tensor.name for tensor in opened.arrays}
     by_size: dict[tuple[int, ...], dict[str, float]] = {}
     for name, sized in TRUTHS[model].items():
         size, truth = sized[which]
@@ -126,8 +126,8 @@ def test_attention_is_refused_and_recurrent_matrices_say_what_they_are() -> None
 def test_all_formats_hold_the_same_kernels() -> None:
     arrays = []
     for suffix in FORMATS:
-        with open_model(str(DATA / f"two.{suffix}")) as tensors:
-            arrays.append(sorted(np.abs(t.load()).sum() for t in tensors if t.kind in ("conv", "linear")))
+        with open_model(str(DATA / f"two.{suffix}")) as model:
+            arrays.append(sorted(np.abs(t.load()).sum() for t in model.arrays if t.kind in ("conv", "linear")))
     assert_array_equal(arrays[0], arrays[1])
     assert len(arrays[0]) == len(arrays[2]) + 1  # the convolution in the wrapper, which classes do not tell there
 
@@ -346,8 +346,8 @@ def test_half_precision_and_odd_types(tmp_path: Path) -> None:
         file.create_dataset("layers/conv2d_5/vars/0", (2, 2, 2, 2), h5py.string_dtype())
 
     path = _hdf5(tmp_path / "model.h5", types)
-    with open_model(str(path)) as tensors:
-        arrays = {t.name: t.load() for t in tensors if t.dtype in ("float64", "float16", "bfloat16")}
+    with open_model(str(path)) as model:
+        arrays = {t.name: t.load() for t in model.arrays if t.dtype in ("float64", "float16", "bfloat16")}
     assert [a.dtype.name for a in arrays.values()] == ["float64", "float16", "float32"]
     assert_array_equal(arrays["conv2d_1/kernel"], KERNEL)
     assert_array_equal(arrays["conv2d_3/kernel"], (bits.astype(np.uint32) << 16).view(np.float32))
@@ -387,4 +387,4 @@ def test_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 def test_bytes_in_memory_are_as_good_as_a_file() -> None:
     whole = (DATA / "two.weights.h5").read_bytes()
-    assert len(read_hdf5(io.BytesIO(whole), "", 2**30)) > 20
+    assert len(read_hdf5(io.BytesIO(whole), "", 2**30).arrays) > 20

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from specnorm.auditing import audit, gates
-from specnorm.auditing.report import Row
+from specnorm.auditing.rows import Row
 
 ARRAYS = {f"{i}.weight": np.random.RandomState(i).standard_normal((4, 3, 3, 3)) * (i + 1) for i in range(3)}
 SIZES: dict[str, Any] = {"input_shape": 8}

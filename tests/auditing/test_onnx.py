@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 import specnorm  # noqa: E402
 from auditing.onnx_models import Arrays, by_product, drawing, matrix_of, model, node, norm, saved  # noqa: E402
 from specnorm import cli  # noqa: E402
+from specnorm.auditing.readers import isolated  # noqa: E402
 
 DATA = Path(__file__).parent.parent / "data"
 RNG = np.random.RandomState(0)
@@ -278,6 +280,29 @@ def test_claims_about_a_network(
         said = capsys.readouterr().err
         assert ("is not proven" if code else "is proven") in said
         assert ("x - f(x)" if code == 0 and "residual" in claim else ": f is") in said
+
+
+@pytest.mark.parametrize("claim", ["nonexpansive", "residual-nonexpansive"])
+def test_a_claim_opens_the_file_once(claim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, to see what it is; the process that reads it lists it once and answers the rest from memory."""
+    half = {"w": np.eye(3, dtype=np.float32) / 2}
+    path = saved(model([node("MatMul", "x", "w")], half, (1, 3)), tmp_path / "once.onnx")
+    opened, called, call = list[str](), list[str](), isolated._Child.call
+
+    def counted(child: Any, seconds: Any, function: Any, *arguments: Any, **limits: Any) -> Any:
+        called.append(function.__name__)
+        return call(child, seconds, function, *arguments, **limits)
+
+    def noted(event: str, words: tuple[Any, ...]) -> None:
+        if event == "open" and str(words[0]) == str(path):  # of no other test: a hook stays
+            opened.append(event)
+
+    sys.addaudithook(noted)
+    monkeypatch.setattr(isolated._Child, "call", counted)
+    assert cli.run(["audit", str(path), "--claim", claim]) == 0
+    assert len(opened) == 1
+    assert called.count("_list") == 1
+    assert called.count("_asked") == 1 + (claim != "nonexpansive"), "the network, and what it leaves of its input"
 
 
 @pytest.mark.parametrize(

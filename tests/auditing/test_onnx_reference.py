@@ -13,8 +13,7 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
-from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
-from specnorm.auditing.readers import open_model  # noqa: E402
+from auditing.onnx_models import drawing, graph_of, model, node, saved  # noqa: E402
 from specnorm.certified.network.checking import check  # noqa: E402
 from specnorm.certified.network.model import Model, NotExecutedError  # noqa: E402
 from specnorm.networks import Graph  # noqa: E402
@@ -24,8 +23,7 @@ RNG = np.random.default_rng(0)
 
 
 def read(proto: Any, folder: Path, sizes: int | None = None) -> tuple[Graph, Model]:
-    with open_model(str(saved(proto, folder / "m.onnx"))) as tensors:
-        graph: Graph = tensors.graph(sizes)  # type: ignore[attr-defined]
+    graph = graph_of(saved(proto, folder / "m.onnx"), sizes)
     assert graph.model is not None
     return graph, graph.model
 

@@ -10,7 +10,7 @@ from oracle import all_singular_values
 
 from auditing import files
 from specnorm.auditing import audit, pictures, provenance
-from specnorm.auditing.report import Picture, Row
+from specnorm.auditing.rows import Picture, Row
 from specnorm.errors import NoBackend
 from specnorm.problem.spec import ConvSpec
 

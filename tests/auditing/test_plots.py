@@ -16,7 +16,8 @@ import pytest
 
 from auditing import files
 from specnorm.auditing import audit, ladders, plots, spectra
-from specnorm.auditing.report import Picture, Report, Row
+from specnorm.auditing.report import Report
+from specnorm.auditing.rows import Picture, Row
 from specnorm.problem.spec import ConvSpec
 
 matplotlib = pytest.importorskip("matplotlib")

@@ -21,8 +21,8 @@ SIZE = 8 * 2**30
 
 
 def _read(path: Path, max_bytes: int = SIZE) -> dict[str, Any]:
-    with open_model(str(path), max_bytes) as tensors:
-        return {tensor.name: tensor.load() for tensor in tensors}
+    with open_model(str(path), max_bytes) as model:
+        return {tensor.name: tensor.load() for tensor in model.arrays}
 
 
 def _refused(path: Path, max_bytes: int = SIZE) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from real_weights import MODELS, real_file, real_layers
 
 from specnorm.auditing import audit
-from specnorm.auditing.report import Row
+from specnorm.auditing.rows import Row
 
 torch: Any = pytest.importorskip("torch")
 

@@ -20,7 +20,8 @@ from assumptions import assumed
 from auditing import files
 from specnorm.auditing import audit, plots
 from specnorm.auditing.renderers import render
-from specnorm.auditing.report import Picture, Report, Row
+from specnorm.auditing.report import Report
+from specnorm.auditing.rows import Picture, Row
 from specnorm.networks import NetworkBound, RunBound
 
 pytest.importorskip("jinja2")

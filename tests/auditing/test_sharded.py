@@ -43,8 +43,8 @@ def _refused(path: Path, max_bytes: int = 2**33) -> str:
 @pytest.mark.parametrize("name", ["", INDEX])
 def test_the_index_or_its_folder(tmp_path: Path, name: str) -> None:
     _split(tmp_path)
-    with open_model(str(tmp_path / name)) as tensors:
-        got = {tensor.name: tensor.load() for tensor in tensors}
+    with open_model(str(tmp_path / name)) as model:
+        got = {tensor.name: tensor.load() for tensor in model.arrays}
     expected = files.kernels()
     assert got.keys() == expected.keys()
     for key, array in expected.items():

@@ -16,8 +16,7 @@ from real_weights import real_file
 from specnorm_torch import certify_, network_graph, spectral_norm
 from torch import Tensor, nn
 
-from specnorm.auditing.readers import open_model
-from specnorm.auditing.readers.onnx import OnnxTensors
+from specnorm.auditing.readers.onnx import read
 from specnorm.networks import Graph, Multipliers
 
 TESTS = Path(__file__).parents[1]
@@ -146,9 +145,9 @@ def rfb320() -> Callable[[Tensor], Tensor]:
 
 
 def rfb320_graph() -> Graph:
-    with open_model(str(real_file("rfb320"))) as tensors:
-        assert isinstance(tensors, OnnxTensors)
-        return tensors.graph(None)
+    path = real_file("rfb320")
+    with path.open("rb") as file:
+        return read(file, str(path), 2**30).graph(None)
 
 
 NETWORKS = {

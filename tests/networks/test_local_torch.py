@@ -10,11 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from auditing.onnx_models import graph_of  # noqa: E402
 from specnorm_torch import certified_accuracy, network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from specnorm.auditing.readers import open_model  # noqa: E402
-from specnorm.auditing.readers.onnx import OnnxTensors  # noqa: E402
 from specnorm.certified.network.ranges import Ball, ranges  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
 from specnorm.networks import Multipliers  # noqa: E402
@@ -134,9 +133,7 @@ def test_an_onnx_file_says_what_is_added(tmp_path: Path) -> None:
     whole = helper.make_graph(nodes, "ranges", ends[:1], ends[1:], held)
     proto = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(proto, str(tmp_path / "ranges.onnx"))
-    with open_model(str(tmp_path / "ranges.onnx"), 2**30) as tensors:
-        assert isinstance(tensors, OnnxTensors)
-        graph = tensors.graph(None)
+    graph = graph_of(tmp_path / "ranges.onnx")
     x = numbers.normal(size=(1, 2, 5, 5)).astype(np.float32)
     found = ranges(graph, Ball({"x": x.astype(np.float64)}, 0.2))
     reference = ReferenceEvaluator(proto)

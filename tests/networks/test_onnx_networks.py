@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from auditing.onnx_models import graph_of  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx_in_torch import run_onnx  # noqa: E402
@@ -18,8 +19,6 @@ from specnorm_torch import network_bound  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.auditing.readers import open_model  # noqa: E402
-from specnorm.auditing.readers.onnx import OnnxTensors  # noqa: E402
 from specnorm.networks import Product, bound  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"
@@ -28,9 +27,7 @@ MODEL = DATA / "rfb320" / "version-RFB-320_simplified.onnx"
 
 def test_ascent_through_the_published_model() -> None:
     """By the rules alone: the search for what layers have together takes half a minute, and pairs of images test it."""
-    with open_model(str(MODEL)) as tensors:
-        assert isinstance(tensors, OnnxTensors)
-        found = bound(tensors.graph(None), method=Product())
+    found = bound(graph_of(MODEL), method=Product())
     assert found.upper is not None
     proto = onnx.load(str(MODEL))
     torch.manual_seed(0)

@@ -112,7 +112,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the norm of another shape": lambda: normed(ConvSpec.of((2, 1, 3), **LAYER.geometry)),
     "every divided size for every size": lambda: normed(spec(**STRIDED), None, **STRIDED),
     "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: ([], 0.0)),
-    "weights of a run that are not positive": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
+    "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
     "the norm of another kernel": lambda: segments.constant_of_run(RUN, [0], ONES, Lying()),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -267,6 +268,13 @@ def test_layers_together_are_told_with_their_statement() -> None:
     assert "2 layers together" in text
     assert "LipSDP of a chain: |T| <= " in text
     assert bound(Graph(nodes, ("y",)), check=False).to_dict()["runs"]
+
+
+def test_an_answer_crosses_processes_with_its_chain_however_long() -> None:
+    found = bound(chain(*[1.0] * 1000), method=Product(), check=False)
+    there = pickle.loads(pickle.dumps(found))
+    assert there.explain() == found.explain()
+    assert there.to_dict() == found.to_dict()
 
 
 def test_without_a_bound_the_explanation_says_where_it_ends() -> None:

@@ -13,12 +13,11 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import ModelArrays
 from specnorm.auditing.readers import pytorch
 from specnorm.auditing.readers.isolated import Reader, in_child
 from specnorm.errors import ModelFileError
@@ -34,7 +33,7 @@ class _Imported:
     module: str
     name: str = "read"
 
-    def __call__(self, file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
+    def __call__(self, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         reader: Reader = getattr(self._imported(), self.name)
         return reader(file, path, max_bytes)
 
@@ -57,6 +56,8 @@ _READERS: dict[str, Reader] = {
 }
 _ISOLATED = frozenset({"hdf5", "keras", "onnx", "pytorch"})
 """Formats whose library can be made to loop for ever, or that say in few bytes what takes long."""
+_PACKED = frozenset({"hdf5", "keras"})
+"""Of these, formats of which a small file may hold many bytes: its memory is not limited by its size."""
 _DAMAGE = (OSError, ValueError, EOFError, ArithmeticError, RecursionError, MemoryError)
 """What a reader or its library raises on damage; anything else is a fault of ours, and passes through as it is."""
 _ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
@@ -65,7 +66,7 @@ _KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ON
 
 
 @contextmanager
-def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
+def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
     """Open a model file and list its arrays.
 
     Parameters
@@ -77,7 +78,7 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
 
     Yields
     ------
-    list of Tensor
+    ModelArrays
         Loadable until the context ends.
 
     Raises
@@ -96,29 +97,30 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[list[Tensor]]:
             if not stat.S_ISREG(place.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")
             file = stack.enter_context(place.open("rb"))
-            tensors = _listed(stack, file, str(place), max_bytes)
+            model = _listed(stack, file, str(place), max_bytes)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
         except _DAMAGE as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ModelFileError(f"{path} cannot be read: {reason}.") from error
-        yield tensors
+        yield model
 
 
-def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
+def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """Let the file's reader list its arrays, in a child process where that is safer."""
     kind = sniff(file)
-    if kind == "onnx" and kind in _ISOLATED:
-        from specnorm.auditing.readers import onnx
-
-        if not onnx.is_extended():
-            remote = stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=False))
-            return onnx.seen_from_here(remote, partial(onnx.read, file, path, max_bytes))
-    elif kind in _ISOLATED:
-        return list(stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind != "pytorch")))
+    if kind in _ISOLATED and not (kind == "onnx" and registered()):
+        return stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind in _PACKED))
     with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
         warnings.simplefilter("ignore")
         return _READERS[kind](file, path, max_bytes)
+
+
+def registered() -> bool:
+    """Whether somebody registered operators: classes of this process, which no other one knows."""
+    from specnorm.certified.network.operators import registry
+
+    return bool(registry.names())
 
 
 def sniff(file: BinaryIO) -> str:

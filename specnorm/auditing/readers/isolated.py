@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm.auditing.layers import Tensor
-from specnorm.auditing.processes import ONE_THREAD, Worker, WorkerLost
+from specnorm.auditing.layers import ModelArrays, Tensor
+from specnorm.auditing.processes import ONE_THREAD, Worker, WorkerLost, tell
 from specnorm.errors import ModelFileError
 from specnorm.types import ArrayObject
 
@@ -35,7 +35,7 @@ MEMORY = 2**30
 PLAIN_MEMORY = 3 * 2**29
 """The same of a file without compression, beyond four times its arrays in float64: values of its graph, above all."""
 
-Reader = Callable[[BinaryIO, str, int], list[Tensor]]
+Reader = Callable[[BinaryIO, str, int], ModelArrays]
 """Called with the open file, its path, and the most bytes its arrays may take; lists them without reading them.
 
 A reader raises `ModelFileError` (ValueError and OSError become one) for the file as a whole, and gives an array that it
@@ -44,44 +44,8 @@ cannot make sense of a `Tensor.refusal`. What the file says of an array goes int
 """
 
 
-class Remote(list[Tensor]):
-    """The arrays of a file that a child process has open."""
-
-    def __init__(self, tensors: list[Tensor], child: _Child) -> None:
-        super().__init__(tensors)
-        self._child = child
-
-    def ask(
-        self,
-        seconds: float | None,
-        function: Callable[..., Any],
-        *arguments: Any,
-        told: Callable[..., object] | None = None,
-    ) -> Any:
-        """Call a function there with what the reader gave, and arguments.
-
-        Parameters
-        ----------
-        seconds : float or None
-            Of processor time; None: as long as it takes, and the memory that ``max_bytes`` allows.
-        function : callable
-            Importable by its name.
-        *arguments
-            Can be pickled, as what it gives can.
-        told : callable, optional
-            Called with what it tells meanwhile, see `processes.tell`.
-
-        Raises
-        ------
-        ModelFileError
-            If it breaks a limit. No array can be read any more then.
-        """
-        memory = None if seconds is None else PLAIN_MEMORY + 4 * self._child.arrays
-        return self._child.call(seconds, _asked, function, *arguments, memory=memory, told=told)
-
-
 @contextmanager
-def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) -> Iterator[Remote]:
+def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) -> Iterator[ModelArrays]:
     """List the arrays of a file in a child process, which also reads them.
 
     Parameters
@@ -96,7 +60,7 @@ def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) ->
 
     Yields
     ------
-    Remote
+    ModelArrays
         Loadable until the context ends. An array whose reading ends the process is lost, and so are those after it.
 
     Raises
@@ -110,8 +74,9 @@ def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) ->
         size = Path(path).stat().st_size
         memory = None if packed else PLAIN_MEMORY + 4 * size
         listed = child.call(_seconds(size), _list, read, path, max_bytes, memory=memory)
-        child.arrays = sum(8 * math.prod(tensor.shape) for tensor in listed)
-        yield Remote([replace(tensor, load=partial(child.load, i, tensor)) for i, tensor in enumerate(listed)], child)
+        child.arrays = sum(8 * math.prod(tensor.shape) for tensor in listed.arrays)
+        arrays = [replace(tensor, load=partial(child.load, i, tensor)) for i, tensor in enumerate(listed.arrays)]
+        yield replace(listed, arrays=arrays, elsewhere=child.ask)
     finally:
         child.release()
 
@@ -167,6 +132,17 @@ class _Child:
             raise answer
         return answer
 
+    def ask(
+        self,
+        seconds: float | None,
+        function: Callable[..., Any],
+        *arguments: Any,
+        progress: Callable[..., object] | None = None,
+    ) -> Any:
+        """`ModelArrays.ask`, with the memory that the arrays give reason for if time is limited, too."""
+        memory = None if seconds is None else PLAIN_MEMORY + 4 * self.arrays
+        return self.call(seconds, _asked, progress is not None, function, *arguments, memory=memory, told=progress)
+
     def load(self, index: int, tensor: Tensor) -> ArrayObject:
         """Read one of the arrays."""
         found: ArrayObject = self.call(_seconds(8 * math.prod(tensor.shape)), _load, index)
@@ -204,7 +180,7 @@ def _end() -> None:
 
 
 # -- in the child --------------------------------------------------------------------------------------------------
-_listed: list[Tensor] = []
+_listed = ModelArrays(())
 _opened: list[BinaryIO] = []
 
 
@@ -213,31 +189,32 @@ def _prepare(read: Reader) -> None:
         getattr(read, "prepare", lambda: None)()
 
 
-def _list(read: Reader, path: str, max_bytes: int) -> list[Tensor]:
+def _list(read: Reader, path: str, max_bytes: int) -> ModelArrays:
     _opened.append(Path(path).open("rb"))  # noqa: SIM115 - arrays are read from it later
     global _listed  # of this process, which reads one file at a time
     _listed = read(_opened[0], path, max_bytes)
-    return [replace(tensor, load=_elsewhere) for tensor in _listed]
+    arrays = [replace(tensor, load=_elsewhere) for tensor in _listed.arrays]
+    return ModelArrays(arrays, None if _listed.network is None else _elsewhere)
 
 
-def _asked(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(_listed, *arguments)
+def _asked(heard: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    return _listed.ask(None, function, *arguments, progress=tell if heard else None)
 
 
 def _load(index: int) -> ArrayObject:
-    found: ArrayObject = _listed[index].load()
+    found: ArrayObject = _listed.arrays[index].load()
     return found
 
 
 def _forget() -> None:
     global _listed
-    _listed = []
+    _listed = ModelArrays(())
     while _opened:
         _opened.pop().close()
 
 
-def _elsewhere() -> ArrayObject:
-    raise NotImplementedError("arrays are read in the process that opened the file")
+def _elsewhere(*_: Any) -> Any:
+    raise NotImplementedError("a model is read in the process that opened its file: ask that one")
 
 
 def _limited(seconds: float | None, memory: int, function: Callable[..., Any], *arguments: Any) -> Any:

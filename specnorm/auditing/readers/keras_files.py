@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from typing import BinaryIO, Literal
 
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import ModelArrays, Tensor
 from specnorm.auditing.readers import hdf5, keras
 from specnorm.errors import ModelFileError
 
@@ -18,22 +18,8 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def read_hdf5(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-    """List the arrays of an HDF5 file, and what a Keras configuration in it says of them.
-
-    Parameters
-    ----------
-    file : binary file
-        Stays in use by what is returned.
-    path : str
-        Unused: the arrays are read from ``file``.
-    max_bytes : int
-        Most bytes of all arrays.
-
-    Raises
-    ------
-    ModelFileError
-    """
+def read_hdf5(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the arrays of an HDF5 file, and what a Keras configuration in it says of them."""
     del path
     root = hdf5.open_file(file)
     config = hdf5.text_attribute(root, "model_config", file.seek(0, 2))
@@ -49,24 +35,12 @@ def read_hdf5(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
         )
     found, owners = list(hdf5.datasets(root, max_bytes)), hdf5.names(root)
     if config is None and version is None and not owners and not any("vars" in dataset.path for dataset in found):
-        return [_plain(dataset) for dataset in found]  # not of Keras: names and shapes decide
-    return keras.describe(found, owners, None if config is None else keras.parse(config))
+        return ModelArrays([_plain(dataset) for dataset in found])  # not of Keras: names and shapes decide
+    return ModelArrays(keras.describe(found, owners, None if config is None else keras.parse(config)))
 
 
-def read_archive(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-    """List the arrays of a ``.keras`` archive.
-
-    Parameters
-    ----------
-    path : str
-        Unused.
-    max_bytes : int
-        Most bytes of all arrays, and of the archive unpacked.
-
-    Raises
-    ------
-    ModelFileError
-    """
+def read_archive(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the arrays of a ``.keras`` archive; ``max_bytes`` is of all of them, and of the archive unpacked."""
     del path
     try:
         with zipfile.ZipFile(file) as archive:
@@ -92,7 +66,7 @@ def read_archive(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
         raise ModelFileError(f"it is a damaged .keras archive: {error}.") from error
     root = hdf5.open_file(io.BytesIO(weights))
     configuration = keras.parse(config.decode("utf-8", "replace"))
-    return keras.describe(list(hdf5.datasets(root, max_bytes)), hdf5.names(root), configuration)
+    return ModelArrays(keras.describe(list(hdf5.datasets(root, max_bytes)), hdf5.names(root), configuration))
 
 
 def _plain(dataset: hdf5.Dataset) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import ModelArrays, Tensor
 from specnorm.errors import ModelFileError
 
 MAX_HEADER = 10_000
@@ -24,22 +24,8 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-    """List the arrays of an ``.npz`` file.
-
-    Parameters
-    ----------
-    file : binary file
-        Stays in use by what is returned.
-    path : str
-        Unused: the arrays are read from ``file``.
-    max_bytes : int
-        Most bytes of all arrays, uncompressed.
-
-    Raises
-    ------
-    ModelFileError
-    """
+def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the arrays of an ``.npz`` file; ``max_bytes`` is of all of them, uncompressed."""
     del path
     try:
         archive = zipfile.ZipFile(file)
@@ -57,7 +43,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
             f"its arrays unpack to {claimed} bytes, more than the limit of {max_bytes}. Raise max_bytes if you "
             "trust it."
         )
-    return [_describe(archive, entry) for entry in entries]
+    return ModelArrays([_describe(archive, entry) for entry in entries])
 
 
 def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import BinaryIO
 
 from specnorm import backends
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import ModelArrays, Tensor
 from specnorm.backends import Backend
 from specnorm.errors import BackendError, ModelFileError
 from specnorm.types import AnyArray, ArrayObject
@@ -23,21 +23,8 @@ def prepare() -> None:
     backends.load("torch")
 
 
-def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-    """List the tensors of a state dict.
-
-    Parameters
-    ----------
-    file : binary file
-        Unused: the plugin opens the file itself.
-    max_bytes : int
-        Most bytes of all tensors.
-
-    Raises
-    ------
-    ModelFileError
-        Also if torch or its plugin is missing, saying what to install.
-    """
+def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the tensors of a state dict, whose file the plugin opens itself."""
     del file
     try:
         backend = backends.load("torch")
@@ -49,7 +36,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     if FORMAT not in backend.model_formats:
         raise ModelFileError(f"the installed torch plugin ({backend.name}) reads no state dicts. Upgrade it.")
     tensors = getattr(backend, backend.model_formats[FORMAT])(path, max_bytes)
-    return [_describe(backend, name, x) for name, x in tensors.items()]
+    return ModelArrays([_describe(backend, name, x) for name, x in tensors.items()])
 
 
 def _describe(backend: Backend, name: str, x: AnyArray) -> Tensor:

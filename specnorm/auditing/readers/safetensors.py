@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import ModelArrays, Tensor
 from specnorm.auditing.readers.bfloat16 import in_float32
 from specnorm.errors import ModelFileError
 
@@ -25,23 +25,9 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 _STORED = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
-def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-    """List the arrays of a safetensors file.
-
-    Parameters
-    ----------
-    file : binary file
-        Stays in use by what is returned.
-    path : str
-        The same file, for the library.
-    max_bytes : int
-        Most bytes of all arrays.
-
-    Raises
-    ------
-    ModelFileError
-    """
-    return listing(file, path, max_bytes, lambda: nullcontext(file))
+def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the arrays of a safetensors file; ``path`` is the same file, for the library."""
+    return ModelArrays(listing(file, path, max_bytes, lambda: nullcontext(file)))
 
 
 def listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[Tensor]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import ModelArrays, Tensor
 from specnorm.auditing.readers import safetensors
 from specnorm.errors import ModelFileError
 
@@ -44,23 +44,8 @@ def files_of(path: Path) -> list[Path]:
     return [path]
 
 
-def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-    """List the arrays of all shards. What a missing or damaged shard should hold is listed with the reason.
-
-    Parameters
-    ----------
-    file : binary file
-        The index.
-    path : str
-        Of the index: the shards lie beside it.
-    max_bytes : int
-        Most bytes of all arrays of all shards.
-
-    Raises
-    ------
-    ModelFileError
-        If the index is damaged, or names a file elsewhere.
-    """
+def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the arrays of an index's shards. What a missing or damaged one should hold is listed with the reason."""
     owner = _weight_map(file)
     tensors: list[Tensor] = []
     left = max_bytes
@@ -78,7 +63,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
         there = {tensor.name: tensor for tensor in found if owner.get(tensor.name, shard) == shard}
         tensors += there.values()
         tensors += [_lost(name, f"it is not in its shard {shard}.") for name in promised if name not in there]
-    return tensors
+    return ModelArrays(tensors)
 
 
 def _weight_map(file: BinaryIO) -> dict[str, str]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from specnorm.auditing import ladders, plots, spectra
-from specnorm.auditing.gates import verdict
-from specnorm.auditing.renderers import table
+from specnorm.auditing import ladders, plots, spectra, tables
 from specnorm.auditing.renderers.inline import inline
-from specnorm.auditing.report import INTERVAL, Picture, Report, Row
+from specnorm.auditing.report import Report, notes, verdict
+from specnorm.auditing.rows import INTERVAL, Picture, Row
 from specnorm.text import number, visible
 
 NEEDS = "HTML output needs jinja2: pip install 'specnorm-bounds[cli]'"
@@ -99,8 +98,8 @@ class Cell:
 
 
 def _section(position: int, report: Report) -> dict[str, Any]:
-    methods = table.columns(report)
-    kinds = table.promises(report.layers)
+    methods = tables.columns(report.layers)
+    kinds = tables.promises(report.layers)
     words = {"upper": "upper bound", "lower": "lower bound"}
     promised = [(name, words.get(kinds.get(name, ""), kinds.get(name, "not measured"))) for name in methods]
     return {
@@ -109,7 +108,7 @@ def _section(position: int, report: Report) -> dict[str, Any]:
         "verdict": verdict(report),
         "summary": report.summary,
         "number": number,
-        "notes": table.notes(report),
+        "notes": notes(report),
         "columns": [("lower", "proven"), ("upper", "proven"), *promised, ("ratio", "tn / lower")],
         "rows": list(zip(report.layers, _numbers(report, methods), strict=True)),
         "intervals": _intervals(position, report),
@@ -123,7 +122,7 @@ def _section(position: int, report: Report) -> dict[str, Any]:
 
 def _numbers(report: Report, methods: Sequence[str]) -> list[list[Cell]]:
     """Cells of all rows, padded so that the decimal points of a column are below each other."""
-    texts = [table.cells(row, methods)[1:] for row in report.layers]
+    texts = [tables.cells(row, methods)[1:] for row in report.layers]
     values = [[row.lower, row.upper, *map(row.values.get, methods), row.ratio] for row in report.layers]
     digits = [[_fraction(text) for text in column] for column in zip(*texts, strict=True)]
     widest = [max((n for n in column if n is not None), default=0) for column in digits]
@@ -151,7 +150,7 @@ def _origins(report: Report, methods: Sequence[str]) -> list[dict[str, Any]]:
     for column in (INTERVAL, *methods):
         counted = Counter(row.origins[column] for row in report.layers if column in row.origins)
         for origin, count in counted.items():
-            promise = "proven interval" if column == INTERVAL else table.WORDS[origin.promise]
+            promise = "proven interval" if column == INTERVAL else tables.WORDS[origin.promise]
             name = "lower, upper" if column == INTERVAL else column
             found.append({"column": name, "origin": origin, "promise": promise, "count": count})
     return found

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from specnorm.auditing.gates import verdict
-from specnorm.auditing.renderers import table
-from specnorm.auditing.report import Report
+from specnorm.auditing import tables
+from specnorm.auditing.report import Report, notes, verdict
 from specnorm.text import visible
 
 _PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
@@ -41,13 +40,13 @@ def code(text: str) -> str:
 
 
 def _report(report: Report) -> str:
-    methods = table.columns(report)
-    headings = ["layer", "shape", "lower", "upper", *methods, "ratio"]
+    methods = tables.columns(report.layers)
+    headings = tables.headings(methods)
     marks = ["---", "---", *["---:"] * (len(headings) - 2)]
-    rows = [[code(row.name), *table.cells(row, methods)] for row in report.layers]
+    rows = [[code(row.name), *tables.cells(row, methods)] for row in report.layers]
     title = [f"## {code(report.model)}", ""] if report.model is not None else []
     title += [verdict(report), ""]
-    return "\n".join([*title, _line(headings), _line(marks), *map(_line, rows), "", *_block(table.notes(report)), ""])
+    return "\n".join([*title, _line(headings), _line(marks), *map(_line, rows), "", *_block(notes(report)), ""])
 
 
 def _line(cells: Sequence[str]) -> str:

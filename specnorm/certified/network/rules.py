@@ -6,7 +6,7 @@ is applied to another value than its own, no branch of a sum is left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -134,6 +134,19 @@ def _together(claims: Sequence[Upper], what: Map, rule: str) -> Upper:
     if len(claims) == 1:
         return claims[0]
     return _upper(host.hypot_up(*(claim.value for claim in claims)), what, rule, *claims)
+
+
+def premises_first(claims: Iterable[Upper], rests_on: Callable[[Upper], Iterable[Upper]]) -> list[Upper]:
+    """Claims and all that they rest on, each behind what it rests on itself."""
+    found: dict[int, Upper] = {}
+    waiting = [(claim, False) for claim in claims]
+    while waiting:
+        claim, done = waiting.pop()
+        if done:
+            found[id(claim)] = claim
+        elif id(claim) not in found:
+            waiting += [(claim, True), *((part, False) for part in rests_on(claim))]
+    return list(found.values())
 
 
 def must_be_claims(*claims: object) -> None:

@@ -7,28 +7,13 @@ by `reference`, where it is compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
-from specnorm.auditing.layers import Tensor
-from specnorm.auditing.readers.isolated import GRAPH_SECONDS, Remote
+from specnorm.auditing.layers import ModelArrays
 from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.auditing.readers.onnx.walk import Walk
-from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.operators import registry
 from specnorm.errors import ModelFileError
-
-Sizes: TypeAlias = int | tuple[int, ...] | None
-
-
-class OnnxTensors(list[Tensor]):
-    """The arrays of an ONNX model; `graph` gives its network, ``remote`` what a child process knows of it."""
-
-    def __init__(self, tensors: list[Tensor], network: Callable[[Sizes], Graph], remote: Remote | None = None) -> None:
-        super().__init__(tensors)
-        self.graph = network
-        self.remote = remote
 
 
 def prepare() -> None:
@@ -40,26 +25,7 @@ def prepare() -> None:
     del onnx, specnorm
 
 
-def is_extended() -> bool:
-    """Whether somebody registered operators: classes of this process, which no other one knows."""
-    return bool(registry.names())
-
-
-def seen_from_here(remote: Remote, read_here: Callable[[], OnnxTensors]) -> OnnxTensors:
-    """The arrays that a child process listed. A graph is made here only after the child could make it."""
-
-    def graph(sizes: Sizes) -> Graph:
-        remote.ask(GRAPH_SECONDS, _rehearse, sizes)
-        return read_here().graph(sizes)
-
-    return OnnxTensors(remote, graph, remote)
-
-
-def _rehearse(tensors: OnnxTensors, sizes: Sizes) -> None:
-    tensors.graph(sizes)
-
-
-def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
+def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """List the kernels and other tensors of an ONNX model.
 
     Parameters
@@ -71,7 +37,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
 
     Returns
     -------
-    OnnxTensors
+    ModelArrays
         A kernel that is used with several geometries is listed once for each. Weights of operators that are not read
         have a refusal.
 
@@ -99,7 +65,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> OnnxTensors:
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer):
         raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
     walk = Walk(model, Tensors(Path(path).parent, max_bytes), None)
-    return OnnxTensors(
+    return ModelArrays(
         walk.tensors(), lambda sizes: (walk if sizes is None else Walk(model, walk.reader.again(), sizes)).graph()
     )
 
