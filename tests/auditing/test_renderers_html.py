@@ -22,6 +22,7 @@ from specnorm.auditing import audit, plots
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import Picture, Row
+from specnorm.certified.network.rules import Map
 from specnorm.networks import NetworkBound, RunBound
 
 pytest.importorskip("jinja2")
@@ -140,13 +141,15 @@ def test_every_mark_tells_its_row() -> None:
 def test_the_network_s_numbers_are_on_one_axis() -> None:
     """Product, layers together and the heuristic; only where there is a network."""
     run = RunBound("x", "y", (("a", "b"),), 40.0, assumed(8.0))
-    network = NetworkBound(assumed(8.0), 3.5, {"y": assumed(8.0)}, (), (), {"x": (1, 2)}, assumed(40.0), (run,))
+    claim = assumed(8.0, Map("x", "y"))
+    network = NetworkBound(claim, 3.5, {"y": claim}, (), (), {"x": (1, 2)}, assumed(40.0), (run,))
     page = _page(replace(_report(), network=network))
     titles = [text for _, text in page.all("title") if "proven" in text or "no bound" in text]
     expected = ["product of layers: 40.0, proven", "layers together: 8.0, proven", "Miyato's heuristic: 3.5, no bound"]
     assert [text for text in titles if text in expected] == expected
     assert "Network" in [text for _, text in page.all("h3")]
     assert "Network" not in [text for _, text in _page(_report()).all("h3")]
+    assert [text for _, text in page.all("pre")] == ["y <= 8.00000: assumed"]
     nothing = replace(network, claim=None, heuristic=None, product_claim=None, runs=())
     assert "Network" not in [text for _, text in _page(replace(_report(), network=nothing)).all("h3")]
 
