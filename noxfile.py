@@ -22,7 +22,7 @@ OTHER_PYTHONS = ("3.12", "3.13")
 BACKENDS = ("jax", "numpy", "torch", "strict")
 """In this order: the longest first."""
 
-TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8")
+TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8", "jsonschema>=4.18")
 JAX_LIBRARIES = ("equinox>=0.11", "flax>=0.10", "optax>=0.2")
 """What the training comforts for JAX serve; none is required."""
 DASK = "distributed>=2024.8"

@@ -12,12 +12,11 @@ from specnorm.errors import Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
-from specnorm.result import BoundSource, Enclosure, Outcome, Result
+from specnorm.result import BoundSource, Certificate, Enclosure, Outcome, Result
 from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
-    from specnorm.certificates import Certificate
     from specnorm.certified.bound import Lower, Upper
 
 
@@ -76,9 +75,9 @@ def enclose(
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
-    from specnorm.certificates import certificate_of  # for few
+    from specnorm.search.certificate import certificate_of  # for few
 
-    return certificate_of(kernel, spec, upper, name)
+    return certificate_of(backend_for(kernel).to_numpy(kernel), spec, upper, name)
 
 
 def _explained(lower: Lower, upper: Upper, exponent: int) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from specnorm.errors import CertificateError
 
 if TYPE_CHECKING:
-    from specnorm.certificates import Certificate
+    from pathlib import Path
+
     from specnorm.problem.spec import ConvSpec
 
 Kind = Literal["exact", "upper", "lower", "estimate"]
@@ -49,6 +50,38 @@ class BoundSource(Enum):
     SUPREMUM = "the supremum over all sizes"
     CIRCULANT = "a ring that the layer is a part of"
     MATRIX = "the layer's own matrix"
+
+
+FORMAT = 3
+"""Of the file of a certificate: `docs/certificate.schema.json`."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Claims, and what proves them.
+
+    Parameters
+    ----------
+    claims : tuple of dict
+        Plain data, as in the file.
+    """
+
+    claims: tuple[dict[str, Any], ...]
+
+    def __add__(self, other: Certificate) -> Certificate:
+        return Certificate(self.claims + other.claims)
+
+    def dumps(self) -> str:
+        """The file's text."""
+        import json  # for few, as below
+
+        return json.dumps({"specnorm_certificate": FORMAT, "claims": list(self.claims)}, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that ``docs/check.py`` reads."""
+        from pathlib import Path
+
+        Path(path).write_text(self.dumps(), encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)

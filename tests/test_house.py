@@ -30,7 +30,6 @@ LEVELS = (
     ("backends", "plugin"),
     (
         "api",
-        "certificates",
         "explaining",
         "folding",
         "matrices",

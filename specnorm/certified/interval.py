@@ -19,7 +19,7 @@ from specnorm.certified.bound import HypothesisError
 Numbers: TypeAlias = NDArray[np.float64]
 Ends: TypeAlias = tuple[Numbers, Numbers]
 """Smallest and largest of something, entry by entry."""
-_ROOM = object()
+_MAKER = object()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -37,7 +37,7 @@ class Interval:
     maker: InitVar[object] = None
 
     def __post_init__(self, maker: object) -> None:
-        if maker is not _ROOM:
+        if maker is not _MAKER:
             raise TypeError("Interval: where numbers lie is said by the rules of specnorm.certified alone")
         if self.low.shape != self.high.shape:
             raise HypothesisError(f"ends of shapes {self.low.shape} and {self.high.shape}")
@@ -125,7 +125,7 @@ def _interval(low: Numbers, high: Numbers) -> Interval:
         if end.dtype != np.float64:
             raise HypothesisError(f"ends of {end.dtype}; intervals have float64")
         end.flags.writeable = False
-    return Interval(least, most, _ROOM)
+    return Interval(least, most, _MAKER)
 
 
 def enclosing(found: Interval | Ends) -> Interval:

@@ -39,16 +39,15 @@ def norms_at(blocks: FloatArray, angles: FloatArray) -> FloatArray:
 
 
 def tree_below(blocks: FloatArray, bound: float, most: int) -> str | None:
-    """Tree at whose leaves the cell lemma seems to prove a bound; None if some norm is above, or more boxes needed."""
+    """A tree at whose leaves the cell lemma seems to prove a bound; None if a norm is above, or boxes are too many."""
     taps = blocks.shape[3:]
-    first = next((j for j, k in enumerate(taps) if k > 1), len(taps))
     half = np.array([(k - 1) / 2 for k in taps])
+    symmetric = int(np.argmax(half > 0)) if half.any() else None
     root: Box = ((0, 0),) * len(taps)
     level, cut = [root], dict[Box, int | None]()
     while level:
-        parts = np.array([[2.0 ** (b + 1 + (j == first)) for j, (_, b) in enumerate(box)] for box in level])
-        parts = parts.reshape(len(level), len(taps))
-        places = np.array([[2 * a + 1 for a, _ in box] for box in level]).reshape(parts.shape)
+        pairs = np.array(level, dtype=np.int64).reshape(len(level), len(taps), 2)
+        places, parts = 2 * pairs[:, :, 0] + 1, 2.0 ** (pairs[:, :, 1] + 1 + (np.arange(len(taps)) == symmetric))
         radius = (2 * math.pi / parts) @ half
         norms = norms_at(blocks, 2 * math.pi * places / parts * (half > 0))
         passed = (radius < math.pi / 2 - 1e-6) & (norms <= bound * np.cos(radius) * (1 - MARGIN))

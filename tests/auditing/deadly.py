@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,21 @@ def _eye() -> NDArray[Any]:
 def _never() -> NDArray[Any]:
     while True:
         pass
+
+
+def tells(model: ModelArrays, count: int, progress: Callable[[int, int], object]) -> list[str]:
+    """An answer about a file, after some words."""
+    for at in range(count):
+        progress(at, count)
+    return [tensor.name for tensor in model.arrays]
+
+
+def asks_for_more(model: ModelArrays) -> None:
+    """An answer that wants 4 GiB."""
+    del model
+    np.zeros(2**29)
+
+
+def never_answers(model: ModelArrays) -> None:
+    """An answer that never comes."""
+    loops(model)

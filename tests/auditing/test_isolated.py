@@ -77,6 +77,21 @@ def test_one_child_reads_file_after_file() -> None:
             assert others.arrays[0].load().tolist() == model.arrays[0].load().tolist() == [[1, 0], [0, 1]]
 
 
+def test_a_child_answers_questions_about_its_file() -> None:
+    """It tells meanwhile what it does; it is ended where it takes too long, and gets memory by what the file holds."""
+    heard: list[tuple[int, int]] = []
+    with in_child(deadly.one_loops, __file__, 2**32) as model:
+        names = model.ask(5, deadly.tells, 2, progress=lambda *words: heard.append(words))
+        assert (names, heard) == ([tensor.name for tensor in model.arrays], [(0, 2), (1, 2)])
+        with pytest.raises(ModelFileError, match=f"more memory than the limit of {3 * 2**29 + 4 * 96} bytes"):
+            model.ask(5, deadly.asks_for_more)
+        assert model.ask(None, deadly.asks_for_more) is None
+        with pytest.raises(ModelFileError, match="limit of 1 s of processor time"):
+            model.ask(1, deadly.never_answers)
+        with pytest.raises(ModelFileError, match="limit of 1 s"):
+            model.arrays[0].load()
+
+
 def _child_of(model: ModelArrays) -> int:
     load: Any = model.arrays[0].load
     pid: int = load.func.__self__.worker.process.pid

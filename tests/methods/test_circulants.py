@@ -190,7 +190,7 @@ def too_short() -> list[str]:
     return found
 
 
-def test_rings_of_the_library_are_long_enough() -> None:
+def test_circulants_of_the_library_are_long_enough() -> None:
     assert too_short() == []
 
 
@@ -364,7 +364,7 @@ MUTATIONS = {
 }
 
 
-def test_rings_alone_are_bounds() -> None:
+def test_circulants_alone_are_bounds() -> None:
     assert by_rings_alone() == []
 
 

@@ -47,7 +47,7 @@ OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "certified.network")
 COVER = {"_open", "_norms", "_upper", "_note", "_reopen"}
 """What a cover keeps to itself."""
-MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_KERNEL", "_ROOM", "_Claim"}
+MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_KERNEL", "_MAKER", "_Claim"}
 
 
 # -- who makes claims --------------------------------------------------------------------------------------------------

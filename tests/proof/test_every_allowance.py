@@ -173,7 +173,7 @@ ELSEWHERE = {
 }
 """Function -> a row of `test_mutations.py`."""
 OPEN = {"waves_on_outputs", "complement_bound"}
-"""Not seen by a check: what they lose is far below what a ring leaves. `test_subspace.py` sees their terms."""
+"""Not seen by a check: what they lose is far below what a circulant leaves. `test_subspace.py` sees their terms."""
 
 
 def calls(tree: ast.AST) -> list[ast.Call]:

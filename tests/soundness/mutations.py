@@ -63,7 +63,7 @@ def below_the_truth_without_estimates() -> Violations:
         return np.zeros(len(cut)), vectors
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(branch_and_bound, "chebyshev", nothing_seen)
+        patch.setattr(branch_and_bound, "largest_eigenvalues", nothing_seen)
         patch.setattr(Incumbent, "raise_from", lambda *_: None)
         yield from over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
 

@@ -18,8 +18,7 @@ says that ``arccos(g / S)`` changes by at most phi from t = 0 to 1:
 
     ||G(theta + delta)|| >= S cos(arccos(||G(theta)|| / S) + phi)     while that angle is at most pi.
 
-With theta the maximiser and S = sigma* the arccosine is 0. It is the cosine of the sum over the axes that counts: the
-product of the axes' cosines would be wrong.
+With theta the maximiser and S = sigma* the arccosine is 0. (The product of the axes' cosines would be wrong.)
 
 A lemma that holds for mu holds for larger ones. A search asks a `Cover`; it decides what is tried first and how cells
 are cut, and can make nothing wrong but time.
@@ -212,13 +211,7 @@ class Cover:
         return view
 
     def proven(self) -> Upper:
-        """No norm of what is covered exceeds the largest threshold that a cell was fathomed for.
-
-        Raises
-        ------
-        HypothesisError
-            While a cell is open.
-        """
+        """Once no cell is open: nothing that is covered exceeds the largest threshold that a cell was fathomed for."""
         if len(self):
             raise HypothesisError(f"{len(self)} cells of {self.what} are open")
         return self.beside_open()

@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.backends import backend_for
 from specnorm.certified.layer.circulant import shortest
 from specnorm.errors import CertificateError
 from specnorm.problem import polyphase
 from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
+from specnorm.result import Certificate
 from specnorm.search.tree import norms_at, tree_below
-from specnorm.types import ArrayObject
 
-FORMAT = 3
-MOST = 2**16
-"""Boxes of a tree; where a bound needs more, a larger one is claimed."""
+MOST, FEWEST, WORK = 2**16, 2**12, 2**31
+"""Boxes of a tree, by what each takes; where a bound needs more of them, a larger one is claimed."""
 WIDER = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """By how much, one after the other."""
 POINTS = 2**16
@@ -42,36 +37,13 @@ FloatArray: TypeAlias = NDArray[np.float64]
 Proof: TypeAlias = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """Claims, and what proves them.
-
-    Parameters
-    ----------
-    claims : tuple of dict
-        Plain data, as in the file.
-    """
-
-    claims: tuple[dict[str, Any], ...]
-
-    def __add__(self, other: Certificate) -> Certificate:
-        return Certificate(self.claims + other.claims)
-
-    def dumps(self) -> str:
-        """The file's text."""
-        return json.dumps({"specnorm_certificate": FORMAT, "claims": list(self.claims)}, allow_nan=False) + "\n"
-
-    def save(self, path: str | Path) -> None:
-        """Write a file that ``docs/check.py`` reads."""
-        Path(path).write_text(self.dumps(), encoding="utf-8")
-
-
-def certificate_of(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
+def certificate_of(stored: NDArray[Any], spec: ConvSpec, upper: float, name: str) -> Certificate:
     """The claim that a layer's norm is at most a number, or hardly more where that takes too much to check.
 
     Parameters
     ----------
-    kernel : array
+    stored : array
+        The kernel as it is stored, layout and precision included.
     spec : ConvSpec
         Of the kernel.
     upper : float
@@ -84,7 +56,7 @@ def certificate_of(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str)
     CertificateError
         If the format has no proof for such a layer.
     """
-    stored = np.ascontiguousarray(backend_for(kernel).to_numpy(kernel))
+    stored = np.ascontiguousarray(stored)
     if stored.dtype.name not in ("float16", "float32", "float64"):
         raise CertificateError(f"a kernel of {stored.dtype.name} numbers cannot be stated; give it in float32.")
     if spec.padding_gain_sq > 1 and spec.input_shape is None:
@@ -120,8 +92,8 @@ def certificate_of(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str)
 def _proof(kernel: FloatArray, spec: ConvSpec, upper: float) -> tuple[float, Proof]:
     """The lowest bound that is no lower than ``upper`` and can be proven, and how."""
     array: Any = kernel[None]
-    xp: Any = np
-    blocks = np.asarray(polyphase.to_blocks(array, spec, xp=xp))
+    namespace: Any = np
+    blocks = np.asarray(polyphase.to_blocks(array, spec, xp=namespace))
     if not blocks.any():
         return upper, {"grid": [1 if k == 1 else k for k in spec.block_kernel_shape]}
     exponent = math.frexp(max(upper, float(np.abs(blocks).max())))[1]
@@ -130,16 +102,18 @@ def _proof(kernel: FloatArray, spec: ConvSpec, upper: float) -> tuple[float, Pro
     best = min(found, key=lambda pair: pair[0], default=None)
     if best is not None and best[0] <= upper:
         return upper, best[1]
+    g, m, p = blocks.shape[:3]
+    most = min(MOST, max(FEWEST, WORK // (g * m * p * min(m, p))))
     for more in WIDER:
         bound = upper * (1 + more)
         if best is not None and best[0] <= bound:
             return best
-        tree = tree_below(scaled, math.ldexp(bound, -exponent), MOST) if spec.padding_gain_sq == 1 else None
+        tree = tree_below(scaled, math.ldexp(bound, -exponent), most) if spec.padding_gain_sq == 1 else None
         if tree is not None:
             return bound, {"tree": tree}
     if best is not None:
         return best
-    raise CertificateError(f"no proof of at most {MOST} cells was found for a norm of at most {upper!r}.")
+    raise CertificateError(f"no proof of at most {most} cells was found for a norm of at most {upper!r}.")
 
 
 def _at_size(blocks: FloatArray, spec: ConvSpec, upper: float, exponent: int) -> Iterator[tuple[float, Proof]]:
@@ -148,8 +122,8 @@ def _at_size(blocks: FloatArray, spec: ConvSpec, upper: float, exponent: int) ->
         return
     inputs, outputs = (math.prod(side) for side in sizes_of(spec))
     sides = (spec.cin // spec.groups * inputs, spec.cout // spec.groups * outputs)
+    least = float(np.abs(blocks).max())  # where the norm is 0, rounding is not
     if spec.groups * math.prod(sides) <= ENTRIES and not (spec.transposed and spec.padding_mode == "circular"):
-        least = float(np.abs(blocks).max())
         yield math.ldexp(max(math.ldexp(upper, -exponent), least * CLOSE) * (1 + CLOSE), exponent), {"matrix": True}
     if spec.padding_mode == "circular":
         points = spec.grid_shape
@@ -159,7 +133,10 @@ def _at_size(blocks: FloatArray, spec: ConvSpec, upper: float, exponent: int) ->
     if spec.padding_gain_sq == 1 and spec.padding_mode in ("zeros", "circular") and math.prod(points) <= POINTS:
         for skew in skews:
             norm = float(norms_at(blocks, _frequencies(points, skew)).max())
-            yield math.ldexp(norm * (1 + CLOSE), exponent), {"circulant": list(points), "skew": list(skew)}
+            yield (
+                math.ldexp(norm * (1 + CLOSE) + least * CLOSE, exponent),
+                {"circulant": list(points), "skew": list(skew)},
+            )
 
 
 def _frequencies(points: Sequence[int], skew: Sequence[int]) -> FloatArray:
