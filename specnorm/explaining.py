@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from specnorm.certified.bound import Lower, Upper
 from specnorm.problem.frequencies import Frequencies
 from specnorm.problem.spec import ConvSpec
-from specnorm.text import number
-
-if TYPE_CHECKING:
-    from specnorm.certified.bound import Lower, Upper
+from specnorm.text import POWER, number
 
 _SHOWN = 3
 """Premises of one claim that are written out, the largest first."""
@@ -19,16 +16,24 @@ _SHOWN = 3
 
 def explained(lower: Lower, upper: Upper, exponent: int) -> str:
     """Both bounds of a layer, scaled by ``2**-exponent``, and what they rest on: one line a rule."""
-    return "\n".join([*_lines(upper, ("upper", "<="), exponent), *_lines(lower, ("lower", ">="), exponent)])
+    return "\n".join([*lines(upper, ("upper", "<="), exponent), *lines(lower, ("lower", ">="), exponent)])
 
 
-def _lines(claim: Upper | Lower, side: tuple[str, str], exponent: int, depth: int = 0) -> Iterator[str]:
+def lines(
+    claim: Upper | Lower, side: tuple[str, str], exponent: int, depth: int = 0, most: float = math.inf
+) -> Iterator[str]:
+    """One claim and what it rests on, to so many levels."""
+    if claim.rule.startswith(POWER):
+        yield from lines(claim.of[0], side, exponent + int(claim.rule.removeprefix(POWER)), depth, most)
+        return
     promise, relation = side
     value = number(math.ldexp(claim.value, exponent), promise)
     yield f"{'  ' * depth}{words(claim.what)} {relation} {value}: {claim.rule}"
     parts = sorted(claim.of, key=lambda part: -part.value)
+    if depth >= most:
+        return
     for part in parts[:_SHOWN]:
-        yield from _lines(part, side, exponent, depth + 1)
+        yield from lines(part, side, exponent, depth + 1, most)
     if len(parts) > _SHOWN:
         yield f"{'  ' * (depth + 1)}... and {len(parts) - _SHOWN} more, none of them larger"
 

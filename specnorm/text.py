@@ -6,6 +6,8 @@ import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 DIGITS = 6
+POWER = "times 2**"
+"""How the rule of a claim begins that was scaled by a power of two, which follows."""
 _ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
 _FORMULA_STARTS = ("=", "+", "-", "@")
 

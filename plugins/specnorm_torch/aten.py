@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
-from specnorm.certified.network.operators.linear import PadMode
+from specnorm.certified.network.operators.linear import PadMode, normalisation
 from specnorm.certified.network.operators.piecewise import SINGLE
 from specnorm.networks import builders
 from specnorm_torch.calls import Builder, Call, Made, Moving, Pieces, Rule, first_of, is_value, numbers, rules, shape_of
@@ -185,7 +185,7 @@ def _batch_norm(
 ) -> Made:  # fmt: skip
     scale, shift = (None if x is None else numbers(x) for x in (weight, bias))
     mean, variance = numbers(running_mean), numbers(running_var)
-    return Made(builders.batch_norm(mean, variance, scale, shift, eps, len(call.shape)), (input,))
+    return Made(normalisation(mean, variance, scale, shift, eps, len(call.shape)), (input,))
 
 
 # -- joins of values ---------------------------------------------------------------------------------------------------

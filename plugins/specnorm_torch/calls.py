@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind
 from specnorm.certified.network.graph import Layer, Node
 from specnorm.certified.network.operators import Constant, Operator, Unknown
 from specnorm.certified.network.operators.base import FloatArray, Offset, multiplied
+from specnorm_torch.backend import BACKEND
 
 Moving: TypeAlias = Annotated[Any, "may depend on the network's inputs"]
 """Of a builder's parameter: a value of the graph (an fx node), or a constant. Others are constants."""
@@ -170,7 +171,9 @@ class Call:
         def load() -> Tensor:
             return torch.view_as_real(plain) if plain.is_complex() else plain
 
-        return Layer(name, load, geometry or {}, weight.ndim - 2 if geometry else 0, transposed)
+        return Layer(
+            name, load, geometry or {}, weight.ndim - 2 if geometry else 0, transposed, to_host=BACKEND.to_numpy
+        )
 
 
 def shape_of(value: Any) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any, Literal
+from typing import Literal
 
 from specnorm.api import measure
 from specnorm.auditing.devices import place
@@ -14,12 +14,15 @@ from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
 from specnorm.auditing.rows import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
 from specnorm.backends import backend_for
+from specnorm.certified.bound import Upper
+from specnorm.certified.network.kernels import speaks_of, unscaled
 from specnorm.errors import SpecnormError, Undecided
 from specnorm.methods import METHODS, Enclose, ExactFFT, Method, TensorNorm
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import ConvSpec
 from specnorm.proving import status_of
 from specnorm.result import Result
+from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
 NEEDS_A_SIZE = frozenset({"power"})
@@ -113,6 +116,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     """
     if row.reason is not None or row.spec is None or kernel is None:
         return row
+    take: _Results | None = None
     try:
         if settings.backend is not None:
             kernel = place(kernel, settings.backend, settings.device)
@@ -143,7 +147,8 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     row = least_upper(row)
     if row.reason is None and row.status == "error":
         row = replace(row, reason=_OVERFLOW)
-    return replace(row, upper=row.upper if row.upper is not None and math.isfinite(row.upper) else None)
+    finite = row.upper if row.upper is not None and math.isfinite(row.upper) else None
+    return replace(row, upper=finite, claim=None if take is None else take.claim)
 
 
 def _wide(found: Result) -> str | None:
@@ -163,12 +168,6 @@ def _has_circular(spec: ConvSpec) -> bool:
     return spec.transposed or not any(n % s for n, s in zip(spec.input_shape, spec.stride, strict=True))
 
 
-def geometry_of(spec: ConvSpec) -> dict[str, Any]:
-    """Keyword arguments of a layer for every input size."""
-    names = ("stride", "dilation", "groups", "transposed", "layout", "padding_mode", "padding")
-    return {name: getattr(spec, name) for name in names}
-
-
 class _Results:
     """Results of one layer by method name, each computed once."""
 
@@ -177,11 +176,12 @@ class _Results:
         self.spec = spec
         self.settings = settings
         self.known: dict[str, Result] = {}
+        self.claims: list[Upper] = []
         self.deadline = monotonic() + (math.inf if settings.budget is None else settings.budget)
 
     def __call__(self, name: str) -> Result:
         if name not in self.known:
-            geometry = geometry_of(self.spec)
+            geometry = self.spec.geometry
             if name in AT_A_SIZE:
                 geometry["input_shape"] = self.spec.input_shape
             if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
@@ -190,8 +190,15 @@ class _Results:
             left = max(self.deadline - monotonic(), least)
             limited = replace(self.settings, budget=None if self.settings.budget is None else left).method(name)
             # A report says what was asked for: what is left of it differs from run to run.
-            self.known[name] = replace(measure(self.kernel, limited, **geometry), method=asked)
+            with Listening() as heard:
+                self.known[name] = replace(measure(self.kernel, limited, **geometry), method=asked)
+            self.claims += [unscaled(upper, exponent) for _, upper, exponent in heard]
         return self.known[name]
+
+    @property
+    def claim(self) -> Upper | None:
+        """The least bound of the layer that is a claim."""
+        return min((claim for claim in self.claims if speaks_of(claim, self.spec)), key=float, default=None)
 
 
 def _value(result: Result) -> Value:

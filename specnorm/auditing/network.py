@@ -13,6 +13,7 @@ from specnorm.auditing.layers import ModelArrays, Sizes
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.rows import Row
+from specnorm.certified.bound import Upper
 from specnorm.errors import CertificateError, MethodError, ModelFileError
 from specnorm.networks import (
     Certificate,
@@ -27,7 +28,6 @@ from specnorm.networks import (
     verify,
     within,
 )
-from specnorm.networks.measuring import Norm
 from specnorm.problem.spec import ConvSpec
 
 QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
@@ -73,15 +73,16 @@ def _bounded(
     measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
     stored = {tensor.name: tensor for tensor in model.arrays}
 
-    def known(layer: Layer, spec: ConvSpec) -> Norm | None:
+    def known(layer: Layer, spec: ConvSpec) -> tuple[Upper, float] | None:
         row, tensor = measured.get((layer.name, _key(spec))), stored.get(layer.name)
         heuristic = row.values.get("reshaped") if row is not None else None
-        if row is None or row.upper is None or not isinstance(heuristic, float):
+        if row is None or row.upper is None or row.claim is None or not isinstance(heuristic, float):
             return None
         # Names are for people: the kernel itself is the one that was measured.
         if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):
             return None
-        return Norm(row.upper, heuristic)
+        # Where a column that makes no claim has proven less, the layer is measured once more.
+        return (row.claim, heuristic) if row.claim <= row.upper else None
 
     try:
         graph = _in_range(model.graph(input_shape), input_range)
@@ -100,7 +101,7 @@ def _bounded(
 
 def _without(reason: str) -> NetworkBound:
     """What is said where there is no bound."""
-    return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason, 0.0),), {})
+    return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason),), {})
 
 
 def _in_range(graph: Graph, input_range: tuple[float, float] | None) -> Graph:

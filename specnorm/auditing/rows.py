@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm.auditing.layers import Kind
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Kind as Promise
+
+if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
 
 Value = float | tuple[float, ...] | None
 """What a method said about a layer: several numbers for methods with several values, None if it did not run."""
@@ -92,6 +95,8 @@ class Row:
     reason: str | None = None
     note: str | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    claim: Upper | None = field(default=None, repr=False, compare=False)
+    """The least bound of the layer that knows its proof: what the bound of a network is made of."""
 
     @property
     def status(self) -> Literal["ok", "error", "skipped"]:

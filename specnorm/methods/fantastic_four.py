@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
-from specnorm.certified.bound import as_array
+from specnorm.certified.bound import as_array, largest_of_blocks, nothing
+from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Needs, Stepped
 from specnorm.methods.unfolding import Unfoldings
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.numerics.power import follow, matrix_maps
-from specnorm.problem import unfoldings
+from specnorm.problem import polyphase, unfoldings
 from specnorm.search.smallest_unfolding import no_vectors, smallest
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ class FantasticFour(Stepped):
         xp = ops.xp
         if ops.concrete:
             bounds, residuals = smallest(blocks, spec, ops=ops)
-            return Evaluation(as_array(bounds, blocks, ops=ops), (), residuals)
+            each = [bounds[at : at + spec.groups] for at in range(0, len(bounds), spec.groups)]
+            layers = polyphase.by_layers(blocks, spec.groups)
+            claims = [
+                (nothing(), padded_norm(largest_of_blocks(own, layer), spec))
+                for own, layer in zip(each, layers, strict=True)
+            ]
+            return Evaluation(as_array(bounds, blocks, ops=ops), (), residuals, claims)
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
         every = Unfoldings().forward(blocks, spec, ops=ops)
         active = xp.argmin(every.value, axis=1)

@@ -13,8 +13,9 @@ from specnorm.certified.network import operators
 from specnorm.certified.network.boxes import within
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.operators.registry import register_operator
+from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.statements import averaged, step
-from specnorm.networks.answer import NetworkBound, RunBound, Step, UnknownNode
+from specnorm.networks.answer import NetworkBound, RunBound
 from specnorm.networks.certificate import Certificate
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure

@@ -7,52 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from specnorm.certified.bound import Upper
 from specnorm.certified.network.checking import Checked
+from specnorm.certified.network.propagation import Step, UnknownNode
+from specnorm.certified.network.rules import must_be_claims, premises_first
 from specnorm.networks.certificate import Certificate
 from specnorm.text import number, visible
-
-
-@dataclass(frozen=True)
-class Step:
-    """One node of a network.
-
-    Parameters
-    ----------
-    name, operator, rule : str
-        The value, what the framework calls the operator, and the rule that was applied.
-    factor : float or None
-        Lipschitz constant of this node alone, rounded up; None for nodes with several inputs.
-    upper : float or None
-        Proven Lipschitz constant of the map from the network's inputs to this value; None: unknown from here or before.
-    heuristic : float or None
-        The same product with reshaped norms.
-    layer : str or None
-        Name of the kernel, for a layer.
-    """
-
-    name: str
-    operator: str
-    rule: str
-    factor: float | None
-    upper: float | None
-    heuristic: float | None
-    layer: str | None = None
-
-
-@dataclass(frozen=True)
-class UnknownNode:
-    """Where the bound ends.
-
-    Parameters
-    ----------
-    before : float
-        Proven Lipschitz constant of all of its inputs together: the bound up to there.
-    """
-
-    name: str
-    operator: str
-    reason: str
-    before: float
 
 
 @dataclass(frozen=True)
@@ -67,15 +27,23 @@ class RunBound:
         Names of the kernels, those of one proof together.
     product : float
         What the rules give for them.
-    upper : float
-        Proven Lipschitz constant; less than ``product``.
+    claim : Upper
+        Less than ``product``.
     """
 
     start: str
     end: str
     layers: tuple[tuple[str, ...], ...]
     product: float
-    upper: float
+    claim: Upper
+
+    def __post_init__(self) -> None:
+        must_be_claims(self.claim)
+
+    @property
+    def upper(self) -> float:
+        """Proven Lipschitz constant."""
+        return self.claim.value
 
 
 @dataclass(frozen=True)
@@ -84,22 +52,22 @@ class NetworkBound:
 
     Parameters
     ----------
-    upper : float or None
-        Proven: ``|f(x) - f(y)| <= upper |x - y|`` for all x and y, all inputs and all outputs together, in real
-        arithmetic. None if an output is unknown.
+    claim : Upper or None
+        ``|f(x) - f(y)| <= claim |x - y|`` for all x and y, all inputs and all outputs together, in real arithmetic.
+        None if an output is unknown.
     heuristic : float or None
         What the same rules say with Miyato's heuristic (`reshaped_norm`) for each layer: *not* a bound, shown for
         comparison. A product of lower bounds bounds a network from neither side.
-    outputs : mapping of str to float or None
-        ``upper`` of each output.
+    ends : mapping of str to Upper or None
+        The same of each output.
     nodes : tuple of Step
         In the order of computation.
     unknown : tuple of UnknownNode
         Nodes without a rule; what follows them is unknown, too.
     input_shapes : mapping of str to tuple, or None
         Shapes for which the bound holds; sizes that are symbols may be anything.
-    product : float or None
-        What the rules give without `runs`; proven, too.
+    product_claim : Upper or None
+        What the rules give without `runs`.
     runs : tuple of RunBound
         Where layers together have a smaller constant than the product of their norms.
     certificate : Certificate or None
@@ -113,18 +81,55 @@ class NetworkBound:
         How the graph was compared with the model that it was read from, and the answer attacked.
     """
 
-    upper: float | None
+    claim: Upper | None
     heuristic: float | None
-    outputs: Mapping[str, float | None]
+    ends: Mapping[str, Upper | None]
     nodes: tuple[Step, ...]
     unknown: tuple[UnknownNode, ...]
     input_shapes: Mapping[str, tuple[int | str, ...] | None]
-    product: float | None = None
+    product_claim: Upper | None = None
     runs: tuple[RunBound, ...] = ()
     certificate: Certificate | None = None
     radius: float | None = None
     input_ranges: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     checked: Checked = field(default_factory=Checked)
+
+    def __post_init__(self) -> None:
+        must_be_claims(self.claim, *self.ends.values(), self.product_claim)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Premises before what rests on them: a chain of thousands of claims is not gone down one inside the other."""
+        held = [self.claim, self.product_claim, *self.ends.values(), *(run.claim for run in self.runs)]
+        held += [claim for step in self.nodes for claim in (step.alone, step.claim)]
+        held += [node.claim for node in self.unknown]
+        known = [claim for claim in held if claim is not None]
+        return {"_order": premises_first(known, lambda claim: claim.of), **self.__dict__}  # type: ignore[arg-type,return-value]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if name != "_order"})
+
+    @property
+    def upper(self) -> float | None:
+        """Proven Lipschitz constant of all outputs together; None if one is unknown."""
+        return None if self.claim is None else self.claim.value
+
+    @property
+    def outputs(self) -> dict[str, float | None]:
+        """``upper`` of each output."""
+        return {name: None if claim is None else claim.value for name, claim in self.ends.items()}
+
+    @property
+    def product(self) -> float | None:
+        """What the rules give without `runs`; proven, too."""
+        return None if self.product_claim is None else self.product_claim.value
+
+    def explain(self) -> str:
+        """The rules that prove ``upper``, one line a value, from the outputs back, and the norms in them."""
+        if self.claim is None:
+            return str(self)
+        from specnorm.networks.chain import explained_constant  # for few
+
+        return explained_constant(self.claim)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""

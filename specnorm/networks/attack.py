@@ -12,17 +12,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from specnorm.certified import host
-from specnorm.certified.network.execution import Inputs, Value, probes, run_with_errors, sizes
+from specnorm.certified.network.execution import (
+    Inputs,
+    Value,
+    apart_down,
+    inside,
+    moved_up,
+    probes,
+    run_with_errors,
+    sizes,
+)
 from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.regions import Ball, Box, Range
 from specnorm.errors import InternalError
 from specnorm.networks.answer import NetworkBound
 from specnorm.text import visible
 
-SLACK = 2**24
-"""Roundings that lengths are taken to have."""
 PROBES, STEPS = 4, 3
 """Inputs that pairs are tried around, and steps of ascent from each."""
 NEAR = (1e-4, 0.3)
@@ -107,28 +112,27 @@ class _Attempt:
         if isinstance(self.region, Ball):
             away = {name: x - self.region.centre[name].reshape(x.shape) for name, x in found.items()}
             length = math.sqrt(sum(float(np.square(each).sum()) for each in away.values()))
-            inside = host.lowered(self.region.radius, SLACK)
-            if length > inside:
-                shrink = inside / length
+            most = inside(self.region.radius)
+            if length > most:
+                shrink = most / length
                 found = {n: self.region.centre[n].reshape(x.shape) + shrink * away[n] for n, x in found.items()}
         return found
 
     def _pair(self, one: Inputs, values: Mapping[str, Value], other: Inputs) -> float:
         """The ratio that a pair reaches at the outputs, all values compared with their constants."""
-        distance = math.sqrt(sum(float(np.square(one[name] - other[name]).sum()) for name in one))
+        distance = moved_up(one, other)
         if not (distance > 0 and math.isfinite(distance)):
             return 0.0
-        distance = host.inflate(distance, SLACK)
         there = run_with_errors(self.graph, other)
         self._in_ranges(there)
         self.pairs += 1
         for name, constant in self.constants.items():
             if name in values and name in there:
-                ratio = _apart(values[name], there[name]) / distance
+                ratio = apart_down(values[name], there[name]) / distance
                 if ratio > constant:
                     self._contradicted(name, constant, ratio, one, other)
         ends = [name for name in self.graph.outputs if name in values and name in there]
-        reached = math.hypot(*(_apart(values[name], there[name]) for name in ends)) / distance
+        reached = math.hypot(*(apart_down(values[name], there[name]) for name in ends)) / distance
         if self.upper is not None and len(ends) == len(self.graph.outputs) and reached > self.upper:
             self._contradicted("its outputs", self.upper, reached, one, other)
         self.reached = max(self.reached, reached)
@@ -151,11 +155,3 @@ class _Attempt:
             f"reaches {ratio!r}. No bound is given. Please report the network and the pair (this error's `pair`).",
             (one, other),
         )
-
-
-def _apart(one: Value, other: Value) -> float:
-    """Distance of two values at least, whatever rounding made; 0 where they are no numbers."""
-    with np.errstate(all="ignore"):
-        apart: FloatArray = abs(one.value - other.value) - host.inflate(np.asarray(one.error + other.error), SLACK)
-        length = host.lowered(float(np.linalg.norm(np.where(np.isfinite(apart), np.maximum(apart, 0.0), 0.0))), SLACK)
-    return length if math.isfinite(length) else 0.0

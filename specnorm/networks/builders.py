@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from specnorm.certified.network.operators import (
     ELU,
     HardTanh,
@@ -12,11 +10,9 @@ from specnorm.certified.network.operators import (
     Power,
     Reciprocal,
     Rsqrt,
-    Scale,
     Slice,
     Sqrt,
 )
-from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.operators.linear import PadMode
 
 MOST = 16
@@ -30,23 +26,6 @@ def power(exponent: float) -> Operator | None:
     if 1 <= exponent <= MOST and exponent == int(exponent):
         return Power(int(exponent))
     return {0.5: Sqrt(), -0.5: Rsqrt(), -1.0: Reciprocal()}.get(exponent)
-
-
-def batch_norm(
-    mean: FloatArray, variance: FloatArray, scale: FloatArray | None, bias: FloatArray | None, eps: float, ndim: int
-) -> Scale:
-    """Batch normalisation at inference, of axis 1 of values with ``ndim`` axes; all in float64."""
-    wide = 1 / np.sqrt(variance + eps) * (1.0 if scale is None else scale)
-
-    def along(x: FloatArray) -> FloatArray:
-        return np.reshape(x, (-1, *(1,) * (ndim - 2)))
-
-    def offset() -> tuple[FloatArray, FloatArray]:
-        ahead, behind = mean * wide, np.zeros_like(wide) if bias is None else bias
-        # A few roundings of the scale, the product and the difference.
-        return along(behind - ahead), along((abs(behind) + abs(ahead)) * 2.0**-47)
-
-    return Scale(along(wide), offset)
 
 
 def padding(mode: PadMode, pads: tuple[tuple[int, int], ...], ndim: int, value: float = 0.0) -> tuple[Operator, ...]:

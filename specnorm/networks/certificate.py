@@ -16,13 +16,11 @@ import numpy as np
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.boxes import stated
 from specnorm.certified.network.graph import Graph, Layer
-from specnorm.certified.network.kernels import in_float64
 from specnorm.certified.network.operators.base import FloatArray, Operator
 from specnorm.certified.network.operators.sources import Constant
 from specnorm.certified.network.regions import Ball
-from specnorm.certified.network.segments import parts_from, segments
+from specnorm.certified.network.segments import parts_from, segments, usable
 from specnorm.errors import CertificateError
-from specnorm.networks.methods import usable
 
 FORMAT = 2
 LONGEST = 2**26
@@ -296,8 +294,8 @@ def _fields(whole: Any, left_out: Sequence[str] = ()) -> tuple[Any, ...]:
 def _text(value: Any) -> bytes:
     """Bytes of plain data, with the size of whatever could be read in two ways; of a callable what it gives."""
     if isinstance(value, Layer):
-        kernel, error = in_float64(value.load()), value.error and np.asarray(value.error())
-        value = (kernel, dict(value.geometry), value.spatial, value.transposed, error)
+        kernel, error = value.kernel(), value.error and np.asarray(value.error())
+        value = (kernel.T if value.transposed else kernel, dict(value.geometry), value.spatial, value.transposed, error)
     elif is_dataclass(value) and not isinstance(value, type):
         value = _fields(value)
     elif callable(value):

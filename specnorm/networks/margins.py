@@ -10,16 +10,18 @@ from operator import and_
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified.bound import Lower
+from specnorm.certified.bound import Lower, Upper
 from specnorm.certified.interval import Interval
 from specnorm.certified.network import margins as rules
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.graph import Graph
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.operators.layers import Matrix
+from specnorm.certified.network.propagation import past_shifts
+from specnorm.certified.network.segments import constants
 from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import MethodError
-from specnorm.networks.bounding import constants, past_shifts, prepared
+from specnorm.networks.bounding import prepared
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import bound
@@ -167,20 +169,20 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     inputs, head = _head(graph)
     whole = bound(graph, measure, method=method)
     features = bound(replace(graph, outputs=inputs), measure, method=method)
-    if whole.upper is None or features.upper is None:
+    if whole.claim is None or features.claim is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
     rows, alpha = head.layer.kernel(), abs(head.alpha)
     found = [
-        rules.of_network(whole.upper, len(rows)),
-        rules.of_rows(rows, np.ones(rows.shape[1]), features.upper, alpha),
+        rules.of_network(whole.claim, len(rows)),
+        rules.of_rows(rows, np.ones(rows.shape[1]), features.claim, alpha),
     ]
     run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
-    before = {step.name: step.upper for step in whole.nodes}
+    before = {step.name: step.claim for step in whole.nodes}
     if run is not None and len(run.links) > 1:
         weighted = _weighted(run, rows, measure, method, [before[run.start] or 0.0, alpha])
         found += [] if weighted is None else [weighted]
     pairs, alone = (reduce(and_, each) for each in zip(*found, strict=True))
-    return Margins(pairs, alone, whole.upper)
+    return Margins(pairs, alone, whole.claim.value)
 
 
 def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
@@ -197,7 +199,7 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
 
 
 def _weighted(
-    run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: Sequence[float]
+    run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: Sequence[Upper | float]
 ) -> tuple[Interval, Interval] | None:
     """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
     last, head = len(run.links) - 1, run.links[-1].alone

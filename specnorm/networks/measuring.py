@@ -6,22 +6,30 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.api import f4_bound
+from specnorm.api import measure
 from specnorm.backends import backend_for
-from specnorm.certified import host
-from specnorm.certified.network.kernels import fold_error, in_float64, norm_of_matrices_up
-from specnorm.folding import fold_batch_norm
+from specnorm.certified import arithmetic
+from specnorm.certified.network.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices, unscaled
+from specnorm.methods.enclosure import Enclose
+from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.norms import reshaped_norm
-from specnorm.problem.spec import ConvSpec, at_every_size
-from specnorm.proving import enclose
+from specnorm.problem.spec import ConvSpec
+from specnorm.runtime.execution import Execution
+from specnorm.runtime.telling import Listening
+from specnorm.runtime.values import check_values
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
     from specnorm.certified.network.operators.layers import Layer
+    from specnorm.methods.base import Method
+    from specnorm.problem.spec import Geometry
+    from specnorm.result import Result
+    from specnorm.types import AnyArray
 
 WORK = 2**25
 """Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.
@@ -32,25 +40,9 @@ LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
 
-@dataclass(frozen=True)
-class Norm:
-    """Of one layer.
-
-    Parameters
-    ----------
-    upper : float
-        Proven.
-    heuristic : float
-        Norm of the reshaped kernel: too small.
-    """
-
-    upper: float
-    heuristic: float
-
-
 @dataclass
 class Measure:
-    """Measures layers, each kernel once for each geometry, size and scale.
+    """Measures layers, each kernel once for each geometry, size and scale: the `Norms` of the rules.
 
     Kernels are known by their numbers, whatever their layers are called, so that one may serve several networks, or one
     whose kernels change.
@@ -60,24 +52,24 @@ class Measure:
     rtol : float
         Of the enclosures.
     known : callable, optional
-        ``known(layer, spec)``: the norm of a layer that was measured before, or None.
+        ``known(layer, spec)``: what was proven of a layer before, and its heuristic; or None.
     """
 
     rtol: float = 1e-3
-    known: Callable[[Layer, ConvSpec], Norm | None] | None = None
+    known: Callable[[Layer, ConvSpec], tuple[Upper, float] | None] | None = None
     _found: dict[Any, Norm] = field(default_factory=dict)
-    _stacks: dict[str, float] = field(default_factory=dict)
+    _stacks: dict[str, Upper] = field(default_factory=dict)
     """By the digest of their bits."""
 
     def __call__(
         self,
         layer: Layer,
         geometry: dict[str, Any],
-        sizes: tuple[tuple[int, ...], tuple[int, ...]] | None,
+        sizes: Sizes | None,
         scale: NDArray[np.float64] | None,
         shrink: NDArray[np.float64] | None = None,
     ) -> Norm:
-        """Norm of a layer, with each output channel multiplied by ``scale``, each input channel divided by ``shrink``.
+        """Norm of a layer; see `kernels.norm_of_layer`.
 
         Parameters
         ----------
@@ -85,10 +77,6 @@ class Measure:
             Instead of the layer's own, if padding was merged.
         sizes : pair of tuple of int, optional
             Spatial sizes before and after; None: every size.
-        scale : array, shape (cout,), optional
-            float64, correct to a few roundings.
-        shrink : array, shape (cin,), optional
-            float64, positive, exact.
 
         Raises
         ------
@@ -105,55 +93,58 @@ class Measure:
             None if shrink is None else shrink.tobytes(),
         )
         if key not in self._found:
-            self._found[key] = self._measure(layer, kernel, geometry, sizes, scale, shrink)
+            stored = layer.stored()
+            size = _own_size(ConvSpec.of(tuple(stored.shape), **geometry), sizes)
+            spec = ConvSpec.of(tuple(stored.shape), **geometry, input_shape=size)
+            known = self.known(layer, spec) if self.known and scale is None and shrink is None else None
+            prove = self._prove if known is None else (lambda *_: ((known[0],), known[1]))
+            self._found[key] = norm_of_layer(layer, geometry, size, scale, shrink, prove)
         return self._found[key]
 
-    def matrices(self, layer: Layer) -> float:
-        """Proven upper bound of the largest norm of a stack of matrices; see `norm_of_matrices_up`."""
+    def matrices(self, layer: Layer) -> Upper:
+        """Largest norm of a stack of matrices; see `kernels.norm_of_matrices`."""
         stack = layer.load()
         key = _digest(stack)
         if key not in self._stacks:
-            self._stacks[key] = norm_of_matrices_up(stack)
+            numbers: Any = layer.kernel()
+            backend = backend_for(numbers)
+            check_values(numbers, numbers.shape, backend=backend)
+            with arithmetic.exact(numbers, backend=backend):
+                self._stacks[key] = norm_of_matrices(numbers, ops=Execution.of(backend, numbers))
         return self._stacks[key]
 
-    def _measure(
-        self,
-        layer: Layer,
-        kernel: Any,
-        geometry: dict[str, Any],
-        sizes: tuple[tuple[int, ...], tuple[int, ...]] | None,
-        scale: NDArray[np.float64] | None,
-        shrink: NDArray[np.float64] | None,
-    ) -> Norm:
-        kernel = kernel.T if layer.transposed else kernel
-        spec = ConvSpec.of(tuple(kernel.shape), **geometry)
-        size = _own_size(spec, sizes)
-        if scale is None and shrink is None and self.known is not None:
-            found = self.known(layer, ConvSpec.of(tuple(kernel.shape), **geometry, input_shape=size))
-            if found is not None:
-                return found
-        lost = 0.0
-        if scale is not None or shrink is not None:
-            kernel = in_float64(kernel)
-            if scale is not None:
-                plain: Any = {name: geometry[name] for name in ("groups", "transposed") if name in geometry}
-                # gamma / sqrt(var + eps) is `scale` already: as gamma, over a variance of 1.
-                kernel = fold_batch_norm(kernel, scale, np.ones_like(scale), 0.0, **plain)
-            if shrink is not None:
-                kernel = kernel / _by_input(shrink, spec)
-            lost = fold_error(kernel, spec)
-        if size is None and spec.divided:
-            geometry = at_every_size(geometry)
-        enclosure = enclose(kernel, size, rtol=self.rtol, **geometry)
-        upper = min(float(enclosure.upper), float(f4_bound(kernel, **geometry)))
-        if enclosure.cells <= CHEAP and upper > float(enclosure.lower) * (1 + self.rtol / 100):
+    def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
+        """Norm of a plain kernel at every size."""
+        return proven(kernel, Enclose(rtol=rtol))[1]
+
+    def _prove(self, kernel: AnyArray, spec: ConvSpec) -> tuple[list[Upper], float]:
+        """What is proven of a kernel's norm, and the heuristic."""
+        geometry, size = spec.geometry, spec.input_shape
+        found, upper = proven(kernel, Enclose(rtol=self.rtol), **geometry, input_shape=size)
+        claims = [upper, proven(kernel, FantasticFour(), **geometry)[1]]
+        least = min(map(float, claims))
+        if int(found.stats["cells"]) <= CHEAP and least > float(found.stats["lower"]) * (1 + self.rtol / 100):
             # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
-            upper = min(upper, float(enclose(kernel, size, rtol=self.rtol / 100, **geometry).upper))
-        plain = {name: value for name, value in geometry.items() if not name.startswith("padding")}
-        return Norm(host.add_up(upper, lost), float(reshaped_norm(kernel, **plain)))
+            claims.append(proven(kernel, Enclose(rtol=self.rtol / 100), **geometry, input_shape=size)[1])
+        plain: Any = {name: value for name, value in geometry.items() if not name.startswith("padding")}
+        return claims, float(reshaped_norm(kernel, **plain))
 
 
-def _own_size(spec: ConvSpec, sizes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> tuple[int, ...] | None:
+def proven(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:
+    """Measure a layer by a method that proves a bound: the answer, and the claim that it is made of.
+
+    Where a library runs the method out of hearing, it runs once more in NumPy.
+    """
+    with Listening() as heard:
+        result = measure(kernel, method, **geometry)
+    if len(heard) != 1:
+        with Listening() as heard:
+            measure(backend_for(kernel).to_numpy(kernel), method, **geometry)
+    ((_, upper, exponent),) = heard
+    return result, unscaled(upper, exponent)
+
+
+def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:
     """Size to enclose the layer at; None where that would not be sharper, or take long."""
     if not spec.ndim:
         return ()
@@ -180,13 +171,3 @@ def _digest(kernel: Any) -> str:
     whole = hashlib.sha256(f"{kernel.dtype} {numbers.shape}:".encode())
     whole.update(numbers.reshape(-1).view(np.uint8).data)
     return whole.hexdigest()
-
-
-def _by_input(shrink: NDArray[np.float64], spec: ConvSpec) -> NDArray[np.float64]:
-    """One number an input channel, in a shape that meets the kernel as it is stored."""
-    ones = (1,) * spec.ndim
-    if spec.transposed:
-        return shrink.reshape(-1, 1, *ones)
-    each = shrink.reshape(spec.groups, 1, spec.cin // spec.groups)
-    wide = np.broadcast_to(each, (spec.groups, spec.cout // spec.groups, spec.cin // spec.groups))
-    return wide.reshape(spec.cout, spec.cin // spec.groups, *ones)

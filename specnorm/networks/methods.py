@@ -10,7 +10,7 @@ import numpy as np
 
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.segments import WIDEST, segments
+from specnorm.certified.network.segments import WIDEST, segments, usable
 from specnorm.errors import MethodError
 from specnorm.networks import recursion
 from specnorm.networks.recursion import Progress
@@ -122,8 +122,3 @@ def _found(
     except (np.linalg.LinAlgError, ValueError, ArithmeticError):  # a kernel of zeros, of no entries, or far from 1
         return None
     return found if found is not None and all(map(usable, found)) else None
-
-
-def usable(weights: FloatArray) -> bool:
-    """Whether numbers can be weights: positive, and far from where arithmetic ends."""
-    return bool(np.all(np.isfinite(weights)) and np.all(weights > 1e-100) and np.all(weights < 1e100))

@@ -104,6 +104,12 @@ class ConvSpec:
         """Number of spatial axes."""
         return len(self.kernel_shape)
 
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """Keyword arguments of a layer for every input size."""
+        names = ("stride", "dilation", "groups", "transposed", "layout", "padding_mode", "padding")
+        return {name: getattr(self, name) for name in names}
+
     @functools.cached_property
     def steps(self) -> tuple[int, ...]:
         """Stride per axis of a block: dilation r and stride s read every gcd(r, s)-th pixel only."""

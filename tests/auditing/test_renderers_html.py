@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import assumed
 
 from auditing import files
 from specnorm.auditing import audit, plots
@@ -138,15 +139,15 @@ def test_every_mark_tells_its_row() -> None:
 @drawn
 def test_the_network_s_numbers_are_on_one_axis() -> None:
     """Product, layers together and the heuristic; only where there is a network."""
-    run = RunBound("x", "y", (("a", "b"),), 40.0, 8.0)
-    network = NetworkBound(8.0, 3.5, {"y": 8.0}, (), (), {"x": (1, 2)}, 40.0, (run,))
+    run = RunBound("x", "y", (("a", "b"),), 40.0, assumed(8.0))
+    network = NetworkBound(assumed(8.0), 3.5, {"y": assumed(8.0)}, (), (), {"x": (1, 2)}, assumed(40.0), (run,))
     page = _page(replace(_report(), network=network))
     titles = [text for _, text in page.all("title") if "proven" in text or "no bound" in text]
     expected = ["product of layers: 40.0, proven", "layers together: 8.0, proven", "Miyato's heuristic: 3.5, no bound"]
     assert [text for text in titles if text in expected] == expected
     assert "Network" in [text for _, text in page.all("h3")]
     assert "Network" not in [text for _, text in _page(_report()).all("h3")]
-    nothing = replace(network, upper=None, heuristic=None, product=None, runs=())
+    nothing = replace(network, claim=None, heuristic=None, product_claim=None, runs=())
     assert "Network" not in [text for _, text in _page(replace(_report(), network=nothing)).all("h3")]
 
 

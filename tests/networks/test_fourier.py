@@ -16,9 +16,8 @@ from networks.torch_modules import Function  # noqa: E402
 from specnorm_torch import certified_accuracy, network_bound, network_graph, nonexpansive  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from specnorm.certified.network.kernels import norm_of_matrices_up  # noqa: E402
 from specnorm.errors import CertificateError, KernelError  # noqa: E402
-from specnorm.networks import Multipliers, bound, verify, within  # noqa: E402
+from specnorm.networks import Layer, Measure, Multipliers, bound, verify, within  # noqa: E402
 
 fft = torch.fft
 COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800")) // 400
@@ -303,6 +302,10 @@ def test_complex_inputs_are_not_held() -> None:
     assert "make its real and imaginary parts the input" in found.unknown[0].reason
 
 
+def norms_of(stack: Any) -> float:
+    return Measure().matrices(Layer("w", lambda: stack, {}, 0)).value
+
+
 def test_norms_of_stacks_of_matrices() -> None:
     """Proven: never below, at any scale; and close."""
     rng = np.random.default_rng(0)
@@ -311,9 +314,9 @@ def test_norms_of_stacks_of_matrices() -> None:
         dense = a[..., 0] + 1j * a[..., 1] if len(shape) == 4 else a
         real = float(np.linalg.norm(dense, 2, axis=(-2, -1)).max())
         for scale in (1.0, 2.0**-900, 2.0**900):
-            found = norm_of_matrices_up(a * scale) / scale
+            found = norms_of(a * scale) / scale
             assert real * (1 - 1e-14) <= found <= real * (1 + 1e-12)
-    assert norm_of_matrices_up(np.zeros((3, 2, 2))) == 0.0
-    assert norm_of_matrices_up(np.zeros((0, 2, 2))) == 0.0
+    assert norms_of(np.zeros((3, 2, 2))) == 0.0
+    assert norms_of(np.zeros((0, 2, 2))) == 0.0
     with pytest.raises(KernelError, match="non-finite"):
-        norm_of_matrices_up(np.full((1, 2, 2), np.nan))
+        norms_of(np.full((1, 2, 2), np.nan))

@@ -60,7 +60,7 @@ def slack(chain: Sequence[Conv], n: tuple[int, ...], measure: Measure = MEASURE,
         for first, last in parts:
             if last - first < 2:
                 continue
-            constant = segments.constant_up(run.part(first, last), values[first : last + 1], measure)
+            constant = float(segments.constant_of_part(run.part(first, last), values[first : last + 1], measure))
             s = constant ** (1 / (last - first))
             matrices = [chain[at].matrix(sizes[at]) for at in range(first, last)]
             wide = [

@@ -41,7 +41,7 @@ def test_a_file_proves_the_bound_without_a_search(
     again = verify(Certificate.load(tmp_path / "c.json"), graph_of(CHAIN, SIZE))
     assert again.upper is not None
     assert again.upper <= found.upper
-    assert again.runs == found.runs
+    assert again.to_dict()["runs"] == found.to_dict()["runs"]
 
 
 def test_numbers_are_read_back_as_they_were(found: NetworkBound, tmp_path: Path) -> None:

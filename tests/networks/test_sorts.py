@@ -212,9 +212,9 @@ def test_weights_of_their_own_prove_nothing_of_sorted_channels() -> None:
     (run,) = subnetworks.runs(recognised(network_graph(model, (4,))).pruned())
     even, uneven = np.array([1.0, 2.0, 1.0, 2.0]), np.array([1.0, 2.0, 2.0, 1.0])
     part = run.part(0, 1)
-    assert segments.constant_up(part, [np.ones(4), even], Measure()) > 0
+    assert segments.constant_of_part(part, [np.ones(4), even], Measure()) > 0
     with pytest.raises(specnorm.MethodError, match="sorted together"):
-        segments.constant_up(part, [np.ones(4), uneven], Measure())
+        segments.constant_of_part(part, [np.ones(4), uneven], Measure())
 
 
 def test_weights_of_groups() -> None:

@@ -30,7 +30,7 @@ def slack(net: Network, graph: Graph, steps: int = 6) -> list[float]:
         names = [run.start, *(link.end for link in run.links)]
         for first, last in parts:
             part = run.part(first, last)
-            constant = segments.constant_up(part, values[first : last + 1], MEASURE)
+            constant = float(segments.constant_of_part(part, values[first : last + 1], MEASURE))
             depth = {first: 0}
             for at, link in enumerate(part.links, first + 1):
                 depth[at] = 1 + max(depth[source] for source in link.sources)

@@ -11,6 +11,7 @@ import numpy as np
 from assumptions import assumed, assumed_lower, interval
 from methods.test_deflation import cases
 from proof import test_claims
+from proof.network_rules import NETWORK_REFUSED
 from proof.test_claims import KERNEL, OPS, PART
 
 from specnorm.certified import bound
@@ -140,6 +141,7 @@ def without_supremum() -> object:
 
 REFUSED: dict[str, Callable[[], object]] = {
     **test_claims.REFUSED,
+    **NETWORK_REFUSED,
     "a negative bound": lambda: assumed(-1.0),
     "a quotient by what may be zero": lambda: assumed(1.0).over(assumed_lower(0.0)),
     "a circulant's bound of a block": lambda: bound.largest_of_blocks([assumed(1.0, OWN)], KERNEL),

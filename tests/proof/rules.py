@@ -11,6 +11,7 @@ import numpy as np
 from assumptions import assumed, assumed_lower, interval
 from methods import test_deflation, test_subspace
 from oracle import dense_matrix
+from proof.network_rules import NETWORK_CHECKS
 from proof.refusals import CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
 from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding
 
@@ -163,6 +164,7 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
 
 
 CHECKS: dict[str, Check] = {
+    **NETWORK_CHECKS,
     "radii": radii,
     "radius_of": radii,
     "Upper.plus": arithmetic,

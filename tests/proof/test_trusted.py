@@ -10,7 +10,7 @@ import pytest
 import trusted
 from proof.test_claims import made
 from proof.test_outward import outward
-from test_house import core_files, parsed, room
+from test_house import parsed
 
 import specnorm
 from specnorm import networks
@@ -24,7 +24,7 @@ def test_the_page_says_what_is_trusted() -> None:
         trusted.replaced("a page")
 
 
-@pytest.mark.parametrize("path", [p for p in core_files() if room(p) in trusted.PROPOSES], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for name, p in trusted.modules().items() if trusted.proposes(name)], ids=str)
 def test_what_is_not_counted_makes_no_claim_and_rounds_nothing_outward(path: Any) -> None:
     assert [*made(parsed(path)), *outward(parsed(path))] == []
 

@@ -98,6 +98,7 @@ def _section(position: int, report: Report) -> dict[str, Any]:
         "rows": list(zip(report.layers, _numbers(report, methods), strict=True)),
         "intervals": _intervals(position, report),
         "ladder": _ladder(position, report),
+        "explained": report.network.explain() if report.network is not None and report.network.claim else "",
         "worst": [_worst(position, report, picture) for picture in report.pictures],
         "origins": _origins(report, methods),
         "geometry": _geometries(report),

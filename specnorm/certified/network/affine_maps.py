@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import host
+from specnorm.certified.bound import Upper
 from specnorm.certified.network.graph import Layer
-from specnorm.certified.network.kernels import ROUNDINGS, in_float64
+from specnorm.certified.network.kernels import ROUNDINGS, Sizes, by_output
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.folding import fold_batch_norm
+from specnorm.certified.network.rules import NOTHING
 from specnorm.problem.spec import ConvSpec
 
 Placed = tuple[FloatArray, tuple[int, ...]]
 """A kernel, and the place of its first tap."""
-Sizes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class Term:
         """What `ROUNDINGS` roundings of would be as much as the kernel's entries may be off, in its shape."""
         if self.filter is None or self.filter.layer.error is None:
             return 0.0
-        error = in_float64(self.filter.layer.error())[:, self.columns.start : self.columns.stop]
+        error = np.asarray(self.filter.layer.error(), np.float64)[:, self.columns.start : self.columns.stop]
         return host.inflate(abs(error) * (abs(self.alpha) * 2.0**53 / ROUNDINGS), ROUNDINGS)
 
     @property
@@ -129,11 +129,9 @@ class Term:
             kernel = np.eye(len(self.rows)).reshape(len(self.rows), len(self.reads), *ones)
             scale = np.ones(len(self.rows)) if self.scale is None else self.scale
             return kernel * (self.alpha * scale).reshape(-1, 1, *ones), (0,) * axes
-        spec, layer = self.filter.spec, self.filter.layer
-        kernel = in_float64(layer.load().T if layer.transposed else layer.load())
+        spec, kernel = self.filter.spec, self.filter.layer.kernel()
         if self.scale is not None:
-            plain: Any = {"groups": spec.groups, "transposed": spec.transposed}
-            kernel = fold_batch_norm(kernel, self.scale, np.ones_like(self.scale), 0.0, **plain)
+            kernel = kernel * by_output(self.scale, spec)
         whole = _ungrouped(kernel * self.alpha, spec, spec.dilation if dilated else (1,) * spec.ndim)
         # A transposed layer has y[m + k - before] += K[i, o, k] x[m]: a correlation with the taps in reverse.
         start = tuple(
@@ -170,8 +168,8 @@ class AffineMap:
         Channels.
     slopes : pair of array, shape (width,)
         Smallest and largest slope of the function; 1 where there is none.
-    factor : float
-        Of what follows the function, rounded up: pooling, resizing. It keeps the channels.
+    factor : Upper
+        Of what follows the function: pooling, resizing. It keeps the channels.
     repeat : int
         Features that each channel becomes before the next layer (flattening).
     open : bool
@@ -184,7 +182,7 @@ class AffineMap:
     width: int
     slopes: tuple[FloatArray, FloatArray]
     end: str
-    factor: float = 1.0
+    factor: Upper = NOTHING
     repeat: int = 1
     open: bool = True
     groups: NDArray[np.intp] | None = None

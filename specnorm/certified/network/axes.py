@@ -18,16 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import host
-from specnorm.proving import enclose
 
 Row: TypeAlias = tuple[tuple[int, Fraction], ...]
 """Pixels and weights of one output."""
 DENSE = 512
-"""Largest axis whose matrix is enclosed; longer ones are bounded by their row and column sums."""
+"""Largest axis whose matrix is tested with weights; longer ones are bounded by their row and column sums."""
 LONGEST = 2**14
 """Largest axis or window whose weights are written out."""
 WEIGHTS = 2**18
 """Most weights that are written out for one axis."""
+CLOSE = 1e-9
+"""Of a norm's square, by how much the t of a Schur test is above what is computed of it."""
 HALF = Fraction(1, 2)
 
 
@@ -302,8 +303,8 @@ def weights_norm_up(rows: tuple[Row, ...]) -> float:
     Returns
     -------
     float
-        The smaller of ``sqrt(largest row sum * largest column sum)`` (Schur test, in fractions) and a proven
-        enclosure's upper bound; where every column has one entry a row, or every row one, it is exact.
+        The smaller of two Schur tests: ``sqrt(largest row sum * largest column sum)`` in fractions, exact where every
+        column has one entry or every row one, and the one with weights, `_schur_up`.
     """
     columns: dict[int, Fraction] = {}
     for row in rows:
@@ -321,7 +322,22 @@ def weights_norm_up(rows: tuple[Row, ...]) -> float:
         for p, weight in row:
             # Larger entries of a non-negative matrix make its norm no smaller.
             matrix[at, position[p]] += host.float_up(weight)
-    return min(schur, float(enclose(matrix, rtol=1e-9).upper))
+    return min(schur, _schur_up(matrix))
+
+
+def _schur_up(matrix: NDArray[np.float64]) -> float:
+    """Schur test of a non-negative matrix A with weights: if ``A^T A v <= s v`` for any v > 0, then ``|A|^2 <= s``.
+
+    ``v = (t I - A^T A)^-1 1`` is positive for t above ``|A|^2``, and ``A^T A v = t v - 1``: it gives s <= t. Whatever v
+    comes out, s is computed from it, in sums of non-negative numbers.
+    """
+    gram = matrix.T @ matrix
+    near = (1 + CLOSE) * float(np.linalg.eigvalsh(gram)[-1])
+    v = np.linalg.solve(near * np.eye(len(gram)) - gram, np.ones(len(gram)))
+    if not (np.isfinite(v).all() and v.min() > 0):
+        return math.inf
+    image = host.inflate(matrix.T @ host.inflate(matrix @ v, matrix.shape[1]), matrix.shape[0])
+    return host.sqrt_up(float(host.next_up(image / v).max()))
 
 
 def weighted(x: NDArray[Any], axis: int, rows: Sequence[Row]) -> NDArray[Any]:

@@ -29,6 +29,8 @@ MOST = 7
 """Probes at most."""
 FAR = 1e3
 """In place of infinity, where a box has no end."""
+SLACK = 2**24
+"""Roundings that lengths are taken to have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,25 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> dict[str,
             except NotRunError:
                 continue
     return found
+
+
+# -- how far values are apart ------------------------------------------------------------------------------------------
+def moved_up(one: Inputs, other: Inputs) -> float:
+    """Distance of all inputs together, at most."""
+    return host.inflate(math.sqrt(sum(float(np.square(one[name] - other[name]).sum()) for name in one)), SLACK)
+
+
+def apart_down(one: Value, other: Value) -> float:
+    """Distance of two values at least, whatever rounding made; 0 where they are no numbers."""
+    with np.errstate(all="ignore"):
+        apart: FloatArray = abs(one.value - other.value) - host.inflate(np.asarray(one.error + other.error), SLACK)
+        length = host.lowered(float(np.linalg.norm(np.where(np.isfinite(apart), np.maximum(apart, 0.0), 0.0))), SLACK)
+    return length if math.isfinite(length) else 0.0
+
+
+def inside(radius: float) -> float:
+    """A distance of the centre that stays in a ball, however it is computed."""
+    return host.lowered(radius, SLACK)
 
 
 # -- inputs to execute a network on ------------------------------------------------------------------------------------
@@ -163,7 +184,7 @@ def _in_ball(region: Ball, rng: np.random.Generator) -> Iterator[Inputs]:
     while True:
         away = {name: rng.standard_normal(centre.shape) for name, centre in region.centre.items()}
         length = math.sqrt(sum(float(np.square(each).sum()) for each in away.values())) or 1.0
-        share = host.lowered(region.radius, 2**24) * rng.uniform(0, 1) / length
+        share = inside(region.radius) * rng.uniform(0, 1) / length
         yield {name: centre + share * away[name] for name, centre in region.centre.items()}
 
 

@@ -1,50 +1,176 @@
-"""Kernels of a network: what scaling loses, and norms of stacks of matrices."""
+"""Kernels of a network, scaled: their norms, from proofs of somebody else's, and what scaling loses."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.backends import backend_for
-from specnorm.certified import arithmetic, host
+from specnorm.certified import host
+from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.certified.matrices.stacks import matrix_norm_up
-from specnorm.runtime.execution import Execution
-from specnorm.runtime.values import check_values
+from specnorm.problem.spec import ConvSpec, at_every_size
+from specnorm.text import POWER
 
 if TYPE_CHECKING:
-    from specnorm.problem.spec import ConvSpec
+    from specnorm.certified.network.operators.layers import Layer
+    from specnorm.types import AnyArray, ArrayOps
 
 ROUNDINGS = 64
 """Roundings that are counted for each entry of a kernel that is scaled: twice as many as there can be."""
 AT_ONCE = 2**22
 """Entries of matrices that are factorised together."""
+Sizes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Spatial sizes before and after a layer."""
+Numbers = NDArray[np.float64]
 
 
-def norm_of_matrices_up(stack: Any) -> float:
-    """Proven upper bound of the largest spectral norm of a stack of matrices, rounding counted.
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """Of one layer.
+
+    Parameters
+    ----------
+    upper : Upper
+    heuristic : float
+        Norm of the reshaped kernel: too small.
+    """
+
+    upper: Upper
+    heuristic: float
+
+
+class Norms(Protocol):
+    """Who proves norms of kernels for the rules of networks; `specnorm.networks.Measure` does."""
+
+    @property
+    def rtol(self) -> float:
+        """Relative width that is asked for."""
+
+    def __call__(
+        self,
+        layer: Layer,
+        geometry: dict[str, Any],
+        sizes: Sizes | None,
+        scale: Numbers | None,
+        shrink: Numbers | None = None,
+        /,
+    ) -> Norm:
+        """Of a layer with some geometry, as `norm_of_layer` says it."""
+        ...
+
+    def matrices(self, layer: Layer, /) -> Upper:
+        """Of a stack of matrices, by `norm_of_matrices`."""
+        ...
+
+    def of_kernel(self, kernel: Numbers, rtol: float, /) -> Upper:
+        """Of a plain kernel (cout, cin, *kernel_shape) at every size."""
+        ...
+
+
+Prover = Callable[["AnyArray", ConvSpec], tuple[Sequence[Upper], float]]
+"""Gives bounds of the norm of a kernel in some geometry, and its heuristic."""
+
+
+def norm_of_layer(
+    layer: Layer,
+    geometry: Mapping[str, Any],
+    size: tuple[int, ...] | None,
+    scale: Numbers | None,
+    shrink: Numbers | None,
+    prove: Prover,
+) -> Norm:
+    """Norm of a layer, with each output channel multiplied by ``scale``, each input channel divided by ``shrink``.
+
+    Parameters
+    ----------
+    size : tuple of int or None
+        Of the input; None: every size.
+    scale : array, shape (cout,), or None
+        Correct to a few roundings.
+    shrink : array, shape (cin,), or None
+        Positive, exact.
+    """
+    kernel = layer.stored()
+    spec = ConvSpec.of(tuple(kernel.shape), **geometry, input_shape=size)
+    if size is None and spec.divided:
+        spec = ConvSpec.of(tuple(kernel.shape), **at_every_size(dict(geometry)))
+    lost = 0.0
+    if scale is not None or shrink is not None:
+        kernel = layer.kernel()
+        if scale is not None:
+            kernel = kernel * by_output(scale, spec)
+        if shrink is not None:
+            kernel = kernel / _by_input(shrink, spec)
+        lost = fold_error(kernel, spec)
+    claims, heuristic = prove(kernel, spec)
+    best = min((claim for claim in claims if speaks_of(claim, spec)), key=float, default=None)
+    if best is None:
+        raise HypothesisError(f"{[claim.what for claim in claims]}: none is the norm of {spec}")
+    if lost:
+        best = _upper(host.add_up(best.value, lost), spec, "each channel scaled, rounding counted", best)
+    elif best.what != spec:
+        best = _upper(best.value, spec, "no larger than at every size", best)
+    return Norm(best, heuristic)
+
+
+def unscaled(claim: Upper, exponent: int) -> Upper:
+    """The bound of a norm from that of the kernel times ``2**-exponent``."""
+    with np.errstate(over="ignore", under="ignore"):
+        found = float(np.ldexp(claim.value, exponent))
+        if float(np.ldexp(found, -exponent)) < claim.value:  # a subnormal number, which was rounded
+            found = host.next_up(found)
+    return _upper(found, claim.what, f"{POWER}{exponent}", claim)
+
+
+def speaks_of(claim: Upper, spec: ConvSpec) -> bool:
+    """Whether a claim bounds a layer: at its size or at every size, of a matrix or of its transpose."""
+    if not isinstance(claim.what, ConvSpec):
+        return False
+    about, own = replace(claim.what, layout=None), replace(spec, layout=None)
+    if not spec.ndim:
+        return not about.ndim and sorted((about.cout, about.cin)) == sorted((own.cout, own.cin))
+    return about in (own, replace(own, input_shape=None))
+
+
+def by_output(scale: Numbers, spec: ConvSpec) -> Numbers:
+    """One number an output channel, in a shape that meets the kernel as it is stored."""
+    ones = (1,) * spec.ndim
+    if not spec.transposed:
+        return scale.reshape(-1, 1, *ones)
+    # Entry (i, j) feeds output j of the group of input i.
+    each = np.repeat(scale.reshape(spec.groups, -1), spec.cin // spec.groups, axis=0)
+    return each.reshape(*each.shape, *ones)
+
+
+def _by_input(shrink: Numbers, spec: ConvSpec) -> Numbers:
+    """One number an input channel, in a shape that meets the kernel as it is stored."""
+    ones = (1,) * spec.ndim
+    if spec.transposed:
+        return shrink.reshape(-1, 1, *ones)
+    each = np.repeat(shrink.reshape(spec.groups, -1), spec.cout // spec.groups, axis=0)
+    return each.reshape(*each.shape, *ones)
+
+
+def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
+    """Largest spectral norm of a stack of matrices, rounding counted.
 
     Parameters
     ----------
     stack : array, shape (b, m, n) or (b, m, n, 2)
-        Of real numbers; the second holds real and imaginary parts.
-
-    Raises
-    ------
-    KernelError, BackendError
-        As `check_values`.
+        Finite real numbers; the second holds real and imaginary parts.
     """
     step = max(1, AT_ONCE // max(math.prod(stack.shape[1:]), 1))
-    parts = (in_float64(stack[at : at + step]) for at in range(0, len(stack), step))
-    return max((_largest_up(part) for part in parts if part.size), default=0.0)
+    parts = (stack[at : at + step] for at in range(0, len(stack), step))
+    norms = [_largest_up(part, ops) for part in parts if part.size]
+    return _upper(max(norms, default=0.0), f"largest of {len(stack)} matrices", "factorisation")
 
 
-def _largest_up(part: NDArray[np.float64]) -> float:
-    numbers: Any = part[None]
-    backend = backend_for(numbers)
-    check_values(numbers, part.shape, backend=backend)
+def _largest_up(part: Numbers, ops: ArrayOps) -> float:
     largest = float(np.max(np.abs(part)))
     if not largest:
         return 0.0
@@ -52,12 +178,11 @@ def _largest_up(part: NDArray[np.float64]) -> float:
     scaled = np.ldexp(part, -exponent)
     a: Any = np.ascontiguousarray(scaled).view(np.complex128)[..., 0] if part.ndim == 4 else scaled
     # Entries that underflow are off by less than the smallest normal number each.
-    with arithmetic.exact(numbers, backend=backend):
-        upper: Any = matrix_norm_up(a, part.size * 2.0**-1000, ops=Execution.of(backend, numbers))
+    upper: Any = matrix_norm_up(a, part.size * 2.0**-1000, ops=ops)
     return host.next_up(math.ldexp(float(np.max(upper)), exponent))
 
 
-def fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
+def fold_error(kernel: Numbers, spec: ConvSpec) -> float:
     """Norm of what rounding changed in a folded kernel, rounded up.
 
     Each entry has a relative error of at most `ROUNDINGS` roundings (of the scale, of the weights and of the products),
@@ -68,8 +193,3 @@ def fold_error(kernel: NDArray[np.float64], spec: ConvSpec) -> float:
     frobenius = float(host.norm_up(kernel.reshape(-1)))
     taps = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
     return host.mul_up(taps, host.add_up(host.mul_up(frobenius, ROUNDINGS * 2.0**-53), kernel.size * 2.0**-1000))
-
-
-def in_float64(kernel: Any) -> NDArray[np.float64]:
-    """A kernel of any library as a NumPy array of doubles, exactly."""
-    return np.asarray(backend_for(kernel).to_numpy(kernel), dtype=np.float64)

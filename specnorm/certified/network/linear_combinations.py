@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified.network import operators as ops
-from specnorm.certified.network.affine_maps import AffineMap, Sizes, Term
+from specnorm.certified.network.affine_maps import AffineMap, Term
 from specnorm.certified.network.graph import Node, Shape, concrete
+from specnorm.certified.network.kernels import Sizes
 from specnorm.certified.network.operators.base import FloatArray
 
 

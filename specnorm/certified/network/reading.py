@@ -31,6 +31,7 @@ from specnorm.certified.network.linear_combinations import (
     times,
 )
 from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.rules import followed, of_operator, of_slopes, unmoved
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
 
@@ -221,7 +222,7 @@ class Reader:
     def _steeper(self, node: Node, form: LinearCombination, found: tuple[float, float]) -> LinearCombination | None:
         def change(link: AffineMap) -> AffineMap:
             if not link.open or link.repeat > 1:
-                return replace(link, factor=host.mul_up(link.factor, max(map(abs, found))))
+                return replace(link, factor=followed(link.factor, of_slopes(node, *found)))
             ends = [a * b for a in link.slopes for b in found]
             low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
             return replace(link, slopes=(outward(host.next_down, low), outward(host.next_up, high)))
@@ -367,12 +368,12 @@ class Reader:
         if name not in self._forms or len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
             return None
         try:
-            factor = node.operator.lipschitz(ops.Place((before,), node.shape))
+            factor = of_operator(node, [unmoved(name)], ops.Place((before,), node.shape))
         except ops.NoBoundError:
             return None
         form = self._linear(name, self._forms[name].axis)
-        if form is None or form.axis != 1 or self._repeat(form) > 1 or not np.isfinite(factor):
+        if form is None or form.axis != 1 or self._repeat(form) > 1 or not np.isfinite(factor.value):
             return None
         return self._changed(
-            node, form, name, lambda link: replace(link, factor=host.mul_up(link.factor, factor), open=False)
+            node, form, name, lambda link: replace(link, factor=followed(link.factor, factor), open=False)
         )

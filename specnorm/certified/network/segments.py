@@ -31,26 +31,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.certified import host
+from specnorm.certified import arithmetic, host
+from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.certified.network.affine_maps import Segment, Subnetwork
-from specnorm.certified.network.kernels import fold_error
+from specnorm.certified.network.kernels import Norms, fold_error, speaks_of
 from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.rules import Map
 from specnorm.certified.network.subnetworks import joinable
 from specnorm.errors import MethodError
 from specnorm.problem.spec import ConvSpec
-from specnorm.proving import enclose
-
-if TYPE_CHECKING:
-    from specnorm.networks.measuring import Measure
+from specnorm.text import number
 
 WIDEST = 768
 """Channels on the smaller side of the kernel above which a run is cut, unless told otherwise."""
 TOLERANCE, TOLERANCE_OF_SUMS = 5e-4, 2e-3
-"""Relative width to which T and K are enclosed, or `Measure.rtol` where that is wider: weights that are nearly the best
+"""Relative width to which T and K are enclosed, or `Norms.rtol` where that is wider: weights that are nearly the best
 make the norm nearly the same at many frequencies, which takes long to prove closely."""
 SHARP = 1e-6
 """The same of matrices, which have one frequency: it takes hardly longer, and is lost once for each layer."""
@@ -195,8 +193,55 @@ def _reversed(kernel: FloatArray) -> FloatArray:
     return np.flip(kernel.swapaxes(0, 1), axis=tuple(range(2, kernel.ndim)))
 
 
-def constant_up(part: Segment, weights: Sequence[FloatArray], measure: Measure) -> float:
-    """L with ``|q_l (z - z')| <= L |q_0 (x - x')|``, proven; without the factors of what follows the functions.
+@arithmetic.on_host()
+def constant_of_run(run: Subnetwork, starts: Sequence[int], weights: Sequence[FloatArray], norms: Norms) -> Upper:
+    """Lipschitz constant of a run: of its parts, in the weights of the values between, and what follows the functions.
+
+    Parameters
+    ----------
+    starts : sequence of int
+        First link of each part.
+    weights : sequence of array
+        One number a channel of each link's value. Those of the last are no part of the claim: they are divided by.
+
+    Raises
+    ------
+    HypothesisError
+        If the weights are none.
+    ValueError, MethodError
+        If no statement can speak of a part, or of these weights.
+    """
+    after = [link.factor for link in run.links]
+    parts = constants(run, parts_from(run, starts), weights, norms)
+    last = host.div_up(1.0, float(np.min(weights[-1])))
+    total = host.mul_up(*(claim.value for claim in (*after, *parts)), last)
+    rule = f"{len(run.links)} layers together, in {len(parts)} part{'s' * (len(parts) > 1)}"
+    known = [claim for claim in after if claim.value != 1]
+    return _upper(total, Map(run.start, run.end), rule, *parts, *known)
+
+
+@arithmetic.on_host()
+def constants(
+    run: Subnetwork, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray], norms: Norms
+) -> list[Upper]:
+    """Constants of parts of a run, each in the weights of the values that it begins and ends with."""
+    widths = [link.width for link in run.links[: parts[-1][1]]]
+    if [len(each) for each in weights[: len(widths)]] != widths or not all(map(usable, weights[: len(widths)])):
+        raise HypothesisError(f"no weights of {widths} channels")
+    values, found = [np.ones(run.width), *weights], []
+    for first, last in parts:
+        before = values[first] if first == 0 else np.repeat(values[first], run.links[first - 1].repeat)
+        found.append(constant_of_part(run.part(first, last), [before, *values[first + 1 : last + 1]], norms))
+    return found
+
+
+def usable(weights: FloatArray) -> bool:
+    """Whether numbers can be weights: positive, and far from where arithmetic ends."""
+    return bool(np.all(np.isfinite(weights)) and np.all(weights > 1e-100) and np.all(weights < 1e100))
+
+
+def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
+    """L with ``|q_l (z - z')| <= L |q_0 (x - x')|``; without the factors of what follows the functions.
 
     Parameters
     ----------
@@ -208,37 +253,43 @@ def constant_up(part: Segment, weights: Sequence[FloatArray], measure: Measure) 
     if not all(link.fits(weight) for link, weight in zip(part.links, weights[1:], strict=True)):
         raise MethodError("weights that differ between channels which are sorted together prove nothing.")
     alone = part.links[0].alone if len(part.links) == 1 else None
-    if alone is not None and alone.filter is not None:
-        before, after = weights
-        scale, shrink = alone.scale, None if np.all(before == 1) else before
-        steep = part.links[0].steepest
-        steepest = float(steep.max())
-        if steepest == 0:
-            return 0.0
-        after = after if np.all(steep == steepest) else after * (steep / steepest)
-        if not np.all(after == 1):
-            scale = after if scale is None else after * scale
-        norm = measure(alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink).upper
-        return host.mul_up(norm, host.inflate(abs(alone.alpha), 16), steepest)
-    return _proven_up(part, weights, max(measure.rtol, TOLERANCE if part.chain else TOLERANCE_OF_SUMS))
+    if alone is None or alone.filter is None:
+        return _of_kernel(part, weights, max(norms.rtol, TOLERANCE if part.chain else TOLERANCE_OF_SUMS), norms)
+    before, after = weights
+    what, steep = f"{' + '.join(part.links[0].names)}, weighted", part.links[0].steepest
+    scale, shrink = alone.scale, None if np.all(before == 1) else before
+    steepest = float(steep.max())
+    if steepest == 0:
+        return _upper(0.0, what, "its function is constant")
+    after = after if np.all(steep == steepest) else after * (steep / steepest)
+    if not np.all(after == 1):
+        scale = after if scale is None else after * scale
+    norm = norms(alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink).upper
+    found = host.mul_up(norm.value, host.inflate(abs(alone.alpha), 16), steepest)
+    return _upper(found, what, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
 
 
-def _proven_up(part: Segment, weights: Sequence[FloatArray], rtol: float) -> float:
+def _of_kernel(part: Segment, weights: Sequence[FloatArray], rtol: float, norms: Norms) -> Upper:
     """The constant of links together, from the norm of T or K."""
     chain = part.chain
     kernel_of = chain_kernel if chain else hermitian_kernel
     whole = kernel_of(edges(part, weights))
+    spec = ConvSpec.of(whole.shape)
     if math.prod(whole.shape[2:]) == 1:
         rtol = min(rtol, SHARP)
     sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
-    lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, ConvSpec.of(whole.shape))
+    lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, spec)
+    if not chain:
+        every = np.arange(whole.shape[0])
+        whole[(every, every, *(n // 2 for n in whole.shape[2:]))] += CENTRE
+    norm = norms.of_kernel(whole, rtol)
+    if not speaks_of(norm, spec):
+        raise HypothesisError(f"{norm.what} is not {spec}")
+    names, count = " + ".join(name for link in part.links for name in link.names), len(part.links)
     if chain:
-        s = host.add_up(float(enclose(whole, rtol=rtol).upper), lost)
-        return host.mul_up(*[s] * len(part.links))
-    middle_tap = tuple(n // 2 for n in whole.shape[2:])
-    every = np.arange(whole.shape[0])
-    whole[(every, every, *middle_tap)] += CENTRE
-    s = host.add_up(float(enclose(whole, rtol=rtol).upper), lost, -CENTRE)
-    if s <= 1:
-        return 1.0
-    return host.mul_up(*[host.add_up(s, s, -1.0)] * part.depth)
+        s = host.add_up(norm.value, lost)
+        rule = f"LipSDP of a chain: |T| <= {number(s, 'upper')}, to the power of {count}"
+        return _upper(host.mul_up(*[s] * count), f"{names}, weighted", rule, norm)
+    s = max(host.add_up(norm.value, lost, -CENTRE), 1.0)
+    rule = f"LipSDP: K <= {number(s, 'upper')}, and (2 s - 1)^{part.depth}"
+    return _upper(host.mul_up(*[host.add_up(s, s, -1.0)] * part.depth), f"{names}, weighted", rule, norm)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from assumptions import interval
+from assumptions import assumed, interval
 from networks.compositions.planted_onnx import one
 from networks.compositions.planting import Plant, Planted, method, onnx_graph
 from onnx import helper
@@ -49,7 +49,7 @@ def halved_norm(patch: Any) -> None:
 
     def call(self: Measure, *given: Any) -> Any:
         found = real(self, *given)
-        return type(found)(0.5 * found.upper, found.heuristic)
+        return type(found)(assumed(0.5 * found.upper.value, found.upper.what), found.heuristic)
 
     patch.setattr(Measure, "__call__", call)
 

@@ -35,7 +35,7 @@ def by_name(patch: pytest.MonkeyPatch) -> None:
             loads.setdefault(kernel.name.rstrip("'"), found.load),
             found.geometry,
             found.spatial,
-            found.turned,
+            found.transposed,
         )
 
     patch.setattr(Call, "layer", layer)

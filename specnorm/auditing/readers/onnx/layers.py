@@ -13,8 +13,8 @@ from specnorm.auditing.readers.onnx.shapes import fresh, pooled, same_pads, time
 from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import NoBoundError
+from specnorm.certified.network.operators.linear import normalisation
 from specnorm.certified.network.shapes import Shape, Size, concrete
-from specnorm.networks import builders
 
 PRODUCT = "it is a product of two values that depend on the input, which has no constant"
 Pads = tuple[tuple[int, int], ...]
@@ -161,7 +161,7 @@ def batch_norm(
         raise NoBoundError("its statistics cannot be read")
     arrays = tuple(each.load().astype(np.float64) for each in constants)
     with np.errstate(all="ignore"):
-        operator = builders.batch_norm(arrays[0], arrays[1], arrays[2], arrays[3], epsilon, len(shape_of(x)))
+        operator = normalisation(arrays[0], arrays[1], arrays[2], arrays[3], epsilon, len(shape_of(x)))
     if not np.all(np.isfinite(operator.values)):
         raise NoBoundError("its variances are negative or not finite")
     return Made(operator, (x,), x.shape)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from specnorm.backends import backend_for
 from specnorm.certified import host
 from specnorm.certified.network.operators.base import (
     Apply,
@@ -25,8 +26,12 @@ from specnorm.certified.network.operators.base import (
 from specnorm.errors import GeometryError, KernelError
 from specnorm.problem import layer_map
 from specnorm.problem.spec import ConvSpec
-from specnorm.runtime.execution import Execution
 from specnorm.types import AnyArray
+
+NUMPY: Any = SimpleNamespace(
+    xp=np, concrete=True, memory=2**28, device=lambda _: None, from_numpy=lambda x, _: x, to_numpy=lambda x: x
+)
+"""What a convolution in NumPy needs of `types.ArrayOps`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +51,24 @@ class Layer:
     error: Callable[[], AnyArray] | None = None
     """Of a matrix that was computed: gives by how much each entry may be off."""
 
+    to_host: Callable[[AnyArray], NDArray[Any]] = np.asarray
+    """Makes a NumPy array of what ``load`` gives, exactly."""
+
+    def stored(self) -> Any:
+        """The kernel as its library has it; a matrix with its outputs first."""
+        stored = self.load()
+        return stored.T if self.transposed else stored
+
     def kernel(self) -> FloatArray:
-        """The kernel in float64, exactly; a matrix with its outputs first."""
-        stored: Any = self.load()
-        kernel = np.asarray(backend_for(stored).to_numpy(stored), dtype=np.float64)
-        return kernel.T if self.transposed else kernel
+        """The same in float64, exactly."""
+        stored = self.stored()
+        try:
+            return np.asarray(self.to_host(stored), dtype=np.float64)
+        except (TypeError, RuntimeError) as error:
+            raise KernelError(
+                f"The kernel of {self.name!r} is a {type(stored).__name__}, which NumPy does not read ({error}): give "
+                "Layer(..., to_host=...), a function that makes a NumPy array of it."
+            ) from error
 
 
 class Convolution(Linear):
@@ -86,7 +104,7 @@ class Convolution(Linear):
         sizes = tuple(n + sum(pair) for n, pair in zip(before[2:], pads or ((0, 0),) * spec.ndim, strict=True))
         at = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": sizes})
         one: Any = kernel[None]
-        layer = layer_map.Convolution(one, at, ops=Execution.of(backend_for(kernel), one))
+        layer = layer_map.Convolution(one, at, ops=NUMPY)
         extra = self.extra or (0,) * spec.ndim
         shape = (before[0], spec.cout, *(n + more for n, more in zip(layer.shapes[1][1:], extra, strict=True)))
         if before[1] != spec.cin:

@@ -74,6 +74,23 @@ def _wide(x: FloatArray, ndim: int) -> FloatArray:
     return x.reshape(x.shape[0], *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])
 
 
+def normalisation(
+    mean: FloatArray, variance: FloatArray, scale: FloatArray | None, bias: FloatArray | None, eps: float, ndim: int
+) -> Scale:
+    """Batch normalisation at inference, of axis 1 of values with ``ndim`` axes; all in float64."""
+    wide = 1 / np.sqrt(variance + eps) * (1.0 if scale is None else scale)
+
+    def along(x: FloatArray) -> FloatArray:
+        return np.reshape(x, (-1, *(1,) * (ndim - 2)))
+
+    def offset() -> tuple[FloatArray, FloatArray]:
+        ahead, behind = mean * wide, np.zeros_like(wide) if bias is None else bias
+        # A few roundings of the scale, the product and the difference.
+        return along(behind - ahead), along((abs(behind) + abs(ahead)) * 2.0**-47)
+
+    return Scale(along(wide), offset)
+
+
 class Add(Linear):
     """``(w_1 x_1 + ... + w_n x_n) / over`` of values that are broadcast, constants among them."""
 

@@ -1,0 +1,160 @@
+"""Networks of numbers, their constants, and what the rules of networks refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from assumptions import assumed
+
+from specnorm.certified.bound import Upper
+from specnorm.certified.network import rules, segments
+from specnorm.certified.network.graph import Graph, Layer, Node
+from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
+from specnorm.certified.network.operators import Add, Concat, Input, Matrix, Random, ReLU, Scale
+from specnorm.certified.network.operators.base import Operator, Place
+from specnorm.certified.network.rules import Map
+from specnorm.certified.network.subnetworks import runs
+from specnorm.networks import Measure, Multipliers, Product, bound
+from specnorm.problem.spec import ConvSpec
+
+
+def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:
+    """A number times a value, as a matrix."""
+    layer = Layer(name, partial(np.array, [[float(number)]]), {}, 0)
+    return Node(name, Matrix(layer, alpha=alpha), (source,), (1, 1))
+
+
+def x(name: str = "x") -> Node:
+    return Node(name, Input(), (), (1, 1))
+
+
+def join(name: str, operator: Operator, *inputs: str, width: int = 1) -> Node:
+    return Node(name, operator, inputs, (1, width))
+
+
+SUM = join("s", Add((1.0, 1.0)), "u", "v")
+NETWORKS: dict[str, tuple[Graph, float]] = {
+    "chain": (Graph((x(), times("u", "x", 6), times("v", "u", 5)), ("v",)), 30),
+    "sum": (Graph((x(), times("u", "x", 3), times("v", "x", 5), SUM), ("s",)), 8),
+    "stack": (Graph((x(), times("u", "x", 3), times("v", "x", 4), join("c", Concat(1), "u", "v", width=2)), ("c",)), 5),
+    "two inputs": (Graph((x("a"), x("b"), times("u", "a", 3), times("v", "b", 4), SUM), ("s",)), 5),
+    "two outputs": (Graph((x(), times("u", "x", 3), times("v", "x", 4)), ("u", "v")), 5),
+    "a number before a matrix": (Graph((x(), times("u", "x", 2, -3)), ("u",)), 6),
+    "a scale behind it": (Graph((x(), times("u", "x", 2), join("n", Scale(np.array([3.0])), "u")), ("n",)), 6),
+}
+"""A network of numbers, and its constant, which is attained."""
+
+
+# -- what rules suppose ------------------------------------------------------------------------------------------------
+NODES = NETWORKS["sum"][0].by_name
+U, V = assumed(3.0, Map("x", "u")), assumed(5.0, Map("x", "v"))
+PLACE = Place(((1, 1), (1, 1)), (1, 1))
+CONV: Any = np.random.default_rng(0).normal(size=(2, 2, 3))
+LAYER = Layer("k", lambda: CONV, {"padding_mode": "zeros", "padding": ((1, 1),)}, 1)
+STRIDED: dict[str, Any] = {"stride": 2, "padding_mode": "circular"}
+
+
+def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any) -> Norm:
+    """A layer's norm, from a claim about something."""
+    geometry = geometry or dict(LAYER.geometry)
+    return norm_of_layer(LAYER, geometry, size, None, None, lambda *_: ([assumed(1.0, about)], 0.0))
+
+
+def chain(*factors: float) -> Graph:
+    """Matrices with ReLU between."""
+    nodes = [x()]
+    for at, factor in enumerate(factors):
+        nodes += [times(f"m{at}", nodes[-1].name, factor), join(f"r{at}", ReLU(), f"m{at}")]
+    return Graph(tuple(nodes), (nodes[-1].name,))
+
+
+(RUN,) = runs(chain(2, 3))
+RESIDUAL = (x(), times("u", "x", 2), join("r", ReLU(), "u"), times("v", "r", 3), join("s", Add((1.0, 1.0)), "v", "x"))
+(SKIPPING,) = runs(Graph(RESIDUAL, ("s",)))
+ONES = [np.ones(1), np.ones(1)]
+
+
+class Lying(Measure):
+    """Says the norm of another kernel."""
+
+    def of_kernel(self, kernel: Any, rtol: float) -> Upper:
+        del kernel
+        return super().of_kernel(np.ones((3, 3)), rtol)
+
+
+def spec(size: tuple[int, ...] | None = None, **geometry: Any) -> ConvSpec:
+    return ConvSpec.of(CONV.shape, **(geometry or LAYER.geometry), input_shape=size)
+
+
+NETWORK_REFUSED: dict[str, Callable[[], object]] = {
+    "a factor of another value": lambda: rules.along(assumed(2.0, Map("v", "w")), U),
+    "a norm as a factor": lambda: rules.along(assumed(2.0), U),
+    "a branch left out": lambda: rules.of_operator(NODES["s"], [U], PLACE),
+    "one branch twice": lambda: rules.of_operator(NODES["s"], [U, U], PLACE),
+    "branches in another order": lambda: rules.of_operator(NODES["s"], [V, U], PLACE),
+    "branches by different inputs": lambda: rules.of_operator(NODES["s"], [U, assumed(5.0, Map("y", "v"))], PLACE),
+    "inputs of a node left out": lambda: rules.of_inputs("x", NODES["s"], [U]),
+    "an input left out": lambda: rules.of_all_inputs("u", [U], ["x", "y"]),
+    "an input twice": lambda: rules.of_all_inputs("u", [U, U], ["x", "y"]),
+    "an output left out": lambda: rules.of_all_outputs([U], ["u", "v"]),
+    "outputs by different inputs": lambda: rules.of_all_outputs([U, assumed(1.0, Map("y", "v"))], ["u", "v"]),
+    "what moves as held": lambda: rules.held("x", NODES["s"], [U, V]),
+    "half of what moves as held": lambda: rules.held("x", NODES["s"], [U, assumed(0.0, Map("x", "v"))]),
+    "what nothing is known of as held": lambda: rules.held("x", NODES["s"], []),
+    "what is drawn as held": lambda: rules.held("x", Node("r", Random(), ("u",)), [assumed(0.0, Map("x", "u"))]),
+    "the input itself as held": lambda: rules.held("x", NODES["x"], []),
+    "the norm at another size": lambda: normed(spec((6,))),
+    "the norm of other padding": lambda: normed(replace(spec((5,)), padding_mode="reflect")),
+    "the norm of another shape": lambda: normed(ConvSpec.of((2, 1, 3), **LAYER.geometry)),
+    "every divided size for every size": lambda: normed(spec(**STRIDED), None, **STRIDED),
+    "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: ([], 0.0)),
+    "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
+    "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
+    "the norm of another kernel": lambda: segments.constant_of_run(RUN, [0], ONES, Lying()),
+}
+
+
+# -- what the rules say, and what is true ------------------------------------------------------------------------------
+def constants() -> Iterator[tuple[Upper | None, float]]:
+    """Of networks whose constants are attained, and of what they are made of."""
+    for graph, truth in NETWORKS.values():
+        yield bound(graph, method=Product(), check=False).claim, truth
+    yield rules.of_inputs("x", NODES["s"], [U, V]), float(np.hypot(3, 5))
+    yield rules.unmoved("x"), 1.0
+    yield rules.of_slopes(NODES["s"], -2.0, 1.0), 2.0
+    yield rules.followed(rules.NOTHING, assumed(2.0)), 2.0
+    yield rules.followed(assumed(3.0), assumed(2.0)), 6.0
+
+
+def together() -> Iterator[tuple[Upper | None, float]]:
+    """Two numbers with ReLU between; in one part and in two, with weights, and one that is 0."""
+    for starts, last in (([0], 1.0), ([0, 1], 0.5)):
+        yield segments.constant_of_run(RUN, starts, [np.ones(1), np.array([last])], Measure()), 6.0
+    for run, truth in ((RUN, 6.0), (SKIPPING, 7.0)):
+        near = Multipliers(steps=50).weights(run, [(0, 2)])
+        assert near is not None
+        yield segments.constant_of_run(run, [0], near, Measure()), truth
+    yield from zip(segments.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
+
+
+def layers() -> Iterator[tuple[Upper | None, float]]:
+    yield normed(spec((5,))).upper, 1.0
+    yield normed(spec()).upper, 1.0
+    claims = [assumed(1.0, spec())]
+    yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: (claims, 0.0)).upper, 1.0
+    stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
+    yield unscaled(assumed(1.0), 3), 8.0
+    yield Measure().matrices(Layer("w", lambda: stack, {}, 0)), 2.0
+
+
+NETWORK_CHECKS = {
+    "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
+    "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
+    "constant_of_part": together, "_of_kernel": together, "norm_of_layer": layers, "norm_of_matrices": layers,
+    "unscaled": layers,
+}  # fmt: skip
+"""Rule -> a check whose claims it makes, among others."""

@@ -1,0 +1,284 @@
+"""A network's constant is made by rules alone, each of which looks at what it is applied to; and it explains itself."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from assumptions import assumed
+from proof.network_rules import (
+    NETWORK_REFUSED,
+    NETWORKS,
+    NODES,
+    ONES,
+    PLACE,
+    RUN,
+    STRIDED,
+    U,
+    V,
+    chain,
+    normed,
+    spec,
+    x,
+)
+
+from specnorm.certified import host
+from specnorm.certified.bound import HypothesisError, Upper, _upper
+from specnorm.certified.network import axes, kernels, rules, segments
+from specnorm.certified.network.graph import Graph, Layer, Node
+from specnorm.certified.network.kernels import unscaled
+from specnorm.certified.network.operators import Input, Matrix, ReLU, Scale
+from specnorm.certified.network.operators.base import NoBoundError, Operator, Place
+from specnorm.certified.network.propagation import Step, UnknownNode
+from specnorm.certified.network.rules import Map
+from specnorm.errors import KernelError
+from specnorm.networks import Measure, Multipliers, NetworkBound, Product, RunBound, bound
+
+
+def upper(graph: Graph) -> float:
+    found = bound(graph, method=Product(), check=False).upper
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_constants_that_are_attained(name: str) -> None:
+    graph, truth = NETWORKS[name]
+    assert truth <= upper(graph) <= truth * (1 + 1e-12)
+
+
+def first_alone(factor: Upper, before: Upper) -> Upper:
+    ends = before.what, factor.what
+    assert isinstance(ends[0], Map)
+    assert isinstance(ends[1], Map)
+    return _upper(before.value, Map(ends[0].start, ends[1].end), "", factor, before)
+
+
+def largest(*terms: float) -> float:
+    return max(terms, default=0.0)
+
+
+MUTATIONS: dict[str, tuple[Any, str, Any, str]] = {
+    "a factor dropped": (rules, "along", first_alone, "chain"),
+    "the largest branch for the sum": (host, "add_up", largest, "sum"),
+    "the largest part of a stack": (host, "hypot_up", largest, "stack"),
+    "the largest of the inputs": (rules, "_together", lambda c, w, r: _upper(max(map(float, c)), w, r), "two inputs"),
+    "the largest of the outputs": (rules, "_together", lambda c, w, r: _upper(max(map(float, c)), w, r), "two outputs"),
+    "a number forgotten": (rules, "Matrix", Scale, "a number before a matrix"),
+    "a scale forgotten": (kernels, "by_output", lambda *_: np.ones((1, 1)), "a scale behind it"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_rule_that_leaves_something_out_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, attribute, broken, case = MUTATIONS[name]
+    graph, truth = NETWORKS[case]
+    monkeypatch.setattr(owner, attribute, broken)
+    assert upper(graph) < truth * (1 - 1e-9), "nothing was noticed"
+
+
+# -- what rules suppose ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", NETWORK_REFUSED)
+def test_a_rule_does_not_apply_to(name: str) -> None:
+    with pytest.raises(HypothesisError):
+        NETWORK_REFUSED[name]()
+
+
+def test_rules_apply_where_they_may() -> None:
+    """The same with nothing wrong."""
+    assert rules.along(assumed(2.0, Map("u", "w")), U).what == Map("x", "w")
+    assert rules.of_operator(NODES["s"], [U, V], PLACE).value == pytest.approx(8)
+    assert rules.held("y", NODES["x"], []).value == 0
+    assert normed(spec((5,))).upper.value == normed(spec()).upper.value == 1
+    assert normed(spec(**STRIDED), (6,), **STRIDED).upper.what == spec((6,), **STRIDED)
+    assert normed(spec(**STRIDED | {"stride": 1}), None, **STRIDED).upper.value == 1
+    assert segments.constant_of_run(RUN, [0], ONES, Measure()).value >= 6
+
+
+def test_what_is_no_constant_is_no_claim() -> None:
+    """Of an operator that somebody registers."""
+    for wrong in (math.nan, -1.0):
+
+        class Odd(Operator):
+            lipschitz_constant = wrong
+
+        with pytest.raises(NoBoundError, match="no constant"):
+            rules.of_operator(Node("y", Odd(), ("x",), (1, 1)), [rules.unmoved("x")], Place(((1, 1),)))
+        found = bound(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)), check=False)
+        assert found.upper is None
+        assert "Odd" in found.unknown[0].reason
+
+
+def test_parts_of_a_run_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they are cut, and whatever the last weights are."""
+
+    def constant() -> float:
+        weights = [np.array([1.0]), np.array([0.5])]
+        return segments.constant_of_run(RUN, [0, 1], weights, Measure()).value
+
+    assert 6 <= constant() <= 6 * (1 + 1e-9)
+    for name, broken in (("div_up", lambda *_: 1e-3), ("mul_up", largest)):
+        with monkeypatch.context() as patch:
+            patch.setattr(host, name, broken)
+            assert constant() < 6 * (1 - 1e-9), name
+
+
+def test_scaling_back_is_outward() -> None:
+    for value, exponent in ((1.0 + 2.0**-52, -1074), (3.0, -1074), (0.7, -1080), (0.7, 900), (0.0, -1074)):
+        found = unscaled(assumed(value), exponent)
+        assert Fraction(found.value) >= Fraction(value) * Fraction(2) ** exponent
+    assert unscaled(assumed(1.0), 2000).value == math.inf
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+ONE: Any = 1.0
+OFFENCES: dict[str, Callable[[], object]] = {
+    "the whole": lambda: NetworkBound(ONE, 1.0, {}, (), (), {}),
+    "NumPy's number": lambda: NetworkBound(np.float64(1.0), 1.0, {}, (), (), {}),  # type: ignore[arg-type]
+    "an output": lambda: NetworkBound(None, 1.0, {"y": ONE}, (), (), {}),
+    "the product": lambda: NetworkBound(None, 1.0, {}, (), (), {}, ONE),
+    "layers together": lambda: RunBound("x", "y", (), 2.0, ONE),
+    "a node": lambda: Step("y", "relu", "pointwise", None, ONE, 1.0),
+    "a factor": lambda: Step("y", "relu", "pointwise", ONE, None, 1.0),
+    "where it ends": lambda: UnknownNode("y", "mul", "no", ONE),
+    "an answer changed": lambda: replace(bound(NETWORKS["sum"][0], check=False), claim=ONE),
+}
+
+
+@pytest.mark.parametrize("name", OFFENCES)
+def test_an_answer_is_not_made_of_floats(name: str) -> None:
+    with pytest.raises(TypeError, match="no proven bound"):
+        OFFENCES[name]()
+
+
+def test_an_answer_s_numbers_are_its_claims() -> None:
+    found = bound(NETWORKS["two outputs"][0], check=False)
+    assert found.claim is not None
+    assert (found.upper, found.outputs["u"]) == (found.claim.value, found.nodes[1].upper)
+    with pytest.raises(AttributeError):
+        found.upper = 1.0  # type: ignore[misc]
+
+
+def test_a_kernel_that_numpy_does_not_read_says_what_to_give() -> None:
+    class Foreign:
+        shape, dtype = (1, 1), "float64"
+
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            raise TypeError("it lies on a device")
+
+    layer = Layer("far", Foreign, {}, 0)
+    with pytest.raises(KernelError, match="to_host"):
+        layer.kernel()
+    assert replace(layer, to_host=lambda _: np.ones((1, 1))).kernel().shape == (1, 1)
+
+
+# -- pooling and resizing ----------------------------------------------------------------------------------------------
+def matrices() -> Iterator[Any]:
+    """Non-negative ones, and such that fall into parts of equal and of different norms."""
+    rng = np.random.default_rng(0)
+    for m, n in ((1, 1), (3, 5), (40, 17)):
+        yield rng.random((m, n)) * (rng.random((m, n)) < 0.7)
+    yield np.kron(np.eye(6), [[0.5, 0.5]])
+    yield np.kron(np.diag([1.0, 0.25, 1e-6]), np.ones((2, 3)))
+    yield np.eye(300) + np.eye(300, k=1)
+
+
+def test_schur_s_test_with_weights_is_close_and_never_below() -> None:
+    for a in matrices():
+        truth = float(np.linalg.norm(a, 2))
+        assert truth * (1 - 1e-13) <= axes._schur_up(a) <= truth * (1 + 1e-8)
+
+
+def test_schur_s_test_computes_its_bound_from_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other weights are worth less, and prove no less than the norm."""
+    monkeypatch.setattr(np.linalg, "solve", lambda _, b: np.linspace(1, 2, len(b)))
+    assert all(axes._schur_up(a) >= np.linalg.norm(a, 2) * (1 - 1e-13) for a in matrices())
+    monkeypatch.setattr(np.linalg, "solve", lambda _, b: -b)
+    assert axes._schur_up(np.eye(2)) == math.inf
+
+
+# -- the chain ---------------------------------------------------------------------------------------------------------
+def told(graph: Graph, **at: Any) -> list[str]:
+    found = bound(graph, check=False, **at)
+    return found.explain().splitlines()
+
+
+def value_of(line: str) -> tuple[str, float]:
+    name, rest = line.split(" <= ")
+    return name, float(rest.split(":")[0])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_explanation_s_numbers_follow_from_each_other(name: str) -> None:
+    """No line is below the product, the sum or the root of what it names."""
+    lines = told(NETWORKS[name][0], method=Product())
+    known = dict(map(value_of, lines))
+    first = next(iter(known.values()))
+    assert first == pytest.approx(NETWORKS[name][1], rel=1e-5)
+    assert first >= NETWORKS[name][1]
+    for line in lines:
+        _, rest = line.split(": ", 1)
+        if " times " in rest:
+            factor, before = rest.split(", ")[-1].split(" times ")
+            assert value_of(line)[1] >= float(factor) * known[before] * (1 - 1e-5)
+        elif rest.startswith("add of"):
+            assert value_of(line)[1] >= sum(known[part] for part in rest[7:].split(", ")) * (1 - 1e-5)
+        elif " of " in rest and not line.startswith(" "):
+            parts = rest.rpartition(" of ")[2].split(", ")
+            assert value_of(line)[1] >= math.hypot(*(known[part] for part in parts)) * (1 - 1e-5)
+
+
+def test_every_claim_is_at_least_what_it_is_made_of() -> None:
+    """In rational numbers, through the whole chain: no product, no sum is below its parts."""
+    found = bound(chain(1.1, 0.7, 1.3, 0.9), method=Product(), check=False).claim
+    assert found is not None
+    waiting, products = [found], 0
+    while waiting:
+        claim = waiting.pop()
+        waiting += claim.of  # type: ignore[arg-type]
+        if len(claim.of) == 2 and isinstance(claim.what, Map):
+            assert Fraction(claim.value) >= Fraction(claim.of[0].value) * Fraction(claim.of[1].value)
+            products += 1
+    assert products == 8
+
+
+def test_an_explanation_is_a_screen_long() -> None:
+    assert len(told(chain(*[1.5] * 150), method=Product())) <= 41
+    lines = told(chain(*[1.5] * 10), method=Product())
+    assert len(lines) == 32
+    assert lines[-1] == "x <= 1.00000: itself"
+    assert not any(line.startswith("r8") for line in lines), "what changes nothing has no line"
+
+
+def test_layers_together_are_told_with_their_statement() -> None:
+    rng = np.random.default_rng(0)
+    layers = [Layer(f"w{at}", partial(np.array, rng.normal(size=(6, 6))), {}, 0) for at in range(2)]
+    nodes = (
+        Node("x", Input(), (), (1, 6)), Node("a", Matrix(layers[0]), ("x",), (1, 6)),
+        Node("r", ReLU(), ("a",), (1, 6)), Node("y", Matrix(layers[1]), ("r",), (1, 6)),
+    )  # fmt: skip
+    text = "\n".join(told(Graph(nodes, ("y",)), method=Multipliers(steps=20)))
+    assert "2 layers together" in text
+    assert "LipSDP of a chain: |T| <= " in text
+    assert bound(Graph(nodes, ("y",)), check=False).to_dict()["runs"]
+
+
+def test_an_answer_crosses_processes_with_its_chain_however_long() -> None:
+    found = bound(chain(*[1.0] * 1000), method=Product(), check=False)
+    there = pickle.loads(pickle.dumps(found))
+    assert there.explain() == found.explain()
+    assert there.to_dict() == found.to_dict()
+
+
+def test_without_a_bound_the_explanation_says_where_it_ends() -> None:
+    class Nothing(Operator):
+        pass
+
+    assert "unknown from" in told(Graph((x(), Node("y", Nothing(), ("x",), (1, 1))), ("y",)))[-2]
