@@ -21,6 +21,8 @@ from strategies import Recipe
 
 import specnorm
 from specnorm import arrays
+from specnorm.certified.matrices import norms
+from specnorm.certified.matrices import stacks as stacks_of_matrices
 from specnorm.certified.symbol import lags, symbols
 from specnorm.methods.gram_iteration import GramIteration
 from specnorm.methods.matrix_norm import MatrixNorm
@@ -108,13 +110,14 @@ def test_few_frequencies_of_three_axes_are_looked_at() -> None:
 def test_factorisations_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """One stack for all frequencies that fit the memory budget, and one for all unfoldings of a shape's groups."""
     stacks: list[int] = []
-    below = specnorm.certified.matrices.norms.gram_below
+    below = norms.gram_below
 
     def counted(gram: Any, *given: Any, **named: Any) -> Any:
         stacks.append(int(np.prod(gram.shape[:-2])))
         return below(gram, *given, **named)
 
-    monkeypatch.setattr(specnorm.certified.matrices.norms, "gram_below", counted)
+    for module in (norms, stacks_of_matrices):
+        monkeypatch.setattr(module, "gram_below", counted)
     specnorm.grid_bound(Recipe((3, 2, 3, 3), seed=3).kernel, n=12)
     assert stacks == [12 * 7]
     stacks.clear()

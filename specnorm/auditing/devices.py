@@ -11,19 +11,7 @@ from specnorm.types import AnyArray, ArrayObject
 
 
 def check_target(name: str | None, device: str | None) -> None:
-    """Refuse a library or device that is not there, before any file is read.
-
-    Parameters
-    ----------
-    name : str or None
-        Name under which a plugin is registered.
-    device : str or None
-        One of the plugin's devices.
-
-    Raises
-    ------
-    BackendError
-    """
+    """Refuse a plugin's name or a device of it that is not there, before any file is read."""
     if name is None:
         if device is not None:
             raise BackendError(f"device={device!r} needs a backend to go with it: say which array library to use.")
@@ -36,20 +24,7 @@ def check_target(name: str | None, device: str | None) -> None:
 
 
 def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
-    """Copy a kernel to another library, dtype kept.
-
-    Parameters
-    ----------
-    name : str
-        Name under which a plugin is registered.
-    device : str, optional
-        None: the library's default device.
-
-    Raises
-    ------
-    BackendError
-        If the library cannot hold the kernel's dtype, or does not know the device.
-    """
+    """Copy a kernel to another library, by its plugin's name; refused if that cannot hold the dtype or device."""
     host = backends.backend_for(kernel).to_numpy(kernel)
     target = backends.load(name)
     moved: ArrayObject = target.from_numpy(host, _scalar_on(target, device))

@@ -29,15 +29,8 @@ IN_FLIGHT = 512 * 2**20
 def measured(found: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
     """Measure layers and give their rows in order; `IN_FLIGHT` bytes of kernels are in memory at once.
 
-    Parameters
-    ----------
-    executor : Executor or None
-        None, or `Workers` that are not worth it: here, one layer after the other.
-
-    Yields
-    ------
-    Row
-        ``note`` says how a layer was measured that the executor lost.
+    Without an executor, or with `Workers` that are not worth it: here, one layer after the other. A row's note says how
+    a layer was measured that the executor lost.
     """
     worth = executor.worth if isinstance(executor, Workers) else 0
     if executor is None or (worth and (len(found) < 2 or sum(map(_bytes, found)) < worth)):

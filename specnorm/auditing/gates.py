@@ -38,16 +38,8 @@ def norms(reports: Sequence[Report], bound: float) -> tuple[Outcome, list[str]]:
 def claims(reports: Sequence[Report], claim: str) -> tuple[Outcome, list[str]]:
     """Whether each network is proven to be as claimed, and a line on each.
 
-    Parameters
-    ----------
-    claim : {"nonexpansive", "residual-nonexpansive"}
-        About f, or x - f(x).
-
-    Returns
-    -------
-    outcome : {"passed", "failed", "undecided"}
-        Undecided: proven of a graph that could not be compared with the file's own values.
-    lines : list of str
+    ``claim`` is "nonexpansive", about f, or "residual-nonexpansive", about x - f(x). Undecided: proven of a graph that
+    could not be compared with the file's own values.
     """
     residual, outcomes, text = claim == "residual-nonexpansive", set[Outcome](), []
     for report in reports:

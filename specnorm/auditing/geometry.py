@@ -45,17 +45,7 @@ class Override:
 
 
 def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Override, ...]:
-    """Check what a person says of layers.
-
-    Parameters
-    ----------
-    geometry : mapping of str to mapping, optional
-        Shell pattern on names -> some of the keys of `Stated`.
-
-    Raises
-    ------
-    GeometryError
-    """
+    """Check what a person says of layers: shell pattern on names -> some of the keys of `Stated`."""
     if geometry is None:
         return ()
     if not isinstance(geometry, Mapping):
@@ -74,17 +64,7 @@ def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Overrid
 
 
 def check_names(given: Sequence[Override], names: Sequence[str]) -> None:
-    """Refuse a pattern that matches no layer: its geometry would be lost silently.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Of every layer of the model.
-
-    Raises
-    ------
-    GeometryError
-    """
+    """Refuse a pattern that matches none of the model's layers: its geometry would be lost silently."""
     for override in given:
         if not any(fnmatchcase(name, override.pattern) for name in names):
             known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
@@ -103,27 +83,9 @@ def resolve(
     """Geometry of one layer, and what of it is assumed.
 
     The last matching override counts, key by key; then ``padding_mode``; then what the file states; then ``layout``;
-    the rest is assumed: stride 1, dilation 1, one group, not transposed, torch's order, zeros, "same".
-
-    Parameters
-    ----------
-    shape : sequence of int
-    stated : Stated
-        What the file says.
-    layout : str or None
-        Order of the axes where the file does not say; names the convention, so "HWIO" reads a 3-axis kernel as "WIO".
-    input_shape : int, tuple of int or None
-
-    Returns
-    -------
-    spec : ConvSpec
-    assumed : tuple of str
-        As ``name=value``; nothing for a matrix, which has no geometry and whose norm is that of its transpose.
-
-    Raises
-    ------
-    GeometryError, KernelError
-        If the geometry does not fit the shape.
+    the rest is assumed: stride 1, dilation 1, one group, not transposed, torch's order, zeros, "same". It is told as
+    ``name=value``; nothing of a matrix, which has no geometry and whose norm is that of its transpose. ``layout`` names
+    a convention: "HWIO" reads a 3-axis kernel as "WIO". A geometry that does not fit the shape raises.
     """
     known: dict[str, Any] = dict(stated)
     if layout is not None and "layout" not in known:

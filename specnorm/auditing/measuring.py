@@ -186,7 +186,8 @@ class _Results:
                 geometry["input_shape"] = self.spec.input_shape
             if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
                 geometry |= {"padding_mode": "circular", "padding": "same"}
-            asked, left = self.settings.method(name), max(self.deadline - monotonic(), _LEAST)
+            asked, least = self.settings.method(name), min(_LEAST, self.settings.budget or _LEAST)
+            left = max(self.deadline - monotonic(), least)
             limited = replace(self.settings, budget=None if self.settings.budget is None else left).method(name)
             # A report says what was asked for: what is left of it differs from run to run.
             with Listening() as heard:

@@ -38,12 +38,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> 
 
 
 def check_output(path: Path) -> None:
-    """Refuse a path that `replace_file` could not write, or where something lies that is no report.
-
-    Raises
-    ------
-    OSError
-    """
+    """Refuse a path that `replace_file` could not write, or where something lies that is no report."""
     target = path.resolve()
     if not target.parent.is_dir():
         raise OSError(f"{path.parent} is not a folder")
@@ -87,10 +82,6 @@ def replace_file(path: Path, content: str | bytes) -> None:
         A link is followed.
     content : str or bytes
         Text is written in UTF-8, with escapes for lone surrogates.
-
-    Raises
-    ------
-    OSError
     """
     import shutil  # here, since most reports are printed
 

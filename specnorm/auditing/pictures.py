@@ -39,20 +39,7 @@ def worst(rows: Sequence[Row], count: int) -> list[int]:
 
 
 def take(layers: Sequence[Layer], rows: Sequence[Row], count: int) -> tuple[Picture, ...]:
-    """Pictures of the worst layers, whose kernels are read once more.
-
-    Parameters
-    ----------
-    layers : sequence of Layer
-        Of the model, while its file is open.
-    rows : sequence of Row
-        What was measured of them, in the same order.
-
-    Returns
-    -------
-    tuple of Picture
-        A layer that cannot be drawn says why in ``reason``.
-    """
+    """Pictures of the worst layers, whose kernels are read once more; ``rows`` are theirs, in the same order."""
     found = []
     for i in worst(rows, count):
         spec = rows[i].spec
@@ -109,10 +96,6 @@ def picture(row: int, kernel: ArrayObject, spec: ConvSpec) -> Picture:
 
 def grid(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Frequencies per axis for blocks (b, m, p, *kernel_shape): even numbers, so that 0 and π are among them.
-
-    Parameters
-    ----------
-    shape : tuple of int
 
     Returns
     -------

@@ -50,20 +50,7 @@ _STYLE = {
 
 
 def check_plot(path: Path) -> None:
-    """Refuse what could not be drawn, before hours of measuring.
-
-    Parameters
-    ----------
-    path : Path
-        Of the picture.
-
-    Raises
-    ------
-    ValueError
-        If the suffix says neither PNG nor SVG.
-    ImportError
-        If matplotlib is not installed.
-    """
+    """Refuse what could not be drawn, before hours of measuring: by ValueError, or ImportError of matplotlib."""
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path.name} ends in neither {' nor '.join(SUFFIXES)}, which says what to draw")
     if not installed():
@@ -76,33 +63,12 @@ def installed() -> bool:
 
 
 def draw(reports: Sequence[Report], kind: str, *, transparent: bool = False) -> bytes:
-    """Draw the interval plot of `intervals` as a file.
-
-    Parameters
-    ----------
-    reports : sequence of Report
-        One panel each.
-    kind : {"png", "svg"}
-    transparent : bool
-        Leave the background to the page.
-
-    Returns
-    -------
-    bytes
-        The same for the same reports and the same matplotlib.
-    """
+    """The plot of `intervals` as a file, "png" or "svg": the same for the same reports and the same matplotlib."""
     return to_bytes(intervals(reports), kind, transparent=transparent)
 
 
 def to_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
-    """Write a figure as a file without a date in it.
-
-    Parameters
-    ----------
-    kind : {"png", "svg"}
-    transparent : bool
-        Leave the background to the page.
-    """
+    """A figure as a file, "png" or "svg", without a date in it; ``transparent``: the background is the page's."""
     file = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     with style():
@@ -153,12 +119,7 @@ def marks(report: Report) -> list[Marks]:
 
 
 def bars(report: Report) -> list[tuple[int, float, float]]:
-    """What `intervals` draws as bars: (row, lower, upper) of the layers whose two bounds are from 1e-200 to 1e200.
-
-    Returns
-    -------
-    list of (int, float, float)
-    """
+    """What `intervals` draws as bars: (row, lower, upper) of the layers whose two bounds are from 1e-200 to 1e200."""
     return [
         (i, row.lower, row.upper)
         for i, row in enumerate(report.layers)
@@ -289,13 +250,7 @@ def log_axis(panels: Sequence[Axes], values: Sequence[float], margin: float = 0.
 
 # -- helpers -------------------------------------------------------------------------------------------------------
 def shortened(name: str, length: int) -> str:
-    """A name for an axis: what does not print as escapes, the middle left out if it is long.
-
-    Parameters
-    ----------
-    length : int
-        Characters at most.
-    """
+    """A name for an axis, of ``length`` characters at most: what does not print as escapes, the middle left out."""
     shown = visible(name)
     if len(shown) <= length:
         return shown
@@ -304,13 +259,7 @@ def shortened(name: str, length: int) -> str:
 
 
 def distinct(names: Sequence[str], length: int) -> list[str]:
-    """Names for an axis; where one is too long, without the parts that all of them begin and end with.
-
-    Parameters
-    ----------
-    length : int
-        Characters at most.
-    """
+    """Names for an axis; where one is longer than ``length``, without what all of them begin and end with."""
     whole = [visible(name) for name in names]
     if len(whole) < 2 or max(map(len, whole)) <= length:
         return [shortened(name, length) for name in names]

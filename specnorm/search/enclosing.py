@@ -130,7 +130,8 @@ def _torus_searched(
 ) -> SearchResult:
     if cover is None:
         # One cell is too many for a search that may visit none: what is known from below, and nothing from above.
-        cover, max_cells = torus((1,) * (search.blocks.ndim - 3)), 0
+        degree = (np.asarray(search.blocks.shape[3:]) - 1) / 2
+        cover, max_cells = replace(torus((1,) * len(degree))[:1], half_degree=degree), 0
     return search.run(cover, rtol=rtol, grid_follows=grid_follows, max_cells=max_cells)
 
 

@@ -9,11 +9,5 @@ from numpy.typing import NDArray
 
 
 def in_float32(bits: NDArray[Any]) -> NDArray[np.float32]:
-    """The same numbers as float32, exactly: a bfloat16 is the upper half of one.
-
-    Parameters
-    ----------
-    bits : array of 16-bit unsigned integers
-        Of either byte order.
-    """
+    """The same numbers as float32, exactly: a bfloat16 (a 16-bit integer, of either byte order) is half of one."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)

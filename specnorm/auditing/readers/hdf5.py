@@ -33,7 +33,6 @@ class Dataset:
     ----------
     path : tuple of str
         Groups that lead to it, then its name.
-    shape : tuple of int
     refusal : str or None
         Why it is not read.
     """
@@ -45,12 +44,7 @@ class Dataset:
     source: h5py.Dataset
 
     def load(self) -> NDArray[Any]:
-        """Read it.
-
-        Raises
-        ------
-        ModelFileError
-        """
+        """Read it."""
         try:
             array = np.asarray(self.source[()])
         except Exception as error:  # the library fails in many ways on damaged data
@@ -61,13 +55,7 @@ class Dataset:
 
 
 def open_file(file: BinaryIO) -> h5py.File:
-    """Open an HDF5 file for reading.
-
-    Raises
-    ------
-    ModelFileError
-        If it is damaged, or h5py is missing.
-    """
+    """Open an HDF5 file for reading; it may be damaged, or h5py missing."""
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -79,21 +67,7 @@ def open_file(file: BinaryIO) -> h5py.File:
 
 
 def datasets(root: h5py.File, max_bytes: int) -> Iterator[Dataset]:
-    """Every array of a file. Links that leave the file, or could, are refused.
-
-    Parameters
-    ----------
-    max_bytes : int
-        Most bytes of all arrays together.
-
-    Yields
-    ------
-    Dataset
-
-    Raises
-    ------
-    ModelFileError
-    """
+    """Every array of a file, together of at most ``max_bytes``. Links that leave the file, or could, are refused."""
     import h5py
 
     left = max_bytes
@@ -107,13 +81,7 @@ def datasets(root: h5py.File, max_bytes: int) -> Iterator[Dataset]:
 
 
 def names(root: h5py.File) -> dict[tuple[str, ...], str]:
-    """Names that Keras 3 gives the owners of variables.
-
-    Returns
-    -------
-    dict of path to str
-        Path of the group that holds ``vars`` -> name of the layer.
-    """
+    """Names that Keras 3 gives the owners of variables: path of the group that holds ``vars`` -> name of the layer."""
     import h5py
 
     found = {}
@@ -126,18 +94,7 @@ def names(root: h5py.File) -> dict[tuple[str, ...], str]:
 
 
 def text_attribute(item: Any, name: str, most: int) -> str | None:
-    """Text of an attribute.
-
-    Parameters
-    ----------
-    most : int
-        Longest text that is believed, in bytes.
-
-    Returns
-    -------
-    str or None
-        None if there is no such attribute, or it is no text.
-    """
+    """Text of an attribute, of at most so many bytes; None if there is none, or it is no text."""
     try:
         if name not in item.attrs:
             return None

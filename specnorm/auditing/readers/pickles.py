@@ -47,10 +47,6 @@ def check_checkpoint(file: BinaryIO, max_bytes: int) -> None:
         Left at its start.
     max_bytes : int
         Most bytes of all tensors.
-
-    Raises
-    ------
-    ModelFileError
     """
     size = file.seek(0, 2)
     file.seek(0)

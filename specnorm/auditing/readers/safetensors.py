@@ -41,10 +41,6 @@ def listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[T
         Most bytes of all arrays.
     reopen : callable
         Gives the file again, as a context.
-
-    Raises
-    ------
-    ModelFileError
     """
     try:
         from safetensors import SafetensorError, safe_open

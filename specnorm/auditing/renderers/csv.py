@@ -13,13 +13,7 @@ from specnorm.text import spreadsheet_safe, visible
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
-    """One table of all models, with the fields of the JSON rows as columns after ``model``; unmeasured ones last.
-
-    Parameters
-    ----------
-    many : bool
-        Unused: the column ``model`` is always there.
-    """
+    """One table of all models, with the fields of the JSON rows as columns after ``model``; unmeasured ones last."""
     del many
     rows = [
         {"model": report.model, **row.to_dict()} for report in reports for row in (*report.layers, *report.unmeasured)

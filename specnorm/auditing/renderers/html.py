@@ -21,25 +21,10 @@ NEEDS = "HTML output needs jinja2: pip install 'specnorm-bounds[cli]'"
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
-    """One page with a section a model.
+    """One page with a section a model; the worst layers are drawn of reports made with ``pictures``.
 
-    Parameters
-    ----------
-    reports : sequence of Report
-        Made with ``pictures``, if the worst layers are to be drawn.
-    many : bool
-        Unused.
-
-    Returns
-    -------
-    str
-        The same for the same reports, and the same matplotlib and Jinja2. Without matplotlib there are no pictures, and
-        the page says what to install.
-
-    Raises
-    ------
-    ImportError
-        If Jinja2 is not installed.
+    It is the same for the same reports, matplotlib and Jinja2 (ImportError without). Without matplotlib there are no
+    pictures, and the page says what to install.
     """
     del many
     try:

@@ -14,25 +14,13 @@ _PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
-    """One heading, verdict, table and block of notes a model.
-
-    Parameters
-    ----------
-    many : bool
-        Unused.
-    """
+    """One heading, verdict, table and block of notes a model."""
     del many
     return "\n".join(_report(report) for report in reports)
 
 
 def code(text: str) -> str:
-    """Show text as code that holds nothing but itself.
-
-    Returns
-    -------
-    str
-        Between backticks; with references for all but letters and digits where that would not do.
-    """
+    """Text as code that holds nothing but itself: between backticks, or with references for what is no letter."""
     text = visible(text)
     if _PLAIN.fullmatch(text):
         return f"`{text}`"

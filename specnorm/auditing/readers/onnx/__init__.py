@@ -26,24 +26,10 @@ def prepare() -> None:
 
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
-    """List the kernels and other tensors of an ONNX model.
+    """List the kernels and other tensors of an ONNX model; ``max_bytes`` is of the file, and of all tensors.
 
-    Parameters
-    ----------
-    path : str
-        Its folder holds external data.
-    max_bytes : int
-        Most bytes of the file, and of all tensors.
-
-    Returns
-    -------
-    ModelArrays
-        A kernel that is used with several geometries is listed once for each. Weights of operators that are not read
-        have a refusal.
-
-    Raises
-    ------
-    ModelFileError
+    External data lies in the folder of ``path``. A kernel that is used with several geometries is listed once for each;
+    weights of operators that are not read have a refusal.
     """
     try:
         from google.protobuf.message import DecodeError

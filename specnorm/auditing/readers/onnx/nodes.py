@@ -32,7 +32,6 @@ class Data:
     ----------
     name : str
         Of its node.
-    shape : tuple of Size or None
     held : bool
         Whether it depends on shapes and integers only: then it stays while floating inputs move.
     """
@@ -53,7 +52,6 @@ class Made:
     ----------
     inputs : tuple
         Values, in the operator's order; one that is made itself becomes a node of its own.
-    shape : tuple of Size or None
     """
 
     operator: Operator

@@ -45,7 +45,6 @@ class Constant:
     ----------
     name : str
         Of the initialiser or node that it comes from, for people: others may have it.
-    shape : tuple of int
     dtype : str
         Of what ``load`` returns.
     refusal : str or None
