@@ -245,7 +245,7 @@ def test_grid_points_need_a_supremum() -> None:
     kernel: Any = Recipe((1, 2, 2, 3), seed=1).kernel
     search = Search(kernel, ops=Execution(BACKEND, BACKEND.namespace(kernel)))
     with pytest.raises(ValueError, match="supremum"):
-        search.run(dft((5, 5), (2, 3)), rtol=1e-3, max_cells=100)
+        search.run(dft((5,), (3,)), rtol=1e-3, max_cells=100)
 
 
 def test_angles_beyond_64_bits() -> None:

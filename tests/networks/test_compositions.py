@@ -13,9 +13,11 @@ import random
 import sys
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from assumptions import assumed
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.compositions.claims import Region, Search, Vector  # noqa: E402
@@ -114,8 +116,9 @@ def test_a_false_claim_is_found_and_shortened(monkeypatch: pytest.MonkeyPatch) -
 
     def claim(self: Region, graph: object, method: object, *, check: bool) -> object:
         answer = real(self, graph, method, check=check)  # type: ignore[arg-type]
-        object.__setattr__(answer, "upper", None if answer.upper is None else 0.1 * answer.upper)
-        return answer
+        if answer.claim is None:
+            return answer
+        return replace(answer, claim=assumed(0.1 * answer.claim.value, answer.claim.what))
 
     monkeypatch.setattr(Region, "claim", claim)
     told = found.run()
