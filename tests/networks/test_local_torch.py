@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from auditing.onnx_models import graph_of  # noqa: E402
 from specnorm_torch import certified_accuracy, network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -106,6 +105,7 @@ def test_radius_of_a_module() -> None:
 def test_an_onnx_file_says_what_is_added(tmp_path: Path) -> None:
     """Ranges around an input contain what the reference computes: biases, batch norm, pads, sums, pieces."""
     onnx = pytest.importorskip("onnx", exc_type=ImportError)
+    from auditing.onnx_models import graph_of
     from onnx import helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 
