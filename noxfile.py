@@ -65,7 +65,7 @@ CONES = "clarabel>=0.10,<0.12"
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
-FRONT = ("api", "backends", "errors", "matrices", "norms", "problem.spec", "projections", "proving", "result", "training")
+API = ("api", "backends", "errors", "matrices", "norms", "problem.spec", "projections", "proving", "result", "training")
 """Where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be inferred."""
 _COMPILES = "import jax; print(jax.jit(lambda x: x + 1)(1))"
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")
@@ -326,7 +326,7 @@ def typing(session: nox.Session) -> None:
     found = json.loads(str(said))["typeCompleteness"]
     session.log(f"type completeness of all modules: {found['completenessScore']:.1%}; {found['exportedSymbolCounts']}")
     unknown = [x for x in found["symbols"] if not x["isTypeKnown"] or x["isTypeAmbiguous"]]
-    for name in (x["name"] for x in unknown if x["name"].removeprefix("specnorm.").startswith(FRONT)):
+    for name in (x["name"] for x in unknown if x["name"].removeprefix("specnorm.").startswith(API)):
         session.error(f"the type of {name} is not stated")
 
 
