@@ -9,7 +9,6 @@ from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
 from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import gram_blocks, largest_eigenvalue_up
 from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.certified.symbol import trigonometric
 
@@ -196,6 +195,9 @@ class LayerGram:
         if layer.spec.groups > 1:
             raise HypothesisError("the matrix of one group is not that of all groups")
         self._spec, self._plan, self._ops = layer.spec, plan, ops
+        # Here: it is no part of what `import specnorm` needs.
+        from specnorm.certified.matrices.block_tridiagonal import gram_blocks
+
         self.matrix, roundings = gram_blocks(layer.kernels[:, 0, ...], layer.spec, plan, ops=ops)
         self.error, empty = gram_error(layer, roundings, plan.lines * plan.entries, ops=ops)
         self._empty = ops.to_numpy(empty).tolist()
@@ -233,6 +235,8 @@ def norm_up_near(band: BlockTridiagonal, error: Array, target: Array, *, ops: Ar
     if band.diagonal.shape[1] == 1:
         proven = norms.gram_below(band.diagonal[:, 0, :, :], limit, ops=ops)
         return xp.where(proven & usable, rounding.up(target, 4, xp=xp), largest)
+    from specnorm.certified.matrices.block_tridiagonal import largest_eigenvalue_up  # here: as above
+
     proven_sq = largest_eigenvalue_up(band, limit, ops=ops)
     bounded = usable & (proven_sq < xp.finfo(target.dtype).max)
     root = xp.sqrt(xp.where(bounded, proven_sq + error, xp.ones_like(error)))
