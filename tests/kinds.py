@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from marks import put
 
 import specnorm
 from specnorm import METHODS, GeometryError, Method, MethodError, PowerTopK, TensorNorm
@@ -139,11 +140,7 @@ def figures() -> str:
 
 def replaced(page: str) -> str:
     """The page with this table between its two marks."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the page has no place for the table: it lacks {BEGIN!r} or {END!r}")
-    return f"{head}{begin}\n{table()}\n{end}{after}"
+    return put(page, BEGIN, END, table())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from marks import put
 from test_house import CORE, PLUGINS, ROOT, parsed
 
 PAGE = ROOT / "docs" / "guarantees.md"
@@ -159,11 +160,7 @@ def table() -> str:
 
 def replaced(page: str) -> str:
     """The page with this table between its two marks."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the page has no place for the table: it lacks {BEGIN!r} or {END!r}")
-    return f"{head}{begin}\n{table()}\n\n{end}{after}"
+    return put(page, BEGIN, END, f"{table()}\n")
 
 
 if __name__ == "__main__":

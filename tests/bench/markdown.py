@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from marks import put
+
 from bench.facts import Row
 
 
@@ -45,10 +47,5 @@ def filled(page: Path, made: Mapping[str, str]) -> str:
     """The text of a page with what stands between the two marks of each name put anew."""
     text = page.read_text(encoding="utf-8")
     for name, part in made.items():
-        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-        head, found, rest = text.partition(begin)
-        _, mark, tail = rest.partition(end)
-        if not (found and mark):
-            raise ValueError(f"the page {page.name} has no place for {name!r}")
-        text = f"{head}{begin}\n{part.strip() or 'Not measured.'}\n{mark}{tail}"
+        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part.strip() or "Not measured.")
     return text

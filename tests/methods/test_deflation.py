@@ -20,7 +20,7 @@ from specnorm_numpy import NumpyBackend
 from specnorm.certified.bound import finite, known
 from specnorm.certified.layer import deflation
 from specnorm.certified.layer.circulant import Embedding, shortest
-from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, first_of_mirrored, split_norm_below
+from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, first_of_mirrored, norm_by_deflation
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.cover import Cover
@@ -164,11 +164,11 @@ def test_what_is_asked_is_what_is_proven() -> None:
     given: tuple[Any, Any] = (circulant.kernel, case.spec)
     shorter = Embedding(tuple(n - 1 for n in shortest(case.spec)), case.circulant.skew)
     with pytest.raises(ValueError, match="compression"):
-        split_norm_below(*given, shorter, cover, highest, case.norm, ops=execution())
+        norm_by_deflation(*given, shorter, cover, highest, case.norm, ops=execution())
     few = highest.at < len(highest.points) - 1
     less = DeflatedModes(highest.points[:-1], highest.at[few], highest.x[few], highest.y[few])
     with pytest.raises(ValueError, match="leaves open"):
-        split_norm_below(*given, case.circulant, cover, less, case.norm, ops=execution())
+        norm_by_deflation(*given, case.circulant, cover, less, case.norm, ops=execution())
     both = Frequencies(np.asarray([[1], [4]]), (5,))
     assert len(first_of_mirrored(both)) == 1
     none: Any = np.zeros((0, 1))

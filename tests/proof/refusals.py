@@ -18,7 +18,7 @@ from specnorm.certified import bound
 from specnorm.certified.bound import Upper
 from specnorm.certified.layer.circulant import Embedding, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
-from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, split_norm_below
+from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
 from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.lehmann_maehly import Compression
 from specnorm.certified.layer.own_matrix import LayerGram
@@ -171,7 +171,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a frequency and its mirror image": lambda: DeflatedModes(
         Frequencies(np.asarray([[1], [4]]), (5,)), np.zeros(0, dtype=np.int64), LINE[0, 0, :0], LINE[0, 0, :0]
     ),
-    "overlaps with a stride": lambda: split_norm_below(
+    "overlaps with a stride": lambda: norm_by_deflation(
         BLOCKS, replace(CASE.spec, stride=(2,)), CASE.circulant, SPLIT[0], SPLIT[1], CASE.norm, ops=OPS
     ),
     "deflation of two groups": lambda: rest(replace(CASE.spec, groups=2)),

@@ -83,23 +83,7 @@ def norm_by_deflation(
     *,
     ops: ArrayOps,
 ) -> Upper | None:
-    """A bound of the layer's norm, if it is proven (`split_norm_below`); else None."""
-    if not split_norm_below(kernel, spec, circulant, cover, highest, bound, ops=ops):
-        return None
-    return _upper(bound, spec, f"a circulant without {len(highest.at)} waves, and those", cover.beside_open())
-
-
-def split_norm_below(
-    kernel: Array,
-    spec: ConvSpec,
-    circulant: Embedding,
-    cover: Cover,
-    highest: DeflatedModes,
-    bound: float,
-    *,
-    ops: ArrayOps,
-) -> bool:
-    """Whether a bound of the layer's norm is proven.
+    """A bound of the layer's norm, if it is proven; else None.
 
     Parameters
     ----------
@@ -119,7 +103,9 @@ def split_norm_below(
     limit = limit_of_rest(spec, circulant, cover, highest)
     waves = WaveGram(spec, circulant, highest, ops=ops)
     rest = host.sub_down(bound, limit)
-    return rest > 0 and waves.norm_below(rest, ops=ops) and rest_below(kernel, highest, limit, ops=ops)
+    if not (rest > 0 and waves.norm_below(rest, ops=ops) and rest_below(kernel, highest, limit, ops=ops)):
+        return None
+    return _upper(bound, spec, f"a circulant without {len(highest.at)} waves, and those", cover.beside_open())
 
 
 def limit_of_rest(spec: ConvSpec, circulant: Embedding, cover: Cover, highest: DeflatedModes) -> float:

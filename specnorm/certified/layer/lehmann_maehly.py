@@ -115,7 +115,7 @@ def complement_bound(
     spec : ConvSpec
         Of that group, with ``input_shape``, zero padding, and no dilation.
     circulant, cover, highest
-        As in `deflation.split_norm_below`, for the blocks.
+        As in `deflation.norm_by_deflation`, for the blocks.
     basis : array, shape (1, k, size of the small side)
         Q.
     """
