@@ -39,6 +39,8 @@ def folded(call: Call, known: Known) -> Constant | Made:
         return _LARGE
     if call.operator in _ROUNDED and any(v.dtype == "bfloat16" for v in values):
         return _LARGE  # it is read as float32, in which other numbers come out
+    if any(v.steps for v in values):
+        return _LARGE  # a size that is rounded from it would be each runtime's own
     positional, named = bind(call, known, known.fold)
     with np.errstate(all="ignore"):
         found = known.fold(call, *positional, **named)

@@ -59,7 +59,7 @@ class Made:
     shape: Shape | None
 
 
-Result: TypeAlias = Constant | Made | tuple[Made, ...]
+Result: TypeAlias = Constant | Made | tuple[Made | Constant, ...]
 """A constant; the first output; or every output."""
 Builder: TypeAlias = Callable[..., Result]
 """Makes an operator from a `Call` and its arguments: see `binding`."""

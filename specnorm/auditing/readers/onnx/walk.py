@@ -11,6 +11,7 @@ import numpy as np
 from specnorm.auditing.geometry import Stated
 from specnorm.auditing.layers import Tensor
 from specnorm.auditing.readers.onnx.binding import bind
+from specnorm.auditing.readers.onnx.computing import computed
 from specnorm.auditing.readers.onnx.folding import folded
 from specnorm.auditing.readers.onnx.nodes import FLOATING, Call, Data, Made, Result, Value
 from specnorm.auditing.readers.onnx.operators import OPERATORS, RANDOM
@@ -31,6 +32,8 @@ _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
 """Element types of inputs: those that move, and those that are held (text, too)."""
+COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
+"""What is assumed of a kernel that the file does not store."""
 Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
 """Spatial sizes of inputs where the file leaves them open, or whole shapes by name."""
 
@@ -94,7 +97,8 @@ class Walk:
             used.add(c.name)
             kind: Any = "linear" if len(c.shape) == 2 else "conv"
             stated = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
-            found.append(Tensor(name, c.shape, c.dtype, c.load, kind, stated, use.sizes, c.refusal))
+            told = (COMPUTED,) if c.steps else ()
+            found.append(Tensor(name, c.shape, c.dtype, c.load, kind, stated, use.sizes, c.refusal, told))
         for name, c in self.constants.items():
             if name in used:
                 continue
@@ -292,10 +296,20 @@ class Walk:
             fold=lambda array: Constant(self._called(label), array.shape, array.dtype.name, lambda: array),
             use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
         )  # fmt: skip
-        if known.build is None or (known.fold is not None and not moving):
-            return folded(call, known)
-        positional, named = bind(call, known, known.build)
-        return known.build(call, *positional, **named)
+        found: Result
+        try:
+            if known.build is None or (known.fold is not None and not moving):
+                found = folded(call, known)
+            else:
+                positional, named = bind(call, known, known.build)
+                found = known.build(call, *positional, **named)
+        except NoBoundError:
+            if moving:
+                raise
+            return computed(proto, call, known, self.reader)
+        if moving or isinstance(found, Constant) or not any(isinstance(value, Constant) for value in inputs):
+            return found
+        return computed(proto, call, known, self.reader)
 
     def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
         """What an operator of another domain becomes, if its user told."""
