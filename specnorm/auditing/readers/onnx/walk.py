@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from specnorm.auditing.geometry import Stated
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import Sizes, Tensor
 from specnorm.auditing.readers.onnx.binding import bind
 from specnorm.auditing.readers.onnx.computing import computed
 from specnorm.auditing.readers.onnx.folding import folded
@@ -24,7 +24,7 @@ from specnorm.certified.network.operators import Constant as Number
 from specnorm.certified.network.operators import Held, Input, NoBoundError, Pointwise, Random, Unknown
 from specnorm.certified.network.operators.registry import registered
 from specnorm.certified.network.shapes import Shape, Size, concrete
-from specnorm.errors import MethodError, ModelFileError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 
 _DEPTH = 16
 """Sub-graphs in sub-graphs that are looked into."""
@@ -34,8 +34,6 @@ _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
 """Element types of inputs: those that move, and those that are held (text, too)."""
 COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
 """What is assumed of a kernel that the file does not store."""
-Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
-"""Spatial sizes of inputs where the file leaves them open, or whole shapes by name."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +123,31 @@ class Walk:
         names = tuple(value.name for value in outputs if isinstance(value, Data))
         return Graph(tuple(self.nodes), names, OnnxModel(self.model, self.reader.again(), self.opset, self._shapes))
 
+    def check_sizes(self) -> None:
+        """Refuse shapes by name that are not those of the file's inputs.
+
+        Raises
+        ------
+        GeometryError
+        """
+        asked = self.sizes if isinstance(self.sizes, Mapping) else {}
+        inputs = {each.name: each.type.tensor_type for each in self.model.graph.input}
+        for name, shape in asked.items():
+            if name not in inputs:
+                has = ", ".join(repr(each) for each in list(inputs)[:8])
+                raise GeometryError(f"The network has no input {name!r}; it has {has}.")
+            if not inputs[name].HasField("shape"):
+                continue
+            dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].shape.dim]
+            fits = len(dims) == len(shape) and all(
+                m in (n, 0) or isinstance(m, str) for m, n in zip(dims, shape, strict=True)
+            )
+            if not fits:
+                raise GeometryError(
+                    f"The network's input {name!r} is given the shape {'x'.join(map(str, shape))}; the file states "
+                    f"{'x'.join(map(str, dims))}. Give the whole shape, with its batch axis."
+                )
+
     def _shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Shape | None]:
         """Of all values, for inputs of other shapes."""
         return {name: value.shape for name, value in Walk(self.model, self.reader.again(), inputs).values.items()}
@@ -165,7 +188,7 @@ class Walk:
     def _input_shape(self, name: str, tensor: Any) -> Shape | None:
         """Sizes of an input: the file's, one sample, the spatial sizes asked for, else symbols."""
         if isinstance(self.sizes, Mapping) and name in self.sizes:
-            return self.sizes[name]
+            return tuple(self.sizes[name])
         if not tensor.HasField("shape"):
             return None
         dims = tensor.shape.dim

@@ -1,0 +1,133 @@
+"""Shapes of a network's inputs by name, an input that a bound is near, and the reader for Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", exc_type=ImportError)
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+import specnorm
+from auditing.files import save_npz
+from auditing.onnx_models import drawing, model, node, saved
+from specnorm import cli
+from specnorm.auditing import read_onnx
+from specnorm.networks import bound
+
+weights = drawing(np.random.RandomState(5))
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """A sum over time of one input, and an image with two axes, whose kernel `--input-shape 16000` made 16000x16000."""
+    nodes = [
+        node("Conv", "audio", "k", out="a"),
+        node("ReduceSum", "a", "time", keepdims=0, out="s"),
+        node("Conv", "image", "l", out="b"),
+        node("GlobalAveragePool", "b", out="p"),
+        node("Flatten", "p", out="f"),
+        node("Add", "s", "f"),
+    ]
+    proto = model(nodes, {"k": weights(4, 1, 3), "l": weights(4, 2, 3, 3), "time": np.array([2])}, None, opset=17)
+    del proto.graph.input[:]
+    from onnx import TensorProto, helper
+
+    shapes = {"audio": ["N", 1, "time"], "image": ["N", 2, "h", "w"]}
+    proto.graph.input.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items())
+    return saved(proto, tmp_path / "speech.onnx")
+
+
+def test_shapes_by_name(speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sum needs the length of its own input; kernels are measured at every size."""
+    assert cli.run(["audit", str(speech), "--input-shape", "audio=1x1x16000", "--format", "json"]) == 0
+    capsys.readouterr()
+    report = specnorm.audit(speech, input_shape={"audio": (1, 1, 50)})
+    assert report.network is not None
+    assert report.network.upper is not None
+    assert report.network.input_shapes["audio"] == (1, 1, 50)
+    assert all(row.spec is not None and row.spec.input_shape is None for row in report.layers)
+    kernel = np.asarray(read_onnx(speech).by_name["a"].operator.layer.load())  # type: ignore[attr-defined]
+    rows = np.array([np.convolve(np.ones(48), kernel[j, 0][::-1]) for j in range(4)])
+    assert report.network.upper >= np.linalg.norm(rows, 2) * (1 - 1e-6)
+    assert specnorm.audit(speech).network.upper is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["audio=1x1x40", "32"], "no other size beside it"),
+        (["audio=1x1x40", "audio=1x1x50"], "every input once"),
+        (["32", "48"], "by name"),
+        (["=1x3"], "every input once"),
+        (["audio=1x"], "is not a size"),
+        (["sound=1x1x40"], "no input 'sound'; it has 'audio', 'image'"),
+        (["audio=40"], "the file states Nx1xtime"),
+        (["audio=1x2x40"], "with its batch axis"),
+    ],
+)
+def test_shapes_that_are_none(given: list[str], said: str, speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [word for each in given for word in ("--input-shape", each)]
+    assert cli.run(["audit", str(speech), *options]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def cubic(tmp_path: Path) -> Path:
+    """``x (x W)^2``: no constant, but near an input."""
+    nodes = [node("MatMul", "x", "w", out="a"), node("Mul", "a", "a", out="s"), node("Mul", "s", "x")]
+    return saved(model(nodes, {"w": weights(4, 4)}, ("N", 4)), tmp_path / "cubic.onnx")
+
+
+def test_near_an_input(cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    centre, proof = np.array([[0.1, -0.2, 0.3, 0.4]]), str(tmp_path / "proof.json")
+    np.save(tmp_path / "x.npy", centre)
+    np.savez(tmp_path / "x.npz", x=centre)
+    known = bound(read_onnx(cubic, {"x": (1, 4)}), radius=0.1, centre=centre)
+    for name in ("x.npy", "x.npz"):
+        arguments = ["audit", str(cubic), "--radius", "0.1", "--centre", str(tmp_path / name), "--certificate", proof]
+        assert cli.run(arguments) == 0
+        assert "within 0.1 of the input given" in capsys.readouterr().out
+    assert cli.run(["verify", proof, str(cubic)]) == 0
+    assert "within 0.1 of the input given" in capsys.readouterr().out
+    found = specnorm.audit(cubic, radius=0.1, centre=centre).network
+    assert found is not None
+    assert found.upper is not None
+    assert known.upper is not None
+    assert found.upper == pytest.approx(known.upper, rel=1e-6)
+    w = np.asarray(read_onnx(cubic).by_name["a"].operator.layer.load(), dtype=np.float64)  # type: ignore[attr-defined]
+    x = centre[0]
+    slope = np.diag((x @ w) ** 2) + x[:, None] * 2 * (x @ w)[:, None] * w.T
+    assert np.linalg.norm(slope, 2) <= found.upper <= 4 * np.linalg.norm(slope, 2)
+
+
+def test_what_is_no_place(cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 4)))
+    (tmp_path / "text.npy").write_text("1 2 3")
+    near = ["--centre", str(tmp_path / "x.npy")]
+    for given, said in [
+        (near, "needs both"),
+        (["--radius", "0.1"], "needs both"),
+        ([*near, "--radius", "-1"], "positive radius"),
+        (["--radius", "1", "--centre", str(tmp_path / "text.npy")], "is no .npy or .npz file"),
+        (["--radius", "1", "--centre", str(tmp_path / "none.npy")], "is no .npy or .npz file"),
+        ([*near, "--radius", "1", "--layers", "w"], "layers chooses a part"),
+    ]:
+        assert cli.run(["audit", str(cubic), *given]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    weights_alone = save_npz(tmp_path / "w.npz", {"w": weights(4, 4)})
+    assert cli.run(["audit", str(weights_alone), *near, "--radius", "1"]) == 2
+    assert "holds weights and no graph" in capsys.readouterr().err
+
+
+def test_the_reader_for_python(speech: Path) -> None:
+    graph = read_onnx(speech, {"audio": (1, 1, 20), "image": (1, 2, 4, 5)})
+    assert graph.by_name["y"].shape == (1, 4)
+    assert bound(graph).checked.complete
+    with pytest.raises(specnorm.GeometryError, match="no input 'x'"):
+        read_onnx(speech, {"x": (1, 4)})
+    with pytest.raises(specnorm.SpecnormError, match="damaged"):
+        read_onnx(Path(__file__))
