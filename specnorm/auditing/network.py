@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.rows import Row
 from specnorm.certified.bound import Upper
+from specnorm.certified.network.operators.steep import HINT
+from specnorm.certified.network.shapes import concrete
 from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError
 from specnorm.networks import (
     Certificate,
@@ -22,6 +25,7 @@ from specnorm.networks import (
     Measure,
     Multipliers,
     NetworkBound,
+    Product,
     UnknownNode,
     bound,
     step,
@@ -29,8 +33,11 @@ from specnorm.networks import (
     within,
 )
 from specnorm.problem.spec import ConvSpec
+from specnorm.text import number, visible
 from specnorm.types import AnyArray
 
+_TRIED = 2**18
+"""Most entries of all values of a network that is tried on a range that nobody has stated."""
 Near: TypeAlias = tuple[float | None, AnyArray | Mapping[str, AnyArray] | None]
 """A radius, and the network's input, or each of them by name."""
 QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
@@ -95,7 +102,9 @@ def _bounded(
         graph = _in_range(model.graph(shapes), input_range)
         if graph.inputs and graph.outputs:
             method, asked = replace(QUICK, progress=progress), step(graph) if residual else graph
-            return bound(asked, Measure(known=known), method=method, radius=radius, centre=centre)
+            measure = Measure(known=known)
+            found = bound(asked, measure, method=method, radius=radius, centre=centre)
+            return found if input_range or near else replace(found, note=_opened(found, asked, measure))
         reason = "no output of the graph depends on a floating input"
     except GeometryError:
         raise
@@ -106,6 +115,25 @@ def _bounded(
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
     return _without(reason)
+
+
+def _opened(found: NetworkBound, graph: Graph, measure: Measure) -> str:
+    """What the range of an image would open, where products and the like have no constant; what was said, else."""
+    waiting = {node.name: node for node in found.unknown if HINT in node.reason}
+    entries = sum(math.prod(concrete(node.shape) or ()) for node in graph.nodes)
+    if not waiting or entries > _TRIED:
+        return found.note
+    try:
+        there = bound(within(graph, 0.0, 1.0), measure, method=Product(), check=False)
+    except Exception:  # nobody asked for it
+        return found.note
+    left = {node.name for node in there.unknown}
+    names = [f"{visible(name)} ({visible(node.operator)})" for name, node in waiting.items() if name not in left]
+    if not names:
+        return found.note
+    rest = "" if there.upper is None else f"; the network's constant is then at most {number(there.upper, 'upper')}"
+    told = f"--input-range 0 1, for inputs between 0 and 1 as images are, opens {', '.join(names)}{rest}."
+    return f"{found.note} {told}".strip()
 
 
 def _by_name(model: ModelArrays, centre: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from specnorm.auditing.geometry import Stated
 from specnorm.auditing.layers import Sizes, Tensor
 from specnorm.auditing.readers.onnx.binding import bind
 from specnorm.auditing.readers.onnx.computing import computed
-from specnorm.auditing.readers.onnx.folding import folded
+from specnorm.auditing.readers.onnx.folding import folded, sized
 from specnorm.auditing.readers.onnx.nodes import FLOATING, Call, Data, Made, Result, Value
 from specnorm.auditing.readers.onnx.operators import OPERATORS, RANDOM
 from specnorm.auditing.readers.onnx.recurrent import GATES, WEIGHTS, gates
@@ -236,7 +236,7 @@ class Walk:
                     continue
                 data = [value for value in inputs if isinstance(value, Data)]
                 held = bool(each.inputs) and all(value.held for value in data) and not isinstance(each.operator, Random)
-                scope[name] = Data(name, each.shape, held or isinstance(each.operator, Held))
+                scope[name] = Data(name, each.shape, held or isinstance(each.operator, Held), each.sizes)
                 if not depth:
                     self._node(name, each, proto.op_type)
 
@@ -319,7 +319,9 @@ class Walk:
             fold=lambda array: Constant(self._called(label), array.shape, array.dtype.name, lambda: array),
             use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
         )  # fmt: skip
-        found: Result
+        found: Result | None = sized(call)
+        if found is not None:
+            return found
         try:
             if known.build is None or (known.fold is not None and not moving):
                 found = folded(call, known)
