@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
+from specnorm.errors import MethodError
 from specnorm_torch.modules import at_inference
 from specnorm_torch.tracing import ASKED, called, replaced, tensors, version_of
 
@@ -37,18 +38,37 @@ def export(model: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
 
     Raises
     ------
+    MethodError
+        If the model made tensors while it was traced: they are no values.
     Exception
         Whatever the model's own code raises while it is traced.
     """
-    with _silent():
-        try:
-            return torch.export.export(model, example, strict=False)
-        except Exception:
-            answers = _decisions(model, example)
-            if answers is None:
-                raise
-        with _told(model, answers):
-            return torch.export.export(model, example, strict=False)
+    known = _tensor_names(model)
+    try:
+        with _silent():
+            try:
+                return torch.export.export(model, example, strict=False)
+            except Exception:
+                answers = _decisions(model, example)
+                if answers is None:
+                    raise
+            with _told(model, answers):
+                return torch.export.export(model, example, strict=False)
+    finally:
+        made = sorted(_tensor_names(model) - known)
+        if made:
+            told = f"{type(model).__name__} makes {', '.join(made)} at its first call"
+            raise MethodError(f"{told}. Call it once on an input, then ask again.")
+
+
+def _tensor_names(model: nn.Module) -> set[str]:
+    """Names of all tensors that its modules hold, in attributes too."""
+    return {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in model.named_modules()
+        for name, x in (vars(module) | module._parameters | module._buffers).items()
+        if isinstance(x, Tensor)
+    }
 
 
 def _decisions(model: nn.Module, example: tuple[Tensor, ...]) -> list[Answer] | None:

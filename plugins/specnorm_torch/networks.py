@@ -100,6 +100,11 @@ def network_bound(
         If the module cannot be traced by ``torch.export``, has no floating input, or its output for one input changes
         from call to call; or if a radius is given without an input.
     """
+    if isinstance(input_shape, int):
+        raise MethodError(
+            f"input_shape={input_shape} is one number; give one input's shape without the batch axis, such as "
+            "(3, 32, 32), or an input."
+        )
     given = (input_shape,) if isinstance(input_shape, Tensor) else tuple(input_shape)
     if radius is not None and not all(isinstance(x, Tensor) for x in given):
         raise MethodError(
@@ -135,10 +140,14 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
     check_values(model)
     try:
         return _traced(model, input_shape)
-    except MethodError:
+    except MethodError as error:
         if not any(computed_of(module) for module in model.modules()):
             raise
-    return replace(_traced(baked(model), input_shape), note=BAKED)
+        try:
+            twin = baked(model)
+        except Exception:  # it cannot be copied
+            raise error from None
+    return replace(_traced(twin, input_shape), note=BAKED)
 
 
 def module_of(graph: Graph) -> nn.Module:
@@ -154,11 +163,8 @@ def _traced(model: nn.Module, input_shape: Any) -> Graph:
         with at_inference(model), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
-            example, known = _example(model, input_shape), _tensor_names(model)
-            try:
-                exported = export(model, example)
-            finally:
-                _refuse_first_call(model, known)
+            example = _example(model, input_shape)
+            exported = export(model, example)
             # An empty table decomposes nothing; it makes in-place operators functional.
             program = exported.run_decompositions({})
             graph = _Walk(program).graph()
@@ -174,24 +180,6 @@ def _traced(model: nn.Module, input_shape: Any) -> Graph:
             f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {first}. Its control flow may "
             "depend on values, or the input shape not fit: give an input that it runs on."
         ) from error
-
-
-def _tensor_names(model: nn.Module) -> set[str]:
-    """Names of all tensors that its modules hold, in attributes too."""
-    return {
-        f"{path}.{name}".removeprefix(".")
-        for path, module in model.named_modules()
-        for name, x in (vars(module) | module._parameters | module._buffers).items()
-        if isinstance(x, Tensor)
-    }
-
-
-def _refuse_first_call(model: nn.Module, known: set[str]) -> None:
-    """Refuse a model that made tensors while it was traced: they are no values."""
-    made = sorted(_tensor_names(model) - known)
-    if made:
-        told = f"{type(model).__name__} makes {', '.join(made)} at its first call"
-        raise MethodError(f"{told}. Call it once on an input, then ask again.")
 
 
 def _example(model: nn.Module, given: Any) -> tuple[Tensor, ...]:

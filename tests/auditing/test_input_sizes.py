@@ -175,7 +175,7 @@ def test_sizes_that_are_partly_open(tmp_path: Path) -> None:
         proto = model(nodes, arrays, ["N", 3, "h", 8], opset=18, outputs=("y", "s"))
         path = saved(proto, tmp_path / "m.onnx")
         with path.open("rb") as file:
-            walk = Walk(onnx.load(file), Tensors(tmp_path, 2**20), None)
+            walk = Walk(onnx.load(file), Tensors(path, 2**20), None)
         found: Any = walk.values["s"]
         for height in (5, 6):
             wanted = ReferenceEvaluator(proto).run(["s"], {"x": np.zeros((1, 3, height, 8), np.float32)})[0]
