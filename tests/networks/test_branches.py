@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from networks.branching import drawn, steepest
-from networks.written_networks import Written
+from networks.written_networks import Written, root, squares
 
 from specnorm.certified.network import branches
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Windows, base
+from specnorm.certified.network.subnetworks import runs
 from specnorm.networks import Graph, Layer, Product, bound
 
 CASES = 300
@@ -121,6 +123,7 @@ GOLDEN = 0.5 + 1.25**0.5
 TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "LipNeXt-like, depth 4": (deep, 1.0),
     "halves, one through a function": (one_way, 1.0),
+    "a smooth size of pairs": (lambda net: root(net, *squares(net, *net.halves())), 0.5**0.5),
     "halves into zeros": (into_zeros, 1.0),
     "space to depth": (phases, 1.0),
     "grouped heads": (heads, 1.0),
@@ -164,6 +167,21 @@ def test_copies_of_a_mean_are_counted() -> None:
     wide = net(ops.Add((-2.0, 1.0)), "x", net.constant(np.zeros((1, 3))))
     net(ops.Add((1.0, 1.0)), net(ops.Mean((1,), keep=True), "x"), wide)
     assert 3**0.5 * (1 - 1e-12) <= upper(net.graph()) <= 3**0.5 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_padding_by_nothing_ends_no_run(mode: Any) -> None:
+    """Between a convolution and a transposed one, which takes no padding for its own."""
+    numbers = np.random.default_rng(0)
+    net = Written((1, 3, 8))
+    for at, more in enumerate(({}, {"transposed": True})):
+        kernel: Any = numbers.normal(size=(3, 3, 3))
+        geometry = {"padding_mode": "zeros", "padding": ((1, 1),), **more}
+        last = net(ops.Convolution(Layer(f"w{at}", partial(np.copy, kernel), geometry, 1)), net.nodes[-1].name)
+        if not at:
+            net(ops.Pad(mode, ((0, 0),)), net(ops.ReLU(), last))
+    (run,) = runs(net.graph())
+    assert [link.names for link in run.links] == [("w0",), ("w1",)]
 
 
 def test_overlaps_left_out_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -355,6 +355,8 @@ class Reader:
         form = self._forms.get(node.inputs[0])
         first = len(before) - len(pad.pads)
         padded = [first + j for j, pair in enumerate(pad.pads) if any(pair)]
+        if not padded:
+            return self._shifted(node, node.inputs[0])
         if form is None or pad.mode != "zeros" or padded != [form.axis]:
             return self._keeping(node)
         ahead, behind = pad.pads[form.axis - first]
