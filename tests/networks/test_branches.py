@@ -15,7 +15,7 @@ from specnorm.certified.network import branches
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Windows, base
 from specnorm.certified.network.subnetworks import runs
-from specnorm.networks import Graph, Layer, Product, bound
+from specnorm.networks import Graph, Layer, Multipliers, Node, Product, bound
 
 CASES = 300
 SHAPE = (1, 6, 4, 4)
@@ -182,6 +182,69 @@ def test_padding_by_nothing_ends_no_run(mode: Any) -> None:
             net(ops.Pad(mode, ((0, 0),)), net(ops.ReLU(), last))
     (run,) = runs(net.graph())
     assert [link.names for link in run.links] == [("w0",), ("w1",)]
+
+
+def dense(net: Written, matrix: Any) -> str:
+    return net(ops.Matrix(Layer(f"m{len(net.nodes)}", partial(np.copy, matrix), {}, 0)), net.nodes[-1].name)
+
+
+def sandwich(seed: int, width: int) -> tuple[Any, Any]:
+    """Matrices of a 1-Lipschitz layer ``sqrt(2) A^T Psi relu(Psi^-1 sqrt(2) B x)``, ``A A^T + B B^T = I``."""
+    numbers = np.random.default_rng(seed)
+    q = np.linalg.qr(numbers.normal(size=(2 * width, width)))[0].T
+    psi = np.exp(0.3 * numbers.normal(size=width))
+    return 2**0.5 * q[:, width:] / psi[:, None], 2**0.5 * q[:, :width].T * psi
+
+
+def test_matrices_without_a_function_between_are_one() -> None:
+    """Three sandwich layers are bounded as if they were multiplied by hand, and no derivative is steeper."""
+    layers = [sandwich(seed, 8) for seed in range(3)]
+    apart, joined = Written((1, 8)), Written((1, 8))
+    for net in (apart, joined):
+        for at, (one, two) in enumerate(layers):
+            if net is apart or not at:
+                dense(net, one)
+            net(ops.ReLU(), net.nodes[-1].name)
+            dense(net, two if net is apart or at == 2 else layers[at + 1][0] @ two)
+    (run,) = runs(apart.graph())
+    assert [link.names for link in run.links] == [("m1",), ("m3 and m4",), ("m6 and m7",), ("m9",)]
+    found, by_hand = (bound(net.graph(), method=Multipliers(steps=40), check=False) for net in (apart, joined))
+    assert found.upper is not None
+    assert by_hand.upper is not None
+    assert found.upper == pytest.approx(by_hand.upper, rel=1e-6)
+    assert found.upper <= 1.05 < 10 < (found.product or 0.0)
+    numbers, reached = np.random.default_rng(0), 0.0
+    for _ in range(200):
+        x = 3 * numbers.normal(size=8)
+        jacobian = np.eye(8)
+        for one, two in layers:
+            open_, x = one @ x > 0, two @ np.maximum(one @ x, 0)
+            jacobian = two @ (open_[:, None] * (one @ jacobian))
+        reached = max(reached, float(np.linalg.norm(jacobian, 2)))
+    assert 0.5 < reached <= found.upper
+
+
+def test_what_matrices_are_off_by_is_multiplied() -> None:
+    """Of two computed matrices, a scale behind the first: the worst ones are no further than the product says."""
+    one, two = np.random.default_rng(0).normal(size=(2, 4, 4))
+
+    def computed(name: str, kernel: Any, off: float) -> ops.Matrix:
+        return ops.Matrix(Layer(name, lambda: kernel, {}, 0, error=lambda: np.full((4, 4), off)))
+
+    made = [computed("a", one, 0.1), ops.Scale(np.array([1.0, 10.0, 2.0, 3.0])), computed("b", two, 0.01), ops.ReLU()]
+    nodes = [Node("x", ops.Input(), (), (1, 4))]
+    for operator in (*made, computed("c", one, 0.0)):
+        nodes.append(Node(f"v{len(nodes)}", operator, (nodes[-1].name,), (1, 4)))
+    (run,) = runs(Graph(tuple(nodes), (nodes[-1].name,)))
+    (term,) = run.links[0].terms
+    assert term.filter is not None
+    assert term.filter.layer.error is not None
+    off: Any = term.filter.layer.error()
+    exact = two @ np.diag([1.0, 10.0, 2.0, 3.0]) @ one
+    for signs in (np.sign(two), -np.sign(two)):
+        worst = (two + 0.01 * signs) @ np.diag([1.0, 10.0, 2.0, 3.0]) @ (one + 0.1)
+        assert (abs(worst - exact) <= off * (1 + 1e-12)).all()
+    assert (off <= 1.001 * (abs(two) + 0.01) @ np.diag([1.0, 10.0, 2.0, 3.0]) @ (abs(one) + 0.1)).all()
 
 
 def test_overlaps_left_out_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

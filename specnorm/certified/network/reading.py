@@ -21,6 +21,7 @@ from specnorm.certified.network.linear_combinations import (
     flattened,
     is_padded_layer,
     keeps_channels,
+    merged,
     moved,
     numbers_along,
     of_rows,
@@ -163,6 +164,9 @@ class Reader:
             return None
         axis = len(source.shape) - 1 - layer.spatial
         form = self._form(source.name, axis)
+        together = merged(form, layer, spec.cout) if form is not None and self.readers[source.name] == 1 else None
+        if together is not None:
+            return times(together, alpha)
         if form is not None and not (form.terms and all(term.plain for term in form.terms)):
             form = self._linear(source.name, axis)
         if form is None or form.width * self._repeat(form) != spec.cin:
