@@ -11,7 +11,7 @@ from dataclasses import replace
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.patterns.gates import gated
 from specnorm.certified.network.patterns.householder import chosen
-from specnorm.certified.network.patterns.l2pool import pooled
+from specnorm.certified.network.patterns.l2pool import pooled, rooted
 from specnorm.certified.network.patterns.sorts import sorted_pieces
 
 __all__ = ["recognised"]
@@ -24,7 +24,7 @@ def recognised(graph: Graph) -> Graph:
     """
     nodes: dict[str, Node] = {}
     for node in graph.nodes:
-        one = gated(node, nodes) or chosen(node, nodes) or pooled(node, nodes)
+        one = gated(node, nodes) or chosen(node, nodes) or pooled(node, nodes) or rooted(node, nodes)
         found = [one] if one is not None else sorted_pieces(node, nodes, graph.fresh) or [node]
         nodes.update({each.name: each for each in found})
     return replace(graph, nodes=tuple(nodes.values()))
