@@ -12,7 +12,7 @@ from torch import Tensor
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
 from specnorm.certified.network.operators.linear import normalisation
-from specnorm_torch.calls import Call, Made, Moving, first_of, numbers, rules, shape_of
+from specnorm_torch.calls import Call, Made, Moving, first_of, numbers, offset, rules, shape_of
 
 
 def _normalised(
@@ -29,10 +29,10 @@ def _scaled(call: Call, made: Made, weight: Tensor | None, bias: Tensor | None, 
     """Times a weight, plus a bias, whose axes are followed by some more."""
     if weight is None and bias is None:
         return made
-    wide = [None if x is None else numbers(x).reshape(*x.shape, *(1,) * axes) for x in (weight, bias)]
-    added = None if wide[1] is None else (lambda: (wide[1], np.zeros(())))
-    values = np.ones(()) if wide[0] is None else wide[0]
-    return Made(ops.Scale(values, added, exact=True), (call.add(made.operator, made.inputs, call.shape),))
+    values = np.ones(()) if weight is None else numbers(weight).reshape(*weight.shape, *(1,) * axes)
+    return Made(
+        ops.Scale(values, offset(bias, spatial=axes), exact=True), (call.add(made.operator, made.inputs, call.shape),)
+    )
 
 
 def _last(call: Call, count: int) -> tuple[int, ...]:

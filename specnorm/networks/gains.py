@@ -199,8 +199,9 @@ class _Form:
         return found
 
     def _at(self, p: Vectors, r: Vectors, weights: FloatArray) -> Vectors:
-        half = p.conj().swapaxes(1, 2) @ (weights[:, None] * r) / 2
-        return half + half.conj().swapaxes(1, 2) - self.read[: p.shape[2], : p.shape[2]]
+        half: Vectors = p.conj().swapaxes(1, 2) @ (weights[:, None] * r) / 2
+        whole: Vectors = half + half.conj().swapaxes(1, 2) - self.read[: p.shape[2], : p.shape[2]]
+        return whole
 
     def _feasible(self, theta: FloatArray) -> FloatArray | None:
         """Multipliers with which M is positive definite on h, and x may have any gain."""
@@ -243,8 +244,9 @@ class _Barrier:
 
     def form(self, weights: FloatArray, s: float) -> Vectors:
         """M + s J at each frequency."""
-        half = self.p.conj().swapaxes(1, 2) @ (weights[:, None] * self.r) / 2
-        return half + half.conj().swapaxes(1, 2) - self.constant + s * np.diag(self.select)
+        half: Vectors = self.p.conj().swapaxes(1, 2) @ (weights[:, None] * self.r) / 2
+        whole: Vectors = half + half.conj().swapaxes(1, 2) - self.constant + s * np.diag(self.select)
+        return whole
 
     def centre(self, weights: FloatArray, s: float, weigh: float) -> tuple[FloatArray, float]:
         """Newton's steps from a point inside."""
@@ -314,7 +316,7 @@ def gain_of_space(space: StateSpace, norms: Norms) -> GainBound:
     for margin in MARGINS if near > 0 else ():
         gain = near * (1 + margin)
         with np.errstate(all="ignore"):
-            energy = _energy(space, gain, margin / 2 * (near / inner) ** 2)
+            energy: Any = _energy(space, gain, margin / 2 * (near / inner) ** 2)
         if energy is None or not np.isfinite(energy).all():
             continue
         backend = backend_for(energy)
@@ -330,7 +332,8 @@ def _peak(space: StateSpace) -> float:
 
     def norms(theta: FloatArray) -> FloatArray:
         z = np.exp(1j * theta)[:, None, None] * np.eye(len(space.step)) - space.step
-        return np.linalg.norm(space.read @ np.linalg.solve(z, space.entry + 0j) + space.through, 2, axis=(1, 2))
+        transfer = space.read @ np.linalg.solve(z, space.entry + 0j) + space.through
+        return np.asarray(np.linalg.norm(transfer, 2, axis=(1, 2)))
 
     poles = np.linalg.eigvals(space.step)
     theta = np.union1d(np.linspace(0, math.pi, FINEST), abs(np.angle(poles)))
@@ -356,7 +359,7 @@ def _energy(space: StateSpace, gain: float, more: float) -> FloatArray | None:
     try:
         inner = np.linalg.solve(rest, np.concatenate([d.T @ c, b.T], axis=1))
         step = a + b @ inner[:, :n]
-        g, h = -b @ inner[:, n:], c.T @ c + c.T @ d @ inner[:, :n] + more * np.eye(n)
+        g, h = -b @ inner[:, n:], np.asarray(c.T @ c + c.T @ d @ inner[:, :n] + more * np.eye(n))
         for _ in range(60):
             w = np.linalg.solve(np.eye(n) + g @ h, np.concatenate([step, g], axis=1))
             v, u = w[:, :n], w[:, n:]

@@ -111,6 +111,7 @@ def test_recurrent_layers_from_both_sides(n: int, size: float, seed: int) -> Non
     assert lower <= found.upper <= 3 * lower
     norms = [float(np.linalg.norm(m, 2)) for m in (w, u, c)]
     if size < 1:
+        assert found.product is not None
         assert found.product == pytest.approx(norms[1] * norms[2] / (1 - norms[0]), rel=1e-5)
         assert found.upper <= found.product
     else:
@@ -275,24 +276,25 @@ def test_linear_state_spaces() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    for given, said in (
+    wrong: tuple[tuple[Callable[[], object], str], ...] = (
         (lambda: recurrent_bound(np.ones((2, 3)), np.ones((2, 1))), "W has shape"),
         (lambda: recurrent_bound(np.eye(2), np.ones((3, 1))), "U has shape"),
         (lambda: recurrent_bound(np.eye(2), np.eye(2), np.ones((1, 3))), "C has shape"),
         (lambda: recurrent_bound(np.eye(2), np.full((2, 1), np.nan)), "not finite"),
         (lambda: recurrent_bound(np.eye(2), np.eye(2), slopes=(1, 0)), "slopes"),
         (lambda: state_space_bound(np.eye(2), np.eye(2), np.eye(2), np.eye(3)), "D has shape"),
-    ):
+    )
+    for given, said in wrong:
         with pytest.raises(MethodError, match=said):
             given()
 
 
 # -- in networks -------------------------------------------------------------------------------------------------------
-def network(time: int = 0, **more: Any) -> tuple[Graph, Callable[[Matrix], Matrix], tuple[int, ...]]:
+def network(time: int = 0) -> tuple[Graph, Callable[[Matrix], Matrix], tuple[int, ...]]:
     w, u, _ = drawn(4, 0.8, 9)
     b = np.array([0.1, -0.2, 0.3, 0.0])
-    layers = [Layer(name, lambda m=m: m, {}, 0) for name, m in (("w", w), ("u", u))]
-    operator = operators.Recurrent(*layers, operators.ReLU(), lambda: (b, np.zeros(4)), time=time, **more)
+    one, other = Layer("w", lambda: w, {}, 0), Layer("u", lambda: u, {}, 0)
+    operator = operators.Recurrent(one, other, operators.ReLU(), lambda: (b, np.zeros(4)), time=time)
     shape = (2, 5, 3) if time else (5, 2, 3)
     graph = Graph((Node("x", operators.Input(), (), shape), Node("h", operator, ("x",), (*shape[:2], 4))), ("h",))
 
@@ -319,8 +321,8 @@ def test_a_recurrent_layer_in_a_graph(time: int) -> None:
 
 def test_a_layer_that_diverges_is_named() -> None:
     w = 1.5 * np.eye(2)
-    layers = [Layer(name, lambda: w, {}, 0) for name in "wu"]
-    node = Node("h", operators.Recurrent(*layers, operators.Tanh()), ("x",), (5, 1, 2))
+    one, other = (Layer(name, lambda: w, {}, 0) for name in "wu")
+    node = Node("h", operators.Recurrent(one, other, operators.Tanh()), ("x",), (5, 1, 2))
     found = bound(Graph((Node("x", operators.Input(), (), (5, 1, 2)), node), ("h",)))
     assert found.upper is None
     assert "spectral radius" in found.unknown[0].reason

@@ -99,6 +99,7 @@ def test_on_boxes_and_without_eps() -> None:
     assert "within(" in everywhere.unknown[0].reason
     low, high = np.array([[1.0, -1.0, 2.0, -3.0]]), np.array([[2.0, 1.0, 4.0, 3.0]])
     found = bound(within(graph, low, high)).upper
+    assert found is not None
     assert found == pytest.approx(1 / math.sqrt(5), rel=1e-9)
     rng = np.random.default_rng(0)
     for x in rng.uniform(low, high, (50, 1, 4)):

@@ -83,7 +83,7 @@ ONES = [np.ones(1), np.ones(1)]
 # -- loops -------------------------------------------------------------------------------------------------------------
 SLOPES = (np.zeros(1), np.ones(1))
 HALF = np.array([[0.5]])
-MATRICES = {"recurrent": HALF, "entry": HALF, "read": HALF, "slopes": SLOPES}
+MATRICES: dict[str, Any] = {"recurrent": HALF, "entry": HALF, "read": HALF, "slopes": SLOPES}
 STATES = loops.StateSpace(HALF, HALF, HALF, HALF)
 LOOP_OPS: Any = Execution.of(backend_for(HALF), HALF)
 
@@ -182,9 +182,9 @@ def gains() -> Iterator[tuple[Upper | None, float]]:
     yield looped(), 0.5
     yield looped(lag=0), 0.5
     yield stated(), 1.0
-    norms = [assumed(0.5), assumed(0.5), assumed(0.5)]
-    yield loops.small_gain(*norms, loops.Loop(**MATRICES)), 0.5
-    yield loops.small_gain_of_space(*norms, assumed(0.5), STATES), 1.0
+    half = assumed(0.5)
+    yield loops.small_gain(half, half, half, loops.Loop(**MATRICES)), 0.5
+    yield loops.small_gain_of_space(half, half, half, half, STATES), 1.0
 
 
 def layers() -> Iterator[tuple[Upper | None, float]]:

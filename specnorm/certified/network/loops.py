@@ -112,7 +112,7 @@ def of_loop(loop: Loop, weights: FloatArray, gain: float, norms: Norms, rtol: fl
         raise HypothesisError(f"no weights of {len(loop.recurrent)} units, or no gain")
     whole = kernel(loop, weights, gain)
     spec = ConvSpec.of(whole.shape)
-    sizes = Loop(*(abs(each) for each in (loop.recurrent, loop.entry, loop.read)), loop.slopes, loop.lag)
+    sizes = Loop(abs(loop.recurrent), abs(loop.entry), abs(loop.read), loop.slopes, loop.lag)
     lost = fold_error(abs(kernel(sizes, weights, gain)), spec)
     rule = f"multipliers: K <= 1 at a gain of {number(gain, 'upper')}"
     if not loop.lag:
@@ -221,9 +221,9 @@ def _not_negative(form: FloatArray, off: FloatArray, ops: ArrayOps) -> bool:
         return False
     scale = np.ldexp(1.0, -(np.frexp(diagonal)[1] // 2))
     scaled = form * scale[:, None] * scale
-    lost = host.norm_up((off * scale[:, None] * scale).reshape(-1))
+    moved = host.norm_up((off * scale[:, None] * scale).reshape(-1))
     # The differences to 1 are rounded, and what is scaled may underflow.
-    lost = host.add_up(float(lost), len(form) * 2.0**-50)
+    lost = host.add_up(float(moved), len(form) * 2.0**-50)
     return _at_most_one(np.eye(len(form)) - scaled, lost, ops)
 
 
@@ -231,7 +231,7 @@ def _at_most_one(matrix: FloatArray, lost: float, ops: ArrayOps) -> bool:
     """Whether the largest eigenvalue of a symmetric matrix is proven to be at most 1 less what is lost."""
     # With a multiple of the identity that leaves nothing negative on the diagonal, where a sum is rounded.
     shift = max(0.0, -float(np.diagonal(matrix).min()))
-    shifted = matrix + shift * np.eye(len(matrix))
+    shifted: Any = matrix + shift * np.eye(len(matrix))
     lost = host.add_up(lost, host.mul_up(2.0**-50, host.add_up(1.0, shift)))
     limit: Any = np.array(host.sub_down(1.0 + shift, lost))
     return bool(np.isfinite(shifted).all() and limit > shift and gram_below(shifted, limit, ops=ops))

@@ -156,7 +156,7 @@ def _rnn(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     given = [*inputs, *[None] * (6 - len(inputs))]
     x, w, r, bias, lengths, state = given[:6]
     name = (_attribute(node, "activations", None) or [b"Tanh"])[0]
-    function = {b"Tanh": np.tanh, b"Relu": lambda v: np.maximum(v, 0)}.get(name)
+    function: Any = {b"Tanh": np.tanh, b"Relu": lambda v: np.maximum(v, 0)}.get(name)
     known = (
         _attribute(node, "direction", "forward") == "forward" and lengths is None and not _attribute(node, "clip", 0)
     )

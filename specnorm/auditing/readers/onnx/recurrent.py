@@ -64,7 +64,7 @@ def rnn(
     del call
     if direction != "forward" or len(entry.shape) != 3 or entry.shape[0] != 1:
         raise NoBoundError(f"direction={direction[:20]} has no rule here: forward alone has one")
-    if activations[:1] not in ((name,) for name in FUNCTIONS):
+    if not activations or activations[0] not in FUNCTIONS:
         raise NoBoundError(f"activations={list(activations[:2])} have no rule here: Relu and Tanh alone have one")
     before, width = shape_of(x), entry.shape[1]
     if len(before) != 3 or recurrent.shape != (1, width, width) or hidden_size not in (None, width):
