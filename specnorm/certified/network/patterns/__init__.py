@@ -12,6 +12,7 @@ from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.patterns.gates import gated
 from specnorm.certified.network.patterns.householder import chosen
 from specnorm.certified.network.patterns.l2pool import pooled, rooted
+from specnorm.certified.network.patterns.normalising import normalised
 from specnorm.certified.network.patterns.sorts import sorted_pieces
 
 __all__ = ["recognised"]
@@ -25,6 +26,7 @@ def recognised(graph: Graph) -> Graph:
     nodes: dict[str, Node] = {}
     for node in graph.nodes:
         one = gated(node, nodes) or chosen(node, nodes) or pooled(node, nodes) or rooted(node, nodes)
-        found = [one] if one is not None else sorted_pieces(node, nodes, graph.fresh) or [node]
+        several = sorted_pieces(node, nodes, graph.fresh) or normalised(node, nodes, graph.fresh)
+        found = [one] if one is not None else several or [node]
         nodes.update({each.name: each for each in found})
     return replace(graph, nodes=tuple(nodes.values()))
