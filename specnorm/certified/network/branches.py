@@ -143,7 +143,7 @@ class Branches:
         place = self._place(node)
         # A layer may have been taken together with what is before it.
         direct = alone is None or alone.what in {Map(name, node.name) for name in node.inputs}
-        if direct and (met is None or weights.size > 1):
+        if direct and (met is None or weights.size != 1):
             try:
                 found = node.operator.pulled(weights, [self._share(name) for name in node.inputs], place)
             except NoBoundError:

@@ -24,9 +24,12 @@ def recognised(graph: Graph) -> Graph:
     Nodes in no pattern's place are kept, those as well that no output needs any more.
     """
     nodes: dict[str, Node] = {}
+    written: dict[str, Node] = {}  # with roots as they are written, which normalisations divide by
     for node in graph.nodes:
-        one = gated(node, nodes) or chosen(node, nodes) or pooled(node, nodes) or rooted(node, nodes)
-        several = sorted_pieces(node, nodes, graph.fresh) or normalised(node, nodes, graph.fresh)
+        one = gated(node, nodes) or chosen(node, nodes) or pooled(node, nodes)
+        several = sorted_pieces(node, nodes, graph.fresh) or normalised(node, written, graph.fresh)
         found = [one] if one is not None else several or [node]
-        nodes.update({each.name: each for each in found})
+        written.update({each.name: each for each in found})
+        root = rooted(node, nodes) if found == [node] else None
+        nodes.update({each.name: each for each in ([root] if root is not None else found)})
     return replace(graph, nodes=tuple(nodes.values()))
