@@ -19,7 +19,7 @@ class SameOrder(Move):
 
     def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
         before = place.before[0]
-        if weights.size > 1 or before is None:
+        if weights.size != 1 or before is None:
             return super().pulled(weights, shares, place)
         return [weights.reshape((1,) * len(before))]
 
