@@ -143,7 +143,7 @@ class Branches:
         place = self._place(node)
         # A layer may have been taken together with what is before it.
         direct = alone is None or alone.what in {Map(name, node.name) for name in node.inputs}
-        if direct and (met is None or weights.size > 1):
+        if direct and (met is None or weights.size != 1):
             try:
                 found = node.operator.pulled(weights, [self._share(name) for name in node.inputs], place)
             except (NoBoundError, ValueError, IndexError):  # shapes do not fit, or are not known
@@ -201,7 +201,7 @@ class Branches:
         sizes = place.shortened(same).sizes()
         if linear is None or sizes is None or sum(map(math.prod, sizes)) > ENTRIES:
             return every
-        return 1.0 * linear.apply([np.broadcast_to(x, n)[None] for x, n in zip(before, sizes, strict=True)])[0]
+        return np.asarray(linear.apply([np.broadcast_to(x, n)[None] for x, n in zip(before, sizes, strict=True)])[0])
 
     # -- linear maps -------------------------------------------------------------------------------------------------
     def _linear(self, start: str, end: Node) -> Upper | None:

@@ -22,6 +22,9 @@ from specnorm.certified.network.linear_combinations import is_padded_layer, numb
 from specnorm.certified.network.operators.base import NoBoundError, Place
 from specnorm.certified.network.operators.layers import Convolution, Matrices, Matrix
 from specnorm.certified.network.operators.linear import Add, Pad, Scale
+from specnorm.certified.network.operators.normalisation import Normalise
+from specnorm.certified.network.operators.recurrent import Recurrent
+from specnorm.certified.network.operators.reductions import Norm
 from specnorm.certified.network.operators.sources import Constant, Held, Input, Random
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
@@ -211,6 +214,8 @@ class _Pass:
         moving = [name for name in node.inputs if name not in self.constants]
         if isinstance(operator, Matrices):
             factor = rules.of_layer(moving[0], node, node, self.norms.matrices(operator.layer), node.rule)
+        elif isinstance(operator, Recurrent):
+            factor = rules.of_layer(moving[0], node, node, self.norms.recurrent(operator), node.rule)
         elif len(moving) == 1:
             inputs = [
                 rules.unmoved(name) if name in moving else rules.held(moving[0], self.nodes[name], [])
@@ -218,12 +223,24 @@ class _Pass:
             ]
             factor = rules.of_operator(node, inputs, place)
         else:
+            if isinstance(operator, Normalise):
+                self._must_be_lengths(node, operator)
             found = rules.of_operator(node, uppers, place)
             return _shown(node, node.rule, None, found, operator.combine(heuristics, place))
         at = node.inputs.index(moving[0])
-        name = operator.layer.name if isinstance(operator, Matrices) else None
+        kernel = operator.layer if isinstance(operator, Matrices) else getattr(operator, "recurrent", None)
+        name = None if kernel is None else kernel.name
         heuristic = factor.value * heuristics[at] if heuristics[at] else 0.0
         return _shown(node, node.rule, factor, rules.along(factor, uppers[at]), heuristic, name)
+
+    def _must_be_lengths(self, node: Node, operator: Normalise) -> None:
+        """What `Normalise` says of its second input is true of the norm of the first alone."""
+        lengths = self.nodes[node.inputs[-1]]
+        wanted = (Norm, tuple(sorted(operator.axes)), True, node.inputs[:1])
+        given = lengths.operator
+        of = (type(given), tuple(sorted(getattr(given, "axes", ()))), getattr(given, "keep", False), lengths.inputs)
+        if of != wanted or len(node.inputs) != 2:
+            raise NoBoundError("it divides by a value that is not the length of what is divided")
 
     def _ranges(self, node: Node) -> tuple[Interval | None, ...]:
         return tuple(self.values[name] for name in node.inputs)

@@ -378,6 +378,12 @@ def multiplied(constant: FloatArray, factor: float) -> Ends:
     return found, abs(found) * (0.0 if abs(factor) == 1 else 2.0**-50)
 
 
+def added(one: FloatArray, other: FloatArray) -> Ends:
+    """The sum of two constants, and by how much that may be off."""
+    found = one + other
+    return found, abs(found) * 2.0**-52
+
+
 def smallest(unit: float) -> float:
     """The smallest number above 0 of an arithmetic: what underflow may take from a product."""
     return {2.0**-53: 2.0**-1074, 2.0**-11: 2.0**-24, 2.0**-8: 2.0**-133}.get(unit, 2.0**-149)
