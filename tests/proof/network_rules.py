@@ -15,7 +15,7 @@ from specnorm.certified.bound import Upper
 from specnorm.certified.network import loops, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
-from specnorm.certified.network.operators import Add, Concat, Input, Matrix, Random, ReLU, Scale
+from specnorm.certified.network.operators import Add, Concat, Input, Matrix, Mean, Random, ReLU, Scale, Slice
 from specnorm.certified.network.operators.base import Operator, Place
 from specnorm.certified.network.rules import Map
 from specnorm.certified.network.subnetworks import runs
@@ -137,6 +137,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: ([], 0.0)),
     "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
+    "the norm of another linear map": lambda: lied_to(),
     "a loop of another shape": lambda: looped(entry=np.ones((2, 1))),
     "a loop two steps behind": lambda: looped(lag=2),
     "a loop that is not finite": lambda: loops.Loop(**(MATRICES | {"read": np.array([[np.inf]])})),
@@ -197,7 +198,32 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     yield Measure().matrices(Layer("w", lambda: stack, {}, 0)), 2.0
 
 
+def branches() -> Iterator[tuple[Upper | None, float]]:
+    """Pieces of three numbers that overlap by one, of which the last is tripled; x less its mean; a sum and a mean."""
+    three = Node("x", Input(), (), (1, 3))
+    pieces = [Node(f"p{a}", Slice(((1, a, a + 2, 1),)), ("x",), (1, 2)) for a in (0, 1)]
+    tripled = Node("t", Scale(np.array([1.0, 3.0]), exact=True), ("p1",), (1, 2))
+    yield upper(three, *pieces, tripled, join("c", Concat(1), "p0", "t", width=4)), 3.0
+    yield upper(three, *pieces, join("c", Concat(1), "p0", "p1", width=4)), float(np.sqrt(2))
+    mean = Node("m", Mean((1,), keep=True), ("x",), (1, 1))
+    less = Node("d", Add((2.0, -2.0)), ("x", "m"), (1, 3))
+    yield upper(three, mean, less), 2.0
+    yield upper(three, mean, less, join("c", Concat(1), "d", "m", width=4)), 2.0
+
+
+def upper(*nodes: Node) -> Upper | None:
+    return bound(Graph(nodes, (nodes[-1].name,)), method=Product(), check=False).claim
+
+
+def lied_to() -> object:
+    """A linear map between two values, measured by somebody who says the norm of another kernel."""
+    mean, scaled = Node("m", Mean((1,), keep=True), ("x",), (1, 1)), Node("u", Scale(np.ones(2)), ("x",), (1, 2))
+    nodes = (Node("x", Input(), (), (1, 2)), mean, scaled, Node("d", Add((1.0, -1.0)), ("u", "m"), (1, 2)))
+    return bound(Graph(nodes, ("d",)), Lying(), method=Product(), check=False)
+
+
 NETWORK_CHECKS = {
+    "Branches._together": branches, "Branches._linear": branches, "Branches._matrix": branches,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_of_part": together, "_of_kernel": together, "norm_of_layer": layers, "norm_of_matrices": layers,

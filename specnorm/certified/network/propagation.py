@@ -15,6 +15,7 @@ from specnorm.certified.bound import Upper, finite, known, least
 from specnorm.certified.interval import Interval
 from specnorm.certified.network import rules
 from specnorm.certified.network.boxes import Values
+from specnorm.certified.network.branches import Branches
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.kernels import Norms
 from specnorm.certified.network.linear_combinations import is_padded_layer, numbers_along, spatial
@@ -148,8 +149,31 @@ class _Pass:
         self.values, self.norms, self.wrt = values, norms, wrt
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
+        self.branches = Branches(self.nodes, self.steps, norms)
         for node in graph.nodes:
-            self.steps[node.name] = self._shortened(self._step(node), shortcuts.get(node.name))
+            self.branches.seen(node)
+            self.steps[node.name] = self._met(node, self._step(node))
+            self.steps[node.name] = self._shortened(self.steps[node.name], shortcuts.get(node.name))
+
+    def _met(self, node: Node, step: Step) -> Step:
+        """A node where branches meet, which may all come from one value."""
+        moving = [name for name in node.inputs if self.steps[name].upper]
+        if len(moving) < 2 or step.claim is None or not step.claim.value:
+            return step
+        found = step.claim
+        try:
+            for each in self.branches.claims(node):
+                assert isinstance(each.what, rules.Map)  # for the type checker: it is of values
+                claim = rules.along(each, known(self.steps[each.what.start].claim))
+                if claim.value < found.value:
+                    found, self.branches.met[node.name] = claim, each
+        except (SpecnormError, OSError, OverflowError):
+            pass  # the node's own rule has a bound
+        if found is step.claim:
+            return step
+        # As much less by Miyato's heuristic.
+        heuristic = (step.heuristic or 0.0) * (found.value / step.claim.value)
+        return Step(step.name, step.operator, found.rule, step.alone, found, heuristic, step.layer)
 
     def _shortened(self, step: Step, together: Upper | None) -> Step:
         """A node at the end of layers that are bounded together."""

@@ -165,6 +165,10 @@ def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) ->
         return value
     if not small:
         raise NoBoundError(f"{call.operator} of constants is not evaluated")
+    if value.steps:
+        raise NoBoundError(
+            f"the input {name} of {call.operator} is computed with rounding, and would be rounded to whole"
+        )
     if value.size > MAX_FOLDED or value.refusal is not None:
         raise NoBoundError(f"the input {name} of {call.operator} cannot be read")
     array = value.load()

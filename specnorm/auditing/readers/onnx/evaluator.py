@@ -182,7 +182,9 @@ def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     groups = _attribute(node, "num_groups", 1)
     flat = x.reshape(x.shape[0], groups, -1)
     flat = flat - flat.mean(axis=2, keepdims=True)
-    flat = flat / np.sqrt((flat * flat).mean(axis=2, keepdims=True) + _attribute(node, "epsilon", 1e-5))
+    flat = flat / np.sqrt(
+        (flat * flat).mean(axis=2, keepdims=True) + _attribute(node, "epsilon", float(np.float32(1e-5)))
+    )
     each = 1 if opset >= 21 else x.shape[1] // groups  # older ones have a scale for each group
     wide = [np.repeat(given, each).reshape(-1, *(1,) * (x.ndim - 2)) for given in (scale, bias)]
     return [flat.reshape(x.shape) * wide[0] + wide[1]]

@@ -41,7 +41,7 @@ from specnorm.certified.network.operators.piecewise import (
     TwoSlopes,
 )
 from specnorm.certified.network.operators.recurrent import Recurrent
-from specnorm.certified.network.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
+from specnorm.certified.network.operators.reductions import Hypot, Largest, LogSoftmax, Norm, Smallest, Softmax
 from specnorm.certified.network.operators.resizing import Resize
 from specnorm.certified.network.operators.smooth import (
     CELU,
@@ -73,7 +73,7 @@ __all__ = [
     "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "Attention", "AveragePool",
     "Broadcast", "Centre", "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution", "Cos",
     "Entries", "Erf", "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
-    "Held", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
+    "Held", "Hypot", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Recurrent", "Reflection", "Reshape",
