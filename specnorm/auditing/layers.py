@@ -102,11 +102,20 @@ class ModelArrays:
         Follows the graph; None: the file holds weights alone.
     elsewhere : callable or None
         `ask`, where another process has the file open.
+    stored : callable or None
+        Reads an array as it is stored, by the name that it has there; None: as ``arrays`` have it.
     """
 
     arrays: Sequence[Tensor]
     network: Callable[[Sizes], Graph] | None = None
     elsewhere: Callable[..., Any] | None = None
+    stored: Callable[[str], AnyArray] | None = None
+
+    def array(self, name: str) -> AnyArray:
+        """An array as it is stored; `LookupError` if there is none."""
+        if self.stored is not None:
+            return self.stored(name)
+        return {tensor.name: tensor for tensor in self.arrays}[name].load()
 
     def graph(self, sizes: Sizes) -> Graph:
         """The network's graph, in the process that has the file open."""

@@ -57,7 +57,7 @@ def bounded(
     product = constants = propagate(graph, measure, values)
     found = [] if isinstance(method, Product) else _shorter(candidates(graph), measure, method, product)
     if found:
-        constants = propagate(graph, measure, values, {run.end: run.claim for run, _ in found})
+        constants = propagate(graph, measure, values, {run.end: [run.claim] for run, _ in found})
     whole = _result(graph, constants)
     whole = replace(whole, product_claim=product.claim, runs=tuple(run for run, _ in found))
     if whole.upper is None or not math.isfinite(whole.upper):

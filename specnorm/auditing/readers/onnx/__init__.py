@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from specnorm.auditing.layers import ModelArrays
-from specnorm.auditing.readers.onnx.tensors import Tensors
+from specnorm.auditing.readers.onnx.tensors import Tensors, initialisers
 from specnorm.auditing.readers.onnx.walk import Walk
 from specnorm.errors import ModelFileError
 
 
 def prepare() -> None:
-    """Import what bounds a network."""
+    """Import what executes a network."""
     import onnx.reference
 
-    import specnorm.auditing.network
-
-    del onnx, specnorm
+    del onnx
 
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
@@ -52,7 +50,9 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
     walk = Walk(model, Tensors(Path(path).parent, max_bytes), None)
     return ModelArrays(
-        walk.tensors(), lambda sizes: (walk if sizes is None else Walk(model, walk.reader.again(), sizes)).graph()
+        walk.tensors(),
+        lambda sizes: (walk if sizes is None else Walk(model, walk.reader.again(), sizes)).graph(),
+        stored=lambda name: initialisers(model, walk.reader.again())[name].load(),
     )
 
 

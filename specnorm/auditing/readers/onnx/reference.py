@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.evaluator import evaluate
 from specnorm.auditing.readers.onnx.operators import OPERATORS
-from specnorm.auditing.readers.onnx.tensors import Tensors
+from specnorm.auditing.readers.onnx.tensors import Tensors, initialisers
 from specnorm.certified.network.model import Computed, NotExecutedError
 from specnorm.certified.network.operators.base import UNITS
 from specnorm.certified.network.shapes import Shape, concrete
+from specnorm.certified.stated import digest
 
 ENTRIES = 2**27
 """Entries of all values together."""
@@ -53,11 +54,26 @@ class OnnxModel:
         opset: int,
         shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]],
     ) -> None:
+        self._model = model
         self._graph = model.graph
         self._functions = len(model.functions)
         self._reader = reader
         self._opset = opset
         self._shapes = shapes
+
+    def digests(self) -> dict[str, str]:
+        """What the file's arrays are known by, by name.
+
+        Raises
+        ------
+        NotExecutedError
+            If one is of no type that NumPy has.
+        """
+        found = initialisers(self._model, self._reader.again())
+        odd = next((name for name, c in found.items() if c.refusal or c.dtype == "bfloat16"), None)
+        if odd is not None:
+            raise NotExecutedError(f"the numbers of {odd} are of no type that NumPy has")
+        return {name: digest(c.load()) for name, c in found.items()}
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Values by name, in the file's precision; see `specnorm.certified.network.model.Model`.

@@ -187,6 +187,11 @@ class Tensors:
         return replace(blank, load=lambda: _array(proto, read(), blank.shape, blank.dtype, stored, ""))
 
 
+def initialisers(model: Any, reader: Tensors) -> dict[str, Constant]:
+    """Arrays that a model's file holds, by name."""
+    return {proto.name: reader.describe(proto, proto.name) for proto in model.graph.initializer}
+
+
 def _inside(folder: Path, location: str) -> Path:
     """A regular file below a folder, links followed."""
     if not location or "\0" in location or Path(location).is_absolute():
