@@ -21,10 +21,8 @@ from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.checking import check
-from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.model import NotExecutedError
 from specnorm.certified.network.patterns import recognised
-from specnorm.certified.network.stated import Part, constant_by_parts, statement_of
+from specnorm.certified.network.stated import Part, constant_by_parts, digests_of, statement_of
 from specnorm.certified.stated import digest, norm_of_layer
 from specnorm.errors import CertificateError, ModelFileError
 from specnorm.problem.spec import ConvSpec
@@ -227,23 +225,6 @@ def _network(model: ModelArrays, claim: Mapping[str, Any], upper: float) -> Uppe
     if found is None:
         raise CertificateError("an output has no bound: no part bounds a layer, or an operator is not known")
     return found
-
-
-def digests_of(graph: Graph) -> dict[str, str]:
-    """What the arrays of a graph's file are known by, by name.
-
-    Raises
-    ------
-    CertificateError
-        If it was not read from an ONNX file, or its arrays have none.
-    """
-    found = getattr(graph.model, "digests", None)
-    if found is None:
-        raise CertificateError("the network was not read from an ONNX file, whose names and bits a certificate states")
-    try:
-        return dict(found())
-    except NotExecutedError as error:
-        raise CertificateError(str(error)) from error
 
 
 def _part(part: Mapping[str, Any]) -> Part:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.checking import Checked
 from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.rules import must_be_claims, premises_first
-from specnorm.networks.certificate import Certificate
+from specnorm.result import Certificate
 from specnorm.text import number, visible
 
 
@@ -70,8 +71,8 @@ class NetworkBound:
         What the rules give without `runs`.
     runs : tuple of RunBound
         Where layers together have a smaller constant than the product of their norms.
-    certificate : Certificate or None
-        What proves ``upper`` anew without a search, see `verify`; None if an output is unknown.
+    statement : callable or None
+        Gives the `certificate`.
     radius : float or None
         Of the ball around the given centre in which all constants hold; None: everywhere.
     input_ranges : mapping of str to (float, float), or None
@@ -89,7 +90,7 @@ class NetworkBound:
     input_shapes: Mapping[str, tuple[int | str, ...] | None]
     product_claim: Upper | None = None
     runs: tuple[RunBound, ...] = ()
-    certificate: Certificate | None = None
+    statement: Callable[[], Certificate] | None = field(default=None, repr=False, compare=False)
     radius: float | None = None
     input_ranges: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     checked: Checked = field(default_factory=Checked)
@@ -103,7 +104,8 @@ class NetworkBound:
         held += [claim for step in self.nodes for claim in (step.alone, step.claim)]
         held += [node.claim for node in self.unknown]
         known = [claim for claim in held if claim is not None]
-        return {"_order": premises_first(known, lambda claim: claim.of), **self.__dict__}  # type: ignore[arg-type,return-value]
+        order = premises_first(known, lambda claim: claim.of)  # type: ignore[arg-type,return-value]
+        return {"_order": order, **self.__dict__, "statement": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name != "_order"})
@@ -112,6 +114,25 @@ class NetworkBound:
     def upper(self) -> float | None:
         """Proven Lipschitz constant of all outputs together; None if one is unknown."""
         return None if self.claim is None else self.claim.value
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """What somebody else can check: ``docs/check.py`` and ``specnorm verify``, `docs/check-it-yourself.md`.
+
+        Its bound is ``upper``, or larger where the file has no sharper proof, or that takes too much to check. Norms of
+        layers and cells are searched for.
+
+        Raises
+        ------
+        CertificateError
+            If the file has no place for such a statement: for networks that were not read from an ONNX file, balls,
+            ranges of inputs, and operators that the message names.
+        """
+        if self.statement is None:
+            known = "a bound near one input" if self.radius is not None else "no bound"
+            known = known if self.upper is None or self.radius is not None else "a bound without its network"
+            raise CertificateError(f"{known} has no certificate; bounds for all inputs have.")
+        return self.statement()
 
     @property
     def outputs(self) -> dict[str, float | None]:

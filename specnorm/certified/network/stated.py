@@ -20,6 +20,7 @@ from specnorm.certified.network.affine_maps import Segment
 from specnorm.certified.network.boxes import Values
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.linear_combinations import LinearCombination, flattened, keeps_channels
+from specnorm.certified.network.model import NotExecutedError
 from specnorm.certified.network.operators.base import FloatArray, NoBoundError, Place
 from specnorm.certified.network.operators.sources import Constant, Input
 from specnorm.certified.network.propagation import propagate
@@ -82,6 +83,23 @@ def statement_of(graph: Graph, of: str) -> Graph:
         raise CertificateError(f"a statement about {F} or {REST} was expected, not {of[:20]!r}")
     found = step(graph)
     return replace(found, nodes=(*found.nodes[:-1], replace(found.nodes[-1], name=REST)), outputs=(REST,))
+
+
+def digests_of(graph: Graph) -> dict[str, str]:
+    """What the arrays of a graph's file are known by, by name.
+
+    Raises
+    ------
+    CertificateError
+        If it was not read from an ONNX file, or its arrays have none.
+    """
+    found = getattr(graph.model, "digests", None)
+    if found is None:
+        raise CertificateError("the network was not read from an ONNX file, whose names and bits a certificate states")
+    try:
+        return dict(found())
+    except NotExecutedError as error:
+        raise CertificateError(str(error)) from error
 
 
 def segment_of(graph: Graph, start: str, values: Sequence[str]) -> Segment:

@@ -58,7 +58,7 @@ class OnnxModel:
         self._graph = model.graph
         self._functions = len(model.functions)
         self._reader = reader
-        self._opset = opset
+        self.opset = opset
         self._shapes = shapes
 
     def digests(self) -> dict[str, str]:
@@ -74,6 +74,14 @@ class OnnxModel:
         if odd is not None:
             raise NotExecutedError(f"the numbers of {odd} are of no type that NumPy has")
         return {name: digest(c.load()) for name, c in found.items()}
+
+    def calls(self) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], dict[str, Any]]]:
+        """Operators of the graph: name, inputs, outputs, attributes that are numbers or words."""
+        kinds = {1: lambda a: a.f, 2: lambda a: a.i, 3: lambda a: a.s.decode("utf-8", "replace"), 7: lambda a: [*a.ints]}
+        for node in self._graph.node:
+            given = {a.name: kinds[a.type](a) if a.type in kinds else None for a in node.attribute}
+            name = node.op_type if node.domain in _DOMAINS else f"{node.domain}::{node.op_type}"
+            yield name, tuple(filter(None, node.input)), tuple(filter(None, node.output)), given
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Values by name, in the file's precision; see `specnorm.certified.network.model.Model`.
@@ -170,7 +178,7 @@ class OnnxModel:
                 if attribute.HasField("t"):
                     attribute.t.CopyFrom(self._reader.inlined(attribute.t))
             with np.errstate(all="ignore"):
-                found = evaluate(copy, self._opset, [values[name] if name else None for name in node.input])
+                found = evaluate(copy, self.opset, [values[name] if name else None for name in node.input])
         except Exception:  # whatever the evaluator raises for what it does not support
             return []
         named = zip([name for name in node.output if name], found, strict=False)
