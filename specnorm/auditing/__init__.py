@@ -23,7 +23,7 @@ from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import STANDARD, Row
-from specnorm.errors import GeometryError, MethodError, ModelFileError
+from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import Layout
@@ -54,6 +54,7 @@ def audit(
     max_bytes: int = MAX_BYTES,
     pictures: int = 0,
     residual: bool = False,
+    certificate: bool = False,
 ) -> Report:
     """Measure every convolution and linear layer of a model.
 
@@ -104,6 +105,9 @@ def audit(
     residual : bool, default False
         Also bound what the network leaves of its input, ``x - f(x)``, as ``Report.residual``. Only for files that hold
         a graph.
+    certificate : bool, default False
+        Also state what somebody else can check, `docs/check-it-yourself.md`, as ``Report.certificate``: of each layer,
+        and of the network. That is searched for, too.
 
     Returns
     -------
@@ -125,10 +129,10 @@ def audit(
     box = _checked(input_range, patterns)
     if isinstance(source, Mapping):
         named = ModelArrays(list(_from_mapping(source)))
-        return _audit(None, named, patterns, settings, executor, progress, pictures, box, residual)
+        return _audit(None, named, patterns, settings, executor, progress, pictures, box, residual, certificate)
     path = os.fspath(source)
     with open_model(path, max_bytes) as model:
-        return _audit(path, model, patterns, settings, executor, progress, pictures, box, residual)
+        return _audit(path, model, patterns, settings, executor, progress, pictures, box, residual, certificate)
 
 
 def _audit(
@@ -141,6 +145,7 @@ def _audit(
     pictures: int,
     box: tuple[float, float] | None,
     residual: bool,
+    certificate: bool,
 ) -> Report:
     label = "the mapping" if path is None else path
     if box is not None and model.network is None:
@@ -167,6 +172,11 @@ def _audit(
             if progress is not None:
                 progress(len(rows), len(found), row.name)
     drawn = take(found, rows, pictures)  # before the network, which may end the process that reads the file
+    stated, missing = None, list[str]()
+    if certificate:
+        from specnorm.auditing.certifying import claims_of  # for few
+
+        stated, missing = claims_of(model, found, rows)
     # Of a part of the layers there is no network.
     size = None if settings.input_shape == "file" else settings.input_shape
     network = remainder = None
@@ -174,13 +184,20 @@ def _audit(
         from specnorm.auditing.network import network_of
 
         seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
-        bound = partial(network_of, model, rows, size, input_range=box, progress=progress, seconds=seconds)
+        bound = partial(
+            network_of, model, rows, size, input_range=box, certificate=certificate, progress=progress, seconds=seconds
+        )
         network, remainder = bound(), bound(residual=True) if residual else None
+        for name, one in (("the network", network), ("x - f(x)", remainder)):
+            try:
+                stated = stated if stated is None or one is None else stated + one.certificate
+            except CertificateError as error:
+                missing.append(f"{name}: {error}")
     made = environment(rows)
     left_out = len(selection.names) - len(found)
     return Report(
         _version(), path, tuple(rows), selection.skipped, network, drawn, made, unmeasured, selection.matched, left_out,
-        remainder,
+        remainder, stated, tuple(missing),
     )  # fmt: skip
 
 

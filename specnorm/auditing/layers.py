@@ -103,19 +103,18 @@ class ModelArrays:
     elsewhere : callable or None
         `ask`, where another process has the file open.
     stored : callable or None
-        Reads an array as it is stored, by the name that it has there; None: as ``arrays`` have it.
+        Gives what reads each array of the file, by the name that it has there; None: as ``arrays`` have it.
     """
 
     arrays: Sequence[Tensor]
     network: Callable[[Sizes], Graph] | None = None
     elsewhere: Callable[..., Any] | None = None
-    stored: Callable[[str], AnyArray] | None = None
+    stored: Callable[[], Mapping[str, Callable[[], AnyArray]]] | None = None
 
     def array(self, name: str) -> AnyArray:
         """An array as it is stored; `LookupError` if there is none."""
-        if self.stored is not None:
-            return self.stored(name)
-        return {tensor.name: tensor for tensor in self.arrays}[name].load()
+        known = {tensor.name: tensor.load for tensor in self.arrays} if self.stored is None else self.stored()
+        return known[name]()
 
     def graph(self, sizes: Sizes) -> Graph:
         """The network's graph, in the process that has the file open."""

@@ -12,6 +12,8 @@ from specnorm.certified.bound import Upper
 from specnorm.certified.network.checking import Checked
 from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.rules import must_be_claims, premises_first
+from specnorm.errors import CertificateError
+from specnorm.networks.certificate import unstated
 from specnorm.result import Certificate
 from specnorm.text import number, visible
 
@@ -105,7 +107,8 @@ class NetworkBound:
         held += [node.claim for node in self.unknown]
         known = [claim for claim in held if claim is not None]
         order = premises_first(known, lambda claim: claim.of)  # type: ignore[arg-type,return-value]
-        return {"_order": order, **self.__dict__, "statement": None}
+        kept = self.statement if getattr(self.statement, "func", None) is unstated else None  # others hold the network
+        return {"_order": order, **self.__dict__, "statement": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name != "_order"})
@@ -129,9 +132,11 @@ class NetworkBound:
             ranges of inputs, and operators that the message names.
         """
         if self.statement is None:
-            known = "a bound near one input" if self.radius is not None else "no bound"
-            known = known if self.upper is None or self.radius is not None else "a bound without its network"
-            raise CertificateError(f"{known} has no certificate; bounds for all inputs have.")
+            if self.upper is None:
+                raise CertificateError("a network without a bound has no certificate.")
+            if self.radius is not None:
+                raise CertificateError("a bound near one input has no place in the file: only those for all inputs have.")
+            raise CertificateError("it was made in another process: ask there, or by audit(..., certificate=True).")
         return self.statement()
 
     @property

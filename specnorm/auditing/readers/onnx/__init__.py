@@ -52,7 +52,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     return ModelArrays(
         walk.tensors(),
         lambda sizes: (walk if sizes is None else Walk(model, walk.reader.again(), sizes)).graph(),
-        stored=lambda name: initialisers(model, walk.reader.again())[name].load(),
+        stored=lambda: {n: c.load for n, c in initialisers(model, walk.reader.again()).items() if not c.refusal},
     )
 
 
