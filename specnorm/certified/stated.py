@@ -122,9 +122,7 @@ def circulant_of(proof: Mapping[str, Any], taps: Sequence[int]) -> Boxes:
     at, origin = _half_of(points), np.array(skew, dtype=np.int64)
     half = np.array([(k - 1) / 2 for k in taps])
     whole = Circulant.of(points, tuple(map(bool, skew)), taps)
-    return Boxes(
-        at, at, tuple(2 * n for n in points), half, True, 2 * np.eye(len(taps), dtype=np.int64), origin, whole
-    )
+    return Boxes(at, at, tuple(2 * n for n in points), half, True, 2 * np.eye(len(taps), dtype=np.int64), origin, whole)
 
 
 def _half_of(points: Sequence[int]) -> NDArray[np.int64]:
@@ -159,9 +157,9 @@ def norm_at(blocks: FloatArray, boxes: Boxes, upper: float, *, lost: float = 0.0
 def eigenvalue_at(kernel: FloatArray, boxes: Boxes, upper: float, *, lost: float = 0.0, ops: ArrayOps) -> Upper:
     """No eigenvalue of a Hermitian kernel K above ``upper``.
 
-    Let v be a unit vector of the largest eigenvalue U' wherever it is, and -m below all of v*Kv. This polynomial has
-    the real values (U' - m)/2 + (U' + m)/2 f with f <= 1 attained and |f| <= 1: the cell lemma bounds f. If U' > U, then
-    at the centre of its cell v*Kv >= (U' - m)/2 + (U' + m)/2 cos phi, which is more than the same with U.
+    Let v be a unit vector of the largest eigenvalue U' wherever it is, and all eigenvalues at least -m. Then the real
+    v*Kv is (U' - m)/2 + (U' + m)/2 f with |f| <= 1, which f attains: by the cell lemma f >= cos phi at the centre of
+    that cell. If U' > U, then v*Kv is more there than (U - m)/2 + (U + m)/2 cos phi.
 
     Parameters
     ----------
@@ -229,7 +227,9 @@ def _below(blocks: FloatArray, boxes: Boxes, limits: FloatArray, lost: float, op
 
 
 @arithmetic.on_host()
-def norm_of_layer(kernel: FloatArray, spec: ConvSpec, proof: Mapping[str, Any], upper: float, *, ops: ArrayOps) -> Upper:
+def norm_of_layer(
+    kernel: FloatArray, spec: ConvSpec, proof: Mapping[str, Any], upper: float, *, ops: ArrayOps
+) -> Upper:
     """The norm of a layer is at most ``upper``: at its size or at every one, or at every one that its stride divides.
 
     Parameters
@@ -273,7 +273,6 @@ def _by_matrix(kernel: FloatArray, spec: ConvSpec, upper: float, ops: ArrayOps) 
         raise CertificateError(str(error)) from error
     if math.prod(sides) * spec.groups > ENTRIES or sum(map(max, one.padding)) > ENTRIES:
         raise CertificateError("so large a matrix takes too long")
-    xp: Any = ops.xp
     exponent = math.frexp(float(np.abs(kernel).max(initial=0.0)))[1]
     matrices, lost = [], 0.0
     for part in range(spec.groups):
@@ -283,7 +282,7 @@ def _by_matrix(kernel: FloatArray, spec: ConvSpec, upper: float, ops: ArrayOps) 
         matrices.append(np.asarray(layer.adjoint(eye) if wide else layer.apply(eye))[0])
         # An entry is a sum of products of taps with ones and zeros.
         most = host.sqrt_up(float(magnitude_sq(layer, ops=ops)[0]))
-        lost = max(lost, host.inflate(most * rounding.gamma(max(layer.roundings), rounding.unit(layer.kernels, xp=xp)), 4))
+        lost = max(lost, host.inflate(most * rounding.gamma(max(layer.roundings), 2.0**-53), 4))
     whole, one_point = np.stack(matrices)[..., None], np.zeros((1, 1), dtype=np.int64)
     frame = np.eye(1, dtype=np.int64)
     alone = Boxes(one_point, one_point, (1,), np.zeros(1), True, frame, np.zeros(1, dtype=np.int64))

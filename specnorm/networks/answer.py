@@ -135,7 +135,7 @@ class NetworkBound:
             if self.upper is None:
                 raise CertificateError("a network without a bound has no certificate.")
             if self.radius is not None:
-                raise CertificateError("a bound near one input has no place in the file: only those for all inputs have.")
+                raise CertificateError("a bound near one input has no place in the file: bounds for all have.")
             raise CertificateError("it was made in another process: ask there, or by audit(..., certificate=True).")
         return self.statement()
 

@@ -19,7 +19,7 @@ from specnorm.certified.network.boxes import stated as boxes
 from specnorm.certified.network.graph import Graph
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.segments import CENTRE, SHARP, TOLERANCE, stated_kernel
-from specnorm.certified.network.stated import F, REST, digests_of, segment_of
+from specnorm.certified.network.stated import REST, F, digests_of, segment_of
 from specnorm.errors import CertificateError, SpecnormError
 from specnorm.networks.measuring import Measure
 from specnorm.result import Certificate
@@ -88,7 +88,7 @@ def network_claim(graph: Graph, runs: Sequence[Weighted], upper: float, measure:
         If the format has no proof for such a network; the message names what it has none for.
     """
     if boxes(graph):
-        raise CertificateError("a bound for inputs in a range has no place in the file: only those for all inputs have.")
+        raise CertificateError("a bound for inputs in a range has no place in the file: bounds for all have.")
     tensors = digests_of(graph)
     whole = _Network(graph)
     parts = whole.parts(runs)
@@ -176,9 +176,9 @@ class _Network:
             if op not in LINEAR or name in inside or not self.moving(name):
                 continue
             after = readers.get(name, [])
-            if op != "BatchNormalization" and len(after) == 1 and name not in self.outputs:
-                if self.made[after[0]][0] == "BatchNormalization":
-                    continue  # which is bounded with it
+            followed = [self.made[each][0] for each in after] == ["BatchNormalization"]
+            if op != "BatchNormalization" and followed and name not in self.outputs:
+                continue  # the two are bounded together
             first = name
             if op == "BatchNormalization" and self.made.get(self.moving(name)[0], ("",))[0] in LINEAR[:3]:
                 before = self.moving(name)[0]
@@ -304,7 +304,7 @@ class _Network:
             else:
                 ones = [1] * len(taps)
                 axes = zip(taps, given.get("strides", ones), given.get("dilations", ones), strict=True)
-                over = math.prod(-(-k // (s // math.gcd(s, r))) for k, s, r in axes)
+                over = float(math.prod(-(-k * math.gcd(s, r) // s) for k, s, r in axes))
                 over /= math.prod(taps) if op == "AveragePool" else 1
                 odd = op != "MaxPool" and not given.get("count_include_pad") and any(given.get("pads", []))
             if not odd:

@@ -117,8 +117,9 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     run = unit_run(local)
     if run is None:
         return [by_channels]
+    by_units = bounded(local, measure, method, partial(_alone, run))
     # The certificate is of channels: its slopes are those of every leaky ReLU.
-    return [by_channels, replace(bounded(local, measure, method, partial(_alone, run)), statement=by_channels.statement)]
+    return [by_channels, replace(by_units, statement=by_channels.statement)]
 
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:

@@ -21,7 +21,7 @@ from specnorm.problem import polyphase
 from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Certificate
-from specnorm.search.tree import norms_at, tree_below
+from specnorm.search.tree import largest_at, tree_below
 from specnorm.types import ArrayOps
 
 MOST, FEWEST, WORK = 2**16, 2**12, 2**31
@@ -103,7 +103,7 @@ def _proof(kernel: FloatArray, spec: ConvSpec, upper: float, ops: ArrayOps) -> t
         return upper, {"grid": [1 if k == 1 else k for k in spec.block_kernel_shape]}
     exponent = math.frexp(max(upper, float(np.abs(blocks).max())))[1]
     scaled = np.ldexp(blocks, -exponent)
-    found = list(_at_size(scaled, spec, upper, exponent))
+    found = list(_at_size(scaled, spec, upper, exponent, ops))
     best = min(found, key=lambda pair: pair[0], default=None)
     if best is not None and best[0] <= upper:
         return upper, best[1]
@@ -121,7 +121,9 @@ def _proof(kernel: FloatArray, spec: ConvSpec, upper: float, ops: ArrayOps) -> t
     raise CertificateError(f"no proof of at most {most} cells was found for a norm of at most {upper!r}.")
 
 
-def _at_size(blocks: FloatArray, spec: ConvSpec, upper: float, exponent: int) -> Iterator[tuple[float, Proof]]:
+def _at_size(
+    blocks: FloatArray, spec: ConvSpec, upper: float, exponent: int, ops: ArrayOps
+) -> Iterator[tuple[float, Proof]]:
     """Bounds of a layer at its size, with their proofs."""
     if not spec.ndim or spec.input_shape is None:
         return
@@ -137,11 +139,12 @@ def _at_size(blocks: FloatArray, spec: ConvSpec, upper: float, exponent: int) ->
         points, skews = shortest(spec), list(itertools.product((0, 1), repeat=spec.ndim))
     if spec.padding_gain_sq == 1 and spec.padding_mode in ("zeros", "circular") and math.prod(points) <= POINTS:
         for skew in skews:
-            norm = float(norms_at(blocks, _frequencies(points, skew)).max())
-            yield (
-                math.ldexp(norm * (1 + CLOSE) + least * CLOSE, exponent),
-                {"circulant": list(points), "skew": list(skew)},
-            )
+            norm = largest_at(blocks, _frequencies(points, skew), math.ldexp(upper, -exponent), ops=ops)
+            bound = math.ldexp(norm * (1 + CLOSE) + least * CLOSE, exponent)
+            sharp = norm > least * CLOSE and math.ldexp(norm, exponent) <= upper
+            yield upper if sharp else bound, {"circulant": list(points), "skew": list(skew)}
+            if sharp:
+                return
 
 
 def _frequencies(points: Sequence[int], skew: Sequence[int]) -> FloatArray:

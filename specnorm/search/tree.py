@@ -41,6 +41,12 @@ def norms_at(blocks: FloatArray, angles: FloatArray) -> FloatArray:
     return np.concatenate(found)
 
 
+def largest_at(blocks: FloatArray, angles: FloatArray, least: float, *, ops: ArrayOps) -> float:
+    """Largest norm at some frequencies (f, d), or ``least`` where that is more, which takes less to tell."""
+    above = ~_below(blocks, angles, np.full(len(angles), least * (1 - MARGIN)), False, ops)
+    return max(least, float(norms_at(blocks, angles[above]).max()) * (1 + 2 * MARGIN)) if above.any() else least
+
+
 def tree_below(
     blocks: FloatArray, bound: float, most: int, *, taps: Sequence[int] = (), hermitian: bool = False, ops: ArrayOps
 ) -> str | None:

@@ -333,7 +333,8 @@ class Segment:
     @property
     def undilated(self) -> bool:
         """Whether dilation need not be looked at: a chain, dilated alike, has the plain one's symbols at r theta."""
-        if self.placed or not self.chain or max(self.stride, default=1) > 1 or any(len(link.terms) > 1 for link in self.links):
+        strided = max(self.stride, default=1) > 1
+        if self.placed or strided or not self.chain or any(len(link.terms) > 1 for link in self.links):
             return False
         specs = [term.filter.spec for term in self._terms if term.filter is not None]
         return all(len({s.dilation[j] for s in specs if s.kernel_shape[j] > 1}) <= 1 for j in range(self.axes))

@@ -315,10 +315,11 @@ def stated_kernel(part: Segment, weights: Sequence[FloatArray]) -> tuple[FloatAr
     """T of a chain or K of other links, what the norm of rounding is at most, and how many taps an axis K has."""
     part = replace(part, placed=True)
     of, kernel_of = edges(part, weights), chain_kernel if part.chain else hermitian_kernel
-    if sum(n for _, _, kernel, _ in of for n in kernel.shape[:2]) ** 2 * math.prod(2 * r + 1 for r in _reach(of)) > MOST:
+    taps = tuple(2 * r + 1 for r in _reach(of))
+    if sum(n for _, _, kernel, _ in of for n in kernel.shape[:2]) ** 2 * math.prod(taps) > MOST:
         raise CertificateError("a kernel of all of these layers has too many entries")
     whole, most = kernel_of(of), kernel_of(edges(part, weights, magnitudes=True))
-    return whole, fold_error(most, ConvSpec.of(most.shape)), tuple(2 * r + 1 for r in _reach(of))
+    return whole, fold_error(most, ConvSpec.of(most.shape)), taps
 
 
 @arithmetic.on_host()
@@ -335,8 +336,9 @@ def constant_as_stated(
     widths = [part.width, *(link.width for link in part.links)]
     if [len(each) for each in weights] != widths or not all(map(usable, weights)):
         raise CertificateError(f"no weights of {widths} channels")
-    alike = all(link.fits(weight) for link, weight in zip(part.links, weights[1:], strict=True))
-    if not alike or "alone" in part.families or len(part.families) > 1 or not part.agrees or math.prod(size_of(part)) > ENTRIES:
+    fits = all(link.fits(weight) for link, weight in zip(part.links, weights[1:], strict=True))
+    fits = fits and part.agrees and len(part.families | {"alone"}) < 3 and "alone" not in part.families
+    if not fits or math.prod(size_of(part)) > ENTRIES:
         raise CertificateError("no statement can speak of these layers together, or of these weights")
     whole, lost, taps = stated_kernel(part, weights)
     boxes = boxes_of(proof, taps)

@@ -157,7 +157,8 @@ def constant_by_parts(graph: Graph, parts: Sequence[Part], *, ops: ArrayOps) -> 
         constant = constant_as_stated(segment, part.weights, part.proof, part.upper, ops=ops)
         first, last = part.weights[0], part.weights[-1]
         begin = [_Known(np.ones(len(first)), unmoved(part.start)), *_carried(graph, part.start, known)]
-        found = [_further(each, constant, first, last, part.values[-1]) for each in begin if len(each.weights) == len(first)]
+        fitting = [each for each in begin if len(each.weights) == len(first)]
+        found = [_further(each, constant, first, last, part.values[-1]) for each in fitting]
         known.setdefault(part.values[-1], []).extend(found)
     shortcuts = {name: [_plain(each) for each in found] for name, found in known.items()}
     return propagate(graph, _Unstated(), Values(graph), shortcuts).claim
