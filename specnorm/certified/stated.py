@@ -73,9 +73,9 @@ def boxes_of(proof: Mapping[str, Any], taps: Sequence[int]) -> Boxes:
     first = next((j for j, k in enumerate(taps) if k > 1), 0)
     width = np.int64(1) << (DEEPEST + 1 - leaves[:, 1])
     low = leaves[:, 0] * width
-    moves = np.array([k > 1 for k in taps])
+    varies = np.array([k > 1 for k in taps])
     denominators = tuple(2 ** (DEEPEST + 1 + (j == first)) if k > 1 else 1 for j, k in enumerate(taps))
-    return Boxes(low * moves, (low + width) * moves, denominators, half, False, frame, origin, EVERYWHERE)
+    return Boxes(low * varies, (low + width) * varies, denominators, half, False, frame, origin, EVERYWHERE)
 
 
 def _leaves(tree: str, taps: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
@@ -221,8 +221,8 @@ def _below(blocks: FloatArray, boxes: Boxes, limits: FloatArray, lost: float, op
         error = rounding.SLACK * rounding.product_error(m, symbols, xp=xp)
         level = host.sub_down(levels[some], off)
         squares = rounding.down(np.maximum(level, 0.0) ** 2, 2, xp=xp)
-        room = host.sub_down(squares[None], rounding.up(mass * error, 2, xp=xp))
-        if not (level > 0).all() or not np.asarray(norms.gram_below(gram, room, ops=ops)).all():
+        squared = host.sub_down(squares[None], rounding.up(mass * error, 2, xp=xp))
+        if not (level > 0).all() or not np.asarray(norms.gram_below(gram, squared, ops=ops)).all():
             raise CertificateError("at a frequency the norm is larger, or too close to tell")
 
 

@@ -340,7 +340,7 @@ def _stated(part: _Part, measure: Measure) -> tuple[float, dict[str, Any]]:
         least = measure.of_kernel(shifted, SHARP if alone else max(measure.rtol, TOLERANCE)).value
     except SpecnormError as error:
         raise CertificateError(f"the layers from {part.start} to {part.values[-1]}: {error}") from error
-    least = max(least - (0.0 if chain else CENTRE) + lost, float(np.abs(whole).max()) * SLACK, 2.0**-900)
+    least = max(least - (0.0 if chain else CENTRE) + lost, float(np.abs(whole).max()) * SLACK, 1e-270)
     exponent = math.frexp(least)[1]
     ops = Execution.of(backend_for(whole), whole)
     scaled = np.ldexp(whole, -exponent)[None]
