@@ -24,11 +24,13 @@ from specnorm.errors import CertificateError, SpecnormError
 from specnorm.networks.measuring import Measure
 from specnorm.result import Certificate
 from specnorm.runtime.execution import Execution
-from specnorm.search.certificate import FEWEST, MOST, WIDER, WORK
+from specnorm.search.certificate import MOST, WIDER
 from specnorm.search.tree import tree_below
 
 SLACK = 1e-9
 """By how much more is claimed than the parts make up as computed here."""
+FEWEST, WORK = 2**9, 2**33
+"""Boxes of a part's tree, by what each takes."""
 CHANNELS = 2**12
 """Of a value in a part: fewer."""
 SLOPES: dict[str, tuple[float, float]] = {
