@@ -288,14 +288,7 @@ def _application() -> click.Group:
         "--certificate", type=click.Path(path_type=Path), metavar="FILE",
         help="Also write claims of layers and of the network, for 'specnorm verify' and docs/check.py.",
     )  # fmt: skip
-    @click.option(
-        "--input-shape", callback=options.sizes, metavar="N|NxM|file",
-        help="Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm.",
-    )  # fmt: skip
-    @click.option(
-        "--input-range", type=(float, float), default=None, callback=options.ends, metavar="LOW HIGH",
-        help="Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one.",
-    )  # fmt: skip
+    @options.of_inputs
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
     @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
     @click.option(

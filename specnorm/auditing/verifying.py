@@ -212,7 +212,10 @@ def _network(model: ModelArrays, claim: Mapping[str, Any], upper: float) -> Uppe
     if model.network is None:
         raise CertificateError("the model's file holds weights and no graph: give the ONNX file of the network")
     shape = _list(claim["input_shape"])
-    graph = model.graph(tuple(n if type(n) is int else None for n in shape[2:]) or None)  # type: ignore[arg-type]
+    sizes: Any = tuple(n if type(n) is int else None for n in shape[2:]) or None
+    if all(type(n) is int for n in shape):
+        sizes = dict.fromkeys(model.graph(None).inputs, tuple(shape))
+    graph = model.graph(sizes)
     own = [graph.by_name[name].shape for name in graph.inputs]
     fits = len(own) == 1 and own[0] is not None and len(own[0]) == len(shape)
     if not fits or any(type(n) is not str and n != m for n, m in zip(shape, own[0] or (), strict=True)):

@@ -225,10 +225,10 @@ class _Unstated:
     rtol = 1.0
 
     def __call__(self, *_: Any) -> NoReturn:
-        raise NoBoundError("no part that is stated bounds this layer")
+        raise CertificateError("no part that is stated bounds this layer")
 
     def matrices(self, *_: Any) -> NoReturn:
-        raise NoBoundError("no part that is stated bounds this layer")
+        raise CertificateError("no part that is stated bounds this layer")
 
     def of_kernel(self, *_: Any) -> NoReturn:
-        raise NoBoundError("no part that is stated bounds this layer")
+        raise CertificateError("no part that is stated bounds this layer")

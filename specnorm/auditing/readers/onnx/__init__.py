@@ -7,12 +7,14 @@ by `reference`, where it is compared.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm.auditing.layers import ModelArrays
+from specnorm.auditing.layers import ModelArrays, Sizes
 from specnorm.auditing.readers.onnx.tensors import Tensors, initialisers
 from specnorm.auditing.readers.onnx.walk import Walk
+from specnorm.certified.network.graph import Graph
 from specnorm.errors import ModelFileError
 
 
@@ -48,12 +50,17 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         raise ModelFileError("it is damaged: one of its names is no text.")
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer):
         raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
-    walk = Walk(model, Tensors(Path(path).parent, max_bytes), None)
-    return ModelArrays(
-        walk.tensors(),
-        lambda sizes: (walk if sizes is None else Walk(model, walk.reader.again(), sizes)).graph(),
-        stored=lambda: {n: c.load for n, c in initialisers(model, walk.reader.again()).items() if not c.refusal},
-    )
+    walk = Walk(model, Tensors(Path(path), max_bytes), None)
+
+    def graph(sizes: Sizes) -> Graph:
+        asked = walk if sizes is None else Walk(model, walk.reader.again(), sizes)
+        asked.check_sizes()
+        return asked.graph()
+
+    def stored() -> dict[str, Callable[[], Any]]:
+        return {name: c.load for name, c in initialisers(model, walk.reader.again()).items() if not c.refusal}
+
+    return ModelArrays(walk.tensors(), graph, stored=stored)
 
 
 def _is_text(message: Any) -> bool:
