@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from specnorm.certified.network.segments import constant_of_run
 from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound
-from specnorm.networks.certificate import Certificate, RunWeights, digest
+from specnorm.networks.certificate import Weighted, network_claim
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Product
 
@@ -47,7 +48,7 @@ def bounded(
     known : mapping of str to Range, optional
         Where values lie, in place of the ranges on the graph's box.
     """
-    graph = prepared(graph)
+    original, graph = graph, prepared(graph)
     work = len(graph.inputs) * sum(1 + len(node.inputs) for node in graph.nodes)
     if work > MOST_WORK:
         raise MethodError(
@@ -58,13 +59,13 @@ def bounded(
     product = constants = propagate(graph, measure, values)
     found = [] if isinstance(method, Product) else _shorter(candidates(graph), measure, method, product)
     if found:
-        constants = propagate(graph, measure, values, {run.end: run.claim for run, _ in found})
+        constants = propagate(graph, measure, values, {run.end: [run.claim] for run, _ in found})
     whole = _result(graph, constants)
     whole = replace(whole, product_claim=product.claim, runs=tuple(run for run, _ in found))
-    if whole.upper is None or not math.isfinite(whole.upper):
+    if whole.upper is None or not math.isfinite(whole.upper) or known is not None:
         return whole
-    weights = tuple(weights for _, weights in found)
-    return replace(whole, certificate=Certificate(whole.upper, digest(graph), measure.rtol, weights))
+    weights = [weights for _, weights in found]
+    return replace(whole, statement=partial(network_claim, original, weights, whole.upper, measure))
 
 
 def prepared(graph: Graph) -> Graph:
@@ -103,7 +104,7 @@ def _result(graph: Graph, found: Constants) -> NetworkBound:
 
 def _shorter(
     candidates: Sequence[Subnetwork], measure: Measure, method: Method, rules: Constants
-) -> list[tuple[RunBound, RunWeights]]:
+) -> list[tuple[RunBound, Weighted]]:
     """Runs whose constant is less than the rules', and what proves it."""
     found = []
     useful = [(run, product) for run in candidates if (product := _by_rules(run, rules)) is not None]
@@ -124,7 +125,7 @@ def _shorter(
             continue  # the rules say so where they meet it
         if claim < product:
             layers = tuple(tuple(n for link in run.links[a:b] for n in link.names) for a, b in parts)
-            of = RunWeights(run.start, run.end, tuple(first for first, _ in parts), tuple(weights))
+            of = Weighted(run, tuple(first for first, _ in parts), tuple(weights))
             found.append((RunBound(run.start, run.end, layers, product, claim), of))
     return found
 

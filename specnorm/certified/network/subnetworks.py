@@ -76,11 +76,11 @@ def _joinable_parts(values: Sequence[Value], numbers: Sequence[int]) -> Iterator
     blocks = blocks_of([[place[s] for s in _link(values[number]).sources] for number in numbers[1:]])
     begin = 0
     for first, last in [*itertools.pairwise(blocks), (blocks[-1], None)]:
-        block = None if last is None else _run(values, numbers[first : last + 1])
+        block = None if last is None else run_of(values, numbers[first : last + 1])
         if block is not None and joinable(block.part(0, len(block.links)), math.inf):
             continue
         if first > begin:
-            yield numbers[begin : first + 1], _run(values, numbers[begin : first + 1])
+            yield numbers[begin : first + 1], run_of(values, numbers[begin : first + 1])
         phased = None if block is None else by_phases(block)
         if phased is not None and last is not None and joinable(phased.part(0, len(phased.links)), math.inf):
             yield numbers[first : last + 1], phased
@@ -92,11 +92,14 @@ def _link(value: Value) -> AffineMap:
     return value.link
 
 
-def _run(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
+def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
     """Some values with what each reads, numbered from 0."""
     place = {number: at for at, number in enumerate(numbers)}
     links = [_link(values[number]) for number in numbers[1:]]
-    own = [replace(x, terms=tuple(replace(t, source=place[t.source]) for t in x.terms)) for x in links]
+    own = [
+        replace(x, terms=tuple(replace(t, source=place[t.source]) for t in x.terms), node=values[number].node)
+        for x, number in zip(links, numbers[1:], strict=True)
+    ]
     first = values[numbers[0]]
     width = first.width * (1 if first.link is None else first.link.repeat)
     start = first.node if first.link is None else first.link.end
@@ -181,11 +184,11 @@ def joinable(part: Segment, widest: float) -> bool:
         return True
     if "alone" in part.families or len(part.families) > 1 or not part.agrees:
         return False
-    rows, columns, taps = _size(part)
+    rows, columns, taps = size_of(part)
     return min(rows, columns) <= widest and rows * columns * taps <= ENTRIES
 
 
-def _size(part: Segment) -> tuple[int, int, int]:
+def size_of(part: Segment) -> tuple[int, int, int]:
     """Rows, columns and taps of the kernel of the statement, at most."""
     widths = part.widths
     leaves = [link.width if bool((link.slopes[0] < 0).any()) else 0 for link in part.links[:-1]]
