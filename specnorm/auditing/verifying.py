@@ -24,7 +24,7 @@ from specnorm.certified.network.checking import check
 from specnorm.certified.network.patterns import recognised
 from specnorm.certified.network.stated import Part, constant_by_parts, digests_of, statement_of
 from specnorm.certified.stated import digest, norm_of_layer
-from specnorm.errors import CertificateError, GeometryError, ModelFileError
+from specnorm.errors import CertificateError, GeometryError, SpecnormError
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import FORMAT
 from specnorm.runtime.execution import Execution
@@ -104,7 +104,7 @@ def verify_file(
             try:
                 upper = found.ask(seconds, _proven, claim)
             except Exception as error:  # what is damaged proves nothing
-                words = str(error) if isinstance(error, CertificateError | ModelFileError) else repr(error)
+                words = str(error) if isinstance(error, SpecnormError) else repr(error)
                 reason = words or type(error).__name__
             kind, name = (str(claim.get(key, at)) for key in ("claim", "name"))
             yield Verdict(name, kind, upper, reason, time.perf_counter() - begin)

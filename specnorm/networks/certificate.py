@@ -337,7 +337,8 @@ def _stated(part: _Part, measure: Measure) -> tuple[float, dict[str, Any]]:
     shifted = whole if chain else whole.copy()
     if not chain:
         every = np.arange(len(whole))
-        shifted[(every, every, *(n // 2 for n in taps))] = CENTRE
+        middle: Any = (every, every, *(n // 2 for n in taps))
+        shifted[middle] = CENTRE
     try:
         least = measure.of_kernel(shifted, SHARP if alone else max(measure.rtol, TOLERANCE)).value
     except SpecnormError as error:

@@ -94,7 +94,9 @@ def tree_below(
     return _text(root, cut)
 
 
-def _below(blocks: FloatArray, angles: FloatArray, limits: FloatArray, hermitian: bool, ops: ArrayOps) -> FloatArray:
+def _below(
+    blocks: FloatArray, angles: FloatArray, limits: FloatArray, hermitian: bool, ops: ArrayOps
+) -> NDArray[np.bool_]:
     """Whether all norms at frequencies (f, d) are below numbers (f,): whether matrices have a factor."""
     if blocks.shape[1] < blocks.shape[2]:
         blocks = blocks.swapaxes(1, 2)
@@ -102,7 +104,8 @@ def _below(blocks: FloatArray, angles: FloatArray, limits: FloatArray, hermitian
     rows = blocks.reshape(g, m * p, math.prod(taps)).swapaxes(1, 2)
     where = np.array(list(np.ndindex(*taps))).reshape(math.prod(taps), len(taps))
     where = where - np.array([n // 2 if hermitian else 0 for n in taps], dtype=np.int64)
-    found, step = [np.ones(0, dtype=bool)], max(1, MEMORY // (g * m * p))
+    found: list[NDArray[np.bool_]] = [np.ones(0, dtype=np.bool_)]
+    step = max(1, MEMORY // (g * m * p))
     every = np.arange(p)
     for at in range(0, len(angles), step):
         phase = angles[at : at + step] @ where.T
@@ -111,7 +114,8 @@ def _below(blocks: FloatArray, angles: FloatArray, limits: FloatArray, hermitian
         matrix = -(symbol if hermitian else symbol.conj().swapaxes(-1, -2) @ symbol)
         matrix[..., every, every] += limit if hermitian else limit**2
         given: Any = matrix
-        found.append(np.asarray(ops.cholesky_ok(given)).all(axis=0))
+        factors: Any = ops.cholesky_ok(given)
+        found.append(np.asarray(np.all(factors, axis=0)))
     return np.concatenate(found)
 
 

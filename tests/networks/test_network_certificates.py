@@ -215,7 +215,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert capsys.readouterr().out.count("proven") == 4
     other = saved(tmp_path, OTHERS["a size"])
     assert run(["verify", proof, str(other)]) == 1
-    assert "FAILED network: the model's input has another shape" in capsys.readouterr().out
+    assert "FAILED network: The network's input 'x' is given the shape 1x2x9" in capsys.readouterr().out
     np.savez(tmp_path / "w.npz", w0=np.ones((4, 2, 3), np.float32))
     assert run(["verify", proof, str(tmp_path / "w.npz")]) == 1
     assert "holds weights and no graph" in capsys.readouterr().out
