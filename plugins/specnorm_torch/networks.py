@@ -40,6 +40,7 @@ from specnorm_torch.calls import (
 from specnorm_torch.decisions import export
 from specnorm_torch.fourier import COMPLEX, REAL, with_weights
 from specnorm_torch.modules import at_inference, check_module, check_values
+from specnorm_torch.recurrent import LAYERS, is_drawing, last_state
 from specnorm_torch.reference import TorchModel, alike, computed
 from specnorm_torch.tracing import replaced, tensors
 
@@ -262,8 +263,8 @@ class _Walk:
         sources = tuple(dict.fromkeys(source for source in node.all_input_nodes if source.name in self.data))
         names, label = tuple(source.name for source in sources), _operator(node)
         arguments = _arguments(node, self.known)
-        idle = "dropout" in label and "::" not in label and arguments.get("train", True) is False
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and not idle:
+        seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if seeded and is_drawing(label, arguments):
             self._add(node, Random(), names, label)
         elif not sources:
             values = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.known[n.name])
@@ -309,6 +310,9 @@ class _Walk:
             source, number = node.args
             if source.name in self.pieces:
                 return piece(call, self.pieces[source.name], number)
+            if number == 1 and _operator(source) in LAYERS:
+                found = last_state(call, source, _arguments(source, self.known))
+                return Made(found, (source,)) if isinstance(found, Operator) else found
             # Only the first of several results is what is known of their operators.
             return Made(
                 Unknown() if isinstance(source.meta.get("val"), tuple | list) and number else Identity(), (source,)

@@ -15,7 +15,7 @@ from specnorm.auditing.readers.onnx.computing import computed
 from specnorm.auditing.readers.onnx.folding import folded, sized
 from specnorm.auditing.readers.onnx.nodes import FLOATING, Call, Data, Made, Result, Value
 from specnorm.auditing.readers.onnx.operators import OPERATORS, RANDOM
-from specnorm.auditing.readers.onnx.recurrent import GATES, WEIGHTS, gates
+from specnorm.auditing.readers.onnx.recurrent import GATES, PRODUCTS, WEIGHTS, gates
 from specnorm.auditing.readers.onnx.reference import OnnxModel
 from specnorm.auditing.readers.onnx.shapes import named
 from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
@@ -71,6 +71,8 @@ class Walk:
         self.called: set[str] = set()
         """Names of constants."""
         self.operands: dict[str, str] = {}
+        self.inner: dict[int, tuple[Made, str]] = {}
+        """Names of values that operators made of several are computed from."""
         """Nodes of constants, by the names of their values."""
         self.unread: dict[str, str] = {}
         """Initialisers of operators that are not read, with the operator."""
@@ -245,7 +247,10 @@ class Walk:
         inputs = []
         for value in made.inputs:
             if isinstance(value, Made):
-                inputs.append(self._node(self._fresh(f"{name}.in"), value, label))
+                # One that is used twice is one node; it is kept, so that no other has its number.
+                if id(value) not in self.inner:
+                    self.inner[id(value)] = value, self._node(self._fresh(f"{name}.in"), value, label)
+                inputs.append(self.inner[id(value)][1])
             else:
                 inputs.append(value.name if isinstance(value, Data) else self._operand(value))
         self.nodes.append(Node(name, made.operator, tuple(inputs), made.shape, label))
@@ -290,6 +295,10 @@ class Walk:
         """What becomes of a node's outputs; of those beyond, nothing is known."""
         ours = proto.domain in _DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
+        gated = ours and proto.op_type in GATES
+        for at, value in enumerate(inputs):
+            if isinstance(value, Constant) and gated:
+                self.recurrent.setdefault(value.name, (proto.op_type, at, value))
         try:
             found = self._built(proto, inputs, label) if ours else self._registered(proto, inputs)
             if isinstance(found, Made) and not data and ours:
@@ -300,10 +309,8 @@ class Walk:
             reason = str(error)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
             reason = f"its attributes are not understood ({type(error).__name__})"
-        for at, value in enumerate(inputs):
-            if isinstance(value, Constant) and ours and proto.op_type in GATES:
-                self.recurrent.setdefault(value.name, (proto.op_type, at, value))
-            elif isinstance(value, Constant):
+        for value in inputs:
+            if isinstance(value, Constant) and not gated:
                 self.unread.setdefault(value.name, f"{proto.op_type[:40]} ({label[:80]})")
         return (self._unknown(proto, inputs, reason),) * len(proto.output)
 
@@ -312,7 +319,8 @@ class Walk:
         known = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
         if known is None or (known.build is None and moving):
-            raise NoBoundError(f"{proto.op_type[:40]} has no rule here")
+            gates = proto.op_type in GATES and PRODUCTS
+            raise NoBoundError(gates or f"{proto.op_type[:40]} has no rule here")
         call = Call(
             proto.op_type, self.opset, inputs, {a.name: a for a in proto.attribute}, len(proto.output), label,
             describe=lambda tensor: self._constant(tensor, label),
