@@ -106,9 +106,9 @@ def test_weights_lie_between_their_ends(size: float, wide: float) -> None:
     rng = np.random.default_rng(4)
     q, k = size * rng.standard_normal((3, 2)), size * rng.standard_normal((5, 2))
     half = [wide * rng.uniform(0, 1, x.shape) * (rng.random(x.shape) < 0.7) for x in (q, k)]
-    ends = [interval(x - h, x + h) for x, h in zip((q, k), half, strict=True)]
+    queries, keys = (interval(x - h, x + h) for x, h in zip((q, k), half, strict=True))
     with np.errstate(all="ignore"):
-        least, most = attention._weights_between(*ends, 0.7)
+        least, most = attention._weights_between(queries, keys, 0.7)
     for _ in range(200):
         x, y = (each + h * rng.choice([-1.0, 1.0], h.shape) for each, h in zip((q, k), half, strict=True))
         p = softmax(0.7 * x @ y.T)

@@ -77,7 +77,8 @@ class Attention(Operator):
             raise NoBoundError(f"attention of shapes {q.shape}, {k.shape} and {v.shape}, times {self.scale!r}")
         factors = [0.0, 0.0, 0.0]
         for head in np.ndindex(*q.shape[:-2]):
-            found = _factors(*(enclosing((x.low[head], x.high[head])) for x in known), self.scale)
+            one, keys, values = (enclosing((x.low[head], x.high[head])) for x in known)
+            found = _factors(one, keys, values, self.scale)
             factors = [max(pair) for pair in zip(factors, found, strict=True)]
         if not all(math.isfinite(factor) for factor in factors):
             raise NoBoundError(f"its products of queries and keys overflow; {HINT}")
