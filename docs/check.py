@@ -1,8 +1,9 @@
-"""Check a certificate of specnorm without any of its code: python check.py CERTIFICATE MODEL.
+"""Check a certificate of specnorm without any of its code: python check.py [--balls] CERTIFICATE MODEL.
 
 Exit code 0: every claim is proven; 1: one is not; 2: something is not covered here, or cannot be read. The proofs are
-in `check-it-yourself.md`, the format in `certificate.schema.json`. Numbers outside of arrays are `Fraction`: exact. G
-is the symbol of a kernel with k_j taps an axis: the sum of its taps times exp(i t.theta).
+in `check-it-yourself.md`, the format in `certificate.schema.json`. Numbers outside of arrays are `Fraction`: exact;
+--balls: those in arrays are balls of python-flint. G is the symbol of a kernel with k_j taps an axis: the sum of its
+taps times exp(i t.theta).
 
 LEMMA 1 (cells). Boxes of centres c and half-widths d_j cover the frequencies; at each centre |G(c)| <= U cos(phi) with
 phi = sum_j (k_j - 1)/2 d_j < pi/2. Then |G| <= U everywhere (Bernstein, Szego; Duffin, Schaeffer).
@@ -11,7 +12,11 @@ LEMMA 3 (one size). A layer of n pixels an axis and zeros beyond is a part of ev
 N >= max(n, n + p, s (m - 1) + r (k - 1) - p + 1, s m) pixels; p zeros before, m outputs, stride s, dilation r.
 LEMMA 4 (Cholesky; Rump 2006). If the factorisation of a Hermitian M of order n ends in floating point, M + g/(1 - g)
 tr(M) is positive semidefinite; g = sqrt(2) gamma(2n + 2), gamma(j) = j u/(1 - j u), u = 2**-53.
-LEMMA 5 (LipSDP). Values z_i = phi_i(v_i), v_i = sum_j W_ij z_j, slopes in [a, b], weights q_i > 0: see `joint`.
+LEMMA 5 (LipSDP). Let z_i = phi_i(v_i), v_i = sum_j W_ij z_j with slopes in [a, b], a <= 0 <= b, and weights q_i > 0. Then
+|q_0 x|^2 + sum_i q_i^2 (z_i - a v_i)(z_i - b v_i) - |q_l y|^2/L^2 >= 0 for L = 1 if K <= 1 everywhere, K Hermitian with
+blocks q_i (a + b)/2 W_ij / q_j, and q_i sqrt(-a b) W_ij / q_j to vertices of their own. K <= s gives, by q_i times powers
+of a number, L = s^l where each value reads the one before; else (2s - 1)^(links on the longest way).
+LEMMA 6. Sorting, and positive and negative part together, move no two vectors apart; nor do disjoint pieces of one.
 """
 
 import functools
@@ -54,18 +59,15 @@ def cos_down(phi):
     return sum(itertools.accumulate(range(1, 20), lambda t, k: -t * phi**2 / (4 * k * k - 2 * k), initial=Fraction(1)))
 
 
-def bounded(blocks, points, upper, magnitude, roundings=0, hermitian=""):
+def bounded(blocks, points, upper, magnitude, balls, roundings=0, hermitian=""):
     """Prove |G| <= upper cos at points, for each of some kernels (g, m, p, *taps); the number of factorisations.
 
     Entries may be off by gamma(roundings) magnitude. Points: (numerators (f, d), denominators (d,), cos) of frequencies
-    2 pi numerator / denominator. Rounding. G: T products and sums; cosines and sines are off by 16 u (an angle up to pi
-    has three roundings, 9.5 u, functions 4 units in the last place): gamma(T + 16 + roundings) Q, Q the sum of
-    magnitudes, |Q|**2 <= q = its largest row sum times its largest column sum. G*G: parts of entries are sums of 2m
-    products: sqrt(2) gamma(2m) q. Cholesky: m_ij = sum_k l_ik conj(l_jk) has 2(p - 1) products in each part and a
-    quotient or a product with a reciprocal, roots 2 more: sqrt(2) gamma(2p + 2) |l_i| |l_j|, |l_i|**2 <= m_ii/(1 - g).
-    The diagonal x - (G*G)_ii has one rounding, and a trace of at most p x. ``hermitian``: no eigenvalue of G, zero on
-    its diagonal, is to be above. v*Gv lies between -m and U: Lemma 1 with (U - m)/2 + (U + m)/2 cos. In a "chain" G and
-    -G are similar, m = U; else m**2 = q.
+    2 pi numerator / denominator. Rounding: G: T products, cosines and sines off by 16 u (three roundings of an angle up
+    to pi, functions 4 units in the last place): gamma(T + 16 + roundings) |Q|, |Q|**2 <= q = largest row times largest
+    column sum of magnitudes; G*G: sqrt(2) gamma(2m) q; x - (G*G)_ii: one, and a trace <= p x. ``hermitian``: of G, zero
+    on its diagonal, no eigenvalue is above: Lemma 1 of v*Gv, between -m and U, with (U - m)/2 + (U + m)/2 cos. In a
+    "chain" G and -G are similar, m = U; else m**2 = q.
     """
     if blocks.shape[1] < blocks.shape[2]:  # the transposed symbol has the same norm
         blocks, magnitude = blocks.swapaxes(1, 2), magnitude.swapaxes(1, 2)
@@ -96,17 +98,32 @@ def bounded(blocks, points, upper, magnitude, roundings=0, hermitian=""):
         moduli, parts = np.array(denominators, dtype=np.int64), [common // n for n in denominators]
         for at in range(0, len(numerators), step):
             turns = numerators[at : at + step] % moduli * parts @ where.T % common  # t.theta less whole turns
+            seen += g * len(turns)
+            if balls:
+                in_balls(flat, 2 * float(gamma(roundings)) * mass, turns, common, room + off_symbol, hermitian)
+                continue
             angle = 2 * math.pi * (np.where(2 * turns > common, turns - common, turns) / common)
-            seen += g * len(angle)
             symbol = np.matmul(np.cos(angle), real) + 1j * np.matmul(np.sin(angle), real)
             symbol = symbol.reshape(g, len(angle), m, p)
             matrix = -(symbol if hermitian else np.matmul(symbol.conj().swapaxes(-1, -2), symbol))
             matrix[..., range(p), range(p)] = x + matrix[..., range(p), range(p)].real
-            try:
-                require(np.isfinite(np.linalg.cholesky(matrix)).all(), "a factorisation holds what is no number")
-            except np.linalg.LinAlgError:
-                raise Refuted("at a frequency the norm is larger, or too close to tell") from None
+            require(np.isfinite(np.linalg.cholesky(matrix)).all(), "a factorisation holds what is no number")
     return seen
+
+
+def in_balls(blocks, errors, turns, common, bound, hermitian):
+    """Prove |G| < bound, or G < bound: M > 0 if R M R* = I + E and |E| < 1. NumPy proposes R; balls count roundings."""
+    from flint import acb, acb_mat, arb, ctx, fmpq
+
+    ctx.prec, bound, n = 128, arb(fmpq(bound.numerator, bound.denominator)), blocks.shape[2]
+    for row, (block, error) in itertools.product(turns.tolist(), pairs(blocks, errors + float(TINY))):
+        g = acb_mat([[acb(arb(0, x), arb(0, x)) for x in line] for line in error.tolist()])
+        for tap, turn in enumerate(row):
+            g += acb_mat(block[..., tap].tolist()) * acb(fmpq(2 * turn, common)).exp_pi_i()
+        m = acb_mat(n, n, bound if hermitian else bound**2) - (g if hermitian else g.conjugate().transpose() * g)
+        r = np.linalg.inv(np.linalg.cholesky([[complex(x) for x in line] for line in m.mid().tolist()]))
+        e = acb_mat(r.tolist()) * m * acb_mat(r.conj().T.tolist()) - acb_mat(n, n, 1)
+        require(all(sum(map(abs, line)) < 1 for line in e.tolist()), "too close to tell in balls")
 
 
 def half(sizes, skew):
@@ -226,56 +243,66 @@ def own_matrix(kernel, of):
     return matrix.reshape(g, first // g * m, p * n)
 
 
-def layer(kernel, of, upper, proof):
+def layer(kernel, of, upper, proof, balls):
     """Prove that a layer's norm is at most ``upper``; the number of factorisations."""
     taps, sizes = kernel.shape[2:], np.abs(kernel)
     require(kernel.shape[0] % of["groups"] == 0, "its groups do not divide its channels")
     if set(proof) == {"matrix"} and of["sizes"]:
         alone, sums = (np.zeros((1, 0), dtype=np.int64), [], Fraction(1)), own_matrix(sizes, of) * (1 + 2**-40)
-        return bounded(own_matrix(kernel, of), [alone], upper, sums, math.prod(taps))
-    more = [sum(pads) > r * (k - 1) for pads, r, k in pairs(of["padding"], of["dilation"], taps)]
-    single = (
-        of["mode"] == "zeros" or not np.max(of["padding"], initial=0) or (of["mode"] == "circular" and not any(more))
-    )
-    require(single, "padding that repeats pixels", NotCovered)
+        return bounded(own_matrix(kernel, of), [alone], upper, sums, balls, math.prod(taps))
+    most, ends = 1, [[max(a, 0) for a in pads] for pads in of["padding"]]
+    if of["mode"] == "circular":
+        fits = all(sum(pads) <= r * (k - 1) for pads, r, k in pairs(of["padding"], of["dilation"], taps))
+        require(fits or not np.any(ends), "outputs that are repeated", NotCovered)
+    elif of["mode"] != "zeros":  # the padded input is this much longer: a pixel is there so often
+        most = math.prod(1 + sum(a if of["mode"] == "replicate" else min(a, 1) for a in pads) for pads in ends)
+        require(not (of["transposed"] and np.any(ends)), "such padding", NotCovered)
     blocks = canonical(kernel, of)
     points = circulant(proof, of, taps) if "circulant" in proof else everywhere(proof, blocks.shape[3:])
-    return bounded(blocks, points, upper, canonical(sizes, of))
+    return bounded(blocks, points, upper / root_up(most) if most > 1 else upper, canonical(sizes, of), balls)
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
 SLOPES = {"Relu": (0, 1), "Tanh": (0, 1), "Softplus": (0, 1), "Softsign": (0, 1), "Clip": (0, 1), "Atan": (0, 1)}
-SLOPES |= {"Sigmoid": (0, 0.25), "Abs": (-1, 1), "Neg": (-1, -1), "Sin": (-1, 1), "Cos": (-1, 1), "LeakyRelu": (0, 1)}
+SLOPES |= {"Sigmoid": (0, 0.25), "Abs": (-1, 1), "Neg": (-1, -1), "Sin": (-1, 1), "Cos": (-1, 1), "LeakyRelu": None}
 SLOPES |= {"HardSwish": (-0.5, 1.5), "Gelu": (-0.12902, 1.12902), "Mish": (-0.12, 1.08851)}
 ALIKE = {"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}  # the same entries in the same order
+NEARER = {"Slice", "Split", "Transpose", "Pad", "GlobalAveragePool", "ReduceMax", "ReduceMin", "GlobalMaxPool"}
+NEARER |= {"TopK", "Softmax"}  # entries that are moved, left out, sorted, the largest of disjoint groups
 
 
 class Network:
     """The claim about an ONNX graph with one input, whose axis 1 holds channels."""
 
-    def __init__(self, model, arrays, claim):
+    def __init__(self, model, arrays, claim, balls):
         import onnx
 
         require(claim["tensors"] == {name: digest(array) for name, array in arrays.items()}, "a tensor has other bits")
-        self.parts, self.arrays, self.made = claim["parts"], dict(arrays), {}
+        self.parts, self.arrays, self.made, self.balls = claim["parts"], dict(arrays), {}, balls
+        model = onnx.ModelProto.FromString(model.SerializeToString())
         (start,) = (one for one in model.graph.input if one.name not in arrays)
         for size, n in pairs(start.type.tensor_type.shape.dim, claim["input_shape"]):
             require(type(n) is str or size.dim_value in (0, *wholes([n], 1, 1)), "the model's input has another shape")
             size.dim_value = n if type(n) is int else size.dim_value
         onnx.checker.check_model(model)
-        require(all(one.version >= 9 for one in model.opset_import if not one.domain), "so old operators", NotCovered)
+        known = not model.functions and all(one.version >= 9 for one in model.opset_import if not one.domain)
+        require(known, "functions of its own, or so old operators", NotCovered)
+        self.start, self.outputs = start.name, [one.name for one in model.graph.output]
+        del model.graph.value_info[:]  # shapes are inferred, not believed
+        for one in model.graph.output:
+            one.type.tensor_type.ClearField("shape")
         graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
         sizes = {v.name: v.type.tensor_type.shape.dim for v in (*graph.value_info, *graph.input, *graph.output)}
         self.shapes = {name: tuple(d.dim_value or d.dim_param or None for d in one) for name, one in sizes.items()}
         for node in graph.node:
             given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             plain = not node.domain and given.get("auto_pad", b"NOTSET") == b"NOTSET" and not given.get("ceil_mode")
-            plain = plain and (0 <= given.get("alpha", 0) <= 1 or node.op_type != "LeakyRelu")
+            plain = plain and not re.match("If|Loop|Scan|Sequence|Random|Bernoulli|Multinomial", node.op_type)
             require(plain and (node.op_type != "Dropout" or len(node.input) < 3), f"such a {node.op_type}", NotCovered)
-            self.made |= dict.fromkeys(node.output, (node.op_type, [x for x in node.input if x], given))
+            outputs = node.output if node.op_type == "Split" else node.output[:1]  # not the indices of a maximum
+            self.made |= dict.fromkeys(outputs, (node.op_type, list(node.input), {**given, "all": list(outputs)}))
             if node.op_type == "Constant":
                 self.arrays[node.output[0]] = onnx.numpy_helper.to_array(given["value"])
-        self.start, self.outputs = start.name, [one.name for one in graph.output]
         if claim["of"] != "f":
             require(claim["of"] == "x - f(x)" and len(self.outputs) == 1, "a statement of another kind", NotCovered)
             self.made[claim["of"]] = ("Sub", [start.name, *self.outputs], {})
@@ -284,135 +311,209 @@ class Network:
     def same(self, one, other):
         return None not in self.shapes[one] and self.shapes[one] == self.shapes[other]
 
+    def node(self, name):
+        """What makes a value: operator, inputs, those that are no constants, attributes."""
+        op, inputs, given = self.made.get(name, ("", [], {}))
+        return op, inputs, [one for one in inputs if one and one not in self.arrays], given
+
+    def slopes(self, name):
+        op, _, _, given = self.node(name)
+        alpha = given.get("alpha", 0.01)
+        return (min(alpha, 1), max(alpha, 1)) if op == "LeakyRelu" else SLOPES.get(op, (1, 1))
+
     def check(self, upper):
-        """Prove the claim. Known of a value z: pairs (q, c) with |q (z - z')| <= c |x - x'|, q one weight a channel."""
-        known, seen, missing = {self.start: [(1.0, Fraction(1))]}, 0, ""
-        for name, (op, inputs, given) in self.made.items():
-            before = [known.get(one) for one in inputs if one not in self.arrays]
+        """Prove the claim. Known of a value z: c, |z - z'| <= c |x - x'|; and (q, c) for q (z - z'), q of its channels."""
+        known, seen, missing = {self.start: (Fraction(1), [])}, 0, ""
+        for name in self.made:
             try:
-                known[name] = self.rule(name, op, given, before) if None not in before else None
+                before = [known.get(one) for one in self.node(name)[2]]
+                known[name] = self.rule(name, known) if None not in before else None
             except NotCovered as error:
                 known[name], missing = None, f": {error}"
             for part in (one for one in self.parts if one["values"][-1] == name):
                 q = [np.array([float(number(x)) for x in w]) for w in part["weights"]]
                 require(known[part["start"]] and all(w.min() > 0 for w in q), "a part begins where nothing is known")
-                constant, count = self.joint(part, q)
-                first = min(c * Fraction(float(np.max(q[0] / w))) * (1 + gamma(2)) for w, c in known[part["start"]])
-                found = [(q[-1], first * constant), (1.0, first * constant / Fraction(float(q[-1].min())))]
-                known[name], seen = [*(known[name] or []), *found], seen + count
-        require(all(known[name] for name in self.outputs), f"an output has no bound{missing}", NotCovered)
-        ends = [min(c for w, c in known[name] if np.ndim(w) == 0) for name in self.outputs]
-        total = root_up(sum(c * c for c in ends)) if ends[1:] else ends[0]
-        require(total <= upper, "its parts make up a larger constant")
+                (whole, weighted), (constant, count) = known[part["start"]], self.joint(part, q)
+                fitting = [(1.0, whole), *((w, c) for w, c in weighted if len(w) == len(q[0]))]
+                constant *= min(c * Fraction(float(np.max(q[0] / w))) for w, c in fitting) * (1 + gamma(2))
+                least, others = known[name] or (math.inf, [])
+                known[name] = min(least, constant / Fraction(float(q[-1].min()))), [*others, (q[-1], constant)]
+                seen += count
+        require(all(known.get(name) for name in self.outputs), f"an output has no bound{missing}", NotCovered)
+        require(beside([known[name][0] for name in self.outputs]) <= upper, "its parts make up a larger constant")
         return seen
 
-    def rule(self, name, op, given, before):
+    def rule(self, name, known):
         """What is known of an operator's value, from what is known of its inputs that move; of layers nothing."""
-        moving = [one for one in self.made[name][1] if one not in self.arrays]
-        if op in ("Conv", "Gemm", "MatMul", "BatchNormalization") or not before:
-            return None if before else [(1.0, Fraction(0))]
-        ends = [min(c for w, c in one if np.ndim(w) == 0) for one in before]
+        op, inputs, moving, given = self.node(name)
+        if op in ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization") or not moving:
+            return None if moving else (Fraction(0), [])
         if op in ("Add", "Sub", "Sum", "Max", "Min", "Concat"):
             require(op == "Concat" or all(self.same(one, name) for one in moving), f"{op} of other shapes", NotCovered)
-            several = op in ("Max", "Min", "Concat") and ends[1:]
-            return [(1.0, root_up(sum(c * c for c in ends)) if several else sum(ends))]
-        if op in ("Slice", "Split", "Softmax", "Transpose", "GlobalAveragePool", "GlobalMaxPool") and len(ends) == 1:
-            return [(1.0, ends[0])]
-        require(len(before) == 1 and op in {*SLOPES, *ALIKE, "MaxPool", "AveragePool"}, op, NotCovered)
-        if op in SLOPES or (op in ALIKE and self.same(*moving, name)):
-            return [(w, c * Fraction(max(map(abs, SLOPES.get(op, (1, 1)))))) for w, c in before[0]]
-        over, repeat, taps, shape = 1, 1, given.get("kernel_shape", []), self.shapes[moving[0]]
+            ends = [known[one][0] for one in (self.origins(moving) if op == "Concat" else moving)]
+            return (sum(ends) if op in ("Add", "Sub", "Sum") else beside(ends)), []
+        require(moving == inputs[:1] and op in {*SLOPES, *ALIKE, *NEARER, "MaxPool", "AveragePool"}, op, NotCovered)
+        (constant, weighted), shape, taps = known[inputs[0]], self.shapes[inputs[0]], given.get("kernel_shape", [])
+        if op in SLOPES or (op in ALIKE and self.same(inputs[0], name)):
+            steepest = Fraction(max(map(abs, self.slopes(name))))
+            return constant * steepest, [(w, c * steepest) for w, c in weighted]
+        over, repeat = Fraction(1), 0
         if op in ALIKE:  # channels that are flattened keep their weights
-            repeat = math.prod(shape[2:]) if self.shapes[name] == (shape[0], math.prod(shape[1:])) else 0
+            sized = all(type(n) is int for n in shape[1:]) and self.shapes[name] == (shape[0], math.prod(shape[1:]))
+            repeat = math.prod(shape[2:]) if sized else 0
+        elif op in NEARER:
+            require(
+                given.get("mode", b"constant") == b"constant" and given.get("sorted", 1), f"such a {op}", NotCovered
+            )
         else:  # a pixel is in so many windows; rows of averages add up to 1
             axes = pairs(taps, given.get("strides", [1] * len(taps)), given.get("dilations", [1] * len(taps)))
             over = math.prod(-(-k // (s // math.gcd(s, r))) for k, s, r in axes)
             require(op == "MaxPool" or given.get("count_include_pad") or not any(given.get("pads", [])), op, NotCovered)
-            over = Fraction(over, math.prod(taps) if op == "AveragePool" else 1)
-        weighted = [(np.repeat(w, repeat), c) for w, c in before[0] if repeat and np.shape(w) == shape[1:2]]
-        return [(w, c * root_up(over)) for w, c in [(1.0, ends[0]), *weighted]]
+            over, repeat = root_up(Fraction(over, math.prod(taps) if op == "AveragePool" else 1)), 1
+        return constant * over, [(np.repeat(w, repeat), c * over) for w, c in weighted if repeat and len(w) == shape[1]]
+
+    def origins(self, names):
+        """Values that move no less: what these are pieces of, or were sorted from, or positive and negative part of."""
+        (one, x, *_), (other, y, *_) = self.node(names[0]), self.node(names[-1])
+        if len(names) == 2 and {one, other} == {"Max", "Min"} and sorted(x) == sorted(y) and len(x) > 1:
+            names = [name for name in x if name not in self.arrays]  # sorting moves no two vectors apart
+        elif (
+            len(names) == 2 and one == other == "Relu"
+        ):  # of one sign, one of both parts moves; else |x - y| = |x| + |y|
+            names = x if self.node(y[0])[:2] == ("Neg", x) else y if self.node(x[0])[:2] == ("Neg", y) else names
+        whole = self.node(names[0])
+        pieces = whole[0] == "Split" and len(set(names)) == len(names) and set(names) <= set(whole[3]["all"])
+        return whole[1][:1] if pieces else names
+
+    def convolution(self, name, stops):
+        """What a convolution reads, zeros of a Pad among its own, its kernel, and its geometry."""
+        op, (source, weight, *_), _, given = self.node(name)
+        kernel, (before, reads, moving, how) = self.arrays[weight].astype(float), self.node(source)
+        d = kernel.ndim - 2
+        pads, ones = np.reshape(given.get("pads", [0] * 2 * d), (2, d)), [1] * d
+        if (op, before) == ("Conv", "Pad") and source not in stops:
+            wide = self.arrays[reads[1]].reshape(2, d + 2)
+            zeros = how.get("mode", b"constant") == b"constant" and len(reads) < 4 and moving == reads[:1]
+            require(zeros and wide.min() >= 0 and not wide[:, :2].any(), "such a Pad", NotCovered)
+            source, pads = reads[0], pads + wide[:, 2:]
+        require("output_shape" not in given, f"such a {op}", NotCovered)
+        pads[1] -= given.get("output_padding", 0)
+        of = {"stride": given.get("strides", ones), "dilation": given.get("dilations", ones), "mode": "zeros"}
+        of |= {"groups": given.get("group", 1), "transposed": op != "Conv", "padding": pads.T.tolist()}
+        return source, kernel, {**of, "sizes": self.shapes[source][2:]}
 
     def terms(self, name, stops, part):
-        """A value as a sum of (source, kernel, place of its first tap, stride); of single units, with ``units``."""
+        """A value as a sum of (source, shift, matrix, phases of the source, and of the value): Lemma 5."""
         units, d = part["units"], 0 if part["units"] else len(self.shapes[part["start"]]) - 2
+        (op, inputs, moving, given), ones = self.node(name), [1] * d
         if name in stops:
             n = math.prod(self.shapes[name][1:]) if units else self.shapes[name][1]
             require(n < 2**12, "a part of so many channels", NotCovered)
-            return [(name, np.eye(n).reshape(n, n, *[1] * d), [0] * d, [1] * d)]
-        op, inputs, given = self.made[name]
-        moving = [one for one in inputs if one not in self.arrays]
-        if op in ("Conv", "Gemm", "MatMul"):
-            kernel, e = self.arrays[inputs[1]].astype(float), len(self.shapes[inputs[0]]) - 2
-            fits = moving == inputs[:1] and moving[0] in stops and not given.get("transA") and kernel.ndim == e + 2
-            require(fits and (op == "Conv" or e == 0), f"such a {op} in a part", NotCovered)
-            if op != "Conv":
-                return [(moving[0], (kernel if given.get("transB") else kernel.T) * given.get("alpha", 1.0), [], [])]
-            pads, ones, g = given.get("pads", [0] * 2 * e), [1] * e, given.get("group", 1)
-            of = {"stride": given.get("strides", ones), "dilation": given.get("dilations", ones), "groups": g}
-            of |= {"mode": "zeros", "transposed": False, "padding": list(pairs(pads[:e], pads[e:]))}
-            of["sizes"] = self.shapes[moving[0]][2:]
-            blocks = own_matrix(kernel, of) if units else kernel.reshape(g, -1, *kernel.shape[1:])
-            (_, m, p, *taps), apart = blocks.shape, of["dilation"][:d]
-            whole = np.zeros((g, m, g, p, *(r * (k - 1) + 1 for r, k in pairs(apart, taps))))
-            for i in range(g):
-                whole[(i, slice(None), i, slice(None), *(slice(None, None, r) for r in apart))] = blocks[i]
-            whole = whole.reshape(g * m, g * p, *whole.shape[4:])
-            return [(moving[0], whole, [-a for a in pads[:d]], of["stride"][:d])]
+            return [(name, [0] * d, np.eye(n), ones, ones)]
+        if op in ("Gemm", "MatMul"):
+            fits = moving == inputs[:1] and inputs[0] in stops and len(self.shapes[inputs[0]]) == 2 and d == 0
+            require(fits and not given.get("transA"), f"such a {op} in a part", NotCovered)
+            kernel = each_row(self.arrays[inputs[1]].astype(float), [given.get("alpha", 1.0)])
+            return [(inputs[0], [], kernel if given.get("transB") else kernel.T, [], [])]
+        if op in ("Conv", "ConvTranspose"):
+            source, kernel, of = self.convolution(name, stops)
+            require(moving == inputs[:1] and source in stops, f"such a {op} in a part", NotCovered)
+            found = [([], diagonal(own_matrix(kernel, of)))] if units else taps_of(kernel, of)
+            reads = [] if units else of["stride"]
+            if of["transposed"]:
+                return [(source, [-n for n in shift], m.T, ones, reads) for shift, m in found]
+            return [(source, shift, m, reads, ones) for shift, m in found]
         if op == "BatchNormalization":
             scale, _, _, variance = (self.arrays[one].astype(float) for one in inputs[1:])
             require(not given.get("training_mode") and variance.min() >= 0, "a batch's own statistics", NotCovered)
-            scale = (scale / np.sqrt(variance + given.get("epsilon", float(np.float32(1e-5))))).reshape(-1, 1, *[1] * d)
+            by = 1 / np.sqrt(variance + given.get("epsilon", float(np.float32(1e-5))))
             found = self.terms(inputs[0], stops, part)
-            return [(a, k * np.repeat(scale, len(k) // len(scale), axis=0), p, s) for a, k, p, s in found]
+            return [(a, shift, each_row(each_row(m, scale), by), *rest) for a, shift, m, *rest in found]
         if op in ALIKE and (units or self.same(name, inputs[0])):
             return self.terms(inputs[0], stops, part)
-        alike = all(self.same(one, name) for one in moving)
-        require(op in ("Add", "Sub", "Sum") and alike, f"{op} in a part", NotCovered)
+        require(
+            op in ("Add", "Sub", "Sum") and all(self.same(one, name) for one in moving), f"{op} in a part", NotCovered
+        )
         signs = [(one, -1.0 if op == "Sub" and at else 1.0) for at, one in enumerate(inputs) if one in moving]
-        return [(a, sign * k, p, s) for one, sign in signs for a, k, p, s in self.terms(one, stops, part)]
+        found = [(a, t, sign * m, *rest) for one, sign in signs for a, t, m, *rest in self.terms(one, stops, part)]
+        require(len(found) < 2**10, "a sum of so many", NotCovered)
+        return found
 
     def joint(self, part, q):
-        """Lemma 5: L with |q_l (y - y')| <= L |q_0 (x - x')| for values of a part, and the number of factorisations.
-
-        |q_0 x|^2 + sum_i q_i^2 (z_i - a v_i)(z_i - b v_i) - |q_l y|^2/L^2 >= 0, a <= 0 <= b, if K <= 1 everywhere:
-        K Hermitian, of blocks q_i (a + b)/2 W_ij / q_j, and q_i sqrt(-a b) W_ij / q_j to vertices of their own. K <= s
-        gives, by q_i times powers of a number, L = s^l where each value reads the one before; else (2s - 1)^(links on
-        the longest way).
-        """
-        names, edges, depth, strides = [part["start"], *part["values"]], [], [0], {}
+        """Lemma 5: L with |q_l (y - y')| <= L |q_0 (x - x')| for values of a part, and the number of factorisations."""
+        names, edges, depth, phases = [part["start"], *part["values"]], [], [0], {}
         chain, count, upper = len(q) == len(names), 24, number(part["upper"])
         require(chain and all(map(len, q)), "a part has one list of weights for each of its values")
         for i, name in enumerate(names[1:], 1):
-            op, inputs, _ = self.made[name]
-            low, high, last = *SLOPES.get(op, (1, 1)), i == len(q) - 1
-            terms = self.terms(inputs[0] if op in SLOPES else name, names[:i], part)
-            low, high = min(low, 0), max(high, 0)
+            (op, inputs, moving, _), (low, high), last = self.node(name), self.slopes(name), i == len(q) - 1
+            require(op not in SLOPES or moving == inputs[:1], "a function of several", NotCovered)
+            terms, low, high = (
+                self.terms(inputs[0] if op in SLOPES else name, names[:i], part),
+                min(low, 0),
+                max(high, 0),
+            )
             tops = [(i, max(-low, high) if last else (low + high) / 2), (-i, 0 if last else math.sqrt(-low * high))]
             depth.append(1 + max(depth[names.index(source)] for source, *_ in terms))
             count, chain = max(count, 24 + len(terms)), chain and all(source == names[i - 1] for source, *_ in terms)
-            for (source, kernel, place, stride), (top, slope) in itertools.product(terms, tops):
-                j, d = names.index(source), len(place)
-                alike = strides.setdefault(j, stride) == stride and (j == 0 or max(stride, default=1) == 1)
-                require(alike and kernel.shape[:2] == (len(q[i]), len(q[j])), "strides, or weights, do not fit")
-                pads = [(a % s, max(0, s - a % s - k)) for a, s, k in pairs(place, stride, kernel.shape[2:])]
-                kernel = np.pad(kernel, [(0, 0), (0, 0), *pads])  # phases of what is read are channels
-                kernel = canonical(kernel, {"groups": 1, "dilation": [1] * d, "stride": stride})[0]
-                before = np.repeat(q[j], kernel.shape[1] // len(q[j])).reshape(1, -1, *[1] * d)
-                kernel = kernel * (q[i] * slope).reshape(-1, 1, *[1] * d) / before
-                edges += [(j, top, kernel, [a // s for a, s in pairs(place, stride)])] if slope else []
-        size = {v: n for j, i, kernel, _ in edges for v, n in ((i, len(kernel)), (j, kernel.shape[1]))}
-        ends, d = dict(pairs(size, itertools.accumulate(size.values()))), len(edges[0][3])
-        reach = [max(max(abs(p[x]), abs(p[x] + k.shape[2 + x] - 1)) for *_, k, p in edges) for x in range(d)]
-        whole = np.zeros((2, sum(size.values()), sum(size.values()), *(2 * r + 1 for r in reach)))
-        for (j, i, kernel, place), magnitude in itertools.product(edges, (0, 1)):
-            rows, columns = (slice(ends[v] - size[v], ends[v]) for v in (i, j))
-            taps = tuple(slice(r + p, r + p + n) for r, p, n in pairs(reach, place, kernel.shape[2:]))
-            kernel, sums = np.abs(kernel) if magnitude else kernel, whole[magnitude]
-            sums[(rows, columns, *taps)] += kernel
-            np.flip(sums, axis=tuple(range(2, 2 + d)))[(columns, rows, *taps)] += kernel.swapaxes(0, 1)
+            for source, shift, m, reads, makes in terms:
+                j = names.index(source)
+                fits = phases.setdefault(j, reads) == reads and phases.setdefault(i, makes) == makes
+                fits = fits and m.shape == (len(q[i]) * math.prod(makes), len(q[j]) * math.prod(reads))
+                require(fits, "strides, or weights, do not fit")
+                m = each_row(each_row(m, q[i]).T, 1 / q[j]).T
+                edges += [(j, top, shift, each_row(m, [slope])) for top, slope in tops if slope]
+        whole = hermitian(edges)
         points = everywhere(part["proof"], whole.shape[3:])
-        seen = bounded(whole[:1], points, upper, whole[1:], count, "chain" if chain else "sums")
+        seen = bounded(whole[:1], points, upper, whole[1:], self.balls, count, "chain" if chain else "sums")
         return upper ** (len(names) - 1) if chain else max(Fraction(1), 2 * upper - 1) ** depth[-1], seen
+
+
+def beside(constants):
+    return root_up(sum(c * c for c in constants)) if constants[1:] else constants[0]
+
+
+def each_row(matrix, factors):
+    """Rows times factors, each of which is one for as many of them: products that do not underflow."""
+    factors = np.repeat(factors, len(matrix) // len(factors))[:, None]
+    found = matrix * factors
+    require(np.all((np.abs(found) > 2.0**-900) | (matrix * np.sign(factors) == 0)), "so small a product", NotCovered)
+    return found
+
+
+def zeros(*shape):
+    require(math.prod(shape) < 2**26, "so large a matrix", NotCovered)
+    return np.zeros(shape)
+
+
+def diagonal(blocks):
+    g, m, p = blocks.shape
+    whole = zeros(g, m, g, p)
+    whole[range(g), :, range(g)] = blocks
+    return whole.reshape(g * m, g * p)
+
+
+def taps_of(kernel, of):
+    """(shift, matrix) of each tap. Channels of what is read are split into phases: s a + b is channel b at a, b < s."""
+    for tap in np.ndindex(*kernel.shape[2:]):
+        place = [r * t - pads[0] for r, t, pads in pairs(of["dilation"], tap, of["padding"])]
+        m = diagonal(kernel[(..., *tap)].reshape(of["groups"], -1, kernel.shape[1]))
+        whole = zeros(*m.shape, *of["stride"])
+        whole[(..., *np.mod(place, of["stride"]))] = m
+        yield [a // s for a, s in pairs(place, of["stride"])], whole.reshape(len(m), -1)
+
+
+def hermitian(edges):
+    """K of blocks (j, i, shift, matrix) and their adjoints, and the same of magnitudes."""
+    size = {v: n for j, i, _, m in edges for v, n in ((i, len(m)), (j, len(m.T)))}
+    ends, total = dict(pairs(size, itertools.accumulate(size.values()))), sum(size.values())
+    reach = np.max(np.abs([shift for *_, shift, _ in edges]), axis=0).astype(int).tolist()
+    whole = zeros(2, total, total, *(2 * r + 1 for r in reach))
+    for j, i, shift, m in edges:
+        rows, columns = (slice(ends[v] - size[v], ends[v]) for v in (i, j))
+        for sums, block in pairs(whole, (m, np.abs(m))):
+            sums[(rows, columns, *(r + n for r, n in pairs(reach, shift)))] += block
+            sums[(columns, rows, *(r - n for r, n in pairs(reach, shift)))] += block.T
+    return whole
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -445,12 +546,10 @@ def digest(array):
 
 def read_model(path):
     """Arrays by name, and the ONNX model or None."""
-    with path.open("rb") as file:
-        begin = file.read(9)
-    if begin[:2] == b"PK":
+    if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays), None
-    if begin[8:] == b"{":
+    if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
         return load_file(path), None
@@ -460,24 +559,26 @@ def read_model(path):
     return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}, model
 
 
-def check(claim, arrays, model):
+def check(claim, arrays, model, balls=False):
     """Prove one claim; what it is, its number, and how many factorisations."""
     upper = number(claim["upper"])
     if claim["claim"] == "network":
         require(model is not None, "a network without its ONNX file", NotCovered)
-        return "network", float(upper), Network(model, arrays, claim).check(upper)
+        return "network", float(upper), Network(model, arrays, claim, balls).check(upper)
     require(claim["claim"] == "layer", "a claim of another kind", NotCovered)
     said, array = claim["kernel"], arrays[claim["kernel"]["tensor"]]
     dtype, d = array.dtype.name, array.ndim - 2
-    require(dtype in ("float16", "float32", "float64") and 0 <= d <= 3, f"{dtype} of {d + 2} axes", NotCovered)
+    require(
+        dtype in ("float16", "bfloat16", "float32", "float64") and 0 <= d <= 3, f"{dtype} of {d + 2} axes", NotCovered
+    )
     same = (said["dtype"], said["shape"], said["sha256"]) == (dtype, list(array.shape), digest(array))
     require(same and said["layout"] in ("OI", "IO") and array.size, "the kernel is another one, bit for bit")
     order = range(d + 2) if said["layout"] == "OI" else (d + 1, d, *range(d))
     of = geometry(claim, d)
-    return "layer", float(upper), layer(array.transpose(order).astype(float), of, upper, claim["proof"])
+    return "layer", float(upper), layer(array.transpose(order).astype(float), of, upper, claim["proof"], balls)
 
 
-def main(certificate, model):
+def main(certificate, model, balls=False):
     worst = 0
     try:
         claims, found = read_certificate(Path(certificate)), read_model(Path(model))
@@ -486,7 +587,7 @@ def main(certificate, model):
     for at, claim in enumerate(claims):
         begin, code = time.perf_counter(), 0
         try:
-            words = "{}: at most {:.6g}; {} factorisations".format(*check(claim, *found))
+            words = "{}: at most {:.6g}; {} factorisations".format(*check(claim, *found, balls))
         except Exception as error:  # what is damaged proves nothing
             code = 1 + isinstance(error, NotCovered)
             words = f"{type(error).__name__}: {ascii(str(error))[:200]}"
@@ -497,4 +598,5 @@ def main(certificate, model):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]) if len(sys.argv) == 3 else __doc__.splitlines()[0])
+    files = [word for word in sys.argv[1:] if word != "--balls"]
+    sys.exit(main(*files, "--balls" in sys.argv) if len(files) == 2 else __doc__.splitlines()[0])
