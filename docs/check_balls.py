@@ -15,7 +15,9 @@ def prove(blocks, errors, turns, common, bound, hermitian):
     """
     ctx.prec = 128
     bound, n = arb(fmpq(bound.numerator, bound.denominator)), blocks.shape[2]
-    for row, (block, error) in itertools.product(turns.astype(np.int64).tolist(), list(zip(blocks, errors + 2.0**-600, strict=True))):
+    for row, (block, error) in itertools.product(
+        turns.astype(np.int64).tolist(), list(zip(blocks, errors + 2.0**-600, strict=True))
+    ):
         symbol = acb_mat([[acb(arb(0, x), arb(0, x)) for x in line] for line in error.tolist()])
         for tap, turn in enumerate(row):
             symbol += acb_mat(block[..., tap].tolist()) * acb(fmpq(2 * turn, common)).exp_pi_i()
