@@ -10,6 +10,8 @@ import importlib
 import json
 import math
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -18,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_check import CASES, CHECK, DOCS, SCHEMA, proven, run
+from test_check import CASES, CHECK, DOCS, SCHEMA, run
+from test_check_operators import proven
 
 onnx: Any = pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 FOLDER = DOCS / "reference-certificates"
@@ -182,9 +185,6 @@ def _letter(text: str, draw: random.Random) -> str:
 @pytest.mark.parametrize("balls", [False, True])
 def test_certificates_of_the_reference_cases(balls: bool) -> None:
     """By the program, as a reader runs it, on kernels that are those of the cases."""
-    import subprocess
-    import sys
-
     if balls:
         pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
     kernels = np.load(FOLDER / "layers.npz")
@@ -220,17 +220,11 @@ def test_the_schema_knows_what_is_stored() -> None:
 
 
 # -- balls -----------------------------------------------------------------------------------------------------------
-def test_balls_refuse_what_is_false() -> None:
+def test_balls_refuse_what_is_false(monkeypatch: pytest.MonkeyPatch) -> None:
     """Published lower ends, less a little; and they say nothing else than floating point on the networks."""
     pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
-    prove = importlib.import_module("importlib").import_module
-    import sys
-
-    sys.path.insert(0, str(DOCS))
-    try:
-        balls = prove("check_balls").prove
-    finally:
-        sys.path.remove(str(DOCS))
+    monkeypatch.syspath_prepend(DOCS)
+    balls = importlib.import_module("check_balls").prove
     kernels = np.load(FOLDER / "layers.npz")
     claims = json.loads((FOLDER / "layers.json").read_text(encoding="utf-8"))["claims"]
     for case, claim in list(zip(CASES, claims, strict=True))[::4]:

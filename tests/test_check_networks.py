@@ -228,7 +228,7 @@ def test_what_is_not_known_is_not_covered(tmp_path: Path) -> None:
     for nodes in (
         [make("Exp", ["x"], ["y"])],
         [make("Mul", ["x", "x"], ["y"])],
-        [make("LeakyRelu", ["x"], ["y"], alpha=3.0)],
+        [make("PRelu", ["x", "x"], ["y"])],
         [make("AveragePool", ["x"], ["y"], kernel_shape=[3], pads=[1, 1])],
         [make("MaxPool", ["x"], ["y"], kernel_shape=[3], strides=[2], ceil_mode=1)],
         [make("MaxPool", ["x"], ["y"], kernel_shape=[3], auto_pad="SAME_UPPER")],
