@@ -221,7 +221,7 @@ def test_the_schema_knows_what_is_stored() -> None:
 
 # -- balls -----------------------------------------------------------------------------------------------------------
 def test_balls_refuse_what_is_false(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Published lower ends, less a little; and they say nothing else than floating point on the networks."""
+    """Published lower bounds, less a little; and they say nothing else than floating point on the networks."""
     pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
     monkeypatch.syspath_prepend(DOCS)
     balls = importlib.import_module("check_balls").prove

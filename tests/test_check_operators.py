@@ -29,12 +29,12 @@ def proven(claim: Any, kernels: Any) -> bool:
     return True
 
 
-def saved(folder: Path, nodes: list[Any], shape: list[Any], outputs: tuple[str, ...] = ("y",), **arrays: Any) -> Path:
+def saved(folder: Path, nodes: list[Any], shape: list[Any], **arrays: Any) -> Path:
     """A file of a graph from x, in float64."""
     double, value = onnx.TensorProto.DOUBLE, onnx.helper.make_tensor_value_info
     constants = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
     whole = any(node.op_type in ("TopK", "MaxPool") and node.output[-1] == "y" for node in nodes)  # places of maxima
-    ends = [value(name, onnx.TensorProto.INT64 if whole else double, [None] * len(shape)) for name in outputs]
+    ends = [value("y", onnx.TensorProto.INT64 if whole else double, [None] * len(shape))]
     graph = onnx.helper.make_graph(nodes, "g", [value("x", double, shape)], ends, constants)
     path = folder / "model.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8), path)
@@ -217,7 +217,7 @@ def test_nothing_underflows_to_zero(weight: float, tmp_path: Path) -> None:
 # -- layers ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])
 @pytest.mark.parametrize("padding", [((1, 1),), ((2, 0),), ((1, 2),)])
-def test_repeated_pixels_at_every_size(mode: str, padding: Any) -> None:
+def test_repeated_pixels_at_every_size(mode: Any, padding: Any) -> None:
     kernel = np.random.RandomState(2).standard_normal((2, 2, 3))
     (claim,) = specnorm.enclose(kernel, padding_mode="zeros", padding=padding).certificate("k").claims
     gain = float(specnorm.enclose(kernel, padding_mode=mode, padding=padding).upper) * (1 + 1e-6)
