@@ -132,6 +132,7 @@ def _parts(part: dict[str, Any], draw: random.Random) -> Iterator[tuple[str, dic
         for new in (values[:-1], values + values[-1:], values[::-1], [], [_letter(values[0], draw), *values[1:]]):
             yield f"weights {at} changed", {**part, "weights": [*weights[:at], new, *weights[at + 1 :]]}
     yield "weights reversed", {**part, "weights": weights[::-1]}
+    proof: dict[str, Any]
     for proof in ({}, {"grid": [1]}, {"tree": "."}, {"tree": "0.."}, {"matrix": True}, {"circulant": [], "skew": []}):
         yield f"proof {proof}", {**part, "proof": proof}
 
@@ -198,7 +199,13 @@ def test_certificates_of_the_reference_cases(balls: bool) -> None:
         assert case["lower"] <= float.fromhex(claim["upper"])
         if "wraps to zero" not in case["name"]:  # of which specnorm knows no more than the supremum
             assert float.fromhex(claim["upper"]) <= case["upper"] * (1 + 1e-3) + 1e-8
-    command = [sys.executable, DOCS / "check.py", *["--balls"] * balls, FOLDER / "layers.json", FOLDER / "layers.npz"]
+    command: list[str | Path] = [
+        sys.executable,
+        DOCS / "check.py",
+        *["--balls"] * balls,
+        FOLDER / "layers.json",
+        FOLDER / "layers.npz",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout.count("proven"), done.stderr) == (0, len(CASES), "")
 
