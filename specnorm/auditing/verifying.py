@@ -24,7 +24,7 @@ from specnorm.certified.network.checking import check
 from specnorm.certified.network.patterns import recognised
 from specnorm.certified.network.stated import Part, constant_by_parts, digests_of, statement_of
 from specnorm.certified.stated import digest, norm_of_layer
-from specnorm.errors import CertificateError, GeometryError, SpecnormError
+from specnorm.errors import CertificateError, SpecnormError
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import FORMAT
 from specnorm.runtime.execution import Execution
@@ -215,10 +215,7 @@ def _network(model: ModelArrays, claim: Mapping[str, Any], upper: float) -> Uppe
     sizes: Any = tuple(n if type(n) is int else None for n in shape[2:]) or None
     if all(type(n) is int for n in shape):
         sizes = dict.fromkeys(model.graph(None).inputs, tuple(shape))
-    try:
-        graph = model.graph(sizes)
-    except GeometryError as error:
-        raise CertificateError(f"the model's input has another shape: {error}") from error
+    graph = model.graph(sizes)
     own = [graph.by_name[name].shape for name in graph.inputs]
     fits = len(own) == 1 and own[0] is not None and len(own[0]) == len(shape)
     if not fits or any(type(n) is not str and n != m for n, m in zip(shape, own[0] or (), strict=True)):
