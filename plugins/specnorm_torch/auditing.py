@@ -119,7 +119,13 @@ def audit(
         for name, x in skipped
         if x.ndim >= _MATRIX and isinstance(x, nn.Parameter) and not name.startswith(told)
     )
-    return Report(specnorm.__version__, type(model).__name__, tuple(rows), len(skipped), unmeasured=unmeasured)
+    return Report(
+        specnorm.__version__,
+        type(model).__name__,
+        tuple(rows),
+        tuple(name for name, _ in skipped),
+        unmeasured=unmeasured,
+    )
 
 
 def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

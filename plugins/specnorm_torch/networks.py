@@ -93,6 +93,11 @@ def network_bound(
         If the module cannot be traced by ``torch.export``, has no floating input, or its output for one input changes
         from call to call; or if a radius is given without an input.
     """
+    if isinstance(input_shape, int):
+        raise MethodError(
+            f"input_shape={input_shape} is one number; give one input's shape without the batch axis, such as "
+            "(3, 32, 32), or an input."
+        )
     given = (input_shape,) if isinstance(input_shape, Tensor) else tuple(input_shape)
     if radius is not None and not all(isinstance(x, Tensor) for x in given):
         raise MethodError(

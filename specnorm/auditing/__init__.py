@@ -126,6 +126,11 @@ def audit(
     if isinstance(source, Mapping):
         named = ModelArrays(list(_from_mapping(source)))
         return _audit(None, named, patterns, settings, executor, progress, pictures, box, residual)
+    if not isinstance(source, str | os.PathLike):
+        raise ModelFileError(
+            f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
+            f"{'; specnorm_torch.audit(model, input_shape) audits a module.' if hasattr(source, 'state_dict') else '.'}"
+        )
     path = os.fspath(source)
     with open_model(path, max_bytes) as model:
         return _audit(path, model, patterns, settings, executor, progress, pictures, box, residual)
@@ -156,8 +161,8 @@ def _audit(
         wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
         left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
         raise ModelFileError(
-            f"{label} holds no layer{wanted} ({selection.skipped} arrays seen). A layer is a real floating array with "
-            f"2 axes (linear) or 3 to 5 (convolution).{left}"
+            f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). A layer is a real floating array "
+            f"with 2 axes (linear) or 3 to 5 (convolution).{left}"
         )
     check_names(settings.geometry, selection.names)
     rows: list[Row] = []
@@ -179,8 +184,8 @@ def _audit(
     made = environment(rows)
     left_out = len(selection.names) - len(found)
     return Report(
-        _version(), path, tuple(rows), selection.skipped, network, drawn, made, unmeasured, selection.matched, left_out,
-        remainder,
+        _version(), path, tuple(rows), tuple(selection.skipped), network, drawn, made, unmeasured, selection.matched,
+        left_out, remainder,
     )  # fmt: skip
 
 

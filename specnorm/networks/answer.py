@@ -182,9 +182,12 @@ class NetworkBound:
         )
         for run in self.runs:
             count = sum(map(len, run.layers))
+            together, product = number(run.upper, "upper"), number(run.product, "upper")
+            if count < 2 or together == product:
+                continue
             text.append(
                 f"{count} layers from {visible(run.start)} to {visible(run.end)} together: at most "
-                f"{number(run.upper, 'upper')}, proven; their product is {number(run.product, 'upper')}."
+                f"{together}, proven; their product is {product}."
             )
         if self.upper is not None:
             text.append(

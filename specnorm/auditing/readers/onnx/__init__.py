@@ -50,7 +50,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         raise ModelFileError("it is damaged: one of its names is no text.")
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer):
         raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
-    walk = Walk(model, Tensors(Path(path).parent, max_bytes), None)
+    walk = Walk(model, Tensors(Path(path), max_bytes), None)
     return ModelArrays(
         walk.tensors(), lambda sizes: (walk if sizes is None else Walk(model, walk.reader.again(), sizes)).graph()
     )
