@@ -24,7 +24,7 @@ from specnorm.networks.attack import attack
 from specnorm.networks.bounding import bounded, prepared, unsorted
 from specnorm.networks.certificate import Certificate, Near, digest
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Method, Multipliers, Product
+from specnorm.networks.methods import Method, Multipliers, Product, affordable
 from specnorm.types import AnyArray
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
@@ -107,7 +107,7 @@ def near(
         # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
         local = localised(unsorted(graph) if units else prepared(graph), found)
         run = None if not units or isinstance(method, Product) else unit_run(local)
-        if units and run is None:
+        if units and (run is None or not affordable(method, run)):
             continue
         answer = bounded(local, measure, method, runs if run is None else partial(_alone, run), found)
         if answer.certificate is not None:
@@ -119,20 +119,25 @@ def near(
 
 
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
-    """By channels; and by units where a network is small and a slope above 0 says more of those: leaky ReLU, PReLU."""
+    """By channels; and by units where these say more: channels are flattened, or slopes are above 0 (leaky ReLU)."""
     wanted = method.units if isinstance(method, Certificate) else None
     answers = [] if wanted else [bounded(graph, measure, method)]
-    if isinstance(method, Product) or wanted is False or not rises(graph):
+    if isinstance(method, Product) or wanted is False or not (wanted or rises(graph) or _flattens(graph)):
         return answers
     local = localised(unsorted(graph), anywhere(graph))
     run = unit_run(local)
-    if run is None:
+    if run is None or not affordable(method, run):
         return answers
     answer = bounded(local, measure, method, partial(_alone, run))
     if answer.certificate is not None:
         said = replace(answer.certificate, digest=digest(prepared(graph)), units=True)
         answer = replace(answer, certificate=said)
     return [*answers, answer]
+
+
+def _flattens(graph: Graph) -> bool:
+    """Whether a run has channels whose pixels are read one by one."""
+    return any(link.repeat > 1 for run in runs(prepared(graph)) for link in run.links)
 
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:
