@@ -1,9 +1,9 @@
 """Search: multipliers of a run by a barrier method, Newton steps and all. It proposes, and claims nothing.
 
 For matrices, which have one frequency: the quadratic form of each part of a run (`segments`) is
-``P = sum_k s_k x_k u_k u_k'``, with signs s_k, vectors u_k that the matrices give, and unknowns x_k: the multipliers and
-the square of the constant, which weighs the first value. The least constant with all P positive definite is LipSDP's
-program; minimised is
+``P = sum_k s_k x_k u_k u_k'``, with signs s_k, vectors u_k that the matrices give, and unknowns x_k: the multipliers
+and the square of the constant, which weighs the first value. The least constant with all P positive definite is
+LipSDP's program; minimised is
 
     t const^2 - sum over parts of log det P,
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from specnorm.certified.network.affine_maps import AffineMap, Subnetwork
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.networks.stages import Stage, frequencies
+from specnorm.networks.stages import Stage, frequencies, widths_of
 
 FACTOR = 4.0
 """By which t grows."""
@@ -109,7 +109,7 @@ def products(run: Subnetwork, parts: Sequence[tuple[int, int]]) -> float:
     found, unknowns = 0.0, 0
     for first, last in parts:
         part = run.part(first, last)
-        widths = part.widths
+        widths = widths_of(part)
         if frequencies(part, 2) > 1:
             return math.inf
         n, m = sum(widths[:-1]), sum(widths[1:])
@@ -129,9 +129,9 @@ def _forms(run: Sequence[Stage], links: Sequence[AffineMap]) -> tuple[list[_Form
     owners: list[NDArray[np.intp]] = []
     count = 0
     for stage, link in zip(run[:-1], links, strict=False):
-        own = np.arange(stage.symbols.shape[1]) if link.groups is None else link.groups
-        owners.append(count + own)
-        count += int(own.max()) + 1
+        numbers = np.arange(stage.symbols.shape[1]) if link.groups is None else link.groups
+        owners.append(count + numbers)
+        count += int(numbers.max()) + 1
     owners.append(np.full(run[-1].symbols.shape[1], count + 1))
     found = []
     for first, last in _parts(run):
@@ -212,7 +212,7 @@ def _newton(forms: Sequence[_Form], x: FloatArray, t: float) -> tuple[FloatArray
     root = 1 / np.sqrt(np.diag(hessian))
     scaled = hessian * root * root[:, None] + 1e-13 * np.eye(len(root))
     move = -root * np.linalg.solve(scaled, root * gradient)
-    return move, float(np.sqrt(max(-gradient @ move, 0.0)))
+    return move, math.sqrt(max(-float(gradient @ move), 0.0))
 
 
 def _barrier(forms: Sequence[_Form], x: FloatArray) -> float | None:
@@ -223,4 +223,4 @@ def _barrier(forms: Sequence[_Form], x: FloatArray) -> float | None:
             found -= 2 * float(np.log(np.diag(np.linalg.cholesky(form.at(x)))).sum())
     except np.linalg.LinAlgError:
         return None
-    return found if np.isfinite(found) else None
+    return found if math.isfinite(found) else None

@@ -16,7 +16,6 @@ from specnorm.networks import recursion
 from specnorm.networks.recursion import RATE, ROUNDS, Progress
 from specnorm.networks.stages import cost, proof_products
 
-
 WIDTHS, SOME_STEPS = (2**20, 4096, 2048, 1024, 512), 20
 """Channels at which runs are cut, the first that is affordable; steps of the search that have to be."""
 
@@ -44,6 +43,19 @@ def proposals(method: Method, run: Subnetwork, share: float) -> list[Proposal]:
     parts = method.parts(run)
     weights = method.weights(run, parts, share)
     return [] if weights is None else [(parts, weights)]
+
+
+def affordable(method: Method, run: Subnetwork) -> bool:
+    """Whether a method can take up a run of single units within its seconds; a certificate always."""
+    if not isinstance(method, (Scaled, Multipliers)):
+        return True
+    parts = segments(run) if isinstance(method, Scaled) else method.parts(run)
+    return _products(run, parts) < method.seconds * RATE
+
+
+def _products(run: Subnetwork, parts: Sequence[tuple[int, int]]) -> float:
+    """Of a search of some steps, and of the proof."""
+    return SOME_STEPS * cost(run, parts, ROUNDS[0][0]).products + proof_products(run, parts)
 
 
 @dataclass(frozen=True)
@@ -126,7 +138,7 @@ class Multipliers:
             return segments(run, widest=self.widest)
         for widest in WIDTHS:
             parts = segments(run, widest=widest)
-            if SOME_STEPS * cost(run, parts, ROUNDS[0][0]).products + proof_products(run, parts) < self.seconds * RATE:
+            if _products(run, parts) < self.seconds * RATE:
                 break
         return parts
 

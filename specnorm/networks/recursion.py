@@ -21,6 +21,8 @@ constant's square is the largest eigenvalue of C F^-1 C* of the last link.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,8 +35,7 @@ from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.network.affine_maps import AffineMap, Subnetwork
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.networks import barrier
-from specnorm.networks.stages import Stage, Vectors, cost, stages
+from specnorm.networks.stages import Stage, Vectors, adjoint, cost, stages
 
 Progress = Callable[[int, int, str], None]
 RATE = 2**32
@@ -42,7 +43,7 @@ RATE = 2**32
 every machine."""
 ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
 """Rounds of gradient steps: frequencies an axis, and steps; then each with twice as many as the last."""
-EXPECTED, NEWTON = 40, 1 / 2
+EXPECTED, NEWTON = 40, 1 / 4
 """Newton steps that are expected; they follow the first round where they take no larger share of the budget."""
 WORTH_KEEPING = 6e-3
 """Gain of the constant's square that makes another proposal."""
@@ -115,7 +116,7 @@ def _forward(
     form: Vectors | None = None  # a diagonal
     diagonal = np.ones(run[0].symbols.shape[2])
     for i, (stage, log) in enumerate(zip(run, [*logs, np.zeros(run[-1].symbols.shape[1])], strict=True)):
-        right = _adjoint(stage.symbols)
+        right = adjoint(stage.symbols)
         solved = right / diagonal[:, None] if form is None else np.linalg.solve(form, right)
         weight = np.exp(log / 2) * stage.spread
         gram = stage.symbols @ solved
@@ -140,23 +141,23 @@ def _forward(
 def _eliminated(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, Vectors]:
     """F after a link, and ``F_rr^-1 F_rk`` (r: what is read no more; k: kept, the link last)."""
     if stage.leaf.any():
-        form = form - _adjoint(stage.symbols) @ ((stage.leaf**2 * lam)[:, None] * stage.symbols)
+        form = form - adjoint(stage.symbols) @ ((stage.leaf**2 * lam)[:, None] * stage.symbols)
     joint: Vectors = -(stage.centre * lam)[:, None] * stage.symbols
     gone, stay = _split(stage)
     m, n = len(lam), len(stay)
     new = np.zeros((joint.shape[0], n + m, n + m), dtype=joint.dtype)
     new[:, n:, n:] = np.diag(lam)
-    between = _adjoint(joint)[:, gone]
+    between = adjoint(joint)[:, gone]
     if n:
         wide = np.broadcast_to(form, (joint.shape[0], *form.shape[-2:]))
         new[:, :n, :n] = wide[:, stay[:, None], stay]
-        new[:, n:, :n], new[:, :n, n:] = joint[:, :, stay], _adjoint(joint)[:, stay]
+        new[:, n:, :n], new[:, :n, n:] = joint[:, :, stay], adjoint(joint)[:, stay]
         between = np.concatenate([wide[:, gone[:, None], stay], between], axis=2)
     if not len(gone):
         return new, between
     inner = form if not n else form[..., gone[:, None], gone]
     solved = np.linalg.solve(np.broadcast_to(inner, (joint.shape[0], *inner.shape[-2:])), between)
-    return new - _adjoint(between) @ solved, solved
+    return new - adjoint(between) @ solved, solved
 
 
 def _split(stage: Stage) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -175,7 +176,7 @@ def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tu
         stage, each = run[i], kept[i]
         lam, (norm, at, vector) = each.multipliers, each.largest
         of_lam = np.zeros(len(lam))
-        before: Vectors = np.zeros((0, stage.symbols.shape[2], stage.symbols.shape[2]), dtype=np.complex128)
+        before: Vectors = np.zeros((0, stage.symbols.shape[2], stage.symbols.shape[2]), dtype=stage.symbols.dtype)
         if stage.cut:
             at_all = []
             if after is not None:
@@ -215,14 +216,14 @@ def _through(
     t = solved[rows]
     symbols = stage.symbols[rows]
     # Of the matrix before elimination, values first: [[F, F_b], [F_b*, L]].
-    whole = np.zeros((len(rows), p + m, p + m), dtype=np.complex128)
+    whole = np.zeros((len(rows), p + m, p + m), dtype=stage.symbols.dtype)
     behind = np.concatenate([stay, np.arange(p, p + m)])
     whole[:, behind[:, None], behind] = cotangents
     if len(gone):
         up = t @ cotangents
         whole[:, gone[:, None], behind] = -up
-        whole[:, behind[:, None], gone] = -_adjoint(up)
-        whole[:, gone[:, None], gone] = up @ _adjoint(t)
+        whole[:, behind[:, None], gone] = -adjoint(up)
+        whole[:, gone[:, None], gone] = up @ adjoint(t)
     inner, between = whole[:, :p, :p], whole[:, :p, p:]
     # Diagonals of C F_b and C F C*, F here the cotangents.
     of_lam = np.einsum("kii->i", whole[:, p:, p:]).real
@@ -240,14 +241,10 @@ def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[
     return [*logs, np.log(norms / (1 - norms))]
 
 
-def _adjoint(a: Vectors) -> Vectors:
-    return a.conj().swapaxes(-1, -2)
-
-
 def search(
     run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None = None
 ) -> list[list[FloatArray]]:
-    """Weights of each link's values, for `segments.constant_of_run`: several, the most promising first.
+    """Weights of each link's values, for `segments.constant_of_run`: several, the most promising first; or none.
 
     What is found on the way to a budget is found on the way to a larger one, and kept where it was better by
     `WORTH_KEEPING` than what was kept before it, or is the end of the search.
@@ -260,11 +257,6 @@ def search(
         Of `RATE` products each, after which no step is begun.
     progress : callable, optional
         Called after each step with (steps done, steps at most, between which values).
-
-    Returns
-    -------
-    list of list of array
-        One number a channel of each link's value. Empty where the closed form would take longer.
     """
     like: Any = run.links[0].slopes[0]
     with arithmetic.exact(like, backend=backend_for(like)):
@@ -293,11 +285,17 @@ class _Search:
         self.fine = None if points is None else stages(run, parts, points)
 
     def run(self) -> list[list[FloatArray]]:
-        """All of it."""
         first = self._affordable(ROUNDS[0][0], self.left)
         if first is None:
             return []
         self._propose(stages(self.network, self.parts, first), last=not self.most)
+        with contextlib.suppress(np.linalg.LinAlgError):  # what was found before is worth as much
+            self._go_on()
+        best = sorted(self.found, key=lambda each: each[0])
+        return [self._weights(*each) for each in best]
+
+    def _go_on(self) -> None:
+        """Rounds of gradient steps, and Newton steps after the first."""
         grid: tuple[int, list[Stage]] | None = None
         ended = False
         for wanted, steps in self._rounds():
@@ -313,15 +311,11 @@ class _Search:
             if wanted == ROUNDS[-1][0] and len(self.found) == known:
                 break
             ended = self.done < self.most and self._newton(grid[1])
-        best = sorted(self.found, key=lambda each: each[0])
-        return [self._weights(*each) for each in best]
 
     def _rounds(self) -> Iterator[tuple[int, int]]:
         yield from ROUNDS
         points, steps = ROUNDS[-1]
-        while True:
-            steps *= 2
-            yield points, steps
+        yield from ((points, steps * 2**n) for n in itertools.count(1))
 
     def _affordable(self, points: int, left: float) -> int | None:
         """Points of a grid whose steps are within what is left, with fewer if need be; None: there is none."""
@@ -378,6 +372,8 @@ class _Search:
 
     def _newton(self, grid: Sequence[Stage]) -> bool:
         """Newton steps to the end, where they take a share of the budget; whether there were any."""
+        from specnorm.networks import barrier  # `import specnorm` needs none
+
         each = barrier.products(self.network, self.parts)
         if EXPECTED * each > min(self.left, NEWTON * self.whole):
             return False

@@ -63,7 +63,11 @@ class Stage:
         """Largest eigenvalue of a stack, where it is, and its vector; all vectors are kept for the next step."""
         start = self.vectors
         if start is None:
-            start = random_vectors(0, gram.shape[:2]).astype(gram.dtype) if np.iscomplexobj(gram) else random_vectors(0, gram.shape[:2]).real
+            start = (
+                random_vectors(0, gram.shape[:2]).astype(gram.dtype)
+                if np.iscomplexobj(gram)
+                else random_vectors(0, gram.shape[:2]).real
+            )
         numpy: Any = np  # an array of NumPy's as one of the algorithms'
         steps = POWERS if self.vectors is not None else 10 * POWERS
         given: Any = start
@@ -104,13 +108,20 @@ def cost(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> Cost
     for first, last in parts:
         part = run.part(first, last)
         f = frequencies(part, points)
-        widths = dict(enumerate(part.widths, first))
+        widths = dict(enumerate(widths_of(part), first))
         for at, link, alive, staying in _frontiers(part):
             p, n, m = sum(widths[s] for s in alive), sum(widths[s] for s in staying), link.width
             solved = 0.0 if at == first + 1 and not n else p**3 / 1.5 + 2.0 * p * p * m
             products += (4.0 if f > 1 else 1.0) * f * (solved + 2.0 * m * m * p + (n + m) ** 3 * bool(n))
             memory += 16.0 * f * (2 * m * p + (n + m) ** 2 + p * (n + m) * bool(n))
     return Cost(products, memory)
+
+
+def widths_of(part: Segment) -> list[int]:
+    """Entries of each value; of a network's input that one link alone reads, no more than that makes of them."""
+    first, *others = part.widths
+    alone = part.first == 0 and not any(0 in link.sources for link in part.links[1:])
+    return [min(first, part.links[0].width) if alone else first, *others]
 
 
 def proof_products(run: Subnetwork, parts: Sequence[tuple[int, int]]) -> float:
@@ -146,14 +157,19 @@ def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> li
         part = run.part(first, last)
         kernels = part.kernels()
         grid = _grid([kernel for each in kernels for kernel, _ in each.values()], points)
-        widths = dict(enumerate(part.widths, first))
-        begins = dict(enumerate(np.cumsum([0, *part.widths]).tolist(), first))
+        widths = dict(enumerate(widths_of(part), first))
+        begins = dict(enumerate(np.cumsum([0, *widths.values()]).tolist(), first))
         for (at, link, alive, staying), of in zip(_frontiers(part), kernels, strict=True):
-            symbols = np.zeros((len(grid), link.width, sum(widths[s] for s in alive)), dtype=np.complex128)
+            symbols: Vectors = np.zeros((len(grid), link.width, sum(widths[s] for s in alive)), dtype=np.complex128)
+            few = at == 1 and widths[0] < part.widths[0]
             ends = np.cumsum([0, *(widths[s] for s in alive)]).tolist()
             columns = {s: slice(a, b) for s, a, b in zip(alive, ends, ends[1:], strict=False)}
             for source, (kernel, place) in of.items():
-                symbols[:, :, columns[source]] = _symbols(kernel, place, grid)
+                whole: Vectors = _symbols(kernel, place, grid)
+                if few:  # W W* is what counts
+                    right: Any = np.linalg.qr(adjoint(whole), mode="r")
+                    whole = adjoint(right)
+                symbols[:, :, columns[source]] = whole
             kept = np.concatenate([np.arange(columns[s].start, columns[s].stop) for s in staying] or [np.arange(0)])
             cut = at == last
             centre, leaf = (np.zeros(link.width), link.steepest) if cut else middle(*link.slopes)
@@ -164,6 +180,11 @@ def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> li
             stage = Stage(symbols, at == first + 1, cut, centre, leaf, numbers, kept, link.repeat * copies)
             found.append(stage)
     return found
+
+
+def adjoint(a: Vectors) -> Vectors:
+    """Of each matrix of a stack."""
+    return a.conj().swapaxes(-1, -2)
 
 
 def _frontiers(part: Segment) -> Iterator[tuple[int, AffineMap, list[int], list[int]]]:
