@@ -18,7 +18,7 @@ from specnorm.certified.network.affine_maps import Segment, Subnetwork
 from specnorm.certified.network.boxes import stated as boxes
 from specnorm.certified.network.graph import Graph
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.segments import CENTRE, SHARP, TOLERANCE, stated_kernel
+from specnorm.certified.network.segments import CENTRE, SHARP, stated_kernel
 from specnorm.certified.network.stated import REST, F, digests_of, segment_of
 from specnorm.errors import CertificateError, SpecnormError
 from specnorm.networks.measuring import Measure
@@ -27,6 +27,8 @@ from specnorm.runtime.execution import Execution
 from specnorm.search.certificate import MOST, WIDER
 from specnorm.search.tree import tree_below
 
+TOLERANCE = 5e-4
+"""Relative width of a part's number, or that of the norms where it is wider."""
 SLACK = 1e-9
 """By how much more is claimed than the parts make up as computed here."""
 FEWEST, WORK = 2**9, 2**33

@@ -23,7 +23,7 @@ from specnorm.networks.answer import NetworkBound
 from specnorm.networks.attack import attack
 from specnorm.networks.bounding import bounded, prepared, unsorted
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Method, Multipliers, Product
+from specnorm.networks.methods import Method, Multipliers, Product, affordable
 from specnorm.types import AnyArray
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
@@ -101,7 +101,7 @@ def near(
         # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
         local = localised(unsorted(graph) if units else prepared(graph), found)
         run = None if not units or isinstance(method, Product) else unit_run(local)
-        if units and run is None:
+        if units and (run is None or not affordable(method, run)):
             continue
         answer = bounded(local, measure, method, runs if run is None else partial(_alone, run), found)
         answers.append(replace(answer, radius=ball.radius))
@@ -109,17 +109,22 @@ def near(
 
 
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
-    """By channels; and by units where a network is small and a slope above 0 says more of those: leaky ReLU, PReLU."""
+    """By channels; and by units where these say more: channels are flattened, or slopes are above 0 (leaky ReLU)."""
     by_channels = bounded(graph, measure, method)
-    if isinstance(method, Product) or not rises(graph):
+    if isinstance(method, Product) or not (rises(graph) or _flattens(graph)):
         return [by_channels]
     local = localised(unsorted(graph), anywhere(graph))
     run = unit_run(local)
-    if run is None:
+    if run is None or not affordable(method, run):
         return [by_channels]
     by_units = bounded(local, measure, method, partial(_alone, run))
     # The certificate is of channels: its slopes are those of every leaky ReLU.
     return [by_channels, replace(by_units, statement=by_channels.statement)]
+
+
+def _flattens(graph: Graph) -> bool:
+    """Whether a run has channels whose pixels are read one by one."""
+    return any(link.repeat > 1 for run in runs(prepared(graph)) for link in run.links)
 
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:

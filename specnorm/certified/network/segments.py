@@ -51,11 +51,10 @@ from specnorm.types import ArrayOps
 
 WIDEST = 768
 """Channels on the smaller side of the kernel above which a run is cut, unless told otherwise."""
-TOLERANCE, TOLERANCE_OF_SUMS = 5e-4, 2e-3
-"""Relative width to which T and K are enclosed, or `Norms.rtol` where that is wider: weights that are nearly the best
-make the norm nearly the same at many frequencies, which takes long to prove closely."""
-SHARP = 1e-6
-"""The same of matrices, which have one frequency: it takes hardly longer, and is lost once for each layer."""
+SHARP, SHARPEST = 1e-6, 1e-10
+"""Relative width to which T and K of matrices, which have one frequency, are enclosed at most: it takes hardly longer
+than more. Those of kernels are enclosed to a share of `Norms.rtol`, so that the constant is within it; none to less
+than the second."""
 MOST = 2**29
 """Entries of a kernel that is stated, about."""
 CENTRE = 0.5
@@ -265,7 +264,7 @@ def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms)
         raise MethodError("weights that differ between channels which are sorted together prove nothing.")
     alone = part.links[0].alone if len(part.links) == 1 else None
     if alone is None or alone.filter is None:
-        return _of_kernel(part, weights, max(norms.rtol, TOLERANCE if part.chain else TOLERANCE_OF_SUMS), norms)
+        return _of_kernel(part, weights, norms)
     before, after = weights
     what, steep = f"{' + '.join(part.links[0].names)}, weighted", part.links[0].steepest
     scale, shrink = alone.scale, None if np.all(before == 1) else before
@@ -280,14 +279,15 @@ def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms)
     return _upper(found, what, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
 
 
-def _of_kernel(part: Segment, weights: Sequence[FloatArray], rtol: float, norms: Norms) -> Upper:
+def _of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """The constant of links together, from the norm of T or K."""
     chain = part.chain
     kernel_of = chain_kernel if chain else hermitian_kernel
     whole = kernel_of(edges(part, weights))
     spec = ConvSpec.of(whole.shape)
-    if math.prod(whole.shape[2:]) == 1:
-        rtol = min(rtol, SHARP)
+    # s is lost once for each link, (2 s - 1) with s + c enclosed.
+    rtol = norms.rtol / (len(part.links) if chain else 2 * (1 + CENTRE) * part.depth)
+    rtol = max(min(rtol, SHARP) if math.prod(whole.shape[2:]) == 1 else rtol, SHARPEST)
     sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
     lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, spec)
     if not chain:
