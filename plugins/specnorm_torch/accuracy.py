@@ -11,7 +11,7 @@ from specnorm.errors import MethodError
 from specnorm.networks import CertifiedAccuracy, Measure, Method, local_radii, margins
 from specnorm_torch.baking import baked
 from specnorm_torch.modules import at_inference
-from specnorm_torch.networks import network_graph
+from specnorm_torch.networks import module_of, network_graph
 
 
 def certified_accuracy(
@@ -42,7 +42,7 @@ def certified_accuracy(
     radii : sequence of float
         In the 2-norm.
     rtol, bake, method
-        As for `network_bound`.
+        As for `network_bound`. The logits are of the copy, where the bound is of one.
     batch : int, default 256
         Samples at a time.
     local : bool, default False
@@ -67,6 +67,7 @@ def certified_accuracy(
             "both, at least one."
         )
     graph = network_graph(baked(model) if bake else model, x[:1])
+    model = module_of(graph)  # perhaps a copy with its kernels as they are now
     known = margins(graph, Measure(rtol), method=method)
     with at_inference(model):
         logits = torch.cat([model(part) for part in torch.split(x, batch)])

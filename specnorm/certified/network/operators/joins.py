@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval
-from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Operator, Place, smallest, spread
+from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Operator, Place, smallest
+from specnorm.certified.network.operators.broadcasting import gathered, spread
 from specnorm.certified.network.operators.curvature import TINY
 from specnorm.certified.network.operators.steep import HINT, over
 
@@ -30,6 +31,9 @@ class Extreme(Operator):
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """The root of the sum of squares of the inputs' bounds, each times sqrt(r) where it is repeated r times."""
         return host.hypot_up(*spread(bounds, place))
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        return [gathered(weights, before, place.after) for before in place.before]
 
 
 class _End(Extreme):
@@ -64,6 +68,13 @@ class Where(Extreme):
     def run(self, *values: FloatArray) -> FloatArray:
         one, other = values
         return np.where(np.asarray(self.mask(), dtype=bool), one, other)
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        mask = np.asarray(self.mask(), dtype=bool)
+        if mask.ndim > weights.ndim:
+            return None
+        pairs = zip(place.before, (mask, ~mask), strict=True)
+        return [gathered(np.where(chosen, weights, 0.0), before, place.after) for before, chosen in pairs]
 
 
 class Multiplied(Operator):

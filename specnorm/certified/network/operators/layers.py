@@ -20,6 +20,7 @@ from specnorm.certified.network.operators.base import (
     NotRunError,
     Offset,
     Operator,
+    Place,
     Sizes,
     in_parts,
 )
@@ -83,6 +84,9 @@ class Convolution(Linear):
     padding is beyond what is cropped."""
     sized: bool = True
     """Whether the padding is the layer's own; else it depends on sizes that are not known, and the norm alone holds."""
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset({0})
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if not self.sized or len(before) != self.layer.spatial + 2:
@@ -156,6 +160,10 @@ class Matrix(Linear):
     """A number that the product is multiplied by."""
     side: Literal["right", "left"] = "right"
     """"right": ``alpha * x @ K.T`` along the last axis; "left": ``alpha * K @ x`` along the last but one."""
+
+    def alike(self, place: Place) -> frozenset[int]:
+        ndim = len(place.after or ())
+        return frozenset(range(ndim)) - {ndim - (1 if self.side == "right" else 2)}
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if self.layer.error is not None or not math.isfinite(self.alpha):

@@ -23,9 +23,9 @@ from specnorm.certified.network.operators.base import (
     Place,
     Sizes,
     in_parts,
-    last_sizes,
     smallest,
 )
+from specnorm.certified.network.operators.broadcasting import last_sizes
 from specnorm.certified.network.shapes import Shape
 
 UNKNOWN = "its sizes are not known: give the input shape"
@@ -131,6 +131,9 @@ class MaxPool(_Maximum):
 
     windows: Windows
 
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
+
     def lipschitz(self, place: Place) -> float:
         """The root of a product over the axes: ceil(k / s'), s' = s / gcd(s, dilation), or the number of windows."""
         return host.root_up(math.prod(map(axes.overlap, self.windows.along(place))))
@@ -144,6 +147,9 @@ class AdaptiveMaxPool(_Maximum):
     """Torch's adaptive pooling to sizes of the last axes."""
 
     outputs: tuple[int, ...]
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.outputs)))
 
     def lipschitz(self, place: Place) -> float:
         """The root of the largest number of windows that a pixel is in."""
@@ -170,6 +176,9 @@ class AveragePool(Linear):
     """Whether padding counts."""
     divisor: int | None = None
     """What is divided by, in place of the count."""
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
 
     def lipschitz(self, place: Place) -> float:
         if self.windows.padding is None:
@@ -209,6 +218,9 @@ class AdaptiveAveragePool(Linear):
     keeps_channels = True
     outputs: tuple[int, ...]
 
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.outputs)))
+
     def lipschitz(self, place: Place) -> float:
         pairs = _pairs(place.before[0], self.outputs)
         return host.mul_up(*(axes.weights_norm_up(axes.adaptive_rows(n, m)) for n, m in pairs))
@@ -231,6 +243,9 @@ class L2Pool(Operator):
     keeps_channels = True
     windows: Windows
     times: float
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
