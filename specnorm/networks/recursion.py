@@ -22,7 +22,6 @@ constant's square is the largest eigenvalue of C F^-1 C* of the last link.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
 STEP = 0.07
 """Of Adam, in logarithms of multipliers; it falls to a tenth towards the end of each grid."""
-ALMOST = 1 - 1e-7
+ALMOST = 1 / (1 + math.exp(-16))
 """The largest share."""
 PATIENCE = 25
 """Steps without a gain of a thousandth after which a grid is left."""
@@ -285,14 +284,14 @@ class _Search:
         self.fine = None if points is None else stages(run, parts, points)
 
     def run(self) -> list[list[FloatArray]]:
+        """All of it."""
         first = self._affordable(ROUNDS[0][0], self.left)
         if first is None:
             return []
         self._propose(stages(self.network, self.parts, first), last=not self.most)
         with contextlib.suppress(np.linalg.LinAlgError):  # what was found before is worth as much
             self._go_on()
-        best = sorted(self.found, key=lambda each: each[0])
-        return [self._weights(*each) for each in best]
+        return [self._weights(*each) for each in sorted(self.found, key=lambda each: each[0])]
 
     def _go_on(self) -> None:
         """Rounds of gradient steps, and Newton steps after the first."""
@@ -315,7 +314,9 @@ class _Search:
     def _rounds(self) -> Iterator[tuple[int, int]]:
         yield from ROUNDS
         points, steps = ROUNDS[-1]
-        yield from ((points, steps * 2**n) for n in itertools.count(1))
+        while True:
+            steps += steps
+            yield points, steps
 
     def _affordable(self, points: int, left: float) -> int | None:
         """Points of a grid whose steps are within what is left, with fewer if need be; None: there is none."""
