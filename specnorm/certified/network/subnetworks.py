@@ -147,7 +147,8 @@ def _by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...], axes
     found = np.zeros((len(term.rows), len(placed), placed[0][0].shape[1], *size))
     for at, (each, place) in enumerate(placed):
         taps = [slice(p - a, p - a + n) for p, a, n in zip(place, low, each.shape[2:], strict=True)]
-        found[(slice(None), at, slice(None), *taps)] = each
+        of_phase = found[:, at]
+        of_phase[(slice(None), slice(None), *taps)] = each
     whole: Any = found.reshape(-1, *found.shape[2:])
     stride = (1,) * axes if term.source else before
     geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-a, 0) for a in low)}
