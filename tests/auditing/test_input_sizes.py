@@ -43,7 +43,7 @@ def speech(tmp_path: Path) -> Path:
     del proto.graph.input[:]
     from onnx import TensorProto, helper
 
-    shapes = {"audio": ["N", 1, "time"], "image": ["N", 2, "h", "w"]}
+    shapes: dict[str, list[Any]] = {"audio": ["N", 1, "time"], "image": ["N", 2, "h", "w"]}
     proto.graph.input.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items())
     return saved(proto, tmp_path / "speech.onnx")
 
@@ -178,7 +178,8 @@ def test_sizes_that_are_partly_open(tmp_path: Path) -> None:
             walk = Walk(onnx.load(file), Tensors(path, 2**20), None)
         found: Any = walk.values["s"]
         for height in (5, 6):
-            wanted = ReferenceEvaluator(proto).run(["s"], {"x": np.zeros((1, 3, height, 8), np.float32)})[0]
+            evaluator: Any = ReferenceEvaluator(proto)
+            wanted = evaluator.run(["s"], {"x": np.zeros((1, 3, height, 8), np.float32)})[0]
             if isinstance(found, Constant):
                 assert np.array_equal(found.load(), wanted)
                 assert found.load().dtype == np.int64

@@ -27,6 +27,7 @@ from auditing.onnx_models import (  # noqa: E402
     saved,
 )
 from specnorm.auditing.readers.onnx import computing  # noqa: E402
+from specnorm.auditing.readers.onnx.evaluator import evaluate  # noqa: E402
 
 RNG = np.random.RandomState(0)
 weights = drawing(RNG)
@@ -187,7 +188,7 @@ JUMPS: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("case", JUMPS)
 def test_no_size_is_rounded_from_what_is_computed(case: str, tmp_path: Path) -> None:
-    arrays = {"s": np.array([1.3862944], np.float32), "i": np.array([4]), "j": np.array([2, 2])}
+    arrays: Arrays = {"s": np.array([1.3862944], np.float32), "i": np.array([4]), "j": np.array([2, 2])}
     if case == "range":
         arrays["s"] = arrays["s"].reshape(())
     arrays["z"] = np.float32(0)
@@ -241,7 +242,7 @@ def test_no_more_is_computed_than_may_be_read(tmp_path: Path, monkeypatch: pytes
 
 def test_nothing_is_computed_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, count = saved(written("iterations")[0], tmp_path / "m.onnx"), [0]
-    original: Callable[..., Any] = computing.evaluate
+    original: Callable[..., Any] = evaluate
 
     def counted(*given: Any) -> Any:
         count[0] += 1

@@ -23,6 +23,11 @@ class LipNorm(nn.Module):
     """Batch normalisation with one scale for all channels, as deel-torchlip 1.0.5 writes it: sums of an epoch's batches
     that the first call in ``eval()`` averages, and zeros and ones before the first batch."""
 
+    running_sum: Tensor
+    running_squares: Tensor
+    batches: Tensor
+    samples: Tensor
+
     def __init__(self, features: int, *, normalize: bool = True) -> None:
         super().__init__()
         self.normalize = normalize
@@ -64,9 +69,12 @@ class LipNorm(nn.Module):
 class CentredNorm(nn.Module):
     """Batch normalisation folded in centring form: its buffers are read once, and a flag says so."""
 
+    folded: Tensor
+    scale: Tensor
+
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
-        self.norm = norm
+        self.norm: Any = norm
         self.register_buffer("folded", torch.tensor(False))
         self.register_buffer("scale", torch.ones(norm.num_features))
 
@@ -75,11 +83,14 @@ class CentredNorm(nn.Module):
             self.scale.copy_(self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps))
             self.folded.fill_(True)
         shape = (1, -1, 1, 1)
-        return (x - self.norm.running_mean.view(shape)) * self.scale.view(shape) + self.norm.bias.view(shape)
+        y: Tensor = (x - self.norm.running_mean.view(shape)) * self.scale.view(shape) + self.norm.bias.view(shape)
+        return y
 
 
 class PowerIteration(nn.Module):
     """A parametrisation that iterates at each call, in ``eval()`` too, as orthogonium's."""
+
+    u: Tensor
 
     def __init__(self, columns: int) -> None:
         super().__init__()
@@ -102,7 +113,7 @@ def lip_network(normalize: bool, batches: int) -> nn.Module:
 
 def folded_network() -> nn.Module:
     norm = nn.BatchNorm2d(3)
-    norm.running_var.uniform_(0.5, 2)
+    norm.get_buffer("running_var").uniform_(0.5, 2)
     return nn.Sequential(nn.Conv2d(2, 3, 3), CentredNorm(norm), nn.Flatten()).double()
 
 
@@ -191,6 +202,7 @@ def test_kernels_that_move_are_bounded_as_they_are_now() -> None:
     assert "moves from call to call" in str(row.note)
     asked = nonexpansive(model, (2, 4, 4))
     assert "of a copy" in str(asked)
+    assert fixed.upper is not None
     assert asked.reached <= fixed.upper
     radii = specnorm_torch.certified_accuracy(model, x, torch.zeros(1, dtype=torch.long), [0.0])
     assert radii is not None

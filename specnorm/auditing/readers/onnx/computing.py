@@ -8,9 +8,9 @@ anything is evaluated, and it is evaluated when somebody reads it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.binding import bind
 from specnorm.auditing.readers.onnx.evaluator import evaluate
-from specnorm.auditing.readers.onnx.nodes import MAX_KNOWN, Call, Data, Known, Made, Value
+from specnorm.auditing.readers.onnx.nodes import MAX_KNOWN, Call, Data, Known, Value
 from specnorm.auditing.readers.onnx.shapes import broadcast_shapes
 from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
 from specnorm.certified.network.operators import NoBoundError
@@ -102,10 +102,14 @@ def computed(proto: Any, call: Call, known: Known, reader: Tensors) -> tuple[Con
         run()
         steps = 1
     return tuple(
-        replace(largest, shape=shape, dtype=dtype, load=lambda at=at: run()[at], key=object(), steps=steps)
+        replace(largest, shape=shape, dtype=dtype, load=partial(_output, run, at), key=object(), steps=steps)
         for at, shape in enumerate(shapes)
         if shape is not None
     )
+
+
+def _output(run: Callable[[], list[NDArray[Any]]], at: int) -> NDArray[Any]:
+    return run()[at]
 
 
 def _array(value: Value) -> NDArray[Any]:
@@ -133,7 +137,7 @@ def _shapes(call: Call, known: Known, values: Sequence[Constant]) -> list[Shape 
             last = error
             continue
         made = found if isinstance(found, tuple) else (found,)
-        return [each.shape if isinstance(each, Made | Constant) else None for each in made]
+        return [each.shape for each in made]
     raise NoBoundError(str(last))
 
 
