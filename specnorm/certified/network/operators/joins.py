@@ -13,8 +13,20 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval
-from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Operator, Place, smallest, spread
+from specnorm.certified.network.operators.base import (
+    Ends,
+    FloatArray,
+    NoBoundError,
+    Operator,
+    Place,
+    Program,
+    Sizes,
+    smallest,
+    spread,
+)
 from specnorm.certified.network.operators.curvature import TINY
+from specnorm.certified.network.operators.linear import Add, Scale
+from specnorm.certified.network.operators.piecewise import ReLU
 from specnorm.certified.network.operators.steep import HINT, over
 
 
@@ -32,6 +44,29 @@ class Extreme(Operator):
         return host.hypot_up(*spread(bounds, place))
 
 
+def ends_written_out(program: Program, values: list[int], larger: bool, inputs: int | None = None) -> Program:
+    """A program that ends with the largest or the smallest of some of its values, two by two.
+
+    ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``.
+
+    Parameters
+    ----------
+    inputs : int, optional
+        Of the program; default: ``values`` are its inputs.
+    """
+    inputs = len(values) if inputs is None else inputs
+    while len(values) > 1:
+        u, v, *values = values
+        first = inputs + len(program)
+        program += [
+            (Add((1.0, -1.0)), (u, v) if larger else (v, u)),
+            (ReLU(), (first,)),
+            (Add((1.0, 1.0 if larger else -1.0)), (v, first + 1)),
+        ]
+        values.append(first + 2)
+    return program or [(Add((1.0,)), (values[0],))]
+
+
 class _End(Extreme):
     """The largest or the smallest of several values."""
 
@@ -41,6 +76,9 @@ class _End(Extreme):
 
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(functools.reduce(self.join, values))
+
+    def written_out(self, before: Sequence[Sizes]) -> Program:
+        return ends_written_out([], list(range(len(before))), self.join is np.maximum)
 
 
 class Maximum(_End):
@@ -64,6 +102,11 @@ class Where(Extreme):
     def run(self, *values: FloatArray) -> FloatArray:
         one, other = values
         return np.where(np.asarray(self.mask(), dtype=bool), one, other)
+
+    def written_out(self, before: Sequence[Sizes]) -> Program:
+        mask = np.asarray(self.mask(), dtype=bool)
+        parts = (Scale(each.astype(np.float64), exact=True) for each in (mask, ~mask))
+        return [*((part, (at,)) for at, part in enumerate(parts)), (Add((1.0, 1.0)), (2, 3))]
 
 
 class Multiplied(Operator):

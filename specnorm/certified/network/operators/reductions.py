@@ -10,7 +10,18 @@ import numpy as np
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval, enclosing
-from specnorm.certified.network.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place, smallest
+from specnorm.certified.network.operators.base import (
+    FloatArray,
+    NoBoundError,
+    NotRunError,
+    Operator,
+    Place,
+    Program,
+    Sizes,
+    smallest,
+)
+from specnorm.certified.network.operators.joins import ends_written_out
+from specnorm.certified.network.operators.moves import Gather, Identity, Squeeze
 from specnorm.certified.network.shapes import concrete
 
 
@@ -37,6 +48,20 @@ class _End(Length):
         if not _count(x.shape, self.axes):
             raise NotRunError("there is no largest of no entries")
         return np.asarray(self.join.reduce(x, axis=self.axes, keepdims=self.keep))
+
+    def written_out(self, before: Sequence[Sizes]) -> Program | None:
+        (shape,) = before
+        if not _count(shape, self.axes):
+            return None
+        program: Program = []
+        for axis in self.axes:
+            size = shape[axis]
+            while size > 1:  # both halves, which share the entry in the middle
+                half, source = -(-size // 2), len(program)
+                program += [(Gather(axis, np.arange(half) + start), (source,)) for start in (0, size - half)]
+                ends_written_out(program, [source + 1, source + 2], self.join is np.maximum, 1)
+                size = half
+        return [*program, (Identity() if self.keep else Squeeze(self.axes), (len(program),))]
 
 
 class Largest(_End):

@@ -21,11 +21,14 @@ from specnorm.certified.network.operators.base import (
     NotRunError,
     Operator,
     Place,
+    Program,
     Sizes,
     in_parts,
     last_sizes,
     smallest,
 )
+from specnorm.certified.network.operators.joins import ends_written_out
+from specnorm.certified.network.operators.moves import Gather
 from specnorm.certified.network.shapes import Shape
 
 UNKNOWN = "its sizes are not known: give the input shape"
@@ -97,8 +100,20 @@ def sums_along(before: Sizes, rows: Sequence[Sequence[Row] | None] | None) -> Li
     widths = [max([len(row) for row in each], default=0) for each in rows if each is not None]
     entries = math.prod(map(max, before, shape)) * max(widths, default=1)
     apply: Apply = lambda x: in_parts(all_axes, x[0], entries)  # noqa: E731
+    columns = [None if r is None else axes.transposed_rows(r, n) for r, n in zip(rows, before[first:], strict=True)]
+    deepest = [max([len(row) for row in each], default=0) for each in columns if each is not None]
+
+    def back(y: FloatArray) -> FloatArray:
+        for at, each in reversed(list(enumerate(columns))):
+            y = y if each is None else axes.weighted(y, first + at + 1, each)
+        return y
+
     # All weights have one sign.
-    return LinearMap(apply, lambda x: abs(apply(x)), sum(width + 4 for width in widths), shape=shape)
+    return LinearMap(
+        apply, lambda x: abs(apply(x)), sum(width + 4 for width in widths), shape=shape,
+        adjoint=lambda y: [in_parts(back, y, math.prod(map(max, before, shape)) * max(deepest, default=1))],
+        backward=sum(width + 4 for width in deepest),
+    )  # fmt: skip
 
 
 class _Maximum(Operator):
@@ -124,6 +139,19 @@ class _Maximum(Operator):
         for at, windows in enumerate(reads):
             x = axes.largest(x, x.ndim - len(reads) + at, windows)
         return x
+
+    def written_out(self, before: Sequence[Sizes]) -> Program | None:
+        (shape,) = before
+        reads = self._reads(shape)
+        if reads is None or not all(window for each in reads for window in each):
+            return None
+        program: Program = []
+        for at, windows in enumerate(reads):
+            source = len(program)
+            taps = [Gather(len(shape) - len(reads) + at, tap) for tap in axes.table(windows).T]
+            program += [(tap, (source,)) for tap in taps]
+            ends_written_out(program, list(range(source + 1, source + 1 + len(taps))), True, 1)
+        return program
 
 
 class MaxPool(_Maximum):
