@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -32,6 +33,7 @@ from specnorm.certified.network.graph import Node, concrete
 from specnorm.certified.network.linear_reading import LinearOperator, Network
 from specnorm.certified.network.operators.base import FloatArray, Place, Pointwise
 from specnorm.certified.network.operators.sources import Constant
+from specnorm.certified.network.parabolas import TINY, Curve, Minimiser, parabolas
 from specnorm.certified.network.ranges import consistent, ranges
 from specnorm.certified.network.regions import Ball
 from specnorm.errors import MethodError
@@ -39,45 +41,6 @@ from specnorm.errors import MethodError
 Choose: TypeAlias = "Callable[[str, FloatArray, Curve], tuple[FloatArray, FloatArray]]"
 """Gives slopes g (rows, units) and multipliers lam (tries, rows) for coefficients (rows, units) of a node's value. Of a
 value that is bounded on its own ball and box slopes are 0, whatever is given."""
-LEAST = 2.0**-400
-"""Multipliers are taken to be no smaller: a positive one is as valid as 0."""
-TINY = 2.0**-900
-"""What underflow may take from a row."""
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """A function of each entry on a value's ball and box; units are its entries that are not on one exact line.
-
-    Parameters
-    ----------
-    at : array of int, shape (units,)
-        Flat positions.
-    centre : array, shape (units,)
-    radius : float
-        Of the whole value's ball around the centre.
-    breaks : array, shape (parts + 1, units)
-        Ends of the parts of each interval, ascending.
-    slope, middle, half : array, shape (parts, units)
-        ``|f(z) - slope z - middle| <= half`` on each part.
-    lines : array, shape (entries,)
-        Slopes of the entries that are on one exact line, 0 of units.
-    """
-
-    at: NDArray[np.intp]
-    centre: FloatArray
-    radius: float
-    breaks: FloatArray
-    slope: FloatArray
-    middle: FloatArray
-    half: FloatArray
-    lines: FloatArray
-    added: FloatArray
-    error: FloatArray
-    """Of those, what is added, and by how much a value is off where a coefficient's product with its slope is rounded.
-    """
-    tiny: float = 0.0
-    """By how much a row is off where such products underflow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,27 +61,8 @@ class Location:
     radius: float
 
 
-@dataclass(frozen=True, eq=False)
-class Minimiser:
-    """Where the bound of a row is attained at one value: what a search needs for the gradient.
-
-    Parameters
-    ----------
-    coefficients : array, shape (rows, units)
-    slopes : array, shape (rows, units)
-    point : array, shape (rows, units)
-    value : array, shape (rows, units)
-        The function's, as the bound takes it.
-    """
-
-    coefficients: FloatArray
-    slopes: FloatArray
-    point: FloatArray
-    value: FloatArray
-    multiplier: FloatArray
-    """Shape (rows,)."""
-
-
+Cut: TypeAlias = tuple[str, int, bool]
+"""A value's entry, by flat position: above 0, or not."""
 Trace: TypeAlias = dict[str, Minimiser]
 
 
@@ -149,6 +93,9 @@ class LinearBounds:
         self.known: dict[str, Location] = {}
         self.curves: dict[str, Curve | None] = {}
         self._errors: dict[str, tuple[FloatArray, FloatArray, float]] = {}
+        self.whole: object = object()
+        """One of all parts of a ball."""
+        self.cuts: tuple[Cut, ...] = ()
 
     # -- forward -------------------------------------------------------------------------------------------------------
     @arithmetic.on_host()
@@ -224,6 +171,24 @@ class LinearBounds:
             found = here.range & _interval(low.reshape(here.centre.shape), high.reshape(here.centre.shape))
         self._locate(name, found, here.moves)
 
+    @arithmetic.on_host()
+    def cut(self, name: str, at: int, above: bool) -> LinearBounds:
+        """The part where an entry of a value is not below 0, or not above.
+
+        Raises
+        ------
+        HypothesisError
+            If there is none.
+        """
+        low, high = (np.array(end) for end in self.known[name].range.ends)
+        end = low.reshape(-1) if above else high.reshape(-1)
+        end[at] = max(end[at], 0.0) if above else min(end[at], 0.0)
+        part = copy(self)
+        part.known, part.curves, part._errors = dict(self.known), dict(self.curves), dict(self._errors)
+        part.cuts = (*self.cuts, (name, at, above))
+        part._locate(name, _interval(low, high), self.known[name].moves)
+        return part
+
     # -- backward ------------------------------------------------------------------------------------------------------
     @arithmetic.on_host()
     def lower(self, name: str, rows: FloatArray, choose: Choose, trace: Trace | None = None) -> Interval:
@@ -271,7 +236,7 @@ class LinearBounds:
             if slopes.shape != here.shape:
                 raise HypothesisError(f"slopes of shape {slopes.shape} for coefficients of shape {here.shape}")
             g[:, curve.at] = slopes
-            found = _parabolas(here, slopes, multipliers, curve, trace is not None)
+            found = parabolas(here, slopes, multipliers, curve, trace is not None)
             least = host.next_down(least + found[0])
             if trace is not None and found[1] is not None:
                 trace[node.name] = found[1]
@@ -342,7 +307,7 @@ class LinearBounds:
         )  # fmt: skip
         flat = _flat(c)
         multipliers = choose(name, flat, curve)[1]
-        found, kept = _parabolas(flat, np.zeros_like(flat), multipliers, curve, trace is not None)
+        found, kept = parabolas(flat, np.zeros_like(flat), multipliers, curve, trace is not None)
         if trace is not None and kept is not None:
             trace[name] = kept
         return found
@@ -350,66 +315,3 @@ class LinearBounds:
 
 def _flat(c: FloatArray) -> FloatArray:
     return c.reshape(len(c), -1)
-
-
-def _parabolas(
-    c: FloatArray, g: FloatArray, multipliers: FloatArray, curve: Curve, traced: bool
-) -> tuple[FloatArray, Minimiser | None]:
-    """The offset h of each row, the largest of those for several multipliers.
-
-    A part's parabola ``s z + lam (z - centre)^2 / 2``, with ``s = c slope - g``, lies above its tangent at any point of
-    the part; the point is where the parabola is least, computed.
-
-    Parameters
-    ----------
-    c, g : array, shape (rows, units)
-    multipliers : array, shape (tries, rows)
-    """
-    lams = np.asarray(multipliers, dtype=np.float64).reshape(-1, len(c))
-    if not (lams >= 0).all():
-        raise HypothesisError("a multiplier that is negative")
-    lams = np.maximum(lams, LEAST)
-    low, high, centre = curve.breaks[:-1], curve.breaks[1:], curve.centre
-    size = np.maximum(abs(curve.breaks[0]), abs(curve.breaks[-1]))
-    apart = np.maximum(abs(curve.breaks[0] - centre), abs(curve.breaks[-1] - centre))
-    # All terms of a row: what their roundings, and those of the sum, refer to.
-    flat_size = abs(c) @ (abs(curve.slope).max(axis=0) * size + (abs(curve.middle) + curve.half).max(axis=0))
-    flat_size = flat_size + abs(g) @ size
-    square = float(np.square(apart).sum())
-    n = len(centre)
-    tiny = host.inflate(float(size.sum()) + 1.0, n + 8) * TINY
-    best: FloatArray = np.full(len(c), -math.inf)
-    kept: Minimiser | None = None
-    for lam in lams:
-        wide = lam[:, None]
-        least, point, value = None, None, None
-        for part in range(len(low)):
-            slope, middle, half = curve.slope[part], curve.middle[part], curve.half[part]
-            s = c * slope - g
-            line = c * middle - abs(c) * half if middle.any() or half.any() else None
-            z = np.minimum(np.maximum(centre - s / wide, low[part]), high[part])
-            away = z - centre
-            d = s + wide * away
-            found = s * z + (0.5 * wide) * np.square(away)
-            found -= np.maximum(d, 0.0) * (z - low[part]) + np.maximum(-d, 0.0) * (high[part] - z)
-            found = found if line is None else found + line
-            lower = None if least is None else found < least
-            least = found if least is None or lower is None else np.minimum(least, found)
-            if traced:
-                here = slope * z + middle - np.sign(c) * half
-                point = z if lower is None else np.where(lower, z, point)
-                value = here if lower is None else np.where(lower, here, value)
-        assert least is not None  # for the type checker: there are parts
-        # A dozen roundings of each term, twice as many for products of errors, and those of the sum.
-        lost = host.inflate(flat_size + lam * square, n + 8) * ((40 + 4 * n) * 2.0**-52) + tiny
-        ball = host.inflate(lam * (curve.radius * curve.radius / 2), 4) + TINY
-        total = host.next_down(host.next_down(least.sum(axis=1) - lost) - ball)
-        better = total > best
-        best = np.where(better, total, best)
-        if traced and point is not None and value is not None:
-            new = Minimiser(c, g, point, value, lam)
-            kept = new if kept is None else Minimiser(
-                c, g, np.where(better[:, None], point, kept.point), np.where(better[:, None], value, kept.value),
-                np.where(better, lam, kept.multiplier),
-            )  # fmt: skip
-    return best, kept

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError, Upper
 from specnorm.certified.interval import Interval, enclosing
 from specnorm.certified.network.graph import Graph, Node, concrete
@@ -25,23 +26,28 @@ from specnorm.certified.network.operators.base import (
     Program,
     Sizes,
 )
+from specnorm.certified.network.operators.linear import Add
 from specnorm.certified.network.operators.sources import Input
 from specnorm.certified.network.rules import Map
 from specnorm.errors import MethodError, SpecnormError
 
 
-def written_out(graph: Graph) -> Graph:
-    """The same network with operators written out where that is known; their names are those of the last steps."""
-    nodes: list[Node] = []
-    for node in graph.nodes:
-        before = [concrete(graph.by_name[name].shape) for name in node.inputs]
-        known = [shape for shape in before if shape is not None]
-        try:
-            program = node.operator.written_out(known) if known and len(known) == len(before) else None
-            nodes += [node] if program is None else _steps(graph, node, program, [np.zeros(shape) for shape in known])
-        except (NoBoundError, NotRunError):
-            nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
+def written_out(graph: Graph) -> list[Graph]:
+    """The network itself, and step by step the same with operators written out, under the name of their last step."""
+    found = [graph]
+    while True:
+        nodes: list[Node] = []
+        for node in found[-1].nodes:
+            before = [concrete(found[-1].by_name[name].shape) for name in node.inputs]
+            known = [shape for shape in before if shape is not None]
+            try:
+                program = node.operator.written_out(known) if known and len(known) == len(before) else None
+                nodes += [node] if program is None else _steps(found[-1], node, program, [np.zeros(n) for n in known])
+            except (NoBoundError, NotRunError):
+                nodes.append(node)
+        if len(nodes) == len(found[-1].nodes):
+            return found
+        found.append(replace(graph, nodes=tuple(nodes)))
 
 
 def _steps(graph: Graph, node: Node, program: Program, values: list[FloatArray]) -> list[Node]:
@@ -148,6 +154,10 @@ class Network:
             if node.name == self.input or any(name in self.moving for name in node.inputs):
                 self.moving.add(node.name)
         self.constants: dict[str, list[tuple[str, float]]] = {}
+        for node in graph.nodes:
+            found = self._difference(node)
+            if found is not None:
+                self.constants[node.name] = [found]
         for claim in constants:
             if not isinstance(claim.what, Map):
                 raise HypothesisError(f"{claim.what} is no map between values of a network")
@@ -172,6 +182,22 @@ class Network:
             return None if found is None else LinearOperator(found, *transposed(found, known))
         except (NoBoundError, NotRunError, SpecnormError, OSError):
             return None
+
+    def _difference(self, node: Node) -> tuple[str, float] | None:
+        """Of a sum of entries of one value: the root of the largest row sum times the largest column sum (Schur)."""
+        sources = [self.nodes[name] for name in node.inputs if name in self.linear and self.linear[name].map.moves]
+        names = {name for source in sources for name in source.inputs}
+        if not isinstance(node.operator, Add) or len(sources) < len(node.inputs) or len(names) != 1 or not sources:
+            return None
+        (name,) = names
+        if name not in self.moving or self.linear.get(node.name) is None:
+            return None
+        down, over = np.zeros((1, *(concrete(self.nodes[name].shape) or ()))), 1.0 / node.operator.over
+        for source, weight in zip(sources, node.operator.weights, strict=True):
+            ones = np.full((1, *(concrete(source.shape) or ())), abs(weight) * over)
+            down = down + self.linear[source.name].adjoint(ones)[0]
+        across = sum(map(abs, node.operator.weights)) * over
+        return name, host.sqrt_up(host.inflate(float(np.max(down, initial=0.0)) * across, 2**24))
 
     def _passes(self, what: Map) -> bool:
         """Whether nothing of the input reaches the end of a map but through its start: all else is held then."""

@@ -29,7 +29,7 @@ Sizes: TypeAlias = tuple[int, ...]
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
 Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
-"""Operators, and the numbers of the values that each takes: the inputs from 0 on, then those of the operators before."""
+"""Operators, and the numbers of the values that each takes: inputs from 0 on, then those of the operators before."""
 AT_ONCE = 2**23
 """Entries of what is gathered for some copies of a value together."""
 
@@ -83,8 +83,7 @@ class LinearMap:
     shape: Sizes | None = None
     """Of the value; None: that of `apply`'s."""
     adjoint: Adjoint | None = None
-    """Arrays of shape (copies, *shape of the value) -> one (copies, *shape) for each input; None: `linear_reading` finds
-    it."""
+    """Arrays (copies, *shape of the value) -> one (copies, *shape) for each input; None: `linear_reading` finds it."""
     backward: int = 0
     """Roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
     moves: bool = False

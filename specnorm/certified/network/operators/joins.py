@@ -44,29 +44,6 @@ class Extreme(Operator):
         return host.hypot_up(*spread(bounds, place))
 
 
-def ends_written_out(program: Program, values: list[int], larger: bool, inputs: int | None = None) -> Program:
-    """A program that ends with the largest or the smallest of some of its values, two by two.
-
-    ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``.
-
-    Parameters
-    ----------
-    inputs : int, optional
-        Of the program; default: ``values`` are its inputs.
-    """
-    inputs = len(values) if inputs is None else inputs
-    while len(values) > 1:
-        u, v, *values = values
-        first = inputs + len(program)
-        program += [
-            (Add((1.0, -1.0)), (u, v) if larger else (v, u)),
-            (ReLU(), (first,)),
-            (Add((1.0, 1.0 if larger else -1.0)), (v, first + 1)),
-        ]
-        values.append(first + 2)
-    return program or [(Add((1.0,)), (values[0],))]
-
-
 class _End(Extreme):
     """The largest or the smallest of several values."""
 
@@ -78,7 +55,13 @@ class _End(Extreme):
         return np.asarray(functools.reduce(self.join, values))
 
     def written_out(self, before: Sequence[Sizes]) -> Program:
-        return ends_written_out([], list(range(len(before))), self.join is np.maximum)
+        """Two by two; ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``."""
+        if len(before) == 2:
+            sign = 1.0 if self.join is np.maximum else -1.0
+            return [(Add((sign, -sign)), (0, 1)), (ReLU(), (2,)), (Add((1.0, sign)), (1, 3))]
+        count = len(before)
+        pairs = [(2 * at, 2 * at + 1) for at in range(count - 1)]  # values, then what comes of pairs before
+        return [(type(self)(), pair) for pair in pairs] or [(Add((1.0,)), (0,))]
 
 
 class Maximum(_End):

@@ -132,7 +132,7 @@ class Convolution(Linear):
             return np.asarray(layer.adjoint(wide)).reshape(len(y), *layer.shapes[0])
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [in_parts(back, y.reshape(-1, *shape[1:]), entries).reshape(len(y), *before)]
+            return [in_parts(back, y.reshape(-1, *shape[1:]), 16 * entries).reshape(len(y), *before)]
 
         flat = _by_output(kernel, spec).reshape(spec.cout, -1)
         # Padding by pixels may add taps up at one of them.

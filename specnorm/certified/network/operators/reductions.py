@@ -20,8 +20,8 @@ from specnorm.certified.network.operators.base import (
     Sizes,
     smallest,
 )
-from specnorm.certified.network.operators.joins import ends_written_out
-from specnorm.certified.network.operators.moves import Gather, Identity, Squeeze
+from specnorm.certified.network.operators.moves import Identity, Squeeze
+from specnorm.certified.network.operators.windows import Along
 from specnorm.certified.network.shapes import concrete
 
 
@@ -53,15 +53,10 @@ class _End(Length):
         (shape,) = before
         if not _count(shape, self.axes):
             return None
-        program: Program = []
-        for axis in self.axes:
-            size = shape[axis]
-            while size > 1:  # both halves, which share the entry in the middle
-                half, source = -(-size // 2), len(program)
-                program += [(Gather(axis, np.arange(half) + start), (source,)) for start in (0, size - half)]
-                ends_written_out(program, [source + 1, source + 2], self.join is np.maximum, 1)
-                size = half
-        return [*program, (Identity() if self.keep else Squeeze(self.axes), (len(program),))]
+        whole = [np.arange(shape[axis], dtype=np.intp)[None] for axis in self.axes]
+        steps = [Along(axis, each, self.join is np.minimum) for axis, each in zip(self.axes, whole, strict=True)]
+        last = Identity() if self.keep else Squeeze(self.axes)
+        return [*((step, (at,)) for at, step in enumerate(steps)), (last, (len(steps),))]
 
 
 class Largest(_End):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.network import axes
@@ -27,7 +28,7 @@ from specnorm.certified.network.operators.base import (
     last_sizes,
     smallest,
 )
-from specnorm.certified.network.operators.joins import ends_written_out
+from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.moves import Gather
 from specnorm.certified.network.shapes import Shape
 
@@ -141,17 +142,38 @@ class _Maximum(Operator):
         return x
 
     def written_out(self, before: Sequence[Sizes]) -> Program | None:
+        """One axis after the other."""
         (shape,) = before
         reads = self._reads(shape)
         if reads is None or not all(window for each in reads for window in each):
             return None
-        program: Program = []
-        for at, windows in enumerate(reads):
-            source = len(program)
-            taps = [Gather(len(shape) - len(reads) + at, tap) for tap in axes.table(windows).T]
-            program += [(tap, (source,)) for tap in taps]
-            ends_written_out(program, list(range(source + 1, source + 1 + len(taps))), True, 1)
-        return program
+        first = len(shape) - len(reads)
+        return [(Along(first + at, axes.table(windows)), (at,)) for at, windows in enumerate(reads)]
+
+
+class Along(Operator):
+    """The largest of some entries along an axis, window by window: as max pooling, or the smallest."""
+
+    rule = "max_pool"
+    rises = True
+    axis: int
+    windows: NDArray[np.intp]
+    """Entries of each window, shape (windows, entries); an entry may be repeated."""
+    smallest: bool = False
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        (x,) = values
+        join = np.min if self.smallest else np.max
+        return np.asarray(join(np.take(x, self.windows, axis=self.axis), axis=self.axis + 1))
+
+    def lipschitz(self, place: Place) -> float:
+        """The root of the largest number of windows that an entry is in."""
+        each = [np.unique(window) for window in self.windows]
+        return host.root_up(int(np.unique(np.concatenate(each), return_counts=True)[1].max(initial=1)))
+
+    def written_out(self, before: Sequence[Sizes]) -> Program:
+        taps = [(Gather(self.axis, tap), (0,)) for tap in self.windows.T]
+        return [*taps, ((Minimum if self.smallest else Maximum)(), tuple(range(1, len(taps) + 1)))]
 
 
 class MaxPool(_Maximum):
