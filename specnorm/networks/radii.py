@@ -106,10 +106,7 @@ class Radii:
                 return None
             for above in (False, True):
                 bounds = part.bounds.cut(*place, above)
-                again = Ascent(bounds, part.name, part.rows)
-                # What holds on the whole holds on the part.
-                again.best &= part.best
-                open_parts.append(again.improved(AGAIN, clock))
+                open_parts.append(Ascent(bounds, part.name, part.rows, part).improved(AGAIN, clock))
         return rules.radius_of(done)
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:

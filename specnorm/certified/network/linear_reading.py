@@ -45,7 +45,7 @@ def written_out(graph: Graph) -> list[Graph]:
                 nodes += [node] if program is None else _steps(found[-1], node, program, [np.zeros(n) for n in known])
             except (NoBoundError, NotRunError):
                 nodes.append(node)
-        if len(nodes) == len(found[-1].nodes):
+        if all(node is before for node, before in zip(nodes, found[-1].nodes, strict=False)):
             return found
         found.append(replace(graph, nodes=tuple(nodes)))
 
@@ -136,13 +136,14 @@ class Network:
     Raises
     ------
     MethodError
-        If the graph has several inputs, or one whose size is not known.
+        If the graph has several inputs, or a value whose size is not known or 0.
     """
 
     def __init__(self, graph: Graph, constants: Iterable[Upper] = ()) -> None:
         shapes = [concrete(graph.by_name[name].shape) for name in graph.inputs]
-        if len(shapes) != 1 or shapes[0] is None:
-            raise MethodError("Linear bounds need a network with one input, of known size.")
+        sizes = [concrete(node.shape) for node in graph.nodes]
+        if len(shapes) != 1 or shapes[0] is None or any(size is None or 0 in size for size in sizes):
+            raise MethodError("Linear bounds need a network with one input, and values of known sizes above 0.")
         self.graph, self.input, self.nodes = graph, graph.inputs[0], graph.by_name
         self.shape: Sizes = shapes[0]
         self.linear = {n.name: found for n in graph.nodes if (found := self._read(n)) is not None}
