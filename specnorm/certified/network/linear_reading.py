@@ -79,17 +79,21 @@ def transposed(linear: LinearMap, before: Sequence[Sizes]) -> tuple[Adjoint, int
         raise NoBoundError("its transpose has too many entries")
     numbers = np.arange(1.0, count + 1)[None] if linear.moves else np.eye(count)
     split = list(zip(ends, ends[1:], before, strict=False))
-    found = linear.apply([numbers[:, a:b].reshape(-1, *shape) for a, b, shape in split]).reshape(len(numbers), -1)
+    found = _flat(linear.apply([numbers[:, a:b].reshape(len(numbers), *shape) for a, b, shape in split]))
     if linear.moves:
         back, roundings = _by_places(found[0], count)
     else:
         back, roundings = (lambda y: y @ found.T), found.shape[1]
 
     def adjoint(y: FloatArray) -> list[FloatArray]:
-        x = back(y.reshape(len(y), -1))
+        x = back(_flat(y))
         return [x[:, a:b].reshape(len(x), *shape) for a, b, shape in split]
 
     return adjoint, roundings + linear.roundings + 2
+
+
+def _flat(x: FloatArray) -> FloatArray:
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _by_places(found: FloatArray, count: int) -> tuple[Callable[[FloatArray], FloatArray], int]:
