@@ -42,6 +42,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Which layers": ("--layers", "--input-shape", "--geometry", "--layout", "--padding-mode"),
     "What is computed": (
         "--input-range",
+        "--radius",
+        "--centre",
         "--methods",
         "--rtol",
         "--budget",
@@ -88,8 +90,12 @@ def auditing() -> type[click.Group]:
             self, ctx: click.Context, args: list[str]
         ) -> tuple[str | None, click.Command | None, list[str]]:
             """As `click.Group`, with ``audit`` put before what is a file and no command."""
-            if args and args[0] not in self.commands and Path(args[0]).is_file():
-                args = ["audit", *args]
+            name = args[0] if args else ""
+            if name and name not in self.commands:
+                if Path(name).exists():
+                    args = ["audit", *args]
+                elif "." in name or "/" in name:
+                    raise click.UsageError(f"{name!r} is no file, and no command.", ctx)
             return super().resolve_command(ctx, args)
 
     return Auditing

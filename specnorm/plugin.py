@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -38,8 +38,6 @@ class Backend:
     """Where rounding-rigorous work runs; recorded in every result."""
     static_shapes: ClassVar[bool] = False
     """True where each new array shape costs a compilation, so that searches over frequencies do not pay."""
-    model_formats: ClassVar[Mapping[str, str]] = {}
-    """Model file formats this plugin can read: format name -> name of the method that reads it."""
 
     # -- which arrays are ours ----------------------------------------------------------------------------------
     def is_array(self, x: object) -> bool:

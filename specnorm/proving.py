@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.api import measure, measure_with
 from specnorm.backends import backend_for
-from specnorm.errors import Undecided
+from specnorm.errors import MethodError, Undecided
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
@@ -128,7 +128,10 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
         repeats pixels.
     """
     given: Any = kernel
-    found = measure(given, Certify(bound=float(bound)), **geometry).stats
+    limit: Any = bound
+    if isinstance(limit, (str, bytes)):
+        raise MethodError(f"bound={bound!r} is a text, no number.")
+    found = measure(given, Certify(bound=float(limit)), **geometry).stats
     if bool(found["proven"]):
         return True
     if bool(found["refuted"]):

@@ -95,11 +95,11 @@ def test_what_is_skipped_is_counted_and_named() -> None:
     assert "did not call" in str(rows["attention.out_proj.weight"].reason)
     unmeasured = [row.name for row in report.unmeasured]
     assert set(unmeasured) == {"attention.in_proj_weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"}
-    assert report.skipped == len(model.state_dict()) - 2
+    assert len(report.skipped) == len(model.state_dict()) - 2
     assert [row["name"] for row in report.to_dict()["summary"]["unmeasured"]] == unmeasured
     assert "lstm.weight_hh_l0" in str(report)
     plain = specnorm_torch.audit(convolutions(), (3, 8, 8))
-    assert (plain.skipped, plain.unmeasured) == (2, ())
+    assert (len(plain.skipped), plain.unmeasured) == (2, ())
 
 
 def test_layers_of_other_classes_are_rows_too() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 class TorchBackend(TorchArrays):
     """torch.Tensor and its subclasses."""
-
-    model_formats: ClassVar[Mapping[str, str]] = {"pytorch": "read_checkpoint"}
 
     def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
         """Run the operator on the detached kernels and attach the gradient.
@@ -82,12 +79,6 @@ class TorchBackend(TorchArrays):
     def first_order(self, x: Array) -> Array:
         """Guarded by a function of one tensor."""
         return derivatives.first_order(x)
-
-    def read_checkpoint(self, path: str, max_bytes: int) -> Mapping[str, Any]:
-        """Read a state dict without executing code in it."""
-        from specnorm_torch.checkpoints import read_checkpoint
-
-        return read_checkpoint(path, max_bytes)
 
 
 BACKEND = TorchBackend()

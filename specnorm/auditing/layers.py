@@ -88,8 +88,8 @@ class Tensor:
     assumed: tuple[str, ...] = ()
 
 
-Sizes: TypeAlias = int | tuple[int, ...] | None
-"""For spatial axes of a network's inputs that its file leaves open; None: they stay open."""
+Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
+"""For spatial axes of a network's inputs that its file leaves open, or their whole shapes by name; None: open."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class Selection:
     layers: list[Layer]
     unmeasured: list[Layer]
     """What could be a layer and is not measured, each with the reason."""
-    skipped: int
-    """Arrays that are not among ``layers``."""
+    skipped: list[str]
+    """Names of arrays that are not among ``layers``."""
     names: list[str]
     """Of all layers, asked for or not."""
     matched: Mapping[str, int]
@@ -183,7 +183,8 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
         found = [layer for layer in found if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
     layers = [layer for layer in found if layer.kind != "none"]
     unmeasured = [layer for layer in found if layer.kind == "none"]
-    return Selection(layers, unmeasured, len(everything) - len(layers), names, matched)
+    kept = {layer.tensor.name for layer in layers}
+    return Selection(layers, unmeasured, [x.name for x in everything if x.name not in kept], names, matched)
 
 
 def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | None:

@@ -25,8 +25,8 @@ class Report:
         Of specnorm.
     model : str or None
         Path of the file; None for a mapping.
-    skipped : int
-        Arrays of the model that are no layers, or were not asked for.
+    skipped : tuple of str
+        Names of the model's arrays that are no layers, or were not asked for.
     network : NetworkBound or None
         Of the whole model, where the file holds its graph and every layer was asked for.
     pictures : tuple of Picture
@@ -46,7 +46,7 @@ class Report:
     version: str
     model: str | None
     layers: tuple[Row, ...]
-    skipped: int
+    skipped: tuple[str, ...]
     network: NetworkBound | None = None
     pictures: tuple[Picture, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -68,7 +68,7 @@ class Report:
             "conv": sum(row.kind == "conv" for row in self.layers),
             "linear": sum(row.kind == "linear" for row in self.layers),
             "errors": len(self.layers) - len(measured),
-            "skipped": self.skipped,
+            "skipped": len(self.skipped),
             **({"unmeasured": [_named(row) for row in self.unmeasured]} if self.unmeasured else {}),
             **({"matched": dict(self.matched), "left_out": self.left_out} if self.matched else {}),
             "max_lower": finite(max((_or_zero(row.lower) for row in measured), default=None)),
@@ -134,7 +134,8 @@ def notes(report: Report) -> list[str]:
     summary = report.summary
     notes = [
         f"{tables.count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear), "
-        f"{tables.count(summary['errors'], 'error')}; {tables.count(summary['skipped'], 'other array')} skipped."
+        f"{tables.count(summary['errors'], 'error')}; {tables.count(len(report.skipped), 'other array')} skipped"
+        + (f": {tables.some([visible(name) for name in report.skipped])}." if report.skipped else ".")
     ]
     for reason in dict.fromkeys(row.reason for row in report.unmeasured):
         named = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)

@@ -28,7 +28,9 @@ def check_count(name: str, value: object, least: int = 0) -> None:
 
 def check_rtol(rtol: object) -> None:
     """Refuse a relative tolerance outside (0, 1)."""
-    if not isinstance(rtol, (int, float)) or not 0 < rtol < 1:
+    if not isinstance(rtol, (int, float)):
+        raise MethodError(f"rtol={rtol!r} is a {type(rtol).__name__}, no number: give a relative width such as 1e-3.")
+    if not 0 < rtol < 1:
         raise MethodError(f"rtol={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
 
 

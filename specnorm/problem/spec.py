@@ -25,8 +25,8 @@ class Layer(TypedDict, total=False):
 
     ``stride``, ``dilation`` (int, or one per spatial axis, default 1), ``groups`` (default 1), ``transposed`` (default
     False; True: the kernel is ``(cin, cout // groups, *kernel_shape)``), ``layout`` (None: torch order),
-    ``padding_mode`` (default "circular"), ``padding`` ("same", an int, or a (before, after) pair per axis; of a
-    transposed layer: what is cropped).
+    ``padding_mode`` (default "circular"), ``padding`` ("same", "valid" (none), an int, or a (before, after) pair per
+    axis; of a transposed layer: what is cropped).
     """
 
     stride: int | Sequence[int]
@@ -35,7 +35,7 @@ class Layer(TypedDict, total=False):
     transposed: bool
     layout: Layout | None
     padding_mode: PaddingMode
-    padding: Literal["same"] | int | Sequence[tuple[int, int]]
+    padding: Literal["same", "valid"] | int | Sequence[tuple[int, int]]
 
 
 class Geometry(Layer, total=False):
@@ -291,6 +291,7 @@ def at_every_size(geometry: dict[str, Any]) -> dict[str, Any]:
     """
     circular = geometry.get("padding_mode", "circular") == "circular" and not geometry.get("transposed", False)
     padding = geometry.get("padding", "same")
+    padding = 0 if padding == "valid" else padding
     wrapped = padding > 0 if isinstance(padding, int) else padding == "same" or any(max(p) > 0 for p in padding)
     return {**geometry, "stride": 1} if circular and wrapped and "stride" in geometry else geometry
 
@@ -364,11 +365,15 @@ def _per_axis(name: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
 
 
 def _padding(value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    if value == "valid":
+        return ((0, 0),) * len(kernel_shape)
     if value == "same":
         total = [r * (k - 1) for k, r in zip(kernel_shape, dilation, strict=True)]
         return tuple((t // 2, t - t // 2) for t in total)
     if isinstance(value, str):
-        raise GeometryError(f"padding={value!r} is not 'same', an integer, or a (before, after) pair per axis.")
+        raise GeometryError(
+            f"padding={value!r} is not 'same', 'valid', an integer, or a (before, after) pair per axis."
+        )
     if not isinstance(value, (tuple, list)):
         amount = _count("padding", value, least=0)
         return ((amount, amount),) * len(kernel_shape)

@@ -196,7 +196,7 @@ def test_infinite_values_become_null() -> None:
     data = row.to_dict()
     assert (data["upper"], data["tn"], data["ratio"], data["many"]) == (None, None, None, [1.0, None])
     assert [v.kind for v in violations([row], 5.0)] == ["error"]
-    assert Report("0", None, (row,), 0).summary["max_upper"] is None
+    assert Report("0", None, (row,), ()).summary["max_upper"] is None
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ weights = drawing(RNG)
 
 
 # -- external data -------------------------------------------------------------------------------------------------
-def external(location: str, **entries: int) -> Any:
+def external(location: str, **entries: int | str) -> Any:
     tensor = TensorProto(name="w", data_type=1, dims=[3, 3], data_location=TensorProto.EXTERNAL)
     for key, value in {"location": location, **entries}.items():
         tensor.external_data.add(key=key, value=str(value))
@@ -42,6 +42,18 @@ def test_external_data(tmp_path: Path) -> None:
     assert row.lower <= norm(w) * (1 + 1e-6)
 
 
+def test_a_cache_of_links(tmp_path: Path) -> None:
+    """Model and data are links into one other folder, as caches of downloads lay them out."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "blobs" / "1234").write_bytes(weights(3, 3).tobytes())
+    saved(external("w.bin"), tmp_path / "blobs" / "5678")
+    for name, blob in {"w.bin": "1234", "m.onnx": "5678"}.items():
+        (tmp_path / "snapshot" / name).symlink_to(tmp_path / "blobs" / blob)
+    (row,) = specnorm.audit(tmp_path / "snapshot" / "m.onnx").layers
+    assert row.status == "ok", row.reason
+
+
 @pytest.mark.parametrize(
     ("location", "entries", "word"),
     [
@@ -51,13 +63,14 @@ def test_external_data(tmp_path: Path) -> None:
         ("pipe", {}, "not a regular file"),
         ("inside.bin", {"offset": 8}, "which has 36"),
         ("inside.bin", {"length": 35}, "takes 36 bytes"),
-        ("inside.bin", {"offset": -4}, "takes 36 bytes"),
+        ("inside.bin", {"offset": -4}, "no whole number"),
+        ("inside.bin", {"offset": "\u0663"}, "no whole number"),
         ("missing.bin", {}, "cannot be read"),
         ("a\0b", {}, "relative to the model"),
         ("", {}, "relative to the model"),
     ],
 )
-def test_external_data_stay_in_the_folder(tmp_path: Path, location: str, entries: dict[str, int], word: str) -> None:
+def test_external_data_stay_in_the_folder(tmp_path: Path, location: str, entries: dict[str, Any], word: str) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (tmp_path / "w.bin").write_bytes(weights(3, 3).tobytes())

@@ -31,7 +31,7 @@ def _row(name: str, lower: float | None, upper: float | None, reason: str | None
 
 
 def _report(*rows: Row, model: str | None = None) -> Report:
-    return Report("1", model, rows, 0)
+    return Report("1", model, rows, ())
 
 
 def _group(svg: bytes, name: str) -> list[ElementTree.Element]:
@@ -257,7 +257,7 @@ def test_pyplot_is_not_imported() -> None:
     code = (
         "import sys; from specnorm.auditing import plots; from specnorm.auditing.report import Report\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "plots.draw([Report('1', None, (), 0)], 'png'); assert 'matplotlib.pyplot' not in sys.modules"
+        "plots.draw([Report('1', None, (), ())], 'png'); assert 'matplotlib.pyplot' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -130,7 +130,7 @@ def test_table_says_what_it_shows() -> None:
     arrays = {**files.kernels(), "bad.weight": np.full((2, 2), np.inf), "x" * 300: np.ones((2, 2), dtype=np.float32)}
     text = render([audit(arrays, methods=["tn", "unfoldings"])], "table")
     assert "x" * 300 in text
-    assert "5 layers (2 conv, 3 linear), 1 error; 3 other arrays skipped." in text
+    assert "5 layers (2 conv, 3 linear), 1 error; 3 other arrays skipped: " in text
     assert "tn: an upper bound; unfoldings: an upper bound." in text
     assert "supremum over all input sizes" in text
     assert "stride=1, dilation=1, groups=1" in text

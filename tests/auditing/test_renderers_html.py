@@ -293,7 +293,7 @@ def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 def test_nothing_at_all_can_be_rendered() -> None:
     assert "<main>" in render([], "html", many=True)
     row = Row("x", "conv", (0, 3), None, reason="empty")
-    bare = Report("1", None, (row,), 0)
+    bare = Report("1", None, (row,), ())
     assert "Not recorded." in render([bare], "html")
     assert "1 error" in render([bare], "markdown")
 

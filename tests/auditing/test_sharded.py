@@ -145,7 +145,9 @@ def test_other_text_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_folders_without_one_index(tmp_path: Path) -> None:
-    assert "with 0 files" in _refused(tmp_path)
+    assert "without safetensors" in _refused(tmp_path)
+    alone = files.save_safetensors(tmp_path / "model.safetensors", files.kernels())
+    assert len(audit(tmp_path).layers) == len(audit(alone).layers)
     for name in ("a", "b"):
         (tmp_path / f"{name}.safetensors.index.json").write_text("{}")
-    assert "with 2 files" in _refused(tmp_path)
+    assert "a.safetensors.index.json, b.safetensors.index.json. Name one" in _refused(tmp_path)

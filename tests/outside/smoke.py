@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,9 @@ def cli() -> None:
     """The command, as a program and as a module, on a file."""
     np.savez("model.npz", weight=KERNEL)
     assert "weight" in command("audit", "model.npz", "--fail-above", "8.1")
+    checkpoint = Path(__file__).parents[1] / "data" / "dncnn25" / "dncnn_25.pth"
+    assert "dncnn_25" in command("audit", str(checkpoint), "--layers", "*model.0.*")
+    assert find_spec("torch") is None
     assert "numpy" in command("backends")
     assert "Examples:" in command("audit", "--help")
     assert "specnorm" in command("completion", "bash")

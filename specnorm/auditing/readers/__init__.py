@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import BinaryIO
 
 from specnorm.auditing.layers import ModelArrays
-from specnorm.auditing.readers import pytorch
 from specnorm.auditing.readers.isolated import Reader, in_child
 from specnorm.errors import ModelFileError
 
@@ -62,6 +61,8 @@ _DAMAGE = (OSError, ValueError, EOFError, ArithmeticError, RecursionError, Memor
 """What a reader or its library raises on damage; anything else is a fault of ours, and passes through as it is."""
 _ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
 """How the second field of a serialised ModelProto may start; the first is its version of the format."""
+_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""First bytes of what torch.save wrote before 1.6: a pickle of its magic number."""
 _KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ONNX and Keras (.h5, .keras)"
 
 
@@ -109,11 +110,18 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
 def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """Let the file's reader list its arrays, in a child process where that is safer."""
     kind = sniff(file)
-    if kind in _ISOLATED and not (kind == "onnx" and registered()):
+    if kind in _ISOLATED and not (kind == "onnx" and registered()) and not (kind == "pytorch" and _is_short(file)):
         return stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind in _PACKED))
     with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
         warnings.simplefilter("ignore")
         return _READERS[kind](file, path, max_bytes)
+
+
+def _is_short(file: BinaryIO) -> bool:
+    """Whether a PyTorch file says too little to take long: then a child process would be most of its time."""
+    from specnorm.auditing.readers import pytorch
+
+    return pytorch.is_short(file)
 
 
 def registered() -> bool:
@@ -148,7 +156,7 @@ def sniff(file: BinaryIO) -> str:
         return "onnx"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _sniff_zip(file)
-    if head.startswith(pytorch.LEGACY_START):
+    if head.startswith(_LEGACY_TORCH):
         return "pytorch"
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
         raise ModelFileError(

@@ -25,6 +25,8 @@ _MOST_16, _MOST_32 = 2**16 - 1, 2**32 - 1
 _ENCRYPTED = 1
 _LONGEST_NAME = 400
 """Bytes; miniz cuts names at 511."""
+_CHUNK = 2**24
+"""Bytes of which a checksum is taken at a time."""
 _MOST_DIRECTORY = 100_000_000
 """Bytes of a directory that is read; an entry takes about 60."""
 
@@ -44,6 +46,21 @@ class Entry:
     size: int
     crc: int
 
+    def check(self, file: BinaryIO) -> None:
+        """Compare the checksum, without holding the bytes.
+
+        Raises
+        ------
+        ModelFileError
+            If they are not those that were written.
+        """
+        file.seek(self.start)
+        found = 0
+        for left in range(self.size, 0, -_CHUNK):
+            found = zlib.crc32(file.read(min(left, _CHUNK)), found)
+        if found != self.crc:
+            raise ModelFileError(f"its entry {self.name!r} is damaged: the checksum is another.")
+
     def read(self, file: BinaryIO) -> bytes:
         """Read the bytes.
 
@@ -52,11 +69,9 @@ class Entry:
         ModelFileError
             If they are not those that were written.
         """
+        self.check(file)
         file.seek(self.start)
-        data = file.read(self.size)
-        if zlib.crc32(data) != self.crc:
-            raise ModelFileError(f"its entry {self.name!r} is damaged: the checksum is another.")
-        return data
+        return file.read(self.size)
 
 
 def stored_entries(file: BinaryIO) -> dict[str, Entry]:
@@ -164,7 +179,7 @@ def _data_start(file: BinaryIO, name: bytes, offset: int, size: int) -> int:
     """Where the data of an entry starts, whose own header must not contradict the directory."""
     fields = _LOCAL.unpack(_bytes(file, offset, _LOCAL.size))
     mark, method, sizes, length, extra = fields[0], fields[3], fields[7:9], fields[9], fields[10]
-    if mark != b"PK\3\4" or method or file.read(length) != name:
+    if mark != b"PK\3\4" or method or fields[2] & _ENCRYPTED or file.read(length) != name:
         raise _ambiguous(f"the header of {_shown(name)} has another name or kind than the directory")
     if any(n not in (0, _MOST_32, size) for n in sizes):  # zero: it stands after the data, or in the directory alone
         raise _ambiguous(f"the header of {_shown(name)} has another size than the directory")

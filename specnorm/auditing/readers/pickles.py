@@ -1,35 +1,41 @@
-"""What unpickling a PyTorch checkpoint would do, told without doing it.
+"""What unpickling a PyTorch checkpoint would give, without doing it.
 
-``torch.load(weights_only=True)`` runs no code, but it believes sizes: storages are allocated, and tensors built over
-them, as the pickle says. Here the pickle is interpreted with inert values (nothing is imported, called or allocated),
-so that what it names and how much memory it wants is known before torch sees it. No data is read this way.
+The pickle is interpreted with inert values: nothing in it is imported, called or allocated. Its tensors are told by
+where they lie: the storage, the type, the place in it, the shape and the strides.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import pickletools
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from specnorm.auditing.readers.archives import stored_entries
 from specnorm.errors import ModelFileError
 
-_ITEMSIZE = {
-    "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
-    "ComplexFloat": 8, "ComplexDouble": 16,
+_TYPES = {
+    "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64", "Int": "int32",
+    "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexFloat": "complex64",
+    "ComplexDouble": "complex128", "Untyped": "uint8",
 }  # fmt: skip
-_REBUILD = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
+"""What storages hold."""
+ITEMSIZE = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
+    "bool": 1, "complex64": 8, "complex128": 16, "uint16": 2, "uint32": 4, "uint64": 8, "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1, "float8_e5m2": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+}  # fmt: skip
+"""Bytes of a number, by the names of torch's types."""
+_TENSOR, _TENSOR_OF = "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v3"
+_LEAST = {_TENSOR: 4, f"{_TENSOR}_v2": 6, _TENSOR_OF: 7}
+"""Arguments of torch's functions."""
+_PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _CALLS = frozenset({
-    *_REBUILD, "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state", "torch.Size",
-    "torch.device", "collections.OrderedDict", "collections.Counter",
+    *_LEAST, *_PARAMETERS, "torch.Size", "torch.device", "collections.OrderedDict",
+    "collections.Counter",
 })  # fmt: skip
-_DTYPES = frozenset(
-    f"torch.{name}"
-    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-)
+_DTYPES = frozenset(f"torch.{name}" for name in ITEMSIZE)
 _SCALARS = (str, int, float, bytes, type(None))
 _MOST_AXES = 64
 """Of a tensor; torch computes with no more."""
@@ -38,59 +44,49 @@ _WORK = 16
 _ADVICE = "Only plain state dicts are opened: in the program that made the file, torch.save(model.state_dict(), path)."
 
 
-def check_checkpoint(file: BinaryIO, max_bytes: int) -> None:
-    """Refuse a checkpoint that names code, or wants more memory than it brings data.
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor, by where its numbers lie.
 
     Parameters
     ----------
-    file : binary file
-        Left at its start.
-    max_bytes : int
-        Most bytes of all tensors.
+    key : str
+        Of its storage.
+    dtype : str
+        One of `ITEMSIZE`.
+    offset : int
+        Of its first number in the storage, in numbers.
+    shape, strides : tuple of int
     """
-    size = file.seek(0, 2)
-    file.seek(0)
-    if size > max_bytes:
-        raise ModelFileError(
-            f"it has {size} bytes, more than the limit of {max_bytes}. Raise max_bytes if you trust it."
-        )
-    try:
-        if file.read(2) == b"PK":
-            _check_zip(file)
-        else:
-            _check_legacy(file, size)
-    except ModelFileError:
-        raise
-    except Exception as error:  # a hostile file can fail the parsers in any way
-        raise ModelFileError(f"it is damaged or cut short: {type(error).__name__}: {error}.") from error
-    finally:
-        file.seek(0)
+
+    key: str
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def reach(self) -> int:
+        """One more than the distance of its last number from its first."""
+        return 0 if 0 in self.shape else sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
 
 
-def _check_zip(file: BinaryIO) -> None:
-    entries = stored_entries(file)
-    folders = {name.partition("/")[0] for name in entries}
-    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
-    if len(pickles) != 1 or len(folders) != 1:
-        raise ModelFileError(f"it has {len(pickles)} pickles in {len(folders)} folders; a state dict has one in one.")
-    folder = pickles[0].removesuffix("data.pkl")
-    scan = Scan()
-    scan.run(io.BytesIO(entries[pickles[0]].read(file)))
-    for key, claimed in scan.storages.items():
-        entry = entries.get(f"{folder}data/{key}")
-        stored = 0 if entry is None else entry.size
-        if stored < claimed.nbytes:
-            raise ModelFileError(f"storage {key!r} claims {claimed.nbytes} bytes; {stored} are stored.")
+@dataclass(frozen=True)
+class Storage:
+    """Memory the pickle would ask for: so many numbers of one type.
 
+    Parameters
+    ----------
+    key : str
+    kind : str
+        Its class in torch.
+    numel, nbytes : int
+    """
 
-def _check_legacy(file: BinaryIO, size: int) -> None:
-    file.seek(0)
-    scan = Scan()
-    for _ in range(5):  # magic number, version, system, the object, the keys of the storages that follow
-        scan.run(file)
-    wanted = sum(claimed.nbytes for claimed in scan.storages.values())
-    if wanted > size - file.tell():
-        raise ModelFileError(f"its tensors claim {wanted} bytes; {size - file.tell()} are stored.")
+    key: str
+    kind: str
+    numel: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -100,44 +96,31 @@ class _Global:
     name: str
 
 
-@dataclass(frozen=True)
-class _Storage:
-    """Memory the pickle would ask for: so many elements of one type."""
-
-    kind: str
-    numel: int
-    nbytes: int
-
-
-class _Opaque:
-    """A container or object whose content does not matter here, but for how much it is."""
-
-    size = 0
-
-
-class _Ordered(_Opaque):
-    """An OrderedDict: the one object whose attributes a pickle may set."""
-
-
 class Scan:
     """Interprets the operations that torch's weights-only unpickler knows, on inert values.
 
     Attributes
     ----------
-    storages : dict of str to _Storage
+    storages : dict of str to Storage
         What each storage claims. A storage has one type and one length: torch would read a second tensor by those of
         the first.
     """
 
     def __init__(self) -> None:
-        self.storages: dict[str, _Storage] = {}
+        self.storages: dict[str, Storage] = {}
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._work = 0
 
-    def run(self, file: BinaryIO) -> None:
+    def run(self, file: BinaryIO) -> Any:
         """Interpret one pickle, and leave the file after it.
+
+        Returns
+        -------
+        object
+            What it holds: dictionaries, lists and tuples as such, `StoredTensor` for tensors, None for what is neither
+            these nor a plain value.
 
         Raises
         ------
@@ -153,6 +136,7 @@ class Scan:
             if operation is None:
                 raise ModelFileError(f"its pickle uses {opcode.name}, which no state dict needs. {_ADVICE}")
             operation(self, argument)
+        return self._pop()
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)
@@ -168,8 +152,8 @@ class Scan:
         items, self._stack = self._stack, self._marks.pop()
         return items
 
-    def _put(self, index: int) -> None:
-        self._memo[index] = self._stack[-1]
+    def _put(self, index: int | None) -> None:
+        self._memo[len(self._memo) if index is None else index] = self._stack[-1]
 
     def _get(self, index: int) -> None:
         self._push(self._memo[index])
@@ -182,11 +166,19 @@ class Scan:
         self._stack[-1].extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
-        for key in items[::2]:
+        self._set(list(zip(items[::2], items[1::2], strict=True)))
+
+    def _set(self, items: list[Any]) -> None:
+        """Entries of the dictionary on the stack."""
+        for key, value in items:
             # Keys are hashed: a nested one can be made to take for ever.
-            if not isinstance(key, _SCALARS):
+            if not isinstance(key, _SCALARS) or not isinstance(self._stack[-1], dict):
                 raise ModelFileError(f"one of its dictionaries has a key that is no plain name. {_ADVICE}")
-        self._stack[-1].size += len(items)
+            self._stack[-1][key] = value
+
+    def _name_on_stack(self, _: Any) -> None:
+        name, module = self._pop(), self._pop()
+        self._name_global(f"{module} {name}")
 
     def _name_global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
@@ -202,23 +194,32 @@ class Scan:
         if not isinstance(function, _Global) or function.name not in _CALLS or not isinstance(arguments, tuple):
             raise ModelFileError(f"its pickle calls something that is no part of a state dict. {_ADVICE}")
         self._work += sum(map(_size, arguments))
-        if function.name in _REBUILD:
-            _check_tensor(*arguments[:4])
-            self._push(_Opaque())
-        elif function.name == "torch.Size":
+        name = function.name
+        if name.startswith(_TENSOR):
+            if len(arguments) < _LEAST[name]:
+                raise ModelFileError("one of its tensors is built from too little.")
+            self._push(_tensor(*arguments, of=name == _TENSOR_OF))
+        elif name in _PARAMETERS:
+            if not isinstance(arguments[0], StoredTensor):
+                raise ModelFileError("one of its parameters is no tensor.")
             self._push(arguments[0])
-        elif function.name == "collections.OrderedDict":
-            self._push(_Ordered())
-            self._set_items([item for pair in (arguments[0] if arguments else ()) for item in pair[:2]])
-        elif function.name == "collections.Counter" and not all(isinstance(x, _Opaque) for x in arguments):
-            raise ModelFileError(f"its pickle counts something that is no part of a state dict. {_ADVICE}")
+        elif name == "torch.Size":
+            if not _counts(*arguments[0]):
+                raise ModelFileError("one of its shapes holds what is no number.")
+            self._push(tuple(arguments[0]))
+        elif name == "torch.device":
+            self._push(None)
         else:
-            self._push(_Opaque())
+            given = arguments[0] if arguments else ()
+            if name == "collections.Counter" and not isinstance(given, dict | tuple):
+                raise ModelFileError(f"its pickle counts something that is no part of a state dict. {_ADVICE}")
+            self._push(OrderedDict())
+            self._set(list(given.items() if isinstance(given, dict) else given))
 
     def _build(self, _: Any) -> None:
         state = self._pop()
         self._work += _size(state)
-        if not isinstance(state, _Opaque) or not isinstance(self._stack[-1], _Ordered):
+        if not isinstance(state, dict) or not isinstance(self._stack[-1], OrderedDict):
             raise ModelFileError(f"its pickle changes an object after building it. {_ADVICE}")
 
     def _persistent(self, _: Any) -> None:
@@ -228,7 +229,7 @@ class Scan:
         plain = kind == "storage" and type(key) is str and not any(views)
         if not plain or itemsize is None or not _counts(numel):
             raise ModelFileError(f"its pickle asks for something that is no plain storage. {_ADVICE}")
-        claimed = _Storage(storage.name.rpartition(".")[2], numel, numel * itemsize)
+        claimed = Storage(key, storage.name.rpartition(".")[2], numel, numel * itemsize)
         first = self.storages.setdefault(key, claimed)
         if first != claimed:
             raise ModelFileError(
@@ -240,30 +241,40 @@ class Scan:
 
 def _itemsize(name: str) -> int | None:
     module, _, storage = name.rpartition(".")
-    if module not in ("torch", "torch.cuda", "torch.storage") or not storage.endswith("Storage"):
-        return None
-    return 1 if storage == "UntypedStorage" else _ITEMSIZE.get(storage.removesuffix("Storage"))
+    kind = _TYPES.get(storage.removesuffix("Storage")) if storage.endswith("Storage") else None
+    return ITEMSIZE[kind] if kind and module in ("torch", "torch.cuda", "torch.storage") else None
 
 
 def _size(value: Any) -> int:
     """Items of a container, 1 of anything else."""
-    return 1 + (len(value) if isinstance(value, list | tuple) else value.size if isinstance(value, _Opaque) else 0)
+    return 1 + (len(value) if isinstance(value, list | tuple | dict) else 0)
 
 
 def _counts(*values: Any) -> bool:
     return all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
-def _check_tensor(storage: object, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+def _tensor(
+    storage: Any, offset: int, shape: Any, strides: Any, _grad: Any = False, _hooks: Any = None, *rest: Any, of: bool
+) -> StoredTensor:
+    """What one of torch's functions would build; ``of``: the third of them, which is given a type as well."""
+    if not isinstance(storage, Storage) or len(rest) > 1 + of:
+        raise ModelFileError("one of its tensors has no proper storage.")
+    if any(rest[of:]):
+        raise ModelFileError("one of its tensors is to be conjugated or negated as it is read. Save it with .clone().")
+    dtype = rest[0].name.removeprefix("torch.") if of else _TYPES[storage.kind.removesuffix("Storage")]
+    if dtype not in ITEMSIZE or (of and storage.kind != "UntypedStorage"):
+        raise ModelFileError(f"one of its tensors is of type {dtype} over a {storage.kind}.")
     fits = len(shape) == len(strides) <= _MOST_AXES
-    if not isinstance(storage, _Storage) or not fits or not _counts(offset, *shape, *strides):
+    if not fits or not _counts(offset, *shape, *strides):
         raise ModelFileError("one of its tensors has no proper shape.")
-    reach = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
-    if 0 not in shape and (math.prod(shape) > storage.numel or reach > storage.numel):
+    found, held = StoredTensor(storage.key, dtype, offset, tuple(shape), tuple(strides)), storage.nbytes
+    if max(math.prod(shape), offset * (0 not in shape) + found.reach) * ITEMSIZE[dtype] > held:
         raise ModelFileError(
-            f"a tensor of shape {shape} is built over {storage.numel} stored elements. Expanded tensors are not "
+            f"a tensor of shape {found.shape} is built over {storage.numel} stored elements. Expanded tensors are not "
             "opened: save them with .contiguous()."
         )
+    return found
 
 
 def _nothing(scan: Scan, argument: Any) -> None:
@@ -273,7 +284,9 @@ def _nothing(scan: Scan, argument: Any) -> None:
 _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {
     "PROTO": _nothing,
     "STOP": _nothing,
+    "FRAME": _nothing,
     "GLOBAL": Scan._name_global,
+    "STACK_GLOBAL": Scan._name_on_stack,
     "REDUCE": Scan._call,
     "BUILD": Scan._build,
     "BINPERSID": Scan._persistent,
@@ -284,7 +297,7 @@ _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {
     "TUPLE3": lambda scan, _: scan._tuple_of(3),
     "EMPTY_TUPLE": lambda scan, _: scan._push(()),
     "EMPTY_LIST": lambda scan, _: scan._push([]),
-    "EMPTY_DICT": lambda scan, _: scan._push(_Opaque()),
+    "EMPTY_DICT": lambda scan, _: scan._push({}),
     "APPEND": lambda scan, _: scan._append_items([scan._pop()]),
     "APPENDS": lambda scan, _: scan._append_items(scan._pop_mark()),
     "SETITEM": lambda scan, _: scan._set_items([scan._pop(), scan._pop()][::-1]),
@@ -292,7 +305,8 @@ _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {
     "NONE": lambda scan, _: scan._push(None),
     "NEWTRUE": lambda scan, _: scan._push(True),
     "NEWFALSE": lambda scan, _: scan._push(False),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), Scan._put),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), Scan._put),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), Scan._get),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"), Scan._push),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), Scan._push),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING"), Scan._push),
 }

@@ -18,17 +18,21 @@ MAX_INDEX = 100_000_000
 
 
 def index_of(folder: Path) -> Path:
-    """Find the index in a folder.
+    """Find the index in a folder, or the one file that needs none.
 
     Raises
     ------
     ModelFileError
         If there is none, or more than one.
     """
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX))
+    inside = sorted(folder.iterdir())
+    found = [path for path in inside if path.name.endswith(SUFFIX)]
+    found = found or [path for path in inside if path.name.endswith(".safetensors")]
     if len(found) != 1:
+        named = ", ".join(path.name for path in found[:3]) + (", …" if len(found) > 3 else "")
         raise ModelFileError(
-            f"it is not a regular file but a folder, with {len(found)} files *{SUFFIX} in it. Name the model file."
+            "it is not a regular file but a folder, "
+            + (f"which holds {named}. Name one of them." if found else "without safetensors. Name the model's file.")
         )
     return found[0]
 
@@ -73,7 +77,9 @@ def _weight_map(file: BinaryIO) -> dict[str, str]:
     file.seek(0)
     try:
         index: Any = json.loads(file.read())
-        found = index["weight_map"]
+        found = index.get("weight_map")
+        if found is None:
+            raise ValueError("it has no such entry")
         if not found or not all(isinstance(word, str) for pair in found.items() for word in pair):
             raise ValueError("it names no files")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm.auditing.layers import ModelArrays
+from specnorm.auditing.layers import ModelArrays, Sizes
 from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.auditing.readers.onnx.walk import Walk
+from specnorm.certified.network.graph import Graph
 from specnorm.errors import ModelFileError
 
 
@@ -50,10 +51,14 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         raise ModelFileError("it is damaged: one of its names is no text.")
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer):
         raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
-    walk = Walk(model, Tensors(Path(path).parent, max_bytes), None)
-    return ModelArrays(
-        walk.tensors(), lambda sizes: (walk if sizes is None else Walk(model, walk.reader.again(), sizes)).graph()
-    )
+    walk = Walk(model, Tensors(Path(path), max_bytes), None)
+
+    def graph(sizes: Sizes) -> Graph:
+        asked = walk if sizes is None else Walk(model, walk.reader.again(), sizes)
+        asked.check_sizes()
+        return asked.graph()
+
+    return ModelArrays(walk.tensors(), graph)
 
 
 def _is_text(message: Any) -> bool:

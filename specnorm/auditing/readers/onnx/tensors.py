@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,8 @@ class Constant:
         What it is told from others by.
     value : str
         What the graph calls it; empty for what no value of the graph is.
+    steps : int
+        Computations, each of which rounds, between it and what the file stores.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Constant:
     refusal: str | None = None
     key: object = field(default_factory=object)
     value: str = ""
+    steps: int = 0
 
     @property
     def size(self) -> int:
@@ -83,19 +87,21 @@ class Tensors:
 
     Parameters
     ----------
-    folder : Path
-        Of the model: external data may not leave it.
+    model : Path
+        Of the file: external data may not leave its folder, or that of the file that it is a link to.
     max_bytes : int
         Most bytes of all tensors.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.folder = folder
-        self.left = self.limit = max_bytes
+    def __init__(self, model: Path, max_bytes: int) -> None:
+        self.model = model
+        self.left = self.limit = self.spare = max_bytes
+        self.largest = self.work = 0
+        """Entries of the largest tensor; multiplications of what is computed from them."""
 
     def again(self) -> Tensors:
         """The same, with nothing read yet."""
-        return Tensors(self.folder, self.limit)
+        return Tensors(self.model, self.limit)
 
     def describe(self, proto: Any, name: str) -> Constant:
         """Shape and type of a TensorProto; a refusal where it is damaged.
@@ -128,7 +134,14 @@ class Tensors:
                 f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged."
             )
         self._claim(needed)
+        self.largest = max(self.largest, count)
         return replace(blank, load=lambda: _array(proto, raw, shape, dtype, stored, place))
+
+    def computes(self, count: int, work: int, most: int) -> bool:
+        """Whether so many bytes, by so many multiplications, are computed besides: no more than may be read."""
+        fits = count <= self.spare and self.work + work <= most
+        self.spare, self.work = self.spare - count * fits, self.work + work * fits
+        return fits
 
     def _claim(self, count: int) -> None:
         self.left -= count
@@ -159,8 +172,8 @@ class Tensors:
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
         try:
-            offset, length = int(entries.get("offset") or 0), int(entries.get("length") or needed)
-            path = _inside(self.folder, location)
+            offset, length = _whole(entries.get("offset") or "0"), _whole(entries.get("length") or str(needed))
+            path = _inside(self.model, location)
             size = path.stat().st_size
         except (OSError, ValueError) as error:
             return bytes, f"its data lie in {location!r}, which cannot be read: {error}"
@@ -184,15 +197,22 @@ class Tensors:
         if refusal:
             return blank.refused(refusal)
         self._claim(needed)
+        self.largest = max(self.largest, blank.size)
         return replace(blank, load=lambda: _array(proto, read(), blank.shape, blank.dtype, stored, ""))
 
 
-def _inside(folder: Path, location: str) -> Path:
-    """A regular file below a folder, links followed."""
+def _whole(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError(f"{text[:20]!r} is no whole number.")
+    return int(text)
+
+
+def _inside(model: Path, location: str) -> Path:
+    """A regular file below the model's folder, links followed; a cache of links keeps both in one other folder."""
     if not location or "\0" in location or Path(location).is_absolute():
         raise ValueError("external data are named relative to the model.")
-    path = Path(os.path.realpath(folder / location))
-    if not path.is_relative_to(Path(os.path.realpath(folder))):
+    path = Path(os.path.realpath(model.parent / location))
+    if not any(path.is_relative_to(home) for home in (model.parent.resolve(), model.resolve().parent)):
         raise ValueError("it leaves the model's folder.")
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is not a regular file.")

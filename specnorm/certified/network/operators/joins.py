@@ -22,8 +22,8 @@ from specnorm.certified.network.operators.base import (
     Program,
     Sizes,
     smallest,
-    spread,
 )
+from specnorm.certified.network.operators.broadcasting import gathered, spread
 from specnorm.certified.network.operators.curvature import TINY
 from specnorm.certified.network.operators.linear import Add, Scale
 from specnorm.certified.network.operators.piecewise import ReLU
@@ -42,6 +42,9 @@ class Extreme(Operator):
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """The root of the sum of squares of the inputs' bounds, each times sqrt(r) where it is repeated r times."""
         return host.hypot_up(*spread(bounds, place))
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        return [gathered(weights, before, place.after) for before in place.before]
 
 
 class _End(Extreme):
@@ -90,6 +93,13 @@ class Where(Extreme):
         mask = np.asarray(self.mask(), dtype=bool)
         parts = (Scale(each.astype(np.float64), exact=True) for each in (mask, ~mask))
         return [*((part, (at,)) for at, part in enumerate(parts)), (Add((1.0, 1.0)), (2, 3))]
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        mask = np.asarray(self.mask(), dtype=bool)
+        if mask.ndim > weights.ndim:
+            return None
+        pairs = zip(place.before, (mask, ~mask), strict=True)
+        return [gathered(np.where(chosen, weights, 0.0), before, place.after) for before, chosen in pairs]
 
 
 class Multiplied(Operator):

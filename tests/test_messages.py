@@ -1,0 +1,163 @@
+"""Mistakes that users make, each with the message that it gets: ``python tests/test_messages.py`` writes the page."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import specnorm
+from specnorm.cli import run
+from specnorm.errors import SpecnormError
+from specnorm.text import visible
+
+PAGE = Path(__file__).parent.parent / "docs" / "messages.md"
+K = np.ones((2, 2, 3, 3))
+
+CALLS = {
+    "enclose([[1, 2], [3, 4]])": "list is not an array",
+    "enclose(K.astype(object))": "Convert it first",
+    "enclose(K.astype(int))": "expected a real floating dtype",
+    "enclose(1j * K)": "expected a real floating dtype",
+    "enclose(np.ones(3))": "give 2 to 5 axes",
+    "enclose(np.full((2, 2, 3, 3), np.nan))": "36 non-finite values",
+    "enclose(K, 0)": "is below 1",
+    "enclose(K, (8,))": "one per axis, or a single integer for all",
+    "enclose(K, (8, 8, 8))": "the kernel has 2 spatial axes",
+    "enclose(K, rtol='1e-3')": "is a str, no number",
+    "enclose(K, rtol=2)": "is not between 0 and 1",
+    "enclose(K, budget=-1)": "is no time",
+    "enclose(K, stride='2')": "is not an integer",
+    "enclose(K, stride=0)": "is below 1",
+    "enclose(K, stride=1.5)": "is not an integer",
+    "enclose(K, groups=0)": "is below 1",
+    "enclose(K, groups=3)": "groups",
+    "enclose(K, padding='full')": "is not 'same', 'valid', an integer",
+    "enclose(K, padding=(1, 2, 3))": "one (before, after) pair per axis",
+    "enclose(K, padding_mode='circle')": "is not one of 'circular', 'zeros'",
+    "enclose(K, layout='XY')": "is not one of OI, OIW, OIHW",
+    "enclose(K, strides=2)": "strides",
+    "gram_bound(K, n_iter='3')": "give an integer of at least 0",
+    "gram_bound(K, n_iter=-1)": "give an integer of at least 0",
+    "certify(K, '7.4')": "is a text, no number",
+    "certify(K, float('nan'))": "is no norm",
+    "certify(K, -1)": "is no norm",
+    "audit('nofile.npz')": "No such file",
+    "audit(K)": "is no model file: give its path, or a mapping",
+    "audit([{'a': K}])": "is no model file: give its path, or a mapping",
+    "audit({})": "holds no layer",
+    "audit({'bias': np.ones(3)})": "A layer is a real floating array",
+    "audit({'a': K}, methods=['foo'])": "expected some of tn, f4",
+    "audit({'a': K}, layers='b*')": "whose name matches b*",
+    "audit({'a': K}, layout='HW')": "is not one of",
+    "audit({'a': K}, geometry={'b': {'stride': 2}})": "'b'",
+    "audit({'a': K}, device='gpu')": "gpu",
+}
+"""An expression -> a part of what is said."""
+
+FILES = {
+    "a.npz": "honest", "empty.npz": "", "text.txt": "hello", "none.index.json": "{}",
+    "bare.index.json": '{"weight_map": {}}', "pickle.pkl": b"\x80\x04}.", "cut.npz": "cut",
+    "one.npy": "npy", "objects.npz": "objects", "page.onnx": "<html>",
+}  # fmt: skip
+COMMANDS = {
+    "nofile.safetensors": "is no file, and no command",
+    "adit a.npz": "No such command 'adit'",
+    "audit": "MODEL",
+    "audit nofile.safetensors": "No such file",
+    "audit folder": "without safetensors. Name the model's file",
+    "audit empty.npz": "it is empty",
+    "audit text.txt": "its content is of no known kind",
+    "audit page.onnx": "its content is of no known kind",
+    "audit none.index.json": "it has no such entry",
+    "audit bare.index.json": "it names no files",
+    "audit pickle.pkl": "pickles can run code",
+    "audit cut.npz": "damaged or cut short",
+    "audit one.npy": "Save it with numpy.savez, by name",
+    "audit objects.npz": "Save the kernel as a float32 array",
+    "audit a.npz --rtol abc": "is not a valid float",
+    "audit a.npz --rtol 2": "is not between 0 and 1",
+    "audit a.npz --methods foo": "is not one of tn, f4",
+    "audit a.npz --format foo": "is not one of 'table', 'json'",
+    "audit a.npz --input-shape 0": "is not a size such as 32 or 32x48",
+    "audit a.npz --layers zz": "whose name matches zz",
+    "audit a.npz --claim safe": "is not one of 'nonexpansive'",
+    "audit a.npz --input-range 0 1": "no graph",
+    "audit a.npz --geometry stride=2": "No such file",
+    "audit a.npz --certificate": "requires an argument",
+    "verify a.npz": "MODEL",
+    "verify nofile.json a.npz": "nofile.json",
+}
+"""What follows ``specnorm`` -> a part of what it says."""
+
+
+def said_of(expression: str) -> str:
+    """What an expression raises."""
+    names: dict[str, Any] = {name: getattr(specnorm, name) for name in specnorm.__all__} | {"K": K, "np": np}
+    try:
+        eval(expression, names)
+    except (SpecnormError, TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError(f"{expression} says nothing")
+
+
+def write(folder: Path) -> None:
+    """The files of `COMMANDS`."""
+    (folder / "folder").mkdir()
+    for name, content in FILES.items():
+        path = folder / name
+        if content == "npy":
+            np.save(path, K)
+        elif content in ("honest", "cut"):
+            np.savez(path, weight=K)
+            path.write_bytes(path.read_bytes()[: None if content == "honest" else 200])
+        elif content == "objects":
+            np.savez(path, weight=np.array([[1, "a"], [None, 2]], dtype=object))
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def told(command: str, folder: Path) -> tuple[int, str]:
+    """Exit code and output of the command, run in this process: one each would take a minute."""
+    stream = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stream), redirect_stderr(stream):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["specnorm", *command.split()])
+        code = run()
+    return code, stream.getvalue()
+
+
+@pytest.mark.parametrize("expression", CALLS)
+def test_calls(expression: str) -> None:
+    assert CALLS[expression] in said_of(expression)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command: str, tmp_path: Path) -> None:
+    pytest.importorskip("click", reason="the command line: pip install '.[cli]'")
+    write(tmp_path)
+    code, output = told(command, tmp_path)
+    assert COMMANDS[command] in " ".join(output.split())
+    assert code != 0
+    assert "Traceback" not in output
+
+
+def page() -> str:
+    """Every mistake with its message."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        calls = [(f"specnorm.{one}", said_of(one)) for one in CALLS]
+        commands = [(f"specnorm {one}", told(one, Path(folder))[1].strip().splitlines()[-1]) for one in COMMANDS]
+    rows = "\n".join(f"| `{what}` | {visible(said).replace('|', '&#124;')} |" for what, said in calls + commands)
+    head = "# What is said of mistakes\n\nMade by `python tests/test_messages.py`; `K` has shape (2, 2, 3, 3)."
+    return f"{head}\n\n| mistake | message |\n|---|---|\n{rows}\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
