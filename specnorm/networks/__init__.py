@@ -5,7 +5,8 @@ them together with the norms of the layers from `measuring`; `runs` finds layers
 for them, and `segments` proves what they are worth. `methods` are the ways to do so; a
 `certificate` states them for somebody else to check.
 `near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
-are left. Front ends (the torch plugin, the ONNX reader) build graphs.
+are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds. Front ends (the torch plugin, the
+ONNX reader) build graphs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.operators.registry import register_operator
 from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.statements import averaged, step
+from specnorm.networks.accuracy import certified_accuracy
 from specnorm.networks.answer import NetworkBound, RunBound
 from specnorm.networks.gains import GainBound
 from specnorm.networks.loops import equilibrium_bound, recurrent_bound, state_space_bound
@@ -43,6 +45,7 @@ __all__ = [
     "UnknownNode",
     "averaged",
     "bound",
+    "certified_accuracy",
     "equilibrium_bound",
     "local_radii",
     "margins",

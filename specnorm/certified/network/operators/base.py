@@ -27,8 +27,9 @@ Offset: TypeAlias = Callable[[], Ends]
 """Gives constants that broadcast against a value, and by how much each may be off."""
 Sizes: TypeAlias = tuple[int, ...]
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
-AT_ONCE = 2**23
-"""Entries of what is gathered for some copies of a value together."""
+Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
+Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
+"""Operators, and the numbers of the values that each takes: inputs from 0 on, then those of the operators before."""
 TABLE = 2**20
 """Most entries of a value whose places are looked up one by one."""
 
@@ -110,20 +111,17 @@ class LinearMap:
     offset: Offset | None = None
     shape: Sizes | None = None
     """Of the value; None: that of `apply`'s."""
+    adjoint: Adjoint | None = None
+    """Arrays (copies, *shape of the value) -> one (copies, *shape) for each input; None: `linear_reading` finds it."""
+    backward: int = 0
+    """Roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
+    moves: bool = False
+    """Whether each entry of the value is an entry of an input, or 0."""
 
     @classmethod
     def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
         """The map whose values are entries of the inputs, or 0: exact."""
-        return cls(apply, apply, 0, np.ones(()), offset)
-
-
-def in_parts(apply: Callable[[FloatArray], FloatArray], x: FloatArray, entries: int) -> FloatArray:
-    """A function of arrays (copies, ...), applied to some copies at a time; each needs so many entries."""
-    step = max(1, AT_ONCE // max(entries, 1))
-    parts = [apply(x[at : at + step]) for at in range(0, len(x), step)]
-    if not parts:
-        return apply(np.zeros((1, *x.shape[1:]), x.dtype))[:0]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return cls(apply, apply, 0, np.ones(()), offset, moves=True)
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
@@ -217,6 +215,10 @@ class Operator:
         # Sums in any order, products rounded or fused: gamma(n) of the terms' sizes; twice, for theirs and ours.
         allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest(unit)
         return allowed
+
+    def written_out(self, before: Sequence[Sizes]) -> Program | None:
+        """The same by linear operators and functions of each entry, for inputs of some shapes; None: there is none."""
+        return None
 
     def named(self) -> tuple[tuple[str, Any], ...]:
         """Fields by name, for a digest."""
@@ -325,6 +327,13 @@ class Pointwise(Operator):
         Where an interval is not finite: 0, 0 and infinity. None: no line is known.
         """
         return None
+
+    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        """Ends of the parts of intervals on which lines are near the function, ascending: shape (parts + 1, *shape)."""
+        shares = np.linspace(0.0, 1.0, 9).reshape(-1, *(1,) * low.ndim)
+        found = np.clip(low + shares * (high - low), low, high)
+        found[-1] = high
+        return np.asarray(found)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # What the elementary functions of libraries promise, and more.

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from specnorm.certified import host
-from specnorm.certified.network.operators.base import FloatArray, NoBoundError, Place
+from specnorm.certified.network.operators.base import FloatArray, NoBoundError, Place, Sizes
 from specnorm.certified.network.shapes import Shape, Size
+
+AT_ONCE = 2**23
+"""Entries of what is gathered for some copies of a value together."""
+
+
+def in_parts(apply: Callable[[FloatArray], FloatArray], x: FloatArray, entries: int) -> FloatArray:
+    """A function of arrays (copies, ...), applied to some copies at a time; each needs so many entries."""
+    step = max(1, AT_ONCE // max(entries, 1))
+    parts = [apply(x[at : at + step]) for at in range(0, len(x), step)]
+    if not parts:
+        return apply(np.zeros((1, *x.shape[1:]), x.dtype))[:0]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def last_sizes(shape: Shape | None, count: int) -> list[int | None]:
@@ -67,6 +81,14 @@ def gathered(weights: FloatArray, before: Shape | None, after: Shape | None) -> 
             summed = weights.sum(axis=axis, keepdims=True) if weights.shape[axis] == m else weights * float(m)
             weights = host.inflate(summed, m)
     return weights.reshape(weights.shape[len(after) - len(before) :])
+
+
+def summed_to(y: FloatArray, shape: Sizes) -> FloatArray:
+    """Adjoint of broadcasting copies (copies, *shape): sums over what was repeated."""
+    ahead = y.ndim - 1 - len(shape)
+    wide = (1,) * ahead + shape
+    repeated = tuple(at + 1 for at, n in enumerate(wide) if n == 1 and y.shape[at + 1] != 1)
+    return np.asarray((y.sum(axis=repeated, keepdims=True) if repeated else y).reshape(len(y), *shape))
 
 
 def spread(bounds: Sequence[float], place: Place) -> list[float]:
