@@ -205,22 +205,23 @@ def _below(blocks: FloatArray, boxes: Boxes, limits: FloatArray, lost: float, op
     exponent = math.frexp(float(limits.max(initial=0.0)))[1]
     if not (limits > 0).all() or abs(exponent) > 900:
         raise CertificateError("a cell is too wide, or the bound is no positive number")
-    scaled = np.ascontiguousarray(np.ldexp(blocks, -exponent))
+    scaled: Any = np.ascontiguousarray(np.ldexp(blocks, -exponent))
     if not np.isfinite(scaled).all():
         raise CertificateError("the bound is far below the kernel's entries")
     # Entries that underflow are off by less than the smallest normal number each.
-    off = float(trigonometric.symbol_error(scaled, xp=xp).max()) + blocks.size * 2.0**-1000
+    errors: Any = trigonometric.symbol_error(scaled, xp=xp)
+    off = float(errors.max()) + blocks.size * 2.0**-1000
     off = host.add_up(off, math.ldexp(lost, -exponent))
     levels = np.ldexp(limits, -exponent)
     step = max(1, ops.memory // (8 * 16 * g * m * p + 24 * 8 * math.prod(taps)))
     for at in range(0, len(boxes), step):
         some = slice(at, at + step)
-        symbols = Symbol(scaled, boxes[some].centres, ops=ops).matrices()
+        symbols: Any = Symbol(scaled, boxes[some].centres, ops=ops).matrices()
         gram = arrays.gram_smaller(symbols, xp=xp)
-        mass = rounding.up(norms.frobenius_up(symbols, xp=xp) ** 2, 4, xp=xp)
+        mass: Any = rounding.up(norms.frobenius_up(symbols, xp=xp) ** 2, 4, xp=xp)
         error = rounding.SLACK * rounding.product_error(m, symbols, xp=xp)
         level = host.sub_down(levels[some], off)
-        squares = rounding.down(np.maximum(level, 0.0) ** 2, 2, xp=xp)
+        squares: Any = rounding.down(np.maximum(level, 0.0) ** 2, 2, xp=xp)
         squared = host.sub_down(squares[None], rounding.up(mass * error, 2, xp=xp))
         if not (level > 0).all() or not np.asarray(norms.gram_below(gram, squared, ops=ops)).all():
             raise CertificateError("at a frequency the norm is larger, or too close to tell")
@@ -249,7 +250,8 @@ def norm_of_layer(
     if spec.padding_gain_sq > 1:
         raise CertificateError("padding that repeats pixels has no such proof")
     xp: Any = ops.xp
-    blocks = np.asarray(polyphase.to_blocks(kernel[None], spec, xp=xp))
+    given: Any = kernel[None]
+    blocks = np.asarray(polyphase.to_blocks(given, spec, xp=xp))
     if "circulant" not in proof:
         return padded_norm(norm_at(blocks, boxes_of(proof, blocks.shape[3:]), upper, ops=ops), spec)
     if spec.input_shape is None:
@@ -276,9 +278,10 @@ def _by_matrix(kernel: FloatArray, spec: ConvSpec, upper: float, ops: ArrayOps) 
     exponent = math.frexp(float(np.abs(kernel).max(initial=0.0)))[1]
     matrices, lost = [], 0.0
     for part in range(spec.groups):
-        layer = Convolution(np.ldexp(kernel[None, part * first : (part + 1) * first], -exponent), one, ops=ops)
+        own: Any = np.ldexp(kernel[None, part * first : (part + 1) * first], -exponent)
+        layer = Convolution(own, one, ops=ops)
         wide = sides[0] > sides[1]
-        eye = np.eye(min(sides))[None]
+        eye: Any = np.eye(min(sides))[None]
         matrices.append(np.asarray(layer.adjoint(eye) if wide else layer.apply(eye))[0])
         # An entry is a sum of products of taps with ones and zeros.
         most = host.sqrt_up(float(magnitude_sq(layer, ops=ops)[0]))

@@ -160,8 +160,9 @@ def constant_by_parts(graph: Graph, parts: Sequence[Part], *, ops: ArrayOps) -> 
         fitting = [each for each in begin if len(each.weights) == len(first)]
         found = [_further(each, constant, first, last, part.values[-1]) for each in fitting]
         known.setdefault(part.values[-1], []).extend(found)
+    norms: Any = _Unstated()
     shortcuts = {name: [_plain(each) for each in found] for name, found in known.items()}
-    return propagate(graph, _Unstated(), Values(graph), shortcuts).claim
+    return propagate(graph, norms, Values(graph), shortcuts).claim
 
 
 def _further(before: _Known, constant: Upper, first: FloatArray, last: FloatArray, end: str) -> _Known:
@@ -227,8 +228,4 @@ class _Unstated:
     def __call__(self, *_: Any) -> NoReturn:
         raise CertificateError("no part that is stated bounds this layer")
 
-    def matrices(self, *_: Any) -> NoReturn:
-        raise CertificateError("no part that is stated bounds this layer")
-
-    def of_kernel(self, *_: Any) -> NoReturn:
-        raise CertificateError("no part that is stated bounds this layer")
+    matrices = of_kernel = recurrent = __call__

@@ -78,7 +78,7 @@ class OnnxModel:
     def calls(self) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], dict[str, Any]]]:
         """Operators of the graph: name, inputs, outputs, attributes that are numbers or words."""
         word: Callable[[Any], Any] = lambda a: a.s.decode("utf-8", "replace")  # noqa: E731
-        kinds = {1: lambda a: a.f, 2: lambda a: a.i, 3: word, 7: lambda a: [*a.ints]}
+        kinds: dict[int, Callable[[Any], Any]] = {1: lambda a: a.f, 2: lambda a: a.i, 3: word, 7: lambda a: [*a.ints]}
         for node in self._graph.node:
             given = {a.name: kinds[a.type](a) if a.type in kinds else None for a in node.attribute}
             name = node.op_type if node.domain in _DOMAINS else f"{node.domain}::{node.op_type}"
