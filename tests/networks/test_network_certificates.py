@@ -100,7 +100,8 @@ def _mutations(claim: dict[str, Any], draw: random.Random) -> Iterator[dict[str,
     """Claims with one thing changed."""
     for key in claim:
         yield {name: value for name, value in claim.items() if name != key}
-        yield from ({**claim, key: damage} for damage in (None, [], {}, "nan", -1, True, 10**15))
+        damages: list[Any] = [None, [], {}, "nan", -1, True, 10**15]
+        yield from ({**claim, key: damage} for damage in damages)
     for at, part in enumerate(claim["parts"]):
         for changed in _of_part(part, draw):
             yield {**claim, "parts": [*claim["parts"][:at], changed, *claim["parts"][at + 1 :]]}
@@ -111,7 +112,8 @@ def _mutations(claim: dict[str, Any], draw: random.Random) -> Iterator[dict[str,
 def _of_part(part: dict[str, Any], draw: random.Random) -> Iterator[dict[str, Any]]:
     for key in part:
         yield {name: value for name, value in part.items() if name != key}
-        yield from ({**part, key: damage} for damage in (None, [], {}, "nan", [[]]))
+        damages: list[Any] = [None, [], {}, "nan", [[]]]
+        yield from ({**part, key: damage} for damage in damages)
     number = float.fromhex(part["upper"])
     yield from ({**part, "upper": (number * factor).hex()} for factor in (0.0, 0.5, 0.99, 1 - 1e-6, 1e-300))
     yield from ({**part, "values": part["values"][::-1], "units": units} for units in (False, True))

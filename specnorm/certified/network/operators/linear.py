@@ -177,7 +177,9 @@ class Add(Linear):
             ]
 
         both = made(self.weights), made([abs(weight) for weight in self.weights])
-        return LinearMap(*both, 1 + len(others) + (self.over != 1), adjoint=adjoint, backward=math.prod(shape) + 3)
+        return LinearMap(
+            *both, 1 + len(others) + (self.over != 1), adjoint=adjoint, backward=math.prod(map(int, shape)) + 3
+        )
 
 
 class Concat(Linear):
