@@ -81,6 +81,12 @@ def chain(*factors: float) -> Graph:
 
 (RUN,) = runs(chain(2, 3))
 RESIDUAL = (x(), times("u", "x", 2), join("r", ReLU(), "u"), times("v", "r", 3), join("s", Add((1.0, 1.0)), "v", "x"))
+FORKED = Graph(
+    (
+        x(), times("u", "x", 0.2), join("r", ReLU(), "u"), times("v", "x", 0.3), join("q", ReLU(), "v"),
+        join("s", Add((1.0, 1.0)), "r", "q"),
+    ), ("s",),
+)  # fmt: skip
 (SKIPPING,) = runs(Graph(RESIDUAL, ("s",)))
 ONES = [np.ones(1), np.ones(1)]
 
@@ -192,6 +198,10 @@ def by_parts() -> Iterator[tuple[Upper | None, float]]:
     yield constant_by_parts(chain(2, 3), [Part("x", ("r0", "r1"), (one, one, one), 4.0, alone)], ops=OPS), 6.0
     wide = Graph(RESIDUAL, ("s",))
     yield constant_by_parts(wide, [Part("x", ("r", "s"), (one, one, one), 4.0, alone)], ops=OPS), 7.0
+    # Branches whose first values have no number of their own; a part with a value that the next does not read.
+    two = [Part("x", ("r",), (one, one), 0.2 * more, alone), Part("x", ("q",), (one, one), 0.3 * more, alone)]
+    yield constant_by_parts(FORKED, two, ops=OPS), 0.5
+    yield constant_by_parts(FORKED, [two[0], Part("x", ("r", "q"), (one, one, one), 0.4, alone)], ops=OPS), 0.5
     kernel = np.random.RandomState(0).standard_normal((1, 2, 2, 3))
     symbols = np.moveaxis(np.fft.fft(kernel[0], 4096), -1, 0)
     norm = float(np.linalg.norm(symbols, 2, axis=(1, 2)).max())
