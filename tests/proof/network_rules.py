@@ -16,7 +16,18 @@ from specnorm.certified.bound import Upper
 from specnorm.certified.network import loops, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
-from specnorm.certified.network.operators import Add, Concat, Input, Matrix, Mean, Random, ReLU, Scale, Slice
+from specnorm.certified.network.operators import (
+    Add,
+    Concat,
+    Convolution,
+    Input,
+    Matrix,
+    Mean,
+    Random,
+    ReLU,
+    Scale,
+    Slice,
+)
 from specnorm.certified.network.operators.base import Operator, Place
 from specnorm.certified.network.rules import Map
 from specnorm.certified.network.stated import Part, constant_by_parts
@@ -197,7 +208,8 @@ def by_parts() -> Iterator[tuple[Upper | None, float]]:
     yield constant_by_parts(chain(2, 3), parts, ops=OPS), 6.0
     yield constant_by_parts(chain(2, 3), [Part("x", ("r0", "r1"), (one, one, one), 4.0, alone)], ops=OPS), 6.0
     wide = Graph(RESIDUAL, ("s",))
-    yield constant_by_parts(wide, [Part("x", ("r", "s"), (one, one, one), 4.0, alone)], ops=OPS), 7.0
+    for units in (False, True):
+        yield constant_by_parts(wide, [Part("x", ("r", "s"), (one, one, one), 4.0, alone, units)], ops=OPS), 7.0
     # Branches whose first values have no number of their own; a part with a value that the next does not read.
     two = [Part("x", ("r",), (one, one), 0.2 * more, alone), Part("x", ("q",), (one, one), 0.3 * more, alone)]
     yield constant_by_parts(FORKED, two, ops=OPS), 0.5
@@ -213,6 +225,9 @@ def by_parts() -> Iterator[tuple[Upper | None, float]]:
     matrix = dense_matrix(CONV, (5,), padding_mode="zeros", padding=1)
     norm = float(np.linalg.norm(matrix, 2))
     yield of_stated_layer(CONV, own, {"matrix": True}, norm * more, ops=OPS), norm
+    nodes = Node("x", Input(), (), (1, 2, 5)), Node("y", Convolution(LAYER), ("x",), (1, 2, 5))
+    of = Part("x", ("y",), (np.ones(10), np.ones(10)), norm * more, alone, units=True)
+    yield constant_by_parts(Graph(nodes, ("y",)), [of], ops=OPS), norm
 
 
 def gains() -> Iterator[tuple[Upper | None, float]]:
