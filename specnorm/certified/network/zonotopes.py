@@ -216,7 +216,7 @@ class _Units:
     def stated(self, node: Node) -> bool:
         """Whether a value is a function of a linear map of those before; it is a link, and read as it is."""
         shape = concrete(node.shape)
-        if isinstance(node.operator, Pointwise):
+        if isinstance(node.operator, Pointwise) and len(node.inputs) == 1:
             value, inside = self.sums.get(node.inputs[0]), np.full(shape or (), np.inf)
             slopes = None if shape is None else node.operator.slopes(-inside, inside)
         else:
