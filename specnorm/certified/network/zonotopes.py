@@ -95,10 +95,10 @@ class _Sum:
 
 
 class _Units:
-    """Reads a localised graph unit by unit."""
+    """Reads a localised graph unit by unit; ``chains``: a link reads no values that it has zeros for."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.nodes = graph.by_name
+    def __init__(self, graph: Graph, chains: bool = False) -> None:
+        self.nodes, self.chains = graph.by_name, chains
         self.sums: dict[str, _Sum] = {}
         self.groups: list[range] = []
         """Numbers of the input's entries, and of the w of each function."""
@@ -149,12 +149,18 @@ class _Units:
         return _Sum(np.concatenate([each.matrix, pad]), np.concatenate([each.error, pad]))
 
     def _linear(self, linear: LinearMap, before: Sequence[_Sum]) -> _Sum:
-        """What is added makes no difference."""
+        """What is added makes no difference; of zeros it makes zeros, without an error."""
         wide = [self._wide(each) for each in before]
+        moving = np.any(
+            [np.any((x.matrix != 0) | (x.error != 0), axis=(*range(1, x.matrix.ndim),)) for x in wide], axis=0
+        )
         matrix, n = linear.apply([each.matrix for each in wide]), linear.roundings
         lost = [each.error + abs(each.matrix) * ((n + 4) * 2.0**-52 * bool(n)) for each in wide]
         error = linear.absolute(lost)
-        return _Sum(matrix, host.inflate(error, 2 * n + 8) + 2.0**-1000 * bool(n))
+        underflow = np.where(moving | (not self.chains), 2.0**-1000 * bool(n), 0.0).reshape(
+            -1, *(1,) * (matrix.ndim - 1)
+        )
+        return _Sum(matrix, host.inflate(error, 2 * n + 8) + underflow)
 
     def _split(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
         """``low v + w``; a new link makes w of v."""
@@ -254,7 +260,7 @@ def stated_units(graph: Graph, start: str, values: Sequence[str]) -> Segment | N
     Segment or None
         None where it is too large, or a value is computed otherwise than from those before it.
     """
-    units, first = _Units(graph), concrete(graph.by_name[start].shape)
+    units, first = _Units(graph, chains=True), concrete(graph.by_name[start].shape)
     if first is None or first[:1] != (1,) or math.prod(first) > INPUTS or graph.inputs != (start,):
         return None
     units.start(graph.by_name[start])
