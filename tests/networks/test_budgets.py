@@ -202,7 +202,7 @@ def test_sandwich_layers_are_at_most_1(depth: int) -> None:
     for _ in range(depth):
         basis, _ = np.linalg.qr(random.standard_normal((2 * n, n)))
         scale = np.exp(random.standard_normal(n))
-        first, second = 2**0.5 * basis[n:] / scale[:, None], 2**0.5 * basis[:n].T * scale
+        first, second = 2**0.5 * basis[n:].T / scale[:, None], 2**0.5 * basis[:n] * scale
         net.matrix(first)
         net(operators.ReLU(), n)
         net.matrix(second)
