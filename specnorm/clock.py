@@ -23,6 +23,11 @@ class Clock:
 
     deadline: float = math.inf
 
+    @classmethod
+    def of(cls, seconds: float | None) -> Clock:
+        """One that expires so many seconds from now; None: never."""
+        return cls() if seconds is None else cls(time.monotonic() + seconds)
+
     @property
     def expired(self) -> bool:
         """Whether the deadline has passed."""

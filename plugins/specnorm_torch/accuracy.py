@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from specnorm.errors import MethodError
-from specnorm.networks import CertifiedAccuracy, Measure, Method, local_radii, margins
+from specnorm.networks import CertifiedAccuracy, Measure, Method, margins, within
+from specnorm.networks import certified_accuracy as of_graph
 from specnorm_torch.baking import baked
 from specnorm_torch.modules import at_inference
 from specnorm_torch.networks import network_graph
@@ -25,6 +26,9 @@ def certified_accuracy(
     method: Method | None = None,
     batch: int = 256,
     local: bool = False,
+    budget: float | None = None,
+    input_range: tuple[float, float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CertifiedAccuracy:
     """Share of samples whose label no change within a radius can move.
 
@@ -46,14 +50,21 @@ def certified_accuracy(
     batch : int, default 256
         Samples at a time.
     local : bool, default False
-        Look for the largest radius of each sample at which the constants on its own ball certify it
-        (`specnorm.networks.local_radii`), with ``method`` (default: ``Multipliers(steps=20)``). Seconds a sample, for
-        networks of up to some hundred units.
+        Attack and bound each sample on its own ball where the constants everywhere leave it open
+        (`specnorm.networks.certified_accuracy`): a second or two a sample and radius for small convolutional networks.
+        The logits are computed anew then, with their rounding counted.
+    budget : float, optional
+        Seconds that a sample may take at each radius, with ``local``; None: a fixed number of steps.
+    input_range : (float, float), optional
+        Between which all entries of inputs lie: nothing is said of others.
+    progress : callable, optional
+        ``progress(samples that are done, all)``, with ``local``.
 
     Returns
     -------
     CertifiedAccuracy
-        The constants are proven in real arithmetic; the logits are the model's own, whose rounding is not counted.
+        The constants are proven in real arithmetic; without ``local``, the logits are the model's own, whose rounding
+        is not counted.
 
     Raises
     ------
@@ -67,15 +78,18 @@ def certified_accuracy(
             "both, at least one."
         )
     graph = network_graph(baked(model) if bake else model, x[:1])
-    known = margins(graph, Measure(rtol), method=method)
+    graph = graph if input_range is None else within(graph, *input_range)
+    measure = Measure(rtol)
+    known = margins(graph, measure, method=method)
     with at_inference(model):
         logits = torch.cat([model(part) for part in torch.split(x, batch)])
         alone = model(x[:1])
     if not torch.allclose(alone, logits[:1], rtol=1e-2, atol=1e-2 * float(alone.abs().max())):
         raise MethodError("the logits of a sample depend on the others of its batch; the constants are of one alone.")
     numbers, labels = logits.double().cpu().numpy(), y.cpu().numpy()
-    radius = None
-    if local:
-        inputs = x.detach().cpu().double().numpy()
-        radius = local_radii(graph, inputs, numbers, labels, known, Measure(rtol), method=method)
-    return CertifiedAccuracy.of(known, numbers, labels, radii, radius)
+    if not local:
+        return CertifiedAccuracy.of(known, numbers, labels, radii)
+    inputs = x.detach().cpu().double().numpy()
+    return of_graph(
+        graph, inputs, labels, radii, local=True, budget=budget, measure=measure, known=known, progress=progress
+    )

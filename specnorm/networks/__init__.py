@@ -4,7 +4,8 @@
 them together with the norms of the layers from `measuring`; `runs` finds layers in a row, `recursion` proposes weights
 for them, and `segments` proves what they are worth. `methods` are the ways to do so, a `certificate` is one of them.
 `near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
-are left. Front ends (the torch plugin, the ONNX reader) build graphs.
+are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds. Front ends (the torch plugin, the
+ONNX reader) build graphs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.operators.registry import register_operator
 from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.statements import averaged, step
+from specnorm.networks.accuracy import certified_accuracy
 from specnorm.networks.answer import NetworkBound, RunBound
 from specnorm.networks.certificate import Certificate
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
@@ -41,6 +43,7 @@ __all__ = [
     "UnknownNode",
     "averaged",
     "bound",
+    "certified_accuracy",
     "local_radii",
     "margins",
     "operators",

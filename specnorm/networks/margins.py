@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import and_
 
@@ -98,12 +98,18 @@ class CertifiedAccuracy:
         Share of samples that are classified rightly in the whole ball; at radius 0 the accuracy.
     radius : array, shape (samples,)
         Certified for each sample; 0 where the label is wrong.
+    status : array of str, shape (radii, samples)
+        "safe": the label is proven to stay; "unsafe": it is wrong, or an input of the ball changes it; else "open".
+    changed : mapping of int to array
+        By sample that is unsafe: an input that changes its label, within the least of the radii where one was found.
     """
 
     radii: FloatArray
     accuracy: FloatArray
     radius: FloatArray
     margins: Margins
+    status: NDArray[np.str_]
+    changed: Mapping[int, FloatArray] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -112,22 +118,32 @@ class CertifiedAccuracy:
         logits: NDArray[np.floating],
         labels: NDArray[np.integer],
         radii: Sequence[float],
-        radius: FloatArray | None = None,
     ) -> CertifiedAccuracy:
-        """From the logits of samples; ``radius``: of each, where more is known than the margins give.
+        """From the logits of samples, by constants alone.
 
         Raises
         ------
         MethodError
             If shapes, labels or radii are none.
         """
-        asked = np.asarray(radii, dtype=np.float64).reshape(-1)
-        if not (np.isfinite(asked).all() and (asked >= 0).all()):
-            raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
-        radius = known.radii(logits, labels) if radius is None else radius
+        asked, radius = radii_of(radii), known.radii(logits, labels)
         # Strictly less: at the radius itself two logits may be equal.
-        accuracy = [float(np.mean(radius > r)) if radius.size else 0.0 for r in asked]
-        return cls(asked, np.asarray(accuracy), radius, known)
+        safe = radius > asked[:, None]
+        wrong = (radius == 0) & (logits.argmax(axis=1) != labels)
+        return cls.told(known, asked, radius, np.where(safe, "safe", np.where(wrong, "unsafe", "open")))
+
+    @classmethod
+    def told(
+        cls,
+        known: Margins,
+        radii: FloatArray,
+        radius: FloatArray,
+        status: NDArray[np.str_],
+        changed: Mapping[int, FloatArray] | None = None,
+    ) -> CertifiedAccuracy:
+        """From what is known of each sample at each radius."""
+        share = np.mean(status == "safe", axis=1) if radius.size else np.zeros(len(radii))
+        return cls(radii, np.asarray(share, dtype=np.float64), radius, known, status, changed or {})
 
     def curve(self) -> tuple[FloatArray, FloatArray]:
         """Radii at which the certified accuracy falls, ascending from 0, and what it is from each on."""
@@ -147,6 +163,14 @@ class CertifiedAccuracy:
             *((f"{r:.6g}", f"{a:.2%}") for r, a in zip(self.radii, self.accuracy, strict=True)),
         ]
         return "\n".join(f"{r:>10}  {a:>9}" for r, a in rows)
+
+
+def radii_of(radii: Sequence[float]) -> FloatArray:
+    """As an array; `MethodError` where they are none."""
+    asked = np.asarray(radii, dtype=np.float64).reshape(-1)
+    if not (np.isfinite(asked).all() and (asked >= 0).all()):
+        raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
+    return asked
 
 
 def margins(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> Margins:

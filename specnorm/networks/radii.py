@@ -1,32 +1,179 @@
-"""The radius around one input in which its label cannot change, by constants that hold there alone.
+"""Whether a sample's label can change within a radius: by constants, by linear bounds, in parts; and by an attack.
 
-With margins ``m_j = f_y(x) - f_j(x)`` the map ``g = ((f_y - f_j) / m_j)_j`` may not move by 1: a radius r is certified
-where g's constant on the ball of that radius is below 1 / r, or where the ranges of its entries there are positive.
-Either is proven at each radius that is tried, so that a search may try any.
+Each is proven, or shown by an input, at the radius that is tried, so that a search may try any.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified.bound import Lower, greatest
+from specnorm.certified.interval import Interval
+from specnorm.certified.network import margins as rules
+from specnorm.certified.network.execution import inside, moved_up, run_with_errors
 from specnorm.certified.network.graph import Graph, concrete
-from specnorm.certified.network.margins import over_margins, radius_of
-from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.regions import Ball
+from specnorm.certified.network.linear_bounds import LinearBounds
+from specnorm.certified.network.linear_reading import Network
+from specnorm.certified.network.operators.base import FloatArray, Pointwise
+from specnorm.clock import Clock
 from specnorm.errors import MethodError
+from specnorm.networks.linear import STEPS, Ascent, located, read
 from specnorm.networks.margins import Margins
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Method, Multipliers
-from specnorm.networks.near import near, ranges_near
 
 TRIES = 8
 """Radii that are tried for each input."""
 FURTHEST = 64.0
 """How much larger than the radius by constants everywhere one is tried at most."""
+PARTS = 16
+"""Parts of a ball at most, without a budget; with one, as many as there is time for."""
+MOST_PARTS = 4096
+AGAIN = 12
+"""Steps of an ascent on a part."""
+ATTACKS, PUSHES = 3, 12
+"""Classes that a sample is pushed to, and steps to each."""
+
+
+@dataclass
+class Radii:
+    """Radii of the samples of one classifier.
+
+    Parameters
+    ----------
+    graph : Graph
+        One input and one output of shape (1, classes), of known sizes, that a matrix ends with.
+    known : Margins
+        Of the network, everywhere.
+    budget : float, optional
+        Seconds a sample and radius; None: a fixed number of steps.
+
+    Raises
+    ------
+    MethodError
+        If the network has other inputs or outputs.
+    """
+
+    graph: Graph
+    known: Margins
+    measure: Measure = field(default_factory=Measure)
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        ends = [concrete(self.graph.by_name[name].shape) for name in (*self.graph.inputs, *self.graph.outputs)]
+        if len(ends) != 2 or ends[0] is None or ends[1] is None or len(ends[1]) != 2 or ends[1][0] != 1:
+            raise MethodError(
+                "Radii need a network with one input and one output of shape (1, classes), of known sizes."
+            )
+        self.shape, self.classes = ends[0], ends[1][1]
+        self.output = self.graph.outputs[0]
+        self.network: Network = read(self.graph, self.measure)
+
+    def logits(self, x: FloatArray) -> Interval:
+        """Of one sample, their rounding counted."""
+        return LinearBounds(self.network, x, 0.0).exact[self.output]
+
+    def by_constants(self, x: FloatArray, label: int) -> Lower:
+        """By the constants everywhere; 0 where the label is not proven to be the sample's."""
+        return rules.radii(self.logits(x), np.array([label]), self.known.differences)[0]
+
+    def proven(self, x: FloatArray, label: int, radius: float) -> Lower | None:
+        """A ball's radius, if no difference of logits reaches 0 in it."""
+        clock = Clock.of(self.budget)
+        rows = rules.rows_of(label, self.classes)
+        for anew in (False, True):
+            bounds = located(self.network, x, radius, anew=anew, clock=clock)
+            ascent = Ascent(bounds, self.output, rows).improved(STEPS if anew else 0, clock)
+            found = rules.radius_of([(bounds, ascent.best)])
+            if found is not None:
+                return found
+        return self._in_parts(ascent, clock)
+
+    def _in_parts(self, whole: Ascent, clock: Clock) -> Lower | None:
+        """Cut where a sign alone costs the most, and again where that is not enough."""
+        open_parts, done = [whole], []
+        most = PARTS if self.budget is None else MOST_PARTS
+        while open_parts:
+            part = open_parts.pop()
+            if part.positive:
+                done.append((part.bounds, part.best))
+                continue
+            place = part.switching()
+            if place is None or clock.expired or len(open_parts) + len(done) + 2 > most:
+                return None
+            for above in (False, True):
+                bounds = part.bounds.cut(*place, above)
+                again = Ascent(bounds, part.name, part.rows)
+                # What holds on the whole holds on the part.
+                again.best &= part.best
+                open_parts.append(again.improved(AGAIN, clock))
+        return rules.radius_of(done)
+
+    def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
+        """An input of the ball, and of its box, whose label is not proven to be that one; None: none is found."""
+        x = x.reshape(self.shape)
+        low, high = self.network.box.ends
+        values = self.graph.run({self.network.input: x})
+        if self.output not in values:
+            return None
+        if self._changes(x, x, label, 0.0):
+            return x
+        others = [int(j) for j in np.argsort(-values[self.output][0]) if j != label][:ATTACKS]
+        for other in others:
+            at = x
+            for step in range(PUSHES):
+                row = np.zeros((1, 1, self.classes))
+                row[0, 0, other], row[0, 0, label] = 1.0, -1.0
+                way = self._gradient(at, row)
+                length = float(np.linalg.norm(way))
+                if not length:
+                    break
+                reach = inside(radius) * (2.0 if step == 0 else 0.5)
+                away = at + reach / length * way - x
+                for _ in range(2):
+                    away = away * min(1.0, inside(radius) / max(float(np.linalg.norm(away)), 1e-300))
+                    away = np.clip(x + away, low, high) - x
+                at = x + away
+                if self._changes(x, at, label, radius):
+                    return at
+        return None
+
+    def _changes(self, x: FloatArray, at: FloatArray, label: int, radius: float) -> bool:
+        """Whether an input lies in the ball and has another label for sure."""
+        name = self.network.input
+        if not moved_up({name: x}, {name: at}) <= radius:
+            return False
+        found = run_with_errors(self.graph, {name: at}).get(self.output)
+        if found is None:
+            return False
+        error = np.broadcast_to(np.asarray(found.error), found.value.shape)[0]
+        own = found.value[0, label] + error[label]
+        others = np.delete(found.value[0] - error, label)
+        return bool((others >= own).any())
+
+    def _gradient(self, x: FloatArray, row: FloatArray) -> FloatArray:
+        """Of a row of the logits at an input; 0 where an operator in between has no slope here."""
+        values = self.network.graph.run({self.network.input: x})
+        waiting = {self.output: row}
+        for node in reversed(self.network.graph.nodes):
+            c = waiting.pop(node.name, None)
+            if c is None or node.name not in self.network.moving:
+                continue
+            if node.name == self.network.input:
+                return np.asarray(c[0])
+            linear = self.network.linear.get(node.name)
+            parts: list[FloatArray] = []
+            if linear is not None:
+                parts = linear.adjoint(c)
+            elif isinstance(node.operator, Pointwise):
+                slopes = node.operator.slopes(*(values[node.inputs[0]],) * 2)
+                parts = [] if slopes is None else [c * np.nan_to_num((slopes[0] + slopes[1]) / 2)]
+            for name, part in zip(node.inputs if parts else (), parts, strict=True):
+                waiting[name] = waiting[name] + part if name in waiting else part
+        return np.zeros(self.shape)
 
 
 def local_radii(
@@ -37,10 +184,10 @@ def local_radii(
     known: Margins,
     measure: Measure | None = None,
     *,
-    method: Method | None = None,
     tries: int = TRIES,
+    budget: float | None = None,
 ) -> FloatArray:
-    """Radius of the ball around each sample in which the label cannot change, by constants on that ball.
+    """Radius of the ball around each sample in which the label cannot change, by linear bounds on that ball.
 
     Parameters
     ----------
@@ -48,14 +195,14 @@ def local_radii(
         Of a classifier: one input and one output, of one sample.
     inputs : array, shape (samples, ...)
     logits : array, shape (samples, classes)
-        Taken as exact, as for `Margins.radii`.
+        Taken as exact for the radii by constants, as for `Margins.radii`.
     labels : array, shape (samples,)
     known : Margins
         Of the network, everywhere: no radius is smaller than theirs.
-    method : Product, Scaled or Multipliers, optional
-        Default: ``Multipliers(steps=20)``.
     tries : int, default 8
-        Radii that are tried for each sample, each with up to two searches.
+        Radii that are tried for each sample, by bisection.
+    budget : float, optional
+        Seconds that each of them may take; None: a fixed number of steps.
 
     Returns
     -------
@@ -67,45 +214,26 @@ def local_radii(
     MethodError
         If shapes do not fit.
     """
-    measure = measure or Measure()
-    method = Multipliers(steps=20) if method is None else method
-    shape = _shape(graph)
+    of = Radii(graph, known, measure or Measure(), budget)
     inputs = np.asarray(inputs, dtype=np.float64)
-    if len(inputs) != len(logits) or math.prod(inputs.shape[1:]) != math.prod(shape):
-        raise MethodError(f"inputs of shape {inputs.shape}; expected {len(logits)} samples of shape {shape[1:]}.")
+    if len(inputs) != len(logits) or math.prod(inputs.shape[1:]) != math.prod(of.shape):
+        raise MethodError(f"inputs of shape {inputs.shape}; expected {len(logits)} samples of shape {of.shape[1:]}.")
     found = known.proven(logits, labels)
     for at, least in enumerate(found):
         if 0 < least < math.inf:
-            of = over_margins(graph, np.asarray(logits[at], dtype=np.float64), int(labels[at]))
-            found[at] = _largest(of, inputs[at].reshape(shape), least, measure, method, tries)
+            found[at] = _largest(of, inputs[at].reshape(of.shape), int(labels[at]), least, tries)
     return np.array([float(radius) for radius in found])
 
 
-def _shape(graph: Graph) -> tuple[int, ...]:
-    ends = [concrete(graph.by_name[name].shape) for name in (*graph.inputs, *graph.outputs)]
-    if len(ends) != 2 or ends[0] is None or ends[1] is None or len(ends[1]) != 2 or ends[1][0] != 1:
-        raise MethodError("Radii need a network with one input and one output of shape (1, classes), of known sizes.")
-    return ends[0]
-
-
-def _largest(of: Graph, x: FloatArray, least: Lower, measure: Measure, method: Method, tries: int) -> Lower:
-    """Bisection of logarithms."""
+def _largest(of: Radii, x: FloatArray, label: int, least: Lower, tries: int) -> Lower:
+    """Bisection of logarithms, from the radius by constants to one that an attack reaches."""
     low, high = math.log(least.value), math.log(least.value) + math.log(FURTHEST)
     best = least
     for _ in range(tries):
         radius = math.exp((low + high) / 2)
-        proven = _proven(of, Ball({of.inputs[0]: x}, radius), measure, method)
+        proven = None if of.attacked(x, label, radius) is not None else of.proven(x, label, radius)
         if proven is None:
             high = math.log(radius)
         else:
             best, low = greatest(best, proven), math.log(radius)
     return best
-
-
-def _proven(of: Graph, ball: Ball, measure: Measure, method: Method) -> Lower | None:
-    """A ball's radius, if no difference of logits reaches 0 in it."""
-    found = ranges_near(of, ball, measure)
-    apart = found.get(of.outputs[0])
-    by_range = radius_of(ball, apart, [])
-    uppers = [] if by_range else [answer.upper for answer in near(of, ball, measure, method, found)]
-    return by_range or radius_of(ball, apart, [upper for upper in uppers if upper is not None])

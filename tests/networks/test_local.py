@@ -98,7 +98,7 @@ def test_radii_by_constants_of_each_ball() -> None:
     labels[0] = (labels[0] + 1) % 3
     known = margins(chain.graph, method=METHOD)
     before = known.radii(logits, labels)
-    found = local_radii(chain.graph, x, logits, labels, known, method=Multipliers(steps=3), tries=5)
+    found = local_radii(chain.graph, x, logits, labels, known, tries=5)
     assert found[0] == before[0] == 0
     assert (found[1:] >= 2 * before[1:]).all()
     numbers = np.random.default_rng(0)

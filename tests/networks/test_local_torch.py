@@ -146,12 +146,32 @@ def test_an_onnx_file_says_what_is_added(tmp_path: Path) -> None:
             assert (found[name].high - found[name].low).max() < 20, name
 
 
-def test_certified_accuracy_by_local_constants() -> None:
+def test_certified_accuracy_by_linear_bounds() -> None:
+    """More is certified than by constants, nothing that an input found contradicts; each sample by itself."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
-    x = torch.randn(3, 4).double()
+    x = torch.randn(6, 4).double()
     y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 3
+    radii = [0.0, 0.1, 0.3, 3.0]
+    told: list[tuple[int, int]] = []
     method = Multipliers(steps=3)
-    known, near = (certified_accuracy(model, x, y, [0.0], method=method, local=local) for local in (False, True))
-    assert (near.radius >= known.radius).all()
-    assert (near.radius > 1.5 * known.radius).any()
+    known = certified_accuracy(model, x, y, radii, method=method)
+    near = certified_accuracy(
+        model, x, y, radii, method=method, local=True, progress=lambda *now: told.append(now), budget=20.0
+    )
+    assert told == [(at + 1, 6) for at in range(6)]
+    assert (near.accuracy >= known.accuracy).all()
+    assert near.accuracy[1:].sum() > known.accuracy[1:].sum()
+    assert (near.status[:, 0] == "unsafe").all()
+    assert set(near.changed) == set(np.flatnonzero((near.status == "unsafe").any(axis=0)).tolist())
+    for at, other in near.changed.items():
+        least = radii[int((near.status[:, at] == "unsafe").argmax())]
+        there = torch.as_tensor(other).reshape(1, -1)
+        assert float((there - x[at]).norm()) <= least
+        assert model(there).argmax() != y[at]
+    few = certified_accuracy(model, x[2:4], y[2:4], radii, method=method, local=True, batch=1)
+    assert (few.status == near.status[:, 2:4]).all()
+    assert (few.radius == near.radius[2:4]).all()
+    with pytest.raises(MethodError, match="outside"):
+        certified_accuracy(model, x, y, radii, method=method, local=True, input_range=(-0.1, 0.1))

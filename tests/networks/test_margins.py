@@ -16,8 +16,9 @@ from specnorm.certified.bound import HypothesisError, Lower
 from specnorm.certified.interval import Interval
 from specnorm.certified.network import margins
 from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.operators import Input
-from specnorm.certified.network.regions import Ball
+from specnorm.certified.network.linear_bounds import LinearBounds
+from specnorm.certified.network.linear_reading import Network
+from specnorm.certified.network.operators import Input, ReLU
 
 SIZES = (1.0, 1e-162, 1e160)
 """Squares of the second vanish, those of the third overflow."""
@@ -65,19 +66,7 @@ def rounded_upward() -> Iterator[str]:
             yield "above"
 
 
-def understated() -> Iterator[str]:
-    """Rows of differences over margins that are not below 1 at the sample."""
-    graph = Graph((Node("x", Input(), (), (1, 3)),), ("x",))
-    for logits in np.random.default_rng(0).normal(size=(100, 3)):
-        label = int(logits.argmax())
-        rows = margins.over_margins(graph, logits, label).nodes[-1].operator.layer.load()  # type: ignore[attr-defined]
-        z = rationals(logits)
-        yield from ("below 1" for row in rows if sum(w * v for w, v in zip(rationals(row), z, strict=True)) < 1)
-
-
-CHECKS: dict[str, Callable[[], Iterator[str]]] = {
-    "radius": too_large, "rounding": rounded_upward, "share": understated
-}  # fmt: skip
+CHECKS: dict[str, Callable[[], Iterator[str]]] = {"radius": too_large, "rounding": rounded_upward}
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -102,7 +91,6 @@ MUTATIONS: dict[str, tuple[str, Any, str, Any]] = {
         "radius", margins, "of_rows", lambda rows, q, c: margins_of_rows(rows - rows.mean(), q, c)[1:] * 2),
     "the margin's sign": ("radius", Interval, "__sub__", reversed_difference),
     "a margin rounded to nearest": ("rounding", host, "next_down", lambda x: x),
-    "a share rounded to nearest": ("share", host, "next_up", lambda x: x),
 }  # fmt: skip
 
 
@@ -127,20 +115,20 @@ def test_squares_that_vanish_are_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_a_ball_needs() -> None:
-    """Less than 1 over the radius, or ranges above 0: at 1, or at 0, two logits may be equal."""
-    ball = Ball({"x": np.zeros(2)}, 0.5)
+    """Differences above 0 on each of its parts: at 0 two logits may be equal."""
+    graph = Graph((Node("x", Input(), (), (1, 2)), Node("y", ReLU(), ("x",), (1, 2))), ("y",))
+    bounds = LinearBounds(Network(graph), np.zeros(2), 0.5)
+    bounds.visit("x")
     at_zero, above = interval(np.zeros(2), np.ones(2)), interval(np.array([1e-300, 1.0]), np.ones(2))
-    assert margins.radius_of(ball, at_zero, [assumed(2.0)]) is None
-    for found in (margins.radius_of(ball, above, []), margins.radius_of(ball, None, [assumed(math.nextafter(2.0, 0))])):
-        # The product is rounded up: a constant has to be two numbers below.
-        assert found is None or found.value == 0.5
-    assert margins.radius_of(ball, above, []) is not None
-    assert margins.radius_of(ball, at_zero, [assumed(1.999)]) is not None
+    assert margins.radius_of([(bounds, at_zero)]) is None
+    found = margins.radius_of([(bounds, above)])
+    assert found is not None
+    assert found.value == 0.5
+    parts = [bounds.cut("x", 0, above) for above in (False, True)]
+    assert margins.radius_of([(part, above) for part in parts]) is not None
+    assert margins.radius_of([(parts[0], above), (parts[1], at_zero)]) is None
 
 
 def test_hypotheses_are_looked_at() -> None:
     with pytest.raises(HypothesisError, match="weights"):
         margins.of_rows(np.eye(2), np.array([1.0, 0.0]), assumed(1.0))
-    graph = Graph((Node("x", Input(), (), (1, 2)),), ("x",))
-    with pytest.raises(HypothesisError, match="margin"):
-        margins.over_margins(graph, np.array([1.0, 1.0]), 0)

@@ -26,6 +26,10 @@ from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.network import margins, ranges
+from specnorm.certified.network.graph import Graph, Node
+from specnorm.certified.network.linear_bounds import LinearBounds
+from specnorm.certified.network.linear_reading import Network
+from specnorm.certified.network.operators import Input, ReLU
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Cells, Circulant, dft, dft_points, torus
 from specnorm.certified.symbol.cover import cover_blocks, limits_sq, on_grid
@@ -46,6 +50,28 @@ NOTHING: Any = None
 """What is not looked at any more."""
 ZEROS: dict[str, Any] = {"input_shape": 9, "padding_mode": "zeros", "padding": 1}
 LINE: Any = np.ones((1, 1, 1, 3))
+
+
+LINES = Graph((Node("x", Input(), (), (1, 2)), Node("y", ReLU(), ("x",), (1, 2))), ("y",))
+BELOW = interval(-np.ones(1), np.ones(1))
+
+
+def ball() -> LinearBounds:
+    """Around a first entry that may have either sign, and a second one that is above 0."""
+    found = LinearBounds(Network(LINES), np.array([0.0, 2.0]), 1.0)
+    for name in ("x", "y"):
+        found.visit(name)
+    return found
+
+
+BALLS = ball(), ball()
+
+
+def foreign_part() -> LinearBounds:
+    """Of another network, said to be of the first ball."""
+    found = ball()
+    found.whole = BALLS[0].whole
+    return found
 
 
 def cover_in_part() -> cover.Cover:
@@ -209,7 +235,19 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a low end above the high one": lambda: interval(np.ones(1), np.zeros(1)),
     "ends in single precision": lambda: interval(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)),
     "weights that are not positive": lambda: margins.of_rows(np.eye(2), np.zeros(2), assumed(1.0)),
-    "a margin that is not positive": lambda: margins.over_margins(NOTHING, np.ones(2), 0),
+    "no part of a ball": lambda: margins.radius_of([]),
+    "one side of a cut": lambda: margins.radius_of([(BALLS[0].cut("x", 0, True), BELOW)]),
+    "sides of two cuts": lambda: margins.radius_of(
+        [(BALLS[0].cut("x", at, side), BELOW) for at, side in ((0, True), (1, False))]
+    ),
+    "parts of two balls": lambda: margins.radius_of(
+        [(ball.cut("x", 0, side), BELOW) for ball, side in zip(BALLS, (False, True), strict=True)]
+    ),
+    "a part of another network": lambda: margins.radius_of([(BALLS[0], BELOW), (foreign_part(), BELOW)]),
+    "a cut that leaves nothing": lambda: BALLS[0].cut("x", 1, False),
+    "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
+    "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
+    "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),
     "a distance below 0": lambda: ranges._Walk._along(NOTHING, NOTHING, np.ones(1), np.ones(1), -np.ones(1)),
     "no frequency": lambda: LargestBound(grid.symbol_norms_up, KERNEL, half_grid((20,))[:0], ops=OPS).result(),
     "some frequencies": lambda: some_frequencies(3),

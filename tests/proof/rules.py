@@ -12,7 +12,7 @@ from assumptions import assumed, assumed_lower, interval
 from methods import test_deflation, test_subspace
 from oracle import dense_matrix
 from proof.network_rules import NETWORK_CHECKS
-from proof.refusals import CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
+from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
 from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding
 
 from specnorm.certified import bound
@@ -26,7 +26,6 @@ from specnorm.certified.layer.waves import norm_by_waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.network import margins
-from specnorm.certified.network.regions import Ball
 from specnorm.certified.symbol.cells import dft_points, torus
 from specnorm.certified.symbol.cover import cover_blocks, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
@@ -157,10 +156,10 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
     """Of logits whose difference is 2 and has the constant 2; and of a ball."""
     differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
-    ball = Ball({"x": np.zeros(1)}, 2.0)
-    yield margins.radius_of(ball, interval(np.ones(1), np.ones(1)), ()), ball.radius
-    yield margins.radius_of(ball, None, (0.49,)), 1 / 0.49
-    yield margins.radius_of(ball, None, (0.51,)), 0.0
+    bounds, above = BALLS[0], interval(np.ones(1), np.ones(1))
+    yield margins.radius_of([(bounds, above)]), 1.0
+    yield margins.radius_of([(bounds.cut("x", 0, side), above) for side in (False, True)]), 1.0
+    yield margins.radius_of([(bounds, interval(np.zeros(1), np.ones(1)))]), 0.0
 
 
 CHECKS: dict[str, Check] = {

@@ -17,6 +17,8 @@ from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
 from specnorm.certified.network import margins, operators, ranges, zonotopes
+from specnorm.certified.network.linear_bounds import LinearBounds
+from specnorm.certified.network.linear_reading import Network
 from specnorm.certified.network.ranges import Ball
 from specnorm.errors import BackendError, InternalError
 from specnorm.networks import Graph, Node
@@ -140,7 +142,7 @@ ENTRIES: dict[str, Callable[[], object]] = {
     "units": lambda: zonotopes.unit_run(POINT),
     "constants of margins": lambda: margins.of_rows(np.eye(2), np.ones(2), 1.0),
     "radii": lambda: margins.radii(np.eye(2), np.arange(2), within(np.ones((2, 2)))),
-    "shares": lambda: margins.over_margins(POINT, np.array([1.0, 0.0]), 0),
+    "linear bounds": lambda: LinearBounds(Network(POINT), np.zeros(2), 1.0),
     "curvature": lambda: specnorm.curvature_bound(1.0, np.eye(2), 0, 1, activation="tanh"),
     "its radius": lambda: specnorm.certified_radius(1.0, np.ones(2), 1.0),
 }

@@ -340,22 +340,31 @@ def _schur_up(matrix: NDArray[np.float64]) -> float:
     return host.sqrt_up(float(host.next_up(image / v).max()))
 
 
+def transposed_rows(rows: Sequence[Row], size: int) -> list[Row]:
+    """Outputs and weights of each pixel of an axis."""
+    found: list[list[tuple[int, Fraction]]] = [[] for _ in range(size)]
+    for at, row in enumerate(rows):
+        for p, weight in row:
+            found[p].append((at, weight))
+    return [tuple(each) for each in found]
+
+
 def weighted(x: NDArray[Any], axis: int, rows: Sequence[Row]) -> NDArray[Any]:
     """Weighted sums of pixels along an axis: roundings are two more than there are weights in a row."""
-    table = _table([[p for p, _ in row] for row in rows])
-    weights = np.zeros(table.shape)
+    pixels = table([[p for p, _ in row] for row in rows])
+    weights = np.zeros(pixels.shape)
     for at, row in enumerate(rows):
         weights[at, : len(row)] = [float(weight) for _, weight in row]
-    taken = np.take(x, table, axis=axis)
-    return np.asarray((taken * weights.reshape(*table.shape, *(1,) * (x.ndim - 1 - axis))).sum(axis=axis + 1))
+    taken = np.take(x, pixels, axis=axis)
+    return np.asarray((taken * weights.reshape(*pixels.shape, *(1,) * (x.ndim - 1 - axis))).sum(axis=axis + 1))
 
 
 def largest(x: NDArray[Any], axis: int, windows: Sequence[Sequence[int]]) -> NDArray[Any]:
     """Largest of some pixels each along an axis; each window has one at least."""
-    return np.asarray(np.take(x, _table(windows), axis=axis).max(axis=axis + 1))
+    return np.asarray(np.take(x, table(windows), axis=axis).max(axis=axis + 1))
 
 
-def _table(windows: Sequence[Sequence[int]]) -> NDArray[np.intp]:
+def table(windows: Sequence[Sequence[int]]) -> NDArray[np.intp]:
     """Pixels of windows, their last ones repeated to one length."""
     width = max([len(window) for window in windows], default=1)
     wide = [[*window, *[window[-1] if window else 0] * (width - len(window))] for window in windows]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,9 @@ from numpy.typing import NDArray
 from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower
 from specnorm.certified.interval import Interval, _interval, point
-from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.kernels import ROUNDINGS
+from specnorm.certified.network.linear_bounds import Cut, LinearBounds
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.operators.layers import Matrix
-from specnorm.certified.network.regions import Ball
 
 RADIUS = "the radius in which a label stays"
 
@@ -71,47 +68,55 @@ def _constants(bounds: FloatArray) -> Interval:
 
 
 @arithmetic.on_host()
-def radii(logits: NDArray[np.float64], labels: NDArray[np.integer], differences: Interval) -> list[Lower]:
+def radii(logits: NDArray[np.float64] | Interval, labels: NDArray[np.integer], differences: Interval) -> list[Lower]:
     """Of the ball around each sample in which no logit reaches the label's: the least margin over its constant.
 
     Parameters
     ----------
-    logits : array, shape (samples, classes)
-        Taken as exact.
+    logits : array or Interval, shape (samples, classes)
+        Numbers are taken as exact.
     labels : array, shape (samples,)
     differences : Interval
         Constants (classes, classes) of the differences of two logits.
     """
-    margin = (point(np.take_along_axis(logits, labels[:, None], axis=1)) - point(logits)).low
+    all_of = logits if isinstance(logits, Interval) else point(logits)
+    own = _interval(*(np.take_along_axis(end, labels[:, None], axis=1) for end in all_of.ends))
+    margin = (own - all_of).low
     radius = np.where(margin > 0, host.next_down(margin / differences.high[labels]), 0.0)
     radius[np.arange(len(labels)), labels] = np.inf
     found = np.min(radius, axis=1, initial=np.inf).tolist()
     return [_lower(each, RADIUS, "least margin over its constant") for each in found]
 
 
-@arithmetic.on_host()
-def over_margins(graph: Graph, logits: FloatArray, label: int) -> Graph:
-    """The differences of the label's logit to all others, each over its margin at a sample, rounded up."""
-    others = np.delete(np.arange(len(logits)), label)
-    margin = (point(logits[label]) - point(logits[others])).low
-    if not (margin > 0).all():
-        raise HypothesisError("a margin that is not positive")
-    share = host.next_up(1 / margin)
-    rows = np.zeros((len(others), len(logits)))
-    rows[:, label] = share
-    rows[np.arange(len(others)), others] = -share
-    name = graph.fresh("specnorm.margins")
-    end = Node(name, Matrix(Layer(name, lambda: rows, {}, 0)), graph.outputs, (1, len(others)), "margins", derived=True)
-    return replace(graph, nodes=(*graph.nodes, end), outputs=(name,))
+def rows_of(label: int, classes: int) -> FloatArray:
+    """Of the label's logit less each of the others, shape (classes - 1, 1, classes)."""
+    rows = np.zeros((classes - 1, 1, classes))
+    rows[:, 0, label] = 1.0
+    rows[np.arange(classes - 1), 0, np.delete(np.arange(classes), label)] = -1.0
+    return rows
 
 
-def radius_of(ball: Ball, differences: Interval | None, constants: Sequence[Upper | float]) -> Lower | None:
-    """The ball's radius, if no difference of `over_margins` reaches 0 in it: by its range there, or by its constant.
+def radius_of(found: Sequence[tuple[LinearBounds, Interval]]) -> Lower | None:
+    """A ball's radius, if no difference of logits reaches 0 in it; None if one may.
 
-    At the ball's centre each is at least 1, so that one with a constant below 1 / r stays positive.
+    Parameters
+    ----------
+    found : sequence of (LinearBounds, Interval)
+        Parts of the ball and the rows' bounds on each. Together they are the ball.
     """
-    if differences is not None and bool((differences.low > 0).all()):
-        return _lower(ball.radius, RADIUS, "ranges of the differences on the ball")
-    if any(host.mul_up(float(constant), ball.radius) < 1 for constant in constants):
-        return _lower(ball.radius, RADIUS, "margins over a constant on the ball")
-    return None
+    balls = {(id(each.network), id(each.whole)) for each, _ in found}
+    if len(balls) != 1 or not _together([each.cuts for each, _ in found]):
+        raise HypothesisError("parts that are not all of one ball")
+    if not all(bool((differences.low > 0).all()) for _, differences in found):
+        return None
+    said = "linear bounds of the differences on ball and box"
+    return _lower(found[0][0].radius, RADIUS, said if len(found) == 1 else f"{said}, in {len(found)} parts")
+
+
+def _together(cuts: Sequence[Sequence[Cut]]) -> bool:
+    """Whether parts are a whole: one without a cut, or both sides of one first cut, each of them a whole."""
+    if any(not each for each in cuts):
+        return True
+    places = {(name, at) for (name, at, _), *_ in cuts}
+    sides = [[each[1:] for each in cuts if each[0][2] == side] for side in (False, True)]
+    return len(places) == 1 and all(side and _together(side) for side in sides)

@@ -27,6 +27,9 @@ Offset: TypeAlias = Callable[[], Ends]
 """Gives constants that broadcast against a value, and by how much each may be off."""
 Sizes: TypeAlias = tuple[int, ...]
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
+Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
+Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
+"""Operators, and the numbers of the values that each takes: inputs from 0 on, then those of the operators before."""
 AT_ONCE = 2**23
 """Entries of what is gathered for some copies of a value together."""
 
@@ -79,11 +82,17 @@ class LinearMap:
     offset: Offset | None = None
     shape: Sizes | None = None
     """Of the value; None: that of `apply`'s."""
+    adjoint: Adjoint | None = None
+    """Arrays (copies, *shape of the value) -> one (copies, *shape) for each input; None: `linear_reading` finds it."""
+    backward: int = 0
+    """Roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
+    moves: bool = False
+    """Whether each entry of the value is an entry of an input, or 0."""
 
     @classmethod
     def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
         """The map whose values are entries of the inputs, or 0: exact."""
-        return cls(apply, apply, 0, np.ones(()), offset)
+        return cls(apply, apply, 0, np.ones(()), offset, moves=True)
 
 
 def in_parts(apply: Callable[[FloatArray], FloatArray], x: FloatArray, entries: int) -> FloatArray:
@@ -161,6 +170,10 @@ class Operator:
         # Sums in any order, products rounded or fused: gamma(n) of the terms' sizes; twice, for theirs and ours.
         allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest(unit)
         return allowed
+
+    def written_out(self, before: Sequence[Sizes]) -> Program | None:
+        """The same by linear operators and functions of each entry, for inputs of some shapes; None: there is none."""
+        return None
 
     def named(self) -> tuple[tuple[str, Any], ...]:
         """Fields by name, for a digest."""
@@ -248,6 +261,13 @@ class Pointwise(Operator):
         """
         return None
 
+    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        """Ends of the parts of intervals on which lines are near the function, ascending: shape (parts + 1, *shape)."""
+        shares = np.linspace(0.0, 1.0, 9).reshape(-1, *(1,) * low.ndim)
+        found = np.clip(low + shares * (high - low), low, high)
+        found[-1] = high
+        return np.asarray(found)
+
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # What the elementary functions of libraries promise, and more.
         return 16 * unit * (abs(result) + abs(values[0]))
@@ -303,6 +323,16 @@ def multiplied(constant: FloatArray, factor: float) -> Ends:
 def smallest(unit: float) -> float:
     """The smallest number above 0 of an arithmetic: what underflow may take from a product."""
     return {2.0**-53: 2.0**-1074, 2.0**-11: 2.0**-24, 2.0**-8: 2.0**-133}.get(unit, 2.0**-149)
+
+
+def summed_to(y: FloatArray, shape: Sizes) -> FloatArray:
+    """Adjoint of broadcasting copies (copies, *shape): sums over what was repeated."""
+    ahead = y.ndim - 1 - len(shape)
+    wide = (1,) * ahead + shape
+    repeated = tuple(at + 1 for at, n in enumerate(wide) if n == 1 and y.shape[at + 1] != 1)
+    return np.asarray(
+        y.sum(axis=repeated, keepdims=True).reshape(len(y), *shape) if repeated else y.reshape(-1, *shape)
+    )
 
 
 def broadcasted(*shapes: Shape | None) -> Shape | None:

@@ -13,8 +13,20 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval
-from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Operator, Place, smallest, spread
+from specnorm.certified.network.operators.base import (
+    Ends,
+    FloatArray,
+    NoBoundError,
+    Operator,
+    Place,
+    Program,
+    Sizes,
+    smallest,
+    spread,
+)
 from specnorm.certified.network.operators.curvature import TINY
+from specnorm.certified.network.operators.linear import Add, Scale
+from specnorm.certified.network.operators.piecewise import ReLU
 from specnorm.certified.network.operators.steep import HINT, over
 
 
@@ -42,6 +54,15 @@ class _End(Extreme):
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(functools.reduce(self.join, values))
 
+    def written_out(self, before: Sequence[Sizes]) -> Program:
+        """Two by two; ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``."""
+        if len(before) == 2:
+            sign = 1.0 if self.join is np.maximum else -1.0
+            return [(Add((sign, -sign)), (0, 1)), (ReLU(), (2,)), (Add((1.0, sign)), (1, 3))]
+        count = len(before)
+        pairs = [(2 * at, 2 * at + 1) for at in range(count - 1)]  # values, then what comes of pairs before
+        return [(type(self)(), pair) for pair in pairs] or [(Add((1.0,)), (0,))]
+
 
 class Maximum(_End):
     """The largest of several values."""
@@ -64,6 +85,11 @@ class Where(Extreme):
     def run(self, *values: FloatArray) -> FloatArray:
         one, other = values
         return np.where(np.asarray(self.mask(), dtype=bool), one, other)
+
+    def written_out(self, before: Sequence[Sizes]) -> Program:
+        mask = np.asarray(self.mask(), dtype=bool)
+        parts = (Scale(each.astype(np.float64), exact=True) for each in (mask, ~mask))
+        return [*((part, (at,)) for at, part in enumerate(parts)), (Add((1.0, 1.0)), (2, 3))]
 
 
 class Multiplied(Operator):

@@ -126,13 +126,22 @@ class Convolution(Linear):
 
             return apply
 
+        def back(y: FloatArray) -> FloatArray:
+            y = y[(..., *(slice(n - more) for n, more in zip(shape[2:], extra, strict=True)))]
+            wide: Any = y.reshape(1, len(y), layer.shape[0])
+            return np.asarray(layer.adjoint(wide)).reshape(len(y), *layer.shapes[0])
+
+        def adjoint(y: FloatArray) -> list[FloatArray]:
+            return [in_parts(back, y.reshape(-1, *shape[1:]), 16 * entries).reshape(len(y), *before)]
+
         flat = _by_output(kernel, spec).reshape(spec.cout, -1)
         # Padding by pixels may add taps up at one of them.
         taps = flat.shape[1]
         rows = host.norm_up(flat) if spec.padding_mode == "zeros" else host.inflate(abs(flat).sum(axis=1), taps)
         both = applied(layer), applied(layer.absolute())
         return LinearMap(
-            *both, max(layer.roundings) + taps + 4, rows.reshape(-1, *(1,) * spec.ndim), self.bias, shape
+            *both, max(layer.roundings) + taps + 4, rows.reshape(-1, *(1,) * spec.ndim), self.bias, shape,
+            adjoint if pads is None else None, max(layer.roundings) + taps + 4,
         )  # fmt: skip
 
 
@@ -172,7 +181,8 @@ class Matrix(Linear):
         rows = host.next_up(abs(self.alpha) * host.norm_up(kernel)).reshape(-1, *(1,) * (len(before) - 1 - axis))
         both = made(self.alpha, kernel), made(abs(self.alpha), abs(kernel))
         shape = (*before[:axis], outputs, *before[axis + 1 :])
-        return LinearMap(*both, inputs + 4, rows, self.bias, shape)
+        back = made(self.alpha, kernel.T)
+        return LinearMap(*both, inputs + 4, rows, self.bias, shape, lambda y: [back([y])], outputs + 4)
 
 
 class Matrices(Operator):

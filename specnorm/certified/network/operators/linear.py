@@ -66,7 +66,15 @@ class Scale(Linear):
         def made(k: FloatArray) -> Apply:
             return lambda x: _wide(x[0], ndim) * k
 
-        return LinearMap(made(values), made(abs(values)), 1 if self.exact else SCALED, rows, self.offset)
+        n = 1 if self.exact else SCALED
+        repeats = math.prod(map(int, shape)) // max(math.prod(before), 1)
+
+        def adjoint(y: FloatArray) -> list[FloatArray]:
+            return [base.summed_to(y * values, before)]
+
+        return LinearMap(
+            made(values), made(abs(values)), n, rows, self.offset, adjoint=adjoint, backward=n + repeats
+        )  # fmt: skip
 
 
 def _wide(x: FloatArray, ndim: int) -> FloatArray:
@@ -122,8 +130,11 @@ class Add(Linear):
 
             return apply
 
+        def adjoint(y: FloatArray) -> list[FloatArray]:
+            return [base.summed_to(w * y, x) / self.over for w, x in zip(self.weights, (before, *others), strict=True)]
+
         both = made(self.weights), made([abs(weight) for weight in self.weights])
-        return LinearMap(*both, 1 + len(others) + (self.over != 1))
+        return LinearMap(*both, 1 + len(others) + (self.over != 1), adjoint=adjoint, backward=math.prod(shape) + 3)
 
 
 class Concat(Linear):
@@ -208,7 +219,12 @@ class _Reduction(Linear):
             return None
         share = count if isinstance(self, Mean) else 1
         apply: Apply = lambda x: np.asarray(x[0].sum(axis=over, keepdims=self.keep) / share)  # noqa: E731
-        return LinearMap(apply, apply, count + 1)
+        wide = tuple(1 if axis in self.axes else n for axis, n in enumerate(before))
+
+        def adjoint(y: FloatArray) -> list[FloatArray]:
+            return [np.broadcast_to(y.reshape(-1, *wide) / share, (len(y), *before))]
+
+        return LinearMap(apply, apply, count + 1, adjoint=adjoint, backward=2)
 
 
 class Sum(_Reduction):

@@ -71,6 +71,11 @@ class Piecewise(Curved):
                         up = np.where(met, np.maximum(up, -_below(np.negative(slope), end, -piece.shift)), up)
         return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
 
+    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        # Its kinks.
+        kinks = sorted({end for piece in self.pieces(low, high) for end in piece[:2] if math.isfinite(end)})
+        return np.stack([low, *(np.clip(kink, low, high) for kink in kinks), high])
+
     def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
         # Exact where an interval meets one piece alone.
         if self.extent() is None:
@@ -359,6 +364,9 @@ class HardSwish(Piecewise):
         least, most = (end + side * 2.0**-22 * (abs(end) + 2.0**-20) for end, side in zip(ends, (-1, 1), strict=True))
         least, most = np.maximum(least, -0.5000001), np.minimum(most, 1.5000001)
         return Piece(-math.inf, -3.0, 0.0, 0.0), Piece(-3.0, 3.0, least, most), Piece(3.0, math.inf, 1.0, 6 * SIXTH)
+
+    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        return Curved.breaks(self, low, high)  # the parabola
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         return Curved.between(self, low, high)

@@ -10,7 +10,18 @@ import numpy as np
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval, enclosing
-from specnorm.certified.network.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place, smallest
+from specnorm.certified.network.operators.base import (
+    FloatArray,
+    NoBoundError,
+    NotRunError,
+    Operator,
+    Place,
+    Program,
+    Sizes,
+    smallest,
+)
+from specnorm.certified.network.operators.moves import Identity, Squeeze
+from specnorm.certified.network.operators.windows import Along
 from specnorm.certified.network.shapes import concrete
 
 
@@ -37,6 +48,15 @@ class _End(Length):
         if not _count(x.shape, self.axes):
             raise NotRunError("there is no largest of no entries")
         return np.asarray(self.join.reduce(x, axis=self.axes, keepdims=self.keep))
+
+    def written_out(self, before: Sequence[Sizes]) -> Program | None:
+        (shape,) = before
+        if not _count(shape, self.axes):
+            return None
+        whole = [np.arange(shape[axis], dtype=np.intp)[None] for axis in self.axes]
+        steps = [Along(axis, each, self.join is np.minimum) for axis, each in zip(self.axes, whole, strict=True)]
+        last = Identity() if self.keep else Squeeze(self.axes)
+        return [*((step, (at,)) for at, step in enumerate(steps)), (last, (len(steps),))]
 
 
 class Largest(_End):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.network import axes
@@ -21,11 +22,14 @@ from specnorm.certified.network.operators.base import (
     NotRunError,
     Operator,
     Place,
+    Program,
     Sizes,
     in_parts,
     last_sizes,
     smallest,
 )
+from specnorm.certified.network.operators.joins import Maximum, Minimum
+from specnorm.certified.network.operators.moves import Gather
 from specnorm.certified.network.shapes import Shape
 
 UNKNOWN = "its sizes are not known: give the input shape"
@@ -97,8 +101,20 @@ def sums_along(before: Sizes, rows: Sequence[Sequence[Row] | None] | None) -> Li
     widths = [max([len(row) for row in each], default=0) for each in rows if each is not None]
     entries = math.prod(map(max, before, shape)) * max(widths, default=1)
     apply: Apply = lambda x: in_parts(all_axes, x[0], entries)  # noqa: E731
+    columns = [None if r is None else axes.transposed_rows(r, n) for r, n in zip(rows, before[first:], strict=True)]
+    deepest = [max([len(row) for row in each], default=0) for each in columns if each is not None]
+
+    def back(y: FloatArray) -> FloatArray:
+        for at, each in reversed(list(enumerate(columns))):
+            y = y if each is None else axes.weighted(y, first + at + 1, each)
+        return y
+
     # All weights have one sign.
-    return LinearMap(apply, lambda x: abs(apply(x)), sum(width + 4 for width in widths), shape=shape)
+    return LinearMap(
+        apply, lambda x: abs(apply(x)), sum(width + 4 for width in widths), shape=shape,
+        adjoint=lambda y: [in_parts(back, y, math.prod(map(max, before, shape)) * max(deepest, default=1))],
+        backward=sum(width + 4 for width in deepest),
+    )  # fmt: skip
 
 
 class _Maximum(Operator):
@@ -124,6 +140,40 @@ class _Maximum(Operator):
         for at, windows in enumerate(reads):
             x = axes.largest(x, x.ndim - len(reads) + at, windows)
         return x
+
+    def written_out(self, before: Sequence[Sizes]) -> Program | None:
+        """One axis after the other."""
+        (shape,) = before
+        reads = self._reads(shape)
+        if reads is None or not all(window for each in reads for window in each):
+            return None
+        first = len(shape) - len(reads)
+        return [(Along(first + at, axes.table(windows)), (at,)) for at, windows in enumerate(reads)]
+
+
+class Along(Operator):
+    """The largest of some entries along an axis, window by window: as max pooling, or the smallest."""
+
+    rule = "max_pool"
+    rises = True
+    axis: int
+    windows: NDArray[np.intp]
+    """Entries of each window, shape (windows, entries); an entry may be repeated."""
+    smallest: bool = False
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        (x,) = values
+        join = np.min if self.smallest else np.max
+        return np.asarray(join(np.take(x, self.windows, axis=self.axis), axis=self.axis + 1))
+
+    def lipschitz(self, place: Place) -> float:
+        """The root of the largest number of windows that an entry is in."""
+        each = [np.unique(window) for window in self.windows]
+        return host.root_up(int(np.unique(np.concatenate(each), return_counts=True)[1].max(initial=1)))
+
+    def written_out(self, before: Sequence[Sizes]) -> Program:
+        taps = [(Gather(self.axis, tap), (0,)) for tap in self.windows.T]
+        return [*taps, ((Minimum if self.smallest else Maximum)(), tuple(range(1, len(taps) + 1)))]
 
 
 class MaxPool(_Maximum):

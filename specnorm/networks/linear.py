@@ -1,0 +1,268 @@
+"""Slopes and multipliers of linear bounds, searched; `certified.network.linear_bounds` proves what they are worth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from specnorm.certified.bound import Upper
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.linear_bounds import Choose, LinearBounds, Trace
+from specnorm.certified.network.linear_reading import Network, written_out
+from specnorm.certified.network.operators.base import FloatArray, Pointwise
+from specnorm.certified.network.parabolas import Curve, Minimiser
+from specnorm.clock import Clock
+from specnorm.networks.bounding import bounded, prepared, unsorted
+from specnorm.networks.measuring import Measure
+from specnorm.networks.methods import Product
+
+ROWS = 256
+"""Entries of a value that are bounded at once."""
+TRIES = (0.02, 0.2, 0.7)
+"""Multipliers that are tried: parts of the one that the ball alone asks for."""
+FIRST = 0.03
+"""The one that an ascent begins with."""
+RATES = 0.4, 0.4
+"""Of Adam: for slopes, and for logarithms of multipliers."""
+STEPS = 30
+FEW = 256
+"""Differences of a maximum that is written out are bounded anew where there are no more."""
+
+
+def read(graph: Graph, measure: Measure | None = None) -> Network:
+    """A network for linear bounds, with the constants of its values."""
+    measure = measure or Measure()
+    steps = written_out(unsorted(graph))
+    claims: list[Upper] = []
+    for each in (prepared(graph), *steps):
+        for step in bounded(each, measure, Product()).nodes:
+            claims += [claim for claim in (step.claim, step.alone) if claim is not None and math.isfinite(claim.value)]
+    return Network(steps[-1], claims)
+
+
+def located(
+    network: Network, centre: FloatArray, radius: float, *, anew: bool = True, clock: Clock | None = None
+) -> LinearBounds:
+    """All values on a ball.
+
+    Parameters
+    ----------
+    anew : bool
+        Bound units that may switch by linear bounds of their own, `ROWS` at a time.
+    clock : Clock, optional
+        Afterwards no unit is.
+    """
+    found, clock = LinearBounds(network, centre, radius), clock or Clock()
+    boxed = np.isfinite(network.box.low).any() or np.isfinite(network.box.high).any()
+    straight = set() if boxed else {network.input}
+    for node in network.graph.nodes:
+        found.visit(node.name)
+        if node.name in network.linear and straight.issuperset(set(node.inputs) & network.moving):
+            straight.add(node.name)  # its rows say all
+        if not anew or node.name in straight or node.name == network.input or node.name not in network.moving:
+            continue
+        readers = [name for name in network.readers.get(node.name, ()) if is_curved(network, name)]
+        curves = [curve for name in readers if (curve := found.curve(name)) is not None]
+        units = np.unique(np.concatenate([curve.at for curve in curves])) if curves else np.zeros(0, np.intp)
+        if node.derived and len(units) > FEW:
+            continue
+        # Pixel by pixel, so that rows which read the same are together.
+        pixels = math.prod(found.known[node.name].centre.shape[2:])
+        units = units[np.argsort(units % pixels, kind="stable")]
+        for first in range(0, len(units), ROWS):
+            if not clock.expired:
+                found.tighten(node.name, units[first : first + ROWS], usual(network))
+    return found
+
+
+def is_curved(network: Network, name: str) -> bool:
+    """Whether a value is a function of each entry."""
+    return isinstance(network.nodes[name].operator, Pointwise) and name not in network.linear
+
+
+# -- without an ascent -------------------------------------------------------------------------------------------------
+def usual(network: Network) -> Choose:
+    """Slopes and multipliers without an ascent."""
+
+    def choose(name: str, c: FloatArray, curve: Curve) -> tuple[FloatArray, FloatArray]:
+        if not is_curved(network, name):
+            return c, on_ball(c, curve)
+        tangent, chord, convex, concave = lines_of(curve)
+        above, below = np.where(convex, tangent, chord), np.where(concave, tangent, chord)
+        return np.where(c > 0, c * above, c * below), np.outer(TRIES, _by_ball(c, curve))
+
+    return choose
+
+
+def lines_of(curve: Curve) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Slope in the middle of each interval, slope of its chord, whether the function is convex, and whether concave."""
+    widths = np.diff(curve.breaks, axis=0)
+    chord = (curve.slope * widths).sum(axis=0) / np.maximum(widths.sum(axis=0), 1e-300)
+    middle = curve.breaks[0] / 2 + curve.breaks[-1] / 2
+    part = np.minimum((curve.breaks[1:] < middle).sum(axis=0), len(widths) - 1)
+    tangent = np.take_along_axis(curve.slope, part[None], axis=0)[0]
+    change, wide = np.diff(curve.slope, axis=0), (widths[1:] > 0) & (widths[:-1] > 0)
+    convex = ((change >= 0) | ~wide).all(axis=0)
+    return tangent, chord, convex, ((change <= 0) | ~wide).all(axis=0)
+
+
+def _by_ball(c: FloatArray, curve: Curve) -> FloatArray:
+    """The multiplier of a linear function on the ball alone."""
+    return np.asarray(np.maximum(np.linalg.norm(c, axis=1) / max(curve.radius, 1e-300), 1e-100))
+
+
+def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
+    """Multipliers of a linear function on ball and box, shape (2, rows): where no end is met, and where some are."""
+    first = lam = _by_ball(c, curve)
+    low, high = curve.breaks[0] - curve.centre, curve.breaks[-1] - curve.centre
+    for _ in range(3):
+        step = -c / lam[:, None]
+        clipped = (step < low) | (step > high)
+        if not clipped.any():
+            break
+        taken = np.square(np.where(clipped, np.clip(step, low, high), 0.0)).sum(axis=1)
+        left = np.maximum(curve.radius**2 - taken, 1e-6 * curve.radius**2)
+        lam = np.maximum(np.linalg.norm(np.where(clipped, 0.0, c), axis=1) / np.sqrt(left), 1e-100)
+    return np.stack([first, lam]) if lam is not first else first[None]
+
+
+# -- ascent ------------------------------------------------------------------------------------------------------------
+@dataclass
+class _Adam:
+    """Steps uphill (Kingma, Ba, "Adam", ICLR 2015)."""
+
+    rate: float
+    count: int = 0
+    mean: FloatArray = field(default_factory=lambda: np.zeros(()))
+    square: FloatArray = field(default_factory=lambda: np.zeros(()))
+
+    def step(self, gradient: FloatArray) -> FloatArray:
+        self.count += 1
+        self.mean = 0.9 * self.mean + 0.1 * gradient
+        self.square = 0.999 * self.square + 0.001 * gradient * gradient
+        mean, square = self.mean / (1 - 0.9**self.count), self.square / (1 - 0.999**self.count)
+        return np.asarray(self.rate * mean / (np.sqrt(square) + 1e-12))
+
+
+@dataclass
+class _Unknown:
+    """Of one function: each row's slopes between the smallest and the largest, as logits; logarithms of multipliers."""
+
+    low: FloatArray
+    high: FloatArray
+    moves: FloatArray
+    """Which slopes move: the chord stays where it is the best line but for the ball."""
+    logits: FloatArray
+    logs: FloatArray
+    by_logits: _Adam
+    by_logs: _Adam
+
+    @property
+    def share(self) -> FloatArray:
+        """From 0 for the smallest slope to 1 for the largest."""
+        return np.asarray(1 / (1 + np.exp(-np.clip(self.logits, -30, 30))))
+
+    @property
+    def slopes(self) -> FloatArray:
+        """For coefficients of 1."""
+        return np.asarray(self.low + (self.high - self.low) * self.share)
+
+
+class Ascent:
+    """Better slopes and multipliers of some rows of one value, step by step; ``best`` is proven of the rows."""
+
+    def __init__(self, bounds: LinearBounds, name: str, rows: FloatArray) -> None:
+        self.bounds, self.name, self.rows = bounds, name, rows
+        self.network = bounds.network
+        self.unknown: dict[str, _Unknown] = {}
+        self.trace: Trace = {}
+        self.best = bounds.lower(name, rows, usual(self.network))
+
+    @property
+    def positive(self) -> bool:
+        """Whether every row is."""
+        return bool((self.best.low > 0).all())
+
+    def improved(self, steps: int, clock: Clock) -> Ascent:
+        """After some steps, or as many as are needed, or there is time for."""
+        for _ in range(steps):
+            if self.positive or clock.expired:
+                break
+            self.step()
+        return self
+
+    def step(self) -> None:
+        """Bound the rows with the present slopes, and move these uphill."""
+        self.trace = {}
+        self.best &= self.bounds.lower(self.name, self.rows, self._choose, self.trace)
+        self._move()
+
+    def _choose(self, name: str, c: FloatArray, curve: Curve) -> tuple[FloatArray, FloatArray]:
+        if not is_curved(self.network, name):
+            return c, on_ball(c, curve)
+        by_ball = _by_ball(c, curve)
+        if name not in self.unknown:
+            tangent, chord, convex, concave = lines_of(curve)
+            low, high = curve.slope.min(axis=0), curve.slope.max(axis=0)
+            at = np.where(c > 0, np.where(convex, tangent, chord), np.where(concave, tangent, chord))
+            share = (at - low) / np.maximum(high - low, 1e-300)
+            moves = np.where(c < 0, concave | ~convex, convex | ~concave)
+            share = np.where(moves, np.clip(share, 0.05, 0.95), share)
+            logits = np.log(np.maximum(share, 1e-12)) - np.log(np.maximum(1 - share, 1e-12))
+            logs = np.full(len(c), math.log(FIRST))
+            self.unknown[name] = _Unknown(low, high, moves, logits, logs, _Adam(RATES[0]), _Adam(RATES[1]))
+        here = self.unknown[name]
+        return c * here.slopes, np.exp(here.logs)[None] * by_ball
+
+    def _move(self) -> None:
+        """By the gradient: how the bound changes with the coefficients of each value is a point, computed forward."""
+        points: dict[str, FloatArray] = {}
+        count = len(self.rows)
+        for node in self.network.graph.nodes:
+            name, linear, kept = node.name, self.network.linear.get(node.name), self.trace.get(node.name)
+            known = [points[each] for each in node.inputs if each in points]
+            curve = self.bounds.curve(name) if is_curved(self.network, name) and known else None
+            if curve is None and kept is not None:
+                points[name] = kept.point.reshape(count, *self.bounds.known[name].centre.shape)
+            elif name not in self.network.moving:
+                fixed = self.bounds.exact[name].low
+                points[name] = np.broadcast_to(fixed, (count, *fixed.shape))
+            elif linear is not None and known and len(known) == len(node.inputs):
+                points[name] = linear.map.apply(known)
+                if linear.map.offset is not None:
+                    points[name] = points[name] + linear.map.offset()[0]
+            elif curve is not None:
+                before = known[0].reshape(count, -1)
+                point = curve.lines * before + curve.added
+                if kept is not None:
+                    point[:, curve.at] = kept.value + self._uphill(name, kept, before[:, curve.at], curve)
+                points[name] = point.reshape(known[0].shape)
+            if name == self.name:
+                break
+
+    def _uphill(self, name: str, kept: Minimiser, before: FloatArray, curve: Curve) -> FloatArray:
+        """Move one function's slopes and multipliers; what its slopes add to the gradient by its coefficients."""
+        here, c, apart = self.unknown[name], kept.coefficients, before - kept.point
+        slopes, by_logits = here.slopes, c * apart * (here.high - here.low) * here.share * (1 - here.share)
+        here.logits = here.logits + here.by_logits.step(np.where(here.moves, by_logits, 0.0))
+        by_logs = kept.multiplier * (np.square(kept.point - curve.centre).sum(axis=1) - curve.radius**2) / 2
+        here.logs = np.clip(here.logs + here.by_logs.step(by_logs), -40, 5)
+        # The multiplier grows with the norm of the coefficients.
+        return slopes * apart + (by_logs / np.maximum(np.square(c).sum(axis=1), 1e-300))[:, None] * c
+
+    def switching(self) -> tuple[str, int] | None:
+        """The entry, by the name of its value, whose sign alone costs the most; None: none does."""
+        best: tuple[float, str, int] | None = None
+        for name, kept in self.trace.items():
+            curve = self.bounds.curve(name) if is_curved(self.network, name) else None
+            if curve is None or len(curve.slope) != 2 or not len(curve.at):
+                continue
+            low, high = curve.breaks[0], curve.breaks[-1]
+            bend = abs(curve.slope[1] - curve.slope[0]) * np.maximum(-low * high, 0.0) / (high - low + 1e-300)
+            cost = (abs(kept.coefficients)[self.best.low <= 0] * bend).max(axis=0, initial=0.0)
+            at = int(cost.argmax())
+            if cost[at] > (0.0 if best is None else best[0]):
+                best = float(cost[at]), self.network.nodes[name].inputs[0], int(curve.at[at])
+        return None if best is None else best[1:]
