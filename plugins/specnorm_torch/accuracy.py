@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from specnorm.errors import MethodError
 from specnorm.networks import CertifiedAccuracy, Measure, Method, margins, within
 from specnorm.networks import certified_accuracy as of_graph
-from specnorm_torch.baking import baked
+from specnorm_torch.baking import baked, computed
 from specnorm_torch.modules import at_inference
 from specnorm_torch.networks import network_graph
 
@@ -27,6 +27,7 @@ def certified_accuracy(
     batch: int = 256,
     local: bool = False,
     budget: float | None = None,
+    execution: str | None = None,
     input_range: tuple[float, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CertifiedAccuracy:
@@ -55,6 +56,9 @@ def certified_accuracy(
         The logits are computed anew then, with their rounding counted.
     budget : float, optional
         Seconds that a sample may take at each radius, with ``local``; None: a fixed number of steps.
+    execution : {"float32", "float16", "bfloat16"}, optional
+        How the model is executed, as after ``model.to(dtype)``, on inputs of that precision; None: real arithmetic.
+        See `specnorm.networks.certified_accuracy`.
     input_range : (float, float), optional
         Between which all entries of inputs lie: nothing is said of others.
     progress : callable, optional
@@ -77,6 +81,11 @@ def certified_accuracy(
             f"x of shape {tuple(x.shape)} and y of shape {tuple(y.shape)}; expected samples along the first axis of "
             "both, at least one."
         )
+    if execution is not None and not bake and any(map(computed, model.modules())):
+        raise MethodError(
+            f"execution={execution!r}: kernels that are computed before each call are rounded otherwise there. Give "
+            "bake=True, and execute the baked model (specnorm_torch.bake_)."
+        )
     graph = network_graph(baked(model) if bake else model, x[:1])
     graph = graph if input_range is None else within(graph, *input_range)
     measure = Measure(rtol)
@@ -87,9 +96,10 @@ def certified_accuracy(
     if not torch.allclose(alone, logits[:1], rtol=1e-2, atol=1e-2 * float(alone.abs().max())):
         raise MethodError("the logits of a sample depend on the others of its batch; the constants are of one alone.")
     numbers, labels = logits.double().cpu().numpy(), y.cpu().numpy()
-    if not local:
+    if not local and execution is None:
         return CertifiedAccuracy.of(known, numbers, labels, radii)
     inputs = x.detach().cpu().double().numpy()
     return of_graph(
-        graph, inputs, labels, radii, local=True, budget=budget, measure=measure, known=known, progress=progress
-    )
+        graph, inputs, labels, radii, local=local, budget=budget, execution=execution, measure=measure, known=known,
+        progress=progress,
+    )  # fmt: skip

@@ -173,8 +173,8 @@ class _Unknown:
 class Ascent:
     """Better slopes and multipliers of some rows of one value, step by step; ``best`` is proven of the rows."""
 
-    def __init__(self, bounds: LinearBounds, name: str, rows: FloatArray) -> None:
-        self.bounds, self.name, self.rows = bounds, name, rows
+    def __init__(self, bounds: LinearBounds, name: str, rows: FloatArray, needed: float = 0.0) -> None:
+        self.bounds, self.name, self.rows, self.needed = bounds, name, rows, needed
         self.network = bounds.network
         self.unknown: dict[str, _Unknown] = {}
         self.trace: Trace = {}
@@ -182,8 +182,8 @@ class Ascent:
 
     @property
     def positive(self) -> bool:
-        """Whether every row is."""
-        return bool((self.best.low > 0).all())
+        """Whether every row is, or above what is needed."""
+        return bool((self.best.low > self.needed).all())
 
     def improved(self, steps: int, clock: Clock) -> Ascent:
         """After some steps, or as many as are needed, or there is time for."""
@@ -261,7 +261,7 @@ class Ascent:
                 continue
             low, high = curve.breaks[0], curve.breaks[-1]
             bend = abs(curve.slope[1] - curve.slope[0]) * np.maximum(-low * high, 0.0) / (high - low + 1e-300)
-            cost = (abs(kept.coefficients)[self.best.low <= 0] * bend).max(axis=0, initial=0.0)
+            cost = (abs(kept.coefficients)[self.best.low <= self.needed] * bend).max(axis=0, initial=0.0)
             at = int(cost.argmax())
             if cost[at] > (0.0 if best is None else best[0]):
                 best = float(cost[at]), self.network.nodes[name].inputs[0], int(curve.at[at])

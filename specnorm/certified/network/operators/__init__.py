@@ -9,6 +9,7 @@ from specnorm.certified.network.operators.joins import Choose, Compare, Maximum,
 from specnorm.certified.network.operators.layers import Convolution, Layer, Matrices, Matrix
 from specnorm.certified.network.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
 from specnorm.certified.network.operators.moves import (
+    Cast,
     Conjugate,
     Entries,
     Flatten,
@@ -68,13 +69,13 @@ from specnorm.certified.network.operators.windows import (
 
 __all__ = [
     "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "AveragePool", "Broadcast",
-    "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution", "Cos", "Entries", "Erf",
-    "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh", "Held", "Identity",
-    "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid", "LogSoftmax", "Matrices",
-    "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple", "Negative", "NoBoundError", "Norm",
-    "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place", "Pointwise", "Power", "Product", "Quotient",
-    "Random", "ReLU", "Reciprocal", "Reflection", "Reshape", "Resize", "Rsqrt", "SameOrder", "Scale", "Selection",
-    "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice", "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign",
-    "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh", "TanhShrink", "Threshold", "Tile", "TwoAxes", "TwoSlopes",
-    "Unknown", "Unsqueeze", "Where", "Windows",
+    "Cast", "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution", "Cos", "Entries",
+    "Erf", "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh", "Held",
+    "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid", "LogSoftmax",
+    "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple", "Negative",
+    "NoBoundError", "Norm", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place", "Pointwise", "Power",
+    "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape", "Resize", "Rsqrt", "SameOrder",
+    "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice", "Smallest", "SoftShrink", "Softmax",
+    "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh", "TanhShrink", "Threshold", "Tile",
+    "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

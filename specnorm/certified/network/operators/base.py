@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval, enclosing
+from specnorm.certified.network.operators.executed import EXACT, Executed, Format
 from specnorm.certified.network.shapes import Shape, Size, concrete
 
 FloatArray: TypeAlias = NDArray[Any]
@@ -175,6 +176,10 @@ class Operator:
         """The same by linear operators and functions of each entry, for inputs of some shapes; None: there is none."""
         return None
 
+    def executed(self, place: Place, format: Format) -> Executed:
+        """What is computed in its place where values are stored in a format; `NoBoundError` where that is not known."""
+        raise NoBoundError("what is rounded where it is executed is not known here")
+
     def named(self) -> tuple[tuple[str, Any], ...]:
         """Fields by name, for a digest."""
         return tuple((each.name, getattr(self, each.name)) for each in dataclasses.fields(self))
@@ -224,6 +229,9 @@ class Move(Linear):
             return np.stack([self.moved(one) for one in x[0]]) if len(x[0]) else self._none(before, x[0].dtype)
 
         return LinearMap.moving(apply)
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        return EXACT
 
     def _none(self, before: Sizes, dtype: Any) -> FloatArray:
         """The value of no copies."""

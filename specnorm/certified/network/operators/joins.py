@@ -25,6 +25,7 @@ from specnorm.certified.network.operators.base import (
     spread,
 )
 from specnorm.certified.network.operators.curvature import TINY
+from specnorm.certified.network.operators.executed import EXACT, Executed, Format
 from specnorm.certified.network.operators.linear import Add, Scale
 from specnorm.certified.network.operators.piecewise import ReLU
 from specnorm.certified.network.operators.steep import HINT, over
@@ -42,6 +43,9 @@ class Extreme(Operator):
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """The root of the sum of squares of the inputs' bounds, each times sqrt(r) where it is repeated r times."""
         return host.hypot_up(*spread(bounds, place))
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        return EXACT
 
 
 class _End(Extreme):

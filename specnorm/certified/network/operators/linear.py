@@ -21,6 +21,7 @@ from specnorm.certified.network.operators.base import (
     Place,
     Sizes,
 )
+from specnorm.certified.network.operators.executed import EXACT, Executed, Format
 from specnorm.certified.network.shapes import Shape, concrete
 from specnorm.problem.padding import padding_count
 
@@ -55,6 +56,17 @@ class Scale(Linear):
             return largest
         (before,) = place.before
         return host.mul_up(largest, host.root_up(base.repeats(before, base.broadcasted(before, values.shape))))
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        if self.offset is not None:
+            raise NoBoundError("it adds what was computed with its scale: fold batch normalisation into the layer")
+        values = np.asarray(self.values, dtype=np.float64)
+        if np.isin(values, (-1.0, 0.0, 1.0)).all():
+            return EXACT
+        if not format.scales(values):
+            raise NoBoundError(f"its constants are beyond the normal numbers of {format.name}")
+        # The constant, its inverse where it divides, and the product.
+        return Executed(stores=4)
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
@@ -116,6 +128,11 @@ class Add(Linear):
         total = host.add_up(*(host.mul_up(abs(weight), bound) for weight, bound in terms))
         return total if self.over == 1 else host.mul_up(total, host.div_up(1.0, self.over))
 
+    def executed(self, place: Place, format: Format) -> Executed:
+        if len(self.weights) != 2 or self.over != 1 or not set(self.weights) <= {-1.0, 1.0}:
+            raise NoBoundError("what a weighted sum, or one of several values, rounds is not known")
+        return Executed(stores=1)
+
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         shape = base.broadcasted(before, *others)
         if shape is None or not all(map(math.isfinite, self.weights)):
@@ -150,6 +167,9 @@ class Concat(Linear):
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         return host.hypot_up(*bounds)
 
+    def executed(self, place: Place, format: Format) -> Executed:
+        return EXACT
+
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if not 0 <= self.axis < len(before) + self.new:
             return None
@@ -167,6 +187,9 @@ class Merge(Linear):
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         # As of values one behind the other: each entry is one of the first or one of the second.
         return host.hypot_up(*bounds)
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        return EXACT
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         at, size = np.ravel(self.at), math.prod(before)
@@ -192,6 +215,9 @@ class Broadcast(Linear):
         (before,) = place.before
         return host.root_up(base.repeats(before, base.broadcasted(before, self.target)))
 
+    def executed(self, place: Place, format: Format) -> Executed:
+        return EXACT
+
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         shape = concrete(base.broadcasted(before, self.target))
         if shape is None:
@@ -210,6 +236,13 @@ class _Reduction(Linear):
         sizes = [None] if before is None else [before[axis] for axis in self.axes]
         known = [n for n in sizes if isinstance(n, int)]
         return math.prod(known) if len(known) == len(sizes) else None
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        count = self._count(place.before[0])
+        if not count:
+            raise NoBoundError("it sums numbers whose count is not known: give the input shape")
+        # A mean is a sum that is stored, and a quotient, or a product with an inverse, that is.
+        return Executed(count + 2, 2, growth=float(count) if isinstance(self, Mean) else 1.0)
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if len(set(self.axes)) < len(self.axes) or any(not 0 <= axis < len(before) for axis in self.axes):
@@ -274,6 +307,11 @@ class Pad(Linear):
             unknown = n is None and self.mode == "reflect"
             counts.append(1 + first + last if unknown else padding_count(first, last, n, self.mode))
         return host.root_up(math.prod(counts))
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        if not format.holds(self.value):
+            raise NoBoundError(f"{self.value!r}, what it pads with, is no number of {format.name}")
+        return EXACT
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if math.isnan(self.value) or len(self.pads) > len(before):

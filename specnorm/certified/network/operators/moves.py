@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import host
-from specnorm.certified.network.operators.base import FloatArray, LinearMap, Move, NotRunError, Place, Sizes
+from specnorm.certified.network.operators.base import (
+    FloatArray,
+    LinearMap,
+    Move,
+    NoBoundError,
+    NotRunError,
+    Place,
+    Sizes,
+)
+from specnorm.certified.network.operators.executed import Executed, Format
 
 
 class SameOrder(Move):
@@ -30,6 +39,13 @@ class Identity(SameOrder):
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # Casts to another precision are identities.
         return unit * abs(result)
+
+
+class Cast(Identity):
+    """The same entries, in another precision."""
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        raise NoBoundError("it changes the precision: leave that to the execution")
 
 
 class Reshape(SameOrder):
