@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from specnorm.certified.interval import Interval
+from specnorm.certified.network.margins import of_executed
 from specnorm.errors import MethodError
-from specnorm.networks import CertifiedAccuracy, Measure, Method, margins, within
+from specnorm.networks import CertifiedAccuracy, Graph, Measure, Method, margins, within
 from specnorm.networks import certified_accuracy as of_graph
+from specnorm.networks.radii import executed
 from specnorm_torch.baking import baked, computed
 from specnorm_torch.modules import at_inference
 from specnorm_torch.networks import network_graph
@@ -67,8 +72,8 @@ def certified_accuracy(
     Returns
     -------
     CertifiedAccuracy
-        The constants are proven in real arithmetic; without ``local``, the logits are the model's own, whose rounding
-        is not counted.
+        Proven in real arithmetic, or as executed. The logits' rounding is counted, unless ``counted`` is false: without
+        ``local``, where it is not known what an operator rounds, they are the model's own and taken as exact.
 
     Raises
     ------
@@ -96,10 +101,26 @@ def certified_accuracy(
     if not torch.allclose(alone, logits[:1], rtol=1e-2, atol=1e-2 * float(alone.abs().max())):
         raise MethodError("the logits of a sample depend on the others of its batch; the constants are of one alone.")
     numbers, labels = logits.double().cpu().numpy(), y.cpu().numpy()
-    if not local and execution is None:
-        return CertifiedAccuracy.of(known, numbers, labels, radii)
     inputs = x.detach().cpu().double().numpy()
+    if not local and execution is None:
+        of = _in_double(model, graph, x, batch, measure)
+        return CertifiedAccuracy.of(known, numbers if of is None else of, labels, radii)
     return of_graph(
         graph, inputs, labels, radii, local=local, budget=budget, execution=execution, measure=measure, known=known,
         progress=progress,
     )  # fmt: skip
+
+
+def _in_double(model: nn.Module, graph: Graph, x: Tensor, batch: int, measure: Measure) -> Interval | None:
+    """Logits in double precision on the host, their rounding counted; None where that is not known."""
+    try:
+        at = executed(graph, "float64", measure).at(np.zeros(x[:1].shape))
+        twin = copy.deepcopy(model).double().cpu()
+        with at_inference(twin):
+            parts = [twin(part.detach().cpu().double()) for part in torch.split(x, batch)]
+    except (MethodError, TypeError, RuntimeError):
+        return None
+    logits = torch.cat(parts)
+    if logits.dtype != torch.float64:
+        return None
+    return of_executed(logits.numpy(), x.detach().cpu().double().numpy(), at)

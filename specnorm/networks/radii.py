@@ -35,7 +35,7 @@ FURTHEST = 64.0
 PARTS = 16
 """Parts of a ball at most, without a budget; with one, as many as there is time for."""
 MOST_PARTS = 4096
-HALVES, FARTHEST, SHY = 20, 1e6, 0.9999
+HALVES, FARTHEST, SHY = 20, 1e6, 0.999
 """Of a radius by constants less roundings that is tried, how large it is at most, and what is left of a guess."""
 AGAIN = 12
 """Steps of an ascent on a part."""

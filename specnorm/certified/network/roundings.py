@@ -30,7 +30,7 @@ from specnorm.certified.network.graph import Graph, Node, concrete
 from specnorm.certified.network.kernels import Norms
 from specnorm.certified.network.linear_combinations import spatial
 from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, Operator, Place
-from specnorm.certified.network.operators.executed import BRAIN, EXACT, HALF, SINGLE, Executed, Format
+from specnorm.certified.network.operators.executed import BRAIN, DOUBLE, EXACT, HALF, SINGLE, Executed, Format
 from specnorm.certified.network.operators.layers import Convolution, Matrix
 from specnorm.certified.network.operators.sources import Constant, Input
 from specnorm.certified.network.patterns import recognised
@@ -51,6 +51,7 @@ class Execution:
 
 
 EXECUTIONS = {
+    "float64": Execution(DOUBLE, DOUBLE),
     "float32": Execution(SINGLE, SINGLE),
     "float16": Execution(HALF, SINGLE),
     "bfloat16": Execution(BRAIN, SINGLE),
