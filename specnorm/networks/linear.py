@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.graph import Graph
@@ -110,7 +111,7 @@ def lines_of(curve: Curve) -> tuple[FloatArray, FloatArray, FloatArray, FloatArr
 
 def _by_ball(c: FloatArray, curve: Curve) -> FloatArray:
     """The multiplier of a linear function on the ball alone."""
-    return np.asarray(np.maximum(np.linalg.norm(c, axis=1) / max(curve.radius, 1e-300), 1e-100))
+    return np.clip(np.linalg.norm(c, axis=1) / max(curve.radius, 1e-150), 1e-100, 1e100)
 
 
 def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
@@ -123,8 +124,9 @@ def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
         if not clipped.any():
             break
         taken = np.square(np.where(clipped, np.clip(step, low, high), 0.0)).sum(axis=1)
-        left = np.maximum(curve.radius**2 - taken, 1e-6 * curve.radius**2)
-        lam = np.maximum(np.linalg.norm(np.where(clipped, 0.0, c), axis=1) / np.sqrt(left), 1e-100)
+        left = np.sqrt(np.maximum(curve.radius**2 - taken, 1e-6 * curve.radius**2))
+        lam = np.linalg.norm(np.where(clipped, 0.0, c), axis=1) / np.maximum(left, 1e-150)
+        lam = np.clip(lam, 1e-100, 1e100)
     return np.stack([first, lam]) if lam is not first else first[None]
 
 
@@ -150,6 +152,7 @@ class _Adam:
 class _Unknown:
     """Of one function: each row's slopes between the smallest and the largest, as logits; logarithms of multipliers."""
 
+    at: NDArray[np.intp]
     low: FloatArray
     high: FloatArray
     moves: FloatArray
@@ -171,14 +174,27 @@ class _Unknown:
 
 
 class Ascent:
-    """Better slopes and multipliers of some rows of one value, step by step; ``best`` is proven of the rows."""
+    """Better slopes and multipliers of some rows of one value, step by step; ``best`` is proven of the rows.
 
-    def __init__(self, bounds: LinearBounds, name: str, rows: FloatArray, needed: float = 0.0) -> None:
-        self.bounds, self.name, self.rows, self.needed = bounds, name, rows, needed
+    Parameters
+    ----------
+    before : Ascent, optional
+        On what ``bounds`` is a part of: this one begins where that ended.
+    needed : float
+        What every row has to be above.
+    """
+
+    def __init__(
+        self, bounds: LinearBounds, name: str, rows: FloatArray, before: Ascent | None = None, needed: float = 0.0
+    ) -> None:
+        self.bounds, self.name, self.rows = bounds, name, rows
+        self.needed = needed if before is None else before.needed
         self.network = bounds.network
         self.unknown: dict[str, _Unknown] = {}
         self.trace: Trace = {}
-        self.best = bounds.lower(name, rows, usual(self.network))
+        self.begun = {} if before is None else before.unknown
+        # What holds on the whole holds on the part.
+        self.best = bounds.lower(name, rows, usual(self.network)) if before is None else before.best
 
     @property
     def positive(self) -> bool:
@@ -212,7 +228,12 @@ class Ascent:
             share = np.where(moves, np.clip(share, 0.05, 0.95), share)
             logits = np.log(np.maximum(share, 1e-12)) - np.log(np.maximum(1 - share, 1e-12))
             logs = np.full(len(c), math.log(FIRST))
-            self.unknown[name] = _Unknown(low, high, moves, logits, logs, _Adam(RATES[0]), _Adam(RATES[1]))
+            if name in self.begun:
+                begun = self.begun[name]
+                kept, there = np.isin(curve.at, begun.at), np.isin(begun.at, curve.at)
+                logits[:, kept], logs = begun.logits[:, there], begun.logs
+            by = _Adam(RATES[0]), _Adam(RATES[1])
+            self.unknown[name] = _Unknown(curve.at, low, high, moves, logits, logs, *by)
         here = self.unknown[name]
         return c * here.slopes, np.exp(here.logs)[None] * by_ball
 

@@ -126,7 +126,7 @@ class Radii:
             return None
         for anew in (False, True):
             bounds = located(self.network, x, radius, anew=anew, clock=clock)
-            ascent = Ascent(bounds, self.output, rows, needed).improved(STEPS if anew else 0, clock)
+            ascent = Ascent(bounds, self.output, rows, needed=needed).improved(STEPS if anew else 0, clock)
             found = rules.radius_of([(bounds, ascent.best)], at)
             if found is not None:
                 return found
@@ -146,10 +146,7 @@ class Radii:
                 return None
             for above in (False, True):
                 bounds = part.bounds.cut(*place, above)
-                again = Ascent(bounds, part.name, part.rows, part.needed)
-                # What holds on the whole holds on the part.
-                again.best &= part.best
-                open_parts.append(again.improved(AGAIN, clock))
+                open_parts.append(Ascent(bounds, part.name, part.rows, part).improved(AGAIN, clock))
         return rules.radius_of(done, at)
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:

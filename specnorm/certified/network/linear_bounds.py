@@ -135,8 +135,8 @@ class LinearBounds:
         if linear is not None:
             ends = [each.middle() for each in known]
             centre = linear.map.apply([middle[None] for middle, _ in ends])[0]
-            sizes = [host.next_up(abs(middle) + half)[None] for middle, half in ends]
-            spread = linear.map.absolute([half[None] for _, half in ends])[0]
+            sizes = [np.asarray(host.next_up(abs(middle) + half))[None] for middle, half in ends]
+            spread = np.asarray(linear.map.absolute([half[None] for _, half in ends])[0])
             n = linear.map.roundings
             if n:
                 spread = host.inflate(spread + linear.map.absolute(sizes)[0] * ((n + 4) * 2.0**-52), 2 * n + 8) + TINY

@@ -45,7 +45,7 @@ def written_out(graph: Graph) -> list[Graph]:
                 nodes += [node] if program is None else _steps(found[-1], node, program, [np.zeros(n) for n in known])
             except (NoBoundError, NotRunError):
                 nodes.append(node)
-        if len(nodes) == len(found[-1].nodes):
+        if all(node is before for node, before in zip(nodes, found[-1].nodes, strict=False)):
             return found
         found.append(replace(graph, nodes=tuple(nodes)))
 
@@ -79,17 +79,21 @@ def transposed(linear: LinearMap, before: Sequence[Sizes]) -> tuple[Adjoint, int
         raise NoBoundError("its transpose has too many entries")
     numbers = np.arange(1.0, count + 1)[None] if linear.moves else np.eye(count)
     split = list(zip(ends, ends[1:], before, strict=False))
-    found = linear.apply([numbers[:, a:b].reshape(-1, *shape) for a, b, shape in split]).reshape(len(numbers), -1)
+    found = _flat(linear.apply([numbers[:, a:b].reshape(len(numbers), *shape) for a, b, shape in split]))
     if linear.moves:
         back, roundings = _by_places(found[0], count)
     else:
         back, roundings = (lambda y: y @ found.T), found.shape[1]
 
     def adjoint(y: FloatArray) -> list[FloatArray]:
-        x = back(y.reshape(len(y), -1))
+        x = back(_flat(y))
         return [x[:, a:b].reshape(len(x), *shape) for a, b, shape in split]
 
     return adjoint, roundings + linear.roundings + 2
+
+
+def _flat(x: FloatArray) -> FloatArray:
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _by_places(found: FloatArray, count: int) -> tuple[Callable[[FloatArray], FloatArray], int]:
@@ -136,13 +140,14 @@ class Network:
     Raises
     ------
     MethodError
-        If the graph has several inputs, or one whose size is not known.
+        If the graph has several inputs, or a value whose size is not known or 0.
     """
 
     def __init__(self, graph: Graph, constants: Iterable[Upper] = ()) -> None:
         shapes = [concrete(graph.by_name[name].shape) for name in graph.inputs]
-        if len(shapes) != 1 or shapes[0] is None:
-            raise MethodError("Linear bounds need a network with one input, of known size.")
+        sizes = [concrete(node.shape) for node in graph.nodes]
+        if len(shapes) != 1 or shapes[0] is None or any(size is None or 0 in size for size in sizes):
+            raise MethodError("Linear bounds need a network with one input, and values of known sizes above 0.")
         self.graph, self.input, self.nodes = graph, graph.inputs[0], graph.by_name
         self.shape: Sizes = shapes[0]
         self.linear = {n.name: found for n in graph.nodes if (found := self._read(n)) is not None}

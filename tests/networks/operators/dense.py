@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.certified.network.linear_reading import transposed
 from specnorm.certified.network.operators import NoBoundError, Operator, Place
 
 Array = NDArray[Any]
@@ -58,6 +59,14 @@ def check_linear(
     # Entries of the matrix are differences to what is added.
     room += 2.0**-51 * abs(flat).sum(axis=1, keepdims=True) * abs(added).max(initial=0.0)
     assert (abs(linear.apply(x).reshape(3, -1) - flat @ matrix.T) <= room).all()
+    adjoint, backward = transposed(linear, shapes)
+    y = rng.normal(size=(3, *added.shape))
+    back = np.concatenate([part.reshape(3, math.prod(part.shape[1:])) for part in adjoint(y)], axis=1)
+    flat_y = y.reshape(3, added.size)
+    room = 2 * (backward + flat_y.shape[1] + 4) * 2.0**-53 * (abs(flat_y) @ abs(matrix))
+    room += 2.0**-51 * abs(flat_y).sum(axis=1, keepdims=True) * abs(added).max(initial=0.0)
+    assert [part.shape for part in adjoint(y)] == [(3, *shape) for shape in shapes]
+    assert (abs(back - flat_y @ matrix) <= room).all()
     sizes = linear.absolute([abs(one) for one in x]).reshape(3, -1)
     assert (sizes >= (abs(flat) @ abs(matrix).T) * (1 - 1e-12)).all()
     for copies in (0, 1):

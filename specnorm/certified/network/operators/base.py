@@ -338,9 +338,7 @@ def summed_to(y: FloatArray, shape: Sizes) -> FloatArray:
     ahead = y.ndim - 1 - len(shape)
     wide = (1,) * ahead + shape
     repeated = tuple(at + 1 for at, n in enumerate(wide) if n == 1 and y.shape[at + 1] != 1)
-    return np.asarray(
-        y.sum(axis=repeated, keepdims=True).reshape(len(y), *shape) if repeated else y.reshape(-1, *shape)
-    )
+    return np.asarray((y.sum(axis=repeated, keepdims=True) if repeated else y).reshape(len(y), *shape))
 
 
 def broadcasted(*shapes: Shape | None) -> Shape | None:

@@ -1,0 +1,121 @@
+"""No label that is certified changes under attack; what is called unsafe is shown; each sample is looked at alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from networks.local_networks import Chain, dense
+
+from specnorm.errors import MethodError
+from specnorm.networks import CertifiedAccuracy, Multipliers, certified_accuracy, local_radii, margins, within
+
+Array = Any
+NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "8"))
+"""Networks at random, each with some samples and radii; by hand thousands."""
+METHOD = Multipliers(steps=3)
+RADII = [0.1, 0.3, 0.8]
+
+
+def classifiers() -> Iterator[Chain]:
+    """Of every function, residual and not; inner widths and depths at random."""
+    kinds = ("relu", "maxmin", "tanh", "leaky", "abs", "silu", "sigmoid", "residual")
+    for seed in range(NETWORKS):
+        rng, kind = np.random.default_rng(seed), kinds[seed % len(kinds)]
+        inner = [int(2 * rng.integers(2, 6))] * int(rng.integers(1, 4))
+        skips = kind == "residual"
+        yield dense(seed, (inner[0] if skips else 4, *inner, 3), "relu" if skips else kind, skips=skips)
+
+
+def flips(chain: Chain, x: Array, label: int, radius: float, numbers: Any) -> bool:
+    """Whether steps towards each other class, from the sample and from places at random, change the label."""
+    for other in set(range(3)) - {label}:
+        for start in range(3):
+            d = numbers.normal(size=x.size) * (start > 0)
+            for _ in range(10):
+                d = d * min(1.0, radius * (1 - 1e-12) / max(float(np.linalg.norm(d)), 1e-300))
+                values = chain.values(x + d)[-1]
+                if values[other] >= values[label]:
+                    return True
+                way = chain.jacobian(x + d)
+                way = way[other] - way[label]
+                d = d + radius * way / max(float(np.linalg.norm(way)), 1e-300)
+    return False
+
+
+def test_no_certified_label_changes() -> None:
+    count = {"safe": 0, "unsafe": 0, "open": 0}
+    for seed, chain in enumerate(classifiers()):
+        numbers = np.random.default_rng(seed)
+        x = numbers.normal(size=(2, chain.shape[1]))
+        y = np.array([int(chain.values(each)[-1].argmax()) for each in x])
+        found = certified_accuracy(chain.graph, x, y, RADII, local=True, method=METHOD)
+        for at, sample in enumerate(x):
+            for radius, status in zip(RADII, found.status[:, at], strict=True):
+                count[status] += 1
+                if status == "safe":
+                    assert not flips(chain, sample, int(y[at]), radius, numbers), (seed, at, radius)
+            if at in found.changed:
+                other = found.changed[at].reshape(-1)
+                least = RADII[int((found.status[:, at] == "unsafe").argmax())]
+                assert np.linalg.norm(other - sample) <= least
+                assert chain.values(other)[-1].argmax() != y[at]
+        known = certified_accuracy(chain.graph, x, y, RADII, method=METHOD)
+        assert (found.radius >= known.radius).all()
+    assert count["safe"] > 0.3 * sum(count.values())
+    assert count["open"] < 0.2 * sum(count.values())
+
+
+def test_each_sample_is_looked_at_alone() -> None:
+    chain = dense(0, (4, 8, 8, 3))
+    x = np.random.default_rng(0).normal(size=(6, 4))
+    y = np.array([int(chain.values(each)[-1].argmax()) for each in x])
+    known = margins(chain.graph, method=METHOD)
+
+    def of(part: slice) -> CertifiedAccuracy:
+        return certified_accuracy(chain.graph, x[part], y[part], RADII, local=True, known=known)
+
+    whole, halves = of(slice(None)), [of(slice(0, 2)), of(slice(2, 6))]
+    assert (whole.radius == np.concatenate([half.radius for half in halves])).all()
+    assert (whole.status == np.concatenate([half.status for half in halves], axis=1)).all()
+
+
+def test_a_box_certifies_more() -> None:
+    """Inputs are entries between 0 and 1: what a ball allows outside of that does not count."""
+    chain = dense(1, (4, 8, 3))
+    x = np.random.default_rng(1).uniform(0, 0.1, size=(2, 4))
+    y = np.array([int(chain.values(each)[-1].argmax()) for each in x])
+    logits = np.array([chain.values(each)[-1] for each in x])
+    known = margins(chain.graph, method=METHOD)
+    free, boxed = (
+        local_radii(graph, x, logits, y, known, tries=4) for graph in (chain.graph, within(chain.graph, 0.0, 1.0))
+    )
+    assert (boxed >= free * 0.99).all()
+    assert (boxed > 1.05 * free).any()
+
+
+def test_wrong_labels_are_unsafe_at_every_radius() -> None:
+    chain = dense(0, (4, 8, 3))
+    x = np.random.default_rng(0).normal(size=(2, 4))
+    y = np.array([int(chain.values(each)[-1].argmin()) for each in x])
+    found = certified_accuracy(chain.graph, x, y, [0.0, 0.1], local=True, method=METHOD)
+    assert (found.status == "unsafe").all()
+    assert (found.changed[0] == x[0]).all()
+    assert found.accuracy.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "radii", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros(2, int), [0.1], "expected samples of shape"),
+        (np.zeros((2, 4)), np.zeros(3, int), [0.1], "expected samples of shape"),
+        (np.zeros((2, 4)), np.array([0, 3]), [0.1], "whole numbers"),
+        (np.zeros((2, 4)), np.zeros(2, int), [-0.1], "at least 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(x: Array, y: Array, radii: list[float], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        certified_accuracy(dense(0, (4, 8, 3)).graph, x, y, radii, method=METHOD)

@@ -1,0 +1,394 @@
+"""No value is below its linear bound on a ball and a box; the bounds are close; each part of them is needed.
+
+Attacks go downhill by Jacobians that `local_networks` computes from dense matrices of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+import os
+import random
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from assumptions import assumed, interval
+from mutants import Function, mutated
+from networks.local_networks import Chain, convolutional, dense
+
+from specnorm.certified.network import linear_bounds, operators, parabolas
+from specnorm.certified.network.linear_reading import Network
+from specnorm.certified.network.parabolas import Curve
+from specnorm.certified.network.rules import Map
+from specnorm.clock import Clock
+from specnorm.networks import Graph, Layer, Node, linear, within
+from specnorm.networks.linear import Ascent, located, read
+
+Array = Any
+PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "30"))
+"""Programs at random; by hand thousands."""
+
+
+def chains() -> dict[str, Chain]:
+    kinds = ("relu", "leaky", "abs", "tanh", "sigmoid", "silu", "maxmin", "negative")
+    found = {kind: dense(seed, (4, 8, 8, 3), kind) for seed, kind in enumerate(kinds)}
+    found["residual"] = dense(9, (5, 5, 5, 5, 3), skips=True)
+    for name, given in (("zeros", {"plain": True}), ("geometry", {}), ("circular", {"mode": "circular"})):
+        found[name] = next(c for seed in range(20) if (c := convolutional(seed, n=4, **given)) is not None)
+    return found
+
+
+CHAINS = chains()
+
+
+def lowest(chain: Chain, x: Array, radius: float, row: Array, seed: int, steps: int = 12, starts: int = 6) -> float:
+    """The least value of a row of the output that steps downhill in the ball find."""
+    numbers, best = np.random.default_rng(seed), math.inf
+    for _ in range(starts):
+        d = numbers.normal(size=x.size)
+        d *= radius / np.linalg.norm(d)
+        for _ in range(steps):
+            best = min(best, float(row @ chain.values(x.reshape(-1) + d)[-1]))
+            way = row @ chain.jacobian(x.reshape(-1) + d)
+            d = d - 0.7 * radius * way / max(float(np.linalg.norm(way)), 1e-300)
+            d *= min(1.0, radius * (1 - 1e-12) / max(float(np.linalg.norm(d)), 1e-300))
+    return best
+
+
+def gaps(chain: Chain, radius: float, seed: int, steps: int = 12) -> Iterator[tuple[float, float]]:
+    """How far below the centre a row's bound is, and how far an attack gets."""
+    network = NETWORKS.setdefault(id(chain), read(chain.graph))
+    x = np.random.default_rng(seed).normal(size=chain.shape)
+    bounds, end = located(network, x, radius), chain.graph.outputs[0]
+    shape = bounds.known[end].centre.shape
+    rows = np.random.default_rng(seed + 1).normal(size=(3, *shape))
+    found = Ascent(bounds, end, rows).improved(0, Clock())
+    for _ in range(steps):
+        found.step()
+    for row, low in zip(rows.reshape(3, -1), found.best.low, strict=True):
+        middle = float(row @ chain.values(x)[-1])
+        yield middle - float(low), middle - lowest(chain, x, radius, row, seed)
+
+
+NETWORKS: dict[int, Network] = {}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_no_value_is_below_its_bound(name: str) -> None:
+    for radius in (1e-3, 0.2, 1.5):
+        for below, reached in gaps(CHAINS[name], radius, seed=3, steps=4):
+            assert below >= reached - 1e-12 * (1 + abs(reached))
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [("relu", 1.2), ("leaky", 1.1), ("abs", 1.3), ("tanh", 1.2), ("sigmoid", 1.3), ("silu", 1.2), ("maxmin", 1.5),
+     ("residual", 1.4), ("zeros", 2.5), ("negative", 1.01)],
+)  # fmt: skip
+def test_bounds_are_close_to_what_an_attack_reaches(name: str, factor: float) -> None:
+    pairs = [pair for seed in (3, 5) for pair in gaps(CHAINS[name], 0.15, seed, steps=25)]
+    assert sum(below for below, _ in pairs) <= factor * sum(reached for _, reached in pairs)
+
+
+# -- exact cases -------------------------------------------------------------------------------------------------------
+def matrix(name: str, source: str, numbers: Array) -> Node:
+    layer = Layer(name, partial(np.array, numbers), {}, 0)
+    return Node(name, operators.Matrix(layer), (source,), (1, len(numbers)))
+
+
+def start(size: int) -> Node:
+    return Node("x", operators.Input(), (), (1, size))
+
+
+def lower(graph: Graph, x: Array, radius: float, rows: Array, *, anew: bool = True) -> Array:
+    bounds = located(read(graph), x, radius, anew=anew)
+    return Ascent(bounds, graph.outputs[0], rows).improved(0, Clock()).best.low
+
+
+def test_a_linear_map_on_ball_and_box_is_exact() -> None:
+    """Ball alone, box alone, and both: the least value over corners of the box and points of the sphere in between."""
+    numbers = np.random.default_rng(0)
+    for _ in range(5):
+        row = numbers.normal(size=(1, 3))
+        graph = Graph((start(3), matrix("y", "x", row)), ("y",))
+        x = numbers.uniform(0.1, 0.9, size=3)
+        ones = np.ones((1, 1, 1))
+        (ball,) = lower(graph, x, 0.3, ones)
+        assert float((row @ x)[0]) - 0.3 * np.linalg.norm(row) == pytest.approx(ball, rel=1e-12)
+        boxed = within(graph, 0.0, 1.0)
+        (box,) = lower(boxed, x, 10.0, ones)
+        assert float(np.minimum(row, 0).sum()) == pytest.approx(box, abs=1e-4)
+        (both,) = lower(boxed, x, 0.6, ones)
+        grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 61)] * 3), -1).reshape(-1, 3)
+        grid = grid[np.linalg.norm(grid - x, axis=1) <= 0.6]
+        least = float((grid @ row[0]).min())
+        assert least - 0.05 <= both <= least
+
+
+def test_offsets_against_enumeration() -> None:
+    """On the box alone exact; on ball and box never above the least value of a fine grid, and close to it."""
+    numbers = np.random.default_rng(1)
+    for _ in range(30):
+        centre = numbers.normal(size=2)
+        half = numbers.uniform(0.2, 2, size=2)
+        low, high = np.minimum(centre - half, -0.1), np.maximum(centre + half, 0.1)
+        c, g = numbers.normal(size=(1, 2)), numbers.normal(size=(1, 2))
+        radius = float(numbers.uniform(0.3, 1.5))
+        breaks = np.stack([low, 0 * low, high])
+        slope, none = np.array([[0.0, 0.0], [1.0, 1.0]]), np.zeros((2, 2))
+        half = np.full((2, 2), 0.25 * numbers.integers(0, 2))
+        off = half[0, 0] * float(abs(c).sum())
+        curve = Curve(np.arange(2), centre, radius, breaks, slope, none, half, none[0], none[0], none[0])
+        (boxed,), _ = parabolas.parabolas(c, g, np.zeros((1, 1)), curve, False)
+        exact = float((c * np.maximum(breaks, 0) - g * breaks).min(axis=0).sum()) - off
+        assert exact - 1e-9 <= boxed <= exact + 1e-12
+        tries = np.linspace(1e-3, 8, 200)[:, None]
+        (both,), _ = parabolas.parabolas(c, g, tries, curve, False)
+        axes = [np.linspace(low[j], high[j], 301) for j in (0, 1)]
+        grid = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
+        grid = grid[np.linalg.norm(grid - centre, axis=1) <= radius]
+        least = (np.maximum(grid, 0) @ c[0] - grid @ g[0]).min() - off
+        assert both <= least + 1e-12
+        if (c >= 0).all():  # convex: no gap
+            assert both >= least - 0.05
+
+
+def test_rounding_is_counted() -> None:
+    """Sums that cancel, in rational numbers."""
+    numbers = np.random.default_rng(2)
+    for _ in range(40):
+        first = numbers.normal(size=(6, 4)) * 10.0 ** numbers.integers(-6, 7, size=(6, 1))
+        last = np.linalg.lstsq(first.T, 1e-3 * numbers.normal(size=4), rcond=None)[0][None]
+        graph = Graph((start(4), matrix("a", "x", first), matrix("y", "a", last)), ("y",))
+        x = numbers.normal(size=4)
+        (found,) = lower(graph, x, 0.0, np.ones((1, 1, 1)))
+        inner = [sum(Fraction(w) * Fraction(v) for w, v in zip(row, x, strict=True)) for row in first]
+        assert Fraction(float(found)) <= sum(Fraction(w) * v for w, v in zip(last[0], inner, strict=True))
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------
+def steepest(f: Callable[[Array], Array], x: Array, row: Array) -> Array:
+    """Gradient of a row by differences."""
+    units = np.eye(x.size).reshape(x.size, *x.shape)
+    return np.stack([row @ (f(x + 1e-6 * e) - f(x - 1e-6 * e)) for e in units]).reshape(x.shape) / 2e-6
+
+
+def test_programs_at_random() -> None:
+    """Of every operator that ONNX has here, against its own reference: no output below its bound."""
+    pytest.importorskip("onnx", exc_type=ImportError)
+    from networks.compositions.claims import Region
+    from networks.compositions.onnx_patterns import program
+
+    from specnorm.errors import InternalError, MethodError
+
+    bounded = tight = 0
+    for seed in range(PROGRAMS):
+        dice, rng = random.Random(seed), np.random.default_rng(seed)
+        drawn = program(dice, "ball")
+        double, region = drawn.double(), Region.drawn("ball", drawn.shape, rng)
+        try:
+            graph = drawn.graph()
+            network = read(graph)
+            bounds = located(network, region.first, float(region.second))
+        except (MethodError, KeyError):
+            continue
+        except InternalError as error:
+            raise AssertionError(seed) from error
+        if len(graph.outputs) != 1 or not double.runs():
+            continue
+        f, end = double.function(), bounds.known[graph.outputs[0]].centre
+        rows = rng.standard_normal((2, *end.shape))
+        found = Ascent(bounds, graph.outputs[0], rows)
+        for _ in range(2):
+            found.step()
+        for row, low in zip(rows.reshape(2, -1), found.best.low, strict=True):
+            if not np.isfinite(low):
+                continue
+            bounded += 1
+            least, size, x = math.inf, 0.0, region.first
+            for at in itertools.islice(region.points(rng), 8):
+                y = f(at)
+                value = float(row @ y)
+                if value < least:
+                    least, size, x = value, float(abs(row) @ abs(y)), at
+            for _ in range(6):
+                way = steepest(f, x, row)
+                x = region.inside(x - float(region.second) * np.nan_to_num(way) / max(np.linalg.norm(way), 1e-300))
+                y = f(x)
+                if float(row @ y) < least:
+                    least, size = float(row @ y), float(abs(row) @ abs(y))
+            assert not least < low - 1e-9 * (1 + size) - 1e-12 * drawn.largest(x), (seed, least, low)
+            middle = float(row @ f(region.first))
+            tight += middle - least > 0.5 * (middle - low) or low > middle - 1e-6
+    assert bounded > PROGRAMS / 2
+    assert tight > bounded / 3
+
+
+# -- what is needed ----------------------------------------------------------------------------------------------------
+def replaced(old: str, new: str) -> Callable[[ast.AST], None]:
+    """The change that puts an expression in the place of another."""
+
+    class Other(ast.NodeTransformer):
+        count = 0
+
+        def visit(self, node: ast.AST) -> ast.AST:
+            if isinstance(node, ast.expr) and ast.unparse(node) == old:
+                Other.count += 1
+                return ast.parse(new, mode="eval").body
+            return self.generic_visit(node)
+
+    def change(tree: ast.AST) -> None:
+        Other().visit(tree)
+        assert Other.count, old
+
+    return change
+
+
+def of(module: Any, name: str) -> Function:
+    return Function(Path(module.__file__), name)
+
+
+PARABOLAS = of(parabolas, "parabolas")
+OF_OFFSETS: dict[str, tuple[str, str]] = {
+    "a parabola that is not clipped": (
+        "np.minimum(np.maximum(centre - s / wide, low[part]), high[part])", "centre - s / wide"),
+    "the ball's radius left out": ("curve.radius * curve.radius / 2", "0.0"),
+    "half of the ball": ("curve.radius * curve.radius / 2", "curve.radius * curve.radius / 8"),
+    "one part of the function forgotten": ("range(len(low))", "range(1)"),
+    "the distance of a line from its function": ("c * middle - abs(c) * half", "c * middle"),
+    "the largest part": ("np.minimum(least, found)", "np.maximum(least, found)"),
+}  # fmt: skip
+"""Of `parabolas`: what stands there, and what in its place."""
+MUTATIONS: dict[str, tuple[str, str, str]] = {
+    "the slope of a unit that cannot switch": ("_back", "flat * curve.lines", "0.9 * flat * curve.lines"),
+    "the constant of an earlier value": (
+        "visit", "host.mul_up(constant, self.known[start].moves)", "0.3 * self.known[start].moves"),
+    "half of a row's length": ("_reach", "self.known[moving[0]].moves", "self.known[moving[0]].moves / 2"),
+    "what a linear operator adds": ("_back", "self._product(c, added, error)", "0.0 * _flat(c)[:, 0]"),
+    "a second reader of a value": ("lower", "waiting[before] + part", "part"),
+}  # fmt: skip
+"""Of a method of `LinearBounds`."""
+
+
+def noticed() -> bool:
+    """Whether some value is below its bound, or what is known contradicts itself."""
+    from specnorm.errors import InternalError
+
+    try:
+        return any(
+            below < reached - 1e-9
+            for name in ("relu", "tanh", "residual", "leaky")
+            for radius in (0.2, 1.5)
+            for seed in (3, 4)
+            for below, reached in gaps(CHAINS[name], radius, seed, steps=3)
+        )
+    except InternalError:
+        return True
+
+
+def test_nothing_is_noticed_without_a_mutation() -> None:
+    assert not noticed()
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_part_that_is_left_out_is_noticed(name: str) -> None:
+    method, old, new = MUTATIONS[name]
+    with mutated(of(linear_bounds, f"LinearBounds.{method}"), replaced(old, new)):
+        assert noticed()
+
+
+@pytest.mark.parametrize("name", OF_OFFSETS)
+def test_a_part_of_the_offset_that_is_left_out_is_noticed(name: str) -> None:
+    with mutated(PARABOLAS, replaced(*OF_OFFSETS[name])), pytest.raises(AssertionError):
+        test_offsets_against_enumeration()
+
+
+def test_rounding_that_is_not_counted_is_noticed() -> None:
+    sums = of(linear_bounds, "LinearBounds._linear"), replaced("host.next_up(host.next_up(error) + off)", "0 * error")
+    product = of(linear_bounds, "LinearBounds._product"), replaced("flat @ wide - lost", "flat @ wide")
+    with (
+        mutated(*sums),
+        mutated(*product),
+        mutated(PARABOLAS, replaced("least.sum(axis=1) - lost", "least.sum(axis=1)")),
+        pytest.raises(AssertionError),
+    ):
+        test_rounding_is_counted()
+
+
+def test_a_box_that_is_forgotten_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = interval(np.full((1, 3), -9.0), np.full((1, 3), 9.0))
+    monkeypatch.setattr(Network, "box", property(lambda _: wide))
+    with pytest.raises(AssertionError):
+        test_a_linear_map_on_ball_and_box_is_exact()
+
+
+def test_the_constant_of_another_value_is_not_taken() -> None:
+    """One that the input passes by, or of a value that does not follow."""
+    chain = dense(9, (5, 5, 5, 5, 3), skips=True)
+    past = Map("v1", "s1")  # s1 = z1 + s0, which is not held
+    network = Network(chain.graph, [assumed(0.1, past), assumed(7.0, Map("x", "v0")), assumed(3.0, Map("v1", "v1"))])
+    assert network.constants == {"v0": [("x", 7.0)]}
+
+
+# -- the search --------------------------------------------------------------------------------------------------------
+def test_steps_go_uphill() -> None:
+    """The gradient is that of the bound, by differences."""
+    chain = CHAINS["tanh"]
+    bounds = located(read(chain.graph), np.random.default_rng(0).normal(size=chain.shape), 0.5)
+    end = chain.graph.outputs[0]
+    found = Ascent(bounds, end, np.random.default_rng(1).normal(size=(1, 1, 3)))
+    found.step()
+    seen: dict[str, Array] = {}
+    for name, unknown in found.unknown.items():
+        unknown.by_logs.step = lambda gradient, name=name: seen.setdefault(name, gradient) * 0  # type: ignore[method-assign]
+        unknown.by_logits.step = lambda gradient: 0 * gradient  # type: ignore[method-assign]
+    found.step()
+    for name, unknown in found.unknown.items():
+        ends = []
+        for change in (1e-6, -2e-6):
+            unknown.logs = unknown.logs + change
+            ends.append(float(bounds.lower(end, found.rows, found._choose).low[0]))
+        unknown.logs = unknown.logs + 1e-6
+        assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(float(seen[name][0]), rel=1e-4, abs=1e-9)
+
+
+def test_a_clock_ends_the_search() -> None:
+    chain = CHAINS["relu"]
+    network = read(chain.graph)
+    bounds = located(network, np.zeros(chain.shape), 1.0, clock=Clock.of(0.0))
+    loose = located(network, np.zeros(chain.shape), 1.0, anew=False)
+    for name, here in bounds.known.items():
+        assert (here.range.low == loose.known[name].range.low).all()
+    assert not Ascent(bounds, "v2", np.ones((1, 1, 3))).improved(5, Clock.of(0.0)).trace
+    assert linear.ROWS > 0
+
+
+def test_parts_of_a_ball_say_more() -> None:
+    """Each part's bound holds there, and the least of them is above the whole's."""
+    chain = dense(0, (4, 8, 8, 3), bias=0.0)
+    bounds = located(read(chain.graph), np.zeros(chain.shape), 1.0)
+    rows = np.ones((1, 1, 3))
+    whole = Ascent(bounds, "v2", rows)
+    for _ in range(5):
+        whole.step()
+    place = whole.switching()
+    assert place is not None
+    ends = []
+    for above in (False, True):
+        part = bounds.cut(*place, above)
+        assert part.cuts == ((*place, above),)
+        ends.append(Ascent(part, "v2", rows, whole).improved(5, Clock()).best.low[0])
+        values = [chain.values(d) for d in np.random.default_rng(0).normal(size=(200, 4)) / 4]
+        at = chain.names.index(place[0])
+        inside = [v[-1].sum() for v in values if (v[at][place[1]] >= 0) == above]
+        assert inside
+        assert min(inside) >= ends[-1]
+    assert min(ends) >= whole.best.low[0]
+    assert max(ends) > whole.best.low[0] + 0.05
+    assert max(ends) > whole.best.low[0] + 0.05
