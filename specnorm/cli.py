@@ -177,7 +177,7 @@ def _certify(reports: Sequence[Report], path: Path) -> bool:
 def verify_model(
     certificate: Path,
     model: str,
-    input_shape: int | tuple[int, ...] | None,
+    input_shape: Any,
     input_range: tuple[float, float] | None,
 ) -> int:
     """Prove a certificate anew and say what is proven.
@@ -292,14 +292,7 @@ def _application() -> click.Group:
         "--certificate", type=click.Path(path_type=Path), metavar="FILE",
         help="Also write what proves the network's bound, for 'specnorm verify'.",
     )  # fmt: skip
-    @click.option(
-        "--input-shape", callback=options.sizes, metavar="N|NxM|file",
-        help="Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm.",
-    )  # fmt: skip
-    @click.option(
-        "--input-range", type=(float, float), default=None, callback=options.ends, metavar="LOW HIGH",
-        help="Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one.",
-    )  # fmt: skip
+    @options.of_inputs
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
     @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
     @click.option(
@@ -373,15 +366,11 @@ def _application() -> click.Group:
     @application.command("verify", epilog=help.EXIT_CODES)
     @click.argument("certificate", type=click.Path(path_type=Path))
     @click.argument("model", type=click.Path(path_type=str))
-    @click.option("--input-shape", callback=options.sizes, metavar="N|NxM", help="As it was for the audit.")
-    @click.option(
-        "--input-range", type=(float, float), default=None, callback=options.ends, metavar="LOW HIGH",
-        help="As it was for the audit.",
-    )  # fmt: skip
+    @partial(options.of_inputs, again=True)
     def verify_command(
         certificate: Path,
         model: str,
-        input_shape: int | tuple[int, ...] | None,
+        input_shape: Any,
         input_range: tuple[float, float] | None,
     ) -> int:
         """Prove the CERTIFICATE of the network in MODEL, an ONNX file, anew.

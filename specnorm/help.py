@@ -42,6 +42,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Which layers": ("--layers", "--input-shape", "--geometry", "--layout", "--padding-mode"),
     "What is computed": (
         "--input-range",
+        "--radius",
+        "--centre",
         "--methods",
         "--rtol",
         "--budget",

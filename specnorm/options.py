@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from specnorm.auditing import plots
 from specnorm.auditing.geometry import overrides
@@ -74,17 +77,78 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, ...] | str | None:
-    """Spatial sizes, or ``file``."""
+def of_inputs(command: Any, *, again: bool = False) -> Any:
+    """Add the options that say which inputs a network has; ``again``: to the command that verifies."""
     import click
 
-    if value is None or value == "file":
-        return value
+    same = "As it was for the audit."
+    shape = (
+        "Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm. Or the whole "
+        "shape of a network's input by its name, such as audio=1x16000; repeatable."
+    )
+    between = "Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one."
+    made = [
+        click.option(
+            "--input-shape", multiple=True, callback=sizes, metavar="N|NxM|file|NAME=NxM", help=same if again else shape
+        ),
+        click.option(
+            "--input-range", type=(float, float), default=None, callback=ends, metavar="LOW HIGH",
+            help=same if again else between,
+        ),
+    ]  # fmt: skip
+    if not again:
+        made += [
+            click.option("--radius", type=float, metavar="R", help="Bound an ONNX network within R of --centre."),
+            click.option(
+                "--centre", callback=array, metavar="FILE.npy|npz",
+                help="An input, with its batch axis: an array, or one for each name of an input.",
+            ),
+        ]  # fmt: skip
+    for option in reversed(made):
+        command = option(command)
+    return command
+
+
+def sizes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
+    """Spatial sizes, ``file``, or shapes by the names of inputs."""
+    import click
+
+    named = [word.rpartition("=")[::2] for word in value if "=" in word]
+    if named:
+        found = {name: _numbers(ctx, param, shape) for name, shape in named if name}
+        if len(found) != len(value):
+            raise click.BadParameter("give every input once, as NAME=NxM, and no other size beside it.", ctx, param)
+        return found
+    if len(value) > 1:
+        raise click.BadParameter("it is given twice; give several inputs by name, as NAME=NxM.", ctx, param)
+    if not value or value[0] == "file":
+        return value[0] if value else None
+    found_sizes = _numbers(ctx, param, value[0])
+    return found_sizes[0] if len(found_sizes) == 1 else found_sizes
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    import click
+
     words = value.replace("x", ",").split(",")
     if not all(word.isascii() and word.isdigit() and len(word) < 10 and int(word) > 0 for word in words):
         raise click.BadParameter(f"{visible(value)!r} is not a size such as 32 or 32x48.", ctx, param)
-    sizes = tuple(int(word) for word in words)
-    return sizes[0] if len(sizes) == 1 else sizes
+    return tuple(int(word) for word in words)
+
+
+def array(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """An array of a file, or several by name."""
+    import click
+
+    if value is None:
+        return None
+    try:
+        found = np.load(value, allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise click.BadParameter(
+            visible(f"{value} is no .npy or .npz file of numbers: {error}."), ctx, param
+        ) from error
 
 
 def ends(ctx: click.Context, param: click.Parameter, value: tuple[float, float] | None) -> tuple[float, float] | None:

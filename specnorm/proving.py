@@ -128,9 +128,10 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
         repeats pixels.
     """
     given: Any = kernel
-    if isinstance(bound, (str, bytes)):
+    limit: Any = bound
+    if isinstance(limit, (str, bytes)):
         raise MethodError(f"bound={bound!r} is a text, no number.")
-    found = measure(given, Certify(bound=float(bound)), **geometry).stats
+    found = measure(given, Certify(bound=float(limit)), **geometry).stats
     if bool(found["proven"]):
         return True
     if bool(found["refuted"]):

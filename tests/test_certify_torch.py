@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from typing import Any
 
@@ -233,6 +234,15 @@ def test_padding_larger_than_the_kernel(mode: str) -> None:
     layer = nn.Conv1d(1, 1, 3, padding=5, padding_mode=mode)
     assert specnorm_torch.certify_(layer, 0.5) == [""]
     assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_circular_layers_of_every_stride(k: int) -> None:
+    """The size that is tried is one that the stride divides; a kernel that is shorter than its stride, too."""
+    for stride, padding in itertools.product(range(1, 8), (0, k)):
+        layer = nn.Conv1d(1, 2, k, stride=stride, padding=padding, padding_mode="circular")
+        assert specnorm_torch.certify_(layer, 0.5) == [""]
+        assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
 
 
 def test_a_weight_that_is_not_finite() -> None:

@@ -17,7 +17,7 @@ from specnorm.networks import certified_accuracy as of_graph
 from specnorm.networks.radii import executed
 from specnorm_torch.baking import baked, computed
 from specnorm_torch.modules import at_inference
-from specnorm_torch.networks import network_graph
+from specnorm_torch.networks import module_of, network_graph
 
 
 def certified_accuracy(
@@ -52,7 +52,7 @@ def certified_accuracy(
     radii : sequence of float
         In the 2-norm.
     rtol, bake, method
-        As for `network_bound`.
+        As for `network_bound`. The logits are of the copy, where the bound is of one.
     batch : int, default 256
         Samples at a time.
     local : bool, default False
@@ -92,6 +92,7 @@ def certified_accuracy(
             "bake=True, and execute the baked model (specnorm_torch.bake_)."
         )
     graph = network_graph(baked(model) if bake else model, x[:1])
+    model = module_of(graph)  # perhaps a copy with its kernels as they are now
     graph = graph if input_range is None else within(graph, *input_range)
     measure = Measure(rtol)
     known = margins(graph, measure, method=method)

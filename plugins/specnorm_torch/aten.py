@@ -16,7 +16,9 @@ from specnorm.certified.network.operators.linear import PadMode, normalisation
 from specnorm.certified.network.operators.piecewise import SINGLE
 from specnorm.networks import builders
 from specnorm_torch.calls import Builder, Call, Made, Moving, Pieces, Rule, first_of, is_value, numbers, rules, shape_of
+from specnorm_torch.normalising import NORMALISING
 from specnorm_torch.products import PRODUCT, addmm, divide, einsum, linear, matmul, multiply, stacked
+from specnorm_torch.recurrent import GATES, RECURRENT
 from specnorm_torch.windows import adaptive, convolution, pool, resize
 
 MAX_ENTRIES = 2**24
@@ -363,6 +365,8 @@ OPERATORS: dict[str, Rule] = {
     **rules(addmm, "addmm"),
     **rules(stacked, "bmm"),
     **rules(einsum, "einsum"),
+    **RECURRENT,
+    **NORMALISING,
     **{f"conv{n}d{end}": Rule(convolution(n)) for n in _DIMS for end in ("", ".padding")},
     **{f"conv_transpose{n}d{'.input' if n > 1 else ''}": Rule(convolution(n, transposed=True)) for n in _DIMS},
     **{f"max_pool{n}d{end}": Rule(pool(n)) for n in _DIMS for end in ("", "_with_indices")},
@@ -382,14 +386,11 @@ OPERATORS: dict[str, Rule] = {
 }  # fmt: skip
 """``operator.overload`` -> its builder; what is not here is unknown. See `fourier` for complex values."""
 
-_NORMALISED = "it divides by a deviation of its own input, where no constant below max |weight| / sqrt(eps) holds"
 REASONS = {
-    **dict.fromkeys(
-        ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORMALISED
-    ),
-    **dict.fromkeys(("rms_norm", "local_response_norm", "normalize"), _NORMALISED),
+    "local_response_norm": "it divides by sums of squares of its own input",
     **dict.fromkeys(("baddbmm", "scaled_dot_product_attention"), PRODUCT),
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
     **dict.fromkeys(["var", "std"], "its slope has no bound"),
+    **dict.fromkeys(["lstm", "gru", "lstm_cell", "gru_cell"], GATES),
 }
 """Why some operators are unknown."""

@@ -15,9 +15,10 @@ import specnorm
 from specnorm.auditing.measuring import BUDGET, Settings, fill
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import STANDARD, Row
-from specnorm.errors import MethodError, SpecnormError
+from specnorm.errors import GeometryError, MethodError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.problem.spec import ConvSpec
+from specnorm_torch.baking import baked, computed
 from specnorm_torch.modules import (
     Select,
     at_inference,
@@ -38,6 +39,7 @@ _Call = tuple[tuple[Any, ...], dict[str, Any], tuple[str, torch.dtype, bool]]
 _COMPUTED = ("", "_orig", "_g", "_v", "_u")
 """Ends of the names of the tensors that a hook of torch's computes a kernel from."""
 _MATRIX = 2
+_MOVING = "its kernel moves from call to call: measured is that of its next call"
 
 
 def audit(
@@ -99,7 +101,8 @@ def audit(
     settings.method("enclose")  # refuses a tolerance or a budget that is none
     rows = []
     with at_inference(model):
-        calls = _calls(model, layers | others, _example(model, layers, input_shape))
+        with at_inference(model):  # what moves at each call is as before for the layers
+            calls = _calls(model, layers | others, _example(model, layers, input_shape))
         for name, module in model.named_modules():
             if name in layers:
                 rows.append(_row(name, module, calls.get(name), settings))
@@ -197,10 +200,17 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> d
     return calls
 
 
-def _seen(module: nn.Module, call: _Call) -> Map:
+def _seen(module: nn.Module, call: _Call) -> tuple[Map, str | None]:
+    """Map of a module, and what has to be said of it: a kernel that moves is held in a copy."""
     args, kwargs, casting = call
     with torch.autocast(*casting):
-        return map_of(module, args, kwargs)
+        try:
+            with at_inference(module):
+                return map_of(module, args, kwargs), None
+        except GeometryError:
+            if not any(map(computed, module.modules())):
+                raise
+        return map_of(baked(module), args, kwargs), _MOVING
 
 
 def _row(name: str, layer: nn.Module, call: _Call | None, settings: Settings) -> Row:
@@ -210,8 +220,8 @@ def _row(name: str, layer: nn.Module, call: _Call | None, settings: Settings) ->
     row = Row(named, kind, (), None, values=dict.fromkeys(settings.methods))
     try:
         if call is not None:
-            seen = _seen(layer, call)
-            weight, geometry = seen.weight, seen.geometry
+            seen, note = _seen(layer, call)
+            weight, geometry, row = seen.weight, seen.geometry, replace(row, note=note)
         else:
             weight, geometry = weight_of(layer).detach(), {}
         row = replace(row, shape=tuple(weight.shape))
@@ -244,14 +254,14 @@ def _row_of_another(name: str, module: nn.Module, call: _Call | None, settings: 
     try:
         if call is None:
             return None
-        seen = _seen(module, call)
+        seen, note = _seen(module, call)
         spec = ConvSpec.of(tuple(seen.weight.shape), **seen.geometry)
     except Exception:  # it computes something else: its arrays are counted and named as skipped
         return None
     own = (n for n, x in module.named_parameters(prefix=name, recurse=False) if x is seen.given)
     named = next(own, f"{name}.weight" if hasattr(module, "weight") else f"{name} (its kernel)")
     what: Any = "conv" if spec.ndim else "linear"
-    row = Row(named, what, tuple(seen.weight.shape), spec, values=dict.fromkeys(settings.methods))
+    row = Row(named, what, tuple(seen.weight.shape), spec, values=dict.fromkeys(settings.methods), note=note)
     return fill(row, seen.weight, settings)
 
 

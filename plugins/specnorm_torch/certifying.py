@@ -217,6 +217,7 @@ def _input_of(module: Any) -> Tensor:
     if isinstance(module, nn.Linear):
         return weight_of(module).new_zeros(1, module.in_features)
     reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    # Reflection needs more pixels than it adds, circular padding as many.
+    # Reflection needs more pixels than it adds, circular padding as many, and sizes that its stride divides.
     most = max(module._reversed_padding_repeated_twice)
-    return weight_of(module).new_zeros(1, module.in_channels, *(max(n, most) + 1 for n in reach))
+    sizes = [s * ((max(n, most) + s) // s) for n, s in zip(reach, module.stride, strict=True)]
+    return weight_of(module).new_zeros(1, module.in_channels, *sizes)

@@ -72,10 +72,16 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
         padding at a given size.
     """
     if is_layer(module) and not computes_as_torch(module):
-        raise GeometryError(
-            f"{name_of(module)} has a forward of its own: its attributes do not say what it computes. "
+        plain = "Put the plain layer that its vanilla_export() makes in its place; or " * hasattr(
+            module, "vanilla_export"
+        )
+        advice = (
             "specnorm_torch.audit tries it at one input size; else give the kernel that it amounts to, with its "
             "geometry, to specnorm's functions, and leave the layer out of what goes through all layers."
+        )
+        raise GeometryError(
+            f"{name_of(module)} has a forward of its own: its attributes do not say what it computes at every size. "
+            f"{plain}{advice}"
         )
     if isinstance(module, nn.Linear):
         return {} if input_shape is None else {"input_shape": ()}

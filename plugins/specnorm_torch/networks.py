@@ -24,6 +24,7 @@ from specnorm.errors import MethodError
 from specnorm.networks import Graph, Measure, Method, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, piece
 from specnorm_torch.baking import baked
+from specnorm_torch.baking import computed as computed_of
 from specnorm_torch.calls import (
     Call,
     Made,
@@ -36,11 +37,18 @@ from specnorm_torch.calls import (
     shape_of,
     values_in,
 )
+from specnorm_torch.decisions import export
 from specnorm_torch.fourier import COMPLEX, REAL, with_weights
 from specnorm_torch.modules import at_inference, check_module, check_values
+from specnorm_torch.recurrent import LAYERS, is_drawing, last_state
 from specnorm_torch.reference import TorchModel, alike, computed
 from specnorm_torch.tracing import replaced, tensors
 
+BAKED = (
+    "Its kernels are computed at each call, and move or cannot be traced: the bound is of a copy with the kernels of "
+    "its next call."
+)
+"""What an answer says that is about a copy."""
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Operators that read the shape of a value and not what is in it."""
@@ -72,9 +80,9 @@ def network_bound(
     rtol : float, default 1e-3
         Of the enclosure of each layer, at its own input size where that is sharper.
     bake : bool, default False
-        Trace a copy in which parametrisations and old-style hooks are plain weights (`specnorm_torch.baked`): they are
-        faster to trace, and those that move buffers in ``eval()`` cannot be traced. The bound is then of the copy: of
-        the model with its kernels as they are now.
+        Trace a copy in which parametrisations and old-style hooks are plain weights (`specnorm_torch.baked`), which is
+        faster. The bound is then of the copy: of the model with its kernels as they are now. Where kernels move from
+        call to call, or cannot be traced, a copy is taken in any case, and ``note`` says so.
     method : Product, Scaled or Multipliers, optional
         Of `specnorm.networks`. Default: ``Multipliers()``, which is never above ``Product()``.
     radius : float, optional
@@ -132,14 +140,32 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
     check_module(model)
     check_values(model)
     try:
+        return _traced(model, input_shape)
+    except MethodError as error:
+        if not any(computed_of(module) for module in model.modules()):
+            raise
+        try:
+            twin = baked(model)
+        except Exception:  # it cannot be copied
+            raise error from None
+    return replace(_traced(twin, input_shape), note=BAKED)
+
+
+def module_of(graph: Graph) -> nn.Module:
+    """The module that a graph of `network_graph` is of: the one given, or its copy."""
+    assert isinstance(graph.model, TorchModel)  # for the type checker
+    assert isinstance(graph.model.module, nn.Module)  # for the type checker
+    return graph.model.module
+
+
+def _traced(model: nn.Module, input_shape: Any) -> Graph:
+    """Graph of a module as it is."""
+    try:
         with at_inference(model), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
-            example, known = _example(model, input_shape), _tensor_names(model)
-            try:
-                exported = torch.export.export(model, example, strict=False)
-            finally:
-                _refuse_first_call(model, known)
+            example = _example(model, input_shape)
+            exported = export(model, example)
             # An empty table decomposes nothing; it makes in-place operators functional.
             program = exported.run_decompositions({})
             graph = _Walk(program).graph()
@@ -153,27 +179,8 @@ def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[
         first = str(error).strip().partition("\n")[0]
         raise MethodError(
             f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {first}. Its control flow may "
-            "depend on values, or the input shape not fit: give an input that it runs on. Parametrisations "
-            "and hooks that cannot be traced are made plain weights by bake=True."
+            "depend on values, or the input shape not fit: give an input that it runs on."
         ) from error
-
-
-def _tensor_names(model: nn.Module) -> set[str]:
-    """Names of all tensors that its modules hold, in attributes too."""
-    return {
-        f"{path}.{name}".removeprefix(".")
-        for path, module in model.named_modules()
-        for name, x in (vars(module) | module._parameters | module._buffers).items()
-        if isinstance(x, Tensor)
-    }
-
-
-def _refuse_first_call(model: nn.Module, known: set[str]) -> None:
-    """Refuse a model that made tensors while it was traced: they are no values."""
-    made = sorted(_tensor_names(model) - known)
-    if made:
-        told = f"{type(model).__name__} makes {', '.join(made)} at its first call"
-        raise MethodError(f"{told}. Call it once on an input, then ask again.")
 
 
 def _example(model: nn.Module, given: Any) -> tuple[Tensor, ...]:
@@ -256,8 +263,8 @@ class _Walk:
         sources = tuple(dict.fromkeys(source for source in node.all_input_nodes if source.name in self.data))
         names, label = tuple(source.name for source in sources), _operator(node)
         arguments = _arguments(node, self.known)
-        idle = "dropout" in label and "::" not in label and arguments.get("train", True) is False
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and not idle:
+        seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if seeded and is_drawing(label, arguments):
             self._add(node, Random(), names, label)
         elif not sources:
             values = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.known[n.name])
@@ -303,6 +310,9 @@ class _Walk:
             source, number = node.args
             if source.name in self.pieces:
                 return piece(call, self.pieces[source.name], number)
+            if number == 1 and _operator(source) in LAYERS:
+                found = last_state(call, source, _arguments(source, self.known))
+                return Made(found, (source,)) if isinstance(found, Operator) else found
             # Only the first of several results is what is known of their operators.
             return Made(
                 Unknown() if isinstance(source.meta.get("val"), tuple | list) and number else Identity(), (source,)

@@ -16,7 +16,7 @@ from specnorm.networks import Measure, Method, NetworkBound, bound, step
 from specnorm.text import number
 from specnorm_torch.baking import baked
 from specnorm_torch.modules import at_inference
-from specnorm_torch.networks import network_graph
+from specnorm_torch.networks import module_of, network_graph
 from specnorm_torch.rounding import shaken
 
 _REFUTED = 1.001
@@ -61,7 +61,8 @@ class Nonexpansive:
         verdict = {True: "is nonexpansive", False: "is not nonexpansive", None: "may be nonexpansive or not"}[
             self.proven
         ]
-        return f"{self.statement} {verdict}: {known}; a pair of inputs reaches {number(self.reached, 'lower')}."
+        said = f"{self.statement} {verdict}: {known}; a pair of inputs reaches {number(self.reached, 'lower')}."
+        return f"{said} {self.bound.note}".rstrip()
 
 
 def nonexpansive(
@@ -112,7 +113,8 @@ def nonexpansive(
             f"The network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; expected one of each."
         )
     found = bound(step(graph) if residual else graph, Measure(rtol), method=method)
-    double = copy.deepcopy(model).cpu().double()
+    # The pair refutes what the bound is of: perhaps a copy with its kernels as they are now.
+    double = copy.deepcopy(module_of(graph)).cpu().double()
     if isinstance(input_shape, Tensor):
         start = input_shape.detach().cpu().double()
     else:

@@ -22,7 +22,7 @@ _SHIFTS = ("add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__s
 _COPIES = ("contiguous", "clone", "detach", "to", "type_as", "float", "double", "half", "bfloat16")
 _ORDERS = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute", "movedim")
 """Entries in another order have the same length."""
-_ASKED = (
+ASKED = (
     "dim", "size", "ndim", "shape", "dtype", "device", "layout", "stride", "numel", "nelement", "__len__", "is_cuda",
     "is_cpu", "is_floating_point", "is_complex", "is_contiguous", "requires_grad", "is_leaf", "grad_fn", "is_nested",
     "is_quantized", "is_sparse", "is_meta", "is_mps", "is_xpu", "_backward_hooks", "names", "get_device",
@@ -84,7 +84,7 @@ def map_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         raise _refused(
             module,
             "its kernel changes from call to call",
-            "Fix it first: specnorm_torch.bake_(model) makes parametrisations plain weights.",
+            "Make it a function of its input first.",
         )
     if not _agrees(second, *(a - b for a, b in zip(ends, others, strict=True))):
         raise _refused(module, "its output is not that of the product that it calls")
@@ -152,7 +152,7 @@ class _Watch(TorchFunctionMode):
         self.values = {id(given[0]): given[0]}
         # Held, so that no other tensor gets the number of one that is gone.
         self.data = {id(x): x for x in given}
-        self.versions = {key: _version(x) for key, x in self.data.items()}
+        self.versions = {key: version_of(x) for key, x in self.data.items()}
         self.pads: tuple[int, ...] = ()
         self.mode = "zeros"
         self.ordered = False
@@ -166,7 +166,7 @@ class _Watch(TorchFunctionMode):
         """Run one call of torch's, and note what it does to the input."""
         del types
         kwargs = kwargs or {}
-        name = _name(func)
+        name = called(func)
         if self._moved():
             self.looked["code that is not torch's"] = None
         data = [x for x in tensors((args, kwargs)) if id(x) in self.data]
@@ -175,7 +175,7 @@ class _Watch(TorchFunctionMode):
         before = data[0] if len(data) == 1 else None
         step = before is not None and id(before) in self.values and self._step(before, func, name, args, kwargs)
         out = func(*args, **kwargs)
-        if not data or (name in _ASKED and not isinstance(out, Tensor)):
+        if not data or (name in ASKED and not isinstance(out, Tensor)):
             return out
         changed = self._moved() or (isinstance(target, Tensor) and id(target) in self.data)
         results = list(tensors((out, target)))
@@ -190,12 +190,12 @@ class _Watch(TorchFunctionMode):
         elif changed or not results:
             self.looked[name] = None
         # A view counts the changes of what it is a view of.
-        self.versions = {key: _version(x) for key, x in self.data.items()}
+        self.versions = {key: version_of(x) for key, x in self.data.items()}
         return out
 
     def _moved(self) -> bool:
         """Whether anything that hangs on the input was changed in place since the last call."""
-        return any(_version(self.data[key]) != count for key, count in self.versions.items())
+        return any(version_of(self.data[key]) != count for key, count in self.versions.items())
 
     def _cast(self, out: Any) -> None:
         """Under autocast the kernel is rounded to the dtype in which the product is computed."""
@@ -331,8 +331,8 @@ def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _version(x: Tensor) -> int:
-    """How often a tensor was changed in place."""
+def version_of(x: Tensor) -> int:
+    """How often a tensor was changed in place; 0 for those of the inference mode."""
     return 0 if x.is_inference() else x._version
 
 
@@ -340,7 +340,8 @@ def _form(x: Any) -> Any:
     return (x.shape, x.dtype) if isinstance(x, Tensor) else None
 
 
-def _name(func: Any) -> str:
+def called(func: Any) -> str:
+    """Name of a function of torch's, as a mode is told it."""
     name = str(getattr(func, "__name__", func))
     if isinstance(func, torch._ops.OpOverloadPacket):
         # A custom operator may have the name of one of torch's.

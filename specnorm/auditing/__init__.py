@@ -9,7 +9,8 @@ from concurrent.futures import Executor
 from contextlib import closing
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from specnorm.auditing.devices import check_target
 from specnorm.auditing.executing import measured
@@ -29,7 +30,10 @@ from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import Layout
 from specnorm.types import AnyArray
 
-__all__ = ["Report", "Row", "audit", "draw", "render"]
+if TYPE_CHECKING:
+    from specnorm.certified.network.graph import Graph
+
+__all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of layers done, the number in all, and the name of the one just done."""
@@ -38,8 +42,10 @@ Progress = Callable[[int, int, str], None]
 def audit(
     source: str | os.PathLike[str] | Mapping[str, AnyArray],
     *,
-    input_shape: int | Sequence[int] | Literal["file"] | None = None,
+    input_shape: int | Sequence[int] | Mapping[str, Sequence[int]] | Literal["file"] | None = None,
     input_range: tuple[float, float] | None = None,
+    radius: float | None = None,
+    centre: AnyArray | Mapping[str, AnyArray] | None = None,
     methods: Sequence[str] = STANDARD,
     rtol: float = 1e-3,
     budget: float | None = BUDGET,
@@ -62,12 +68,16 @@ def audit(
     source : path or mapping of str to array
         A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
         (``.keras``, ``.h5``), told apart by content; or arrays by name. No code in a file is ever run.
-    input_shape : int or sequence of int or "file", optional
+    input_shape : int or sequence of int or mapping or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
-        the size that the file states, every size where it states none.
+        the size that the file states, every size where it states none. A mapping: whole shapes of the network's inputs
+        by name; layers are measured at every size then.
     input_range : (float, float), optional
         Between which every entry of the network's inputs lies: squares, products and the like have a constant there.
         Only for files that hold a graph.
+    radius, centre : float and array, or mapping of str to array, optional
+        Bound the network within that 2-norm distance of an input with its batch axis, or of several by name, whose
+        shapes the network then has. Only for files that hold a graph.
     methods : sequence of str, default ("tn", "f4", "reshaped")
         Columns, by their names in ``METHODS``.
     rtol : float, default 1e-3
@@ -119,13 +129,15 @@ def audit(
     """
     patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
     size: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
+    shapes = {name: tuple(n) for name, n in size.items()} if isinstance(size, Mapping) else None
+    size = None if shapes is not None else size
     given = overrides(geometry)
     settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
-    box = _checked(input_range, patterns)
+    place = _checked(input_range, patterns, shapes, radius, centre)
     if isinstance(source, Mapping):
         named = ModelArrays(list(_from_mapping(source)))
-        return _audit(None, named, patterns, settings, executor, progress, pictures, box, residual)
+        return _audit(None, named, patterns, settings, executor, progress, pictures, place, residual)
     if not isinstance(source, str | os.PathLike):
         raise ModelFileError(
             f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
@@ -133,7 +145,42 @@ def audit(
         )
     path = os.fspath(source)
     with open_model(path, max_bytes) as model:
-        return _audit(path, model, patterns, settings, executor, progress, pictures, box, residual)
+        return _audit(path, model, patterns, settings, executor, progress, pictures, place, residual)
+
+
+def read_onnx(
+    path: str | os.PathLike[str],
+    input_shape: int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> Graph:
+    """Read the network of an ONNX file, for `specnorm.networks`.
+
+    Parameters
+    ----------
+    path : path
+        Read in this process: `audit` reads files in one with limits on time and memory.
+    input_shape : int, tuple of int, or mapping of str to tuple of int, optional
+        Spatial sizes of inputs where the file leaves them open, or whole shapes of inputs by name.
+    max_bytes : int, default 8 GiB
+        Refuse files whose arrays claim more than that in all.
+
+    Returns
+    -------
+    Graph
+        With what it was read from, so that `specnorm.networks.bound` compares both.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read.
+    GeometryError
+        If a shape by name is not that of an input.
+    """
+    from specnorm.auditing.readers import onnx  # with networks, which few need
+
+    with Path(path).open("rb") as file:
+        return onnx.read(file, os.fspath(path), max_bytes).graph(input_shape)
 
 
 def _audit(
@@ -144,14 +191,15 @@ def _audit(
     executor: Executor | None,
     progress: Progress | None,
     pictures: int,
-    box: tuple[float, float] | None,
+    place: Mapping[str, Any],
     residual: bool,
 ) -> Report:
     label = "the mapping" if path is None else path
-    if box is not None and model.network is None:
+    told = next((name for name, value in place.items() if value is not None), None)
+    if told is not None and model.network is None:
         raise ModelFileError(
-            f"{label} holds weights and no graph, and input_range is about a network's inputs: give its ONNX file, or "
-            "leave input_range out."
+            f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
+            f"leave {told} out."
         )
     selection = select(model.arrays, patterns)
     found = selection.layers
@@ -173,13 +221,16 @@ def _audit(
                 progress(len(rows), len(found), row.name)
     drawn = take(found, rows, pictures)  # before the network, which may end the process that reads the file
     # Of a part of the layers there is no network.
-    size = None if settings.input_shape == "file" else settings.input_shape
+    size = place["input_shape by name"] or (None if settings.input_shape == "file" else settings.input_shape)
     network = remainder = None
     if patterns is None and model.network is not None:  # without a graph nothing of networks is imported
         from specnorm.auditing.network import network_of
 
         seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
-        bound = partial(network_of, model, rows, size, input_range=box, progress=progress, seconds=seconds)
+        between, near = place["input_range"], place["radius"]
+        bound = partial(
+            network_of, model, rows, size, input_range=between, near=near, progress=progress, seconds=seconds
+        )
         network, remainder = bound(), bound(residual=True) if residual else None
     made = environment(rows)
     left_out = len(selection.names) - len(found)
@@ -213,18 +264,25 @@ def _check(settings: Settings) -> None:
     check_target(settings.backend, settings.device)
 
 
-def _checked(between: tuple[float, float] | None, patterns: Sequence[str] | None) -> tuple[float, float] | None:
-    """Two numbers, the smaller one first."""
-    if between is None:
-        return None
-    ends = tuple(float(end) for end in between)
-    if len(ends) != 2 or not ends[0] < ends[1]:
+def _checked(
+    between: tuple[float, float] | None, patterns: Sequence[str] | None, shapes: Any, radius: Any, centre: Any
+) -> dict[str, Any]:
+    """What is said of the network's inputs, by the argument that says it."""
+    ends = None if between is None else tuple(float(end) for end in between)
+    if ends is not None and (len(ends) != 2 or not ends[0] < ends[1]):
         raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
-    if patterns is not None:
+    if (radius is None) != (centre is None) or (radius is not None and not 0 < radius < math.inf):
         raise MethodError(
-            "input_range is about the whole network, and layers chooses a part of it: leave one of them out."
+            f"radius={radius!r} and {'no' if centre is None else 'a'} centre: a bound near an input needs both, and a "
+            "positive radius."
         )
-    return ends[0], ends[1]
+    place = {
+        "input_range": ends, "input_shape by name": shapes, "radius": None if radius is None else (radius, centre)
+    }  # fmt: skip
+    told = next((name for name, value in place.items() if value is not None), None)
+    if told is not None and patterns is not None:
+        raise MethodError(f"{told} is about the whole network, and layers chooses a part of it: leave one of them out.")
+    return place
 
 
 def _from_mapping(arrays: Mapping[str, AnyArray]) -> Iterator[Tensor]:

@@ -88,8 +88,8 @@ class Tensor:
     assumed: tuple[str, ...] = ()
 
 
-Sizes: TypeAlias = int | tuple[int, ...] | None
-"""For spatial axes of a network's inputs that its file leaves open; None: they stay open."""
+Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
+"""For spatial axes of a network's inputs that its file leaves open, or their whole shapes by name; None: open."""
 
 
 @dataclass(frozen=True)

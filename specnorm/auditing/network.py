@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.rows import Row
 from specnorm.certified.bound import Upper
-from specnorm.errors import CertificateError, MethodError, ModelFileError
+from specnorm.certified.network.operators.steep import HINT
+from specnorm.certified.network.shapes import concrete
+from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError
 from specnorm.networks import (
     Certificate,
     Graph,
@@ -22,6 +25,7 @@ from specnorm.networks import (
     Measure,
     Multipliers,
     NetworkBound,
+    Product,
     UnknownNode,
     bound,
     step,
@@ -29,7 +33,13 @@ from specnorm.networks import (
     within,
 )
 from specnorm.problem.spec import ConvSpec
+from specnorm.text import number, visible
+from specnorm.types import AnyArray
 
+_TRIED = 2**18
+"""Most entries of all values of a network that is tried on a range that nobody has stated."""
+Near: TypeAlias = tuple[float | None, AnyArray | Mapping[str, AnyArray] | None]
+"""A radius, and the network's input, or each of them by name."""
 QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
 """The network's method in an audit, whose layers take about as long."""
 
@@ -40,6 +50,7 @@ def network_of(
     input_shape: Sizes,
     *,
     input_range: tuple[float, float] | None = None,
+    near: Near | None = None,
     residual: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     seconds: float | None = GRAPH_SECONDS,
@@ -47,14 +58,14 @@ def network_of(
     """Bound the network f of a model, or (``residual``) what it leaves of its input, x - f(x), where its file is open.
 
     The upper bounds of measured ``rows`` are used where the geometry is the same. ``input_shape`` are sizes for axes
-    that the file leaves open; ``input_range`` between which all entries of the inputs lie; ``seconds`` of processor
-    time, at most, in a process that reads the file. None: the file holds no graph. Whatever goes wrong with the graph
-    leaves the rows as they are.
+    that the file leaves open; ``input_range`` between which all entries of the inputs lie; ``near`` a radius and the
+    input around which; ``seconds`` of processor time, at most, in a process that reads the file. None: the file holds
+    no graph. Whatever goes wrong with the graph leaves the rows as they are, but for shapes that are not its inputs'.
     """
     if model.network is None:
         return None
     try:
-        asked = (_bounded, tuple(rows), input_shape, input_range, residual)
+        asked = (_bounded, tuple(rows), input_shape, input_range, near, residual)
         found: NetworkBound = model.ask(seconds, *asked, progress=progress)
         return found
     except ModelFileError as error:
@@ -66,6 +77,7 @@ def _bounded(
     rows: Sequence[Row],
     input_shape: Sizes,
     input_range: tuple[float, float] | None,
+    near: Near | None,
     residual: bool,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> NetworkBound:
@@ -85,11 +97,17 @@ def _bounded(
         return (row.claim, heuristic) if row.claim <= row.upper else None
 
     try:
-        graph = _in_range(model.graph(input_shape), input_range)
+        radius, centre = (None, None) if near is None else (near[0], _by_name(model, near[1]))
+        shapes = input_shape if centre is None else {name: x.shape for name, x in centre.items()}
+        graph = _in_range(model.graph(shapes), input_range)
         if graph.inputs and graph.outputs:
-            method = replace(QUICK, progress=progress)
-            return bound(step(graph) if residual else graph, Measure(known=known), method=method)
+            method, asked = replace(QUICK, progress=progress), step(graph) if residual else graph
+            measure = Measure(known=known)
+            found = bound(asked, measure, method=method, radius=radius, centre=centre)
+            return found if input_range or near else replace(found, note=_opened(found, asked, measure))
         reason = "no output of the graph depends on a floating input"
+    except GeometryError:
+        raise
     except MethodError as error:
         reason = str(error)
     except MemoryError as error:
@@ -97,6 +115,37 @@ def _bounded(
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
     return _without(reason)
+
+
+def _opened(found: NetworkBound, graph: Graph, measure: Measure) -> str:
+    """What the range of an image would open, where products and the like have no constant; what was said, else."""
+    waiting = {node.name: node for node in found.unknown if HINT in node.reason}
+    entries = sum(math.prod(concrete(node.shape) or ()) for node in graph.nodes)
+    if not waiting or entries > _TRIED:
+        return found.note
+    try:
+        there = bound(within(graph, 0.0, 1.0), measure, method=Product(), check=False)
+    except Exception:  # nobody asked for it
+        return found.note
+    left = {node.name for node in there.unknown}
+    names = [f"{visible(name)} ({visible(node.operator)})" for name, node in waiting.items() if name not in left]
+    if not names:
+        return found.note
+    rest = "" if there.upper is None else f"; the network's constant is then at most {number(there.upper, 'upper')}"
+    told = f"--input-range 0 1, for inputs between 0 and 1 as images are, opens {', '.join(names)}{rest}."
+    return f"{found.note} {told}".strip()
+
+
+def _by_name(model: ModelArrays, centre: Any) -> dict[str, Any]:
+    """A centre's arrays by the names of the network's inputs."""
+    if isinstance(centre, Mapping):
+        return {name: np.asarray(x, dtype=np.float64) for name, x in centre.items()}
+    names = model.graph(None).inputs
+    if len(names) != 1:
+        raise GeometryError(
+            f"The network has {len(names)} inputs, {', '.join(names)}: give the centre of each by name."
+        )
+    return {names[0]: np.asarray(centre, dtype=np.float64)}
 
 
 def _without(reason: str) -> NetworkBound:
@@ -124,7 +173,7 @@ def verify_file(
         As ``found.certificate.save`` or ``specnorm audit --certificate`` wrote it.
     model : path
         Of an ONNX file.
-    input_shape : int, tuple of int or None
+    input_shape : int, tuple of int, mapping of str to tuple of int, or None
         As it was for the audit.
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
@@ -156,6 +205,8 @@ def verify_file(
 
 def _verified(model: ModelArrays, claim: Certificate, input_shape: Sizes, input_range: Any) -> NetworkBound:
     """Prove in the process that has the model's file open."""
+    if claim.near is not None and input_shape is None:
+        input_shape = {name: np.shape(x) for name, x in claim.near.ball.centre.items()}
     return verify(claim, _in_range(model.graph(input_shape), input_range))
 
 

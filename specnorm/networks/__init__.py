@@ -19,6 +19,8 @@ from specnorm.certified.network.statements import averaged, step
 from specnorm.networks.accuracy import certified_accuracy
 from specnorm.networks.answer import NetworkBound, RunBound
 from specnorm.networks.certificate import Certificate
+from specnorm.networks.gains import GainBound
+from specnorm.networks.loops import equilibrium_bound, recurrent_bound, state_space_bound
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Scaled
@@ -28,6 +30,7 @@ from specnorm.networks.radii import local_radii
 __all__ = [
     "Certificate",
     "CertifiedAccuracy",
+    "GainBound",
     "Graph",
     "Layer",
     "Margins",
@@ -44,10 +47,13 @@ __all__ = [
     "averaged",
     "bound",
     "certified_accuracy",
+    "equilibrium_bound",
     "local_radii",
     "margins",
     "operators",
+    "recurrent_bound",
     "register_operator",
+    "state_space_bound",
     "step",
     "verify",
     "within",

@@ -79,6 +79,8 @@ class NetworkBound:
         inputs may be anything.
     checked : Checked
         How the graph was compared with the model that it was read from, and the answer attacked.
+    note : str
+        What else has to be said, such as that the bound is of a copy of the model.
     """
 
     claim: Upper | None
@@ -93,6 +95,7 @@ class NetworkBound:
     radius: float | None = None
     input_ranges: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     checked: Checked = field(default_factory=Checked)
+    note: str = ""
 
     def __post_init__(self) -> None:
         must_be_claims(self.claim, *self.ends.values(), self.product_claim)
@@ -140,6 +143,7 @@ class NetworkBound:
             "product": _finite(self.product),
             **({} if self.radius is None else {"radius": self.radius}),
             **({"input_ranges": ranges} if ranges else {}),
+            **({"note": self.note} if self.note else {}),
             "runs": [
                 {
                     "start": r.start, "end": r.end, "layers": [list(names) for names in r.layers],
@@ -206,7 +210,7 @@ class NetworkBound:
             ]
             known = [(name, value) for name, value in self.outputs.items() if value is not None]
             text += [f"  Output {visible(name)}: at most {number(value, 'upper')}, proven." for name, value in known]
-        return text
+        return [*text, self.note] if self.note else text
 
 
 def _ends(between: tuple[float, float] | None) -> list[float | None] | None:

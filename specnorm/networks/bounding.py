@@ -10,8 +10,9 @@ import numpy as np
 
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.boxes import Values, stated
-from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.operators.base import Pointwise
+from specnorm.certified.network.operators.normalisation import Normalise
 from specnorm.certified.network.patterns import recognised
 from specnorm.certified.network.propagation import Constants, propagate
 from specnorm.certified.network.regions import Range
@@ -72,14 +73,20 @@ def prepared(graph: Graph) -> Graph:
 
 
 def unsorted(graph: Graph) -> Graph:
-    """The same without sorting: of patterns, only functions of one number are recognised.
+    """The same without sorting: of patterns, functions of one number and normalisation are recognised.
 
     Ranges and units read sorting as maxima and minima, which are ReLU of differences.
     """
-    found = prepared(graph).by_name
-    nodes = (found.get(node.name, node) for node in graph.nodes)
-    kept = [new if isinstance(new.operator, Pointwise) else old for old, new in zip(graph.nodes, nodes, strict=True)]
-    return replace(graph, nodes=tuple(kept)).pruned()
+    found, kept = prepared(graph).by_name, {node.name: node for node in graph.nodes}
+    nodes: list[Node] = []
+    for old in graph.nodes:
+        new = found.get(old.name, old)
+        lengths = [found[name] for name in new.inputs if name in found and name not in kept]
+        if isinstance(new.operator, Normalise) and all(kept.keys() >= set(each.inputs) for each in lengths):
+            nodes += [*lengths, new]
+        else:
+            nodes.append(new if isinstance(new.operator, Pointwise) else old)
+    return replace(graph, nodes=tuple(nodes)).pruned()
 
 
 def _result(graph: Graph, found: Constants) -> NetworkBound:

@@ -88,7 +88,7 @@ def bound(
     if check:
         pairs, reached = attack(prepared(graph), found, region, ranges_of)
         checked = replace(checked, pairs=pairs, reached=reached)
-    return replace(found, checked=checked)
+    return replace(found, checked=checked, note=graph.note)
 
 
 def near(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from networks.drawing import Arguments, Dice, Slot, axis, numbers, part, pieces, sizes, some_axes
 from networks.onnx_schemas import attributes, places
+from networks.onnx_states import STATES
 from onnx import numpy_helper
 
 from specnorm.auditing.readers.onnx.operators import OPERATORS
@@ -386,6 +387,7 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     **dict.fromkeys(("Floor", "Ceil"), lambda d: {"X": numbers(d, sizes(d))}),
     "Pow": lambda d: {"X": Slot(sizes(d)), "Y": np.asarray(d.choice([1.0, 2.0, 3.0, 0.5, -0.5, -1.0, 0.3]))},
     "Mod": remainder,
+    **STATES,
     "Range": ranged,
     "ReduceProd": multiplied,
     "Shape": lambda d: {"data": Slot(sizes(d)), "start": d.choice([None, 0, 1, -1]), "end": d.choice([None, 2, -1])},

@@ -71,7 +71,9 @@ def test_whole_network_is_bounded(kind: str) -> None:
         assert max(scaled.upper, joint.upper) <= product.upper == joint.product
         assert verify(joint.certificate, graph).upper == joint.upper
         gained.append(product.upper / joint.upper)
-    assert max(gained) > 1.2
+        if kind == "linear":  # the rules have the norm of what is linear between two values themselves
+            assert product.upper <= reached * (1 + 1e-3)
+    assert max(gained) > 1.2 or kind == "linear"
 
 
 def test_gradient_is_that_of_differences() -> None:

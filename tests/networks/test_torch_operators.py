@@ -157,7 +157,7 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "product": (lambda x: x * x.flip(1), "mul"),
     "division": (lambda x: x / (x.abs() + 1), "div"),
     "attention": (lambda x: F.scaled_dot_product_attention(x, x, x), "scaled_dot_product_attention"),
-    "layer norm": (lambda x: F.layer_norm(x, (7,)), "layer_norm"),
+    "layer norm without eps": (lambda x: F.layer_norm(x, (7,), eps=0.0), "layer_norm"),
     "batch statistics": (lambda x: F.batch_norm(x, None, None, training=True), "batch"),
     "exp": (lambda x: x.exp(), "exp"),
     "steps": (lambda x: (x > 0).to(x.dtype) * 1.0, "gt"),

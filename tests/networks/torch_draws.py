@@ -91,6 +91,58 @@ def batch_norm(d: Dice) -> Arguments:
     }
 
 
+def over_the_last(*, bias: bool) -> Callable[[Dice], Arguments]:
+    """Of layer and RMS norm: some of the last axes."""
+
+    def draw(d: Dice) -> Arguments:
+        shape = sizes(d)
+        last = shape[d.randrange(len(shape)) :]
+        some: Arguments = {name: d.choice([None, numbers(d, last)]) for name in ("weight", *(["bias"] if bias else []))}
+        small = d.choice([1e-5, 0.1, 2.0] if bias else [None, 1e-5, 0.1, 2.0])
+        found: Arguments = {"input": Slot(shape), "normalized_shape": list(last), "eps": small} | some
+        return found | ({"cudnn_enable": d.choice([True, False])} if bias else {})
+
+    return draw
+
+
+def over_groups(d: Dice) -> Arguments:
+    """Of group norm."""
+    groups, each = d.randint(1, 2), d.randint(1, 2)
+    shape = (d.choice([1, 2]), groups * each, *(d.randint(1, 3) for _ in range(d.randint(0, 2))))
+    some: Arguments = {name: d.choice([None, numbers(d, shape[1:2])]) for name in ("weight", "bias")}
+    known: Arguments = {"eps": d.choice([1e-5, 0.1, 2.0]), "cudnn_enabled": d.choice([True, False])}
+    return {"input": Slot(shape), "num_groups": groups} | some | known
+
+
+def over_channels(d: Dice) -> Arguments:
+    """Of instance norm."""
+    shape = (d.choice([1, 2]), d.randint(1, 3), d.randint(2, 3))
+    some: Arguments = {name: d.choice([None, numbers(d, shape[1:2])]) for name in ("weight", "bias")}
+    own, mean = d.choice([True, True, False]), numbers(d, shape[1:2])
+    variance = numbers(d, shape[1:2]).abs()
+    kept = own and d.random() < 0.5
+    some |= {"running_mean": None if kept else mean, "running_var": None if kept else variance}
+    known: Arguments = {"use_input_stats": own, "momentum": d.choice([0.0, 0.1]), "eps": d.choice([1e-5, 0.1, 2.0])}
+    return {"input": Slot(shape)} | some | known | {"cudnn_enabled": d.choice([True, False])}
+
+
+def recurrent(d: Dice) -> Arguments:
+    """Small weights of the state, so that short sequences reach nearly all that long ones can."""
+    layers, ways, biased, inputs, units = d.choice([1, 1, 2]), d.choice([1, 1, 1, 2]), d.random() < 0.5, 2, 2
+    turned, samples = d.random() < 0.5, d.choice([1, 2])
+    params: list[Tensor] = []
+    for layer in range(layers):
+        for _ in range(ways):
+            wide = inputs if not layer else ways * units
+            params += [0.3 * numbers(d, (units, wide)), 0.05 * torch.tanh(numbers(d, (units, units)))]
+            params += [0.1 * numbers(d, (units,)) for _ in range(2 * biased)]
+    start = d.choice([0.0, 0.1]) * numbers(d, (layers * ways, samples, units))
+    shape = (samples, 3, inputs) if turned else (3, samples, inputs)
+    found: Arguments = {"input": Slot(shape), "hx": start, "params": params, "has_biases": biased, "num_layers": layers}
+    drawn: Arguments = {"dropout": d.choice([0.0, 0.0, 0.5]), "train": d.random() < 0.2, "bidirectional": ways == 2}
+    return found | drawn | {"batch_first": turned}
+
+
 def where(d: Dice) -> Arguments:
     shape = sizes(d)
     return {

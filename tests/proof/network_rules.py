@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from assumptions import assumed
 
+from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
-from specnorm.certified.network import rules, segments
+from specnorm.certified.network import loops, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
-from specnorm.certified.network.operators import Add, Concat, Input, Matrix, Random, ReLU, Scale
+from specnorm.certified.network.operators import Add, Concat, Input, Matrix, Mean, Random, ReLU, Scale, Slice
 from specnorm.certified.network.operators.base import Operator, Place
 from specnorm.certified.network.rules import Map
 from specnorm.certified.network.subnetworks import runs
 from specnorm.networks import Measure, Multipliers, Product, bound
 from specnorm.problem.spec import ConvSpec
+from specnorm.runtime.execution import Execution
 
 
 def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:
@@ -78,6 +80,27 @@ RESIDUAL = (x(), times("u", "x", 2), join("r", ReLU(), "u"), times("v", "r", 3),
 ONES = [np.ones(1), np.ones(1)]
 
 
+# -- loops -------------------------------------------------------------------------------------------------------------
+SLOPES = (np.zeros(1), np.ones(1))
+HALF = np.array([[0.5]])
+MATRICES: dict[str, Any] = {"recurrent": HALF, "entry": HALF, "read": HALF, "slopes": SLOPES}
+STATES = loops.StateSpace(HALF, HALF, HALF, HALF)
+LOOP_OPS: Any = Execution.of(backend_for(HALF), HALF)
+
+
+def looped(
+    weights: Any = SLOPES[1], gain: float = 0.51, measure: Measure | None = None, **changed: Any
+) -> Upper | None:
+    """The gain of relu(h / 2 + x / 2) / 2, which is 1/2: with its best multiplier."""
+    loop = loops.Loop(**(MATRICES | changed))
+    return loops.of_loop(loop, weights, gain, measure or Measure(), 1e-6, ops=LOOP_OPS)
+
+
+def stated(energy: Any = SLOPES[1][:, None], gain: float = 1.01, space: loops.StateSpace = STATES) -> Upper | None:
+    """The gain of s' = s / 2 + x / 2, y = s / 2 + x / 2, which is 1."""
+    return loops.of_state_space(space, energy, gain, ops=LOOP_OPS)
+
+
 class Lying(Measure):
     """Says the norm of another kernel."""
 
@@ -114,6 +137,20 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: ([], 0.0)),
     "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
+    "the norm of another linear map": lambda: lied_to(),
+    "a loop of another shape": lambda: looped(entry=np.ones((2, 1))),
+    "a loop two steps behind": lambda: looped(lag=2),
+    "a loop that is not finite": lambda: loops.Loop(**(MATRICES | {"read": np.array([[np.inf]])})),
+    "slopes the wrong way round": lambda: loops.Loop(**(MATRICES | {"slopes": SLOPES[::-1]})),
+    "a multiplier too many": lambda: looped(np.ones(2)),
+    "a negative multiplier": lambda: looped(-np.ones(1)),
+    "a gain of nothing": lambda: looped(gain=1e-200),
+    "the norm of another loop": lambda: looped(measure=Lying()),
+    "a state space of another shape": lambda: loops.StateSpace(HALF, HALF, HALF, np.ones((2, 1))),
+    "a state space that is not finite": lambda: loops.StateSpace(HALF, HALF, HALF, np.array([[np.nan]])),
+    "an energy of more states": lambda: stated(np.ones((2, 2))),
+    "an energy that is not finite": lambda: stated(np.array([[np.nan]])),
+    "a gain below 0": lambda: stated(gain=-1.0),
     "the norm of another kernel": lambda: segments.constant_of_run(RUN, [0], ONES, Lying()),
 }
 
@@ -141,6 +178,16 @@ def together() -> Iterator[tuple[Upper | None, float]]:
     yield from zip(segments.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
 
 
+def gains() -> Iterator[tuple[Upper | None, float]]:
+    """Of loops of numbers, whose gains constant inputs reach."""
+    yield looped(), 0.5
+    yield looped(lag=0), 0.5
+    yield stated(), 1.0
+    half = assumed(0.5)
+    yield loops.small_gain(half, half, half, loops.Loop(**MATRICES)), 0.5
+    yield loops.small_gain_of_space(half, half, half, half, STATES), 1.0
+
+
 def layers() -> Iterator[tuple[Upper | None, float]]:
     yield normed(spec((5,))).upper, 1.0
     yield normed(spec()).upper, 1.0
@@ -151,10 +198,35 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     yield Measure().matrices(Layer("w", lambda: stack, {}, 0)), 2.0
 
 
+def branches() -> Iterator[tuple[Upper | None, float]]:
+    """Pieces of three numbers that overlap by one, of which the last is tripled; x less its mean; a sum and a mean."""
+    three = Node("x", Input(), (), (1, 3))
+    pieces = [Node(f"p{a}", Slice(((1, a, a + 2, 1),)), ("x",), (1, 2)) for a in (0, 1)]
+    tripled = Node("t", Scale(np.array([1.0, 3.0]), exact=True), ("p1",), (1, 2))
+    yield upper(three, *pieces, tripled, join("c", Concat(1), "p0", "t", width=4)), 3.0
+    yield upper(three, *pieces, join("c", Concat(1), "p0", "p1", width=4)), float(np.sqrt(2))
+    mean = Node("m", Mean((1,), keep=True), ("x",), (1, 1))
+    less = Node("d", Add((2.0, -2.0)), ("x", "m"), (1, 3))
+    yield upper(three, mean, less), 2.0
+    yield upper(three, mean, less, join("c", Concat(1), "d", "m", width=4)), 2.0
+
+
+def upper(*nodes: Node) -> Upper | None:
+    return bound(Graph(nodes, (nodes[-1].name,)), method=Product(), check=False).claim
+
+
+def lied_to() -> object:
+    """A linear map between two values, measured by somebody who says the norm of another kernel."""
+    mean, scaled = Node("m", Mean((1,), keep=True), ("x",), (1, 1)), Node("u", Scale(np.ones(2)), ("x",), (1, 2))
+    nodes = (Node("x", Input(), (), (1, 2)), mean, scaled, Node("d", Add((1.0, -1.0)), ("u", "m"), (1, 2)))
+    return bound(Graph(nodes, ("d",)), Lying(), method=Product(), check=False)
+
+
 NETWORK_CHECKS = {
+    "Branches._together": branches, "Branches._linear": branches, "Branches._matrix": branches,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_of_part": together, "_of_kernel": together, "norm_of_layer": layers, "norm_of_matrices": layers,
-    "unscaled": layers,
+    "unscaled": layers, "of_loop": gains, "small_gain": gains, "of_state_space": gains, "small_gain_of_space": gains,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

@@ -21,7 +21,7 @@ from zoo.test_zoo import PROVEN, norm_of  # noqa: E402
 
 REFUSED = "refused"
 MOVING = "moving"
-"""Its parametrisation moves in ``eval()`` too: refused as it is, proven when it is baked."""
+"""Its parametrisation moves in ``eval()`` too: proven of a copy whose kernel is fixed."""
 CASES: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], str]] = {
     # name: the package, the module, the layer, its input, what the audit says of it
     "AOC": ("orthogonium", ".layers.conv.AOC", lambda m: m.AdaptiveOrthoConv2d(4, 4, 3, padding=1), (4, 6, 6), MOVING),
@@ -107,9 +107,9 @@ def test_proven_or_said(case: str) -> None:
     model(torch.zeros(1, *shape, dtype=dtype))
     if wanted == MOVING:
         moving = specnorm_torch.audit(model, shape).layers[0]
-        assert "changes from call to call" in str(moving.reason)
-        assert moving.upper is None
+        assert "moves from call to call" in str(moving.note)
         model, wanted = specnorm_torch.baked(model), PROVEN
+        assert moving.upper == specnorm_torch.audit(model, shape).layers[0].upper
     report = specnorm_torch.audit(model, shape)
     report = replace(report, layers=report.layers[:-1])
     if wanted == PROVEN:

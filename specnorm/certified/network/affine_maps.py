@@ -90,6 +90,8 @@ class Term:
         if self.filter is None or self.filter.layer.error is None:
             return 0.0
         error = np.asarray(self.filter.layer.error(), np.float64)[:, self.columns.start : self.columns.stop]
+        if self.scale is not None:
+            error = error * abs(self.scale)[:, None]
         return host.inflate(abs(error) * (abs(self.alpha) * 2.0**53 / ROUNDINGS), ROUNDINGS)
 
     @property

@@ -69,6 +69,8 @@ class Graph:
         Names of nodes.
     model : Model or None
         What it was translated from, to be executed beside it; None: nothing to compare with.
+    note : str
+        What an answer about it has to say of it, in a sentence.
 
     Raises
     ------
@@ -79,6 +81,7 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
     model: Model | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         known: set[str] = set()

@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.certified import host
 from specnorm.certified.network import operators as ops
-from specnorm.certified.network.affine_maps import AffineMap, Term
-from specnorm.certified.network.graph import Node, Shape, concrete
-from specnorm.certified.network.kernels import Sizes
+from specnorm.certified.network.affine_maps import AffineMap, Filter, Term
+from specnorm.certified.network.graph import Layer, Node, Shape, concrete
+from specnorm.certified.network.kernels import ROUNDINGS, Sizes
 from specnorm.certified.network.operators.base import FloatArray
+from specnorm.problem.spec import ConvSpec
+from specnorm.types import AnyArray
+
+OFF = ROUNDINGS * 2.0**-53
+"""By how much an entry is off, of what `Term.lost` says."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +80,40 @@ def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
         if sizes is None or any(max(pair) >= n for pair, n in zip(pads, sizes, strict=False)):
             return False
     return len(pads) == layer.spatial
+
+
+def merged(form: LinearCombination, layer: Layer, cout: int) -> LinearCombination | None:
+    """A matrix after a single one, as their product; None where they are no such two."""
+    first = form.terms[0] if len(form.terms) == 1 else None
+    if first is None or first.filter is None or first.filter.layer.spatial or layer.spatial:
+        return None
+    if len(first.rows) != form.width or len(first.columns) != first.filter.spec.cin:
+        return None
+    whole, name = first, f"{first.filter.layer.name} and {layer.name}"
+
+    @cache
+    def product() -> tuple[FloatArray, FloatArray]:
+        one, other = whole.dense(0, dilated=True)[0], layer.kernel()
+        found, sizes = other @ one, abs(other) @ abs(one)
+        # Roundings of the sum, and those of the first one's entries, which may be off, as the second one's.
+        units = (form.width + ROUNDINGS) * 2.0**-52
+        error = units * host.inflate(sizes, form.width) + abs(other) @ (np.zeros(one.shape) + whole.lost * OFF)
+        if layer.error is not None:
+            error = error + np.asarray(layer.error(), np.float64) @ (abs(one) + whole.lost * OFF)
+        return found, host.inflate(error, 2 * form.width + 8) + 2.0**-1000
+
+    def load() -> AnyArray:
+        found: Any = product()[0]
+        return found
+
+    def error() -> AnyArray:
+        found: Any = product()[1]
+        return found
+
+    spec = ConvSpec.of((cout, first.filter.spec.cin))
+    both = Filter(Layer(name, load, {}, 0, error=error), {}, spec, None)
+    term = Term(first.source, first.reads, range(cout), (), both, first.columns)
+    return LinearCombination((term,), cout, form.axis)
 
 
 def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | None) -> bool:

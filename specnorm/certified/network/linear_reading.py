@@ -16,7 +16,6 @@ from specnorm.certified.bound import HypothesisError, Upper
 from specnorm.certified.interval import Interval, enclosing
 from specnorm.certified.network.graph import Graph, Node, concrete
 from specnorm.certified.network.operators.base import (
-    AT_ONCE,
     Adjoint,
     FloatArray,
     LinearMap,
@@ -26,6 +25,7 @@ from specnorm.certified.network.operators.base import (
     Program,
     Sizes,
 )
+from specnorm.certified.network.operators.broadcasting import AT_ONCE
 from specnorm.certified.network.operators.linear import Add
 from specnorm.certified.network.operators.sources import Input
 from specnorm.certified.network.rules import Map

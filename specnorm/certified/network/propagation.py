@@ -15,12 +15,16 @@ from specnorm.certified.bound import Upper, finite, known, least
 from specnorm.certified.interval import Interval
 from specnorm.certified.network import rules
 from specnorm.certified.network.boxes import Values
+from specnorm.certified.network.branches import Branches
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.kernels import Norms
 from specnorm.certified.network.linear_combinations import is_padded_layer, numbers_along, spatial
 from specnorm.certified.network.operators.base import NoBoundError, Place
 from specnorm.certified.network.operators.layers import Convolution, Matrices, Matrix
 from specnorm.certified.network.operators.linear import Add, Pad, Scale
+from specnorm.certified.network.operators.normalisation import Normalise
+from specnorm.certified.network.operators.recurrent import Recurrent
+from specnorm.certified.network.operators.reductions import Norm
 from specnorm.certified.network.operators.sources import Constant, Held, Input, Random
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
@@ -145,8 +149,31 @@ class _Pass:
         self.values, self.norms, self.wrt = values, norms, wrt
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
+        self.branches = Branches(self.nodes, self.steps, norms)
         for node in graph.nodes:
-            self.steps[node.name] = self._shortened(self._step(node), shortcuts.get(node.name))
+            self.branches.seen(node)
+            self.steps[node.name] = self._met(node, self._step(node))
+            self.steps[node.name] = self._shortened(self.steps[node.name], shortcuts.get(node.name))
+
+    def _met(self, node: Node, step: Step) -> Step:
+        """A node where branches meet, which may all come from one value."""
+        moving = [name for name in node.inputs if self.steps[name].upper]
+        if len(moving) < 2 or step.claim is None or not step.claim.value:
+            return step
+        found = step.claim
+        try:
+            for each in self.branches.claims(node):
+                assert isinstance(each.what, rules.Map)  # for the type checker: it is of values
+                claim = rules.along(each, known(self.steps[each.what.start].claim))
+                if claim.value < found.value:
+                    found, self.branches.met[node.name] = claim, each
+        except (SpecnormError, OSError, OverflowError):
+            pass  # the node's own rule has a bound
+        if found is step.claim:
+            return step
+        # As much less by Miyato's heuristic.
+        heuristic = (step.heuristic or 0.0) * (found.value / step.claim.value)
+        return Step(step.name, step.operator, found.rule, step.alone, found, heuristic, step.layer)
 
     def _shortened(self, step: Step, together: Upper | None) -> Step:
         """A node at the end of layers that are bounded together."""
@@ -187,6 +214,8 @@ class _Pass:
         moving = [name for name in node.inputs if name not in self.constants]
         if isinstance(operator, Matrices):
             factor = rules.of_layer(moving[0], node, node, self.norms.matrices(operator.layer), node.rule)
+        elif isinstance(operator, Recurrent):
+            factor = rules.of_layer(moving[0], node, node, self.norms.recurrent(operator), node.rule)
         elif len(moving) == 1:
             inputs = [
                 rules.unmoved(name) if name in moving else rules.held(moving[0], self.nodes[name], [])
@@ -194,12 +223,24 @@ class _Pass:
             ]
             factor = rules.of_operator(node, inputs, place)
         else:
+            if isinstance(operator, Normalise):
+                self._must_be_lengths(node, operator)
             found = rules.of_operator(node, uppers, place)
             return _shown(node, node.rule, None, found, operator.combine(heuristics, place))
         at = node.inputs.index(moving[0])
-        name = operator.layer.name if isinstance(operator, Matrices) else None
+        kernel = operator.layer if isinstance(operator, Matrices) else getattr(operator, "recurrent", None)
+        name = None if kernel is None else kernel.name
         heuristic = factor.value * heuristics[at] if heuristics[at] else 0.0
         return _shown(node, node.rule, factor, rules.along(factor, uppers[at]), heuristic, name)
+
+    def _must_be_lengths(self, node: Node, operator: Normalise) -> None:
+        """What `Normalise` says of its second input is true of the norm of the first alone."""
+        lengths = self.nodes[node.inputs[-1]]
+        wanted = (Norm, tuple(sorted(operator.axes)), True, node.inputs[:1])
+        given = lengths.operator
+        of = (type(given), tuple(sorted(getattr(given, "axes", ()))), getattr(given, "keep", False), lengths.inputs)
+        if of != wanted or len(node.inputs) != 2:
+            raise NoBoundError("it divides by a value that is not the length of what is divided")
 
     def _ranges(self, node: Node) -> tuple[Interval | None, ...]:
         return tuple(self.values[name] for name in node.inputs)

@@ -21,6 +21,7 @@ from specnorm.certified.network.linear_combinations import (
     flattened,
     is_padded_layer,
     keeps_channels,
+    merged,
     moved,
     numbers_along,
     of_rows,
@@ -163,6 +164,9 @@ class Reader:
             return None
         axis = len(source.shape) - 1 - layer.spatial
         form = self._form(source.name, axis)
+        together = merged(form, layer, spec.cout) if form is not None and self.readers[source.name] == 1 else None
+        if together is not None:
+            return times(together, alpha)
         if form is not None and not (form.terms and all(term.plain for term in form.terms)):
             form = self._linear(source.name, axis)
         if form is None or form.width * self._repeat(form) != spec.cin:
@@ -355,6 +359,8 @@ class Reader:
         form = self._forms.get(node.inputs[0])
         first = len(before) - len(pad.pads)
         padded = [first + j for j, pair in enumerate(pad.pads) if any(pair)]
+        if not padded:
+            return self._shifted(node, node.inputs[0])
         if form is None or pad.mode != "zeros" or padded != [form.axis]:
             return self._keeping(node)
         ahead, behind = pad.pads[form.axis - first]

@@ -40,7 +40,7 @@ def ends(change: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any], Any]:
 
 def once(patch: Any) -> None:
     """Values are never repeated by broadcasting."""
-    for name in ("base", "linear", "joins"):
+    for name in ("broadcasting", "linear", "joins"):
         patch.setattr(f"specnorm.certified.network.operators.{name}.repeats", lambda *_: 1, raising=False)
 
 

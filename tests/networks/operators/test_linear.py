@@ -23,7 +23,7 @@ from specnorm.certified.network.operators import (
     Scale,
     Sum,
 )
-from specnorm.certified.network.operators.base import broadcasted, repeats
+from specnorm.certified.network.operators.broadcasting import broadcasted, repeats
 
 Array = Any
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm.auditing.layers import ModelArrays
+from specnorm.auditing.layers import ModelArrays, Sizes
 from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.auditing.readers.onnx.walk import Walk
+from specnorm.certified.network.graph import Graph
 from specnorm.errors import ModelFileError
 
 
@@ -51,9 +52,13 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer):
         raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
     walk = Walk(model, Tensors(Path(path), max_bytes), None)
-    return ModelArrays(
-        walk.tensors(), lambda sizes: (walk if sizes is None else Walk(model, walk.reader.again(), sizes)).graph()
-    )
+
+    def graph(sizes: Sizes) -> Graph:
+        asked = walk if sizes is None else Walk(model, walk.reader.again(), sizes)
+        asked.check_sizes()
+        return asked.graph()
+
+    return ModelArrays(walk.tensors(), graph)
 
 
 def _is_text(message: Any) -> bool:

@@ -126,20 +126,22 @@ def _attributes(call: Call, schema: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _converted(call: Call, attribute: Any) -> Any:
-    """Number, text, tuple of numbers, or constant."""
-    kind = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}.get(attribute.type)
+    """Number, text, tuple of either, or constant."""
+    kind = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}.get(attribute.type)
     if kind is None:
         raise NoBoundError(f"the attribute {attribute.name[:40]} of {call.operator} is of a kind that is not read")
     value = getattr(attribute, kind)
     if kind in ("floats", "ints"):
         return tuple(value)
+    if kind == "strings":
+        return tuple(each.decode("utf-8", "replace") for each in value)
     if kind == "t":
         return call.describe(value)
     return value.decode("utf-8", "replace") if kind == "s" else value
 
 
 def _differ(value: Any, default: Any) -> bool:
-    kinds = ("f", "i", "s", "floats", "ints")
+    kinds = ("f", "i", "s", "floats", "ints", "strings")
     return default is None or any(getattr(value, kind) != getattr(default, kind) for kind in kinds)
 
 
@@ -163,6 +165,10 @@ def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) ->
         return value
     if not small:
         raise NoBoundError(f"{call.operator} of constants is not evaluated")
+    if value.steps:
+        raise NoBoundError(
+            f"the input {name} of {call.operator} is computed with rounding, and would be rounded to whole"
+        )
     if value.size > MAX_FOLDED or value.refusal is not None:
         raise NoBoundError(f"the input {name} of {call.operator} cannot be read")
     array = value.load()

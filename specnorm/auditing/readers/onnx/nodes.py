@@ -34,11 +34,14 @@ class Data:
         Of its node.
     held : bool
         Whether it depends on shapes and integers only: then it stays while floating inputs move.
+    sizes : tuple of Size or None
+        Its entries, where they are sizes of values, some of which are open.
     """
 
     name: str
     shape: Shape | None
     held: bool = False
+    sizes: Shape | None = None
 
 
 Value: TypeAlias = Constant | Data
@@ -52,14 +55,17 @@ class Made:
     ----------
     inputs : tuple
         Values, in the operator's order; one that is made itself becomes a node of its own.
+    sizes : tuple of Size or None
+        As of `Data`.
     """
 
     operator: Operator
     inputs: tuple[Value | Made, ...]
     shape: Shape | None
+    sizes: Shape | None = None
 
 
-Result: TypeAlias = Constant | Made | tuple[Made, ...]
+Result: TypeAlias = Constant | Made | tuple[Made | Constant, ...]
 """A constant; the first output; or every output."""
 Builder: TypeAlias = Callable[..., Result]
 """Makes an operator from a `Call` and its arguments: see `binding`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.auditing.readers.onnx import elementwise, folding, layers, moves, pooling
+from specnorm.auditing.readers.onnx import elementwise, folding, layers, moves, normalising, pooling, recurrent
 from specnorm.auditing.readers.onnx.elementwise import compare, function, with_alpha
 from specnorm.auditing.readers.onnx.folding import each
 from specnorm.auditing.readers.onnx.nodes import Builder, Known
@@ -77,6 +77,12 @@ OPERATORS: dict[str, Known] = {
     "GreaterOrEqual": _known(12, compare("ge"), each(np.greater_equal)),
     "Less": _known(7, compare("lt"), each(np.less)),
     "LessOrEqual": _known(12, compare("le"), each(np.less_equal)),
+    "LayerNormalization": _known(17, normalising.layer_norm, ignored="stash_type"),
+    "RMSNormalization": _known(23, normalising.layer_norm, ignored="stash_type"),
+    "InstanceNormalization": _known(6, normalising.instance_norm),
+    "GroupNormalization": _known(18, normalising.group_norm, ignored="stash_type"),
+    "LpNormalization": _known(1, normalising.length_norm),
+    "RNN": _known(7, recurrent.rnn),
     "Softmax": _known(1, elementwise.softmax),
     "LogSoftmax": _known(1, elementwise.softmax),
     "Reshape": _known(5, moves.reshape),

@@ -18,7 +18,7 @@ from specnorm.auditing.readers.onnx.evaluator import evaluate
 from specnorm.auditing.readers.onnx.operators import OPERATORS
 from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.certified.network.model import Computed, NotExecutedError
-from specnorm.certified.network.operators.base import UNITS
+from specnorm.certified.network.operators.executed import UNITS
 from specnorm.certified.network.shapes import Shape, concrete
 
 ENTRIES = 2**27
@@ -141,9 +141,9 @@ class OnnxModel:
             raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
 
     def _is_sized(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
-        """Whether the first value of a node cannot be larger than expected."""
+        """Whether the first value of a node that has a name cannot be larger than expected."""
         known = node.op_type in OPERATORS and node.domain in _DOMAINS
-        return known and concrete(shapes.get(node.output[0] if node.output else "")) is not None
+        return known and concrete(shapes.get(next(filter(None, node.output), ""))) is not None
 
     def _node(self, node: Any, values: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
         """Values of a node that the evaluator knows."""

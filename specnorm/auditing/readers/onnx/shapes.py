@@ -85,7 +85,7 @@ def reduced(shape: Shape, axes: Sequence[int], *, keep: bool) -> Shape:
     return tuple(1 if at in axes else n for at, n in enumerate(shape) if keep or at not in axes)
 
 
-def reshaped(before: Shape | None, wanted: Sequence[int], *, allow_zero: bool) -> Shape | None:
+def reshaped(before: Shape | None, wanted: Sequence[Size], *, allow_zero: bool) -> Shape | None:
     """ONNX's rule: 0 copies a size, -1 is what is left."""
     sizes: list[Size] = []
     for at, n in enumerate(wanted):
@@ -94,7 +94,7 @@ def reshaped(before: Shape | None, wanted: Sequence[int], *, allow_zero: bool) -
                 return None
             sizes.append(before[at])
         else:
-            sizes.append(int(n))
+            sizes.append(n if isinstance(n, str) else int(n))
     if -1 not in sizes:
         return tuple(sizes)
     total = None if before is None else concrete(before)

@@ -54,6 +54,8 @@ class Constant:
         What it is told from others by.
     value : str
         What the graph calls it; empty for what no value of the graph is.
+    steps : int
+        Computations, each of which rounds, between it and what the file stores.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Constant:
     refusal: str | None = None
     key: object = field(default_factory=object)
     value: str = ""
+    steps: int = 0
 
     @property
     def size(self) -> int:
@@ -92,7 +95,9 @@ class Tensors:
 
     def __init__(self, model: Path, max_bytes: int) -> None:
         self.model = model
-        self.left = self.limit = max_bytes
+        self.left = self.limit = self.spare = max_bytes
+        self.largest = self.work = 0
+        """Entries of the largest tensor; multiplications of what is computed from them."""
 
     def again(self) -> Tensors:
         """The same, with nothing read yet."""
@@ -129,7 +134,14 @@ class Tensors:
                 f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged."
             )
         self._claim(needed)
+        self.largest = max(self.largest, count)
         return replace(blank, load=lambda: _array(proto, raw, shape, dtype, stored, place))
+
+    def computes(self, count: int, work: int, most: int) -> bool:
+        """Whether so many bytes, by so many multiplications, are computed besides: no more than may be read."""
+        fits = count <= self.spare and self.work + work <= most
+        self.spare, self.work = self.spare - count * fits, self.work + work * fits
+        return fits
 
     def _claim(self, count: int) -> None:
         self.left -= count
@@ -185,6 +197,7 @@ class Tensors:
         if refusal:
             return blank.refused(refusal)
         self._claim(needed)
+        self.largest = max(self.largest, blank.size)
         return replace(blank, load=lambda: _array(proto, read(), blank.shape, blank.dtype, stored, ""))
 
 

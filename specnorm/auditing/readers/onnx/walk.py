@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from specnorm.auditing.geometry import Stated
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.layers import Sizes, Tensor
 from specnorm.auditing.readers.onnx.binding import bind
-from specnorm.auditing.readers.onnx.folding import folded
+from specnorm.auditing.readers.onnx.computing import computed
+from specnorm.auditing.readers.onnx.folding import folded, sized
 from specnorm.auditing.readers.onnx.nodes import FLOATING, Call, Data, Made, Result, Value
 from specnorm.auditing.readers.onnx.operators import OPERATORS, RANDOM
-from specnorm.auditing.readers.onnx.recurrent import GATES, WEIGHTS, gates
+from specnorm.auditing.readers.onnx.recurrent import GATES, PRODUCTS, WEIGHTS, gates
 from specnorm.auditing.readers.onnx.reference import OnnxModel
 from specnorm.auditing.readers.onnx.shapes import named
 from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
@@ -23,7 +24,7 @@ from specnorm.certified.network.operators import Constant as Number
 from specnorm.certified.network.operators import Held, Input, NoBoundError, Pointwise, Random, Unknown
 from specnorm.certified.network.operators.registry import registered
 from specnorm.certified.network.shapes import Shape, Size, concrete
-from specnorm.errors import MethodError, ModelFileError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 
 _DEPTH = 16
 """Sub-graphs in sub-graphs that are looked into."""
@@ -31,8 +32,8 @@ _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
 """Element types of inputs: those that move, and those that are held (text, too)."""
-Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
-"""Spatial sizes of inputs where the file leaves them open, or whole shapes by name."""
+COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
+"""What is assumed of a kernel that the file does not store."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Walk:
         self.called: set[str] = set()
         """Names of constants."""
         self.operands: dict[str, str] = {}
+        self.inner: dict[int, tuple[Made, str]] = {}
+        """Names of values that operators made of several are computed from."""
         """Nodes of constants, by the names of their values."""
         self.unread: dict[str, str] = {}
         """Initialisers of operators that are not read, with the operator."""
@@ -94,7 +97,8 @@ class Walk:
             used.add(c.name)
             kind: Any = "linear" if len(c.shape) == 2 else "conv"
             stated = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
-            found.append(Tensor(name, c.shape, c.dtype, c.load, kind, stated, use.sizes, c.refusal))
+            told = (COMPUTED,) if c.steps else ()
+            found.append(Tensor(name, c.shape, c.dtype, c.load, kind, stated, use.sizes, c.refusal, told))
         for name, c in self.constants.items():
             if name in used:
                 continue
@@ -120,6 +124,31 @@ class Walk:
         outputs = [self.values.get(o.name) for o in self.model.graph.output]
         names = tuple(value.name for value in outputs if isinstance(value, Data))
         return Graph(tuple(self.nodes), names, OnnxModel(self.model, self.reader.again(), self.opset, self._shapes))
+
+    def check_sizes(self) -> None:
+        """Refuse shapes by name that are not those of the file's inputs.
+
+        Raises
+        ------
+        GeometryError
+        """
+        asked = self.sizes if isinstance(self.sizes, Mapping) else {}
+        inputs = {each.name: each.type.tensor_type for each in self.model.graph.input}
+        for name, shape in asked.items():
+            if name not in inputs:
+                has = ", ".join(repr(each) for each in list(inputs)[:8])
+                raise GeometryError(f"The network has no input {name!r}; it has {has}.")
+            if not inputs[name].HasField("shape"):
+                continue
+            dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].shape.dim]
+            fits = len(dims) == len(shape) and all(
+                m in (n, 0) or isinstance(m, str) for m, n in zip(dims, shape, strict=True)
+            )
+            if not fits:
+                raise GeometryError(
+                    f"The network's input {name!r} is given the shape {'x'.join(map(str, shape))}; the file states "
+                    f"{'x'.join(map(str, dims))}. Give the whole shape, with its batch axis."
+                )
 
     def _shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Shape | None]:
         """Of all values, for inputs of other shapes."""
@@ -161,7 +190,7 @@ class Walk:
     def _input_shape(self, name: str, tensor: Any) -> Shape | None:
         """Sizes of an input: the file's, one sample, the spatial sizes asked for, else symbols."""
         if isinstance(self.sizes, Mapping) and name in self.sizes:
-            return self.sizes[name]
+            return tuple(self.sizes[name])
         if not tensor.HasField("shape"):
             return None
         dims = tensor.shape.dim
@@ -209,7 +238,7 @@ class Walk:
                     continue
                 data = [value for value in inputs if isinstance(value, Data)]
                 held = bool(each.inputs) and all(value.held for value in data) and not isinstance(each.operator, Random)
-                scope[name] = Data(name, each.shape, held or isinstance(each.operator, Held))
+                scope[name] = Data(name, each.shape, held or isinstance(each.operator, Held), each.sizes)
                 if not depth:
                     self._node(name, each, proto.op_type)
 
@@ -218,7 +247,10 @@ class Walk:
         inputs = []
         for value in made.inputs:
             if isinstance(value, Made):
-                inputs.append(self._node(self._fresh(f"{name}.in"), value, label))
+                # One that is used twice is one node; it is kept, so that no other has its number.
+                if id(value) not in self.inner:
+                    self.inner[id(value)] = value, self._node(self._fresh(f"{name}.in"), value, label)
+                inputs.append(self.inner[id(value)][1])
             else:
                 inputs.append(value.name if isinstance(value, Data) else self._operand(value))
         self.nodes.append(Node(name, made.operator, tuple(inputs), made.shape, label))
@@ -263,6 +295,10 @@ class Walk:
         """What becomes of a node's outputs; of those beyond, nothing is known."""
         ours = proto.domain in _DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
+        gated = ours and proto.op_type in GATES
+        for at, value in enumerate(inputs):
+            if isinstance(value, Constant) and gated:
+                self.recurrent.setdefault(value.name, (proto.op_type, at, value))
         try:
             found = self._built(proto, inputs, label) if ours else self._registered(proto, inputs)
             if isinstance(found, Made) and not data and ours:
@@ -273,10 +309,8 @@ class Walk:
             reason = str(error)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
             reason = f"its attributes are not understood ({type(error).__name__})"
-        for at, value in enumerate(inputs):
-            if isinstance(value, Constant) and ours and proto.op_type in GATES:
-                self.recurrent.setdefault(value.name, (proto.op_type, at, value))
-            elif isinstance(value, Constant):
+        for value in inputs:
+            if isinstance(value, Constant) and not gated:
                 self.unread.setdefault(value.name, f"{proto.op_type[:40]} ({label[:80]})")
         return (self._unknown(proto, inputs, reason),) * len(proto.output)
 
@@ -285,17 +319,30 @@ class Walk:
         known = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
         if known is None or (known.build is None and moving):
-            raise NoBoundError(f"{proto.op_type[:40]} has no rule here")
+            gates = proto.op_type in GATES and PRODUCTS
+            raise NoBoundError(gates or f"{proto.op_type[:40]} has no rule here")
         call = Call(
             proto.op_type, self.opset, inputs, {a.name: a for a in proto.attribute}, len(proto.output), label,
             describe=lambda tensor: self._constant(tensor, label),
             fold=lambda array: Constant(self._called(label), array.shape, array.dtype.name, lambda: array),
             use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
         )  # fmt: skip
-        if known.build is None or (known.fold is not None and not moving):
-            return folded(call, known)
-        positional, named = bind(call, known, known.build)
-        return known.build(call, *positional, **named)
+        found: Result | None = sized(call)
+        if found is not None:
+            return found
+        try:
+            if known.build is None or (known.fold is not None and not moving):
+                found = folded(call, known)
+            else:
+                positional, named = bind(call, known, known.build)
+                found = known.build(call, *positional, **named)
+        except NoBoundError:
+            if moving:
+                raise
+            return computed(proto, call, known, self.reader)
+        if moving or isinstance(found, Constant) or not any(isinstance(value, Constant) for value in inputs):
+            return found
+        return computed(proto, call, known, self.reader)
 
     def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
         """What an operator of another domain becomes, if its user told."""

@@ -26,6 +26,7 @@ from specnorm.certified.network.operators.moves import (
     Unsqueeze,
 )
 from specnorm.certified.network.operators.multiples import Multiple
+from specnorm.certified.network.operators.normalisation import Centre, Normalise
 from specnorm.certified.network.operators.piecewise import (
     Abs,
     HardSigmoid,
@@ -39,7 +40,8 @@ from specnorm.certified.network.operators.piecewise import (
     Threshold,
     TwoSlopes,
 )
-from specnorm.certified.network.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
+from specnorm.certified.network.operators.recurrent import Recurrent
+from specnorm.certified.network.operators.reductions import Hypot, Largest, LogSoftmax, Norm, Smallest, Softmax
 from specnorm.certified.network.operators.resizing import Resize
 from specnorm.certified.network.operators.smooth import (
     CELU,
@@ -69,13 +71,13 @@ from specnorm.certified.network.operators.windows import (
 
 __all__ = [
     "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "AveragePool", "Broadcast",
-    "Cast", "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution", "Cos", "Entries",
-    "Erf", "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh", "Held",
-    "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid", "LogSoftmax",
-    "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple", "Negative",
-    "NoBoundError", "Norm", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place", "Pointwise", "Power",
-    "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape", "Resize", "Rsqrt", "SameOrder",
-    "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice", "Smallest", "SoftShrink", "Softmax",
-    "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh", "TanhShrink", "Threshold", "Tile",
-    "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
+    "Cast", "Centre", "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution", "Cos",
+    "Entries", "Erf", "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
+    "Held", "Hypot", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
+    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
+    "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",
+    "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Recurrent", "Reflection", "Reshape",
+    "Resize", "Rsqrt", "SameOrder", "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
+    "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
+    "TanhShrink", "Threshold", "Tile", "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

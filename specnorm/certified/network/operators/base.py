@@ -7,7 +7,7 @@ than a guess. What they promise is said here once, for the classes that override
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias, dataclass_transform
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval, enclosing
-from specnorm.certified.network.operators.executed import EXACT, Executed, Format
-from specnorm.certified.network.shapes import Shape, Size, concrete
+from specnorm.certified.network.operators.executed import EXACT, Executed, Format, smallest
+from specnorm.certified.network.shapes import Shape, concrete
 
 FloatArray: TypeAlias = NDArray[Any]
 """float64, or complex128 for operators of Fourier transforms."""
@@ -31,8 +31,29 @@ Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
 Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
 """Operators, and the numbers of the values that each takes: inputs from 0 on, then those of the operators before."""
-AT_ONCE = 2**23
-"""Entries of what is gathered for some copies of a value together."""
+TABLE = 2**20
+"""Most entries of a value whose places are looked up one by one."""
+
+
+def times_up(*factors: FloatArray) -> FloatArray:
+    """As `host.mul_up`, of arrays that are broadcast, none of them NaN; 0 times infinity is 0."""
+    product: FloatArray = np.ones(())
+    for factor in factors:
+        with np.errstate(invalid="ignore", over="ignore"):
+            beyond = np.nextafter(product * factor, math.inf)
+        beyond = np.where((product == 0) | (factor == 0), 0.0, beyond)
+        product = np.where(product == 1, factor, np.where(factor == 1, product, beyond))
+    return product
+
+
+def plus_up(*terms: FloatArray) -> FloatArray:
+    """As `host.add_up`, of arrays that are broadcast."""
+    total: FloatArray = np.zeros(())
+    for term in terms:
+        with np.errstate(over="ignore"):
+            beyond = np.nextafter(total + term, math.inf)
+        total = np.where(total == 0, term, np.where(term == 0, total, beyond))
+    return total
 
 
 class NoBoundError(Exception):
@@ -62,6 +83,14 @@ class Place:
         found = [concrete(shape) for shape in self.before]
         known = [shape for shape in found if shape is not None]
         return known if len(known) == len(found) else None
+
+    def shortened(self, axes: frozenset[int]) -> Place:
+        """The same where some axes have size 1."""
+        cut = [
+            None if shape is None else tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+            for shape in (*self.before, self.after)
+        ]
+        return Place(tuple(cut[:-1]), cut[-1])
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the value may have a shape: it is the one that is known, or none is."""
@@ -96,15 +125,6 @@ class LinearMap:
         return cls(apply, apply, 0, np.ones(()), offset, moves=True)
 
 
-def in_parts(apply: Callable[[FloatArray], FloatArray], x: FloatArray, entries: int) -> FloatArray:
-    """A function of arrays (copies, ...), applied to some copies at a time; each needs so many entries."""
-    step = max(1, AT_ONCE // max(entries, 1))
-    parts = [apply(x[at : at + step]) for at in range(0, len(x), step)]
-    if not parts:
-        return apply(np.zeros((1, *x.shape[1:]), x.dtype))[:0]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
 @dataclass(frozen=True, eq=False)
 class Operator:
@@ -120,6 +140,8 @@ class Operator:
     """`lipschitz`, where it is the same for all shapes and fields."""
     rises: ClassVar[bool] = False
     """Whether each entry of the value rises with the entries of the inputs, computed without rounding."""
+    rounds_nothing: ClassVar[bool] = False
+    """Whether each entry of the value is one of the inputs', or one's negative, or 0, in any precision."""
     keeps_channels: ClassVar[bool] = False
     """Whether it treats every channel (axis 1) by itself and alike, entry-wise functions and layers apart."""
 
@@ -144,6 +166,31 @@ class Operator:
 
     def linear_map(self, place: Place) -> LinearMap | None:
         """The operator as a linear map at known sizes; None where it is not linear, or they are not known."""
+        return None
+
+    def alike(self, place: Place) -> frozenset[int]:
+        """Axes, of the inputs and of the value, along which the same happens at each place, from that place alone."""
+        return frozenset()
+
+    def shortened(self, axes: frozenset[int]) -> Operator:
+        """The same operator where some axes of `alike` have size 1."""
+        return self
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        """Weights w_i with ``sum w dy^2 <= sum_i sum w_i dx_i^2`` for each change of the inputs, entry by entry.
+
+        Parameters
+        ----------
+        weights : array
+            w, with the value's axes, of their sizes or 1.
+        shares : sequence of array
+            Of each input: about how far its entries move, 0 where they do not; likewise.
+
+        Returns
+        -------
+        list of array, or None
+            Rounded up, likewise with the inputs' axes; None: no more is known than `combine` says of all entries.
+        """
         return None
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
@@ -178,6 +225,8 @@ class Operator:
 
     def executed(self, place: Place, format: Format) -> Executed:
         """What is computed in its place where values are stored in a format; `NoBoundError` where that is not known."""
+        if self.rounds_nothing:
+            return EXACT
         raise NoBoundError("what is rounded where it is executed is not known here")
 
     def named(self) -> tuple[tuple[str, Any], ...]:
@@ -187,6 +236,9 @@ class Operator:
 
 class Linear(Operator):
     """An operator whose `linear_map` is all there is to it."""
+
+    moves: ClassVar[bool] = False
+    """Whether each entry of the value is one of the inputs', or 0."""
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         """`linear_map` for inputs of some shapes, whatever the shape of the value is said to be."""
@@ -202,6 +254,24 @@ class Linear(Operator):
         except (NotRunError, ValueError, IndexError):
             return None
         return linear if place.fits(shape) else None
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        # Of what moves entries: each weight goes to where its entry came from. One entry stands for all that are alike.
+        same = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
+        at = place.shortened(same)
+        befores, after = at.sizes(), concrete(at.after)
+        if not self.moves or befores is None or after is None or max(map(math.prod, [*befores, after])) > TABLE:
+            return None
+        linear = self.shortened(same).linear_map(at)
+        if linear is None:
+            return None
+        ends = np.cumsum([1, *map(math.prod, befores)])
+        numbered = [np.arange(a, b).reshape(1, *n) for a, b, n in zip(ends, ends[1:], befores, strict=False)]
+        read = linear.apply(numbered).reshape(-1).astype(np.intp)
+        total = np.bincount(read, np.broadcast_to(weights, after).reshape(-1), ends[-1])
+        often = np.bincount(read, minlength=ends[-1])
+        total = np.where(often > 1, host.inflate(total, int(often[1:].max(initial=1))), total)
+        return [total[a:b].reshape(n) for a, b, n in zip(ends, ends[1:], befores, strict=False)]
 
     def run(self, *values: FloatArray) -> FloatArray:
         # By the linear map, so that what is compared with a model is what ranges are made with.
@@ -219,6 +289,8 @@ class Move(Linear):
 
     rule = "select"
     lipschitz_constant = 1.0
+    rounds_nothing = True
+    moves = True
 
     def moved(self, x: FloatArray) -> FloatArray:
         """The value, for an array of any kind; `NotRunError`, ValueError or IndexError if that does not fit."""
@@ -229,9 +301,6 @@ class Move(Linear):
             return np.stack([self.moved(one) for one in x[0]]) if len(x[0]) else self._none(before, x[0].dtype)
 
         return LinearMap.moving(apply)
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        return EXACT
 
     def _none(self, before: Sizes, dtype: Any) -> FloatArray:
         """The value of no copies."""
@@ -298,6 +367,13 @@ class Pointwise(Operator):
         with np.errstate(all="ignore"):
             return enclosing(self.between(*x.ends))
 
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        if self.near is not None and self.near[0].shape == place.after:
+            steepest = np.maximum(abs(self.near[0]), abs(self.near[1]))
+        else:
+            steepest = np.asarray(self.lipschitz(place))
+        return [times_up(weights, steepest, steepest)]
+
     def by_channel(self, axis: int, width: int) -> Ends | None:
         """Smallest and largest slope in each channel, shape (width,)."""
         if self.near is None:
@@ -311,72 +387,13 @@ class Pointwise(Operator):
         return low.min(axis=1), high.max(axis=1)
 
 
-def last_sizes(shape: Shape | None, count: int) -> list[int | None]:
-    """Sizes of the last axes; None where they are not known."""
-    if shape is None or len(shape) < count:
-        return [None] * count
-    return [n if isinstance(n, int) else None for n in shape[len(shape) - count :]]
-
-
-UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""Unit roundoffs; TensorFloat-32 has that of float16."""
-
-
 def multiplied(constant: FloatArray, factor: float) -> Ends:
     """A constant times a number, and by how much that may be off."""
     found = constant * factor
     return found, abs(found) * (0.0 if abs(factor) == 1 else 2.0**-50)
 
 
-def smallest(unit: float) -> float:
-    """The smallest number above 0 of an arithmetic: what underflow may take from a product."""
-    return {2.0**-53: 2.0**-1074, 2.0**-11: 2.0**-24, 2.0**-8: 2.0**-133}.get(unit, 2.0**-149)
-
-
-def summed_to(y: FloatArray, shape: Sizes) -> FloatArray:
-    """Adjoint of broadcasting copies (copies, *shape): sums over what was repeated."""
-    ahead = y.ndim - 1 - len(shape)
-    wide = (1,) * ahead + shape
-    repeated = tuple(at + 1 for at, n in enumerate(wide) if n == 1 and y.shape[at + 1] != 1)
-    return np.asarray((y.sum(axis=repeated, keepdims=True) if repeated else y).reshape(len(y), *shape))
-
-
-def broadcasted(*shapes: Shape | None) -> Shape | None:
-    """The shape that values are broadcast to, by NumPy's rules; None where that is not known.
-
-    A symbol beside a number above 1 is that number, or 1: what is said is the number.
-    """
-    if any(shape is None for shape in shapes):
-        return None
-    known = [shape for shape in shapes if shape is not None]
-    found: list[Size] = []
-    for sizes in itertools.zip_longest(*(shape[::-1] for shape in known), fillvalue=1):
-        others = {n for n in sizes if n != 1}
-        numbers = {n for n in others if isinstance(n, int)}
-        if len(numbers or others) > 1:
-            return None
-        found.append(next(iter(numbers or others), 1))
-    return tuple(found[::-1])
-
-
-def repeats(before: Shape | None, after: Shape | None) -> int:
-    """How often broadcasting repeats each entry; `NoBoundError` if the shapes do not tell."""
-    if before is None or after is None or len(before) > len(after):
-        raise NoBoundError("the shapes that are broadcast are not known: give the input shape")
-    aligned = (1,) * (len(after) - len(before)) + before
-    found = 1
-    for n, m in zip(aligned, after, strict=True):
-        if n == m:
-            continue
-        if n != 1 or not isinstance(m, int):
-            raise NoBoundError(f"shape {before} cannot be compared with {after}: give the input shape")
-        found *= m
-    return found
-
-
-def spread(bounds: Sequence[float], place: Place) -> list[float]:
-    """Each input's constant times the root of how often broadcasting repeats its entries; 0 stays 0."""
-    return [
-        host.mul_up(bound, host.root_up(repeats(before, place.after))) if bound else 0.0
-        for bound, before in zip(bounds, place.before, strict=True)
-    ]
+def added(one: FloatArray, other: FloatArray) -> Ends:
+    """The sum of two constants, and by how much that may be off."""
+    found = one + other
+    return found, abs(found) * 2.0**-52

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from specnorm.certified.network.operators.base import FloatArray, Operator
+FloatArray: TypeAlias = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ DOUBLE = Format("float64", 53, 2.0**-1074, 2.0**-1022, float(np.finfo(np.float64
 SINGLE = Format("float32", 24, 2.0**-149, 2.0**-126, (2 - 2.0**-23) * 2.0**127)
 HALF = Format("float16", 11, 2.0**-24, 2.0**-14, 65504.0)
 BRAIN = Format("bfloat16", 8, 2.0**-133, 2.0**-126, (2 - 2.0**-7) * 2.0**127)
+UNITS = {each.name: each.unit for each in (DOUBLE, SINGLE, HALF, BRAIN)}
+"""Unit roundoffs; TensorFloat-32 has that of float16."""
+
+
+def smallest(unit: float) -> float:
+    """The smallest number above 0 of an arithmetic: what underflow may take from a product."""
+    return {each.unit: each.smallest for each in (DOUBLE, HALF, BRAIN)}.get(unit, SINGLE.smallest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +78,9 @@ class Executed:
 
     Parameters
     ----------
-    stored : Operator, optional
+    stored : Operator or None
         With A' and b'; None: constants are stored as they are.
-    change : Operator, optional
+    change : Operator or None
         Their differences to A and b; None: none.
     growth : float
         How much larger than ``|A'| |x|`` and than the value what is computed on the way may be.
@@ -81,8 +88,8 @@ class Executed:
 
     sums: int = 0
     stores: int = 0
-    stored: Operator | None = None
-    change: Operator | None = None
+    stored: Any = None
+    change: Any = None
     growth: float = 1.0
 
     @property

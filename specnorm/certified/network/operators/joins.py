@@ -13,19 +13,10 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval
-from specnorm.certified.network.operators.base import (
-    Ends,
-    FloatArray,
-    NoBoundError,
-    Operator,
-    Place,
-    Program,
-    Sizes,
-    smallest,
-    spread,
-)
+from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Operator, Place, Program, Sizes
+from specnorm.certified.network.operators.broadcasting import gathered, spread
 from specnorm.certified.network.operators.curvature import TINY
-from specnorm.certified.network.operators.executed import EXACT, Executed, Format
+from specnorm.certified.network.operators.executed import smallest
 from specnorm.certified.network.operators.linear import Add, Scale
 from specnorm.certified.network.operators.piecewise import ReLU
 from specnorm.certified.network.operators.steep import HINT, over
@@ -36,6 +27,7 @@ class Extreme(Operator):
 
     rule = "extreme"
     rises = True
+    rounds_nothing = True
 
     def lipschitz(self, place: Place) -> float:
         return self.combine([1.0] * len(place.before), place)
@@ -44,8 +36,8 @@ class Extreme(Operator):
         """The root of the sum of squares of the inputs' bounds, each times sqrt(r) where it is repeated r times."""
         return host.hypot_up(*spread(bounds, place))
 
-    def executed(self, place: Place, format: Format) -> Executed:
-        return EXACT
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        return [gathered(weights, before, place.after) for before in place.before]
 
 
 class _End(Extreme):
@@ -94,6 +86,13 @@ class Where(Extreme):
         mask = np.asarray(self.mask(), dtype=bool)
         parts = (Scale(each.astype(np.float64), exact=True) for each in (mask, ~mask))
         return [*((part, (at,)) for at, part in enumerate(parts)), (Add((1.0, 1.0)), (2, 3))]
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        mask = np.asarray(self.mask(), dtype=bool)
+        if mask.ndim > weights.ndim:
+            return None
+        pairs = zip(place.before, (mask, ~mask), strict=True)
+        return [gathered(np.where(chosen, weights, 0.0), before, place.after) for before, chosen in pairs]
 
 
 class Multiplied(Operator):

@@ -23,8 +23,8 @@ from specnorm.certified.network.operators.base import (
     Operator,
     Place,
     Sizes,
-    in_parts,
 )
+from specnorm.certified.network.operators.broadcasting import in_parts
 from specnorm.certified.network.operators.executed import SINGLE, Executed, Format
 from specnorm.errors import GeometryError, KernelError
 from specnorm.problem import layer_map
@@ -114,6 +114,9 @@ class Convolution(_Layered):
     sized: bool = True
     """Whether the padding is the layer's own; else it depends on sizes that are not known, and the norm alone holds."""
 
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset({0})
+
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if not self.sized or len(before) != self.layer.spatial + 2:
             return None
@@ -167,7 +170,7 @@ class Convolution(_Layered):
             return np.asarray(layer.adjoint(wide)).reshape(len(y), *layer.shapes[0])
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [in_parts(back, y.reshape(-1, *shape[1:]), 16 * entries).reshape(len(y), *before)]
+            return [in_parts(back, y.reshape(-1, *shape[1:]), 4 * entries).reshape(len(y), *before)]
 
         flat = _by_output(kernel, spec).reshape(spec.cout, -1)
         # Padding by pixels may add taps up at one of them.
@@ -205,6 +208,10 @@ class Matrix(_Layered):
         if self.alpha != 1:
             raise NoBoundError("what a product times a number rounds is not known")
         return self._executed(self.layer.kernel().shape[1], format)
+
+    def alike(self, place: Place) -> frozenset[int]:
+        ndim = len(place.after or ())
+        return frozenset(range(ndim)) - {ndim - (1 if self.side == "right" else 2)}
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if self.layer.error is not None or not math.isfinite(self.alpha):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from specnorm.certified import host
-from specnorm.certified.network.operators import base
+from specnorm.certified.network.operators import base, broadcasting
 from specnorm.certified.network.operators.base import (
     Apply,
     FloatArray,
@@ -55,7 +55,22 @@ class Scale(Linear):
         if values.size == 1:
             return largest
         (before,) = place.before
-        return host.mul_up(largest, host.root_up(base.repeats(before, base.broadcasted(before, values.shape))))
+        return host.mul_up(
+            largest, host.root_up(broadcasting.repeats(before, broadcasting.broadcasted(before, values.shape)))
+        )
+
+    def alike(self, place: Place) -> frozenset[int]:
+        shape, ndim = np.shape(self.values), len(place.after or ())
+        if place.after is None or place.before[0] != place.after:
+            return frozenset()
+        return frozenset(axis for axis in range(ndim) if ([1] * ndim + list(shape))[axis - ndim] == 1)
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        values = abs(np.asarray(self.values))
+        if place.before[0] != place.after or values.ndim > weights.ndim or not np.all(np.isfinite(values)):
+            return None
+        values = values if self.exact else np.where(values == 0, 0.0, host.next_up(host.inflate(values, 14)))
+        return [base.times_up(weights, values, values)]
 
     def executed(self, place: Place, format: Format) -> Executed:
         if self.offset is not None:
@@ -70,7 +85,7 @@ class Scale(Linear):
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
-        shape = base.broadcasted(before, values.shape)
+        shape = broadcasting.broadcasted(before, values.shape)
         if shape is None or not np.all(np.isfinite(values)):
             return None
         ndim, rows = len(shape), abs(values) if self.exact else host.inflate(abs(values), 14)
@@ -82,7 +97,7 @@ class Scale(Linear):
         repeats = math.prod(map(int, shape)) // max(math.prod(before), 1)
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [base.summed_to(y * values, before)]
+            return [broadcasting.summed_to(y * values, before)]
 
         return LinearMap(
             made(values), made(abs(values)), n, rows, self.offset, adjoint=adjoint, backward=n + repeats
@@ -124,7 +139,7 @@ class Add(Linear):
         # The triangle inequality.
         if not all(map(math.isfinite, self.weights)):
             raise NoBoundError("it multiplies by values that are not finite")
-        terms = zip(self.weights, base.spread(bounds, place), strict=True)
+        terms = zip(self.weights, broadcasting.spread(bounds, place), strict=True)
         total = host.add_up(*(host.mul_up(abs(weight), bound) for weight, bound in terms))
         return total if self.over == 1 else host.mul_up(total, host.div_up(1.0, self.over))
 
@@ -133,8 +148,33 @@ class Add(Linear):
             raise NoBoundError("what a weighted sum, or one of several values, rounds is not known")
         return Executed(stores=1)
 
+    def alike(self, place: Place) -> frozenset[int]:
+        shapes = [*place.before, place.after]
+        if any(shape is None or len(shape) != len(shapes[0] or ()) for shape in shapes):
+            return frozenset()
+        return frozenset(axis for axis, sizes in enumerate(zip(*map(tuple, shapes), strict=True)) if len({*sizes}) == 1)
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        """By Cauchy and Schwarz: ``(sum a_i dx_i)^2 <= (sum t_i) sum a_i^2 dx_i^2 / t_i`` for any t_i > 0.
+
+        With ``t_i = |a_i| c_i`` for inputs that move by c_i it is no more than the triangle inequality; where but one
+        input moves, it is a_i^2.
+        """
+        if not all(map(math.isfinite, self.weights)):
+            return None
+        sizes = zip(self.weights, broadcasting.spread([1.0] * len(shares), place), strict=True)
+        terms = [share * host.mul_up(abs(a), r) for share, (a, r) in zip(shares, sizes, strict=True)]
+        total, found, part = base.plus_up(*terms), [], host.div_up(1.0, self.over) if self.over > 1 else 1.0
+        for before, share, a, term in zip(place.before, shares, self.weights, terms, strict=True):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                factor = np.where(term == total, 1.0, host.next_up(total / term))
+            factor = np.where(share > 0, np.where(term > 0, factor, math.inf), 0.0)
+            each = base.times_up(weights, factor, *[np.asarray(abs(a)), np.asarray(part)] * 2)
+            found.append(broadcasting.gathered(each, before, place.after))
+        return found
+
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        shape = base.broadcasted(before, *others)
+        shape = broadcasting.broadcasted(before, *others)
         if shape is None or not all(map(math.isfinite, self.weights)):
             return None
 
@@ -148,7 +188,10 @@ class Add(Linear):
             return apply
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [base.summed_to(w * y, x) / self.over for w, x in zip(self.weights, (before, *others), strict=True)]
+            return [
+                broadcasting.summed_to(w * y, x) / self.over
+                for w, x in zip(self.weights, (before, *others), strict=True)
+            ]
 
         both = made(self.weights), made([abs(weight) for weight in self.weights])
         return LinearMap(*both, 1 + len(others) + (self.over != 1), adjoint=adjoint, backward=math.prod(shape) + 3)
@@ -161,14 +204,16 @@ class Concat(Linear):
     """
 
     rule = "stack"
+    rounds_nothing = True
+    moves = True
     axis: int
     new: bool = False
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         return host.hypot_up(*bounds)
 
-    def executed(self, place: Place, format: Format) -> Executed:
-        return EXACT
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset() if self.new else frozenset(range(len(place.after or ()))) - {self.axis}
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if not 0 <= self.axis < len(before) + self.new:
@@ -181,15 +226,14 @@ class Merge(Linear):
     """The first value, whose entries at some flat positions are those of the second, in order."""
 
     rule = "stack"
+    rounds_nothing = True
+    moves = True
     at: FloatArray
     """Positions in the first value; none twice."""
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         # As of values one behind the other: each entry is one of the first or one of the second.
         return host.hypot_up(*bounds)
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        return EXACT
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         at, size = np.ravel(self.at), math.prod(before)
@@ -208,18 +252,17 @@ class Broadcast(Linear):
     """Broadcast to a shape, by NumPy's rules: the root of the number of copies."""
 
     rule = "broadcast"
+    rounds_nothing = True
+    moves = True
     target: tuple[int, ...]
     """It may have fewer axes than the value, or 1 where the value has more (ONNX's Expand): both are broadcast."""
 
     def lipschitz(self, place: Place) -> float:
         (before,) = place.before
-        return host.root_up(base.repeats(before, base.broadcasted(before, self.target)))
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        return EXACT
+        return host.root_up(broadcasting.repeats(before, broadcasting.broadcasted(before, self.target)))
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        shape = concrete(base.broadcasted(before, self.target))
+        shape = concrete(broadcasting.broadcasted(before, self.target))
         if shape is None:
             return None
         return LinearMap.moving(lambda x: np.broadcast_to(_wide(x[0], len(shape)), (len(x[0]), *shape)))
@@ -243,6 +286,18 @@ class _Reduction(Linear):
             raise NoBoundError("it sums numbers whose count is not known: give the input shape")
         # A mean is a sum that is stored, and a quotient, or a product with an inverse, that is.
         return Executed(count + 2, 2, growth=float(count) if isinstance(self, Mean) else 1.0)
+
+    def alike(self, place: Place) -> frozenset[int]:
+        before = place.before[0] or ()
+        return frozenset(range(len(before) if self.keep else min(self.axes, default=0))) - {*self.axes}
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        # (sum of n numbers)^2 <= n times the sum of their squares.
+        count = self._count(place.before[0])
+        if not count or len({*self.axes}) < len(self.axes):
+            return None
+        wide = weights if self.keep else np.expand_dims(weights, self.axes)
+        return [base.times_up(wide, np.asarray(host.div_up(1.0, count) if isinstance(self, Mean) else float(count)))]
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if len(set(self.axes)) < len(self.axes) or any(not 0 <= axis < len(before) for axis in self.axes):
@@ -290,6 +345,7 @@ class Pad(Linear):
     """
 
     rule = "pad"
+    moves = True
     mode: PadMode
     pads: tuple[tuple[int, int], ...]
     """Before and after each of those axes; not negative."""
@@ -302,7 +358,7 @@ class Pad(Linear):
         if self.mode == "zeros":
             return 1.0
         counts = []
-        for (first, last), n in zip(self.pads, base.last_sizes(place.before[0], len(self.pads)), strict=True):
+        for (first, last), n in zip(self.pads, broadcasting.last_sizes(place.before[0], len(self.pads)), strict=True):
             # Across an axis of an unknown size, all that reflections repeat may be one pixel.
             unknown = n is None and self.mode == "reflect"
             counts.append(1 + first + last if unknown else padding_count(first, last, n, self.mode))
@@ -312,6 +368,10 @@ class Pad(Linear):
         if not format.holds(self.value):
             raise NoBoundError(f"{self.value!r}, what it pads with, is no number of {format.name}")
         return EXACT
+
+    def alike(self, place: Place) -> frozenset[int]:
+        ndim = len(place.after or ())
+        return frozenset(axis for axis in range(ndim) if not any(([(0, 0)] * ndim + [*self.pads])[axis - ndim]))
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if math.isnan(self.value) or len(self.pads) > len(before):

@@ -15,16 +15,20 @@ from specnorm.certified.network.operators.base import (
     FloatArray,
     LinearMap,
     Move,
-    NoBoundError,
     NotRunError,
     Place,
     Sizes,
 )
-from specnorm.certified.network.operators.executed import Executed, Format
 
 
 class SameOrder(Move):
     """The same entries in the same order, in another shape: the base of those that say which."""
+
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        before = place.before[0]
+        if weights.size != 1 or before is None:
+            return super().pulled(weights, shares, place)
+        return [weights.reshape((1,) * len(before))]
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         return LinearMap.moving(lambda x: x[0].reshape(len(x[0]), *self.moved(np.empty(before, np.bool_)).shape))
@@ -32,6 +36,9 @@ class SameOrder(Move):
 
 class Identity(SameOrder):
     """The same entries in the same places."""
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ())))
 
     def moved(self, x: FloatArray) -> FloatArray:
         return x
@@ -42,10 +49,9 @@ class Identity(SameOrder):
 
 
 class Cast(Identity):
-    """The same entries, in another precision."""
+    """The same entries, in another precision, which is rounded to."""
 
-    def executed(self, place: Place, format: Format) -> Executed:
-        raise NoBoundError("it changes the precision: leave that to the execution")
+    rounds_nothing = False
 
 
 class Reshape(SameOrder):
@@ -107,6 +113,9 @@ class Permute(Move):
 
     axes: tuple[int, ...]
 
+    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+        return [np.transpose(weights, np.argsort(self.axes))]
+
     def moved(self, x: FloatArray) -> FloatArray:
         return np.transpose(x, self.axes)
 
@@ -116,6 +125,9 @@ class Slice(Move):
 
     parts: tuple[tuple[int, int | None, int | None, int], ...]
     """Axis, start, stop and step; each axis once, the step not 0."""
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()))) - {axis for axis, *_ in self.parts}
 
     def moved(self, x: FloatArray) -> FloatArray:
         places = [slice(None)] * x.ndim
@@ -168,6 +180,10 @@ class Gather(_Copies):
 
     axis: int
     index: NDArray[Any]
+
+    def alike(self, place: Place) -> frozenset[int]:
+        # With another number of axes of the index, those behind it have other numbers.
+        return frozenset(range(len(place.after or ()))) - {self.axis} if self.index.ndim == 1 else frozenset()
 
     def moved(self, x: FloatArray) -> FloatArray:
         return np.asarray(np.take(x, self.index, self.axis))

@@ -15,9 +15,14 @@ from specnorm.certified.network import axes
 from specnorm.certified.network.axes import Row
 from specnorm.certified.network.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Sizes
 from specnorm.certified.network.operators.windows import UNKNOWN, sums_along
+from specnorm.certified.network.shapes import Size
 
 _MODES = ("nearest", "linear")
 _COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+
+
+def _known(size: Size) -> int | None:
+    return size if isinstance(size, int) else None
 
 
 class Resize(Linear):
@@ -42,12 +47,26 @@ class Resize(Linear):
     def run(self, *values: FloatArray) -> FloatArray:
         return Linear.run(replace(self, single=False), *values)
 
+    def alike(self, place: Place) -> frozenset[int]:
+        sizes = place.before[0] or ()
+        return frozenset(a for a, n in enumerate(sizes) if len(sizes) == len(self.scales) and self._idle(a, _known(n)))
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether rounded coordinates may give other weights than `linear_map` has."""
+        return self.single and self.mode != "nearest"
+
+    def shortened(self, axes: frozenset[int]) -> Resize:
+        if self.sizes is None:
+            return self
+        return replace(self, sizes=tuple(1 if axis in axes else n for axis, n in enumerate(self.sizes)))
+
     def lipschitz(self, place: Place) -> float:
         # The largest norm of those that rounded coordinates can make.
         (before,) = place.before
         if before is None or len(before) != len(self.scales):
             raise NoBoundError(UNKNOWN)
-        return host.mul_up(*(self._norm_up(axis, n if isinstance(n, int) else None) for axis, n in enumerate(before)))
+        return host.mul_up(*(self._norm_up(axis, _known(n)) for axis, n in enumerate(before)))
 
     def _norm_up(self, axis: int, size: int | None) -> float:
         scale = self.scales[axis]

@@ -15,7 +15,6 @@ import numpy as np
 
 from specnorm.certified.interval import Interval, enclosing
 from specnorm.certified.network.operators.base import FloatArray, NotRunError, Operator, Place
-from specnorm.certified.network.operators.executed import EXACT, Executed, Format
 
 
 class Sorted(Operator):
@@ -24,9 +23,7 @@ class Sorted(Operator):
     rule = "select"
     lipschitz_constant = 1.0
     rises = True
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        return EXACT
+    rounds_nothing = True
 
 
 class Sort(Sorted):
@@ -75,15 +72,13 @@ class SignParts(Operator):
 
     rule = "select"
     lipschitz_constant = 1.0
+    rounds_nothing = True
     axis: int
     negative_first: bool = False
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
         return self._joined(np.maximum(x, 0.0), np.maximum(-x, 0.0))
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        return EXACT
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         # The negative part falls.

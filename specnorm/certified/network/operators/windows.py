@@ -24,11 +24,9 @@ from specnorm.certified.network.operators.base import (
     Place,
     Program,
     Sizes,
-    in_parts,
-    last_sizes,
-    smallest,
 )
-from specnorm.certified.network.operators.executed import EXACT, Executed, Format
+from specnorm.certified.network.operators.broadcasting import in_parts, last_sizes
+from specnorm.certified.network.operators.executed import Executed, Format, smallest
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.moves import Gather
 from specnorm.certified.network.shapes import Shape
@@ -133,9 +131,7 @@ class _Maximum(Operator):
     rule = "max_pool"
     keeps_channels = True
     rises = True
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        return EXACT
+    rounds_nothing = True
 
     def _reads(self, before: Sizes) -> list[list[list[int]]] | None:
         """Pixels of each window along each of the last axes; None where they are not known."""
@@ -190,6 +186,9 @@ class MaxPool(_Maximum):
 
     windows: Windows
 
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
+
     def lipschitz(self, place: Place) -> float:
         """The root of a product over the axes: ceil(k / s'), s' = s / gcd(s, dilation), or the number of windows."""
         return host.root_up(math.prod(map(axes.overlap, self.windows.along(place))))
@@ -203,6 +202,9 @@ class AdaptiveMaxPool(_Maximum):
     """Torch's adaptive pooling to sizes of the last axes."""
 
     outputs: tuple[int, ...]
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.outputs)))
 
     def lipschitz(self, place: Place) -> float:
         """The root of the largest number of windows that a pixel is in."""
@@ -229,6 +231,9 @@ class AveragePool(Linear):
     """Whether padding counts."""
     divisor: int | None = None
     """What is divided by, in place of the count."""
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
 
     def lipschitz(self, place: Place) -> float:
         if self.windows.padding is None:
@@ -273,6 +278,9 @@ class AdaptiveAveragePool(Linear):
     keeps_channels = True
     outputs: tuple[int, ...]
 
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.outputs)))
+
     def lipschitz(self, place: Place) -> float:
         pairs = _pairs(place.before[0], self.outputs)
         return host.mul_up(*(axes.weights_norm_up(axes.adaptive_rows(n, m)) for n, m in pairs))
@@ -299,6 +307,9 @@ class L2Pool(Operator):
     keeps_channels = True
     windows: Windows
     times: float
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values

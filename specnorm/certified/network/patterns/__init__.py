@@ -11,7 +11,8 @@ from dataclasses import replace
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.patterns.gates import gated
 from specnorm.certified.network.patterns.householder import chosen
-from specnorm.certified.network.patterns.l2pool import pooled
+from specnorm.certified.network.patterns.l2pool import pooled, rooted
+from specnorm.certified.network.patterns.normalising import normalised
 from specnorm.certified.network.patterns.sorts import sorted_pieces
 
 __all__ = ["recognised"]
@@ -23,8 +24,12 @@ def recognised(graph: Graph) -> Graph:
     Nodes in no pattern's place are kept, those as well that no output needs any more.
     """
     nodes: dict[str, Node] = {}
+    written: dict[str, Node] = {}  # with roots as they are written, which normalisations divide by
     for node in graph.nodes:
         one = gated(node, nodes) or chosen(node, nodes) or pooled(node, nodes)
-        found = [one] if one is not None else sorted_pieces(node, nodes, graph.fresh) or [node]
-        nodes.update({each.name: each for each in found})
+        several = sorted_pieces(node, nodes, graph.fresh) or normalised(node, written, graph.fresh)
+        found = [one] if one is not None else several or [node]
+        written.update({each.name: each for each in found})
+        root = rooted(node, nodes) if found == [node] else None
+        nodes.update({each.name: each for each in ([root] if root is not None else found)})
     return replace(graph, nodes=tuple(nodes.values()))

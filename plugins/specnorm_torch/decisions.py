@@ -1,0 +1,172 @@
+"""What a module asks of tensors that do not depend on its input (`if self.batches > 1`), so that a trace can be told.
+
+`torch.export` knows no values of buffers and refuses such code. Here the module is run first, what it is answered is
+noted, and the same answers are given while it is traced. A module that asks anything of its input gets none.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.overrides import TorchFunctionMode
+
+from specnorm.errors import MethodError
+from specnorm_torch.modules import at_inference
+from specnorm_torch.tracing import ASKED, called, replaced, tensors, version_of
+
+_DECIDES = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "is_nonzero", "equal", "allclose")
+Answer: TypeAlias = tuple[str, Any]
+"""What was called, and what it returned."""
+
+
+def export(model: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
+    """A module's program, by `torch.export`; silent, whatever torch logs of a trace that fails.
+
+    Parameters
+    ----------
+    model : Module
+        In ``eval()``; its state is the caller's to restore.
+    example : tuple of Tensor
+
+    Raises
+    ------
+    MethodError
+        If the model made tensors while it was traced: they are no values.
+    Exception
+        Whatever the model's own code raises while it is traced.
+    """
+    known = _tensor_names(model)
+    try:
+        with _silent():
+            try:
+                return torch.export.export(model, example, strict=False)
+            except Exception:
+                answers = _decisions(model, example)
+                if answers is None:
+                    raise
+            with _told(model, answers):
+                return torch.export.export(model, example, strict=False)
+    finally:
+        made = sorted(_tensor_names(model) - known)
+        if made:
+            told = f"{type(model).__name__} makes {', '.join(made)} at its first call"
+            raise MethodError(f"{told}. Call it once on an input, then ask again.")
+
+
+def _tensor_names(model: nn.Module) -> set[str]:
+    """Names of all tensors that its modules hold, in attributes too."""
+    return {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in model.named_modules()
+        for name, x in (vars(module) | module._parameters | module._buffers).items()
+        if isinstance(x, Tensor)
+    }
+
+
+def _decisions(model: nn.Module, example: tuple[Tensor, ...]) -> list[Answer] | None:
+    """Answers that a module gets about its own tensors, in order; None: none, or such as depend on input or chance."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(2):
+        record, next_number = _Record(inputs := replaced(example, generator)), torch.get_rng_state()
+        with at_inference(model), torch.inference_mode(False), torch.no_grad(), record:
+            model(*inputs)
+        found.append(record.answers)
+        if record.escaped or not torch.equal(next_number, torch.get_rng_state()):
+            return None
+    return found[0] if found[0] and found[0] == found[1] else None
+
+
+@contextmanager
+def _told(model: nn.Module, answers: list[Answer]) -> Iterator[None]:
+    """Give a module the same answers, each time that it is called."""
+    replay = _Replay(answers)
+    begin = model.register_forward_pre_hook(replay.begin)
+    try:
+        with replay:
+            yield
+    finally:
+        begin.remove()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Leave out what torch writes to stderr of a failed trace: its log, and the program up to there."""
+    here = threading.get_ident()
+    loggers = [x for name, x in logging.root.manager.loggerDict.items() if name.partition(".")[0] == "torch"]
+    filtered = [x for logger in loggers if isinstance(logger, logging.Logger) for x in (logger, *logger.handlers)]
+
+    def is_others(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    for each in filtered:
+        each.addFilter(is_others)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for each in filtered:
+            each.removeFilter(is_others)
+
+
+class _Record(TorchFunctionMode):
+    """Notes answers about what does not depend on given tensors: told by the memory in which values lie."""
+
+    def __init__(self, given: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.answers: list[Answer] = []
+        self.escaped = False
+        self.data = {_memory(x): x for x in tensors(given)}  # held, so that no other tensor gets their memory
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one call of torch's."""
+        del types
+        kwargs = kwargs or {}
+        given = list(tensors((args, kwargs)))
+        before = [version_of(x) for x in given]
+        depends = any(_memory(x) in self.data for x in given)
+        out = func(*args, **kwargs)
+        name, results = called(func), list(tensors(out))
+        if not depends:
+            self.answers += [(name, out)] if name in _DECIDES else []
+        elif results or out is None:
+            changed = [x for x, count in zip(given, before, strict=True) if version_of(x) != count]
+            self.data |= {_memory(x): x for x in (*results, *changed)}
+        elif name not in ASKED:
+            self.escaped = True
+        return out
+
+
+class _Replay(TorchFunctionMode):
+    """Answers as was noted."""
+
+    def __init__(self, answers: list[Answer]) -> None:
+        super().__init__()
+        self.answers = answers
+        self.left: Iterator[Answer] = iter(())
+
+    def begin(self, *_: Any) -> None:
+        """Start again, when the module is called."""
+        self.left = iter(self.answers)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer one call, or run it."""
+        del types
+        name = called(func)
+        if name not in _DECIDES:
+            return func(*args, **(kwargs or {}))
+        noted, answer = next(self.left, ("nothing", None))
+        if noted != name:
+            raise RuntimeError(f"its code calls {name} where it called {noted} before")
+        return answer
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage()._cdata if x.layout == torch.strided else id(x)

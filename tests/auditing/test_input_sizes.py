@@ -1,0 +1,234 @@
+"""Shapes of a network's inputs by name, an input that a bound is near, and the reader for Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", exc_type=ImportError)
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+import specnorm  # noqa: E402
+from auditing.files import save_npz  # noqa: E402
+from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
+from specnorm import cli  # noqa: E402
+from specnorm.auditing import read_onnx  # noqa: E402
+from specnorm.auditing.readers.onnx.nodes import Data  # noqa: E402
+from specnorm.auditing.readers.onnx.tensors import Constant, Tensors  # noqa: E402
+from specnorm.auditing.readers.onnx.walk import Walk  # noqa: E402
+from specnorm.networks import bound  # noqa: E402
+from specnorm.text import number  # noqa: E402
+
+weights = drawing(np.random.RandomState(5))
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """A sum over time of one input, and an image with two axes, whose kernel `--input-shape 16000` made 16000x16000."""
+    nodes = [
+        node("Conv", "audio", "k", out="a"),
+        node("ReduceSum", "a", "time", keepdims=0, out="s"),
+        node("Conv", "image", "l", out="b"),
+        node("GlobalAveragePool", "b", out="p"),
+        node("Flatten", "p", out="f"),
+        node("Add", "s", "f"),
+    ]
+    proto = model(nodes, {"k": weights(4, 1, 3), "l": weights(4, 2, 3, 3), "time": np.array([2])}, None, opset=17)
+    del proto.graph.input[:]
+    from onnx import TensorProto, helper
+
+    shapes: dict[str, list[Any]] = {"audio": ["N", 1, "time"], "image": ["N", 2, "h", "w"]}
+    proto.graph.input.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items())
+    return saved(proto, tmp_path / "speech.onnx")
+
+
+def test_shapes_by_name(speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sum needs the length of its own input; kernels are measured at every size."""
+    assert cli.run(["audit", str(speech), "--input-shape", "audio=1x1x16000", "--format", "json"]) == 0
+    capsys.readouterr()
+    report = specnorm.audit(speech, input_shape={"audio": (1, 1, 50)})
+    assert report.network is not None
+    assert report.network.upper is not None
+    assert report.network.input_shapes["audio"] == (1, 1, 50)
+    assert all(row.spec is not None and row.spec.input_shape is None for row in report.layers)
+    kernel = np.asarray(read_onnx(speech).by_name["a"].operator.layer.load())  # type: ignore[attr-defined]
+    rows = np.array([np.convolve(np.ones(48), kernel[j, 0][::-1]) for j in range(4)])
+    assert report.network.upper >= np.linalg.norm(rows, 2) * (1 - 1e-6)
+    assert specnorm.audit(speech).network.upper is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["audio=1x1x40", "32"], "no other size beside it"),
+        (["audio=1x1x40", "audio=1x1x50"], "every input once"),
+        (["32", "48"], "by name"),
+        (["=1x3"], "every input once"),
+        (["audio=1x"], "is not a size"),
+        (["sound=1x1x40"], "no input 'sound'; it has 'audio', 'image'"),
+        (["audio=40"], "the file states Nx1xtime"),
+        (["audio=1x2x40"], "with its batch axis"),
+    ],
+)
+def test_shapes_that_are_none(given: list[str], said: str, speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [word for each in given for word in ("--input-shape", each)]
+    assert cli.run(["audit", str(speech), *options]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def cubic(tmp_path: Path) -> Path:
+    """``x (x W)^2``: no constant, but near an input."""
+    nodes = [node("MatMul", "x", "w", out="a"), node("Mul", "a", "a", out="s"), node("Mul", "s", "x")]
+    return saved(model(nodes, {"w": weights(4, 4)}, ("N", 4)), tmp_path / "cubic.onnx")
+
+
+def test_near_an_input(cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    centre, proof = np.array([[0.1, -0.2, 0.3, 0.4]]), str(tmp_path / "proof.json")
+    np.save(tmp_path / "x.npy", centre)
+    np.savez(tmp_path / "x.npz", x=centre)
+    known = bound(read_onnx(cubic, {"x": (1, 4)}), radius=0.1, centre=centre)
+    for name in ("x.npy", "x.npz"):
+        arguments = ["audit", str(cubic), "--radius", "0.1", "--centre", str(tmp_path / name), "--certificate", proof]
+        assert cli.run(arguments) == 0
+        assert "within 0.1 of the input given" in capsys.readouterr().out
+    assert cli.run(["verify", proof, str(cubic)]) == 0
+    assert "within 0.1 of the input given" in capsys.readouterr().out
+    found = specnorm.audit(cubic, radius=0.1, centre=centre).network
+    assert found is not None
+    assert found.upper is not None
+    assert known.upper is not None
+    assert found.upper == pytest.approx(known.upper, rel=1e-6)
+    w = np.asarray(read_onnx(cubic).by_name["a"].operator.layer.load(), dtype=np.float64)  # type: ignore[attr-defined]
+    x = centre[0]
+    slope = np.diag((x @ w) ** 2) + x[:, None] * 2 * (x @ w)[:, None] * w.T
+    assert np.linalg.norm(slope, 2) <= found.upper <= 4 * np.linalg.norm(slope, 2)
+
+
+def test_what_is_no_place(cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 4)))
+    (tmp_path / "text.npy").write_text("1 2 3")
+    near = ["--centre", str(tmp_path / "x.npy")]
+    for given, said in [
+        (near, "needs both"),
+        (["--radius", "0.1"], "needs both"),
+        ([*near, "--radius", "-1"], "positive radius"),
+        (["--radius", "1", "--centre", str(tmp_path / "text.npy")], "is no .npy or .npz file"),
+        (["--radius", "1", "--centre", str(tmp_path / "none.npy")], "is no .npy or .npz file"),
+        ([*near, "--radius", "1", "--layers", "w"], "layers chooses a part"),
+    ]:
+        assert cli.run(["audit", str(cubic), *given]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    weights_alone = save_npz(tmp_path / "w.npz", {"w": weights(4, 4)})
+    assert cli.run(["audit", str(weights_alone), *near, "--radius", "1"]) == 2
+    assert "holds weights and no graph" in capsys.readouterr().err
+
+
+def chain(random: np.random.RandomState) -> tuple[list[Any], dict[str, Any]]:
+    """Nodes that make "s" of the sizes of x, as exporters write them, and others."""
+    nodes, arrays, sizes = [node("Shape", "x", out="v0")], {"one": np.array([0])}, 4
+    last, scalar = "v0", False
+    for at in range(1, random.randint(2, 7)):
+        out, what = f"v{at}", random.choice(["gather", "slice", "concat", "pick", "cast", "identity", "wide"])
+        if scalar:
+            nodes.append(node("Unsqueeze", last, "one", out=out))
+            scalar, sizes = False, 1
+        elif what == "pick":
+            arrays[f"i{at}"] = np.array(random.randint(-sizes, sizes))
+            nodes.append(node("Gather", last, f"i{at}", out=out, axis=0))
+            scalar = True
+        elif what == "gather":
+            arrays[f"i{at}"] = random.randint(-sizes, sizes, random.randint(1, 4))
+            nodes.append(node("Gather", last, f"i{at}", out=out))
+            sizes = arrays[f"i{at}"].size
+        elif what == "slice" and sizes > 1:
+            step = random.choice([-1, 1])
+            ends = np.array([0]), np.array([sizes - 1])
+            for name, value in zip("abcd", (*ends[::step], np.array([0]), np.array([step])), strict=True):
+                arrays[f"{name}{at}"] = value
+            nodes.append(node("Slice", last, *(f"{name}{at}" for name in "abcd"), out=out))
+            sizes -= 1
+        elif what == "concat":
+            arrays[f"i{at}"] = np.array([7])
+            nodes.append(node("Concat", *random.permutation([last, f"i{at}", last]), out=out, axis=0))
+            sizes = 2 * sizes + 1
+        elif what == "wide":
+            nodes.append(node("Concat", last, last, out=out, axis=-1))
+            sizes *= 2
+        else:
+            nodes.append(node("Cast", last, out=out, to=7) if what == "cast" else node("Identity", last, out=out))
+        last = out
+    return [*nodes, node("Identity", last, out="s"), node("Identity", "x")], arrays
+
+
+def test_sizes_that_are_partly_open(tmp_path: Path) -> None:
+    """What is known of them is what onnx's reference makes of an input of those sizes; a name is one size."""
+    random, known, named = np.random.RandomState(0), 0, 0
+    for _ in range(120):
+        nodes, arrays = chain(random)
+        proto = model(nodes, arrays, ["N", 3, "h", 8], opset=18, outputs=("y", "s"))
+        path = saved(proto, tmp_path / "m.onnx")
+        with path.open("rb") as file:
+            walk = Walk(onnx.load(file), Tensors(path, 2**20), None)
+        found: Any = walk.values["s"]
+        for height in (5, 6):
+            evaluator: Any = ReferenceEvaluator(proto)
+            wanted = evaluator.run(["s"], {"x": np.zeros((1, 3, height, 8), np.float32)})[0]
+            if isinstance(found, Constant):
+                assert np.array_equal(found.load(), wanted)
+                assert found.load().dtype == np.int64
+            else:
+                assert found.sizes is not None
+                assert found.shape == np.shape(wanted)
+                values = [height if n == "h" else n for n in found.sizes]
+                assert values == np.ravel(wanted).tolist()
+        known, named = known + isinstance(found, Constant), named + isinstance(found, Data)
+    assert min(known, named) > 20
+
+
+def test_a_view_by_the_batch_size(tmp_path: Path) -> None:
+    """``x.view(x.size(0), -1)`` of an image whose sizes are open."""
+    nodes = [
+        node("Shape", "x", out="s"), node("Gather", "s", "i", out="n"), node("Unsqueeze", "n", "zero", out="m"),
+        node("ReduceMean", "x", axes=[2, 3], out="p"), node("Concat", "m", "rest", axis=0, out="t"),
+        node("Reshape", "p", "t", out="f"), node("MatMul", "f", "w"),
+    ]  # fmt: skip
+    arrays = {"i": np.array(0), "zero": np.array([0]), "rest": np.array([-1]), "w": weights(3, 2)}
+    path = saved(model(nodes, arrays, ["N", 3, "h", "w"], opset=13), tmp_path / "m.onnx")
+    found = bound(read_onnx(path))
+    assert found.upper is not None
+    assert found.upper == pytest.approx(float(np.linalg.norm(arrays["w"], 2)), rel=2e-3), "a mean over pixels: 1 at one"
+
+
+def test_what_the_range_of_an_image_opens(cubic: Path, tmp_path: Path) -> None:
+    found = specnorm.audit(cubic, input_shape={"x": (1, 4)}).network
+    there = specnorm.audit(cubic, input_shape={"x": (1, 4)}, input_range=(0, 1)).network
+    assert found is not None
+    assert there is not None
+    assert "--input-range 0 1" in found.note
+    assert "opens s (Mul)" in found.note
+    assert found.note in "\n".join(found.lines())
+    assert not there.note
+    assert there.upper is not None
+    assert f"at most {number(there.upper, 'upper')}." in found.note
+    nodes = [node("MatMul", "x", "w", out="a"), node("Log", "a")]
+    gated = saved(model(nodes, {"w": weights(4, 4)}, (1, 4)), tmp_path / "log.onnx")
+    log = specnorm.audit(gated).network
+    assert log is not None
+    assert not log.note, "at 0 it has no slope on [0, 1] either"
+
+
+def test_the_reader_for_python(speech: Path) -> None:
+    graph = read_onnx(speech, {"audio": (1, 1, 20), "image": (1, 2, 4, 5)})
+    assert graph.by_name["y"].shape == (1, 4)
+    assert bound(graph).checked.complete
+    with pytest.raises(specnorm.GeometryError, match="no input 'x'"):
+        read_onnx(speech, {"x": (1, 4)})
+    with pytest.raises(specnorm.SpecnormError, match="damaged"):
+        read_onnx(Path(__file__))
