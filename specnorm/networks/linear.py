@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified.bound import Upper
+from specnorm.certified.interval import Interval
 from specnorm.certified.network.graph import Graph
 from specnorm.certified.network.linear_bounds import Choose, LinearBounds, Trace
 from specnorm.certified.network.linear_reading import Network, written_out
@@ -188,13 +189,13 @@ class Ascent:
         self, bounds: LinearBounds, name: str, rows: FloatArray, before: Ascent | None = None, needed: float = 0.0
     ) -> None:
         self.bounds, self.name, self.rows = bounds, name, rows
-        self.needed = needed if before is None else before.needed
+        self.needed: float = needed if before is None else before.needed
         self.network = bounds.network
         self.unknown: dict[str, _Unknown] = {}
         self.trace: Trace = {}
         self.begun = {} if before is None else before.unknown
         # What holds on the whole holds on the part.
-        self.best = bounds.lower(name, rows, usual(self.network)) if before is None else before.best
+        self.best: Interval = bounds.lower(name, rows, usual(self.network)) if before is None else before.best
 
     @property
     def positive(self) -> bool:

@@ -105,10 +105,10 @@ class Radii:
     def _less_roundings(self, at: AtCentre, label: int, most: float) -> Lower:
         """Where the error, as if it were linear, leaves a margin; else by halves."""
         low, high = 0.0, min(most, FARTHEST)
-        ends = [at.error(radius) for radius in (low, high)]
+        start, end = at.error(low), at.error(high)
         tries = [high / 2**k for k in range(HALVES)]
-        if ends[0] is not None and ends[1] is not None:
-            first, last = (math.sqrt(2) * end.value for end in ends)
+        if start is not None and end is not None:
+            first, last = math.sqrt(2) * start.value, math.sqrt(2) * end.value
             margin = np.delete(at.output.low[0, label] - at.output.high[0], label) - first
             slopes = np.delete(self.known.differences.high[label], label) + (last - first) / high
             if not (margin > 0).all():

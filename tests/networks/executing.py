@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from oracle import dense_matrix
 
-from specnorm.certified.network.graph import Graph, Layer, Node
+from specnorm.certified.network.graph import Graph, Layer, Node, concrete
 from specnorm.certified.network.operators import (
     Add,
     AveragePool,
@@ -67,39 +67,44 @@ def summed(factors: Array, x: Array, added: Array, rng: np.random.Generator) -> 
     return terms[0]
 
 
+def shape_of(node: Node) -> tuple[int, ...]:
+    found = concrete(node.shape)
+    assert found is not None
+    return found
+
+
 def _dense(node: Node, before: Sequence[int]) -> tuple[Array, Array]:
     """A layer's or pooling's matrix, and what it adds, each by loops of its own."""
-    operator = node.operator
-    size = int(np.prod(node.shape))
+    operator, shape = node.operator, shape_of(node)
     if isinstance(operator, Matrix):
         matrix = operator.layer.kernel()
     elif isinstance(operator, Convolution):
         matrix = dense_matrix(operator.layer.kernel(), before[2:], **operator.layer.geometry)
     else:
         raise TypeError(type(operator))
-    added = np.zeros(node.shape) if operator.bias is None else np.broadcast_to(operator.bias()[0], node.shape)
-    return matrix, np.ravel(added).reshape(size)
+    return matrix, np.ravel(np.broadcast_to(0.0 if operator.bias is None else operator.bias()[0], shape))
 
 
 def execute(graph: Graph, x: Array, execution: str, rng: np.random.Generator) -> Array:
     """The output, computed in an order at random."""
-    store, values = STORE[execution], {}
+    store = STORE[execution]
+    values: dict[str, Array] = {}
     with np.errstate(all="ignore"):
         for node in graph.nodes:
             known = [values[name] for name in node.inputs]
             operator = node.operator
             if isinstance(operator, Input):
-                found = store(x).reshape(node.shape)
+                found = store(x).reshape(shape_of(node))
             elif isinstance(operator, (Matrix, Convolution)):
                 matrix, added = (store(each) for each in _dense(node, known[0].shape))
-                found = store(summed(matrix, known[0].reshape(-1), added, rng)).reshape(node.shape)
+                found = store(summed(matrix, known[0].reshape(-1), added, rng)).reshape(shape_of(node))
             elif isinstance(operator, Mean):
                 wide = known[0].reshape(*known[0].shape[:2], -1)
                 found = np.array([[_mean(row, store, rng) for row in sample] for sample in wide])
             elif isinstance(operator, AveragePool):
                 b, c, h, w = known[0].shape
                 cells = known[0].reshape(b, c, h // 2, 2, w // 2, 2).swapaxes(3, 4).reshape(-1, 4)
-                found = np.array([_mean(cell, store, rng) for cell in cells]).reshape(node.shape)
+                found = np.array([_mean(cell, store, rng) for cell in cells]).reshape(shape_of(node))
             elif isinstance(operator, Add):
                 found = store(known[0] * np.float32(operator.weights[0]) + known[1] * np.float32(operator.weights[1]))
             elif isinstance(operator, Scale):

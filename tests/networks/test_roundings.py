@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks.executing import FOOLED, STORE, cancelling, dense, execute, layer, mixed
+from networks.executing import FOOLED, STORE, cancelling, dense, execute, layer, mixed, shape_of
 
 from specnorm.certified.network import roundings
 from specnorm.certified.network.graph import Graph, Node
@@ -49,7 +49,7 @@ def bound(graph: Graph, x: Array, execution: str, radius: float) -> float:
 
 def exact(graph: Graph, x: Array) -> Array:
     """In double precision: what it rounds is beyond what these tests look at."""
-    return graph.run({"x": np.asarray(x, dtype=np.float64).reshape(graph.by_name["x"].shape)})[graph.outputs[0]]
+    return graph.run({"x": np.asarray(x, dtype=np.float64).reshape(shape_of(graph.by_name["x"]))})[graph.outputs[0]]
 
 
 def seen(graph: Graph, x: Array, execution: str, orders: int) -> float:
@@ -80,7 +80,7 @@ def test_no_order_of_sums_is_further_off(kind: str, execution: str) -> None:
     largest = 0.0
     for _ in range(2):
         graph = drawn(rng, 12, 16, 10, 4) if kind == "dense" else mixed(rng)
-        centre = rng.standard_normal(graph.by_name["x"].shape)
+        centre: Array = rng.standard_normal(shape_of(graph.by_name["x"]))
         at, radius = around(graph, centre, execution), 0.5
         x = centre.copy()
         found = at.error(radius)
@@ -99,7 +99,8 @@ def test_formats_are_those_of_libraries(format: Format) -> None:
     numbers = np.random.default_rng(0)
     x = (numbers.standard_normal(20000) * 2.0 ** numbers.integers(-150, 128, 20000)).astype(np.float32)
     x = np.append(
-        x, np.float32([0, 65504, 65519, 65520, 2.0**-24, 2.0**-25, 3 * 2.0**-26, 1 + 2.0**-9, 1 + 3 * 2.0**-9])
+        x,
+        np.array([0, 65504, 65519, 65520, 2.0**-24, 2.0**-25, 3 * 2.0**-26, 1 + 2.0**-9, 1 + 3 * 2.0**-9], np.float32),
     )
     with np.errstate(over="ignore"):
         assert np.array_equal(format.stored(x.astype(np.float64)), STORE[format.name](x).astype(np.float64))
