@@ -100,7 +100,7 @@ def test_formats_are_those_of_libraries(format: Format) -> None:
     x = (numbers.standard_normal(20000) * 2.0 ** numbers.integers(-150, 128, 20000)).astype(np.float32)
     x = np.append(
         x,
-        np.array([0, 65504, 65519, 65520, 2.0**-24, 2.0**-25, 3 * 2.0**-26, 1 + 2.0**-9, 1 + 3 * 2.0**-9], np.float32),
+        np.array([0, 65504, 65519, 65520, 2.0**-24, 2.0**-25, 3 * 2.0**-26, 1 + 2.0**-9, 1 + 3 * 2**-9], np.float32),
     )
     with np.errstate(over="ignore"):
         assert np.array_equal(format.stored(x.astype(np.float64)), STORE[format.name](x).astype(np.float64))
